@@ -1,0 +1,373 @@
+"""The command line. Bad input ends in one line and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional
+
+
+def demo(
+    data: str = "emoji",
+    out: Path = Path("demo"),
+    quick: bool = False,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Train a small tokenizer and generator and draw images: the whole way, in minutes on a CPU.
+
+    Args:
+        data: emoji, shapes, folder:PATH, parquet:PATH or hub:NAME.
+        out: Folder for pictures, report and pipeline. A demo that was cut off goes on there.
+        quick: A twentieth of the training, to see that everything works.
+        seed: Random seed of training and drawing.
+        json: Print the report on standard output.
+    """
+    from smalti.demo import demo as run
+
+    report = run(data, out, quick, seed)
+    if json:
+        show(report)
+
+
+def encode(
+    data: Positional[str],
+    tokenizer: Path,
+    out: Path,
+    crop: Literal["center", "ten"] = "center",
+    flip: bool = True,
+    holdout: float = 0.1,
+    json: bool = False,
+) -> None:
+    """Write images as codes into a token cache, which generators train on.
+
+    Args:
+        data: emoji, shapes, folder:PATH, parquet:PATH or hub:NAME.
+        tokenizer: Folder of a trained tokenizer, or of a pipeline.
+        out: File to write.
+        crop: The centre of each image, or ten crops of it.
+        flip: Also the mirror image (ten crops always have it).
+        holdout: Share of the images marked as held out.
+        json: Print what was written on standard output.
+    """
+    from smalti.data.source import open_source
+    from smalti.data.token_cache import TokenCache
+    from smalti.data.transforms import Transform
+    from smalti.encoding import encode as run
+    from smalti.train.parallel import best_device
+
+    module = open_tokenizer(tokenizer)
+    transform = Transform(module.config.size[0], crop, flip)
+    run(open_source(data), module, transform, out, holdout, device=best_device())
+    cache = TokenCache(out)
+    report = {"file": str(out), "images": len(cache), "views": cache.views, **asdict(cache.spec)}
+    if json:
+        show(report)
+    else:
+        say(f"{out}: {len(cache)} images, {cache.views} views of {cache.spec.positions} codes each")
+
+
+def sample(
+    pipeline: Positional[str],
+    classes: tuple[str, ...] = (),
+    n: int | None = None,
+    out: Path = Path("samples.png"),
+    guidance: float | None = None,
+    schedule: Literal["constant", "linear", "cosine", "power-cosine", "interval"] | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    first: int = 0,
+    batch: int = 64,
+    like: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Draw images from a pipeline. Settings not given are the pipeline's own.
+
+    Args:
+        pipeline: Folder or Hugging Face hub id.
+        classes: Ids or names, drawn in turn; default: all.
+        n: Number of images; default: one of each class.
+        out: A .png file gets all images as a grid; any other name is a folder, one PNG per image.
+        guidance: 1 is off; more follows the class more closely and varies less.
+        schedule: How guidance changes over the steps.
+        temperature: Below 1 draws likelier codes, above 1 more varied ones.
+        top_k: Draw from the k likeliest codes; 0 from all.
+        top_p: Draw from the likeliest codes that hold this probability mass.
+        seed: Random seed.
+        first: Number of the first image: image i of a seed is always the same.
+        batch: Images drawn at a time.
+        like: A PNG of one image that smalti drew: draw it again.
+        json: Print files and settings on standard output.
+    """
+    import time
+
+    from smalti.pipeline import grid, load, save_png
+    from smalti.progress import track
+
+    pipe = load(pipeline)
+    given = {
+        "guidance": guidance,
+        "schedule": schedule,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+    }
+    settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    if like is not None:
+        tag = read_tag(like, pipe.fingerprint)
+        settings = {k: tag[k] for k in asdict(pipe.sampling)} | settings
+        classes, n, seed, first = (str(tag["class"]),), 1, tag["seed"], tag["index"]
+    count = n if n is not None else len(classes or pipe.classes)
+    began = time.monotonic()
+    images: list[Any] = []
+    for start in track(range(0, count, batch), "drawing", scale=batch):
+        # classes go by the image's number, so parts of a request join up
+        part = min(batch, count - start)
+        images += pipe(classes or None, part, seed=seed, first=first + start, **settings)
+    seconds = time.monotonic() - began
+    if out.suffix.lower() == ".png":
+        one = len(images) == 1
+        tags = images[0].info["smalti"] if one else {"images": [i.info["smalti"] for i in images]}
+        sheet = images[0] if one else grid(images, zoom=2 if images[0].width <= 64 else 1)
+        save_png(sheet, out, tags)
+        files = [out]
+    else:
+        files = [out / f"{image.info['smalti']['index']:06d}.png" for image in images]
+        for image, file in zip(images, files, strict=True):
+            save_png(image, file)
+    if json:
+        show(
+            {
+                "files": [str(f) for f in files],
+                "seconds": seconds,
+                "images_per_s": len(images) / seconds,
+                "images": [i.info["smalti"] for i in images],
+            }
+        )
+    else:
+        say(f"{out}: {len(images)} images in {seconds:.1f} s, {len(images) / seconds:.1f} per s")
+
+
+def reconstruct(
+    tokenizer: Positional[Path],
+    images: Positional[str],
+    out: Path = Path("reconstructions.png"),
+    n: int = 32,
+    json: bool = False,
+) -> None:
+    """Write images as codes and read them back: originals above, reconstructions below.
+
+    Args:
+        tokenizer: Folder of a tokenizer, or of a pipeline.
+        images: emoji, shapes, folder:PATH, parquet:PATH, hub:NAME, or one image file.
+        out: PNG to write.
+        n: How many images.
+        json: Print PSNR and codebook usage on standard output.
+    """
+    import torch
+
+    from smalti.data.loader import Images
+    from smalti.data.source import open_source
+    from smalti.data.transforms import Transform
+    from smalti.eval.reconstruction import reconstruction
+    from smalti.pipeline import save_png
+    from smalti.recipes.run import comparison
+
+    module = open_tokenizer(tokenizer)
+    transform = Transform(module.config.size[0])
+    if Path(images).is_file():
+        from smalti.data.decode import open_image
+
+        pixels = torch.from_numpy(transform(open_image(Path(images)), None))[None]
+        batches = [{"images": pixels}]
+    else:
+        source = open_source(images)
+        chosen = range(min(n, len(source)))
+        batches = list(Images(source, chosen, transform, 1).evaluation(64))
+    device = next(module.parameters()).device
+    report = reconstruction(module, batches, device)
+    pixels = torch.cat([b["images"] for b in batches])
+    save_png(comparison(module, pixels.to(device)), out, {"reconstruction": report})
+    if json:
+        show({"file": str(out), **report})
+    else:
+        say(f"{out}: {len(pixels)} images, {report['psnr']:.2f} dB")
+
+
+def info(path: Positional[str], json: bool = False) -> None:
+    """Say what a folder or file of smalti is: pipeline, tokenizer, run, token cache or picture.
+
+    Args:
+        path: Folder, file, or Hugging Face hub id of a pipeline.
+        json: Print it as JSON on standard output.
+    """
+    from smalti.describe import describe
+
+    report = describe(path)
+    if json:
+        show(report)
+        return
+    for key, value in report.items():
+        print(f"{key}: {value}")
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train a tokenizer or a generator: `smalti train RECIPE --out RUN [--field value ...]`."""
+    from smalti.recipes import RECIPES
+
+    if not arguments or arguments[0].startswith("-"):
+        lines = [f"  {n:18} {(f.__doc__ or '').splitlines()[0]}" for n, f in RECIPES.items()]
+        text = "usage: smalti train RECIPE --out RUN [--field value ...]\n\nrecipes:\n"
+        print(text + "\n".join(lines) + "\n\nsmalti train RECIPE --help shows every field.")
+        if arguments and arguments[0] not in ("-h", "--help"):
+            raise ValueError(f"the recipe comes first, got {arguments[0]!r}")
+        return
+    name, *rest = arguments
+    if name not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}")
+    from smalti.recipes.run import train as run
+
+    recipe = RECIPES[name]()
+
+    def command(out: Path, recipe: Any = recipe, json: bool = False) -> None:
+        report = run(recipe, out)
+        if json and report:
+            show(report)
+        elif report:
+            say(f"{out}: " + ", ".join(f"{k} {_number(v)}" for k, v in report.items()))
+
+    # the recipe's own type makes every field an option
+    command.__annotations__ = {
+        "out": Path,
+        "recipe": Annotated[type(recipe), tyro.conf.arg(name="")],
+        "json": bool,
+    }
+    command.__doc__ = f"{RECIPES[name].__doc__}"
+    parse(command, f"smalti train {name}", rest)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# -- shared
+
+
+def show(report: Any) -> None:
+    """JSON on standard output, for programs."""
+    print(json.dumps(report, indent=2, ensure_ascii=False, default=str))
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder of its own, or in a pipeline's."""
+    from smalti import registry
+    from smalti.storage import load_module
+    from smalti.train.parallel import best_device
+
+    inside = folder / "tokenizer"
+    chosen = inside if (inside / "config.json").is_file() else folder
+    return load_module(chosen, registry.TOKENIZERS, best_device())[0]
+
+
+def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
+    """The settings in a picture that this pipeline drew."""
+    from smalti.describe import png_metadata
+
+    tag = png_metadata(path)
+    if "index" not in tag:
+        raise ValueError(f"{path} does not say how one image was drawn")
+    if tag["pipeline"] != fingerprint:
+        raise ValueError(f"{path} was drawn by pipeline {tag['pipeline']}, this is {fingerprint}")
+    return tag
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "train": train,
+    "encode": encode,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "info": info,
+}
+
+
+def overview() -> str:
+    lines = []
+    for name, command in COMMANDS.items():
+        text = (command.__doc__ or "").strip().splitlines()[0]
+        lines.append(f"  {name:12} {text}")
+    return (
+        "usage: smalti COMMAND ...\n\nTrain, run and measure autoregressive image generators.\n\n"
+        + "\n".join(lines)
+        + "\n\nStart with: smalti demo\nsmalti COMMAND --help says more."
+    )
+
+
+def parse(command: Callable[..., None], prog: str, arguments: Sequence[str]) -> None:
+    """Run a command with arguments read by tyro, whose complaints become one line."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        try:
+            call = tyro.cli(_deferred(command), prog=prog, args=list(arguments))
+        except SystemExit as stop:
+            if not stop.code:
+                raise
+            words = " ".join(line.strip("│╭╮╰╯─ \n") for line in errors.getvalue().splitlines())
+            raise ValueError(" ".join(words.split())) from None
+    call()
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """The command as a function that returns its call: parsing ends before work begins."""
+    import functools
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **kwargs)
+
+    return wrapper
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return
+    if arguments[0] == "--version":
+        from smalti import __version__
+
+        print(__version__)
+        return
+    name, rest = arguments[0], arguments[1:]
+    try:
+        if name not in COMMANDS:
+            raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")
+        if name == "train":
+            train(rest)
+        else:
+            parse(COMMANDS[name], f"smalti {name}", rest)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from the last checkpoint where there is one")
+        raise SystemExit(130) from None
+    except (ValueError, OSError) as error:
+        say(f"smalti {name}: {' '.join(str(error).split())}")
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The few words that every package speaks: what codes look like, and what travels with them.
+
+Letters used everywhere: B images, N positions, D backbone width, T prefix length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """What is in a tensor of codes (B, N, *trailing).
+
+    Positions are counted scale by scale, coarse to fine, and row by row inside a scale.
+    Raises ValueError if the numbers cannot describe codes.
+    """
+
+    grids: tuple[tuple[int, int], ...]
+    """(height, width) of each scale; usually one; (1, 32) for a 1-D tokenizer."""
+    vocab: int = 0
+    """Entries per codebook; 0 = continuous; 2 with `channels` = bits."""
+    depth: int = 0
+    """Codes per position (residual, multi-codebook); 0 = one, and no trailing axis."""
+    channels: int = 0
+    """Width of a bit or continuous code."""
+
+    def __post_init__(self) -> None:
+        if not self.grids or any(len(g) != 2 or min(g) < 1 for g in self.grids):
+            raise ValueError(f"grids must be pairs of positive integers, got {self.grids}")
+        if self.vocab == 0 and self.channels == 0:
+            raise ValueError("a spec needs a vocab (discrete), channels (continuous) or both")
+
+    @property
+    def positions(self) -> int:
+        """N, the number of positions of all scales together."""
+        return sum(h * w for h, w in self.grids)
+
+    @property
+    def trailing(self) -> tuple[int, ...]:
+        """The axes behind (B, N)."""
+        return tuple(n for n in (self.depth, self.channels) if n)
+
+    @property
+    def discrete(self) -> bool:
+        return self.vocab > 0
+
+    @property
+    def bits(self) -> float:
+        """Bits per position if every code is as likely as any other; inf if continuous."""
+        if not self.discrete:
+            return math.inf
+        return math.log2(self.vocab) * math.prod(self.trailing)
+
+    def shape(self, batch: int) -> tuple[int, ...]:
+        return (batch, self.positions, *self.trailing)
+
+    def empty(self, batch: int, device: torch.device | str | None = None) -> Tensor:
+        """Codes of zeros, (B, N, *trailing): int64 if discrete, float32 if not."""
+        dtype = torch.int64 if self.discrete else torch.float32
+        return torch.zeros(self.shape(batch), dtype=dtype, device=device)
+
+
+class Span(NamedTuple):
+    """The slots that one step fills. Slot i holds what code i is predicted from."""
+
+    slots: Tensor
+    """(n,) consecutive slot indices; n is static, the values are not."""
+    first: bool
+    """True for block 0, which also feeds the conditioning prefix."""
+    reach: int
+    """Attention reads cached slots below this: the end of the span, rounded up to a bucket."""
+    padded: bool
+    """True if `reach` may lie beyond the end of the span, so that attention has to mask."""
+
+
+@dataclass(frozen=True)
+class Cond:
+    """What a batch of images is conditioned on; every field is None or has B rows.
+
+    A row whose `drop` is True is unconditional: the model replaces its label or text by its own
+    null embedding but keeps `text_mask`, as the official systems do.
+    """
+
+    labels: Tensor | None = None
+    """(B,) int64 class ids."""
+    text: Tensor | None = None
+    """(B, T, C) features, left padded with zeros."""
+    text_mask: Tensor | None = None
+    """(B, T) bool, True where `text` holds a token."""
+    drop: Tensor | None = None
+    """(B,) bool."""
+
+    @property
+    def batch(self) -> int:
+        for field in (self.labels, self.text, self.drop):
+            if field is not None:
+                return field.shape[0]
+        raise ValueError("a Cond without labels, text or drop has no batch size")
+
+    @property
+    def device(self) -> torch.device:
+        for field in (self.labels, self.text, self.drop):
+            if field is not None:
+                return field.device
+        raise ValueError("a Cond without labels, text or drop has no device")
+
+    def dropped(self, drop: Tensor) -> Cond:
+        """The same with the rows of `drop` (B,) bool made unconditional as well."""
+        return replace(self, drop=drop if self.drop is None else self.drop | drop)
+
+    def null(self) -> Cond:
+        """The unconditional branch of the whole batch."""
+        return self.dropped(torch.ones(self.batch, dtype=torch.bool, device=self.device))
+
+    def to(self, device: torch.device | str) -> Cond:
+        fields = (self.labels, self.text, self.text_mask, self.drop)
+        return Cond(*(f if f is None else f.to(device, non_blocking=True) for f in fields))
+
+    def rows(self, index: Tensor | slice) -> Cond:
+        fields = (self.labels, self.text, self.text_mask, self.drop)
+        return Cond(*(f if f is None else f[index] for f in fields))
+
+    @staticmethod
+    def cat(conds: Sequence[Cond]) -> Cond:
+        """Batches one after another; a field that any of them has, all must have."""
+
+        def join(fields: list[Tensor | None]) -> Tensor | None:
+            given = [f for f in fields if f is not None]
+            if not given:
+                return None
+            if len(given) != len(fields):
+                raise ValueError("cannot join conditions of which only some have labels or text")
+            return torch.cat(given)
+
+        kept = [torch.zeros(c.batch, dtype=torch.bool, device=c.device) for c in conds]
+        drops = [k if c.drop is None else c.drop for k, c in zip(kept, conds, strict=True)]
+        return Cond(
+            join([c.labels for c in conds]),
+            join([c.text for c in conds]),
+            join([c.text_mask for c in conds]),
+            torch.cat(drops),
+        )
+
+
+class Draw(NamedTuple):
+    """Codes drawn at a span."""
+
+    codes: Tensor
+    """(B, n, *trailing)."""
+    logp: Tensor
+    """(B, n) log-probability in nats, after guidance and filters."""
+    h: Tensor
+    """Hidden states of all branches, (branches * B, n, D)."""
+
+
+class Guide(Protocol):
+    """Guidance at one step: one convention, u + s * (c - u); s = 1 is off."""
+
+    def tile(self, x: Tensor) -> Tensor:
+        """Copy rows to every branch: (B, ...) -> (branches * B, ...)."""
+        ...
+
+    def merge(self, pred: Tensor) -> Tensor:
+        """Combine the branches: (branches * B, ...) -> (B, ...)."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Images to codes and back. Images are (B, 3, H, W) in [-1, 1]."""
+
+    spec: TokenSpec
+
+    def encode(self, images: Tensor) -> Tensor: ...
+    def decode(self, codes: Tensor) -> Tensor: ...

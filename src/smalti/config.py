@@ -1,0 +1,91 @@
+"""Frozen dataclasses to JSON and back, strictly: a field that does not exist is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass, nested ones included, as plain JSON values (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Build the dataclass `cls` from JSON values.
+
+    Raises ValueError naming the unknown, missing or wrongly typed field and what is allowed.
+    """
+    where = where or cls.__name__
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{where} has no field {name!r}{hint} (it has {', '.join(fields)})")
+    hints = typing.get_type_hints(cls)
+    kwargs = {n: _convert(hints[n], v, f"{where}.{n}") for n, v in values.items()}
+    try:
+        return cls(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        rest = [a for a in args if a is not type(None)]
+        return _convert(rest[0], value, where) if len(rest) == 1 else value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must be an object, got {value!r}")
+        return from_dict(hint, typing.cast(dict[str, Any], value), where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where} must be a list, got {value!r}")
+        items = typing.cast(list[Any], value)
+        inner = [args[0]] * len(items) if args[-1] is Ellipsis else list(args)
+        if len(inner) != len(items):
+            raise ValueError(f"{where} must have {len(inner)} entries, got {value!r}")
+        return tuple(_convert(a, v, where) for a, v in zip(inner, items, strict=True))
+    if origin is typing.Literal:
+        if value not in args:
+            raise ValueError(f"{where} must be one of {', '.join(map(repr, args))}, got {value!r}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and type(value) is not hint:
+        raise ValueError(f"{where} must be {hint.__name__}, got {value!r}")
+    return value
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write readable JSON in place of `path` or not at all (temporary file, fsync, rename)."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError naming the file if it is not one."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return typing.cast(dict[str, Any], values)

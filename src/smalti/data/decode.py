@@ -1,0 +1,47 @@
+"""Any image file to an 8-bit RGB image: upright, over white, or an error that names the file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def decode(data: bytes | Path, where: str) -> Image.Image:
+    """Decode the bytes or the file into an RGB image; of an animation, the first frame.
+
+    `where` names the image in the error. Raises ValueError if it cannot be read or decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            image.load()
+            return to_rgb(image, where)
+    except Exception as error:  # on corrupt files Pillow's plugins raise almost anything
+        raise ValueError(f"cannot decode image {where}: {error or type(error).__name__}") from error
+
+
+def to_rgb(image: Image.Image, where: str) -> Image.Image:
+    """The image as RGB: EXIF orientation applied, transparency over white, 16 bits cut to 8.
+
+    Raises ValueError for float images, whose range is not known.
+    """
+    image = _upright(image)
+    if image.mode == "F":
+        raise ValueError(f"{where} holds float pixels; smalti reads 8 and 16 bit images")
+    if image.mode.startswith("I"):  # 16 bits, or 16 bits in 32: keep the high byte, as for RGB
+        high = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
+        return Image.fromarray(high.astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    # a copy of our own in any case: the caller's image may belong to a file about to be closed
+    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block is common and harmless: the pixels stand as they are
+        return image

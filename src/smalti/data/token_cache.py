@@ -1,0 +1,260 @@
+"""Encoded images in one Arrow file: written once, memory-mapped, read at random in training.
+
+One row is an image: its codes in V views, label, caption, key, and whether it is held out. What
+made them (tokenizer, transform, source) is in the schema's metadata, so that codes are never
+mixed up with another tokenizer's. B images, V views, N positions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from smalti.codes import TokenSpec
+from smalti.config import from_dict, to_dict
+from smalti.data.source import digest
+from smalti.data.stream import Stream
+
+META = b"smalti.token_cache"
+ROWS = 1024
+"""Rows of every record batch but the last."""
+
+
+class Row(NamedTuple):
+    codes: np.ndarray
+    """(V, N, *trailing)."""
+    label: int
+    """-1 = none."""
+    caption: str
+    """'' = none."""
+    held_out: bool
+    key: str
+
+
+def storage(spec: TokenSpec, half: bool = False) -> np.dtype:
+    """The smallest type that holds a code; continuous codes are float32, or float16 if `half`."""
+    if not spec.discrete:
+        return np.dtype(np.float16 if half else np.float32)
+    return np.dtype(
+        np.uint8 if spec.vocab <= 1 << 8 else np.uint16 if spec.vocab <= 1 << 16 else np.int32
+    )
+
+
+def write_cache(
+    path: str | Path,
+    rows: Iterable[tuple[np.ndarray, int, str, bool, str]],
+    *,
+    spec: TokenSpec,
+    views: int,
+    tokenizer_fingerprint: str,
+    transform: dict[str, Any],
+    source: str,
+    source_fingerprint: str,
+    classes: list[str],
+    half: bool = False,
+) -> int:
+    """Write the rows (see `Row`) and return how many they were.
+
+    The file appears under its name only when it is complete. `half` stores continuous codes as
+    float16. Raises ValueError if there are no rows, or for a row that does not match `spec`.
+    """
+    path = Path(path)
+    meta = {
+        "version": 1, "spec": to_dict(spec), "views": views, "tokenizer": tokenizer_fingerprint,
+        "transform": transform, "source": source, "source_fingerprint": source_fingerprint,
+        "classes": classes,
+    }  # fmt: skip
+    dtype = storage(spec, half)
+    shape = (views, *spec.shape(1)[1:])
+    schema = pa.schema(
+        [
+            ("codes", pa.list_(pa.from_numpy_dtype(dtype), int(np.prod(shape)))),
+            ("label", pa.int64()),
+            ("caption", pa.string()),
+            ("held_out", pa.bool_()),
+            ("key", pa.string()),
+        ],
+        metadata={META: json.dumps(meta).encode()},
+    )
+    temporary = path.with_name(path.name + ".tmp")
+    count, source_rows = 0, iter(rows)
+    try:
+        with open(temporary, "wb") as file:
+            with pa.ipc.new_file(file, schema) as writer:
+                while chunk := [Row(*row) for row in islice(source_rows, ROWS)]:
+                    codes = [_checked(r, spec, shape).astype(dtype) for r in chunk]
+                    writer.write_batch(_record_batch(chunk, codes, schema))
+                    count += len(chunk)
+            if not count:
+                raise ValueError(f"there are no rows to write to {path}")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _checked(row: Row, spec: TokenSpec, shape: tuple[int, ...]) -> np.ndarray:
+    codes = np.asarray(row.codes)
+    if codes.shape != shape:
+        raise ValueError(f"codes of {row.key!r} must have shape {shape}, got {codes.shape}")
+    if spec.discrete and (codes.min() < 0 or codes.max() >= spec.vocab or codes.dtype.kind == "f"):
+        raise ValueError(
+            f"codes of {row.key!r} must be integers in [0, {spec.vocab}), "
+            f"got {codes.dtype} in [{codes.min()}, {codes.max()}]"
+        )
+    return codes
+
+
+def _record_batch(chunk: list[Row], codes: list[np.ndarray], schema: Any) -> Any:
+    field = schema.field("codes").type
+    flat = pa.array(np.concatenate([c.ravel() for c in codes]))
+    columns = [
+        pa.FixedSizeListArray.from_arrays(flat, type=field),
+        pa.array([r.label for r in chunk], pa.int64()),
+        pa.array([r.caption for r in chunk], pa.string()),
+        pa.array([r.held_out for r in chunk], pa.bool_()),
+        pa.array([r.key for r in chunk], pa.string()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+class TokenCache:
+    """A file of `write_cache`, open for reading.
+
+    Raises ValueError naming the file if it is missing, incomplete or something else.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            table = reader.read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} is not a complete token cache: {error}") from None
+        self._meta = (reader.schema.metadata or {}).get(META)
+        if self._meta is None:
+            raise ValueError(f"{path} is an Arrow file, but not a token cache")
+        meta = json.loads(self._meta)
+        if meta["version"] != 1:
+            raise ValueError(f"{path} has version {meta['version']}; this smalti reads version 1")
+        self.spec = from_dict(TokenSpec, meta["spec"])
+        self.views: int = meta["views"]
+        self.tokenizer: str = meta["tokenizer"]
+        """Fingerprint of the tokenizer that made the codes."""
+        self.transform: dict[str, Any] = meta["transform"]
+        self.source: str = meta["source"]
+        self.source_fingerprint: str = meta["source_fingerprint"]
+        self.classes: list[str] = meta["classes"]
+        self.labels = table["label"].to_numpy()
+        """(rows,) int64; -1 = none."""
+        held = np.asarray(table["held_out"].to_pylist(), dtype=bool)
+        self.train, self.held_out = np.flatnonzero(~held), np.flatnonzero(held)
+        self._table = table
+        shape = (-1, self.views, *self.spec.shape(1)[1:])
+        self._parts = [chunk.flatten().to_numpy().reshape(shape) for chunk in table["codes"].chunks]
+
+        self._length = len(self._parts[0])  # of every record batch but the last
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def codes(self, indices: np.ndarray | list[int], views: np.ndarray | int = 0) -> Tensor:
+        """Codes of rows in a view each, (B, N, *trailing): int64 if discrete, float32 if not.
+
+        Raises ValueError for a row or view that does not exist.
+        """
+        rows = np.asarray(indices, dtype=np.int64)
+        which = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
+        for name, given, end in (("rows", rows, len(self)), ("views", which, self.views)):
+            if len(given) and (given.min() < 0 or given.max() >= end):
+                raise ValueError(
+                    f"{name} must be in [0, {end}), got {given.min()} to {given.max()}"
+                )
+        out = np.empty(self.spec.shape(len(rows)), np.int64 if self.spec.discrete else np.float32)
+        for slot, (row, view) in enumerate(zip(rows.tolist(), which.tolist(), strict=True)):
+            out[slot] = self._parts[row // self._length][row % self._length, view]
+        return torch.from_numpy(out)
+
+    def indices(self, split: Literal["train", "held_out", "all"]) -> np.ndarray:
+        """Rows of a split, ascending."""
+        splits = {"train": self.train, "held_out": self.held_out, "all": np.arange(len(self))}
+        if split not in splits:
+            raise ValueError(f"split must be one of {', '.join(splits)}, got {split!r}")
+        return splits[split]
+
+    def captions(self, split: Literal["train", "held_out", "all"] = "all") -> list[str]:
+        return self._table["caption"].take(pa.array(self.indices(split))).to_pylist()
+
+    def keys(self, split: Literal["train", "held_out", "all"] = "all") -> list[str]:
+        return self._table["key"].take(pa.array(self.indices(split))).to_pylist()
+
+    def require(self, tokenizer_fingerprint: str) -> None:
+        """Raise ValueError unless that tokenizer made these codes."""
+        if tokenizer_fingerprint != self.tokenizer:
+            raise ValueError(
+                f"{self.path} was encoded by tokenizer {self.tokenizer}, "
+                f"but the tokenizer given is {tokenizer_fingerprint}; encode the images again"
+            )
+
+    def fingerprint(self) -> str:
+        """16 hex digits over the metadata, all labels and splits, and the codes of 64 rows."""
+        sample = np.unique(np.linspace(0, len(self) - 1, 64).astype(np.int64)).tolist()
+        codes = [self._parts[i // self._length][i % self._length].tobytes().hex() for i in sample]
+        meta = json.loads(self._meta or b"{}")
+        return digest([meta, self.labels.tolist(), self.held_out.tolist(), codes])
+
+
+class CodeBatches:
+    """Batches {'codes': (b, N, *trailing), 'labels': int64 (b,)} of rows of a cache.
+
+    The same stream as `smalti.data.loader.Images`; each item comes in a random view if `train`,
+    else in view 0. `evaluation` is always in order and in view 0.
+    Raises ValueError if `indices` is empty or not in the cache, or for a bad batch, rank or seed.
+    """
+
+    def __init__(
+        self,
+        cache: TokenCache,
+        indices: np.ndarray | list[int],
+        batch: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        train: bool = True,
+    ) -> None:
+        self.cache, self.train = cache, train
+        self.rows = np.asarray(indices, dtype=np.int64)
+        self._stream = Stream(len(self.rows), batch, seed, rank, world)
+        if self.rows.min() < 0 or self.rows.max() >= len(cache):
+            raise ValueError(f"indices must be in [0, {len(cache)}), got {self.rows}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """This rank's part of batch `step`."""
+        items = self._stream.at(step)
+        views = (self._stream.uniform(items) * self.cache.views).astype(np.int64)
+        return self._gather(self.rows[items.positions], views if self.train else 0)
+
+    def evaluation(self, batch: int) -> Iterator[dict[str, Tensor]]:
+        """All rows once, in order; the last batch may be short."""
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}")
+        for start in range(0, len(self.rows), batch):
+            yield self._gather(self.rows[start : start + batch], 0)
+
+    def _gather(self, rows: np.ndarray, views: np.ndarray | int) -> dict[str, Tensor]:
+        labels = torch.from_numpy(self.cache.labels[rows])
+        return {"codes": self.cache.codes(rows, views), "labels": labels}

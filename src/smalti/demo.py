@@ -1,0 +1,131 @@
+"""The whole way on one command: images, tokenizer, codes, generator, new images."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from smalti.config import write_json
+from smalti.data.source import open_source
+from smalti.pipeline import grid, load, save_png
+from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
+from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
+from smalti.recipes.run import credit, train
+
+QUICK = 0.05
+"""Share of the full number of steps in a quick demo."""
+
+
+def recipes(data: str, quick: bool, seed: int) -> tuple[TokenizerRecipe, GeneratorRecipe]:
+    """The demo's two recipes: the emoji's, on `data`."""
+    tokenizer, generator = emoji_vqgan(), emoji_llamagen()
+    source = open_source(data)
+    # the mirror image of a word or of a road sign is another picture, but few images need more
+    flip = DataConfig(source=data, flip=True)
+    share = QUICK if quick else 1.0
+    steps = {k: max(20, round(r.train.steps * share)) for k, r in _both(tokenizer, generator)}
+    if len(source) < 4:
+        raise ValueError(f"{data} has {len(source)} images; the demo needs at least 4")
+
+    def cut(recipe: Any, name: str) -> Any:
+        n = steps[name]
+        optim = replace(recipe.train.optim, warmup=min(recipe.train.optim.warmup, n // 5))
+        every = max(1, n // 2)
+        shortened = replace(
+            recipe.train, steps=n, seed=seed, optim=optim, save_every=every, preview_every=every
+        )
+        return replace(recipe, data=flip, train=shortened)
+
+    first = cut(tokenizer, "tokenizer")
+    if quick:
+        codebook = replace(first.objective.codebook, warmup=min(10, steps["tokenizer"] // 4))
+        first = replace(first, objective=replace(first.objective, codebook=codebook))
+    return first, cut(generator, "generator")
+
+
+def _both(tokenizer: TokenizerRecipe, generator: GeneratorRecipe) -> list[tuple[str, Any]]:
+    return [("tokenizer", tokenizer), ("generator", generator)]
+
+
+def demo(data: str = "emoji", out: Path = Path("demo"), quick: bool = False, seed: int = 0) -> Any:
+    """Train both parts on `data`, draw, and write samples.png, reconstructions.png, report.json and
+    pipeline/ into `out`. Returns the report."""
+    console = Console(stderr=True, highlight=False)
+    began = time.monotonic()
+    source = open_source(data)
+    first, second = recipes(data, quick, seed)
+    size = first.model.size[0]
+    h, w = first.model.spec.grids[0]
+    console.print(
+        f"[bold]smalti demo[/]: {len(source)} images of {data} at {size} pixels, "
+        f"{len(source.classes)} classes"
+    )
+    if text := credit(data):
+        console.print(text)
+    console.print(
+        f"[bold]1 of 4[/] a tokenizer learns to write an image as {h * w} codes out of "
+        f"{first.model.vocab} and to read it back"
+    )
+    told = train(first, out / "tokenizer-run")
+    console.print(
+        f"  held-out images come back at {told['held_out_psnr']:.2f} dB; "
+        f"{told['held_out_usage']:.0%} of the codes occur in them"
+    )
+    console.print("[bold]2 of 4[/] the images are written as codes")
+    console.print("[bold]3 of 4[/] a generator learns to predict each code from those before it")
+    second = replace(second, tokenizer=str(out / "tokenizer-run" / "tokenizer"))
+    learned = train(second, out / "generator-run")
+    console.print(
+        f"  held-out codes take {learned['held_out_bits_per_token']:.2f} bits each, "
+        f"{learned['below_unigram']:.0%} below their frequencies alone"
+    )
+    console.print("[bold]4 of 4[/] new images are drawn")
+    pipeline = load(out / "generator-run" / "pipeline")
+    drawing = time.monotonic()
+    images = pipeline(n=64, seed=seed)
+    drawn = time.monotonic() - drawing
+    save_png(grid(images, 8, zoom=2), out / "samples.png", {"images": _tags(images)})
+    previews = sorted((out / "tokenizer-run" / "previews").glob("*.png"))
+    (out / "reconstructions.png").write_bytes(previews[-1].read_bytes())
+    pipeline.save_pretrained(out / "pipeline")
+    report = {
+        "data": data,
+        "images": len(source),
+        "classes": len(source.classes),
+        "pixels": size,
+        "codes_per_image": h * w,
+        "vocab": first.model.vocab,
+        "tokenizer": told,
+        "generator": learned,
+        "sampling_images_per_s": len(images) / drawn,
+        "seconds": time.monotonic() - began,
+        "peak_memory_gib": peak_memory_gib(),
+        "seed": seed,
+    }
+    write_json(out / "report.json", report)
+    console.print(
+        f"done in {report['seconds']:.0f} s. Look at {out}/samples.png and "
+        f"{out}/reconstructions.png; the numbers are in {out}/report.json.\n"
+        f"Next:\n"
+        f"  smalti sample {out}/pipeline --classes 0 --n 16 --guidance 3 --out more.png\n"
+        f"  smalti demo --data folder:PATH --out mine      your own images\n"
+        f"  smalti train --help                            every recipe",
+        markup=False,
+    )
+    return report
+
+
+def _tags(images: list[Any]) -> list[Any]:
+    return [image.info["smalti"] for image in images]
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far, GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,0 +1,106 @@
+"""What a folder or file of smalti is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from smalti import registry
+from smalti.config import read_json
+from smalti.data.token_cache import TokenCache
+from smalti.train import checkpoint
+
+
+def describe(text: str) -> dict[str, Any]:
+    """Facts about a pipeline, tokenizer, model, run, token cache or picture.
+
+    Raises ValueError if it is none of them.
+    """
+    path = Path(text)
+    if path.is_file():
+        return _picture(path) if path.suffix.lower() == ".png" else _cache(path)
+    if path.is_dir():
+        for name, reader in (
+            ("pipeline.json", _pipeline),
+            ("recipe.json", _run),
+            ("config.json", _module),
+        ):
+            if (path / name).is_file():
+                return reader(path)
+        raise ValueError(f"{path} is not a pipeline, a tokenizer, a model or a run")
+    from smalti.pipeline import _download
+
+    return _pipeline(_download(text))
+
+
+def png_metadata(path: Path) -> dict[str, Any]:
+    """What smalti wrote into a PNG. Raises ValueError if it wrote nothing."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text = image.info.get("smalti")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+    if text is None:
+        raise ValueError(f"{path} was not written by smalti: it has no such metadata")
+    return json.loads(text)
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    return {"kind": "picture", **png_metadata(path)}
+
+
+def _cache(path: Path) -> dict[str, Any]:
+    cache = TokenCache(path)
+    return {
+        "kind": "token cache",
+        "images": len(cache),
+        "held_out": len(cache.indices("held_out")),
+        "views": cache.views,
+        "grids": cache.spec.grids,
+        "vocab": cache.spec.vocab,
+        "classes": cache.classes,
+        "source": cache.source,
+        "transform": cache.transform,
+        "tokenizer": cache.tokenizer,
+    }
+
+
+def _module(folder: Path, kind: str = "") -> dict[str, Any]:
+    from safetensors import safe_open
+
+    info = read_json(folder / "config.json")
+    known = kind or ("tokenizer" if info.get("type") in registry.TOKENIZERS else "model")
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        slices = [file.get_slice(k) for k in file.keys()]
+        count = 0
+        for part in slices:
+            size = 1
+            for n in part.get_shape():
+                size *= n
+            count += size
+    return {"kind": known, "parameters": count, **info}
+
+
+def _pipeline(folder: Path) -> dict[str, Any]:
+    tokenizer = _module(folder / "tokenizer")
+    model = _module(folder / "model")
+    return {"kind": "pipeline", **read_json(folder / "pipeline.json")} | {
+        "tokenizer": tokenizer,
+        "model": model,
+    }
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    done = checkpoint.found(folder / "checkpoints")
+    report = folder / "report.json"
+    return {
+        "kind": "run",
+        "finished": report.is_file(),
+        "last_checkpoint": done[-1].name if done else None,
+        "report": read_json(report) if report.is_file() else None,
+        "recipe": read_json(folder / "recipe.json"),
+    }

@@ -1,0 +1,64 @@
+"""Images to a token cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from smalti.data.source import Source, split
+from smalti.data.token_cache import write_cache
+from smalti.data.transforms import Transform, to_float
+from smalti.progress import track
+from smalti.storage import fingerprint
+
+
+def encode(
+    source: Source,
+    tokenizer: Any,
+    transform: Transform,
+    out: Path,
+    holdout: float = 0.1,
+    batch: int = 64,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Encode every fixed view of every image and write the cache at `out`.
+
+    A share `holdout` of the images is marked held out, the same ones whatever the tokenizer.
+    Raises ValueError if the transform does not give the tokenizer's image size.
+    """
+    if tuple(tokenizer.config.size) != (transform.size, transform.size):
+        raise ValueError(
+            f"the tokenizer reads images of {tokenizer.config.size} pixels, "
+            f"the transform gives {transform.size}"
+        )
+    held_out = set(split(source, holdout)[1])
+    views = transform.view_count
+    per_step = max(1, batch // max(views, 1))
+
+    @torch.inference_mode()
+    def rows() -> Iterator[tuple[np.ndarray, int, str, bool, str]]:
+        for start in track(range(0, len(source), per_step), "encoding", scale=per_step):
+            chosen = range(start, min(start + per_step, len(source)))
+            examples = [source[i] for i in chosen]
+            pixels = torch.from_numpy(np.concatenate([transform.views(e.image) for e in examples]))
+            codes = tokenizer.encode(to_float(pixels.to(device))).cpu().numpy()
+            codes = codes.reshape(len(examples), views, *codes.shape[1:])
+            for i, example, code in zip(chosen, examples, codes, strict=True):
+                yield code, example.label, example.caption, i in held_out, source.key(i)
+
+    write_cache(
+        out,
+        rows(),
+        spec=tokenizer.spec,
+        views=views,
+        tokenizer_fingerprint=fingerprint(tokenizer),
+        transform=asdict(transform),
+        source=source.name,
+        source_fingerprint=source.fingerprint(),
+        classes=source.classes,
+    )

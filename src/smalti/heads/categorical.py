@@ -1,0 +1,39 @@
+"""Categorical head: one softmax over a codebook."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.codes import Draw, Guide
+from smalti.nn.linear import Linear
+from smalti.sampling.filters import Filters, draw
+
+
+class CategoricalHead(nn.Module):
+    """Hidden states (B, N, D) to codes (B, N), int64 in [0, vocab)."""
+
+    def __init__(self, dim: int, vocab: int, bias: bool = False) -> None:
+        super().__init__()
+        if vocab < 2:
+            raise ValueError(f"vocab must be at least 2, got {vocab}")
+        self.proj = Linear(dim, vocab, bias=bias)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(B, N, V) in float32."""
+        return self.proj(h).float()
+
+    def loss(self, h: Tensor, codes: Tensor) -> Tensor:
+        """Negative log-likelihood of each position, (B, N) in nats."""
+        logits = self.logits(h)  # (B, N, V)
+        return F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(
+            codes
+        )
+
+    def sample(self, h: Tensor, guide: Guide, noise: Tensor, filters: Filters) -> Draw:
+        """Draw codes (B, n) from hidden states of all branches (branches * B, n, D).
+
+        `noise` is uniform in [0, 1), (B, n); equal noise gives equal codes.
+        """
+        codes, logp = draw(filters(guide.merge(self.logits(h))), noise)
+        return Draw(codes, logp, h)

@@ -1,0 +1,321 @@
+"""LlamaGen: a plain Llama that predicts image codes in raster order.
+
+Sun, Jiang, Chen, Zhang, Peng, Luo, Yuan 2024, "Autoregressive Model Beats Diffusion: Llama for
+Scalable Image Generation" (arXiv:2406.06525).
+
+Unusual: rotary embedding over the two axes of the grid, and rows of ZEROS in its table for the
+prefix (class or text), so that queries and keys of the prefix vanish: everybody attends to the
+prefix with score 0 and reads its values. Released weights depend on it.
+
+Letters: B images, T prefix length, N positions, D width, H heads, V codebook entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.codes import Cond, Draw, Guide, Span, TokenSpec
+from smalti.heads.categorical import CategoricalHead
+from smalti.nn.attention import KVCache, attend
+from smalti.nn.linear import Linear
+from smalti.nn.mlp import SwiGLU
+from smalti.nn.norms import RMSNorm
+from smalti.nn.rope import rope_2d, rotate, rotation
+from smalti.sampling.filters import Filters
+
+
+@dataclass(frozen=True)
+class LlamaGenConfig:
+    grid: tuple[int, int] = (16, 16)
+    """Height and width of the code grid."""
+    vocab: int = 16384
+    """Codebook entries."""
+    classes: int = 1000
+    """Class labels; the null class is one more row. 0 for a text-conditional model."""
+    text_length: int = 0
+    """Length of the text prefix (published: 120). 0 for a class-conditional model."""
+    text_dim: int = 2048
+    """Width of the text features (flan-t5-xl: 2048)."""
+    layers: int = 12
+    heads: int = 12
+    kv_heads: int = 0
+    """Heads of keys and values, a divisor of `heads`; 0 = as many as `heads`."""
+    dim: int = 768
+    """Width D, a multiple of 4 * heads."""
+    multiple_of: int = 256
+    """The feed-forward width is 8/3 D rounded up to a multiple of this."""
+    ffn_multiplier: float = 1.0
+    """Factor on the feed-forward width before rounding."""
+    norm_eps: float = 1e-5
+    rope_base: float = 10000.0
+    dropout: float = 0.1
+    """On embeddings and on the outputs of attention and feed-forward."""
+    drop_path: float = 0.0
+    """Rate of the last layer's dropped residual branches; earlier layers have less."""
+
+    def __post_init__(self) -> None:
+        if (self.classes > 0) == (self.text_length > 0):
+            raise ValueError(
+                "a model has either classes or a text prefix, "
+                f"got classes {self.classes}, text_length {self.text_length}"
+            )
+        if self.dim % (4 * self.heads):
+            raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
+        if self.heads % (self.kv_heads or self.heads):
+            raise ValueError(f"kv_heads must divide heads {self.heads}, got {self.kv_heads}")
+
+    @property
+    def spec(self) -> TokenSpec:
+        return TokenSpec((self.grid,), self.vocab)
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+    @property
+    def prefix(self) -> int:
+        """T: one class token or the text."""
+        return self.text_length or 1
+
+    @property
+    def ffn_dim(self) -> int:
+        hidden = int(self.ffn_multiplier * int(2 * 4 * self.dim / 3))
+        return -(-hidden // self.multiple_of) * self.multiple_of
+
+
+class Prepared(NamedTuple):
+    """All that no drawn code changes."""
+
+    prefix: Tensor
+    """(B, T, D)."""
+    rotation: Tensor
+    """(T + N, 1, head_dim / 2) complex64."""
+    visible: Tensor | None
+    """(B, T + N) bool, False where a text position is padding; None without text."""
+
+
+class Place(NamedTuple):
+    """Where the rows of one call stand in the sequence, shared by all layers."""
+
+    positions: Tensor
+    """(n,) sequence positions."""
+    reach: int
+    """Keys below this position are read."""
+    rotation: Tensor
+    mask: Tensor | None
+    causal: bool
+
+
+class Attention(nn.Module):
+    def __init__(self, config: LlamaGenConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.heads, config.kv_heads or config.heads
+        self.wqkv = Linear(
+            config.dim, (self.heads + 2 * self.kv_heads) * config.head_dim, bias=False
+        )
+        self.wo = Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, place: Place, layer: int, cache: KVCache | None) -> Tensor:
+        heads, kv = self.heads, self.kv_heads
+        qkv = self.wqkv(x).unflatten(-1, (heads + 2 * kv, -1))  # (B, n, H + 2 H_kv, hd)
+        qk = rotate(qkv[:, :, : heads + kv], place.rotation).transpose(1, 2)
+        q, k = qk[:, :heads], qk[:, heads:]  # (B, H, n, hd), (B, H_kv, n, hd)
+        v = qkv[:, :, heads + kv :].transpose(1, 2)
+        if cache is not None:
+            k, v = cache.update(layer, place.positions, place.reach, k, v)
+        y = attend(q, k, v, place.mask, place.causal)
+        return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: LlamaGenConfig, drop_path: float) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.dropout, self.drop_path = config.dropout, drop_path
+
+    def residual(self, x: Tensor, y: Tensor) -> Tensor:
+        if not self.training:
+            return x + y
+        y = F.dropout(y, self.dropout)
+        if self.drop_path > 0:
+            keep = torch.rand(len(y), 1, 1, device=y.device) >= self.drop_path
+            y = y * keep / (1 - self.drop_path)
+        return x + y
+
+    def forward(self, x: Tensor, place: Place, layer: int, cache: KVCache | None) -> Tensor:
+        x = self.residual(x, self.attention(self.attention_norm(x), place, layer, cache))
+        return self.residual(x, self.feed_forward(self.ffn_norm(x)))
+
+
+class TextPrefix(nn.Module):
+    """Text features (B, T, C) to prefix embeddings (B, T, D); the null text is a constant."""
+
+    uncond: Tensor
+
+    def __init__(self, config: LlamaGenConfig) -> None:
+        super().__init__()
+        self.fc1 = Linear(config.text_dim, config.dim, bias=False)
+        self.fc2 = Linear(config.dim, config.dim, bias=False)
+        shape = (config.text_length, config.text_dim)
+        # upstream never trains it, but every checkpoint holds its own
+        self.register_buffer("uncond", torch.randn(shape) / config.text_dim**0.5)
+
+    def forward(self, text: Tensor, drop: Tensor | None) -> Tensor:
+        text = text.to(self.fc1.weight.dtype)
+        if drop is not None:
+            text = torch.where(drop[:, None, None], self.uncond.to(text.dtype), text)
+        return self.fc2(F.gelu(self.fc1(text), approximate="tanh"))
+
+
+class LlamaGen(nn.Module):
+    """Codes (B, N) given a class or a text. A `CausalModel`; one code per step."""
+
+    def __init__(self, config: LlamaGenConfig) -> None:
+        super().__init__()
+        self.config, self.spec = config, config.spec
+        self.blocks: Sequence[int] = [1] * self.spec.positions
+        self.tok_embeddings = nn.Embedding(config.vocab, config.dim)
+        if config.classes:
+            self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
+        else:
+            self.text_prefix = TextPrefix(config)
+        last = max(config.layers - 1, 1)  # in Python: a module may be built on the meta device
+        rates = [config.drop_path * i / last for i in range(config.layers)]
+        self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.head = CategoricalHead(config.dim, config.vocab)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Normal(0, 0.02) everywhere; a zero head, so that the first loss is ln V."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(self.head.proj.weight)
+
+    def rope_table(self) -> Tensor:
+        """Zeros for the prefix, then the grid's rotations: (T + N, head_dim / 2, 2) float32."""
+        table = rope_2d(*self.config.grid, self.config.head_dim, self.config.rope_base)
+        return F.pad(table, (0, 0, 0, 0, self.config.prefix, 0))
+
+    def prepare(self, cond: Cond) -> Prepared:
+        """Prefix embeddings, position rows and padding of a batch of conditions."""
+        visible = None
+        if self.config.classes:
+            prefix = self.cls_embedding(self.class_ids(cond)).unsqueeze(1)  # (B, 1, D)
+        else:
+            if cond.text is None or cond.text_mask is None:
+                raise ValueError("this model is text-conditional: give text and text_mask")
+            prefix = self.text_prefix(cond.text, cond.drop)  # (B, T, D)
+            visible = F.pad(cond.text_mask.bool(), (0, self.spec.positions), value=True)
+        return Prepared(prefix, rotation(self.rope_table().to(prefix.device)), visible)
+
+    def class_ids(self, cond: Cond) -> Tensor:
+        """Labels with the null class, id `classes`, in the rows that are dropped: (B,)."""
+        if cond.labels is None:
+            raise ValueError("this model is class-conditional: give labels")
+        if cond.drop is None:
+            return cond.labels
+        return cond.labels.masked_fill(cond.drop, self.config.classes)
+
+    def cache(self, batch: int) -> KVCache:
+        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
+        c, weight = self.config, self.tok_embeddings.weight
+        length = c.prefix + self.spec.positions
+        heads = c.kv_heads or c.heads
+        return KVCache(c.layers, batch, heads, length, c.head_dim, weight.dtype, weight.device)
+
+    def place(self, prepared: Prepared, span: Span) -> Place:
+        start = self.config.prefix - 1  # the sequence position of slot 0
+        positions = span.slots + start
+        if span.first:
+            before = torch.arange(start, device=positions.device)
+            positions = torch.cat((before, positions))
+        reach = start + span.reach
+        rotation = prepared.rotation[positions]
+        # without text or padding, one new row sees every key and a first block is plainly causal
+        plain = prepared.visible is None and not span.padded
+        if plain and (span.first or span.slots.numel() == 1):
+            return Place(positions, reach, rotation, None, causal=span.first)
+        keys = torch.arange(reach, device=positions.device)
+        mask = keys <= positions[:, None]  # (n, reach)
+        if prepared.visible is not None:
+            mask = mask & prepared.visible[:, None, None, :reach]  # (B, 1, n, reach)
+            mask = mask | (keys == positions[:, None])  # padding sees itself: no empty row
+        return Place(positions, reach, rotation, mask, causal=False)
+
+    def hidden(
+        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None
+    ) -> Tensor:
+        """Hidden states (B, n, D) of a span; reads codes (B, N) of earlier slots only.
+
+        Without a cache the span must be all slots.
+        """
+        before = (span.slots[1:] if span.first else span.slots) - 1
+        x = self.tok_embeddings(codes[:, before])  # (B, n, D)
+        if span.first:
+            x = torch.cat((cond.prefix.to(x.dtype), x), 1)  # (B, T - 1 + n, D)
+        if self.training:
+            x = F.dropout(x, self.config.dropout)
+        place = self.place(cond, span)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, place, i, cache)
+        return self.norm(x[:, -span.slots.numel() :])  # (B, n, D)
+
+    def draw(
+        self,
+        codes: Tensor,
+        cond: Prepared,
+        span: Span,
+        cache: KVCache | None,
+        guide: Guide,
+        noise: Tensor,
+        filters: Filters,
+    ) -> Draw:
+        """Draw the codes of a span, (B, n), with uniform noise (B, n)."""
+        h = self.hidden(guide.tile(codes), cond, span, cache)
+        return self.head.sample(h, guide, noise, filters)
+
+    def loss(self, codes: Tensor, cond: Cond, read: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood of codes (B, N) at each position, (B, N) in nats."""
+        slots = torch.arange(self.spec.positions, device=codes.device)
+        span = Span(slots, first=True, reach=self.spec.positions, padded=False)
+        h = self.hidden(codes if read is None else read, self.prepare(cond), span)
+        return self.head.loss(h, codes)
+
+
+def tiny() -> LlamaGenConfig:
+    """A model of a few thousand parameters, for tests."""
+    return LlamaGenConfig(
+        grid=(4, 4), vocab=32, classes=5, layers=2, heads=2, dim=32, multiple_of=32, dropout=0.0
+    )
+
+
+def _sized(layers: int, heads: int, dim: int) -> dict[str, int]:
+    return {"layers": layers, "heads": heads, "dim": dim}
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "mini": _sized(6, 4, 192),
+    "small": _sized(8, 6, 384),
+    "B": _sized(12, 12, 768),
+    "L": _sized(24, 16, 1024),
+    "XL": _sized(36, 20, 1280),
+    "XXL": _sized(48, 24, 1536),
+    "XXXL": _sized(48, 40, 2560),
+    "1B": _sized(22, 32, 2048),
+    "3B": _sized(24, 32, 3200),
+    "7B": _sized(32, 32, 4096),
+}
+"""Layers, heads and width of every published size, and two small ones."""

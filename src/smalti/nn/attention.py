@@ -1,0 +1,74 @@
+"""Attention, the only one, and its preallocated cache of keys and values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class KVCache:
+    """Keys and values of every layer, each (B, H, length, head_dim), allocated once.
+
+    `length` counts sequence positions, the conditioning prefix included.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        heads: int,
+        length: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        shape = (batch, heads, length, head_dim)
+        # zeros, not empty: a masked position is multiplied by 0, which does not undo a NaN
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+
+    def update(
+        self, layer: int, positions: Tensor, reach: int, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Write k, v (B, H, n, head_dim) at positions (n,) and return all below `reach`."""
+        keys, values = self.keys[layer], self.values[layer]
+        keys.index_copy_(2, positions, k)
+        values.index_copy_(2, positions, v)
+        return keys[:, :, :reach], values[:, :, :reach]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
+    """Scaled dot-product attention, (B, H, n, head_dim) for q of that shape.
+
+    Args: k, v (B, H_kv, m, head_dim) where H_kv divides H (grouped queries share keys);
+    mask bool, broadcast to (B, H, n, m), True where a query sees a key; causal without a mask.
+    """
+    if q.shape[1] != k.shape[1]:
+        k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+    if q.device.type == "cpu":
+        if torch.is_grad_enabled() and q.requires_grad:
+            return _explicit(q, k, v, mask, causal)
+        if q.dtype == torch.bfloat16 and q.shape[2] == 1:
+            # for one query, converting the keys is half the price of the bfloat16 kernel
+            return attend(q.float(), k.float(), v.float(), mask, causal).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Attention as two products and a softmax in float32.
+
+    For training on a CPU, where the fused kernel's backward is several times slower.
+    """
+    scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5  # (B, H, n, m)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1).to(v.dtype) @ v

@@ -1,0 +1,45 @@
+"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864), 1-D and 2-D, interleaved pairs.
+
+A table is (positions, head_dim / 2, 2): cosine and sine of each pair's angle, float32. Rotation is
+done in float32 and cast back. A row of zeros (LlamaGen's prefix) makes queries and keys zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rope_1d(length: int, head_dim: int, base: float = 10000.0) -> Tensor:
+    """Table of positions 0 ... length - 1: (length, head_dim / 2, 2)."""
+    if head_dim % 2:
+        raise ValueError(f"1-D RoPE needs an even head_dim, got {head_dim}")
+    frequency = base ** (-torch.arange(0, head_dim, 2).float() / head_dim)
+    angle = torch.outer(torch.arange(length).float(), frequency)
+    return torch.stack((angle.cos(), angle.sin()), -1)
+
+
+def rope_2d(height: int, width: int, head_dim: int, base: float = 10000.0) -> Tensor:
+    """Table of a grid row by row, (height * width, head_dim / 2, 2).
+
+    The first half of the pairs turns with the row, the second with the column.
+    """
+    if head_dim % 4:
+        raise ValueError(f"2-D RoPE needs a head_dim that 4 divides, got {head_dim}")
+    rows = rope_1d(height, head_dim // 2, base)[:, None].expand(-1, width, -1, -1)
+    columns = rope_1d(width, head_dim // 2, base)[None].expand(height, -1, -1, -1)
+    return torch.cat((rows, columns), 2).flatten(0, 1)
+
+
+def rotation(table: Tensor) -> Tensor:
+    """The table as what `rotate` multiplies by: complex numbers (n, 1, head_dim / 2)."""
+    return torch.view_as_complex(table.contiguous()).unsqueeze(1)
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn the pairs of heads (B, n, H, head_dim) by rows (n, 1, head_dim / 2) of `rotation`.
+
+    One complex product: on a CPU several times faster, forward and backward, than shuffled reals.
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)

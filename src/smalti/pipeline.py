@@ -1,0 +1,377 @@
+"""A pipeline: a tokenizer, a generator, and how to draw from them, as one folder.
+
+    pipe = smalti.load("demo/pipeline")
+    images = pipe(classes=["Food & Drink"], n=8, guidance=2.0, seed=1)
+
+The folder holds `pipeline.json`, `tokenizer/` and `model/`. The model stores the fingerprint of the
+tokenizer whose codes it learned, and a pair that does not match is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor, nn
+
+from smalti import registry
+from smalti.codes import Cond
+from smalti.config import from_dict, read_json, write_json
+from smalti.data.transforms import to_float, to_uint8
+from smalti.engine.causal import Known, Step, stream
+from smalti.nn.linear import packed
+from smalti.sampling.filters import Filters
+from smalti.sampling.guidance import Guidance, Schedule
+from smalti.sampling.noise import Noise
+from smalti.storage import fingerprint, load_module, save_module
+from smalti.train.parallel import best_device, fast_bf16
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn; a pipeline stores its defaults."""
+
+    guidance: float = 1.0
+    """u + s * (c - u): 1 is off, more follows the class more closely and varies less."""
+    schedule: Schedule = "constant"
+    """How guidance changes over the steps."""
+    power: float = 1.0
+    """Exponent of the power-cosine schedule."""
+    start: float = 0.0
+    """Interval schedule: first step with guidance, as a fraction."""
+    stop: float = 1.0
+    """Interval schedule: where guidance ends, as a fraction."""
+    temperature: float = 1.0
+    """Below 1 draws likelier codes, above 1 more varied ones."""
+    top_k: int = 0
+    """Draw from the k likeliest codes; 0 from all."""
+    top_p: float = 1.0
+    """Draw from the likeliest codes that hold this probability mass; 1 from all."""
+
+    def parts(self) -> tuple[Guidance, Filters]:
+        guidance = Guidance(self.guidance, self.schedule, self.power, self.start, self.stop)
+        return guidance, Filters(self.temperature, self.top_k, self.top_p)
+
+
+class Partial(NamedTuple):
+    """Images on the way."""
+
+    images: list[Image.Image]
+    """What is not drawn yet is grey."""
+    step: int
+    """Steps done."""
+    total: int
+
+
+class Pipeline:
+    """Draws images. See `smalti.load`, `__call__` and `stream`."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        model: Any,
+        classes: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        if tokenizer.spec != model.spec:
+            raise ValueError(
+                f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
+            )
+        self.tokenizer, self.model = tokenizer, model
+        self.classes = list(classes) or [str(i) for i in range(model.config.classes)]
+        self.sampling, self.info = sampling or Sampling(), info or {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def to(self, device: torch.device | str) -> Pipeline:
+        self.tokenizer.to(device)
+        self.model.to(device)
+        return self
+
+    # -- drawing
+
+    def __call__(
+        self,
+        classes: Sequence[int | str] | None = None,
+        n: int | None = None,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        batch: int = 64,
+        known: Known | None = None,
+        **sampling: Any,
+    ) -> list[Image.Image]:
+        """Draw n images of the given classes, in turn.
+
+        Args:
+            classes: ids or names; None takes all classes.
+            n: number of images; None draws one of each class given.
+            seed, first: image i of this call is image first + i of the request `seed`; it is the
+                same whatever n and batch are.
+            batch: images drawn at a time.
+            known: codes that are given, (n, N) and a mask.
+            sampling: any field of `Sampling` (guidance, temperature, top_k, top_p, ...), else the
+                pipeline's default.
+        Each image carries in `info["smalti"]` what is needed to draw it again. Raises ValueError
+        naming what is allowed.
+        """
+        images: list[Image.Image] = []
+        for part in self._parts(classes, n, first, batch):
+            given = None if known is None else _rows(known, part.offset, len(part.labels))
+            codes = self.tokenizer.spec.empty(len(part.labels), self.device)
+            for step in self._stream(part, seed, given, sampling):
+                codes = step.codes
+            images += self._tag(self.decode(codes), part, seed, sampling)
+        return images
+
+    def stream(
+        self,
+        classes: Sequence[int | str] | None = None,
+        n: int | None = None,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        every: int = 16,
+        known: Known | None = None,
+        **sampling: Any,
+    ) -> Iterator[Partial]:
+        """The images of `__call__`, in one batch, every so many steps and at the end."""
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}")
+        (part,) = self._parts(classes, n, first, batch=None)
+        for step in self._stream(part, seed, known, sampling):
+            done = step.index + 1
+            if done == step.total:
+                yield Partial(self._tag(self.decode(step.codes), part, seed, sampling), done, done)
+            elif done % every == 0:
+                yield Partial(self._preview(step), done, step.total)
+
+    def _parts(
+        self, classes: Sequence[int | str] | None, n: int | None, first: int, batch: int | None
+    ) -> list[_Part]:
+        ids = range(len(self.classes)) if classes is None else [self.class_id(c) for c in classes]
+        n = len(ids) if n is None else n
+        if n < 1 or not ids or (batch is not None and batch < 1) or first < 0:
+            raise ValueError(
+                "n, batch and the number of classes must be at least 1 and first 0 or more, "
+                f"got {n}, {batch}, {len(ids)}, {first}"
+            )
+        labels = [ids[(first + i) % len(ids)] for i in range(n)]
+        size = batch or n
+        return [_Part(i, first + i, labels[i : i + size]) for i in range(0, n, size)]
+
+    def class_id(self, name: int | str) -> int:
+        """The id of a class given by id or name (case does not matter)."""
+        if isinstance(name, int) or name.isdigit():
+            if int(name) < len(self.classes):
+                return int(name)
+        else:
+            lower = [c.lower() for c in self.classes]
+            if name.lower() in lower:
+                return lower.index(name.lower())
+        names = ", ".join(self.classes[:12]) + (", ..." if len(self.classes) > 12 else "")
+        raise ValueError(
+            f"class must be one of 0 ... {len(self.classes) - 1} or {names}, got {name!r}"
+        )
+
+    def _stream(
+        self, part: _Part, seed: int, known: Known | None, sampling: dict[str, Any]
+    ) -> Iterator[Step]:
+        guidance, filters = self._sampling(sampling).parts()
+        cond = Cond(labels=torch.tensor(part.labels, device=self.device))
+        noise = Noise.request(seed, len(part.labels), part.first, self.device)
+        with packed(self.model):
+            yield from stream(self.model, cond, noise, guidance, filters, known)
+
+    def _sampling(self, changes: dict[str, Any]) -> Sampling:
+        try:
+            return replace(self.sampling, **changes)
+        except TypeError:
+            known = ", ".join(asdict(self.sampling))
+            raise ValueError(f"sampling has {known}, got {', '.join(changes)}") from None
+
+    # -- codes and images
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, H, W) to codes (B, N, ...)."""
+        return self.tokenizer.encode(to_float(images.to(self.device)))
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, N, ...) to uint8 images (B, 3, H, W)."""
+        return to_uint8(self.tokenizer.decode(codes))
+
+    def _preview(self, step: Step) -> list[Image.Image]:
+        """Decode what there is; grey over grid cells that are not drawn yet."""
+        images = self.decode(step.codes)  # (B, 3, H, W)
+        grid = self.model.spec.grids[-1]
+        end = step.span.slots[-1] + 1
+        if len(self.model.spec.grids) == 1:
+            drawn = (torch.arange(grid[0] * grid[1], device=images.device) < end).view(1, 1, *grid)
+            cells = nn.functional.interpolate(drawn.float(), images.shape[2:], mode="nearest")
+            images = torch.where(cells > 0, images, torch.full_like(images, 128))
+        return to_pil(images)
+
+    def _tag(
+        self, images: Tensor, part: _Part, seed: int, sampling: dict[str, Any]
+    ) -> list[Image.Image]:
+        pictures, settings = to_pil(images), asdict(self._sampling(sampling))
+        for i, (picture, label) in enumerate(zip(pictures, part.labels, strict=True)):
+            picture.info["smalti"] = {
+                "pipeline": self.fingerprint,
+                "seed": seed,
+                "index": part.first + i,
+                "class": label,
+                "class_name": self.classes[label],
+                "dtype": str(self.dtype).removeprefix("torch."),
+                **settings,
+            }
+        return pictures
+
+    # -- files
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the tokenizer and the model."""
+        if "fingerprint" not in self.info:
+            self.info["fingerprint"] = f"{fingerprint(self.tokenizer)}-{fingerprint(self.model)}"
+        return self.info["fingerprint"]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the pipeline's folder, complete or not at all."""
+        folder = Path(folder)
+        temporary = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        mark = save_module(self.tokenizer, temporary / "tokenizer")
+        model = save_module(self.model, temporary / "model", tokenizer=mark)
+        kept = {k: v for k, v in self.info.items() if k in ("source", "credit")}
+        write_json(
+            temporary / "pipeline.json",
+            {
+                "format": 1,
+                "fingerprint": f"{mark}-{model}",
+                "classes": self.classes,
+                "sampling": asdict(self.sampling),
+                **kept,
+            },
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+
+    def push_to_hub(self, repo: str, private: bool = False) -> str:
+        """Upload the pipeline to the Hugging Face hub and return its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repo, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "pipeline")
+            return str(api.upload_folder(repo_id=repo, folder_path=Path(folder) / "pipeline"))
+
+
+class _Part(NamedTuple):
+    """Images drawn together."""
+
+    offset: int
+    """Place of the first in the call."""
+    first: int
+    """Number of the first in the request."""
+    labels: list[int]
+
+
+def _rows(known: Known, start: int, count: int) -> Known:
+    return Known(known.codes[start : start + count], known.mask[start : start + count])
+
+
+def load(
+    path: str | Path,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Pipeline:
+    """Load a pipeline from a folder or a Hugging Face hub id.
+
+    Args: device, by default the best there is; dtype of the generator's weights, by default
+    bfloat16 where the device is faster in it and float32 elsewhere. The tokenizer stays in float32.
+    Raises ValueError if there is no pipeline, or if tokenizer and model do not belong together.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        folder = _download(str(path))
+    if not (folder / "pipeline.json").is_file():
+        raise ValueError(f"{folder} is not a pipeline: it has no pipeline.json")
+    info = read_json(folder / "pipeline.json")
+    device = torch.device(device) if device is not None else best_device()
+    if dtype is None:
+        dtype = torch.bfloat16 if fast_bf16(device) else torch.float32
+    tokenizer, _ = load_module(folder / "tokenizer", registry.TOKENIZERS, device)
+    model, model_info = load_module(folder / "model", registry.MODELS, device, dtype)
+    mark = fingerprint(tokenizer)
+    if model_info.get("tokenizer") != mark:
+        raise ValueError(
+            f"{folder}: the model was trained on codes of tokenizer {model_info.get('tokenizer')}, "
+            f"the folder holds tokenizer {mark}"
+        )
+    sampling = from_dict(Sampling, info.get("sampling", {}), f"{folder}/pipeline.json: sampling")
+    return Pipeline(tokenizer, model, info.get("classes", ()), sampling, info)
+
+
+def _download(repo: str) -> Path:
+    if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
+        raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{repo} is not a folder, and the hub did not give it: {reason}") from None
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """uint8 images (B, 3, H, W) as pictures."""
+    return [Image.fromarray(x) for x in images.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def grid(images: Sequence[Image.Image], columns: int | None = None, zoom: int = 1) -> Image.Image:
+    """One picture of many of equal size, row by row, two pixels apart on white."""
+    if not images:
+        raise ValueError("a grid needs at least one image")
+    columns = columns or max(1, round(len(images) ** 0.5))
+    w, h = images[0].width * zoom, images[0].height * zoom
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (w + 2) + 2, rows * (h + 2) + 2), "white")
+    for (y, x), image in zip(itertools.product(range(rows), range(columns)), images, strict=False):
+        tile = image.resize((w, h), Image.Resampling.NEAREST)
+        sheet.paste(tile, (2 + x * (w + 2), 2 + y * (h + 2)))
+    return sheet
+
+
+def save_png(image: Image.Image, path: Path, metadata: Any = None) -> None:
+    """Write a PNG with `metadata` (default: the image's own) as JSON in the text chunk "smalti"."""
+    metadata = image.info.get("smalti") if metadata is None else metadata
+    chunk = PngInfo()
+    if metadata is not None:
+        chunk.add_text("smalti", json.dumps(metadata))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    image.save(temporary, format="PNG", pnginfo=chunk)
+    temporary.replace(path)

@@ -1,0 +1,53 @@
+"""Progress with an estimate of the time left, on the terminal's error stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+
+
+def columns() -> tuple[ProgressColumn, ...]:
+    """What every progress bar shows."""
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+
+
+def track(items: Iterable[T], title: str, total: int | None = None, scale: int = 1) -> Iterator[T]:
+    """Yield the items; from two seconds on, show how far it is. `scale`: things per item."""
+    if total is None:
+        total = len(items) if isinstance(items, Sized) else None
+    count = None if total is None else total * scale
+    console, began, bar, task = Console(stderr=True), time.monotonic(), None, None
+    try:
+        for i, item in enumerate(items):
+            yield item
+            if bar is None and console.is_terminal and time.monotonic() - began > 2:
+                bar = Progress(*columns(), console=console, transient=True)
+                task = bar.add_task(title, total=count, numbers="")
+                bar.start()
+            if bar is not None and task is not None:
+                bar.update(task, completed=(i + 1) * scale)
+    finally:
+        if bar is not None:
+            bar.stop()

@@ -1,0 +1,25 @@
+"""Recipes: functions that return everything about a training run, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from smalti.recipes import llamagen
+from smalti.recipes.base import Recipe
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    f.__name__: f
+    for f in (
+        llamagen.emoji_vqgan,
+        llamagen.emoji_llamagen,
+        llamagen.llamagen_vq16,
+        llamagen.llamagen_vq8,
+        llamagen.llamagen_b,
+        llamagen.llamagen_l,
+        llamagen.llamagen_xl,
+        llamagen.llamagen_xxl,
+        llamagen.llamagen_1b,
+        llamagen.llamagen_3b,
+        llamagen.llamagen_7b,
+    )
+}

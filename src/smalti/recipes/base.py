@@ -1,0 +1,59 @@
+"""What a recipe is: frozen dataclasses that say everything about one training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from smalti.data.transforms import Transform
+from smalti.models.llamagen import LlamaGenConfig
+from smalti.pipeline import Sampling
+from smalti.tokenizers.vqgan import VQGANConfig
+from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
+from smalti.train.trainer import TrainConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    source: str = "emoji"
+    """emoji, shapes, folder:PATH, parquet:PATH or hub:NAME."""
+    crop: Literal["center", "random", "ten"] = "center"
+    """center; random (tokenizers only); ten: ten fixed crops (generators)."""
+    flip: bool = True
+    """Mirror images: at random for a tokenizer, as a second set of codes for a generator."""
+    holdout: float = 0.1
+    """Share of the images kept for evaluation, the same ones in every run."""
+
+    def transform(self, size: int) -> Transform:
+        return Transform(size, self.crop, self.flip)
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """Train a tokenizer on images."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: VQGANConfig = field(default_factory=VQGANConfig)
+    objective: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    """Train a generator on codes. Grid, codebook entries and classes of the model are taken from
+    the codes."""
+
+    tokenizer: str = ""
+    """Folder of the trained tokenizer."""
+    codes: str = ""
+    """Token cache made by `smalti encode`; empty: encode `data` first, into the run's folder."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Used only where `codes` is empty."""
+    model: LlamaGenConfig = field(default_factory=LlamaGenConfig)
+    objective: LikelihoodConfig = field(default_factory=LikelihoodConfig)
+    sampling: Sampling = field(default_factory=Sampling)
+    """Of the preview grids, and the finished pipeline's default."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+Recipe = TokenizerRecipe | GeneratorRecipe

@@ -1,0 +1,235 @@
+"""A recipe and a folder in, a trained tokenizer or pipeline out.
+
+A run's folder holds recipe.json, metrics.jsonl, checkpoints/, previews/, and in the end tokenizer/
+or pipeline/ and report.json. Run again with the same recipe it goes on from the last checkpoint;
+a finished run returns its report at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smalti import registry
+from smalti.config import read_json, to_dict, write_json
+from smalti.data.loader import Images
+from smalti.data.source import Source, open_source, split
+from smalti.data.token_cache import CodeBatches, TokenCache
+from smalti.data.transforms import to_float, to_uint8
+from smalti.encoding import encode
+from smalti.eval.codebook import unigram_bits
+from smalti.eval.likelihood import likelihood
+from smalti.eval.reconstruction import reconstruction
+from smalti.models.llamagen import LlamaGen
+from smalti.pipeline import Pipeline, grid, save_png, to_pil
+from smalti.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
+from smalti.storage import fingerprint, load_module, save_module
+from smalti.tokenizers.vqgan import VQGAN
+from smalti.train.objectives import Likelihood, ReconstructionObjective
+from smalti.train.parallel import World, autocast, start, stop
+from smalti.train.trainer import Trainer
+
+LATER = ("log_every", "eval_every", "preview_every", "save_every", "keep", "device")
+"""Fields of the training configuration that a resumed run may change."""
+
+
+def train(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Run a recipe to its end in the folder `out` and return the report (None on other ranks).
+
+    Raises ValueError if `out` holds a run of another recipe.
+    """
+    world = start(recipe.train.device)
+    try:
+        if world.main:
+            claim(out, recipe)
+        report = out / "report.json"
+        if report.is_file() and read_json(report).get("steps") == recipe.train.steps:
+            return read_json(report)
+        if isinstance(recipe, TokenizerRecipe):
+            return train_tokenizer(recipe, out, world)
+        return train_generator(recipe, out, world)
+    finally:
+        stop()
+
+
+def claim(out: Path, recipe: Recipe) -> None:
+    """Write the recipe into the run's folder, or check that it is the one that stands there."""
+    path, mine = out / "recipe.json", to_dict(recipe)
+    if path.is_file():
+        for name, old, new in differences(read_json(path), mine):
+            if name.removeprefix("train.") not in LATER:
+                raise ValueError(
+                    f"{out} holds a run of another recipe: {name} was {old!r}, now {new!r}. Give "
+                    "another --out, or remove the folder to start over"
+                )
+    elif out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} exists and is not a run; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, mine)
+
+
+def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two JSON values differ: (dotted name, old, new)."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = dict.fromkeys([*a, *b])
+        found = (differences(a.get(k), b.get(k), f"{name}.{k}" if name else k) for k in keys)
+        return [d for part in found for d in part]
+    return [] if a == b else [(name, a, b)]
+
+
+# -- tokenizers
+
+
+def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[str, Any]:
+    """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
+    source = open_source(recipe.data.source)
+    height, width = recipe.model.size
+    if height != width:
+        raise ValueError(f"training takes square images, got model.size {recipe.model.size}")
+    transform = recipe.data.transform(height)
+    chosen, held = split(source, recipe.data.holdout)
+    config, seed = recipe.train, recipe.train.seed
+    batches = Images(source, chosen, transform, config.batch, seed, world.rank, world.size)
+    held_out = Images(source, held or chosen, replace(transform, flip=False), config.batch, seed)
+    torch.manual_seed(seed)
+    objective = ReconstructionObjective(VQGAN(recipe.model), recipe.objective, seed)
+    model = objective.model
+
+    def evaluate() -> dict[str, float]:
+        return reconstruction(model, held_out.evaluation(64), world.device)
+
+    def preview(path: Path) -> None:
+        images = next(held_out.evaluation(32))["images"]
+        save_png(comparison(model, images.to(world.device)), path, {})
+
+    trainer = Trainer(
+        objective,
+        batches,
+        config,
+        out,
+        world,
+        title="tokenizer",
+        show=("loss", "psnr", "usage"),
+        evaluate=evaluate,
+        preview=preview,
+    )
+    trainer.fit()
+    if not world.main:
+        return {}
+    model.eval()
+    with trainer.averaged():
+        save_module(model, out / "tokenizer", source=source.name)
+        measured = evaluate()
+    return finish(out, recipe, {f"held_out_{k}": v for k, v in measured.items()}, source)
+
+
+@torch.inference_mode()
+def comparison(model: Any, images: torch.Tensor) -> Any:
+    """Images (B, 3, H, W) uint8 and what comes back: rows of originals over reconstructions."""
+    back = to_uint8(model.decode(model.encode(to_float(images))))
+    rows: list[Any] = []
+    for i in range(0, len(images), 8):
+        rows += to_pil(images[i : i + 8]) + to_pil(back[i : i + 8])
+    return grid(rows, columns=min(8, len(images)), zoom=max(1, 64 // images.shape[-1]))
+
+
+# -- generators
+
+
+def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[str, Any]:
+    """Train a generator on codes; `out`/pipeline is what `smalti sample` takes."""
+    if not recipe.tokenizer:
+        raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
+    config, seed = recipe.train, recipe.train.seed
+    tokenizer, info = load_module(Path(recipe.tokenizer), registry.TOKENIZERS, world.device)
+    cache = open_codes(recipe, out, tokenizer, world)
+    chosen, held = cache.indices("train"), cache.indices("held_out")
+    if not len(held):
+        held = chosen
+    classes = cache.classes or ["image"]
+    model = LlamaGen(
+        replace(
+            recipe.model,
+            grid=cache.spec.grids[0],
+            vocab=cache.spec.vocab,
+            classes=len(classes),
+        )
+    )
+    torch.manual_seed(seed)
+    model.init_weights()
+    batches = CodeBatches(cache, chosen, config.batch, seed, world.rank, world.size, train=True)
+    held_out = CodeBatches(cache, held, config.batch, seed, train=False)
+    with_info = {"source": cache.source, **({"credit": c} if (c := credit(cache.source)) else {})}
+    pipeline = Pipeline(tokenizer, model, classes, recipe.sampling, with_info)
+
+    def evaluate() -> dict[str, float]:
+        with autocast(world.device, config.precision):
+            return likelihood(model, held_out.evaluation(64), world.device)
+
+    def preview(path: Path) -> None:
+        with autocast(world.device, config.precision):
+            images = pipeline(n=max(32, min(64, len(classes) * 4)), seed=seed)
+        save_png(grid(images, columns=8, zoom=2 if images[0].width <= 64 else 1), path, {})
+        pipeline.info.pop("fingerprint", None)  # the weights go on changing
+
+    trainer = Trainer(
+        Likelihood(model, recipe.objective),
+        batches,
+        config,
+        out,
+        world,
+        title="generator",
+        unit="tokens",
+        units_per_item=model.spec.positions,
+        evaluate=evaluate,
+        preview=preview,
+    )
+    trainer.fit()
+    if not world.main:
+        return {}
+    model.eval()
+    with trainer.averaged():
+        measured = {f"held_out_{k}": v for k, v in evaluate().items()}
+        pipeline.save_pretrained(out / "pipeline")
+    train_codes = torch.cat([cache.codes(chosen, v) for v in range(cache.views)])
+    unigram = unigram_bits(train_codes, cache.codes(held, 0), cache.spec.vocab)
+    measured["unigram_bits_per_token"] = unigram
+    measured["below_unigram"] = 1 - measured["held_out_bits_per_token"] / unigram
+    return finish(out, recipe, measured)
+
+
+def open_codes(recipe: GeneratorRecipe, out: Path, tokenizer: Any, world: World) -> TokenCache:
+    """The recipe's token cache; made in the run's folder where the recipe names none."""
+    path = Path(recipe.codes) if recipe.codes else out / "codes.arrow"
+    if not recipe.codes and not path.exists() and world.main:
+        source = open_source(recipe.data.source)
+        transform = recipe.data.transform(tokenizer.config.size[0])
+        encode(source, tokenizer, transform, path, recipe.data.holdout, device=world.device)
+    if world.size > 1:
+        torch.distributed.barrier()
+    cache = TokenCache(path)
+    cache.require(fingerprint(tokenizer))
+    return cache
+
+
+def credit(source: str) -> str | None:
+    """Whose art a source shows, where that must be said."""
+    if source.split(":")[0] != "emoji":
+        return None
+    from smalti.data.emoji import CREDIT
+
+    return CREDIT
+
+
+def finish(
+    out: Path, recipe: Recipe, measured: dict[str, Any], source: Source | None = None
+) -> dict[str, Any]:
+    """Write and return the report."""
+    report = {"steps": recipe.train.steps, **measured}
+    if source is not None:
+        report |= {"source": source.name, "source_fingerprint": source.fingerprint()}
+    write_json(out / "report.json", report)
+    return report

@@ -1,0 +1,39 @@
+"""Names of systems in files and on the command line: plain dicts, no decorators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from smalti.models import llamagen
+from smalti.tokenizers import vqgan
+
+
+@dataclass(frozen=True)
+class Entry:
+    config: type[Any]
+    module: type[nn.Module]
+    tiny: Any
+    """A function that gives the config of a very small one, for tests."""
+
+
+TOKENIZERS = {"vqgan": Entry(vqgan.VQGANConfig, vqgan.VQGAN, vqgan.tiny)}
+MODELS = {"llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny)}
+
+
+def entry(kind: str, among: dict[str, Entry], where: str) -> Entry:
+    """Look a name up. Raises ValueError naming what is known."""
+    if kind not in among:
+        raise ValueError(f"{where}: type must be one of {', '.join(among)}, got {kind!r}")
+    return among[kind]
+
+
+def name_of(module: nn.Module) -> str:
+    """The name under which a module's class is registered."""
+    for known in (TOKENIZERS, MODELS):
+        for name, item in known.items():
+            if type(module) is item.module:
+                return name
+    raise ValueError(f"{type(module).__name__} is not registered")

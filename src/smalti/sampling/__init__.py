@@ -1,0 +1,1 @@
+"""Pure functions of sampling: guidance, filters, noise."""

@@ -1,0 +1,88 @@
+"""Addressable noise: every random number of a generation has an address, not a place in a queue.
+
+`Noise` gives the number of (seed, image index, slot, step, element) whatever else is drawn, so
+image i of a request is the same alone, in any batch and on any number of processes, and nothing
+that is captured or compiled holds a generator. The numbers are Philox-4x32-10 (Salmon et al. 2011,
+"Parallel random numbers: as easy as 1, 2, 3"), computed with integer tensor operations, so they are
+equal on every device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_WORD = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
+    """Philox-4x32-10: four counter words and two key words to four random words.
+
+    All are int64 tensors holding unsigned 32-bit values and are broadcast against each other.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        # the product of two 32-bit words wraps in int64, but its bits are right
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _WORD) ^ c1 ^ k0,
+            p1 & _WORD,
+            ((p0 >> 32) & _WORD) ^ c3 ^ k1,
+            p0 & _WORD,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return [c0, c1, c2, c3]
+
+
+class Noise:
+    """Random numbers of B images by (slot, step, element).
+
+    Args: seeds (B,) int64, the seed of each image's request; index (B,) int64, the number of the
+    image in its request, below 2**32.
+    """
+
+    def __init__(self, seeds: Tensor, index: Tensor) -> None:
+        if seeds.shape != index.shape or seeds.dim() != 1:
+            raise ValueError(
+                f"seeds and index must both be (B,), got {tuple(seeds.shape)}, {tuple(index.shape)}"
+            )
+        self.seeds, self.index = seeds, index
+
+    @staticmethod
+    def request(
+        seed: int, count: int, first: int = 0, device: torch.device | str | None = None
+    ) -> Noise:
+        """The noise of images first ... first + count - 1 of the request with this seed."""
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError(f"seed must fit in 64 bits, got {seed}")
+        index = torch.arange(first, first + count, device=device)
+        return Noise(torch.full_like(index, seed), index)
+
+    def _words(self, slots: Tensor, width: int, step: int, stream: int) -> Tensor:
+        """(B, n, width rounded up to fours) unsigned 32-bit words."""
+        slots = slots.to(self.seeds.device).view(1, -1, 1)
+        element = torch.arange(math.ceil(width / 4), device=slots.device).view(1, 1, -1)
+        seeds, index = self.seeds.view(-1, 1, 1), self.index.view(-1, 1, 1)
+        zero = torch.zeros_like(seeds + slots + element)
+        counter = [zero + slots, zero + (element * 2 + stream), zero + step, zero + index]
+        words = philox(counter, [seeds & _WORD, (seeds >> 32) & _WORD])
+        return torch.stack(words, -1).flatten(-2)
+
+    def uniform(self, slots: Tensor, width: int = 0, step: int = 0) -> Tensor:
+        """Float32 numbers in [0, 1): (B, n) for slots (n,), or (B, n, width)."""
+        words = self._words(slots, width or 1, step, stream=0)
+        numbers = (words >> 8).float() * 2.0**-24
+        return numbers[..., :width] if width else numbers[..., 0]
+
+    def normal(self, slots: Tensor, width: int = 0, step: int = 0) -> Tensor:
+        """Standard normal float32 numbers, (B, n) or (B, n, width), by Box and Muller."""
+        words = self._words(slots, 2 * (width or 1), step, stream=1)
+        numbers = ((words >> 8).double() + 0.5) * 2.0**-24  # in (0, 1)
+        u, v = numbers[..., 0::2], numbers[..., 1::2]
+        numbers = ((-2 * u.log()).sqrt() * (2 * math.pi * v).cos()).float()
+        return numbers[..., :width] if width else numbers[..., 0]

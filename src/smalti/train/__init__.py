@@ -1,0 +1,1 @@
+"""Training: one trainer for tokenizers and generators, objectives, checkpoints."""

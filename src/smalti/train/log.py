@@ -1,0 +1,107 @@
+"""What a run leaves behind and shows: metrics.jsonl, TensorBoard when installed, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from smalti.progress import columns
+
+
+class MetricsFile:
+    """One JSON object per line. Lines behind the step that a run resumes from are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:  # cut off by a crash
+                    continue
+                if record.get("step", 0) <= step:
+                    kept.append(line)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            temporary.replace(path)
+        self.file = open(path, "a", buffering=1)  # noqa: SIM115 - closed by Log
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.file.write(json.dumps(record) + "\n")
+
+
+class Log:
+    """Metrics to files and a live line to the terminal; silent on all but the main process."""
+
+    def __init__(self, run: Path, title: str, start: int, steps: int, main: bool = True) -> None:
+        self.main, self.steps, self.title = main, steps, title
+        self.console = Console(stderr=True, quiet=not main, soft_wrap=True)
+        self.metrics = MetricsFile(run / "metrics.jsonl", start) if main else None
+        self.board = _tensorboard(run / "tensorboard") if main else None
+        self.live = self.console.is_terminal
+        self.progress = Progress(
+            *columns(),
+            console=self.console,
+            disable=not (main and self.live),
+        )
+        self.task = self.progress.add_task(title, total=steps, completed=start, numbers="")
+        self.began, self.first, self.shown = time.monotonic(), start, 0.0
+
+    def __enter__(self) -> Log:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+        if self.metrics is not None:
+            self.metrics.file.close()
+        if self.board is not None:
+            self.board.close()
+
+    def advance(self, step: int) -> None:
+        """Show that `step` steps are done."""
+        self.progress.update(self.task, completed=step)
+
+    def record(self, step: int, numbers: dict[str, float], show: list[str]) -> None:
+        """Write numbers of a step and show some of them."""
+        if self.metrics is None:
+            return
+        rounded = {k: float(f"{v:.6g}") for k, v in numbers.items()}
+        self.metrics.write({"step": step} | rounded)
+        if self.board is not None:
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, step)
+        text = "  ".join(f"{n} {numbers[n]:.4g}" for n in show if n in numbers)
+        self.progress.update(self.task, completed=step, numbers=text)
+        now = time.monotonic()
+        if not self.live and (now - self.shown > 10 or step == self.steps):
+            self.shown = now
+            left = (now - self.began) / max(step - self.first, 1) * (self.steps - step)
+            self.console.print(
+                f"{self.title}: step {step} of {self.steps}  {text}  about {left:.0f} s left",
+                highlight=False,
+            )
+
+    def say(self, text: str) -> None:
+        """A line of text above the progress bar."""
+        self.progress.console.print(text, highlight=False)
+
+
+def _tensorboard(folder: Path) -> Any:
+    """A TensorBoard writer, or None where the extra `log` is not installed."""
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))

@@ -1,0 +1,223 @@
+"""What is minimised: one objective for generators, one for reconstructing tokenizers.
+
+An objective is a module that owns everything trained or watched. `forward(batch, step)` gives one
+total loss per optimizer and what to log; all totals are added and differentiated once, which equals
+separate steps because no total reaches the parameters of another optimizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from smalti.codes import Cond
+from smalti.data.transforms import to_float
+from smalti.tokenizers.quantize.vq import as_map
+from smalti.tokenizers.vqgan import VQGAN
+from smalti.train.codebook import CodebookCare, CodebookConfig
+from smalti.train.gan import (
+    GanLoss,
+    PatchGAN,
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+)
+from smalti.train.perceptual import perceptual
+
+Batch = dict[str, Tensor]
+
+
+class Losses(NamedTuple):
+    totals: dict[str, Tensor]
+    """One scalar per optimizer, with the names of `optimized`."""
+    logs: dict[str, Tensor]
+    """Detached scalars to log."""
+
+
+class Objective(Protocol):
+    """What the trainer knows: an nn.Module with these."""
+
+    model: nn.Module
+    """What is saved, averaged and evaluated in the end."""
+
+    def optimized(self) -> dict[str, nn.Module]:
+        """The modules that each optimizer trains, by the optimizer's name."""
+        ...
+
+    def forward(self, batch: Batch, step: int) -> Losses: ...
+
+    def advice(self, logs: dict[str, float]) -> str | None:
+        """A sentence for the user if the logged numbers call for one."""
+        ...
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    cond_dropout: float = 0.1
+    """Share of samples trained without their condition, for guidance."""
+
+
+class Likelihood(nn.Module):
+    """Mean negative log-likelihood of codes (nats per position), with condition dropout."""
+
+    def __init__(self, model: nn.Module, config: LikelihoodConfig) -> None:
+        super().__init__()
+        if not 0 <= config.cond_dropout <= 1:
+            raise ValueError(f"cond_dropout must be in [0, 1], got {config.cond_dropout}")
+        self.model: Any = model
+        self.config = config
+
+    def optimized(self) -> dict[str, nn.Module]:
+        return {"model": self.model}
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        codes = batch["codes"]
+        cond = Cond(labels=batch["labels"])
+        drop = torch.rand(len(codes), device=codes.device) < self.config.cond_dropout
+        loss = self.model.loss(codes, cond.dropped(drop)).mean()
+        return Losses({"model": loss}, {"loss": loss.detach()})
+
+    def advice(self, logs: dict[str, float]) -> str | None:
+        return None
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    pixel: Literal["l1", "l2"] = "l2"
+    pixel_weight: float = 1.0
+    perceptual: str = "lpips"
+    """none, lpips (weights from the hub) or a folder with its two weight files."""
+    perceptual_weight: float = 1.0
+    quantizer_weight: float = 1.0
+    """Pulls codes towards latents; works on the codebook alone."""
+    commitment: float = 0.25
+    """Pulls latents towards codes."""
+    entropy: float = 0.0
+    """Weight of the entropy loss: sure assignments, all codes equally often."""
+    gan: GanLoss = "hinge"
+    gan_weight: float = 0.5
+    """0 trains without a discriminator."""
+    gan_start: int = 20000
+    """Step at which the discriminator sets in."""
+    gan_adaptive: bool = False
+    """Scale the adversarial loss to the gradient of the others at the last layer."""
+    gan_channels: int = 64
+    gan_layers: int = 3
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+
+
+class ReconstructionObjective(nn.Module):
+    """Pixel + perceptual + adversarial + quantizer losses of a VQGAN, after LlamaGen."""
+
+    def __init__(self, model: VQGAN, config: ReconstructionConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        self.care = CodebookCare(model.quantize, config.codebook, seed)
+        self.perceptual = perceptual(config.perceptual) if config.perceptual_weight else None
+        self.discriminator = None
+        if config.gan_weight:
+            self.discriminator = PatchGAN(config.gan_channels, config.gan_layers)
+            if min(model.config.size) < self.discriminator.smallest:
+                raise ValueError(
+                    f"images of {min(model.config.size)} pixels are too small for a PatchGAN of "
+                    f"{config.gan_layers} layers, which needs {self.discriminator.smallest}: take "
+                    "fewer --objective.gan-layers, or --objective.gan-weight 0"
+                )
+
+    def optimized(self) -> dict[str, nn.Module]:
+        modules: dict[str, nn.Module] = {"model": self.model}
+        if self.discriminator is not None:
+            modules["discriminator"] = self.discriminator
+        return modules
+
+    def train(self, mode: bool = True) -> ReconstructionObjective:
+        super().train(mode)
+        if self.perceptual is not None:
+            self.perceptual.eval()
+        return self
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        images = to_float(batch["images"])
+        config, quantizer = self.config, self.model.quantize
+        if config.codebook.kmeans and step == config.codebook.warmup:
+            with torch.no_grad():
+                self.care.collect(quantizer.rows(self.model.latent(images)))
+            self.care.start(quantizer, step)
+        if self.care.warming_up(step):
+            return self._warmup(images)
+        z = self.model.latent(images)  # (B, C, h, w)
+        # before the codebook is used: a graph must not see its rows change
+        self.care.restart(quantizer, quantizer.rows(z.detach()), step)
+        quantized = quantizer(z, entropy=config.entropy > 0)
+        out = self.model.render(quantized.latent.to(z.dtype))
+        logs: dict[str, Tensor] = {}
+        total = reconstruction = self._reconstruction(out, images, logs)
+        weights = {
+            "codebook": config.quantizer_weight,
+            "commitment": config.commitment,
+            "entropy": config.entropy,
+        }
+        for name, loss in quantized.losses.items():
+            total = total + weights[name] * loss
+            logs[name] = loss.detach()
+        totals = {"model": total}
+        if self.discriminator is not None and step >= config.gan_start:
+            totals["model"] = total + self._adversarial(out, reconstruction, logs)
+            totals["discriminator"] = self._discriminate(images, out.detach(), logs)
+        self.care.observe(quantized.codes)
+        return Losses(totals, logs | {"loss": total.detach()} | self.care.meters())
+
+    def _warmup(self, images: Tensor) -> Losses:
+        """Plain autoencoding, before there is a codebook."""
+        z = self.model.latent(images)
+        rows = self.model.quantize.rows(z)  # (B * h * w, C)
+        self.care.collect(rows.detach())
+        logs: dict[str, Tensor] = {}
+        latent = as_map(rows, z).to(z.dtype)
+        total = self._reconstruction(self.model.render(latent), images, logs)
+        return Losses({"model": total}, logs | {"loss": total.detach()})
+
+    def _reconstruction(self, out: Tensor, images: Tensor, logs: dict[str, Tensor]) -> Tensor:
+        """Weighted pixel and perceptual loss. The log "psnr" is in dB, of a [0, 1] range."""
+        out = out.float()
+        mse = F.mse_loss(out, images)
+        pixel = mse if self.config.pixel == "l2" else F.l1_loss(out, images)
+        logs["pixel"] = pixel.detach()
+        logs["psnr"] = -10 * (mse.detach() / 4).log10()
+        total = self.config.pixel_weight * pixel
+        if self.perceptual is not None:
+            distance = self.perceptual(out, images).mean()
+            logs["perceptual"] = distance.detach()
+            total = total + self.config.perceptual_weight * distance
+        return total
+
+    def _adversarial(self, out: Tensor, reconstruction: Tensor, logs: dict[str, Tensor]) -> Tensor:
+        assert self.discriminator is not None
+        # detached parameters: this loss must not reach the discriminator
+        frozen = {n: p.detach() for n, p in self.discriminator.named_parameters()}
+        logits = functional_call(self.discriminator, frozen, (out,))
+        loss = generator_loss(self.config.gan, logits.float())
+        logs["adversarial"] = loss.detach()
+        if self.config.gan_adaptive:
+            weight = adaptive_weight(reconstruction, loss, self.model.last_layer)
+            logs["adversarial_weight"] = weight
+            loss = loss * weight
+        return self.config.gan_weight * loss
+
+    def _discriminate(self, real: Tensor, fake: Tensor, logs: dict[str, Tensor]) -> Tensor:
+        assert self.discriminator is not None
+        real_logits = self.discriminator(real).float()
+        fake_logits = self.discriminator(fake).float()
+        loss = discriminator_loss(self.config.gan, real_logits, fake_logits)
+        logs["discriminator"] = loss.detach()
+        return loss
+
+    def advice(self, logs: dict[str, float]) -> str | None:
+        if "usage" not in logs:
+            return None
+        return self.care.advice(logs["usage"], self.model.quantize)

@@ -1,0 +1,81 @@
+"""Devices, precision and processes. Model code is written for one device; this is the outside."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """True on the one process that writes files and shows progress."""
+        return self.rank == 0
+
+
+def best_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def start(device: str = "auto") -> World:
+    """Join the processes that `torchrun` started, or be the only one."""
+    chosen = best_device() if device == "auto" else torch.device(device)
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return World(dist.get_rank() if size > 1 else 0, size, chosen)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def replicate(objective: nn.Module, world: World) -> nn.Module:
+    """The objective with gradients averaged over all processes."""
+    if world.size == 1:
+        return objective
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    # a discriminator that has not started yet leaves its parameters without gradients
+    return DistributedDataParallel(objective, device_ids=ids, find_unused_parameters=True)
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """True where bfloat16 products are faster than float32: CUDA, and CPUs with the instructions.
+
+    Emulated bfloat16 is several times slower than float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu":
+        found = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return False
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The autocast context of a precision; "auto" is bfloat16 where that is faster."""
+    on = precision == "bf16" or (precision == "auto" and fast_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=on)

@@ -1,0 +1,73 @@
+"""Small systems with random weights, and inputs for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smalti import registry
+from smalti.codes import Cond, TokenSpec
+from smalti.models import llamagen
+
+
+def models() -> dict[str, tuple[type[nn.Module], Any]]:
+    """Class and config of every registered model at its tiny size, and of some variants."""
+    found = {name: (item.module, item.tiny()) for name, item in registry.MODELS.items()}
+    small = llamagen.tiny()
+    text = replace(small, classes=0, text_length=6, text_dim=12)
+    grouped = replace(small, kv_heads=1, grid=(2, 5))
+    return found | {
+        "llamagen-text": (llamagen.LlamaGen, text),
+        "llamagen-grouped": (llamagen.LlamaGen, grouped),
+    }
+
+
+def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
+    """Class and config of every registered tokenizer at its tiny size, and of some variants."""
+    found = {name: (item.module, item.tiny()) for name, item in registry.TOKENIZERS.items()}
+    module, small = found["vqgan"]
+    variant = replace(small, size=(16, 32), patch=2, l2_norm=False, attention=False)
+    wide = replace(small, channels=40)  # groups of more than one channel
+    return found | {"vqgan-variant": (module, variant), "vqgan-wide": (module, wide)}
+
+
+def build(module: type[nn.Module], config: Any, seed: int = 0) -> Any:
+    """A module in evaluation mode whose every weight matters.
+
+    As initialised, heads are zero and norms are one, so that many mistakes would not show.
+    """
+    torch.manual_seed(seed)
+    model = module(config).eval()
+    with torch.no_grad():
+        for part in model.modules():
+            for name, weight in part.named_parameters(recurse=False):
+                noise = torch.randn_like(weight)
+                if isinstance(part, nn.Embedding):
+                    weight.copy_(noise)
+                elif weight.dim() > 1:
+                    weight.copy_(noise / weight[0].numel() ** 0.5)
+                else:
+                    weight.copy_(0.1 * noise + (1 if name == "weight" else 0))
+    return model
+
+
+def random_codes(spec: TokenSpec, batch: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    if spec.discrete:
+        return torch.randint(spec.vocab, spec.shape(batch), generator=generator)
+    return torch.randn(spec.shape(batch), generator=generator)
+
+
+def random_cond(model: Any, batch: int, seed: int = 0) -> Cond:
+    """Labels, or left-padded texts of different lengths, whichever the model takes."""
+    generator = torch.Generator().manual_seed(seed)
+    config = model.config
+    if config.classes:
+        return Cond(labels=torch.randint(config.classes, (batch,), generator=generator))
+    lengths = torch.randint(1, config.text_length, (batch,), generator=generator)
+    mask = torch.arange(config.text_length) >= config.text_length - lengths[:, None]
+    text = torch.randn(batch, config.text_length, config.text_dim, generator=generator)
+    return Cond(text=text * mask[..., None], text_mask=mask)

@@ -1,0 +1,289 @@
+"""What every registered model promises, at its tiny size with random weights."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from builders import build, models, random_codes, random_cond
+from smalti import registry
+from smalti.codes import Cond, Span
+from smalti.engine.causal import Known, generate, spans, stream
+from smalti.sampling.filters import Filters
+from smalti.sampling.guidance import ClassifierFree, Guidance
+from smalti.sampling.noise import Noise
+from smalti.storage import load_module, save_module
+
+B = 3
+CASES = models()
+BITS = 1e-5  # how far float32 results may differ when computed in another order
+
+
+@pytest.fixture(params=CASES, scope="module")
+def model(request):
+    return build(*CASES[request.param])
+
+
+def whole(model) -> Span:
+    (span,) = spans([model.spec.positions])
+    return span
+
+
+def ends(model) -> list[tuple[int, int]]:
+    """First slot and end of each block."""
+    steps = [span.slots.tolist() for span in spans(model.blocks)]
+    return [(slots[0], slots[-1] + 1) for slots in steps]
+
+
+@torch.no_grad()
+def full_hidden(model, codes: Tensor, cond: Cond) -> Tensor:
+    return model.hidden(codes, model.prepare(cond), whole(model))
+
+
+class Constant:
+    """Both branches at one scale, even where `Guidance` would compute only one."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def branches(self, cond: Cond) -> Cond:
+        return Cond.cat([cond, cond.null()])
+
+    def at(self, step: int, steps: int) -> ClassifierFree:
+        return ClassifierFree(self.scale)
+
+
+def drawn(model, cond, noise, guidance=None, filters=None, known=None) -> tuple[Tensor, Tensor]:
+    """Codes and log-probabilities of a whole generation."""
+    steps = list(stream(model, cond, noise, guidance, filters, known))
+    return steps[-1].codes, torch.cat([step.logp for step in steps], 1)
+
+
+def test_blocks_cover_the_spec(model):
+    assert sum(model.blocks) == model.spec.positions
+
+
+@pytest.mark.parametrize("bucket", [1, 8])
+@torch.no_grad()
+def test_cached_hidden_equals_full_and_reads_only_earlier_codes(model, bucket):
+    codes, cond = random_codes(model.spec, B), random_cond(model, B)
+    expected = full_hidden(model, codes, cond)
+    prepared, cache = model.prepare(cond), model.cache(B)
+    seen = random_codes(model.spec, B, seed=1)  # what is not drawn yet is arbitrary
+    for span in spans(model.blocks, bucket=bucket):
+        h = model.hidden(seen, prepared, span, cache)
+        torch.testing.assert_close(h, expected[:, span.slots], rtol=0, atol=BITS)
+        seen[:, span.slots] = codes[:, span.slots]
+
+
+def test_no_code_leaks_into_its_own_or_an_earlier_block(model):
+    codes, other = random_codes(model.spec, B), random_codes(model.spec, B, seed=1)
+    cond = random_cond(model, B)
+    before = full_hidden(model, codes, cond)
+    for start, end in ends(model):
+        changed = torch.where(codes == other, (other + 1) % model.spec.vocab, other)
+        after = full_hidden(model, torch.cat((codes[:, :start], changed[:, start:]), 1), cond)
+        torch.testing.assert_close(after[:, :end], before[:, :end], rtol=0, atol=BITS)
+        if end < model.spec.positions:
+            moved = (after[:, end:] - before[:, end:]).abs().amax((0, 2))
+            assert (moved > 1e-3).all(), "later slots must read the code"
+
+
+def test_guidance_1_equals_no_guidance(model):
+    cond, noise = random_cond(model, B), Noise.request(5, B)
+    codes, logp = drawn(model, cond, noise)
+    guided, guided_logp = drawn(model, cond, noise, Constant(1.0))
+    assert torch.equal(codes, guided)
+    torch.testing.assert_close(logp, guided_logp, rtol=0, atol=3 * BITS)
+    off, off_logp = drawn(model, cond, noise, Guidance(1.0))
+    assert torch.equal(codes, off) and torch.equal(logp, off_logp)
+
+
+def test_guidance_0_equals_no_condition_and_3_is_something_else(model):
+    cond, noise = random_cond(model, B), Noise.request(5, B)
+    codes, logp = drawn(model, cond.null(), noise)
+    guided, guided_logp = drawn(model, cond, noise, Constant(0.0))
+    assert torch.equal(codes, guided)
+    torch.testing.assert_close(logp, guided_logp, rtol=0, atol=3 * BITS)
+    strong, _ = drawn(model, cond, noise, Guidance(3.0))
+    same, _ = drawn(model, cond, noise, Constant(3.0))
+    assert torch.equal(strong, same)
+    assert not torch.equal(strong, codes)
+    assert not torch.equal(strong, drawn(model, cond, noise)[0])
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_a_row_does_not_depend_on_its_batch(model, scale):
+    cond = random_cond(model, B)
+    noise = Noise(torch.tensor([1, -2, 3]), torch.tensor([0, 7, 0]))
+    guidance, filters = Guidance(scale), Filters(1.1, top_k=20, top_p=0.95)
+    codes, logp = drawn(model, cond, noise, guidance, filters)
+    for i in range(B):
+        row = slice(i, i + 1)
+        alone = Noise(noise.seeds[row], noise.index[row])
+        one, one_logp = drawn(model, cond.rows(row), alone, guidance, filters)
+        assert torch.equal(one, codes[row])
+        torch.testing.assert_close(one_logp, logp[row], rtol=0, atol=5 * BITS)
+
+
+def test_same_noise_same_codes(model):
+    cond = random_cond(model, B)
+    codes = generate(model, cond, Noise.request(3, B))
+    assert codes.shape == model.spec.shape(B)
+    assert 0 <= codes.min() and codes.max() < model.spec.vocab
+    assert torch.equal(codes, generate(model, cond, Noise.request(3, B)))
+    assert torch.equal(codes, generate(model, cond, Noise.request(3, B), bucket=8))
+    assert not torch.equal(codes, generate(model, cond, Noise.request(4, B)))
+    one = cond.rows(slice(0, 1))
+    twice = generate(model, Cond.cat([one, one]), Noise.request(3, 2))
+    assert not torch.equal(twice[0], twice[1]), "two images of a request are different"
+
+
+def test_known_codes_come_out_unchanged_and_the_others_react(model):
+    cond, noise = random_cond(model, B), Noise.request(3, B)
+    free = generate(model, cond, noise)
+    starts = ends(model)
+    mask = torch.zeros(B, model.spec.positions, dtype=torch.bool)
+    first = starts[len(starts) // 3][0]
+    mask[:, first::3] = True
+    mask[0] = False  # each row has its own mask
+    results = []
+    for seed in (1, 2):
+        given = random_codes(model.spec, B, seed=seed)
+        out = generate(model, cond, noise, known=Known(given, mask))
+        assert torch.equal(out[mask], given[mask])
+        assert torch.equal(out[0], free[0])
+        assert torch.equal(out[:, :first], free[:, :first]), "the past does not know the future"
+        results.append(out)
+    assert not torch.equal(results[0][1:][~mask[1:]], results[1][1:][~mask[1:]])
+
+
+def test_loss_is_that_of_the_hidden_states(model):
+    codes, cond = random_codes(model.spec, B), random_cond(model, B)
+    with torch.no_grad():
+        loss = model.loss(codes, cond)
+        logits = model.head.logits(full_hidden(model, codes, cond)).double()
+    assert loss.shape == codes.shape[:2] and loss.dtype == torch.float32
+    assert loss.isfinite().all()
+    expected = torch.empty(codes.shape, dtype=torch.float64)
+    for b in range(B):
+        for i, code in enumerate(codes[b]):
+            expected[b, i] = logits[b, i].logsumexp(0) - logits[b, i, code]
+    torch.testing.assert_close(loss.double(), expected, rtol=0, atol=BITS)
+    torch.testing.assert_close(loss.mean().double(), expected.mean(), rtol=0, atol=BITS)
+
+
+@torch.no_grad()
+def test_loss_may_read_other_codes_than_it_predicts(model):
+    codes, other = random_codes(model.spec, B), random_codes(model.spec, B, seed=1)
+    cond = random_cond(model, B)
+    torch.testing.assert_close(model.loss(codes, cond, read=codes), model.loss(codes, cond))
+    hidden = full_hidden(model, other, cond)
+    expected = model.head.loss(hidden, codes)
+    torch.testing.assert_close(model.loss(codes, cond, read=other), expected)
+
+
+def test_drawing_agrees_with_the_loss(model):
+    """log p of drawn codes, without guidance and filters, is what the loss says of them."""
+    cond = random_cond(model, B)
+    codes, logp = drawn(model, cond, Noise.request(3, B))
+    with torch.no_grad():
+        torch.testing.assert_close(-logp, model.loss(codes, cond), rtol=0, atol=3 * BITS)
+
+
+@torch.no_grad()
+def test_a_dropped_condition_changes_the_loss_and_hides_what_it_was(model):
+    codes, cond = random_codes(model.spec, B), random_cond(model, B)
+    other = random_cond(model, B, seed=1)
+    if cond.text_mask is not None:
+        other = replace(other, text_mask=cond.text_mask)  # upstream keeps it in dropped rows
+    else:
+        other = Cond(labels=(cond.labels + 1) % model.config.classes)
+    loss, dropped = model.loss(codes, cond), model.loss(codes, cond.null())
+    assert ((loss - dropped).abs().amax(1) > 1e-3).all()
+    assert ((loss - model.loss(codes, other)).abs().amax(1) > 1e-3).all()
+    torch.testing.assert_close(dropped, model.loss(codes, other.null()), rtol=0, atol=BITS)
+    some = torch.tensor([True, False, True])
+    mixed = model.loss(codes, cond.dropped(some))
+    torch.testing.assert_close(mixed[some], dropped[some], rtol=0, atol=BITS)
+    torch.testing.assert_close(mixed[~some], loss[~some], rtol=0, atol=BITS)
+
+
+@pytest.mark.parametrize("name", [n for n, (_, c) in CASES.items() if c.text_length])
+def test_padding_of_the_text_is_not_read(name):
+    model = build(*CASES[name])
+    codes, cond = random_codes(model.spec, B), random_cond(model, B)
+    assert not cond.text_mask.all()
+    noise = torch.randn(cond.text.shape)
+    padded = replace(cond, text=torch.where(cond.text_mask[..., None], cond.text, noise))
+    read = replace(cond, text=torch.where(cond.text_mask[..., None], noise, cond.text))
+    with torch.no_grad():
+        loss = model.loss(codes, cond)
+        torch.testing.assert_close(model.loss(codes, padded), loss, rtol=0, atol=BITS)
+        assert ((model.loss(codes, read) - loss).abs().amax(1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training(name):
+    """From its own initialisation: starts at uniform, falls in 20 steps, moves every parameter."""
+    torch.manual_seed(0)
+    module, config = CASES[name]
+    model = module(config).train()
+    codes = random_codes(model.spec, 4)
+    cond = random_cond(model, 4).dropped(torch.tensor([True, False, False, False]))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses, moved = [], set()
+    for _ in range(20):
+        loss = model.loss(codes, cond).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+            if parameter.grad.abs().max() > 1e-8:
+                moved.add(key)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(math.log(model.spec.vocab), abs=0.1)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[-1] < 0.8 * losses[0]
+    assert moved == {key for key, _ in model.named_parameters()}
+
+
+def test_gradient_reaches_every_parameter(model):
+    codes, cond = random_codes(model.spec, 4), random_cond(model, 4)
+    cond = cond.dropped(torch.tensor([True, False, False, False]))
+    model.train().zero_grad()
+    model.loss(codes, cond).mean().backward()
+    model.eval()
+    weak = [k for k, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-7]
+    model.zero_grad()
+    assert not weak
+
+
+@torch.no_grad()
+def test_save_and_load_give_the_same_outputs(model, tmp_path):
+    codes, cond = random_codes(model.spec, B), random_cond(model, B)
+    mark = save_module(model, tmp_path / "model")
+    loaded, info = load_module(tmp_path / "model", registry.MODELS)
+    assert info["fingerprint"] == mark and loaded.config == model.config
+    assert torch.equal(loaded.loss(codes, cond), model.loss(codes, cond))
+    noise = Noise.request(3, B)
+    assert torch.equal(generate(loaded, cond, noise), generate(model, cond, noise))
+    assert torch.equal(loaded.loss(codes, cond.null()), model.loss(codes, cond.null()))
+
+
+@torch.no_grad()
+def test_bfloat16_stays_close_to_float32(model, tmp_path):
+    codes, cond = random_codes(model.spec, B), random_cond(model, B)
+    save_module(model, tmp_path / "model")
+    half, _ = load_module(tmp_path / "model", registry.MODELS, dtype=torch.bfloat16)
+    assert next(half.parameters()).dtype == torch.bfloat16
+    loss, exact = half.loss(codes, cond), model.loss(codes, cond)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, rtol=0, atol=0.1)
+    assert (loss - exact).abs().mean() < 0.03 < 0.3 < exact.std()
+    drawn_codes, logp = drawn(half, cond, Noise.request(3, B), Guidance(2.0))
+    assert logp.dtype == torch.float32 and logp.isfinite().all()
+    assert 0 <= drawn_codes.min() and drawn_codes.max() < model.spec.vocab

@@ -1,0 +1,126 @@
+"""What every registered tokenizer promises, at its tiny size with random weights."""
+
+import pytest
+import torch
+
+from builders import build, random_codes, tokenizers
+from smalti import registry
+from smalti.storage import load_module, save_module
+
+B = 2
+CASES = tokenizers()
+
+
+@pytest.fixture(params=CASES, scope="module")
+def tokenizer(request):
+    return build(*CASES[request.param])
+
+
+@pytest.fixture
+def images(tokenizer):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(B, 3, *tokenizer.config.size, generator=generator) * 2 - 1
+
+
+@torch.no_grad()
+def test_shapes_and_ranges(tokenizer, images):
+    spec = tokenizer.spec
+    codes = tokenizer.encode(images)
+    assert codes.shape == spec.shape(B)
+    assert codes.dtype == spec.empty(1).dtype
+    assert 0 <= codes.min() and codes.max() < spec.vocab
+    assert len(codes.unique()) > 1, "random images do not all have the same code"
+    (height, width), factor = spec.grids[-1], tokenizer.config.factor
+    assert (height * factor, width * factor) == tuple(tokenizer.config.size)
+    pixels = tokenizer.decode(codes)
+    assert pixels.shape == images.shape and pixels.dtype == torch.float32
+    assert pixels.isfinite().all()
+
+
+@torch.no_grad()
+def test_encode_is_deterministic_and_of_each_image_alone(tokenizer, images):
+    codes = tokenizer.encode(images)
+    assert torch.equal(codes, tokenizer.encode(images))
+    assert torch.equal(codes, torch.cat([tokenizer.encode(one[None]) for one in images]))
+    pixels = torch.cat([tokenizer.decode(one[None]) for one in codes])
+    torch.testing.assert_close(tokenizer.decode(codes), pixels, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_codes_are_the_nearest_rows_in_raster_order(tokenizer, images):
+    z, book = tokenizer.latent(images).double(), tokenizer.quantize.embedding.weight.double()
+    if tokenizer.quantize.l2_norm:
+        z, book = z / z.norm(dim=1, keepdim=True), book / book.norm(dim=1, keepdim=True)
+    codes, width = tokenizer.encode(images), tokenizer.spec.grids[0][1]
+    latent = torch.empty_like(z)
+    for b in range(B):
+        for i, code in enumerate(codes[b].tolist()):
+            row, column = divmod(i, width)
+            distances = (book - z[b, :, row, column]).square().sum(1)
+            assert distances[code] <= distances.min() + 1e-5
+            latent[b, :, row, column] = book[code]
+    pixels = tokenizer.render(latent.float())
+    torch.testing.assert_close(tokenizer.decode(codes), pixels, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_every_code_matters(tokenizer):
+    codes = random_codes(tokenizer.spec, 1)
+    before = tokenizer.decode(codes)
+    for i in range(tokenizer.spec.positions):
+        changed = codes.clone()
+        changed[:, i] = (changed[:, i] + 1) % tokenizer.spec.vocab
+        assert (tokenizer.decode(changed) - before).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_training_forward_renders_what_encode_and_decode_do(tokenizer, images):
+    out = tokenizer(images)
+    codes = tokenizer.encode(images)
+    assert torch.equal(out.quantized.codes.flatten(1), codes)
+    torch.testing.assert_close(out.images, tokenizer.decode(codes), rtol=0, atol=2e-5)
+    book = tokenizer.quantize.decode(out.quantized.codes)
+    torch.testing.assert_close(out.quantized.latent, book, rtol=0, atol=1e-6)
+
+
+def test_gradient_reaches_every_parameter(tokenizer, images):
+    tokenizer.train().zero_grad()
+    out = tokenizer(images)
+    loss = (out.images - images).square().mean() + sum(out.quantized.losses.values())
+    loss.backward()
+    tokenizer.eval()
+    gradients = {name: p.grad for name, p in tokenizer.named_parameters()}
+    tokenizer.zero_grad()
+    # softmax does not see a constant in the keys, nor a norm one in a group of a single channel
+    norms = [m for m in tokenizer.modules() if isinstance(m, torch.nn.GroupNorm)]
+    single = any(m.num_groups == m.num_channels for m in norms)
+    blind = ".bias" if single else ".k.bias"
+    assert [name for name, grad in gradients.items() if grad is None] == []
+    seen = {name: grad.abs().max() for name, grad in gradients.items() if not name.endswith(blind)}
+    assert [name for name, largest in seen.items() if largest < 1e-7] == []
+
+
+def test_reconstruction_alone_trains_the_encoder_straight_through(tokenizer, images):
+    tokenizer.zero_grad()
+    (tokenizer(images).images - images).square().mean().backward()
+    encoder = tokenizer.encoder.conv_in.weight.grad
+    assert encoder is not None and encoder.abs().max() > 1e-7
+    assert tokenizer.quantize.embedding.weight.grad is None, "only its own loss trains it"
+    tokenizer.zero_grad()
+
+
+@torch.no_grad()
+def test_save_and_load_give_the_same_outputs(tokenizer, images, tmp_path):
+    save_module(tokenizer, tmp_path / "tokenizer")
+    loaded, _ = load_module(tmp_path / "tokenizer", registry.TOKENIZERS)
+    assert loaded.config == tokenizer.config and loaded.spec == tokenizer.spec
+    codes = tokenizer.encode(images)
+    assert torch.equal(loaded.encode(images), codes)
+    assert torch.equal(loaded.decode(codes), tokenizer.decode(codes))
+
+
+def test_an_image_of_another_size_is_refused(tokenizer, images):
+    height, width = tokenizer.config.size
+    for wrong in (images[..., : width // 2], images[:, :1], images.repeat(1, 1, 2, 1)):
+        with pytest.raises(ValueError, match=rf"images must be \(B, 3, {height}, {width}\), got"):
+            tokenizer.encode(wrong)

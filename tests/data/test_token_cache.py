@@ -1,0 +1,206 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from smalti.codes import TokenSpec
+from smalti.data import token_cache
+from smalti.data.token_cache import CodeBatches, TokenCache, write_cache
+
+VQ = TokenSpec(grids=((2, 3),), vocab=300)
+SPECS = {
+    "uint8": TokenSpec(grids=((2, 2),), vocab=256),
+    "uint16": VQ,
+    "int32": TokenSpec(grids=((1, 4),), vocab=1 << 18),
+    "residual": TokenSpec(grids=((2, 2),), vocab=16, depth=3),
+    "bits": TokenSpec(grids=((1, 1), (2, 2)), vocab=2, channels=5),
+    "continuous": TokenSpec(grids=((2, 2),), channels=4),
+}
+STORED = {"residual": "uint8", "bits": "uint8", "continuous": "float32"}
+
+
+def make(spec, count, views=2, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (count, views, *spec.shape(1)[1:])
+    if spec.discrete:
+        return rng.integers(0, spec.vocab, shape)
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def rows(codes):
+    for i, c in enumerate(codes):
+        yield c, i % 4 - 1, f"caption {i}", i % 5 == 0, f"key{i}"
+
+
+def write(path, spec, codes, given=None, **changes):
+    about = {
+        "spec": spec,
+        "views": codes.shape[1],
+        "tokenizer_fingerprint": "aaaa",
+        "transform": {"size": 32, "crop": "ten"},
+        "source": "emoji",
+        "source_fingerprint": "bbbb",
+        "classes": ["x", "y", "z"],
+    }
+    return write_cache(path, rows(codes) if given is None else given, **(about | changes))
+
+
+@pytest.fixture
+def short_batches(monkeypatch):
+    monkeypatch.setattr(token_cache, "ROWS", 4)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_round_trip(tmp_path, short_batches, name):
+    spec, codes = SPECS[name], make(SPECS[name], 11)
+    assert write(tmp_path / "a.arrow", spec, codes) == 11
+    cache = TokenCache(tmp_path / "a.arrow")
+    assert len(cache) == 11 and cache.spec == spec and cache.views == 2
+    assert (cache.tokenizer, cache.source, cache.source_fingerprint) == ("aaaa", "emoji", "bbbb")
+    assert cache.transform == {"size": 32, "crop": "ten"} and cache.classes == ["x", "y", "z"]
+    order, views = [10, 0, 4, 4, 7], np.array([0, 1, 1, 0, 1])
+    read = cache.codes(order, views)
+    assert read.shape == spec.shape(5)
+    assert read.dtype == (torch.int64 if spec.discrete else torch.float32)
+    assert (read.numpy() == codes[order, views]).all()
+    assert (cache.codes(order).numpy() == codes[order, 0]).all()
+    assert cache._parts[0].dtype == STORED.get(name, name)
+    assert cache.labels.tolist() == [i % 4 - 1 for i in range(11)]
+    assert cache.held_out.tolist() == [0, 5, 10]
+    assert cache.train.tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert cache.captions("held_out") == ["caption 0", "caption 5", "caption 10"]
+    assert len(cache.captions()) == 11 and cache.keys("train")[:2] == ["key1", "key2"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.arrow"]
+
+
+def test_half_precision(tmp_path):
+    spec, codes = SPECS["continuous"], make(SPECS["continuous"], 3)
+    write(tmp_path / "a.arrow", spec, codes, half=True)
+    read = TokenCache(tmp_path / "a.arrow").codes([2, 1])
+    assert read.dtype == torch.float32
+    assert (read.numpy() == codes[[2, 1], 0].astype(np.float16)).all()
+
+
+def test_a_cache_outlives_a_change_of_the_batch_length(tmp_path, monkeypatch):
+    codes = make(VQ, 11)
+    monkeypatch.setattr(token_cache, "ROWS", 3)
+    write(tmp_path / "a.arrow", VQ, codes)
+    monkeypatch.setattr(token_cache, "ROWS", 5)
+    read = TokenCache(tmp_path / "a.arrow").codes(np.arange(11))
+    assert (read.numpy() == codes[:, 0]).all()
+
+
+def test_codes_are_read_where_they_lie(tmp_path):
+    write(tmp_path / "a.arrow", VQ, make(VQ, 5))
+    cache = TokenCache(tmp_path / "a.arrow")
+    assert pa.total_allocated_bytes() < 1 << 16
+    assert not cache._parts[0].flags.writeable and not cache._parts[0].flags.owndata
+
+
+def test_require(tmp_path):
+    write(tmp_path / "a.arrow", VQ, make(VQ, 3))
+    cache = TokenCache(tmp_path / "a.arrow")
+    cache.require("aaaa")
+    with pytest.raises(ValueError, match="a.arrow was encoded by tokenizer aaaa.*is cccc"):
+        cache.require("cccc")
+
+
+def test_fingerprint(tmp_path):
+    codes = make(VQ, 5)
+    other = codes.copy()
+    other[3, 1, 0] ^= 1
+    prints = set()
+    for changed, about in ((codes, {}), (other, {}), (codes, {"tokenizer_fingerprint": "dddd"})):
+        write(tmp_path / "a.arrow", VQ, changed, **about)
+        prints.add(TokenCache(tmp_path / "a.arrow").fingerprint())
+        assert TokenCache(tmp_path / "a.arrow").fingerprint() in prints
+    assert len(prints) == 3
+
+
+@pytest.mark.parametrize(
+    "codes, message",
+    [
+        (np.zeros((1, 6)), r"shape \(2, 6\), got \(1, 6\)"),
+        (np.full((2, 6), 300), r"integers in \[0, 300\), got int64 in \[300, 300\]"),
+        (np.full((2, 6), -1), r"in \[-1, -1\]"),
+        (np.zeros((2, 6)), "got float64"),
+    ],
+)
+def test_a_bad_row_leaves_no_file_and_the_old_one_alone(tmp_path, codes, message):
+    good = (np.zeros((2, 6), np.int64), 0, "", False, "good")
+    given = [good, (codes, 0, "", False, "bad")]
+    with pytest.raises(ValueError, match=f"codes of 'bad' must .*{message}"):
+        write(tmp_path / "a.arrow", VQ, make(VQ, 1), given)
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path / "a.arrow", VQ, make(VQ, 4))
+    with pytest.raises(ValueError, match="bad"):
+        write(tmp_path / "a.arrow", VQ, make(VQ, 1), given)
+    assert len(TokenCache(tmp_path / "a.arrow")) == 4
+
+
+def test_no_rows(tmp_path):
+    with pytest.raises(ValueError, match="no rows to write"):
+        write(tmp_path / "a.arrow", VQ, make(VQ, 1), [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_files_are_refused_by_name(tmp_path):
+    path = tmp_path / "a.arrow"
+    with pytest.raises(ValueError, match="a.arrow"):
+        TokenCache(path)
+    with pytest.raises(ValueError, match="is not a complete token cache"):
+        TokenCache(tmp_path)
+    write(path, VQ, make(VQ, 50))
+    whole = path.read_bytes()
+    for length in (0, 5, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="a.arrow is not a complete token cache"):
+            TokenCache(path)
+    table = pa.table({"x": [1]})
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(ValueError, match="a.arrow is an Arrow file, but not a token cache"):
+        TokenCache(path)
+
+
+def test_rows_and_views_out_of_range(tmp_path):
+    write(tmp_path / "a.arrow", VQ, make(VQ, 5))
+    cache = TokenCache(tmp_path / "a.arrow")
+    with pytest.raises(ValueError, match=r"rows must be in \[0, 5\), got 1 to 5"):
+        cache.codes([1, 5])
+    with pytest.raises(ValueError, match=r"views must be in \[0, 2\), got 2 to 2"):
+        cache.codes([1], 2)
+    with pytest.raises(ValueError, match="train, held_out, all, got 'test'"):
+        cache.captions("test")  # type: ignore[arg-type]
+    assert cache.codes([]).shape == (0, 6)
+
+
+def test_batches(tmp_path, short_batches):
+    codes = make(VQ, 11)
+    write(tmp_path / "a.arrow", VQ, codes)
+    cache = TokenCache(tmp_path / "a.arrow")
+    batches = CodeBatches(cache, cache.train, batch=8, seed=1)
+    assert len(batches) == 8
+    views = set()
+    for step in range(4):
+        batch = batches.batch(step)
+        found = [np.argwhere((codes == c.numpy()).all(-1))[0] for c in batch["codes"]]
+        assert sorted(row for row, _ in found) == cache.train.tolist()
+        assert batch["labels"].tolist() == [cache.labels[row] for row, _ in found]
+        views.update(int(v) for _, v in found)
+    assert views == {0, 1}
+    parts = [CodeBatches(cache, cache.train, 8, 1, r, 4).batch(2)["codes"] for r in range(4)]
+    assert torch.equal(torch.cat(parts), batches.batch(2)["codes"])
+    fixed = CodeBatches(cache, cache.train, 8, train=False).batch(1)["codes"]
+    assert all((codes[:, 0] == c.numpy()).all(-1).any() for c in fixed)
+
+
+def test_evaluation(tmp_path):
+    codes = make(VQ, 11)
+    write(tmp_path / "a.arrow", VQ, codes)
+    cache = TokenCache(tmp_path / "a.arrow")
+    given = list(CodeBatches(cache, cache.held_out, batch=4).evaluation(2))
+    assert [len(b["labels"]) for b in given] == [2, 1]
+    assert (torch.cat([b["codes"] for b in given]).numpy() == codes[[0, 5, 10], 0]).all()
+    with pytest.raises(ValueError, match=r"indices must be in \[0, 11\)"):
+        CodeBatches(cache, [11], 4)

@@ -1,0 +1,169 @@
+"""The loop: its spans, what it yields, and equality with a slow loop without a cache."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from builders import build, models, random_codes, random_cond
+from smalti.codes import Cond, Draw, TokenSpec
+from smalti.engine.causal import Known, generate, spans, stream
+from smalti.sampling.filters import Filters, draw
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.noise import Noise
+
+CASES = models()
+
+
+def summary(blocks: list[int], bucket: int = 1) -> list[tuple[list[int], bool, int, bool]]:
+    return [(s.slots.tolist(), s.first, s.reach, s.padded) for s in spans(blocks, bucket=bucket)]
+
+
+def test_spans_of_a_raster():
+    assert summary([1, 1, 1]) == [
+        ([0], True, 1, False),
+        ([1], False, 2, False),
+        ([2], False, 3, False),
+    ]
+
+
+def test_spans_of_a_pyramid():
+    assert summary([1, 4, 9]) == [
+        ([0], True, 1, False),
+        ([1, 2, 3, 4], False, 5, False),
+        (list(range(5, 14)), False, 14, False),
+    ]
+
+
+def test_buckets_round_the_reach_up_but_not_beyond_the_end():
+    reaches = [(reach, padded) for _, _, reach, padded in summary([1] * 10, bucket=4)]
+    assert reaches == [(4, True)] * 3 + [(4, False)] + [(8, True)] * 3 + [(8, False)] + [
+        (10, True),
+        (10, False),
+    ]
+    assert [s[2:] for s in summary([1, 4, 9], bucket=8)] == [(8, True), (8, True), (14, False)]
+    assert {s[2] for s in summary([1] * 5, bucket=100)} == {5}
+
+
+@pytest.mark.parametrize(("blocks", "bucket"), [([1, 0], 1), ([2, -1], 1), ([1], 0), ([1], -4)])
+def test_bad_spans(blocks, bucket):
+    with pytest.raises(ValueError, match="bucket and blocks must be positive, got"):
+        spans(blocks, bucket=bucket)
+
+
+@torch.no_grad()
+def slow_generate(model, cond, noise, guidance, filters) -> tuple[Tensor, Tensor]:
+    """Everything again at every step: no cache, the branches in two separate batches."""
+    total = model.spec.positions
+    (everything,) = spans([total])
+    codes, logps = model.spec.empty(cond.batch), []
+    uniform = noise.uniform(torch.arange(total))
+    for i in range(total):
+        both = [
+            model.head.logits(model.hidden(codes, model.prepare(c), everything))[:, i]
+            for c in (cond, cond.null())
+        ]
+        scale = guidance.scale_at(i, total)
+        filtered = filters(both[1] + scale * (both[0] - both[1]))
+        codes[:, i], logp = draw(filtered, uniform[:, i])
+        logps.append(logp)
+    return codes, torch.stack(logps, 1)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("bucket", [1, 8])
+def test_equals_a_slow_loop_without_a_cache(name, bucket):
+    model = build(*CASES[name])
+    cond, noise = random_cond(model, 3), Noise.request(5, 3)
+    guidance, filters = Guidance(3.0, "linear"), Filters(1.2, top_k=12, top_p=0.9)
+    steps = list(stream(model, cond, noise, guidance, filters, bucket=bucket))
+    codes, logp = slow_generate(model, cond, noise, guidance, filters)
+    assert torch.equal(steps[-1].codes, codes)
+    torch.testing.assert_close(torch.cat([s.logp for s in steps], 1), logp, rtol=0, atol=1e-4)
+    assert torch.equal(generate(model, cond, noise, guidance, filters, bucket=bucket), codes)
+
+
+def test_stream_yields_the_codes_so_far():
+    model = build(*CASES["llamagen"])
+    cond, noise, total = random_cond(model, 2), Noise.request(5, 2), model.spec.positions
+    final = generate(model, cond, noise)
+    seen = []
+    for step in stream(model, cond, noise):
+        assert not torch.is_inference_mode_enabled(), "the caller's mode is its own"
+        assert (step.index, step.total) == (len(seen), total)
+        assert step.span.slots.tolist() == [step.index] and step.logp.shape == (2, 1)
+        seen.append(step.codes.clone())
+    assert len(seen) == total
+    for i, codes in enumerate(seen):
+        assert torch.equal(codes[:, : i + 1], final[:, : i + 1])
+        assert not codes[:, i + 1 :].any()
+
+
+class Toy:
+    """A pyramid of residual codes without weights: a code is its uniform number."""
+
+    spec = TokenSpec(((1, 1), (2, 2), (3, 3)), vocab=50, depth=2)
+    blocks = [1, 4, 9]
+
+    def __init__(self) -> None:
+        self.calls: list[SimpleNamespace] = []
+
+    def prepare(self, cond: Cond) -> Cond:
+        return cond
+
+    def cache(self, batch: int) -> SimpleNamespace:
+        return SimpleNamespace(batch=batch)
+
+    def draw(self, codes, cond, span, cache, guide, noise, filters) -> Draw:
+        call = SimpleNamespace(codes=codes.clone(), cond=cond, cache=cache, guide=guide)
+        self.calls.append(call)
+        new = (noise.view(len(codes), len(span.slots), 2) * 50).long()
+        return Draw(new, torch.zeros(new.shape[:2]), torch.zeros(1))
+
+
+def test_a_pyramid_of_residual_codes():
+    toy, noise = Toy(), Noise.request(5, 3)
+    codes = generate(toy, Cond(labels=torch.arange(3)), noise, Guidance(3.0, "linear"))
+    expected = (noise.uniform(torch.arange(14), 2) * 50).long()
+    assert torch.equal(codes, expected) and codes.shape == (3, 14, 2)
+    assert [call.guide.scale for call in toy.calls] == [1.0, 2.0, 3.0]
+    for call, end in zip(toy.calls, (0, 1, 5), strict=True):
+        assert torch.equal(call.codes[:, :end], expected[:, :end])
+        assert not call.codes[:, end:].any()
+        assert call.cache is toy.calls[0].cache and call.cache.batch == 6
+        assert call.cond.drop.tolist() == [False] * 3 + [True] * 3
+    toy = Toy()
+    generate(toy, Cond(labels=torch.arange(3)), noise)
+    assert toy.calls[0].cache.batch == 3, "without guidance there is one branch"
+
+
+def test_known_residual_codes_are_seen_by_the_next_blocks():
+    toy, noise = Toy(), Noise.request(5, 2)
+    cond = Cond(labels=torch.arange(2))
+    given, mask = random_codes(toy.spec, 2), torch.rand(2, 14) < 0.5
+    codes = generate(toy, cond, noise, known=Known(given, mask))
+    free = generate(Toy(), cond, noise)
+    assert torch.equal(codes, torch.where(mask[..., None], given, free))
+    assert torch.equal(toy.calls[2].codes[:, :5], codes[:, :5])
+
+
+def test_bad_input():
+    model = build(*CASES["llamagen"])
+    cond, noise = random_cond(model, 2), Noise.request(0, 2)
+    with pytest.raises(ValueError, match="noise has 3 rows for a batch of 2"):
+        generate(model, cond, Noise.request(0, 3))
+    mask = torch.zeros(2, 16, dtype=torch.bool)
+    for shape in ((2, 15), (1, 16), (2, 16, 1)):
+        known = Known(torch.zeros(shape).long(), mask)
+        with pytest.raises(ValueError, match=r"known codes must be \(2, 16\), got"):
+            generate(model, cond, noise, known=known)
+    with pytest.raises(ValueError, match="class-conditional: give labels"):
+        generate(model, Cond(drop=torch.zeros(2, dtype=torch.bool)), noise)
+    texts = build(*CASES["llamagen-text"])
+    with pytest.raises(ValueError, match="text-conditional: give text and text_mask"):
+        generate(texts, cond, noise)
+    with pytest.raises(ValueError, match="bucket and blocks must be positive, got 0"):
+        generate(model, cond, noise, bucket=0)
+    with pytest.raises(ValueError, match="has no batch size"):
+        generate(model, Cond(), noise)

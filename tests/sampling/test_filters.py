@@ -1,0 +1,157 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smalti.sampling.filters import Filters, keep_top_k, keep_top_p
+
+INF = math.inf
+LOG = [math.log(p) for p in (0.4, 0.3, 0.2, 0.1)]
+
+
+def kept(logits: torch.Tensor) -> list[int]:
+    return (logits > -INF).nonzero().flatten().tolist()
+
+
+def slow(logits: list[float], temperature: float, top_k: int, top_p: float) -> set[int]:
+    """The codes that survive, in plain Python."""
+    scaled = [x / max(temperature, 1e-5) for x in logits]
+    alive = set(range(len(scaled)))
+    if top_k:
+        least = sorted(scaled, reverse=True)[min(top_k, len(scaled)) - 1]
+        alive = {i for i in alive if scaled[i] >= least}
+    if top_p < 1:
+        highest = max(scaled)
+        weight = {i: math.exp(scaled[i] - highest) for i in alive}
+        total, mass, chosen = sum(weight.values()), 0.0, set()
+        for i in sorted(alive, key=lambda i: -scaled[i]):
+            if mass > top_p:
+                break
+            chosen.add(i)
+            mass += weight[i] / total
+        alive = chosen
+    return alive
+
+
+rows = st.lists(st.integers(-400, 400), min_size=2, max_size=24, unique=True)
+settings_of = st.builds(
+    Filters,
+    temperature=st.sampled_from([0.3, 0.7, 1.0, 1.9]),
+    top_k=st.integers(0, 30),
+    top_p=st.floats(0.03, 1.0),
+)
+
+
+@given(rows, settings_of)
+def test_equals_the_slow_reference(row, filters):
+    logits = torch.tensor(row) / 64
+    out = filters(logits)
+    expected = slow(logits.tolist(), filters.temperature, filters.top_k, filters.top_p)
+    assert set(kept(out)) == expected
+    alive = torch.tensor(sorted(expected))
+    torch.testing.assert_close(out[alive], logits[alive] / filters.temperature)
+
+
+@given(rows, st.floats(0.03, 0.999))
+def test_top_p_keeps_the_fewest_that_hold_the_mass(row, p):
+    logits = torch.tensor(row) / 64
+    out, probs = keep_top_p(logits, p), logits.softmax(-1)
+    alive = kept(out)
+    assert alive, "at least one code is kept"
+    mass = probs[alive]
+    assert mass.sum() > p - 1e-6
+    assert mass.sum() - mass.min() <= p + 1e-6, "without the last one it would not be enough"
+    dropped = probs[out == -INF]
+    assert not dropped.numel() or mass.min() > dropped.max()
+
+
+@given(rows, st.integers(1, 30))
+def test_top_k_is_idempotent_and_keeps_k(row, k):
+    once = keep_top_k(torch.tensor(row) / 64, k)
+    assert len(kept(once)) == min(k, len(row))
+    assert torch.equal(keep_top_k(once, k), once)
+
+
+@given(rows, settings_of)
+def test_the_most_likely_code_always_survives(row, filters):
+    logits = torch.tensor(row) / 64
+    assert int(logits.argmax()) in kept(filters(logits))
+
+
+def test_ties_with_the_kth_survive():
+    logits = torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0, 0.0])
+    assert kept(keep_top_k(logits, 2)) == [1, 2, 3, 4]
+    assert kept(keep_top_k(logits, 1)) == [1]
+    assert kept(keep_top_k(logits, 5)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("k", [0, 4, 1000])
+def test_top_k_of_0_or_of_all_keeps_all(k):
+    logits = torch.tensor(LOG)
+    assert torch.equal(keep_top_k(logits, k), logits)
+
+
+@pytest.mark.parametrize(
+    ("p", "count"), [(0.01, 1), (0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.91, 4), (1.0, 4)]
+)
+def test_top_p_keeps_the_code_that_crosses_the_mass(p, count):
+    assert kept(keep_top_p(torch.tensor(LOG), p)) == list(range(count))
+    shuffled = torch.tensor([LOG[i] for i in (2, 0, 3, 1)])
+    order = [1, 3, 0, 2]  # where the most likely codes are
+    assert kept(keep_top_p(shuffled, p)) == sorted(order[:count])
+
+
+def test_a_mass_of_exactly_p_is_not_yet_beyond_it():
+    """As LlamaGen's sampler, which drops where the mass of the codes before is above p."""
+    assert len(kept(keep_top_p(torch.zeros(4), 0.5))) == 3
+    assert len(kept(keep_top_p(torch.zeros(4), 0.49))) == 2
+
+
+def test_top_p_counts_the_mass_of_what_top_k_left():
+    logits = torch.tensor(LOG)  # of the first two, the first has 0.4 / 0.7 = 0.571
+    assert kept(Filters(top_k=2, top_p=0.56)(logits)) == [0]
+    assert kept(Filters(top_p=0.56)(logits)) == [0, 1]
+
+
+def test_temperature_comes_before_top_p():
+    logits = torch.tensor(LOG)  # squared: 16, 9, 4, 1 of 30
+    out = Filters(temperature=0.5, top_p=0.5)(logits)
+    assert kept(out) == [0]
+    torch.testing.assert_close(out[0], logits[0] * 2)
+    assert kept(Filters(top_p=0.5)(logits)) == [0, 1]
+
+
+def test_temperature_0_is_greedy_but_for_ties():
+    probs = Filters(0.0)(torch.tensor([1.0, 1.001, 0.5, 1.001])).softmax(-1)
+    torch.testing.assert_close(probs, torch.tensor([0.0, 0.5, 0.0, 0.5]))
+
+
+def test_rows_are_filtered_each_for_itself_in_float32():
+    logits = torch.tensor([[LOG, LOG[::-1]]], dtype=torch.bfloat16)
+    out = Filters(top_k=2)(logits)
+    assert out.dtype == torch.float32 and out.shape == (1, 2, 4)
+    assert kept(out[0, 0]) == [0, 1] and kept(out[0, 1]) == [2, 3]
+
+
+def test_defaults_change_nothing():
+    logits = torch.randn(3, 5)
+    assert torch.equal(Filters()(logits), logits)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": -1.0}, "temperature must be 0 or more, got -1"),
+        ({"temperature": math.nan}, "got nan"),
+        ({"temperature": math.inf}, "got inf"),
+        ({"top_k": -1}, "top_k must be 0 .off. or more, got -1"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+        ({"top_p": 1.01}, "got 1.01"),
+        ({"top_p": math.nan}, "got nan"),
+    ],
+)
+def test_bad_values(values, message):
+    with pytest.raises(ValueError, match=message):
+        Filters(**values)

@@ -1,0 +1,113 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smalti.sampling.noise import Noise, philox
+
+KNOWN = [
+    # the test vectors that the authors of Philox publish
+    ("00000000 00000000 00000000 00000000", "00000000 00000000",
+     "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff",
+     "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0",
+     "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]  # fmt: skip
+SLOTS = torch.arange(10)
+
+
+def words(text: str) -> list[torch.Tensor]:
+    return [torch.tensor(int(word, 16)) for word in text.split()]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
+def test_philox_known_answers(counter, key, expected):
+    assert philox(words(counter), words(key)) == words(expected)
+
+
+def test_uniform_numbers_are_the_first_24_bits_of_their_address():
+    seed = (7 << 32) + 9
+    value = Noise.request(seed, 1, first=5).uniform(torch.tensor([3]), width=6, step=2)[0, 0]
+    expected = []
+    for element in (0, 2):  # two counters of four words; odd ones belong to normal numbers
+        counter = [torch.tensor(n) for n in (3, element, 2, 5)]
+        expected += philox(counter, [torch.tensor(9), torch.tensor(7)])
+    assert value.tolist() == [int(w >> 8) / 2**24 for w in expected[:6]]
+
+
+@pytest.mark.parametrize("draw", [Noise.uniform, Noise.normal])
+def test_a_row_is_the_same_in_any_batch(draw):
+    together = draw(Noise.request(11, 5), SLOTS, 3)
+    assert together.shape == (5, 10, 3) and together.dtype == torch.float32
+    for i in range(5):
+        assert torch.equal(draw(Noise.request(11, 1, first=i), SLOTS, 3), together[i : i + 1])
+    mixed = Noise(torch.tensor([4, 11]), torch.tensor([0, 2]))
+    assert torch.equal(draw(mixed, SLOTS, 3)[1], together[2])
+
+
+@pytest.mark.parametrize("draw", [Noise.uniform, Noise.normal])
+def test_a_slot_is_the_same_in_any_order(draw):
+    noise, order = Noise.request(11, 2), torch.tensor([7, 0, 3])
+    assert torch.equal(draw(noise, order), draw(noise, SLOTS)[:, order])
+
+
+@pytest.mark.parametrize("draw", [Noise.uniform, Noise.normal])
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_a_narrower_width_is_a_prefix(draw, a, b):
+    noise = Noise.request(3, 2)
+    narrow, wide = sorted((a, b))
+    assert torch.equal(draw(noise, SLOTS, narrow), draw(noise, SLOTS, wide)[..., :narrow])
+    assert torch.equal(draw(noise, SLOTS), draw(noise, SLOTS, wide)[..., 0])
+
+
+def test_every_address_has_its_own_number():
+    numbers = [
+        Noise.request(seed, 4, first=first).uniform(SLOTS, 5, step).flatten()
+        for seed in (0, 1, -1, 1 << 32, (1 << 63) - 1, -(1 << 63))
+        for first in (0, 4)
+        for step in (0, 1)
+    ]
+    numbers = torch.cat(numbers)  # 4800 numbers of 2**24: about 0.7 pairs are equal by chance
+    assert numbers.numel() - numbers.unique().numel() <= 4
+
+
+def test_negative_seeds_are_64_bit_keys():
+    value = Noise.request(-1, 1).uniform(torch.tensor([0]))
+    zero, ones = torch.tensor(0), torch.tensor(0xFFFFFFFF)
+    assert value.item() == int(philox([zero] * 4, [ones, ones])[0] >> 8) / 2**24
+
+
+def test_moments():
+    noise, slots = Noise.request(0, 2), torch.arange(1 << 15)
+    uniform, normal = noise.uniform(slots, 4).double(), noise.normal(slots, 4).double()
+    count = uniform.numel()  # 2**18: five standard errors are about 0.01
+    assert 0 <= uniform.min() < 1e-4 and 1 - 1e-4 < uniform.max() < 1
+    assert torch.equal(uniform * 2**24, (uniform * 2**24).round())
+    assert uniform.mean().item() == pytest.approx(0.5, abs=5 * (1 / 12 / count) ** 0.5)
+    assert uniform.var().item() == pytest.approx(1 / 12, abs=1e-3)
+    assert normal.mean().item() == pytest.approx(0, abs=5 / count**0.5)
+    assert normal.var().item() == pytest.approx(1, abs=0.015)
+    assert (normal**4).mean().item() == pytest.approx(3, abs=0.1)
+    for numbers in (uniform, normal):
+        correlations = torch.corrcoef(numbers.flatten(0, 1).T)
+        torch.testing.assert_close(correlations, torch.eye(4).double(), rtol=0, atol=0.02)
+        rows = torch.corrcoef(numbers.flatten(1))
+        assert rows[0, 1].abs() < 0.02
+
+
+def test_uniform_and_normal_numbers_share_no_words():
+    noise = Noise.request(0, 1)
+    uniform = noise.uniform(torch.arange(1000), 4)[0]
+    normal = noise.normal(torch.arange(1000), 4)[0]
+    joint = torch.corrcoef(torch.cat((uniform, normal.abs()), 1).T)[:4, 4:]
+    assert joint.abs().max() < 0.15
+
+
+def test_bad_values():
+    with pytest.raises(ValueError, match="must fit in 64 bits, got 9223372036854775808"):
+        Noise.request(1 << 63, 1)
+    with pytest.raises(ValueError, match=r"must both be \(B,\), got \(2,\), \(3,\)"):
+        Noise(torch.zeros(2).long(), torch.zeros(3).long())
+    with pytest.raises(ValueError, match=r"\(1, 2\)"):
+        Noise(torch.zeros(1, 2).long(), torch.zeros(1, 2).long())
