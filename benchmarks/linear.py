@@ -8,19 +8,16 @@ the product's: 1 is memory speed, lower is better. The sum is measured anew besi
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common import report, seconds
 from smalti.nn.linear import Linear, linear, packed
 
 LAYER = ((2304, 768), (768, 768), (2048, 768), (2048, 768), (768, 2048))
@@ -35,29 +32,10 @@ PRODUCTS: dict[str, Product] = {
 }
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def multiply(layers: nn.ModuleList, product: Product, x: dict[int, Tensor]) -> None:
     for m in layers:
         assert isinstance(m, Linear)
         product(m, x[m.in_features])
-
-
-def hardware() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
-
-
-def commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 @torch.inference_mode()
@@ -67,12 +45,6 @@ def main() -> None:
     quick = parser.parse_args().quick
     row_counts = (1, 2, 8) if quick else (1, 2, 3, 4, 6, 8, 16, 64)
     repeats = 2 if quick else 5
-    machine = {
-        "hardware": hardware(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": commit(),
-    }
     memory = torch.ones(100_000_000)  # 400 MB
     for dtype, copies in ((torch.float32, 1), (torch.bfloat16, 2)):
         layers = nn.ModuleList(Linear(i, o, bias=False, dtype=dtype) for o, i in SHAPES * copies)
@@ -95,7 +67,7 @@ def main() -> None:
                         "GB_per_s": round(speed, 1),
                         "ratio_to_sum": round(limit / speed, 2),
                     }
-                    print(json.dumps(case | machine), flush=True)
+                    report(case)
 
 
 if __name__ == "__main__":

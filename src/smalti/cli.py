@@ -128,6 +128,11 @@ def sample(
         settings = {k: tag[k] for k in asdict(pipe.sampling)} | settings
         classes, n, seed, first = (str(tag["class"]),), 1, tag["seed"], tag["index"]
     count = n if n is not None else len(classes or pipe.classes)
+    if count < 1 or batch < 1 or first < 0:
+        raise ValueError(
+            "--n and --batch must be at least 1 and --first 0 or more, "
+            f"got {count}, {batch}, {first}"
+        )
     began = time.monotonic()
     images: list[Any] = []
     for start in track(range(0, count, batch), "drawing", scale=batch):
@@ -186,9 +191,9 @@ def reconstruct(
     module = open_tokenizer(tokenizer)
     transform = Transform(module.config.size[0])
     if Path(images).is_file():
-        from smalti.data.decode import open_image
+        from smalti.data.decode import decode
 
-        pixels = torch.from_numpy(transform(open_image(Path(images)), None))[None]
+        pixels = torch.from_numpy(transform(decode(Path(images), images), None))[None]
         batches = [{"images": pixels}]
     else:
         source = open_source(images)
@@ -364,7 +369,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         say("stopped; the same command goes on from the last checkpoint where there is one")
         raise SystemExit(130) from None
-    except (ValueError, OSError) as error:
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        sys.stderr.close()
+        raise SystemExit(1) from None
+    except (ValueError, OSError, ArithmeticError) as error:
         say(f"smalti {name}: {' '.join(str(error).split())}")
         raise SystemExit(2) from None
 

@@ -34,6 +34,11 @@ class TokenSpec:
     def __post_init__(self) -> None:
         if not self.grids or any(len(g) != 2 or min(g) < 1 for g in self.grids):
             raise ValueError(f"grids must be pairs of positive integers, got {self.grids}")
+        if min(self.vocab, self.depth, self.channels) < 0:
+            raise ValueError(
+                "vocab, depth and channels must be 0 or more, "
+                f"got {self.vocab}, {self.depth}, {self.channels}"
+            )
         if self.vocab == 0 and self.channels == 0:
             raise ValueError("a spec needs a vocab (discrete), channels (continuous) or both")
 
@@ -96,6 +101,11 @@ class Cond:
     """(B, T) bool, True where `text` holds a token."""
     drop: Tensor | None = None
     """(B,) bool."""
+
+    @staticmethod
+    def of_labels(labels: Tensor) -> Cond:
+        """Class ids (B,); a negative one is an image without a label: unconditional."""
+        return Cond(labels=labels.clamp(min=0), drop=labels < 0)
 
     @property
     def batch(self) -> int:

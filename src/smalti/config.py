@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import os
+import shutil
 import types
 import typing
 from pathlib import Path
@@ -78,6 +79,16 @@ def write_json(path: Path, values: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def replace_folder(temporary: Path, target: Path) -> None:
+    """Put a finished folder in the place of another, which is removed only afterwards."""
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    temporary.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

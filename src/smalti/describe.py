@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +71,16 @@ def _cache(path: Path) -> dict[str, Any]:
 
 
 def _module(folder: Path, kind: str = "") -> dict[str, Any]:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    info = read_json(folder / "config.json")
+    info, weights = read_json(folder / "config.json"), folder / "model.safetensors"
     known = kind or ("tokenizer" if info.get("type") in registry.TOKENIZERS else "model")
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        slices = [file.get_slice(k) for k in file.keys()]
-        count = 0
-        for part in slices:
-            size = 1
-            for n in part.get_shape():
-                size *= n
-            count += size
+    try:
+        with safe_open(weights, "pt") as file:
+            shapes = [file.get_slice(k).get_shape() for k in file.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{weights} cannot be read: {error}") from None
+    count = sum(math.prod(shape) for shape in shapes)
     return {"kind": known, "parameters": count, **info}
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond
-from smalti.config import from_dict, read_json, write_json
+from smalti.config import from_dict, read_json, replace_folder, write_json
 from smalti.data.transforms import to_float, to_uint8
 from smalti.engine.causal import Known, Step, stream
 from smalti.nn.linear import packed
@@ -272,8 +272,7 @@ class Pipeline:
                 **kept,
             },
         )
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        replace_folder(temporary, folder)
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
         """Upload the pipeline to the Hugging Face hub and return its address."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import struct
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from smalti import registry
-from smalti.config import from_dict, read_json, to_dict, write_json
+from smalti.config import from_dict, read_json, replace_folder, to_dict, write_json
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -43,8 +42,7 @@ def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     mark = fingerprint(module)
     config = {"type": registry.name_of(module), "config": to_dict(module.config)}
     write_json(temporary / "config.json", config | {"fingerprint": mark} | extra)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    replace_folder(temporary, folder)
     return mark
 
 
@@ -64,6 +62,8 @@ def load_module(
         raise ValueError(f"{folder} is not a folder with a config.json")
     info = read_json(path)
     item = registry.entry(info.get("type", ""), among, str(path))
+    if "config" not in info:
+        raise ValueError(f"{path} has no 'config'")
     config = from_dict(item.config, info["config"], str(path))
     with torch.device("meta"):
         module = item.module(config)

@@ -256,5 +256,8 @@ class CodeBatches:
             yield self._gather(self.rows[start : start + batch], 0)
 
     def _gather(self, rows: np.ndarray, views: np.ndarray | int) -> dict[str, Tensor]:
-        labels = torch.from_numpy(self.cache.labels[rows])
+        labels = self.cache.labels[rows]
+        if not self.cache.classes:  # images without labels are one class
+            labels = np.zeros_like(labels)
+        labels = torch.from_numpy(labels)
         return {"codes": self.cache.codes(rows, views), "labels": labels}

@@ -103,16 +103,15 @@ def stream(
     """Draw the codes of a batch block by block, yielding a `Step` after each.
 
     `cond` has B rows and stands on the model's device. Raises ValueError if `noise` or `known` has
-    another batch or shape.
+    another batch or shape, or if a label is no class of the model.
     """
     guidance, filters = guidance or Guidance(), filters or Filters()
     batch, device = cond.batch, cond.device
     if len(noise.seeds) != batch:
         raise ValueError(f"noise has {len(noise.seeds)} rows for a batch of {batch}")
-    if known is not None and tuple(known.codes.shape) != model.spec.shape(batch):
-        raise ValueError(
-            f"known codes must be {model.spec.shape(batch)}, got {tuple(known.codes.shape)}"
-        )
+    if known is not None:
+        _check_known(known, model.spec, batch)
+    _check_labels(model, cond)
     codes = model.spec.empty(batch, device)
     uniform = noise.uniform(torch.arange(model.spec.positions), *_width(model.spec))
     branches = guidance.branches(cond)
@@ -144,6 +143,26 @@ def generate(
     for step in stream(model, cond, noise, guidance, filters, known, bucket):
         codes = step.codes
     return codes
+
+
+def _check_known(known: Known, spec: TokenSpec, batch: int) -> None:
+    if tuple(known.codes.shape) != spec.shape(batch):
+        raise ValueError(f"known codes must be {spec.shape(batch)}, got {tuple(known.codes.shape)}")
+    shape, mask = (batch, spec.positions), known.mask
+    if tuple(mask.shape) != shape or mask.dtype != torch.bool:
+        raise ValueError(
+            f"the mask of known codes must be {shape} bool, got {tuple(mask.shape)} {mask.dtype}"
+        )
+
+
+def _check_labels(model: CausalModel, cond: Cond) -> None:
+    """Out of range, an embedding would raise something obscure or take the null class."""
+    classes = getattr(getattr(model, "config", None), "classes", 0)
+    if cond.labels is None or not classes or not len(cond.labels):
+        return
+    low, high = (int(n) for n in torch.aminmax(cond.labels))
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels must be in [0, {classes}), got {low} to {high}")
 
 
 def _width(spec: TokenSpec) -> tuple[int, ...]:

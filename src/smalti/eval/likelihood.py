@@ -34,7 +34,7 @@ def likelihood(
     for batch in batches:
         codes, labels = batch["codes"].to(device), batch["labels"].to(device)
         with torch.autocast(device.type, precision, enabled=precision is not None):
-            nll = model.loss(codes, Cond(labels=labels))  # (B, N)
+            nll = model.loss(codes, Cond.of_labels(labels))  # (B, N)
         total += nll.double().sum().item()
         count += len(codes)
     if not count:

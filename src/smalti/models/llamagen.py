@@ -60,6 +60,14 @@ class LlamaGenConfig:
     """Rate of the last layer's dropped residual branches; earlier layers have less."""
 
     def __post_init__(self) -> None:
+        for name in ("vocab", "layers", "heads", "dim", "multiple_of"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if len(self.grid) != 2 or min(self.grid) < 1:
+            raise ValueError(f"grid must be two positive integers, got {self.grid}")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if (self.classes > 0) == (self.text_length > 0):
             raise ValueError(
                 "a model has either classes or a text prefix, "
@@ -67,7 +75,7 @@ class LlamaGenConfig:
             )
         if self.dim % (4 * self.heads):
             raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
-        if self.heads % (self.kv_heads or self.heads):
+        if self.kv_heads < 0 or self.heads % (self.kv_heads or self.heads):
             raise ValueError(f"kv_heads must divide heads {self.heads}, got {self.kv_heads}")
 
     @property

@@ -44,7 +44,7 @@ def train(recipe: Recipe, out: Path) -> dict[str, Any]:
     world = start(recipe.train.device)
     try:
         if world.main:
-            claim(out, recipe)
+            check(out, recipe)
         report = out / "report.json"
         if report.is_file() and read_json(report).get("steps") == recipe.train.steps:
             return read_json(report)
@@ -55,8 +55,8 @@ def train(recipe: Recipe, out: Path) -> dict[str, Any]:
         stop()
 
 
-def claim(out: Path, recipe: Recipe) -> None:
-    """Write the recipe into the run's folder, or check that it is the one that stands there."""
+def check(out: Path, recipe: Recipe) -> None:
+    """Raise ValueError if the run's folder holds something else than a run of this recipe."""
     path, mine = out / "recipe.json", to_dict(recipe)
     if path.is_file():
         for name, old, new in differences(read_json(path), mine):
@@ -67,8 +67,13 @@ def claim(out: Path, recipe: Recipe) -> None:
                 )
     elif out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} exists and is not a run; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, mine)
+
+
+def claim(out: Path, recipe: Recipe, world: World) -> None:
+    """Write the recipe into the run's folder, once nothing but the work itself can fail."""
+    if world.main:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "recipe.json", to_dict(recipe))
 
 
 def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
@@ -86,6 +91,12 @@ def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
 def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[str, Any]:
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
     source = open_source(recipe.data.source)
+    care = recipe.objective.codebook
+    if care.kmeans and care.warmup >= recipe.train.steps:
+        raise ValueError(
+            f"objective.codebook.warmup must be below train.steps {recipe.train.steps}, "
+            f"got {care.warmup}"
+        )
     height, width = recipe.model.size
     if height != width:
         raise ValueError(f"training takes square images, got model.size {recipe.model.size}")
@@ -116,6 +127,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
         evaluate=evaluate,
         preview=preview,
     )
+    claim(out, recipe, world)
     trainer.fit()
     if not world.main:
         return {}
@@ -187,6 +199,7 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
         evaluate=evaluate,
         preview=preview,
     )
+    claim(out, recipe, world)
     trainer.fit()
     if not world.main:
         return {}
@@ -204,6 +217,9 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
 def open_codes(recipe: GeneratorRecipe, out: Path, tokenizer: Any, world: World) -> TokenCache:
     """The recipe's token cache; made in the run's folder where the recipe names none."""
     path = Path(recipe.codes) if recipe.codes else out / "codes.arrow"
+    if not recipe.codes:
+        open_source(recipe.data.source)  # its mistakes before the run's folder exists
+        claim(out, recipe, world)
     if not recipe.codes and not path.exists() and world.main:
         source = open_source(recipe.data.source)
         transform = recipe.data.transform(tokenizer.config.size[0])

@@ -46,6 +46,17 @@ class VQGANConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("patch", "channels", "blocks", "latent", "dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.vocab < 2:
+            raise ValueError(f"vocab must be at least 2, got {self.vocab}")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ValueError(
+                f"multipliers must be one or more positive integers, got {self.multipliers}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if any(s < 1 or s % self.factor for s in self.size):
             raise ValueError(f"size must be multiples of {self.factor} pixels, got {self.size}")
 

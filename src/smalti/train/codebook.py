@@ -119,7 +119,7 @@ class CodebookCare(nn.Module):
             tips.append("use 8 or 16 codebook dimensions (--model.dim 8)")
         tips += [
             "add an entropy loss (--objective.entropy 0.1)",
-            "lower the learning rate (--train.lr)",
+            "lower the learning rate (--train.optim.lr)",
             f"or take fewer codes (--model.vocab {max(2, vocab // 4)})",
         ]
         return f"only {used} of {vocab} codes are in use ({usage:.0%}). Try: " + "; ".join(tips)

@@ -77,7 +77,7 @@ class Likelihood(nn.Module):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         codes = batch["codes"]
-        cond = Cond(labels=batch["labels"])
+        cond = Cond.of_labels(batch["labels"])
         drop = torch.rand(len(codes), device=codes.device) < self.config.cond_dropout
         loss = self.model.loss(codes, cond.dropped(drop)).mean()
         return Losses({"model": loss}, {"loss": loss.detach()})

@@ -8,6 +8,7 @@ device only when they are logged.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
@@ -62,7 +63,7 @@ class TrainConfig:
             )
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(ArithmeticError):
     """Training cannot go on; the last checkpoint is intact."""
 
 
@@ -191,6 +192,8 @@ class Trainer:
                     log.say(f"advice: {text}")
                     advised = True
             if due["save"]:
+                if not due["log"]:
+                    self._numbers(losses, norms)  # stops at what is no number
                 self.save()
             if due["eval"] or due["preview"]:
                 self._look(log, due)
@@ -206,7 +209,7 @@ class Trainer:
         lr = lr_at(self.step, config.steps, config.optim)
         parts = config.accumulate
         size = config.batch // self.world.size // parts
-        losses = Losses({}, {})
+        losses, logs = Losses({}, {}), dict[str, Tensor]()
         for i in range(parts):
             part = {
                 k: v[i * size : (i + 1) * size].to(device, non_blocking=True)
@@ -218,6 +221,8 @@ class Trainer:
                 with autocast(device, config.precision):
                     losses = module(part, self.step)
                 torch.stack([t / parts for t in losses.totals.values()]).sum().backward()
+            for name, value in losses.logs.items():
+                logs[name] = logs.get(name, 0) + value / parts
         norms: dict[str, Tensor] = {}
         for name in losses.totals:
             optimizer = self.optimizers[name]
@@ -231,7 +236,7 @@ class Trainer:
             optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(self.step)
-        return losses, norms
+        return Losses(losses.totals, logs), norms
 
     def _numbers(self, losses: Losses, norms: dict[str, Tensor]) -> dict[str, float]:
         """Read what is logged from the device, in one go; stop at a loss that is not finite."""
@@ -239,9 +244,11 @@ class Trainer:
         values = torch.stack([v.detach().float().reshape(()) for v in named.values()]).tolist()
         numbers = dict(zip(named, values, strict=True))
         numbers["lr"] = lr_at(self.step - 1, self.config.steps, self.config.optim)
-        if not torch.isfinite(torch.tensor(numbers["loss"])):
+        broken = {k: v for k, v in numbers.items() if not math.isfinite(v)}
+        if "loss" in broken or any(k.startswith("grad_norm") for k in broken):
+            name, value = next(iter(broken.items()))
             raise TrainingStopped(
-                f"the loss is {numbers['loss']} at step {self.step}; the last checkpoint in "
+                f"{name} is {value} at step {self.step}; the last checkpoint in "
                 f"{self.run} is from before. Try a lower --train.optim.lr or a longer "
                 "--train.optim.warmup"
             )

@@ -1,0 +1,50 @@
+"""What every benchmark reports beside its numbers: hardware, threads, torch, commit."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def hardware() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown"
+
+
+def commit() -> str:
+    """The short hash of the checkout, "+" behind it where src/ differs from the commit."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=here)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    name = git("rev-parse", "--short", "HEAD")
+    return "unknown" if name is None else name + "+" * bool(git("status", "-s", "--", "../src"))
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    return {
+        "hardware": torch.cuda.get_device_name() if device == "cuda" else hardware(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": commit(),
+    }
+
+
+def report(case: dict[str, Any], device: str = "cpu") -> None:
+    """Print a case as one JSON line, floats to four digits, with the machine."""
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in case.items()}
+    print(json.dumps(rounded | machine(device)), flush=True)

@@ -1,0 +1,147 @@
+"""How much memory does sampling take beside what it needs on paper?
+
+    python benchmarks/memory.py [--quick] [--device cuda]
+
+Codes only: the tokenizer decodes after the generator's cache is gone, and in float32 whatever the
+generator is in. Every case runs in a process of its own, with random weights, through the engine
+inside `packed`. On a CPU the figure is the growth of resident memory from before the model is made
+to the peak; imports and a first sampling with a tiny model come before that and are reported as
+`baseline_MB`. On CUDA it is `torch.cuda.max_memory_allocated`, and nothing is packed.
+On paper: weights; the packed copy (all weights but embeddings and norms); the cache of all
+branches; activations, the larger of a layer's and of a draw's tensors that live at one time.
+`ratio` is measured / paper; the target is 0.85 to 1.15. A table goes to stderr.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common import report
+from smalti.codes import Cond
+from smalti.engine.causal import generate
+from smalti.models.llamagen import LlamaGen, LlamaGenConfig, tiny
+from smalti.nn.linear import packed
+from smalti.recipes.llamagen import emoji_llamagen, llamagen_b
+from smalti.sampling.noise import Noise
+
+CASES = [("emoji_llamagen", 64), ("llamagen_b", 1), ("llamagen_b", 8)]  # model, images
+RECIPES = {"emoji_llamagen": emoji_llamagen, "llamagen_b": llamagen_b}
+TERMS = ("weights", "packed", "cache", "activations")
+MB = 1e6
+
+
+def build(config: LlamaGenConfig, dtype: torch.dtype, device: str) -> LlamaGen:
+    """A model made in its dtype, so that no float32 copy counts."""
+    torch.set_default_dtype(dtype)
+    with torch.device(device):
+        model = LlamaGen(config).eval()
+    torch.set_default_dtype(torch.float32)
+    nn.init.normal_(model.head.proj.weight, std=0.02)
+    return model
+
+
+def sample(model: LlamaGen, name: str, batch: int, device: str) -> None:
+    guidance, filters = RECIPES[name]().sampling.parts()
+    assert not guidance.off
+    cond = Cond(labels=torch.zeros(batch, dtype=torch.int64, device=device))
+    with packed(model):
+        generate(model, cond, Noise.request(0, batch, device=device), guidance, filters)
+
+
+def paper(config: LlamaGenConfig, batch: int, dtype: torch.dtype, device: str, top_p: float) -> Any:
+    """The terms in bytes, for two branches."""
+    rows, size = 2 * batch, dtype.itemsize
+    kv, width = 2 * config.dim, config.ffn_dim
+    length = config.prefix + config.spec.positions
+    linear = config.layers * (4 * config.dim**2 + 3 * config.dim * width)
+    linear += config.dim * config.vocab
+    tables = (config.vocab + config.classes + 1) * config.dim
+    norms = (2 * config.layers + 1) * config.dim
+    # attention of one bfloat16 query on a CPU reads a float32 copy of the layer's keys and values
+    copies = device == "cpu" and dtype == torch.bfloat16
+    attention = rows * length * kv * 4 if copies else 0
+    layer = rows * (3 * width + 6 * config.dim) * size + attention
+    # logits in the weights' dtype and in float32, then guided, divided, log-softmax, its mass; and
+    # for top-p the sorted values and mass, and two indices of 8 bytes
+    per_image = 2 * (size + 4) + 4 * 4 + (4 * 2 + 8 * 2 if top_p < 1 else 0)
+    draw = batch * config.vocab * per_image
+    return {
+        "weights": (linear + tables + norms) * size,
+        "packed": linear * size if device == "cpu" else 0,
+        "cache": config.layers * rows * length * kv * size,
+        "activations": max(layer, draw),
+    }
+
+
+def status(field: str) -> int:
+    """A field of /proc/self/status in bytes: VmRSS is resident now, VmHWM the peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def child(name: str, batch: int, dtype: torch.dtype, device: str, quick: bool) -> dict[str, Any]:
+    sample(build(tiny(), dtype, device), name, 2, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        baseline = torch.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        baseline = status("VmRSS")
+    recipe = RECIPES[name]()
+    config = replace(recipe.model, layers=1) if quick else recipe.model
+    model = build(config, dtype, device)
+    built = torch.cuda.memory_allocated() if device == "cuda" else status("VmRSS")
+    sample(model, name, batch, device)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else status("VmHWM")
+    terms = paper(config, batch, dtype, device, recipe.sampling.top_p)
+    return {
+        "script": "memory",
+        "model": name,
+        "batch": batch,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": device,
+        "baseline_MB": baseline / MB,
+        **{f"{k}_MB": v / MB for k, v in terms.items()},
+        "paper_MB": sum(terms.values()) / MB,
+        "built_MB": (built - baseline) / MB,
+        "measured_MB": (peak - baseline) / MB,
+        "ratio": (peak - baseline) / sum(terms.values()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="peak memory of sampling, beside paper")
+    parser.add_argument("--quick", action="store_true", help="models of one layer: a trial")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        name, batch, dtype = json.loads(options.case)
+        case = child(name, batch, getattr(torch, dtype), options.device, options.quick)
+        report(case, options.device)
+        return
+    columns = ("dtype", *(f"{t}_MB" for t in TERMS), "paper_MB", "measured_MB", "ratio")
+    print(f"{'model':18}" + "".join(f"{c:>15}" for c in columns), file=sys.stderr)
+    for name, batch in CASES:
+        for dtype in ("float32", "bfloat16"):
+            command = [sys.executable, __file__, "--device", options.device]
+            command += ["--case", json.dumps([name, batch, dtype])]
+            command += ["--quick"] * options.quick
+            line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            print(line, end="", flush=True)
+            case = json.loads(line)
+            row = "".join(f"{case[c]:>15}" for c in columns)
+            print(f"{f'{name} x {batch}':18}{row}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

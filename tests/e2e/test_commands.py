@@ -1,0 +1,348 @@
+"""The command line from images to images, and one line with exit code 2 for every mistake."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from builders import build
+from small_systems import GENERATOR, TOKENIZER, write_pictures
+from smalti import demo
+from smalti.cli import main
+from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
+from smalti.storage import save_module
+from smalti.tokenizers import vqgan
+
+
+@pytest.fixture(scope="module", autouse=True)
+def float32():
+    """One arithmetic on every machine."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("smalti.pipeline.fast_bf16", lambda device: False)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A trained tokenizer `t`, its codes, and a generator `g`, all made by commands."""
+    folder = tmp_path_factory.mktemp("work")
+    main(["train", "emoji_vqgan", "--out", str(folder / "t"), *TOKENIZER])
+    tokenizer, codes = str(folder / "t" / "tokenizer"), str(folder / "codes.arrow")
+    main(["encode", "shapes:64", "--tokenizer", tokenizer, "--out", codes])
+    given = ["--tokenizer", tokenizer, "--codes", codes]
+    main(["train", "emoji_llamagen", "--out", str(folder / "g"), *given, *GENERATOR])
+    return folder
+
+
+@pytest.fixture
+def pipeline(work):
+    return str(work / "g" / "pipeline")
+
+
+def told(capsys, *arguments) -> dict:
+    """What a command prints with --json."""
+    capsys.readouterr()
+    main([*map(str, arguments), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_what_training_leaves_behind(work):
+    assert {p.name for p in (work / "t").iterdir()} == {
+        "recipe.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "previews",
+        "tokenizer",
+        "report.json",
+    } | ({"tensorboard"} if (work / "t" / "tensorboard").exists() else set())
+    report = json.loads((work / "t" / "report.json").read_text())
+    assert report["steps"] == 6 and report["source"] == "shapes:64"
+    assert 3 < report["held_out_psnr"] < 60 and 0 < report["held_out_usage"] <= 1
+    report = json.loads((work / "g" / "report.json").read_text())
+    assert 0 < report["held_out_bits_per_token"] < 6
+    assert report["below_unigram"] == pytest.approx(
+        1 - report["held_out_bits_per_token"] / report["unigram_bits_per_token"]
+    )
+    with Image.open(work / "t" / "previews" / "step-00000006.png") as image:
+        assert image.size == (6 * 66 + 2, 2 * 66 + 2)  # 6 held out, four times as large
+
+
+def test_a_finished_run_returns_its_report(work, capsys):
+    before = (work / "t" / "metrics.jsonl").stat().st_mtime_ns
+    report = told(capsys, "train", "emoji_vqgan", "--out", work / "t", *TOKENIZER)
+    assert report == json.loads((work / "t" / "report.json").read_text())
+    assert (work / "t" / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_sample_writes_a_grid_the_same_every_time(work, pipeline, tmp_path, capsys):
+    command = ["sample", pipeline, "--n", "4", "--seed", "3", "--out"]
+    first = told(capsys, *command, tmp_path / "a.png")
+    told(capsys, *command, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert [i["index"] for i in first["images"]] == [0, 1, 2, 3]
+    assert first["files"] == [str(tmp_path / "a.png")]
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (2 * 34 + 2, 2 * 34 + 2)
+    report = told(capsys, "info", tmp_path / "a.png")
+    assert report == {"kind": "picture", "images": first["images"]}
+    other = ["sample", pipeline, "--n", "4", "--seed", "4", "--out", str(tmp_path / "c.png")]
+    main(other)
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
+
+
+def test_sample_into_a_folder_and_one_image_again(pipeline, tmp_path):
+    main(
+        ["sample", pipeline, "--classes", "0", "red square", "--n", "5", "--first", "2"]
+        + ["--batch", "2", "--temperature", "0.9", "--guidance", "1.5", "--out"]
+        + [str(tmp_path / "many")]
+    )
+    names = sorted(p.name for p in (tmp_path / "many").iterdir())
+    assert names == [f"{i:06d}.png" for i in range(2, 7)]
+    picture = tmp_path / "many" / "000005.png"
+    main(["sample", pipeline, "--like", str(picture), "--out", str(tmp_path / "one.png")])
+    assert (tmp_path / "one.png").read_bytes() == picture.read_bytes()
+
+
+def test_reconstruct_a_source_and_a_file(work, pipeline, tmp_path, capsys):
+    out = tmp_path / "r.png"
+    report = told(capsys, "reconstruct", work / "t" / "tokenizer", "shapes:5", "--out", out)
+    assert report["images"] == 5 and report["file"] == str(out)
+    with Image.open(out) as image:
+        assert image.size == (5 * 66 + 2, 2 * 66 + 2)
+        rows = np.asarray(image)
+    assert report["psnr"] > 3 and rows[2:66].std() > 0
+
+
+def test_reconstruct_a_file(pipeline, tmp_path, capsys):
+    write_pictures(tmp_path, 1)
+    out = tmp_path / "r.png"
+    report = told(capsys, "reconstruct", pipeline, tmp_path / "000.png", "--out", out)
+    assert report["images"] == 1
+
+
+def test_info_says_what_everything_is(work, pipeline, capsys):
+    report = told(capsys, "info", pipeline)
+    assert report["kind"] == "pipeline" and report["source"] == "shapes:64"
+    assert report["fingerprint"] == (
+        f"{report['tokenizer']['fingerprint']}-{report['model']['fingerprint']}"
+    )
+    module = told(capsys, "info", work / "t" / "tokenizer")
+    assert (module["kind"], module["type"]) == ("tokenizer", "vqgan")
+    weights = vqgan.VQGAN(vqgan.VQGANConfig(**module["config"])).state_dict()
+    assert module["parameters"] == sum(w.numel() for w in weights.values())
+    assert told(capsys, "info", f"{pipeline}/model")["kind"] == "model"
+    run = told(capsys, "info", work / "g")
+    assert (run["kind"], run["finished"], run["last_checkpoint"]) == ("run", True, "step-00000006")
+    cache = told(capsys, "info", work / "codes.arrow")
+    assert (cache["kind"], cache["images"], cache["held_out"]) == ("token cache", 64, 6)
+    assert cache["tokenizer"] == module["fingerprint"] and cache["views"] == 2
+    main(["info", pipeline])
+    assert capsys.readouterr().out.startswith("kind: pipeline\n")
+
+
+def test_demo_on_a_folder(tmp_path, monkeypatch, capsys):
+    first, second = emoji_vqgan(), emoji_llamagen()
+    small = replace(first.model, channels=8, latent=8, vocab=16)
+    thin = replace(second.model, layers=1, heads=2, dim=16, multiple_of=16)
+    short = {"steps": 40, "batch": 8}
+    first = replace(first, model=small, train=replace(first.train, **short))
+    second = replace(second, model=thin, train=replace(second.train, **short))
+    monkeypatch.setattr(demo, "emoji_vqgan", lambda: first)
+    monkeypatch.setattr(demo, "emoji_llamagen", lambda: second)
+    folder = write_pictures(tmp_path / "pictures", 24, ("day", "night"))
+    out = tmp_path / "out"
+    command = ["demo", "--quick", "--data", f"folder:{folder}", "--out", str(out)]
+    report = told(capsys, *command)
+    assert (report["images"], report["classes"], report["codes_per_image"]) == (24, 2, 64)
+    assert report["tokenizer"]["steps"] == report["generator"]["steps"] == 20
+    assert json.loads((out / "report.json").read_text()) == report
+    for name in ("samples.png", "reconstructions.png", "pipeline/pipeline.json"):
+        assert (out / name).is_file()
+    before = (out / "samples.png").read_bytes()
+    main(command)  # all is done: it draws again
+    assert (out / "samples.png").read_bytes() == before
+
+
+# -- mistakes
+
+
+def mistake(capsys, *arguments) -> str:
+    """The one line that a command which fails writes."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_mistake_is_exit_code_2_and_one_line():
+    command = [sys.executable, "-m", "smalti", "smaple"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line == (
+        "smalti smaple: command must be one of demo, train, encode, sample, reconstruct, info, "
+        "got 'smaple'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train emoji_vqgam --out x", "recipe must be one of emoji_vqgan, .*'emoji_vqgam'"),
+        ("train emoji_vqgan", "out"),
+        ("train emoji_vqgan --out x --model.chanels 8", "chanels"),
+        ("train emoji_vqgan --out x --train.steps many", "steps"),
+        ("train emoji_vqgan --out x --train.steps 0", "steps must be at least 1, got 0"),
+        ("train emoji_vqgan --out x --model.blocks 0", "blocks must be at least 1, got 0"),
+        ("train emoji_vqgan --out x --data.source shape", "unknown data source 'shape'"),
+        ("train emoji_llamagen --out x", "--tokenizer"),
+        ("train emoji_llamagen --out x --tokenizer nowhere", "nowhere is not a folder"),
+        ("encode shapes:4 --tokenizer nowhere --out x", "nowhere is not a folder"),
+        ("encode shapes:4 --out x", "tokenizer"),
+        ("info nowhere", "nowhere is neither a folder nor a hub id"),
+        ("info nowhere.png", "nowhere.png is neither"),
+        ("sample nowhere", "nowhere is neither a folder nor a hub id"),
+        ("demo --data folder:nowhere", "folder:nowhere: nowhere is not a folder"),
+        ("demo --data shapes:3", "shapes:3 has 3 images; the demo needs at least 4"),
+    ],
+)
+def test_mistakes_without_a_pipeline(tmp_path, monkeypatch, capsys, command, words):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(words, mistake(capsys, *command.split()))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--classes cherry", "class must be one of 0 ... 29 or red circle, .*'cherry'"),
+        ("--classes 30", "class must be one of 0 ... 29"),
+        ("--guidance -1", "-1"),
+        ("--schedule square", "schedule"),
+        ("--temperature -1", "-1"),
+        ("--top-p 0", "top_p"),
+        ("--n 0", "at least 1"),
+        ("--n 0 --out x", "at least 1"),
+        ("--batch 0", "batch"),
+        ("--batch -1 --out x", "batch"),
+        ("--first -3", "-3"),
+        ("--like nothing.png", "nothing.png"),
+    ],
+)
+def test_mistakes_with_a_pipeline(tmp_path, monkeypatch, capsys, pipeline, options, words):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(words, mistake(capsys, "sample", pipeline, *options.split()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_that_cannot_be_drawn_again(work, pipeline, tmp_path, capsys):
+    write_pictures(tmp_path, 1)
+    line = mistake(capsys, "sample", pipeline, "--like", tmp_path / "000.png")
+    assert "was not written by smalti" in line
+    main(["sample", pipeline, "--n", "2", "--out", str(tmp_path / "two.png")])
+    line = mistake(capsys, "sample", pipeline, "--like", tmp_path / "two.png")
+    assert "does not say how one image was drawn" in line
+
+
+def test_folders_that_are_something_else(work, tmp_path, capsys):
+    assert "it has no pipeline.json" in mistake(capsys, "sample", work / "t")
+    assert "is not a pipeline, a tokenizer" in mistake(capsys, "info", tmp_path)
+    line = mistake(capsys, "encode", "shapes:4", "--tokenizer", work / "g", "--out", tmp_path / "y")
+    assert "config.json" in line
+    (tmp_path / "x").write_text("nothing")
+    assert "not a complete token cache" in mistake(capsys, "info", tmp_path / "x")
+    command = ["train", "emoji_vqgan", "--out", tmp_path, *TOKENIZER]
+    assert "exists and is not a run" in mistake(capsys, *command)
+
+
+def test_another_recipe_in_the_same_folder(work, capsys):
+    command = ["train", "emoji_vqgan", "--out", work / "t", *TOKENIZER]
+    line = mistake(capsys, *command, "--train.seed", "5")
+    assert "holds a run of another recipe: train.seed was 0, now 5" in line
+
+
+def test_codes_of_another_tokenizer(work, tmp_path, capsys):
+    config = json.loads((work / "t" / "tokenizer" / "config.json").read_text())["config"]
+    other = build(vqgan.VQGAN, vqgan.VQGANConfig(**config), seed=1)
+    mark = save_module(other, tmp_path / "other")
+    given = ["--tokenizer", tmp_path / "other", "--codes", work / "codes.arrow"]
+    command = ["train", "emoji_llamagen", "--out", tmp_path / "g", *given, *GENERATOR]
+    assert f"but the tokenizer given is {mark}; encode the images again" in mistake(
+        capsys, *command
+    )
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "encode"])
+def test_empty_folders_and_corrupt_images_are_named(work, tmp_path, capsys, command):
+    folder, out = tmp_path / "pictures", ["--out", tmp_path / "out"]
+    folder.mkdir()
+
+    def arguments():
+        source = f"folder:{folder}"
+        return {
+            "demo": ["demo", "--quick", "--data", source, *out],
+            "train": ["train", "emoji_vqgan", *out, *TOKENIZER, "--data.source", source],
+            "encode": ["encode", source, "--tokenizer", work / "t" / "tokenizer", *out],
+        }[command]
+
+    assert "pictures holds no images" in mistake(capsys, *arguments())
+    if command == "demo":
+        return
+    write_pictures(folder, 12)
+    broken = folder / "007.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    if command == "train":
+        out[1] = tmp_path / "another"
+    assert "cannot decode image" in (line := mistake(capsys, *arguments())) and "007.png" in line
+
+
+def test_a_generator_learns_from_a_folder_without_classes(work, tmp_path):
+    source = f"folder:{write_pictures(tmp_path / 'flat', 12)}"
+    tokenizer = ["--tokenizer", str(work / "t" / "tokenizer")]
+    given = [*tokenizer, *GENERATOR, "--data.source", source]
+    main(["train", "emoji_llamagen", "--out", str(tmp_path / "g"), *given])
+    info = json.loads((tmp_path / "g" / "pipeline" / "pipeline.json").read_text())
+    assert info["classes"] == ["image"]
+
+
+def test_a_loss_that_is_no_number_is_one_line(work, tmp_path, capsys):
+    given = ["--tokenizer", work / "t" / "tokenizer", "--codes", work / "codes.arrow", *GENERATOR]
+    given += ["--train.optim.lr", "1e30", "--train.optim.warmup", "0", "--train.log-every", "1"]
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in ("train", "emoji_llamagen", "--out", tmp_path / "g", *given)])
+    progress, line = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and progress.startswith("generator: step 1 of 6")
+    assert re.search(r"(loss|grad_norm_model) is nan at step 2; the last checkpoint", line)
+
+
+def test_a_mistake_does_not_occupy_the_folder(work, tmp_path, capsys):
+    command = ["train", "emoji_llamagen", "--out", str(tmp_path / "g"), *GENERATOR]
+    mistake(capsys, *command)
+    main([*command, "--tokenizer", str(work / "t" / "tokenizer")])
+
+
+@pytest.mark.parametrize("what", ["weights", "config"])
+def test_damage_is_one_line(pipeline, tmp_path, capsys, what):
+    shutil.copytree(pipeline, tmp_path / "p")
+    if what == "weights":
+        path = tmp_path / "p" / "model" / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:50])
+        assert "model.safetensors" in mistake(capsys, "info", tmp_path / "p")
+    else:
+        path = tmp_path / "p" / "tokenizer" / "config.json"
+        path.write_text(json.dumps({"type": "vqgan"}))
+        assert "config.json" in mistake(capsys, "sample", tmp_path / "p")
+
+
+def test_an_unknown_device_is_one_line(tmp_path, capsys):
+    command = ["train", "emoji_vqgan", "--out", tmp_path / "t", *TOKENIZER]
+    assert "tpu" in mistake(capsys, *command, "--train.device", "tpu")

@@ -1,0 +1,95 @@
+import math
+
+import pytest
+import torch
+
+from builders import random_codes
+from smalti.eval.codebook import histogram, perplexity, unigram_bits, usage
+from smalti.eval.likelihood import likelihood
+from smalti.eval.reconstruction import psnr, reconstruction
+from smalti.models import llamagen
+
+
+def test_psnr_by_hand():
+    images = torch.zeros(3, 3, 2, 2, dtype=torch.uint8)
+    others = images.clone()
+    others[1] += 51  # a fifth of the range: mse 1 / 25
+    others[2, 0, 0, 0] = 255  # one of twelve values: mse 1 / 12
+    found = psnr(images, others).tolist()
+    assert found[0] == math.inf
+    assert found[1:] == pytest.approx([10 * math.log10(25), 10 * math.log10(12)])
+    assert psnr(others, images).tolist() == found
+
+
+def test_histogram_usage_and_perplexity():
+    counts = histogram(torch.tensor([[0, 1, 1], [3, 0, 1]]), 8)
+    assert counts.tolist() == [2, 3, 0, 1, 0, 0, 0, 0]
+    assert usage(counts) == 3 / 8
+    entropy = -sum(p * math.log(p) for p in (2 / 6, 3 / 6, 1 / 6))
+    assert perplexity(counts) == pytest.approx(math.exp(entropy))
+    assert perplexity(torch.ones(16)) == pytest.approx(16)
+    assert perplexity(torch.tensor([9, 0, 0])) == pytest.approx(1)
+
+
+def test_unigram_bits_count_every_code_once_more():
+    train = torch.tensor([0, 0, 0, 1])  # plus one each: 4, 2, 1, 1 of 8
+    bits = [unigram_bits(train, torch.tensor([code]), 4) for code in range(4)]
+    assert bits == pytest.approx([1, 2, 3, 3])
+    assert unigram_bits(train, torch.tensor([[0, 1], [2, 3]]), 4) == pytest.approx(9 / 4)
+
+
+def batches(spec, sizes):
+    codes = random_codes(spec, sum(sizes))
+    labels = torch.arange(sum(sizes)) % 5
+    for c, y in zip(codes.split(sizes), labels.split(sizes), strict=True):
+        yield {"codes": c, "labels": y}
+
+
+def test_an_untrained_model_needs_log2_vocab_bits():
+    model = llamagen.LlamaGen(llamagen.tiny()).eval()
+    found = likelihood(model, batches(model.spec, [3, 4]))
+    assert found["bits_per_token"] == pytest.approx(5, rel=1e-6)
+    assert found["nats_per_token"] == pytest.approx(math.log(32), rel=1e-6)
+    assert found["bits_per_image"] == pytest.approx(80, rel=1e-6)
+    assert found["images"] == 7
+
+
+def test_batches_of_different_sizes_weigh_by_their_images():
+    torch.manual_seed(0)
+    model = llamagen.LlamaGen(llamagen.tiny()).eval()
+    torch.nn.init.normal_(model.head.proj.weight)
+    found = likelihood(model, batches(model.spec, [1, 6]))
+    assert found["nats_per_token"] == pytest.approx(
+        likelihood(model, batches(model.spec, [7]))["nats_per_token"], rel=1e-6
+    )
+    with pytest.raises(ValueError, match="no codes"):
+        likelihood(model, [])
+
+
+class Halves:
+    """A tokenizer that writes down whether an image is bright and gives back grey or itself."""
+
+    spec = llamagen.tiny().spec
+
+    def __init__(self, back: float | None) -> None:
+        self.back = back
+
+    def encode(self, images):
+        self.images = images
+        return (images.mean((1, 2, 3)) > 0).long()[:, None].expand(-1, 16)
+
+    def decode(self, codes):
+        return self.images if self.back is None else torch.full_like(self.images, self.back)
+
+
+def test_reconstruction():
+    images = torch.tensor([0, 255, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 4, 4)
+    parts = [{"images": images[:2]}, {"images": images[2:]}]
+    found = reconstruction(Halves(None), parts)
+    assert found["psnr"] == 100 and found["usage"] == 2 / 32 and found["images"] == 3
+    assert found["perplexity"] == pytest.approx(math.exp(math.log(3) - 2 / 3 * math.log(2)))
+    grey = reconstruction(Halves(0.0), parts)["psnr"]  # 128: 128 from black, 127 from white
+    one, two = (-20 * math.log10(d / 255) for d in (128, 127))
+    assert grey == pytest.approx((one + 2 * two) / 3)
+    with pytest.raises(ValueError, match="no images"):
+        reconstruction(Halves(None), [])

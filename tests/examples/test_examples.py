@@ -1,0 +1,85 @@
+"""Each example runs, on a system that trains in seconds, and is short."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import smalti
+from small_systems import write_pictures
+from smalti.describe import png_metadata
+
+FOLDER = Path(__file__).parents[2] / "examples"
+SETTINGS = "--steps 20 --batch 4 --channels 8 --dim 16".split()
+
+
+def run(name: str, *arguments: object) -> None:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def float32():
+    """One arithmetic on every machine."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("smalti.pipeline.fast_bf16", lambda device: False)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What `own_images.py` leaves for a folder of two classes."""
+    folder = tmp_path_factory.mktemp("own")
+    write_pictures(folder / "pictures", 12, ("day", "night"))
+    run("own_images", folder / "pictures", "--out", folder / "run", *SETTINGS)
+    return folder / "run"
+
+
+def test_own_images_leaves_a_pipeline_with_the_folders_classes(trained):
+    pipe = smalti.load(trained / "generator" / "pipeline")
+    assert pipe.classes == ["day", "night"] and pipe.model.config.dim == 16
+    with Image.open(trained / "samples.png") as image:
+        assert image.size == (4 * 66 + 2, 4 * 66 + 2)
+
+
+def test_draw(trained, tmp_path):
+    out, pipe = tmp_path / "grid.png", trained / "generator" / "pipeline"
+    run("draw", pipe, "--columns", 3, "--guidance", 1.5, "--seed", 4, "--out", out)
+    tags = png_metadata(out)["images"]
+    assert [t["class_name"] for t in tags] == ["day"] * 3 + ["night"] * 3
+    assert {(t["guidance"], t["seed"]) for t in tags} == {(1.5, 4)}
+    with Image.open(out) as image:
+        assert image.size == (3 * 34 + 2, 2 * 34 + 2)
+        first = np.asarray(image)[2:34, 2:34]
+    alone = smalti.load(pipe)(["day"], 1, seed=4, guidance=1.5)[0]
+    assert np.array_equal(first, np.asarray(alone))
+
+
+def test_inpaint_keeps_the_left_half(trained, tmp_path, monkeypatch):
+    out, pictures = tmp_path / "halves.png", write_pictures(tmp_path, 1)
+    seen, draw = [], smalti.Pipeline.__call__
+
+    def spy(self, *arguments, **options):
+        seen.append((self, options["known"]))
+        return draw(self, *arguments, **options)
+
+    monkeypatch.setattr(smalti.Pipeline, "__call__", spy)
+    pipe = trained / "generator" / "pipeline"
+    run("inpaint", pipe, pictures / "000.png", "--label", "night", "--n", 3, "--out", out)
+    ((_, known),) = seen
+    assert known.mask.view(3, 8, 8)[:, :, :4].all() and not known.mask.view(3, 8, 8)[:, :, 4:].any()
+    with Image.open(out) as image:
+        assert image.size == (2 * 66 + 2, 2 * 66 + 2)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda p: p.stem)
+def test_an_example_says_its_command_and_stays_short(path):
+    text = path.read_text()
+    assert f"python examples/{path.name}" in text.split('"""')[1]
+    assert len(text.splitlines()) <= 60

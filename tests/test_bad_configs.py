@@ -1,0 +1,81 @@
+"""Configurations and requests that cannot work say what they were given and what is allowed."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from builders import build, random_codes
+from smalti.codes import Cond, TokenSpec
+from smalti.engine.causal import Known, generate
+from smalti.models import llamagen
+from smalti.sampling.noise import Noise
+from smalti.tokenizers import vqgan
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"heads": 0}, "heads must be at least 1, got 0"),
+        ({"dim": 0}, "dim must be at least 1, got 0"),
+        ({"vocab": -1}, "vocab must be at least 1, got -1"),
+        ({"multiple_of": 0}, "multiple_of must be at least 1, got 0"),
+        ({"grid": (4, 0)}, r"grid must be two positive integers, got \(4, 0\)"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"drop_path": -0.1}, r"drop_path must be in \[0, 1\), got -0.1"),
+        ({"kv_heads": -1}, "kv_heads must divide heads 2, got -1"),
+        ({"kv_heads": 4}, "kv_heads must divide heads 2, got 4"),
+        ({"dim": 30}, r"dim must be a multiple of 4 \* heads, got 30, 2"),
+        ({"classes": 0}, "either classes or a text prefix, got classes 0, text_length 0"),
+    ],
+)
+def test_llamagen(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(llamagen.tiny(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"patch": 0}, "patch must be at least 1, got 0"),
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"blocks": 0}, "blocks must be at least 1, got 0"),
+        ({"latent": 0}, "latent must be at least 1, got 0"),
+        ({"dim": 0}, "dim must be at least 1, got 0"),
+        ({"vocab": 1}, "vocab must be at least 2, got 1"),
+        ({"multipliers": ()}, r"multipliers must be one or more positive integers, got \(\)"),
+        ({"multipliers": (1, 0)}, r"positive integers, got \(1, 0\)"),
+        ({"dropout": 1.5}, r"dropout must be in \[0, 1\), got 1.5"),
+        ({"size": (16, 18)}, r"size must be multiples of 4 pixels, got \(16, 18\)"),
+    ],
+)
+def test_vqgan(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(vqgan.tiny(), **bad)
+
+
+@pytest.mark.parametrize("bad", [{"vocab": -1}, {"depth": -2}, {"channels": -3}])
+def test_token_spec(bad):
+    with pytest.raises(ValueError, match=f"0 or more, got .*{next(iter(bad.values()))}"):
+        TokenSpec(**{"grids": ((2, 2),), "vocab": 4} | bad)
+
+
+@pytest.mark.parametrize("labels", [[0, 5], [-1, 2]])
+def test_labels_that_are_no_class(labels):
+    model = build(llamagen.LlamaGen, llamagen.tiny())
+    message = rf"labels must be in \[0, 5\), got {min(labels)} to {max(labels)}"
+    with pytest.raises(ValueError, match=message):
+        generate(model, Cond(labels=torch.tensor(labels)), Noise.request(0, 2))
+
+
+def test_known_codes_of_another_shape():
+    model = build(llamagen.LlamaGen, llamagen.tiny())
+    cond, noise = Cond(labels=torch.tensor([0, 1])), Noise.request(0, 2)
+    codes, mask = random_codes(model.spec, 2), torch.ones(2, 16, dtype=torch.bool)
+    assert torch.equal(generate(model, cond, noise, known=Known(codes, mask)), codes)
+    for bad in (mask[:1], mask[:, :4], mask.long(), mask[0]):
+        with pytest.raises(ValueError, match=r"mask of known codes must be \(2, 16\) bool, got"):
+            generate(model, cond, noise, known=Known(codes, bad))
+    with pytest.raises(ValueError, match=r"known codes must be \(2, 16\), got \(1, 16\)"):
+        generate(model, cond, noise, known=Known(codes[:1], mask))

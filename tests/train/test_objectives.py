@@ -1,0 +1,164 @@
+"""Likelihood with condition dropout, and the VQGAN objective: which loss reaches what."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from builders import random_codes
+from smalti.codes import Cond
+from smalti.data.transforms import to_float
+from smalti.models import llamagen
+from smalti.tokenizers import vqgan
+from smalti.train.codebook import CodebookConfig
+from smalti.train.gan import discriminator_loss, generator_loss
+from smalti.train.objectives import (
+    Likelihood,
+    LikelihoodConfig,
+    ReconstructionConfig,
+    ReconstructionObjective,
+)
+
+GAN = ReconstructionConfig(
+    perceptual="none",
+    gan_start=0,
+    gan_channels=8,
+    gan_layers=1,
+    codebook=CodebookConfig(kmeans=False, patience=0),
+)
+
+
+def objective(config: ReconstructionConfig = GAN) -> ReconstructionObjective:
+    torch.manual_seed(0)
+    return ReconstructionObjective(vqgan.VQGAN(vqgan.tiny()), config).train()
+
+
+def pictures(count: int = 4) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {"images": torch.randint(256, (count, 3, 16, 16), generator=generator).byte()}
+
+
+def gradients(loss: torch.Tensor, module: nn.Module) -> list[torch.Tensor | None]:
+    return list(
+        torch.autograd.grad(loss, list(module.parameters()), retain_graph=True, allow_unused=True)
+    )
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_no_total_reaches_the_other_optimizers_parameters(adaptive):
+    trained = objective(replace(GAN, gan_adaptive=adaptive))
+    totals = trained(pictures(), 0).totals
+    modules = trained.optimized()
+    assert totals.keys() == modules.keys() == {"model", "discriminator"}
+    for name, module in modules.items():
+        assert all(g is not None for g in gradients(totals[name], module))
+        (other,) = totals.keys() - {name}
+        assert all(g is None for g in gradients(totals[other], module))
+
+
+@pytest.mark.parametrize("kind", ["hinge", "vanilla", "non-saturating"])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_one_backward_equals_two_separate_passes(kind, adaptive):
+    config = replace(GAN, gan=kind, gan_adaptive=adaptive, gan_weight=0.3)
+    trained, batch = objective(config), pictures()
+    model, critic = copy.deepcopy(trained.model), copy.deepcopy(trained.discriminator)
+    losses = trained(batch, 0)
+    torch.stack(list(losses.totals.values())).sum().backward()
+
+    images = to_float(batch["images"])
+    result = model(images)
+    pixel = F.mse_loss(result.images, images)
+    parts = result.quantized.losses
+    judged = generator_loss(kind, critic(result.images))
+    weight = 1.0
+    if adaptive:
+        last = model.decoder.conv_out.weight
+        norms = [torch.autograd.grad(v, last, retain_graph=True)[0].norm() for v in (pixel, judged)]
+        weight = (norms[0] / (norms[1] + 1e-4)).item()
+    total = pixel + parts["codebook"] + 0.25 * parts["commitment"] + 0.3 * weight * judged
+    wanted = torch.autograd.grad(total, list(model.parameters()))
+    for gradient, parameter in zip(wanted, trained.model.parameters(), strict=True):
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+
+    loss = discriminator_loss(kind, critic(images), critic(result.images.detach()))
+    wanted = torch.autograd.grad(loss, list(critic.parameters()))
+    for gradient, parameter in zip(wanted, trained.discriminator.parameters(), strict=True):
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+    assert losses.logs["discriminator"].item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_the_discriminator_waits_for_its_start():
+    trained = objective(replace(GAN, gan_start=7))
+    before = trained(pictures(), 6)
+    assert list(before.totals) == ["model"] and "adversarial" not in before.logs
+    assert list(trained(pictures(), 7).totals) == ["model", "discriminator"]
+    assert objective(replace(GAN, gan_weight=0.0)).optimized().keys() == {"model"}
+
+
+def test_images_too_small_for_the_discriminator():
+    with pytest.raises(ValueError, match="images of 16 pixels are too small.*needs 24.*gan-layers"):
+        objective(replace(GAN, gan_layers=3))
+
+
+def test_warm_up_passes_the_codebook_by_and_then_starts_it_from_latents():
+    codebook = CodebookConfig(warmup=2, samples=2, patience=0)
+    trained = objective(replace(GAN, gan_weight=0.0, codebook=codebook))
+    quantizer = trained.model.quantize
+    loss = trained(pictures(), 0).totals["model"]
+    with torch.no_grad():
+        quantizer.embedding.weight.normal_()
+    again = trained(pictures(), 1)
+    assert torch.equal(again.totals["model"], loss)
+    assert gradients(loss, quantizer) == [None]
+    assert "usage" not in again.logs and trained.advice({"loss": 1.0}) is None
+    assert trained.care.filled.item() == 2 * 32  # the pool is full
+    before = quantizer.embedding.weight.detach().clone()
+    logs = trained(pictures(), 2).logs
+    assert not torch.equal(quantizer.embedding.weight, before)
+    rows = quantizer.rows(trained.model.latent(to_float(pictures()["images"]))).detach()
+    assert (
+        quantizer.distances(rows).amin(1).mean()
+        < 0.5 * torch.cdist(rows, F.normalize(before, dim=1)).square().amin(1).mean()
+    )
+    assert "usage" in logs
+
+
+def test_weights_and_psnr_of_the_reconstruction():
+    config = replace(GAN, gan_weight=0.0, pixel="l1", pixel_weight=3.0, commitment=0.0)
+    trained, batch = objective(replace(config, quantizer_weight=0.0)), pictures()
+    losses, images = trained(batch, 0), to_float(batch["images"])
+    out = trained.model(images).images
+    assert losses.totals["model"].item() == pytest.approx(3 * (out - images).abs().mean().item())
+    mse = ((out - images) / 2).square().mean()
+    assert losses.logs["psnr"].item() == pytest.approx(-10 * mse.log10().item(), rel=1e-5)
+
+
+def test_entropy_loss_joins_when_it_has_a_weight():
+    plain = objective(replace(GAN, gan_weight=0.0))(pictures(), 0)
+    both = objective(replace(GAN, gan_weight=0.0, entropy=0.5))(pictures(), 0)
+    assert "entropy" not in plain.logs
+    assert (both.totals["model"] - plain.totals["model"]).item() == pytest.approx(
+        0.5 * both.logs["entropy"].item(), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_condition_dropout(share):
+    torch.manual_seed(0)
+    model = llamagen.LlamaGen(llamagen.tiny()).eval()
+    nn.init.normal_(model.head.proj.weight)
+    codes, labels = random_codes(model.spec, 6), torch.arange(6) % 5
+    cond = Cond(labels=labels)
+    wanted = model.loss(codes, cond.null() if share else cond).mean()
+    found = Likelihood(model, LikelihoodConfig(share))({"codes": codes, "labels": labels}, 0)
+    assert found.totals["model"].item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert found.logs["loss"].item() == found.totals["model"].item()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_bad_condition_dropout(share):
+    with pytest.raises(ValueError, match=rf"\[0, 1\], got {share}"):
+        Likelihood(llamagen.LlamaGen(llamagen.tiny()), LikelihoodConfig(share))

@@ -1,0 +1,244 @@
+"""The loop: it learns, it resumes bit for bit, it cuts batches, it stops at NaN."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from builders import random_codes
+from smalti.models import llamagen
+from smalti.tokenizers import vqgan
+from smalti.train import checkpoint
+from smalti.train.codebook import CodebookConfig
+from smalti.train.objectives import (
+    Likelihood,
+    LikelihoodConfig,
+    Losses,
+    ReconstructionConfig,
+    ReconstructionObjective,
+)
+from smalti.train.optim import OptimConfig
+from smalti.train.parallel import World
+from smalti.train.trainer import TrainConfig, Trainer, TrainingStopped
+
+WORLD = World(0, 1, torch.device("cpu"))
+CONFIG = TrainConfig(
+    steps=12,
+    batch=8,
+    optim=OptimConfig(lr=3e-3, warmup=2, schedule="cosine"),
+    precision="fp32",
+    ema=0.9,
+    log_every=1,
+    eval_every=0,
+    preview_every=0,
+    save_every=5,
+    device="cpu",
+)
+
+
+class Cut(Exception):
+    """What ends a run in the middle."""
+
+
+class Codes:
+    """Batches as a function of the step, with an error at one step."""
+
+    def __init__(self, cut: int | None = None) -> None:
+        self.cut = cut
+
+    def batch(self, step):
+        if step == self.cut:
+            raise Cut
+        spec = llamagen.tiny().spec
+        codes = random_codes(spec, 8, seed=step % 2)
+        return {"codes": codes, "labels": torch.arange(8) % 5}
+
+
+class Pixels(Codes):
+    def batch(self, step):
+        if step == self.cut:
+            raise Cut
+        generator = torch.Generator().manual_seed(step % 3)
+        return {"images": torch.randint(256, (8, 3, 16, 16), generator=generator).byte()}
+
+
+def generator(seed: int = 0, dropout: float = 0.2, cond_dropout: float = 0.3) -> Likelihood:
+    torch.manual_seed(seed)
+    model = llamagen.LlamaGen(replace(llamagen.tiny(), dropout=dropout))
+    return Likelihood(model, LikelihoodConfig(cond_dropout))
+
+
+def tokenizer(seed: int = 0) -> ReconstructionObjective:
+    """With all that has state: k-means, restarts, a discriminator and its batch norms."""
+    torch.manual_seed(seed)
+    config = ReconstructionConfig(
+        perceptual="none",
+        gan_start=4,
+        gan_channels=8,
+        gan_layers=1,
+        codebook=CodebookConfig(warmup=2, samples=2, patience=3),
+    )
+    return ReconstructionObjective(vqgan.VQGAN(vqgan.tiny()), config)
+
+
+def fit(objective, batches, run, config=CONFIG, **more) -> Trainer:
+    trainer = Trainer(objective, batches, config, run, WORLD, **more)
+    trainer.fit()
+    return trainer
+
+
+def metrics(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal(a, b) -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    else:
+        assert a == b
+
+
+def test_the_loss_falls(tmp_path):
+    config = replace(CONFIG, steps=40, optim=OptimConfig(lr=1e-2))
+    fit(generator(dropout=0.0), Codes(), tmp_path, config)
+    losses = [m["loss"] for m in metrics(tmp_path)]
+    assert losses[0] == pytest.approx(3.4657, abs=1e-3)  # ln 32
+    assert losses[-1] < 2.5
+
+
+@pytest.mark.parametrize(("build", "batches"), [(generator, Codes), (tokenizer, Pixels)])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, build, batches):
+    whole = fit(build(), batches(), tmp_path / "whole")
+    with pytest.raises(Cut):
+        fit(build(), batches(cut=8), tmp_path / "cut")
+    with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 9, "lo')  # as a crash leaves it
+    resumed = fit(build(seed=1), batches(), tmp_path / "cut")
+    assert resumed.step == whole.step == 12
+    state = whole.state()
+    assert {"step", "objective", "ema", "optimizers", "rng"} == state.keys()
+    assert_equal(resumed.state(), state)
+    a, b = metrics(tmp_path / "whole"), metrics(tmp_path / "cut")
+    assert [m["step"] for m in b] == [m["step"] for m in a] == list(range(1, 13))
+    assert [m["loss"] for m in b] == [m["loss"] for m in a]
+    steps = [p.name for p in checkpoint.found(tmp_path / "cut" / "checkpoints")]
+    assert steps == ["step-00000010", "step-00000012"]
+
+
+def test_a_gan_trains_both_networks(tmp_path):
+    before = {k: v.clone() for k, v in tokenizer().state_dict().items()}
+    trainer = fit(tokenizer(), Pixels(), tmp_path)
+    after = trainer.objective.state_dict()
+    for name in ("model.decoder.conv_out.weight", "discriminator.main.0.weight"):
+        assert not torch.equal(after[name], before[name])
+    assert set(trainer.optimizers) == {"model", "discriminator"}
+    rows = metrics(tmp_path)
+    assert "discriminator" not in rows[3] and "discriminator" in rows[4]
+    assert "grad_norm_discriminator" in rows[4]
+
+
+def test_accumulated_parts_equal_one_batch(tmp_path):
+    ends = []
+    for parts in (1, 2, 4):
+        config = replace(CONFIG, steps=4, accumulate=parts)
+        trainer = fit(generator(0, 0.0, 0.0), Codes(), tmp_path / str(parts), config)
+        ends.append(torch.cat([p.detach().flatten() for p in trainer.objective.parameters()]))
+    start = torch.cat([p.detach().flatten() for p in generator().parameters()])
+    assert (ends[0] - start).abs().max() > 1e-3
+    assert (ends[1] - ends[0]).abs().max() < 1e-5
+    assert (ends[2] - ends[0]).abs().max() < 1e-5
+
+
+def test_evaluation_and_previews_use_the_average_in_evaluation_mode(tmp_path):
+    objective, seen = generator(), []
+
+    def evaluate():
+        weight = objective.model.head.proj.weight
+        seen.append((objective.model.training, weight.detach().clone()))
+        return {"number": 1.5}
+
+    config = replace(CONFIG, steps=4, eval_every=2, preview_every=3)
+    trainer = fit(
+        objective,
+        Codes(),
+        tmp_path,
+        config,
+        evaluate=evaluate,
+        preview=lambda path: path.write_bytes(b"picture"),
+    )
+    assert [training for training, _ in seen] == [False, False]
+    assert torch.equal(seen[-1][1], trainer.ema.state_dict()["head.proj.weight"])
+    assert not torch.equal(seen[-1][1], objective.model.head.proj.weight)
+    assert objective.model.training
+    told = [m["step"] for m in metrics(tmp_path) if m.get("held_out_number") == 1.5]
+    assert told == [2, 4]
+    pictures = sorted(p.name for p in (tmp_path / "previews").iterdir())
+    assert pictures == ["step-00000003.png", "step-00000004.png"]
+
+
+class Broken(nn.Module):
+    """A loss that is NaN from step 3 on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Linear(1, 1)
+
+    def optimized(self):
+        return {"model": self.model}
+
+    def forward(self, batch, step):
+        loss = self.model.weight.sum() * (float("nan") if step >= 3 else 1.0)
+        return Losses({"model": loss}, {"loss": loss.detach()})
+
+    def advice(self, logs):
+        return None
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    config = replace(CONFIG, ema=0.0, save_every=2)
+    with pytest.raises(TrainingStopped, match="the loss is nan at step 4.*lower --train.optim.lr"):
+        fit(Broken(), Codes(), tmp_path, config)
+    (saved,) = checkpoint.found(tmp_path / "checkpoints")
+    weight = checkpoint.load(saved)["objective"]["model.weight"]
+    assert saved.name == "step-00000002" and weight.isfinite().all()
+    assert [m["step"] for m in metrics(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"batch": 0}, {"accumulate": 3}, {"log_every": 0}, {"keep": 0}]
+)
+def test_bad_settings(bad):
+    with pytest.raises(ValueError, match=f"got {next(iter(bad.values()))}"):
+        replace(CONFIG, **bad)
+
+
+def test_a_batch_that_the_processes_cannot_share(tmp_path):
+    with pytest.raises(ValueError, match="train.batch 8 must be a multiple.*3 x 1"):
+        Trainer(generator(), Codes(), CONFIG, tmp_path, World(0, 3, torch.device("cpu")))
+
+
+def test_no_checkpoint_holds_what_is_no_number(tmp_path):
+    config = replace(CONFIG, ema=0.0, save_every=2, log_every=10)
+    with pytest.raises(TrainingStopped):
+        fit(Broken(), Codes(), tmp_path, config)
+    for path in checkpoint.found(tmp_path / "checkpoints"):
+        assert checkpoint.load(path)["objective"]["model.weight"].isfinite().all()
+
+
+def test_the_logged_loss_is_that_of_the_whole_batch(tmp_path):
+    logged = []
+    for parts in (1, 4):
+        objective = generator(0, 0.0, 0.0)  # seeds what follows
+        nn.init.normal_(objective.model.head.proj.weight)
+        fit(objective, Codes(), tmp_path / str(parts), replace(CONFIG, steps=1, accumulate=parts))
+        logged.append(metrics(tmp_path / str(parts))[0]["loss"])
+    assert logged[1] == pytest.approx(logged[0], rel=1e-5)
