@@ -23,10 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
     parser.add_argument("--out", type=Path, default=Path("runs/own"))
-    parser.add_argument("--steps", type=int, default=2400, help="of the tokenizer")
+    parser.add_argument("--steps", type=int, default=800, help="of the tokenizer")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--channels", type=int, default=48, help="width of the tokenizer")
-    parser.add_argument("--dim", type=int, default=256, help="width of the generator")
+    parser.add_argument("--dim", type=int, default=192, help="width of the generator")
     args = parser.parse_args(arguments)
     data = DataConfig(source=f"folder:{args.folder}", flip=True)
 
@@ -41,12 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"held-out images come back at {report['held_out_psnr']:.1f} dB")
 
     generator = emoji_llamagen()
+    share = args.steps / tokenizer.train.steps
     second = replace(
         generator,
         data=data,
         tokenizer=str(args.out / "tokenizer" / "tokenizer"),
         model=replace(generator.model, dim=args.dim),
-        train=replace(generator.train, steps=max(1, args.steps // 2), batch=args.batch),
+        train=replace(
+            generator.train, steps=round(generator.train.steps * share), batch=args.batch
+        ),
     )
     train(second, args.out / "generator")
     pipe = smalti.load(args.out / "generator" / "pipeline")

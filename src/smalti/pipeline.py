@@ -155,7 +155,7 @@ class Pipeline:
             raise ValueError(f"every must be at least 1, got {every}")
         (part,) = self._parts(classes, n, first, batch=None)
         for step in self._stream(part, seed, known, sampling):
-            done = step.index + 1
+            done = step.done
             if done == step.total:
                 yield Partial(self._tag(self.decode(step.codes), part, seed, sampling), done, done)
             elif done % every == 0:

@@ -12,7 +12,7 @@ from small_systems import write_pictures
 from smalti.describe import png_metadata
 
 FOLDER = Path(__file__).parents[2] / "examples"
-SETTINGS = "--steps 20 --batch 4 --channels 8 --dim 16".split()
+SETTINGS = "--steps 24 --batch 4 --channels 8 --dim 16".split()
 
 
 def run(name: str, *arguments: object) -> None:

@@ -205,7 +205,7 @@ class Broken(nn.Module):
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     config = replace(CONFIG, ema=0.0, save_every=2)
-    with pytest.raises(TrainingStopped, match="the loss is nan at step 4.*lower --train.optim.lr"):
+    with pytest.raises(TrainingStopped, match="loss is nan at step 4.*lower --train.optim.lr"):
         fit(Broken(), Codes(), tmp_path, config)
     (saved,) = checkpoint.found(tmp_path / "checkpoints")
     weight = checkpoint.load(saved)["objective"]["model.weight"]

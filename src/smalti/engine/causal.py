@@ -55,7 +55,8 @@ class CausalModel(Protocol):
 class Step(NamedTuple):
     """What the loop yields after each block."""
 
-    index: int
+    done: int
+    """Blocks drawn so far, this one included."""
     total: int
     span: Span
     codes: Tensor
@@ -126,7 +127,7 @@ def stream(
             mask = known.mask[:, slots].reshape(*new.shape[:2], *[1] * (new.dim() - 2))
             new = torch.where(mask, known.codes[:, slots], new)
         codes[:, slots] = new
-        yield Step(i, len(steps), span, codes, draw.logp)
+        yield Step(i + 1, len(steps), span, codes, draw.logp)
 
 
 def generate(
