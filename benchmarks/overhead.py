@@ -183,7 +183,7 @@ def main() -> None:
                 trainer = generator(emoji_llamagen(), run)
             else:
                 trainer = generator(b, run)
-                rounds, count, warm = 2, 10, 2
+                rounds, count, warm = 6, 8, 8
             if options.quick:
                 rounds, count, warm = 1, 10, min(warm, 25)
             measure(name, trainer, rounds, count, warm)

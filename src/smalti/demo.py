@@ -17,46 +17,41 @@ from smalti.pipeline import grid, load, save_png
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.recipes.run import credit, train
+from smalti.train.trainer import TrainConfig
 
 QUICK = 0.05
 """Share of the full number of steps in a quick demo."""
 
 
 def recipes(data: str, quick: bool, seed: int) -> tuple[TokenizerRecipe, GeneratorRecipe]:
-    """The demo's two recipes: the emoji's, on `data`."""
-    tokenizer, generator = emoji_vqgan(), emoji_llamagen()
-    source = open_source(data)
-    # the mirror image of a word or of a road sign is another picture, but few images need more
-    flip = DataConfig(source=data, flip=True)
+    """The demo's two recipes: the emoji's, on `data`, all of it or a share of the steps."""
+    count = len(open_source(data))
+    if count < 4:
+        raise ValueError(f"{data} has {count} images; the demo needs at least 4")
     share = QUICK if quick else 1.0
-    steps = {k: max(20, round(r.train.steps * share)) for k, r in _both(tokenizer, generator)}
-    if len(source) < 4:
-        raise ValueError(f"{data} has {len(source)} images; the demo needs at least 4")
-
-    def cut(recipe: Any, name: str) -> Any:
-        n = steps[name]
-        optim = replace(recipe.train.optim, warmup=min(recipe.train.optim.warmup, n // 5))
-        every = max(1, n // 2)
-        shortened = replace(
-            recipe.train, steps=n, seed=seed, optim=optim, save_every=every, preview_every=every
-        )
-        return replace(recipe, data=flip, train=shortened)
-
-    first = cut(tokenizer, "tokenizer")
-    if quick:
-        codebook = replace(first.objective.codebook, warmup=min(10, steps["tokenizer"] // 4))
-        first = replace(first, objective=replace(first.objective, codebook=codebook))
-    return first, cut(generator, "generator")
+    first = emoji_vqgan()
+    first = replace(first, train=_short(first.train, share, seed))
+    codebook = first.objective.codebook
+    codebook = replace(codebook, warmup=min(codebook.warmup, first.train.steps // 2))
+    first = replace(first, objective=replace(first.objective, codebook=codebook))
+    second = emoji_llamagen()
+    second = replace(second, train=_short(second.train, share, seed))
+    given = DataConfig(source=data, flip=True)
+    return replace(first, data=given), replace(second, data=given)
 
 
-def _both(tokenizer: TokenizerRecipe, generator: GeneratorRecipe) -> list[tuple[str, Any]]:
-    return [("tokenizer", tokenizer), ("generator", generator)]
+def _short(config: TrainConfig, share: float, seed: int) -> TrainConfig:
+    """A share of the steps, with two previews and two checkpoints."""
+    steps = max(20, round(config.steps * share))
+    optim = replace(config.optim, warmup=min(config.optim.warmup, steps // 5))
+    half = max(1, steps // 2)
+    return replace(config, steps=steps, seed=seed, optim=optim, save_every=half, preview_every=half)
 
 
 def demo(data: str = "emoji", out: Path = Path("demo"), quick: bool = False, seed: int = 0) -> Any:
     """Train both parts on `data`, draw, and write samples.png, reconstructions.png, report.json and
     pipeline/ into `out`. Returns the report."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     began = time.monotonic()
     source = open_source(data)
     first, second = recipes(data, quick, seed)
