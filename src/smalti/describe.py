@@ -32,9 +32,9 @@ def describe(text: str) -> dict[str, Any]:
             if (path / name).is_file():
                 return reader(path)
         raise ValueError(f"{path} is not a pipeline, a tokenizer, a model or a run")
-    from smalti.pipeline import _download
+    from smalti.pipeline import download
 
-    return _pipeline(_download(text))
+    return _pipeline(download(text))
 
 
 def png_metadata(path: Path) -> dict[str, Any]:

@@ -314,7 +314,7 @@ def load(
     """
     folder = Path(path)
     if not folder.is_dir():
-        folder = _download(str(path))
+        folder = download(str(path))
     if not (folder / "pipeline.json").is_file():
         raise ValueError(f"{folder} is not a pipeline: it has no pipeline.json")
     info = read_json(folder / "pipeline.json")
@@ -333,7 +333,8 @@ def load(
     return Pipeline(tokenizer, model, info.get("classes", ()), sampling, info)
 
 
-def _download(repo: str) -> Path:
+def download(repo: str) -> Path:
+    """The local copy of a hub repository. Raises ValueError if it cannot be had."""
     if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
         raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name)")
     from huggingface_hub import snapshot_download

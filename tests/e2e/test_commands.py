@@ -19,14 +19,7 @@ from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.storage import save_module
 from smalti.tokenizers import vqgan
 
-
-@pytest.fixture(scope="module", autouse=True)
-def float32():
-    """One arithmetic on every machine."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr("smalti.pipeline.fast_bf16", lambda device: False)
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,7 @@ def run(name: str, *arguments: object) -> None:
     module.main([str(a) for a in arguments])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def float32():
-    """One arithmetic on every machine."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr("smalti.pipeline.fast_bf16", lambda device: False)
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 @pytest.fixture(scope="module")
