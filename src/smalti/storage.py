@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smalti import registry
 from smalti.config import from_dict, read_json, replace_folder, to_dict, write_json
+from smalti.tensorfile import write_tensors
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -37,8 +38,7 @@ def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
-    save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(temporary / "model.safetensors", module.state_dict())
     mark = fingerprint(module)
     config = {"type": registry.name_of(module), "config": to_dict(module.config)}
     write_json(temporary / "config.json", config | {"fingerprint": mark} | extra)

@@ -32,7 +32,18 @@ from smalti.train.objectives import Likelihood, ReconstructionObjective
 from smalti.train.parallel import World, autocast, start, stop
 from smalti.train.trainer import Trainer
 
-LATER = ("log_every", "eval_every", "preview_every", "save_every", "keep", "device")
+LATER = (
+    "log_every",
+    "eval_every",
+    "preview_every",
+    "save_every",
+    "keep",
+    "device",
+    "recompute",
+    "guard.on_nan",
+    "guard.spike",
+    "guard.on_spike",
+)
 """Fields of the training configuration that a resumed run may change."""
 
 
@@ -129,10 +140,10 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     )
     claim(out, recipe, world)
     trainer.fit()
-    if not world.main:
-        return {}
-    model.eval()
     with trainer.averaged():
+        if not world.main:
+            return {}
+        model.eval()
         save_module(model, out / "tokenizer", source=source.name)
         measured = evaluate()
     return finish(out, recipe, {f"held_out_{k}": v for k, v in measured.items()}, source)
@@ -201,10 +212,10 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
     )
     claim(out, recipe, world)
     trainer.fit()
-    if not world.main:
-        return {}
-    model.eval()
     with trainer.averaged():
+        if not world.main:
+            return {}
+        model.eval()
         measured = {f"held_out_{k}": v for k, v in evaluate().items()}
         pipeline.save_pretrained(out / "pipeline")
     train_codes = torch.cat([cache.codes(chosen, v) for v in range(cache.views)])
