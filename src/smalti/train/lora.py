@@ -87,10 +87,11 @@ def _last(name: str) -> str:
 
 def adapt(model: nn.Module, config: LoraConfig, whole: Iterable[nn.Module] = ()) -> None:
     """Freeze a model but for the modules `whole`, and give its target layers a trained update."""
+    chosen = targets(model, config)
     model.requires_grad_(False)
     for part in whole:
         part.requires_grad_(True)
-    for name, layer in targets(model, config).items():
+    for name, layer in chosen.items():
         model.set_submodule(name, LoraLinear(layer, config.rank, config.alpha / config.rank))
 
 
