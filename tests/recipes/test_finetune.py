@@ -1,7 +1,10 @@
 """Runs that begin from something trained, from the command line to the exported pipeline."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +140,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(work, tmp_path, monkeypatch, 
     go_on(work, cut, *more)
     a, b = weights(whole / "pipeline"), weights(cut / "pipeline")
     assert all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+@pytest.mark.multi
+def test_two_processes_fine_tune_as_one(work, tmp_path):
+    arguments = ["--init", work / "g" / "pipeline", "--data.source", f"folder:{work / 'new'}"]
+    # dropout is drawn by every process for itself
+    arguments += [*GENERATOR, *FAST, *LORA, "--model.dropout", 0, "--model.drop-path", 0]
+    arguments = [str(a) for a in [*arguments, "--objective.cond-dropout", 0]]
+    command = ["train", "emoji_llamagen", *arguments, "--out"]
+    main([*command, str(tmp_path / "one")])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    two = [*launch, "-m", "smalti", *command, str(tmp_path / "two")]
+    done = subprocess.run(two, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    one, two = (weights(tmp_path / name / "pipeline") for name in ("one", "two"))
+    assert all(torch.allclose(two[name], value, atol=1e-4) for name, value in one.items())
 
 
 def test_a_pipeline_that_changed_behind_a_run_is_noticed(work, tmp_path, capsys):
