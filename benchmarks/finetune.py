@@ -55,12 +55,12 @@ def run(case: str, recipe: Recipe, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a fiftieth of the steps")
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the steps")
     parser.add_argument("--out", type=Path, help="keep the runs, and go on from those there")
-    parser.add_argument("--steps", type=int, default=1000, help="on the new categories")
+    parser.add_argument("--steps", type=int, default=300, help="on the new categories")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--scratch", type=float, default=2e-3)
-    parser.add_argument("--full", type=float, default=5e-4)
+    parser.add_argument("--full", type=float, default=2.5e-4)
     parser.add_argument("--lora", type=float, default=2e-3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -68,19 +68,19 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, out: Path) -> None:
-    share = 0.02 if options.quick else 1.0
+    share = 0.05 if options.quick else 1.0
     steps = round(options.steps * share)
     if not (out / "old").exists():
         write_folders(out)
     old = DataConfig(source=f"folder:{out / 'old'}")
     new = DataConfig(source=f"folder:{out / 'new'}", holdout=0.25)
-    first = short(replace(emoji_vqgan(), data=old), round(800 * share))
+    first = short(replace(emoji_vqgan(), data=old), round(400 * share))
     codebook = replace(first.objective.codebook, warmup=min(20, steps // 2))
     first = replace(first, objective=replace(first.objective, codebook=codebook))
     run("tokenizer", first, out / "tokenizer")
     tokenizer = str(out / "tokenizer" / "tokenizer")
     base: GeneratorRecipe = replace(emoji_llamagen(), data=old, tokenizer=tokenizer)
-    run("old categories", short(base, round(2000 * share)), out / "base")
+    run("old categories", short(base, round(1000 * share)), out / "base")
     init = str(out / "base" / "pipeline")
     ways = {
         "scratch": (base, options.scratch),

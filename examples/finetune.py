@@ -26,12 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder")
     parser.add_argument("--out", type=Path, default=Path("runs/finetuned"))
     parser.add_argument("--rank", type=int, default=8, help="of the updates; 0: every weight")
-    parser.add_argument("--lr", type=float, help="default: 2e-3, or 5e-4 for every weight")
+    parser.add_argument("--lr", type=float, help="default: 2e-3, or 2.5e-4 for every weight")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=16)
     args = parser.parse_args(arguments)
     recipe = emoji_llamagen()  # its model, tokenizer and sampling give way to the pipeline's
-    lr = args.lr or (2e-3 if args.rank else 5e-4)
+    lr = args.lr or (2e-3 if args.rank else 2.5e-4)
     optim = replace(recipe.train.optim, lr=lr, warmup=args.steps // 10)
     recipe = replace(
         recipe,

@@ -90,9 +90,9 @@ def test_a_pipeline_learns_other_classes(work, tmp_path, capsys, more):
         and new.model.state_dict().keys() == weights(work / "g" / "pipeline").keys()
     )
     total = sum(p.numel() for p in new.model.parameters())
-    # 4 rows per target; the table of 2 + 1 classes and 3 norms are trained whole
-    updates = 4 * (16 + 48 + 16 + 16 + 3 * (16 + 48)) + 6 * 16
-    said = (updates, total + updates - 6 * 16) if more else (total, total)
+    # 4 rows and 4 columns per target, and the table of 2 + 1 classes
+    updates = 4 * (16 + 48 + 16 + 16 + 3 * (16 + 48))
+    said = (updates + 3 * 16, total + updates) if more else (total, total)
     line = f"generator: training {said[0]:,} of {said[1]:,} parameters"
     assert line in capsys.readouterr().err.splitlines()
     assert len(new(["noon"], 2)) == 2 and list((run / "previews").iterdir())
@@ -102,11 +102,12 @@ def test_a_pipeline_learns_other_classes(work, tmp_path, capsys, more):
 
 
 @pytest.mark.parametrize("ema", ["0", "0.9"])
-def test_lora_leaves_the_embeddings_of_codes_and_the_head(work, tmp_path, ema):
+def test_lora_changes_its_targets_and_the_class_table(work, tmp_path, ema):
     run = go_on(work, tmp_path / "run", *LORA, "--train.ema", ema)
     old, new = weights(work / "g" / "pipeline"), weights(run / "pipeline")
-    same = {k for k in old if old[k].shape == new[k].shape and torch.equal(old[k], new[k])}
-    assert same == {"tok_embeddings.weight", "head.proj.weight"}
+    changed = {k for k in old if old[k].shape != new[k].shape or not torch.equal(old[k], new[k])}
+    names = ["attention.wqkv", "attention.wo", *(f"feed_forward.w{i}" for i in (1, 2, 3))]
+    assert changed == {"cls_embedding.weight", *(f"layers.0.{n}.weight" for n in names)}
     report = read_json(run / "report.json")["held_out_nats_per_token"]
     pipe = smalti.load(run / "pipeline")
     measured = evaluate(pipe, run / "codes.arrow")

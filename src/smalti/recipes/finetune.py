@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from smalti import registry
 from smalti.config import read_json
 from smalti.models.llamagen import LlamaGen
-from smalti.nn.norms import RMSNorm
 from smalti.pipeline import Pipeline, download, load
 from smalti.recipes.base import GeneratorRecipe, TokenizerRecipe
 from smalti.storage import fingerprint, load_module, tokenizer_folder
@@ -88,8 +87,7 @@ def adapted(pipe: Pipeline, recipe: GeneratorRecipe, classes: Sequence[str]) -> 
     model = built(LlamaGen, config, weights)
     if recipe.lora.rank:
         condition = model.cls_embedding if config.classes else model.text_prefix
-        norms = [m for m in model.modules() if isinstance(m, RMSNorm)]
-        adapt(model, recipe.lora, whole=[condition, *norms])
+        adapt(model, recipe.lora, whole=[condition])
     return model
 
 
