@@ -46,6 +46,12 @@ def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     return mark
 
 
+def tokenizer_folder(folder: Path) -> Path:
+    """Where the tokenizer is: in a folder of its own, or in a pipeline's."""
+    inside = folder / "tokenizer"
+    return inside if (inside / "config.json").is_file() else folder
+
+
 def load_module(
     folder: Path,
     among: dict[str, registry.Entry],
