@@ -3,8 +3,9 @@
     pipe = smalti.load("demo/pipeline")
     images = pipe(classes=["Food & Drink"], n=8, guidance=2.0, seed=1)
 
-The folder holds `pipeline.json`, `tokenizer/` and `model/`. The model stores the fingerprint of the
-tokenizer whose codes it learned, and a pair that does not match is refused.
+The folder holds `pipeline.json`, `tokenizer/`, `model/` and, if it draws from texts, `text/`. The
+model stores the fingerprints of the tokenizer whose codes it learned and of the text encoder whose
+features it learned; parts that do not match are refused.
 """
 
 from __future__ import annotations
@@ -81,12 +82,14 @@ class Pipeline:
         classes: Sequence[str] = (),
         sampling: Sampling | None = None,
         info: dict[str, Any] | None = None,
+        text: Any | None = None,
     ) -> None:
         if tokenizer.spec != model.spec:
             raise ValueError(
                 f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
             )
-        self.tokenizer, self.model = tokenizer, model
+        _check_text(model.config, text)
+        self.tokenizer, self.model, self.text = tokenizer, model, text
         self.classes = list(classes) or [str(i) for i in range(model.config.classes)]
         self.sampling, self.info = sampling or Sampling(), info or {}
 
@@ -101,6 +104,8 @@ class Pipeline:
     def to(self, device: torch.device | str) -> Pipeline:
         self.tokenizer.to(device)
         self.model.to(device)
+        if self.text is not None:
+            self.text.to(device)
         return self
 
     # -- drawing
@@ -248,9 +253,10 @@ class Pipeline:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the tokenizer and the model."""
+        """A hash of the tokenizer, the model and the text encoder."""
         if "fingerprint" not in self.info:
-            self.info["fingerprint"] = f"{fingerprint(self.tokenizer)}-{fingerprint(self.model)}"
+            parts = [p for p in (self.tokenizer, self.model, self.text) if p is not None]
+            self.info["fingerprint"] = "-".join(fingerprint(part) for part in parts)
         return self.info["fingerprint"]
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -260,13 +266,14 @@ class Pipeline:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         mark = save_module(self.tokenizer, temporary / "tokenizer")
-        model = save_module(self.model, temporary / "model", tokenizer=mark)
+        text = None if self.text is None else save_module(self.text, temporary / "text")
+        model = save_module(self.model, temporary / "model", tokenizer=mark, text=text)
         kept = {k: v for k, v in self.info.items() if k in ("source", "credit")}
         write_json(
             temporary / "pipeline.json",
             {
                 "format": 1,
-                "fingerprint": f"{mark}-{model}",
+                "fingerprint": "-".join(m for m in (mark, model, text) if m is not None),
                 "classes": self.classes,
                 "sampling": asdict(self.sampling),
                 **kept,
@@ -295,6 +302,16 @@ class _Part(NamedTuple):
     first: int
     """Number of the first in the request."""
     labels: list[int]
+
+
+def _check_text(config: Any, text: Any | None) -> None:
+    """Raise ValueError unless a model of this configuration reads what the encoder gives."""
+    wanted = (config.text_length, config.text_dim) if config.text_length else None
+    given = None if text is None else (text.config.length, text.config.dim)
+    if wanted != given:
+        raise ValueError(
+            f"the model reads text features of (length, width) {wanted}, the encoder gives {given}"
+        )
 
 
 def _rows(known: Known, start: int, count: int) -> Known:
@@ -329,8 +346,22 @@ def load(
             f"{folder}: the model was trained on codes of tokenizer {model_info.get('tokenizer')}, "
             f"the folder holds tokenizer {mark}"
         )
+    text = _load_text(folder, model_info.get("text"), device, dtype)
     sampling = from_dict(Sampling, info.get("sampling", {}), f"{folder}/pipeline.json: sampling")
-    return Pipeline(tokenizer, model, info.get("classes", ()), sampling, info)
+    return Pipeline(tokenizer, model, info.get("classes", ()), sampling, info, text)
+
+
+def _load_text(folder: Path, mark: str | None, device: torch.device, dtype: torch.dtype) -> Any:
+    """The text encoder with the fingerprint `mark`, which is None for a model without text."""
+    if mark is None:
+        return None
+    text, _ = load_module(folder / "text", registry.TEXT, device)
+    if fingerprint(text) != mark:
+        raise ValueError(
+            f"{folder}: the model was trained with text encoder {mark}, the folder holds text "
+            f"encoder {fingerprint(text)}"
+        )
+    return text.to(dtype)
 
 
 def download(repo: str) -> Path:
