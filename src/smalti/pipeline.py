@@ -29,10 +29,12 @@ from smalti.config import from_dict, read_json, replace_folder, write_json
 from smalti.data.transforms import to_float, to_uint8
 from smalti.engine.causal import Known, Step, stream
 from smalti.nn.linear import packed
+from smalti.request import Part, parts, prompted
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
 from smalti.storage import fingerprint, load_module, save_module
+from smalti.text.prompts import warn_of_long
 from smalti.train.parallel import best_device, fast_bf16
 
 
@@ -115,17 +117,22 @@ class Pipeline:
         classes: Sequence[int | str] | None = None,
         n: int | None = None,
         *,
+        text: str | Sequence[str] | None = None,
+        negative: str | Sequence[str] | None = None,
         seed: int = 0,
         first: int = 0,
         batch: int = 64,
         known: Known | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
-        """Draw n images of the given classes, in turn.
+        """Draw n images of the given classes or prompts, in turn.
 
         Args:
             classes: ids or names; None takes all classes.
-            n: number of images; None draws one of each class given.
+            n: number of images; None draws one of each class or prompt given.
+            text: prompts, of a pipeline that draws from texts.
+            negative: what guidance leads away from, for all prompts or one for each; None leads
+                away from no text at all.
             seed, first: image i of this call is image first + i of the request `seed`; it is the
                 same whatever n and batch are.
             batch: images drawn at a time.
@@ -136,10 +143,9 @@ class Pipeline:
         naming what is allowed.
         """
         images: list[Image.Image] = []
-        for part in self._parts(classes, n, first, batch):
-            given = None if known is None else _rows(known, part.offset, len(part.labels))
-            codes = self.tokenizer.spec.empty(len(part.labels), self.device)
-            for step in self._stream(part, seed, given, sampling):
+        for part in parts(self._asked(classes, text, negative), n, first, batch):
+            codes = self.tokenizer.spec.empty(len(part.asked), self.device)
+            for step in self._stream(part, seed, part.rows(known), sampling):
                 codes = step.codes
             images += self._tag(self.decode(codes), part, seed, sampling)
         return images
@@ -149,6 +155,8 @@ class Pipeline:
         classes: Sequence[int | str] | None = None,
         n: int | None = None,
         *,
+        text: str | Sequence[str] | None = None,
+        negative: str | Sequence[str] | None = None,
         seed: int = 0,
         first: int = 0,
         every: int = 16,
@@ -158,7 +166,7 @@ class Pipeline:
         """The images of `__call__`, in one batch, every so many steps and at the end."""
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
-        (part,) = self._parts(classes, n, first, batch=None)
+        (part,) = parts(self._asked(classes, text, negative), n, first, batch=None)
         for step in self._stream(part, seed, known, sampling):
             done = step.done
             if done == step.total:
@@ -166,19 +174,21 @@ class Pipeline:
             elif done % every == 0:
                 yield Partial(self._preview(step), done, step.total)
 
-    def _parts(
-        self, classes: Sequence[int | str] | None, n: int | None, first: int, batch: int | None
-    ) -> list[_Part]:
+    def _asked(
+        self, classes: Sequence[int | str] | None, text: Any, negative: Any
+    ) -> list[dict[str, Any]]:
+        """The conditions of a request, in turn."""
+        if self.text is not None:
+            if classes is not None:
+                raise ValueError(f"this pipeline draws from texts, not classes, got {classes!r}")
+            asked = prompted(text, negative)
+            warn_of_long([v for a in asked for v in a.values()], self.text)
+            return asked
+        if text is not None or negative is not None:
+            given = text if text is not None else negative
+            raise ValueError(f"this pipeline draws classes, not texts, got {given!r}")
         ids = range(len(self.classes)) if classes is None else [self.class_id(c) for c in classes]
-        n = len(ids) if n is None else n
-        if n < 1 or not ids or (batch is not None and batch < 1) or first < 0:
-            raise ValueError(
-                "n, batch and the number of classes must be at least 1 and first 0 or more, "
-                f"got {n}, {batch}, {len(ids)}, {first}"
-            )
-        labels = [ids[(first + i) % len(ids)] for i in range(n)]
-        size = batch or n
-        return [_Part(i, first + i, labels[i : i + size]) for i in range(0, n, size)]
+        return [{"class": i, "class_name": self.classes[i]} for i in ids]
 
     def class_id(self, name: int | str) -> int:
         """The id of a class given by id or name (case does not matter)."""
@@ -195,13 +205,28 @@ class Pipeline:
         )
 
     def _stream(
-        self, part: _Part, seed: int, known: Known | None, sampling: dict[str, Any]
+        self, part: Part, seed: int, known: Known | None, sampling: dict[str, Any]
     ) -> Iterator[Step]:
         guidance, filters = self._sampling(sampling).parts()
-        cond = Cond(labels=torch.tensor(part.labels, device=self.device))
-        noise = Noise.request(seed, len(part.labels), part.first, self.device)
+        cond, negative = self._conds(part.asked)
+        noise = Noise.request(seed, len(part.asked), part.first, self.device)
         with packed(self.model):
-            yield from stream(self.model, cond, noise, guidance, filters, known)
+            yield from stream(self.model, cond, noise, guidance, filters, known, negative=negative)
+
+    def _conds(self, asked: list[dict[str, Any]]) -> tuple[Cond, Cond | None]:
+        """The condition of a batch, and the negative one where there are negative prompts."""
+        if self.text is None:
+            return Cond(labels=torch.tensor([a["class"] for a in asked], device=self.device)), None
+        negative = None if "negative" not in asked[0] else [a["negative"] for a in asked]
+        return self._read([a["text"] for a in asked]), negative and self._read(negative)
+
+    @torch.inference_mode()
+    def _read(self, texts: list[str]) -> Cond:
+        """Encode texts, equal ones once."""
+        unique = list(dict.fromkeys(texts))
+        tokens = self.text.tokenize(unique).to(self.device)
+        rows = torch.tensor([unique.index(text) for text in texts], device=self.device)
+        return Cond.of_text(*self.text(tokens)).rows(rows)
 
     def _sampling(self, changes: dict[str, Any]) -> Sampling:
         try:
@@ -234,16 +259,15 @@ class Pipeline:
         return to_pil(images)
 
     def _tag(
-        self, images: Tensor, part: _Part, seed: int, sampling: dict[str, Any]
+        self, images: Tensor, part: Part, seed: int, sampling: dict[str, Any]
     ) -> list[Image.Image]:
         pictures, settings = to_pil(images), asdict(self._sampling(sampling))
-        for i, (picture, label) in enumerate(zip(pictures, part.labels, strict=True)):
+        for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
             picture.info["smalti"] = {
                 "pipeline": self.fingerprint,
                 "seed": seed,
                 "index": part.first + i,
-                "class": label,
-                "class_name": self.classes[label],
+                **asked,
                 "dtype": str(self.dtype).removeprefix("torch."),
                 **settings,
             }
@@ -294,16 +318,6 @@ class Pipeline:
             return str(api.upload_folder(repo_id=repo, folder_path=Path(folder) / "pipeline"))
 
 
-class _Part(NamedTuple):
-    """Images drawn together."""
-
-    offset: int
-    """Place of the first in the call."""
-    first: int
-    """Number of the first in the request."""
-    labels: list[int]
-
-
 def _check_text(config: Any, text: Any | None) -> None:
     """Raise ValueError unless a model of this configuration reads what the encoder gives."""
     wanted = (config.text_length, config.text_dim) if config.text_length else None
@@ -312,10 +326,6 @@ def _check_text(config: Any, text: Any | None) -> None:
         raise ValueError(
             f"the model reads text features of (length, width) {wanted}, the encoder gives {given}"
         )
-
-
-def _rows(known: Known, start: int, count: int) -> Known:
-    return Known(known.codes[start : start + count], known.mask[start : start + count])
 
 
 def load(
