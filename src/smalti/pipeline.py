@@ -84,7 +84,7 @@ class Pipeline:
         classes: Sequence[str] = (),
         sampling: Sampling | None = None,
         info: dict[str, Any] | None = None,
-        text: Any | None = None,
+        text: Any = None,
     ) -> None:
         if tokenizer.spec != model.spec:
             raise ValueError(
@@ -217,8 +217,10 @@ class Pipeline:
         """The condition of a batch, and the negative one where there are negative prompts."""
         if self.text is None:
             return Cond(labels=torch.tensor([a["class"] for a in asked], device=self.device)), None
-        negative = None if "negative" not in asked[0] else [a["negative"] for a in asked]
-        return self._read([a["text"] for a in asked]), negative and self._read(negative)
+        cond = self._read([a["text"] for a in asked])
+        if "negative" not in asked[0]:
+            return cond, None
+        return cond, self._read([a["negative"] for a in asked])
 
     @torch.inference_mode()
     def _read(self, texts: list[str]) -> Cond:
