@@ -16,7 +16,7 @@ import torch
 from smalti import registry
 from smalti.config import read_json, to_dict, write_json
 from smalti.data.loader import Images
-from smalti.data.source import Source, open_source, split
+from smalti.data.source import Source, open_source, require_captions, split
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.data.transforms import to_float, to_uint8
 from smalti.encoding import encode
@@ -261,7 +261,9 @@ def open_codes(
     frozen = encoder if encoder is not None and not encoder.learned else None
     path = Path(recipe.codes) if recipe.codes else out / "codes.arrow"
     if not recipe.codes:
-        open_source(recipe.data.source)  # its mistakes before the run's folder exists
+        source = open_source(recipe.data.source)  # its mistakes before the run's folder exists
+        if encoder is not None:
+            require_captions(source)
         claim(out, recipe, world)
     if not recipe.codes and not path.exists() and world.main:
         source = open_source(recipe.data.source)
