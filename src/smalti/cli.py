@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -42,6 +43,7 @@ def encode(
     data: Positional[str],
     tokenizer: Path,
     out: Path,
+    text: str | None = None,
     crop: Literal["center", "ten"] = "center",
     flip: bool = True,
     holdout: float = 0.1,
@@ -53,6 +55,8 @@ def encode(
         data: emoji, shapes, folder:PATH, parquet:PATH or hub:NAME.
         tokenizer: Folder of a trained tokenizer, or of a pipeline.
         out: File to write.
+        text: Also keep the features of the captions: t5 is flan-t5-xl, else the hub id or folder of
+            another T5.
         crop: The centre of each image, or ten crops of it.
         flip: Also the mirror image (ten crops always have it).
         holdout: Share of the images marked as held out.
@@ -62,11 +66,13 @@ def encode(
     from smalti.data.token_cache import TokenCache
     from smalti.data.transforms import Transform
     from smalti.encoding import encode as run
+    from smalti.text.t5 import T5, T5Config, config_of
     from smalti.train.parallel import best_device
 
     module = open_tokenizer(tokenizer)
     transform = Transform(module.config.size[0], crop, flip)
-    run(open_source(data), module, transform, out, holdout, device=best_device())
+    encoder = None if text is None else T5(T5Config() if text == "t5" else config_of(text))
+    run(open_source(data), module, transform, out, holdout, device=best_device(), text=encoder)
     cache = TokenCache(out)
     report = {"file": str(out), "images": len(cache), "views": cache.views, **asdict(cache.spec)}
     if json:
@@ -78,6 +84,9 @@ def encode(
 def sample(
     pipeline: Positional[str],
     classes: tuple[str, ...] = (),
+    text: tuple[str, ...] = (),
+    prompts: Path | None = None,
+    negative: str | None = None,
     n: int | None = None,
     out: Path = Path("samples.png"),
     guidance: float | None = None,
@@ -96,7 +105,10 @@ def sample(
     Args:
         pipeline: Folder or Hugging Face hub id.
         classes: Ids or names, drawn in turn; default: all.
-        n: Number of images; default: one of each class.
+        text: Prompts, drawn in turn, for a pipeline that draws from texts.
+        prompts: A text file with a prompt on each line, after those of --text.
+        negative: A prompt that guidance leads away from.
+        n: Number of images; default: one of each class or prompt.
         out: A .png file gets all images as a grid; any other name is a folder, one PNG per image.
         guidance: 1 is off; more follows the class more closely and varies less.
         schedule: How guidance changes over the steps.
@@ -113,6 +125,7 @@ def sample(
 
     from smalti.pipeline import grid, load, save_png
     from smalti.progress import track
+    from smalti.text.prompts import read_prompts
 
     pipe = load(pipeline)
     given = {
@@ -126,19 +139,23 @@ def sample(
     if like is not None:
         tag = read_tag(like, pipe.fingerprint)
         settings = {k: tag[k] for k in asdict(pipe.sampling)} | settings
-        classes, n, seed, first = (str(tag["class"]),), 1, tag["seed"], tag["index"]
-    count = n if n is not None else len(classes or pipe.classes)
-    if count < 1 or batch < 1 or first < 0:
+        n, seed, first = 1, tag["seed"], tag["index"]
+        request = {k: tag[k] for k in ("text", "negative") if k in tag}
+        request |= {"classes": [tag["class"]]} if "class" in tag else {}
+    else:
+        texts = [*text, *(read_prompts(prompts) if prompts is not None else ())]
+        request = {"classes": classes or None, "text": texts or None, "negative": negative}
+        n = n if n is not None else max(1, len(texts or classes or pipe.classes))
+    if n < 1 or batch < 1 or first < 0:
         raise ValueError(
-            "--n and --batch must be at least 1 and --first 0 or more, "
-            f"got {count}, {batch}, {first}"
+            f"--n and --batch must be at least 1 and --first 0 or more, got {n}, {batch}, {first}"
         )
     began = time.monotonic()
     images: list[Any] = []
-    for start in track(range(0, count, batch), "drawing", scale=batch):
-        # classes go by the image's number, so parts of a request join up
-        part = min(batch, count - start)
-        images += pipe(classes or None, part, seed=seed, first=first + start, **settings)
+    for start in track(range(0, n, batch), "drawing", scale=batch):
+        # conditions go by the image's number, so parts of a request join up
+        part = min(batch, n - start)
+        images += pipe(n=part, seed=seed, first=first + start, **request, **settings)
     seconds = time.monotonic() - began
     if out.suffix.lower() == ".png":
         one = len(images) == 1
@@ -254,7 +271,7 @@ def train(arguments: Sequence[str]) -> None:
     # the recipe's own type makes every field an option
     command.__annotations__ = {
         "out": Path,
-        "recipe": Annotated[type(recipe), tyro.conf.arg(name="")],
+        "recipe": Annotated[type(recipe), tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands],
         "json": bool,
     }
     command.__doc__ = f"{RECIPES[name].__doc__}"
@@ -357,6 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(__version__)
         return
     name, rest = arguments[0], arguments[1:]
+    warnings.formatwarning = lambda message, *_: f"smalti {name}: {message}\n"
     try:
         if name not in COMMANDS:
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")

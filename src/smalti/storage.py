@@ -30,6 +30,15 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def identity(module: nn.Module) -> dict[str, Any]:
+    """What a module is, for files that depend on it: type, config and fingerprint."""
+    return {
+        "type": registry.name_of(module),
+        "config": to_dict(module.config),
+        "fingerprint": fingerprint(module),
+    }
+
+
 def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     """Write a module and return its fingerprint; `extra` goes into config.json.
 
@@ -39,11 +48,10 @@ def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     write_tensors(temporary / "model.safetensors", module.state_dict())
-    mark = fingerprint(module)
-    config = {"type": registry.name_of(module), "config": to_dict(module.config)}
-    write_json(temporary / "config.json", config | {"fingerprint": mark} | extra)
+    known = identity(module)
+    write_json(temporary / "config.json", known | extra)
     replace_folder(temporary, folder)
-    return mark
+    return known["fingerprint"]
 
 
 def tokenizer_folder(folder: Path) -> Path:

@@ -79,8 +79,8 @@ def losses(run: Path) -> list[float]:
 def test_a_pipeline_learns_other_classes(work, tmp_path, capsys, more):
     before = (work / "g" / "pipeline" / "model" / "model.safetensors").read_bytes()
     run = go_on(work, tmp_path / "run", *more)
-    first, *_, last = losses(run)
-    assert first < losses(work / "g")[0] and last < first
+    first, *rest = losses(run)
+    assert first < losses(work / "g")[0] and sum(rest[-4:]) / 4 < first
     old, new = smalti.load(work / "g" / "pipeline"), smalti.load(run / "pipeline")
     assert (new.classes, old.classes) == (["Night", "noon"], ["dawn", "day", "night"])
     assert new.sampling == old.sampling and new.sampling.temperature == 0.7

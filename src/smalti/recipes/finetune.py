@@ -19,7 +19,7 @@ from smalti import registry
 from smalti.config import read_json
 from smalti.models.llamagen import LlamaGen
 from smalti.pipeline import Pipeline, download, load
-from smalti.recipes.base import GeneratorRecipe, TokenizerRecipe
+from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
 from smalti.storage import fingerprint, load_module, tokenizer_folder
 from smalti.tokenizers.vqgan import VQGAN
 from smalti.train.lora import adapt, targets
@@ -40,12 +40,9 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
             f"{recipe.init} holds a {registry.name_of(pipe.model)}, which this recipe does not "
             f"train: it takes {type(wanted).__name__}"
         )
-    if bool(given.classes) != bool(wanted.classes):
-        kinds = {True: "classes", False: "text"}
-        raise ValueError(
-            f"{recipe.init} draws from {kinds[bool(given.classes)]}, "
-            f"this recipe trains on {kinds[bool(wanted.classes)]}"
-        )
+    kinds = ["text" if t else "classes" for t in (pipe.text, isinstance(recipe, TextRecipe))]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{recipe.init} draws from {kinds[0]}, this recipe trains on {kinds[1]}")
     if recipe.lora.rank:
         targets(pipe.model, recipe.lora)
     mark = fingerprint(pipe.tokenizer)
