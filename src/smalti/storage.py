@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 import struct
@@ -20,13 +21,19 @@ from smalti.config import from_dict, read_json, replace_folder, to_dict, write_j
 def fingerprint(module: nn.Module) -> str:
     """A hash of a module's type, configuration and weights: 16 hexadecimal digits."""
     digest = hashlib.sha256(registry.name_of(module).encode())
-    digest.update(repr(sorted(to_dict(module.config).items())).encode())
+    digest.update(repr(sorted(_changed(module.config).items())).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + str(tensor.dtype).encode())
         digest.update(struct.pack(f"{tensor.dim()}q", *tensor.shape))
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(memoryview(raw.numpy()))
     return digest.hexdigest()[:16]
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """The fields that are not at their default: a new field leaves old fingerprints as they are."""
+    values = {f.name: (getattr(config, f.name), f.default) for f in dataclasses.fields(config)}
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
@@ -37,7 +44,7 @@ def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
     mark = fingerprint(module)
     config = {"type": registry.name_of(module), "config": to_dict(module.config)}
@@ -65,30 +72,41 @@ def load_module(
     if "config" not in info:
         raise ValueError(f"{path} has no 'config'")
     config = from_dict(item.config, info["config"], str(path))
-    with torch.device("meta"):
-        module = item.module(config)
     weights = folder / "model.safetensors"
     try:
         tensors = load_file(weights, device=str(device))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{weights} cannot be read: {error}") from None
-    _check(weights, module.state_dict(), tensors)
+    return assemble(item.module, config, tensors, str(weights), dtype), info
+
+
+def assemble(
+    kind: type[nn.Module],
+    config: Any,
+    tensors: dict[str, Tensor],
+    where: str,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """A module in evaluation mode made of `tensors`, without a copy where they have the `dtype`.
+
+    Raises ValueError beginning with `where` if names or shapes are not those of the module.
+    """
+    with torch.device("meta"):
+        module = kind(config)
+    wanted = module.state_dict()
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or extra:
+        raise ValueError(
+            f"{where}: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}"
+        )
+    for name, tensor in wanted.items():
+        if tensor.shape != tensors[name].shape:
+            raise ValueError(
+                f"{where}: {name} is {tuple(tensors[name].shape)}, "
+                f"should be {tuple(tensor.shape)} by its configuration"
+            )
     if dtype is not None:
         tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
     module.load_state_dict(tensors, assign=True)
-    return module.eval().requires_grad_(False), info
-
-
-def _check(path: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    if missing or extra:
-        raise ValueError(
-            f"{path} does not fit its config.json: {len(missing)} tensors missing "
-            f"{missing[:3]}, {len(extra)} unknown {extra[:3]}"
-        )
-    for name, tensor in wanted.items():
-        if tensor.shape != given[name].shape:
-            raise ValueError(
-                f"{path}: {name} has shape {tuple(given[name].shape)}, "
-                f"config.json asks for {tuple(tensor.shape)}"
-            )
+    return module.eval().requires_grad_(False)

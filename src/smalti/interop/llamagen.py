@@ -121,18 +121,15 @@ def vq_config(
     """Our config of the official `ModelArgs`; `ch` and `num_res_blocks` are fixed upstream.
 
     `size` is the height and width of the images, which upstream leaves open. Raises ValueError for
-    an unknown field or if encoder and decoder have different widths.
+    an unknown field or if encoder and decoder have different numbers of levels.
     """
     args = _filled(model_args, VQ_DEFAULTS, VQ_TRAINING, "LlamaGen VQ")
     encoder, decoder = tuple(args["encoder_ch_mult"]), tuple(args["decoder_ch_mult"])
-    if encoder != decoder:
-        raise ValueError(
-            f"encoder_ch_mult and decoder_ch_mult must be equal, got {encoder} and {decoder}"
-        )
     return VQGANConfig(
         size=size,
         channels=ch,
         multipliers=encoder,
+        decoder_multipliers=() if decoder == encoder else decoder,
         blocks=num_res_blocks,
         latent=args["z_channels"],
         vocab=args["codebook_size"],
