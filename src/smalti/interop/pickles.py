@@ -8,8 +8,8 @@ that asks for anything else is refused before that is called.
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,20 +62,18 @@ def _pickle(path: Path) -> Any:
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"  # as torch has written since 1.6
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickles of another protocol, which end in an error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle fails in as many ways as there are bytes
         raise ValueError(f"{path} {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
-    text = str(error)
-    if found := re.search(r"GLOBAL ([\w.]+) was not an allowed", text):
+    if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"is refused: its pickle asks for {found[1]}, which is no tensor; nothing was run"
-    if isinstance(error, pickle.UnpicklingError):
-        text = text.partition("WeightsUnpickler error: ")[2] or text
-    text = text.strip().partition("\n")[0] or "it ends too early"
-    return f"is not a readable checkpoint ({type(error).__name__}: {text})"
+    text = str(error).strip().partition("\n")[0].partition(". ")[0] or "it ends too early"
+    return f"is damaged or no checkpoint of torch ({type(error).__name__}: {text})"
 
 
 def _state(path: Path, loaded: Mapping[Any, Any], weights: str) -> dict[str, Tensor]:

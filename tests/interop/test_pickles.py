@@ -1,0 +1,177 @@
+"""Checkpoints of other projects: every layout is read, nothing in them is run."""
+
+import argparse
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from smalti.interop.pickles import read_checkpoint
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b.module_list.0.bias": torch.ones(2)}
+AVERAGE = {name: tensor + 1 for name, tensor in STATE.items()}
+ARGS = {"gpt_model": "GPT-B", "image_size": 256, "path": None, "betas": (0.9, 0.95)}
+OPTIMIZER = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "lr": 1e-4}
+
+
+def wrapped(*prefixes: str) -> dict[str, torch.Tensor]:
+    return {".".join([*prefixes, name]): tensor for name, tensor in STATE.items()}
+
+
+LAYOUTS = {
+    "ddp": {
+        "model": STATE, "optimizer": OPTIMIZER, "steps": 7, "args": argparse.Namespace(**ARGS)
+    },
+    "ema": {"model": STATE, "ema": AVERAGE, "steps": 7},
+    "flat": STATE,
+    "deepspeed": {"module": STATE, "global_steps": 3},
+    "lightning": {"state_dict": STATE, "epoch": 1, "pytorch-lightning_version": "2.0"},
+    "wrapped": {"model": wrapped("module", "_orig_mod")},
+    "wrapped-flat": wrapped("_fsdp_wrapped_module"),
+    "wrapped-inside": {
+        "a._fsdp_wrapped_module.weight": STATE["a.weight"],
+        "b.module_list._checkpoint_wrapped_module.0.bias": STATE["b.module_list.0.bias"],
+    },
+    "parameters": {name: torch.nn.Parameter(tensor) for name, tensor in STATE.items()},
+}  # fmt: skip
+
+
+def same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == wanted.keys() and all(torch.equal(found[k], wanted[k]) for k in wanted)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts(tmp_path, name, zipped):
+    path = tmp_path / "x.pt"
+    torch.save(LAYOUTS[name], path, _use_new_zipfile_serialization=zipped)
+    found = read_checkpoint(path)
+    assert found.path == path and same(found.state, STATE)
+    assert found.args == (ARGS if name == "ddp" else {})
+    assert not any(t.requires_grad for t in found.state.values())
+
+
+def test_the_moving_average(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save(LAYOUTS["ema"], path)
+    assert same(read_checkpoint(path, "ema").state, AVERAGE)
+    torch.save(LAYOUTS["ddp"], path)
+    with pytest.raises(ValueError, match="no moving average 'ema'; it has model, optimizer, steps"):
+        read_checkpoint(path, "ema")
+
+
+def test_safetensors(tmp_path):
+    save_file(wrapped("module"), tmp_path / "x.safetensors")
+    assert same(read_checkpoint(tmp_path / "x.safetensors").state, STATE)
+
+
+def test_weights_stay_in_the_file_until_they_are_used(tmp_path):
+    """A map of the file sees a byte that changes in it; a copy would not."""
+    path = tmp_path / "x.pt"
+    torch.save({"model": {"a": torch.full((64,), 1.0)}}, path)
+    tensor = read_checkpoint(path).state["a"]
+    data = path.read_bytes()
+    where = data.index(torch.full((64,), 1.0).numpy().tobytes())
+    with path.open("r+b") as file:
+        file.seek(where)
+        file.write(torch.tensor([5.0]).numpy().tobytes())
+    assert tensor[0] == 5.0
+
+
+class Runs:
+    """A pickle of this makes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("place", ["model", "args", "tensor"])
+def test_nothing_is_run(tmp_path, place, zipped):
+    trap = Runs(tmp_path / "trap")
+    content = {"model": STATE, "args": argparse.Namespace(**ARGS)}
+    content |= {
+        "model": {"model": trap},
+        "args": {"args": argparse.Namespace(x=trap)},
+        "tensor": {"model": STATE | {"a.weight": trap}},
+    }[place]
+    torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"x.pt is refused: its pickle asks for \w+.mkdir,"):
+        read_checkpoint(tmp_path / "x.pt")
+    assert not trap.path.exists()
+    torch.load(tmp_path / "x.pt", weights_only=False)
+    assert trap.path.exists()  # the trap works where a file is trusted
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_plain_pickle_is_not_run(tmp_path, protocol):
+    trap = Runs(tmp_path / "trap")
+    (tmp_path / "x.pth").write_bytes(pickle.dumps(trap, protocol))
+    with pytest.raises(ValueError, match="x.pth is (refused|damaged or no checkpoint)"):
+        read_checkpoint(tmp_path / "x.pth")
+    assert not trap.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.ones(3), "is not a state dict but Tensor"),
+        ([STATE], "is not a state dict but list"),
+        ({"model": {}}, "holds no state dict; it has model"),
+        ({}, "holds no state dict; it has nothing"),
+        ({"a": torch.ones(2), "epoch": 3}, "holds no state dict; it has a, epoch"),
+        ({"module.a": torch.ones(2), "a": torch.ones(2)}, "some tensors twice"),
+        (torch.nn.Linear(2, 2), "is refused: its pickle asks for torch.nn.modules.linear.Linear,"),
+        ({"model": STATE, "args": argparse.Namespace(p=Path("x"))}, r"asks for pathlib\.\w+,"),
+    ],
+)
+def test_what_is_no_state_dict(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=f"x.pt .*{message}"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
+def test_files_that_are_no_checkpoint(tmp_path, name):
+    path = tmp_path / name
+    for content, message in (
+        (None, "is not a file"),
+        (b"", "is empty"),
+        (b"hello world\nthis is a text\n", "is damaged or no|cannot be read"),
+        (b"PK\x03\x04 not a zip", "is damaged or no|cannot be read"),
+    ):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} ({message})") as failure:
+            read_checkpoint(path)
+        assert len(str(failure.value).splitlines()) == 1
+    with pytest.raises(ValueError, match="is not a file"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["zip", "old"])
+def bytes_of_a_checkpoint(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fuzz") / "x.pt"
+    torch.save(LAYOUTS["ddp"], path, _use_new_zipfile_serialization=request.param)
+    return path, path.read_bytes()
+
+
+@given(data=st.data())
+def test_damage_is_a_value_error_or_harmless(bytes_of_a_checkpoint, data):
+    path, content = bytes_of_a_checkpoint
+    broken = bytearray(content)
+    for _ in range(data.draw(st.integers(0, 3))):
+        broken[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(broken[: data.draw(st.integers(0, len(content)))])
+    try:
+        assert read_checkpoint(path).state
+    except ValueError as error:
+        assert str(path) in str(error) and len(str(error).splitlines()) == 1
