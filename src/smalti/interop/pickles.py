@@ -1,8 +1,8 @@
 """Checkpoints of other projects, read without running anything that is in them.
 
 A .pt or .pth file is a pickle: a program. It is read by torch's restricted reader, which knows
-tensors, plain values and, because training scripts store their options, `argparse.Namespace`. A file
-that asks for anything else is refused before that is called.
+tensors, plain values and, because training scripts store their options, `argparse.Namespace`. A
+file that asks for anything else is refused before that is called.
 """
 
 from __future__ import annotations
