@@ -39,6 +39,11 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     }
 
 
+def texts() -> dict[str, tuple[type[nn.Module], Any]]:
+    """Class and config of every registered text encoder at its tiny size."""
+    return {name: (item.module, item.tiny()) for name, item in registry.TEXT.items()}
+
+
 def build(module: type[nn.Module], config: Any, seed: int = 0) -> Any:
     """A module in evaluation mode whose every weight matters.
 

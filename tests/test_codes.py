@@ -113,3 +113,10 @@ def test_to_keeps_missing_fields_missing():
     moved = Cond(labels=torch.tensor([1])).to("meta")
     assert moved.labels.device.type == "meta" and moved.text is None and moved.drop is None
     assert moved.device.type == "meta"
+
+
+def test_a_text_without_tokens_is_unconditional():
+    mask = torch.tensor([[False, True], [False, False]])
+    cond = Cond.of_text(torch.ones(2, 2, 3), mask)
+    assert cond.drop.tolist() == [False, True]
+    assert cond.text_mask.tolist() == [[False, True], [True, True]]

@@ -5,21 +5,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from builders import build, models, tokenizers
+from builders import build, models, texts, tokenizers
 from smalti import registry
 from smalti.models import llamagen
 from smalti.storage import fingerprint, load_module, save_module
 
-ALL = {**registry.TOKENIZERS, **registry.MODELS}
+ALL = {**registry.TOKENIZERS, **registry.MODELS, **registry.TEXT}
 
 
 def model(seed: int = 0) -> llamagen.LlamaGen:
     return build(llamagen.LlamaGen, llamagen.tiny(), seed)
 
 
-@pytest.mark.parametrize("name", [*models(), *tokenizers()])
+@pytest.mark.parametrize("name", [*models(), *tokenizers(), *texts()])
 def test_a_module_comes_back_bit_for_bit(tmp_path, name):
-    module = build(*{**models(), **tokenizers()}[name])
+    module = build(*{**models(), **tokenizers(), **texts()}[name])
     mark = save_module(module, tmp_path / "m", note="kept")
     loaded, info = load_module(tmp_path / "m", ALL)
     assert type(loaded) is type(module) and loaded.config == module.config
@@ -102,7 +102,7 @@ def damage(folder, how: str) -> None:
         ("no weights", "model.safetensors cannot be read"),
         ("cut weights", "model.safetensors cannot be read"),
         ("cut config", "config.json is not valid JSON"),
-        ("type", "config.json: type must be one of vqgan, llamagen, got 'var'"),
+        ("type", "config.json: type must be one of vqgan, llamagen, bytes, t5, got 'var'"),
         ("field", "config.json has no field 'layer'; did you mean 'layers'"),
         ("value", "layers must be at least 1, got 0"),
         ("shape", r"model.safetensors: norm.weight is \(7,\), should be \(32,\) by its config"),

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -78,6 +79,9 @@ def encode(
 def sample(
     pipeline: Positional[str],
     classes: tuple[str, ...] = (),
+    text: tuple[str, ...] = (),
+    prompts: Path | None = None,
+    negative: str | None = None,
     n: int | None = None,
     out: Path = Path("samples.png"),
     guidance: float | None = None,
@@ -96,7 +100,10 @@ def sample(
     Args:
         pipeline: Folder or Hugging Face hub id.
         classes: Ids or names, drawn in turn; default: all.
-        n: Number of images; default: one of each class.
+        text: Prompts, drawn in turn, for a pipeline that draws from texts.
+        prompts: A text file with a prompt on each line, after those of --text.
+        negative: A prompt that guidance leads away from.
+        n: Number of images; default: one of each class or prompt.
         out: A .png file gets all images as a grid; any other name is a folder, one PNG per image.
         guidance: 1 is off; more follows the class more closely and varies less.
         schedule: How guidance changes over the steps.
@@ -113,6 +120,7 @@ def sample(
 
     from smalti.pipeline import grid, load, save_png
     from smalti.progress import track
+    from smalti.text.prompts import read_prompts
 
     pipe = load(pipeline)
     given = {
@@ -126,19 +134,23 @@ def sample(
     if like is not None:
         tag = read_tag(like, pipe.fingerprint)
         settings = {k: tag[k] for k in asdict(pipe.sampling)} | settings
-        classes, n, seed, first = (str(tag["class"]),), 1, tag["seed"], tag["index"]
-    count = n if n is not None else len(classes or pipe.classes)
-    if count < 1 or batch < 1 or first < 0:
+        n, seed, first = 1, tag["seed"], tag["index"]
+        request = {k: tag[k] for k in ("text", "negative") if k in tag}
+        request |= {"classes": [tag["class"]]} if "class" in tag else {}
+    else:
+        texts = [*text, *(read_prompts(prompts) if prompts is not None else ())]
+        request = {"classes": classes or None, "text": texts or None, "negative": negative}
+        n = n if n is not None else max(1, len(texts or classes or pipe.classes))
+    if n < 1 or batch < 1 or first < 0:
         raise ValueError(
-            "--n and --batch must be at least 1 and --first 0 or more, "
-            f"got {count}, {batch}, {first}"
+            f"--n and --batch must be at least 1 and --first 0 or more, got {n}, {batch}, {first}"
         )
     began = time.monotonic()
     images: list[Any] = []
-    for start in track(range(0, count, batch), "drawing", scale=batch):
-        # classes go by the image's number, so parts of a request join up
-        part = min(batch, count - start)
-        images += pipe(classes or None, part, seed=seed, first=first + start, **settings)
+    for start in track(range(0, n, batch), "drawing", scale=batch):
+        # conditions go by the image's number, so parts of a request join up
+        part = min(batch, n - start)
+        images += pipe(n=part, seed=seed, first=first + start, **request, **settings)
     seconds = time.monotonic() - began
     if out.suffix.lower() == ".png":
         one = len(images) == 1
@@ -359,6 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(__version__)
         return
     name, rest = arguments[0], arguments[1:]
+    warnings.formatwarning = lambda message, *_: f"smalti {name}: {message}\n"
     try:
         if name not in COMMANDS:
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")

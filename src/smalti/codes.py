@@ -107,6 +107,13 @@ class Cond:
         """Class ids (B,); a negative one is an image without a label: unconditional."""
         return Cond(labels=labels.clamp(min=0), drop=labels < 0)
 
+    @staticmethod
+    def of_text(text: Tensor, mask: Tensor) -> Cond:
+        """Features (B, T, C) and mask (B, T); a row without tokens is unconditional, all of its
+        null text visible."""
+        empty = ~mask.any(1)
+        return Cond(text=text, text_mask=mask | empty[:, None], drop=empty)
+
     @property
     def batch(self) -> int:
         for field in (self.labels, self.text, self.drop):

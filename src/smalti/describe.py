@@ -70,11 +70,12 @@ def _cache(path: Path) -> dict[str, Any]:
     }
 
 
-def _module(folder: Path, kind: str = "") -> dict[str, Any]:
+def _module(folder: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     info, weights = read_json(folder / "config.json"), folder / "model.safetensors"
-    known = kind or ("tokenizer" if info.get("type") in registry.TOKENIZERS else "model")
+    kinds = {"tokenizer": registry.TOKENIZERS, "text encoder": registry.TEXT}
+    known = next((k for k, among in kinds.items() if info.get("type") in among), "model")
     try:
         with safe_open(weights, "pt") as file:
             shapes = [file.get_slice(k).get_shape() for k in file.keys()]  # noqa: SIM118
@@ -86,11 +87,10 @@ def _module(folder: Path, kind: str = "") -> dict[str, Any]:
 
 def _pipeline(folder: Path) -> dict[str, Any]:
     tokenizer = _module(folder / "tokenizer")
-    model = _module(folder / "model")
-    return {"kind": "pipeline", **read_json(folder / "pipeline.json")} | {
-        "tokenizer": tokenizer,
-        "model": model,
-    }
+    parts = {"tokenizer": tokenizer, "model": _module(folder / "model")}
+    if (folder / "text").is_dir():
+        parts["text"] = _module(folder / "text")
+    return {"kind": "pipeline", **read_json(folder / "pipeline.json")} | parts
 
 
 def _run(folder: Path) -> dict[str, Any]:

@@ -3,8 +3,9 @@
     pipe = smalti.load("demo/pipeline")
     images = pipe(classes=["Food & Drink"], n=8, guidance=2.0, seed=1)
 
-The folder holds `pipeline.json`, `tokenizer/` and `model/`. The model stores the fingerprint of the
-tokenizer whose codes it learned, and a pair that does not match is refused.
+The folder holds `pipeline.json`, `tokenizer/`, `model/` and, if it draws from texts, `text/`. The
+model stores the fingerprints of the tokenizer whose codes it learned and of the text encoder whose
+features it learned; parts that do not match are refused.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from smalti.config import from_dict, read_json, replace_folder, write_json
 from smalti.data.transforms import to_float, to_uint8
 from smalti.engine.causal import Known, Step, stream
 from smalti.nn.linear import packed
+from smalti.request import Part, parts, prompted
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
 from smalti.storage import fingerprint, load_module, save_module
+from smalti.text.prompts import warn_of_long
 from smalti.train.parallel import best_device, fast_bf16
 
 
@@ -81,12 +84,14 @@ class Pipeline:
         classes: Sequence[str] = (),
         sampling: Sampling | None = None,
         info: dict[str, Any] | None = None,
+        text: Any | None = None,
     ) -> None:
         if tokenizer.spec != model.spec:
             raise ValueError(
                 f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
             )
-        self.tokenizer, self.model = tokenizer, model
+        _check_text(model.config, text)
+        self.tokenizer, self.model, self.text = tokenizer, model, text
         self.classes = list(classes) or [str(i) for i in range(model.config.classes)]
         self.sampling, self.info = sampling or Sampling(), info or {}
 
@@ -101,6 +106,8 @@ class Pipeline:
     def to(self, device: torch.device | str) -> Pipeline:
         self.tokenizer.to(device)
         self.model.to(device)
+        if self.text is not None:
+            self.text.to(device)
         return self
 
     # -- drawing
@@ -110,17 +117,22 @@ class Pipeline:
         classes: Sequence[int | str] | None = None,
         n: int | None = None,
         *,
+        text: str | Sequence[str] | None = None,
+        negative: str | Sequence[str] | None = None,
         seed: int = 0,
         first: int = 0,
         batch: int = 64,
         known: Known | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
-        """Draw n images of the given classes, in turn.
+        """Draw n images of the given classes or prompts, in turn.
 
         Args:
             classes: ids or names; None takes all classes.
-            n: number of images; None draws one of each class given.
+            n: number of images; None draws one of each class or prompt given.
+            text: prompts, of a pipeline that draws from texts.
+            negative: what guidance leads away from, for all prompts or one for each; None leads
+                away from no text at all.
             seed, first: image i of this call is image first + i of the request `seed`; it is the
                 same whatever n and batch are.
             batch: images drawn at a time.
@@ -131,10 +143,9 @@ class Pipeline:
         naming what is allowed.
         """
         images: list[Image.Image] = []
-        for part in self._parts(classes, n, first, batch):
-            given = None if known is None else _rows(known, part.offset, len(part.labels))
-            codes = self.tokenizer.spec.empty(len(part.labels), self.device)
-            for step in self._stream(part, seed, given, sampling):
+        for part in parts(self._asked(classes, text, negative), n, first, batch):
+            codes = self.tokenizer.spec.empty(len(part.asked), self.device)
+            for step in self._stream(part, seed, part.rows(known), sampling):
                 codes = step.codes
             images += self._tag(self.decode(codes), part, seed, sampling)
         return images
@@ -144,6 +155,8 @@ class Pipeline:
         classes: Sequence[int | str] | None = None,
         n: int | None = None,
         *,
+        text: str | Sequence[str] | None = None,
+        negative: str | Sequence[str] | None = None,
         seed: int = 0,
         first: int = 0,
         every: int = 16,
@@ -153,7 +166,7 @@ class Pipeline:
         """The images of `__call__`, in one batch, every so many steps and at the end."""
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
-        (part,) = self._parts(classes, n, first, batch=None)
+        (part,) = parts(self._asked(classes, text, negative), n, first, batch=None)
         for step in self._stream(part, seed, known, sampling):
             done = step.done
             if done == step.total:
@@ -161,19 +174,21 @@ class Pipeline:
             elif done % every == 0:
                 yield Partial(self._preview(step), done, step.total)
 
-    def _parts(
-        self, classes: Sequence[int | str] | None, n: int | None, first: int, batch: int | None
-    ) -> list[_Part]:
+    def _asked(
+        self, classes: Sequence[int | str] | None, text: Any, negative: Any
+    ) -> list[dict[str, Any]]:
+        """The conditions of a request, in turn."""
+        if self.text is not None:
+            if classes is not None:
+                raise ValueError(f"this pipeline draws from texts, not classes, got {classes!r}")
+            asked = prompted(text, negative)
+            warn_of_long([v for a in asked for v in a.values()], self.text)
+            return asked
+        if text is not None or negative is not None:
+            given = text if text is not None else negative
+            raise ValueError(f"this pipeline draws classes, not texts, got {given!r}")
         ids = range(len(self.classes)) if classes is None else [self.class_id(c) for c in classes]
-        n = len(ids) if n is None else n
-        if n < 1 or not ids or (batch is not None and batch < 1) or first < 0:
-            raise ValueError(
-                "n, batch and the number of classes must be at least 1 and first 0 or more, "
-                f"got {n}, {batch}, {len(ids)}, {first}"
-            )
-        labels = [ids[(first + i) % len(ids)] for i in range(n)]
-        size = batch or n
-        return [_Part(i, first + i, labels[i : i + size]) for i in range(0, n, size)]
+        return [{"class": i, "class_name": self.classes[i]} for i in ids]
 
     def class_id(self, name: int | str) -> int:
         """The id of a class given by id or name (case does not matter)."""
@@ -190,13 +205,28 @@ class Pipeline:
         )
 
     def _stream(
-        self, part: _Part, seed: int, known: Known | None, sampling: dict[str, Any]
+        self, part: Part, seed: int, known: Known | None, sampling: dict[str, Any]
     ) -> Iterator[Step]:
         guidance, filters = self._sampling(sampling).parts()
-        cond = Cond(labels=torch.tensor(part.labels, device=self.device))
-        noise = Noise.request(seed, len(part.labels), part.first, self.device)
+        cond, negative = self._conds(part.asked)
+        noise = Noise.request(seed, len(part.asked), part.first, self.device)
         with packed(self.model):
-            yield from stream(self.model, cond, noise, guidance, filters, known)
+            yield from stream(self.model, cond, noise, guidance, filters, known, negative=negative)
+
+    def _conds(self, asked: list[dict[str, Any]]) -> tuple[Cond, Cond | None]:
+        """The condition of a batch, and the negative one where there are negative prompts."""
+        if self.text is None:
+            return Cond(labels=torch.tensor([a["class"] for a in asked], device=self.device)), None
+        negative = None if "negative" not in asked[0] else [a["negative"] for a in asked]
+        return self._read([a["text"] for a in asked]), negative and self._read(negative)
+
+    @torch.inference_mode()
+    def _read(self, texts: list[str]) -> Cond:
+        """Encode texts, equal ones once."""
+        unique = list(dict.fromkeys(texts))
+        tokens = self.text.tokenize(unique).to(self.device)
+        rows = torch.tensor([unique.index(text) for text in texts], device=self.device)
+        return Cond.of_text(*self.text(tokens)).rows(rows)
 
     def _sampling(self, changes: dict[str, Any]) -> Sampling:
         try:
@@ -229,16 +259,15 @@ class Pipeline:
         return to_pil(images)
 
     def _tag(
-        self, images: Tensor, part: _Part, seed: int, sampling: dict[str, Any]
+        self, images: Tensor, part: Part, seed: int, sampling: dict[str, Any]
     ) -> list[Image.Image]:
         pictures, settings = to_pil(images), asdict(self._sampling(sampling))
-        for i, (picture, label) in enumerate(zip(pictures, part.labels, strict=True)):
+        for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
             picture.info["smalti"] = {
                 "pipeline": self.fingerprint,
                 "seed": seed,
                 "index": part.first + i,
-                "class": label,
-                "class_name": self.classes[label],
+                **asked,
                 "dtype": str(self.dtype).removeprefix("torch."),
                 **settings,
             }
@@ -248,9 +277,10 @@ class Pipeline:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the tokenizer and the model."""
+        """A hash of the tokenizer, the model and the text encoder."""
         if "fingerprint" not in self.info:
-            self.info["fingerprint"] = f"{fingerprint(self.tokenizer)}-{fingerprint(self.model)}"
+            parts = [p for p in (self.tokenizer, self.model, self.text) if p is not None]
+            self.info["fingerprint"] = "-".join(fingerprint(part) for part in parts)
         return self.info["fingerprint"]
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -260,13 +290,14 @@ class Pipeline:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         mark = save_module(self.tokenizer, temporary / "tokenizer")
-        model = save_module(self.model, temporary / "model", tokenizer=mark)
+        text = None if self.text is None else save_module(self.text, temporary / "text")
+        model = save_module(self.model, temporary / "model", tokenizer=mark, text=text)
         kept = {k: v for k, v in self.info.items() if k in ("source", "credit")}
         write_json(
             temporary / "pipeline.json",
             {
                 "format": 1,
-                "fingerprint": f"{mark}-{model}",
+                "fingerprint": "-".join(m for m in (mark, model, text) if m is not None),
                 "classes": self.classes,
                 "sampling": asdict(self.sampling),
                 **kept,
@@ -287,18 +318,14 @@ class Pipeline:
             return str(api.upload_folder(repo_id=repo, folder_path=Path(folder) / "pipeline"))
 
 
-class _Part(NamedTuple):
-    """Images drawn together."""
-
-    offset: int
-    """Place of the first in the call."""
-    first: int
-    """Number of the first in the request."""
-    labels: list[int]
-
-
-def _rows(known: Known, start: int, count: int) -> Known:
-    return Known(known.codes[start : start + count], known.mask[start : start + count])
+def _check_text(config: Any, text: Any | None) -> None:
+    """Raise ValueError unless a model of this configuration reads what the encoder gives."""
+    wanted = (config.text_length, config.text_dim) if config.text_length else None
+    given = None if text is None else (text.config.length, text.config.dim)
+    if wanted != given:
+        raise ValueError(
+            f"the model reads text features of (length, width) {wanted}, the encoder gives {given}"
+        )
 
 
 def load(
@@ -329,8 +356,22 @@ def load(
             f"{folder}: the model was trained on codes of tokenizer {model_info.get('tokenizer')}, "
             f"the folder holds tokenizer {mark}"
         )
+    text = _load_text(folder, model_info.get("text"), device, dtype)
     sampling = from_dict(Sampling, info.get("sampling", {}), f"{folder}/pipeline.json: sampling")
-    return Pipeline(tokenizer, model, info.get("classes", ()), sampling, info)
+    return Pipeline(tokenizer, model, info.get("classes", ()), sampling, info, text)
+
+
+def _load_text(folder: Path, mark: str | None, device: torch.device, dtype: torch.dtype) -> Any:
+    """The text encoder with the fingerprint `mark`, which is None for a model without text."""
+    if mark is None:
+        return None
+    text, _ = load_module(folder / "text", registry.TEXT, device)
+    if fingerprint(text) != mark:
+        raise ValueError(
+            f"{folder}: the model was trained with text encoder {mark}, the folder holds text "
+            f"encoder {fingerprint(text)}"
+        )
+    return text.to(dtype)
 
 
 def download(repo: str) -> Path:

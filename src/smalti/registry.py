@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 
 from smalti.models import llamagen
+from smalti.text import bytes as byte_level
+from smalti.text import t5
 from smalti.tokenizers import vqgan
 
 
@@ -21,6 +23,10 @@ class Entry:
 
 TOKENIZERS = {"vqgan": Entry(vqgan.VQGANConfig, vqgan.VQGAN, vqgan.tiny)}
 MODELS = {"llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny)}
+TEXT = {
+    "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
+    "t5": Entry(t5.T5Config, t5.T5, t5.tiny),
+}
 
 
 def entry(kind: str, among: dict[str, Entry], where: str) -> Entry:
@@ -32,7 +38,7 @@ def entry(kind: str, among: dict[str, Entry], where: str) -> Entry:
 
 def name_of(module: nn.Module) -> str:
     """The name under which a module's class is registered."""
-    for known in (TOKENIZERS, MODELS):
+    for known in (TOKENIZERS, MODELS, TEXT):
         for name, item in known.items():
             if type(module) is item.module:
                 return name

@@ -153,6 +153,8 @@ def test_bad_input():
     cond, noise = random_cond(model, 2), Noise.request(0, 2)
     with pytest.raises(ValueError, match="noise has 3 rows for a batch of 2"):
         generate(model, cond, Noise.request(0, 3))
+    with pytest.raises(ValueError, match="negative has 3 rows for a batch of 2"):
+        generate(model, cond, noise, Guidance(2.0), negative=random_cond(model, 3))
     mask = torch.zeros(2, 16, dtype=torch.bool)
     for shape in ((2, 15), (1, 16), (2, 16, 1)):
         known = Known(torch.zeros(shape).long(), mask)

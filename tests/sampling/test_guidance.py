@@ -131,3 +131,10 @@ def test_bad_values(values, message):
 def test_a_step_out_of_range(step):
     with pytest.raises(ValueError, match=f"step must be in 0 ... 3, got {step}"):
         Guidance(2.0).scale_at(step, 4)
+
+
+def test_a_negative_condition_is_the_second_branch():
+    cond, negative = Cond(labels=torch.tensor([3, 4])), Cond(labels=torch.tensor([0, 1]))
+    branches = Guidance(2.0).branches(cond, negative)
+    assert branches.labels.tolist() == [3, 4, 0, 1] and not branches.drop.any()
+    assert Guidance(1.0).branches(cond, negative) is cond

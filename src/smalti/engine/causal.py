@@ -100,11 +100,13 @@ def stream(
     filters: Filters | None = None,
     known: Known | None = None,
     bucket: int = 1,
+    negative: Cond | None = None,
 ) -> Iterator[Step]:
     """Draw the codes of a batch block by block, yielding a `Step` after each.
 
-    `cond` has B rows and stands on the model's device. Raises ValueError if `noise` or `known` has
-    another batch or shape, or if a label is no class of the model.
+    `cond` has B rows and stands on the model's device; `negative` (B rows) takes the place of the
+    null condition in guidance. Raises ValueError if `noise`, `known` or `negative` has another
+    batch or shape, or if a label is no class of the model.
     """
     guidance, filters = guidance or Guidance(), filters or Filters()
     batch, device = cond.batch, cond.device
@@ -112,10 +114,12 @@ def stream(
         raise ValueError(f"noise has {len(noise.seeds)} rows for a batch of {batch}")
     if known is not None:
         _check_known(known, model.spec, batch)
+    if negative is not None and negative.batch != batch:
+        raise ValueError(f"negative has {negative.batch} rows for a batch of {batch}")
     _check_labels(model, cond)
     codes = model.spec.empty(batch, device)
     uniform = noise.uniform(torch.arange(model.spec.positions), *_width(model.spec))
-    branches = guidance.branches(cond)
+    branches = guidance.branches(cond, negative)
     prepared, cache = model.prepare(branches), model.cache(branches.batch)
     steps = spans(model.blocks, device, bucket)
     for i, span in enumerate(steps):
@@ -138,10 +142,11 @@ def generate(
     filters: Filters | None = None,
     known: Known | None = None,
     bucket: int = 1,
+    negative: Cond | None = None,
 ) -> Tensor:
     """Codes (B, N, *trailing) of a batch: the last step of `stream`."""
     codes = model.spec.empty(cond.batch, cond.device)
-    for step in stream(model, cond, noise, guidance, filters, known, bucket):
+    for step in stream(model, cond, noise, guidance, filters, known, bucket, negative):
         codes = step.codes
     return codes
 

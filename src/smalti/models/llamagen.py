@@ -177,7 +177,7 @@ class TextPrefix(nn.Module):
         self.fc2 = Linear(config.dim, config.dim, bias=False)
         shape = (config.text_length, config.text_dim)
         # upstream never trains it, but every checkpoint holds its own
-        self.register_buffer("uncond", torch.randn(shape) / config.text_dim**0.5)
+        self.register_buffer("uncond", torch.empty(shape))
 
     def forward(self, text: Tensor, drop: Tensor | None) -> Tensor:
         text = text.to(self.fc1.weight.dtype)
@@ -206,11 +206,14 @@ class LlamaGen(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal(0, 0.02) everywhere; a zero head, so that the first loss is ln V."""
+        """Normal(0, 0.02) everywhere; a zero head, so that the first loss is ln V; a null text of
+        rows of length 1."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(self.head.proj.weight)
+        if self.config.text_length:
+            nn.init.normal_(self.text_prefix.uncond, std=self.config.text_dim**-0.5)
 
     def rope_table(self) -> Tensor:
         """Zeros for the prefix, then the grid's rotations: (T + N, head_dim / 2, 2) float32."""

@@ -83,9 +83,14 @@ class Guidance:
     def off(self) -> bool:
         return self.scale == 1.0
 
-    def branches(self, cond: Cond) -> Cond:
-        """The condition of every branch: B rows when off, else 2B, the null ones last."""
-        return cond if self.off else Cond.cat([cond, cond.null()])
+    def branches(self, cond: Cond, negative: Cond | None = None) -> Cond:
+        """The condition of every branch: B rows when off, else 2B.
+
+        Last come the null rows or, if given, the `negative` ones, which guidance leads away from.
+        """
+        if self.off:
+            return cond
+        return Cond.cat([cond, cond.null() if negative is None else negative])
 
     def scale_at(self, step: int, steps: int) -> float:
         """The scale of step `step` (0 ... steps - 1)."""

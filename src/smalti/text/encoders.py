@@ -1,0 +1,41 @@
+"""What a text encoder is: texts to tokens, tokens to features, both left padded.
+
+B texts, T positions, C width of the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+PADDING = -1
+"""The token of a position that holds none."""
+
+
+class TextEncoder(Protocol):
+    """An nn.Module with these. A text's features do not depend on the others of its batch."""
+
+    config: Any
+    """`config.length` is T, `config.dim` is C."""
+    learned: bool
+    """True: trained together with the generator. False: frozen, its features can be cached."""
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Tokens (B, T) int64 of the texts, cut at T and left padded with -1."""
+        ...
+
+    def count(self, text: str) -> int:
+        """How many tokens a text has. Those beyond T are not read."""
+        ...
+
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, T, C), zeros at padding, and the mask (B, T) bool of tokens."""
+        ...
+
+
+def left_padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
+    """Rows of at most `length` tokens to (B, length) int64, -1 in front."""
+    return torch.tensor([[PADDING] * (length - len(row)) + list(row) for row in rows])

@@ -1,0 +1,54 @@
+"""Prompts as people give them: checked, read from a file, and measured against an encoder."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from smalti.text.encoders import TextEncoder
+
+
+def checked(prompts: Any, what: str = "prompt") -> list[str]:
+    """One text or several as a list. Raises ValueError for what is empty or no text."""
+    if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
+        prompts = [prompts]
+    return [_checked(prompt, what) for prompt in prompts]
+
+
+def _checked(prompt: Any, what: str) -> str:
+    if not isinstance(prompt, str):
+        raise ValueError(f"a {what} must be a text, got {prompt!r}")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"a {what} must be a Unicode text, got {prompt!r}") from None
+    if not prompt.strip():
+        raise ValueError(
+            f"a {what} must not be empty, got {prompt!r}; guidance 0 draws without any condition"
+        )
+    return prompt
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file, without the empty ones. Raises ValueError if none is left."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a UTF-8 text: {error}") from None
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ValueError(f"{path} holds no prompts; write one on each line")
+    return found
+
+
+def warn_of_long(prompts: Sequence[str], encoder: TextEncoder) -> None:
+    """Warn of prompts that the encoder does not read to their end."""
+    length = encoder.config.length
+    for prompt in dict.fromkeys(prompts):
+        if (count := encoder.count(prompt)) > length:
+            warnings.warn(
+                f"the prompt {prompt[:40]!r}... has {count} tokens; the first {length} are used",
+                stacklevel=2,
+            )

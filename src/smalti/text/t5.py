@@ -1,0 +1,111 @@
+"""The encoder of a T5 as LlamaGen uses it: frozen, features of 120 tokens, left padded.
+
+Raffel et al. 2019 (arXiv:1910.10683); flan-t5: Chung et al. 2022 (arXiv:2210.11416).
+Unusual: the weights are no part of this module. They come from the hub or a folder when the first
+text is read, so a pipeline stores only which ones. T5 knows relative positions alone, so texts are
+padded on the left at once, where upstream pads on the right and rotates the result.
+B texts, T tokens, C width.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from smalti.text.clean import clean
+from smalti.text.encoders import left_padded
+from smalti.train.parallel import fast_bf16
+
+
+@dataclass(frozen=True)
+class T5Config:
+    model: str = "google/flan-t5-xl"
+    """Hub id or folder of a T5 with its tokenizer."""
+    length: int = 120
+    """T, tokens that are read, the end mark among them."""
+    dim: int = 2048
+    """C, the width of that T5."""
+    clean: bool = False
+    """Clean captions as upstream's option does, which also puts them into lower case."""
+
+    def __post_init__(self) -> None:
+        for name in ("length", "dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Parts(NamedTuple):
+    """What `transformers` loads."""
+
+    tokenizer: Any
+    model: nn.Module
+
+
+class T5(nn.Module):
+    """Tokens of texts to features of a frozen T5. A `TextEncoder` without parameters of its own.
+
+    Raises ValueError at the first text if there is no such T5, or if it has another width.
+    """
+
+    learned = False
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__()
+        self.config = config
+        self._parts: Parts | None = None  # a tuple hides the weights from state_dict and optimizer
+
+    @property
+    def parts(self) -> Parts:
+        """Tokenizer and model, loaded at the first use."""
+        if self._parts is None:
+            self._parts = load(self.config)
+        return self._parts
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Tokens (B, T) int64 with the end mark, left padded with -1."""
+        length = self.config.length
+        rows = self.parts.tokenizer(self._cleaned(texts), truncation=True, max_length=length)
+        return left_padded(rows["input_ids"], length)
+
+    def count(self, text: str) -> int:
+        return len(self.parts.tokenizer(self._cleaned([text]))["input_ids"][0])
+
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+        return [clean(text) for text in texts] if self.config.clean else list(texts)
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T) to features (B, T, C), zeros at padding, and their mask (B, T)."""
+        mask, device = tokens >= 0, tokens.device
+        model = self.parts.model.to(device, torch.bfloat16 if fast_bf16(device) else torch.float32)
+        found = model(input_ids=tokens.clamp(min=0), attention_mask=mask.long())
+        return found.last_hidden_state * mask[..., None], mask
+
+
+def load(config: T5Config) -> Parts:
+    """Tokenizer and encoder of a T5 from the hub or a folder."""
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError:
+        raise ValueError('T5 needs `pip install "smalti[text]"`') from None
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(config.model)
+        model = transformers.T5EncoderModel.from_pretrained(config.model)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{config.model} is no T5 that can be loaded: {reason}") from None
+    if model.config.d_model != config.dim:
+        raise ValueError(
+            f"{config.model} has features of width {model.config.d_model}, got dim {config.dim}"
+        )
+    return Parts(tokenizer, model.eval().requires_grad_(False))
+
+
+def tiny() -> T5Config:
+    """A T5 of random weights that the hub keeps for tests."""
+    return T5Config(model="hf-internal-testing/tiny-random-t5", length=12, dim=32)
