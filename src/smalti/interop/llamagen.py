@@ -101,7 +101,7 @@ def gpt_config(model_args: Mapping[str, Any]) -> LlamaGenConfig:
 
 
 def gpt_state(state: Mapping[str, Tensor], config: LlamaGenConfig) -> dict[str, Tensor]:
-    """Our state dict of an official one. Old files hold the rotary table; it is dropped.
+    """Our state dict of an official one, without the rotary table and caches of some files.
 
     Raises ValueError if the weights are conditioned on something else than `config`.
     """
@@ -109,7 +109,11 @@ def gpt_state(state: Mapping[str, Tensor], config: LlamaGenConfig) -> dict[str, 
     if text != (config.text_length > 0):
         held, wanted = ("t2i", "c2i") if text else ("c2i", "t2i")
         raise ValueError(f"the weights are of a {held} model, the config is of a {wanted} one")
-    return {GPT_NAMES.get(name, name): t for name, t in state.items() if name != "freqs_cis"}
+    return {
+        GPT_NAMES.get(name, name): tensor
+        for name, tensor in state.items()
+        if name not in ("freqs_cis", "causal_mask") and ".kv_cache." not in name
+    }
 
 
 def vq_config(

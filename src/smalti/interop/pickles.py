@@ -8,6 +8,7 @@ file that asks for anything else is refused before that is called.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import warnings
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+
+from smalti.progress import track
 
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """What DDP, compile, FSDP and activation checkpoints put into the names of tensors."""
@@ -49,6 +52,17 @@ def read_checkpoint(path: Path, weights: str = "model") -> Checkpoint:
     args = loaded.get("args")
     state = _state(path, loaded, weights)
     return Checkpoint(path, state, vars(args) if isinstance(args, argparse.Namespace) else {})
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, in hexadecimal."""
+    digest, size = hashlib.sha256(), 1 << 22
+    with path.open("rb") as file:
+        blocks = iter(lambda: file.read(size), b"")
+        total = -(-path.stat().st_size // size)
+        for block in track(blocks, f"reading {path.name}", total):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
