@@ -9,36 +9,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
+from official import layouts, wrapped, write
 from smalti.interop.pickles import read_checkpoint
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b.module_list.0.bias": torch.ones(2)}
-AVERAGE = {name: tensor + 1 for name, tensor in STATE.items()}
 ARGS = {"gpt_model": "GPT-B", "image_size": 256, "path": None, "betas": (0.9, 0.95)}
-OPTIMIZER = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "lr": 1e-4}
-
-
-def wrapped(*prefixes: str) -> dict[str, torch.Tensor]:
-    return {".".join([*prefixes, name]): tensor for name, tensor in STATE.items()}
-
-
-LAYOUTS = {
-    "ddp": {
-        "model": STATE, "optimizer": OPTIMIZER, "steps": 7, "args": argparse.Namespace(**ARGS)
-    },
-    "ema": {"model": STATE, "ema": AVERAGE, "steps": 7},
-    "flat": STATE,
-    "deepspeed": {"module": STATE, "global_steps": 3},
-    "lightning": {"state_dict": STATE, "epoch": 1, "pytorch-lightning_version": "2.0"},
-    "wrapped": {"model": wrapped("module", "_orig_mod")},
-    "wrapped-flat": wrapped("_fsdp_wrapped_module"),
-    "wrapped-inside": {
-        "a._fsdp_wrapped_module.weight": STATE["a.weight"],
-        "b.module_list._checkpoint_wrapped_module.0.bias": STATE["b.module_list.0.bias"],
-    },
-    "parameters": {name: torch.nn.Parameter(tensor) for name, tensor in STATE.items()},
-}  # fmt: skip
+INSIDE = {
+    "a._fsdp_wrapped_module.weight": STATE["a.weight"],
+    "b.module_list._checkpoint_wrapped_module.0.bias": STATE["b.module_list.0.bias"],
+}
+PARAMETERS = {name: torch.nn.Parameter(tensor) for name, tensor in STATE.items()}
+LAYOUTS = layouts(STATE, ARGS) | {"inside": (INSIDE, []), "parameters": (PARAMETERS, [])}
 
 
 def same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
@@ -48,26 +30,23 @@ def same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> boo
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts(tmp_path, name, zipped):
-    path = tmp_path / "x.pt"
-    torch.save(LAYOUTS[name], path, _use_new_zipfile_serialization=zipped)
-    found = read_checkpoint(path)
+    content, options = LAYOUTS[name]
+    path = write(content, tmp_path / "x.pt", old=not zipped)
+    found = read_checkpoint(path, *options[1:])
     assert found.path == path and same(found.state, STATE)
-    assert found.args == (ARGS if name == "ddp" else {})
+    assert found.args == (ARGS if "args" in content else {})
     assert not any(t.requires_grad for t in found.state.values())
 
 
-def test_the_moving_average(tmp_path):
-    path = tmp_path / "x.pt"
-    torch.save(LAYOUTS["ema"], path)
-    assert same(read_checkpoint(path, "ema").state, AVERAGE)
-    torch.save(LAYOUTS["ddp"], path)
+def test_no_moving_average(tmp_path):
+    path = write(LAYOUTS["ddp"][0], tmp_path / "x.pt")
     with pytest.raises(ValueError, match="no moving average 'ema'; it has model, optimizer, steps"):
         read_checkpoint(path, "ema")
 
 
 def test_safetensors(tmp_path):
-    save_file(wrapped("module"), tmp_path / "x.safetensors")
-    assert same(read_checkpoint(tmp_path / "x.safetensors").state, STATE)
+    path = write(wrapped(STATE, "module"), tmp_path / "x.safetensors")
+    assert same(read_checkpoint(path).state, STATE)
 
 
 def test_weights_stay_in_the_file_until_they_are_used(tmp_path):
@@ -160,7 +139,7 @@ def test_files_that_are_no_checkpoint(tmp_path, name):
 @pytest.fixture(scope="module", params=[True, False], ids=["zip", "old"])
 def bytes_of_a_checkpoint(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz") / "x.pt"
-    torch.save(LAYOUTS["ddp"], path, _use_new_zipfile_serialization=request.param)
+    write(LAYOUTS["ddp"][0], path, old=not request.param)
     return path, path.read_bytes()
 
 

@@ -115,7 +115,7 @@ def grid_of(checkpoint: Checkpoint, factor: int) -> tuple[int, int]:
 
 
 def ffn_settings(dim: int, width: int) -> tuple[int, float]:
-    """`multiple_of` and `ffn_multiplier` of a feed-forward width; the published ones if they fit."""
+    """`multiple_of` and `ffn_multiplier` of a feed-forward width, as published if those fit."""
     for multiple_of in (256, 128, 64, 32, 16, 8, 4, 2, 1):
         if LlamaGenConfig(heads=1, dim=dim, multiple_of=multiple_of).ffn_dim == width:
             return multiple_of, 1.0
