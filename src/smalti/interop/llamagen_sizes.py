@@ -107,7 +107,7 @@ def grid_of(checkpoint: Checkpoint, factor: int) -> tuple[int, int]:
         text = checkpoint.state.get("cls_embedding.uncond_embedding")
         side = math.isqrt(len(table) - (1 if text is None else len(text)))
         return side, side
-    named = re.search(r"_(256|384|512)(?![0-9])", path.stem)
+    named = re.search(r"_(256|384|512)(?![0-9a-zA-Z])", path.stem)
     size = option(checkpoint, "image_size", int(named[1]) if named else 0)
     if size < factor or size % factor:
         raise ValueError(f"{path} does not say the size of its images: give --size or --grid")
