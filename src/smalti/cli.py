@@ -43,6 +43,7 @@ def encode(
     data: Positional[str],
     tokenizer: Path,
     out: Path,
+    text: str | None = None,
     crop: Literal["center", "ten"] = "center",
     flip: bool = True,
     holdout: float = 0.1,
@@ -54,6 +55,8 @@ def encode(
         data: emoji, shapes, folder:PATH, parquet:PATH or hub:NAME.
         tokenizer: Folder of a trained tokenizer, or of a pipeline.
         out: File to write.
+        text: Also keep the features of the captions: t5 is flan-t5-xl, else the hub id or folder of
+            another T5.
         crop: The centre of each image, or ten crops of it.
         flip: Also the mirror image (ten crops always have it).
         holdout: Share of the images marked as held out.
@@ -63,11 +66,13 @@ def encode(
     from smalti.data.token_cache import TokenCache
     from smalti.data.transforms import Transform
     from smalti.encoding import encode as run
+    from smalti.text.t5 import T5, T5Config, config_of
     from smalti.train.parallel import best_device
 
     module = open_tokenizer(tokenizer)
     transform = Transform(module.config.size[0], crop, flip)
-    run(open_source(data), module, transform, out, holdout, device=best_device())
+    encoder = None if text is None else T5(T5Config() if text == "t5" else config_of(text))
+    run(open_source(data), module, transform, out, holdout, device=best_device(), text=encoder)
     cache = TokenCache(out)
     report = {"file": str(out), "images": len(cache), "views": cache.views, **asdict(cache.spec)}
     if json:
@@ -266,7 +271,7 @@ def train(arguments: Sequence[str]) -> None:
     # the recipe's own type makes every field an option
     command.__annotations__ = {
         "out": Path,
-        "recipe": Annotated[type(recipe), tyro.conf.arg(name="")],
+        "recipe": Annotated[type(recipe), tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands],
         "json": bool,
     }
     command.__doc__ = f"{RECIPES[name].__doc__}"
@@ -292,7 +297,7 @@ def convert(arguments: Sequence[str]) -> None:
     def command(out: Path, files: Any, json: bool = False) -> None:
         from smalti.describe import describe
 
-        family.convert(files, out)
+        family.convert(files, out, f"{name}, local files")
         report = describe(str(out))
         if json:
             show(report)

@@ -1,4 +1,4 @@
-"""Images to a token cache."""
+"""Images and their captions to a token cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from smalti.data.source import Source, split
 from smalti.data.token_cache import write_cache
 from smalti.data.transforms import Transform, to_float
 from smalti.progress import track
-from smalti.storage import fingerprint
+from smalti.storage import fingerprint, identity
 
 
 def encode(
@@ -25,12 +25,16 @@ def encode(
     holdout: float = 0.1,
     batch: int = 64,
     device: torch.device | str = "cpu",
+    text: Any = None,
 ) -> None:
     """Encode every fixed view of every image and write the cache at `out`.
 
-    A share `holdout` of the images is marked held out, the same ones whatever the tokenizer.
-    Raises ValueError if the transform does not give the tokenizer's image size.
+    A share `holdout` of the images is marked held out, the same ones whatever the tokenizer. `text`
+    is a frozen encoder whose features of the captions are to be kept. Raises ValueError if the
+    transform does not give the tokenizer's image size, or if there are no captions for `text`.
     """
+    if text is not None and not any(source.caption(i) for i in range(len(source))):
+        raise ValueError(f"the images of {source.name} have no captions")
     if tuple(tokenizer.config.size) != (transform.size, transform.size):
         raise ValueError(
             f"the tokenizer reads images of {tokenizer.config.size} pixels, "
@@ -41,15 +45,17 @@ def encode(
     per_step = max(1, batch // max(views, 1))
 
     @torch.inference_mode()
-    def rows() -> Iterator[tuple[np.ndarray, int, str, bool, str]]:
+    def rows() -> Iterator[tuple[Any, ...]]:
         for start in track(range(0, len(source), per_step), "encoding", scale=per_step):
             chosen = range(start, min(start + per_step, len(source)))
             examples = [source[i] for i in chosen]
             pixels = torch.from_numpy(np.concatenate([transform.views(e.image) for e in examples]))
             codes = tokenizer.encode(to_float(pixels.to(device))).cpu().numpy()
             codes = codes.reshape(len(examples), views, *codes.shape[1:])
-            for i, example, code in zip(chosen, examples, codes, strict=True):
-                yield code, example.label, example.caption, i in held_out, source.key(i)
+            captions = [e.caption for e in examples]
+            texts = [None] * len(captions) if text is None else features(text, captions, device)
+            for i, e, code, words in zip(chosen, examples, codes, texts, strict=True):
+                yield code, e.label, e.caption, i in held_out, source.key(i), words
 
     write_cache(
         out,
@@ -61,4 +67,12 @@ def encode(
         source=source.name,
         source_fingerprint=source.fingerprint(),
         classes=source.classes,
+        text=None if text is None else identity(text),
     )
+
+
+def features(encoder: Any, captions: list[str], device: torch.device | str) -> list[np.ndarray]:
+    """The features of each caption, (tokens, C) float16 without padding; none of an empty one."""
+    found, mask = encoder(encoder.tokenize(captions).to(device))
+    mask &= torch.tensor([bool(c) for c in captions], device=mask.device)[:, None]
+    return [f[m].half().cpu().numpy() for f, m in zip(found, mask, strict=True)]

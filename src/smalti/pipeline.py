@@ -84,7 +84,7 @@ class Pipeline:
         classes: Sequence[str] = (),
         sampling: Sampling | None = None,
         info: dict[str, Any] | None = None,
-        text: Any | None = None,
+        text: Any = None,
     ) -> None:
         if tokenizer.spec != model.spec:
             raise ValueError(
@@ -217,8 +217,10 @@ class Pipeline:
         """The condition of a batch, and the negative one where there are negative prompts."""
         if self.text is None:
             return Cond(labels=torch.tensor([a["class"] for a in asked], device=self.device)), None
-        negative = None if "negative" not in asked[0] else [a["negative"] for a in asked]
-        return self._read([a["text"] for a in asked]), negative and self._read(negative)
+        cond = self._read([a["text"] for a in asked])
+        if "negative" not in asked[0]:
+            return cond, None
+        return cond, self._read([a["negative"] for a in asked])
 
     @torch.inference_mode()
     def _read(self, texts: list[str]) -> Cond:
@@ -375,16 +377,25 @@ def _load_text(folder: Path, mark: str | None, device: torch.device, dtype: torc
 
 
 def download(repo: str) -> Path:
-    """The local copy of a hub repository. Raises ValueError if it cannot be had."""
-    if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
+    """The local copy of a hub repository, or a pipeline made of released weights that it holds.
+
+    Raises ValueError if it cannot be had.
+    """
+    from smalti.interop import hub
+
+    if Path(repo).is_file():
+        raise ValueError(
+            f"{repo} is a file, not a pipeline; make one with: smalti convert llamagen "
+            f"--tokenizer FILE --model {repo} --out DIR"
+        )
+    local = repo.startswith((".", "/", "~"))
+    if not local and (released := hub.find(repo)):
+        return hub.fetch(released)
+    if local or repo.count("/") != 1:
         raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(repo))
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{repo} is not a folder, and the hub did not give it: {reason}") from None
+    return hub.ask(repo, lambda: snapshot_download(repo))
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

@@ -36,6 +36,15 @@ def _changed(config: Any) -> dict[str, Any]:
     return {name: value for name, (value, default) in values.items() if value != default}
 
 
+def identity(module: nn.Module) -> dict[str, Any]:
+    """What a module is, for files that depend on it: type, config and fingerprint."""
+    return {
+        "type": registry.name_of(module),
+        "config": to_dict(module.config),
+        "fingerprint": fingerprint(module),
+    }
+
+
 def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     """Write a module and return its fingerprint; `extra` goes into config.json.
 
@@ -46,11 +55,10 @@ def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     temporary.mkdir(parents=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
-    mark = fingerprint(module)
-    config = {"type": registry.name_of(module), "config": to_dict(module.config)}
-    write_json(temporary / "config.json", config | {"fingerprint": mark} | extra)
+    known = identity(module)
+    write_json(temporary / "config.json", known | extra)
     replace_folder(temporary, folder)
-    return mark
+    return known["fingerprint"]
 
 
 def load_module(

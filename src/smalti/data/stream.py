@@ -41,7 +41,7 @@ class Stream:
         self.items, self.seed = items, seed
         self._batch, self._share, self._rank = batch, batch // world, rank
         self._permutation = lru_cache(maxsize=4)(self._permute)
-        self._draws = lru_cache(maxsize=4)(self._draw)
+        self._draws = lru_cache(maxsize=8)(self._draw)
 
     def at(self, step: int) -> Items:
         """The items of this rank's part of batch `step`."""
@@ -56,16 +56,17 @@ class Stream:
             positions[here] = self._permutation(int(epoch))[k[here] % self.items]
         return Items(epochs, positions)
 
-    def uniform(self, items: Items) -> np.ndarray:
-        """One number in [0, 1) for each item, (b,): a function of seed, epoch and position."""
+    def uniform(self, items: Items, key: int = 1) -> np.ndarray:
+        """One number in [0, 1) for each item, (b,): a function of seed, epoch, position, and `key`,
+        which says what it is for."""
         numbers = np.empty(len(items.epochs))
         for epoch in np.unique(items.epochs):
             here = items.epochs == epoch
-            numbers[here] = self._draws(int(epoch))[items.positions[here]]
+            numbers[here] = self._draws(int(epoch), key)[items.positions[here]]
         return numbers
 
     def _permute(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.items)
 
-    def _draw(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch, 1]).random(self.items)
+    def _draw(self, epoch: int, key: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch, key]).random(self.items)

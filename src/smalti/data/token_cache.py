@@ -1,8 +1,9 @@
 """Encoded images in one Arrow file: written once, memory-mapped, read at random in training.
 
-One row is an image: its codes in V views, label, caption, key, and whether it is held out. What
-made them (tokenizer, transform, source) is in the schema's metadata, so that codes are never
-mixed up with another tokenizer's. B images, V views, N positions.
+One row is an image: its codes in V views, label, caption, key, whether it is held out and, if
+asked for, the features of its caption. What made them (tokenizer, transform, source, text encoder)
+is in the schema's metadata, so that codes are never mixed up with another tokenizer's.
+B images, V views, N positions, T tokens of a caption, C width of their features.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from smalti.codes import TokenSpec
 from smalti.config import from_dict, to_dict
 from smalti.data.source import digest
 from smalti.data.stream import Stream
+from smalti.text.encoders import TextEncoder
 
 META = b"smalti.token_cache"
 ROWS = 1024
@@ -38,6 +40,8 @@ class Row(NamedTuple):
     """'' = none."""
     held_out: bool
     key: str
+    text: np.ndarray | None = None
+    """(tokens, C) features of the caption, where the cache keeps them."""
 
 
 def storage(spec: TokenSpec, half: bool = False) -> np.dtype:
@@ -51,7 +55,7 @@ def storage(spec: TokenSpec, half: bool = False) -> np.dtype:
 
 def write_cache(
     path: str | Path,
-    rows: Iterable[tuple[np.ndarray, int, str, bool, str]],
+    rows: Iterable[tuple[Any, ...]],
     *,
     spec: TokenSpec,
     views: int,
@@ -61,17 +65,20 @@ def write_cache(
     source_fingerprint: str,
     classes: list[str],
     half: bool = False,
+    text: dict[str, Any] | None = None,
 ) -> int:
     """Write the rows (see `Row`) and return how many they were.
 
     The file appears under its name only when it is complete. `half` stores continuous codes as
-    float16. Raises ValueError if there are no rows, or for a row that does not match `spec`.
+    float16. `text` says what encoder made the features of captions: its type, config (with `length`
+    and `dim`) and fingerprint; they are stored as float16. Raises ValueError if there are no rows,
+    or for a row that does not match `spec`.
     """
     path = Path(path)
     meta = {
         "version": 1, "spec": to_dict(spec), "views": views, "tokenizer": tokenizer_fingerprint,
         "transform": transform, "source": source, "source_fingerprint": source_fingerprint,
-        "classes": classes,
+        "classes": classes, "text": text,
     }  # fmt: skip
     dtype = storage(spec, half)
     shape = (views, *spec.shape(1)[1:])
@@ -82,6 +89,7 @@ def write_cache(
             ("caption", pa.string()),
             ("held_out", pa.bool_()),
             ("key", pa.string()),
+            *([("text", pa.large_list(pa.float16()))] if text else ()),
         ],
         metadata={META: json.dumps(meta).encode()},
     )
@@ -126,6 +134,11 @@ def _record_batch(chunk: list[Row], codes: list[np.ndarray], schema: Any) -> Any
         pa.array([r.held_out for r in chunk], pa.bool_()),
         pa.array([r.key for r in chunk], pa.string()),
     ]
+    if "text" in schema.names:
+        rows = [np.zeros(0) if r.text is None else r.text.ravel() for r in chunk]
+        ends = np.cumsum([0, *map(len, rows)])
+        values = pa.array(np.concatenate(rows).astype(np.float16))
+        columns.append(pa.LargeListArray.from_arrays(pa.array(ends), values))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -156,6 +169,8 @@ class TokenCache:
         self.source: str = meta["source"]
         self.source_fingerprint: str = meta["source_fingerprint"]
         self.classes: list[str] = meta["classes"]
+        self.encoder: dict[str, Any] | None = meta.get("text")
+        """Type, config and fingerprint of the encoder that made the captions' features, if any."""
         self.labels = table["label"].to_numpy()
         """(rows,) int64; -1 = none."""
         held = np.asarray(table["held_out"].to_pylist(), dtype=bool)
@@ -194,7 +209,26 @@ class TokenCache:
         return splits[split]
 
     def captions(self, split: Literal["train", "held_out", "all"] = "all") -> list[str]:
-        return self._table["caption"].take(pa.array(self.indices(split))).to_pylist()
+        return self.captions_of(self.indices(split))
+
+    def captions_of(self, indices: np.ndarray | list[int]) -> list[str]:
+        return self._table["caption"].take(pa.array(indices)).to_pylist()
+
+    def text(self, indices: np.ndarray | list[int]) -> tuple[Tensor, Tensor]:
+        """Features of the rows' captions, (B, T, C) float16 left padded with zeros, and their mask
+        (B, T) bool. Raises ValueError if the cache has none."""
+        if self.encoder is None:
+            raise ValueError(f"{self.path} holds no features of captions")
+        length, dim = (int(self.encoder["config"][name]) for name in ("length", "dim"))
+        features = np.zeros((len(indices), length, dim), np.float16)
+        mask = np.zeros((len(indices), length), bool)
+        chunks = self._table["text"].chunks
+        for slot, row in enumerate(np.asarray(indices).tolist()):
+            found = chunks[row // self._length][row % self._length].values
+            tokens = found.to_numpy(zero_copy_only=False).reshape(-1, dim)
+            features[slot, length - len(tokens) :] = tokens
+            mask[slot, length - len(tokens) :] = True
+        return torch.from_numpy(features), torch.from_numpy(mask)
 
     def keys(self, split: Literal["train", "held_out", "all"] = "all") -> list[str]:
         return self._table["key"].take(pa.array(self.indices(split))).to_pylist()
@@ -206,6 +240,21 @@ class TokenCache:
                 f"{self.path} was encoded by tokenizer {self.tokenizer}, "
                 f"but the tokenizer given is {tokenizer_fingerprint}; encode the images again"
             )
+
+    def require_text(self, encoder_fingerprint: str) -> None:
+        """Raise ValueError unless that text encoder made the captions' features."""
+        made = self.encoder and self.encoder["fingerprint"]
+        if made != encoder_fingerprint:
+            told = f"of text encoder {made}" if made else "of none"
+            raise ValueError(
+                f"{self.path} holds caption features {told}, but the recipe's text encoder is "
+                f"{encoder_fingerprint}; encode the images again with it"
+            )
+
+    def require_captions(self) -> None:
+        """Raise ValueError if no image has a caption."""
+        if not any(self.captions()):
+            raise ValueError(f"{self.path}: the images of {self.source} have no captions")
 
     def fingerprint(self) -> str:
         """16 hex digits over the metadata, all labels and splits, and the codes of 64 rows."""
@@ -219,7 +268,10 @@ class CodeBatches:
     """Batches {'codes': (b, N, *trailing), 'labels': int64 (b,)} of rows of a cache.
 
     The same stream as `smalti.data.loader.Images`; each item comes in a random view if `train`,
-    else in view 0. `evaluation` is always in order and in view 0.
+    else in view 0, and with a 'chance' in [0, 1), float32 (b,), the same on any number of ranks.
+    `evaluation` is always in order, in view 0 and without chances. With a text encoder there are
+    also 'text_tokens' (b, T) of the captions if it learns, else their cached features 'text'
+    (b, T, C) and 'text_mask' (b, T).
     Raises ValueError if `indices` is empty or not in the cache, or for a bad batch, rank or seed.
     """
 
@@ -232,8 +284,9 @@ class CodeBatches:
         rank: int = 0,
         world: int = 1,
         train: bool = True,
+        encoder: TextEncoder | None = None,
     ) -> None:
-        self.cache, self.train = cache, train
+        self.cache, self.train, self.encoder = cache, train, encoder
         self.rows = np.asarray(indices, dtype=np.int64)
         self._stream = Stream(len(self.rows), batch, seed, rank, world)
         if self.rows.min() < 0 or self.rows.max() >= len(cache):
@@ -246,7 +299,9 @@ class CodeBatches:
         """This rank's part of batch `step`."""
         items = self._stream.at(step)
         views = (self._stream.uniform(items) * self.cache.views).astype(np.int64)
-        return self._gather(self.rows[items.positions], views if self.train else 0)
+        chance = np.floor(self._stream.uniform(items, key=2) * 2**24) / 2**24  # below 1 as float32
+        batch = self._gather(self.rows[items.positions], views if self.train else 0)
+        return batch | {"chance": torch.from_numpy(chance).float()}
 
     def evaluation(self, batch: int) -> Iterator[dict[str, Tensor]]:
         """All rows once, in order; the last batch may be short."""
@@ -259,5 +314,9 @@ class CodeBatches:
         labels = self.cache.labels[rows]
         if not self.cache.classes:  # images without labels are one class
             labels = np.zeros_like(labels)
-        labels = torch.from_numpy(labels)
-        return {"codes": self.cache.codes(rows, views), "labels": labels}
+        batch = {"codes": self.cache.codes(rows, views), "labels": torch.from_numpy(labels)}
+        if self.encoder is not None and self.encoder.learned:
+            batch["text_tokens"] = self.encoder.tokenize(self.cache.captions_of(rows))
+        elif self.encoder is not None:
+            batch["text"], batch["text_mask"] = self.cache.text(rows)
+        return batch

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from smalti.codes import Cond, TokenSpec
 from smalti.eval.codebook import bits
+from smalti.text.encoders import TextEncoder, condition
 
 
 class HasLoss(Protocol):
@@ -24,17 +25,21 @@ def likelihood(
     batches: Iterable[dict[str, Tensor]],
     device: torch.device | str = "cpu",
     precision: torch.dtype | None = None,
+    encoder: TextEncoder | None = None,
 ) -> dict[str, float]:
     """Teacher-forced negative log-likelihood under the true condition, without dropout.
+
+    The condition is a label, or a caption, which a learned `encoder` reads if it is given.
 
     Gives "nats_per_token", "bits_per_token", "bits_per_image" and "images". The model must be in
     evaluation mode. `precision` autocasts products to this dtype.
     """
     total, count, device = 0.0, 0, torch.device(device)
     for batch in batches:
-        codes, labels = batch["codes"].to(device), batch["labels"].to(device)
+        batch = {k: v.to(device) for k, v in batch.items()}
+        codes = batch["codes"]
         with torch.autocast(device.type, precision, enabled=precision is not None):
-            nll = model.loss(codes, Cond.of_labels(labels))  # (B, N)
+            nll = model.loss(codes, condition(batch, encoder))  # (B, N)
         total += nll.double().sum().item()
         count += len(codes)
     if not count:

@@ -27,19 +27,19 @@ GUIDANCE = {"XL": 1.75, "XXL": 1.75, "3B": 1.65}
 """Published for classes; 2.0 for B and L, and here for the sizes without a published one."""
 
 REPOSITORIES = {
-    "FoundationVision/LlamaGen": {
-        "tokenizers": ("vq_ds16_c2i.pt", "vq_ds8_c2i.pt"),
-        "models": (
+    "FoundationVision/LlamaGen": (
+        ("vq_ds16_c2i.pt", "vq_ds8_c2i.pt"),
+        (
             "c2i_B_256.pt", "c2i_B_384.pt", "c2i_L_256.pt", "c2i_L_384.pt", "c2i_XL_384.pt",
             "c2i_XXL_384.pt", "c2i_3B_384.pt",
         ),
-    },
-    "peizesun/llamagen_t2i": {
-        "tokenizers": ("vq_ds16_t2i.pt",),
-        "models": ("t2i_XL_stage1_256.pt", "t2i_XL_stage2_512.pt"),
-    },
+    ),
+    "peizesun/llamagen_t2i": (
+        ("vq_ds16_t2i.pt",),
+        ("t2i_XL_stage1_256.pt", "t2i_XL_stage2_512.pt"),
+    ),
 }  # fmt: skip
-"""What is published where; a repository's first tokenizer is the one its models learned."""
+"""Published tokenizers and models; the models learned codes of the first tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LlamaGenFiles:
     """T5 whose features a text-to-image generator learned: hub id or folder."""
 
 
-def convert(files: LlamaGenFiles, out: Path, source: str = "LlamaGen") -> None:
+def convert(files: LlamaGenFiles, out: Path, source: str) -> None:
     """Write the pipeline of two checkpoints, or the tokenizer of one, as the folder `out`.
 
     `source` says where the files are from. Raises ValueError naming the file, or the option, that

@@ -8,6 +8,8 @@ from typing import Literal
 from smalti.data.transforms import Transform
 from smalti.models.llamagen import LlamaGenConfig
 from smalti.pipeline import Sampling
+from smalti.text.bytes import BytesConfig
+from smalti.text.t5 import T5Config
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.trainer import TrainConfig
@@ -54,6 +56,15 @@ class GeneratorRecipe:
     sampling: Sampling = field(default_factory=Sampling)
     """Of the preview grids, and the finished pipeline's default."""
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class TextRecipe(GeneratorRecipe):
+    """Train a generator on codes and captions. The model takes the length and width of its prefix
+    from the text encoder."""
+
+    text: BytesConfig | T5Config = field(default_factory=BytesConfig)
+    """Bytes: an encoder that learns with the generator; T5: frozen, its features are cached."""
 
 
 Recipe = TokenizerRecipe | GeneratorRecipe

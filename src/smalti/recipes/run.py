@@ -20,13 +20,19 @@ from smalti.data.source import Source, open_source, split
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.data.transforms import to_float, to_uint8
 from smalti.encoding import encode
+from smalti.engine.causal import generate
 from smalti.eval.codebook import unigram_bits
 from smalti.eval.likelihood import likelihood
+from smalti.eval.matching import matching
 from smalti.eval.reconstruction import reconstruction
-from smalti.models.llamagen import LlamaGen
+from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.pipeline import Pipeline, grid, save_png, to_pil
-from smalti.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
+from smalti.recipes.base import GeneratorRecipe, Recipe, TextRecipe, TokenizerRecipe
+from smalti.sampling.noise import Noise
 from smalti.storage import fingerprint, load_module, save_module
+from smalti.text.bytes import ByteEncoder
+from smalti.text.encoders import condition
+from smalti.text.t5 import T5, T5Config
 from smalti.tokenizers.vqgan import VQGAN
 from smalti.train.objectives import Likelihood, ReconstructionObjective
 from smalti.train.parallel import World, autocast, start, stop
@@ -156,39 +162,41 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
     if not recipe.tokenizer:
         raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
     config, seed = recipe.train, recipe.train.seed
-    tokenizer, info = load_module(Path(recipe.tokenizer), registry.TOKENIZERS, world.device)
-    cache = open_codes(recipe, out, tokenizer, world)
+    tokenizer, _ = load_module(Path(recipe.tokenizer), registry.TOKENIZERS, world.device)
+    encoder = open_encoder(recipe)
+    cache = open_codes(recipe, out, tokenizer, encoder, world)
     chosen, held = cache.indices("train"), cache.indices("held_out")
     if not len(held):
         held = chosen
-    classes = cache.classes or ["image"]
-    model = LlamaGen(
-        replace(
-            recipe.model,
-            grid=cache.spec.grids[0],
-            vocab=cache.spec.vocab,
-            classes=len(classes),
-        )
-    )
+    classes = [] if encoder else cache.classes or ["image"]
+    model = LlamaGen(fitted(recipe.model, cache, len(classes), encoder))
+    learned = encoder if encoder is not None and encoder.learned else None
     torch.manual_seed(seed)
-    model.init_weights()
-    batches = CodeBatches(cache, chosen, config.batch, seed, world.rank, world.size, train=True)
-    held_out = CodeBatches(cache, held, config.batch, seed, train=False)
+    for part in (model, learned):
+        if part is not None:
+            part.init_weights()
+    rank, size = world.rank, world.size
+    batches = CodeBatches(cache, chosen, config.batch, seed, rank, size, encoder=encoder)
+    held_out = CodeBatches(cache, held, config.batch, seed, train=False, encoder=encoder)
     with_info = {"source": cache.source, **({"credit": c} if (c := credit(cache.source)) else {})}
-    pipeline = Pipeline(tokenizer, model, classes, recipe.sampling, with_info)
+    pipeline = Pipeline(tokenizer, model, classes, recipe.sampling, with_info, encoder)
 
     def evaluate() -> dict[str, float]:
         with autocast(world.device, config.precision):
-            return likelihood(model, held_out.evaluation(64), world.device)
+            return likelihood(model, held_out.evaluation(64), world.device, encoder=learned)
 
     def preview(path: Path) -> None:
         with autocast(world.device, config.precision):
-            images = pipeline(n=max(32, min(64, len(classes) * 4)), seed=seed)
+            if encoder is None:
+                images = pipeline(n=max(32, min(64, len(classes) * 4)), seed=seed)
+            else:
+                images = of_captions(pipeline, next(held_out.evaluation(32)), learned, seed)
         save_png(grid(images, columns=8, zoom=2 if images[0].width <= 64 else 1), path, {})
         pipeline.info.pop("fingerprint", None)  # the weights go on changing
 
+    objective = Likelihood(model, recipe.objective, learned)
     trainer = Trainer(
-        Likelihood(model, recipe.objective),
+        objective,
         batches,
         config,
         out,
@@ -203,10 +211,13 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
     trainer.fit()
     if not world.main:
         return {}
-    model.eval()
+    objective.eval()
     with trainer.averaged():
         measured = {f"held_out_{k}": v for k, v in evaluate().items()}
         pipeline.save_pretrained(out / "pipeline")
+        if learned is not None and cache.source.split(":")[0] == "shapes":
+            captions = sorted(set(cache.captions_of(held)))
+            measured |= {f"matching_{k}": v for k, v in matching(pipeline, captions, seed).items()}
     train_codes = torch.cat([cache.codes(chosen, v) for v in range(cache.views)])
     unigram = unigram_bits(train_codes, cache.codes(held, 0), cache.spec.vocab)
     measured["unigram_bits_per_token"] = unigram
@@ -214,8 +225,40 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
     return finish(out, recipe, measured)
 
 
-def open_codes(recipe: GeneratorRecipe, out: Path, tokenizer: Any, world: World) -> TokenCache:
+def open_encoder(recipe: GeneratorRecipe) -> Any | None:
+    """The recipe's text encoder; None if it trains on classes."""
+    if not isinstance(recipe, TextRecipe):
+        return None
+    return T5(recipe.text) if isinstance(recipe.text, T5Config) else ByteEncoder(recipe.text)
+
+
+def fitted(
+    config: LlamaGenConfig, cache: TokenCache, classes: int, encoder: Any | None
+) -> LlamaGenConfig:
+    """The model's configuration with what the codes and the condition decide."""
+    config = replace(config, grid=cache.spec.grids[0], vocab=cache.spec.vocab)
+    if encoder is None:
+        return replace(config, classes=classes, text_length=0)
+    length, dim = encoder.config.length, encoder.config.dim
+    return replace(config, classes=0, text_length=length, text_dim=dim)
+
+
+def of_captions(
+    pipeline: Pipeline, batch: dict[str, torch.Tensor], encoder: Any | None, seed: int
+) -> list[Any]:
+    """Pictures for the captions of a batch. Cached features are used as they are."""
+    batch = {k: v.to(pipeline.device) for k, v in batch.items()}
+    cond = condition(batch, encoder)
+    noise = Noise.request(seed, cond.batch, device=pipeline.device)
+    codes = generate(pipeline.model, cond, noise, *pipeline.sampling.parts())
+    return to_pil(pipeline.decode(codes))
+
+
+def open_codes(
+    recipe: GeneratorRecipe, out: Path, tokenizer: Any, encoder: Any | None, world: World
+) -> TokenCache:
     """The recipe's token cache; made in the run's folder where the recipe names none."""
+    frozen = encoder if encoder is not None and not encoder.learned else None
     path = Path(recipe.codes) if recipe.codes else out / "codes.arrow"
     if not recipe.codes:
         open_source(recipe.data.source)  # its mistakes before the run's folder exists
@@ -223,11 +266,16 @@ def open_codes(recipe: GeneratorRecipe, out: Path, tokenizer: Any, world: World)
     if not recipe.codes and not path.exists() and world.main:
         source = open_source(recipe.data.source)
         transform = recipe.data.transform(tokenizer.config.size[0])
-        encode(source, tokenizer, transform, path, recipe.data.holdout, device=world.device)
+        share, device = recipe.data.holdout, world.device
+        encode(source, tokenizer, transform, path, share, device=device, text=frozen)
     if world.size > 1:
         torch.distributed.barrier()
     cache = TokenCache(path)
     cache.require(fingerprint(tokenizer))
+    if encoder is not None:
+        cache.require_captions()
+    if frozen is not None:
+        cache.require_text(fingerprint(frozen))
     return cache
 
 

@@ -1,5 +1,7 @@
 """What a text encoder is: texts to tokens, tokens to features, both left padded.
 
+Also what a batch of training data says of its condition.
+
 B texts, T positions, C width of the features.
 """
 
@@ -10,6 +12,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from smalti.codes import Cond
 
 PADDING = -1
 """The token of a position that holds none."""
@@ -39,3 +43,13 @@ class TextEncoder(Protocol):
 def left_padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
     """Rows of at most `length` tokens to (B, length) int64, -1 in front."""
     return torch.tensor([[PADDING] * (length - len(row)) + list(row) for row in rows])
+
+
+def condition(batch: dict[str, Tensor], encoder: TextEncoder | None = None) -> Cond:
+    """The condition of a batch of `CodeBatches`: captions that a learned `encoder` reads, cached
+    features of a frozen one, or labels. Images without any are unconditional."""
+    if encoder is not None:
+        return Cond.of_text(*encoder(batch["text_tokens"]))
+    if "text" in batch:
+        return Cond.of_text(batch["text"], batch["text_mask"])
+    return Cond.of_labels(batch["labels"])

@@ -10,7 +10,8 @@ B texts, T tokens, C width.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -87,23 +88,37 @@ class T5(nn.Module):
         return found.last_hidden_state * mask[..., None], mask
 
 
+def config_of(model: str) -> T5Config:
+    """The configuration of a T5 by its hub id or folder. Raises ValueError if there is none."""
+    with _named(model) as transformers:
+        found = transformers.AutoConfig.from_pretrained(model)
+        return T5Config(model, dim=found.d_model)
+
+
 def load(config: T5Config) -> Parts:
     """Tokenizer and encoder of a T5 from the hub or a folder."""
-    try:
-        transformers = importlib.import_module("transformers")
-    except ImportError:
-        raise ValueError('T5 needs `pip install "smalti[text]"`') from None
-    try:
+    with _named(config.model) as transformers:
         tokenizer = transformers.AutoTokenizer.from_pretrained(config.model)
         model = transformers.T5EncoderModel.from_pretrained(config.model)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{config.model} is no T5 that can be loaded: {reason}") from None
     if model.config.d_model != config.dim:
         raise ValueError(
             f"{config.model} has features of width {model.config.d_model}, got dim {config.dim}"
         )
     return Parts(tokenizer, model.eval().requires_grad_(False))
+
+
+@contextmanager
+def _named(model: str) -> Iterator[Any]:
+    """`transformers`, with its complaints about a model as one line."""
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError:
+        raise ValueError('T5 needs `pip install "smalti[text]"`') from None
+    try:
+        yield transformers
+    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{model} is no T5 that can be loaded: {reason}") from None
 
 
 def tiny() -> T5Config:

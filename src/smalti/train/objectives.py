@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from smalti.codes import Cond
 from smalti.data.transforms import to_float
+from smalti.text.encoders import condition
 from smalti.tokenizers.quantize.vq import as_map
 from smalti.tokenizers.vqgan import VQGAN
 from smalti.train.codebook import CodebookCare, CodebookConfig
@@ -63,23 +63,30 @@ class LikelihoodConfig:
 
 
 class Likelihood(nn.Module):
-    """Mean negative log-likelihood of codes (nats per position), with condition dropout."""
+    """Mean negative log-likelihood of codes (nats per position), with condition dropout.
 
-    def __init__(self, model: nn.Module, config: LikelihoodConfig) -> None:
+    A text `encoder` is trained together with the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: LikelihoodConfig, encoder: Any | None = None
+    ) -> None:
         super().__init__()
         if not 0 <= config.cond_dropout <= 1:
             raise ValueError(f"cond_dropout must be in [0, 1], got {config.cond_dropout}")
-        self.model: Any = model
+        self.model = model
+        if encoder is not None:
+            self.model = nn.ModuleDict({"generator": model, "encoder": encoder})
         self.config = config
+        self._parts: tuple[Any, Any] = model, encoder  # a tuple registers nothing twice
 
     def optimized(self) -> dict[str, nn.Module]:
         return {"model": self.model}
 
     def forward(self, batch: Batch, step: int) -> Losses:
-        codes = batch["codes"]
-        cond = Cond.of_labels(batch["labels"])
-        drop = torch.rand(len(codes), device=codes.device) < self.config.cond_dropout
-        loss = self.model.loss(codes, cond.dropped(drop)).mean()
+        model, encoder = self._parts
+        cond = condition(batch, encoder).dropped(batch["chance"] < self.config.cond_dropout)
+        loss = model.loss(batch["codes"], cond).mean()
         return Losses({"model": loss}, {"loss": loss.detach()})
 
     def advice(self, logs: dict[str, float]) -> str | None:
