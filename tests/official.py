@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ def layouts(state: dict[str, Tensor], args: dict[str, Any]) -> dict[str, tuple[A
         "compiled": ({"model": wrapped(state, "module", "_orig_mod")}, []),
         "wrapped": (wrapped(state, "_fsdp_wrapped_module"), []),
     }
+
+
+class Runs:
+    """A pickle of this makes the folder `path` when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
 
 
 def write(content: Any, path: Path, old: bool = False) -> Path:

@@ -1,7 +1,6 @@
 """Checkpoints of other projects: every layout is read, nothing in them is run."""
 
 import argparse
-import os
 import pickle
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from official import layouts, wrapped, write
+from official import Runs, layouts, wrapped, write
 from smalti.interop.pickles import read_checkpoint
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b.module_list.0.bias": torch.ones(2)}
@@ -60,16 +59,6 @@ def test_weights_stay_in_the_file_until_they_are_used(tmp_path):
         file.seek(where)
         file.write(torch.tensor([5.0]).numpy().tobytes())
     assert tensor[0] == 5.0
-
-
-class Runs:
-    """A pickle of this makes a file when it is loaded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
