@@ -67,6 +67,7 @@ def _cache(path: Path) -> dict[str, Any]:
         "source": cache.source,
         "transform": cache.transform,
         "tokenizer": cache.tokenizer,
+        "text": cache.encoder,
     }
 
 

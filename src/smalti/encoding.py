@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from smalti.data.source import Source, split
+from smalti.data.source import Source, require_captions, split
 from smalti.data.token_cache import write_cache
 from smalti.data.transforms import Transform, to_float
 from smalti.progress import track
@@ -33,8 +33,8 @@ def encode(
     is a frozen encoder whose features of the captions are to be kept. Raises ValueError if the
     transform does not give the tokenizer's image size, or if there are no captions for `text`.
     """
-    if text is not None and not any(source.caption(i) for i in range(len(source))):
-        raise ValueError(f"the images of {source.name} have no captions")
+    if text is not None:
+        require_captions(source)
     if tuple(tokenizer.config.size) != (transform.size, transform.size):
         raise ValueError(
             f"the tokenizer reads images of {tokenizer.config.size} pixels, "

@@ -48,8 +48,8 @@ class Constant:
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
-    def branches(self, cond: Cond) -> Cond:
-        return Cond.cat([cond, cond.null()])
+    def branches(self, cond: Cond, negative: Cond | None = None) -> Cond:
+        return Cond.cat([cond, cond.null() if negative is None else negative])
 
     def at(self, step: int, steps: int) -> ClassifierFree:
         return ClassifierFree(self.scale)

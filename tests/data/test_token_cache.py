@@ -204,3 +204,96 @@ def test_evaluation(tmp_path):
     assert (torch.cat([b["codes"] for b in given]).numpy() == codes[[0, 5, 10], 0]).all()
     with pytest.raises(ValueError, match=r"indices must be in \[0, 11\)"):
         CodeBatches(cache, [11], 4)
+
+
+# -- captions
+
+
+ENCODER = {"type": "t5", "config": {"length": 4, "dim": 3}, "fingerprint": "eeee"}
+LENGTHS = [2, 4, 0, 1, 3, 4, 2, 1, 0, 4, 3]
+
+
+def texts(codes):
+    rng = np.random.default_rng(1)
+    for row, length in zip(rows(codes), LENGTHS, strict=True):
+        yield *row, rng.standard_normal((length, 3))
+
+
+def test_features_of_captions_come_back_left_padded(tmp_path, short_batches):
+    codes = make(VQ, 11)
+    given = list(texts(codes))
+    write(tmp_path / "a.arrow", VQ, codes, given, text=ENCODER)
+    cache = TokenCache(tmp_path / "a.arrow")
+    assert cache.encoder == ENCODER
+    order = [10, 2, 5, 5, 3]
+    features, mask = cache.text(order)
+    assert features.shape == (5, 4, 3) and features.dtype == torch.float16
+    for slot, row in enumerate(order):
+        length = LENGTHS[row]
+        assert mask[slot].tolist() == [False] * (4 - length) + [True] * length
+        assert (features[slot, 4 - length :].numpy() == given[row][5].astype(np.float16)).all()
+        assert (features[slot, : 4 - length] == 0).all()
+    assert cache.captions_of(order) == [f"caption {i}" for i in order]
+
+
+def test_what_a_text_recipe_asks_of_a_cache(tmp_path):
+    codes = make(VQ, 11)
+    write(tmp_path / "a.arrow", VQ, codes, list(texts(codes)), text=ENCODER)
+    cache = TokenCache(tmp_path / "a.arrow")
+    cache.require_text("eeee")
+    cache.require_captions()
+    with pytest.raises(ValueError, match="features of text encoder eeee, but .* is ffff"):
+        cache.require_text("ffff")
+    bare = [(c, -1, "", False, "key") for c in codes]
+    write(tmp_path / "b.arrow", VQ, codes, bare)
+    cache = TokenCache(tmp_path / "b.arrow")
+    with pytest.raises(ValueError, match="features of none, but .* is ffff"):
+        cache.require_text("ffff")
+    with pytest.raises(ValueError, match="images of emoji have no captions"):
+        cache.require_captions()
+    with pytest.raises(ValueError, match="holds no features"):
+        cache.text([0])
+
+
+class Lengths:
+    """A learned encoder whose only token is the caption's last digit."""
+
+    learned = True
+
+    def tokenize(self, texts):
+        return torch.tensor([[int(t[-1])] for t in texts])
+
+
+class Frozen:
+    learned = False
+
+
+def test_batches_with_captions(tmp_path):
+    codes = make(VQ, 11)
+    write(tmp_path / "a.arrow", VQ, codes, list(texts(codes)), text=ENCODER)
+    cache = TokenCache(tmp_path / "a.arrow")
+    batch = CodeBatches(cache, cache.train, 8, encoder=Lengths()).batch(0)
+    plain = CodeBatches(cache, cache.train, 8).batch(0)
+    assert "text_tokens" not in plain and torch.equal(batch["codes"], plain["codes"])
+    rows = [int(np.argwhere((codes == c.numpy()).all(-1))[0, 0]) for c in batch["codes"]]
+    assert batch["text_tokens"][:, 0].tolist() == [row % 10 for row in rows]
+    frozen = CodeBatches(cache, cache.train, 8, encoder=Frozen()).batch(0)
+    wanted, mask = cache.text(rows)
+    assert torch.equal(frozen["text"], wanted) and torch.equal(frozen["text_mask"], mask)
+    (first, *_) = CodeBatches(cache, cache.held_out, 4, encoder=Lengths()).evaluation(2)
+    assert first["text_tokens"][:, 0].tolist() == [0, 5] and "chance" not in first
+
+
+def test_chances_are_the_same_on_any_number_of_ranks(tmp_path):
+    write(tmp_path / "a.arrow", VQ, make(VQ, 11))
+    cache = TokenCache(tmp_path / "a.arrow")
+    batches = CodeBatches(cache, cache.train, 8, seed=1)
+    chances = [batches.batch(step)["chance"] for step in range(20)]
+    assert chances[0].dtype == torch.float32 and torch.equal(batches.batch(0)["chance"], chances[0])
+    parts = [CodeBatches(cache, cache.train, 8, 1, r, 4).batch(3)["chance"] for r in range(4)]
+    assert torch.equal(torch.cat(parts), chances[3])
+    every = torch.cat(chances)
+    assert 0 <= every.min() < 0.1 and 0.9 < every.max() < 1 and len(every.unique()) == 160
+    assert not torch.equal(chances[0].sort()[0], chances[1].sort()[0])  # each epoch its own
+    other = CodeBatches(cache, cache.train, 8, seed=2).batch(0)["chance"]
+    assert not torch.equal(other.sort()[0], chances[0].sort()[0])

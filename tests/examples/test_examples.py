@@ -72,6 +72,17 @@ def test_inpaint_keeps_the_left_half(trained, tmp_path, monkeypatch):
         assert image.size == (2 * 66 + 2, 2 * 66 + 2)
 
 
+def test_text_draws_each_prompt_in_a_column(tmp_path):
+    prompts = ["a small red heart in the centre", "a large blue star at the top left"]
+    options = ["--negative", "a green square", "--out", tmp_path]
+    run("text", "shapes:48", "--prompt", *prompts, *options, *SETTINGS)
+    tags = png_metadata(tmp_path / "drawn.png")["images"]
+    assert [t["text"] for t in tags] == prompts * 4
+    assert {t["negative"] for t in tags} == {"a green square"}
+    with Image.open(tmp_path / "drawn.png") as image:
+        assert image.size == (2 * 66 + 2, 4 * 66 + 2)
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda p: p.stem)
 def test_an_example_says_its_command_and_stays_short(path):
     text = path.read_text()

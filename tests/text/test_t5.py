@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from builders import build
 from smalti.text.t5 import T5, T5Config, config_of
+from tiny_t5 import write_t5
 
 CAPTIONS = ["a small red heart", "two cats and a very large dog on the mat", "star"]
 LENGTH = 10
@@ -14,30 +14,7 @@ LENGTH = 10
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    transformers = pytest.importorskip("transformers", reason="the extra smalti[text] is missing")
-    tokenizers = pytest.importorskip("tokenizers")
-    path = tmp_path_factory.mktemp("t5")
-    words = tokenizers.Tokenizer(tokenizers.models.Unigram())
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    special = ["<pad>", "</s>", "<unk>"]
-    words.train_from_iterator(
-        CAPTIONS * 20,
-        tokenizers.trainers.UnigramTrainer(
-            vocab_size=60, special_tokens=special, unk_token="<unk>", show_progress=False
-        ),
-    )
-    words.post_processor = tokenizers.processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
-    fast.save_pretrained(path)
-    config = transformers.T5Config(
-        vocab_size=60, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2
-    )
-    build(transformers.T5EncoderModel, config).save_pretrained(path)
-    return str(path)
+    return write_t5(tmp_path_factory.mktemp("t5"), CAPTIONS)
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from builders import random_codes
+from builders import build, random_codes
 from smalti.codes import Cond
 from smalti.data.transforms import to_float
+from smalti.eval.likelihood import likelihood
 from smalti.models import llamagen
+from smalti.text import bytes as byte_level
+from smalti.text.bytes import ByteEncoder
 from smalti.tokenizers import vqgan
 from smalti.train.codebook import CodebookConfig
 from smalti.train.gan import discriminator_loss, generator_loss
@@ -153,7 +156,8 @@ def test_condition_dropout(share):
     codes, labels = random_codes(model.spec, 6), torch.arange(6) % 5
     cond = Cond(labels=labels)
     wanted = model.loss(codes, cond.null() if share else cond).mean()
-    found = Likelihood(model, LikelihoodConfig(share))({"codes": codes, "labels": labels}, 0)
+    batch = {"codes": codes, "labels": labels, "chance": torch.linspace(0, 0.999, 6)}
+    found = Likelihood(model, LikelihoodConfig(share))(batch, 0)
     assert found.totals["model"].item() == pytest.approx(wanted.item(), rel=1e-6)
     assert found.logs["loss"].item() == found.totals["model"].item()
 
@@ -162,3 +166,66 @@ def test_condition_dropout(share):
 def test_bad_condition_dropout(share):
     with pytest.raises(ValueError, match=rf"\[0, 1\], got {share}"):
         Likelihood(llamagen.LlamaGen(llamagen.tiny()), LikelihoodConfig(share))
+
+
+# -- captions
+
+
+def captioned(cond_dropout: float = 0.0) -> Likelihood:
+    small = replace(llamagen.tiny(), classes=0, text_length=12, text_dim=16)
+    model, encoder = build(llamagen.LlamaGen, small), build(ByteEncoder, byte_level.tiny())
+    return Likelihood(model, LikelihoodConfig(cond_dropout), encoder).train()
+
+
+def captions(objective: Likelihood, texts: list[str]) -> dict[str, torch.Tensor]:
+    model, encoder = objective.model["generator"], objective.model["encoder"]
+    return {
+        "codes": random_codes(model.spec, len(texts)),
+        "labels": torch.zeros(len(texts), dtype=torch.int64),
+        "text_tokens": encoder.tokenize(texts),
+        "chance": torch.linspace(0, 0.999, len(texts)),
+    }
+
+
+def test_a_learned_encoder_trains_with_the_generator():
+    objective = captioned()
+    batch = captions(objective, ["a red heart", "ein Stern", "", "mond"])
+    objective(batch, 0).totals["model"].backward()
+    assert objective.optimized() == {"model": objective.model}
+    names = {n.split(".")[0] for n, p in objective.model.named_parameters()}
+    assert names == {"generator", "encoder"}
+    assert all(p.grad.abs().sum() > 0 for p in objective.model.parameters())
+    assert len(objective.state_dict()) == len(objective.model.state_dict())  # nothing twice
+
+
+def test_the_loss_on_captions_falls():
+    objective = captioned()
+    batch = captions(objective, ["a red heart", "ein Stern", "青い円", "mond"])
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    losses = []
+    for step in range(40):
+        loss = objective(batch, step).totals["model"]
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@torch.no_grad()
+def test_chances_drop_captions_and_empty_ones_are_dropped_always():
+    objective = captioned(0.5).eval()
+    model, encoder = objective.model["generator"], objective.model["encoder"]
+    batch = captions(objective, ["a red heart", "star", "mond", ""])  # chances 0, 1/3, 2/3, 1
+    cond = Cond.of_text(*encoder(batch["text_tokens"]))
+    drop = torch.tensor([True, True, False, True])
+    wanted = model.loss(batch["codes"], replace(cond, drop=drop)).mean()
+    assert objective(batch, 0).logs["loss"].item() == pytest.approx(wanted.item(), rel=1e-6)
+    cached = {k: v for k, v in batch.items() if k != "text_tokens"}
+    features, mask = encoder(batch["text_tokens"])
+    frozen = Likelihood(model, LikelihoodConfig(0.5))
+    found = frozen(cached | {"text": features, "text_mask": mask}, 0).logs["loss"]
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    held_out = likelihood(model, [batch], encoder=encoder)["nats_per_token"]
+    plain = model.loss(batch["codes"], replace(cond, drop=torch.tensor([False] * 3 + [True])))
+    assert held_out == pytest.approx(plain.mean().item(), rel=1e-6)

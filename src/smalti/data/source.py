@@ -101,6 +101,12 @@ def split(source: Source, holdout: float) -> tuple[list[int], list[int]]:
     return train, [i for i, g in enumerate(groups) if g in held]
 
 
+def require_captions(source: Source) -> None:
+    """Raise ValueError if no image of the source has a caption."""
+    if not any(source.caption(i) for i in range(len(source))):
+        raise ValueError(f"the images of {source.name} have no captions")
+
+
 def class_labels(values: Sequence[object], where: str) -> tuple[np.ndarray, list[str]]:
     """Integers, strings or None to (labels (n,) int64, class names).
 

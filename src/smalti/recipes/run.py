@@ -16,7 +16,7 @@ import torch
 from smalti import registry
 from smalti.config import read_json, to_dict, write_json
 from smalti.data.loader import Images
-from smalti.data.source import Source, open_source, split
+from smalti.data.source import Source, open_source, require_captions, split
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.data.transforms import to_float, to_uint8
 from smalti.encoding import encode
@@ -26,6 +26,7 @@ from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
 from smalti.eval.reconstruction import reconstruction
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
+from smalti.nn.linear import packed
 from smalti.pipeline import Pipeline, grid, save_png, to_pil
 from smalti.recipes.base import GeneratorRecipe, Recipe, TextRecipe, TokenizerRecipe
 from smalti.sampling.noise import Noise
@@ -186,11 +187,11 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
             return likelihood(model, held_out.evaluation(64), world.device, encoder=learned)
 
     def preview(path: Path) -> None:
-        with autocast(world.device, config.precision):
-            if encoder is None:
-                images = pipeline(n=max(32, min(64, len(classes) * 4)), seed=seed)
-            else:
-                images = of_captions(pipeline, next(held_out.evaluation(32)), learned, seed)
+        # not under autocast: keys and values are cached in the dtype of the weights
+        if encoder is None:
+            images = pipeline(n=max(32, min(64, len(classes) * 4)), seed=seed)
+        else:
+            images = of_captions(pipeline, next(held_out.evaluation(32)), learned, seed)
         save_png(grid(images, columns=8, zoom=2 if images[0].width <= 64 else 1), path, {})
         pipeline.info.pop("fingerprint", None)  # the weights go on changing
 
@@ -243,6 +244,7 @@ def fitted(
     return replace(config, classes=0, text_length=length, text_dim=dim)
 
 
+@torch.inference_mode()
 def of_captions(
     pipeline: Pipeline, batch: dict[str, torch.Tensor], encoder: Any | None, seed: int
 ) -> list[Any]:
@@ -250,7 +252,8 @@ def of_captions(
     batch = {k: v.to(pipeline.device) for k, v in batch.items()}
     cond = condition(batch, encoder)
     noise = Noise.request(seed, cond.batch, device=pipeline.device)
-    codes = generate(pipeline.model, cond, noise, *pipeline.sampling.parts())
+    with packed(pipeline.model):
+        codes = generate(pipeline.model, cond, noise, *pipeline.sampling.parts())
     return to_pil(pipeline.decode(codes))
 
 
@@ -261,7 +264,9 @@ def open_codes(
     frozen = encoder if encoder is not None and not encoder.learned else None
     path = Path(recipe.codes) if recipe.codes else out / "codes.arrow"
     if not recipe.codes:
-        open_source(recipe.data.source)  # its mistakes before the run's folder exists
+        source = open_source(recipe.data.source)  # its mistakes before the run's folder exists
+        if encoder is not None:
+            require_captions(source)
         claim(out, recipe, world)
     if not recipe.codes and not path.exists() and world.main:
         source = open_source(recipe.data.source)
