@@ -1,5 +1,5 @@
 import json
-from dataclasses import make_dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,16 +39,6 @@ def test_the_fingerprint_changes_with_a_weight_and_with_the_configuration():
     assert fingerprint(other.to(torch.bfloat16)) != fingerprint(first)
     eps = build(llamagen.LlamaGen, replace(llamagen.tiny(), norm_eps=1e-6))
     assert fingerprint(eps) != fingerprint(first)
-
-
-def test_a_new_field_at_its_default_leaves_the_fingerprint():
-    module = model()
-    mark = fingerprint(module)
-    grown = make_dataclass("Grown", [("depth", int, 3)], bases=(type(module.config),), frozen=True)
-    module.config = grown(**vars(module.config))
-    assert fingerprint(module) == mark
-    module.config = grown(**vars(module.config) | {"depth": 4})
-    assert fingerprint(module) != mark
 
 
 def test_a_dtype_converts_floating_point_weights(tmp_path):
@@ -105,7 +95,7 @@ def damage(folder, how: str) -> None:
         ("type", "config.json: type must be one of vqgan, llamagen, bytes, t5, got 'var'"),
         ("field", "config.json has no field 'layer'; did you mean 'layers'"),
         ("value", "layers must be at least 1, got 0"),
-        ("shape", r"model.safetensors: norm.weight is \(7,\), should be \(32,\) by its config"),
+        ("shape", r"model.safetensors: norm.weight has shape \(7,\), its conf.* asks for \(32,\)"),
         ("missing tensor", r"1 tensors missing \['norm.weight'\], 0 unknown"),
         ("extra tensor", r"0 tensors missing \[\], 1 unknown \['stranger'\]"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import shutil
 import struct
@@ -21,19 +20,13 @@ from smalti.config import from_dict, read_json, replace_folder, to_dict, write_j
 def fingerprint(module: nn.Module) -> str:
     """A hash of a module's type, configuration and weights: 16 hexadecimal digits."""
     digest = hashlib.sha256(registry.name_of(module).encode())
-    digest.update(repr(sorted(_changed(module.config).items())).encode())
+    digest.update(repr(sorted(to_dict(module.config).items())).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + str(tensor.dtype).encode())
         digest.update(struct.pack(f"{tensor.dim()}q", *tensor.shape))
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(memoryview(raw.numpy()))
     return digest.hexdigest()[:16]
-
-
-def _changed(config: Any) -> dict[str, Any]:
-    """The fields that are not at their default: a new field leaves old fingerprints as they are."""
-    values = {f.name: (getattr(config, f.name), f.default) for f in dataclasses.fields(config)}
-    return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def identity(module: nn.Module) -> dict[str, Any]:
@@ -111,9 +104,11 @@ def assemble(
     for name, tensor in wanted.items():
         if tensor.shape != tensors[name].shape:
             raise ValueError(
-                f"{where}: {name} is {tuple(tensors[name].shape)}, "
-                f"should be {tuple(tensor.shape)} by its configuration"
+                f"{where}: {name} has shape {tuple(tensors[name].shape)}, "
+                f"its configuration asks for {tuple(tensor.shape)}"
             )
+        if tensor.is_floating_point() and not tensors[name].is_floating_point():
+            raise ValueError(f"{where}: {name} holds {tensors[name].dtype}, not weights")
     if dtype is not None:
         tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
     module.load_state_dict(tensors, assign=True)

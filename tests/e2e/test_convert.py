@@ -124,7 +124,11 @@ def test_files_that_do_not_fit(files, tmp_path, capsys):
         ),
         "wide.pt": (
             gpt | {"norm.weight": torch.ones(7)},
-            "norm.weight is (7,), should be (32,)",
+            "norm.weight has shape (7,), its configuration asks for (32,)",
+        ),
+        "int.pt": (
+            gpt | {"norm.weight": torch.ones(32, dtype=torch.int8)},
+            "int.pt: norm.weight holds torch.int8, not weights",
         ),
     }
     for name, (state, words) in bad.items():

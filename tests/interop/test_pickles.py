@@ -96,6 +96,8 @@ def test_a_plain_pickle_is_not_run(tmp_path, protocol):
         ({"model": {}}, "holds no state dict; it has model"),
         ({}, "holds no state dict; it has nothing"),
         ({"a": torch.ones(2), "epoch": 3}, "holds no state dict; it has a, epoch"),
+        ({"a": torch.eye(3).to_sparse()}, "holds no state dict; it has a"),
+        ({"a": torch.ones(2, device="meta")}, "holds no state dict; it has a"),
         ({"module.a": torch.ones(2), "a": torch.ones(2)}, "some tensors twice"),
         (torch.nn.Linear(2, 2), "is refused: its pickle asks for torch.nn.modules.linear.Linear,"),
         ({"model": STATE, "args": argparse.Namespace(p=Path("x"))}, r"asks for pathlib\.\w+,"),

@@ -75,37 +75,39 @@ def convert(files: LlamaGenFiles, out: Path, source: str) -> None:
     `source` says where the files are from. Raises ValueError naming the file, or the option, that
     does not fit.
     """
-    if out.exists() and not (files.model and (out / "pipeline.json").is_file()):
-        raise ValueError(f"{out} exists" + (" and is not a pipeline" if files.model else ""))
     if files.model is None:
-        checkpoint = read_checkpoint(files.tokenizer, files.weights)
-        config = vq_sizes(checkpoint, files.l2_norm)
-        tokenizer = _tokenizer(checkpoint, config, _grid(files, checkpoint, config.factor))
-        save_module(tokenizer, out, source=source, files=_hashes(files.tokenizer))
+        _convert_tokenizer(files, out, source)
         return
-    pipeline = load_files(files)
+    if out.exists() and not (out / "pipeline.json").is_file():
+        raise ValueError(f"{out} exists and is not a pipeline")
+    with waiting(f"reading {files.model}"):
+        pipeline = _pipeline(files, files.model)
     pipeline.info |= {"source": source, "files": _hashes(files.tokenizer, files.model)}
     with waiting(f"writing {out}"):
         pipeline.save_pretrained(out)
 
 
-def load_files(files: LlamaGenFiles) -> Pipeline:
-    """The pipeline of two checkpoints, whose weights stay in the files until they are used."""
-    assert files.model is not None
-    checkpoint, stored = (
-        read_checkpoint(files.tokenizer),
-        read_checkpoint(files.model, files.weights),
-    )
-    codes = vq_sizes(checkpoint, files.l2_norm)
-    config = gpt_sizes(stored, _grid(files, stored, codes.factor), files.heads)
-    tokenizer = _tokenizer(checkpoint, codes, config.grid)
+def _convert_tokenizer(files: LlamaGenFiles, out: Path, source: str) -> None:
+    if out.exists():
+        raise ValueError(f"{out} exists; a tokenizer alone needs a new folder")
+    checkpoint = read_checkpoint(files.tokenizer, files.weights)
+    config = vq_sizes(checkpoint, files.l2_norm)
+    tokenizer = _tokenizer(checkpoint, config, _grid(files, checkpoint, config.factor))
+    save_module(tokenizer, out, source=source, files=_hashes(files.tokenizer))
+
+
+def _pipeline(files: LlamaGenFiles, model: Path) -> Pipeline:
+    """A pipeline whose weights stay in the files, unless they are of another dtype."""
+    vq, gpt = read_checkpoint(files.tokenizer), read_checkpoint(model, files.weights)
+    codes = vq_sizes(vq, files.l2_norm)
+    config = gpt_sizes(gpt, _grid(files, gpt, codes.factor), files.heads)
+    tokenizer = _tokenizer(vq, codes, config.grid)
     dtype = None if files.dtype == "stored" else getattr(torch, files.dtype)
-    state = gpt_state(stored.state, config)
-    model = assemble(LlamaGen, config, state, str(files.model), dtype)
+    generator = assemble(LlamaGen, config, gpt_state(gpt.state, config), str(model), dtype)
     if config.classes:
-        return Pipeline(tokenizer, model, sampling=Sampling(guidance=_guidance(config)))
+        return Pipeline(tokenizer, generator, sampling=Sampling(guidance=_guidance(config)))
     text = T5(T5Config(files.text, config.text_length, config.text_dim))
-    return Pipeline(tokenizer, model, sampling=Sampling(guidance=7.5, top_k=1000), text=text)
+    return Pipeline(tokenizer, generator, sampling=Sampling(guidance=7.5, top_k=1000), text=text)
 
 
 def _tokenizer(checkpoint: Checkpoint, config: VQGANConfig, grid: tuple[int, int]) -> VQGAN:

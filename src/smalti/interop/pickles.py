@@ -98,12 +98,16 @@ def _state(path: Path, loaded: Mapping[Any, Any], weights: str) -> dict[str, Ten
     else:
         held = [loaded[name] for name in HOLDERS if isinstance(loaded.get(name), Mapping)]
         found = held[0] if held else loaded  # FSDP's consolidated files are flat
-    if not found or not all(isinstance(v, Tensor) for v in found.values()):
+    if not found or not all(_plain(value) for value in found.values()):
         raise ValueError(f"{path} holds no state dict; it has {_names(loaded)}")
     state = {_unwrapped(str(name)): tensor.detach() for name, tensor in found.items()}
     if len(state) < len(found):
         raise ValueError(f"{path} holds some tensors twice, with wrapped and with plain names")
     return state
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
 
 
 def _unwrapped(name: str) -> str:
