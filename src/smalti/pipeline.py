@@ -335,8 +335,10 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Pipeline:
-    """Load a pipeline from a folder or a Hugging Face hub id.
+    """Load a pipeline from a folder or a Hugging Face hub id (owner/name).
 
+    owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
+    are converted when first loaded.
     Args: device, by default the best there is; dtype of the generator's weights, by default
     bfloat16 where the device is faster in it and float32 elsewhere. The tokenizer stays in float32.
     Raises ValueError if there is no pipeline, or if tokenizer and model do not belong together.

@@ -1,5 +1,6 @@
 """Released weights by hub id: what is downloaded, where the pipeline is kept, what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from smalti.describe import describe
 from smalti.interop.hub import find
 from smalti.interop.llamagen_files import REPOSITORIES
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
+from smalti.text.t5 import T5Config
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 
 OFFICIAL, TEXT = REPOSITORIES
@@ -104,6 +106,16 @@ def test_a_mirror_takes_the_tokenizer_from_the_project(hub):
     hub.add("me/mirror", "c2i_L_384.pt", build(LlamaGen, GPT))
     smalti.load("me/mirror/c2i_L_384.pt", "cpu")
     assert hub.asked == ["me/mirror/c2i_L_384.pt", f"{OFFICIAL}/vq_ds16_c2i.pt"]
+
+
+def test_a_text_model(hub):
+    model = replace(GPT, classes=0, text_length=6, text_dim=12)
+    hub.add(TEXT, "t2i_XL_stage1_256.pt", build(LlamaGen, model))
+    hub.add(TEXT, "vq_ds16_t2i.pt", build(VQGAN, VQ))
+    pipe = smalti.load(f"{TEXT}/t2i_XL_stage1_256.pt", "cpu", torch.float32)
+    assert hub.asked == [f"{TEXT}/t2i_XL_stage1_256.pt", f"{TEXT}/vq_ds16_t2i.pt"]
+    assert pipe.text.config == T5Config("google/flan-t5-xl", 6, 12)
+    assert (pipe.sampling.guidance, pipe.sampling.top_k, pipe.classes) == (7.5, 1000, [])
 
 
 def test_sample_draws_from_a_hub_id(hub, tmp_path, capsys):
