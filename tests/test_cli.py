@@ -28,6 +28,26 @@ def test_help_of_a_command(capsys, name):
     assert stop.value.code == 0 and f"smalti {name}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "flags"), [("sample", "--text --prompts --negative"), ("encode", "--text")]
+)
+def test_help_shows_what_concerns_texts(capsys, name, flags):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    text = capsys.readouterr().out
+    assert all(f"{flag} " in text for flag in flags.split())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flag"),
+    [("emoji_t2i", "--text.layers"), ("llamagen_t2i_stage1", "--text.clean")],
+)
+def test_the_text_encoder_of_a_recipe_has_its_own_fields(capsys, recipe, flag):
+    with pytest.raises(SystemExit):
+        cli.main(["train", recipe, "--help"])
+    assert flag in capsys.readouterr().out
+
+
 def test_train_lists_recipes_and_every_field(capsys):
     cli.main(["train"])
     assert "emoji_vqgan" in capsys.readouterr().out

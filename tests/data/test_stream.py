@@ -41,6 +41,8 @@ def test_epochs_and_seeds_differ():
     assert (stream.at(0).positions != Stream(100, 100, seed=2).at(0).positions).any()
     numbers = stream.uniform(stream.at(0))
     assert 0.35 < numbers.mean() < 0.65 and (numbers != stream.uniform(stream.at(1))).any()
+    others = stream.uniform(stream.at(0), key=2)  # for another use: not the same, not related
+    assert abs(np.corrcoef(numbers, others)[0, 1]) < 0.3
 
 
 @pytest.mark.parametrize(

@@ -70,14 +70,14 @@ class T5(nn.Module):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Tokens (B, T) int64 with the end mark, left padded with -1."""
         length = self.config.length
-        rows = self.parts.tokenizer(self._cleaned(texts), truncation=True, max_length=length)
-        return left_padded(rows["input_ids"], length)
+        return left_padded(self._ids(texts, truncation=True, max_length=length), length)
 
     def count(self, text: str) -> int:
-        return len(self.parts.tokenizer(self._cleaned([text]))["input_ids"][0])
+        return len(self._ids([text])[0])
 
-    def _cleaned(self, texts: Sequence[str]) -> list[str]:
-        return [clean(text) for text in texts] if self.config.clean else list(texts)
+    def _ids(self, texts: Sequence[str], **options: Any) -> list[list[int]]:
+        cleaned = [clean(text) if self.config.clean else text for text in texts]
+        return self.parts.tokenizer(cleaned, verbose=False, **options)["input_ids"]
 
     @torch.no_grad()
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
