@@ -178,3 +178,12 @@ def test_an_unknown_family(capsys):
 def test_families_are_listed(capsys, arguments):
     main(["convert", *arguments])
     assert "llamagen  " in capsys.readouterr().out
+
+
+def test_help_shows_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", "llamagen", "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for option in ("tokenizer", "model", "out", "size", "grid", "heads", "weights", "l2-norm"):
+        assert f"--{option}" in text
