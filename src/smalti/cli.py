@@ -278,6 +278,41 @@ def train(arguments: Sequence[str]) -> None:
     parse(command, f"smalti train {name}", rest)
 
 
+def convert(arguments: Sequence[str]) -> None:
+    """Make a pipeline of released weights: `smalti convert FAMILY --out DIR [--option value]`."""
+    from smalti.interop.convert import FAMILIES
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [
+            f"  {n:18} {(f.options.__doc__ or '').splitlines()[0]}" for n, f in FAMILIES.items()
+        ]
+        print("usage: smalti convert FAMILY --out DIR [--option value]\n\nfamilies:")
+        print("\n".join(lines) + "\n\nsmalti convert FAMILY --help shows every option.")
+        return
+    name, *rest = arguments
+    if name not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {name!r}")
+    family = FAMILIES[name]
+
+    def command(out: Path, files: Any, json: bool = False) -> None:
+        from smalti.describe import describe
+
+        family.convert(files, out, f"{name}, local files")
+        report = describe(str(out))
+        if json:
+            show(report)
+        else:
+            say(f"{out}: {report['kind']}; smalti info {out} says more")
+
+    command.__annotations__ = {
+        "out": Path,
+        "files": Annotated[family.options, tyro.conf.arg(name="")],
+        "json": bool,
+    }
+    command.__doc__ = family.options.__doc__
+    parse(command, f"smalti convert {name}", rest)
+
+
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -322,6 +357,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "reconstruct": reconstruct,
     "info": info,
+    "convert": convert,
 }
 
 
@@ -378,8 +414,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if name not in COMMANDS:
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")
-        if name == "train":
-            train(rest)
+        if name in ("train", "convert"):  # whose first word decides what the options are
+            COMMANDS[name](rest)
         else:
             parse(COMMANDS[name], f"smalti {name}", rest)
     except KeyboardInterrupt:

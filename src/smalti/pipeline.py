@@ -294,7 +294,8 @@ class Pipeline:
         mark = save_module(self.tokenizer, temporary / "tokenizer")
         text = None if self.text is None else save_module(self.text, temporary / "text")
         model = save_module(self.model, temporary / "model", tokenizer=mark, text=text)
-        kept = {k: v for k, v in self.info.items() if k in ("source", "credit", "init")}
+        told = ("source", "files", "credit", "init")
+        kept = {k: v for k, v in self.info.items() if k in told}
         write_json(
             temporary / "pipeline.json",
             {
@@ -335,8 +336,10 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Pipeline:
-    """Load a pipeline from a folder or a Hugging Face hub id.
+    """Load a pipeline from a folder or a Hugging Face hub id (owner/name).
 
+    owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
+    are converted when first loaded.
     Args: device, by default the best there is; dtype of the generator's weights, by default
     bfloat16 where the device is faster in it and float32 elsewhere. The tokenizer stays in float32.
     Raises ValueError if there is no pipeline, or if tokenizer and model do not belong together.
@@ -377,16 +380,25 @@ def _load_text(folder: Path, mark: str | None, device: torch.device, dtype: torc
 
 
 def download(repo: str) -> Path:
-    """The local copy of a hub repository. Raises ValueError if it cannot be had."""
-    if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
+    """The local copy of a hub repository, or a pipeline made of released weights that it holds.
+
+    Raises ValueError if it cannot be had.
+    """
+    from smalti.interop import hub
+
+    if Path(repo).is_file():
+        raise ValueError(
+            f"{repo} is a file, not a pipeline; make one with: smalti convert llamagen "
+            f"--tokenizer FILE --model {repo} --out DIR"
+        )
+    local = repo.startswith((".", "/", "~"))
+    if not local and (released := hub.find(repo)):
+        return hub.fetch(released)
+    if local or repo.count("/") != 1:
         raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(repo))
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{repo} is not a folder, and the hub did not give it: {reason}") from None
+    return hub.ask(repo, lambda: snapshot_download(repo))
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:

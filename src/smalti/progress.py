@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from rich.console import Console
@@ -51,3 +52,8 @@ def track(items: Iterable[T], title: str, total: int | None = None, scale: int =
     finally:
         if bar is not None:
             bar.stop()
+
+
+def waiting(title: str) -> AbstractContextManager[object]:
+    """Show on a terminal that something goes on whose end cannot be told."""
+    return Console(stderr=True).status(title)

@@ -79,30 +79,43 @@ def load_module(
     if "config" not in info:
         raise ValueError(f"{path} has no 'config'")
     config = from_dict(item.config, info["config"], str(path))
-    with torch.device("meta"):
-        module = item.module(config)
     weights = folder / "model.safetensors"
     try:
         tensors = load_file(weights, device=str(device))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{weights} cannot be read: {error}") from None
-    _check(weights, module.state_dict(), tensors)
+    return assemble(item.module, config, tensors, str(weights), dtype), info
+
+
+def assemble(
+    kind: type[nn.Module],
+    config: Any,
+    tensors: dict[str, Tensor],
+    where: str,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """A module in evaluation mode made of `tensors`, without a copy where they have the `dtype`.
+
+    Raises ValueError beginning with `where` if names or shapes are not those of the module.
+    """
+    with torch.device("meta"):
+        module = kind(config)
+    wanted = module.state_dict()
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or extra:
+        raise ValueError(
+            f"{where}: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}"
+        )
+    for name, tensor in wanted.items():
+        if tensor.shape != tensors[name].shape:
+            raise ValueError(
+                f"{where}: {name} has shape {tuple(tensors[name].shape)}, "
+                f"its configuration asks for {tuple(tensor.shape)}"
+            )
+        if tensor.is_floating_point() and not tensors[name].is_floating_point():
+            raise ValueError(f"{where}: {name} holds {tensors[name].dtype}, not weights")
     if dtype is not None:
         tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
     module.load_state_dict(tensors, assign=True)
-    return module.eval().requires_grad_(False), info
-
-
-def _check(path: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    if missing or extra:
-        raise ValueError(
-            f"{path} does not fit its config.json: {len(missing)} tensors missing "
-            f"{missing[:3]}, {len(extra)} unknown {extra[:3]}"
-        )
-    for name, tensor in wanted.items():
-        if tensor.shape != given[name].shape:
-            raise ValueError(
-                f"{path}: {name} has shape {tuple(given[name].shape)}, "
-                f"config.json asks for {tuple(tensor.shape)}"
-            )
+    return module.eval().requires_grad_(False)

@@ -184,7 +184,7 @@ def test_a_mistake_is_exit_code_2_and_one_line():
     (line,) = done.stderr.splitlines()
     assert line == (
         "smalti smaple: command must be one of demo, train, encode, sample, reconstruct, info, "
-        "got 'smaple'"
+        "convert, got 'smaple'"
     )
 
 
