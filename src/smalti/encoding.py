@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from smalti.data.skipped import none_left, read, tell
 from smalti.data.source import Source, split
 from smalti.data.token_cache import write_cache
 from smalti.data.transforms import Transform, to_float
@@ -28,8 +29,10 @@ def encode(
 ) -> None:
     """Encode every fixed view of every image and write the cache at `out`.
 
-    A share `holdout` of the images is marked held out, the same ones whatever the tokenizer.
-    Raises ValueError if the transform does not give the tokenizer's image size.
+    A share `holdout` of the images is marked held out, the same ones whatever the tokenizer. Images
+    that cannot be decoded are left out, and named on standard error.
+    Raises ValueError if the transform does not give the tokenizer's image size, or if no image can
+    be decoded.
     """
     if tuple(tokenizer.config.size) != (transform.size, transform.size):
         raise ValueError(
@@ -42,14 +45,20 @@ def encode(
 
     @torch.inference_mode()
     def rows() -> Iterator[tuple[np.ndarray, int, str, bool, str]]:
+        used = 0
         for start in track(range(0, len(source), per_step), "encoding", scale=per_step):
             chosen = range(start, min(start + per_step, len(source)))
-            examples = [source[i] for i in chosen]
-            pixels = torch.from_numpy(np.concatenate([transform.views(e.image) for e in examples]))
-            codes = tokenizer.encode(to_float(pixels.to(device))).cpu().numpy()
-            codes = codes.reshape(len(examples), views, *codes.shape[1:])
-            for i, example, code in zip(chosen, examples, codes, strict=True):
+            found = {i: example for i in chosen if (example := read(source, i)) is not None}
+            if not found:
+                continue
+            used += len(found)
+            pixels = np.concatenate([transform.views(e.image) for e in found.values()])
+            codes = tokenizer.encode(to_float(torch.from_numpy(pixels).to(device))).cpu().numpy()
+            codes = codes.reshape(len(found), views, *codes.shape[1:])
+            for (i, example), code in zip(found.items(), codes, strict=True):
                 yield code, example.label, example.caption, i in held_out, source.key(i)
+        if not used:
+            raise none_left(source)
 
     write_cache(
         out,
@@ -62,3 +71,4 @@ def encode(
         source_fingerprint=source.fingerprint(),
         classes=source.classes,
     )
+    tell(source)
