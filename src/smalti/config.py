@@ -10,7 +10,7 @@ import os
 import shutil
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,7 +79,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """A name beside `path` to write to: it takes the place of `path` if all goes well, else it is
     removed. Raises OSError naming `path`, on a full disk for example."""
     temporary = path.with_name(path.name + ".tmp")
@@ -87,6 +87,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise  # it is about something else
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         with contextlib.suppress(OSError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ def _open(data: bytes | Path) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _named(where: str) -> Iterator[None]:
+def _named(where: str) -> Generator[None]:
     """Whatever goes wrong inside becomes a ValueError about `where`."""
     try:
         yield
