@@ -29,7 +29,7 @@ def _fingerprint(kind: str, config: dict[str, Any], tensors: dict[str, Tensor]) 
         digest.update(name.encode() + str(tensor.dtype).encode())
         digest.update(struct.pack(f"{tensor.dim()}q", *tensor.shape))
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(memoryview(raw.numpy()))
+        digest.update(raw.numpy().data)
     return digest.hexdigest()[:16]
 
 

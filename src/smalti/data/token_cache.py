@@ -25,6 +25,7 @@ from smalti.data.source import digest
 from smalti.data.stream import Stream
 
 META = b"smalti.token_cache"
+COLUMNS = ["codes", "label", "caption", "held_out", "key"]
 ROWS = 1024
 """Rows of every record batch but the last."""
 
@@ -142,7 +143,7 @@ class TokenCache:
         if self._meta is None:
             raise ValueError(f"{path} is an Arrow file, but not a token cache")
         try:
-            self._open(table, json.loads(self._meta))
+            self._open(table.select(COLUMNS), json.loads(self._meta))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
 

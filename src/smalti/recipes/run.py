@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from smalti import registry
-from smalti.config import read_json, to_dict, write_json
+from smalti.config import check_output, read_json, to_dict, write_json
+from smalti.data import skipped
 from smalti.data.loader import Images
+from smalti.data.skipped import tell
 from smalti.data.source import Source, open_source, split
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.data.transforms import to_float, to_uint8
@@ -25,6 +27,7 @@ from smalti.eval.likelihood import likelihood
 from smalti.eval.reconstruction import reconstruction
 from smalti.models.llamagen import LlamaGen
 from smalti.pipeline import Pipeline, grid, save_png, to_pil
+from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
 from smalti.storage import fingerprint, load_module, save_module
 from smalti.tokenizers.vqgan import VQGAN
@@ -57,6 +60,7 @@ def train(recipe: Recipe, out: Path) -> dict[str, Any]:
 
 def check(out: Path, recipe: Recipe) -> None:
     """Raise ValueError if the run's folder holds something else than a run of this recipe."""
+    check_output(out, folder=True)
     path, mine = out / "recipe.json", to_dict(recipe)
     if path.is_file():
         for name, old, new in differences(read_json(path), mine):
@@ -85,12 +89,20 @@ def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
     return [] if a == b else [(name, a, b)]
 
 
+def without_held_out(chosen: Any, world: World) -> Any:
+    """What is measured where nothing is held out: the training images; says so."""
+    if world.main:
+        say("no image is held out: what is measured is measured on the images of training")
+    return chosen
+
+
 # -- tokenizers
 
 
 def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[str, Any]:
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
     source = open_source(recipe.data.source)
+    known = tell(source) if world.main else 0
     care = recipe.objective.codebook
     if care.kmeans and care.warmup >= recipe.train.steps:
         raise ValueError(
@@ -104,7 +116,8 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     chosen, held = split(source, recipe.data.holdout)
     config, seed = recipe.train, recipe.train.seed
     batches = Images(source, chosen, transform, config.batch, seed, world.rank, world.size)
-    held_out = Images(source, held or chosen, replace(transform, flip=False), config.batch, seed)
+    held = held if held else without_held_out(chosen, world)
+    held_out = Images(source, held, replace(transform, flip=False), config.batch, seed)
     torch.manual_seed(seed)
     objective = ReconstructionObjective(VQGAN(recipe.model), recipe.objective, seed)
     model = objective.model
@@ -135,6 +148,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     with trainer.averaged():
         save_module(model, out / "tokenizer", source=source.name)
         measured = evaluate()
+    tell(source, known)
     return finish(out, recipe, {f"held_out_{k}": v for k, v in measured.items()}, source)
 
 
@@ -159,8 +173,7 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
     tokenizer, info = load_module(Path(recipe.tokenizer), registry.TOKENIZERS, world.device)
     cache = open_codes(recipe, out, tokenizer, world)
     chosen, held = cache.indices("train"), cache.indices("held_out")
-    if not len(held):
-        held = chosen
+    held = held if len(held) else without_held_out(chosen, world)
     classes = cache.classes or ["image"]
     model = LlamaGen(
         replace(
@@ -247,5 +260,6 @@ def finish(
     report = {"steps": recipe.train.steps, **measured}
     if source is not None:
         report |= {"source": source.name, "source_fingerprint": source.fingerprint()}
+        report |= skipped.report(source.skipped)
     write_json(out / "report.json", report)
     return report
