@@ -2,6 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from smalti.codes import TokenSpec
 from smalti.data import token_cache
@@ -204,3 +206,31 @@ def test_evaluation(tmp_path):
     assert (torch.cat([b["codes"] for b in given]).numpy() == codes[[0, 5, 10], 0]).all()
     with pytest.raises(ValueError, match=r"indices must be in \[0, 11\)"):
         CodeBatches(cache, [11], 4)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "a.arrow"
+    write(path, SPECS["residual"], make(SPECS["residual"], 11))
+    return path.read_bytes()
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_a_damaged_file_is_an_error_or_gives_codes_of_the_vocabulary(whole, tmp_path_factory, data):
+    """Never another exception, and never a crash of Arrow's."""
+    content = bytearray(whole)
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    for _ in range(data.draw(st.integers(0, 3)) if content else 0):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path_factory.getbasetemp() / "damaged.arrow"
+    path.write_bytes(content)
+    try:
+        cache = TokenCache(path)
+        codes = cache.codes(range(len(cache)), cache.views - 1)
+        assert len(cache.keys()) == len(cache.captions()) == len(codes)
+    except ValueError as error:
+        assert "damaged.arrow" in str(error)
+    else:
+        assert 0 <= codes.min() and codes.max() < cache.spec.vocab
