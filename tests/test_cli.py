@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-from safetensors import SafetensorError
 
 from smalti import __version__, cli
 
@@ -81,9 +80,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, name, words):
     assert stop.value.code == 130 and words in line
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("two\nlines"), OSError(28, "two\nlines"), SafetensorError("two\nlines")]
-)
+@pytest.mark.parametrize("error", [ValueError("two\nlines"), OSError(28, "two\nlines")])
 def test_an_error_becomes_one_line(monkeypatch, capsys, error):
     def failing(path: str) -> None:
         raise error

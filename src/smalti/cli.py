@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from safetensors import SafetensorError
 from tyro.conf import Positional, arg
 
 from smalti.config import check_output, did_you_mean
@@ -189,6 +188,7 @@ def reconstruct(
     import torch
 
     from smalti.data.loader import Images
+    from smalti.data.skipped import tell
     from smalti.data.source import open_source
     from smalti.data.transforms import Transform
     from smalti.eval.reconstruction import reconstruction
@@ -209,6 +209,7 @@ def reconstruct(
         source = open_source(images)
         chosen = range(min(n, len(source)))
         batches = list(Images(source, chosen, transform, 1).evaluation(64))
+        tell(source)
     device = next(module.parameters()).device
     report = reconstruction(module, batches, device)
     pixels = torch.cat([b["images"] for b in batches])
@@ -287,12 +288,10 @@ def show(report: Any) -> None:
 def open_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder of its own, or in a pipeline's."""
     from smalti import registry
-    from smalti.storage import load_module
+    from smalti.storage import load_module, tokenizer_folder
     from smalti.train.parallel import best_device
 
-    inside = folder / "tokenizer"
-    chosen = inside if (inside / "config.json").is_file() else folder
-    return load_module(chosen, registry.TOKENIZERS, best_device())[0]
+    return load_module(tokenizer_folder(folder), registry.TOKENIZERS, best_device())[0]
 
 
 def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
@@ -405,7 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         sys.stderr.close()
         raise SystemExit(1) from None
-    except (ValueError, OSError, ArithmeticError, SafetensorError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         say(f"smalti {name}: {' '.join(describe_error(error).split())}")
         raise SystemExit(2) from None
 

@@ -269,7 +269,7 @@ class Pipeline:
         temporary.mkdir(parents=True)
         mark = save_module(self.tokenizer, temporary / "tokenizer")
         model = save_module(self.model, temporary / "model", tokenizer=mark)
-        kept = {k: v for k, v in self.info.items() if k in ("source", "credit")}
+        kept = {k: v for k, v in self.info.items() if k in ("source", "credit", "init")}
         write_json(
             temporary / "pipeline.json",
             {

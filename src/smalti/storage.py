@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smalti import registry
 from smalti.config import from_dict, read_json, replace_folder, to_dict, write_json
+from smalti.tensorfile import write_tensors
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -42,16 +43,22 @@ def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+    weights = folder / "model.safetensors"
     try:
-        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(f"{folder / 'model.safetensors'} cannot be written: {error}") from None
+        write_tensors(temporary / weights.name, module.state_dict())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(weights)) from error
     mark = fingerprint(module)
     config = {"type": registry.name_of(module), "config": to_dict(module.config)}
     write_json(temporary / "config.json", config | {"fingerprint": mark} | extra)
     replace_folder(temporary, folder)
     return mark
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """Where the tokenizer is: in a folder of its own, or in a pipeline's."""
+    inside = folder / "tokenizer"
+    return inside if (inside / "config.json").is_file() else folder
 
 
 def load_module(

@@ -142,6 +142,7 @@ def small_files():
 FILES = small_files()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pytest undoes the filters of decode
 @settings(max_examples=400)
 @given(st.data())
 def test_damaged_bytes_give_a_picture_or_the_error(data):

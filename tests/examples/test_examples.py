@@ -72,6 +72,17 @@ def test_inpaint_keeps_the_left_half(trained, tmp_path, monkeypatch):
         assert image.size == (2 * 66 + 2, 2 * 66 + 2)
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_finetune_leaves_a_pipeline_with_other_classes(trained, tmp_path, rank):
+    pictures = write_pictures(tmp_path / "pictures", 12, ("dusk", "night", "noon"))
+    given = ["--out", tmp_path / "run", "--rank", rank, "--steps", 4, "--batch", 4]
+    run("finetune", trained / "generator" / "pipeline", pictures, *given)
+    pipe = smalti.load(tmp_path / "run" / "pipeline")
+    assert pipe.classes == ["dusk", "night", "noon"] and pipe.model.config.dim == 16
+    with Image.open(tmp_path / "run" / "samples.png") as image:
+        assert image.size == (4 * 66 + 2, 4 * 66 + 2)
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda p: p.stem)
 def test_an_example_says_its_command_and_stays_short(path):
     text = path.read_text()

@@ -203,8 +203,9 @@ class TokenCache:
     def captions(self, split: Literal["train", "held_out", "all"] = "all") -> list[str]:
         return self._table["caption"].take(pa.array(self.indices(split))).to_pylist()
 
-    def keys(self, split: Literal["train", "held_out", "all"] = "all") -> list[str]:
-        return self._table["key"].take(pa.array(self.indices(split))).to_pylist()
+    def keys(self, rows: np.ndarray) -> list[str]:
+        """The keys of rows: what their source calls them."""
+        return self._table["key"].take(pa.array(rows)).to_pylist()
 
     def require(self, tokenizer_fingerprint: str) -> None:
         """Raise ValueError unless that tokenizer made these codes."""
@@ -254,6 +255,10 @@ class CodeBatches:
         items = self._stream.at(step)
         views = (self._stream.uniform(items) * self.cache.views).astype(np.int64)
         return self._gather(self.rows[items.positions], views if self.train else 0)
+
+    def names(self, step: int) -> list[str]:
+        """The keys of batch `step`, for messages."""
+        return self.cache.keys(self.rows[self._stream.at(step).positions])
 
     def evaluation(self, batch: int) -> Iterator[dict[str, Tensor]]:
         """All rows once, in order; the last batch may be short."""

@@ -1,8 +1,8 @@
 """A recipe and a folder in, a trained tokenizer or pipeline out.
 
-A run's folder holds recipe.json, metrics.jsonl, checkpoints/, previews/, and in the end tokenizer/
-or pipeline/ and report.json. Run again with the same recipe it goes on from the last checkpoint;
-a finished run returns its report at once.
+A run's folder holds recipe.json (and init.json, if it began from something trained), metrics.jsonl,
+checkpoints/, previews/, and in the end tokenizer/ or pipeline/ and report.json. Run again with the
+same recipe it goes on from the last checkpoint; a finished run returns its report at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from smalti import registry
 from smalti.config import check_output, read_json, to_dict, write_json
@@ -29,13 +30,26 @@ from smalti.models.llamagen import LlamaGen
 from smalti.pipeline import Pipeline, grid, save_png, to_pil
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe
-from smalti.storage import fingerprint, load_module, save_module
+from smalti.recipes.finetune import adapted, open_pipeline, open_vqgan, share
+from smalti.storage import fingerprint, load_module, save_module, tokenizer_folder
 from smalti.tokenizers.vqgan import VQGAN
+from smalti.train.lora import merge
 from smalti.train.objectives import Likelihood, ReconstructionObjective
 from smalti.train.parallel import World, autocast, start, stop
 from smalti.train.trainer import Trainer
 
-LATER = ("log_every", "eval_every", "preview_every", "save_every", "keep", "device")
+LATER = (
+    "log_every",
+    "eval_every",
+    "preview_every",
+    "save_every",
+    "keep",
+    "device",
+    "recompute",
+    "guard.on_nan",
+    "guard.spike",
+    "guard.on_spike",
+)
 """Fields of the training configuration that a resumed run may change."""
 
 
@@ -73,11 +87,14 @@ def check(out: Path, recipe: Recipe) -> None:
         raise ValueError(f"{out} exists and is not a run; give another --out")
 
 
-def claim(out: Path, recipe: Recipe, world: World) -> None:
-    """Write the recipe into the run's folder, once nothing but the work itself can fail."""
+def claim(out: Path, recipe: Recipe, world: World, begun: str = "") -> None:
+    """Write the recipe, and the fingerprint of what the run begins from, into the run's folder,
+    once nothing but the work itself can fail."""
     if world.main:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "recipe.json", to_dict(recipe))
+        if begun:
+            write_json(out / "init.json", {"init": recipe.init, "fingerprint": begun})
 
 
 def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
@@ -103,15 +120,19 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
     source = open_source(recipe.data.source)
     known = tell(source) if world.main else 0
-    care = recipe.objective.codebook
+    begun, goal = open_vqgan(recipe, out) if recipe.init else None, recipe.objective
+    if begun:  # with a codebook that knows images
+        goal = replace(goal, codebook=replace(goal.codebook, kmeans=False))
+    care = goal.codebook
     if care.kmeans and care.warmup >= recipe.train.steps:
         raise ValueError(
             f"objective.codebook.warmup must be below train.steps {recipe.train.steps}, "
             f"got {care.warmup}"
         )
-    height, width = recipe.model.size
+    shape = begun.config if begun else recipe.model
+    height, width = shape.size
     if height != width:
-        raise ValueError(f"training takes square images, got model.size {recipe.model.size}")
+        raise ValueError(f"training takes square images, got model.size {shape.size}")
     transform = recipe.data.transform(height)
     chosen, held = split(source, recipe.data.holdout)
     config, seed = recipe.train, recipe.train.seed
@@ -119,7 +140,8 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     held = held if held else without_held_out(chosen, world)
     held_out = Images(source, held, replace(transform, flip=False), config.batch, seed)
     torch.manual_seed(seed)
-    objective = ReconstructionObjective(VQGAN(recipe.model), recipe.objective, seed)
+    mark = fingerprint(begun) if begun else ""
+    objective = ReconstructionObjective(begun or VQGAN(recipe.model), goal, seed)
     model = objective.model
 
     def evaluate() -> dict[str, float]:
@@ -140,12 +162,12 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
         evaluate=evaluate,
         preview=preview,
     )
-    claim(out, recipe, world)
+    claim(out, recipe, world, mark)
     trainer.fit()
-    if not world.main:
-        return {}
-    model.eval()
     with trainer.averaged():
+        if not world.main:
+            return {}
+        model.eval()
         save_module(model, out / "tokenizer", source=source.name)
         measured = evaluate()
     tell(source, known)
@@ -167,28 +189,18 @@ def comparison(model: Any, images: torch.Tensor) -> Any:
 
 def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[str, Any]:
     """Train a generator on codes; `out`/pipeline is what `smalti sample` takes."""
-    if not recipe.tokenizer:
-        raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
     config, seed = recipe.train, recipe.train.seed
-    tokenizer, info = load_module(Path(recipe.tokenizer), registry.TOKENIZERS, world.device)
+    begun = open_pipeline(recipe, out, world.device) if recipe.init else None
+    tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
     cache = open_codes(recipe, out, tokenizer, world)
     chosen, held = cache.indices("train"), cache.indices("held_out")
     held = held if len(held) else without_held_out(chosen, world)
     classes = cache.classes or ["image"]
-    model = LlamaGen(
-        replace(
-            recipe.model,
-            grid=cache.spec.grids[0],
-            vocab=cache.spec.vocab,
-            classes=len(classes),
-        )
-    )
-    torch.manual_seed(seed)
-    model.init_weights()
+    model = adapted(begun, recipe, classes) if begun else fresh(recipe, cache, len(classes))
     batches = CodeBatches(cache, chosen, config.batch, seed, world.rank, world.size, train=True)
     held_out = CodeBatches(cache, held, config.batch, seed, train=False)
-    with_info = {"source": cache.source, **({"credit": c} if (c := credit(cache.source)) else {})}
-    pipeline = Pipeline(tokenizer, model, classes, recipe.sampling, with_info)
+    sampling = begun.sampling if begun else recipe.sampling
+    pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache.source, begun))
 
     def evaluate() -> dict[str, float]:
         with autocast(world.device, config.precision):
@@ -212,19 +224,39 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
         evaluate=evaluate,
         preview=preview,
     )
-    claim(out, recipe, world)
+    claim(out, recipe, world, begun.fingerprint if begun else "")
+    if begun and world.main:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"generator: {share(model)}")
     trainer.fit()
-    if not world.main:
-        return {}
-    model.eval()
     with trainer.averaged():
+        if not world.main:
+            return {}
+        model.eval()
         measured = {f"held_out_{k}": v for k, v in evaluate().items()}
+        merge(model)
         pipeline.save_pretrained(out / "pipeline")
     train_codes = torch.cat([cache.codes(chosen, v) for v in range(cache.views)])
     unigram = unigram_bits(train_codes, cache.codes(held, 0), cache.spec.vocab)
     measured["unigram_bits_per_token"] = unigram
     measured["below_unigram"] = 1 - measured["held_out_bits_per_token"] / unigram
     return finish(out, recipe, measured)
+
+
+def open_tokenizer(recipe: GeneratorRecipe, world: World) -> Any:
+    """The recipe's tokenizer, on the device of the run."""
+    if not recipe.tokenizer:
+        raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
+    folder = tokenizer_folder(Path(recipe.tokenizer))
+    return load_module(folder, registry.TOKENIZERS, world.device)[0]
+
+
+def fresh(recipe: GeneratorRecipe, cache: TokenCache, classes: int) -> LlamaGen:
+    """A new model for these codes."""
+    grid, vocab = cache.spec.grids[0], cache.spec.vocab
+    model = LlamaGen(replace(recipe.model, grid=grid, vocab=vocab, classes=classes))
+    torch.manual_seed(recipe.train.seed)
+    model.init_weights()
+    return model
 
 
 def open_codes(recipe: GeneratorRecipe, out: Path, tokenizer: Any, world: World) -> TokenCache:
@@ -242,6 +274,14 @@ def open_codes(recipe: GeneratorRecipe, out: Path, tokenizer: Any, world: World)
     cache = TokenCache(path)
     cache.require(fingerprint(tokenizer))
     return cache
+
+
+def origin(source: str, begun: Pipeline | None) -> dict[str, Any]:
+    """What a pipeline says of where it comes from; whose art it began from stays said."""
+    told: dict[str, Any] = {"source": source, "credit": credit(source)}
+    if begun:
+        told |= {"init": begun.fingerprint, "credit": told["credit"] or begun.info.get("credit")}
+    return {k: v for k, v in told.items() if v}
 
 
 def credit(source: str) -> str | None:
