@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
@@ -19,6 +20,11 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
+
+
+def say(text: str) -> None:
+    """A line for a person, on standard error."""
+    print(text, file=sys.stderr)
 
 
 def columns() -> tuple[ProgressColumn, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import struct
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,25 @@ from smalti.tensorfile import write_tensors
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A hash of a module's type, configuration and weights: 16 hexadecimal digits."""
-    digest = hashlib.sha256(registry.name_of(module).encode())
-    digest.update(repr(sorted(to_dict(module.config).items())).encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    """A hash of a module's type, configuration and weights: 16 hexadecimal digits.
+
+    Fields of the configuration that have their default do not count, so that a later smalti may
+    have more of them.
+    """
+    return _fingerprint(registry.name_of(module), module.config, module.state_dict())
+
+
+def _fingerprint(kind: str, config: Any, tensors: dict[str, Tensor]) -> str:
+    plain = to_dict(config)
+    config = from_dict(type(config), plain)  # tuples, whatever it was made of
+    given = {f.name: plain[f.name] for f in fields(config) if getattr(config, f.name) != f.default}
+    digest = hashlib.sha256(kind.encode())
+    digest.update(repr(sorted(given.items())).encode())
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode() + str(tensor.dtype).encode())
         digest.update(struct.pack(f"{tensor.dim()}q", *tensor.shape))
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(memoryview(raw.numpy()))
+        digest.update(raw.numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -42,12 +54,17 @@ def identity(module: nn.Module) -> dict[str, Any]:
 def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     """Write a module and return its fingerprint; `extra` goes into config.json.
 
-    The folder is complete or not there: it is made under another name and renamed.
+    The folder is complete or not there: it is made under another name and renamed. Raises OSError
+    naming the file, on a full disk for example.
     """
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    write_tensors(temporary / "model.safetensors", module.state_dict())
+    weights = folder / "model.safetensors"
+    try:
+        write_tensors(temporary / weights.name, module.state_dict())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(weights)) from error
     known = identity(module)
     write_json(temporary / "config.json", known | extra)
     replace_folder(temporary, folder)
@@ -65,26 +82,35 @@ def load_module(
     among: dict[str, registry.Entry],
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    verify: bool = True,
 ) -> tuple[Any, dict[str, Any]]:
     """A module in evaluation mode and its config.json.
 
-    `dtype` converts the floating-point weights; None keeps the stored one. Raises ValueError naming
-    the file if something is missing, damaged or of another shape.
+    `dtype` converts the floating-point weights; None keeps the stored one. `verify` compares type,
+    configuration and weights with the stored fingerprint, which takes 0.6 s per GB. Raises
+    ValueError naming the file if something is missing, damaged or of another shape.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} is not a folder with a config.json")
     info = read_json(path)
     item = registry.entry(info.get("type", ""), among, str(path))
-    if "config" not in info:
-        raise ValueError(f"{path} has no 'config'")
+    for name in ("config", "fingerprint"):
+        if name not in info:
+            raise ValueError(f"{path} has no {name!r}")
     config = from_dict(item.config, info["config"], str(path))
     weights = folder / "model.safetensors"
     try:
         tensors = load_file(weights, device=str(device))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{weights} cannot be read: {error}") from None
-    return assemble(item.module, config, tensors, str(weights), dtype), info
+    module = assemble(item.module, config, tensors, str(weights), dtype)
+    if verify and info["fingerprint"] != (mark := _fingerprint(info["type"], config, tensors)):
+        raise ValueError(
+            f"{folder} is damaged or was changed: config.json gives fingerprint "
+            f"{info['fingerprint']}, type, configuration and weights have {mark}"
+        )
+    return module, info
 
 
 def assemble(
