@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?=
+TEST ?=
 
 .PHONY: demo test lint format clean
 
@@ -10,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/smalti demo $(DEMO)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TEST)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -297,12 +297,10 @@ def say(text: str) -> None:
 def open_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder of its own, or in a pipeline's."""
     from smalti import registry
-    from smalti.storage import load_module
+    from smalti.storage import load_module, tokenizer_folder
     from smalti.train.parallel import best_device
 
-    inside = folder / "tokenizer"
-    chosen = inside if (inside / "config.json").is_file() else folder
-    return load_module(chosen, registry.TOKENIZERS, best_device())[0]
+    return load_module(tokenizer_folder(folder), registry.TOKENIZERS, best_device())[0]
 
 
 def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:

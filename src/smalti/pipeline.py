@@ -294,7 +294,7 @@ class Pipeline:
         mark = save_module(self.tokenizer, temporary / "tokenizer")
         text = None if self.text is None else save_module(self.text, temporary / "text")
         model = save_module(self.model, temporary / "model", tokenizer=mark, text=text)
-        kept = {k: v for k, v in self.info.items() if k in ("source", "credit")}
+        kept = {k: v for k, v in self.info.items() if k in ("source", "credit", "init")}
         write_json(
             temporary / "pipeline.json",
             {

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smalti import registry
 from smalti.config import from_dict, read_json, replace_folder, to_dict, write_json
+from smalti.tensorfile import write_tensors
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -46,12 +47,17 @@ def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
-    save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(temporary / "model.safetensors", module.state_dict())
     known = identity(module)
     write_json(temporary / "config.json", known | extra)
     replace_folder(temporary, folder)
     return known["fingerprint"]
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """Where the tokenizer is: in a folder of its own, or in a pipeline's."""
+    inside = folder / "tokenizer"
+    return inside if (inside / "config.json").is_file() else folder
 
 
 def load_module(

@@ -72,6 +72,17 @@ def test_inpaint_keeps_the_left_half(trained, tmp_path, monkeypatch):
         assert image.size == (2 * 66 + 2, 2 * 66 + 2)
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_finetune_leaves_a_pipeline_with_other_classes(trained, tmp_path, rank):
+    pictures = write_pictures(tmp_path / "pictures", 12, ("dusk", "night", "noon"))
+    given = ["--out", tmp_path / "run", "--rank", rank, "--steps", 4, "--batch", 4]
+    run("finetune", trained / "generator" / "pipeline", pictures, *given)
+    pipe = smalti.load(tmp_path / "run" / "pipeline")
+    assert pipe.classes == ["dusk", "night", "noon"] and pipe.model.config.dim == 16
+    with Image.open(tmp_path / "run" / "samples.png") as image:
+        assert image.size == (4 * 66 + 2, 4 * 66 + 2)
+
+
 def test_text_draws_each_prompt_in_a_column(tmp_path):
     prompts = ["a small red heart in the centre", "a large blue star at the top left"]
     options = ["--negative", "a green square", "--out", tmp_path]

@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 
@@ -56,7 +57,7 @@ def test_only_the_newest_are_kept(tmp_path):
     assert checkpoint.found(tmp_path / "missing") == []
 
 
-@pytest.mark.parametrize("where", ["save_file", "replace"])
+@pytest.mark.parametrize("where", ["write_tensors", "replace"])
 def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch, where):
     checkpoint.save(tmp_path, 10, state(10), keep=1)
 
@@ -64,7 +65,7 @@ def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch, wher
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint if where == "save_file" else os, where, crash)
+        patch.setattr(checkpoint if where == "write_tensors" else os, where, crash)
         with pytest.raises(OSError, match="no space"):
             checkpoint.save(tmp_path, 20, state(20), keep=1)
     complete = checkpoint.found(tmp_path)
@@ -85,3 +86,51 @@ def test_a_damaged_checkpoint_is_named(tmp_path, file, damage):
         (path / file).unlink()
     with pytest.raises(ValueError, match="step-00000003 cannot be read"):
         checkpoint.load(path)
+
+
+def test_a_writer_writes_what_was_there_when_it_was_asked(tmp_path):
+    writer, weight = checkpoint.Writer(tmp_path, keep=2), torch.zeros(1000)
+    for step in (1, 2, 3):
+        weight.fill_(step)
+        writer.save(step, {"weight": weight, "step": step})
+        weight.fill_(-1)
+    writer.wait()
+    writer.close()
+    assert [p.name for p in checkpoint.found(tmp_path)] == ["step-00000002", "step-00000003"]
+    for step, path in zip((2, 3), checkpoint.found(tmp_path), strict=True):
+        state = checkpoint.load(path)
+        assert state["step"] == step and state["weight"].tolist() == [step] * 1000
+
+
+@pytest.mark.parametrize("ask", ["check", "wait", "save"])
+def test_a_full_disk_is_told_and_leaves_the_one_before(tmp_path, monkeypatch, ask):
+    writer = checkpoint.Writer(tmp_path, keep=1)
+    writer.save(1, state(1))
+    writer.wait()
+
+    def full(path, tensors):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    writer.save(2, state(2))
+    writer._pending.exception()  # written, or rather not
+    words = "step 2 cannot be written to .*No space left.*last complete one is step-00000001. Make"
+    with pytest.raises(OSError, match=words):
+        writer.save(3, state(3)) if ask == "save" else getattr(writer, ask)()
+    writer.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"], "the space is given back"
+    assert_equal(checkpoint.load(tmp_path / "step-00000001"), state(1))
+
+
+def test_a_sharded_checkpoint_is_read_into_place(tmp_path):
+    weight = torch.arange(6.0).view(2, 3)
+    before = {"step": 7, "objective": {"a/b": weight.clone()}, "list": [torch.tensor(2.0), None]}
+    checkpoint.save_sharded(tmp_path, 7, before, keep=1)
+    (path,) = checkpoint.found(tmp_path)
+    target = {"step": 0, "objective": {"a/b": torch.zeros(2, 3)}, "list": [torch.zeros(()), None]}
+    assert checkpoint.load_sharded(path, target)["step"] == 7
+    assert torch.equal(target["objective"]["a/b"], weight) and float(target["list"][0]) == 2
+    (path / "state.json").unlink()
+    with pytest.raises(ValueError, match="step-00000007 cannot be read"):
+        checkpoint.load_sharded(path, target)

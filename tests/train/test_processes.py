@@ -1,7 +1,8 @@
-"""Two processes train as one does with the same global batch."""
+"""Two processes train as one does with the same global batch, replicated or sharded."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,46 +14,96 @@ from smalti import registry
 from smalti.cli import main
 from smalti.storage import load_module
 
+pytestmark = pytest.mark.multi
 
-@pytest.mark.multi
-def test_two_processes_equal_one(tmp_path):
-    main(["train", "emoji_vqgan", "--out", str(tmp_path / "t"), *TOKENIZER])
-    tokenizer, codes = str(tmp_path / "t" / "tokenizer"), str(tmp_path / "codes.arrow")
-    main(["encode", "shapes:64", "--tokenizer", tokenizer, "--out", codes])
-    command = ["train", "emoji_llamagen", "--tokenizer", tokenizer, "--codes", codes, *GENERATOR]
-    # dropout is drawn by every process for itself
-    command += [
-        "--model.dropout",
-        "0",
-        "--objective.cond-dropout",
-        "0",
-        "--train.optim.warmup",
-        "2",
-    ]
-    main([*command, "--out", str(tmp_path / "one")])
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
+SHARDED = ["--train.parallel", "fsdp", "--train.recompute"]
+
+
+def launch(processes: int, *command: str) -> None:
+    """`smalti` in so many processes, as `torchrun` starts them."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [*launch, "-m", "smalti", *command, "--out", str(tmp_path / "two")],
+        [*run, "--nproc-per-node", str(processes), "-m", "smalti", *command],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    one, two = (json.loads((tmp_path / n / "report.json").read_text()) for n in ("one", "two"))
-    assert one["held_out_bits_per_token"] < 4  # of 16 codes: it has learned
-    assert two["held_out_bits_per_token"] == pytest.approx(one["held_out_bits_per_token"], abs=1e-5)
-    weights = [
-        load_module(tmp_path / n / "pipeline" / "model", registry.MODELS)[0].state_dict()
-        for n in ("one", "two")
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> list[str]:
+    """A generator's run, without dropout: that is drawn by every process for itself."""
+    work = tmp_path_factory.mktemp("work")
+    main(["train", "emoji_vqgan", "--out", str(work / "t"), *TOKENIZER])
+    tokenizer, codes = str(work / "t" / "tokenizer"), str(work / "codes.arrow")
+    main(["encode", "shapes:64", "--tokenizer", tokenizer, "--out", codes])
+    options = "--model.dropout 0 --objective.cond-dropout 0 --train.optim.warmup 2"
+    options += " --train.log-every 1 --train.ema 0.9"
+    return [
+        *["train", "emoji_llamagen", "--tokenizer", tokenizer, "--codes", codes, *GENERATOR],
+        *options.split(),
     ]
-    for name, value in weights[0].items():
-        assert torch.allclose(weights[1][name], value, atol=1e-4), name
-    steps = [json.loads(x)["step"] for x in (tmp_path / "two" / "metrics.jsonl").open()]
-    assert steps == sorted(steps) and steps[-1] == 6
+
+
+@pytest.fixture(scope="module")
+def one(command, tmp_path_factory):
+    run = tmp_path_factory.mktemp("one") / "run"
+    main([*command, "--out", str(run)])
+    return run
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+def two(request, command, tmp_path_factory):
+    run = tmp_path_factory.mktemp(request.param) / "run"
+    options = SHARDED if request.param == "fsdp" else []
+    launch(2, *command, *options, "--out", str(run))
+    return run, options
+
+
+def losses(run) -> list[float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    assert [r["step"] for r in rows] == sorted(r["step"] for r in rows)
+    return [r["loss"] for r in rows if "loss" in r]
+
+
+def assert_alike(run, one) -> None:
+    assert losses(run) == pytest.approx(losses(one), abs=1e-5)
+    a, b = (json.loads((r / "report.json").read_text()) for r in (run, one))
+    assert b["held_out_bits_per_token"] < 4  # of 16 codes: it has learned
+    assert a["held_out_bits_per_token"] == pytest.approx(b["held_out_bits_per_token"], abs=1e-5)
+    a, b = (
+        load_module(r / "pipeline" / "model", registry.MODELS)[0].state_dict() for r in (run, one)
+    )
+    for name, value in b.items():
+        assert torch.allclose(a[name], value, atol=1e-4), name
+
+
+def cut(run, folder):
+    """The run as it was after its checkpoint of step 4 of 6."""
+    shutil.copytree(run, folder)
+    shutil.rmtree(folder / "pipeline")
+    shutil.rmtree(folder / "checkpoints" / "step-00000006")
+    (folder / "report.json").unlink()
+    assert (folder / "checkpoints" / "step-00000004").is_dir()
+    return folder
+
+
+def test_two_processes_equal_one(two, one):
+    run, options = two
+    assert_alike(run, one)
+    shards = list((run / "checkpoints" / "step-00000006").glob("shard-*.safetensors"))
+    assert len(shards) == (2 if options else 0)
+
+
+def test_one_process_goes_on_where_two_were(two, one, command, tmp_path):
+    run, options = two
+    resumed = cut(run, tmp_path / "run")
+    main([*command, *options, "--out", str(resumed)])
+    assert_alike(resumed, one)
+
+
+def test_two_processes_go_on_where_one_was(one, command, tmp_path):
+    resumed = cut(one, tmp_path / "run")
+    launch(2, *command, "--out", str(resumed))
+    assert_alike(resumed, one)

@@ -1,6 +1,7 @@
 """The loop: it learns, it resumes bit for bit, it cuts batches, it stops at NaN."""
 
 import json
+import signal
 from dataclasses import replace
 
 import pytest
@@ -55,6 +56,9 @@ class Codes:
         codes = random_codes(spec, 8, seed=step % 2)
         chance = (torch.arange(8) * 3 + step) % 8 / 8
         return {"codes": codes, "labels": torch.arange(8) % 5, "chance": chance}
+
+    def names(self, step):
+        return [f"{step}-{i}" for i in range(8)]
 
 
 class Pixels(Codes):
@@ -126,7 +130,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, build, batches):
     resumed = fit(build(seed=1), batches(), tmp_path / "cut")
     assert resumed.step == whole.step == 12
     state = whole.state()
-    assert {"step", "objective", "ema", "optimizers", "rng"} == state.keys()
+    assert {"step", "objective", "ema", "optimizers", "guard"} == state.keys()
     assert_equal(resumed.state(), state)
     a, b = metrics(tmp_path / "whole"), metrics(tmp_path / "cut")
     assert [m["step"] for m in b] == [m["step"] for m in a] == list(range(1, 13))
@@ -206,12 +210,20 @@ class Broken(nn.Module):
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     config = replace(CONFIG, ema=0.0, save_every=2)
-    with pytest.raises(TrainingStopped, match="loss is nan at step 4.*lower --train.optim.lr"):
+    with pytest.raises(
+        TrainingStopped,
+        match="no number .loss nan. at step 4, batch of 3-0, 3-1, 3-2, 3-3 ...; .* lower ",
+    ):
         fit(Broken(), Codes(), tmp_path, config)
     (saved,) = checkpoint.found(tmp_path / "checkpoints")
     weight = checkpoint.load(saved)["objective"]["model.weight"]
     assert saved.name == "step-00000002" and weight.isfinite().all()
-    assert [m["step"] for m in metrics(tmp_path)] == [1, 2, 3]
+    rows = metrics(tmp_path)
+    assert [m["step"] for m in rows] == [1, 2, 3, 4]
+    assert rows[3] == {
+        "step": 4, "event": "nan", "loss": "nan", "mean": pytest.approx(rows[0]["loss"], abs=0.1),
+        "action": "stop",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -243,3 +255,75 @@ def test_the_logged_loss_is_that_of_the_whole_batch(tmp_path):
         fit(objective, Codes(), tmp_path / str(parts), replace(CONFIG, steps=1, accumulate=parts))
         logged.append(metrics(tmp_path / str(parts))[0]["loss"])
     assert logged[1] == pytest.approx(logged[0], rel=1e-5)
+
+
+class Signals(Codes):
+    """Codes; the process gets a signal while a step is prepared."""
+
+    def __init__(self, at: int, number: int) -> None:
+        super().__init__()
+        self.at, self.number = at, number
+
+    def batch(self, step):
+        if step == self.at:
+            signal.raise_signal(self.number)
+        return super().batch(step)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, monkeypatch, number):
+    monkeypatch.setattr("smalti.train.trainer.prefetch", unthreaded)
+    whole = fit(generator(), Codes(), tmp_path / "whole")
+    handler = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        fit(generator(), Signals(6, number), tmp_path / "cut")
+    assert signal.getsignal(number) == handler
+    last = checkpoint.found(tmp_path / "cut" / "checkpoints")[-1]
+    assert last.name == "step-00000007", "the step is finished and saved"
+    resumed = fit(generator(seed=1), Codes(), tmp_path / "cut")
+    assert_equal(resumed.state(), whole.state())
+
+
+def unthreaded(batches, start, stop):
+    """Signals are handled in the main thread, so that is where this makes batches."""
+    for step in range(start, stop):
+        yield batches.batch(step)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, capsys):
+    whole = fit(generator(), Codes(), tmp_path / "whole")
+    with pytest.raises(Cut):
+        fit(generator(), Codes(cut=11), tmp_path / "cut")
+    last = checkpoint.found(tmp_path / "cut" / "checkpoints")[-1]
+    content = (last / "state.safetensors").read_bytes()
+    (last / "state.safetensors").write_bytes(content[:-8])
+    capsys.readouterr()
+    resumed = fit(generator(seed=1), Codes(), tmp_path / "cut")
+    told = capsys.readouterr().err
+    assert "step-00000010 cannot be read" in told and "going on from step-00000005" in told
+    assert_equal(resumed.state(), whole.state())
+
+
+def test_recomputed_activations_change_nothing(tmp_path):
+    plain = fit(generator(), Codes(), tmp_path / "plain")
+    calls = []
+    objective = generator()
+    block = objective.model.layers[0]
+    block.attention.register_forward_hook(lambda *_: calls.append(1))
+    again = fit(objective, Codes(), tmp_path / "again", replace(CONFIG, recompute=True))
+    assert_equal(again.state(), plain.state())
+    assert len(calls) == 2 * CONFIG.steps
+
+
+def test_sharding_asks_for_blocks(tmp_path):
+    with pytest.raises(ValueError, match="fsdp shards a generator's layers; take ddp"):
+        fit(tokenizer(), Pixels(), tmp_path, replace(CONFIG, parallel="fsdp"))
+
+
+def test_one_process_with_fsdp_equals_ddp(tmp_path):
+    whole = fit(generator(), Codes(), tmp_path / "whole")
+    config = replace(CONFIG, parallel="fsdp")
+    with pytest.raises(Cut):
+        fit(generator(), Codes(cut=8), tmp_path / "cut", config)
+    resumed = fit(generator(seed=1), Codes(), tmp_path / "cut", config)
+    assert_equal(resumed.state(), whole.state())

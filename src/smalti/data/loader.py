@@ -27,6 +27,7 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
     def batch(self, step: int) -> dict[str, Tensor]: ...
+    def names(self, step: int) -> list[str]: ...
     def evaluation(self, batch: int) -> Iterator[dict[str, Tensor]]: ...
 
 
@@ -82,6 +83,10 @@ class Images:
             return self._pack(pixels, positions)
         pairs = zip(items.epochs.tolist(), positions.tolist(), strict=True)
         return self._pack(np.stack(self._map(self._augmented, list(pairs))), positions)
+
+    def names(self, step: int) -> list[str]:
+        """The keys of batch `step`, for messages."""
+        return [self.source.key(int(self.indices[p])) for p in self._stream.at(step).positions]
 
     def evaluation(self, batch: int) -> Iterator[dict[str, Tensor]]:
         """All items once, in order, each as its evaluation view; the last batch may be short."""

@@ -230,8 +230,9 @@ class TokenCache:
             mask[slot, length - len(tokens) :] = True
         return torch.from_numpy(features), torch.from_numpy(mask)
 
-    def keys(self, split: Literal["train", "held_out", "all"] = "all") -> list[str]:
-        return self._table["key"].take(pa.array(self.indices(split))).to_pylist()
+    def keys(self, rows: np.ndarray) -> list[str]:
+        """The keys of rows: what their source calls them."""
+        return self._table["key"].take(pa.array(rows)).to_pylist()
 
     def require(self, tokenizer_fingerprint: str) -> None:
         """Raise ValueError unless that tokenizer made these codes."""
@@ -302,6 +303,10 @@ class CodeBatches:
         chance = np.floor(self._stream.uniform(items, key=2) * 2**24) / 2**24  # below 1 as float32
         batch = self._gather(self.rows[items.positions], views if self.train else 0)
         return batch | {"chance": torch.from_numpy(chance).float()}
+
+    def names(self, step: int) -> list[str]:
+        """The keys of batch `step`, for messages."""
+        return self.cache.keys(self.rows[self._stream.at(step).positions])
 
     def evaluation(self, batch: int) -> Iterator[dict[str, Tensor]]:
         """All rows once, in order; the last batch may be short."""

@@ -11,6 +11,7 @@ from smalti.pipeline import Sampling
 from smalti.text.bytes import BytesConfig
 from smalti.text.t5 import T5Config
 from smalti.tokenizers.vqgan import VQGANConfig
+from smalti.train.lora import LoraConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.trainer import TrainConfig
 
@@ -34,6 +35,8 @@ class DataConfig:
 class TokenizerRecipe:
     """Train a tokenizer on images."""
 
+    init: str = ""
+    """Tokenizer or pipeline, a folder or a hub id, to go on from; `model` is then its own."""
     data: DataConfig = field(default_factory=DataConfig)
     model: VQGANConfig = field(default_factory=VQGANConfig)
     objective: ReconstructionConfig = field(default_factory=ReconstructionConfig)
@@ -43,10 +46,15 @@ class TokenizerRecipe:
 @dataclass(frozen=True)
 class GeneratorRecipe:
     """Train a generator on codes. Grid, codebook entries and classes of the model are taken from
-    the codes."""
+    the codes; with `init` tokenizer, sampling and all else of the model but its dropout are the
+    pipeline's."""
 
+    init: str = ""
+    """Pipeline folder or hub id to go on from; empty: a new model."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """How to go on: every weight, or updates of low rank."""
     tokenizer: str = ""
-    """Folder of the trained tokenizer."""
+    """Folder of the trained tokenizer, or of a pipeline."""
     codes: str = ""
     """Token cache made by `smalti encode`; empty: encode `data` first, into the run's folder."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -56,6 +64,12 @@ class GeneratorRecipe:
     sampling: Sampling = field(default_factory=Sampling)
     """Of the preview grids, and the finished pipeline's default."""
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.lora.rank and not self.init:
+            raise ValueError(
+                f"lora.rank {self.lora.rank} needs --init PIPELINE: a new model is trained whole"
+            )
 
 
 @dataclass(frozen=True)

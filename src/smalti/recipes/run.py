@@ -1,8 +1,8 @@
 """A recipe and a folder in, a trained tokenizer or pipeline out.
 
-A run's folder holds recipe.json, metrics.jsonl, checkpoints/, previews/, and in the end tokenizer/
-or pipeline/ and report.json. Run again with the same recipe it goes on from the last checkpoint;
-a finished run returns its report at once.
+A run's folder holds recipe.json (and init.json, if it began from something trained), metrics.jsonl,
+checkpoints/, previews/, and in the end tokenizer/ or pipeline/ and report.json. Run again with the
+same recipe it goes on from the last checkpoint; a finished run returns its report at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from smalti import registry
 from smalti.config import read_json, to_dict, write_json
@@ -29,17 +30,30 @@ from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.nn.linear import packed
 from smalti.pipeline import Pipeline, grid, save_png, to_pil
 from smalti.recipes.base import GeneratorRecipe, Recipe, TextRecipe, TokenizerRecipe
+from smalti.recipes.finetune import adapted, built, open_pipeline, open_vqgan, share
 from smalti.sampling.noise import Noise
-from smalti.storage import fingerprint, load_module, save_module
+from smalti.storage import fingerprint, load_module, save_module, tokenizer_folder
 from smalti.text.bytes import ByteEncoder
 from smalti.text.encoders import condition
 from smalti.text.t5 import T5, T5Config
 from smalti.tokenizers.vqgan import VQGAN
+from smalti.train.lora import merge
 from smalti.train.objectives import Likelihood, ReconstructionObjective
 from smalti.train.parallel import World, autocast, start, stop
 from smalti.train.trainer import Trainer
 
-LATER = ("log_every", "eval_every", "preview_every", "save_every", "keep", "device")
+LATER = (
+    "log_every",
+    "eval_every",
+    "preview_every",
+    "save_every",
+    "keep",
+    "device",
+    "recompute",
+    "guard.on_nan",
+    "guard.spike",
+    "guard.on_spike",
+)
 """Fields of the training configuration that a resumed run may change."""
 
 
@@ -76,11 +90,14 @@ def check(out: Path, recipe: Recipe) -> None:
         raise ValueError(f"{out} exists and is not a run; give another --out")
 
 
-def claim(out: Path, recipe: Recipe, world: World) -> None:
-    """Write the recipe into the run's folder, once nothing but the work itself can fail."""
+def claim(out: Path, recipe: Recipe, world: World, begun: str = "") -> None:
+    """Write the recipe, and the fingerprint of what the run begins from, into the run's folder,
+    once nothing but the work itself can fail."""
     if world.main:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "recipe.json", to_dict(recipe))
+        if begun:
+            write_json(out / "init.json", {"init": recipe.init, "fingerprint": begun})
 
 
 def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
@@ -98,22 +115,27 @@ def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
 def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[str, Any]:
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
     source = open_source(recipe.data.source)
-    care = recipe.objective.codebook
+    begun, goal = open_vqgan(recipe, out) if recipe.init else None, recipe.objective
+    if begun:  # with a codebook that knows images
+        goal = replace(goal, codebook=replace(goal.codebook, kmeans=False))
+    care = goal.codebook
     if care.kmeans and care.warmup >= recipe.train.steps:
         raise ValueError(
             f"objective.codebook.warmup must be below train.steps {recipe.train.steps}, "
             f"got {care.warmup}"
         )
-    height, width = recipe.model.size
+    shape = begun.config if begun else recipe.model
+    height, width = shape.size
     if height != width:
-        raise ValueError(f"training takes square images, got model.size {recipe.model.size}")
+        raise ValueError(f"training takes square images, got model.size {shape.size}")
     transform = recipe.data.transform(height)
     chosen, held = split(source, recipe.data.holdout)
     config, seed = recipe.train, recipe.train.seed
     batches = Images(source, chosen, transform, config.batch, seed, world.rank, world.size)
     held_out = Images(source, held or chosen, replace(transform, flip=False), config.batch, seed)
     torch.manual_seed(seed)
-    objective = ReconstructionObjective(VQGAN(recipe.model), recipe.objective, seed)
+    mark = fingerprint(begun) if begun else ""
+    objective = ReconstructionObjective(begun or VQGAN(recipe.model), goal, seed)
     model = objective.model
 
     def evaluate() -> dict[str, float]:
@@ -134,12 +156,12 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
         evaluate=evaluate,
         preview=preview,
     )
-    claim(out, recipe, world)
+    claim(out, recipe, world, mark)
     trainer.fit()
-    if not world.main:
-        return {}
-    model.eval()
     with trainer.averaged():
+        if not world.main:
+            return {}
+        model.eval()
         save_module(model, out / "tokenizer", source=source.name)
         measured = evaluate()
     return finish(out, recipe, {f"held_out_{k}": v for k, v in measured.items()}, source)
@@ -160,27 +182,29 @@ def comparison(model: Any, images: torch.Tensor) -> Any:
 
 def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[str, Any]:
     """Train a generator on codes; `out`/pipeline is what `smalti sample` takes."""
-    if not recipe.tokenizer:
-        raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
     config, seed = recipe.train, recipe.train.seed
-    tokenizer, _ = load_module(Path(recipe.tokenizer), registry.TOKENIZERS, world.device)
-    encoder = open_encoder(recipe)
+    begun = open_pipeline(recipe, out, world.device) if recipe.init else None
+    tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
+    encoder = open_encoder(recipe, begun)
     cache = open_codes(recipe, out, tokenizer, encoder, world)
     chosen, held = cache.indices("train"), cache.indices("held_out")
     if not len(held):
         held = chosen
     classes = [] if encoder else cache.classes or ["image"]
-    model = LlamaGen(fitted(recipe.model, cache, len(classes), encoder))
     learned = encoder if encoder is not None and encoder.learned else None
-    torch.manual_seed(seed)
-    for part in (model, learned):
-        if part is not None:
-            part.init_weights()
+    if begun:
+        model = adapted(begun, recipe, classes)
+    else:
+        model = LlamaGen(fitted(recipe.model, cache, len(classes), encoder))
+        torch.manual_seed(seed)
+        for part in (model, learned):
+            if part is not None:
+                part.init_weights()
     rank, size = world.rank, world.size
     batches = CodeBatches(cache, chosen, config.batch, seed, rank, size, encoder=encoder)
     held_out = CodeBatches(cache, held, config.batch, seed, train=False, encoder=encoder)
-    with_info = {"source": cache.source, **({"credit": c} if (c := credit(cache.source)) else {})}
-    pipeline = Pipeline(tokenizer, model, classes, recipe.sampling, with_info, encoder)
+    sampling = begun.sampling if begun else recipe.sampling
+    pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache.source, begun), encoder)
 
     def evaluate() -> dict[str, float]:
         with autocast(world.device, config.precision):
@@ -208,13 +232,18 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
         evaluate=evaluate,
         preview=preview,
     )
-    claim(out, recipe, world)
+    claim(out, recipe, world, begun.fingerprint if begun else "")
+    if begun and world.main:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"generator: {share(objective.model)}"
+        )
     trainer.fit()
-    if not world.main:
-        return {}
-    objective.eval()
     with trainer.averaged():
+        if not world.main:
+            return {}
+        objective.eval()
         measured = {f"held_out_{k}": v for k, v in evaluate().items()}
+        merge(model)
         pipeline.save_pretrained(out / "pipeline")
         if learned is not None and cache.source.split(":")[0] == "shapes":
             captions = sorted(set(cache.captions_of(held)))
@@ -226,8 +255,22 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
     return finish(out, recipe, measured)
 
 
-def open_encoder(recipe: GeneratorRecipe) -> Any | None:
-    """The recipe's text encoder; None if it trains on classes."""
+def open_tokenizer(recipe: GeneratorRecipe, world: World) -> Any:
+    """The recipe's tokenizer, on the device of the run."""
+    if not recipe.tokenizer:
+        raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
+    folder = tokenizer_folder(Path(recipe.tokenizer))
+    return load_module(folder, registry.TOKENIZERS, world.device)[0]
+
+
+def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> Any | None:
+    """The text encoder, of the pipeline that the run begins from or of the recipe; None if it
+    trains on classes."""
+    if begun:
+        given = begun.text
+        if given is None or not given.learned:
+            return given
+        return built(type(given), given.config, given.state_dict())
     if not isinstance(recipe, TextRecipe):
         return None
     return T5(recipe.text) if isinstance(recipe.text, T5Config) else ByteEncoder(recipe.text)
@@ -282,6 +325,14 @@ def open_codes(
     if frozen is not None:
         cache.require_text(fingerprint(frozen))
     return cache
+
+
+def origin(source: str, begun: Pipeline | None) -> dict[str, Any]:
+    """What a pipeline says of where it comes from; whose art it began from stays said."""
+    told: dict[str, Any] = {"source": source, "credit": credit(source)}
+    if begun:
+        told |= {"init": begun.fingerprint, "credit": told["credit"] or begun.info.get("credit")}
+    return {k: v for k, v in told.items() if v}
 
 
 def credit(source: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,7 +78,7 @@ class Log:
         """Write numbers of a step and show some of them."""
         if self.metrics is None:
             return
-        rounded = {k: float(f"{v:.6g}") for k, v in numbers.items()}
+        rounded = {k: float(f"{v:.8g}") for k, v in numbers.items()}
         self.metrics.write({"step": step} | rounded)
         if self.board is not None:
             for name, value in numbers.items():
@@ -92,6 +93,12 @@ class Log:
                 f"{self.title}: step {step} of {self.steps}  {text}  about {left:.0f} s left",
                 highlight=False,
             )
+
+    def event(self, step: int, kind: str, **fields: float | str) -> None:
+        """Write what happened at a step; numbers that JSON lacks become text."""
+        if self.metrics is not None:
+            said = {k: str(v) if v != v or v in (inf, -inf) else v for k, v in fields.items()}
+            self.metrics.write({"step": step, "event": kind} | said)
 
     def say(self, text: str) -> None:
         """A line of text above the progress bar."""

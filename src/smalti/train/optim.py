@@ -48,6 +48,17 @@ def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     )
 
 
+def fill_state(optimizer: torch.optim.AdamW) -> None:
+    """Give every parameter the state that its first step would give it, for loading in place."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            optimizer.state[p] = {
+                "step": torch.zeros((), device=p.device),
+                "exp_avg": torch.zeros_like(p),
+                "exp_avg_sq": torch.zeros_like(p),
+            }
+
+
 def lr_at(step: int, steps: int, config: OptimConfig) -> float:
     """Learning rate of step `step` (0 ... steps - 1)."""
     if step < config.warmup:

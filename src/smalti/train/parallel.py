@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from datetime import timedelta
+from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 Precision = Literal["auto", "bf16", "fp32"]
+Parallel = Literal["ddp", "fsdp"]
+WAIT = timedelta(hours=12)
+"""How long processes wait for the main one, which evaluates and exports alone."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def start(device: str = "auto") -> World:
     chosen = best_device() if device == "auto" else named_device(device)
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=WAIT)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     elif chosen.type == "cpu":
@@ -92,6 +99,74 @@ def replicate(objective: nn.Module, world: World) -> nn.Module:
     return DistributedDataParallel(objective, device_ids=ids, find_unused_parameters=True)
 
 
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of a model, which every model of smalti calls its `layers`."""
+    found = (m for m in module.modules() if isinstance(getattr(m, "layers", None), nn.ModuleList))
+    return [block for m in found for block in m.get_submodule("layers").children()]
+
+
+def shard(objective: Any, world: World, precision: Precision) -> Any:
+    """A copy of the objective with parameters, gradients and optimizer state spread over all
+    processes (FSDP2): block by block, then what remains. One process has nothing to spread.
+
+    Raises ValueError if the objective's model has no blocks.
+    """
+    from torch.distributed.device_mesh import init_device_mesh  # slow to import
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    if not blocks(objective.model):
+        raise ValueError("train.parallel fsdp shards a generator's layers; take ddp for tokenizers")
+    if world.size == 1:
+        return objective.to(world.device)
+    half = world.device.type == "cuda" and wants_bf16(world.device, precision)
+    policy = MixedPrecisionPolicy(torch.bfloat16 if half else None, torch.float32)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    sharded = copy.deepcopy(objective)
+    for block in blocks(sharded.model):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    return fully_shard(sharded, mesh=mesh, mp_policy=policy)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded, in one piece; called by all processes."""
+    return getattr(tensor, "full_tensor", lambda: tensor)()
+
+
+@torch.no_grad()
+def gather(values: Mapping[str, Tensor], into: Mapping[str, Tensor], main: bool) -> None:
+    """Copy sharded values to the whole tensors `into` of the main process; called by all."""
+    for name, value in values.items():
+        value = whole(value)
+        if main:
+            into[name].copy_(value)
+
+
+def mean_over(values: Tensor, world: World) -> Tensor:
+    """The mean of a tensor over all processes."""
+    if world.size == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values / world.size
+
+
+def recompute(module: nn.Module) -> None:
+    """Keep no activations inside the blocks of a model: their forward runs again in the backward.
+
+    It costs a third more time and saves most of the memory. Call it last: a copy of the module
+    would go on using this one's blocks.
+    """
+    for block in blocks(module):
+        block.forward = _recomputed(block.forward)
+
+
+def _recomputed(forward: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
+
+
 def fast_bf16(device: torch.device) -> bool:
     """True where bfloat16 products are faster than float32: CUDA, and CPUs with the instructions.
 
@@ -107,5 +182,8 @@ def fast_bf16(device: torch.device) -> bool:
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The autocast context of a precision; "auto" is bfloat16 where that is faster."""
-    on = precision == "bf16" or (precision == "auto" and fast_bf16(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=on)
+    return torch.autocast(device.type, torch.bfloat16, enabled=wants_bf16(device, precision))
+
+
+def wants_bf16(device: torch.device, precision: Precision) -> bool:
+    return precision == "bf16" or (precision == "auto" and fast_bf16(device))

@@ -8,24 +8,37 @@ device only when they are logged.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from smalti.data.loader import Batches, prefetch
 from smalti.train import checkpoint
 from smalti.train.ema import Ema
+from smalti.train.guard import Guard, GuardConfig
+from smalti.train.interrupt import Interrupt
 from smalti.train.log import Log
 from smalti.train.objectives import Batch, Losses
-from smalti.train.optim import OptimConfig, adamw, lr_at
-from smalti.train.parallel import Precision, World, autocast, replicate
+from smalti.train.optim import OptimConfig, adamw, fill_state, lr_at
+from smalti.train.parallel import (
+    Parallel,
+    Precision,
+    World,
+    autocast,
+    gather,
+    mean_over,
+    recompute,
+    replicate,
+    shard,
+    whole,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,12 @@ class TrainConfig:
     """Steps between checkpoints; also at the end."""
     keep: int = 2
     """Checkpoints kept."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """What happens at a step whose loss is no number or leaps."""
+    parallel: Parallel = "ddp"
+    """Among several processes: ddp, each has the whole model; fsdp, each has a share of it."""
+    recompute: bool = False
+    """Keep no activations inside blocks: less memory for a third more time."""
     device: str = "auto"
     """cuda, cpu, mps, or auto: the best there is."""
 
@@ -76,6 +95,7 @@ class Trainer:
 
     `evaluate` gives held-out numbers and `preview` writes a picture to a path; both run on the main
     process, on the averaged weights if there are any, in evaluation mode and without gradients.
+    They see `objective.model`; with fsdp that is a whole copy of what is trained.
     """
 
     def __init__(
@@ -98,78 +118,112 @@ class Trainer:
                 f"train.batch {config.batch} must be a multiple of processes x accumulate, "
                 f"{world.size} x {config.accumulate}"
             )
-        self.objective: Any = objective.to(world.device)
+        self.sharded = config.parallel == "fsdp"
+        self.objective: Any = objective
+        if self.sharded:
+            self.trained = shard(objective, world, config.precision)
+            if self.trained is not objective:
+                objective.to("cpu" if world.main else "meta")
+        else:
+            self.trained = objective.to(world.device)
         self.batches, self.config, self.run, self.world = batches, config, run, world
         self.title, self.show, self.unit = title, list(show), unit
         self.units = config.batch * units_per_item
         self.evaluate, self.preview = evaluate, preview
-        self.modules: dict[str, nn.Module] = objective.optimized()
+        self.modules: dict[str, nn.Module] = self.trained.optimized()
         self.optimizers = {n: adamw(m, config.optim) for n, m in self.modules.items()}
-        self.ema = Ema(objective.model, config.ema) if config.ema else None
+        self.ema = Ema(self.trained.model, config.ema) if config.ema else None
+        self.guard = Guard(config.guard).to(world.device)
+        self.writer = checkpoint.Writer(run / "checkpoints", config.keep)
         self.step = 0
 
     # -- state
 
     def state(self) -> dict[str, Any]:
-        device = self.world.device
-        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         return {
             "step": self.step,
             "objective": {
                 k: v
-                for k, v in self.objective.state_dict().items()
+                for k, v in self.trained.state_dict().items()
                 if not k.startswith("perceptual.")  # frozen, and large
             },
             "ema": self.ema.state_dict() if self.ema else None,
             "optimizers": {n: o.state_dict() for n, o in self.optimizers.items()},
-            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+            "guard": self.guard.state_dict(),
         }
 
-    def resume(self) -> bool:
-        """Load the newest checkpoint of the run, if there is one."""
+    def resume(self, say: Callable[[str], None] = lambda text: None) -> bool:
+        """Load the newest checkpoint of the run that can be read, if there is one."""
         found = checkpoint.found(self.run / "checkpoints")
         if not found:
             return False
-        state = checkpoint.load(found[-1])
-        self.objective.load_state_dict(state["objective"], strict=False)
+        if self.sharded:
+            for optimizer in self.optimizers.values():
+                fill_state(optimizer)
+            state = checkpoint.load_sharded(found[-1], self.state())
+            self.step = state["step"]
+            return True
+        state = self._newest(found, say)
+        self.trained.load_state_dict(state["objective"], strict=False)
         if self.ema is not None and state["ema"] is not None:
             self.ema.load_state_dict(state["ema"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        if self.world.size == 1:
-            torch.set_rng_state(state["rng"]["cpu"])
-            if state["rng"]["cuda"] is not None and self.world.device.type == "cuda":
-                torch.cuda.set_rng_state(state["rng"]["cuda"], self.world.device)
+        self.guard.load_state_dict(state["guard"])
         self.step = state["step"]
         return True
 
+    def _newest(self, found: list[Path], say: Callable[[str], None]) -> dict[str, Any]:
+        while True:
+            try:
+                return checkpoint.load(found[-1])
+            except ValueError as error:
+                if len(found) == 1:
+                    raise
+                say(f"{error}; going on from {found[-2].name}")
+                found = found[:-1]
+
     def save(self) -> None:
-        if self.world.main:
-            folder = self.run / "checkpoints"
-            checkpoint.save(folder, self.step, self.state(), self.config.keep)
+        """Copy the state and have it written; `writer.wait` returns when it is on the disk."""
+        if self.sharded:
+            keep = self.config.keep
+            checkpoint.save_sharded(self.run / "checkpoints", self.step, self.state(), keep)
+        elif self.world.main:
+            self.writer.save(self.step, self.state())
 
     # -- the loop
 
     def fit(self) -> None:
-        """Train to the last step; write the last evaluation, picture and checkpoint."""
+        """Train to the last step; write the last evaluation, picture and checkpoint.
+
+        Raises KeyboardInterrupt after Ctrl-C or SIGTERM, when the step is done and saved.
+        """
         config = self.config
         if self.world.main:
             self.run.mkdir(parents=True, exist_ok=True)
-        # every process its own dropout, whatever the others do
-        torch.manual_seed(config.seed * 1000003 + self.world.rank)
-        resumed = self.resume()
-        module = replicate(self.objective, self.world)
-        module.train()
         steps, main = config.steps, self.world.main
         with ExitStack() as stack:
+            stack.callback(self.writer.close)
+            said: list[str] = []
+            resumed = self.resume(said.append)
             log = stack.enter_context(Log(self.run, self.title, self.step, steps, main))
             if resumed:
-                log.say(f"{self.title}: going on from step {self.step} in {self.run}")
+                said.append(f"{self.title}: going on from step {self.step} in {self.run}")
+            for text in said:
+                log.say(text)
+            module = self.trained if self.sharded else replicate(self.trained, self.world)
+            if config.recompute:
+                recompute(self.trained.model)
+            module.train()
+            interrupt = stack.enter_context(Interrupt())
             stream = prefetch(self.batches, self.step, steps)
             stack.callback(stream.close)
-            self._loop(module, stream, log)
+            self._loop(module, stream, log, interrupt)
+            self.writer.wait()
 
-    def _loop(self, module: nn.Module, stream: Iterator[Batch], log: Log) -> None:
+    def _loop(
+        self, module: nn.Module, stream: Iterator[Batch], log: Log, interrupt: Interrupt
+    ) -> None:
         steps = self.config.steps
         advised, since, clock = False, self.step, time.perf_counter()
         waited = 0.0
@@ -179,22 +233,28 @@ class Trainer:
             waited += time.perf_counter() - begin
             losses, norms = self._train_step(module, batch)
             self.step += 1
+            self.writer.check()
             due = {n: self._due(n) for n in ("log", "eval", "preview", "save")}
+            stop = self._stop(interrupt, due["log"])
+            due["save"] = due["save"] or stop
             log.advance(self.step)
+            if due["log"] or due["save"]:
+                self._judge(log)
             if due["log"]:
                 numbers = self._numbers(losses, norms)
                 seconds = time.perf_counter() - clock
                 numbers[f"{self.unit}_per_s"] = self.units * (self.step - since) / seconds
                 numbers["data_share"] = waited / seconds
                 log.record(self.step, numbers, [*self.show, f"{self.unit}_per_s"])
-                text = None if advised else self.objective.advice(numbers)
+                text = None if advised else self.trained.advice(numbers)
                 if text and self.step > steps // 10:
                     log.say(f"advice: {text}")
                     advised = True
             if due["save"]:
-                if not due["log"]:
-                    self._numbers(losses, norms)  # stops at what is no number
                 self.save()
+            if stop:
+                self.writer.wait()
+                raise KeyboardInterrupt
             if due["eval"] or due["preview"]:
                 self._look(log, due)
             if due["log"] or due["save"] or due["eval"] or due["preview"]:
@@ -204,8 +264,17 @@ class Trainer:
         every = getattr(self.config, f"{what}_every")
         return self.step == self.config.steps or (every > 0 and self.step % every == 0)
 
+    def _stop(self, interrupt: Interrupt, due: bool) -> bool:
+        """Whether to end after this step; several processes agree on it when they log."""
+        if self.step == self.config.steps or (self.world.size > 1 and not due):
+            return False
+        wish = torch.tensor(float(interrupt.wished), device=self.world.device)
+        return bool(mean_over(wish, self.world) > 0)
+
     def _train_step(self, module: nn.Module, batch: Batch) -> tuple[Losses, dict[str, Tensor]]:
         config, device = self.config, self.world.device
+        # every step and process its own dropout, whatever came before: nothing to restore
+        torch.manual_seed(step_seed(config.seed, self.step, self.world.rank))
         lr = lr_at(self.step, config.steps, config.optim)
         parts = config.accumulate
         size = config.batch // self.world.size // parts
@@ -223,45 +292,62 @@ class Trainer:
                 torch.stack([t / parts for t in losses.totals.values()]).sum().backward()
             for name, value in losses.logs.items():
                 logs[name] = logs.get(name, 0) + value / parts
-        norms: dict[str, Tensor] = {}
+        norms = {name: self._clip(self.modules[name]) for name in losses.totals}
+        bad = self.guard.judge(mean_over(logs["loss"], self.world), list(norms.values()))
         for name in losses.totals:
-            optimizer = self.optimizers[name]
-            if config.optim.clip:
-                norms[name] = nn.utils.clip_grad_norm_(
-                    self.modules[name].parameters(), config.optim.clip
-                )
+            optimizer: Any = self.optimizers[name]
             for group in optimizer.param_groups:
                 group["lr"] = lr
+            optimizer.found_inf = bad  # the fused optimizer then leaves all as it is
             optimizer.step()
             optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(self.step)
         return Losses(losses.totals, logs), norms
 
+    def _clip(self, module: nn.Module) -> Tensor:
+        """Clip the gradients of a module; their norm before."""
+        limit = self.config.optim.clip or float("inf")
+        return whole(nn.utils.clip_grad_norm_(module.parameters(), limit))
+
+    def _judge(self, log: Log) -> None:
+        """Tell of steps that went wrong since the last time; stop if it is to."""
+        for event in self.guard.read(self.step):
+            step = event.step + 1
+            what = f"loss or gradient is no number (loss {event.loss})"
+            if event.kind == "spike":
+                what = f"loss {event.loss:.4g} leaps above its mean {event.mean:.4g}"
+            log.event(step, event.kind, loss=event.loss, mean=event.mean, action=event.action)
+            where = f"{what} at step {step}, {self._names(event.step)}"
+            if event.action == "stop":
+                raise TrainingStopped(
+                    f"{where}; the last checkpoint in {self.run} is from before. Try a lower "
+                    "--train.optim.lr or a longer --train.optim.warmup, or leave such steps out: "
+                    "--train.guard.on-nan skip, --train.guard.on-spike skip"
+                )
+            log.say(f"{where}" + ("; the step is left out" if event.action == "skip" else ""))
+
+    def _names(self, step: int) -> str:
+        """The batch of a step for a message: its first items."""
+        names = self.batches.names(step)
+        return f"batch of {', '.join(names[:4])}" + (" ..." if len(names) > 4 else "")
+
     def _numbers(self, losses: Losses, norms: dict[str, Tensor]) -> dict[str, float]:
-        """Read what is logged from the device, in one go; stop at a loss that is not finite."""
+        """What is logged, means over all processes, read from the device in one go."""
         named = dict(losses.logs) | {f"grad_norm_{k}": v for k, v in norms.items()}
-        values = torch.stack([v.detach().float().reshape(()) for v in named.values()]).tolist()
-        numbers = dict(zip(named, values, strict=True))
+        values = torch.stack([v.detach().float().reshape(()) for v in named.values()])
+        numbers = dict(zip(named, mean_over(values, self.world).tolist(), strict=True))
         numbers["lr"] = lr_at(self.step - 1, self.config.steps, self.config.optim)
-        broken = {k: v for k, v in numbers.items() if not math.isfinite(v)}
-        if "loss" in broken or any(k.startswith("grad_norm") for k in broken):
-            name, value = next(iter(broken.items()))
-            raise TrainingStopped(
-                f"{name} is {value} at step {self.step}; the last checkpoint in "
-                f"{self.run} is from before. Try a lower --train.optim.lr or a longer "
-                "--train.optim.warmup"
-            )
         return numbers
 
     @torch.no_grad()
     def _look(self, log: Log, due: dict[str, bool]) -> None:
         """Evaluate and draw on the main process, with averaged weights."""
-        if not self.world.main:
-            return
         model = self.objective.model
-        model.eval()
         with self.averaged():
+            if not self.world.main:
+                return
+            model.eval()
             if due["eval"] and self.evaluate is not None:
                 numbers = {f"held_out_{k}": v for k, v in self.evaluate().items()}
                 log.record(self.step, numbers, list(numbers))
@@ -269,8 +355,30 @@ class Trainer:
                 folder = self.run / "previews"
                 folder.mkdir(exist_ok=True)
                 self.preview(folder / f"step-{self.step:08d}.png")
-        model.train()
+            model.train()
 
-    def averaged(self) -> Any:
-        """A context in which the model has the weights that are to be exported."""
-        return self.ema.applied() if self.ema is not None else nullcontext()
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """A context in which the objective's model has the weights that are to be exported.
+
+        All processes enter it; with fsdp the main one then holds the whole model.
+        """
+        if self.trained is self.objective:
+            with self.ema.applied() if self.ema is not None else nullcontext():
+                yield
+            return
+        values = dict(self.trained.model.state_dict())
+        if self.ema is not None:
+            values |= self.ema.state_dict()
+        model, main = self.objective.model, self.world.main
+        gather(values, model.state_dict(), main)
+        if main:
+            model.to(self.world.device)
+        yield
+        if main:
+            model.to("cpu")
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed of 32 bits for the random numbers of one training step of one process."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])

@@ -1,0 +1,125 @@
+"""Where a run begins that goes on from something trained: `init` of a recipe.
+
+A generator goes on from a pipeline, of which it takes model, tokenizer and sampling; a tokenizer
+from a tokenizer. The run remembers the fingerprint in init.json, so that a pipeline which changed
+behind a half-finished run is noticed. C classes, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from smalti import registry
+from smalti.config import read_json
+from smalti.models.llamagen import LlamaGen
+from smalti.pipeline import Pipeline, download, load
+from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
+from smalti.storage import fingerprint, load_module, tokenizer_folder
+from smalti.tokenizers.vqgan import VQGAN
+from smalti.train.lora import adapt, targets
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> Pipeline:
+    """The pipeline that a run in `out` begins from; its model stays on the CPU, in float32.
+
+    Raises ValueError if it is none, if it cannot be trained by this recipe or with its LoRA, if the
+    recipe names another tokenizer, or if the run began from another pipeline.
+    """
+    pipe = load(recipe.init, "cpu", torch.float32)
+    given, wanted = pipe.model.config, recipe.model
+    if type(given) is not type(wanted):
+        raise ValueError(
+            f"{recipe.init} holds a {registry.name_of(pipe.model)}, which this recipe does not "
+            f"train: it takes {type(wanted).__name__}"
+        )
+    kinds = ["text" if t else "classes" for t in (pipe.text, isinstance(recipe, TextRecipe))]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{recipe.init} draws from {kinds[0]}, this recipe trains on {kinds[1]}")
+    if recipe.lora.rank:
+        targets(pipe.model, recipe.lora)
+    mark = fingerprint(pipe.tokenizer)
+    if recipe.tokenizer:
+        other, _ = load_module(tokenizer_folder(Path(recipe.tokenizer)), registry.TOKENIZERS)
+        if fingerprint(other) != mark:
+            raise ValueError(
+                f"{recipe.init} has tokenizer {mark}, but {recipe.tokenizer} is "
+                f"{fingerprint(other)}; leave --tokenizer out"
+            )
+    require_same(out, recipe.init, pipe.fingerprint)
+    pipe.tokenizer.to(device)
+    return pipe
+
+
+def open_vqgan(recipe: TokenizerRecipe, out: Path) -> VQGAN:
+    """The tokenizer that a run in `out` begins from: a folder, a pipeline's or a hub id's.
+
+    Raises ValueError if there is none, or if the run began from another.
+    """
+    folder = Path(recipe.init)
+    folder = tokenizer_folder(folder if folder.is_dir() else download(recipe.init))
+    model, _ = load_module(folder, {"vqgan": registry.TOKENIZERS["vqgan"]})
+    require_same(out, recipe.init, fingerprint(model))
+    return built(VQGAN, model.config, model.state_dict())
+
+
+def adapted(pipe: Pipeline, recipe: GeneratorRecipe, classes: Sequence[str]) -> LlamaGen:
+    """The pipeline's model for other classes, with the recipe's dropout and LoRA."""
+    torch.manual_seed(recipe.train.seed)
+    weights = pipe.model.state_dict()
+    config = replace(
+        pipe.model.config, dropout=recipe.model.dropout, drop_path=recipe.model.drop_path
+    )
+    if config.classes:  # a model of texts takes new captions as it is
+        table = class_table(weights["cls_embedding.weight"], pipe.classes, classes)
+        weights["cls_embedding.weight"] = table
+        config = replace(config, classes=len(classes))
+    model = built(LlamaGen, config, weights)
+    if recipe.lora.rank:
+        condition = model.cls_embedding if config.classes else model.text_prefix
+        adapt(model, recipe.lora, whole=[condition])
+    return model
+
+
+def class_table(old: Tensor, before: Sequence[str], after: Sequence[str]) -> Tensor:
+    """The class embeddings (C + 1, D) of the classes `before`, for the classes `after`.
+
+    A class of both (case does not matter) and the null class keep their rows; a new class begins
+    at the mean of all old ones, a little apart from other new ones.
+    """
+    rows = {name.lower(): row for name, row in zip(before, old[:-1], strict=True)}
+    mean = old[:-1].mean(0)  # (D,)
+    begun = [rows.get(name.lower(), mean + 0.02 * torch.randn_like(mean)) for name in after]
+    return torch.stack([*begun, old[-1]])  # (C + 1, D)
+
+
+def built(module: type[M], config: Any, weights: dict[str, Tensor]) -> M:
+    """A module with copies of the weights, all of them to be trained."""
+    with torch.device("meta"):
+        model = module(config)
+    model.load_state_dict({k: v.clone() for k, v in weights.items()}, assign=True)
+    return model
+
+
+def require_same(out: Path, init: str, mark: str) -> None:
+    """Raise ValueError if the run in `out` began from something else than `mark`."""
+    path = out / "init.json"
+    if path.is_file() and (begun := read_json(path)["fingerprint"]) != mark:
+        raise ValueError(
+            f"{out} began from {begun}, but {init} is now {mark}. Bring the old one back, or give "
+            "another --out"
+        )
+
+
+def share(model: nn.Module) -> str:
+    """How much of a model is trained, in words."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    trained = sum(n for n, on in sizes if on)
+    return f"training {trained:,} of {sum(n for n, _ in sizes):,} parameters"
