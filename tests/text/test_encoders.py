@@ -13,23 +13,24 @@ from smalti.text.bytes import ByteEncoder, BytesConfig
 from smalti.text.encoders import condition
 
 ENCODER = build(ByteEncoder, replace(byte_level.tiny(), layers=2))
-LENGTH = ENCODER.config.length
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+LENGTH, PATCH = ENCODER.config.length, ENCODER.config.patch
+BYTES = LENGTH * PATCH
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 
 
 @given(TEXTS)
 def test_tokens_are_the_bytes_on_the_right_cut_at_a_character(text):
     (row,) = ENCODER.tokenize([text]).tolist()
     data = bytes(b for b in row if b >= 0)
-    assert row == [-1] * (LENGTH - len(data)) + list(data)
+    assert row == [-1] * (BYTES - len(data)) + list(data)
     read = data.decode()  # whole characters
     assert text.startswith(read)
-    assert read == text or len((text[: len(read) + 1]).encode()) > LENGTH
+    assert read == text or len((text[: len(read) + 1]).encode()) > BYTES
     assert ENCODER.count(text) == len(text.encode())
 
 
 def test_half_a_surrogate_pair_is_a_question_mark():
-    assert ENCODER.tokenize(["\ud83d"])[0].tolist() == [-1] * (LENGTH - 1) + [ord("?")]
+    assert ENCODER.tokenize(["\ud83d"])[0].tolist() == [-1] * (BYTES - 1) + [ord("?")]
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4))
@@ -38,6 +39,8 @@ def test_features_do_not_depend_on_the_batch(texts):
         features, mask = ENCODER(ENCODER.tokenize(texts))
         assert features.shape == (len(texts), LENGTH, 16) and mask.shape == features.shape[:2]
         assert (features[~mask] == 0).all() and features.isfinite().all()
+        read = (ENCODER.tokenize(texts) >= 0).sum(1)
+        assert mask.sum(1).tolist() == [-(-n // PATCH) for n in read.tolist()]
         for i, text in enumerate(texts):
             alone, own = ENCODER(ENCODER.tokenize([text]))
             assert torch.equal(own[0], mask[i])
@@ -52,14 +55,14 @@ def test_features_do_not_depend_on_how_much_padding_there_is():
     short, _ = ENCODER(ENCODER.tokenize([text]))
     long, mask = longer(longer.tokenize([text]))
     torch.testing.assert_close(long[:, -LENGTH:], short, rtol=0, atol=1e-5)
-    assert mask[0].tolist() == [False] * 33 + [True] * 7
+    assert mask[0].tolist() == [False] * 36 + [True] * 4  # 7 bytes
 
 
 @torch.no_grad()
 def test_every_byte_and_their_order_reach_every_feature():
     base, _ = ENCODER(ENCODER.tokenize(["abcde"]))
     for other in ("xbcde", "abcdx", "bacde", "abced"):
-        moved = (ENCODER(ENCODER.tokenize([other]))[0] - base)[0, -5:].abs().amax(1)
+        moved = (ENCODER(ENCODER.tokenize([other]))[0] - base)[0, -3:].abs().amax(1)
         assert (moved > 1e-3).all()
 
 
@@ -73,6 +76,7 @@ def test_gradients_reach_every_parameter():
     ("bad", "message"),
     [
         ({"length": 0}, "length must be at least 1, got 0"),
+        ({"patch": 0}, "patch must be at least 1, got 0"),
         ({"layers": -1}, "layers must be at least 1, got -1"),
         ({"dim": 18}, r"dim must be a multiple of 2 \* heads, got 18, 4"),
     ],

@@ -57,8 +57,8 @@ def shapes_vqgan() -> TokenizerRecipe:
     recipe = emoji_vqgan()
     return replace(
         recipe,
-        data=DataConfig(source="shapes", flip=True),
-        train=replace(recipe.train, steps=600),
+        data=DataConfig(source="shapes", flip=False),
+        train=replace(recipe.train, steps=1500),
     )
 
 
@@ -71,7 +71,7 @@ def shapes_t2i() -> TextRecipe:
     return TextRecipe(
         data=DataConfig(source="shapes", flip=False),  # captions say left and right
         model=replace(recipe.model, dropout=0.0, drop_path=0.0),
-        text=BytesConfig(length=48, dim=192, layers=2, heads=4),
+        text=BytesConfig(length=8, patch=6, dim=128, layers=2, heads=4),
         sampling=Sampling(guidance=2.0),
         train=replace(recipe.train, steps=4000),
     )
@@ -86,7 +86,7 @@ def emoji_t2i() -> TextRecipe:
     return TextRecipe(
         data=DataConfig(source="emoji", flip=False),
         model=recipe.model,
-        text=BytesConfig(length=64, dim=192, layers=2, heads=4),
+        text=BytesConfig(length=16, patch=4, dim=192, layers=2, heads=4),
         sampling=Sampling(guidance=3.0, top_p=0.95),
         train=recipe.train,
     )

@@ -2,8 +2,9 @@
 
 Unusual: it reads UTF-8 bytes, not words. LlamaGen's image positions see no more than the mean of
 the prefix, so it is here that a caption is understood as a whole: a few bidirectional blocks, whose
-rotary positions are relative, so that padding in front changes nothing.
-B texts, T bytes, C width, H heads.
+rotary positions are relative, so that padding in front changes nothing. Then neighbouring bytes are
+added up: a short prefix costs the generator less.
+B texts, L = T * patch bytes, T features, C width, H heads.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from smalti.text.encoders import left_padded
 
 @dataclass(frozen=True)
 class BytesConfig:
-    length: int = 120
-    """T, bytes that are read; longer texts are cut at a whole character."""
+    length: int = 30
+    """T, features of a text; it is read up to T * patch bytes, cut at a whole character."""
+    patch: int = 4
+    """Bytes that share a feature, counted from the end."""
     dim: int = 256
     """C, a multiple of 2 * heads."""
     layers: int = 3
     heads: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("length", "dim", "layers", "heads"):
+        for name in ("length", "patch", "dim", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.dim % (2 * self.heads):
@@ -54,9 +57,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
         qkv = self.wqkv(self.attention_norm(x)).unflatten(-1, (3 * self.heads, -1))
         qk = rotate(qkv[:, :, : 2 * self.heads], rotation).transpose(1, 2)
-        q, k = qk.chunk(2, 1)  # (B, H, T, C / H)
+        q, k = qk.chunk(2, 1)  # (B, H, L, C / H)
         y = attend(q, k, qkv[:, :, 2 * self.heads :].transpose(1, 2), mask)
-        x = x + self.wo(y.transpose(1, 2).flatten(2))  # (B, T, C)
+        x = x + self.wo(y.transpose(1, 2).flatten(2))  # (B, L, C)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -74,33 +77,40 @@ class ByteEncoder(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal(0, 0.02) everywhere, as in LlamaGen."""
+        """Normal: embeddings of variance 1, products that keep the variance."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        nn.init.normal_(self.embedding.weight)
+
+    @property
+    def capacity(self) -> int:
+        """L, the bytes that are read."""
+        return self.config.length * self.config.patch
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Bytes (B, T) int64, left padded with -1."""
-        return left_padded([self._cut(_utf8(text)) for text in texts], self.config.length)
+        """Bytes (B, L) int64, left padded with -1."""
+        return left_padded([self._cut(_utf8(text)) for text in texts], self.capacity)
 
     def count(self, text: str) -> int:
         return len(_utf8(text))
 
     def _cut(self, data: bytes) -> bytes:
-        """The first T bytes or fewer: whole characters."""
-        return data[: self.config.length].decode("utf-8", "ignore").encode()
+        """The first L bytes or fewer: whole characters."""
+        return data[: self.capacity].decode("utf-8", "ignore").encode()
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Bytes (B, T) to features (B, T, C), zeros at padding, and their mask (B, T)."""
+        """Bytes (B, L) to features (B, T, C), zeros at padding, and their mask (B, T)."""
         mask = tokens >= 0
-        table = rope_1d(self.config.length, self.config.dim // self.config.heads)
+        table = rope_1d(self.capacity, self.config.dim // self.config.heads)
         turn = rotation(table.to(tokens.device))
-        itself = torch.eye(self.config.length, dtype=torch.bool, device=tokens.device)
-        visible = mask[:, None, None] | itself  # (B, 1, T, T); padding sees itself: no empty row
-        x = self.embedding(tokens.clamp(min=0))  # (B, T, C)
+        itself = torch.eye(self.capacity, dtype=torch.bool, device=tokens.device)
+        visible = mask[:, None, None] | itself  # (B, 1, L, L); padding sees itself: no empty row
+        x = self.embedding(tokens.clamp(min=0))  # (B, L, C)
         for layer in self.layers:
             x = layer(x, turn, visible)
-        return self.norm(x) * mask[..., None], mask
+        x = (x * mask[..., None]).unflatten(1, (-1, self.config.patch)).sum(2)  # (B, T, C)
+        return self.norm(x), mask.unflatten(1, (-1, self.config.patch)).any(2)
 
 
 def _utf8(text: str) -> bytes:
@@ -110,4 +120,4 @@ def _utf8(text: str) -> bytes:
 
 def tiny() -> BytesConfig:
     """An encoder of a few thousand parameters, for tests."""
-    return BytesConfig(length=12, dim=16, layers=1, heads=2)
+    return BytesConfig(length=12, patch=2, dim=16, layers=1, heads=2)

@@ -2,7 +2,7 @@
 
 Also what a batch of training data says of its condition.
 
-B texts, T positions, C width of the features.
+B texts, L tokens, T features, C their width.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ class TextEncoder(Protocol):
 
     config: Any
     """`config.length` is T, `config.dim` is C."""
+    capacity: int
+    """L, the tokens that are read."""
     learned: bool
     """True: trained together with the generator. False: frozen, its features can be cached."""
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Tokens (B, T) int64 of the texts, cut at T and left padded with -1."""
+        """Tokens (B, L) int64 of the texts, cut at L and left padded with -1."""
         ...
 
     def count(self, text: str) -> int:
-        """How many tokens a text has. Those beyond T are not read."""
+        """How many tokens a text has. Those beyond L are not read."""
         ...
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, T, C), zeros at padding, and the mask (B, T) bool of tokens."""
+        """Features (B, T, C), zeros at padding, and their mask (B, T) bool."""
         ...
 
 

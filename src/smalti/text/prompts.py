@@ -45,10 +45,10 @@ def read_prompts(path: Path) -> list[str]:
 
 def warn_of_long(prompts: Sequence[str], encoder: TextEncoder) -> None:
     """Warn of prompts that the encoder does not read to their end."""
-    length = encoder.config.length
     for prompt in dict.fromkeys(prompts):
-        if (count := encoder.count(prompt)) > length:
+        if (count := encoder.count(prompt)) > encoder.capacity:
             warnings.warn(
-                f"the prompt {prompt[:40]!r}... has {count} tokens; the first {length} are used",
+                f"the prompt {prompt[:40]!r}... has {count} tokens; the first "
+                f"{encoder.capacity} are used",
                 stacklevel=2,
             )

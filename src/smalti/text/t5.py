@@ -61,6 +61,10 @@ class T5(nn.Module):
         self._parts: Parts | None = None  # a tuple hides the weights from state_dict and optimizer
 
     @property
+    def capacity(self) -> int:
+        return self.config.length
+
+    @property
     def parts(self) -> Parts:
         """Tokenizer and model, loaded at the first use."""
         if self._parts is None:
