@@ -38,8 +38,7 @@ def command(tmp_path_factory) -> list[str]:
     main(["train", "emoji_vqgan", "--out", str(work / "t"), *TOKENIZER])
     tokenizer, codes = str(work / "t" / "tokenizer"), str(work / "codes.arrow")
     main(["encode", "shapes:64", "--tokenizer", tokenizer, "--out", codes])
-    options = "--model.dropout 0 --objective.cond-dropout 0 --train.optim.warmup 2"
-    options += " --train.log-every 1 --train.ema 0.9"
+    options = "--model.dropout 0 --train.optim.warmup 2 --train.log-every 1 --train.ema 0.9"
     return [
         *["train", "emoji_llamagen", "--tokenizer", tokenizer, "--codes", codes, *GENERATOR],
         *options.split(),
