@@ -210,7 +210,7 @@ def reconstruct(
     from smalti.data.transforms import Transform
     from smalti.eval.reconstruction import reconstruction
     from smalti.pipeline import save_png
-    from smalti.recipes.run import comparison
+    from smalti.recipes.tokenizer import comparison
 
     if n < 1:
         raise ValueError(f"--n must be at least 1, got {n}")

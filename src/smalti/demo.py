@@ -15,8 +15,9 @@ from smalti.config import write_json
 from smalti.data.source import open_source
 from smalti.pipeline import grid, load, save_png
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
+from smalti.recipes.generator import credit
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
-from smalti.recipes.run import credit, train
+from smalti.recipes.run import train
 from smalti.train.trainer import TrainConfig
 
 QUICK = 0.05

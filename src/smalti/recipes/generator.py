@@ -1,0 +1,236 @@
+"""A generator recipe and a folder in, a trained pipeline out: of classes or of texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from smalti import registry
+from smalti.data.source import open_source, require_captions
+from smalti.data.token_cache import CodeBatches, TokenCache
+from smalti.encoding import encode
+from smalti.engine.causal import generate
+from smalti.eval.codebook import unigram_bits
+from smalti.eval.likelihood import likelihood
+from smalti.eval.matching import matching
+from smalti.models.llamagen import LlamaGen, LlamaGenConfig
+from smalti.nn.linear import packed
+from smalti.pipeline import Pipeline, grid, save_png, to_pil
+from smalti.recipes.base import GeneratorRecipe, TextRecipe
+from smalti.recipes.finetune import adapted, built, open_pipeline, share
+from smalti.recipes.run_folder import claim, finish, without_held_out
+from smalti.sampling.noise import Noise
+from smalti.storage import fingerprint, load_module, tokenizer_folder
+from smalti.text.bytes import ByteEncoder
+from smalti.text.encoders import condition
+from smalti.text.t5 import T5, T5Config
+from smalti.train.lora import merge
+from smalti.train.objectives import Likelihood
+from smalti.train.parallel import World, autocast
+from smalti.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run trains and what it reads."""
+
+    pipeline: Pipeline
+    """Holds the model that is trained."""
+    learned: Any | None
+    """The text encoder, if it is trained too."""
+    cache: TokenCache
+    chosen: Any
+    """Rows of the cache to train on."""
+    held: Any
+    """Rows of the cache to measure on."""
+    begun: Pipeline | None
+    """The pipeline that the run goes on from."""
+
+    def batches(self, recipe: GeneratorRecipe, world: World) -> CodeBatches:
+        size, seed = recipe.train.batch, recipe.train.seed
+        text = self.pipeline.text
+        return CodeBatches(
+            self.cache, self.chosen, size, seed, world.rank, world.size, encoder=text
+        )
+
+    def held_out(self, recipe: GeneratorRecipe) -> CodeBatches:
+        size, text = recipe.train.batch, self.pipeline.text
+        return CodeBatches(self.cache, self.held, size, train=False, encoder=text)
+
+
+def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[str, Any]:
+    """Train a generator on codes; `out`/pipeline is what `smalti sample` takes."""
+    parts = open_parts(recipe, out, world)
+    pipeline, model, learned = parts.pipeline, parts.pipeline.model, parts.learned
+    held_out, seed = parts.held_out(recipe), recipe.train.seed
+
+    def evaluate() -> dict[str, float]:
+        with autocast(world.device, recipe.train.precision):
+            return likelihood(model, held_out.evaluation(64), world.device, encoder=learned)
+
+    def preview(path: Path) -> None:
+        # not under autocast: keys and values are cached in the dtype of the weights
+        if pipeline.text is None:
+            images = pipeline(n=max(32, min(64, len(pipeline.classes) * 4)), seed=seed)
+        else:
+            images = of_captions(pipeline, next(held_out.evaluation(32)), learned, seed)
+        save_png(grid(images, columns=8, zoom=2 if images[0].width <= 64 else 1), path, {})
+        pipeline.info.pop("fingerprint", None)  # the weights go on changing
+
+    objective = Likelihood(model, recipe.objective, learned)
+    trainer = Trainer(
+        objective,
+        parts.batches(recipe, world),
+        recipe.train,
+        out,
+        world,
+        title="generator",
+        unit="tokens",
+        units_per_item=model.spec.positions,
+        evaluate=evaluate,
+        preview=preview,
+    )
+    claim(out, recipe, world, parts.begun.fingerprint if parts.begun else "")
+    if parts.begun and world.main:
+        text = f"generator: {share(objective.model)}"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+    trainer.fit()
+    with trainer.averaged():
+        if not world.main:
+            return {}
+        objective.eval()
+        measured = {f"held_out_{k}": v for k, v in evaluate().items()}
+        merge(model)
+        pipeline.save_pretrained(out / "pipeline")
+        measured |= compared(parts, measured["held_out_bits_per_token"], seed)
+    return finish(out, recipe, measured)
+
+
+def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
+    """Open or make everything that a run needs."""
+    begun = open_pipeline(recipe, out, world.device) if recipe.init else None
+    tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
+    encoder = open_encoder(recipe, begun)
+    cache = open_codes(recipe, out, tokenizer, encoder, world)
+    chosen, held = cache.indices("train"), cache.indices("held_out")
+    held = held if len(held) else without_held_out(chosen, world)
+    classes = [] if encoder else cache.classes or ["image"]
+    learned = encoder if encoder is not None and encoder.learned else None
+    if begun:
+        model = adapted(begun, recipe, classes)
+    else:
+        model = LlamaGen(fitted(recipe.model, cache, len(classes), encoder))
+        torch.manual_seed(recipe.train.seed)
+        for part in (model, learned):
+            if part is not None:
+                part.init_weights()
+    sampling = begun.sampling if begun else recipe.sampling
+    pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache.source, begun), encoder)
+    return Parts(pipeline, learned, cache, chosen, held, begun)
+
+
+def compared(parts: Parts, bits: float, seed: int) -> dict[str, float]:
+    """How far below the unigram model of the training codes, and how well shapes match captions."""
+    cache = parts.cache
+    codes = torch.cat([cache.codes(parts.chosen, v) for v in range(cache.views)])
+    unigram = unigram_bits(codes, cache.codes(parts.held, 0), cache.spec.vocab)
+    measured = {"unigram_bits_per_token": unigram, "below_unigram": 1 - bits / unigram}
+    if parts.learned is not None and cache.source.split(":")[0] == "shapes":
+        captions = sorted(set(cache.captions_of(parts.held)))
+        found = matching(parts.pipeline, captions, seed)
+        measured |= {f"matching_{k}": v for k, v in found.items()}
+    return measured
+
+
+def open_tokenizer(recipe: GeneratorRecipe, world: World) -> Any:
+    """The recipe's tokenizer, on the device of the run."""
+    if not recipe.tokenizer:
+        raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
+    folder = tokenizer_folder(Path(recipe.tokenizer))
+    return load_module(folder, registry.TOKENIZERS, world.device)[0]
+
+
+def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> Any | None:
+    """The text encoder, of the pipeline that the run begins from or of the recipe; None if it
+    trains on classes."""
+    if begun:
+        given = begun.text
+        if given is None or not given.learned:
+            return given
+        return built(type(given), given.config, given.state_dict())
+    if not isinstance(recipe, TextRecipe):
+        return None
+    return T5(recipe.text) if isinstance(recipe.text, T5Config) else ByteEncoder(recipe.text)
+
+
+def fitted(
+    config: LlamaGenConfig, cache: TokenCache, classes: int, encoder: Any | None
+) -> LlamaGenConfig:
+    """The model's configuration with what the codes and the condition decide."""
+    config = replace(config, grid=cache.spec.grids[0], vocab=cache.spec.vocab)
+    if encoder is None:
+        return replace(config, classes=classes, text_length=0)
+    length, dim = encoder.config.length, encoder.config.dim
+    return replace(config, classes=0, text_length=length, text_dim=dim)
+
+
+@torch.inference_mode()
+def of_captions(
+    pipeline: Pipeline, batch: dict[str, Tensor], encoder: Any | None, seed: int
+) -> list[Any]:
+    """Pictures for the captions of a batch. Cached features are used as they are."""
+    batch = {k: v.to(pipeline.device) for k, v in batch.items()}
+    cond = condition(batch, encoder)
+    noise = Noise.request(seed, cond.batch, device=pipeline.device)
+    with packed(pipeline.model):
+        codes = generate(pipeline.model, cond, noise, *pipeline.sampling.parts())
+    return to_pil(pipeline.decode(codes))
+
+
+def open_codes(
+    recipe: GeneratorRecipe, out: Path, tokenizer: Any, encoder: Any | None, world: World
+) -> TokenCache:
+    """The recipe's token cache; made in the run's folder where the recipe names none."""
+    frozen = encoder if encoder is not None and not encoder.learned else None
+    path = Path(recipe.codes) if recipe.codes else out / "codes.arrow"
+    if not recipe.codes:
+        source = open_source(recipe.data.source)  # its mistakes before the run's folder exists
+        if encoder is not None:
+            require_captions(source)
+        claim(out, recipe, world)
+    if not recipe.codes and not path.exists() and world.main:
+        source = open_source(recipe.data.source)
+        transform = recipe.data.transform(tokenizer.config.size[0])
+        share, device = recipe.data.holdout, world.device
+        encode(source, tokenizer, transform, path, share, device=device, text=frozen)
+    if world.size > 1:
+        torch.distributed.barrier()
+    cache = TokenCache(path)
+    cache.require(fingerprint(tokenizer))
+    if encoder is not None:
+        cache.require_captions()
+    if frozen is not None:
+        cache.require_text(fingerprint(frozen))
+    return cache
+
+
+def origin(source: str, begun: Pipeline | None) -> dict[str, Any]:
+    """What a pipeline says of where it comes from; whose art it began from stays said."""
+    told: dict[str, Any] = {"source": source, "credit": credit(source)}
+    if begun:
+        told |= {"init": begun.fingerprint, "credit": told["credit"] or begun.info.get("credit")}
+    return {k: v for k, v in told.items() if v}
+
+
+def credit(source: str) -> str | None:
+    """Whose art a source shows, where that must be said."""
+    if source.split(":")[0] != "emoji":
+        return None
+    from smalti.data.emoji import CREDIT
+
+    return CREDIT

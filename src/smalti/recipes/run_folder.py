@@ -1,0 +1,80 @@
+"""The folder of a run: what it holds, whose it is, how it is claimed and finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from smalti.config import check_output, read_json, to_dict, write_json
+from smalti.data import skipped
+from smalti.data.source import Source
+from smalti.progress import say
+from smalti.recipes.base import Recipe
+from smalti.train.parallel import World
+
+LATER = (
+    "log_every",
+    "eval_every",
+    "preview_every",
+    "save_every",
+    "keep",
+    "device",
+    "recompute",
+    "guard.on_nan",
+    "guard.spike",
+    "guard.on_spike",
+)
+"""Fields of the training configuration that a resumed run may change."""
+
+
+def check(out: Path, recipe: Recipe) -> None:
+    """Raise ValueError if the run's folder holds something else than a run of this recipe."""
+    check_output(out, folder=True)
+    path, mine = out / "recipe.json", to_dict(recipe)
+    if path.is_file():
+        for name, old, new in differences(read_json(path), mine):
+            if name.removeprefix("train.") not in LATER:
+                raise ValueError(
+                    f"{out} holds a run of another recipe: {name} was {old!r}, now {new!r}. Give "
+                    "another --out, or remove the folder to start over"
+                )
+    elif out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} exists and is not a run; give another --out")
+
+
+def claim(out: Path, recipe: Recipe, world: World, begun: str = "") -> None:
+    """Write the recipe, and the fingerprint of what the run begins from, into the run's folder,
+    once nothing but the work itself can fail."""
+    if world.main:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "recipe.json", to_dict(recipe))
+        if begun:
+            write_json(out / "init.json", {"init": recipe.init, "fingerprint": begun})
+
+
+def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two JSON values differ: (dotted name, old, new)."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = dict.fromkeys([*a, *b])
+        found = (differences(a.get(k), b.get(k), f"{name}.{k}" if name else k) for k in keys)
+        return [d for part in found for d in part]
+    return [] if a == b else [(name, a, b)]
+
+
+def without_held_out(chosen: Any, world: World) -> Any:
+    """What is measured where nothing is held out: the training images; says so."""
+    if world.main:
+        say("no image is held out: what is measured is measured on the images of training")
+    return chosen
+
+
+def finish(
+    out: Path, recipe: Recipe, measured: dict[str, Any], source: Source | None = None
+) -> dict[str, Any]:
+    """Write and return the report."""
+    report = {"steps": recipe.train.steps, **measured}
+    if source is not None:
+        report |= {"source": source.name, "source_fingerprint": source.fingerprint()}
+        report |= skipped.report(source.skipped)
+    write_json(out / "report.json", report)
+    return report

@@ -1,0 +1,92 @@
+"""A tokenizer recipe and a folder in, a trained tokenizer out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smalti.data.loader import Images
+from smalti.data.skipped import tell
+from smalti.data.source import open_source, split
+from smalti.data.transforms import to_float, to_uint8
+from smalti.eval.reconstruction import reconstruction
+from smalti.pipeline import grid, save_png, to_pil
+from smalti.recipes.base import TokenizerRecipe
+from smalti.recipes.finetune import open_vqgan
+from smalti.recipes.run_folder import claim, finish, without_held_out
+from smalti.storage import fingerprint, save_module
+from smalti.tokenizers.vqgan import VQGAN
+from smalti.train.objectives import ReconstructionObjective
+from smalti.train.parallel import World
+from smalti.train.trainer import Trainer
+
+
+def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[str, Any]:
+    """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
+    source = open_source(recipe.data.source)
+    known = tell(source) if world.main else 0
+    begun, goal = open_vqgan(recipe, out) if recipe.init else None, recipe.objective
+    if begun:  # with a codebook that knows images
+        goal = replace(goal, codebook=replace(goal.codebook, kmeans=False))
+    care = goal.codebook
+    if care.kmeans and care.warmup >= recipe.train.steps:
+        raise ValueError(
+            f"objective.codebook.warmup must be below train.steps {recipe.train.steps}, "
+            f"got {care.warmup}"
+        )
+    shape = begun.config if begun else recipe.model
+    height, width = shape.size
+    if height != width:
+        raise ValueError(f"training takes square images, got model.size {shape.size}")
+    transform = recipe.data.transform(height)
+    chosen, held = split(source, recipe.data.holdout)
+    config, seed = recipe.train, recipe.train.seed
+    batches = Images(source, chosen, transform, config.batch, seed, world.rank, world.size)
+    held = held if held else without_held_out(chosen, world)
+    held_out = Images(source, held, replace(transform, flip=False), config.batch, seed)
+    torch.manual_seed(seed)
+    mark = fingerprint(begun) if begun else ""
+    objective = ReconstructionObjective(begun or VQGAN(recipe.model), goal, seed)
+    model = objective.model
+
+    def evaluate() -> dict[str, float]:
+        return reconstruction(model, held_out.evaluation(64), world.device)
+
+    def preview(path: Path) -> None:
+        images = next(held_out.evaluation(32))["images"]
+        save_png(comparison(model, images.to(world.device)), path, {})
+
+    trainer = Trainer(
+        objective,
+        batches,
+        config,
+        out,
+        world,
+        title="tokenizer",
+        show=("loss", "psnr", "usage"),
+        evaluate=evaluate,
+        preview=preview,
+    )
+    claim(out, recipe, world, mark)
+    trainer.fit()
+    with trainer.averaged():
+        if not world.main:
+            return {}
+        model.eval()
+        save_module(model, out / "tokenizer", source=source.name)
+        measured = evaluate()
+    tell(source, known)
+    return finish(out, recipe, {f"held_out_{k}": v for k, v in measured.items()}, source)
+
+
+@torch.inference_mode()
+def comparison(model: Any, images: torch.Tensor) -> Any:
+    """Images (B, 3, H, W) uint8 and what comes back: rows of originals over reconstructions."""
+    back = to_uint8(model.decode(model.encode(to_float(images))))
+    rows: list[Any] = []
+    for i in range(0, len(images), 8):
+        rows += to_pil(images[i : i + 8]) + to_pil(back[i : i + 8])
+    return grid(rows, columns=min(8, len(images)), zoom=max(1, 64 // images.shape[-1]))
