@@ -31,7 +31,12 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     module, small = found["vqgan"]
     variant = replace(small, size=(16, 32), patch=2, l2_norm=False, attention=False)
     wide = replace(small, channels=40)  # groups of more than one channel
-    return found | {"vqgan-variant": (module, variant), "vqgan-wide": (module, wide)}
+    uneven = replace(small, decoder_multipliers=(2, 1, 3))
+    return found | {
+        "vqgan-variant": (module, variant),
+        "vqgan-wide": (module, wide),
+        "vqgan-uneven": (module, uneven),
+    }
 
 
 def texts() -> dict[str, tuple[type[nn.Module], Any]]:

@@ -46,6 +46,8 @@ def test_llamagen(bad, message):
         ({"vocab": 1}, "vocab must be at least 2, got 1"),
         ({"multipliers": ()}, r"multipliers must be one or more positive integers, got \(\)"),
         ({"multipliers": (1, 0)}, r"positive integers, got \(1, 0\)"),
+        ({"decoder_multipliers": (1, 0, 2)}, r"of the decoder, \(1, 0, 2\)"),
+        ({"decoder_multipliers": (1, 2)}, r"as many as multipliers \(1, 2, 2\), got \(1, 2\)"),
         ({"dropout": 1.5}, r"dropout must be in \[0, 1\), got 1.5"),
         ({"size": (16, 18)}, r"size must be multiples of 4 pixels, got \(16, 18\)"),
     ],

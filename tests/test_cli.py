@@ -21,6 +21,23 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [
+        ("encode", "DATA"),
+        ("sample", "PIPELINE"),
+        ("reconstruct", "TOKENIZER IMAGES"),
+        ("info", "PATH"),
+    ],
+)
+def test_positional_arguments_have_names(capsys, name, usage):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    line = " ".join(capsys.readouterr().out.split("options")[0].split())
+    assert line.startswith(f"usage: smalti {name} [-h]") and f" {usage}" in line
+    assert "STR" not in line.split(" --")[0]
+
+
 @pytest.mark.parametrize("name", ["demo", "encode", "sample", "reconstruct", "info"])
 def test_help_of_a_command(capsys, name):
     with pytest.raises(SystemExit) as stop:
@@ -68,15 +85,19 @@ def test_help_needs_no_torch():
     assert done.stdout.splitlines()[-1] == "False"
 
 
-def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("demo", "goes on from the last checkpoint"), ("encode", "stopped; nothing was written")],
+)
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, name, words):
     def interrupted(path: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "info", interrupted)
+    monkeypatch.setitem(cli.COMMANDS, name, interrupted)
     with pytest.raises(SystemExit) as stop:
-        cli.main(["info", "--path", "x"])
-    assert stop.value.code == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+        cli.main([name, "--path", "x"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 130 and words in line
 
 
 @pytest.mark.parametrize("error", [ValueError("two\nlines"), OSError(28, "two\nlines")])
@@ -89,3 +110,62 @@ def test_an_error_becomes_one_line(monkeypatch, capsys, error):
         cli.main(["info", "--path", "x"])
     (line,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and line.startswith("smalti info: ") and "two lines" in line
+
+
+TRAIN = "train emoji_vqgan --out x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("smaple x", "'smaple'; did you mean 'sample'?"),
+        ("train emoji_vqgn --out x", "got 'emoji_vqgn'; did you mean 'emoji_vqgan'?"),
+        ("sample p --temprature 1", "unknown option: --temprature, 1; did you mean --temperature?"),
+        ("sample p q", "unknown option: q"),
+        ("sample p --zzz", "unknown option: --zzz"),
+        ("sample p --n many", "--n: must be INT, got 'many'"),
+        ("sample p --n", "Missing value for argument '--n'. Expected 1 values."),
+        ("sample p --schedule x", "invalid choice 'x' for argument '--schedule'. Expected one of"),
+        ("encode p --tokenizer x", "missing: --out PATH File to write. (required)"),
+        (
+            f"{TRAIN} --train.steps many",
+            "--train.steps: must be an integer, got 'many'",
+        ),
+        (f"{TRAIN} --train.batch 0", "train.batch must be at least 1, got 0"),
+        (f"{TRAIN} --train.optim.lr 0", "lr must be above 0, got 0.0"),
+        (f"{TRAIN} --train.optim.lr nan", "lr must be above 0, got nan"),
+        (f"{TRAIN} --train.optim.clip nan", "clip must be 0 or more, got nan"),
+        (
+            f"{TRAIN} --objective.codebook.warmup -1",
+            "warmup must be 0 or more, got -1",
+        ),
+        (
+            f"{TRAIN} --modle.size 3 3",
+            "--modle.size, 3, 3; did you mean --model.size?",
+        ),
+    ],
+)
+def test_complaints_about_arguments_read_well(capsys, arguments, line):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments.split())
+    (told,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert told.startswith(f"smalti {arguments.split()[0]}: ") and line in told
+    assert "Value error" not in told and "full helptext" not in told and "----" not in told
+
+
+BOX = """\
+╭─ Unrecognized options ───────────────────────────────────────────────╮
+│ Unrecognized options: --temprature, 1                                │
+│ ──────────────────────────────────────────────────────────────────── │
+│ Perhaps you meant:                                                   │
+│     --temperature {None}|FLOAT                                       │
+│ ──────────────────────────────────────────────────────────────────── │
+│ For full helptext, run smalti x --help                               │
+╰──────────────────────────────────────────────────────────────────────╯
+"""
+
+
+def test_a_box_of_unicode_characters_becomes_one_line():
+    line = "unknown option: --temprature, 1; did you mean --temperature?"
+    assert cli.complaint(BOX) == line

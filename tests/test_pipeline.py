@@ -89,6 +89,14 @@ def test_an_unknown_class_names_the_classes(pipe, bad):
         pipe([bad])
 
 
+def test_the_nearest_of_a_thousand_classes_is_named(pipe):
+    many = Pipeline(pipe.tokenizer, pipe.model, [f"kind {chr(97 + i % 26)}{i}" for i in range(999)])
+    many.classes.append("Siamese cat")
+    with pytest.raises(ValueError, match="got 'siamese cats'; did you mean 'Siamese cat'") as error:
+        many.class_id("siamese cats")
+    assert "0 ... 999" in str(error.value) and len(str(error.value)) < 300
+
+
 def test_bad_arguments_name_what_is_allowed(pipe):
     with pytest.raises(ValueError, match="class must be one of 0 ... 4 or Apple, .*'cherry'"):
         pipe(["cherry"])

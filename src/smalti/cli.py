@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from smalti.config import check_output, did_you_mean
+from smalti.progress import say
 
 
 def demo(
@@ -40,7 +44,7 @@ def demo(
 
 
 def encode(
-    data: Positional[str],
+    data: Annotated[Positional[str], arg(metavar="DATA")],
     tokenizer: Path,
     out: Path,
     text: str | None = None,
@@ -69,6 +73,7 @@ def encode(
     from smalti.text.t5 import T5, T5Config, config_of
     from smalti.train.parallel import best_device
 
+    check_output(out)
     module = open_tokenizer(tokenizer)
     transform = Transform(module.config.size[0], crop, flip)
     encoder = None if text is None else T5(T5Config() if text == "t5" else config_of(text))
@@ -82,7 +87,7 @@ def encode(
 
 
 def sample(
-    pipeline: Positional[str],
+    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
     classes: tuple[str, ...] = (),
     text: tuple[str, ...] = (),
     prompts: Path | None = None,
@@ -127,6 +132,7 @@ def sample(
     from smalti.progress import track
     from smalti.text.prompts import read_prompts
 
+    check_output(out, folder=out.suffix.lower() != ".png")
     pipe = load(pipeline)
     given = {
         "guidance": guidance,
@@ -181,8 +187,8 @@ def sample(
 
 
 def reconstruct(
-    tokenizer: Positional[Path],
-    images: Positional[str],
+    tokenizer: Annotated[Positional[Path], arg(metavar="TOKENIZER")],
+    images: Annotated[Positional[str], arg(metavar="IMAGES")],
     out: Path = Path("reconstructions.png"),
     n: int = 32,
     json: bool = False,
@@ -199,12 +205,16 @@ def reconstruct(
     import torch
 
     from smalti.data.loader import Images
+    from smalti.data.skipped import tell
     from smalti.data.source import open_source
     from smalti.data.transforms import Transform
     from smalti.eval.reconstruction import reconstruction
     from smalti.pipeline import save_png
     from smalti.recipes.run import comparison
 
+    if n < 1:
+        raise ValueError(f"--n must be at least 1, got {n}")
+    check_output(out)
     module = open_tokenizer(tokenizer)
     transform = Transform(module.config.size[0])
     if Path(images).is_file():
@@ -216,6 +226,7 @@ def reconstruct(
         source = open_source(images)
         chosen = range(min(n, len(source)))
         batches = list(Images(source, chosen, transform, 1).evaluation(64))
+        tell(source)
     device = next(module.parameters()).device
     report = reconstruction(module, batches, device)
     pixels = torch.cat([b["images"] for b in batches])
@@ -226,7 +237,7 @@ def reconstruct(
         say(f"{out}: {len(pixels)} images, {report['psnr']:.2f} dB")
 
 
-def info(path: Positional[str], json: bool = False) -> None:
+def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = False) -> None:
     """Say what a folder or file of smalti is: pipeline, tokenizer, run, token cache or picture.
 
     Args:
@@ -256,7 +267,8 @@ def train(arguments: Sequence[str]) -> None:
         return
     name, *rest = arguments
     if name not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}")
+        near = did_you_mean(name, RECIPES)
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}{near}")
     from smalti.recipes.run import train as run
 
     recipe = RECIPES[name]()
@@ -278,6 +290,41 @@ def train(arguments: Sequence[str]) -> None:
     parse(command, f"smalti train {name}", rest)
 
 
+def convert(arguments: Sequence[str]) -> None:
+    """Make a pipeline of released weights: `smalti convert FAMILY --out DIR [--option value]`."""
+    from smalti.interop.convert import FAMILIES
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [
+            f"  {n:18} {(f.options.__doc__ or '').splitlines()[0]}" for n, f in FAMILIES.items()
+        ]
+        print("usage: smalti convert FAMILY --out DIR [--option value]\n\nfamilies:")
+        print("\n".join(lines) + "\n\nsmalti convert FAMILY --help shows every option.")
+        return
+    name, *rest = arguments
+    if name not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {name!r}")
+    family = FAMILIES[name]
+
+    def command(out: Path, files: Any, json: bool = False) -> None:
+        from smalti.describe import describe
+
+        family.convert(files, out, f"{name}, local files")
+        report = describe(str(out))
+        if json:
+            show(report)
+        else:
+            say(f"{out}: {report['kind']}; smalti info {out} says more")
+
+    command.__annotations__ = {
+        "out": Path,
+        "files": Annotated[family.options, tyro.conf.arg(name="")],
+        "json": bool,
+    }
+    command.__doc__ = family.options.__doc__
+    parse(command, f"smalti convert {name}", rest)
+
+
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -288,10 +335,6 @@ def _number(value: Any) -> str:
 def show(report: Any) -> None:
     """JSON on standard output, for programs."""
     print(json.dumps(report, indent=2, ensure_ascii=False, default=str))
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def open_tokenizer(folder: Path) -> Any:
@@ -322,6 +365,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "reconstruct": reconstruct,
     "info": info,
+    "convert": convert,
 }
 
 
@@ -346,9 +390,29 @@ def parse(command: Callable[..., None], prog: str, arguments: Sequence[str]) -> 
         except SystemExit as stop:
             if not stop.code:
                 raise
-            words = " ".join(line.strip("│╭╮╰╯─ \n") for line in errors.getvalue().splitlines())
-            raise ValueError(" ".join(words.split())) from None
+            raise ValueError(complaint(errors.getvalue())) from None
     call()
+
+
+def complaint(box: str) -> str:
+    """tyro's box of errors as one line: what is wrong, and the option that was perhaps meant."""
+    # a title, then parts between lines of dashes, in whatever characters the terminal has
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    text = " ".join(" ".join(lines).split())
+    wrong, *more = [part for part in re.split(r" *╰?[─-]{5,}╯? *", text) if part]
+    for pattern, words in (
+        (r"Unrecognized options: (.*)", r"unknown option: \1"),
+        (r"Missing from [^:]*: (.*)", r"missing: \1"),
+        (r"^Error parsing (recipe|\w+)[\w.]*: ", ""),  # of a group, whose error names its field
+        (r"^Error parsing ", ""),
+        (r" Got errors: .*", ""),
+        (r"no type matching (?:\{None\}\|)?(\S+) could be .* \[(.*)\]\.$", r"must be \1, got \2"),
+        (r"invalid literal for int\(\) with base 10:", "must be an integer, got"),
+        (r"could not convert string to float:", "must be a number, got"),
+    ):
+        wrong = re.sub(pattern, words, wrong)
+    near = re.search(r"Perhaps you meant: (--[\w.-]+)", more[0]) if more else None
+    return f"{wrong}; did you mean {near[1]}?" if near else wrong
 
 
 def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
@@ -377,20 +441,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.formatwarning = lambda message, *_: f"smalti {name}: {message}\n"
     try:
         if name not in COMMANDS:
-            raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}")
-        if name == "train":
-            train(rest)
+            near = did_you_mean(name, COMMANDS)
+            raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}{near}")
+        if name in ("train", "convert"):  # whose first word decides what the options are
+            COMMANDS[name](rest)
         else:
             parse(COMMANDS[name], f"smalti {name}", rest)
     except KeyboardInterrupt:
-        say("stopped; the same command goes on from the last checkpoint where there is one")
+        resumes = name in ("train", "demo")
+        say(
+            "stopped; the same command goes on from the last checkpoint where there is one"
+            if resumes
+            else "stopped; nothing was written"
+        )
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         sys.stderr.close()
         raise SystemExit(1) from None
     except (ValueError, OSError, ArithmeticError) as error:
-        say(f"smalti {name}: {' '.join(str(error).split())}")
+        say(f"smalti {name}: {' '.join(describe_error(error).split())}")
         raise SystemExit(2) from None
+
+
+def describe_error(error: Exception) -> str:
+    """What went wrong; of a file that the system refused, its name first."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from smalti.data.skipped import none_left, read, tell
 from smalti.data.source import Source, require_captions, split
 from smalti.data.token_cache import write_cache
 from smalti.data.transforms import Transform, to_float
@@ -30,8 +31,10 @@ def encode(
     """Encode every fixed view of every image and write the cache at `out`.
 
     A share `holdout` of the images is marked held out, the same ones whatever the tokenizer. `text`
-    is a frozen encoder whose features of the captions are to be kept. Raises ValueError if the
-    transform does not give the tokenizer's image size, or if there are no captions for `text`.
+    is a frozen encoder whose features of the captions are to be kept. Images that cannot be decoded
+    are left out, and named on standard error.
+    Raises ValueError if the transform does not give the tokenizer's image size, if there are no
+    captions for `text`, or if no image can be decoded.
     """
     if text is not None:
         require_captions(source)
@@ -46,16 +49,22 @@ def encode(
 
     @torch.inference_mode()
     def rows() -> Iterator[tuple[Any, ...]]:
+        used = 0
         for start in track(range(0, len(source), per_step), "encoding", scale=per_step):
             chosen = range(start, min(start + per_step, len(source)))
-            examples = [source[i] for i in chosen]
-            pixels = torch.from_numpy(np.concatenate([transform.views(e.image) for e in examples]))
-            codes = tokenizer.encode(to_float(pixels.to(device))).cpu().numpy()
-            codes = codes.reshape(len(examples), views, *codes.shape[1:])
-            captions = [e.caption for e in examples]
+            found = {i: example for i in chosen if (example := read(source, i)) is not None}
+            if not found:
+                continue
+            used += len(found)
+            pixels = np.concatenate([transform.views(e.image) for e in found.values()])
+            codes = tokenizer.encode(to_float(torch.from_numpy(pixels).to(device))).cpu().numpy()
+            codes = codes.reshape(len(found), views, *codes.shape[1:])
+            captions = [e.caption for e in found.values()]
             texts = [None] * len(captions) if text is None else features(text, captions, device)
-            for i, e, code, words in zip(chosen, examples, codes, texts, strict=True):
+            for (i, e), code, words in zip(found.items(), codes, texts, strict=True):
                 yield code, e.label, e.caption, i in held_out, source.key(i), words
+        if not used:
+            raise none_left(source)
 
     write_cache(
         out,
@@ -69,6 +78,7 @@ def encode(
         classes=source.classes,
         text=None if text is None else identity(text),
     )
+    tell(source)
 
 
 def features(encoder: Any, captions: list[str], device: torch.device | str) -> list[np.ndarray]:

@@ -25,7 +25,14 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond
-from smalti.config import from_dict, read_json, replace_folder, write_json
+from smalti.config import (
+    did_you_mean,
+    from_dict,
+    read_json,
+    replace_folder,
+    replacing,
+    write_json,
+)
 from smalti.data.transforms import to_float, to_uint8
 from smalti.engine.causal import Known, Step, stream
 from smalti.nn.linear import packed
@@ -192,16 +199,17 @@ class Pipeline:
 
     def class_id(self, name: int | str) -> int:
         """The id of a class given by id or name (case does not matter)."""
-        if isinstance(name, int) or name.isdigit():
-            if int(name) < len(self.classes):
+        if isinstance(name, int) or name.isdecimal():
+            if 0 <= int(name) < len(self.classes):
                 return int(name)
         else:
             lower = [c.lower() for c in self.classes]
             if name.lower() in lower:
                 return lower.index(name.lower())
         names = ", ".join(self.classes[:12]) + (", ..." if len(self.classes) > 12 else "")
+        near = did_you_mean(str(name), self.classes)
         raise ValueError(
-            f"class must be one of 0 ... {len(self.classes) - 1} or {names}, got {name!r}"
+            f"class must be one of 0 ... {len(self.classes) - 1} or {names}, got {name!r}{near}"
         )
 
     def _stream(
@@ -294,7 +302,8 @@ class Pipeline:
         mark = save_module(self.tokenizer, temporary / "tokenizer")
         text = None if self.text is None else save_module(self.text, temporary / "text")
         model = save_module(self.model, temporary / "model", tokenizer=mark, text=text)
-        kept = {k: v for k, v in self.info.items() if k in ("source", "credit", "init")}
+        told = ("source", "files", "credit", "init")
+        kept = {k: v for k, v in self.info.items() if k in told}
         write_json(
             temporary / "pipeline.json",
             {
@@ -334,11 +343,15 @@ def load(
     path: str | Path,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    verify: bool = True,
 ) -> Pipeline:
-    """Load a pipeline from a folder or a Hugging Face hub id.
+    """Load a pipeline from a folder or a Hugging Face hub id (owner/name).
 
+    owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
+    are converted when first loaded.
     Args: device, by default the best there is; dtype of the generator's weights, by default
-    bfloat16 where the device is faster in it and float32 elsewhere. The tokenizer stays in float32.
+    bfloat16 where the device is faster in it and float32 elsewhere (the tokenizer stays in
+    float32); verify compares the weights with their fingerprints, which takes 0.6 s per GB.
     Raises ValueError if there is no pipeline, or if tokenizer and model do not belong together.
     """
     folder = Path(path)
@@ -347,46 +360,69 @@ def load(
     if not (folder / "pipeline.json").is_file():
         raise ValueError(f"{folder} is not a pipeline: it has no pipeline.json")
     info = read_json(folder / "pipeline.json")
+    if info.get("format") != 1:
+        raise ValueError(f"{folder}/pipeline.json: format must be 1, got {info.get('format')!r}")
     device = torch.device(device) if device is not None else best_device()
     if dtype is None:
         dtype = torch.bfloat16 if fast_bf16(device) else torch.float32
-    tokenizer, _ = load_module(folder / "tokenizer", registry.TOKENIZERS, device)
-    model, model_info = load_module(folder / "model", registry.MODELS, device, dtype)
-    mark = fingerprint(tokenizer)
+    tokenizer, told = load_module(folder / "tokenizer", registry.TOKENIZERS, device, verify=verify)
+    model, model_info = load_module(folder / "model", registry.MODELS, device, dtype, verify)
+    mark = told["fingerprint"]
     if model_info.get("tokenizer") != mark:
         raise ValueError(
             f"{folder}: the model was trained on codes of tokenizer {model_info.get('tokenizer')}, "
             f"the folder holds tokenizer {mark}"
         )
-    text = _load_text(folder, model_info.get("text"), device, dtype)
+    text = _load_text(folder, model_info.get("text"), device, dtype, verify)
     sampling = from_dict(Sampling, info.get("sampling", {}), f"{folder}/pipeline.json: sampling")
-    return Pipeline(tokenizer, model, info.get("classes", ()), sampling, info, text)
+    classes = info.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+        raise ValueError(f"{folder}/pipeline.json: classes must be names, got {classes!r}")
+    if len(classes) not in (0, model.config.classes):
+        raise ValueError(
+            f"{folder}/pipeline.json names {len(classes)} classes, "
+            f"the model has {model.config.classes}"
+        )
+    marks = (mark, model_info["fingerprint"], model_info.get("text"))
+    info["fingerprint"] = "-".join(m for m in marks if m is not None)
+    return Pipeline(tokenizer, model, classes, sampling, info, text)
 
 
-def _load_text(folder: Path, mark: str | None, device: torch.device, dtype: torch.dtype) -> Any:
+def _load_text(
+    folder: Path, mark: str | None, device: torch.device, dtype: torch.dtype, verify: bool
+) -> Any:
     """The text encoder with the fingerprint `mark`, which is None for a model without text."""
     if mark is None:
         return None
-    text, _ = load_module(folder / "text", registry.TEXT, device)
-    if fingerprint(text) != mark:
+    text, about = load_module(folder / "text", registry.TEXT, device, verify=verify)
+    if about["fingerprint"] != mark:
         raise ValueError(
             f"{folder}: the model was trained with text encoder {mark}, the folder holds text "
-            f"encoder {fingerprint(text)}"
+            f"encoder {about['fingerprint']}"
         )
     return text.to(dtype)
 
 
 def download(repo: str) -> Path:
-    """The local copy of a hub repository. Raises ValueError if it cannot be had."""
-    if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
+    """The local copy of a hub repository, or a pipeline made of released weights that it holds.
+
+    Raises ValueError if it cannot be had.
+    """
+    from smalti.interop import hub
+
+    if Path(repo).is_file():
+        raise ValueError(
+            f"{repo} is a file, not a pipeline; make one with: smalti convert llamagen "
+            f"--tokenizer FILE --model {repo} --out DIR"
+        )
+    local = repo.startswith((".", "/", "~"))
+    if not local and (released := hub.find(repo)):
+        return hub.fetch(released)
+    if local or repo.count("/") != 1:
         raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(repo))
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{repo} is not a folder, and the hub did not give it: {reason}") from None
+    return hub.ask(repo, lambda: snapshot_download(repo))
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -415,6 +451,5 @@ def save_png(image: Image.Image, path: Path, metadata: Any = None) -> None:
     if metadata is not None:
         chunk.add_text("smalti", json.dumps(metadata))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    image.save(temporary, format="PNG", pnginfo=chunk)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=chunk)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from rich.console import Console
@@ -18,6 +20,11 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
+
+
+def say(text: str) -> None:
+    """A line for a person, on standard error."""
+    print(text, file=sys.stderr)
 
 
 def columns() -> tuple[ProgressColumn, ...]:
@@ -51,3 +58,8 @@ def track(items: Iterable[T], title: str, total: int | None = None, scale: int =
     finally:
         if bar is not None:
             bar.stop()
+
+
+def waiting(title: str) -> AbstractContextManager[object]:
+    """Show on a terminal that something goes on whose end cannot be told."""
+    return Console(stderr=True).status(title)

@@ -29,9 +29,9 @@ TEXT = {
 }
 
 
-def entry(kind: str, among: dict[str, Entry], where: str) -> Entry:
+def entry(kind: Any, among: dict[str, Entry], where: str) -> Entry:
     """Look a name up. Raises ValueError naming what is known."""
-    if kind not in among:
+    if not isinstance(kind, str) or kind not in among:
         raise ValueError(f"{where}: type must be one of {', '.join(among)}, got {kind!r}")
     return among[kind]
 

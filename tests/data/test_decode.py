@@ -1,10 +1,17 @@
 import io
+import struct
+import subprocess
+import sys
+import time
+import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from smalti.data.decode import decode
+from smalti.data.decode import check_header, decode
 
 
 def png(image, **options):
@@ -72,3 +79,95 @@ def test_first_frame_of_an_animation():
         0,
         0,
     )
+
+
+def test_cmyk_jpeg_whose_inks_are_inverted_as_adobe_does():
+    data = png(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), format="JPEG")
+    assert b"Adobe" in data
+    red = first(data)
+    assert red[0] > 200 and max(red[1:]) < 60
+
+
+def test_a_huge_picture_is_used_without_a_word(tmp_path):
+    Image.new("1", (10_000, 9_000), 1).save(tmp_path / "huge.png")
+    code = (
+        "import sys; from smalti.data.decode import decode; image = decode(sys.argv[1], 'x'); "
+        "print(image.size, image.getpixel((9999, 8999)))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "huge.png")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout == "(10000, 9000) (255, 255, 255)\n"
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path):
+    data = bytearray(png(Image.new("1", (8, 8))))
+    data[16:24] = struct.pack(">II", 20_000, 20_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "bomb.png").write_bytes(data)
+    for refuse in (lambda p: decode(p, str(p)), check_header):
+        with pytest.raises(ValueError, match="bomb.png: .*400000000 pixels"):
+            refuse(tmp_path / "bomb.png")
+
+
+def test_a_header_says_nothing_of_the_pixels(tmp_path):
+    data = png(Image.effect_noise((64, 64), 50))
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    check_header(tmp_path / "cut.png")
+    with pytest.raises(ValueError, match="cut.png: .*truncated"):
+        decode(tmp_path / "cut.png", "cut.png")
+    with pytest.raises(ValueError, match="gone.png"):
+        check_header(tmp_path / "gone.png")
+
+
+def small_files():
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = {"save_all": True, "append_images": [image.rotate(90), image.rotate(180)]}
+    return [
+        png(image),
+        png(image.quantize(8), transparency=0),
+        png(image.convert("LA")),
+        png(image, format="JPEG", exif=exif),
+        png(image, format="JPEG", progressive=True),
+        png(image, format="WEBP"),
+        png(image, format="WEBP", lossless=True, **frames),
+        png(image, format="GIF", **frames),
+        png(image, format="BMP"),
+        png(image, format="TIFF", compression="tiff_lzw"),
+    ]
+
+
+FILES = small_files()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pytest undoes the filters of decode
+@settings(max_examples=400)
+@given(st.data())
+def test_damaged_bytes_give_a_picture_or_the_error(data):
+    """Bytes changed, removed and inserted anywhere: never another exception, never long."""
+    content = bytearray(data.draw(st.sampled_from(FILES)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        kind = data.draw(st.sampled_from(["flip", "set", "cut", "remove", "insert"]))
+        if kind == "flip":
+            content[at] ^= 1 << data.draw(st.integers(0, 7))
+        elif kind == "set":
+            content[at] = data.draw(st.sampled_from([0, 1, 127, 128, 255]))
+        elif kind == "cut":
+            del content[at + 1 :]
+        elif kind == "remove":
+            del content[at : at + data.draw(st.integers(1, 8))]
+            content += b"" if content else b"x"
+        else:
+            content[at:at] = data.draw(st.binary(min_size=1, max_size=8))
+    began = time.monotonic()
+    try:
+        image = decode(bytes(content), "damaged")
+    except ValueError as error:
+        assert str(error).startswith("cannot decode image damaged: ")
+    else:
+        assert image.mode == "RGB" and min(image.size) > 0
+        assert np.asarray(image).dtype == np.uint8
+    assert time.monotonic() - began < 5

@@ -30,6 +30,39 @@ def test_batches_do_not_depend_on_history_cache_or_ranks(pictures, crop):
     assert not same(Images(pictures(7), range(7), transform, 4, seed=4).batch(0), steps[0])
 
 
+@pytest.mark.parametrize("crop", CROPS)
+def test_the_next_good_picture_stands_for_a_broken_one(pictures, crop):
+    transform = Transform(12, crop, flip=True)
+    broken = {0, 3, 4, 8}
+    ahead = Images(pictures(9, broken=broken), range(9), transform, batch=4, seed=3)
+    steps = [ahead.batch(s) for s in range(6)]
+    assert ahead.source.skipped.keys() == {"p0", "p3", "p4", "p8"}
+    for budget in (1 << 20, 0):  # whatever was asked for before and is kept
+        source = pictures(9, broken=broken)
+        fresh = Images(source, range(9), transform, 4, seed=3, cache_bytes=budget)
+        assert all(same(fresh.batch(s), steps[s]) for s in (5, 1, 0, 5))
+    ((batch),) = Images(pictures(9, broken=broken), range(9), transform, 4).evaluation(9)
+    whole = Images(pictures(9), [1, 1, 2, 5, 5, 5, 6, 7, 1], transform, 4)
+    assert same(batch, next(whole.evaluation(9)))
+
+
+def test_a_broken_picture_is_never_replaced_from_outside_the_chosen_ones(pictures):
+    images = Images(pictures(6, broken={1}), [1, 4], Transform(12), batch=2)
+    (batch,) = images.evaluation(2)
+    assert batch["labels"].tolist() == [1, 1]  # of 4 both times, not of 2
+    assert torch.equal(batch["images"][0], batch["images"][1])
+
+
+def test_nothing_left_is_an_error_that_counts(pictures):
+    images = Images(pictures(8, broken=range(7)), range(7), Transform(12), batch=2)
+    message = (
+        r"pictures: nothing is left to use; skipped 7 .*: p0, p1, p2, p3, p4 and 2 more "
+        r"\(the first: cannot decode image p0: it is broken\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        images.batch(0)
+
+
 def test_labels_belong_to_their_images(pictures):
     source = pictures(9)
     chosen = [8, 1, 3, 4]

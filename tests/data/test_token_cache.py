@@ -2,6 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from smalti.codes import TokenSpec
 from smalti.data import token_cache
@@ -300,3 +302,32 @@ def test_chances_are_the_same_on_any_number_of_ranks(tmp_path):
     assert not torch.equal(chances[0].sort()[0], chances[1].sort()[0])  # each epoch its own
     other = CodeBatches(cache, cache.train, 8, seed=2).batch(0)["chance"]
     assert not torch.equal(other.sort()[0], chances[0].sort()[0])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "a.arrow"
+    write(path, SPECS["residual"], make(SPECS["residual"], 11))
+    return path.read_bytes()
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_a_damaged_file_is_an_error_or_gives_codes_of_the_vocabulary(whole, tmp_path_factory, data):
+    """Never another exception, and never a crash of Arrow's."""
+    content = bytearray(whole)
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    for _ in range(data.draw(st.integers(0, 3)) if content else 0):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path_factory.getbasetemp() / "damaged.arrow"
+    path.write_bytes(content)
+    try:
+        cache = TokenCache(path)
+        everything = np.arange(len(cache))
+        codes = cache.codes(everything, cache.views - 1)
+        assert len(cache.keys(everything)) == len(cache.captions()) == len(codes)
+    except ValueError as error:
+        assert "damaged.arrow" in str(error)
+    else:
+        assert 0 <= codes.min() and codes.max() < cache.spec.vocab

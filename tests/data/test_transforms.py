@@ -145,3 +145,24 @@ def test_errors():
         ten_crop(noise(8, 8), 8, 0.5)
     with pytest.raises(ValueError, match="got 0.9 and 0.8"):
         random_crop(noise(8, 8), 8, np.random.default_rng(0), 0.9, 0.8)
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (2, 60_000)])
+def test_extremely_thin_pictures(shape):
+    """As if enlarged whole and cut, without the memory that would take."""
+    pixels = noise(*shape)
+    crop = center_crop(pixels, 64)
+    short = min(shape)
+    start = (max(shape) - 32 * short) // 2
+    axis = int(np.argmax(shape))
+    near = np.take(pixels, range(start, start + 32 * short), axis)
+    assert crop.shape == (64, 64, 3) and (crop == center_crop(near, 64)).all()
+    for kind in ("random", "ten"):
+        view = Transform(64, kind)(Image.fromarray(pixels), np.random.default_rng(0))
+        assert view.shape == (3, 64, 64)
+
+
+def test_only_extremely_thin_pictures_are_cut():
+    pixels = noise(4, 128)
+    whole = Image.fromarray(pixels).resize((512, 16), Image.Resampling.BICUBIC)
+    assert (center_crop(pixels, 16) == np.asarray(whole)[:, 248:264]).all()

@@ -184,7 +184,7 @@ def test_a_mistake_is_exit_code_2_and_one_line():
     (line,) = done.stderr.splitlines()
     assert line == (
         "smalti smaple: command must be one of demo, train, encode, sample, reconstruct, info, "
-        "got 'smaple'"
+        "convert, got 'smaple'; did you mean 'sample'?"
     )
 
 
@@ -275,27 +275,16 @@ def test_codes_of_another_tokenizer(work, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "encode"])
-def test_empty_folders_and_corrupt_images_are_named(work, tmp_path, capsys, command):
-    folder, out = tmp_path / "pictures", ["--out", tmp_path / "out"]
-    folder.mkdir()
-
-    def arguments():
-        source = f"folder:{folder}"
-        return {
-            "demo": ["demo", "--quick", "--data", source, *out],
-            "train": ["train", "emoji_vqgan", *out, *TOKENIZER, "--data.source", source],
-            "encode": ["encode", source, "--tokenizer", work / "t" / "tokenizer", *out],
-        }[command]
-
-    assert "pictures holds no images" in mistake(capsys, *arguments())
-    if command == "demo":
-        return
-    write_pictures(folder, 12)
-    broken = folder / "007.png"
-    broken.write_bytes(broken.read_bytes()[:60])
-    if command == "train":
-        out[1] = tmp_path / "another"
-    assert "cannot decode image" in (line := mistake(capsys, *arguments())) and "007.png" in line
+def test_empty_folders_are_named(work, tmp_path, capsys, command):
+    (tmp_path / "pictures").mkdir()
+    source, out = f"folder:{tmp_path / 'pictures'}", ["--out", tmp_path / "out"]
+    arguments = {
+        "demo": ["demo", "--quick", "--data", source, *out],
+        "train": ["train", "emoji_vqgan", *out, *TOKENIZER, "--data.source", source],
+        "encode": ["encode", source, "--tokenizer", work / "t" / "tokenizer", *out],
+    }
+    assert "pictures holds no images" in mistake(capsys, *arguments[command])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_generator_learns_from_a_folder_without_classes(work, tmp_path):

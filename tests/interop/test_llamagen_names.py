@@ -90,7 +90,10 @@ def test_vq_settings():
         vq16(), size=(32, 64), channels=32, blocks=1, latent=16, vocab=64, dim=4, l2_norm=False,
         dropout=0.25,
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"must be equal, got \(1, 2\) and \(1, 1, 2, 2, 4\)"):
+    uneven = vq_config({"encoder_ch_mult": [1, 1, 2, 4, 4]})
+    assert uneven.multipliers == (1, 1, 2, 4, 4)
+    assert uneven.decoder_multipliers == (1, 1, 2, 2, 4)
+    with pytest.raises(ValueError, match=r"as many as multipliers \(1, 2\), got \(1, 1, 2, 2, 4\)"):
         vq_config({"encoder_ch_mult": [1, 2]})
     with pytest.raises(ValueError, match="unknown settings z_channel "):
         vq_config({"z_channel": 3})

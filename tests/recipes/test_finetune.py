@@ -23,8 +23,9 @@ from smalti.data.token_cache import CodeBatches
 from smalti.models import llamagen
 from smalti.pipeline import Pipeline
 from smalti.recipes import finetune
-from smalti.recipes.base import GeneratorRecipe
+from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.storage import save_module
+from smalti.text.bytes import ByteEncoder, BytesConfig
 from smalti.tokenizers import vqgan
 from smalti.train.lora import LoraConfig
 
@@ -213,7 +214,6 @@ def test_a_tokenizer_goes_on_with_its_codebook(work, tmp_path, capsys):
         ([*LORA, "--init", ""], "lora.rank 4 needs --init PIPELINE"),
         (["--tokenizer", "{other}"], "leave --tokenizer out"),
         (["--codes", "{codes}"], "but the tokenizer given is"),
-        (["--model.classes", "0", "--model.text-length", "4"], "draws from classes, this recipe"),
     ],
 )
 def test_wrong_uses_are_one_line_and_leave_nothing(work, tmp_path, capsys, more, words):
@@ -256,12 +256,34 @@ def test_the_class_table_keeps_rows_by_name(before, after):
             assert 0 < (row - old[:-1].mean(0)).abs().max() < 0.2
 
 
-def test_a_text_pipeline_keeps_its_condition(tmp_path):
+def test_a_text_pipeline_keeps_its_condition():
     config = replace(llamagen.tiny(), classes=0, text_length=3, text_dim=8)
     model = build(llamagen.LlamaGen, config)
     tokenizer = build(vqgan.VQGAN, replace(vqgan.tiny(), vocab=32))
-    recipe = GeneratorRecipe(init="x", lora=LoraConfig(2), model=config)
-    adapted = finetune.adapted(Pipeline(tokenizer, model), recipe, ["image"])
+    encoder = build(ByteEncoder, BytesConfig(length=3, dim=8, layers=1, heads=2))
+    recipe = TextRecipe(init="x", lora=LoraConfig(2), model=config)
+    adapted = finetune.adapted(Pipeline(tokenizer, model, text=encoder), recipe, [])
     assert adapted.config == config
     assert torch.equal(adapted.text_prefix.uncond, model.text_prefix.uncond)
     assert adapted.text_prefix.fc1.weight.requires_grad
+
+
+@pytest.mark.parametrize("more", [[], LORA], ids=["full", "lora"])
+def test_a_text_pipeline_learns_other_captions(work, tmp_path, capsys, more):
+    tokenizer = ["--tokenizer", str(work / "t" / "tokenizer")]
+    sizes = "--text.length 48 --text.dim 16 --text.layers 1 --text.heads 2".split()
+    command = ["train", "shapes_t2i", *GENERATOR, *FAST, *sizes]
+    main([*command, *tokenizer, "--data.source", "shapes:24", "--out", str(tmp_path / "a")])
+    begun = tmp_path / "a" / "pipeline"
+    given = ["--init", str(begun), "--data.source", "shapes:40", "--out", str(tmp_path / "b")]
+    main([*command, *given, *more])
+    old, new = smalti.load(begun), smalti.load(tmp_path / "b" / "pipeline")
+    assert losses(tmp_path / "b")[0] < losses(tmp_path / "a")[0]
+    assert new.text.config == old.text.config
+    name = "embedding.weight"
+    assert not torch.equal(new.text.state_dict()[name], old.text.state_dict()[name])
+    assert len(new(text="a small red heart", n=2)) == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*command, "--init", str(work / "g" / "pipeline"), "--out", str(tmp_path / "c")])
+    assert "draws from classes, this recipe trains on text" in capsys.readouterr().err

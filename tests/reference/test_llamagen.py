@@ -5,6 +5,7 @@ logits; tokens and indices are exact.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,11 +33,16 @@ def test_llamagen_vq(folder: Path):
     config, weights, io = load(folder)
     args = dict(config["constructor"])
     settings = args.pop("ModelArgs")
-    images = io["image"]
-    model = VQGAN(vq_config(settings, tuple(images.shape[2:]), **args)).eval()
+    size = tuple(io["image"].shape[2:])
+    model = VQGAN(vq_config(settings, size, **args)).eval()
     model.load_state_dict(vq_state({k: v.float() for k, v in weights.items()}))
-    assert model.config.factor == config["downsample"]
+    check_vq(model, config, io)
 
+
+def check_vq(model: VQGAN, config: dict[str, Any], io: Vectors) -> None:
+    """Compare a tokenizer with every golden tensor."""
+    settings, images = config["constructor"]["ModelArgs"], io["image"]
+    assert model.config.factor == config["downsample"]
     close(model.encoder(images), io["encoder_out"], 3e-5)
     close(model.latent(images), io["latent_pre_quant"], 3e-5)
     codes = model.encode(images)
@@ -100,6 +106,11 @@ def test_llamagen_gpt(folder: Path):
     config, weights, io = load(folder)
     model = LlamaGen(gpt_config(config["constructor"])).eval()
     model.load_state_dict(gpt_state(weights, model.config))
+    check_gpt(model, config, io)
+
+
+def check_gpt(model: LlamaGen, config: dict[str, Any], io: Vectors) -> None:
+    """Compare a generator with every golden tensor."""
     derived = config["derived"]
     assert model.config.head_dim == derived["head_dim"]
     assert model.config.ffn_dim == derived["ffn_hidden"]

@@ -64,7 +64,7 @@ class Codes:
         if step == self.cut:
             raise InterruptedError
         codes = random_codes(llamagen.tiny().spec, 8, seed=step % 2)
-        return {"codes": codes, "labels": torch.arange(8) % 5}
+        return {"codes": codes, "labels": torch.arange(8) % 5, "chance": torch.ones(8)}
 
 
 def fit(run, batches, config=CONFIG) -> Trainer:

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import warnings
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+# complaints about what is used all the same: large pictures, broken EXIF blocks
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 def decode(data: bytes | Path, where: str) -> Image.Image:
     """Decode the bytes or the file into an RGB image; of an animation, the first frame.
 
-    `where` names the image in the error. Raises ValueError if it cannot be read or decoded.
+    `where` names the image in the error. Raises ValueError if it cannot be read or decoded, and if
+    it has more than 179 million pixels, which may be a bomb.
     """
+    with _named(where), _open(data) as image:
+        image.load()
+        return to_rgb(image, where)
+
+
+def check_header(path: Path) -> None:
+    """Raise ValueError if the file cannot be read, is no picture or far too large; 40 us."""
+    with _named(str(path)), _open(path):
+        pass
+
+
+def _open(data: bytes | Path) -> Image.Image:
+    return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Generator[None]:
+    """Whatever goes wrong inside becomes a ValueError about `where`."""
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            image.load()
-            return to_rgb(image, where)
+        yield
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"cannot decode image {where}: not a picture, or empty") from None
     except Exception as error:  # on corrupt files Pillow's plugins raise almost anything
         raise ValueError(f"cannot decode image {where}: {error or type(error).__name__}") from error
 

@@ -111,6 +111,7 @@ class Emoji:
     def __init__(self, pictures: list[Picture], name: str) -> None:
         self.name = name
         self.classes = list(CLASSES)
+        self.skipped: dict[str, str] = {}
         self._pictures = pictures
 
     def __len__(self) -> int:

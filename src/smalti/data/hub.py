@@ -41,6 +41,7 @@ class Hub:
 
     def __init__(self, rows: Any, name: str) -> None:
         self.name = name
+        self.skipped: dict[str, str] = {}
         self._rows = rows
         features = rows.features
         self.column = _image_column(features, name)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from smalti.data.skipped import none_left, read
 from smalti.data.source import Source
 from smalti.data.stream import Stream
 from smalti.data.transforms import Transform
@@ -36,9 +37,11 @@ class Images:
 
     `batch` counts all ranks together and each rank gets its contiguous part of it; it may exceed
     the number of examples. `batch(step)` is a function of seed, step, rank and world alone, and
-    the random numbers of an augmentation of seed, epoch and example. At most about `cache_bytes`
-    of pixels are kept. `workers` threads decode what is not.
-    Raises ValueError if `indices` is empty or not in the source, or for a bad batch, rank or seed.
+    the random numbers of an augmentation of seed, epoch and example. In the place of a picture that
+    cannot be decoded stands the next one of `indices` that can, always the same. At most about
+    `cache_bytes` of pixels are kept. `workers` threads decode what is not.
+    Raises ValueError if `indices` is empty or not in the source, or for a bad batch, rank or seed,
+    and later if no picture can be decoded.
     """
 
     workers = 2
@@ -119,7 +122,7 @@ class Images:
         return self._table[positions]
 
     def _decoded(self, position: int) -> np.ndarray:
-        return self.transform(self.source[int(self.indices[position])].image, None)
+        return self.transform(self._read(position), None)
 
     def _augmented(self, item: tuple[int, int]) -> np.ndarray:
         epoch, position = item
@@ -130,12 +133,21 @@ class Images:
         """The picture, shrunk as far as changes no view; kept while the budget lasts."""
         image = self._kept.get(position)
         if image is None:
-            image = self.transform.prepare(self.source[int(self.indices[position])].image)
+            image = self.transform.prepare(self._read(position))
             need = 3 * image.width * image.height
             if need <= self._budget:
                 self._budget -= need
                 self._kept[position] = image
         return image
+
+    def _read(self, position: int) -> Image.Image:
+        """The picture of a position, or of the next one that has any; the label goes with it."""
+        for other in range(position, position + len(self)):
+            example = read(self.source, int(self.indices[other % len(self)]))
+            if example is not None:
+                self.labels[position] = example.label
+                return example.image
+        raise none_left(self.source)
 
     def _map(self, function, values: list) -> list[np.ndarray]:
         if self.workers < 2 or len(values) < 2:

@@ -36,6 +36,7 @@ class Parquet:
 
     def __init__(self, path: str) -> None:
         self.name = f"parquet:{path}"
+        self.skipped: dict[str, str] = {}
         root = Path(path).expanduser()
         paths = sorted(root.glob("*.parquet")) if root.is_dir() else [root]
         if not paths:

@@ -73,6 +73,7 @@ class Shapes:
         if count < 1 or pixels < 16:
             raise ValueError(f"need count >= 1 and pixels >= 16, got {count} and {pixels}")
         self.name, self.pixels, self.seed = name, pixels, seed
+        self.skipped: dict[str, str] = {}
         self.classes = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
         choices = (COLOURS, SHAPES, SIZES, POSITIONS)
         rng = np.random.default_rng(seed)

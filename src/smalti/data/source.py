@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import typing
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
+
+from smalti.config import did_you_mean
 
 SCHEMES = {
     "emoji": "emoji or emoji:skin_tones",
@@ -17,6 +20,10 @@ SCHEMES = {
     "parquet": "parquet:PATH",
     "hub": "hub:NAME or hub:NAME:SPLIT",
 }
+
+
+CLASSES = 1 << 20
+"""Integer labels are class numbers below this."""
 
 
 class Example(NamedTuple):
@@ -37,6 +44,8 @@ class Source(Protocol):
     """The string that opened it, such as 'folder:cats'."""
     classes: list[str]
     """Names by label; [] if unlabelled."""
+    skipped: dict[str, str]
+    """Names of what could not be used, with the reason; see `smalti.data.skipped`."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int) -> Example: ...
@@ -67,7 +76,9 @@ def open_source(text: str) -> Source:
 
         return open_shapes(rest)
     if scheme not in SCHEMES:
-        raise ValueError(f"unknown data source {text!r}; allowed: {'; '.join(SCHEMES.values())}")
+        hint = did_you_mean(scheme, SCHEMES)
+        allowed = "; ".join(SCHEMES.values())
+        raise ValueError(f"unknown data source {text!r}{hint}; allowed: {allowed}")
     if not rest:
         raise ValueError(f"data source {text!r} names nothing; write {SCHEMES[scheme]}")
     if scheme == "folder":
@@ -111,14 +122,17 @@ def class_labels(values: Sequence[object], where: str) -> tuple[np.ndarray, list
     """Integers, strings or None to (labels (n,) int64, class names).
 
     Integers stay and their names are their digits; strings become classes in sorted order;
-    None becomes -1. Raises ValueError for anything else, and for negative labels other than -1.
+    None becomes -1. Raises ValueError for anything else, for negative labels other than -1, and for
+    labels from `CLASSES` on: they are no class numbers.
     """
     given = [v for v in values if v is not None]
     if all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in given):
-        labels = np.array([-1 if v is None else v for v in values], dtype=np.int64)
-        if len(labels) and labels.min() < -1:
-            raise ValueError(f"{where}: labels must be 0 or more (-1 = none), got {labels.min()}")
-        return labels, [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
+        numbers = [-1 if v is None else int(typing.cast(int, v)) for v in values]
+        for v in numbers:
+            if not -1 <= v < CLASSES:
+                raise ValueError(f"{where}: labels must be in [0, {CLASSES}) or -1 = none, got {v}")
+        count = max(numbers, default=-1) + 1
+        return np.array(numbers, dtype=np.int64), [str(i) for i in range(count)]
     for v in given:
         if not isinstance(v, str):
             raise ValueError(f"{where}: labels must be all integers or all strings, got {v!r}")

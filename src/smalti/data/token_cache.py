@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 from smalti.codes import TokenSpec
-from smalti.config import from_dict, to_dict
+from smalti.config import from_dict, replacing, to_dict
 from smalti.data.source import digest
 from smalti.data.stream import Stream
 from smalti.text.encoders import TextEncoder
 
 META = b"smalti.token_cache"
+COLUMNS = ["codes", "label", "caption", "held_out", "key"]
 ROWS = 1024
 """Rows of every record batch but the last."""
 
@@ -93,22 +94,17 @@ def write_cache(
         ],
         metadata={META: json.dumps(meta).encode()},
     )
-    temporary = path.with_name(path.name + ".tmp")
     count, source_rows = 0, iter(rows)
-    try:
-        with open(temporary, "wb") as file:
-            with pa.ipc.new_file(file, schema) as writer:
-                while chunk := [Row(*row) for row in islice(source_rows, ROWS)]:
-                    codes = [_checked(r, spec, shape).astype(dtype) for r in chunk]
-                    writer.write_batch(_record_batch(chunk, codes, schema))
-                    count += len(chunk)
-            if not count:
-                raise ValueError(f"there are no rows to write to {path}")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        with pa.ipc.new_file(file, schema) as writer:
+            while chunk := [Row(*row) for row in islice(source_rows, ROWS)]:
+                codes = [_checked(r, spec, shape).astype(dtype) for r in chunk]
+                writer.write_batch(_record_batch(chunk, codes, schema))
+                count += len(chunk)
+        if not count:
+            raise ValueError(f"there are no rows to write to {path}")
+        file.flush()
+        os.fsync(file.fileno())
     return count
 
 
@@ -153,14 +149,21 @@ class TokenCache:
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             table = reader.read_all()
+            table.validate(full=True)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} is not a complete token cache: {error}") from None
         self._meta = (reader.schema.metadata or {}).get(META)
         if self._meta is None:
             raise ValueError(f"{path} is an Arrow file, but not a token cache")
-        meta = json.loads(self._meta)
+        try:
+            meta = json.loads(self._meta)
+            self._open(table.select(COLUMNS + (["text"] if meta.get("text") else [])), meta)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+
+    def _open(self, table: pa.Table, meta: dict[str, Any]) -> None:
         if meta["version"] != 1:
-            raise ValueError(f"{path} has version {meta['version']}; this smalti reads version 1")
+            raise ValueError(f"version {meta['version']}, this smalti reads version 1")
         self.spec = from_dict(TokenSpec, meta["spec"])
         self.views: int = meta["views"]
         self.tokenizer: str = meta["tokenizer"]
@@ -199,6 +202,11 @@ class TokenCache:
         out = np.empty(self.spec.shape(len(rows)), np.int64 if self.spec.discrete else np.float32)
         for slot, (row, view) in enumerate(zip(rows.tolist(), which.tolist(), strict=True)):
             out[slot] = self._parts[row // self._length][row % self._length, view]
+        if self.spec.discrete and out.size and not 0 <= out.min() <= out.max() < self.spec.vocab:
+            raise ValueError(
+                f"{self.path} is damaged: codes must be in [0, {self.spec.vocab}), "
+                f"got {out.min()} to {out.max()}"
+            )
         return torch.from_numpy(out)
 
     def indices(self, split: Literal["train", "held_out", "all"]) -> np.ndarray:

@@ -21,6 +21,10 @@ MIN_FRAC = 0.8
 TEN_RATIO = 1.1
 """The ten crops are taken from a centre crop this much larger, as LlamaGen does."""
 
+LONGEST = 32
+"""Of a picture longer than so many short sides only the middle is used: enlarged whole, one of
+1 x 60,000 pixels would fill the memory."""
+
 
 def center_crop(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
     """The largest centred square, at `size` pixels: uint8 (size, size, 3)."""
@@ -79,10 +83,21 @@ def halve(image: Image.Image | np.ndarray, size: int) -> Image.Image:
 
 def _shrink(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
     """Resize so that the short side is `size`: uint8 (H, W, 3)."""
-    picture = halve(image, size)
+    picture = _shorten(halve(image, size))
     scale = size / min(picture.size)
     width, height = (round(n * scale) for n in picture.size)
     return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _shorten(picture: Image.Image) -> Image.Image:
+    """The middle part of a picture that is longer than `LONGEST` times its short side."""
+    width, height = picture.size
+    limit = LONGEST * min(picture.size)
+    if max(picture.size) <= limit:
+        return picture
+    w, h = min(width, limit), min(height, limit)
+    left, top = (width - w) // 2, (height - h) // 2
+    return picture.crop((left, top, left + w, top + h))
 
 
 def _cut(pixels: np.ndarray, top: int, left: int, size: int) -> np.ndarray:

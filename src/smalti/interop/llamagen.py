@@ -101,7 +101,7 @@ def gpt_config(model_args: Mapping[str, Any]) -> LlamaGenConfig:
 
 
 def gpt_state(state: Mapping[str, Tensor], config: LlamaGenConfig) -> dict[str, Tensor]:
-    """Our state dict of an official one. Old files hold the rotary table; it is dropped.
+    """Our state dict of an official one, without the rotary table and caches of some files.
 
     Raises ValueError if the weights are conditioned on something else than `config`.
     """
@@ -109,7 +109,11 @@ def gpt_state(state: Mapping[str, Tensor], config: LlamaGenConfig) -> dict[str, 
     if text != (config.text_length > 0):
         held, wanted = ("t2i", "c2i") if text else ("c2i", "t2i")
         raise ValueError(f"the weights are of a {held} model, the config is of a {wanted} one")
-    return {GPT_NAMES.get(name, name): t for name, t in state.items() if name != "freqs_cis"}
+    return {
+        GPT_NAMES.get(name, name): tensor
+        for name, tensor in state.items()
+        if name not in ("freqs_cis", "causal_mask") and ".kv_cache." not in name
+    }
 
 
 def vq_config(
@@ -121,18 +125,15 @@ def vq_config(
     """Our config of the official `ModelArgs`; `ch` and `num_res_blocks` are fixed upstream.
 
     `size` is the height and width of the images, which upstream leaves open. Raises ValueError for
-    an unknown field or if encoder and decoder have different widths.
+    an unknown field or if encoder and decoder have different numbers of levels.
     """
     args = _filled(model_args, VQ_DEFAULTS, VQ_TRAINING, "LlamaGen VQ")
     encoder, decoder = tuple(args["encoder_ch_mult"]), tuple(args["decoder_ch_mult"])
-    if encoder != decoder:
-        raise ValueError(
-            f"encoder_ch_mult and decoder_ch_mult must be equal, got {encoder} and {decoder}"
-        )
     return VQGANConfig(
         size=size,
         channels=ch,
         multipliers=encoder,
+        decoder_multipliers=() if decoder == encoder else decoder,
         blocks=num_res_blocks,
         latent=args["z_channels"],
         vocab=args["codebook_size"],

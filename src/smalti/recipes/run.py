@@ -15,8 +15,10 @@ import torch
 from rich.console import Console
 
 from smalti import registry
-from smalti.config import read_json, to_dict, write_json
+from smalti.config import check_output, read_json, to_dict, write_json
+from smalti.data import skipped
 from smalti.data.loader import Images
+from smalti.data.skipped import tell
 from smalti.data.source import Source, open_source, require_captions, split
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.data.transforms import to_float, to_uint8
@@ -29,6 +31,7 @@ from smalti.eval.reconstruction import reconstruction
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.nn.linear import packed
 from smalti.pipeline import Pipeline, grid, save_png, to_pil
+from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, Recipe, TextRecipe, TokenizerRecipe
 from smalti.recipes.finetune import adapted, built, open_pipeline, open_vqgan, share
 from smalti.sampling.noise import Noise
@@ -78,6 +81,7 @@ def train(recipe: Recipe, out: Path) -> dict[str, Any]:
 
 def check(out: Path, recipe: Recipe) -> None:
     """Raise ValueError if the run's folder holds something else than a run of this recipe."""
+    check_output(out, folder=True)
     path, mine = out / "recipe.json", to_dict(recipe)
     if path.is_file():
         for name, old, new in differences(read_json(path), mine):
@@ -109,12 +113,20 @@ def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
     return [] if a == b else [(name, a, b)]
 
 
+def without_held_out(chosen: Any, world: World) -> Any:
+    """What is measured where nothing is held out: the training images; says so."""
+    if world.main:
+        say("no image is held out: what is measured is measured on the images of training")
+    return chosen
+
+
 # -- tokenizers
 
 
 def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[str, Any]:
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
     source = open_source(recipe.data.source)
+    known = tell(source) if world.main else 0
     begun, goal = open_vqgan(recipe, out) if recipe.init else None, recipe.objective
     if begun:  # with a codebook that knows images
         goal = replace(goal, codebook=replace(goal.codebook, kmeans=False))
@@ -132,7 +144,8 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     chosen, held = split(source, recipe.data.holdout)
     config, seed = recipe.train, recipe.train.seed
     batches = Images(source, chosen, transform, config.batch, seed, world.rank, world.size)
-    held_out = Images(source, held or chosen, replace(transform, flip=False), config.batch, seed)
+    held = held if held else without_held_out(chosen, world)
+    held_out = Images(source, held, replace(transform, flip=False), config.batch, seed)
     torch.manual_seed(seed)
     mark = fingerprint(begun) if begun else ""
     objective = ReconstructionObjective(begun or VQGAN(recipe.model), goal, seed)
@@ -164,6 +177,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
         model.eval()
         save_module(model, out / "tokenizer", source=source.name)
         measured = evaluate()
+    tell(source, known)
     return finish(out, recipe, {f"held_out_{k}": v for k, v in measured.items()}, source)
 
 
@@ -188,8 +202,7 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
     encoder = open_encoder(recipe, begun)
     cache = open_codes(recipe, out, tokenizer, encoder, world)
     chosen, held = cache.indices("train"), cache.indices("held_out")
-    if not len(held):
-        held = chosen
+    held = held if len(held) else without_held_out(chosen, world)
     classes = [] if encoder else cache.classes or ["image"]
     learned = encoder if encoder is not None and encoder.learned else None
     if begun:
@@ -351,5 +364,6 @@ def finish(
     report = {"steps": recipe.train.steps, **measured}
     if source is not None:
         report |= {"source": source.name, "source_fingerprint": source.fingerprint()}
+        report |= skipped.report(source.skipped)
     write_json(out / "report.json", report)
     return report

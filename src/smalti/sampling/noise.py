@@ -60,6 +60,10 @@ class Noise:
         """The noise of images first ... first + count - 1 of the request with this seed."""
         if not -(2**63) <= seed < 2**63:
             raise ValueError(f"seed must fit in 64 bits, got {seed}")
+        if not 0 <= first <= first + count <= _WORD + 1:
+            raise ValueError(
+                f"numbers of images must be below {_WORD + 1}, got {first} to {first + count - 1}"
+            )
         index = torch.arange(first, first + count, device=device)
         return Noise(torch.full_like(index, seed), index)
 

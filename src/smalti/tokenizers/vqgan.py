@@ -31,6 +31,8 @@ class VQGANConfig:
     """Width of the first level."""
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     """Width of each level as a multiple of `channels`; each but the last halves the size."""
+    decoder_multipliers: tuple[int, ...] = ()
+    """The same for the decoder's levels, as many; () = those of the encoder."""
     blocks: int = 2
     """Residual blocks per level in the encoder; the decoder has one more."""
     latent: int = 256
@@ -51,9 +53,15 @@ class VQGANConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.vocab < 2:
             raise ValueError(f"vocab must be at least 2, got {self.vocab}")
-        if not self.multipliers or min(self.multipliers) < 1:
+        if not self.multipliers or min(self.multipliers + self.decoder_multipliers) < 1:
             raise ValueError(
-                f"multipliers must be one or more positive integers, got {self.multipliers}"
+                "multipliers must be one or more positive integers, "
+                f"got {self.multipliers} and, of the decoder, {self.decoder_multipliers}"
+            )
+        if len(self.decoder_multipliers) not in (0, len(self.multipliers)):
+            raise ValueError(
+                f"decoder_multipliers must be as many as multipliers {self.multipliers}, "
+                f"got {self.decoder_multipliers}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
@@ -140,7 +148,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
-        widths = [config.channels * m for m in reversed(config.multipliers)]
+        multipliers = config.decoder_multipliers or config.multipliers
+        widths = [config.channels * m for m in reversed(multipliers)]
         self.conv_in = nn.Conv2d(config.latent, widths[0], 3, padding=1)
         self.mid = _middle(widths[0], config)
         self.conv_blocks = nn.ModuleList()

@@ -32,6 +32,11 @@ class CodebookConfig:
     samples: int = 16
     """Latents kept for k-means, per code."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("warmup", 0), ("patience", 0), ("samples", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
+
 
 class CodebookCare(nn.Module):
     """Watches one `VectorQuantizer`. All state is in buffers, so a resumed run goes on exactly."""

@@ -27,13 +27,13 @@ class OptimConfig:
     """Largest gradient norm, for each optimizer; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be above 0, got {self.lr}")
-        if self.warmup < 0 or self.clip < 0 or self.weight_decay < 0:
-            raise ValueError(
-                "warmup, clip and weight_decay must be 0 or more, "
-                f"got {self.warmup}, {self.clip}, {self.weight_decay}"
-            )
+        for name in ("warmup", "final_lr", "weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
 
 
 def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

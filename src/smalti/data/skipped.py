@@ -1,0 +1,49 @@
+"""Pictures that cannot be used: skipped, counted and named, and no reason to lose a run.
+
+`Source.skipped` holds their names and what is wrong with them. A folder fills it from the headers
+of its files when it is opened; pixels that turn out to be broken are added when they are decoded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smalti.data.source import Example, Source
+from smalti.progress import say
+
+NAMED = 5
+"""How many are named; all are counted."""
+
+
+def read(source: Source, i: int) -> Example | None:
+    """Example i, or None, with a note in `source.skipped`, if it cannot be decoded."""
+    try:
+        return source[i]
+    except ValueError as error:
+        source.skipped[source.key(i)] = str(error)
+        return None
+
+
+def summary(skipped: dict[str, str]) -> str:
+    """One line: how many, the first names, and what is wrong with the first."""
+    names = sorted(skipped)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    text = f"skipped {len(names)} that cannot be used: {', '.join(names[:NAMED])}{more}"
+    return " ".join(f"{text} (the first: {skipped[names[0]]})".split())
+
+
+def report(skipped: dict[str, str]) -> dict[str, Any]:
+    """What a run's report says of them; empty if there are none."""
+    return {"skipped": len(skipped), "skipped_first": sorted(skipped)[:NAMED]} if skipped else {}
+
+
+def tell(source: Source, known: int = 0) -> int:
+    """Say on standard error what was skipped, if that is more than `known`; return how many."""
+    if len(source.skipped) > known:
+        say(f"{source.name}: {summary(source.skipped)}")
+    return len(source.skipped)
+
+
+def none_left(source: Source) -> ValueError:
+    """The error of a source of which nothing can be used."""
+    return ValueError(f"{source.name}: nothing is left to use; {summary(source.skipped)}")

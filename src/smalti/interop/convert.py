@@ -1,0 +1,25 @@
+"""Projects whose released files become pipelines: `smalti convert FAMILY ...`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from smalti.interop import llamagen_files
+
+
+class Family(NamedTuple):
+    options: type[Any]
+    """A dataclass whose fields are the command's options."""
+    convert: Callable[[Any, Path, str], None]
+    """Write what the options say as a folder, given where the files are from."""
+    repositories: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    """Tokenizers and models by hub id; the first tokenizer is the one that the models learned."""
+
+
+FAMILIES = {
+    "llamagen": Family(
+        llamagen_files.LlamaGenFiles, llamagen_files.convert, llamagen_files.REPOSITORIES
+    )
+}

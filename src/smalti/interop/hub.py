@@ -1,0 +1,79 @@
+"""Released weights on the Hugging Face hub: downloaded, converted once, and kept.
+
+    smalti.load("FoundationVision/LlamaGen/c2i_B_256.pt")
+
+An id is OWNER/NAME/MODEL, or OWNER/NAME/MODEL+TOKENIZER for another tokenizer than the one that the
+model learned. A mirror may hold the model; its tokenizer comes from the project's own repository.
+The pipeline is kept in `smalti/` of the hub's cache folder (HF_HOME), by the commit of the model's
+repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.utils import WeakFileLock
+
+from smalti.interop.convert import FAMILIES, Family
+
+
+class Released(NamedTuple):
+    family: Family
+    repo: str
+    """Where the model is."""
+    model: str
+    home: str
+    """Where the tokenizer is."""
+    tokenizer: str
+
+
+def find(text: str) -> Released | None:
+    """The released files that an id means; None if it means none.
+
+    Raises ValueError naming the models of a repository, or the tokenizers of a model.
+    """
+    owner, _, rest = text.partition("/")
+    name, _, files = rest.partition("/")
+    model, _, tokenizer = files.partition("+")
+    for family in FAMILIES.values():
+        for home, (tokenizers, models) in family.repositories.items():
+            if f"{owner}/{name}" == home and model not in models:
+                ids = ", ".join(f"{home}/{m}" for m in models)
+                raise ValueError(f"{home} holds several models, got {text!r}; load one of {ids}")
+            if model in models and tokenizer and tokenizer not in tokenizers:
+                raise ValueError(
+                    f"the tokenizer must be one of {', '.join(tokenizers)}, got {tokenizer!r}"
+                )
+            if model in models:
+                return Released(family, f"{owner}/{name}", model, home, tokenizer or tokenizers[0])
+    return None
+
+
+def fetch(released: Released) -> Path:
+    """The folder of the pipeline; only what is missing is downloaded and converted.
+
+    Raises ValueError if a file cannot be had or is not what its name says.
+    """
+    family, repo, name, home, tokenizer = released
+    model = ask(f"{repo}/{name}", lambda: hf_hub_download(repo, name))
+    commit = model.parent.name
+    folder = Path(constants.HF_HOME) / "smalti" / repo.replace("/", "--") / commit
+    folder = folder / f"{Path(name).stem}+{Path(tokenizer).stem}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(folder.with_name(folder.name + ".lock")):  # of several processes one converts
+        if not (folder / "pipeline.json").is_file():
+            vq = ask(f"{home}/{tokenizer}", lambda: hf_hub_download(home, tokenizer))
+            family.convert(family.options(tokenizer=vq, model=model), folder, f"{repo} at {commit}")
+    return folder
+
+
+def ask(what: str, get: Callable[[], str]) -> Path:
+    """What the hub gives. Raises ValueError in one line if it gives nothing."""
+    try:
+        return Path(get())
+    except Exception as error:  # of the network, the hub, and a dozen kinds of its client
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{what} is not a folder, and the hub did not give it: {reason}") from None

@@ -1,0 +1,151 @@
+"""Released weights by hub id: what is downloaded, where the pipeline is kept, what is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import smalti
+from builders import build
+from official import official, write
+from smalti.cli import main
+from smalti.describe import describe
+from smalti.interop.hub import find
+from smalti.interop.llamagen_files import REPOSITORIES
+from smalti.models.llamagen import LlamaGen, LlamaGenConfig
+from smalti.text.t5 import T5Config
+from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
+
+OFFICIAL, TEXT = REPOSITORIES
+VQ = VQGANConfig(
+    size=(64, 64), channels=4, multipliers=(1, 1, 1, 1, 2), blocks=1, latent=4, vocab=16, dim=2
+)
+VQ8 = VQGANConfig(
+    size=(64, 64), channels=4, multipliers=(1, 1, 1, 2), blocks=1, latent=4, vocab=16, dim=2
+)
+GPT = LlamaGenConfig(grid=(4, 4), vocab=16, classes=3, layers=1, heads=2, dim=16, multiple_of=16)
+pytestmark = pytest.mark.usefixtures("float32")
+
+
+class Hub:
+    """A stand-in for `hf_hub_download` that has small files and remembers what was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked, self.commit = folder, [], "c0ffee"
+
+    def add(self, repo: str, name: str, module: torch.nn.Module) -> None:
+        """A file of weights; with the rotary table of old files, which tells grid and heads."""
+        state = official(module)
+        if isinstance(module, LlamaGen):
+            state["freqs_cis"] = module.rope_table()
+        path = self.path(repo, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write({"model": state}, path)
+
+    def path(self, repo: str, name: str) -> Path:
+        return self.folder / repo / "snapshots" / self.commit / name
+
+    def __call__(self, repo: str, name: str) -> str:
+        self.asked.append(f"{repo}/{name}")
+        if not self.path(repo, name).is_file():
+            raise OSError("404 Client Error\nmore lines")
+        return str(self.path(repo, name))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub with a class-conditional model of 4 x 4 codes under a published name."""
+    hub = Hub(tmp_path / "hub")
+    monkeypatch.setattr("smalti.interop.hub.hf_hub_download", hub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    hub.add(OFFICIAL, "c2i_B_256.pt", build(LlamaGen, GPT))
+    hub.add(OFFICIAL, "vq_ds16_c2i.pt", build(VQGAN, VQ))
+    hub.add(OFFICIAL, "vq_ds8_c2i.pt", build(VQGAN, VQ8))
+    return hub
+
+
+def test_a_model_is_downloaded_converted_and_kept(hub, tmp_path):
+    name = f"{OFFICIAL}/c2i_B_256.pt"
+    pipe = smalti.load(name, "cpu", torch.float32)
+    assert hub.asked == [name, f"{OFFICIAL}/vq_ds16_c2i.pt"]  # and nothing else of the repository
+    assert pipe.model.config.grid == (4, 4) and pipe.tokenizer.config.size == (64, 64)
+    assert pipe.info["source"] == f"{OFFICIAL} at c0ffee"
+    assert set(pipe.info["files"]) == {"c2i_B_256.pt", "vq_ds16_c2i.pt"}
+    kept = tmp_path / "home" / "smalti" / "FoundationVision--LlamaGen" / "c0ffee"
+    folder = kept / "c2i_B_256+vq_ds16_c2i"
+    before = (folder / "model" / "model.safetensors").stat().st_mtime_ns
+
+    again = smalti.load(name, "cpu", torch.float32)
+    assert hub.asked[2:] == [name] and again.fingerprint == pipe.fingerprint
+    assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == before
+    images = [np.asarray(p(n=2, seed=1)[1]) for p in (pipe, again)]
+    assert np.array_equal(*images)
+    assert describe(name)["fingerprint"] == pipe.fingerprint
+
+
+def test_another_commit_is_converted_again(hub):
+    first = smalti.load(f"{OFFICIAL}/c2i_B_256.pt", "cpu")
+    hub.commit = "decaf"
+    hub.add(OFFICIAL, "vq_ds16_c2i.pt", build(VQGAN, VQ))
+    hub.add(OFFICIAL, "c2i_B_256.pt", build(LlamaGen, GPT, seed=1))
+    second = smalti.load(f"{OFFICIAL}/c2i_B_256.pt", "cpu")
+    assert second.info["source"] == f"{OFFICIAL} at decaf"
+    assert first.fingerprint != second.fingerprint
+
+
+def test_another_tokenizer(hub):
+    pipe = smalti.load(f"{OFFICIAL}/c2i_B_256.pt+vq_ds8_c2i.pt", "cpu", torch.float32)
+    assert pipe.tokenizer.config.size == (32, 32) and pipe.model.config.grid == (4, 4)
+    with pytest.raises(ValueError, match="must be one of vq_ds16_c2i.pt, vq_ds8_c2i.pt, got 'vq'"):
+        smalti.load(f"{OFFICIAL}/c2i_B_256.pt+vq")
+
+
+def test_a_mirror_takes_the_tokenizer_from_the_project(hub):
+    hub.add("me/mirror", "c2i_L_384.pt", build(LlamaGen, GPT))
+    smalti.load("me/mirror/c2i_L_384.pt", "cpu")
+    assert hub.asked == ["me/mirror/c2i_L_384.pt", f"{OFFICIAL}/vq_ds16_c2i.pt"]
+
+
+def test_a_text_model(hub):
+    model = replace(GPT, classes=0, text_length=6, text_dim=12)
+    hub.add(TEXT, "t2i_XL_stage1_256.pt", build(LlamaGen, model))
+    hub.add(TEXT, "vq_ds16_t2i.pt", build(VQGAN, VQ))
+    pipe = smalti.load(f"{TEXT}/t2i_XL_stage1_256.pt", "cpu", torch.float32)
+    assert hub.asked == [f"{TEXT}/t2i_XL_stage1_256.pt", f"{TEXT}/vq_ds16_t2i.pt"]
+    assert pipe.text.config == T5Config("google/flan-t5-xl", 6, 12)
+    assert (pipe.sampling.guidance, pipe.sampling.top_k, pipe.classes) == (7.5, 1000, [])
+
+
+def test_sample_draws_from_a_hub_id(hub, tmp_path, capsys):
+    out = tmp_path / "x.png"
+    main(["sample", f"{OFFICIAL}/c2i_B_256.pt", "--classes", "2", "--out", str(out)])
+    assert out.is_file() and "1 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rest", ["", "/", "/c2i_B_512.pt", "/vq_ds16_c2i.pt"])
+def test_a_repository_of_several_models_names_them(hub, rest):
+    with pytest.raises(ValueError, match=f"holds several models, .*{OFFICIAL}/c2i_3B_384.pt"):
+        smalti.load(OFFICIAL + rest)
+    with pytest.raises(ValueError, match=f"load one of {TEXT}/t2i_XL_stage1_256.pt, "):
+        smalti.load(TEXT + rest)
+    assert hub.asked == []
+
+
+def test_every_published_id_is_found():
+    for home, (tokenizers, models) in REPOSITORIES.items():
+        for model in models:
+            found = find(f"{home}/{model}")
+            assert found is not None and found[1:] == (home, model, home, tokenizers[0])
+    for other in ("me/fruit", "a/b/c", "fruit", "", "/", "./x/c2i.pt", "me/fruit/c2i_B_256.pth"):
+        assert find(other) is None
+
+
+def test_failures_are_one_line_and_leave_nothing(hub, tmp_path):
+    with pytest.raises(ValueError, match=r"c2i_L_256.pt .* the hub did not give it: 404 .*Error$"):
+        smalti.load(f"{OFFICIAL}/c2i_L_256.pt")
+    hub.path(OFFICIAL, "vq_ds16_c2i.pt").write_text("no pickle")
+    with pytest.raises(ValueError, match="vq_ds16_c2i.pt is damaged or no checkpoint"):
+        smalti.load(f"{OFFICIAL}/c2i_B_256.pt")
+    assert not list((tmp_path / "home").rglob("*.json"))
