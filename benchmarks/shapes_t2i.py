@@ -25,7 +25,8 @@ from common import report, seconds
 from smalti.data.shapes import draw
 from smalti.data.transforms import Transform
 from smalti.eval.matching import CAPTIONS, matching
-from smalti.pipeline import Pipeline, grid, save_png, to_pil
+from smalti.pictures import grid, save_png, to_pil
+from smalti.pipeline import Pipeline
 from smalti.recipes.run import train
 from smalti.recipes.text import shapes_t2i, shapes_vqgan
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import smalti
-from smalti.pipeline import grid, save_png
+from smalti.pictures import grid, save_png
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ import smalti
 from smalti.data.decode import decode
 from smalti.data.transforms import Transform
 from smalti.engine.causal import Known
-from smalti.pipeline import grid, save_png, to_pil
+from smalti.pictures import grid, save_png, to_pil
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import smalti
-from smalti.pipeline import grid, save_png
+from smalti.pictures import grid, save_png
 from smalti.recipes.base import DataConfig
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.recipes.run import train

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import smalti
-from smalti.pipeline import grid, save_png
+from smalti.pictures import grid, save_png
 from smalti.recipes.base import DataConfig
 from smalti.recipes.run import train
 from smalti.recipes.text import shapes_t2i, shapes_vqgan

@@ -19,7 +19,7 @@ LAYERS = [  # from the top; a package may import its own layer and those below
     {"tokenizers", "heads"},
     {"nn"},
     {"sampling"},
-    {"codes", "config", "progress", "tensorfile"},
+    {"codes", "config", "pictures", "progress", "tensorfile"},
 ]
 APART = {  # loops know protocols, never a system
     "engine": {"models", "tokenizers", "train"},

@@ -14,7 +14,8 @@ from builders import build, random_codes
 from smalti.describe import png_metadata
 from smalti.engine.causal import Known
 from smalti.models import llamagen
-from smalti.pipeline import Pipeline, Sampling, grid, save_png, to_pil
+from smalti.pictures import grid, save_png, to_pil
+from smalti.pipeline import Pipeline, Sampling
 from smalti.storage import save_module
 from smalti.tokenizers import vqgan
 

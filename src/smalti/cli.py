@@ -128,7 +128,8 @@ def sample(
     """
     import time
 
-    from smalti.pipeline import grid, load, save_png
+    from smalti.pictures import grid, save_png
+    from smalti.pipeline import load
     from smalti.progress import track
     from smalti.text.prompts import read_prompts
 
@@ -209,7 +210,7 @@ def reconstruct(
     from smalti.data.source import open_source
     from smalti.data.transforms import Transform
     from smalti.eval.reconstruction import reconstruction
-    from smalti.pipeline import save_png
+    from smalti.pictures import save_png
     from smalti.recipes.tokenizer import comparison
 
     if n < 1:

@@ -20,7 +20,8 @@ from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.nn.linear import packed
-from smalti.pipeline import Pipeline, grid, save_png, to_pil
+from smalti.pictures import grid, save_png, to_pil
+from smalti.pipeline import Pipeline
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.recipes.finetune import adapted, built, open_pipeline, share
 from smalti.recipes.run_folder import claim, finish, without_held_out

@@ -13,7 +13,7 @@ from smalti.data.skipped import tell
 from smalti.data.source import open_source, split
 from smalti.data.transforms import to_float, to_uint8
 from smalti.eval.reconstruction import reconstruction
-from smalti.pipeline import grid, save_png, to_pil
+from smalti.pictures import grid, save_png, to_pil
 from smalti.recipes.base import TokenizerRecipe
 from smalti.recipes.finetune import open_vqgan
 from smalti.recipes.run_folder import claim, finish, without_held_out

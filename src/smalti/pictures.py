@@ -1,0 +1,46 @@
+"""Pictures as people and programs take them: PIL images, sheets of many, PNGs that say how they
+were drawn."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from smalti.config import replacing
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """uint8 images (B, 3, H, W) as pictures."""
+    return [Image.fromarray(x) for x in images.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def grid(images: Sequence[Image.Image], columns: int | None = None, zoom: int = 1) -> Image.Image:
+    """One picture of many of equal size, row by row, two pixels apart on white."""
+    if not images:
+        raise ValueError("a grid needs at least one image")
+    columns = columns or max(1, round(len(images) ** 0.5))
+    w, h = images[0].width * zoom, images[0].height * zoom
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (w + 2) + 2, rows * (h + 2) + 2), "white")
+    for (y, x), image in zip(itertools.product(range(rows), range(columns)), images, strict=False):
+        tile = image.resize((w, h), Image.Resampling.NEAREST)
+        sheet.paste(tile, (2 + x * (w + 2), 2 + y * (h + 2)))
+    return sheet
+
+
+def save_png(image: Image.Image, path: Path, metadata: Any = None) -> None:
+    """Write a PNG with `metadata` (default: the image's own) as JSON in the text chunk "smalti"."""
+    metadata = image.info.get("smalti") if metadata is None else metadata
+    chunk = PngInfo()
+    if metadata is not None:
+        chunk.add_text("smalti", json.dumps(metadata))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=chunk)
