@@ -16,7 +16,7 @@ from tiny_t5 import write_t5
 pytestmark = pytest.mark.usefixtures("float32")
 BYTES = [
     *GENERATOR,
-    *"--text.layers 1 --text.heads 2 --text.dim 16 --text.length 24 --text.patch 2".split(),
+    *"--text.layers 1 --text.heads 2 --text.dim 16 --text.length 12".split(),
 ]
 
 

@@ -72,7 +72,7 @@ def shapes_t2i() -> TextRecipe:
     return TextRecipe(
         data=DataConfig(source="shapes:25000", flip=False),  # captions say left and right
         model=replace(recipe.model, dropout=0.0, drop_path=0.0),
-        text=BytesConfig(length=8, patch=6, dim=128, layers=2, heads=4),
+        text=BytesConfig(length=12, dim=128, layers=2, heads=4),
         sampling=Sampling(guidance=1.5, top_p=0.9),
         train=replace(recipe.train, steps=6500, preview_every=3250, save_every=3250),
     )
@@ -87,7 +87,7 @@ def emoji_t2i() -> TextRecipe:
     return TextRecipe(
         data=DataConfig(source="emoji", flip=False),
         model=recipe.model,
-        text=BytesConfig(length=16, patch=4, dim=192, layers=2, heads=4),
+        text=BytesConfig(length=16, dim=192, layers=2, heads=4),
         sampling=Sampling(guidance=2.0, top_p=0.95),
         train=recipe.train,
     )

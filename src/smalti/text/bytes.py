@@ -1,14 +1,16 @@
 """A small text encoder that learns together with the generator: no download, any language.
 
-Unusual: it reads UTF-8 bytes, not words. LlamaGen's image positions see no more than the mean of
-the prefix, so it is here that a caption is understood as a whole: a few bidirectional blocks, whose
-rotary positions are relative, so that padding in front changes nothing. Then neighbouring bytes are
-added up: a short prefix costs the generator less.
-B texts, L = T * patch bytes, T features, C width, H heads.
+Unusual: it has no vocabulary. A word is the sum of the embeddings of its UTF-8 bytes, each at its
+place in the word, so that a word is told from every other at once and unknown ones are read too.
+LlamaGen's image positions see no more than the mean of the prefix, so it is here that a caption is
+understood as a whole: a few bidirectional blocks, whose rotary positions are relative, so that
+padding in front changes nothing.
+B texts, T words, W bytes of a word, C width, H heads.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,22 +22,24 @@ from smalti.nn.linear import Linear
 from smalti.nn.mlp import SwiGLU
 from smalti.nn.norms import RMSNorm
 from smalti.nn.rope import rope_1d, rotate, rotation
-from smalti.text.encoders import left_padded
+from smalti.text.encoders import PADDING
+
+WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class BytesConfig:
-    length: int = 30
-    """T, features of a text; it is read up to T * patch bytes, cut at a whole character."""
-    patch: int = 4
-    """Bytes that share a feature, counted from the end."""
+    length: int = 32
+    """T, words that are read; signs count as words."""
+    word: int = 16
+    """W, bytes of a word; a longer one continues as another, cut at a whole character."""
     dim: int = 256
     """C, a multiple of 2 * heads."""
     layers: int = 3
     heads: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("length", "patch", "dim", "layers", "heads"):
+        for name in ("length", "word", "dim", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.dim % (2 * self.heads):
@@ -57,21 +61,21 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
         qkv = self.wqkv(self.attention_norm(x)).unflatten(-1, (3 * self.heads, -1))
         qk = rotate(qkv[:, :, : 2 * self.heads], rotation).transpose(1, 2)
-        q, k = qk.chunk(2, 1)  # (B, H, L, C / H)
+        q, k = qk.chunk(2, 1)  # (B, H, T, C / H)
         y = attend(q, k, qkv[:, :, 2 * self.heads :].transpose(1, 2), mask)
-        x = x + self.wo(y.transpose(1, 2).flatten(2))  # (B, L, C)
+        x = x + self.wo(y.transpose(1, 2).flatten(2))  # (B, T, C)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
 class ByteEncoder(nn.Module):
-    """Bytes of texts to features. A `TextEncoder`."""
+    """Words as bytes to features. A `TextEncoder`; case makes no difference."""
 
     learned = True
 
     def __init__(self, config: BytesConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(256, config.dim)
+        self.embedding = nn.Embedding(256 * config.word, config.dim)
         self.layers = nn.ModuleList([Block(config) for _ in range(config.layers)])
         self.norm = RMSNorm(config.dim)
         self.init_weights()
@@ -85,39 +89,52 @@ class ByteEncoder(nn.Module):
 
     @property
     def capacity(self) -> int:
-        """L, the bytes that are read."""
-        return self.config.length * self.config.patch
+        """T, the words that are read."""
+        return self.config.length
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Bytes (B, L) int64, left padded with -1."""
-        return left_padded([self._cut(_utf8(text)) for text in texts], self.capacity)
+        """Bytes of words (B, T, W) int64, words left padded and bytes right padded with -1."""
+        length, width = self.config.length, self.config.word
+        tokens = torch.full((len(texts), length, width), PADDING)
+        for row, text in zip(tokens, texts, strict=True):
+            words = self._words(text)[:length]
+            for place, word in zip(row[length - len(words) :], words, strict=True):
+                place[: len(word)] = torch.tensor(list(word))
+        return tokens
 
     def count(self, text: str) -> int:
-        return len(_utf8(text))
+        return len(self._words(text))
 
-    def _cut(self, data: bytes) -> bytes:
-        """The first L bytes or fewer: whole characters."""
-        return data[: self.capacity].decode("utf-8", "ignore").encode()
+    def _words(self, text: str) -> list[bytes]:
+        return [part for word in WORD.findall(text.lower()) for part in self._parts(word)]
+
+    def _parts(self, word: str) -> list[bytes]:
+        """A word as UTF-8 in parts of at most W bytes, whole characters."""
+        parts = [b""]
+        for character in word:
+            data = character.encode("utf-8", "replace")  # half a surrogate pair becomes "?"
+            if len(parts[-1]) + len(data) > self.config.word:
+                parts.append(b"")
+            parts[-1] += data
+        return parts
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Bytes (B, L) to features (B, T, C), zeros at padding, and their mask (B, T)."""
-        mask = tokens >= 0
-        table = rope_1d(self.capacity, self.config.dim // self.config.heads)
-        turn = rotation(table.to(tokens.device))
-        itself = torch.eye(self.capacity, dtype=torch.bool, device=tokens.device)
-        visible = mask[:, None, None] | itself  # (B, 1, L, L); padding sees itself: no empty row
-        x = self.embedding(tokens.clamp(min=0))  # (B, L, C)
+        """Bytes (B, T, W) to features (B, T, C), zeros at padding, and their mask (B, T)."""
+        length, width = self.config.length, self.config.word
+        given = tokens >= 0  # (B, T, W)
+        mask = given.any(-1)  # (B, T)
+        places = 256 * torch.arange(width, device=tokens.device)
+        x = self.embedding(tokens.clamp(min=0) + places) * given[..., None]
+        size = given.sum(2, keepdim=True).clamp(min=1).to(x.dtype)
+        x = x.sum(2) / size.sqrt()  # (B, T, C)
+        turn = rotation(rope_1d(length, self.config.dim // self.config.heads).to(tokens.device))
+        itself = torch.eye(length, dtype=torch.bool, device=tokens.device)
+        visible = mask[:, None, None] | itself  # (B, 1, T, T); padding sees itself: no empty row
         for layer in self.layers:
             x = layer(x, turn, visible)
-        x = (x * mask[..., None]).unflatten(1, (-1, self.config.patch)).sum(2)  # (B, T, C)
-        return self.norm(x), mask.unflatten(1, (-1, self.config.patch)).any(2)
-
-
-def _utf8(text: str) -> bytes:
-    """Half of a surrogate pair, which UTF-8 cannot say, becomes a question mark."""
-    return text.encode("utf-8", "replace")
+        return self.norm(x) * mask[..., None], mask
 
 
 def tiny() -> BytesConfig:
     """An encoder of a few thousand parameters, for tests."""
-    return BytesConfig(length=12, patch=2, dim=16, layers=1, heads=2)
+    return BytesConfig(length=12, word=4, dim=16, layers=1, heads=2)
