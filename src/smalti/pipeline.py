@@ -229,11 +229,10 @@ class Pipeline:
 
     @torch.inference_mode()
     def _read(self, texts: list[str]) -> Cond:
-        """Encode texts, equal ones once."""
-        unique = list(dict.fromkeys(texts))
-        tokens = self.text.tokenize(unique).to(self.device)
-        rows = torch.tensor([unique.index(text) for text in texts], device=self.device)
-        return Cond.of_text(*self.text(tokens)).rows(rows)
+        """Encode texts, equal ones once, and each alone: a batch would round otherwise."""
+        read = {t: self.text(self.text.tokenize([t]).to(self.device)) for t in dict.fromkeys(texts)}
+        features, masks = zip(*(read[t] for t in texts), strict=True)
+        return Cond.of_text(torch.cat(features), torch.cat(masks))
 
     def _sampling(self, changes: dict[str, Any]) -> Sampling:
         try:

@@ -62,7 +62,7 @@ def test_a_run_with_bytes_leaves_a_pipeline_that_reads(work, tmp_path, capsys):
     info = told(capsys, "info", work / "g" / "pipeline")
     assert info["text"]["kind"] == "text encoder" and info["text"]["type"] == "bytes"
     pipe = smalti.load(work / "g" / "pipeline", device="cpu")
-    assert pipe.model.config.text_length == 24 and pipe.model.config.classes == 0
+    assert pipe.model.config.text_length == 12 and pipe.model.config.classes == 0
     command = ["sample", work / "g" / "pipeline", "--out", tmp_path / "a.png"]
     tags = told(capsys, *command, "--text", "a small red heart in the centre")["images"]
     assert tags[0]["text"] == "a small red heart in the centre"
