@@ -6,8 +6,8 @@ Whole steps run in `Trainer.fit` with the recipe's own configuration: prefetched
 rate, logging, progress. Bare steps run the same objective and optimizers on a batch that is already
 there. Both alternate in one process, after the codebook's warm-up and with all pictures decoded
 once. `share` is 1 - bare / whole, of medians over the rounds; the target is below 0.05. Evaluation
-and previews are off and no checkpoint falls due; `checkpoint_s` is what one takes, and
-`share_with_checkpoints` counts it once per `save_every` steps.
+and previews are off and no checkpoint falls due; `checkpoint_s` is what one takes of the training
+thread, and `share_with_checkpoints` counts it once per `save_every` steps.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from smalti.models.llamagen import LlamaGen
 from smalti.recipes.base import GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan, llamagen_b
 from smalti.tokenizers.vqgan import VQGAN
+from smalti.train.checkpoint import Writer
 from smalti.train.objectives import Likelihood, ReconstructionObjective
 from smalti.train.parallel import World, autocast
 from smalti.train.trainer import TrainConfig, Trainer
@@ -140,7 +141,9 @@ def measure(name: str, trainer: Trainer, rounds: int, count: int, warm: int) -> 
                 plain.append(seconds(lambda: bare(trainer, ready)) / count)
     config = trainer.config
     assert trainer.step < min(config.save_every, config.steps)
+    trainer.writer = Writer(trainer.run / "checkpoints", keep=1)  # fit has closed its own
     save = seconds(trainer.save)
+    trainer.writer.wait()
     step, core = statistics.median(whole), statistics.median(plain)
     share = save / config.save_every
     case = {

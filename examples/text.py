@@ -3,7 +3,7 @@
 python examples/text.py shapes --prompt "a large red heart in the centre" --out runs/text
 
 The source is shapes, emoji, parquet:PATH or folder:PATH with a metadata.csv of captions. The text
-encoder reads bytes and learns with the generator. Run again, it goes on where it was cut off.
+encoder spells words in bytes and learns with the generator. Run again, it goes on.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ def encode(
     tokenizer: Path,
     out: Path,
     text: str | None = None,
+    clean: bool = False,
     crop: Literal["center", "ten"] = "center",
     flip: bool = True,
     holdout: float = 0.1,
@@ -61,6 +62,7 @@ def encode(
         out: File to write.
         text: Also keep the features of the captions: t5 is flan-t5-xl, else the hub id or folder of
             another T5.
+        clean: Clean the captions as the published text encoders were given them.
         crop: The centre of each image, or ten crops of it.
         flip: Also the mirror image (ten crops always have it).
         holdout: Share of the images marked as held out.
@@ -70,13 +72,15 @@ def encode(
     from smalti.data.token_cache import TokenCache
     from smalti.data.transforms import Transform
     from smalti.encoding import encode as run
-    from smalti.text.t5 import T5, T5Config, config_of
+    from smalti.text.t5 import T5, config_of
     from smalti.train.parallel import best_device
 
     check_output(out)
     module = open_tokenizer(tokenizer)
     transform = Transform(module.config.size[0], crop, flip)
-    encoder = None if text is None else T5(T5Config() if text == "t5" else config_of(text))
+    if clean and text is None:
+        raise ValueError("--clean is for captions that a text encoder reads: give --text")
+    encoder = None if text is None else T5(config_of(text, clean))
     run(open_source(data), module, transform, out, holdout, device=best_device(), text=encoder)
     cache = TokenCache(out)
     report = {"file": str(out), "images": len(cache), "views": cache.views, **asdict(cache.spec)}

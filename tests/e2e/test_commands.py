@@ -308,6 +308,13 @@ def test_a_loss_that_is_no_number_is_one_line(work, tmp_path, capsys):
     )
 
 
+def test_a_run_killed_while_it_claimed_its_folder(tmp_path):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "recipe.json.tmp").write_text('{"da')
+    main(["train", "emoji_vqgan", "--out", str(tmp_path / "t"), *TOKENIZER])
+    assert not (tmp_path / "t" / "recipe.json.tmp").exists()
+
+
 def test_a_mistake_does_not_occupy_the_folder(work, tmp_path, capsys):
     command = ["train", "emoji_llamagen", "--out", str(tmp_path / "g"), *GENERATOR]
     mistake(capsys, *command)

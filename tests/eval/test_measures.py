@@ -33,9 +33,9 @@ def test_histogram_usage_and_perplexity():
 
 def test_unigram_bits_count_every_code_once_more():
     train = torch.tensor([0, 0, 0, 1])  # plus one each: 4, 2, 1, 1 of 8
-    bits = [unigram_bits(train, torch.tensor([code]), 4) for code in range(4)]
+    bits = [unigram_bits(histogram(train, 4), torch.tensor([code])) for code in range(4)]
     assert bits == pytest.approx([1, 2, 3, 3])
-    assert unigram_bits(train, torch.tensor([[0, 1], [2, 3]]), 4) == pytest.approx(9 / 4)
+    assert unigram_bits(histogram(train, 4), torch.tensor([[0, 1], [2, 3]])) == pytest.approx(9 / 4)
 
 
 def batches(spec, sizes):

@@ -1,6 +1,7 @@
 """Runs that begin from something trained, from the command line to the exported pipeline."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 import smalti
 from builders import build
 from small_systems import GENERATOR, TOKENIZER, write_pictures
+from smalti import registry
 from smalti.cli import main
 from smalti.config import read_json
 from smalti.data.token_cache import CodeBatches
@@ -24,7 +26,7 @@ from smalti.models import llamagen
 from smalti.pipeline import Pipeline
 from smalti.recipes import finetune
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
-from smalti.storage import save_module
+from smalti.storage import load_module, save_module
 from smalti.text.bytes import ByteEncoder, BytesConfig
 from smalti.tokenizers import vqgan
 from smalti.train.lora import LoraConfig
@@ -262,7 +264,7 @@ def test_a_text_pipeline_keeps_its_condition():
     tokenizer = build(vqgan.VQGAN, replace(vqgan.tiny(), vocab=32))
     encoder = build(ByteEncoder, BytesConfig(length=3, dim=8, layers=1, heads=2))
     recipe = TextRecipe(init="x", lora=LoraConfig(2), model=config)
-    adapted = finetune.adapted(Pipeline(tokenizer, model, text=encoder), recipe, [])
+    adapted = finetune.adapted(Pipeline(tokenizer, model, text=encoder), recipe, [], (4, 4))
     assert adapted.config == config
     assert torch.equal(adapted.text_prefix.uncond, model.text_prefix.uncond)
     assert adapted.text_prefix.fc1.weight.requires_grad
@@ -287,3 +289,15 @@ def test_a_text_pipeline_learns_other_captions(work, tmp_path, capsys, more):
     with pytest.raises(SystemExit):
         main([*command, "--init", str(work / "g" / "pipeline"), "--out", str(tmp_path / "c")])
     assert "draws from classes, this recipe trains on text" in capsys.readouterr().err
+
+
+def test_a_pipeline_goes_on_at_another_size(work, tmp_path):
+    """As stage 2 of LlamaGen: the tokenizer's weights, more codes."""
+    tokenizer, _ = load_module(work / "t" / "tokenizer", registry.TOKENIZERS)
+    tokenizer.config = replace(tokenizer.config, size=(32, 32))
+    save_module(tokenizer, tmp_path / "larger")
+    run = go_on(work, tmp_path / "run", "--tokenizer", tmp_path / "larger")
+    pipe, before = smalti.load(run / "pipeline"), smalti.load(work / "g" / "pipeline")
+    assert (before.model.spec.grids, pipe.model.spec.grids) == (((4, 4),), ((8, 8),))
+    assert pipe(n=1)[0].size == (32, 32)
+    assert losses(run)[0] < math.log(16)  # as it was begun, not as a new model

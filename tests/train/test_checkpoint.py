@@ -131,6 +131,25 @@ def test_a_sharded_checkpoint_is_read_into_place(tmp_path):
     target = {"step": 0, "objective": {"a/b": torch.zeros(2, 3)}, "list": [torch.zeros(()), None]}
     assert checkpoint.load_sharded(path, target)["step"] == 7
     assert torch.equal(target["objective"]["a/b"], weight) and float(target["list"][0]) == 2
+    (shard,) = path.glob("*.safetensors")
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="step-00000007 cannot be read"):
+        checkpoint.load_sharded(path, target)
+    shard.write_bytes(content)
     (path / "state.json").unlink()
     with pytest.raises(ValueError, match="step-00000007 cannot be read"):
         checkpoint.load_sharded(path, target)
+
+
+def test_a_full_disk_under_a_sharded_checkpoint(tmp_path, monkeypatch):
+    checkpoint.save_sharded(tmp_path, 1, {"a": torch.ones(2)}, keep=1)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torch.distributed.checkpoint.filesystem._write_item", full)
+    words = "step 2 cannot be written to .*No space left.*last complete one is step-00000001. Make"
+    with pytest.raises(OSError, match=words):
+        checkpoint.save_sharded(tmp_path, 2, {"a": torch.ones(2)}, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]

@@ -60,6 +60,20 @@ def two(request, command, tmp_path_factory):
     return run, options
 
 
+def test_a_text_encoder_learns_with_a_sharded_generator(command, tmp_path):
+    """Captions, LoRA's frozen weights and a second module of blocks, in shards and in one piece."""
+    begun = ["train", "shapes_t2i", *command[2:6], *GENERATOR]
+    begun += "--text.length 12 --text.dim 16 --text.layers 1 --text.heads 2".split()
+    begun += "--train.optim.warmup 2 --train.log-every 1".split()
+    main([*begun, "--out", str(tmp_path / "one")])
+    launch(2, *begun, *SHARDED, "--out", str(tmp_path / "two"))
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    lora = ["--init", str(tmp_path / "one" / "pipeline"), "--lora.rank", "2"]
+    main([*begun, *lora, "--out", str(tmp_path / "one-lora")])
+    launch(2, *begun, *lora, *SHARDED, "--out", str(tmp_path / "two-lora"))
+    assert_alike(tmp_path / "two-lora", tmp_path / "one-lora")
+
+
 def losses(run) -> list[float]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     assert [r["step"] for r in rows] == sorted(r["step"] for r in rows)

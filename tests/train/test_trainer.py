@@ -1,6 +1,7 @@
 """The loop: it learns, it resumes bit for bit, it cuts batches, it stops at NaN."""
 
 import json
+import math
 import signal
 from dataclasses import replace
 
@@ -290,15 +291,17 @@ def unthreaded(batches, start, stop):
         yield batches.batch(step)
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, capsys):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_taken(tmp_path, capsys, parallel):
+    config = replace(CONFIG, parallel=parallel)
     whole = fit(generator(), Codes(), tmp_path / "whole")
     with pytest.raises(Cut):
-        fit(generator(), Codes(cut=11), tmp_path / "cut")
+        fit(generator(), Codes(cut=11), tmp_path / "cut", config)
     last = checkpoint.found(tmp_path / "cut" / "checkpoints")[-1]
-    content = (last / "state.safetensors").read_bytes()
-    (last / "state.safetensors").write_bytes(content[:-8])
+    (file,) = last.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-8])
     capsys.readouterr()
-    resumed = fit(generator(seed=1), Codes(), tmp_path / "cut")
+    resumed = fit(generator(seed=1), Codes(), tmp_path / "cut", config)
     told = capsys.readouterr().err
     assert "step-00000010 cannot be read" in told and "going on from step-00000005" in told
     assert_equal(resumed.state(), whole.state())
@@ -327,3 +330,27 @@ def test_one_process_with_fsdp_equals_ddp(tmp_path):
         fit(generator(), Codes(cut=8), tmp_path / "cut", config)
     resumed = fit(generator(seed=1), Codes(), tmp_path / "cut", config)
     assert_equal(resumed.state(), whole.state())
+
+
+def test_checkpoints_of_another_model_are_refused(tmp_path):
+    fit(generator(), Codes(), tmp_path, replace(CONFIG, steps=5))
+    other = generator()
+    other.model.register_buffer("more", torch.zeros(1))
+    with pytest.raises(ValueError, match="of another model: 1 weights missing .'model.more'."):
+        fit(other, Codes(), tmp_path, replace(CONFIG, steps=5))
+
+
+def test_what_is_evaluated_at_a_step_is_there_before_its_checkpoint(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def killed():
+        raise Killed
+
+    config = replace(CONFIG, eval_every=5)
+    with pytest.raises(Killed):
+        fit(generator(), Codes(), tmp_path, config, evaluate=killed)
+    assert checkpoint.found(tmp_path / "checkpoints") == []
+    fit(generator(), Codes(), tmp_path, config, evaluate=lambda: {"x": math.inf})
+    told = [m["step"] for m in metrics(tmp_path) if m.get("held_out_x") == "inf"]
+    assert told == [5, 10, 12]

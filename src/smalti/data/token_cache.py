@@ -279,7 +279,7 @@ class CodeBatches:
     The same stream as `smalti.data.loader.Images`; each item comes in a random view if `train`,
     else in view 0, and with a 'chance' in [0, 1), float32 (b,), the same on any number of ranks.
     `evaluation` is always in order, in view 0 and without chances. With a text encoder there are
-    also 'text_tokens' (b, T) of the captions if it learns, else their cached features 'text'
+    also 'text_tokens' (b, T, ...) of the captions if it learns, else their cached features 'text'
     (b, T, C) and 'text_mask' (b, T).
     Raises ValueError if `indices` is empty or not in the cache, or for a bad batch, rank or seed.
     """

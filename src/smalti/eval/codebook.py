@@ -24,10 +24,10 @@ def perplexity(counts: Tensor) -> float:
     return torch.special.entr(probs).sum().exp().item()
 
 
-def unigram_bits(train: Tensor, held_out: Tensor, vocab: int) -> float:
-    """Bits per token of held-out codes under the frequencies of the training codes (plus one)."""
-    counts = histogram(train, vocab).double() + 1
-    bits = -(counts / counts.sum()).log2()
+def unigram_bits(counts: Tensor, held_out: Tensor) -> float:
+    """Bits per token of held-out codes under the `histogram` of the training codes (plus one)."""
+    frequencies = counts.double() + 1
+    bits = -(frequencies / frequencies.sum()).log2()
     return bits[held_out.flatten().cpu()].mean().item()
 
 

@@ -60,7 +60,8 @@ class LlamaGenFiles:
     heads: int | None = None
     """Attention heads; needed for sizes that were never published."""
     weights: Literal["model", "ema"] = "model"
-    """The weights as trained, which upstream's samplers use, or their moving average."""
+    """The weights as trained, which upstream's samplers use, or their moving average; of the
+    generator where there is one, else of the tokenizer."""
     l2_norm: bool = True
     """Whether the tokenizer normalises its codes, as all published ones do."""
     dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"

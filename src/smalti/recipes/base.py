@@ -75,7 +75,7 @@ class GeneratorRecipe:
 @dataclass(frozen=True)
 class TextRecipe(GeneratorRecipe):
     """Train a generator on codes and captions. The model takes the length and width of its prefix
-    from the text encoder."""
+    from the text encoder, which with `init` is the pipeline's."""
 
     text: BytesConfig | T5Config = field(default_factory=BytesConfig)
     """Bytes: an encoder that learns with the generator; T5: frozen, its features are cached."""

@@ -7,6 +7,7 @@ behind a half-finished run is noticed. C classes, D width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,17 +46,25 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
         raise ValueError(f"{recipe.init} draws from {kinds[0]}, this recipe trains on {kinds[1]}")
     if recipe.lora.rank:
         targets(pipe.model, recipe.lora)
-    mark = fingerprint(pipe.tokenizer)
-    if recipe.tokenizer:
-        other, _ = load_module(tokenizer_folder(Path(recipe.tokenizer)), registry.TOKENIZERS)
-        if fingerprint(other) != mark:
-            raise ValueError(
-                f"{recipe.init} has tokenizer {mark}, but {recipe.tokenizer} is "
-                f"{fingerprint(other)}; leave --tokenizer out"
-            )
     require_same(out, recipe.init, pipe.fingerprint)
+    if recipe.tokenizer:
+        pipe.tokenizer = same_but_for_size(recipe, pipe.tokenizer)
     pipe.tokenizer.to(device)
     return pipe
+
+
+def same_but_for_size(recipe: GeneratorRecipe, tokenizer: Any) -> Any:
+    """The recipe's tokenizer, which must be the pipeline's, perhaps for images of another size."""
+    other, _ = load_module(tokenizer_folder(Path(recipe.tokenizer)), registry.TOKENIZERS)
+    sized = copy.copy(tokenizer)
+    if hasattr(other.config, "size"):
+        sized.config = replace(tokenizer.config, size=other.config.size)
+    if fingerprint(other) != fingerprint(sized):
+        raise ValueError(
+            f"{recipe.init} has tokenizer {fingerprint(tokenizer)}, but {recipe.tokenizer} is "
+            f"{fingerprint(other)}; leave --tokenizer out"
+        )
+    return other
 
 
 def open_vqgan(recipe: TokenizerRecipe, out: Path) -> VQGAN:
@@ -70,13 +79,15 @@ def open_vqgan(recipe: TokenizerRecipe, out: Path) -> VQGAN:
     return built(VQGAN, model.config, model.state_dict())
 
 
-def adapted(pipe: Pipeline, recipe: GeneratorRecipe, classes: Sequence[str]) -> LlamaGen:
-    """The pipeline's model for other classes, with the recipe's dropout and LoRA."""
+def adapted(
+    pipe: Pipeline, recipe: GeneratorRecipe, classes: Sequence[str], grid: tuple[int, int]
+) -> LlamaGen:
+    """The pipeline's model for other classes and another grid, which has no weights, with the
+    recipe's dropout and LoRA."""
     torch.manual_seed(recipe.train.seed)
     weights = pipe.model.state_dict()
-    config = replace(
-        pipe.model.config, dropout=recipe.model.dropout, drop_path=recipe.model.drop_path
-    )
+    rates = {"dropout": recipe.model.dropout, "drop_path": recipe.model.drop_path}
+    config = replace(pipe.model.config, grid=grid, **rates)
     if config.classes:  # a model of texts takes new captions as it is
         table = class_table(weights["cls_embedding.weight"], pipe.classes, classes)
         weights["cls_embedding.weight"] = table

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -15,7 +16,7 @@ from smalti.data.source import open_source, require_captions
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.encoding import encode
 from smalti.engine.causal import generate
-from smalti.eval.codebook import unigram_bits
+from smalti.eval.codebook import histogram, unigram_bits
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
@@ -49,8 +50,8 @@ class Parts:
     """Rows of the cache to train on."""
     held: Any
     """Rows of the cache to measure on."""
-    begun: Pipeline | None
-    """The pipeline that the run goes on from."""
+    begun: str
+    """Fingerprint of the pipeline that the run goes on from, or ""."""
 
     def batches(self, recipe: GeneratorRecipe, world: World) -> CodeBatches:
         size, seed = recipe.train.batch, recipe.train.seed
@@ -77,11 +78,12 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
     def preview(path: Path) -> None:
         # not under autocast: keys and values are cached in the dtype of the weights
         if pipeline.text is None:
-            images = pipeline(n=max(32, min(64, len(pipeline.classes) * 4)), seed=seed)
+            count = max(32, min(64, len(pipeline.classes) * 4))
+            batch = {"labels": torch.arange(count) % len(pipeline.classes)}
         else:
-            images = of_captions(pipeline, next(held_out.evaluation(32)), learned, seed)
+            batch = next(held_out.evaluation(32))
+        images = drawn(pipeline, batch, learned, seed)
         save_png(grid(images, columns=8, zoom=2 if images[0].width <= 64 else 1), path, {})
-        pipeline.info.pop("fingerprint", None)  # the weights go on changing
 
     objective = Likelihood(model, recipe.objective, learned)
     trainer = Trainer(
@@ -96,7 +98,7 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
         evaluate=evaluate,
         preview=preview,
     )
-    claim(out, recipe, world, parts.begun.fingerprint if parts.begun else "")
+    claim(out, recipe, world, parts.begun)
     if parts.begun and world.main:
         text = f"generator: {share(objective.model)}"
         Console(stderr=True, highlight=False, soft_wrap=True).print(text)
@@ -123,7 +125,7 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     classes = [] if encoder else cache.classes or ["image"]
     learned = encoder if encoder is not None and encoder.learned else None
     if begun:
-        model = adapted(begun, recipe, classes)
+        model = adapted(begun, recipe, classes, cache.spec.grids[0])
     else:
         model = LlamaGen(fitted(recipe.model, cache, len(classes), encoder))
         torch.manual_seed(recipe.train.seed)
@@ -132,14 +134,18 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
                 part.init_weights()
     sampling = begun.sampling if begun else recipe.sampling
     pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache.source, begun), encoder)
-    return Parts(pipeline, learned, cache, chosen, held, begun)
+    return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
 
 
 def compared(parts: Parts, bits: float, seed: int) -> dict[str, float]:
     """How far below the unigram model of the training codes, and how well shapes match captions."""
     cache = parts.cache
-    codes = torch.cat([cache.codes(parts.chosen, v) for v in range(cache.views)])
-    unigram = unigram_bits(codes, cache.codes(parts.held, 0), cache.spec.vocab)
+    blocks = np.array_split(parts.chosen, len(parts.chosen) // 4096 + 1)  # never all in memory
+    views = ((rows, v) for rows in blocks for v in range(cache.views))
+    counts = sum(
+        (histogram(cache.codes(*view), cache.spec.vocab) for view in views), torch.tensor(0)
+    )
+    unigram = unigram_bits(counts, cache.codes(parts.held, 0))
     measured = {"unigram_bits_per_token": unigram, "below_unigram": 1 - bits / unigram}
     if parts.learned is not None and cache.source.split(":")[0] == "shapes":
         captions = sorted(set(cache.captions_of(parts.held)))
@@ -181,10 +187,10 @@ def fitted(
 
 
 @torch.inference_mode()
-def of_captions(
+def drawn(
     pipeline: Pipeline, batch: dict[str, Tensor], encoder: Any | None, seed: int
 ) -> list[Any]:
-    """Pictures for the captions of a batch. Cached features are used as they are."""
+    """Pictures for the labels or captions of a batch. Cached features are used as they are."""
     batch = {k: v.to(pipeline.device) for k, v in batch.items()}
     cond = condition(batch, encoder)
     noise = Noise.request(seed, cond.batch, device=pipeline.device)
@@ -209,6 +215,8 @@ def open_codes(
         transform = recipe.data.transform(tokenizer.config.size[0])
         share, device = recipe.data.holdout, world.device
         encode(source, tokenizer, transform, path, share, device=device, text=frozen)
+        if frozen is not None:
+            frozen.release()
     if world.size > 1:
         torch.distributed.barrier()
     cache = TokenCache(path)

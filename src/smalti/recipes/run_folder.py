@@ -19,6 +19,7 @@ LATER = (
     "save_every",
     "keep",
     "device",
+    "accumulate",
     "recompute",
     "guard.on_nan",
     "guard.spike",
@@ -38,7 +39,7 @@ def check(out: Path, recipe: Recipe) -> None:
                     f"{out} holds a run of another recipe: {name} was {old!r}, now {new!r}. Give "
                     "another --out, or remove the folder to start over"
                 )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(p.name != "recipe.json.tmp" for p in out.iterdir()):
         raise ValueError(f"{out} exists and is not a run; give another --out")
 
 

@@ -45,7 +45,12 @@ def llamagen_t2i_stage1() -> TextRecipe:
 
 
 def llamagen_t2i_stage2() -> TextRecipe:
-    """LlamaGen-XL from captions at 512 pixels: stage 1 trained on; published on 10 M pictures."""
+    """LlamaGen-XL from captions at 512 pixels: stage 1 trained on; published on 10 M pictures.
+
+    smalti train llamagen_t2i_stage2 --init runs/t2i-256/pipeline --tokenizer vq16-512 \
+        --codes codes-512.arrow --out runs/t2i-512
+    with `vq16-512` the tokenizer of stage 1 for images of 512 pixels.
+    """
     return _published(grid=32, steps=40_000)
 
 

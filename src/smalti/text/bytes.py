@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -95,12 +96,12 @@ class ByteEncoder(nn.Module):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Bytes of words (B, T, W) int64, words left padded and bytes right padded with -1."""
         length, width = self.config.length, self.config.word
-        tokens = torch.full((len(texts), length, width), PADDING)
+        tokens = np.full((len(texts), length, width), PADDING)
         for row, text in zip(tokens, texts, strict=True):
             words = self._words(text)[:length]
             for place, word in zip(row[length - len(words) :], words, strict=True):
-                place[: len(word)] = torch.tensor(list(word))
-        return tokens
+                place[: len(word)] = list(word)
+        return torch.from_numpy(tokens)
 
     def count(self, text: str) -> int:
         return len(self._words(text))

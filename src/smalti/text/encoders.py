@@ -2,7 +2,7 @@
 
 Also what a batch of training data says of its condition.
 
-B texts, L tokens, T features, C their width.
+B texts, T tokens, C the width of their features. A token is one number, or the bytes of a word.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from smalti.codes import Cond
@@ -23,28 +22,23 @@ class TextEncoder(Protocol):
     """An nn.Module with these. A text's features do not depend on the others of its batch."""
 
     config: Any
-    """`config.length` is T, `config.dim` is C."""
+    """`config.length` is T, the tokens that are read; `config.dim` is C."""
     capacity: int
-    """L, the tokens that are read."""
+    """T."""
     learned: bool
     """True: trained together with the generator. False: frozen, its features can be cached."""
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Tokens (B, L) int64 of the texts, cut at L and left padded with -1."""
+        """Tokens (B, T, ...) int64 of the texts, cut at T and left padded with -1."""
         ...
 
     def count(self, text: str) -> int:
-        """How many tokens a text has. Those beyond L are not read."""
+        """How many tokens a text has. Those beyond T are not read."""
         ...
 
     def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, T, C), zeros at padding, and their mask (B, T) bool."""
         ...
-
-
-def left_padded(rows: Sequence[Sequence[int]], length: int) -> Tensor:
-    """Rows of at most `length` tokens to (B, length) int64, -1 in front."""
-    return torch.tensor([[PADDING] * (length - len(row)) + list(row) for row in rows])
 
 
 def condition(batch: dict[str, Tensor], encoder: TextEncoder | None = None) -> Cond:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.text.clean import clean
-from smalti.text.encoders import left_padded
+from smalti.text.encoders import PADDING
 from smalti.train.parallel import fast_bf16
 
 
@@ -71,10 +71,15 @@ class T5(nn.Module):
             self._parts = load(self.config)
         return self._parts
 
+    def release(self) -> None:
+        """Give the memory back until the next text."""
+        self._parts = None
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Tokens (B, T) int64 with the end mark, left padded with -1."""
         length = self.config.length
-        return left_padded(self._ids(texts, truncation=True, max_length=length), length)
+        rows = self._ids(texts, truncation=True, max_length=length)
+        return torch.tensor([[PADDING] * (length - len(row)) + list(row) for row in rows])
 
     def count(self, text: str) -> int:
         return len(self._ids([text])[0])
@@ -92,11 +97,16 @@ class T5(nn.Module):
         return found.last_hidden_state * mask[..., None], mask
 
 
-def config_of(model: str) -> T5Config:
-    """The configuration of a T5 by its hub id or folder. Raises ValueError if there is none."""
+def config_of(model: str, clean: bool = False) -> T5Config:
+    """The configuration of a T5: t5 for flan-t5-xl, else a hub id or folder.
+
+    Raises ValueError if there is none.
+    """
+    if model == "t5":
+        return T5Config(clean=clean)
     with _named(model) as transformers:
         found = transformers.AutoConfig.from_pretrained(model)
-        return T5Config(model, dim=found.d_model)
+        return T5Config(model, dim=found.d_model, clean=clean)
 
 
 def load(config: T5Config) -> Parts:

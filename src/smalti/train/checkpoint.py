@@ -117,22 +117,23 @@ def save_sharded(folder: Path, step: int, state: dict[str, Any], keep: int) -> N
     tensors: dict[str, Tensor] = {}
     skeleton = _split(state, "", tensors)
     from torch.distributed.checkpoint import state_dict_saver  # slow to import
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
     main = not dist.is_initialized() or dist.get_rank() == 0
     temporary = folder / f"step-{step:08d}.tmp"
-    if main:
-        _begin(folder, step)
-    _barrier()
     try:
+        if main:
+            _begin(folder, step)
+        _barrier()
         with warnings.catch_warnings(action="ignore"):
             writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
             alone = not dist.is_initialized()
             state_dict_saver.save(tensors, storage_writer=writer, no_dist=alone)
         if main:
             _finish(folder, step, skeleton, keep)
-    except OSError as error:
-        raise _failed(folder, step, error) from None
+    except (OSError, CheckpointException) as error:
+        raise _failed(folder, step, error, main) from None
     _barrier()
 
 
@@ -175,14 +176,15 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _failed(folder: Path, step: int, error: OSError) -> OSError:
+def _failed(folder: Path, step: int, error: BaseException, main: bool = True) -> OSError:
     """The error for the user; what was written so far gives its space back."""
-    shutil.rmtree(folder / f"step-{step:08d}.tmp", ignore_errors=True)
+    if main:
+        shutil.rmtree(folder / f"step-{step:08d}.tmp", ignore_errors=True)
     whole = found(folder)
     last = f"the last complete one is {whole[-1].name}" if whole else "there is none before it"
     return OSError(
-        f"the checkpoint of step {step} cannot be written to {folder}: {error}; {last}. Make room "
-        "and give the same command again"
+        f"the checkpoint of step {step} cannot be written to {folder}: {_cause(error)}; {last}. "
+        "Make room and give the same command again"
     )
 
 
@@ -208,6 +210,7 @@ def load_sharded(checkpoint: Path, state: dict[str, Any]) -> dict[str, Any]:
     Returns the state with the checkpoint's other values. Raises ValueError if it is damaged.
     """
     from torch.distributed.checkpoint import state_dict_loader
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     tensors: dict[str, Tensor] = {}
@@ -218,11 +221,18 @@ def load_sharded(checkpoint: Path, state: dict[str, Any]) -> dict[str, Any]:
             alone = not dist.is_initialized()
             state_dict_loader.load(tensors, storage_reader=reader, no_dist=alone)
         return _join(json.loads((checkpoint / "state.json").read_text()), tensors)
-    except Exception as error:
+    except (Exception, CheckpointException) as error:
         raise _damaged(checkpoint, error) from None
 
 
-def _damaged(checkpoint: Path, error: Exception) -> ValueError:
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong on the first process where something did."""
+    failures = getattr(error, "failures", {})
+    return next((cause for cause, _ in failures.values()), error)
+
+
+def _damaged(checkpoint: Path, error: BaseException) -> ValueError:
     return ValueError(
-        f"checkpoint {checkpoint} cannot be read ({error}); remove it to go on from the one before"
+        f"checkpoint {checkpoint} cannot be read ({_cause(error)}); remove it to go on from the "
+        "one before"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from math import inf
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -78,8 +78,7 @@ class Log:
         """Write numbers of a step and show some of them."""
         if self.metrics is None:
             return
-        rounded = {k: float(f"{v:.8g}") for k, v in numbers.items()}
-        self.metrics.write({"step": step} | rounded)
+        self.metrics.write({"step": step} | {k: _plain(v) for k, v in numbers.items()})
         if self.board is not None:
             for name, value in numbers.items():
                 self.board.add_scalar(name, value, step)
@@ -95,14 +94,19 @@ class Log:
             )
 
     def event(self, step: int, kind: str, **fields: float | str) -> None:
-        """Write what happened at a step; numbers that JSON lacks become text."""
+        """Write what happened at a step."""
         if self.metrics is not None:
-            said = {k: str(v) if v != v or v in (inf, -inf) else v for k, v in fields.items()}
+            said = {k: v if isinstance(v, str) else _plain(v) for k, v in fields.items()}
             self.metrics.write({"step": step, "event": kind} | said)
 
     def say(self, text: str) -> None:
         """A line of text above the progress bar."""
         self.progress.console.print(text, highlight=False)
+
+
+def _plain(number: float) -> float | str:
+    """A number as JSON has it: eight digits; text for what is none."""
+    return float(f"{number:.8g}") if isfinite(number) else str(number)
 
 
 def _tensorboard(folder: Path) -> Any:

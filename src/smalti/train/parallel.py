@@ -90,13 +90,14 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def replicate(objective: nn.Module, world: World) -> nn.Module:
+def replicate(objective: Any, world: World) -> nn.Module:
     """The objective with gradients averaged over all processes."""
     if world.size == 1:
         return objective
     ids = [world.device.index] if world.device.type == "cuda" else None
     # a discriminator that has not started yet leaves its parameters without gradients
-    return DistributedDataParallel(objective, device_ids=ids, find_unused_parameters=True)
+    several = len(objective.optimized()) > 1
+    return DistributedDataParallel(objective, device_ids=ids, find_unused_parameters=several)
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
@@ -106,8 +107,11 @@ def blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def shard(objective: Any, world: World, precision: Precision) -> Any:
-    """A copy of the objective with parameters, gradients and optimizer state spread over all
-    processes (FSDP2): block by block, then what remains. One process has nothing to spread.
+    """The objective with parameters, gradients and optimizer state spread over all processes
+    (FSDP2): block by block, then what remains. One process has nothing to spread.
+
+    The main process gets a copy and keeps the objective whole; the others give it up. On CUDA with
+    bf16 the blocks compute in bfloat16, activations between them included.
 
     Raises ValueError if the objective's model has no blocks.
     """
@@ -119,12 +123,14 @@ def shard(objective: Any, world: World, precision: Precision) -> Any:
     if world.size == 1:
         return objective.to(world.device)
     half = world.device.type == "cuda" and wants_bf16(world.device, precision)
-    policy = MixedPrecisionPolicy(torch.bfloat16 if half else None, torch.float32)
+    dtype = torch.bfloat16 if half else None
+    policy = MixedPrecisionPolicy(dtype, torch.float32)
+    outside = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)  # the batch
     mesh = init_device_mesh(world.device.type, (world.size,))
-    sharded = copy.deepcopy(objective)
+    sharded = copy.deepcopy(objective) if world.main else objective
     for block in blocks(sharded.model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    return fully_shard(sharded, mesh=mesh, mp_policy=policy)
+    return fully_shard(sharded, mesh=mesh, mp_policy=outside)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class Trainer:
 
     `evaluate` gives held-out numbers and `preview` writes a picture to a path; both run on the main
     process, on the averaged weights if there are any, in evaluation mode and without gradients.
-    They see `objective.model`; with fsdp that is a whole copy of what is trained.
+    They see `objective.model`; with fsdp the main process keeps that as a whole copy.
     """
 
     def __init__(
@@ -122,8 +122,6 @@ class Trainer:
         self.objective: Any = objective
         if self.sharded:
             self.trained = shard(objective, world, config.precision)
-            if self.trained is not objective:
-                objective.to("cpu" if world.main else "meta")
         else:
             self.trained = objective.to(world.device)
         self.batches, self.config, self.run, self.world = batches, config, run, world
@@ -135,6 +133,9 @@ class Trainer:
         self.ema = Ema(self.trained.model, config.ema) if config.ema else None
         self.guard = Guard(config.guard).to(world.device)
         self.writer = checkpoint.Writer(run / "checkpoints", config.keep)
+        self.interrupt = Interrupt()
+        self._wish: Tensor | None = None
+        self._wishes: Tensor | None = None
         self.step = 0
 
     # -- state
@@ -160,11 +161,16 @@ class Trainer:
         if self.sharded:
             for optimizer in self.optimizers.values():
                 fill_state(optimizer)
-            state = checkpoint.load_sharded(found[-1], self.state())
-            self.step = state["step"]
+            self.step = self._newest(found, say)["step"]
             return True
         state = self._newest(found, say)
-        self.trained.load_state_dict(state["objective"], strict=False)
+        missing, unknown = self.trained.load_state_dict(state["objective"], strict=False)
+        missing = [name for name in missing if not name.startswith("perceptual.")]
+        if missing or unknown:
+            raise ValueError(
+                f"the checkpoints in {self.run} are of another model: {len(missing)} weights "
+                f"missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}"
+            )
         if self.ema is not None and state["ema"] is not None:
             self.ema.load_state_dict(state["ema"])
         for name, optimizer in self.optimizers.items():
@@ -176,6 +182,8 @@ class Trainer:
     def _newest(self, found: list[Path], say: Callable[[str], None]) -> dict[str, Any]:
         while True:
             try:
+                if self.sharded:
+                    return checkpoint.load_sharded(found[-1], self.state())
                 return checkpoint.load(found[-1])
             except ValueError as error:
                 if len(found) == 1:
@@ -215,15 +223,13 @@ class Trainer:
             if config.recompute:
                 recompute(self.trained.model)
             module.train()
-            interrupt = stack.enter_context(Interrupt())
+            stack.enter_context(self.interrupt)
             stream = prefetch(self.batches, self.step, steps)
             stack.callback(stream.close)
-            self._loop(module, stream, log, interrupt)
+            self._loop(module, stream, log)
             self.writer.wait()
 
-    def _loop(
-        self, module: nn.Module, stream: Iterator[Batch], log: Log, interrupt: Interrupt
-    ) -> None:
+    def _loop(self, module: nn.Module, stream: Iterator[Batch], log: Log) -> None:
         steps = self.config.steps
         advised, since, clock = False, self.step, time.perf_counter()
         waited = 0.0
@@ -235,7 +241,7 @@ class Trainer:
             self.step += 1
             self.writer.check()
             due = {n: self._due(n) for n in ("log", "eval", "preview", "save")}
-            stop = self._stop(interrupt, due["log"])
+            stop = self._stop()
             due["save"] = due["save"] or stop
             log.advance(self.step)
             if due["log"] or due["save"]:
@@ -250,13 +256,13 @@ class Trainer:
                 if text and self.step > steps // 10:
                     log.say(f"advice: {text}")
                     advised = True
-            if due["save"]:
+            if (due["eval"] or due["preview"]) and not stop:
+                self._look(log, due)
+            if due["save"]:  # after the look: a checkpoint says that all before it is done
                 self.save()
             if stop:
                 self.writer.wait()
                 raise KeyboardInterrupt
-            if due["eval"] or due["preview"]:
-                self._look(log, due)
             if due["log"] or due["save"] or due["eval"] or due["preview"]:
                 since, clock, waited = self.step, time.perf_counter(), 0.0
 
@@ -264,12 +270,15 @@ class Trainer:
         every = getattr(self.config, f"{what}_every")
         return self.step == self.config.steps or (every > 0 and self.step % every == 0)
 
-    def _stop(self, interrupt: Interrupt, due: bool) -> bool:
-        """Whether to end after this step; several processes agree on it when they log."""
-        if self.step == self.config.steps or (self.world.size > 1 and not due):
+    def _stop(self) -> bool:
+        """Whether to end after this step. Several processes agree on the wishes before the last
+        step, which they exchanged with its loss: the device has them by now."""
+        if self.step == self.config.steps:
             return False
-        wish = torch.tensor(float(interrupt.wished), device=self.world.device)
-        return bool(mean_over(wish, self.world) > 0)
+        if self.world.size == 1:
+            return self.interrupt.wished
+        before, self._wishes = self._wishes, self._wish
+        return before is not None and bool(before > 0)
 
     def _train_step(self, module: nn.Module, batch: Batch) -> tuple[Losses, dict[str, Tensor]]:
         config, device = self.config, self.world.device
@@ -293,7 +302,9 @@ class Trainer:
             for name, value in losses.logs.items():
                 logs[name] = logs.get(name, 0) + value / parts
         norms = {name: self._clip(self.modules[name]) for name in losses.totals}
-        bad = self.guard.judge(mean_over(logs["loss"], self.world), list(norms.values()))
+        wish = torch.tensor(float(self.interrupt.wished)).to(device, non_blocking=True)
+        loss, self._wish = mean_over(torch.stack([logs["loss"].float(), wish]), self.world)
+        bad = self.guard.judge(loss, list(norms.values()))
         for name in losses.totals:
             optimizer: Any = self.optimizers[name]
             for group in optimizer.param_groups:
@@ -321,9 +332,9 @@ class Trainer:
             where = f"{what} at step {step}, {self._names(event.step)}"
             if event.action == "stop":
                 raise TrainingStopped(
-                    f"{where}; the last checkpoint in {self.run} is from before. Try a lower "
-                    "--train.optim.lr or a longer --train.optim.warmup, or leave such steps out: "
-                    "--train.guard.on-nan skip, --train.guard.on-spike skip"
+                    f"{where}; the last checkpoint in {self.run} is from before. Go on without "
+                    "such steps (--train.guard.on-nan skip, --train.guard.on-spike skip), or take "
+                    "another --out and a lower --train.optim.lr or a longer --train.optim.warmup"
                 )
             log.say(f"{where}" + ("; the step is left out" if event.action == "skip" else ""))
 
@@ -363,7 +374,7 @@ class Trainer:
 
         All processes enter it; with fsdp the main one then holds the whole model.
         """
-        if self.trained is self.objective:
+        if not self.sharded or self.world.size == 1:
             with self.ema.applied() if self.ema is not None else nullcontext():
                 yield
             return
@@ -371,7 +382,7 @@ class Trainer:
         if self.ema is not None:
             values |= self.ema.state_dict()
         model, main = self.objective.model, self.world.main
-        gather(values, model.state_dict(), main)
+        gather(values, model.state_dict() if main else {}, main)
         if main:
             model.to(self.world.device)
         yield
