@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from small_systems import GENERATOR, TOKENIZER
 from smalti import registry
 from smalti.cli import main
 from smalti.storage import load_module
+from smalti.train import checkpoint
 
 pytestmark = pytest.mark.multi
 
@@ -58,6 +61,28 @@ def two(request, command, tmp_path_factory):
     options = SHARDED if request.param == "fsdp" else []
     launch(2, *command, *options, "--out", str(run))
     return run, options
+
+
+def test_ctrl_c_stops_both_at_one_step_with_a_checkpoint(command, tmp_path):
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    long = ["--train.steps", "1000000", "--train.save-every", "1000000"]
+    started = subprocess.Popen(
+        [*run, "-m", "smalti", *command, *long, "--out", str(tmp_path / "run")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while started.poll() is None and not (
+        metrics.is_file() and metrics.read_text().count("\n") > 5
+    ):
+        time.sleep(0.1)
+    started.send_signal(signal.SIGINT)
+    started.wait(timeout=60)
+    (saved,) = checkpoint.found(tmp_path / "run" / "checkpoints")
+    step = checkpoint.load(saved)["step"]
+    assert saved.name == f"step-{step:08d}" and 5 < step < 1000000
+    assert len(losses(tmp_path / "run")) == step
 
 
 def test_a_text_encoder_learns_with_a_sharded_generator(command, tmp_path):
