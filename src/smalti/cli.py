@@ -118,7 +118,8 @@ def sample(
         prompts: A text file with a prompt on each line, after those of --text.
         negative: A prompt that guidance leads away from.
         n: Number of images; default: one of each class or prompt.
-        out: A .png file gets all images as a grid; any other name is a folder, one PNG per image.
+        out: A .png file gets all images as a grid, a column for each class or prompt where several
+            are given; any other name is a folder, one PNG per image.
         guidance: 1 is off; more follows the class more closely and varies less.
         schedule: How guidance changes over the steps.
         temperature: Below 1 draws likelier codes, above 1 more varied ones.
@@ -171,7 +172,10 @@ def sample(
     if out.suffix.lower() == ".png":
         one = len(images) == 1
         tags = images[0].info["smalti"] if one else {"images": [i.info["smalti"] for i in images]}
-        sheet = images[0] if one else grid(images, zoom=2 if images[0].width <= 64 else 1)
+        turns = len(texts or classes)
+        columns = turns if 1 < turns <= 16 and n >= 2 * turns else None  # a column for each
+        zoom = 2 if images[0].width <= 64 else 1
+        sheet = images[0] if one else grid(images, columns, zoom)
         save_png(sheet, out, tags)
         files = [out]
     else:

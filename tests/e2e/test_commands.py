@@ -90,6 +90,14 @@ def test_sample_writes_a_grid_the_same_every_time(work, pipeline, tmp_path, caps
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
 
 
+def test_a_column_for_each_class(pipeline, tmp_path):
+    command = ["sample", pipeline, "--classes", "0", "1", "2", "--n"]
+    for n, size in (("6", (3, 2)), ("3", (2, 2))):
+        main([*command, n, "--out", str(tmp_path / "a.png")])
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.size == tuple(34 * s + 2 for s in size)
+
+
 def test_sample_into_a_folder_and_one_image_again(pipeline, tmp_path):
     main(
         ["sample", pipeline, "--classes", "0", "red square", "--n", "5", "--first", "2"]
