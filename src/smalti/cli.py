@@ -172,7 +172,7 @@ def sample(
     if out.suffix.lower() == ".png":
         one = len(images) == 1
         tags = images[0].info["smalti"] if one else {"images": [i.info["smalti"] for i in images]}
-        turns = len(texts or classes)
+        turns = len(request.get("text") or request.get("classes") or ())
         columns = turns if 1 < turns <= 16 and n >= 2 * turns else None  # a column for each
         zoom = 2 if images[0].width <= 64 else 1
         sheet = images[0] if one else grid(images, columns, zoom)

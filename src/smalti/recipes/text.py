@@ -84,8 +84,8 @@ def shapes_t2i() -> TextRecipe:
 
 
 def emoji_t2i() -> TextRecipe:
-    """A small LlamaGen that draws emoji from their names, on the codes of `emoji_vqgan`, about eight
-    minutes on two CPU cores. So few pictures are learned by heart: it recalls rather than invents.
+    """A small LlamaGen that draws emoji from their names, on the codes of `emoji_vqgan`, in about
+    eight minutes on two CPU cores. So few pictures are learned by heart.
 
     smalti train emoji_t2i --tokenizer runs/emoji-tokenizer/tokenizer --out runs/emoji-t2i
     """
