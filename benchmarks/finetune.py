@@ -49,6 +49,7 @@ def run(case: str, recipe: Recipe, out: Path) -> None:
     name = "held_out_bits_per_token"
     if found := [(line[name], line["step"]) for line in lines if name in line]:
         told["best_bits_per_token"], told["best_step"] = min(found)
+    told = {k: v for k, v in told.items() if not k.startswith("source")}  # a temporary folder
     lr = recipe.train.optim.lr
     report({"script": "finetune", "case": case, "lr": lr, "seconds": took, **told})
 
