@@ -410,6 +410,21 @@ def test_ctrl_c_while_encoding(pipeline, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_ctrl_c_while_drawing(pipeline, tmp_path, monkeypatch, capsys):
+    drawn, undisturbed = [], Pipeline.decode
+
+    def decode(self, codes):
+        drawn.append(len(codes))
+        if len(drawn) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return undisturbed(self, codes)
+
+    monkeypatch.setattr(Pipeline, "decode", decode)
+    assert run("sample", pipeline, "--n", "8", "--batch", "1", "--out", tmp_path / "a.png") == 130
+    assert capsys.readouterr().err == "stopped; nothing was written\n"
+    assert len(drawn) == 3 and not list(tmp_path.iterdir())
+
+
 def test_a_broken_pipe_is_no_traceback(pipeline):
     read, write = os.pipe()
     os.close(read)
