@@ -84,5 +84,6 @@ def encode(
 def features(encoder: Any, captions: list[str], device: torch.device | str) -> list[np.ndarray]:
     """The features of each caption, (tokens, C) float16 without padding; none of an empty one."""
     found, mask = encoder(encoder.tokenize(captions).to(device))
-    mask &= torch.tensor([bool(c) for c in captions], device=mask.device)[:, None]
-    return [f[m].half().cpu().numpy() for f, m in zip(found, mask, strict=True)]
+    rows, masks = found.cpu().to(torch.float16).numpy(), mask.cpu().numpy()  # as the cache stores
+    texts = zip(rows, masks, captions, strict=True)
+    return [row[mask if caption else slice(0)] for row, mask, caption in texts]

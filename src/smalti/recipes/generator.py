@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from smalti import registry
@@ -23,6 +22,7 @@ from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.nn.linear import packed
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline import Pipeline
+from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.recipes.finetune import adapted, built, open_pipeline, share
 from smalti.recipes.run_folder import claim, finish, without_held_out
@@ -100,8 +100,7 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
     )
     claim(out, recipe, world, parts.begun)
     if parts.begun and world.main:
-        text = f"generator: {share(objective.model)}"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+        say(f"generator: {share(objective.model)}")
     trainer.fit()
     with trainer.averaged():
         if not world.main:
@@ -210,13 +209,12 @@ def open_codes(
         if encoder is not None:
             require_captions(source)
         claim(out, recipe, world)
-    if not recipe.codes and not path.exists() and world.main:
-        source = open_source(recipe.data.source)
-        transform = recipe.data.transform(tokenizer.config.size[0])
-        share, device = recipe.data.holdout, world.device
-        encode(source, tokenizer, transform, path, share, device=device, text=frozen)
-        if frozen is not None:
-            frozen.release()
+        if not path.exists() and world.main:
+            transform = recipe.data.transform(tokenizer.config.size[0])
+            share, device = recipe.data.holdout, world.device
+            encode(source, tokenizer, transform, path, share, device=device, text=frozen)
+            if frozen is not None:
+                frozen.release()
     if world.size > 1:
         torch.distributed.barrier()
     cache = TokenCache(path)

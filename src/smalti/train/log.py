@@ -6,7 +6,6 @@ import json
 import time
 from math import isfinite
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -58,12 +57,7 @@ class Log:
         self.progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.progress.stop()
         if self.metrics is not None:
             self.metrics.file.close()
