@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import sys
 import warnings
@@ -297,6 +298,11 @@ def train(arguments: Sequence[str]) -> None:
     }
     command.__doc__ = f"{RECIPES[name].__doc__}"
     parse(command, f"smalti train {name}", rest)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        # all is written; torch's threads of a process group can abort a process that unwinds
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def convert(arguments: Sequence[str]) -> None:
