@@ -28,6 +28,8 @@ class Phi(nn.Conv2d):
     def __init__(self, dim: int, ratio: float) -> None:
         super().__init__(dim, dim, 3, padding=1)
         self.ratio = ratio
+        nn.init.dirac_(self.weight)  # at first phi is the identity: what is added is what was found
+        nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         return input * (1 - self.ratio) + super().forward(input) * self.ratio
@@ -146,8 +148,8 @@ class MultiScaleQuantizer(nn.Module):
         return torch.cat([parts[0][:, :0], *read], 1)
 
     def forward(self, z: Tensor, entropy: bool = False) -> Quantized:
-        """Quantize for training: losses are means over the scales, of the latent so far against
-        `z`; `entropy` computes that loss too, over the codes of all scales."""
+        """Quantize for training. Losses are means over the scales: of the latent so far against
+        `z`, and, with `entropy`, of how a scale's codes are spread over the codebook."""
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
             rows, codes, latents = zip(*self.walk(z), strict=True)
@@ -156,7 +158,9 @@ class MultiScaleQuantizer(nn.Module):
                 "commitment": mean([F.mse_loss(latent.detach(), z) for latent in latents]),
             }
             if entropy:
-                losses["entropy"] = entropy_loss(-self.distances(torch.cat(rows, 1).flatten(0, 1)))
+                losses["entropy"] = mean(
+                    [entropy_loss(-self.distances(part.flatten(0, 1))) for part in rows]
+                )
         return Quantized(z + (latents[-1] - z).detach(), torch.cat(codes, 1), losses)
 
 
