@@ -144,7 +144,7 @@ def test_restarts_alone_bring_a_collapsed_codebook_to_its_share_at_every_scale()
         optimizer.zero_grad()
         care.observe(out.codes)
         if step == 5:
-            assert len(out.codes.unique()) == 1
+            assert len(out.codes.unique()) <= 2
     meters = care.meters()
     assert meters["usage"] > 0.6
     assert all(meters[f"usage_{name}"] > 0.3 for name in care.names)

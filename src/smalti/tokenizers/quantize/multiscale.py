@@ -28,8 +28,6 @@ class Phi(nn.Conv2d):
     def __init__(self, dim: int, ratio: float) -> None:
         super().__init__(dim, dim, 3, padding=1)
         self.ratio = ratio
-        nn.init.dirac_(self.weight)  # at first phi is the identity: what is added is what was found
-        nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         return input * (1 - self.ratio) + super().forward(input) * self.ratio
@@ -65,7 +63,13 @@ class MultiScaleQuantizer(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
+        """phi begins as the identity, so that what is added is what was found to be nearest."""
         nn.init.uniform_(self.embedding.weight, -1 / self.vocab, 1 / self.vocab)
+        for phi in self.phi:
+            if isinstance(phi, Phi):
+                assert phi.bias is not None
+                nn.init.dirac_(phi.weight)
+                nn.init.zeros_(phi.bias)
 
     # -- vectors and the two resizings
 
