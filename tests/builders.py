@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
 from smalti.models import llamagen, rar, var
+from smalti.tokenizers.quantize.multiscale import pyramid
 
 
 def models() -> dict[str, tuple[type[nn.Module], Any]]:
@@ -40,10 +41,24 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     variant = replace(small, size=(16, 32), patch=2, l2_norm=False, attention=False)
     wide = replace(small, channels=40)  # groups of more than one channel
     uneven = replace(small, decoder_multipliers=(2, 1, 3))
+    scaled, tiny = found["multiscale_vqvae"]
+    oblong = replace(
+        tiny,
+        size=(16, 32),
+        patch=2,
+        multipliers=(1, 2),
+        scales=pyramid(1, 2, 5, 8, grid=(4, 8)),
+        phis=0,
+        kernel=1,
+        attention=False,
+    )
+    directions = replace(tiny, scales=((2, 2), (4, 4)), phis=2, phi_ratio=1.0, l2_norm=True)
     return found | {
         "vqgan-variant": (module, variant),
         "vqgan-wide": (module, wide),
         "vqgan-uneven": (module, uneven),
+        "multiscale-oblong": (scaled, oblong),
+        "multiscale-directions": (scaled, directions),
     }
 
 
