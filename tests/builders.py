@@ -32,7 +32,10 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     variant = replace(small, size=(16, 32), patch=2, l2_norm=False, attention=False)
     wide = replace(small, channels=40)  # groups of more than one channel
     uneven = replace(small, decoder_multipliers=(2, 1, 3))
+    maskgit, plain = found["maskgit_vqgan"]
+    oblong = replace(plain, size=(8, 24), multipliers=(2, 1, 3), blocks=2)
     return found | {
+        "maskgit_vqgan-oblong": (maskgit, oblong),
         "vqgan-variant": (module, variant),
         "vqgan-wide": (module, wide),
         "vqgan-uneven": (module, uneven),

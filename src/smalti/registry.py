@@ -10,7 +10,7 @@ from torch import nn
 from smalti.models import llamagen
 from smalti.text import bytes as byte_level
 from smalti.text import t5
-from smalti.tokenizers import vqgan
+from smalti.tokenizers import maskgit_vqgan, vqgan
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,12 @@ class Entry:
     """A function that gives the config of a very small one, for tests."""
 
 
-TOKENIZERS = {"vqgan": Entry(vqgan.VQGANConfig, vqgan.VQGAN, vqgan.tiny)}
+TOKENIZERS = {
+    "vqgan": Entry(vqgan.VQGANConfig, vqgan.VQGAN, vqgan.tiny),
+    "maskgit_vqgan": Entry(
+        maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
+    ),
+}
 MODELS = {"llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny)}
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),

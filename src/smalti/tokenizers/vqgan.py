@@ -182,6 +182,12 @@ class Reconstruction(NamedTuple):
     quantized: Quantized
 
 
+def check_images(images: Tensor, size: tuple[int, int]) -> None:
+    """Raise ValueError unless images are (B, 3, H, W) of this height and width."""
+    if tuple(images.shape[1:]) != (3, *size):
+        raise ValueError(f"images must be (B, 3, {size[0]}, {size[1]}), got {tuple(images.shape)}")
+
+
 class VQGAN(nn.Module):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, h * w), row by row, and back."""
 
@@ -214,11 +220,7 @@ class VQGAN(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to codes (B, h * w). Raises ValueError for another image size."""
-        if tuple(images.shape[1:]) != (3, *self.config.size):
-            raise ValueError(
-                f"images must be (B, 3, {self.config.size[0]}, {self.config.size[1]}), "
-                f"got {tuple(images.shape)}"
-            )
+        check_images(images, self.config.size)
         return self.quantize.encode(self.latent(images)).flatten(1)
 
     def decode(self, codes: Tensor) -> Tensor:
