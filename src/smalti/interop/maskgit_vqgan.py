@@ -1,4 +1,4 @@
-"""The MaskGIT-VQGAN of bytedance/1d-tokenizer (commit 942a96f): names, settings, sizes of a file.
+"""The MaskGIT-VQGAN of bytedance/1d-tokenizer (commit 942a96f): names, settings, and its file.
 
 The names are ours but for the convolution behind each doubling of the decoder.
 """
@@ -6,13 +6,19 @@ The names are ours but for the convolution behind each doubling of the decoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from smalti.interop.pickles import Checkpoint
+from smalti.interop.files import pair, save_tokenizer
+from smalti.interop.kinds import MASKGIT_VQ, expect
+from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.shapes import count, shape
-from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
+from smalti.storage import assemble
+from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
 
 PROJECT = "MaskGIT-VQGAN"
 
@@ -72,3 +78,45 @@ def maskgit_sizes(checkpoint: Checkpoint) -> MaskGITVQGANConfig:
         vocab=vocab,
         dim=dim,
     )
+
+
+@dataclass(frozen=True)
+class MaskGITFiles:
+    """MaskGIT-VQGAN, the tokenizer of RAR and of many masked models, alone.
+
+    smalti convert maskgit-vqgan --tokenizer maskgit-vqgan-imagenet-f16-256.bin --out maskgit-vqgan
+    """
+
+    tokenizer: Path
+    """Checkpoint of the tokenizer: .bin, .pt, .pth or .safetensors."""
+    size: str = "256"
+    """Pixels of an image, 256 or height x width, 256x384."""
+
+
+def convert(files: MaskGITFiles, out: Path, source: str) -> None:
+    """Write the tokenizer of a checkpoint as the new folder `out`.
+
+    Raises ValueError naming the file, or the option, that does not fit.
+    """
+
+    def make() -> MaskGITVQGAN:
+        checkpoint, config = open_maskgit(files.tokenizer)
+        return maskgit(checkpoint, config, pair("--size", files.size, config.factor))
+
+    save_tokenizer(make, out, source, files.tokenizer)
+
+
+def open_maskgit(path: Path) -> tuple[Checkpoint, MaskGITVQGANConfig]:
+    """A checkpoint and its config, for images of a single code."""
+    checkpoint = read_checkpoint(path)
+    expect(checkpoint, MASKGIT_VQ)
+    return checkpoint, maskgit_sizes(checkpoint)
+
+
+def maskgit(
+    checkpoint: Checkpoint, config: MaskGITVQGANConfig, grid: tuple[int, int]
+) -> MaskGITVQGAN:
+    """The tokenizer of a checkpoint, for images of `grid` codes."""
+    config = replace(config, size=(grid[0] * config.factor, grid[1] * config.factor))
+    state = maskgit_state(checkpoint.state)
+    return assemble(MaskGITVQGAN, config, state, str(checkpoint.path), torch.float32)
