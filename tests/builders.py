@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
-from smalti.models import llamagen
+from smalti.models import llamagen, rar
 
 
 def models() -> dict[str, tuple[type[nn.Module], Any]]:
@@ -19,9 +19,13 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     small = llamagen.tiny()
     text = replace(small, classes=0, text_length=6, text_dim=12)
     grouped = replace(small, kv_heads=1, grid=(2, 5))
+    spiral = replace(small, order="spiral-in")
+    wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
+        "llamagen-spiral": (llamagen.LlamaGen, spiral),
+        "rar-wide": (rar.RAR, wide),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from smalti.models import llamagen
+from smalti.models import llamagen, rar
 from smalti.text import bytes as byte_level
 from smalti.text import t5
 from smalti.tokenizers import maskgit_vqgan, vqgan
@@ -27,7 +27,10 @@ TOKENIZERS = {
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
 }
-MODELS = {"llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny)}
+MODELS = {
+    "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
+    "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
+}
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
     "t5": Entry(t5.T5Config, t5.T5, t5.tiny),
