@@ -10,7 +10,7 @@ from torch import nn
 from smalti.models import llamagen, rar, var
 from smalti.text import bytes as byte_level
 from smalti.text import t5
-from smalti.tokenizers import multiscale_vqvae, vqgan
+from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ TOKENIZERS = {
         multiscale_vqvae.MultiScaleConfig,
         multiscale_vqvae.MultiScaleVQVAE,
         multiscale_vqvae.tiny,
+    ),
+    "maskgit_vqgan": Entry(
+        maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
 }
 MODELS = {

@@ -94,9 +94,7 @@ def check_gradients(model: VAR, codes: Tensor, cond: Cond, io: Vectors) -> None:
         golden = io[name]
         close(parameter.grad, golden, 1e-4 * golden.abs().max().item())
     norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
-    torch.testing.assert_close(
-        torch.stack(norms).norm(), io["total_grad_norm"], rtol=1e-4, atol=0
-    )
+    torch.testing.assert_close(torch.stack(norms).norm(), io["total_grad_norm"], rtol=1e-4, atol=0)
 
 
 def greedy(
@@ -127,9 +125,7 @@ def check_picture(model: VAR, tokenizer: Any, drawn: Tensor, name: str, io: Vect
     close(image, io[f"{name}_image01"], 3e-5)
 
 
-def check_smooth(
-    model: VAR, tokenizer: Any, cond: Cond, guidance: Guidance, io: Vectors
-) -> None:
+def check_smooth(model: VAR, tokenizer: Any, cond: Cond, guidance: Guidance, io: Vectors) -> None:
     """The official run with top-k 30, top-p 0.9 and `more_smooth`, its Gumbel noise replayed."""
     filters, noise = Filters(top_k=30, top_p=0.9, smooth=True), Noise.request(0, cond.batch)
     branches, vectors = guidance.branches(cond), None

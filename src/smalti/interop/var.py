@@ -54,9 +54,7 @@ def var_config(constructor: Mapping[str, Any], vocab: int, latent: int, **codes:
     )
 
 
-def var_state(
-    state: Mapping[str, Tensor], tokenizer: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def var_state(state: Mapping[str, Tensor], tokenizer: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict of an official one and of our tokenizer's, whose quantizer the model keeps."""
     ours = {name: t for name, t in tokenizer.items() if name.startswith("quantize.")}
     for name, tensor in state.items():
