@@ -78,7 +78,7 @@ def known_first(order: Tensor, known: Tensor) -> Tensor:
     Args: order (N,) or (B, N); known (N,) or (B, N) bool by row-major position. A model that can
     take any order then sees everything that is given before it draws.
     """
-    shape = torch.broadcast_shapes(order.shape, known.shape)
+    shape = (order + known).shape  # of both, broadcast
     order, known = order.expand(shape), known.expand(shape)
     late = (~known.gather(-1, order)).byte()  # by time
     return order.gather(-1, late.argsort(stable=True, dim=-1))
