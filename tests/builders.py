@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
-from smalti.models import llamagen
+from smalti.models import llamagen, rar, var
 from smalti.pipeline import Pipeline
 from smalti.text import bytes as byte_level
 
@@ -21,9 +21,17 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     small = llamagen.tiny()
     text = replace(small, classes=0, text_length=6, text_dim=12)
     grouped = replace(small, kv_heads=1, grid=(2, 5))
+    spiral = replace(small, order="spiral-in")
+    shared = replace(
+        var.tiny(), shared_adaln=True, l2_norm=False, scales=((1, 2), (2, 3), (3, 5)), phis=1
+    )
+    wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
+        "llamagen-spiral": (llamagen.LlamaGen, spiral),
+        "rar-wide": (rar.RAR, wide),
+        "var-shared": (var.VAR, shared),
     }
 
 

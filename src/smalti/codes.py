@@ -175,6 +175,9 @@ class Draw(NamedTuple):
     """(B, n) log-probability in nats, after guidance and filters."""
     h: Tensor
     """Hidden states of all branches, (branches * B, n, D)."""
+    vectors: Tensor | None = None
+    """(B, n, C) what stands for the codes if not their codebook rows: a mixture, for a smoother
+    picture."""
 
 
 class Guide(Protocol):

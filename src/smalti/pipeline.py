@@ -380,7 +380,7 @@ class Pipeline:
 
 def _check_text(config: Any, text: Any | None) -> None:
     """Raise ValueError unless a model of this configuration reads what the encoder gives."""
-    wanted = (config.text_length, config.text_dim) if config.text_length else None
+    wanted = (config.text_length, config.text_dim) if getattr(config, "text_length", 0) else None
     given = None if text is None else (text.config.length, text.config.dim)
     if wanted != given:
         raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from smalti.models import llamagen
+from smalti.models import llamagen, rar, var
 from smalti.text import bytes as byte_level
 from smalti.text import t5
 from smalti.tokenizers import vqgan
@@ -22,7 +22,11 @@ class Entry:
 
 
 TOKENIZERS = {"vqgan": Entry(vqgan.VQGANConfig, vqgan.VQGAN, vqgan.tiny)}
-MODELS = {"llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny)}
+MODELS = {
+    "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
+    "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
+    "var": Entry(var.VARConfig, var.VAR, var.tiny),
+}
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
     "t5": Entry(t5.T5Config, t5.T5, t5.tiny),

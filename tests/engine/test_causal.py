@@ -12,6 +12,7 @@ from smalti.engine.causal import Known, generate, spans, stream
 from smalti.sampling.filters import Filters, draw
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
+from smalti.sampling.orders import arrange, order, restore
 
 CASES = models()
 
@@ -59,16 +60,17 @@ def slow_generate(model, cond, noise, guidance, filters) -> tuple[Tensor, Tensor
     (everything,) = spans([total])
     codes, logps = model.spec.empty(cond.batch), []
     uniform = noise.uniform(torch.arange(total))
-    for i in range(total):
+    for i, n in enumerate(model.blocks):
+        new = slice(sum(model.blocks[:i]), sum(model.blocks[:i]) + n)
         both = [
-            model.head.logits(model.hidden(codes, model.prepare(c), everything))[:, i]
+            model.head.logits(model.hidden(codes, model.prepare(c), everything))[:, new]
             for c in (cond, cond.null())
         ]
-        scale = guidance.scale_at(i, total)
+        scale = guidance.scale_at(i, len(model.blocks))
         filtered = filters(both[1] + scale * (both[0] - both[1]))
-        codes[:, i], logp = draw(filtered, uniform[:, i])
+        codes[:, new], logp = draw(filtered, uniform[:, new])
         logps.append(logp)
-    return codes, torch.stack(logps, 1)
+    return restore(codes, getattr(model, "order", None)), torch.cat(logps, 1)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -118,7 +120,7 @@ class Toy:
     def draw(self, codes, cond, span, cache, guide, noise, filters) -> Draw:
         call = SimpleNamespace(codes=codes.clone(), cond=cond, cache=cache, guide=guide)
         self.calls.append(call)
-        new = (noise.view(len(codes), len(span.slots), 2) * 50).long()
+        new = (noise.uniform.view(len(codes), len(span.slots), 2) * 50).long()
         return Draw(new, torch.zeros(new.shape[:2]), torch.zeros(1))
 
 
@@ -169,3 +171,55 @@ def test_bad_input():
         generate(model, cond, noise, bucket=0)
     with pytest.raises(ValueError, match="has no batch size"):
         generate(model, Cond(), noise)
+
+
+ORDERED = [name for name, (_, config) in CASES.items() if hasattr(config, "order")]
+
+
+@pytest.mark.parametrize("name", ORDERED)
+@pytest.mark.parametrize("each", [False, True])
+def test_an_order_decides_what_is_drawn_when(name, each):
+    model = build(*CASES[name])
+    cond, noise, total = random_cond(model, 3), Noise.request(5, 3), model.spec.positions
+    orders = torch.stack([order("random", model.config.grid, seed) for seed in (1, 2, 3)])
+    orders = orders if each else orders[0]
+    rows = orders.expand(3, total)
+    seen = [s.codes.clone() for s in stream(model, cond, noise, orders=orders)]
+    for i, codes in enumerate(seen):
+        late = rows[:, i + 1 :]
+        assert not codes.gather(1, late).any(), "cells to come are zero"
+        assert torch.equal(codes.gather(1, rows[:, : i + 1]), seen[-1].gather(1, rows[:, : i + 1]))
+    steps = list(stream(model, cond, noise, orders=orders))
+    logp = torch.cat([step.logp for step in steps], 1)
+    with torch.no_grad():
+        loss = arrange(model.loss(seen[-1], cond, orders=orders), orders)
+    torch.testing.assert_close(-logp, loss, rtol=0, atol=1e-4)
+    guided = generate(model, cond, noise, Guidance(3.0), orders=orders)
+    for i in range(3):
+        one = orders[i : i + 1] if each else orders
+        alone = Noise(noise.seeds[i : i + 1], noise.index[i : i + 1])
+        row = generate(model, cond.rows(slice(i, i + 1)), alone, Guidance(3.0), orders=one)
+        assert torch.equal(row[0], guided[i])
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_known_codes_are_given_row_by_row_whatever_the_order(name):
+    model = build(*CASES[name])
+    cond, noise = random_cond(model, 3), Noise.request(5, 3)
+    given, mask = random_codes(model.spec, 3), torch.rand(3, model.spec.positions) < 0.5
+    orders = torch.stack([order("random", model.config.grid, seed) for seed in (1, 2, 3)])
+    codes = generate(model, cond, noise, known=Known(given, mask), orders=orders)
+    assert torch.equal(codes[mask], given[mask])
+    assert not torch.equal(codes[~mask], given[~mask])
+
+
+def test_orders_that_are_none_are_refused():
+    model = build(*CASES["rar"])
+    cond, noise, total = random_cond(model, 2), Noise.request(5, 2), model.spec.positions
+    twice = torch.zeros(total, dtype=torch.int64)
+    with pytest.raises(ValueError, match="not a permutation: 1 is missing, 0 is there again"):
+        generate(model, cond, noise, orders=twice)
+    with pytest.raises(ValueError, match=r"orders must be \(N,\) or \(2, N\), got \(3, 16\)"):
+        generate(model, cond, noise, orders=torch.arange(total).expand(3, total))
+    with pytest.raises(ValueError, match="smooth is for multi-scale models"):
+        generate(model, cond, noise, filters=Filters(smooth=True))

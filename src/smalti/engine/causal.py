@@ -16,7 +16,8 @@ from torch import Tensor
 from smalti.codes import Cond, Draw, Guide, Span, TokenSpec
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
-from smalti.sampling.noise import Noise
+from smalti.sampling.noise import Noise, SlotNoise
+from smalti.sampling.orders import arrange, check_order, inverse
 
 
 class CausalModel(Protocol):
@@ -26,8 +27,8 @@ class CausalModel(Protocol):
     blocks: Sequence[int]
     """Positions per step: [1] * 256 for raster, [1, 4, 9, ...] for a pyramid."""
 
-    def prepare(self, cond: Cond) -> Any:
-        """All that no drawn code changes, once per image."""
+    def prepare(self, cond: Cond, orders: Tensor | None = None) -> Any:
+        """All that no drawn code changes, once per image. Only raster models take `orders`."""
         ...
 
     def cache(self, batch: int) -> Any:
@@ -35,7 +36,8 @@ class CausalModel(Protocol):
         ...
 
     def hidden(self, codes: Tensor, cond: Any, span: Span, cache: Any = None) -> Tensor:
-        """Hidden states (B, n, D); reads codes of earlier blocks only."""
+        """Hidden states (B, n, D); reads codes (or, after `Draw.vectors`, vectors) of earlier
+        blocks only, in the order in which they are drawn."""
         ...
 
     def draw(
@@ -45,7 +47,7 @@ class CausalModel(Protocol):
         span: Span,
         cache: Any,
         guide: Guide,
-        noise: Tensor,
+        noise: SlotNoise,
         filters: Filters,
     ) -> Draw: ...
 
@@ -60,9 +62,19 @@ class Step(NamedTuple):
     total: int
     span: Span
     codes: Tensor
-    """All codes so far, (B, N, *trailing); those behind the span are zero. Reused: copy to keep."""
+    """All codes so far, (B, N, *trailing), row by row; those to come are zero. Reused: copy to
+    keep."""
     logp: Tensor
     """Log-probability of this block's draws, (B, n), nats."""
+    vectors: Tensor | None = None
+    """(B, N, C) what stands for the codes, where the model draws mixtures. Reused."""
+    cells: Tensor | None = None
+    """(N,) or (B, N): positions in the order in which they are drawn; None is row by row."""
+
+    @property
+    def drawn(self) -> Tensor:
+        """What a tokenizer decodes: the codes, or the vectors that stand for them."""
+        return self.codes if self.vectors is None else self.vectors
 
 
 class Known(NamedTuple):
@@ -101,37 +113,45 @@ def stream(
     known: Known | None = None,
     bucket: int = 1,
     negative: Cond | None = None,
+    orders: Tensor | None = None,
 ) -> Iterator[Step]:
     """Draw the codes of a batch block by block, yielding a `Step` after each.
 
     `cond` has B rows and stands on the model's device; `negative` (B rows) takes the place of the
-    null condition in guidance. Raises ValueError if `noise`, `known` or `negative` has another
-    batch or shape, or if a label is no class of the model.
+    null condition in guidance; `orders` (N,) or (B, N) the place of the model's own order. Raises
+    ValueError if `noise`, `known`, `negative` or `orders` has another batch or shape, if a label is
+    no class of the model, or if the model cannot do what is asked.
     """
     guidance, filters = guidance or Guidance(), filters or Filters()
-    batch, device = cond.batch, cond.device
+    batch, device, spec = cond.batch, cond.device, model.spec
     if len(noise.seeds) != batch:
         raise ValueError(f"noise has {len(noise.seeds)} rows for a batch of {batch}")
     if known is not None:
-        _check_known(known, model.spec, batch)
+        _check_known(known, spec, batch)
     if negative is not None and negative.batch != batch:
         raise ValueError(f"negative has {negative.batch} rows for a batch of {batch}")
     _check_labels(model, cond)
-    codes = model.spec.empty(batch, device)
-    uniform = noise.uniform(torch.arange(model.spec.positions), *_width(model.spec))
+    _check_can(model, orders, filters, batch)
+    orders = getattr(model, "order", None) if orders is None else orders
+    back = None if orders is None else inverse(orders).to(device)
+    given = None if known is None else Known(*(arrange(t, orders) for t in known))
+    codes, vectors = spec.empty(batch, device), None  # in the order in which they are drawn
+    uniform = noise.uniform(torch.arange(spec.positions), *_width(spec))
     branches = guidance.branches(cond, negative)
-    prepared, cache = model.prepare(branches), model.cache(branches.batch)
+    cache = model.cache(branches.batch)
+    prepared = model.prepare(branches, *_orders(orders, branches.batch // batch, device))
     steps = spans(model.blocks, device, bucket)
     for i, span in enumerate(steps):
         slots = span.slots
-        guide = guidance.at(i, len(steps))
-        draw = model.draw(codes, prepared, span, cache, guide, uniform[:, slots], filters)
-        new = draw.codes
-        if known is not None:
-            mask = known.mask[:, slots].reshape(*new.shape[:2], *[1] * (new.dim() - 2))
-            new = torch.where(mask, known.codes[:, slots], new)
-        codes[:, slots] = new
-        yield Step(i + 1, len(steps), span, codes, draw.logp)
+        guide, numbers = guidance.at(i, len(steps)), SlotNoise(uniform[:, slots], noise, slots)
+        read = codes if vectors is None else vectors
+        draw = model.draw(read, prepared, span, cache, guide, numbers, filters)
+        codes[:, slots] = _kept(draw.codes, given, slots)
+        if draw.vectors is not None:
+            if vectors is None:
+                vectors = draw.vectors.new_zeros(batch, spec.positions, draw.vectors.shape[-1])
+            vectors[:, slots] = _kept(draw.vectors, given, slots, model)
+        yield Step(i + 1, len(steps), span, arrange(codes, back), draw.logp, vectors, orders)
 
 
 def generate(
@@ -143,12 +163,44 @@ def generate(
     known: Known | None = None,
     bucket: int = 1,
     negative: Cond | None = None,
+    orders: Tensor | None = None,
 ) -> Tensor:
-    """Codes (B, N, *trailing) of a batch: the last step of `stream`."""
-    codes = model.spec.empty(cond.batch, cond.device)
-    for step in stream(model, cond, noise, guidance, filters, known, bucket, negative):
-        codes = step.codes
-    return codes
+    """What a tokenizer decodes of a batch, mostly codes (B, N, *trailing): the last step of
+    `stream`."""
+    drawn = model.spec.empty(cond.batch, cond.device)
+    for step in stream(model, cond, noise, guidance, filters, known, bucket, negative, orders):
+        drawn = step.drawn
+    return drawn
+
+
+def _kept(new: Tensor, given: Known | None, slots: Tensor, model: Any = None) -> Tensor:
+    """What was drawn at `slots`, with what is given where it is: codes, or a model's vectors."""
+    if given is None:
+        return new
+    mask, codes = given.mask[:, slots], given.codes[:, slots]
+    mask = mask.reshape(*mask.shape, *[1] * (new.dim() - 2))
+    return torch.where(mask, model.embed(codes).to(new) if model else codes, new)
+
+
+def _orders(orders: Tensor | None, branches: int, device: torch.device) -> tuple[Tensor, ...]:
+    """The argument of `prepare`, a row for each branch of each image; none without orders."""
+    if orders is None:
+        return ()
+    orders = orders.to(device)
+    return (orders if orders.dim() == 1 else orders.repeat(branches, 1),)
+
+
+def _check_can(model: CausalModel, orders: Tensor | None, filters: Filters, batch: int) -> None:
+    grids = model.spec.grids
+    if filters.smooth and not hasattr(model, "embed"):
+        raise ValueError("smooth is for multi-scale models; this one has a single grid")
+    if orders is None:
+        return
+    if len(grids) > 1:
+        raise ValueError(f"orders are for models of one grid; this one has {len(grids)} scales")
+    if orders.dim() not in (1, 2) or (orders.dim() == 2 and len(orders) != batch):
+        raise ValueError(f"orders must be (N,) or ({batch}, N), got {tuple(orders.shape)}")
+    check_order(orders, model.spec.positions)
 
 
 def _check_known(known: Known, spec: TokenSpec, batch: int) -> None:

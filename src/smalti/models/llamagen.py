@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,11 @@ from smalti.nn.attention import KVCache, attend
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import SwiGLU
 from smalti.nn.norms import RMSNorm
+from smalti.nn.residual import drop_path_rates, dropped
 from smalti.nn.rope import rope_2d, rotate, rotation
 from smalti.sampling.filters import Filters
+from smalti.sampling.noise import SlotNoise
+from smalti.sampling.orders import arrange, restore, scan
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class LlamaGenConfig:
     """On embeddings and on the outputs of attention and feed-forward."""
     drop_path: float = 0.0
     """Rate of the last layer's dropped residual branches; earlier layers have less."""
+    order: str = "row-major"
+    """The scan in which codes are learned and drawn: see `smalti.sampling.orders`."""
 
     def __post_init__(self) -> None:
         for name in ("vocab", "layers", "heads", "dim", "multiple_of"):
@@ -77,6 +82,7 @@ class LlamaGenConfig:
             raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
         if self.kv_heads < 0 or self.heads % (self.kv_heads or self.heads):
             raise ValueError(f"kv_heads must divide heads {self.heads}, got {self.kv_heads}")
+        scan(self.order, self.grid)
 
     @property
     def spec(self) -> TokenSpec:
@@ -103,7 +109,7 @@ class Prepared(NamedTuple):
     prefix: Tensor
     """(B, T, D)."""
     rotation: Tensor
-    """(T + N, 1, head_dim / 2) complex64."""
+    """(T + N, 1, head_dim / 2) complex64; with an order for each row, (B, T + N, ...)."""
     visible: Tensor | None
     """(B, T + N) bool, False where a text position is padding; None without text."""
 
@@ -155,11 +161,7 @@ class Block(nn.Module):
     def residual(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.training:
             return x + y
-        y = F.dropout(y, self.dropout)
-        if self.drop_path > 0:
-            keep = torch.rand(len(y), 1, 1, device=y.device) >= self.drop_path
-            y = y * keep / (1 - self.drop_path)
-        return x + y
+        return x + dropped(y, self.dropout, self.drop_path)
 
     def forward(self, x: Tensor, place: Place, layer: int, cache: KVCache | None) -> Tensor:
         x = self.residual(x, self.attention(self.attention_norm(x), place, layer, cache))
@@ -198,8 +200,7 @@ class LlamaGen(nn.Module):
             self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
         else:
             self.text_prefix = TextPrefix(config)
-        last = max(config.layers - 1, 1)  # in Python: a module may be built on the meta device
-        rates = [config.drop_path * i / last for i in range(config.layers)]
+        rates = drop_path_rates(config.drop_path, config.layers)
         self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.head = CategoricalHead(config.dim, config.vocab)
@@ -220,8 +221,14 @@ class LlamaGen(nn.Module):
         table = rope_2d(*self.config.grid, self.config.head_dim, self.config.rope_base)
         return F.pad(table, (0, 0, 0, 0, self.config.prefix, 0))
 
-    def prepare(self, cond: Cond) -> Prepared:
-        """Prefix embeddings, position rows and padding of a batch of conditions."""
+    @property
+    def order(self) -> Tensor | None:
+        """The model's own order, (N,); None if it is row by row."""
+        return scan(self.config.order, self.config.grid)
+
+    def prepare(self, cond: Cond, orders: Tensor | None = None) -> Prepared:
+        """Prefix embeddings, position rows and padding of a batch of conditions, drawn in `orders`,
+        (N,) or (B, N)."""
         visible = None
         if self.config.classes:
             prefix = self.cls_embedding(self.class_ids(cond)).unsqueeze(1)  # (B, 1, D)
@@ -230,7 +237,12 @@ class LlamaGen(nn.Module):
                 raise ValueError("this model is text-conditional: give text and text_mask")
             prefix = self.text_prefix(cond.text, cond.drop)  # (B, T, D)
             visible = F.pad(cond.text_mask.bool(), (0, self.spec.positions), value=True)
-        return Prepared(prefix, rotation(self.rope_table().to(prefix.device)), visible)
+        turn = rotation(self.rope_table().to(prefix.device))
+        orders = self.order if orders is None else orders
+        if orders is not None:  # a row turns by the cell of the code that it holds
+            cells = orders.to(turn.device) + self.config.prefix
+            turn = turn[F.pad(cells, (self.config.prefix, 0))]
+        return Prepared(prefix, turn, visible)
 
     def class_ids(self, cond: Cond) -> Tensor:
         """Labels with the null class, id `classes`, in the rows that are dropped: (B,)."""
@@ -254,7 +266,7 @@ class LlamaGen(nn.Module):
             before = torch.arange(start, device=positions.device)
             positions = torch.cat((before, positions))
         reach = start + span.reach
-        rotation = prepared.rotation[positions]
+        rotation = prepared.rotation.index_select(-3, positions)
         # without text or padding, one new row sees every key and a first block is plainly causal
         plain = prepared.visible is None and not span.padded
         if plain and (span.first or span.slots.numel() == 1):
@@ -269,10 +281,8 @@ class LlamaGen(nn.Module):
     def hidden(
         self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None
     ) -> Tensor:
-        """Hidden states (B, n, D) of a span; reads codes (B, N) of earlier slots only.
-
-        Without a cache the span must be all slots.
-        """
+        """Hidden states (B, n, D) of a span; reads codes (B, N), in the order in which they are
+        drawn, of earlier slots only. Without a cache the span must be all slots."""
         before = (span.slots[1:] if span.first else span.slots) - 1
         x = self.tok_embeddings(codes[:, before])  # (B, n, D)
         if span.first:
@@ -291,19 +301,29 @@ class LlamaGen(nn.Module):
         span: Span,
         cache: KVCache | None,
         guide: Guide,
-        noise: Tensor,
+        noise: SlotNoise,
         filters: Filters,
     ) -> Draw:
-        """Draw the codes of a span, (B, n), with uniform noise (B, n)."""
+        """Draw the codes of a span, (B, n)."""
         h = self.hidden(guide.tile(codes), cond, span, cache)
-        return self.head.sample(h, guide, noise, filters)
+        return self.head.sample(h, guide, noise.uniform, filters)
 
-    def loss(self, codes: Tensor, cond: Cond, read: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood of codes (B, N) at each position, (B, N) in nats."""
+    def loss(
+        self,
+        codes: Tensor,
+        cond: Cond,
+        read: Tensor | None = None,
+        orders: Tensor | None = None,
+    ) -> Tensor:
+        """Negative log-likelihood of codes (B, N), predicted in `orders`, at each position: (B, N)
+        in nats. Codes and loss are row by row."""
+        orders = self.order if orders is None else orders
+        predicted = arrange(codes, orders)
+        read = predicted if read is None else arrange(read, orders)
         slots = torch.arange(self.spec.positions, device=codes.device)
         span = Span(slots, first=True, reach=self.spec.positions, padded=False)
-        h = self.hidden(codes if read is None else read, self.prepare(cond), span)
-        return self.head.loss(h, codes)
+        h = self.hidden(read, self.prepare(cond, orders), span)
+        return restore(self.head.loss(h, predicted), orders)
 
 
 def tiny() -> LlamaGenConfig:
@@ -313,11 +333,11 @@ def tiny() -> LlamaGenConfig:
     )
 
 
-def _sized(layers: int, heads: int, dim: int) -> dict[str, int]:
+def _sized(layers: int, heads: int, dim: int) -> dict[str, Any]:
     return {"layers": layers, "heads": heads, "dim": dim}
 
 
-SIZES: dict[str, dict[str, int]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "mini": _sized(6, 4, 192),
     "small": _sized(8, 6, 384),
     "B": _sized(12, 12, 768),

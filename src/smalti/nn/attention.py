@@ -43,32 +43,50 @@ class KVCache:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Scaled dot-product attention, (B, H, n, head_dim) for q of that shape.
 
     Args: k, v (B, H_kv, m, head_dim) where H_kv divides H (grouped queries share keys);
-    mask bool, broadcast to (B, H, n, m), True where a query sees a key; causal without a mask.
+    mask bool, broadcast to (B, H, n, m), True where a query sees a key; causal without a mask;
+    scale of the products, by default head_dim ** -0.5; dropout of the probabilities.
     """
     if q.shape[1] != k.shape[1]:
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
     if q.device.type == "cpu":
         if torch.is_grad_enabled() and q.requires_grad:
-            return _explicit(q, k, v, mask, causal)
+            return _explicit(q, k, v, mask, causal, scale, dropout)
         if q.dtype == torch.bfloat16 and q.shape[2] == 1:
             # for one query, converting the keys is half the price of the bfloat16 kernel
-            return attend(q.float(), k.float(), v.float(), mask, causal).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+            return attend(q.float(), k.float(), v.float(), mask, causal, scale).to(q.dtype)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale
+    )
 
 
-def _explicit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+def _explicit(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    dropout: float,
+) -> Tensor:
     """Attention as two products and a softmax in float32.
 
     For training on a CPU, where the fused kernel's backward is several times slower.
     """
-    scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5  # (B, H, n, m)
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = (q @ k.transpose(-1, -2)).float() * factor  # (B, H, n, m)
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1).to(v.dtype) @ v
+    return F.dropout(scores.softmax(-1), dropout).to(v.dtype) @ v

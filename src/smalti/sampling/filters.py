@@ -26,6 +26,9 @@ class Filters:
     """Keep the k largest logits; 0 keeps all."""
     top_p: float = 1.0
     """Keep the most likely codes up to this probability mass; 1 keeps all."""
+    smooth: bool = False
+    """Multi-scale models: draw mixtures of codes, sharper from scale to scale (VAR's
+    `more_smooth`)."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -72,3 +75,13 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     # the first code whose cumulative mass exceeds the target: it has a probability above zero
     codes = torch.searchsorted(mass, target, right=True).clamp(max=logits.shape[-1] - 1)
     return codes.squeeze(-1), logp.gather(-1, codes).squeeze(-1)
+
+
+def mixture(logits: Tensor, gumbel: Tensor, ramp: float) -> Tensor:
+    """Weights (..., V) with which codes are mixed for a smoother picture (VAR's `more_smooth`).
+
+    Args: filtered logits (..., V); gumbel noise of that shape; ramp, 0 at the first scale and 1 at
+    the last, at which the mixture is all but a single code.
+    """
+    temperature = max(0.27 * (1 - 0.95 * ramp), 0.005)
+    return ((logits * (1 + ramp) + gumbel) / temperature).softmax(-1)

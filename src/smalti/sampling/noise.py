@@ -10,6 +10,7 @@ equal on every device.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,3 +91,18 @@ class Noise:
         u, v = numbers[..., 0::2], numbers[..., 1::2]
         numbers = ((-2 * u.log()).sqrt() * (2 * math.pi * v).cos()).float()
         return numbers[..., :width] if width else numbers[..., 0]
+
+
+class SlotNoise(NamedTuple):
+    """The random numbers of the slots of one step."""
+
+    uniform: Tensor
+    """In [0, 1), (B, n, *trailing): one number for each code, at hand for all steps."""
+    source: Noise
+    slots: Tensor
+    """(n,)."""
+
+    def gumbel(self, width: int) -> Tensor:
+        """Gumbel noise (B, n, width), other numbers than `uniform`."""
+        uniform = self.source.uniform(self.slots, width, step=1)
+        return -(-uniform.clamp(min=2.0**-25).log()).log()

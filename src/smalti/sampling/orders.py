@@ -22,6 +22,7 @@ Image Representations", the permuters of taming-transformers), here for a grid o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,6 +49,35 @@ def order(name: str, grid: tuple[int, int], seed: int = 0) -> Tensor:
         near = did_you_mean(name, NAMES)
         raise ValueError(f"order must be one of {', '.join(NAMES)}, got {name!r}{near}")
     return _FIXED[name](h, w)
+
+
+@lru_cache(maxsize=64)
+def scan(name: str, grid: tuple[int, int]) -> Tensor | None:
+    """The fixed order of a model, (N,) int64, or None for row-major, which moves nothing.
+
+    Raises ValueError for an unknown name, and for random, which has no order of its own.
+    """
+    if name == "random":
+        fixed = ", ".join(_FIXED)
+        raise ValueError(f"the order of a model must be one of {fixed}, got 'random'")
+    return None if name == "row-major" else order(name, grid)
+
+
+def arrange(values: Tensor, order: Tensor | None) -> Tensor:
+    """Row-major values (B, N, ...) in an order (N,) or (B, N); None leaves them."""
+    return values if order is None else _gather(values, order.to(values.device))
+
+
+def restore(values: Tensor, order: Tensor | None) -> Tensor:
+    """Values (B, N, ...) in an order (N,) or (B, N) back in row-major order."""
+    return values if order is None else _gather(values, inverse(order.to(values.device)))
+
+
+def _gather(values: Tensor, index: Tensor) -> Tensor:
+    if index.dim() == 1:
+        return values.index_select(1, index)
+    index = index.view(*index.shape, *[1] * (values.dim() - 2))
+    return values.gather(1, index.expand(values.shape))
 
 
 def inverse(order: Tensor) -> Tensor:
@@ -78,8 +108,9 @@ def known_first(order: Tensor, known: Tensor) -> Tensor:
     Args: order (N,) or (B, N); known (N,) or (B, N) bool by row-major position. A model that can
     take any order then sees everything that is given before it draws.
     """
-    shape = (order + known).shape  # of both, broadcast
-    order, known = order.expand(shape), known.expand(shape)
+    if order.dim() < known.dim():
+        order = order.expand(known.shape)
+    known = known.expand(order.shape)
     late = (~known.gather(-1, order)).byte()  # by time
     return order.gather(-1, late.argsort(stable=True, dim=-1))
 

@@ -24,8 +24,9 @@ class LoraConfig:
     """Rank of the updates; 0 trains every weight instead."""
     alpha: float = 16.0
     """The update is scaled by alpha / rank."""
-    targets: tuple[str, ...] = ("wqkv", "wo", "w1", "w2", "w3")
-    """Names of the linear layers that get an update."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that get an update; () takes those of attention and feed-forward
+    in every layer of the model."""
 
     def __post_init__(self) -> None:
         if self.rank < 0 or self.alpha <= 0:
@@ -68,11 +69,14 @@ def targets(model: nn.Module, config: LoraConfig) -> dict[str, Linear]:
     layers = {n: m for n, m in model.named_modules() if isinstance(m, Linear)}
     known = dict.fromkeys(_last(name) for name in layers)
     unknown = [t for t in config.targets if t not in known]
-    if unknown or not config.targets:
-        raise ValueError(
-            f"lora.targets must be among {', '.join(known)}, got {', '.join(unknown) or 'none'}"
-        )
-    chosen = {n: m for n, m in layers.items() if _last(n) in config.targets}
+    if unknown:
+        raise ValueError(f"lora.targets must be among {', '.join(known)}, got {', '.join(unknown)}")
+    inside = not config.targets
+    chosen = {
+        n: m
+        for n, m in layers.items()
+        if _last(n) in config.targets or (inside and n.startswith("layers."))
+    }
     for name, layer in chosen.items():
         if config.rank > (width := min(layer.in_features, layer.out_features)):
             raise ValueError(

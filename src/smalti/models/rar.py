@@ -1,0 +1,332 @@
+"""RAR: a transformer that learns to predict image codes in random orders, and settles on one.
+
+Yu, He, Deng, Shen, Chen 2024, "Randomized Autoregressive Visual Generation" (arXiv:2411.00776).
+
+Unusual: an embedding of the cell that comes NEXT is added to each input (target-aware positions),
+so that one set of weights serves every order; and the condition modulates each layer (adaLN-zero)
+anew at each step of the sequence, through an embedding of the step. That modulation depends on no
+code, so decoding computes it for many steps at once.
+
+Letters: B images, N positions, D width, H heads, V codebook entries, U different conditions.
+The sequence has N + 1 rows: a learned start, the class, and all codes but the last. Slot i, which
+predicts the i-th code of the order, is row i + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.codes import Cond, Draw, Guide, Span, TokenSpec
+from smalti.heads.categorical import CategoricalHead
+from smalti.nn.adaln import LN_EPS, modulate, normed
+from smalti.nn.attention import KVCache, attend
+from smalti.nn.linear import Linear
+from smalti.nn.mlp import MLP
+from smalti.nn.residual import dropped
+from smalti.sampling.filters import Filters
+from smalti.sampling.noise import SlotNoise
+from smalti.sampling.orders import arrange, restore, scan
+
+MODULATED = 32
+"""Steps whose modulation is computed at once while drawing."""
+
+
+@dataclass(frozen=True)
+class RARConfig:
+    grid: tuple[int, int] = (16, 16)
+    """Height and width of the code grid."""
+    vocab: int = 1024
+    """Codebook entries."""
+    classes: int = 1000
+    """Class labels; the null class is one more row."""
+    layers: int = 24
+    heads: int = 16
+    dim: int = 768
+    """Width D, a multiple of `heads`."""
+    ffn_dim: int = 3072
+    dropout: float = 0.1
+    """Of attention probabilities and of the outputs of attention and feed-forward."""
+    order: str = "row-major"
+    """The scan in which codes are drawn, and learned where orders are not random."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab", "classes", "layers", "heads", "dim", "ffn_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if len(self.grid) != 2 or min(self.grid) < 1:
+            raise ValueError(f"grid must be two positive integers, got {self.grid}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.dim % self.heads:
+            raise ValueError(f"dim must be a multiple of heads, got {self.dim}, {self.heads}")
+        scan(self.order, self.grid)
+
+    @property
+    def spec(self) -> TokenSpec:
+        return TokenSpec((self.grid,), self.vocab)
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+
+class Prepared(NamedTuple):
+    """All that no drawn code changes."""
+
+    start: Tensor
+    """(B, 2, D): the learned start and the class, without positions."""
+    places: Tensor
+    """(N + 1, D) or, with an order for each row, (B, N + 1, D): the row's own cell and the next."""
+    cond: Tensor
+    """(U, D): the embeddings of the different conditions."""
+    row: Tensor
+    """(B,): which of them is each row's."""
+
+
+class Place(NamedTuple):
+    """Where the rows of one call stand in the sequence, shared by all layers."""
+
+    positions: Tensor
+    """(n,) sequence rows."""
+    reach: int
+    """Keys below this row are read."""
+    mask: Tensor | None
+    causal: bool
+    modulation: Modulation
+
+
+class Modulation:
+    """What the condition and the step make of each layer's adaLN weights, for some rows.
+
+    Args: cond (U, m, D), the conditions of sequence rows begin ... begin + m - 1; row (B,), which
+    of the U is each image's; keep makes each layer's table once, for the calls to come.
+    """
+
+    def __init__(self, cond: Tensor, row: Tensor, begin: int = 0, keep: bool = False) -> None:
+        self.cond, self.row, self.begin = F.silu(cond), row, begin
+        self.end = begin + cond.shape[1]
+        self.tables: dict[nn.Linear, Tensor] | None = {} if keep else None
+
+    def __call__(self, adaln: nn.Linear, positions: Tensor) -> Tensor:
+        """The output of a layer's `adaln` at sequence rows (n,): (B, n, parts * D)."""
+        if self.tables is None:  # all rows, as in training
+            return adaln(self.cond).index_select(0, self.row)
+        if adaln not in self.tables:
+            self.tables[adaln] = adaln(self.cond)  # (U, m, parts * D)
+        found = self.tables[adaln].index_select(1, positions - self.begin)
+        return found.index_select(0, self.row)
+
+
+class Cache(KVCache):
+    """Keys and values, and the modulation of the next rows."""
+
+    rows: int = 0
+    """Sequence rows that were written."""
+    modulation: Modulation | None = None
+
+
+class Attention(nn.Module):
+    def __init__(self, config: RARConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.wqkv = Linear(config.dim, 3 * config.dim)
+        self.wo = Linear(config.dim, config.dim)
+        self.q_norm = nn.LayerNorm(config.head_dim, LN_EPS)
+        self.k_norm = nn.LayerNorm(config.head_dim, LN_EPS)
+
+    def forward(self, x: Tensor, place: Place, layer: int, cache: Cache | None) -> Tensor:
+        qkv = self.wqkv(x).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, H, hd)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, n, hd)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if cache is not None:
+            k, v = cache.update(layer, place.positions, place.reach, k, v)
+        dropout = self.dropout if self.training else 0.0
+        y = attend(q, k, v, place.mask, place.causal, dropout=dropout)
+        return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each shifted, scaled and gated by the condition of its row."""
+
+    def __init__(self, config: RARConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.dim, LN_EPS)
+        self.attention = Attention(config)
+        self.norm2 = nn.LayerNorm(config.dim, LN_EPS)
+        self.feed_forward = MLP(config.dim, config.ffn_dim)
+        self.adaln = nn.Linear(config.dim, 6 * config.dim)
+        self.dropout = config.dropout
+
+    def residual(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+        return torch.addcmul(x, gate, dropped(y, self.dropout, 0.0) if self.training else y)
+
+    def forward(self, x: Tensor, place: Place, layer: int, cache: Cache | None) -> Tensor:
+        parts = place.modulation(self.adaln, place.positions).chunk(6, -1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = parts  # each (B, n, D)
+        h = self.attention(modulate(self.norm1(x), shift1, scale1), place, layer, cache)
+        x = self.residual(x, gate1, h)
+        h = self.feed_forward(modulate(self.norm2(x), shift2, scale2))
+        return self.residual(x, gate2, h)
+
+
+class RAR(nn.Module):
+    """Codes (B, N) given a class. A `CausalModel`; one code per step, in any order."""
+
+    def __init__(self, config: RARConfig) -> None:
+        super().__init__()
+        self.config, self.spec = config, config.spec
+        positions, dim = self.spec.positions, config.dim
+        self.blocks: Sequence[int] = [1] * positions
+        self.tok_embeddings = nn.Embedding(config.vocab, dim)
+        self.cls_embedding = nn.Embedding(config.classes + 1, dim)
+        self.start = nn.Parameter(torch.empty(dim))
+        self.start_pos = nn.Parameter(torch.empty(2, dim))
+        self.cell_pos = nn.Embedding(positions, dim)
+        self.target_pos = nn.Embedding(positions, dim)
+        self.steps = nn.Embedding(positions + 1, dim)
+        self.layers = nn.ModuleList([Block(config) for _ in range(config.layers)])
+        self.adaln = nn.Linear(dim, 2 * dim)
+        self.head = CategoricalHead(dim, config.vocab, bias=True)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Normal(0, 0.02); zero biases, start and adaLN, so that a new layer does nothing."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.start_pos, std=0.02)
+        nn.init.zeros_(self.start)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and name.endswith("adaln"):
+                nn.init.zeros_(module.weight)
+
+    @property
+    def order(self) -> Tensor | None:
+        """The model's own order, (N,); None if it is row by row."""
+        return scan(self.config.order, self.config.grid)
+
+    def prepare(self, cond: Cond, orders: Tensor | None = None) -> Prepared:
+        """Start, positions and conditions of a batch, drawn in `orders`, (N,) or (B, N)."""
+        if cond.labels is None:
+            raise ValueError("this model is class-conditional: give labels")
+        ids = cond.labels
+        if cond.drop is not None:
+            ids = ids.masked_fill(cond.drop, self.config.classes)
+        unique, row = ids.unique(return_inverse=True)  # (U,), (B,)
+        different = self.cls_embedding(unique)  # (U, D)
+        label = different.index_select(0, row).unsqueeze(1)  # (B, 1, D)
+        start = torch.cat((self.start.expand_as(label), label), 1)  # (B, 2, D)
+        if orders is None:
+            orders = torch.arange(self.spec.positions) if self.order is None else self.order
+        orders = orders.to(label.device)
+        own = self.cell_pos(orders[..., :-1])  # (..., N - 1, D)
+        begin = self.start_pos.expand(*own.shape[:-2], 2, -1)
+        places = torch.cat((begin, own), -2)  # (..., N + 1, D)
+        places = places + F.pad(self.target_pos(orders), (0, 0, 1, 0))
+        return Prepared(start, places, different, row)
+
+    def cache(self, batch: int) -> Cache:
+        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
+        c, weight, length = self.config, self.tok_embeddings.weight, self.spec.positions + 1
+        return Cache(c.layers, batch, c.heads, length, c.head_dim, weight.dtype, weight.device)
+
+    def place(self, prepared: Prepared, span: Span, cache: Cache | None) -> Place:
+        positions = span.slots + 1
+        if span.first:
+            positions = torch.cat((positions.new_zeros(1), positions))
+        modulation = self.modulation(prepared, len(positions), cache)
+        reach = span.reach + 1
+        if not span.padded and (span.first or len(positions) == 1):
+            return Place(positions, reach, None, span.first, modulation)
+        keys = torch.arange(reach, device=positions.device)
+        return Place(positions, reach, keys <= positions[:, None], False, modulation)
+
+    def modulation(self, prepared: Prepared, rows: int, cache: Cache | None) -> Modulation:
+        """The modulation of the next `rows` rows: all there are, or enough for many calls."""
+        if cache is None:
+            cond = prepared.cond[:, None] + self.steps.weight  # (U, N + 1, D)
+            return Modulation(cond, prepared.row)
+        begin, cache.rows = cache.rows, cache.rows + rows
+        if cache.modulation is None or cache.rows > cache.modulation.end:
+            steps = self.steps.weight[begin : begin + max(rows, MODULATED)]
+            cond = prepared.cond[:, None] + steps  # (U, m, D)
+            cache.modulation = Modulation(cond, prepared.row, begin, keep=True)
+        return cache.modulation
+
+    def hidden(
+        self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None = None
+    ) -> Tensor:
+        """Hidden states (B, n, D) of a span; reads codes (B, N), in the order in which they are
+        drawn, of earlier slots only. Without a cache the span must be all slots."""
+        before = (span.slots[1:] if span.first else span.slots) - 1
+        x = self.tok_embeddings(codes[:, before])  # (B, n, D)
+        if span.first:
+            x = torch.cat((cond.start, x), 1)  # (B, 1 + n, D)
+        place = self.place(cond, span, cache)
+        x = x + cond.places.index_select(-2, place.positions)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, place, i, cache)
+        scale, shift = place.modulation(self.adaln, place.positions).chunk(2, -1)
+        return modulate(normed(x), shift, scale)[:, -span.slots.numel() :]  # (B, n, D)
+
+    def draw(
+        self,
+        codes: Tensor,
+        cond: Prepared,
+        span: Span,
+        cache: Cache | None,
+        guide: Guide,
+        noise: SlotNoise,
+        filters: Filters,
+    ) -> Draw:
+        """Draw the codes of a span, (B, n)."""
+        h = self.hidden(guide.tile(codes), cond, span, cache)
+        return self.head.sample(h, guide, noise.uniform, filters)
+
+    def loss(
+        self,
+        codes: Tensor,
+        cond: Cond,
+        read: Tensor | None = None,
+        orders: Tensor | None = None,
+    ) -> Tensor:
+        """Negative log-likelihood of codes (B, N), predicted in `orders`, at each position: (B, N)
+        in nats. Codes and loss are row by row."""
+        orders = self.order if orders is None else orders
+        predicted = arrange(codes, orders)
+        read = predicted if read is None else arrange(read, orders)
+        slots = torch.arange(self.spec.positions, device=codes.device)
+        span = Span(slots, first=True, reach=self.spec.positions, padded=False)
+        h = self.hidden(read, self.prepare(cond, orders), span)
+        return restore(self.head.loss(h, predicted), orders)
+
+
+def tiny() -> RARConfig:
+    """A model of a few thousand parameters, for tests."""
+    return RARConfig(
+        grid=(4, 4), vocab=32, classes=5, layers=2, heads=2, dim=32, ffn_dim=64, dropout=0.0
+    )
+
+
+def _sized(layers: int, dim: int, ffn_dim: int) -> dict[str, Any]:
+    return {"layers": layers, "dim": dim, "ffn_dim": ffn_dim}
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "B": _sized(24, 768, 3072),
+    "L": _sized(24, 1024, 4096),
+    "XL": _sized(32, 1280, 5120),
+    "XXL": _sized(40, 1408, 6144),
+}
+"""Layers and widths of every published size; all have 16 heads."""
