@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
 from smalti.models import llamagen, rar, var
+from smalti.pipeline import Pipeline
+from smalti.text import bytes as byte_level
 from smalti.tokenizers.quantize.multiscale import pyramid
 
 
@@ -88,6 +90,21 @@ def build(module: type[nn.Module], config: Any, seed: int = 0) -> Any:
                 else:
                     weight.copy_(0.1 * noise + (1 if name == "weight" else 0))
     return model
+
+
+def pipeline(name: str, **options: Any) -> Pipeline:
+    """A pipeline of the model `name` of `models()` and a tokenizer that speaks of its codes."""
+    model = build(*models()[name])
+    found = [case for case in tokenizers().values() if case[1].spec == model.spec]
+    if not found:  # an uneven grid
+        ((h, w),), (module, small) = model.spec.grids, tokenizers()["vqgan"]
+        size = (h * small.factor, w * small.factor)
+        found = [(module, replace(small, size=size, vocab=model.spec.vocab))]
+    text = None
+    if length := model.config.text_length:
+        words = replace(byte_level.tiny(), length=length, dim=model.config.text_dim)
+        text = build(byte_level.ByteEncoder, words)
+    return Pipeline(build(*found[0]), model, text=text, **options)
 
 
 def random_codes(spec: TokenSpec, batch: int, seed: int = 0) -> Tensor:
