@@ -53,7 +53,10 @@ class MultiScaleQuantizer(nn.Module):
         self.grids, self.vocab, self.l2_norm = grids, vocab, l2_norm
         self.sizes = [h * w for h, w in grids]
         self.embedding = nn.Embedding(vocab, dim)
-        self.phi = nn.ModuleList([Phi(dim, phi_ratio) for _ in range(phis or len(grids))])
+        count = phis or len(grids)
+        self.phi = nn.ModuleList(
+            [Phi(dim, phi_ratio) if phi_ratio else nn.Identity() for _ in range(count)]
+        )
         self.phi_of = phi_choice(len(grids), len(self.phi))
         self.init_weights()
 
