@@ -188,6 +188,7 @@ class Pipeline:
         negative: str | Sequence[str] | None = None,
         extend: Mapping[str, int] | None = None,
         keep_pixels: bool = False,
+        known_first: bool | None = None,
         n: int | None = None,
         seed: int = 0,
         first: int = 0,
@@ -206,6 +207,8 @@ class Pipeline:
             extend: pixels to add at left, right, top and bottom, at the model's size.
             keep_pixels: what is kept comes back as it is, with a seam inside the painted part,
                 instead of as the tokenizer's reconstruction.
+            known_first: let a raster model see all that is known before it draws; None does so for
+                models that learn random orders (RAR).
         Raises ValueError naming what is allowed.
         """
         self._sampling(sampling).parts()
@@ -220,8 +223,10 @@ class Pipeline:
         for part in parts(asked, n, first, batch):
 
             def draw(known: Known, window: int, part: Part = part) -> Tensor:
-                *_, last = self._stream(part, editing.window_seed(seed, window), known, sampling)
-                return last.codes
+                orders = editing.orders(self.model, known, known_first)
+                own = editing.window_seed(seed, window)
+                *_, last = self._stream(part, own, known, sampling, orders)
+                return last.drawn
 
             drawn = editing.paint(edit, self, draw, len(part.asked))
             images += self._tag(drawn, part, seed, sampling, edit=edit.tag())
@@ -259,13 +264,20 @@ class Pipeline:
         )
 
     def _stream(
-        self, part: Part, seed: int, known: Known | None, sampling: dict[str, Any]
+        self,
+        part: Part,
+        seed: int,
+        known: Known | None,
+        sampling: dict[str, Any],
+        orders: Tensor | None = None,
     ) -> Iterator[Step]:
         guidance, filters = self._sampling(sampling).parts()
         cond, negative = self._conds(part.asked)
         noise = Noise.request(seed, len(part.asked), part.first, self.device)
         with packed(self.model):
-            yield from stream(self.model, cond, noise, guidance, filters, known, negative=negative)
+            yield from stream(
+                self.model, cond, noise, guidance, filters, known, negative=negative, orders=orders
+            )
 
     def _conds(self, asked: list[Asked]) -> tuple[Cond, Cond | None]:
         """The condition of a batch, and the negative one where there are negative prompts."""

@@ -10,7 +10,7 @@ from torch import nn
 from smalti.models import llamagen, rar, var
 from smalti.text import bytes as byte_level
 from smalti.text import t5
-from smalti.tokenizers import vqgan
+from smalti.tokenizers import multiscale_vqvae, vqgan
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,14 @@ class Entry:
     """A function that gives the config of a very small one, for tests."""
 
 
-TOKENIZERS = {"vqgan": Entry(vqgan.VQGANConfig, vqgan.VQGAN, vqgan.tiny)}
+TOKENIZERS = {
+    "vqgan": Entry(vqgan.VQGANConfig, vqgan.VQGAN, vqgan.tiny),
+    "multiscale_vqvae": Entry(
+        multiscale_vqvae.MultiScaleConfig,
+        multiscale_vqvae.MultiScaleVQVAE,
+        multiscale_vqvae.tiny,
+    ),
+}
 MODELS = {
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
