@@ -179,6 +179,7 @@ class RAR(nn.Module):
     """Codes (B, N) given a class. A `CausalModel`; one code per step, in any order."""
 
     any_order = True
+    """What is known may come first, in whatever order: training has shown it many."""
 
     def __init__(self, config: RARConfig) -> None:
         super().__init__()
