@@ -1,9 +1,10 @@
-"""Files as LlamaGen's repository publishes them, made of small models of ours."""
+"""Files as their projects publish them, made of small models of ours."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,58 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smalti.interop.llamagen import GPT_NAMES
+from smalti.models.rar import RAR
+from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 
 OFFICIAL = {ours: theirs for theirs, ours in GPT_NAMES.items()}
 
 
 def official(module: nn.Module) -> dict[str, Tensor]:
     """The state dict of one of our modules under official names."""
-    return {OFFICIAL.get(name, name): tensor for name, tensor in module.state_dict().items()}
+    state = module.state_dict()
+    if isinstance(module, RAR):
+        return official_rar(state)
+    if isinstance(module, MaskGITVQGAN):
+        return {k.replace(".upsample.conv.", ".upsample_conv."): t for k, t in state.items()}
+    return {OFFICIAL.get(name, name): tensor for name, tensor in state.items()}
+
+
+def official_rar(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With rows that nothing reads, of ones: positions, steps, and the embedding of a mask."""
+    start = state.pop("start")
+    dim = len(start)
+
+    def table(*parts: Tensor | int) -> Tensor:
+        return torch.cat([start.new_ones(p, dim) if isinstance(p, int) else p for p in parts])
+
+    begin, cells, targets, steps = (
+        state.pop(name)
+        for name in ("start_pos", "cell_pos.weight", "target_pos.weight", "steps.weight")
+    )
+    codes, classes = state.pop("tok_embeddings.weight"), state.pop("cls_embedding.weight")
+    found = {
+        "cls_token": start.view(1, 1, dim),
+        "pos_embed": table(begin, cells, 1022)[None],
+        "target_aware_pos_embed": table(2, targets, 1022)[None],
+        "timesteps_embeddings": table(steps, 99)[None],
+        "embeddings.weight": table(codes, 1, classes),
+    }
+    renames = {
+        r"^layers\.": "blocks.", r"^adaln\.": "adaln_before_head.adaLN_modulation.1.",
+        r"\.adaln\.": ".adaLN_modulation.1.", r"^head\.proj\.": "lm_head.",
+        r"\.attention\.wqkv\.": ".attn.qkv.", r"\.attention\.wo\.": ".attn.proj.",
+        r"\.attention\.": ".attn.", r"\.feed_forward\.w(\d)": r".mlp.fc\1",
+    }  # fmt: skip
+    return found | renamed(state, renames)
+
+
+def renamed(state: dict[str, Tensor], patterns: dict[str, str]) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in state.items():
+        for pattern, words in patterns.items():
+            name = re.sub(pattern, words, name)
+        found[name] = tensor
+    return found
 
 
 def views_of_one_storage(state: dict[str, Tensor]) -> dict[str, Tensor]:
