@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
-from smalti.models import llamagen, rar
+from smalti.models import llamagen, rar, var
+from smalti.pipeline import Pipeline
+from smalti.text import bytes as byte_level
+from smalti.tokenizers.quantize.multiscale import pyramid
 
 
 def models() -> dict[str, tuple[type[nn.Module], Any]]:
@@ -20,12 +23,16 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     text = replace(small, classes=0, text_length=6, text_dim=12)
     grouped = replace(small, kv_heads=1, grid=(2, 5))
     spiral = replace(small, order="spiral-in")
+    shared = replace(
+        var.tiny(), shared_adaln=True, l2_norm=False, scales=((1, 2), (2, 3), (3, 5)), phis=1
+    )
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
         "llamagen-spiral": (llamagen.LlamaGen, spiral),
         "rar-wide": (rar.RAR, wide),
+        "var-shared": (var.VAR, shared),
     }
 
 
@@ -36,13 +43,27 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     variant = replace(small, size=(16, 32), patch=2, l2_norm=False, attention=False)
     wide = replace(small, channels=40)  # groups of more than one channel
     uneven = replace(small, decoder_multipliers=(2, 1, 3))
+    scaled, tiny = found["multiscale_vqvae"]
+    oblong = replace(
+        tiny,
+        size=(16, 32),
+        patch=2,
+        multipliers=(1, 2),
+        scales=pyramid(1, 2, 5, 8, grid=(4, 8)),
+        phis=0,
+        kernel=1,
+        attention=False,
+    )
+    directions = replace(tiny, scales=((2, 2), (4, 4)), phis=2, phi_ratio=1.0, l2_norm=True)
     maskgit, plain = found["maskgit_vqgan"]
-    oblong = replace(plain, size=(8, 24), multipliers=(2, 1, 3), blocks=2)
+    long = replace(plain, size=(8, 24), multipliers=(2, 1, 3), blocks=2)
     return found | {
-        "maskgit_vqgan-oblong": (maskgit, oblong),
+        "maskgit_vqgan-oblong": (maskgit, long),
         "vqgan-variant": (module, variant),
         "vqgan-wide": (module, wide),
         "vqgan-uneven": (module, uneven),
+        "multiscale-oblong": (scaled, oblong),
+        "multiscale-directions": (scaled, directions),
     }
 
 
@@ -69,6 +90,21 @@ def build(module: type[nn.Module], config: Any, seed: int = 0) -> Any:
                 else:
                     weight.copy_(0.1 * noise + (1 if name == "weight" else 0))
     return model
+
+
+def pipeline(name: str, **options: Any) -> Pipeline:
+    """A pipeline of the model `name` of `models()` and a tokenizer that speaks of its codes."""
+    model = build(*models()[name])
+    found = [case for case in tokenizers().values() if case[1].spec == model.spec]
+    if not found:  # an uneven grid
+        ((h, w),), (module, small) = model.spec.grids, tokenizers()["vqgan"]
+        size = (h * small.factor, w * small.factor)
+        found = [(module, replace(small, size=size, vocab=model.spec.vocab))]
+    text = None
+    if length := model.config.text_length:
+        words = replace(byte_level.tiny(), length=length, dim=model.config.text_dim)
+        text = build(byte_level.ByteEncoder, words)
+    return Pipeline(build(*found[0]), model, text=text, **options)
 
 
 def random_codes(spec: TokenSpec, batch: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,7 @@ from smalti.codes import Cond, TokenSpec
 from smalti.engine.causal import Known, generate
 from smalti.models import llamagen
 from smalti.sampling.noise import Noise
-from smalti.tokenizers import maskgit_vqgan, vqgan
+from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,29 @@ def test_llamagen(bad, message):
 def test_vqgan(bad, message):
     with pytest.raises(ValueError, match=message):
         replace(vqgan.tiny(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            {"scales": ((1, 1), (2, 2))},
+            r"must be \(4, 4\), which is size \(16, 16\) / 4, got \(2, 2\)",
+        ),
+        ({"size": (16, 32)}, r"must be \(4, 8\), which is size \(16, 32\) / 4, got \(4, 4\)"),
+        ({"scales": ((2, 2), (1, 1), (4, 4))}, r"ascend, got \(1, 1\) behind \(2, 2\)"),
+        ({"scales": ()}, r"pairs of positive integers, got \(\)"),
+        ({"kernel": 2}, "odd and positive, got 2"),
+        ({"phis": -1}, "phis must be 0 .* got -1"),
+        ({"phi_ratio": -0.5}, r"\[0, 1\], got -0.5"),
+        ({"vocab": 1}, "got 1, 4"),
+        ({"dim": 0}, "got 32, 0"),
+        ({"blocks": 0}, "blocks must be at least 1, got 0"),
+    ],
+)
+def test_multiscale_vqvae(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(multiscale_vqvae.tiny(), **bad)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ features it learned; parts that do not match are refused.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from smalti import registry
+from smalti import editing, registry
 from smalti.codes import Cond
 from smalti.config import (
     did_you_mean,
@@ -33,7 +33,7 @@ from smalti.data.transforms import to_float, to_uint8
 from smalti.engine.causal import Known, Step, stream
 from smalti.nn.linear import packed
 from smalti.pictures import to_pil
-from smalti.request import Part, parts, prompted
+from smalti.request import Asked, Part, nothing, parts, prompted
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
@@ -178,6 +178,55 @@ class Pipeline:
             elif done % every == 0:
                 yield Partial(self._preview(step), done, step.total)
 
+    def edit(
+        self,
+        image: editing.Picture,
+        mask: editing.Picture | None = None,
+        *,
+        classes: Sequence[int | str] | None = None,
+        text: str | Sequence[str] | None = None,
+        negative: str | Sequence[str] | None = None,
+        extend: Mapping[str, int] | None = None,
+        keep_pixels: bool = False,
+        n: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch: int = 64,
+        **sampling: Any,
+    ) -> list[Image.Image]:
+        """Paint a part of a picture anew, or go on beyond its edges; the other arguments are those
+        of `__call__`.
+
+        Args:
+            image: a PIL image or a file. One of another size than the model's is resized and
+                cropped to its middle, as in training, and the mask with it.
+            mask: white (above 127; transparent counts as white) is painted anew, black is kept; of
+                the image's size, any mode. A patch with any white pixel is drawn.
+            classes, text: None draws without a condition.
+            extend: pixels to add at left, right, top and bottom, at the model's size.
+            keep_pixels: what is kept comes back as it is, with a seam inside the painted part,
+                instead of as the tokenizer's reconstruction.
+        Raises ValueError naming what is allowed.
+        """
+        self._sampling(sampling).parts()
+        if classes is None and text is None:
+            asked = nothing(self.text is not None, negative)
+            # guidance away from nothing leads nowhere
+            sampling |= {"guidance": 1.0} if negative is None else {}
+        else:
+            asked = self._asked(classes, text, negative)
+        edit = editing.plan(self.tokenizer, image, mask, extend, keep_pixels)
+        images: list[Image.Image] = []
+        for part in parts(asked, n, first, batch):
+
+            def draw(known: Known, window: int, part: Part = part) -> Tensor:
+                *_, last = self._stream(part, editing.window_seed(seed, window), known, sampling)
+                return last.codes
+
+            drawn = editing.paint(edit, self, draw, len(part.asked))
+            images += self._tag(drawn, part, seed, sampling, edit=edit.tag())
+        return images
+
     def _asked(
         self, classes: Sequence[int | str] | None, text: Any, negative: Any
     ) -> list[dict[str, Any]]:
@@ -218,10 +267,11 @@ class Pipeline:
         with packed(self.model):
             yield from stream(self.model, cond, noise, guidance, filters, known, negative=negative)
 
-    def _conds(self, asked: list[dict[str, Any]]) -> tuple[Cond, Cond | None]:
+    def _conds(self, asked: list[Asked]) -> tuple[Cond, Cond | None]:
         """The condition of a batch, and the negative one where there are negative prompts."""
         if self.text is None:
-            return Cond(labels=torch.tensor([a["class"] for a in asked], device=self.device)), None
+            ids = [-1 if a["class"] is None else a["class"] for a in asked]
+            return Cond.of_labels(torch.tensor(ids, device=self.device)), None
         cond = self._read([a["text"] for a in asked])
         if "negative" not in asked[0]:
             return cond, None
@@ -229,10 +279,12 @@ class Pipeline:
 
     @torch.inference_mode()
     def _read(self, texts: list[str]) -> Cond:
-        """Encode texts, equal ones once, and each alone: a batch would round otherwise."""
+        """Encode texts, equal ones once, and each alone: a batch would round otherwise. An empty
+        one is no condition, though a frozen encoder gives it an end mark."""
         read = {t: self.text(self.text.tokenize([t]).to(self.device)) for t in dict.fromkeys(texts)}
         features, masks = zip(*(read[t] for t in texts), strict=True)
-        return Cond.of_text(torch.cat(features), torch.cat(masks))
+        told = torch.tensor([[bool(t)] for t in texts], device=self.device)  # (B, 1)
+        return Cond.of_text(torch.cat(features), torch.cat(masks) & told)
 
     def _sampling(self, changes: dict[str, Any]) -> Sampling:
         try:
@@ -265,7 +317,7 @@ class Pipeline:
         return to_pil(images)
 
     def _tag(
-        self, images: Tensor, part: Part, seed: int, sampling: dict[str, Any]
+        self, images: Tensor, part: Part, seed: int, sampling: dict[str, Any], **more: Any
     ) -> list[Image.Image]:
         pictures, settings = to_pil(images), asdict(self._sampling(sampling))
         for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
@@ -276,6 +328,7 @@ class Pipeline:
                 **asked,
                 "dtype": str(self.dtype).removeprefix("torch."),
                 **settings,
+                **more,
             }
         return pictures
 

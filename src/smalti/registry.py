@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from smalti.models import llamagen, rar
+from smalti.models import llamagen, rar, var
 from smalti.text import bytes as byte_level
 from smalti.text import t5
-from smalti.tokenizers import maskgit_vqgan, vqgan
+from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Entry:
 
 TOKENIZERS = {
     "vqgan": Entry(vqgan.VQGANConfig, vqgan.VQGAN, vqgan.tiny),
+    "multiscale_vqvae": Entry(
+        multiscale_vqvae.MultiScaleConfig,
+        multiscale_vqvae.MultiScaleVQVAE,
+        multiscale_vqvae.tiny,
+    ),
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
@@ -30,6 +35,7 @@ TOKENIZERS = {
 MODELS = {
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
+    "var": Entry(var.VARConfig, var.VAR, var.tiny),
 }
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),

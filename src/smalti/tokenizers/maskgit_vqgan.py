@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.nn.conv import Upsample, group_norm
+from smalti.tokenizers.base import Reconstruction, check_images
 from smalti.tokenizers.quantize.vq import VectorQuantizer
-from smalti.tokenizers.vqgan import Reconstruction, check_images
 
 
 @dataclass(frozen=True)

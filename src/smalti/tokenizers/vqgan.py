@@ -1,8 +1,7 @@
 """LlamaGen's VQGAN: images to one grid of codes and back.
 
 Sun et al. 2024 (arXiv:2406.06525) after Esser et al. 2020 (arXiv:2012.09841). Unusual beside the
-first VQGAN: a codebook of only 8 dimensions, l2-normalised, and one more residual block per level
-in the decoder. Levels of the decoder are stored in the order in which they run, deepest first.
+first VQGAN: a codebook of only 8 dimensions, l2-normalised. Its convolutions are `nn.autoencoder`.
 
 Letters: B images, H, W image size, h, w code grid, Z latent channels, C codebook dimensions.
 """
@@ -10,14 +9,14 @@ Letters: B images, H, W image size, h, w code grid, Z latent channels, C codeboo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
-from smalti.nn.conv import Downsample, ResnetBlock, SpatialAttention, Upsample, group_norm
-from smalti.tokenizers.quantize.vq import Quantized, VectorQuantizer
+from smalti.nn import autoencoder
+from smalti.nn.autoencoder import Decoder, Encoder
+from smalti.tokenizers.base import Reconstruction, check_images
+from smalti.tokenizers.quantize.vq import VectorQuantizer
 
 
 @dataclass(frozen=True)
@@ -48,144 +47,20 @@ class VQGANConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("patch", "channels", "blocks", "latent", "dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.vocab < 2:
-            raise ValueError(f"vocab must be at least 2, got {self.vocab}")
-        if not self.multipliers or min(self.multipliers + self.decoder_multipliers) < 1:
-            raise ValueError(
-                "multipliers must be one or more positive integers, "
-                f"got {self.multipliers} and, of the decoder, {self.decoder_multipliers}"
-            )
-        if len(self.decoder_multipliers) not in (0, len(self.multipliers)):
-            raise ValueError(
-                f"decoder_multipliers must be as many as multipliers {self.multipliers}, "
-                f"got {self.decoder_multipliers}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if any(s < 1 or s % self.factor for s in self.size):
-            raise ValueError(f"size must be multiples of {self.factor} pixels, got {self.size}")
+        autoencoder.check(self)
+        for name, least in (("vocab", 2), ("dim", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     @property
     def factor(self) -> int:
         """Image pixels per code, along one side."""
-        return self.patch * 2 ** (len(self.multipliers) - 1)
+        return autoencoder.factor(self)
 
     @property
     def spec(self) -> TokenSpec:
         h, w = self.size
         return TokenSpec(((h // self.factor, w // self.factor),), self.vocab)
-
-
-def _middle(channels: int, config: VQGANConfig) -> nn.ModuleList:
-    return nn.ModuleList(
-        [
-            ResnetBlock(channels, channels, config.dropout),
-            SpatialAttention(channels) if config.attention else nn.Identity(),
-            ResnetBlock(channels, channels, config.dropout),
-        ]
-    )
-
-
-class Level(nn.Module):
-    """Residual blocks of one resolution, with attention if asked for, then resampling."""
-
-    def __init__(
-        self, in_channels: int, channels: int, blocks: int, attention: bool, dropout: float
-    ) -> None:
-        super().__init__()
-        widths = [in_channels] + [channels] * blocks
-        self.res = nn.ModuleList(
-            [ResnetBlock(a, b, dropout) for a, b in zip(widths, widths[1:], strict=False)]
-        )
-        self.attn = nn.ModuleList([SpatialAttention(channels) for _ in range(blocks * attention)])
-        self.downsample: nn.Module = nn.Identity()
-        self.upsample: nn.Module = nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        for i, block in enumerate(self.res):
-            x = block(x)
-            if len(self.attn):
-                x = self.attn[i](x)
-        return self.upsample(self.downsample(x))
-
-
-class Encoder(nn.Module):
-    """Images (B, 3, H, W) to latents (B, Z, h, w)."""
-
-    def __init__(self, config: VQGANConfig) -> None:
-        super().__init__()
-        widths = [config.channels * m for m in config.multipliers]
-        last = len(widths) - 1
-        self.patch = config.patch
-        self.conv_in = nn.Conv2d(3 * config.patch**2, config.channels, 3, padding=1)
-        self.conv_blocks = nn.ModuleList()
-        before = config.channels
-        for i, width in enumerate(widths):
-            attention = config.attention and i == last
-            level = Level(before, width, config.blocks, attention, config.dropout)
-            if i < last:
-                level.downsample = Downsample(width)
-            self.conv_blocks.append(level)
-            before = width
-        self.mid = _middle(before, config)
-        self.norm_out = group_norm(before)
-        self.conv_out = nn.Conv2d(before, config.latent, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(F.pixel_unshuffle(x, self.patch))
-        for level in self.conv_blocks:
-            x = level(x)  # half the size, but for the last
-        for block in self.mid:
-            x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
-
-
-class Decoder(nn.Module):
-    """Latents (B, Z, h, w) to images (B, 3, H, W)."""
-
-    def __init__(self, config: VQGANConfig) -> None:
-        super().__init__()
-        multipliers = config.decoder_multipliers or config.multipliers
-        widths = [config.channels * m for m in reversed(multipliers)]
-        self.conv_in = nn.Conv2d(config.latent, widths[0], 3, padding=1)
-        self.mid = _middle(widths[0], config)
-        self.conv_blocks = nn.ModuleList()
-        before = widths[0]
-        for i, width in enumerate(widths):
-            attention = config.attention and i == 0
-            level = Level(before, width, config.blocks + 1, attention, config.dropout)
-            if i < len(widths) - 1:
-                level.upsample = Upsample(width)
-            self.conv_blocks.append(level)
-            before = width
-        self.patch = config.patch
-        self.norm_out = group_norm(before)
-        self.conv_out = nn.Conv2d(before, 3 * config.patch**2, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for block in self.mid:
-            x = block(x)
-        for level in self.conv_blocks:
-            x = level(x)  # twice the size, but for the last
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)
-
-
-class Reconstruction(NamedTuple):
-    images: Tensor
-    """(B, 3, H, W), about [-1, 1], not clamped."""
-    latent: Tensor
-    """(B, C, h, w) before quantization."""
-    quantized: Quantized
-
-
-def check_images(images: Tensor, size: tuple[int, int]) -> None:
-    """Raise ValueError unless images are (B, 3, H, W) of this height and width."""
-    if tuple(images.shape[1:]) != (3, *size):
-        raise ValueError(f"images must be (B, 3, {size[0]}, {size[1]}), got {tuple(images.shape)}")
 
 
 class VQGAN(nn.Module):

@@ -27,8 +27,8 @@ class Phi(nn.Conv2d):
         super().__init__(dim, dim, 3, padding=1)
         self.ratio = ratio
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (1 - self.ratio) + super().forward(x) * self.ratio
+    def forward(self, input: Tensor) -> Tensor:
+        return input * (1 - self.ratio) + super().forward(input) * self.ratio
 
 
 class MultiScaleQuantizer(nn.Module):
@@ -108,6 +108,8 @@ class MultiScaleQuantizer(nn.Module):
     def decode(self, codes: Tensor, scales: int | None = None) -> Tensor:
         """Latents (B, C, h, w) of the first `scales` scales (all, if None) of codes (B, N), or of
         vectors (B, N, C) in their place."""
+        if scales is not None and not 0 <= scales <= len(self.grids):
+            raise ValueError(f"scales must be from 0 to {len(self.grids)}, got {scales}")
         vectors = codes if codes.is_floating_point() else self.embed(codes)  # (B, N, C)
         parts = vectors.split(self.sizes, 1)
         latent = vectors.new_zeros(len(vectors), vectors.shape[2], *self.grids[-1])

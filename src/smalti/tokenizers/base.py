@@ -1,0 +1,23 @@
+"""What every tokenizer gives when it is trained, and how it refuses images."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from smalti.tokenizers.quantize.vq import Quantized
+
+
+class Reconstruction(NamedTuple):
+    images: Tensor
+    """(B, 3, H, W), about [-1, 1], not clamped."""
+    latent: Tensor
+    """(B, C, h, w) before quantization."""
+    quantized: Quantized
+
+
+def check_images(images: Tensor, size: tuple[int, int]) -> None:
+    """Raise ValueError unless images are (B, 3, *size)."""
+    if tuple(images.shape[1:]) != (3, *size):
+        raise ValueError(f"images must be (B, 3, {size[0]}, {size[1]}), got {tuple(images.shape)}")
