@@ -32,7 +32,7 @@ def generators(draw) -> RARConfig:
     heads = draw(st.integers(1, 4))
     return RARConfig(
         grid=(draw(st.integers(1, 6)), draw(st.integers(1, 6))),
-        vocab=draw(st.integers(1, 40)),
+        vocab=draw(st.integers(2, 40)),
         classes=draw(st.integers(1, 12)),
         layers=draw(st.integers(1, 3)),
         heads=heads,
