@@ -50,6 +50,14 @@ def entry(kind: Any, among: dict[str, Entry], where: str) -> Entry:
     return among[kind]
 
 
+def module_of(config: Any, among: dict[str, Entry]) -> type[nn.Module]:
+    """The class that a config is of."""
+    for item in among.values():
+        if type(config) is item.config:
+            return item.module
+    raise ValueError(f"{type(config).__name__} is not registered")
+
+
 def name_of(module: nn.Module) -> str:
     """The name under which a module's class is registered."""
     for known in (TOKENIZERS, MODELS, TEXT):

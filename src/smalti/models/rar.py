@@ -178,6 +178,8 @@ class Block(nn.Module):
 class RAR(nn.Module):
     """Codes (B, N) given a class. A `CausalModel`; one code per step, in any order."""
 
+    any_order = True
+
     def __init__(self, config: RARConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
