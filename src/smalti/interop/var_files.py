@@ -190,7 +190,7 @@ def scales_of(checkpoint: Checkpoint, given: Sequence[int] = ()) -> Scales:
 
 def _squares(checkpoint: Checkpoint, levels: Tensor) -> Scales:
     """The grids of a buffer that has the number of its scale for each code."""
-    counts = levels.flatten().bincount().tolist()
+    counts = levels.flatten().unique_consecutive(return_counts=True)[1].tolist()
     sides = [math.isqrt(count) for count in counts]
     if [side * side for side in sides] != counts:
         raise ValueError(f"{checkpoint.path}: scales of {counts} codes are no squares")
