@@ -55,7 +55,10 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
         attention=False,
     )
     directions = replace(tiny, scales=((2, 2), (4, 4)), phis=2, phi_ratio=1.0, l2_norm=True)
+    maskgit, plain = found["maskgit_vqgan"]
+    long = replace(plain, size=(8, 24), multipliers=(2, 1, 3), blocks=2)
     return found | {
+        "maskgit_vqgan-oblong": (maskgit, long),
         "vqgan-variant": (module, variant),
         "vqgan-wide": (module, wide),
         "vqgan-uneven": (module, uneven),

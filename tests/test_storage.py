@@ -72,7 +72,7 @@ def damage(folder, how: str) -> None:
     elif how == "cut config":
         config.write_text(config.read_text()[:-20])
     elif how == "type":
-        config.write_text(json.dumps(values | {"type": "var"}))
+        config.write_text(json.dumps(values | {"type": "varr"}))
     elif how == "field":
         config.write_text(json.dumps(values | {"config": values["config"] | {"layer": 3}}))
     elif how == "value":
@@ -94,7 +94,7 @@ def damage(folder, how: str) -> None:
         ("cut config", "config.json is not valid JSON"),
         (
             "type",
-            "type must be one of vqgan, multiscale_vqvae, llamagen, bytes, t5, got 'var'",
+            "type must be one of .*llamagen.*, got 'varr'",
         ),
         ("field", "config.json has no field 'layer'; did you mean 'layers'"),
         ("value", "layers must be at least 1, got 0"),

@@ -28,6 +28,10 @@ class Settings:
     """Draw from the k likeliest codes; 0 from all."""
     top_p: float | None = None
     """Draw from the likeliest codes that hold this probability mass."""
+    smooth: bool | None = None
+    """Multi-scale models: draw mixtures of codes, for a smoother picture."""
+    order: str | None = None
+    """Raster models: the order of drawing, such as spiral-in or random."""
 
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}
@@ -42,7 +46,6 @@ def edit(
     negative: str | None = None,
     extend: str | None = None,
     keep_pixels: bool = False,
-    known_first: bool | None = None,
     n: int | None = None,
     out: Path = Path("edited.png"),
     settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008 - it is frozen
@@ -63,8 +66,6 @@ def edit(
         extend: Pixels to add at the sides, such as left=16,top=8, at the model's size.
         keep_pixels: What is kept comes back bit by bit, with a seam inside the painted part,
             instead of as the tokenizer's reconstruction.
-        known_first: A raster model sees all that is known before it draws; default: where it learns
-            random orders (RAR).
         n: Number of pictures; default: one of each class or prompt.
         out: A .png file gets all pictures as a grid, a column for each class or prompt where
             several are given; any other name is a folder, one PNG per picture.
@@ -89,7 +90,6 @@ def edit(
             negative=negative,
             extend=sides,
             keep_pixels=keep_pixels,
-            known_first=known_first,
             seed=seed,
             **part,
             **settings.given(),

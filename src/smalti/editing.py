@@ -27,7 +27,6 @@ from smalti.config import did_you_mean
 from smalti.data.decode import decode, to_rgb
 from smalti.data.transforms import center_part
 from smalti.engine.causal import Known
-from smalti.sampling.orders import known_first
 
 ALWAYS_KNOWN = 3
 """A coarse scale of so few positions is known entirely, as VAR has it: it is a mean colour."""
@@ -263,19 +262,6 @@ def known_positions(spec: TokenSpec, keep: Tensor) -> Tensor:
         share = F.interpolate(keep[:, None].float(), (h, w), mode="bilinear")[:, 0]  # (B, h, w)
         parts.append((share > 0.5) | (h * w <= ALWAYS_KNOWN))
     return torch.cat([part.flatten(1) for part in (*parts, keep)], 1)
-
-
-def orders(model: Any, known: Known, first: bool | None = None) -> Tensor | None:
-    """The orders (B, N) in which a model draws around known codes, None for its own.
-
-    With `first` the known positions come in front, so that the model sees all of them; None asks
-    the model whether it has learned any order.
-    """
-    if not (getattr(model, "any_order", False) if first is None else first):
-        return None
-    own = getattr(model, "order", None)
-    own = torch.arange(model.spec.positions) if own is None else own
-    return known_first(own.to(known.mask.device), known.mask)
 
 
 def seam(drawn: Tensor, given: Tensor, keep: Tensor, width: int) -> Tensor:

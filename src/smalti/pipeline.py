@@ -37,6 +37,7 @@ from smalti.request import Asked, Part, nothing, parts, prompted
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
+from smalti.sampling.orders import inverse, known_first, order, shuffled
 from smalti.storage import fingerprint, load_module, save_module
 from smalti.text.prompts import warn_of_long
 from smalti.train.parallel import best_device, fast_bf16
@@ -62,10 +63,31 @@ class Sampling:
     """Draw from the k likeliest codes; 0 from all."""
     top_p: float = 1.0
     """Draw from the likeliest codes that hold this probability mass; 1 from all."""
+    smooth: bool = False
+    """Multi-scale models: draw mixtures of codes, for a smoother picture."""
+    order: str = ""
+    """Raster models: the order in which positions are drawn, one of `sampling.orders`; "random" is
+    another one for each image, "" the model's own."""
 
     def parts(self) -> tuple[Guidance, Filters]:
         guidance = Guidance(self.guidance, self.schedule, self.power, self.start, self.stop)
-        return guidance, Filters(self.temperature, self.top_k, self.top_p)
+        return guidance, Filters(self.temperature, self.top_k, self.top_p, self.smooth)
+
+    def orders(self, model: Any, noise: Noise, known: Known | None = None) -> Tensor | None:
+        """Positions in the order in which `model` is to draw them, (N,) or (B, N); None is its own.
+
+        A model that learned random orders (`any_order`) is told everything known first.
+        """
+        grid, found = model.spec.grids[-1], None
+        if self.order == "random":
+            found = shuffled(noise, model.spec.positions)
+        elif self.order:
+            found = order(self.order, grid)
+        if known is None or not getattr(model, "any_order", False):
+            return found
+        own = model.order if found is None else found
+        own = order("row-major", grid) if own is None else own
+        return known_first(own.to(known.mask.device), known.mask)
 
 
 class Partial(NamedTuple):
@@ -150,7 +172,7 @@ class Pipeline:
         for part in parts(self._asked(classes, text, negative), n, first, batch):
             codes = self.tokenizer.spec.empty(len(part.asked), self.device)
             for step in self._stream(part, seed, part.rows(known), sampling):
-                codes = step.codes
+                codes = step.drawn
             images += self._tag(self.decode(codes), part, seed, sampling)
         return images
 
@@ -163,18 +185,21 @@ class Pipeline:
         negative: str | Sequence[str] | None = None,
         seed: int = 0,
         first: int = 0,
-        every: int = 16,
+        every: int | None = None,
         known: Known | None = None,
         **sampling: Any,
     ) -> Iterator[Partial]:
-        """The images of `__call__`, in one batch, every so many steps and at the end."""
+        """The images of `__call__`, in one batch, every so many steps and at the end; by default
+        every scale, or every 16 codes."""
+        if every is None:
+            every = 16 if len(self.model.spec.grids) == 1 else 1
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         (part,) = parts(self._asked(classes, text, negative), n, first, batch=None)
         for step in self._stream(part, seed, known, sampling):
             done = step.done
             if done == step.total:
-                yield Partial(self._tag(self.decode(step.codes), part, seed, sampling), done, done)
+                yield Partial(self._tag(self.decode(step.drawn), part, seed, sampling), done, done)
             elif done % every == 0:
                 yield Partial(self._preview(step), done, step.total)
 
@@ -188,7 +213,6 @@ class Pipeline:
         negative: str | Sequence[str] | None = None,
         extend: Mapping[str, int] | None = None,
         keep_pixels: bool = False,
-        known_first: bool | None = None,
         n: int | None = None,
         seed: int = 0,
         first: int = 0,
@@ -207,8 +231,6 @@ class Pipeline:
             extend: pixels to add at left, right, top and bottom, at the model's size.
             keep_pixels: what is kept comes back as it is, with a seam inside the painted part,
                 instead of as the tokenizer's reconstruction.
-            known_first: let a raster model see all that is known before it draws; None does so for
-                models that learn random orders (RAR).
         Raises ValueError naming what is allowed.
         """
         self._sampling(sampling).parts()
@@ -223,9 +245,7 @@ class Pipeline:
         for part in parts(asked, n, first, batch):
 
             def draw(known: Known, window: int, part: Part = part) -> Tensor:
-                orders = editing.orders(self.model, known, known_first)
-                own = editing.window_seed(seed, window)
-                *_, last = self._stream(part, own, known, sampling, orders)
+                *_, last = self._stream(part, editing.window_seed(seed, window), known, sampling)
                 return last.drawn
 
             drawn = editing.paint(edit, self, draw, len(part.asked))
@@ -264,19 +284,14 @@ class Pipeline:
         )
 
     def _stream(
-        self,
-        part: Part,
-        seed: int,
-        known: Known | None,
-        sampling: dict[str, Any],
-        orders: Tensor | None = None,
+        self, part: Part, seed: int, known: Known | None, sampling: dict[str, Any]
     ) -> Iterator[Step]:
-        guidance, filters = self._sampling(sampling).parts()
-        cond, negative = self._conds(part.asked)
+        settings, (cond, negative) = self._sampling(sampling), self._conds(part.asked)
         noise = Noise.request(seed, len(part.asked), part.first, self.device)
+        orders = settings.orders(self.model, noise, known)
         with packed(self.model):
             yield from stream(
-                self.model, cond, noise, guidance, filters, known, negative=negative, orders=orders
+                self.model, cond, noise, *settings.parts(), known, negative=negative, orders=orders
             )
 
     def _conds(self, asked: list[Asked]) -> tuple[Cond, Cond | None]:
@@ -314,19 +329,20 @@ class Pipeline:
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, N, ...) to uint8 images (B, 3, H, W)."""
+        """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W)."""
         return to_uint8(self.tokenizer.decode(codes))
 
+    @torch.inference_mode()
     def _preview(self, step: Step) -> list[Image.Image]:
-        """Decode what there is; grey over grid cells that are not drawn yet."""
-        images = self.decode(step.codes)  # (B, 3, H, W)
-        grid = self.model.spec.grids[-1]
-        end = step.span.slots[-1] + 1
-        if len(self.model.spec.grids) == 1:
-            drawn = (torch.arange(grid[0] * grid[1], device=images.device) < end).view(1, 1, *grid)
-            cells = nn.functional.interpolate(drawn.float(), images.shape[2:], mode="nearest")
-            images = torch.where(cells > 0, images, torch.full_like(images, 128))
-        return to_pil(images)
+        """Decode what there is: the scales so far, or grey over cells that are not drawn yet."""
+        if len(self.model.spec.grids) > 1:
+            return to_pil(to_uint8(self.tokenizer.decode(step.drawn, scales=step.done)))
+        images, grid = self.decode(step.drawn), self.model.spec.grids[0]  # (B, 3, H, W)
+        time = torch.arange(grid[0] * grid[1], device=images.device)
+        time = time if step.cells is None else inverse(step.cells).to(images.device)
+        drawn = (time <= step.span.slots[-1]).view(-1, 1, *grid).float()
+        cells = nn.functional.interpolate(drawn, images.shape[2:], mode="nearest")
+        return to_pil(torch.where(cells > 0, images, torch.full_like(images, 128)))
 
     def _tag(
         self, images: Tensor, part: Part, seed: int, sampling: dict[str, Any], **more: Any

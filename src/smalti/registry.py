@@ -10,7 +10,7 @@ from torch import nn
 from smalti.models import llamagen, rar, var
 from smalti.text import bytes as byte_level
 from smalti.text import t5
-from smalti.tokenizers import multiscale_vqvae, vqgan
+from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ TOKENIZERS = {
         multiscale_vqvae.MultiScaleConfig,
         multiscale_vqvae.MultiScaleVQVAE,
         multiscale_vqvae.tiny,
+    ),
+    "maskgit_vqgan": Entry(
+        maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
 }
 MODELS = {
@@ -45,6 +48,14 @@ def entry(kind: Any, among: dict[str, Entry], where: str) -> Entry:
     if not isinstance(kind, str) or kind not in among:
         raise ValueError(f"{where}: type must be one of {', '.join(among)}, got {kind!r}")
     return among[kind]
+
+
+def module_of(config: Any, among: dict[str, Entry]) -> type[nn.Module]:
+    """The class that a config is of."""
+    for item in among.values():
+        if type(config) is item.config:
+            return item.module
+    raise ValueError(f"{type(config).__name__} is not registered")
 
 
 def name_of(module: nn.Module) -> str:

@@ -134,7 +134,7 @@ def test_a_repository_of_several_models_names_them(hub, rest):
 
 
 def test_every_published_id_is_found():
-    for home, (tokenizers, models) in REPOSITORIES.items():
+    for home, (tokenizers, models, _) in REPOSITORIES.items():
         for model in models:
             found = find(f"{home}/{model}")
             assert found is not None and found[1:] == (home, model, home, tokenizers[0])

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import torch
 from golden import Vectors, folders, load
-from safetensors.torch import load_file
 from torch import Tensor
 
 from smalti.codes import Cond
+from smalti.editing import known_positions
 from smalti.engine.causal import Known, generate, spans, stream
-from smalti.interop.var import var_config, var_state
+from smalti.interop.var import vae_config, vae_state, var_config, var_state
 from smalti.models.var import VAR
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise, SlotNoise
+from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 
 GREEDY = Filters(top_k=1)
 
@@ -39,7 +40,17 @@ class Replayed(SlotNoise):
 
 @pytest.mark.parametrize("folder", folders("var_transformer"))
 def test_var(folder: Path):
-    model, tokenizer, config, io = opened(folder)
+    config, weights, io = load(folder)
+    told, found, _ = load((folder / config["vae_config"]).parent)
+    assert (folder / config["vae_weights"]).samefile(
+        (folder / config["vae_config"]).parent / "weights.safetensors"
+    )
+    shape = vae_config(told["constructor"], **told["encoder_decoder_overrides"])
+    tokenizer = MultiScaleVQVAE(shape).eval()
+    tokenizer.load_state_dict(vae_state({k: v.float() for k, v in found.items()}))
+    quantizer = {"phis": shape.phis, "phi_ratio": shape.phi_ratio}
+    model = VAR(var_config(config["constructor"], shape.vocab, shape.dim, **quantizer)).eval()
+    model.load_state_dict(var_state(weights, tokenizer.state_dict()))
     check_var(model, tokenizer, config, io)
 
 
@@ -59,14 +70,14 @@ def check_var(model: VAR, tokenizer: Any, config: dict[str, Any], io: Vectors) -
         for bucket in (1, 8):
             noise = Noise.request(0, cond.batch)
             assert torch.equal(drawn, generate(model, cond, noise, guidance, GREEDY, bucket=bucket))
-        check_picture(model, tokenizer, drawn, "greedy", io)
+        check_picture(tokenizer, drawn, "greedy", io)
         check_smooth(model, tokenizer, cond, guidance, io)
         keep = io["edit_mask"] > 0
         known = Known(codes, known_positions(model.spec, keep[None].expand(cond.batch, -1, -1)))
         edited, steps = greedy(model, cond, guidance, known)
         for k, logits in enumerate(steps):
             assert torch.equal(logits.argmax(-1), io[f"edit_tokens_{k}"])
-        check_picture(model, tokenizer, edited, "edit", io)
+        check_picture(tokenizer, edited, "edit", io)
     io.done()
 
 
@@ -94,9 +105,7 @@ def check_gradients(model: VAR, codes: Tensor, cond: Cond, io: Vectors) -> None:
         golden = io[name]
         close(parameter.grad, golden, 1e-4 * golden.abs().max().item())
     norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
-    torch.testing.assert_close(
-        torch.stack(norms).norm(), io["total_grad_norm"], rtol=1e-4, atol=0
-    )
+    torch.testing.assert_close(torch.stack(norms).norm(), io["total_grad_norm"], rtol=1e-4, atol=0)
 
 
 def greedy(
@@ -120,16 +129,16 @@ def greedy(
     return codes, logits
 
 
-def check_picture(model: VAR, tokenizer: Any, drawn: Tensor, name: str, io: Vectors) -> None:
-    """Latent and image of codes (B, N) or vectors (B, N, C)."""
-    close(tokenizer.quantize.decode(drawn), io[f"{name}_fhat"], 3e-5)
-    image = (tokenizer.decode(drawn).clamp(-1, 1) + 1) / 2
-    close(image, io[f"{name}_image01"], 3e-5)
-
-
-def check_smooth(
-    model: VAR, tokenizer: Any, cond: Cond, guidance: Guidance, io: Vectors
+def check_picture(
+    tokenizer: Any, drawn: Tensor, name: str, io: Vectors, atol: float = 3e-5
 ) -> None:
+    """Latent and image of codes (B, N) or vectors (B, N, C)."""
+    close(tokenizer.quantize.decode(drawn), io[f"{name}_fhat"], atol)
+    image = (tokenizer.decode(drawn).clamp(-1, 1) + 1) / 2
+    close(image, io[f"{name}_image01"], atol)
+
+
+def check_smooth(model: VAR, tokenizer: Any, cond: Cond, guidance: Guidance, io: Vectors) -> None:
     """The official run with top-k 30, top-p 0.9 and `more_smooth`, its Gumbel noise replayed."""
     filters, noise = Filters(top_k=30, top_p=0.9, smooth=True), Noise.request(0, cond.batch)
     branches, vectors = guidance.branches(cond), None
@@ -151,4 +160,5 @@ def check_smooth(
         if vectors is None:
             vectors = draw.vectors.new_zeros(cond.batch, model.spec.positions, model.config.latent)
         vectors[:, span.slots] = draw.vectors
-    check_picture(model, tokenizer, vectors, "smooth", io)
+    # the mixture's softmax divides logits, which are 1e-6 off, by temperatures down to 0.005
+    check_picture(tokenizer, vectors, "smooth", io, atol=1e-3)

@@ -28,19 +28,25 @@ def reconstruction(
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Over all images: "psnr", the mean of each image's (dB, after rounding to 8 bits, images that
-    come back exactly counted as 100 dB); "usage" and "perplexity" of the codes; "images"."""
+    come back exactly counted as 100 dB); "usage" and "perplexity" of the codes, and of each scale's
+    where there are several ("usage_2x2"); "images"."""
     values: list[Tensor] = []
-    counts = torch.zeros(tokenizer.spec.vocab, dtype=torch.int64)
+    spec = tokenizer.spec
+    sizes = [h * w for h, w in spec.grids]
+    counts = torch.zeros(len(sizes), spec.vocab, dtype=torch.int64)
     for batch in batches:
         images = batch["images"].to(device)
         codes = tokenizer.encode(to_float(images))
         values.append(psnr(images, to_uint8(tokenizer.decode(codes))).cpu())
-        counts += histogram(codes, tokenizer.spec.vocab)
+        counts += torch.stack([histogram(part, spec.vocab) for part in codes.split(sizes, 1)])
     if not values:
         raise ValueError("there are no images to reconstruct")
-    return {
+    result = {
         "psnr": torch.cat(values).clamp(max=100).mean().item(),
-        "usage": usage(counts),
-        "perplexity": perplexity(counts),
-        "images": float(sum(len(v) for v in values)),
+        "usage": usage(counts.sum(0)),
+        "perplexity": perplexity(counts.sum(0)),
     }
+    for (h, w), count in zip(spec.grids, counts, strict=True):
+        if len(sizes) > 1:
+            result |= {f"usage_{h}x{w}": usage(count), f"perplexity_{h}x{w}": perplexity(count)}
+    return result | {"images": float(sum(len(v) for v in values))}

@@ -174,6 +174,17 @@ class Block(nn.Module):
             self.adaln = nn.Linear(config.dim, 6 * config.dim)
         self.eps, self.dropout, self.drop_path = config.norm_eps, config.dropout, drop_path
 
+    def soften(self, config: VARConfig) -> None:
+        """Make the branches small and their gates nearly off, in initialised weights."""
+        for output in (self.attention.wo, self.feed_forward.w2):
+            output.weight.div_((2 * config.layers) ** 0.5)
+        if config.shared_adaln:
+            rows = nn.init.trunc_normal_(self.constants, std=config.dim**-0.5)
+        else:
+            rows = self.adaln.weight.unflatten(0, (6, -1))
+        rows[:2].mul_(config.gate)
+        rows[2:].mul_(0.5)
+
     def modulation(self, cond: Prepared, layer: int, cache: Cache | None) -> Tensor:
         """(B, 6, D): gates, scales and shifts of attention and feed-forward."""
         if cache is not None and layer in cache.modulations:
@@ -242,18 +253,11 @@ class VAR(nn.Module):
             nn.init.trunc_normal_(weight, std=std)
         self.head.proj.weight.mul_(0.02)
         self.adaln.weight.mul_(0.5)
-        for layer in self.layers:
-            layer.attention.wo.weight.div_((2 * c.layers) ** 0.5)
-            layer.feed_forward.w2.weight.div_((2 * c.layers) ** 0.5)
-            if c.shared_adaln:
-                nn.init.trunc_normal_(layer.constants, std=c.dim**-0.5)
-                layer.constants[2:].mul_(0.5)
-                layer.constants[:2].mul_(c.gate)
-            else:
-                layer.adaln.weight[2 * c.dim :].mul_(0.5)
-                layer.adaln.weight[: 2 * c.dim].mul_(c.gate)
+        for layer in self.modules():
+            if isinstance(layer, Block):
+                layer.soften(c)
 
-    def learn_from(self, tokenizer: nn.Module) -> None:
+    def learn_from(self, tokenizer: Any) -> None:
         """Take over codebook and convolutions of the tokenizer whose codes are to be learned."""
         self.quantize.load_state_dict(tokenizer.quantize.state_dict())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from smalti.recipes import llamagen, text
+from smalti.recipes import llamagen, text, var
 from smalti.recipes.base import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -21,6 +21,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         llamagen.llamagen_1b,
         llamagen.llamagen_3b,
         llamagen.llamagen_7b,
+        var.emoji_msvqvae,
+        var.var_vqvae,
         text.shapes_vqgan,
         text.shapes_t2i,
         text.emoji_t2i,

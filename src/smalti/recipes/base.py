@@ -10,6 +10,7 @@ from smalti.models.llamagen import LlamaGenConfig
 from smalti.pipeline import Sampling
 from smalti.text.bytes import BytesConfig
 from smalti.text.t5 import T5Config
+from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.lora import LoraConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
@@ -38,7 +39,7 @@ class TokenizerRecipe:
     init: str = ""
     """Tokenizer or pipeline, a folder or a hub id, to go on from; `model` is then its own."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: VQGANConfig = field(default_factory=VQGANConfig)
+    model: VQGANConfig | MultiScaleConfig = field(default_factory=VQGANConfig)
     objective: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 

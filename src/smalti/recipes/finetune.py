@@ -22,7 +22,6 @@ from smalti.models.llamagen import LlamaGen
 from smalti.pipeline import Pipeline, download, load
 from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
 from smalti.storage import fingerprint, load_module, tokenizer_folder
-from smalti.tokenizers.vqgan import VQGAN
 from smalti.train.lora import adapt, targets
 
 M = TypeVar("M", bound=nn.Module)
@@ -67,16 +66,22 @@ def same_but_for_size(recipe: GeneratorRecipe, tokenizer: Any) -> Any:
     return other
 
 
-def open_vqgan(recipe: TokenizerRecipe, out: Path) -> VQGAN:
+def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> Any:
     """The tokenizer that a run in `out` begins from: a folder, a pipeline's or a hub id's.
 
-    Raises ValueError if there is none, or if the run began from another.
+    Raises ValueError if there is none, if it is of another kind than the recipe's, or if the run
+    began from another.
     """
     folder = Path(recipe.init)
     folder = tokenizer_folder(folder if folder.is_dir() else download(recipe.init))
-    model, _ = load_module(folder, {"vqgan": registry.TOKENIZERS["vqgan"]})
+    model, _ = load_module(folder, registry.TOKENIZERS)
+    if type(model.config) is not type(recipe.model):
+        raise ValueError(
+            f"{recipe.init} holds a {registry.name_of(model)}, which this recipe does not train: "
+            f"it takes {type(recipe.model).__name__}"
+        )
     require_same(out, recipe.init, fingerprint(model))
-    return built(VQGAN, model.config, model.state_dict())
+    return built(type(model), model.config, model.state_dict())
 
 
 def adapted(

@@ -193,8 +193,10 @@ def drawn(
     batch = {k: v.to(pipeline.device) for k, v in batch.items()}
     cond = condition(batch, encoder)
     noise = Noise.request(seed, cond.batch, device=pipeline.device)
-    with packed(pipeline.model):
-        codes = generate(pipeline.model, cond, noise, *pipeline.sampling.parts())
+    settings, model = pipeline.sampling, pipeline.model
+    with packed(model):
+        orders = settings.orders(model, noise)
+        codes = generate(model, cond, noise, *settings.parts(), orders=orders)
     return to_pil(pipeline.decode(codes))
 
 

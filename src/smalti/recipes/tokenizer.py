@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from smalti import registry
 from smalti.data.loader import Images
 from smalti.data.skipped import tell
 from smalti.data.source import open_source, split
@@ -15,10 +16,9 @@ from smalti.data.transforms import to_float, to_uint8
 from smalti.eval.reconstruction import reconstruction
 from smalti.pictures import grid, save_png, to_pil
 from smalti.recipes.base import TokenizerRecipe
-from smalti.recipes.finetune import open_vqgan
+from smalti.recipes.finetune import open_tokenizer
 from smalti.recipes.run_folder import claim, finish, without_held_out
 from smalti.storage import fingerprint, save_module
-from smalti.tokenizers.vqgan import VQGAN
 from smalti.train.objectives import ReconstructionObjective
 from smalti.train.parallel import World
 from smalti.train.trainer import Trainer
@@ -28,7 +28,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
     source = open_source(recipe.data.source)
     known = tell(source) if world.main else 0
-    begun, goal = open_vqgan(recipe, out) if recipe.init else None, recipe.objective
+    begun, goal = open_tokenizer(recipe, out) if recipe.init else None, recipe.objective
     if begun:  # with a codebook that knows images
         goal = replace(goal, codebook=replace(goal.codebook, kmeans=False))
     care = goal.codebook
@@ -49,7 +49,8 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     held_out = Images(source, held, replace(transform, flip=False), config.batch, seed)
     torch.manual_seed(seed)
     mark = fingerprint(begun) if begun else ""
-    objective = ReconstructionObjective(begun or VQGAN(recipe.model), goal, seed)
+    fresh = begun or registry.module_of(recipe.model, registry.TOKENIZERS)(recipe.model)
+    objective = ReconstructionObjective(fresh, goal, seed)
     model = objective.model
 
     def evaluate() -> dict[str, float]:
@@ -66,7 +67,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
         out,
         world,
         title="tokenizer",
-        show=("loss", "psnr", "usage"),
+        show=("loss", "psnr", "usage", *(f"usage_{name}" for name in objective.care.names)),
         evaluate=evaluate,
         preview=preview,
     )

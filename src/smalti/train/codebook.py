@@ -7,18 +7,41 @@ receive a gradient again. Three measures, all outside the quantizer, which stays
 - restart: a code unused for `patience` steps moves onto a latent of the current batch that is far
   from its code (drawn with probability proportional to squared distance, as in k-means++);
 - usage and perplexity of a running window, logged live, and advice when usage falls.
+
+A codebook that serves several scales has all of it for each: k-means gives every scale its share of
+the centres, of what the coarser scales leave over; dead codes go to the scales that use the fewest;
+every scale has a meter.
+
+Letters: K scales, V codebook entries, C codebook dimensions, h, w the latents' grid.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from smalti.tokenizers.quantize.vq import VectorQuantizer
+
+class Quantizer(Protocol):
+    """What is known of a quantizer, of one scale or of several."""
+
+    vocab: int
+    l2_norm: bool
+    embedding: nn.Embedding
+
+    def compared(self, z: Tensor) -> list[Tensor]:
+        """The vectors (B * n_k, C) of latents (B, C, h, w) that each scale finds codes for."""
+        ...
+
+    def distances(self, rows: Tensor) -> Tensor:
+        """Squared distances of vectors (n, C) to every code, (n, V)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,21 +62,32 @@ class CodebookConfig:
 
 
 class CodebookCare(nn.Module):
-    """Watches one `VectorQuantizer`. All state is in buffers, so a resumed run goes on exactly."""
+    """Watches one quantizer, whose scales have the `grids`. All state is in buffers, so a resumed
+    run goes on exactly."""
 
     age: Tensor
     counts: Tensor
     pool: Tensor
     filled: Tensor
 
-    def __init__(self, quantizer: VectorQuantizer, config: CodebookConfig, seed: int = 0) -> None:
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        config: CodebookConfig,
+        seed: int = 0,
+        grids: tuple[tuple[int, int], ...] = ((1, 1),),
+    ) -> None:
         super().__init__()
         self.config, self.seed = config, seed
         vocab, dim = quantizer.embedding.weight.shape
-        self.register_buffer("age", torch.zeros(vocab, dtype=torch.int64))
-        self.register_buffer("counts", torch.zeros(vocab))
-        rows = config.samples * vocab if config.kmeans else 0
-        self.register_buffer("pool", torch.zeros(rows, dim))
+        height, width = grids[-1]
+        self.sizes = [h * w for h, w in grids]
+        self.names = [f"{h}x{w}" for h, w in grids] if len(grids) > 1 else []
+        """Of the scales, where there are several."""
+        self.register_buffer("age", torch.zeros(len(grids), vocab, dtype=torch.int64))
+        self.register_buffer("counts", torch.zeros(len(grids), vocab))
+        kept = math.ceil(config.samples * vocab / (height * width)) if config.kmeans else 0
+        self.register_buffer("pool", torch.zeros(kept, dim, height, width))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
     def warming_up(self, step: int) -> bool:
@@ -61,56 +95,88 @@ class CodebookCare(nn.Module):
         return self.config.kmeans and step < self.config.warmup
 
     @torch.no_grad()
-    def collect(self, rows: Tensor) -> None:
-        """Keep latents (n, C) for k-means; the newest replace the oldest."""
-        rows = _gather(rows.float())[-len(self.pool) :]
-        self.pool.copy_(torch.cat((self.pool, rows))[-len(self.pool) :])
-        self.filled.add_(len(rows)).clamp_(max=len(self.pool))
+    def collect(self, z: Tensor) -> None:
+        """Keep latents (B, C, h, w) for k-means; the newest replace the oldest."""
+        z = _gather(z.float())[-len(self.pool) :]
+        self.pool.copy_(torch.cat((self.pool, z))[-len(self.pool) :])
+        self.filled.add_(len(z)).clamp_(max=len(self.pool))
 
     @torch.no_grad()
-    def start(self, quantizer: VectorQuantizer, step: int) -> None:
-        """Set the codebook to the centres of the collected latents."""
-        rows = self.pool[-int(self.filled) :]
+    def start(self, quantizer: Quantizer, step: int) -> None:
+        """Set the codebook to centres of what is collected: to each scale, coarse to fine, an equal
+        share of them, of what is left when those before it are coded."""
+        z, weight = self.pool[-int(self.filled) :], quantizer.embedding.weight
         generator = torch.Generator().manual_seed(self.seed + step)
-        centres = kmeans(rows, quantizer.vocab, generator, spherical=quantizer.l2_norm)
-        quantizer.embedding.weight.copy_(_from_first(centres))
+        scales, vocab = len(self.sizes), len(weight)
+        shares = pairwise(vocab * k // scales for k in range(scales + 1))
+        for k, (begin, end) in enumerate(shares):
+            rows = quantizer.compared(z)[k]
+            centres = kmeans(rows, end - begin, generator, spherical=quantizer.l2_norm)
+            # codes of later scales repeat these until their turn, and so are never the first choice
+            turn = torch.arange(vocab - begin, device=weight.device) % (end - begin)
+            weight[begin:] = _from_first(centres)[turn]
 
     @torch.no_grad()
     def observe(self, codes: Tensor) -> None:
-        """Count the codes of a batch."""
-        used = torch.bincount(codes.flatten(), minlength=len(self.counts)).float()
+        """Count the codes of a batch, (B, N) or of one scale in any shape."""
+        parts = codes.split(self.sizes, 1) if self.names else [codes]
+        vocab = self.counts.shape[1]
+        used = torch.stack([torch.bincount(p.flatten(), minlength=vocab) for p in parts]).float()
         if dist.is_initialized():
             dist.all_reduce(used)
         self.counts.mul_(0.99).add_(used)
         self.age.add_(1).masked_fill_(used > 0, 0)
 
     @torch.no_grad()
-    def restart(self, quantizer: VectorQuantizer, rows: Tensor, step: int) -> None:
-        """Every ten steps, move dead codes onto latents (n, C) that are far from their codes."""
+    def restart(self, quantizer: Quantizer, z: Tensor, step: int) -> None:
+        """Every ten steps, move dead codes onto what latents (B, C, h, w) are compared by, where it
+        is far from its code; a scale that uses half as many codes gets twice as many of them."""
         if not self.config.patience or step % 10:
             return
-        dead = (self.age > self.config.patience).nonzero().flatten()[: len(rows)]
+        dead = (self.age.amin(0) > self.config.patience).nonzero().flatten()
         if not len(dead):
             return
-        distance = quantizer.distances(rows.float()).amin(1).clamp(min=1e-8).cpu()
+        chances: list[Tensor] = []
+        parts = quantizer.compared(z)
+        for rows, used in zip(parts, self._usage(), strict=True):
+            far = quantizer.distances(rows).amin(1).clamp(min=1e-8)
+            chances.append(far / far.sum() / used.clamp(min=1 / self.counts.shape[1]))
+        rows, dead = torch.cat(parts), dead[: sum(len(p) for p in parts)]
         generator = torch.Generator().manual_seed(self.seed + step)
-        chosen = torch.multinomial(distance, len(dead), generator=generator)
+        chosen = torch.multinomial(torch.cat(chances).cpu(), len(dead), generator=generator)
         quantizer.embedding.weight[dead] = _from_first(rows[chosen.to(rows.device)].float())
-        self.age[dead] = 0
+        self.age[:, dead] = 0
+
+    def _usage(self) -> Tensor:
+        """The share of codes that each scale used in the last 100 steps, (K,)."""
+        return (self.age < 100).float().mean(1)
 
     def meters(self) -> dict[str, Tensor]:
-        """The share of codes used in the last 100 steps, and the perplexity of their counts."""
-        probs = self.counts / self.counts.sum().clamp(min=1)
-        return {
-            "usage": (self.age < 100).float().mean(),
-            "perplexity": torch.special.entr(probs).sum().exp(),
+        """The share of codes used in the last 100 steps, and the perplexity of their counts: over
+        all scales and, where there are several, at each."""
+        used, ages = {"usage": (self.age.amin(0) < 100).float().mean()}, self._usage()
+        used |= {f"usage_{name}": share for name, share in zip(self.names, ages, strict=False)}
+        spread = {"perplexity": _perplexity(self.counts.sum(0))}
+        spread |= {
+            f"perplexity_{name}": _perplexity(counts)
+            for name, counts in zip(self.names, self.counts, strict=False)
         }
+        return used | spread
 
-    def advice(self, usage: float, quantizer: VectorQuantizer) -> str | None:
-        """What to do when few codes are used; None while at least half of them are."""
-        if usage >= 0.5:
+    def advice(self, logs: dict[str, float], quantizer: Quantizer) -> str | None:
+        """What to do when few codes are used, by `meters` of which `logs` has the values.
+
+        None while at least half of the codes are used, and a tenth at each scale.
+        """
+        vocab, dim = quantizer.embedding.weight.shape
+        shares = {name: logs[f"usage_{name}"] for name in self.names}
+        worst = min(shares, key=lambda name: shares[name], default="")
+        if logs["usage"] < 0.5:
+            share, where = logs["usage"], ""
+        elif shares and shares[worst] < 0.1:
+            share, where = shares[worst], f" at scale {worst}"
+        else:
             return None
-        used, vocab = round(usage * quantizer.vocab), quantizer.vocab
         tips: list[str] = []
         if not self.config.kmeans:
             tips.append("start from k-means (--objective.codebook.kmeans)")
@@ -120,14 +186,19 @@ class CodebookCare(nn.Module):
             tips.append("restart sooner (--objective.codebook.patience 50)")
         if not quantizer.l2_norm:
             tips.append("normalise the codebook (--model.l2-norm)")
-        if quantizer.embedding.embedding_dim > 16:
+        if dim > 16:
             tips.append("use 8 or 16 codebook dimensions (--model.dim 8)")
         tips += [
             "add an entropy loss (--objective.entropy 0.1)",
             "lower the learning rate (--train.optim.lr)",
             f"or take fewer codes (--model.vocab {max(2, vocab // 4)})",
         ]
-        return f"only {used} of {vocab} codes are in use ({usage:.0%}). Try: " + "; ".join(tips)
+        used = f"only {round(share * vocab)} of {vocab} codes are in use{where} ({share:.0%})"
+        return f"{used}. Try: " + "; ".join(tips)
+
+
+def _perplexity(counts: Tensor) -> Tensor:
+    return torch.special.entr(counts / counts.sum().clamp(min=1)).sum().exp()
 
 
 def kmeans(

@@ -76,7 +76,7 @@ class Log:
         if self.board is not None:
             for name, value in numbers.items():
                 self.board.add_scalar(name, value, step)
-        text = "  ".join(f"{n} {numbers[n]:.4g}" for n in show if n in numbers)
+        text = "  ".join(_shown(n, numbers[n], show) for n in show if n in numbers)
         self.progress.update(self.task, completed=step, numbers=text)
         now = time.monotonic()
         if not self.live and (now - self.shown > 10 or step == self.steps):
@@ -96,6 +96,12 @@ class Log:
     def say(self, text: str) -> None:
         """A line of text above the progress bar."""
         self.progress.console.print(text, highlight=False)
+
+
+def _shown(name: str, number: float, beside: list[str]) -> str:
+    """A number with its name; a part of one that is shown beside it, usage_2x2 of usage, short."""
+    whole, _, part = name.rpartition("_")
+    return f"{part} {number:.2g}" if whole in beside else f"{name} {number:.4g}"
 
 
 def _plain(number: float) -> float | str:

@@ -17,8 +17,6 @@ from torch.nn import functional as F
 
 from smalti.data.transforms import to_float
 from smalti.text.encoders import condition
-from smalti.tokenizers.quantize.vq import as_map
-from smalti.tokenizers.vqgan import VQGAN
 from smalti.train.codebook import CodebookCare, CodebookConfig
 from smalti.train.gan import (
     GanLoss,
@@ -119,12 +117,15 @@ class ReconstructionConfig:
 
 
 class ReconstructionObjective(nn.Module):
-    """Pixel + perceptual + adversarial + quantizer losses of a VQGAN, after LlamaGen."""
+    """Pixel + perceptual + adversarial + quantizer losses, after LlamaGen.
 
-    def __init__(self, model: VQGAN, config: ReconstructionConfig, seed: int = 0) -> None:
+    `model` is a tokenizer with `latent`, `quantize`, `render` and `last_layer`, as `VQGAN` has.
+    """
+
+    def __init__(self, model: Any, config: ReconstructionConfig, seed: int = 0) -> None:
         super().__init__()
         self.model, self.config = model, config
-        self.care = CodebookCare(model.quantize, config.codebook, seed)
+        self.care = CodebookCare(model.quantize, config.codebook, seed, model.spec.grids)
         self.perceptual = perceptual(config.perceptual) if config.perceptual_weight else None
         self.discriminator = None
         if config.gan_weight:
@@ -153,13 +154,13 @@ class ReconstructionObjective(nn.Module):
         config, quantizer = self.config, self.model.quantize
         if config.codebook.kmeans and step == config.codebook.warmup:
             with torch.no_grad():
-                self.care.collect(quantizer.rows(self.model.latent(images)))
+                self.care.collect(self.model.latent(images))
             self.care.start(quantizer, step)
         if self.care.warming_up(step):
             return self._warmup(images)
         z = self.model.latent(images)  # (B, C, h, w)
         # before the codebook is used: a graph must not see its rows change
-        self.care.restart(quantizer, quantizer.rows(z.detach()), step)
+        self.care.restart(quantizer, z.detach(), step)
         quantized = quantizer(z, entropy=config.entropy > 0)
         out = self.model.render(quantized.latent.to(z.dtype))
         logs: dict[str, Tensor] = {}
@@ -182,10 +183,9 @@ class ReconstructionObjective(nn.Module):
     def _warmup(self, images: Tensor) -> Losses:
         """Plain autoencoding, before there is a codebook."""
         z = self.model.latent(images)
-        rows = self.model.quantize.rows(z)  # (B * h * w, C)
-        self.care.collect(rows.detach())
+        self.care.collect(z.detach())
         logs: dict[str, Tensor] = {}
-        latent = as_map(rows, z).to(z.dtype)
+        latent = self.model.quantize.unquantized(z).to(z.dtype)
         total = self._reconstruction(self.model.render(latent), images, logs)
         return Losses({"model": total}, logs | {"loss": total.detach()})
 
@@ -227,4 +227,4 @@ class ReconstructionObjective(nn.Module):
     def advice(self, logs: dict[str, float]) -> str | None:
         if "usage" not in logs:
             return None
-        return self.care.advice(logs["usage"], self.model.quantize)
+        return self.care.advice(logs, self.model.quantize)

@@ -10,6 +10,8 @@ N = n_0 + ... + n_(K-1), h, w the last and largest grid.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -53,7 +55,10 @@ class MultiScaleQuantizer(nn.Module):
         self.grids, self.vocab, self.l2_norm = grids, vocab, l2_norm
         self.sizes = [h * w for h, w in grids]
         self.embedding = nn.Embedding(vocab, dim)
-        self.phi = nn.ModuleList([Phi(dim, phi_ratio) for _ in range(phis or len(grids))])
+        count = phis or len(grids)
+        self.phi = nn.ModuleList(
+            [Phi(dim, phi_ratio) if phi_ratio else nn.Identity() for _ in range(count)]
+        )
         self.phi_of = phi_choice(len(grids), len(self.phi))
         self.init_weights()
 
@@ -93,17 +98,30 @@ class MultiScaleQuantizer(nn.Module):
 
     def nearest(self, rows: Tensor) -> Tensor:
         """The codes (B, n) of vectors (B, n, C)."""
-        return self.distances(rows.flatten(0, 1)).argmin(1).view(rows.shape[:2])
+        return self.distances(rows.detach().flatten(0, 1)).argmin(1).view(rows.shape[:2])
+
+    def walk(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Scale by scale: what is left of `z` (B, n_k, C), its codes (B, n_k), and the latent
+        (B, C, h, w) of all codes so far."""
+        latent = torch.zeros_like(z)
+        for k in range(len(self.grids)):
+            rows = self.shrink(z - latent.detach(), k)
+            codes = self.nearest(rows)
+            latent = self.add(latent, self.embed(codes), k)
+            yield rows, codes, latent
+
+    def compared(self, z: Tensor) -> list[Tensor]:
+        """What each scale compares with the codebook, (B * n_k, C) float32 each."""
+        return [rows.flatten(0, 1) for rows, _, _ in self.walk(z.float())]
+
+    def unquantized(self, z: Tensor) -> Tensor:
+        """What stands for `z` (B, C, h, w) while there is no codebook."""
+        return z
 
     def encode(self, z: Tensor) -> Tensor:
         """Codes (B, N) of latents (B, C, h, w)."""
         with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
-            z = z.float()
-            latent, codes = torch.zeros_like(z), list[Tensor]()
-            for k in range(len(self.grids)):
-                codes.append(self.nearest(self.shrink(z - latent, k)))
-                latent = self.add(latent, self.embed(codes[k]), k)
-            return torch.cat(codes, 1)
+            return torch.cat([codes for _, codes, _ in self.walk(z.float())], 1)
 
     def decode(self, codes: Tensor, scales: int | None = None) -> Tensor:
         """Latents (B, C, h, w) of the first `scales` scales (all, if None) of codes (B, N), or of
@@ -132,22 +150,18 @@ class MultiScaleQuantizer(nn.Module):
         `z`; `entropy` computes that loss too, over the codes of all scales."""
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
-            latent, target = torch.zeros_like(z), z if entropy else z.detach()
-            codes, distances = list[Tensor](), list[Tensor]()
-            codebook, commitment = z.new_zeros(()), z.new_zeros(())
-            for k in range(len(self.grids)):
-                rows = self.shrink(target - latent.detach(), k)  # (B, n_k, C)
-                far = self.distances(rows.flatten(0, 1))  # (B * n_k, V)
-                codes.append(far.argmin(1).view(rows.shape[:2]))
-                distances.append(far)
-                latent = self.add(latent, self.embed(codes[k]), k)
-                codebook = codebook + F.mse_loss(latent, z.detach())
-                commitment = commitment + F.mse_loss(latent.detach(), z)
-            count = len(codes)
-            losses = {"codebook": codebook / count, "commitment": commitment / count}
+            rows, codes, latents = zip(*self.walk(z), strict=True)
+            losses = {
+                "codebook": mean([F.mse_loss(latent, z.detach()) for latent in latents]),
+                "commitment": mean([F.mse_loss(latent.detach(), z) for latent in latents]),
+            }
             if entropy:
-                losses["entropy"] = entropy_loss(-torch.cat(distances))
-        return Quantized(z + (latent - z).detach(), torch.cat(codes, 1), losses)
+                losses["entropy"] = entropy_loss(-self.distances(torch.cat(rows, 1).flatten(0, 1)))
+        return Quantized(z + (latents[-1] - z).detach(), torch.cat(codes, 1), losses)
+
+
+def mean(losses: list[Tensor]) -> Tensor:
+    return torch.stack(losses).mean()
 
 
 def check(grids: tuple[Grid, ...], vocab: int, dim: int, phis: int, phi_ratio: float) -> None:

@@ -17,7 +17,7 @@ class Quantized(NamedTuple):
     latent: Tensor
     """Codebook vectors (B, C, h, w) that pass the gradient straight through to the input."""
     codes: Tensor
-    """(B, h, w) int64."""
+    """(B, h, w) int64; (B, N) where there are several scales."""
     losses: dict[str, Tensor]
     """"codebook", "commitment" and, if asked for, "entropy"; scalars, unweighted."""
 
@@ -50,6 +50,14 @@ class VectorQuantizer(nn.Module):
         """Latents (B, C, h, w) as the vectors that are compared, (B * h * w, C), float32."""
         z = z.permute(0, 2, 3, 1).flatten(0, 2).float()
         return F.normalize(z, dim=-1) if self.l2_norm else z
+
+    def compared(self, z: Tensor) -> list[Tensor]:
+        """The vectors that are compared at each scale, of which there is one."""
+        return [self.rows(z)]
+
+    def unquantized(self, z: Tensor) -> Tensor:
+        """What stands for `z` (B, C, h, w) while there is no codebook."""
+        return as_map(self.rows(z), z)
 
     def distances(self, rows: Tensor) -> Tensor:
         """Squared distances to every code, (rows, V), float32."""
