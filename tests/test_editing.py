@@ -14,6 +14,8 @@ from smalti.data.transforms import Transform
 from smalti.editing import Extend, known_positions, seam, whole_cells, window_seed
 from smalti.engine.causal import Known
 from smalti.pictures import to_pil
+from smalti.pipeline import Sampling
+from smalti.sampling.noise import Noise
 
 PATCH = 4  # of the tiny tokenizers
 
@@ -64,7 +66,7 @@ def asked(pipe) -> dict:
 
 def test_inpainting_draws_around_known_codes(pipe):
     image = fitting(pipe)
-    given_ = {"n": 2, "seed": 3, "temperature": 1.5, **asked(pipe)}
+    given_ = {"n": 2, "seed": 3, "temperature": 1.5, "known_first": False, **asked(pipe)}
     edited = pipe.edit(image, lower_right(image), **given_)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     codes = pipe.encode(pixels)
@@ -126,8 +128,9 @@ def test_without_a_condition_the_null_one_is_used(pipe):
         assert free.info["smalti"]["text"] == "" and first.text_mask.all()
 
 
-@pytest.mark.parametrize(("name", "sees"), [("rar", True), ("llamagen", False)])
-def test_a_model_of_any_order_sees_all_that_is_known(name, sees, monkeypatch):
+@pytest.mark.parametrize("first", [None, True, False])
+@pytest.mark.parametrize("name", ["rar", "llamagen"])
+def test_a_model_of_any_order_sees_all_that_is_known(name, first, monkeypatch):
     pipe = pipeline(name)
     image = fitting(pipe)
     mask = mask_of(image, 0, 0, 16, PATCH)  # the first row of patches
@@ -139,19 +142,33 @@ def test_a_model_of_any_order_sees_all_that_is_known(name, sees, monkeypatch):
 
     monkeypatch.setattr(pipe, "decode", spy)
     monkeypatch.setattr(pipe, "encode", lambda images: random_codes(pipe.model.spec, 1, seed=6))
-    pipe.edit(image, mask)
+    pipe.edit(image, mask, known_first=first)
     changed = random_codes(pipe.model.spec, 1, seed=6)
     changed[:, 12:] += 1
     monkeypatch.setattr(pipe, "encode", lambda images: changed % pipe.model.spec.vocab)
-    pipe.edit(image, mask)
+    pipe.edit(image, mask, known_first=first)
     before, after = (codes[0, :4].tolist() for codes in seen)
+    sees = name == "rar" if first is None else first
     assert (before != after) == sees
+
+
+def test_orders_with_what_is_known_in_front():
+    model = pipeline("llamagen-spiral").model
+    mask = torch.zeros(2, 16, dtype=torch.bool)
+    mask[0, [5, 0]] = mask[1, 14] = True
+    known = Known(model.spec.empty(2), mask)
+    noise = Noise.request(0, 2)
+    assert Sampling().orders(model, noise, known) is None
+    found = Sampling(known_first=True).orders(model, noise, known)
+    assert found is not None and found.shape == (2, 16)
+    # up the right column from 15, along the top row, down, right, and inwards
+    assert found[0, :4].tolist() == [0, 5, 15, 11] and found[1, :3].tolist() == [14, 15, 11]
 
 
 def test_scales_have_no_order():
     pipe = pipeline("var")
     with pytest.raises(ValueError, match="orders are for models of one grid; this one has 3"):
-        pipe.edit(fitting(pipe), lower_right(fitting(pipe)), order="spiral-in")
+        pipe.edit(fitting(pipe), lower_right(fitting(pipe)), known_first=True)
 
 
 def test_pictures_of_mixtures_keep_known_codes(monkeypatch):

@@ -31,7 +31,10 @@ class Settings:
     smooth: bool | None = None
     """Multi-scale models: draw mixtures of codes, for a smoother picture."""
     order: str | None = None
-    """Raster models: the order of drawing, such as spiral-in or random."""
+    """Raster models: row-major, spiral-in, spiral-out, z-curve, subsample, alternate or random."""
+    known_first: bool | None = None
+    """Raster models: see all that is known before drawing the rest; default: where the model
+    learned random orders (RAR)."""
 
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}

@@ -173,5 +173,5 @@ def test_outputs_are_checked_before_the_work(llama, tmp_path, capsys, monkeypatc
 
 def test_scales_have_no_order(tmp_path, tmp_path_factory, capsys):
     folder = saved("var", tmp_path_factory)
-    given = ["--extend", "top=2", "--order", "spiral-in", "--out", tmp_path / "e.png"]
+    given = ["--extend", "top=2", "--known-first", "True", "--out", tmp_path / "e.png"]
     assert "orders are for models of one grid" in mistake(capsys, command(folder, *given))

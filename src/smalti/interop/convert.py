@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smalti.interop import llamagen_files, maskgit_vqgan
+from smalti.interop import llamagen_files, maskgit_vqgan, rar_files, var_files
 from smalti.interop.files import Repository
 
 
@@ -24,4 +24,6 @@ FAMILIES = {
         llamagen_files.LlamaGenFiles, llamagen_files.convert, llamagen_files.REPOSITORIES
     ),
     "maskgit-vqgan": Family(maskgit_vqgan.MaskGITFiles, maskgit_vqgan.convert, {}),
+    "rar": Family(rar_files.RARFiles, rar_files.convert, rar_files.REPOSITORIES),
+    "var": Family(var_files.VARFiles, var_files.convert, var_files.REPOSITORIES),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from smalti.recipes import llamagen, text, var
+from smalti.recipes import llamagen, rar, text, var
 from smalti.recipes.base import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -23,6 +23,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         llamagen.llamagen_7b,
         var.emoji_msvqvae,
         var.var_vqvae,
+        rar.maskgit_vqgan,
         text.shapes_vqgan,
         text.shapes_t2i,
         text.emoji_t2i,

@@ -12,6 +12,7 @@ from smalti.models.var import VARConfig
 from smalti.pipeline import Sampling
 from smalti.text.bytes import BytesConfig
 from smalti.text.t5 import T5Config
+from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
 from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.lora import LoraConfig
@@ -41,7 +42,7 @@ class TokenizerRecipe:
     init: str = ""
     """Tokenizer or pipeline, a folder or a hub id, to go on from; `model` is then its own."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: VQGANConfig | MultiScaleConfig = field(default_factory=VQGANConfig)
+    model: VQGANConfig | MultiScaleConfig | MaskGITVQGANConfig = field(default_factory=VQGANConfig)
     objective: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
