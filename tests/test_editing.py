@@ -171,6 +171,22 @@ def test_scales_have_no_order():
         pipe.edit(fitting(pipe), lower_right(fitting(pipe)), known_first=True)
 
 
+def test_pictures_of_mixtures_keep_known_codes(monkeypatch):
+    pipe = pipeline("var")
+    image, decode, seen = fitting(pipe), pipe.decode, []
+    monkeypatch.setattr(pipe, "decode", lambda codes: (seen.append(codes), decode(codes))[1])
+    sharp, smooth = (
+        pipe.edit(image, lower_right(image), smooth=smooth)[0] for smooth in (False, True)
+    )
+    codes, vectors = seen
+    assert smooth.info["smalti"]["smooth"] and vectors.is_floating_point()
+    # of two by two only the upper left is more than half kept; row by row of four by four
+    lower = [False] * 3 + [True] * 4 + [True, False, False, False] * 3
+    known = torch.tensor([True, True, *lower])
+    assert torch.equal(pipe.model.embed(codes)[:, known], vectors[:, known])
+    assert not np.array_equal(np.asarray(sharp), np.asarray(smooth))
+
+
 def test_metadata_say_what_was_asked(llama):
     image = fitting(llama)
     mask = lower_right(image)
