@@ -22,6 +22,7 @@ from smalti.progress import say, show
 
 
 def demo(
+    system: Literal["llamagen", "rar", "var"] = "llamagen",
     data: str = "emoji",
     out: Path = Path("demo"),
     quick: bool = False,
@@ -31,6 +32,7 @@ def demo(
     """Train a small tokenizer and generator and draw images: the whole way, in minutes on a CPU.
 
     Args:
+        system: What is trained: LlamaGen, RAR (random orders) or VAR (scale by scale).
         data: emoji, shapes, folder:PATH, parquet:PATH or hub:NAME.
         out: Folder for pictures, report and pipeline. A demo that was cut off goes on there.
         quick: A twentieth of the training, to see that everything works.
@@ -39,7 +41,7 @@ def demo(
     """
     from smalti.demo import demo as run
 
-    report = run(data, out, quick, seed)
+    report = run(data, out, quick, seed, system)
     if json:
         show(report)
 
