@@ -130,11 +130,10 @@ def test_a_text_model(hub):
 
 
 def test_rar_has_its_tokenizer_in_another_repository(hub):
-    model = build(RAR, replace(rar.tiny(), grid=(2, 2)))
+    model = build(RAR, replace(rar.tiny(), grid=(2, 2), dropout=0.1))
+    tokenizer = "maskgit-vqgan-imagenet-f16-256.bin"
     hub.add("yucornetto/RAR", "rar_b.bin", model)
-    hub.add(
-        "fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin", build(MaskGITVQGAN, MASKGIT)
-    )
+    hub.add("fun-research/TiTok", tokenizer, build(MaskGITVQGAN, MASKGIT))
     pipe = smalti.load("yucornetto/RAR/rar_b.bin", "cpu", torch.float32)
     assert hub.asked == ["yucornetto/RAR/rar_b.bin", f"fun-research/TiTok/{tokenizer}"]
     assert pipe.info["source"] == "yucornetto/RAR at c0ffee"
