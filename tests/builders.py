@@ -95,16 +95,18 @@ def build(module: type[nn.Module], config: Any, seed: int = 0) -> Any:
 def pipeline(name: str, **options: Any) -> Pipeline:
     """A pipeline of the model `name` of `models()` and a tokenizer that speaks of its codes."""
     model = build(*models()[name])
-    found = [case for case in tokenizers().values() if case[1].spec == model.spec]
-    if not found:  # an uneven grid
-        ((h, w),), (module, small) = model.spec.grids, tokenizers()["vqgan"]
-        size = (h * small.factor, w * small.factor)
-        found = [(module, replace(small, size=size, vocab=model.spec.vocab))]
+    grids = model.spec.grids
+    module, config = tokenizers()["multiscale_vqvae" if len(grids) > 1 else "vqgan"]
+    size = (grids[-1][0] * config.factor, grids[-1][1] * config.factor)
+    changes = {"scales": grids, "phis": model.config.phis} if len(grids) > 1 else {}
+    tokenizer = build(module, replace(config, size=size, vocab=model.spec.vocab, **changes))
+    if hasattr(model, "learn_from"):
+        model.learn_from(tokenizer)
     text = None
-    if length := model.config.text_length:
+    if length := getattr(model.config, "text_length", 0):
         words = replace(byte_level.tiny(), length=length, dim=model.config.text_dim)
         text = build(byte_level.ByteEncoder, words)
-    return Pipeline(build(*found[0]), model, text=text, **options)
+    return Pipeline(tokenizer, model, text=text, **options)
 
 
 def random_codes(spec: TokenSpec, batch: int, seed: int = 0) -> Tensor:

@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from builders import models, pipeline
+from builders import models, pipeline, random_codes
 from smalti import editing
 from smalti.codes import TokenSpec
 from smalti.data.transforms import Transform
 from smalti.editing import Extend, known_positions, seam, whole_cells, window_seed
 from smalti.engine.causal import Known
 from smalti.pictures import to_pil
+from smalti.pipeline import Sampling
+from smalti.sampling.noise import Noise
 
 PATCH = 4  # of the tiny tokenizers
 
@@ -64,7 +66,8 @@ def asked(pipe) -> dict:
 
 def test_inpainting_draws_around_known_codes(pipe):
     image = fitting(pipe)
-    edited = pipe.edit(image, lower_right(image), n=2, seed=3, temperature=1.5, **asked(pipe))
+    given_ = {"n": 2, "seed": 3, "temperature": 1.5, "known_first": False, **asked(pipe)}
+    edited = pipe.edit(image, lower_right(image), **given_)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     codes = pipe.encode(pixels)
     h, w = pipe.model.spec.grids[-1]
@@ -72,7 +75,7 @@ def test_inpainting_draws_around_known_codes(pipe):
     cells[:, 0] = cells[:, :, 0] = True
     known = known_positions(pipe.model.spec, cells)
     known = Known(codes.expand(2, *codes.shape[1:]), known.expand(2, -1))
-    wanted = pipe(n=2, seed=3, temperature=1.5, known=known, **asked(pipe))
+    wanted = pipe(known=known, **given_)
     assert np.abs(array(edited).astype(int) - array(wanted)).max() <= 1  # decoded alone, in a batch
     assert not np.array_equal(array(edited)[0], array(edited)[1])
 
@@ -106,9 +109,9 @@ def test_without_a_condition_the_null_one_is_used(pipe):
     image = fitting(pipe)
     seen, draw = [], pipe.model.prepare
 
-    def spy(cond):
+    def spy(cond, *orders):
         seen.append(cond)
-        return draw(cond)
+        return draw(cond, *orders)
 
     pipe.model.prepare = spy
     try:
@@ -123,6 +126,65 @@ def test_without_a_condition_the_null_one_is_used(pipe):
         assert free.info["smalti"]["class"] is None
     else:
         assert free.info["smalti"]["text"] == "" and first.text_mask.all()
+
+
+@pytest.mark.parametrize("first", [None, True, False])
+@pytest.mark.parametrize("name", ["rar", "llamagen"])
+def test_a_model_of_any_order_sees_all_that_is_known(name, first, monkeypatch):
+    pipe = pipeline(name)
+    image = fitting(pipe)
+    mask = mask_of(image, 0, 0, 16, PATCH)  # the first row of patches
+    seen, decode = [], pipe.decode
+
+    def spy(codes):
+        seen.append(codes)
+        return decode(codes)
+
+    monkeypatch.setattr(pipe, "decode", spy)
+    monkeypatch.setattr(pipe, "encode", lambda images: random_codes(pipe.model.spec, 1, seed=6))
+    pipe.edit(image, mask, known_first=first)
+    changed = random_codes(pipe.model.spec, 1, seed=6)
+    changed[:, 12:] += 1
+    monkeypatch.setattr(pipe, "encode", lambda images: changed % pipe.model.spec.vocab)
+    pipe.edit(image, mask, known_first=first)
+    before, after = (codes[0, :4].tolist() for codes in seen)
+    sees = name == "rar" if first is None else first
+    assert (before != after) == sees
+
+
+def test_orders_with_what_is_known_in_front():
+    model = pipeline("llamagen-spiral").model
+    mask = torch.zeros(2, 16, dtype=torch.bool)
+    mask[0, [5, 0]] = mask[1, 14] = True
+    known = Known(model.spec.empty(2), mask)
+    noise = Noise.request(0, 2)
+    assert Sampling().orders(model, noise, known) is None
+    found = Sampling(known_first=True).orders(model, noise, known)
+    assert found is not None and found.shape == (2, 16)
+    # up the right column from 15, along the top row, down, right, and inwards
+    assert found[0, :4].tolist() == [0, 5, 15, 11] and found[1, :3].tolist() == [14, 15, 11]
+
+
+def test_scales_have_no_order():
+    pipe = pipeline("var")
+    with pytest.raises(ValueError, match="orders are for models of one grid; this one has 3"):
+        pipe.edit(fitting(pipe), lower_right(fitting(pipe)), known_first=True)
+
+
+def test_pictures_of_mixtures_keep_known_codes(monkeypatch):
+    pipe = pipeline("var")
+    image, decode, seen = fitting(pipe), pipe.decode, []
+    monkeypatch.setattr(pipe, "decode", lambda codes: (seen.append(codes), decode(codes))[1])
+    sharp, smooth = (
+        pipe.edit(image, lower_right(image), smooth=smooth)[0] for smooth in (False, True)
+    )
+    codes, vectors = seen
+    assert smooth.info["smalti"]["smooth"] and vectors.is_floating_point()
+    # of two by two only the upper left is more than half kept; row by row of four by four
+    lower = [False] * 3 + [True] * 4 + [True, False, False, False] * 3
+    known = torch.tensor([True, True, *lower])
+    assert torch.equal(pipe.model.embed(codes)[:, known], vectors[:, known])
+    assert not np.array_equal(np.asarray(sharp), np.asarray(smooth))
 
 
 def test_metadata_say_what_was_asked(llama):
@@ -314,9 +376,9 @@ def test_windows_cover_the_canvas_and_each_sees_a_patch(extend):
 def test_no_window_draws_with_the_noise_of_another(llama, monkeypatch):
     seeds, stream = [], llama._stream
 
-    def spy(part, seed, known, sampling):
+    def spy(part, seed, *rest):
         seeds.append(seed)
-        return stream(part, seed, known, sampling)
+        return stream(part, seed, *rest)
 
     monkeypatch.setattr(llama, "_stream", spy)
     image = fitting(llama)

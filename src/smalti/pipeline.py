@@ -68,24 +68,28 @@ class Sampling:
     order: str = ""
     """Raster models: the order in which positions are drawn, one of `sampling.orders`; "random" is
     another one for each image, "" the model's own."""
+    known_first: bool | None = None
+    """Raster models: see all that is known before drawing the rest; None: if the model learned
+    random orders."""
 
     def parts(self) -> tuple[Guidance, Filters]:
         guidance = Guidance(self.guidance, self.schedule, self.power, self.start, self.stop)
         return guidance, Filters(self.temperature, self.top_k, self.top_p, self.smooth)
 
     def orders(self, model: Any, noise: Noise, known: Known | None = None) -> Tensor | None:
-        """Positions in the order in which `model` is to draw them, (N,) or (B, N); None is its own.
-
-        A model that learned random orders (`any_order`) is told everything known first.
-        """
-        grid, found = model.spec.grids[-1], None
+        """Positions in the order in which `model` is to draw them, (N,) or (B, N); None is its
+        own."""
+        (grid, *others), found = model.spec.grids, None
+        if others and (self.order or self.known_first):
+            raise ValueError(f"orders are for models of one grid; this one has {len(others) + 1}")
         if self.order == "random":
             found = shuffled(noise, model.spec.positions)
         elif self.order:
             found = order(self.order, grid)
-        if known is None or not getattr(model, "any_order", False):
+        any_order = getattr(model, "any_order", False)
+        if known is None or not (any_order if self.known_first is None else self.known_first):
             return found
-        own = model.order if found is None else found
+        own = getattr(model, "order", None) if found is None else found
         own = order("row-major", grid) if own is None else own
         return known_first(own.to(known.mask.device), known.mask)
 
@@ -284,7 +288,11 @@ class Pipeline:
         )
 
     def _stream(
-        self, part: Part, seed: int, known: Known | None, sampling: dict[str, Any]
+        self,
+        part: Part,
+        seed: int,
+        known: Known | None,
+        sampling: dict[str, Any],
     ) -> Iterator[Step]:
         settings, (cond, negative) = self._sampling(sampling), self._conds(part.asked)
         noise = Noise.request(seed, len(part.asked), part.first, self.device)

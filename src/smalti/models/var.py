@@ -215,6 +215,8 @@ class Block(nn.Module):
 class VAR(nn.Module):
     """Codes (B, N) of all scales given a class. A `CausalModel`; one scale per step."""
 
+    NO_DECAY = ("pos", "start_pos", "scale_embedding.*", "*.constants", "*.log_scale")
+    """What has no weight decay, as published; classes have."""
     FLOAT32 = ("quantize.",)
     """What stays in float32 when the model is loaded in another dtype."""
 
