@@ -160,5 +160,5 @@ def check_smooth(model: VAR, tokenizer: Any, cond: Cond, guidance: Guidance, io:
         if vectors is None:
             vectors = draw.vectors.new_zeros(cond.batch, model.spec.positions, model.config.latent)
         vectors[:, span.slots] = draw.vectors
-    # the mixture divides logits, which are 1e-6 * scale off, by temperatures down to 0.005
+    # the mixture's softmax divides logits, 1e-6 * scale off, by temperatures down to 0.005
     check_picture(tokenizer, vectors, "smooth", io, atol=5e-4 * guidance.scale)

@@ -80,7 +80,7 @@ def _tokenizer(files: VARFiles, scales: Scales) -> MultiScaleVQVAE:
     """The tokenizer, for the scales of the options or else for these."""
     checkpoint = read_checkpoint(files.tokenizer, part="vae_local")
     expect(checkpoint, VAR_VQ)
-    config = vae_sizes(checkpoint, pyramid(*files.scales) if files.scales else scales)
+    config = vae_sizes(checkpoint, squares(files.scales) if files.scales else scales)
     config, state = replace(config, l2_norm=files.l2_norm), vae_state(checkpoint.state)
     return assemble(MultiScaleVQVAE, config, state, str(files.tokenizer), torch.float32)
 
@@ -172,9 +172,9 @@ def scales_of(checkpoint: Checkpoint, given: Sequence[int] = ()) -> Scales:
     positions = shape(checkpoint, "pos_1LC", 3, PROJECT)[1]
     known = {sum(h * w for h, w in scales): scales for scales in (VAR_256, VAR_512)}
     if given:
-        found = pyramid(*given)
+        found = squares(given)
     elif (levels := checkpoint.state.get("lvl_1L")) is not None:
-        found = _squares(checkpoint, levels)
+        found = _levels(checkpoint, levels)
     elif positions in known:
         found = known[positions]
     else:
@@ -188,7 +188,14 @@ def scales_of(checkpoint: Checkpoint, given: Sequence[int] = ()) -> Scales:
     return found
 
 
-def _squares(checkpoint: Checkpoint, levels: Tensor) -> Scales:
+def squares(sides: Sequence[int]) -> Scales:
+    """Square grids. Raises ValueError unless the sides ascend from 1 or more."""
+    if sides[0] < 1 or list(sides) != sorted(set(sides)):
+        raise ValueError(f"--scales must ascend from 1 or more, got {' '.join(map(str, sides))}")
+    return pyramid(*sides)
+
+
+def _levels(checkpoint: Checkpoint, levels: Tensor) -> Scales:
     """The grids of a buffer that has the number of its scale for each code."""
     counts = levels.flatten().unique_consecutive(return_counts=True)[1].tolist()
     sides = [math.isqrt(count) for count in counts]
