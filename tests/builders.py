@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
-from smalti.models import llamagen, rar
+from smalti.models import llamagen, rar, var
+from smalti.pipeline import Pipeline
+from smalti.text import bytes as byte_level
 from smalti.tokenizers.quantize.multiscale import pyramid
 
 
@@ -21,12 +23,16 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     text = replace(small, classes=0, text_length=6, text_dim=12)
     grouped = replace(small, kv_heads=1, grid=(2, 5))
     spiral = replace(small, order="spiral-in")
+    shared = replace(
+        var.tiny(), shared_adaln=True, l2_norm=False, scales=((1, 2), (2, 3), (3, 5)), phis=1
+    )
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
         "llamagen-spiral": (llamagen.LlamaGen, spiral),
         "rar-wide": (rar.RAR, wide),
+        "var-shared": (var.VAR, shared),
     }
 
 
@@ -49,7 +55,10 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
         attention=False,
     )
     directions = replace(tiny, scales=((2, 2), (4, 4)), phis=2, phi_ratio=1.0, l2_norm=True)
+    maskgit, plain = found["maskgit_vqgan"]
+    long = replace(plain, size=(8, 24), multipliers=(2, 1, 3), blocks=2)
     return found | {
+        "maskgit_vqgan-oblong": (maskgit, long),
         "vqgan-variant": (module, variant),
         "vqgan-wide": (module, wide),
         "vqgan-uneven": (module, uneven),
@@ -81,6 +90,23 @@ def build(module: type[nn.Module], config: Any, seed: int = 0) -> Any:
                 else:
                     weight.copy_(0.1 * noise + (1 if name == "weight" else 0))
     return model
+
+
+def pipeline(name: str, **options: Any) -> Pipeline:
+    """A pipeline of the model `name` of `models()` and a tokenizer that speaks of its codes."""
+    model = build(*models()[name])
+    grids = model.spec.grids
+    module, config = tokenizers()["multiscale_vqvae" if len(grids) > 1 else "vqgan"]
+    size = (grids[-1][0] * config.factor, grids[-1][1] * config.factor)
+    changes = {"scales": grids, "phis": model.config.phis} if len(grids) > 1 else {}
+    tokenizer = build(module, replace(config, size=size, vocab=model.spec.vocab, **changes))
+    if hasattr(model, "learn_from"):
+        model.learn_from(tokenizer)
+    text = None
+    if length := getattr(model.config, "text_length", 0):
+        words = replace(byte_level.tiny(), length=length, dim=model.config.text_dim)
+        text = build(byte_level.ByteEncoder, words)
+    return Pipeline(tokenizer, model, text=text, **options)
 
 
 def random_codes(spec: TokenSpec, batch: int, seed: int = 0) -> Tensor:

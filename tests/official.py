@@ -1,9 +1,11 @@
-"""Files as LlamaGen's repository publishes them, made of small models of ours."""
+"""Files as their projects publish them, made of small models of ours."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,108 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smalti.interop.llamagen import GPT_NAMES
+from smalti.models.rar import RAR
+from smalti.models.var import VAR
+from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
+from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 
 OFFICIAL = {ours: theirs for theirs, ours in GPT_NAMES.items()}
 
 
 def official(module: nn.Module) -> dict[str, Tensor]:
     """The state dict of one of our modules under official names."""
-    return {OFFICIAL.get(name, name): tensor for name, tensor in module.state_dict().items()}
+    state = module.state_dict()
+    if isinstance(module, RAR):
+        return official_rar(state)
+    if isinstance(module, VAR):
+        return official_var(state, module.blocks)
+    if isinstance(module, MultiScaleVQVAE):
+        return official_vae(state, len(module.config.multipliers))
+    if isinstance(module, MaskGITVQGAN):
+        return {k.replace(".upsample.conv.", ".upsample_conv."): t for k, t in state.items()}
+    return {OFFICIAL.get(name, name): tensor for name, tensor in state.items()}
+
+
+def official_rar(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With rows that nothing reads, of ones: positions, steps, and the embedding of a mask."""
+    start = state.pop("start")
+    dim = len(start)
+
+    def table(*parts: Tensor | int) -> Tensor:
+        return torch.cat([start.new_ones(p, dim) if isinstance(p, int) else p for p in parts])
+
+    begin, cells, targets, steps = (
+        state.pop(name)
+        for name in ("start_pos", "cell_pos.weight", "target_pos.weight", "steps.weight")
+    )
+    codes, classes = state.pop("tok_embeddings.weight"), state.pop("cls_embedding.weight")
+    found = {
+        "cls_token": start.view(1, 1, dim),
+        "pos_embed": table(begin, cells, 1022)[None],
+        "target_aware_pos_embed": table(2, targets, 1022)[None],
+        "timesteps_embeddings": table(steps, 99)[None],
+        "embeddings.weight": table(codes, 1, classes),
+    }
+    renames = {
+        r"^layers\.": "blocks.", r"^adaln\.": "adaln_before_head.adaLN_modulation.1.",
+        r"\.adaln\.": ".adaLN_modulation.1.", r"^head\.proj\.": "lm_head.",
+        r"\.attention\.wqkv\.": ".attn.qkv.", r"\.attention\.wo\.": ".attn.proj.",
+        r"\.attention\.": ".attn.", r"\.feed_forward\.w(\d)": r".mlp.fc\1",
+    }  # fmt: skip
+    return found | renamed(state, renames)
+
+
+def official_var(state: dict[str, Tensor], sizes: Sequence[int]) -> dict[str, Tensor]:
+    """With the buffers of upstream, without the tokenizer's quantizer."""
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("quantize.")}
+    for name in list(state):
+        if name.endswith(".q_bias"):
+            state[name.replace("q_bias", "zero_k_bias")] = torch.zeros_like(state[name])
+        for ending, axes in (("pos", 1), ("log_scale", 1), ("constants", 2)):
+            if name.rpartition(".")[2] in (ending, f"start_{ending}"):
+                state[name] = state[name][(None,) * axes]
+    level = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    hidden = torch.where(level[:, None] >= level, 0.0, -torch.inf)
+    renames = {
+        r"^cls_embedding": "class_emb", r"^scale_embedding": "lvl_embed", r"^pos$": "pos_1LC",
+        r"^start_pos$": "pos_start", r"^shared_adaln\.": "shared_ada_lin.1.",
+        r"^adaln\.": "head_nm.ada_lin.1.", r"^head\.proj\.": "head.", r"^layers\.": "blocks.",
+        r"\.adaln\.": ".ada_lin.1.", r"\.constants$": ".ada_gss", r"\.attention\.": ".attn.",
+        r"\.wqkv\.": ".mat_qkv.", r"\.wo\.": ".proj.", r"\.log_scale$": ".scale_mul_1H11",
+        r"\.feed_forward\.w(\d)": r".ffn.fc\1",
+    }  # fmt: skip
+    buffers = {"lvl_1L": level[None], "attn_bias_for_masking": hidden[None, None]}
+    return renamed(state, renames) | buffers
+
+
+def official_vae(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
+    """Queries, keys and values in one, the decoder shallow first, with a count of used codes."""
+    found: dict[str, Tensor] = {"quantize.ema_vocab_hit_SV": torch.ones(3, 2)}
+    for name, tensor in state.items():
+        name = re.sub(
+            r"^decoder\.conv_blocks\.(\d+)",
+            lambda level: f"decoder.up.{levels - 1 - int(level[1])}",
+            name,
+        )
+        if part := re.search(r"\.([qkv])\.(?=weight|bias)", name):
+            name = name.replace(part[0], ".qkv.")
+            tensor = torch.cat((found[name], tensor)) if part[1] != "q" else tensor
+        found[name] = tensor
+    renames = {
+        r"^encoder\.conv_blocks\.": "encoder.down.", r"\.res\.": ".block.",
+        r"\.mid\.0\.": ".mid.block_1.", r"\.mid\.1\.": ".mid.attn_1.",
+        r"\.mid\.2\.": ".mid.block_2.", r"\.phi\.": ".quant_resi.qresi_ls.",
+    }  # fmt: skip
+    return renamed(found, renames)
+
+
+def renamed(state: dict[str, Tensor], patterns: dict[str, str]) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in state.items():
+        for pattern, words in patterns.items():
+            name = re.sub(pattern, words, name)
+        found[name] = tensor
+    return found
 
 
 def views_of_one_storage(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from smalti.codes import Cond, TokenSpec
 from smalti.engine.causal import Known, generate
 from smalti.models import llamagen
 from smalti.sampling.noise import Noise
-from smalti.tokenizers import multiscale_vqvae, vqgan
+from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,24 @@ def test_vqgan(bad, message):
 def test_multiscale_vqvae(bad, message):
     with pytest.raises(ValueError, match=message):
         replace(multiscale_vqvae.tiny(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"blocks": 0}, "blocks must be at least 1, got 0"),
+        ({"dim": 0}, "dim must be at least 1, got 0"),
+        ({"vocab": 1}, "vocab must be at least 2, got 1"),
+        ({"multipliers": ()}, r"multipliers must be one or more positive integers, got \(\)"),
+        ({"multipliers": (1, 0)}, r"positive integers, got \(1, 0\)"),
+        ({"dropout": -0.5}, r"dropout must be in \[0, 1\), got -0.5"),
+        ({"size": (16, 18)}, r"size must be multiples of 4 pixels, got \(16, 18\)"),
+    ],
+)
+def test_maskgit_vqgan(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(maskgit_vqgan.tiny(), **bad)
 
 
 @pytest.mark.parametrize("bad", [{"vocab": -1}, {"depth": -2}, {"channels": -3}])

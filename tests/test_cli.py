@@ -26,6 +26,7 @@ def test_version(capsys):
     [
         ("encode", "DATA"),
         ("sample", "PIPELINE"),
+        ("edit", "PIPELINE"),
         ("reconstruct", "TOKENIZER IMAGES"),
         ("info", "PATH"),
     ],
@@ -38,7 +39,7 @@ def test_positional_arguments_have_names(capsys, name, usage):
     assert "STR" not in line.split(" --")[0]
 
 
-@pytest.mark.parametrize("name", ["demo", "encode", "sample", "reconstruct", "info"])
+@pytest.mark.parametrize("name", ["demo", "encode", "sample", "edit", "reconstruct", "info"])
 def test_help_of_a_command(capsys, name):
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
@@ -46,7 +47,12 @@ def test_help_of_a_command(capsys, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "flags"), [("sample", "--text --prompts --negative"), ("encode", "--text")]
+    ("name", "flags"),
+    [
+        ("sample", "--text --prompts --negative"),
+        ("edit", "--text --negative"),
+        ("encode", "--text"),
+    ],
 )
 def test_help_shows_what_concerns_texts(capsys, name, flags):
     with pytest.raises(SystemExit):

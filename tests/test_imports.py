@@ -12,8 +12,8 @@ import smalti
 ROOT = Path(smalti.__file__).parent
 
 LAYERS = [  # from the top; a package may import its own layer and those below
-    {"smalti", "cli", "serve", "demo", "describe", "__main__"},
-    {"recipes", "interop", "pipeline", "request", "encoding", "storage", "registry"},
+    {"smalti", "cli", "serve", "demo", "describe", "drawing", "__main__"},
+    {"recipes", "interop", "pipeline", "editing", "request", "encoding", "storage", "registry"},
     {"engine", "train", "eval", "data", "text"},
     {"models"},
     {"tokenizers", "heads"},

@@ -101,7 +101,9 @@ def test_the_nearest_of_a_thousand_classes_is_named(pipe):
 def test_bad_arguments_name_what_is_allowed(pipe):
     with pytest.raises(ValueError, match="class must be one of 0 ... 4 or Apple, .*'cherry'"):
         pipe(["cherry"])
-    with pytest.raises(ValueError, match="sampling has guidance, .*top_p, got topk"):
+    with pytest.raises(
+        ValueError, match="sampling has guidance, .*top_p, smooth, order, known_first, got topk"
+    ):
         pipe(topk=3)
     with pytest.raises(ValueError, match="-1"):
         pipe(guidance=-1.0)

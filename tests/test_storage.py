@@ -72,7 +72,7 @@ def damage(folder, how: str) -> None:
     elif how == "cut config":
         config.write_text(config.read_text()[:-20])
     elif how == "type":
-        config.write_text(json.dumps(values | {"type": "var"}))
+        config.write_text(json.dumps(values | {"type": "varr"}))
     elif how == "field":
         config.write_text(json.dumps(values | {"config": values["config"] | {"layer": 3}}))
     elif how == "value":
@@ -92,7 +92,10 @@ def damage(folder, how: str) -> None:
         ("no weights", "model.safetensors cannot be read"),
         ("cut weights", "model.safetensors cannot be read"),
         ("cut config", "config.json is not valid JSON"),
-        ("type", "config.json: type must be one of vqgan, .*, llamagen, .*, t5, got 'var'"),
+        (
+            "type",
+            "type must be one of .*llamagen.*, got 'varr'",
+        ),
         ("field", "config.json has no field 'layer'; did you mean 'layers'"),
         ("value", "layers must be at least 1, got 0"),
         ("shape", r"model.safetensors: norm.weight has shape \(7,\), its conf.* asks for \(32,\)"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
 import sys
@@ -18,10 +17,12 @@ import tyro
 from tyro.conf import Positional, arg
 
 from smalti.config import check_output, did_you_mean
-from smalti.progress import say
+from smalti.drawing import Settings, edit, finish
+from smalti.progress import say, show
 
 
 def demo(
+    system: Literal["llamagen", "rar", "var"] = "llamagen",
     data: str = "emoji",
     out: Path = Path("demo"),
     quick: bool = False,
@@ -31,6 +32,7 @@ def demo(
     """Train a small tokenizer and generator and draw images: the whole way, in minutes on a CPU.
 
     Args:
+        system: What is trained: LlamaGen, RAR (random orders) or VAR (scale by scale).
         data: emoji, shapes, folder:PATH, parquet:PATH or hub:NAME.
         out: Folder for pictures, report and pipeline. A demo that was cut off goes on there.
         quick: A twentieth of the training, to see that everything works.
@@ -39,7 +41,7 @@ def demo(
     """
     from smalti.demo import demo as run
 
-    report = run(data, out, quick, seed)
+    report = run(data, out, quick, seed, system)
     if json:
         show(report)
 
@@ -99,11 +101,7 @@ def sample(
     negative: str | None = None,
     n: int | None = None,
     out: Path = Path("samples.png"),
-    guidance: float | None = None,
-    schedule: Literal["constant", "linear", "cosine", "power-cosine", "interval"] | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008 - it is frozen
     seed: int = 0,
     first: int = 0,
     batch: int = 64,
@@ -121,37 +119,22 @@ def sample(
         n: Number of images; default: one of each class or prompt.
         out: A .png file gets all images as a grid, a column for each class or prompt where several
             are given; any other name is a folder, one PNG per image.
-        guidance: 1 is off; more follows the class more closely and varies less.
-        schedule: How guidance changes over the steps.
-        temperature: Below 1 draws likelier codes, above 1 more varied ones.
-        top_k: Draw from the k likeliest codes; 0 from all.
-        top_p: Draw from the likeliest codes that hold this probability mass.
         seed: Random seed.
         first: Number of the first image: image i of a seed is always the same.
         batch: Images drawn at a time.
         like: A PNG of one image that smalti drew: draw it again.
         json: Print files and settings on standard output.
     """
-    import time
+    from functools import partial
 
-    from smalti.pictures import grid, save_png
     from smalti.pipeline import load
-    from smalti.progress import track
     from smalti.text.prompts import read_prompts
 
     check_output(out, folder=out.suffix.lower() != ".png")
-    pipe = load(pipeline)
-    given = {
-        "guidance": guidance,
-        "schedule": schedule,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-    }
-    settings: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    pipe, changes = load(pipeline), settings.given()
     if like is not None:
         tag = read_tag(like, pipe.fingerprint)
-        settings = {k: tag[k] for k in asdict(pipe.sampling)} | settings
+        changes = {k: tag[k] for k in asdict(pipe.sampling)} | changes
         n, seed, first = 1, tag["seed"], tag["index"]
         request = {k: tag[k] for k in ("text", "negative") if k in tag}
         request |= {"classes": [tag["class"]]} if "class" in tag else {}
@@ -159,41 +142,8 @@ def sample(
         texts = [*text, *(read_prompts(prompts) if prompts is not None else ())]
         request = {"classes": classes or None, "text": texts or None, "negative": negative}
         n = n if n is not None else max(1, len(texts or classes or pipe.classes))
-    if n < 1 or batch < 1 or first < 0:
-        raise ValueError(
-            f"--n and --batch must be at least 1 and --first 0 or more, got {n}, {batch}, {first}"
-        )
-    began = time.monotonic()
-    images: list[Any] = []
-    for start in track(range(0, n, batch), "drawing", scale=batch):
-        # conditions go by the image's number, so parts of a request join up
-        part = min(batch, n - start)
-        images += pipe(n=part, seed=seed, first=first + start, **request, **settings)
-    seconds = time.monotonic() - began
-    if out.suffix.lower() == ".png":
-        one = len(images) == 1
-        tags = images[0].info["smalti"] if one else {"images": [i.info["smalti"] for i in images]}
-        turns = len(request.get("text") or request.get("classes") or ())
-        columns = turns if 1 < turns <= 16 and n >= 2 * turns else None  # a column for each
-        zoom = 2 if images[0].width <= 64 else 1
-        sheet = images[0] if one else grid(images, columns, zoom)
-        save_png(sheet, out, tags)
-        files = [out]
-    else:
-        files = [out / f"{image.info['smalti']['index']:06d}.png" for image in images]
-        for image, file in zip(images, files, strict=True):
-            save_png(image, file)
-    if json:
-        show(
-            {
-                "files": [str(f) for f in files],
-                "seconds": seconds,
-                "images_per_s": len(images) / seconds,
-                "images": [i.info["smalti"] for i in images],
-            }
-        )
-    else:
-        say(f"{out}: {len(images)} images in {seconds:.1f} s, {len(images) / seconds:.1f} per s")
+    turns = len(request.get("text") or request.get("classes") or ())
+    finish(partial(pipe, seed=seed, **request, **changes), out, turns, n, first, batch, json)
 
 
 def reconstruct(
@@ -347,11 +297,6 @@ def _number(value: Any) -> str:
 # -- shared
 
 
-def show(report: Any) -> None:
-    """JSON on standard output, for programs."""
-    print(json.dumps(report, indent=2, ensure_ascii=False, default=str))
-
-
 def open_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder of its own, or in a pipeline's."""
     from smalti import registry
@@ -368,6 +313,8 @@ def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
     tag = png_metadata(path)
     if "index" not in tag:
         raise ValueError(f"{path} does not say how one image was drawn")
+    if "edit" in tag:
+        raise ValueError(f"{path} was edited: give smalti edit the same picture and mask again")
     if tag["pipeline"] != fingerprint:
         raise ValueError(f"{path} was drawn by pipeline {tag['pipeline']}, this is {fingerprint}")
     return tag
@@ -378,6 +325,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "encode": encode,
     "sample": sample,
+    "edit": edit,
     "reconstruct": reconstruct,
     "info": info,
     "convert": convert,

@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -18,26 +18,48 @@ from smalti.pipeline import load
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.generator import credit
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
+from smalti.recipes.rar import emoji_rar
 from smalti.recipes.run import train
+from smalti.recipes.var import emoji_msvqvae, emoji_var
 from smalti.train.trainer import TrainConfig
+
+System = Literal["llamagen", "rar", "var"]
+
+SYSTEMS: dict[System, tuple[Any, Any]] = {
+    "llamagen": (emoji_vqgan, emoji_llamagen),
+    "rar": (emoji_vqgan, emoji_rar),
+    "var": (emoji_msvqvae, emoji_var),
+}
+"""The recipes of each system's tokenizer and generator."""
+
+PREDICTS: dict[System, str] = {
+    "llamagen": "each code from those before it",
+    "rar": "each code from others, in many orders and then in one",
+    "var": "all codes of a scale at once from the scales before it",
+}
 
 QUICK = 0.05
 """Share of the full number of steps in a quick demo."""
 
 
-def recipes(data: str, quick: bool, seed: int) -> tuple[TokenizerRecipe, GeneratorRecipe]:
-    """The demo's two recipes: the emoji's, on `data`, all of it or a share of the steps."""
+def recipes(
+    data: str, quick: bool, seed: int, system: System = "llamagen"
+) -> tuple[TokenizerRecipe, GeneratorRecipe]:
+    """A system's two recipes: the emoji's, on `data`, all of it or a share of the steps."""
     count = len(open_source(data))
     if count < 4:
         raise ValueError(f"{data} has {count} images; the demo needs at least 4")
     share = QUICK if quick else 1.0
-    first = emoji_vqgan()
+    first, second = (recipe() for recipe in SYSTEMS[system])
     first = replace(first, train=_short(first.train, share, seed))
     codebook = first.objective.codebook
     codebook = replace(codebook, warmup=min(codebook.warmup, first.train.steps // 2))
     first = replace(first, objective=replace(first.objective, codebook=codebook))
-    second = emoji_llamagen()
-    second = replace(second, train=_short(second.train, share, seed))
+    goal, short = second.objective, _short(second.train, share, seed)
+    part = short.steps / second.train.steps
+    until, end = round(goal.random_until * part), round(goal.random_end * part)
+    goal = replace(goal, random_until=until, random_end=end)
+    second = replace(second, train=short, objective=goal)
     given = DataConfig(source=data, flip=True)
     return replace(first, data=given), replace(second, data=given)
 
@@ -50,24 +72,30 @@ def _short(config: TrainConfig, share: float, seed: int) -> TrainConfig:
     return replace(config, steps=steps, seed=seed, optim=optim, save_every=half, preview_every=half)
 
 
-def demo(data: str = "emoji", out: Path = Path("demo"), quick: bool = False, seed: int = 0) -> Any:
+def demo(
+    data: str = "emoji",
+    out: Path = Path("demo"),
+    quick: bool = False,
+    seed: int = 0,
+    system: System = "llamagen",
+) -> Any:
     """Train both parts on `data`, draw, and write samples.png, reconstructions.png, report.json and
     pipeline/ into `out`. Returns the report."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     began = time.monotonic()
     source = open_source(data)
-    first, second = recipes(data, quick, seed)
-    size = first.model.size[0]
-    h, w = first.model.spec.grids[0]
+    first, second = recipes(data, quick, seed, system)
+    size, spec = first.model.size[0], first.model.spec
+    scales = f"{len(spec.grids)} scales, " if len(spec.grids) > 1 else ""
     console.print(
-        f"[bold]smalti demo[/]: {len(source)} images of {data} at {size} pixels, "
+        f"[bold]smalti demo[/] of {system}: {len(source)} images of {data} at {size} pixels, "
         f"{len(source.classes)} classes"
     )
     if text := credit(data):
         console.print(text)
     console.print(
-        f"[bold]1 of 4[/] a tokenizer learns to write an image as {h * w} codes out of "
-        f"{first.model.vocab} and to read it back"
+        f"[bold]1 of 4[/] a tokenizer learns to write an image as {scales}{spec.positions} codes "
+        f"out of {spec.vocab}, and to read it back"
     )
     told = train(first, out / "tokenizer-run")
     console.print(
@@ -75,7 +103,7 @@ def demo(data: str = "emoji", out: Path = Path("demo"), quick: bool = False, see
         f"{told['held_out_usage']:.0%} of the codes occur in them"
     )
     console.print("[bold]2 of 4[/] the images are written as codes")
-    console.print("[bold]3 of 4[/] a generator learns to predict each code from those before it")
+    console.print(f"[bold]3 of 4[/] a generator learns to predict {PREDICTS[system]}")
     second = replace(second, tokenizer=str(out / "tokenizer-run" / "tokenizer"))
     learned = train(second, out / "generator-run")
     console.print(
@@ -92,12 +120,13 @@ def demo(data: str = "emoji", out: Path = Path("demo"), quick: bool = False, see
     (out / "reconstructions.png").write_bytes(previews[-1].read_bytes())
     pipeline.save_pretrained(out / "pipeline")
     report = {
+        "system": system,
         "data": data,
         "images": len(source),
         "classes": len(source.classes),
         "pixels": size,
-        "codes_per_image": h * w,
-        "vocab": first.model.vocab,
+        "codes_per_image": spec.positions,
+        "vocab": spec.vocab,
         "tokenizer": told,
         "generator": learned,
         "sampling_images_per_s": len(images) / drawn,

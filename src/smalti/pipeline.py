@@ -11,7 +11,7 @@ features it learned; parts that do not match are refused.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from smalti import registry
+from smalti import editing, registry
 from smalti.codes import Cond
 from smalti.config import (
     did_you_mean,
@@ -33,10 +33,11 @@ from smalti.data.transforms import to_float, to_uint8
 from smalti.engine.causal import Known, Step, stream
 from smalti.nn.linear import packed
 from smalti.pictures import to_pil
-from smalti.request import Part, parts, prompted
+from smalti.request import Asked, Part, nothing, parts, prompted
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
+from smalti.sampling.orders import inverse, known_first, order, shuffled
 from smalti.storage import fingerprint, load_module, save_module
 from smalti.text.prompts import warn_of_long
 from smalti.train.parallel import best_device, fast_bf16
@@ -62,10 +63,35 @@ class Sampling:
     """Draw from the k likeliest codes; 0 from all."""
     top_p: float = 1.0
     """Draw from the likeliest codes that hold this probability mass; 1 from all."""
+    smooth: bool = False
+    """Multi-scale models: draw mixtures of codes, for a smoother picture."""
+    order: str = ""
+    """Raster models: the order in which positions are drawn, one of `sampling.orders`; "random" is
+    another one for each image, "" the model's own."""
+    known_first: bool | None = None
+    """Raster models: see all that is known before drawing the rest; None: if the model learned
+    random orders."""
 
     def parts(self) -> tuple[Guidance, Filters]:
         guidance = Guidance(self.guidance, self.schedule, self.power, self.start, self.stop)
-        return guidance, Filters(self.temperature, self.top_k, self.top_p)
+        return guidance, Filters(self.temperature, self.top_k, self.top_p, self.smooth)
+
+    def orders(self, model: Any, noise: Noise, known: Known | None = None) -> Tensor | None:
+        """Positions in the order in which `model` is to draw them, (N,) or (B, N); None is its
+        own."""
+        (grid, *others), found = model.spec.grids, None
+        if others and (self.order or self.known_first):
+            raise ValueError(f"orders are for models of one grid; this one has {len(others) + 1}")
+        if self.order == "random":
+            found = shuffled(noise, model.spec.positions)
+        elif self.order:
+            found = order(self.order, grid)
+        any_order = getattr(model, "any_order", False)
+        if known is None or not (any_order if self.known_first is None else self.known_first):
+            return found
+        own = getattr(model, "order", None) if found is None else found
+        own = order("row-major", grid) if own is None else own
+        return known_first(own.to(known.mask.device), known.mask)
 
 
 class Partial(NamedTuple):
@@ -150,7 +176,7 @@ class Pipeline:
         for part in parts(self._asked(classes, text, negative), n, first, batch):
             codes = self.tokenizer.spec.empty(len(part.asked), self.device)
             for step in self._stream(part, seed, part.rows(known), sampling):
-                codes = step.codes
+                codes = step.drawn
             images += self._tag(self.decode(codes), part, seed, sampling)
         return images
 
@@ -163,20 +189,72 @@ class Pipeline:
         negative: str | Sequence[str] | None = None,
         seed: int = 0,
         first: int = 0,
-        every: int = 16,
+        every: int | None = None,
         known: Known | None = None,
         **sampling: Any,
     ) -> Iterator[Partial]:
-        """The images of `__call__`, in one batch, every so many steps and at the end."""
+        """The images of `__call__`, in one batch, every so many steps and at the end; by default
+        every scale, or every 16 codes."""
+        if every is None:
+            every = 16 if len(self.model.spec.grids) == 1 else 1
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
         (part,) = parts(self._asked(classes, text, negative), n, first, batch=None)
         for step in self._stream(part, seed, known, sampling):
             done = step.done
             if done == step.total:
-                yield Partial(self._tag(self.decode(step.codes), part, seed, sampling), done, done)
+                yield Partial(self._tag(self.decode(step.drawn), part, seed, sampling), done, done)
             elif done % every == 0:
                 yield Partial(self._preview(step), done, step.total)
+
+    def edit(
+        self,
+        image: editing.Picture,
+        mask: editing.Picture | None = None,
+        *,
+        classes: Sequence[int | str] | None = None,
+        text: str | Sequence[str] | None = None,
+        negative: str | Sequence[str] | None = None,
+        extend: Mapping[str, int] | None = None,
+        keep_pixels: bool = False,
+        n: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch: int = 64,
+        **sampling: Any,
+    ) -> list[Image.Image]:
+        """Paint a part of a picture anew, or go on beyond its edges; the other arguments are those
+        of `__call__`.
+
+        Args:
+            image: a PIL image or a file. One of another size than the model's is resized and
+                cropped to its middle, as in training, and the mask with it.
+            mask: white (above 127; transparent counts as white) is painted anew, black is kept; of
+                the image's size, any mode. A patch with any white pixel is drawn.
+            classes, text: None draws without a condition.
+            extend: pixels to add at left, right, top and bottom, at the model's size.
+            keep_pixels: what is kept comes back as it is, with a seam inside the painted part,
+                instead of as the tokenizer's reconstruction.
+        Raises ValueError naming what is allowed.
+        """
+        self._sampling(sampling).parts()
+        if classes is None and text is None:
+            asked = nothing(self.text is not None, negative)
+            # guidance away from nothing leads nowhere
+            sampling |= {"guidance": 1.0} if negative is None else {}
+        else:
+            asked = self._asked(classes, text, negative)
+        edit = editing.plan(self.tokenizer, image, mask, extend, keep_pixels)
+        images: list[Image.Image] = []
+        for part in parts(asked, n, first, batch):
+
+            def draw(known: Known, window: int, part: Part = part) -> Tensor:
+                *_, last = self._stream(part, editing.window_seed(seed, window), known, sampling)
+                return last.drawn
+
+            drawn = editing.paint(edit, self, draw, len(part.asked))
+            images += self._tag(drawn, part, seed, sampling, edit=edit.tag())
+        return images
 
     def _asked(
         self, classes: Sequence[int | str] | None, text: Any, negative: Any
@@ -210,18 +288,25 @@ class Pipeline:
         )
 
     def _stream(
-        self, part: Part, seed: int, known: Known | None, sampling: dict[str, Any]
+        self,
+        part: Part,
+        seed: int,
+        known: Known | None,
+        sampling: dict[str, Any],
     ) -> Iterator[Step]:
-        guidance, filters = self._sampling(sampling).parts()
-        cond, negative = self._conds(part.asked)
+        settings, (cond, negative) = self._sampling(sampling), self._conds(part.asked)
         noise = Noise.request(seed, len(part.asked), part.first, self.device)
+        orders = settings.orders(self.model, noise, known)
         with packed(self.model):
-            yield from stream(self.model, cond, noise, guidance, filters, known, negative=negative)
+            yield from stream(
+                self.model, cond, noise, *settings.parts(), known, negative=negative, orders=orders
+            )
 
-    def _conds(self, asked: list[dict[str, Any]]) -> tuple[Cond, Cond | None]:
+    def _conds(self, asked: list[Asked]) -> tuple[Cond, Cond | None]:
         """The condition of a batch, and the negative one where there are negative prompts."""
         if self.text is None:
-            return Cond(labels=torch.tensor([a["class"] for a in asked], device=self.device)), None
+            ids = [-1 if a["class"] is None else a["class"] for a in asked]
+            return Cond.of_labels(torch.tensor(ids, device=self.device)), None
         cond = self._read([a["text"] for a in asked])
         if "negative" not in asked[0]:
             return cond, None
@@ -229,10 +314,12 @@ class Pipeline:
 
     @torch.inference_mode()
     def _read(self, texts: list[str]) -> Cond:
-        """Encode texts, equal ones once, and each alone: a batch would round otherwise."""
+        """Encode texts, equal ones once, and each alone: a batch would round otherwise. An empty
+        one is no condition, though a frozen encoder gives it an end mark."""
         read = {t: self.text(self.text.tokenize([t]).to(self.device)) for t in dict.fromkeys(texts)}
         features, masks = zip(*(read[t] for t in texts), strict=True)
-        return Cond.of_text(torch.cat(features), torch.cat(masks))
+        told = torch.tensor([[bool(t)] for t in texts], device=self.device)  # (B, 1)
+        return Cond.of_text(torch.cat(features), torch.cat(masks) & told)
 
     def _sampling(self, changes: dict[str, Any]) -> Sampling:
         try:
@@ -250,22 +337,23 @@ class Pipeline:
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, N, ...) to uint8 images (B, 3, H, W)."""
+        """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W)."""
         return to_uint8(self.tokenizer.decode(codes))
 
+    @torch.inference_mode()
     def _preview(self, step: Step) -> list[Image.Image]:
-        """Decode what there is; grey over grid cells that are not drawn yet."""
-        images = self.decode(step.codes)  # (B, 3, H, W)
-        grid = self.model.spec.grids[-1]
-        end = step.span.slots[-1] + 1
-        if len(self.model.spec.grids) == 1:
-            drawn = (torch.arange(grid[0] * grid[1], device=images.device) < end).view(1, 1, *grid)
-            cells = nn.functional.interpolate(drawn.float(), images.shape[2:], mode="nearest")
-            images = torch.where(cells > 0, images, torch.full_like(images, 128))
-        return to_pil(images)
+        """Decode what there is: the scales so far, or grey over cells that are not drawn yet."""
+        if len(self.model.spec.grids) > 1:
+            return to_pil(to_uint8(self.tokenizer.decode(step.drawn, scales=step.done)))
+        images, grid = self.decode(step.drawn), self.model.spec.grids[0]  # (B, 3, H, W)
+        time = torch.arange(grid[0] * grid[1], device=images.device)
+        time = time if step.cells is None else inverse(step.cells).to(images.device)
+        drawn = (time <= step.span.slots[-1]).view(-1, 1, *grid).float()
+        cells = nn.functional.interpolate(drawn, images.shape[2:], mode="nearest")
+        return to_pil(torch.where(cells > 0, images, torch.full_like(images, 128)))
 
     def _tag(
-        self, images: Tensor, part: Part, seed: int, sampling: dict[str, Any]
+        self, images: Tensor, part: Part, seed: int, sampling: dict[str, Any], **more: Any
     ) -> list[Image.Image]:
         pictures, settings = to_pil(images), asdict(self._sampling(sampling))
         for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
@@ -276,6 +364,7 @@ class Pipeline:
                 **asked,
                 "dtype": str(self.dtype).removeprefix("torch."),
                 **settings,
+                **more,
             }
         return pictures
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +26,11 @@ T = TypeVar("T")
 def say(text: str) -> None:
     """A line for a person, on standard error."""
     print(text, file=sys.stderr)
+
+
+def show(report: Any) -> None:
+    """JSON on standard output, for programs."""
+    print(json.dumps(report, indent=2, ensure_ascii=False, default=str))
 
 
 def columns() -> tuple[ProgressColumn, ...]:

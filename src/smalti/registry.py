@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from smalti.models import llamagen, rar
+from smalti.models import llamagen, rar, var
 from smalti.text import bytes as byte_level
 from smalti.text import t5
-from smalti.tokenizers import multiscale_vqvae, vqgan
+from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,14 @@ TOKENIZERS = {
         multiscale_vqvae.MultiScaleVQVAE,
         multiscale_vqvae.tiny,
     ),
+    "maskgit_vqgan": Entry(
+        maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
+    ),
 }
 MODELS = {
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
+    "var": Entry(var.VARConfig, var.VAR, var.tiny),
 }
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),

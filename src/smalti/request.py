@@ -50,7 +50,19 @@ def prompted(text: Any, negative: Any = None) -> list[Asked]:
     """A prompt or several, with one negative prompt for all or one for each."""
     if text is None:
         raise ValueError("this pipeline draws from texts: give it a prompt")
-    texts = checked(text)
+    return _with(checked(text), negative)
+
+
+def nothing(texts: bool, negative: Any = None) -> list[Asked]:
+    """No class; or, of a pipeline that draws from `texts`, no text."""
+    if texts:
+        return _with([""], negative)
+    if negative is not None:
+        raise ValueError(f"this pipeline draws classes, not texts, got {negative!r}")
+    return [{"class": None}]
+
+
+def _with(texts: list[str], negative: Any) -> list[Asked]:
     if negative is None:
         return [{"text": t} for t in texts]
     negatives = checked(negative, "negative prompt")

@@ -142,6 +142,10 @@ def assemble(
         if tensor.is_floating_point() and not tensors[name].is_floating_point():
             raise ValueError(f"{where}: {name} holds {tensors[name].dtype}, not weights")
     if dtype is not None:
-        tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+        exact = getattr(kind, "FLOAT32", ())
+        tensors = {
+            k: v.to(dtype) if v.is_floating_point() and not k.startswith(exact) else v
+            for k, v in tensors.items()
+        }
     module.load_state_dict(tensors, assign=True)
     return module.eval().requires_grad_(False)

@@ -7,9 +7,16 @@ from torch.nn import functional as F
 from builders import build, random_codes, tokenizers
 from smalti import registry
 from smalti.storage import load_module, save_module
+from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 
 B = 2
 CASES = tokenizers()
+CLAMPED = (MaskGITVQGAN,)
+
+
+def shown(tokenizer, images):
+    """What `decode` makes of images that were rendered for training."""
+    return images.clamp(-1, 1) if isinstance(tokenizer, CLAMPED) else images
 
 
 @pytest.fixture(params=CASES, scope="module")
@@ -70,7 +77,7 @@ def test_codes_are_the_nearest_rows_in_raster_order(tokenizer, images):
         latent = each_scale_codes_what_is_left(tokenizer, images, codes)
     else:
         latent = nearest(tokenizer, tokenizer.latent(images), codes, tokenizer.spec.grids[0][1])
-    pixels = tokenizer.render(latent)
+    pixels = shown(tokenizer, tokenizer.render(latent))
     torch.testing.assert_close(tokenizer.decode(codes), pixels, rtol=0, atol=1e-4)
 
 
@@ -120,7 +127,8 @@ def test_training_forward_renders_what_encode_and_decode_do(tokenizer, images):
     out = tokenizer(images)
     codes = tokenizer.encode(images)
     assert torch.equal(out.quantized.codes.flatten(1), codes)
-    torch.testing.assert_close(out.images, tokenizer.decode(codes), rtol=0, atol=2e-5)
+    pixels = shown(tokenizer, out.images)
+    torch.testing.assert_close(pixels, tokenizer.decode(codes), rtol=0, atol=2e-5)
     book = tokenizer.quantize.decode(out.quantized.codes)
     torch.testing.assert_close(out.quantized.latent, book, rtol=0, atol=2e-6)
 

@@ -15,7 +15,6 @@ from builders import build
 from small_systems import GENERATOR, TOKENIZER, write_pictures
 from smalti import demo
 from smalti.cli import main
-from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.storage import save_module
 from smalti.tokenizers import vqgan
 
@@ -148,20 +147,26 @@ def test_info_says_what_everything_is(work, pipeline, capsys):
     assert capsys.readouterr().out.startswith("kind: pipeline\n")
 
 
-def test_demo_on_a_folder(tmp_path, monkeypatch, capsys):
-    first, second = emoji_vqgan(), emoji_llamagen()
-    small = replace(first.model, channels=8, latent=8, vocab=16)
-    thin = replace(second.model, layers=1, heads=2, dim=16, multiple_of=16)
+@pytest.mark.parametrize("system", ["llamagen", "rar", "var"])
+def test_demo_on_a_folder(tmp_path, monkeypatch, capsys, system):
+    first, second = (recipe() for recipe in demo.SYSTEMS[system])
+    inside = {"dim": 4} if system == "var" else {"latent": 8}
+    small = replace(first.model, channels=8, vocab=16, **inside)
+    width = {"rar": {"ffn_dim": 16}, "llamagen": {"multiple_of": 16}, "var": {}}[system]
+    thin = replace(second.model, layers=1, heads=2, dim=16, **width)
     short = {"steps": 40, "batch": 8}
     first = replace(first, model=small, train=replace(first.train, **short))
     second = replace(second, model=thin, train=replace(second.train, **short))
-    monkeypatch.setattr(demo, "emoji_vqgan", lambda: first)
-    monkeypatch.setattr(demo, "emoji_llamagen", lambda: second)
+    monkeypatch.setitem(demo.SYSTEMS, system, (lambda: first, lambda: second))
     folder = write_pictures(tmp_path / "pictures", 24, ("day", "night"))
     out = tmp_path / "out"
     command = ["demo", "--quick", "--data", f"folder:{folder}", "--out", str(out)]
+    command += ["--system", system]
     report = told(capsys, *command)
-    assert (report["images"], report["classes"], report["codes_per_image"]) == (24, 2, 64)
+    count = 130 if system == "var" else 64
+    assert (report["images"], report["classes"], report["codes_per_image"]) == (24, 2, count)
+    assert report["system"] == system
+    assert ("bits_per_token_spiral_in" in report["generator"]) == (system == "rar")
     assert report["tokenizer"]["steps"] == report["generator"]["steps"] == 20
     assert json.loads((out / "report.json").read_text()) == report
     for name in ("samples.png", "reconstructions.png", "pipeline/pipeline.json"):
@@ -191,8 +196,8 @@ def test_a_mistake_is_exit_code_2_and_one_line():
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line == (
-        "smalti smaple: command must be one of demo, train, encode, sample, reconstruct, info, "
-        "convert, got 'smaple'; did you mean 'sample'?"
+        "smalti smaple: command must be one of demo, train, encode, sample, edit, reconstruct, "
+        "info, convert, got 'smaple'; did you mean 'sample'?"
     )
 
 

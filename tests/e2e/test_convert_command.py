@@ -116,7 +116,8 @@ def test_options_that_do_not_fit(files, tmp_path, capsys, options, words):
 def test_files_that_do_not_fit(files, tmp_path, capsys):
     vq, gpt = official(build(VQGAN, vqgan.tiny())), official(build(LlamaGen, MODEL))
     bad = {
-        "swapped.pt": (vq, "it has no tok_embeddings.weight"),
+        "swapped.pt": (vq, "looks like a LlamaGen tokenizer; try: smalti convert llamagen --tok"),
+        "nothing.pt": ({"x": torch.ones(1)}, "it has no tok_embeddings.weight"),
         "batch.pt": (gpt | {"extra": torch.ones(1)}, r"0 tensors missing [], 1 unknown ['extra']"),
         "vocab.pt": (
             official(build(LlamaGen, replace(MODEL, vocab=33))),
@@ -135,7 +136,9 @@ def test_files_that_do_not_fit(files, tmp_path, capsys):
         write(state, files / name)
         assert words in mistake(capsys, command(files, tmp_path / "p", *GIVEN, gpt=name))
     line = mistake(capsys, command(files, tmp_path / "p", *GIVEN, vq="gpt.pt"))
-    assert "gpt.pt is no such file of LlamaGen: it has no encoder.conv_in.weight" in line
+    assert "gpt.pt looks like a LlamaGen generator; try: smalti convert llamagen --model" in line
+    line = mistake(capsys, command(files, tmp_path / "p", *GIVEN, vq="nothing.pt"))
+    assert "nothing.pt is no such file of LlamaGen: it has no encoder.conv_in.weight" in line
     assert "none.pt is not a file" in mistake(capsys, command(files, tmp_path / "p", gpt="none.pt"))
     assert not list(tmp_path.iterdir())
 
@@ -171,7 +174,10 @@ def test_a_local_file_names_the_command(files, capsys, tmp_path):
 
 def test_an_unknown_family(capsys):
     line = mistake(capsys, ["convert", "llamagin", "--out", "x"])
-    assert line == "smalti convert: family must be one of llamagen, got 'llamagin'"
+    assert (
+        line
+        == "smalti convert: family must be one of llamagen, maskgit-vqgan, rar, var, got 'llamagin'"
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])

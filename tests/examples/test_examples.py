@@ -72,6 +72,21 @@ def test_inpaint_keeps_the_left_half(trained, tmp_path, monkeypatch):
         assert image.size == (2 * 66 + 2, 2 * 66 + 2)
 
 
+def test_edit_shows_original_mask_and_edited(trained, tmp_path):
+    out, pictures = tmp_path / "edited.png", write_pictures(tmp_path, 2)
+    files = [pictures / "000.png", pictures / "001.png"]
+    pipe = trained / "generator" / "pipeline"
+    run("edit", pipe, *files, "--label", "day", "--box", 0, 0.5, 1, 1, "--n", 3, "--out", out)
+    with Image.open(out) as image:
+        assert image.size == (5 * 66 + 2, 2 * 66 + 2)
+        tiles = np.asarray(image)[2:66:2, 2:].astype(int)
+    original, mask, *edited = (tiles[:, 66 * i : 66 * i + 64 : 2] for i in range(5))
+    assert not mask[:16].any() and (mask[16:] == 255).all()
+    for picture in edited:
+        assert np.array_equal(picture[:16], original[:16])
+        assert not np.array_equal(picture[16:], original[16:])
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 def test_finetune_leaves_a_pipeline_with_other_classes(trained, tmp_path, rank):
     pictures = write_pictures(tmp_path / "pictures", 12, ("dusk", "night", "noon"))

@@ -117,7 +117,7 @@ def test_published_tokenizers(config):
 
 def test_grids_of_published_names():
     sides = {256: 16, 384: 24, 512: 32}
-    names = [name for _, models in REPOSITORIES.values() for name in models]
+    names = [name for found in REPOSITORIES.values() for name in found.models]
     assert len(names) == 9
     for name in names:
         side = sides[int(name[-6:-3])]

@@ -37,6 +37,20 @@ def test_layouts(tmp_path, name, zipped):
     assert not any(t.requires_grad for t in found.state.values())
 
 
+def test_a_file_of_vars_trainer_holds_two_parts(tmp_path):
+    state = {"config": {"patch_nums": (1, 2)}, "var_opt": {}, "vae_local": STATE}
+    content = {"args": {"depth": 2}, "epoch": 1, "iter": 7, "trainer": state}
+    path = write(
+        content | {"trainer": state | {"var_wo_ddp": wrapped(STATE, "module")}}, tmp_path / "x"
+    )
+    assert same(read_checkpoint(path).state, STATE)
+    assert same(read_checkpoint(path, part="vae_local").state, STATE)
+    assert read_checkpoint(path).args == {}
+    path = write(content, tmp_path / "y")
+    with pytest.raises(ValueError, match="holds no state dict; it has args, epoch, iter, trainer"):
+        read_checkpoint(path)
+
+
 def test_no_moving_average(tmp_path):
     path = write(LAYOUTS["ddp"][0], tmp_path / "x.pt")
     with pytest.raises(ValueError, match="no moving average 'ema'; it has model, optimizer, steps"):

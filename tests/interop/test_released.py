@@ -12,10 +12,18 @@ from builders import build
 from official import official, write
 from smalti.cli import main
 from smalti.describe import describe
+from smalti.interop.convert import FAMILIES
 from smalti.interop.hub import find
 from smalti.interop.llamagen_files import REPOSITORIES
+from smalti.models import rar, var
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
+from smalti.models.rar import RAR
+from smalti.models.var import VAR
 from smalti.text.t5 import T5Config
+from smalti.tokenizers import multiscale_vqvae
+from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
+from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
+from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 
 OFFICIAL, TEXT = REPOSITORIES
@@ -26,6 +34,9 @@ VQ8 = VQGANConfig(
     size=(64, 64), channels=4, multipliers=(1, 1, 1, 2), blocks=1, latent=4, vocab=16, dim=2
 )
 GPT = LlamaGenConfig(grid=(4, 4), vocab=16, classes=3, layers=1, heads=2, dim=16, multiple_of=16)
+MASKGIT = MaskGITVQGANConfig(
+    size=(8, 8), channels=4, multipliers=(1, 1, 2), blocks=1, vocab=32, dim=2
+)
 pytestmark = pytest.mark.usefixtures("float32")
 
 
@@ -118,6 +129,38 @@ def test_a_text_model(hub):
     assert (pipe.sampling.guidance, pipe.sampling.top_k, pipe.classes) == (7.5, 1000, [])
 
 
+def test_rar_has_its_tokenizer_in_another_repository(hub):
+    model = build(RAR, replace(rar.tiny(), grid=(2, 2), dropout=0.1))
+    tokenizer = "maskgit-vqgan-imagenet-f16-256.bin"
+    hub.add("yucornetto/RAR", "rar_b.bin", model)
+    hub.add("fun-research/TiTok", tokenizer, build(MaskGITVQGAN, MASKGIT))
+    pipe = smalti.load("yucornetto/RAR/rar_b.bin", "cpu", torch.float32)
+    assert hub.asked == ["yucornetto/RAR/rar_b.bin", f"fun-research/TiTok/{tokenizer}"]
+    assert pipe.info["source"] == "yucornetto/RAR at c0ffee"
+    assert pipe.model.config == model.config and pipe.tokenizer.config == MASKGIT
+    hub.add("me/mirror", "rar_xl.bin", model)
+    smalti.load("me/mirror/rar_xl.bin", "cpu")
+    assert hub.asked[2:] == ["me/mirror/rar_xl.bin", f"fun-research/TiTok/{tokenizer}"]
+
+
+@pytest.mark.parametrize("name", ["var_d16.pth", "var_d36.pth"])
+def test_var(hub, name):
+    """The same tokenizer serves every schedule: d36 is of another one."""
+    sides = (1, 2, 3) if name == "var_d16.pth" else (1, 2, 4)
+    vae = replace(multiscale_vqvae.tiny(), size=(12, 12), scales=pyramid(1, 2, 3))
+    config = replace(var.tiny(), vocab=vae.vocab, latent=vae.dim, phis=vae.phis)
+    hub.add("FoundationVision/var", "vae_ch160v4096z32.pth", build(MultiScaleVQVAE, vae))
+    model = build(VAR, replace(config, scales=pyramid(*sides)))
+    hub.add("FoundationVision/var", name, model)
+    pipe = smalti.load(f"FoundationVision/var/{name}", "cpu", torch.float32)
+    assert hub.asked == [
+        f"FoundationVision/var/{name}",
+        "FoundationVision/var/vae_ch160v4096z32.pth",
+    ]
+    assert pipe.tokenizer.config.scales == pipe.model.config.scales == pyramid(*sides)
+    assert pipe.sampling.guidance == 2.5 and len(pipe(n=2, seed=1)) == 2
+
+
 def test_sample_draws_from_a_hub_id(hub, tmp_path, capsys):
     out = tmp_path / "x.png"
     main(["sample", f"{OFFICIAL}/c2i_B_256.pt", "--classes", "2", "--out", str(out)])
@@ -126,18 +169,27 @@ def test_sample_draws_from_a_hub_id(hub, tmp_path, capsys):
 
 @pytest.mark.parametrize("rest", ["", "/", "/c2i_B_512.pt", "/vq_ds16_c2i.pt"])
 def test_a_repository_of_several_models_names_them(hub, rest):
-    with pytest.raises(ValueError, match=f"holds several models, .*{OFFICIAL}/c2i_3B_384.pt"):
-        smalti.load(OFFICIAL + rest)
-    with pytest.raises(ValueError, match=f"load one of {TEXT}/t2i_XL_stage1_256.pt, "):
-        smalti.load(TEXT + rest)
+    for repo, first in (
+        (OFFICIAL, "c2i_B_256.pt"),
+        (TEXT, "t2i_XL_stage1_256.pt"),
+        ("yucornetto/RAR", "rar_b.bin"),
+        ("FoundationVision/var", "var_d16.pth"),
+    ):
+        with pytest.raises(ValueError, match=f"several models, .*load one of {repo}/{first}, "):
+            smalti.load(repo + rest)
     assert hub.asked == []
 
 
 def test_every_published_id_is_found():
-    for home, (tokenizers, models) in REPOSITORIES.items():
-        for model in models:
-            found = find(f"{home}/{model}")
-            assert found is not None and found[1:] == (home, model, home, tokenizers[0])
+    count = 0
+    for family in FAMILIES.values():
+        for repo, (tokenizers, models, home) in family.repositories.items():
+            for model in models:
+                count += 1
+                found = find(f"{repo}/{model}")
+                assert found is not None and found.family is family
+                assert found[1:] == (repo, model, home or repo, tokenizers[0])
+    assert count == 9 + 4 + 5
     for other in ("me/fruit", "a/b/c", "fruit", "", "/", "./x/c2i.pt", "me/fruit/c2i_B_256.pth"):
         assert find(other) is None
 

@@ -271,7 +271,7 @@ def test_a_text_pipeline_keeps_its_condition():
     tokenizer = build(vqgan.VQGAN, replace(vqgan.tiny(), vocab=32))
     encoder = build(ByteEncoder, BytesConfig(length=3, dim=8, layers=1, heads=2))
     recipe = TextRecipe(init="x", lora=LoraConfig(2), model=config)
-    adapted = finetune.adapted(Pipeline(tokenizer, model, text=encoder), recipe, [], (4, 4))
+    adapted = finetune.adapted(Pipeline(tokenizer, model, text=encoder), recipe, [], model.spec)
     assert adapted.config == config
     assert torch.equal(adapted.text_prefix.uncond, model.text_prefix.uncond)
     assert adapted.text_prefix.fc1.weight.requires_grad

@@ -277,10 +277,10 @@ class CodeBatches:
     """Batches {'codes': (b, N, *trailing), 'labels': int64 (b,)} of rows of a cache.
 
     The same stream as `smalti.data.loader.Images`; each item comes in a random view if `train`,
-    else in view 0, and with a 'chance' in [0, 1), float32 (b,), the same on any number of ranks.
-    `evaluation` is always in order, in view 0 and without chances. With a text encoder there are
-    also 'text_tokens' (b, T, ...) of the captions if it learns, else their cached features 'text'
-    (b, T, C) and 'text_mask' (b, T).
+    else in view 0, with a 'chance' in [0, 1), float32 (b,), and a seed 'shuffle', int64 (b,), the
+    same on any number of ranks. `evaluation` is always in order, in view 0 and without these. With
+    a text encoder there are also 'text_tokens' (b, T, ...) of the captions if it learns, else their
+    cached features 'text' (b, T, C) and 'text_mask' (b, T).
     Raises ValueError if `indices` is empty or not in the cache, or for a bad batch, rank or seed.
     """
 
@@ -310,7 +310,9 @@ class CodeBatches:
         views = (self._stream.uniform(items) * self.cache.views).astype(np.int64)
         chance = np.floor(self._stream.uniform(items, key=2) * 2**24) / 2**24  # below 1 as float32
         batch = self._gather(self.rows[items.positions], views if self.train else 0)
-        return batch | {"chance": torch.from_numpy(chance).float()}
+        shuffle = (self._stream.uniform(items, key=3) * 2**53).astype(np.int64)
+        drawn = {"chance": torch.from_numpy(chance).float(), "shuffle": torch.from_numpy(shuffle)}
+        return batch | drawn
 
     def names(self, step: int) -> list[str]:
         """The keys of batch `step`, for messages."""

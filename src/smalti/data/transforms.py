@@ -28,8 +28,18 @@ LONGEST = 32
 
 def center_crop(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
     """The largest centred square, at `size` pixels: uint8 (size, size, 3)."""
-    pixels = _shrink(image, size)
-    return _cut(pixels, (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2, size)
+    return center_part(image, (size, size))
+
+
+def center_part(
+    image: Image.Image | np.ndarray,
+    size: tuple[int, int],
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> np.ndarray:
+    """The largest centred part of the shape of `size` (H, W), at that size: (H, W, ...)."""
+    pixels = _shrink(image, size, resample)
+    top, left = ((have - want) // 2 for have, want in zip(pixels.shape, size, strict=False))
+    return _cut(pixels, top, left, size)
 
 
 def random_crop(
@@ -47,10 +57,11 @@ def random_crop(
     if not 0 < min_frac <= max_frac <= 1:
         raise ValueError(f"need 0 < min_frac <= max_frac <= 1, got {min_frac} and {max_frac}")
     low, high = math.ceil(size / max_frac), math.ceil(size / min_frac)
-    pixels = _shrink(image, int(rng.integers(low, high + 1)))
+    short = int(rng.integers(low, high + 1))
+    pixels = _shrink(image, (short, short))
     top = int(rng.integers(pixels.shape[0] - size + 1))
     left = int(rng.integers(pixels.shape[1] - size + 1))
-    return _cut(pixels, top, left, size)
+    return _cut(pixels, top, left, (size, size))
 
 
 def ten_crop(image: Image.Image | np.ndarray, size: int, ratio: float = TEN_RATIO) -> np.ndarray:
@@ -66,7 +77,7 @@ def ten_crop(image: Image.Image | np.ndarray, size: int, ratio: float = TEN_RATI
     middle = round(end / 2)
     corners = [(0, 0), (0, end), (end, 0), (end, end), (middle, middle)]
     both = (square, square[:, ::-1])
-    return np.stack([_cut(pixels, y, x, size) for pixels in both for y, x in corners])
+    return np.stack([_cut(pixels, y, x, (size, size)) for pixels in both for y, x in corners])
 
 
 def halve(image: Image.Image | np.ndarray, size: int) -> Image.Image:
@@ -74,19 +85,27 @@ def halve(image: Image.Image | np.ndarray, size: int) -> Image.Image:
 
     Halving first for a size changes nothing in a crop of that size or a smaller one.
     """
+    return _halve(image, (size, size))
+
+
+def _halve(image: Image.Image | np.ndarray, size: tuple[int, int]) -> Image.Image:
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    while min(picture.size) >= 2 * size:
+    while picture.height >= 2 * size[0] and picture.width >= 2 * size[1]:
         width, height = picture.size
         picture = picture.resize((width // 2, height // 2), Image.Resampling.BOX)
     return picture
 
 
-def _shrink(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
-    """Resize so that the short side is `size`: uint8 (H, W, 3)."""
-    picture = _shorten(halve(image, size))
-    scale = size / min(picture.size)
+def _shrink(
+    image: Image.Image | np.ndarray,
+    size: tuple[int, int],
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> np.ndarray:
+    """Resize so that `size` (H, W) is just covered: (H' >= H, W' >= W, ...), one of them equal."""
+    picture = _shorten(_halve(image, size))
+    scale = max(size[0] / picture.height, size[1] / picture.width)
     width, height = (round(n * scale) for n in picture.size)
-    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(picture.resize((width, height), resample))
 
 
 def _shorten(picture: Image.Image) -> Image.Image:
@@ -100,8 +119,8 @@ def _shorten(picture: Image.Image) -> Image.Image:
     return picture.crop((left, top, left + w, top + h))
 
 
-def _cut(pixels: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
-    return pixels[top : top + size, left : left + size]
+def _cut(pixels: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.ndarray:
+    return pixels[top : top + size[0], left : left + size[1]]
 
 
 @dataclass(frozen=True)

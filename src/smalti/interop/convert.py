@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smalti.interop import llamagen_files
+from smalti.interop import llamagen_files, maskgit_vqgan, rar_files, var_files
+from smalti.interop.files import Repository
 
 
 class Family(NamedTuple):
@@ -14,12 +15,15 @@ class Family(NamedTuple):
     """A dataclass whose fields are the command's options."""
     convert: Callable[[Any, Path, str], None]
     """Write what the options say as a folder, given where the files are from."""
-    repositories: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
-    """Tokenizers and models by hub id; the first tokenizer is the one that the models learned."""
+    repositories: dict[str, Repository]
+    """What is published, by hub id."""
 
 
 FAMILIES = {
     "llamagen": Family(
         llamagen_files.LlamaGenFiles, llamagen_files.convert, llamagen_files.REPOSITORIES
-    )
+    ),
+    "maskgit-vqgan": Family(maskgit_vqgan.MaskGITFiles, maskgit_vqgan.convert, {}),
+    "rar": Family(rar_files.RARFiles, rar_files.convert, rar_files.REPOSITORIES),
+    "var": Family(var_files.VARFiles, var_files.convert, var_files.REPOSITORIES),
 }

@@ -3,7 +3,7 @@
     smalti.load("FoundationVision/LlamaGen/c2i_B_256.pt")
 
 An id is OWNER/NAME/MODEL, or OWNER/NAME/MODEL+TOKENIZER for another tokenizer than the one that the
-model learned. A mirror may hold the model; its tokenizer comes from the project's own repository.
+model learned. A mirror may hold the model; its tokenizer comes from where the project keeps it.
 The pipeline is kept in `smalti/` of the hub's cache folder (HF_HOME), by the commit of the model's
 repository.
 """
@@ -39,16 +39,17 @@ def find(text: str) -> Released | None:
     name, _, files = rest.partition("/")
     model, _, tokenizer = files.partition("+")
     for family in FAMILIES.values():
-        for home, (tokenizers, models) in family.repositories.items():
-            if f"{owner}/{name}" == home and model not in models:
-                ids = ", ".join(f"{home}/{m}" for m in models)
-                raise ValueError(f"{home} holds several models, got {text!r}; load one of {ids}")
+        for repo, (tokenizers, models, home) in family.repositories.items():
+            if f"{owner}/{name}" == repo and model not in models:
+                ids = ", ".join(f"{repo}/{m}" for m in models)
+                raise ValueError(f"{repo} holds several models, got {text!r}; load one of {ids}")
             if model in models and tokenizer and tokenizer not in tokenizers:
                 raise ValueError(
                     f"the tokenizer must be one of {', '.join(tokenizers)}, got {tokenizer!r}"
                 )
             if model in models:
-                return Released(family, f"{owner}/{name}", model, home, tokenizer or tokenizers[0])
+                vq = tokenizer or tokenizers[0]
+                return Released(family, f"{owner}/{name}", model, home or repo, vq)
     return None
 
 

@@ -6,20 +6,20 @@ checkpoints of the official training scripts have the same form.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from smalti.interop.files import Dtype, Repository, dtype_of, pair, save_pipeline, save_tokenizer
+from smalti.interop.kinds import LLAMAGEN, LLAMAGEN_VQ, expect
 from smalti.interop.llamagen import gpt_state, vq_state
 from smalti.interop.llamagen_sizes import PUBLISHED, gpt_sizes, grid_of, vq_sizes
-from smalti.interop.pickles import Checkpoint, read_checkpoint, sha256
+from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.pipeline import Pipeline, Sampling
-from smalti.progress import waiting
-from smalti.storage import assemble, save_module
+from smalti.storage import assemble
 from smalti.text.t5 import T5, T5Config
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 
@@ -27,19 +27,18 @@ GUIDANCE = {"XL": 1.75, "XXL": 1.75, "3B": 1.65}
 """Published for classes; 2.0 for B and L, and here for the sizes without a published one."""
 
 REPOSITORIES = {
-    "FoundationVision/LlamaGen": (
+    "FoundationVision/LlamaGen": Repository(
         ("vq_ds16_c2i.pt", "vq_ds8_c2i.pt"),
         (
             "c2i_B_256.pt", "c2i_B_384.pt", "c2i_L_256.pt", "c2i_L_384.pt", "c2i_XL_384.pt",
             "c2i_XXL_384.pt", "c2i_3B_384.pt",
         ),
     ),
-    "peizesun/llamagen_t2i": (
+    "peizesun/llamagen_t2i": Repository(
         ("vq_ds16_t2i.pt",),
         ("t2i_XL_stage1_256.pt", "t2i_XL_stage2_512.pt"),
     ),
 }  # fmt: skip
-"""Published tokenizers and models; the models learned codes of the first tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class LlamaGenFiles:
     generator where there is one, else of the tokenizer."""
     l2_norm: bool = True
     """Whether the tokenizer normalises its codes, as all published ones do."""
-    dtype: Literal["stored", "float32", "bfloat16", "float16"] = "stored"
+    dtype: Dtype = "stored"
     """Of the generator's weights in the pipeline."""
     text: str = "google/flan-t5-xl"
     """T5 whose features a text-to-image generator learned: hub id or folder."""
@@ -76,35 +75,30 @@ def convert(files: LlamaGenFiles, out: Path, source: str) -> None:
     `source` says where the files are from. Raises ValueError naming the file, or the option, that
     does not fit.
     """
-    if files.model is None:
-        _convert_tokenizer(files, out, source)
-        return
-    if out.exists() and not (out / "pipeline.json").is_file():
-        raise ValueError(f"{out} exists and is not a pipeline")
-    with waiting(f"reading {files.model}"):
-        pipeline = _pipeline(files, files.model)
-    pipeline.info |= {"source": source, "files": _hashes(files.tokenizer, files.model)}
-    with waiting(f"writing {out}"):
-        pipeline.save_pretrained(out)
+    model = files.model
+    if model is None:
+        save_tokenizer(lambda: _tokenizer_alone(files), out, source, files.tokenizer)
+    else:
+        save_pipeline(lambda: _pipeline(files, model), out, source, files.tokenizer, model)
 
 
-def _convert_tokenizer(files: LlamaGenFiles, out: Path, source: str) -> None:
-    if out.exists():
-        raise ValueError(f"{out} exists; a tokenizer alone needs a new folder")
+def _tokenizer_alone(files: LlamaGenFiles) -> VQGAN:
     checkpoint = read_checkpoint(files.tokenizer, files.weights)
+    expect(checkpoint, LLAMAGEN_VQ)
     config = vq_sizes(checkpoint, files.l2_norm)
-    tokenizer = _tokenizer(checkpoint, config, _grid(files, checkpoint, config.factor))
-    save_module(tokenizer, out, source=source, files=_hashes(files.tokenizer))
+    return _tokenizer(checkpoint, config, _grid(files, checkpoint, config.factor))
 
 
 def _pipeline(files: LlamaGenFiles, model: Path) -> Pipeline:
     """A pipeline whose weights stay in the files, unless they are of another dtype."""
     vq, gpt = read_checkpoint(files.tokenizer), read_checkpoint(model, files.weights)
+    expect(vq, LLAMAGEN_VQ)
+    expect(gpt, LLAMAGEN)
     codes = vq_sizes(vq, files.l2_norm)
     config = gpt_sizes(gpt, _grid(files, gpt, codes.factor), files.heads)
     tokenizer = _tokenizer(vq, codes, config.grid)
-    dtype = None if files.dtype == "stored" else getattr(torch, files.dtype)
-    generator = assemble(LlamaGen, config, gpt_state(gpt.state, config), str(model), dtype)
+    state = gpt_state(gpt.state, config)
+    generator = assemble(LlamaGen, config, state, str(model), dtype_of(files.dtype))
     if config.classes:
         return Pipeline(tokenizer, generator, sampling=Sampling(guidance=_guidance(config)))
     text = T5(T5Config(files.text, config.text_length, config.text_dim))
@@ -127,20 +121,5 @@ def _grid(files: LlamaGenFiles, checkpoint: Checkpoint, factor: int) -> tuple[in
     if files.size and files.grid:
         raise ValueError(f"give --size or --grid, not both, got {files.size} and {files.grid}")
     if files.grid:
-        return _pair("--grid", files.grid, 1)
-    return _pair("--size", files.size, factor) if files.size else grid_of(checkpoint, factor)
-
-
-def _pair(option: str, text: str, unit: int) -> tuple[int, int]:
-    """Height and width of "16" or "16x24", in units."""
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    h, w = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not h or not w or h % unit or w % unit:
-        raise ValueError(
-            f"{option} must be a number or HEIGHTxWIDTH, multiples of {unit}, got {text!r}"
-        )
-    return h // unit, w // unit
-
-
-def _hashes(*paths: Path) -> dict[str, str]:
-    return {path.name: sha256(path) for path in paths}
+        return pair("--grid", files.grid, 1)
+    return pair("--size", files.size, factor) if files.size else grid_of(checkpoint, factor)

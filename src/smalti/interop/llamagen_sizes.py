@@ -12,6 +12,7 @@ import re
 from typing import Any, TypeVar
 
 from smalti.interop.pickles import Checkpoint
+from smalti.interop.shapes import count, shape
 from smalti.models.llamagen import SIZES, LlamaGenConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 
@@ -38,7 +39,7 @@ def vq_sizes(checkpoint: Checkpoint, l2_norm: bool = True) -> VQGANConfig:
         channels=channels,
         multipliers=encoder,
         decoder_multipliers=() if decoder == encoder else decoder,
-        blocks=_count(checkpoint, "encoder.conv_blocks.0.res."),
+        blocks=count(checkpoint, "encoder.conv_blocks.0.res."),
         latent=_shape(checkpoint, "encoder.conv_out.weight", 4)[0],
         vocab=vocab,
         dim=dim,
@@ -58,7 +59,7 @@ def gpt_sizes(
     """
     state = checkpoint.state
     vocab, dim = _shape(checkpoint, "tok_embeddings.weight", 2)
-    layers = _count(checkpoint, "layers.")
+    layers = count(checkpoint, "layers.")
     if "cls_embedding.uncond_embedding" in state:
         classes, (length, width) = 0, _shape(checkpoint, "cls_embedding.uncond_embedding", 2)
     else:
@@ -173,21 +174,11 @@ def _kv_heads(checkpoint: Checkpoint, heads: int, dim: int) -> int:
 
 
 def _shape(checkpoint: Checkpoint, name: str, axes: int) -> tuple[int, ...]:
-    tensor = checkpoint.state.get(name)
-    if tensor is None or tensor.dim() != axes:
-        lacks = "has no" if tensor is None else f"has shape {tuple(tensor.shape)} in"
-        raise ValueError(f"{checkpoint.path} is no such file of LlamaGen: it {lacks} {name}")
-    return tuple(tensor.shape)
+    return shape(checkpoint, name, axes, "LlamaGen")
 
 
 def _multipliers(checkpoint: Checkpoint, part: str, channels: int) -> tuple[int, ...]:
     """Widths of the levels, in the order in which they run, by the width of the first."""
-    levels = _count(checkpoint, f"{part}.conv_blocks.")
+    levels = count(checkpoint, f"{part}.conv_blocks.")
     names = [f"{part}.conv_blocks.{i}.res.0.conv1.weight" for i in range(levels)]
     return tuple(_shape(checkpoint, name, 4)[0] // channels for name in names)
-
-
-def _count(checkpoint: Checkpoint, prefix: str) -> int:
-    """How many numbers follow a prefix in the names of tensors."""
-    rest = [n.removeprefix(prefix) for n in checkpoint.state if n.startswith(prefix)]
-    return len({name.partition(".")[0] for name in rest})

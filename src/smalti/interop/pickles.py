@@ -26,6 +26,8 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 """What DDP, compile, FSDP and activation checkpoints put into the names of tensors."""
 HOLDERS = ("model", "module", "state_dict")
 """Where a file holds its weights: plain DDP scripts, DeepSpeed, Lightning."""
+PARTS = ("var_wo_ddp", "vae_local")
+"""Where VAR's trainer holds its transformer and its tokenizer, under "trainer"."""
 
 
 class Checkpoint(NamedTuple):
@@ -36,11 +38,12 @@ class Checkpoint(NamedTuple):
     """Options of the script that wrote the file; {} if it does not hold them."""
 
 
-def read_checkpoint(path: Path, weights: str = "model") -> Checkpoint:
+def read_checkpoint(path: Path, weights: str = "model", part: str = PARTS[0]) -> Checkpoint:
     """The state dict in a .safetensors file or in a pickle of any usual layout.
 
-    `weights` is "model", or "ema" for the moving average that some files hold beside it. Raises
-    ValueError naming the file and the reason: missing, empty, damaged, not a state dict, unsafe.
+    `weights` is "model", or "ema" for the moving average that some files hold beside it; `part` is
+    one of `PARTS`, for files of VAR's trainer. Raises ValueError naming the file and the reason:
+    missing, empty, damaged, not a state dict, unsafe.
     """
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
@@ -50,6 +53,9 @@ def read_checkpoint(path: Path, weights: str = "model") -> Checkpoint:
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} is not a state dict but {type(loaded).__name__}")
     args = loaded.get("args")
+    trainer = loaded.get("trainer")
+    if isinstance(trainer, Mapping) and isinstance(trainer.get(part), Mapping):
+        loaded = trainer[part]
     state = _state(path, loaded, weights)
     return Checkpoint(path, state, vars(args) if isinstance(args, argparse.Namespace) else {})
 

@@ -15,6 +15,8 @@ from smalti.models.rar import RARConfig
 
 EXTRA_POSITIONS = 1024
 """Rows of the official tables of positions beyond those of the codes."""
+EXTRA_STEPS = 100
+"""The same of the official table of steps."""
 
 RENAMES = (
     (".attn.qkv.", ".attention.wqkv."),

@@ -178,6 +178,11 @@ class Block(nn.Module):
 class RAR(nn.Module):
     """Codes (B, N) given a class. A `CausalModel`; one code per step, in any order."""
 
+    NO_DECAY = ("*_embeddings.*", "*_embedding.*", "*_pos*", "steps.*", "adaln.*")
+    """What has no weight decay, as published: tables, and the last adaLN."""
+    any_order = True
+    """What is known may come first, in whatever order: training has shown it many."""
+
     def __init__(self, config: RARConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec

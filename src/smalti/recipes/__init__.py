@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from smalti.recipes import llamagen, text, var
+from smalti.recipes import llamagen, rar, text, var
 from smalti.recipes.base import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -21,8 +21,20 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         llamagen.llamagen_1b,
         llamagen.llamagen_3b,
         llamagen.llamagen_7b,
+        rar.emoji_rar,
+        rar.maskgit_vqgan,
+        rar.rar_b,
+        rar.rar_l,
+        rar.rar_xl,
+        rar.rar_xxl,
         var.emoji_msvqvae,
+        var.emoji_var,
         var.var_vqvae,
+        var.var_d16,
+        var.var_d20,
+        var.var_d24,
+        var.var_d30,
+        var.var_d36_512,
         text.shapes_vqgan,
         text.shapes_t2i,
         text.emoji_t2i,

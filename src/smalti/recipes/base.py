@@ -7,9 +7,12 @@ from typing import Literal
 
 from smalti.data.transforms import Transform
 from smalti.models.llamagen import LlamaGenConfig
+from smalti.models.rar import RARConfig
+from smalti.models.var import VARConfig
 from smalti.pipeline import Sampling
 from smalti.text.bytes import BytesConfig
 from smalti.text.t5 import T5Config
+from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
 from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.lora import LoraConfig
@@ -39,16 +42,15 @@ class TokenizerRecipe:
     init: str = ""
     """Tokenizer or pipeline, a folder or a hub id, to go on from; `model` is then its own."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: VQGANConfig | MultiScaleConfig = field(default_factory=VQGANConfig)
+    model: VQGANConfig | MultiScaleConfig | MaskGITVQGANConfig = field(default_factory=VQGANConfig)
     objective: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
 @dataclass(frozen=True)
 class GeneratorRecipe:
-    """Train a generator on codes. Grid, codebook entries and classes of the model are taken from
-    the codes; with `init` tokenizer, sampling and all else of the model but its dropout are the
-    pipeline's."""
+    """Train a generator on codes, from which grids, codebook and classes of the model are taken;
+    with `init` tokenizer, sampling and all else of the model but its dropout are the pipeline's."""
 
     init: str = ""
     """Pipeline folder or hub id to go on from; empty: a new model."""
@@ -60,7 +62,7 @@ class GeneratorRecipe:
     """Token cache made by `smalti encode`; empty: encode `data` first, into the run's folder."""
     data: DataConfig = field(default_factory=DataConfig)
     """Used only where `codes` is empty."""
-    model: LlamaGenConfig = field(default_factory=LlamaGenConfig)
+    model: LlamaGenConfig | RARConfig | VARConfig = field(default_factory=LlamaGenConfig)
     objective: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     sampling: Sampling = field(default_factory=Sampling)
     """Of the preview grids, and the finished pipeline's default."""

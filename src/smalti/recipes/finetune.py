@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from smalti import registry
+from smalti.codes import TokenSpec
 from smalti.config import read_json
-from smalti.models.llamagen import LlamaGen
+from smalti.models.llamagen import LlamaGenConfig
 from smalti.pipeline import Pipeline, download, load
 from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
 from smalti.storage import fingerprint, load_module, tokenizer_folder
@@ -85,19 +86,29 @@ def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> Any:
 
 
 def adapted(
-    pipe: Pipeline, recipe: GeneratorRecipe, classes: Sequence[str], grid: tuple[int, int]
-) -> LlamaGen:
-    """The pipeline's model for other classes and another grid, which has no weights, with the
-    recipe's dropout and LoRA."""
+    pipe: Pipeline, recipe: GeneratorRecipe, classes: Sequence[str], spec: TokenSpec
+) -> Any:
+    """The pipeline's model for other classes, with the recipe's dropout and LoRA; LlamaGen also for
+    another grid, which has no weights.
+
+    Raises ValueError if the codes have other grids than the model's positions.
+    """
     torch.manual_seed(recipe.train.seed)
-    weights = pipe.model.state_dict()
-    rates = {"dropout": recipe.model.dropout, "drop_path": recipe.model.drop_path}
-    config = replace(pipe.model.config, grid=grid, **rates)
+    weights, config = pipe.model.state_dict(), pipe.model.config
+    rates = [name for name in ("dropout", "drop_path") if hasattr(config, name)]
+    config = replace(config, **{name: getattr(recipe.model, name) for name in rates})
+    if isinstance(config, LlamaGenConfig):
+        config = replace(config, grid=spec.grids[0])
+    elif config.spec.grids != spec.grids:
+        raise ValueError(
+            f"{recipe.init} has positions for grids {config.spec.grids}, "
+            f"the codes have {spec.grids}"
+        )
     if config.classes:  # a model of texts takes new captions as it is
         table = class_table(weights["cls_embedding.weight"], pipe.classes, classes)
         weights["cls_embedding.weight"] = table
         config = replace(config, classes=len(classes))
-    model = built(LlamaGen, config, weights)
+    model = built(type(pipe.model), config, weights)
     if recipe.lora.rank:
         condition = model.cls_embedding if config.classes else model.text_prefix
         adapt(model, recipe.lora, whole=[condition])

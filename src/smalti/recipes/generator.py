@@ -18,7 +18,8 @@ from smalti.engine.causal import generate
 from smalti.eval.codebook import histogram, unigram_bits
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
-from smalti.models.llamagen import LlamaGen, LlamaGenConfig
+from smalti.models.llamagen import LlamaGenConfig
+from smalti.models.var import VAR, VARConfig
 from smalti.nn.linear import packed
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline import Pipeline
@@ -26,14 +27,16 @@ from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.recipes.finetune import adapted, built, open_pipeline, share
 from smalti.recipes.run_folder import claim, finish, without_held_out
+from smalti.sampling import orders
 from smalti.sampling.noise import Noise
 from smalti.storage import fingerprint, load_module, tokenizer_folder
 from smalti.text.bytes import ByteEncoder
 from smalti.text.encoders import condition
 from smalti.text.t5 import T5, T5Config
+from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.train.lora import merge
 from smalti.train.objectives import Likelihood
-from smalti.train.parallel import World, autocast
+from smalti.train.parallel import Precision, World, autocast
 from smalti.train.trainer import Trainer
 
 
@@ -107,6 +110,7 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
             return {}
         objective.eval()
         measured = {f"held_out_{k}": v for k, v in evaluate().items()}
+        measured |= by_order(model, held_out, world, recipe.train.precision)
         merge(model)
         pipeline.save_pretrained(out / "pipeline")
         measured |= compared(parts, measured["held_out_bits_per_token"], seed)
@@ -124,16 +128,33 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     classes = [] if encoder else cache.classes or ["image"]
     learned = encoder if encoder is not None and encoder.learned else None
     if begun:
-        model = adapted(begun, recipe, classes, cache.spec.grids[0])
+        model = adapted(begun, recipe, classes, cache.spec)
     else:
-        model = LlamaGen(fitted(recipe.model, cache, len(classes), encoder))
+        config = fitted(recipe.model, tokenizer, len(classes), encoder)
+        model: Any = registry.module_of(config, registry.MODELS)(config)
         torch.manual_seed(recipe.train.seed)
         for part in (model, learned):
             if part is not None:
                 part.init_weights()
+        if isinstance(model, VAR):
+            model.learn_from(tokenizer)
     sampling = begun.sampling if begun else recipe.sampling
     pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache.source, begun), encoder)
     return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
+
+
+def by_order(
+    model: Any, held_out: CodeBatches, world: World, precision: Precision
+) -> dict[str, float]:
+    """Held-out bits per token in every order, of a model that learns any."""
+    if not getattr(model, "any_order", False):
+        return {}
+    found: dict[str, float] = {}
+    for name in orders.NAMES:
+        with autocast(world.device, precision):
+            told = likelihood(model, held_out.evaluation(64), world.device, order=name)
+        found[f"bits_per_token_{name.replace('-', '_')}"] = told["bits_per_token"]
+    return found
 
 
 def compared(parts: Parts, bits: float, seed: int) -> dict[str, float]:
@@ -174,13 +195,26 @@ def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> Any | None:
     return T5(recipe.text) if isinstance(recipe.text, T5Config) else ByteEncoder(recipe.text)
 
 
-def fitted(
-    config: LlamaGenConfig, cache: TokenCache, classes: int, encoder: Any | None
-) -> LlamaGenConfig:
-    """The model's configuration with what the codes and the condition decide."""
-    config = replace(config, grid=cache.spec.grids[0], vocab=cache.spec.vocab)
+def fitted(config: Any, tokenizer: Any, classes: int, encoder: Any | None) -> Any:
+    """A model's configuration with what the codes and the condition decide.
+
+    Raises ValueError if the model predicts other codes than the tokenizer gives.
+    """
+    spec, shape = tokenizer.spec, tokenizer.config
+    wanted = isinstance(config, VARConfig)
+    if wanted != isinstance(shape, MultiScaleConfig):
+        raise ValueError(
+            f"{type(config).__name__.removesuffix('Config')} predicts "
+            f"{'scales of codes' if wanted else 'one grid of codes'}, "
+            f"but the tokenizer is a {registry.name_of(tokenizer)} of {len(spec.grids)} grids"
+        )
+    if isinstance(config, VARConfig):
+        codes = {"latent": shape.dim, "phis": shape.phis, "phi_ratio": shape.phi_ratio}
+        return replace(config, scales=spec.grids, vocab=spec.vocab, classes=classes, **codes)
+    config = replace(config, grid=spec.grids[0], vocab=spec.vocab)
     if encoder is None:
-        return replace(config, classes=classes, text_length=0)
+        none = {"text_length": 0} if isinstance(config, LlamaGenConfig) else {}
+        return replace(config, classes=classes, **none)
     length, dim = encoder.config.length, encoder.config.dim
     return replace(config, classes=0, text_length=length, text_dim=dim)
 
@@ -193,8 +227,10 @@ def drawn(
     batch = {k: v.to(pipeline.device) for k, v in batch.items()}
     cond = condition(batch, encoder)
     noise = Noise.request(seed, cond.batch, device=pipeline.device)
-    with packed(pipeline.model):
-        codes = generate(pipeline.model, cond, noise, *pipeline.sampling.parts())
+    settings, model = pipeline.sampling, pipeline.model
+    with packed(model):
+        scan = settings.orders(model, noise)
+        codes = generate(model, cond, noise, *settings.parts(), orders=scan)
     return to_pil(pipeline.decode(codes))
 
 

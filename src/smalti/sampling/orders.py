@@ -43,12 +43,16 @@ def order(name: str, grid: tuple[int, int], seed: int = 0) -> Tensor:
     if h < 1 or w < 1:
         raise ValueError(f"a grid has at least one row and one column, got {grid}")
     if name == "random":
-        numbers = Noise.request(seed, 1).uniform(torch.arange(h * w), step=_SHUFFLE)
-        return numbers[0].argsort(stable=True)
+        return shuffled(Noise.request(seed, 1), h * w)[0]
     if name not in _FIXED:
         near = did_you_mean(name, NAMES)
         raise ValueError(f"order must be one of {', '.join(NAMES)}, got {name!r}{near}")
     return _FIXED[name](h, w)
+
+
+def shuffled(noise: Noise, n: int) -> Tensor:
+    """An order of n positions for each image, (B, n), by numbers that no code is drawn with."""
+    return noise.uniform(torch.arange(n), step=_SHUFFLE).argsort(stable=True, dim=-1)
 
 
 @lru_cache(maxsize=64)

@@ -16,6 +16,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from smalti.data.transforms import to_float
+from smalti.sampling.noise import Noise
+from smalti.sampling.orders import order, shuffled
 from smalti.text.encoders import condition
 from smalti.train.codebook import CodebookCare, CodebookConfig
 from smalti.train.gan import (
@@ -58,6 +60,27 @@ class Objective(Protocol):
 class LikelihoodConfig:
     cond_dropout: float = 0.1
     """Share of samples trained without their condition, for guidance."""
+    random_until: int = 0
+    """Step up to which a raster model learns each sample in another random order."""
+    random_end: int = 0
+    """Step from which it learns its own order alone; the share falls linearly in between."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cond_dropout <= 1:
+            raise ValueError(f"cond_dropout must be in [0, 1], got {self.cond_dropout}")
+        if not 0 <= self.random_until <= self.random_end:
+            raise ValueError(
+                "random orders must satisfy 0 <= random_until <= random_end, "
+                f"got {self.random_until}, {self.random_end}"
+            )
+
+    def random_share(self, step: int) -> float:
+        """Share of the samples of a step that are learned in random orders (RAR's annealing)."""
+        if step < self.random_until:
+            return 1.0
+        if step >= self.random_end:
+            return 0.0
+        return (self.random_end - step) / (self.random_end - self.random_until)
 
 
 class Likelihood(nn.Module):
@@ -70,8 +93,11 @@ class Likelihood(nn.Module):
         self, model: nn.Module, config: LikelihoodConfig, encoder: Any | None = None
     ) -> None:
         super().__init__()
-        if not 0 <= config.cond_dropout <= 1:
-            raise ValueError(f"cond_dropout must be in [0, 1], got {config.cond_dropout}")
+        if config.random_end and len(model.spec.grids) > 1:  # pyright: ignore
+            raise ValueError(
+                "random orders are for models of one grid: "
+                f"random_end must be 0, got {config.random_end}"
+            )
         self.model = model
         if encoder is not None:
             self.model = nn.ModuleDict({"generator": model, "encoder": encoder})
@@ -84,8 +110,19 @@ class Likelihood(nn.Module):
     def forward(self, batch: Batch, step: int) -> Losses:
         model, encoder = self._parts
         cond = condition(batch, encoder).dropped(batch["chance"] < self.config.cond_dropout)
-        loss = model.loss(batch["codes"], cond).mean()
+        share = self.config.random_share(step)
+        orders = self.orders(batch["shuffle"], share) if share else ()
+        loss = model.loss(batch["codes"], cond, None, *orders).mean()
         return Losses({"model": loss}, {"loss": loss.detach()})
+
+    def orders(self, seeds: Tensor, share: float) -> tuple[Tensor]:
+        """An order for each sample, (b, N): random ones in about this share of them."""
+        model, _ = self._parts
+        noise = Noise(seeds, torch.zeros_like(seeds))
+        shuffles = shuffled(noise, model.spec.positions)
+        own = order("row-major", model.spec.grids[0]) if model.order is None else model.order
+        chosen = noise.uniform(seeds.new_zeros(1)) < share  # (b, 1)
+        return (torch.where(chosen, shuffles, own.to(seeds.device)),)
 
     def advice(self, logs: dict[str, float]) -> str | None:
         return None

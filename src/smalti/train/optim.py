@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -14,22 +15,27 @@ from torch import nn
 class OptimConfig:
     lr: float = 1e-4
     """Peak learning rate."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or half a cosine down to `final_lr`."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """After the warm-up: constant, or down to `final_lr` by half a cosine or in a line."""
     warmup: int = 0
     """Steps of linear warm-up."""
+    hold: int = 0
+    """Steps at the peak before the fall begins."""
     final_lr: float = 0.0
-    """Where the cosine ends, as a fraction of `lr`."""
+    """Where the fall ends, as a fraction of `lr`."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
-    """On parameters of two or more dimensions; biases and norms have none."""
+    """On parameters of two or more dimensions; biases, norms and what a model names in `NO_DECAY`
+    have none."""
+    final_weight_decay: float | None = None
+    """Where half a cosine leads the weight decay from there; None leaves it."""
     clip: float = 1.0
     """Largest gradient norm, for each optimizer; 0 does not clip."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be above 0, got {self.lr}")
-        for name in ("warmup", "final_lr", "weight_decay", "clip"):
+        for name in ("warmup", "hold", "final_lr", "weight_decay", "clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not all(0 <= b < 1 for b in self.betas):
@@ -38,10 +44,15 @@ class OptimConfig:
 
 def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of a module, decayed and undecayed ones apart."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    patterns: tuple[str, ...] = getattr(module, "NO_DECAY", ())
+    decayed, plain = list[nn.Parameter](), list[nn.Parameter]()
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            spared = p.dim() < 2 or any(fnmatchcase(name, pattern) for pattern in patterns)
+            (plain if spared else decayed).append(p)
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True
@@ -65,6 +76,17 @@ def lr_at(step: int, steps: int, config: OptimConfig) -> float:
         return config.lr * (step + 1) / config.warmup
     if config.schedule == "constant":
         return config.lr
-    progress = (step - config.warmup) / max(steps - config.warmup, 1)
-    fall = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    begin = config.warmup + config.hold
+    progress = min(max(step - begin, 0) / max(steps - begin, 1), 1.0)
+    fall = 1 - progress
+    if config.schedule == "cosine":
+        fall = 0.5 * (1 + math.cos(math.pi * progress))
     return config.lr * (config.final_lr + (1 - config.final_lr) * fall)
+
+
+def weight_decay_at(step: int, steps: int, config: OptimConfig) -> float:
+    """Weight decay of step `step` (0 ... steps - 1)."""
+    first, last = config.weight_decay, config.final_weight_decay
+    if last is None:
+        return first
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))

@@ -26,7 +26,7 @@ from smalti.train.guard import Guard, GuardConfig
 from smalti.train.interrupt import Interrupt
 from smalti.train.log import Log
 from smalti.train.objectives import Batch, Losses
-from smalti.train.optim import OptimConfig, adamw, fill_state, lr_at
+from smalti.train.optim import OptimConfig, adamw, fill_state, lr_at, weight_decay_at
 from smalti.train.parallel import (
     Parallel,
     Precision,
@@ -285,6 +285,7 @@ class Trainer:
         # every step and process its own dropout, whatever came before: nothing to restore
         torch.manual_seed(step_seed(config.seed, self.step, self.world.rank))
         lr = lr_at(self.step, config.steps, config.optim)
+        decay = weight_decay_at(self.step, config.steps, config.optim)
         parts = config.accumulate
         size = config.batch // self.world.size // parts
         losses, logs = Losses({}, {}), dict[str, Tensor]()
@@ -309,6 +310,8 @@ class Trainer:
             optimizer: Any = self.optimizers[name]
             for group in optimizer.param_groups:
                 group["lr"] = lr
+                if group["weight_decay"]:
+                    group["weight_decay"] = decay
             optimizer.found_inf = bad  # the fused optimizer then leaves all as it is
             optimizer.step()
             optimizer.zero_grad()

@@ -1,0 +1,154 @@
+"""What `smalti sample` and `smalti edit` share, and `edit` itself. Imports torch when it draws."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from smalti.config import check_output
+from smalti.progress import say, show, track
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a drawing, in place of the pipeline's own."""
+
+    guidance: float | None = None
+    """1 is off; more follows the class more closely and varies less."""
+    schedule: Literal["constant", "linear", "cosine", "power-cosine", "interval"] | None = None
+    """How guidance changes over the steps."""
+    temperature: float | None = None
+    """Below 1 draws likelier codes, above 1 more varied ones."""
+    top_k: int | None = None
+    """Draw from the k likeliest codes; 0 from all."""
+    top_p: float | None = None
+    """Draw from the likeliest codes that hold this probability mass."""
+    smooth: bool | None = None
+    """Multi-scale models: draw mixtures of codes, for a smoother picture."""
+    order: str | None = None
+    """Raster models: row-major, spiral-in, spiral-out, z-curve, subsample, alternate or random."""
+    known_first: bool | None = None
+    """Raster models: see all that is known before drawing the rest; default: where the model
+    learned random orders (RAR)."""
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def edit(
+    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
+    image: Path,
+    mask: Path | None = None,
+    classes: Annotated[tuple[str, ...], arg(name="class")] = (),
+    text: tuple[str, ...] = (),
+    negative: str | None = None,
+    extend: str | None = None,
+    keep_pixels: bool = False,
+    n: int | None = None,
+    out: Path = Path("edited.png"),
+    settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008 - it is frozen
+    seed: int = 0,
+    first: int = 0,
+    batch: int = 64,
+    json: bool = False,
+) -> None:
+    """Paint a part of a picture anew, or go on beyond its edges.
+
+    Args:
+        pipeline: Folder or Hugging Face hub id.
+        image: Picture; one of another size than the model's is resized and cropped to its middle.
+        mask: Picture of the same size: white (or transparent) is painted anew, black is kept.
+        classes: Ids or names, drawn in turn; default: without a class.
+        text: Prompts, drawn in turn, for a pipeline that draws from texts; default: without a text.
+        negative: A prompt that guidance leads away from.
+        extend: Pixels to add at the sides, such as left=16,top=8, at the model's size.
+        keep_pixels: What is kept comes back bit by bit, with a seam inside the painted part,
+            instead of as the tokenizer's reconstruction.
+        n: Number of pictures; default: one of each class or prompt.
+        out: A .png file gets all pictures as a grid, a column for each class or prompt where
+            several are given; any other name is a folder, one PNG per picture.
+        seed: Random seed.
+        first: Number of the first picture: picture i of a seed is always the same.
+        batch: Pictures drawn at a time.
+        json: Print files and settings on standard output.
+    """
+    check_output(out, folder=out.suffix.lower() != ".png")
+    from smalti.editing import Extend
+    from smalti.pipeline import load
+
+    sides = None if extend is None else Extend.parse(extend)
+    pipe = load(pipeline)
+
+    def draw(**part: int) -> list[Any]:
+        return pipe.edit(
+            image,
+            mask,
+            classes=classes or None,
+            text=text or None,
+            negative=negative,
+            extend=sides,
+            keep_pixels=keep_pixels,
+            seed=seed,
+            **part,
+            **settings.given(),
+        )
+
+    turns = len(text or classes)
+    finish(draw, out, turns, max(1, turns) if n is None else n, first, batch, json)
+
+
+def finish(
+    draw: Callable[..., list[Any]],
+    out: Path,
+    turns: int,
+    n: int,
+    first: int,
+    batch: int,
+    json: bool,
+) -> None:
+    """Draw images first ... first + n - 1 by `draw(n=, first=)`, write them and say so.
+
+    Of `turns` conditions in turn each gets a column, if there are enough images.
+    """
+    if n < 1 or batch < 1 or first < 0:
+        raise ValueError(
+            f"--n and --batch must be at least 1 and --first 0 or more, got {n}, {batch}, {first}"
+        )
+    began = time.monotonic()
+    images: list[Any] = []
+    for start in track(range(0, n, batch), "drawing", scale=batch):
+        # conditions go by the image's number, so parts of a request join up
+        images += draw(n=min(batch, n - start), first=first + start)
+    seconds = time.monotonic() - began
+    files = write(images, out, turns)
+    speed = len(images) / seconds
+    if json:
+        tags = [image.info["smalti"] for image in images]
+        names = [str(file) for file in files]
+        show({"files": names, "seconds": seconds, "images_per_s": speed, "images": tags})
+    else:
+        say(f"{out}: {len(images)} images in {seconds:.1f} s, {speed:.1f} per s")
+
+
+def write(images: Sequence[Any], out: Path, turns: int) -> list[Path]:
+    """Write images into one PNG or, under any other name, into a folder."""
+    from smalti.pictures import grid, save_png
+
+    if out.suffix.lower() != ".png":
+        files = [out / f"{image.info['smalti']['index']:06d}.png" for image in images]
+        for image, file in zip(images, files, strict=True):
+            save_png(image, file)
+        return files
+    if len(images) == 1:
+        save_png(images[0], out)
+        return [out]
+    columns = turns if 1 < turns <= 16 and len(images) >= 2 * turns else None
+    zoom = 2 if images[0].width <= 64 else 1
+    tags = {"images": [image.info["smalti"] for image in images]}
+    save_png(grid(images, columns, zoom), out, tags)
+    return [out]

@@ -1,0 +1,285 @@
+"""Editing: paint a part of a picture anew, or go on beyond its edges, with any pipeline.
+
+The picture is encoded, codes of what stays are given to the loop as known, the others are drawn.
+In-painting does so once. Out-painting does it in windows of the model's size, one for each side and
+each corner, each of which sees what earlier ones drew. `docs/decisions/0008-editing.md` says why.
+
+B pictures, H and W pixels of the model's size, h and w patches of its last grid, N positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from smalti.codes import TokenSpec
+from smalti.config import did_you_mean
+from smalti.data.decode import decode, to_rgb
+from smalti.data.transforms import center_part
+from smalti.engine.causal import Known
+
+ALWAYS_KNOWN = 3
+"""A coarse scale of so few positions is known entirely, as VAR has it: it is a mean colour."""
+
+Picture = Image.Image | str | Path
+Painter = Callable[[Known, int], Tensor]
+"""Draws codes (B, N, ...) around known ones; the number of the window selects the noise."""
+
+
+class Codec(Protocol):
+    """What editing needs of a pipeline."""
+
+    tokenizer: Any
+
+    @property
+    def device(self) -> torch.device: ...
+    def encode(self, images: Tensor) -> Tensor: ...
+    def decode(self, codes: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Extend:
+    """Pixels to add at each side of a picture of the model's size."""
+
+    left: int = 0
+    right: int = 0
+    top: int = 0
+    bottom: int = 0
+
+    @staticmethod
+    def of(sides: Mapping[str, int] | None) -> Extend:
+        """Raises ValueError for an unknown side and for what is no number of pixels."""
+        names = [field.name for field in fields(Extend)]
+        for side, pixels in (sides or {}).items():
+            if side not in names:
+                near = did_you_mean(side, names)
+                raise ValueError(f"extend has {', '.join(names)}, got {side!r}{near}")
+            if not isinstance(pixels, int) or pixels < 0:
+                raise ValueError(f"extend {side} must be 0 or more pixels, got {pixels!r}")
+        return Extend(**(sides or {}))
+
+    @staticmethod
+    def parse(text: str) -> dict[str, int]:
+        """left=16,top=8 as a dictionary. Raises ValueError for anything else."""
+        sides: dict[str, int] = {}
+        for part in text.split(","):
+            side, _, pixels = (word.strip() for word in part.partition("="))
+            if not pixels.isdecimal() or side in sides:
+                raise ValueError(f"extend is like left=16,top=8, each side once, got {text!r}")
+            sides[side] = int(pixels)
+        return sides
+
+    def windows(self) -> list[tuple[int, int]]:
+        """(top, left) of the windows to draw, from the picture's own corner: sides before corners,
+        and what adds least first, so that each sees as much as possible."""
+        down, across = (0, -self.top, self.bottom), (0, -self.left, self.right)
+        # the first 0 is the picture; another is a side without an extension
+        places = {(y, x): None for y, x in itertools.product(down, across) if y or x}
+        return sorted(places, key=lambda p: (bool(p[0] and p[1]), abs(p[0]) + abs(p[1])))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is to be done to a picture. Made by `plan`."""
+
+    pixels: Tensor
+    """The picture at the model's size, uint8 (1, 3, H, W)."""
+    painted: Tensor
+    """(H, W) bool, True where it is painted anew."""
+    extend: Extend
+    keep_pixels: bool
+    patch: tuple[int, int]
+    """Height and width of a patch in pixels."""
+
+    def tag(self) -> dict[str, Any]:
+        """What a picture's metadata say of its edit; image and mask by their hash."""
+        found = {"image": _hash(self.pixels)}
+        found |= {"mask": _hash(self.painted)} if self.painted.any() else {}
+        return {**found, "extend": asdict(self.extend), "keep_pixels": self.keep_pixels}
+
+
+def plan(
+    tokenizer: Any,
+    image: Picture,
+    mask: Picture | None,
+    extend: Mapping[str, int] | None,
+    keep_pixels: bool,
+) -> Edit:
+    """Bring image and mask to the tokenizer's size as training does: resized, cut to the middle.
+
+    Raises ValueError for pictures that cannot be read, that are too small or do not fit each other,
+    for a mask of nothing or of everything, and for an extension beyond what the model has.
+    """
+    size, (h, w) = tuple(tokenizer.config.size), tokenizer.spec.grids[-1]
+    patch, sides = (size[0] // h, size[1] // w), Extend.of(extend)
+    _check_extend(sides, size, patch)
+    if mask is None and sides == Extend():
+        raise ValueError("nothing to edit: give a mask, an extension, or both")
+    picture = _read(image, "the image")
+    if picture.height < patch[0] or picture.width < patch[1]:
+        raise ValueError(
+            f"the image is smaller than a patch of the model: {_size(picture)} pixels, "
+            f"a patch has {patch[1]} x {patch[0]}"
+        )
+    painted = np.zeros(size, bool)
+    if mask is not None:
+        painted = _painted(_read(mask, "the mask"), picture, size)
+    pixels = torch.from_numpy(center_part(picture, size).transpose(2, 0, 1).copy())
+    edit = Edit(pixels[None], torch.from_numpy(painted), sides, keep_pixels, patch)
+    if not whole_cells(~edit.painted, patch).any():
+        raise ValueError(
+            f"the mask leaves no whole patch of {patch[1]} x {patch[0]} pixels; "
+            "to draw all of a picture use smalti sample"
+        )
+    return edit
+
+
+def _painted(mask: Image.Image, picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: white in the mask. A pixel of several is painted if any of them is."""
+    if mask.size != picture.size:
+        raise ValueError(f"the mask has {_size(mask)} pixels, the image {_size(picture)}")
+    white = np.asarray(mask.convert("L")) > 127
+    if not white.any():
+        raise ValueError("the mask covers nothing: what is to be painted anew must be white")
+    if white.all():
+        raise ValueError(
+            "the mask covers everything (transparent counts as white); "
+            "to draw all of a picture use smalti sample"
+        )
+    share = Image.fromarray(white.astype(np.float32))  # floats: averages never round to nothing
+    painted = center_part(share, size, Image.Resampling.BOX) > 0
+    if not painted.any():
+        raise ValueError(
+            "the mask covers nothing of the middle part that the model sees, "
+            f"which has the shape of {size[1]} x {size[0]} pixels"
+        )
+    return painted
+
+
+def _check_extend(extend: Extend, size: tuple[int, ...], patch: tuple[int, int]) -> None:
+    for side, pixels in asdict(extend).items():
+        axis = 1 if side in ("left", "right") else 0
+        if pixels > (most := size[axis] - patch[axis]):
+            raise ValueError(
+                f"extend {side} can be {most} pixels at most, got {pixels}: the model's "
+                f"{size[axis]} pixels have to hold a patch of what is known"
+            )
+
+
+def _read(picture: Any, what: str) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return to_rgb(picture, what)
+    if isinstance(picture, str | Path):
+        return decode(Path(picture), str(picture))
+    raise ValueError(f"{what} must be a PIL image or a file, got {type(picture).__name__}")
+
+
+def _size(picture: Image.Image) -> str:
+    return f"{picture.width} x {picture.height}"
+
+
+def _hash(x: Tensor) -> str:
+    return hashlib.sha256(x.numpy().tobytes()).hexdigest()[:16]
+
+
+def paint(edit: Edit, codec: Codec, painter: Painter, count: int) -> Tensor:
+    """Carry out an edit `count` times: uint8 (count, 3, top + H + bottom, left + W + right)."""
+    start, painted = edit.pixels.to(codec.device), edit.painted.to(codec.device)
+    if painted.any():
+        images = _redraw(start, ~painted, codec, painter, 0, count)
+    else:
+        images = codec.decode(codec.encode(start)).expand(count, -1, -1, -1)
+    if edit.keep_pixels:
+        images = seam(images, start, ~painted, _width(edit))
+    e, (height, width) = edit.extend, start.shape[2:]
+    # what is not drawn yet repeats the edge, which disturbs the codes beside it least
+    margins = (e.left, e.right, e.top, e.bottom)
+    images = F.pad(images.float(), margins, mode="replicate").byte()  # (B, 3, H', W')
+    known = F.pad(torch.ones_like(painted), margins)  # (H', W')
+    for number, (y, x) in enumerate(e.windows(), 1):
+        place = (slice(e.top + y, e.top + y + height), slice(e.left + x, e.left + x + width))
+        window, keep = images[..., *place], known[place]
+        drawn = _redraw(window, keep, codec, painter, number, count)
+        images[..., *place] = seam(drawn, window, keep, _width(edit))
+        known[place] = True
+    return images
+
+
+def _redraw(
+    images: Tensor, keep: Tensor, codec: Codec, painter: Painter, window: int, count: int
+) -> Tensor:
+    """Images (count or 1, 3, H, W) with all patches drawn anew but those that lie in `keep` (H, W),
+    (count, 3, H, W)."""
+    spec = codec.tokenizer.spec
+    h, w = spec.grids[-1]
+    cells = whole_cells(keep, (keep.shape[0] // h, keep.shape[1] // w))
+    # each alone: a batch would round otherwise, and a code could depend on the others
+    codes = torch.cat([codec.encode(image[None]) for image in images])
+    mask = known_positions(spec, cells[None])
+    codes, mask = codes.expand(count, *codes.shape[1:]), mask.expand(count, -1)
+    return torch.cat([codec.decode(row[None]) for row in painter(Known(codes, mask), window)])
+
+
+def _width(edit: Edit) -> int:
+    """Pixels of a seam: half a patch, a few at least."""
+    return max(2, min(edit.patch) // 2)
+
+
+def window_seed(seed: int, window: int) -> int:
+    """The seed of a window's noise: the picture's own part has that of the request."""
+    return (seed + window * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63
+
+
+def whole_cells(keep: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Which patches are kept whole: (H, W) bool pixels to (h, w) bool."""
+    return keep.unflatten(1, (-1, patch[1])).unflatten(0, (-1, patch[0])).all(3).all(1)
+
+
+def known_positions(spec: TokenSpec, keep: Tensor) -> Tensor:
+    """Patches of the last grid that are kept, (B, h, w) bool, to known positions (B, N) bool.
+
+    A position of a coarser scale is known where most of it is kept, as VAR (Tian et al., 2024,
+    arXiv:2404.02905) does in its notebook: a bilinear resize of the mask above 0.5, and a scale of
+    at most 3 positions entirely.
+    """
+    if tuple(keep.shape[1:]) != spec.grids[-1] or keep.dtype != torch.bool:
+        raise ValueError(
+            f"keep must be (B, {', '.join(map(str, spec.grids[-1]))}) bool, "
+            f"got {tuple(keep.shape)} {keep.dtype}"
+        )
+    parts = list[Tensor]()
+    for h, w in spec.grids[:-1]:
+        share = F.interpolate(keep[:, None].float(), (h, w), mode="bilinear")[:, 0]  # (B, h, w)
+        parts.append((share > 0.5) | (h * w <= ALWAYS_KNOWN))
+    return torch.cat([part.flatten(1) for part in (*parts, keep)], 1)
+
+
+def seam(drawn: Tensor, given: Tensor, keep: Tensor, width: int) -> Tensor:
+    """Given pixels where `keep`, drawn ones elsewhere, without an edge between them: uint8.
+
+    Along the border drawn and given pixels differ (a tokenizer loses something). This difference is
+    carried outwards from the kept pixels, averaged over neighbours, and fades over `width` pixels;
+    nothing of what stood in the painted part comes back.
+    Args: drawn and given (B, 3, H, W) uint8; keep (H, W) bool.
+    """
+    near = keep.float().expand_as(drawn[:, :1])  # (B, 1, H, W), 1 where the difference is known
+    difference = (given.float() - drawn.float()) * near
+    result = drawn.float() + difference
+    for distance in range(1, width + 1):
+        total = F.avg_pool2d(near, 3, 1, 1)
+        mean = F.avg_pool2d(difference, 3, 1, 1) / total.clamp(min=1e-3)
+        ring = (near == 0) & (total > 0)
+        difference = torch.where(ring, mean, difference)
+        near = near + ring
+        result = result + ring * difference * (1 - distance / (width + 1))
+    return torch.where(keep, given, result.round().clamp(0, 255).byte())

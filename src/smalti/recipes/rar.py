@@ -1,0 +1,125 @@
+"""RAR as published (Yu et al. 2024, arXiv:2411.00776), and its tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from smalti.models.rar import SIZES, RARConfig
+from smalti.pipeline import Sampling
+from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
+from smalti.recipes.llamagen import emoji_llamagen
+from smalti.tokenizers.maskgit_vqgan import f16
+from smalti.train.codebook import CodebookConfig
+from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
+from smalti.train.optim import OptimConfig
+from smalti.train.trainer import TrainConfig
+
+
+def maskgit_vqgan() -> TokenizerRecipe:
+    """MaskGIT-VQGAN, 256 pixels to 16 x 16 codes of 1,024, 54.5 M parameters. Published: rFID 2.28
+    on ImageNet at 256. Its training was not: the weights of the quantizer's losses are upstream's,
+    all else is as LlamaGen trains its tokenizers.
+
+    torchrun --nproc-per-node 8 -m smalti train maskgit_vqgan --out runs/maskgit-vqgan
+    """
+    return TokenizerRecipe(
+        data=DataConfig(source="folder:imagenet/train", crop="random", flip=True, holdout=0.01),
+        model=f16(),
+        objective=ReconstructionConfig(
+            quantizer_weight=0.25,  # upstream's "commitment cost" weights the codebook's loss
+            commitment=1.0,
+            codebook=CodebookConfig(kmeans=False, patience=0),
+        ),
+        train=TrainConfig(
+            steps=400_000,
+            batch=128,
+            optim=OptimConfig(lr=1e-4, weight_decay=0.0),
+            ema=0.9999,
+            eval_every=10_000,
+            preview_every=5000,
+            save_every=5000,
+        ),
+    )
+
+
+PUBLISHED = {
+    "B": Sampling(guidance=16.0, schedule="power-cosine", power=2.75),
+    "L": Sampling(guidance=15.5, schedule="power-cosine", power=2.5, temperature=1.02),
+    "XL": Sampling(guidance=6.9, schedule="power-cosine", power=1.5, temperature=1.02),
+    "XXL": Sampling(guidance=8.0, schedule="power-cosine", power=1.2, temperature=1.02),
+}
+"""How each published size was sampled for its FID."""
+
+
+def rar(size: str) -> GeneratorRecipe:
+    """RAR of a published size: batch 2048 for 400 epochs, ten-crop codes, orders random up to half
+    of the steps and then ever less so up to three quarters, condition dropout 0.1."""
+    return GeneratorRecipe(
+        data=DataConfig(source="folder:imagenet/train", crop="ten", holdout=0.01),
+        model=RARConfig(**SIZES[size]),
+        objective=LikelihoodConfig(cond_dropout=0.1, random_until=125_000, random_end=187_500),
+        sampling=PUBLISHED[size],
+        train=TrainConfig(
+            steps=250_000,
+            batch=2048,
+            optim=OptimConfig(
+                lr=4e-4,
+                betas=(0.9, 0.96),
+                weight_decay=0.03,
+                schedule="cosine",
+                warmup=62_500,
+                final_lr=0.025,
+            ),
+            eval_every=10_000,
+            preview_every=10_000,
+            save_every=5000,
+        ),
+    )
+
+
+def rar_b() -> GeneratorRecipe:
+    """RAR-B, 261 M parameters. Published: FID 1.95 at 256.
+
+    smalti encode folder:imagenet/train --tokenizer maskgit-vqgan --crop ten --out codes.arrow
+    torchrun --nproc-per-node 8 -m smalti train rar_b --tokenizer maskgit-vqgan \
+        --codes codes.arrow --out runs/rar-b
+    """
+    return rar("B")
+
+
+def rar_l() -> GeneratorRecipe:
+    """RAR-L, 462 M parameters. Published: FID 1.70 at 256."""
+    return rar("L")
+
+
+def rar_xl() -> GeneratorRecipe:
+    """RAR-XL, 955 M parameters. Published: FID 1.50 at 256."""
+    return rar("XL")
+
+
+def rar_xxl() -> GeneratorRecipe:
+    """RAR-XXL, 1.5 B parameters. Published: FID 1.48 at 256."""
+    return rar("XXL")
+
+
+def emoji_rar() -> GeneratorRecipe:
+    """A small RAR on the codes of `emoji_vqgan`: as many parameters as `emoji_llamagen`, and as
+    many operations in training.
+
+    smalti train emoji_rar --tokenizer runs/emoji-tokenizer/tokenizer --out runs/emoji-rar
+    """
+    recipe = emoji_llamagen()
+    return replace(
+        recipe,
+        model=RARConfig(
+            grid=(8, 8),
+            vocab=512,
+            classes=9,
+            layers=4,
+            heads=4,
+            dim=156,
+            ffn_dim=624,
+            dropout=0.1,
+        ),
+        objective=LikelihoodConfig(random_until=1500, random_end=2250),
+    )

@@ -1,0 +1,257 @@
+"""`smalti convert` of RAR, VAR and MaskGIT-VQGAN: what is written and drawn, and one line for every
+mistake, above all for a file of another project."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import smalti
+from builders import build
+from official import official, write
+from smalti.cli import main
+from smalti.models import llamagen, rar, var
+from smalti.models.llamagen import LlamaGen
+from smalti.models.rar import RAR
+from smalti.models.var import VAR
+from smalti.pipeline import Pipeline
+from smalti.registry import MODELS, TOKENIZERS
+from smalti.storage import load_module
+from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
+from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
+from smalti.tokenizers.quantize.multiscale import pyramid
+from smalti.tokenizers.vqgan import VQGAN
+
+pytestmark = pytest.mark.usefixtures("float32")
+
+SCALES = pyramid(1, 2, 3, 4)
+VAE = replace(multiscale_vqvae.tiny(), size=(16, 16), scales=SCALES)
+VAR_CONFIG = replace(
+    var.tiny(),
+    scales=SCALES,
+    vocab=VAE.vocab,
+    latent=VAE.dim,
+    phis=VAE.phis,
+    drop_path=0.1 * 2 / 24,
+)
+MODULES = {
+    "llamagen": (LlamaGen, llamagen.tiny()),
+    "llamagen-vq": (VQGAN, vqgan.tiny()),
+    "rar": (RAR, replace(rar.tiny(), dropout=0.1)),
+    "maskgit-vq": (MaskGITVQGAN, maskgit_vqgan.tiny()),
+    "var": (
+        VAR,
+        replace(var.tiny(), scales=SCALES, vocab=VAE.vocab, latent=VAE.dim, phis=VAE.phis),
+    ),
+    "var-vq": (MultiScaleVQVAE, VAE),
+}
+TITLES = {
+    "llamagen": ("a LlamaGen generator", "llamagen --model"),
+    "llamagen-vq": ("a LlamaGen tokenizer", "llamagen --tokenizer"),
+    "rar": ("a RAR generator", "rar --model"),
+    "maskgit-vq": ("a MaskGIT-VQGAN", "maskgit-vqgan --tokenizer"),
+    "var": ("a VAR transformer", "var --model"),
+    "var-vq": ("a VAR tokenizer", "var --tokenizer"),
+}
+SLOTS = {
+    ("llamagen", "--tokenizer"): "llamagen-vq", ("llamagen", "--model"): "llamagen",
+    ("rar", "--tokenizer"): "maskgit-vq", ("rar", "--model"): "rar",
+    ("var", "--tokenizer"): "var-vq", ("var", "--model"): "var",
+    ("maskgit-vqgan", "--tokenizer"): "maskgit-vq",
+}  # fmt: skip
+"""What each option of each family takes."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A file of every kind: rar.pt, rar-vq.pt, ..."""
+    folder = tmp_path_factory.mktemp("files")
+    built = {name: build(*made) for name, made in MODULES.items()}
+    built["var"].learn_from(built["var-vq"])
+    for name, module in built.items():
+        write(official(module), folder / f"{name}.pt")
+    return folder
+
+
+def command(files, out, family, *options, **given):
+    """The command of a family with a file for each of its options, or others if given."""
+    paths = []
+    for (name, option), kind in SLOTS.items():
+        if name == family and (file := given.get(option[2:], f"{kind}.pt")):
+            paths += [option, str(files / file)]
+    return ["convert", family, *paths, "--out", str(out), *map(str, options)]
+
+
+def mistake(capsys, arguments) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert stop.value.code == 2 and not output.out and line.startswith("smalti convert: ")
+    return line
+
+
+def module(name):
+    return build(*MODULES[name])
+
+
+def original(family) -> Pipeline:
+    """The pipeline of the modules that the files are made of."""
+    model, tokenizer = module(family), module({"rar": "maskgit-vq", "var": "var-vq"}[family])
+    if family == "var":
+        model.learn_from(tokenizer)
+    return Pipeline(tokenizer, model)
+
+
+@pytest.mark.parametrize("slot", SLOTS, ids=" ".join)
+def test_a_file_of_another_kind_is_named(files, tmp_path, capsys, slot):
+    family, option = slot
+    for kind, (title, takes) in TITLES.items():
+        if kind == SLOTS[slot]:
+            continue
+        given = {option[2:]: f"{kind}.pt"}
+        options = ["--grid", "4"] if family == "llamagen" else []
+        line = mistake(capsys, command(files, tmp_path / "p", family, *options, **given))
+        path = files / f"{kind}.pt"
+        assert (
+            line == f"smalti convert: {path} looks like {title}; try: smalti convert {takes} {path}"
+        )
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("slot", SLOTS, ids=" ".join)
+def test_a_file_of_no_kind_says_what_it_lacks(files, tmp_path, capsys, slot):
+    family, option = slot
+    write({"x": torch.ones(2)}, files / "nothing.pt")
+    options = ["--grid", "4"] if family == "llamagen" else []
+    given = {option[2:]: "nothing.pt"}
+    line = mistake(capsys, command(files, tmp_path / "p", family, *options, **given))
+    assert re.search(r"nothing.pt is no such file of [\w-]+: it has no [a-z]", line)
+
+
+@pytest.mark.parametrize(
+    ("family", "sampling"),
+    [
+        ("rar", {"guidance": 4.0, "schedule": "constant", "top_k": 0, "top_p": 1.0}),
+        ("var", {"guidance": 2.5, "schedule": "linear", "top_k": 900, "top_p": 0.96}),
+    ],
+)
+def test_a_pipeline_draws_as_the_original_does(files, tmp_path, capsys, family, sampling):
+    out, wanted = tmp_path / "p", original(family)
+    main([*command(files, out, family), "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "pipeline" and report["classes"] == list("01234")
+    assert {k: report["sampling"][k] for k in sampling} == sampling
+    assert [len(digest) for digest in report["files"].values()] == [64, 64]
+    pipe = smalti.load(out, "cpu", torch.float32)
+    assert (
+        replace(pipe.model.config, drop_path=0.0)
+        if family == "var"
+        else pipe.model.config == (wanted.model.config)
+    )
+    assert pipe.tokenizer.config == wanted.tokenizer.config
+    drawn, expected = (p(n=3, seed=5, **sampling) for p in (pipe, wanted))
+    for ours, theirs in zip(drawn, expected, strict=True):
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+    picture = tmp_path / "x.png"
+    main(["sample", str(out), "--classes", "2", "--out", str(picture)])
+    assert Image.open(picture).size == (16, 16)
+
+
+@pytest.mark.parametrize("family", ["rar", "var"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_dtype_is_of_the_generator_alone(files, tmp_path, family, name):
+    main(command(files, tmp_path / "p", family, "--dtype", name))
+    tokenizer, _ = load_module(tmp_path / "p" / "tokenizer", TOKENIZERS)
+    model, _ = load_module(tmp_path / "p" / "model", MODELS)
+    assert {t.dtype for t in tokenizer.state_dict().values()} == {torch.float32}
+    kinds = {k.startswith("quantize."): t.dtype for k, t in model.state_dict().items()}
+    assert kinds.pop(False) == getattr(torch, name) and set(kinds.values()) <= {torch.float32}
+
+
+def test_grids_and_sizes_that_are_given(files, tmp_path):
+    write(official(build(RAR, replace(rar.tiny(), grid=(2, 8)))), files / "wide.pt")
+    main(command(files, tmp_path / "p", "rar", "--grid", "2x8", model="wide.pt"))
+    pipe = smalti.load(tmp_path / "p")
+    assert pipe.model.config.grid == (2, 8) and pipe.tokenizer.config.size == (8, 32)
+    main(command(files, tmp_path / "t", "maskgit-vqgan", "--size", "8x12"))
+    tokenizer, info = load_module(tmp_path / "t", TOKENIZERS)
+    assert tokenizer.config == replace(maskgit_vqgan.tiny(), size=(8, 12))
+    assert list(info["files"]) == ["maskgit-vq.pt"]
+    main(command(files, tmp_path / "u", "var", "--scales", 1, 3, "--l2-norm", model=""))
+    tokenizer, _ = load_module(tmp_path / "u", TOKENIZERS)
+    assert tokenizer.config == replace(VAE, size=(12, 12), scales=pyramid(1, 3), l2_norm=True)
+    main(command(files, tmp_path / "v", "var", model=""))
+    tokenizer, _ = load_module(tmp_path / "v", TOKENIZERS)
+    assert tokenizer.config.size == (64, 64) and len(tokenizer.spec.grids) == 10
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "words"),
+    [
+        ("rar", ["--grid", "3x5"], "rar.pt has 16 codes, a grid of 3x5 does not: give --grid"),
+        (
+            "rar",
+            ["--grid", "x"],
+            "--grid must be a number or HEIGHTxWIDTH, multiples of 1",
+        ),
+        ("rar", ["--dtype", "int8"], "int8"),
+        ("var", ["--scales", 1, 2, 5], "var.pt: scale_embedding.weight has shape (4, 32)"),
+        ("var", ["--scales", 1, 2, 3], "var.pt has 30 codes, scales of sides 1 2 3 have 14"),
+        ("var", ["--scales", 3, 2, 1], "--scales must ascend from 1 or more, got 3 2 1"),
+        ("var", ["--scales", 0, 1], "--scales must ascend from 1 or more, got 0 1"),
+        ("var", ["--heads", 3], "var.pt has 2 heads, got --heads 3"),
+        (
+            "maskgit-vqgan",
+            ["--size", "18"],
+            "--size must be a number or HEIGHTxWIDTH, multiples of 4",
+        ),
+    ],
+)
+def test_options_that_do_not_fit(files, tmp_path, capsys, family, options, words):
+    assert words in mistake(capsys, command(files, tmp_path / "p", family, *options))
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_do_not_fit_each_other(files, tmp_path, capsys):
+    made = {
+        "vocab.pt": build(RAR, replace(rar.tiny(), vocab=33)),
+        "latent.pt": build(VAR, replace(MODULES["var"][1], latent=VAE.dim + 1)),
+        "codes.pt": build(VAR, replace(MODULES["var"][1], vocab=VAE.vocab + 1)),
+    }
+    for name, built in made.items():
+        write(official(built), files / name)
+    line = mistake(capsys, command(files, tmp_path / "p", "rar", model="vocab.pt"))
+    assert "tokenizer and model speak of other codes" in line
+    for name in ("latent.pt", "codes.pt"):
+        line = mistake(capsys, command(files, tmp_path / "p", "var", model=name))
+        assert f"{name}: quantize.embedding.weight has shape" in line
+    state = official(module("var"))
+    write(state | {"blocks.0.extra": torch.ones(1)}, files / "extra.pt")
+    line = mistake(capsys, command(files, tmp_path / "p", "var", model="extra.pt"))
+    assert "extra.pt: 0 tensors missing [], 1 unknown ['layers.0.extra']" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tokenizer_alone_needs_a_new_folder(files, tmp_path, capsys):
+    for family in ("maskgit-vqgan", "var"):
+        (tmp_path / family).mkdir()
+        line = mistake(capsys, command(files, tmp_path / family, family, model=""))
+        assert f"{family} exists; a tokenizer alone needs a new folder" in line
+
+
+def test_help_and_families(capsys):
+    main(["convert"])
+    text = capsys.readouterr().out
+    for family in ("llamagen", "maskgit-vqgan", "rar", "var"):
+        assert f"\n  {family} " in text
+    for family, option in (("rar", "--grid"), ("var", "--scales"), ("maskgit-vqgan", "--size")):
+        with pytest.raises(SystemExit) as stop:
+            main(["convert", family, "--help"])
+        assert stop.value.code == 0 and option in capsys.readouterr().out

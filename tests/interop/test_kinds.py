@@ -1,0 +1,56 @@
+"""Which project a file is of, told by the names of its tensors alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from builders import models, tokenizers
+from official import official
+from smalti.interop.kinds import (
+    KINDS,
+    LLAMAGEN,
+    LLAMAGEN_VQ,
+    MASKGIT_VQ,
+    RAR,
+    VAR,
+    VAR_VQ,
+    expect,
+    kind_of,
+)
+from smalti.interop.pickles import Checkpoint
+from smalti.registry import name_of
+
+OURS = {
+    "llamagen": LLAMAGEN, "vqgan": LLAMAGEN_VQ, "rar": RAR, "maskgit_vqgan": MASKGIT_VQ,
+    "var": VAR, "multiscale_vqvae": VAR_VQ,
+}  # fmt: skip
+CASES = models() | tokenizers()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_module_of_ours_is_of_one_kind(name):
+    module, config = CASES[name]
+    with torch.device("meta"):
+        made = module(config)
+    state, wanted = official(made), OURS[name_of(made)]
+    assert kind_of(state) is wanted
+    expect(Checkpoint(Path("x.pt"), state, {}), wanted)
+    for other in KINDS:
+        if other is not wanted:
+            with pytest.raises(ValueError, match=f"^x.pt looks like {wanted.title}; try"):
+                expect(Checkpoint(Path("x.pt"), state, {}), other)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["x"],
+        ["encoder.down.0.block.0.conv1.weight", "encoder.mid.block_1.conv1.weight"],  # taming's
+        ["quantize.embedding.weight", "decoder.up.0.block.0.conv1.weight"],
+    ],
+)
+def test_other_files_are_of_none(names):
+    assert kind_of(dict.fromkeys(names)) is None
+    for kind in KINDS:
+        expect(Checkpoint(Path("x.pt"), {name: torch.ones(1) for name in names}, {}), kind)
