@@ -165,7 +165,7 @@ def emoji_var() -> GeneratorRecipe:
         recipe,
         model=VARConfig(
             scales=pyramid(1, 2, 3, 4, 6, 8),
-            vocab=512,
+            vocab=256,
             latent=8,
             classes=9,
             layers=4,
