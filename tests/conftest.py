@@ -11,6 +11,6 @@ settings.load_profile("smalti")
 def float32():
     """One arithmetic on every machine."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("smalti.pipeline.fast_bf16", lambda device: False)
+    patch.setattr("smalti.loading.fast_bf16", lambda device: False)
     yield
     patch.undo()

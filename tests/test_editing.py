@@ -14,8 +14,8 @@ from smalti.data.transforms import Transform
 from smalti.editing import Extend, known_positions, seam, whole_cells, window_seed
 from smalti.engine.causal import Known
 from smalti.pictures import to_pil
-from smalti.pipeline import Sampling
 from smalti.sampling.noise import Noise
+from smalti.settings import Sampling
 
 PATCH = 4  # of the tiny tokenizers
 

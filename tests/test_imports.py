@@ -13,7 +13,10 @@ ROOT = Path(smalti.__file__).parent
 
 LAYERS = [  # from the top; a package may import its own layer and those below
     {"smalti", "cli", "serve", "demo", "describe", "drawing", "__main__"},
-    {"recipes", "interop", "pipeline", "editing", "request", "encoding", "storage", "registry"},
+    {
+        *("recipes", "interop", "pipeline", "loading", "settings", "editing", "request"),
+        *("encoding", "storage", "registry"),
+    },
     {"engine", "train", "eval", "data", "text"},
     {"models"},
     {"tokenizers", "heads"},

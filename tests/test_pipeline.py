@@ -15,7 +15,8 @@ from smalti.describe import png_metadata
 from smalti.engine.causal import Known
 from smalti.models import llamagen
 from smalti.pictures import grid, save_png, to_pil
-from smalti.pipeline import Pipeline, Sampling
+from smalti.pipeline import Pipeline
+from smalti.settings import Sampling
 from smalti.storage import save_module
 from smalti.tokenizers import vqgan
 

@@ -13,7 +13,8 @@ import smalti
 from builders import build
 from smalti.cli import main
 from smalti.models import llamagen
-from smalti.pipeline import Pipeline, Sampling
+from smalti.pipeline import Pipeline
+from smalti.settings import Sampling
 from smalti.storage import fingerprint, save_module
 from smalti.text import bytes as byte_level
 from smalti.text.t5 import T5, T5Config

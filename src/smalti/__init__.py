@@ -8,13 +8,18 @@ __version__ = "0.1.0"
 __all__ = ["Pipeline", "load"]
 
 if TYPE_CHECKING:
-    from smalti.pipeline import Pipeline, load
+    from smalti.loading import load
+    from smalti.pipeline import Pipeline
 
 
 def __getattr__(name: str) -> Any:
     """Imported when first used: `smalti --help` needs no torch."""
-    if name in __all__:
-        from smalti import pipeline
+    if name == "load":
+        from smalti.loading import load
 
-        return getattr(pipeline, name)
+        return load
+    if name == "Pipeline":
+        from smalti.pipeline import Pipeline
+
+        return Pipeline
     raise AttributeError(f"module 'smalti' has no attribute {name!r}")

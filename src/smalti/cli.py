@@ -127,7 +127,7 @@ def sample(
     """
     from functools import partial
 
-    from smalti.pipeline import load
+    from smalti.loading import load
     from smalti.text.prompts import read_prompts
 
     check_output(out, folder=out.suffix.lower() != ".png")

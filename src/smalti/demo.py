@@ -13,8 +13,8 @@ from rich.console import Console
 
 from smalti.config import write_json
 from smalti.data.source import open_source
+from smalti.loading import load
 from smalti.pictures import grid, save_png
-from smalti.pipeline import load
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.generator import credit
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan

@@ -32,7 +32,7 @@ def describe(text: str) -> dict[str, Any]:
             if (path / name).is_file():
                 return reader(path)
         raise ValueError(f"{path} is not a pipeline, a tokenizer, a model or a run")
-    from smalti.pipeline import download
+    from smalti.loading import download
 
     return _pipeline(download(text))
 

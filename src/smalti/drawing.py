@@ -79,7 +79,7 @@ def edit(
     """
     check_output(out, folder=out.suffix.lower() != ".png")
     from smalti.editing import Extend
-    from smalti.pipeline import load
+    from smalti.loading import load
 
     sides = None if extend is None else Extend.parse(extend)
     pipe = load(pipeline)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +20,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from smalti import editing, registry
+from smalti import editing
 from smalti.codes import Cond
 from smalti.config import (
     did_you_mean,
-    from_dict,
-    read_json,
     replace_folder,
     write_json,
 )
@@ -34,64 +32,11 @@ from smalti.engine.causal import Known, Step, stream
 from smalti.nn.linear import packed
 from smalti.pictures import to_pil
 from smalti.request import Asked, Part, nothing, parts, prompted
-from smalti.sampling.filters import Filters
-from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
-from smalti.sampling.orders import inverse, known_first, order, shuffled
-from smalti.storage import fingerprint, load_module, save_module
+from smalti.sampling.orders import inverse
+from smalti.settings import Sampling
+from smalti.storage import fingerprint, save_module
 from smalti.text.prompts import warn_of_long
-from smalti.train.parallel import best_device, fast_bf16
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How images are drawn; a pipeline stores its defaults."""
-
-    guidance: float = 1.0
-    """u + s * (c - u): 1 is off, more follows the class more closely and varies less."""
-    schedule: Schedule = "constant"
-    """How guidance changes over the steps."""
-    power: float = 1.0
-    """Exponent of the power-cosine schedule."""
-    start: float = 0.0
-    """Interval schedule: first step with guidance, as a fraction."""
-    stop: float = 1.0
-    """Interval schedule: where guidance ends, as a fraction."""
-    temperature: float = 1.0
-    """Below 1 draws likelier codes, above 1 more varied ones."""
-    top_k: int = 0
-    """Draw from the k likeliest codes; 0 from all."""
-    top_p: float = 1.0
-    """Draw from the likeliest codes that hold this probability mass; 1 from all."""
-    smooth: bool = False
-    """Multi-scale models: draw mixtures of codes, for a smoother picture."""
-    order: str = ""
-    """Raster models: the order in which positions are drawn, one of `sampling.orders`; "random" is
-    another one for each image, "" the model's own."""
-    known_first: bool | None = None
-    """Raster models: see all that is known before drawing the rest; None: if the model learned
-    random orders."""
-
-    def parts(self) -> tuple[Guidance, Filters]:
-        guidance = Guidance(self.guidance, self.schedule, self.power, self.start, self.stop)
-        return guidance, Filters(self.temperature, self.top_k, self.top_p, self.smooth)
-
-    def orders(self, model: Any, noise: Noise, known: Known | None = None) -> Tensor | None:
-        """Positions in the order in which `model` is to draw them, (N,) or (B, N); None is its
-        own."""
-        (grid, *others), found = model.spec.grids, None
-        if others and (self.order or self.known_first):
-            raise ValueError(f"orders are for models of one grid; this one has {len(others) + 1}")
-        if self.order == "random":
-            found = shuffled(noise, model.spec.positions)
-        elif self.order:
-            found = order(self.order, grid)
-        any_order = getattr(model, "any_order", False)
-        if known is None or not (any_order if self.known_first is None else self.known_first):
-            return found
-        own = getattr(model, "order", None) if found is None else found
-        own = order("row-major", grid) if own is None else own
-        return known_first(own.to(known.mask.device), known.mask)
 
 
 class Partial(NamedTuple):
@@ -422,89 +367,3 @@ def _check_text(config: Any, text: Any | None) -> None:
         raise ValueError(
             f"the model reads text features of (length, width) {wanted}, the encoder gives {given}"
         )
-
-
-def load(
-    path: str | Path,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    verify: bool = True,
-) -> Pipeline:
-    """Load a pipeline from a folder or a Hugging Face hub id (owner/name).
-
-    owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
-    are converted when first loaded.
-    Args: device, by default the best there is; dtype of the generator's weights, by default
-    bfloat16 where the device is faster in it and float32 elsewhere (the tokenizer stays in
-    float32); verify compares the weights with their fingerprints, which takes 0.6 s per GB.
-    Raises ValueError if there is no pipeline, or if tokenizer and model do not belong together.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        folder = download(str(path))
-    if not (folder / "pipeline.json").is_file():
-        raise ValueError(f"{folder} is not a pipeline: it has no pipeline.json")
-    info = read_json(folder / "pipeline.json")
-    if info.get("format") != 1:
-        raise ValueError(f"{folder}/pipeline.json: format must be 1, got {info.get('format')!r}")
-    device = torch.device(device) if device is not None else best_device()
-    if dtype is None:
-        dtype = torch.bfloat16 if fast_bf16(device) else torch.float32
-    tokenizer, told = load_module(folder / "tokenizer", registry.TOKENIZERS, device, verify=verify)
-    model, model_info = load_module(folder / "model", registry.MODELS, device, dtype, verify)
-    mark = told["fingerprint"]
-    if model_info.get("tokenizer") != mark:
-        raise ValueError(
-            f"{folder}: the model was trained on codes of tokenizer {model_info.get('tokenizer')}, "
-            f"the folder holds tokenizer {mark}"
-        )
-    text = _load_text(folder, model_info.get("text"), device, dtype, verify)
-    sampling = from_dict(Sampling, info.get("sampling", {}), f"{folder}/pipeline.json: sampling")
-    classes = info.get("classes", [])
-    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
-        raise ValueError(f"{folder}/pipeline.json: classes must be names, got {classes!r}")
-    if len(classes) not in (0, model.config.classes):
-        raise ValueError(
-            f"{folder}/pipeline.json names {len(classes)} classes, "
-            f"the model has {model.config.classes}"
-        )
-    marks = (mark, model_info["fingerprint"], model_info.get("text"))
-    info["fingerprint"] = "-".join(m for m in marks if m is not None)
-    return Pipeline(tokenizer, model, classes, sampling, info, text)
-
-
-def _load_text(
-    folder: Path, mark: str | None, device: torch.device, dtype: torch.dtype, verify: bool
-) -> Any:
-    """The text encoder with the fingerprint `mark`, which is None for a model without text."""
-    if mark is None:
-        return None
-    text, about = load_module(folder / "text", registry.TEXT, device, verify=verify)
-    if about["fingerprint"] != mark:
-        raise ValueError(
-            f"{folder}: the model was trained with text encoder {mark}, the folder holds text "
-            f"encoder {about['fingerprint']}"
-        )
-    return text.to(dtype)
-
-
-def download(repo: str) -> Path:
-    """The local copy of a hub repository, or a pipeline made of released weights that it holds.
-
-    Raises ValueError if it cannot be had.
-    """
-    from smalti.interop import hub
-
-    if Path(repo).is_file():
-        raise ValueError(
-            f"{repo} is a file, not a pipeline; make one with: smalti convert llamagen "
-            f"--tokenizer FILE --model {repo} --out DIR"
-        )
-    local = repo.startswith((".", "/", "~"))
-    if not local and (released := hub.find(repo)):
-        return hub.fetch(released)
-    if local or repo.count("/") != 1:
-        raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    return hub.ask(repo, lambda: snapshot_download(repo))

@@ -168,7 +168,12 @@ def test_a_pickle_that_runs_something_is_refused(files, tmp_path, capsys, place)
 
 def test_a_local_file_names_the_command(files, capsys, tmp_path):
     line = mistake(capsys, ["sample", str(files / "gpt.pt"), "--out", str(tmp_path / "x.png")])
-    assert "gpt.pt is a file, not a pipeline; make one with: smalti convert llamagen" in line
+    assert "gpt.pt is a file, not a pipeline; it looks like a LlamaGen generator; try: " in line
+    assert f"smalti convert llamagen --model {files / 'gpt.pt'}" in line
+    (tmp_path / "note.txt").write_text("no weights")
+    line = mistake(capsys, ["sample", str(tmp_path / "note.txt"), "--out", str(tmp_path / "x.png")])
+    assert "note.txt is a file, not a pipeline; smalti convert --help names" in line
+    (tmp_path / "note.txt").unlink()
     assert not list(tmp_path.iterdir())
 
 

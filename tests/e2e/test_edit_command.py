@@ -166,7 +166,7 @@ def test_mistakes(llama, tmp_path, monkeypatch, capsys, options, words):
 
 
 def test_outputs_are_checked_before_the_work(llama, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("smalti.pipeline.load", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("smalti.loading.load", lambda *_: pytest.fail("loaded"))
     line = mistake(capsys, command(llama, "--extend", "left=3", "--out", "/dev/null/x.png"))
     assert "/dev/null" in line
 

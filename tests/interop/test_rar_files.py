@@ -15,7 +15,7 @@ from smalti.interop.pickles import Checkpoint
 from smalti.interop.rar import rar_config, rar_state
 from smalti.interop.rar_files import rar_sizes, sampling
 from smalti.models.rar import RAR, SIZES, RARConfig, tiny
-from smalti.pipeline import Sampling
+from smalti.settings import Sampling
 from smalti.storage import assemble
 from smalti.tokenizers import maskgit_vqgan
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig

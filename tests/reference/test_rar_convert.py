@@ -18,7 +18,7 @@ from smalti.interop.maskgit_vqgan import maskgit_state
 from smalti.interop.rar import rar_state
 from smalti.models import rar
 from smalti.models.rar import RAR
-from smalti.pipeline import Sampling
+from smalti.settings import Sampling
 from smalti.storage import load_module
 from smalti.tokenizers import maskgit_vqgan
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN

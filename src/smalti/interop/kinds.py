@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
-from smalti.interop.pickles import Checkpoint
+from smalti.interop.pickles import Checkpoint, read_checkpoint
 
 
 class Kind(NamedTuple):
@@ -33,6 +34,17 @@ def kind_of(names: Mapping[str, object]) -> Kind | None:
         if all(any(name.startswith(mark) for name in names) for mark in kind.marks):
             return kind
     return None
+
+
+def advice(path: Path) -> str:
+    """The command that makes a pipeline of a released file; in general terms if it is none."""
+    try:
+        kind = kind_of(read_checkpoint(path).state)
+    except ValueError:
+        kind = None
+    if kind is None:
+        return "smalti convert --help names the released files that become pipelines"
+    return f"it looks like {kind.title}; try: smalti convert {kind.command} {path}"
 
 
 def expect(checkpoint: Checkpoint, wanted: Kind) -> None:

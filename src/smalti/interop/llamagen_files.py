@@ -18,7 +18,8 @@ from smalti.interop.llamagen import gpt_state, vq_state
 from smalti.interop.llamagen_sizes import PUBLISHED, gpt_sizes, grid_of, vq_sizes
 from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
-from smalti.pipeline import Pipeline, Sampling
+from smalti.pipeline import Pipeline
+from smalti.settings import Sampling
 from smalti.storage import assemble
 from smalti.text.t5 import T5, T5Config
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig

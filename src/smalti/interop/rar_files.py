@@ -18,7 +18,8 @@ from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.rar import EXTRA_POSITIONS, EXTRA_STEPS, rar_state
 from smalti.interop.shapes import count, shape
 from smalti.models.rar import RAR, SIZES, RARConfig
-from smalti.pipeline import Pipeline, Sampling
+from smalti.pipeline import Pipeline
+from smalti.settings import Sampling
 from smalti.storage import assemble
 
 PROJECT = "RAR"

@@ -21,7 +21,8 @@ from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.shapes import count, shape
 from smalti.interop.var import vae_state, var_state
 from smalti.models.var import VAR, VAR_256, VAR_512, VARConfig
-from smalti.pipeline import Pipeline, Sampling
+from smalti.pipeline import Pipeline
+from smalti.settings import Sampling
 from smalti.storage import assemble
 from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig, MultiScaleVQVAE
 from smalti.tokenizers.quantize.multiscale import pyramid

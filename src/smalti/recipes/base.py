@@ -9,7 +9,7 @@ from smalti.data.transforms import Transform
 from smalti.models.llamagen import LlamaGenConfig
 from smalti.models.rar import RARConfig
 from smalti.models.var import VARConfig
-from smalti.pipeline import Sampling
+from smalti.settings import Sampling
 from smalti.text.bytes import BytesConfig
 from smalti.text.t5 import T5Config
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from smalti import registry
 from smalti.codes import TokenSpec
 from smalti.config import read_json
+from smalti.loading import download, load
 from smalti.models.llamagen import LlamaGenConfig
-from smalti.pipeline import Pipeline, download, load
+from smalti.pipeline import Pipeline
 from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
 from smalti.storage import fingerprint, load_module, tokenizer_folder
 from smalti.train.lora import adapt, targets

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from smalti.models.llamagen import SIZES, LlamaGenConfig
-from smalti.pipeline import Sampling
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
+from smalti.settings import Sampling
 from smalti.tokenizers.vqgan import VQGANConfig, vq8, vq16
 from smalti.train.codebook import CodebookConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from smalti.models.rar import SIZES, RARConfig
-from smalti.pipeline import Sampling
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen
+from smalti.settings import Sampling
 from smalti.tokenizers.maskgit_vqgan import f16
 from smalti.train.codebook import CodebookConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig

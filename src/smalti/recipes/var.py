@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from smalti.models.var import SIZES, VAR_512, VARConfig
-from smalti.pipeline import Sampling
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen
+from smalti.settings import Sampling
 from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig, var256
 from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.train.codebook import CodebookConfig

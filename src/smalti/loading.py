@@ -1,0 +1,98 @@
+"""Pipelines from folders, from the Hugging Face hub, and from released weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smalti import registry
+from smalti.config import from_dict, read_json
+from smalti.pipeline import Pipeline
+from smalti.settings import Sampling
+from smalti.storage import load_module
+from smalti.train.parallel import best_device, fast_bf16
+
+
+def load(
+    path: str | Path,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    verify: bool = True,
+) -> Pipeline:
+    """Load a pipeline from a folder or a Hugging Face hub id (owner/name).
+
+    owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
+    are converted when first loaded.
+    Args: device, by default the best there is; dtype of the generator's weights, by default
+    bfloat16 where the device is faster in it and float32 elsewhere (the tokenizer stays in
+    float32); verify compares the weights with their fingerprints, which takes 0.6 s per GB.
+    Raises ValueError if there is no pipeline, or if tokenizer and model do not belong together.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        folder = download(str(path))
+    if not (folder / "pipeline.json").is_file():
+        raise ValueError(f"{folder} is not a pipeline: it has no pipeline.json")
+    info = read_json(folder / "pipeline.json")
+    if info.get("format") != 1:
+        raise ValueError(f"{folder}/pipeline.json: format must be 1, got {info.get('format')!r}")
+    device = torch.device(device) if device is not None else best_device()
+    if dtype is None:
+        dtype = torch.bfloat16 if fast_bf16(device) else torch.float32
+    tokenizer, told = load_module(folder / "tokenizer", registry.TOKENIZERS, device, verify=verify)
+    model, model_info = load_module(folder / "model", registry.MODELS, device, dtype, verify)
+    mark = told["fingerprint"]
+    if model_info.get("tokenizer") != mark:
+        raise ValueError(
+            f"{folder}: the model was trained on codes of tokenizer {model_info.get('tokenizer')}, "
+            f"the folder holds tokenizer {mark}"
+        )
+    text = _load_text(folder, model_info.get("text"), device, dtype, verify)
+    sampling = from_dict(Sampling, info.get("sampling", {}), f"{folder}/pipeline.json: sampling")
+    classes = info.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+        raise ValueError(f"{folder}/pipeline.json: classes must be names, got {classes!r}")
+    if len(classes) not in (0, model.config.classes):
+        raise ValueError(
+            f"{folder}/pipeline.json names {len(classes)} classes, "
+            f"the model has {model.config.classes}"
+        )
+    marks = (mark, model_info["fingerprint"], model_info.get("text"))
+    info["fingerprint"] = "-".join(m for m in marks if m is not None)
+    return Pipeline(tokenizer, model, classes, sampling, info, text)
+
+
+def _load_text(
+    folder: Path, mark: str | None, device: torch.device, dtype: torch.dtype, verify: bool
+) -> Any:
+    """The text encoder with the fingerprint `mark`, which is None for a model without text."""
+    if mark is None:
+        return None
+    text, about = load_module(folder / "text", registry.TEXT, device, verify=verify)
+    if about["fingerprint"] != mark:
+        raise ValueError(
+            f"{folder}: the model was trained with text encoder {mark}, the folder holds text "
+            f"encoder {about['fingerprint']}"
+        )
+    return text.to(dtype)
+
+
+def download(repo: str) -> Path:
+    """The local copy of a hub repository, or a pipeline made of released weights that it holds.
+
+    Raises ValueError if it cannot be had.
+    """
+    from smalti.interop import hub, kinds
+
+    if Path(repo).is_file():
+        raise ValueError(f"{repo} is a file, not a pipeline; {kinds.advice(Path(repo))}")
+    local = repo.startswith((".", "/", "~"))
+    if not local and (released := hub.find(repo)):
+        return hub.fetch(released)
+    if local or repo.count("/") != 1:
+        raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    return hub.ask(repo, lambda: snapshot_download(repo))

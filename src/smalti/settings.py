@@ -1,0 +1,65 @@
+"""How images are drawn: what a pipeline stores beside its weights, and every call may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from smalti.engine.causal import Known
+from smalti.sampling.filters import Filters
+from smalti.sampling.guidance import Guidance, Schedule
+from smalti.sampling.noise import Noise
+from smalti.sampling.orders import known_first, order, shuffled
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn; a pipeline stores its defaults."""
+
+    guidance: float = 1.0
+    """u + s * (c - u): 1 is off, more follows the class more closely and varies less."""
+    schedule: Schedule = "constant"
+    """How guidance changes over the steps."""
+    power: float = 1.0
+    """Exponent of the power-cosine schedule."""
+    start: float = 0.0
+    """Interval schedule: first step with guidance, as a fraction."""
+    stop: float = 1.0
+    """Interval schedule: where guidance ends, as a fraction."""
+    temperature: float = 1.0
+    """Below 1 draws likelier codes, above 1 more varied ones."""
+    top_k: int = 0
+    """Draw from the k likeliest codes; 0 from all."""
+    top_p: float = 1.0
+    """Draw from the likeliest codes that hold this probability mass; 1 from all."""
+    smooth: bool = False
+    """Multi-scale models: draw mixtures of codes, for a smoother picture."""
+    order: str = ""
+    """Raster models: the order in which positions are drawn, one of `sampling.orders`; "random" is
+    another one for each image, "" the model's own."""
+    known_first: bool | None = None
+    """Raster models: see all that is known before drawing the rest; None: if the model learned
+    random orders."""
+
+    def parts(self) -> tuple[Guidance, Filters]:
+        guidance = Guidance(self.guidance, self.schedule, self.power, self.start, self.stop)
+        return guidance, Filters(self.temperature, self.top_k, self.top_p, self.smooth)
+
+    def orders(self, model: Any, noise: Noise, known: Known | None = None) -> Tensor | None:
+        """Positions in the order in which `model` is to draw them, (N,) or (B, N); None is its
+        own."""
+        (grid, *others), found = model.spec.grids, None
+        if others and (self.order or self.known_first):
+            raise ValueError(f"orders are for models of one grid; this one has {len(others) + 1}")
+        if self.order == "random":
+            found = shuffled(noise, model.spec.positions)
+        elif self.order:
+            found = order(self.order, grid)
+        any_order = getattr(model, "any_order", False)
+        if known is None or not (any_order if self.known_first is None else self.known_first):
+            return found
+        own = getattr(model, "order", None) if found is None else found
+        own = order("row-major", grid) if own is None else own
+        return known_first(own.to(known.mask.device), known.mask)
