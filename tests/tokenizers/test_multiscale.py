@@ -206,7 +206,9 @@ def test_a_lower_precision_of_weights_and_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(quantizer.encode(z), codes)
         assert quantizer(z).latent.dtype == torch.float32
+        parts = quantizer.compared(z)
         torch.testing.assert_close(quantizer.decode(codes).float(), decoded, rtol=0.05, atol=0.1)
+    assert all(torch.equal(a, b) for a, b in zip(parts, quantizer.compared(z), strict=True))
     small = make(grids=WIDE).bfloat16()
     assert small.encode(z).shape == codes.shape
     assert small.inputs(codes).dtype == torch.bfloat16

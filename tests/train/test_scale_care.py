@@ -30,7 +30,7 @@ def codes_of(*scales: list[int]) -> torch.Tensor:
     return torch.tensor([sum(((s * n)[:n] for s, n in zip(scales, sizes, strict=True)), [])])
 
 
-@pytest.mark.parametrize("vocab", [24, 25, 3])
+@pytest.mark.parametrize("vocab", [24, 25, 3, 2])
 def test_every_scale_gets_its_share_of_the_centres(vocab):
     quantizer, care = setup(vocab, samples=32)
     z = latents(100)

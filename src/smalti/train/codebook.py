@@ -117,6 +117,8 @@ class CodebookCare(nn.Module):
         scales, vocab = len(self.sizes), len(weight)
         shares = pairwise(vocab * k // scales for k in range(scales + 1))
         for k, (begin, end) in enumerate(shares):
+            if begin == end:  # fewer codes than scales
+                continue
             rows = quantizer.compared(z)[k]
             centres = kmeans(rows, end - begin, generator, spherical=quantizer.l2_norm)
             # codes of later scales repeat these until their turn, and so are never the first choice

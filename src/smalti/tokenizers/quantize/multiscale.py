@@ -118,7 +118,8 @@ class MultiScaleQuantizer(nn.Module):
 
     def compared(self, z: Tensor) -> list[Tensor]:
         """What each scale compares with the codebook, (B * n_k, C) float32 each."""
-        return [rows.flatten(0, 1) for rows, _, _ in self.walk(z.float())]
+        with torch.autocast(z.device.type, enabled=False):
+            return [rows.flatten(0, 1) for rows, _, _ in self.walk(z.float())]
 
     def unquantized(self, z: Tensor) -> Tensor:
         """What stands for `z` (B, C, h, w) while there is no codebook."""
