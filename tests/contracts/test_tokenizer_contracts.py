@@ -93,10 +93,9 @@ def each_scale_codes_what_is_left(tokenizer, images, codes):
     return quantizer.decode(codes)
 
 
+@pytest.mark.parametrize("tokenizer", [n for n in CASES if "multiscale" in n], indirect=True)
 @torch.no_grad()
 def test_the_first_scales_alone_are_a_picture(tokenizer, images):
-    if len(tokenizer.spec.grids) == 1:
-        pytest.skip("one scale")
     codes, sizes = tokenizer.encode(images), [h * w for h, w in tokenizer.spec.grids]
     for k in range(1, len(sizes) + 1):
         pixels = tokenizer.decode(codes, k)

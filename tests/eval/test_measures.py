@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from builders import random_codes
+from smalti.codes import TokenSpec
 from smalti.eval.codebook import histogram, perplexity, unigram_bits, usage
 from smalti.eval.likelihood import likelihood
 from smalti.eval.reconstruction import psnr, reconstruction
@@ -93,3 +94,16 @@ def test_reconstruction():
     assert grey == pytest.approx((one + 2 * two) / 3)
     with pytest.raises(ValueError, match="no images"):
         reconstruction(Halves(None), [])
+
+
+def test_usage_of_each_scale():
+    tokenizer = Halves(0.0)
+    tokenizer.spec = TokenSpec(((1, 1), (1, 3)), 8)
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    tokenizer.images = images.float()
+    tokenizer.encode = lambda images: torch.tensor([[0, 1, 2, 3], [0, 1, 1, 1]])
+    found = reconstruction(tokenizer, [{"images": images}] * 2)
+    assert (found["usage"], found["usage_1x1"], found["usage_1x3"]) == (4 / 8, 1 / 8, 3 / 8)
+    assert found["perplexity_1x1"] == pytest.approx(1)
+    spread = math.exp(-sum(p * math.log(p) for p in (4 / 6, 1 / 6, 1 / 6)))
+    assert found["perplexity_1x3"] == pytest.approx(spread)

@@ -25,10 +25,10 @@ from smalti.data.token_cache import CodeBatches
 from smalti.models import llamagen
 from smalti.pipeline import Pipeline
 from smalti.recipes import finetune
-from smalti.recipes.base import GeneratorRecipe, TextRecipe
+from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
 from smalti.storage import load_module, save_module
 from smalti.text.bytes import ByteEncoder, BytesConfig
-from smalti.tokenizers import vqgan
+from smalti.tokenizers import multiscale_vqvae, vqgan
 from smalti.train.lora import LoraConfig
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -237,6 +237,13 @@ def test_a_model_of_another_type_is_named(work, tmp_path):
     recipe = GeneratorRecipe(init=str(work / "g" / "pipeline"), model=Other())
     with pytest.raises(ValueError, match="holds a llamagen, which this recipe does not train"):
         finetune.open_pipeline(recipe, tmp_path, torch.device("cpu"))
+
+
+def test_a_tokenizer_of_another_type_is_named(tmp_path):
+    save_module(build(vqgan.VQGAN, vqgan.tiny()), tmp_path / "t")
+    recipe = TokenizerRecipe(init=str(tmp_path / "t"), model=multiscale_vqvae.tiny())
+    with pytest.raises(ValueError, match="holds a vqgan, .* not train: it takes MultiScaleConfig"):
+        finetune.open_tokenizer(recipe, tmp_path)
 
 
 NAMES = st.lists(st.text("abcAB", min_size=1, max_size=3), min_size=1, max_size=6)

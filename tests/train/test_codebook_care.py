@@ -50,17 +50,22 @@ def test_fewer_rows_than_clusters_give_different_centres():
         kmeans(rows[:0], 2, seeded(), spherical=False)
 
 
+def as_latents(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (n, C) as latents of one cell, (n, C, 1, 1)."""
+    return rows[:, :, None, None]
+
+
 def test_the_pool_keeps_the_newest_and_starts_the_codebook():
     quantizer = VectorQuantizer(3, 2, l2_norm=False)
     care = CodebookCare(quantizer, CodebookConfig(samples=4, warmup=5))
     assert [care.warming_up(s) for s in (0, 4, 5)] == [True, True, False]
     for i in range(10):
-        care.collect(torch.full((5, 2), float(i)))
-    assert care.pool[:, 0].tolist() == [7.0] * 2 + [8.0] * 5 + [9.0] * 5
+        care.collect(as_latents(torch.full((5, 2), float(i))))
+    assert care.pool[:, 0].flatten().tolist() == [7.0] * 2 + [8.0] * 5 + [9.0] * 5
     care.start(quantizer, 5)
     assert all(7 <= v <= 9 for v in quantizer.embedding.weight.flatten().tolist())
     empty = CodebookCare(quantizer, CodebookConfig(samples=4))
-    empty.collect(torch.ones(2, 2))  # a pool that is not full: its zeros are no latents
+    empty.collect(torch.ones(2, 2, 1, 1))  # a pool that is not full: its zeros are no latents
     empty.start(quantizer, 0)
     assert torch.allclose(quantizer.embedding.weight, torch.ones(3, 2), atol=0.1)
 
@@ -79,24 +84,25 @@ def test_dead_codes_move_onto_latents_after_patience():
     quantizer, care = worn()
     batch = 4 + torch.randn(20, 3)
     before = quantizer.embedding.weight.detach().clone()
-    care.restart(quantizer, batch, step=10)
+    care.restart(quantizer, as_latents(batch), step=10)
     assert torch.equal(quantizer.embedding.weight, before)  # five unused steps are not yet more
     care.observe(torch.tensor([0, 1]))
-    care.restart(quantizer, batch, step=11)
+    care.restart(quantizer, as_latents(batch), step=11)
     assert torch.equal(quantizer.embedding.weight, before)  # only every tenth step
-    care.restart(quantizer, batch, step=20)
+    care.restart(quantizer, as_latents(batch), step=20)
     after = quantizer.embedding.weight.detach()
     assert torch.equal(after[:2], before[:2])
     places = torch.cdist(after[2:], batch).argmin(1)
     assert torch.equal(after[2:], batch[places])
     assert len(set(places.tolist())) == 6
-    assert care.age.tolist() == [0] * 8
+    assert care.moved.tolist() == [6, 6] + [0] * 6
+    assert care.age.tolist() == [[0, 0] + [6] * 6], "moved is not used"
 
 
 def test_patience_zero_never_restarts():
     quantizer, care = worn(patience=0)
     before = quantizer.embedding.weight.detach().clone()
-    care.restart(quantizer, torch.randn(20, 3), step=100)
+    care.restart(quantizer, torch.randn(20, 3, 1, 1), step=100)
     assert torch.equal(quantizer.embedding.weight, before)
 
 
@@ -104,7 +110,7 @@ def test_a_batch_smaller_than_the_dead_codes_restarts_what_it_can():
     quantizer, care = worn()
     care.observe(torch.tensor([0, 1]))
     before = quantizer.embedding.weight.detach().clone()
-    care.restart(quantizer, 9 + torch.randn(4, 3), step=10)
+    care.restart(quantizer, 9 + torch.randn(4, 3, 1, 1), step=10)
     moved = (quantizer.embedding.weight != before).any(1)
     assert moved.tolist() == [False] * 2 + [True] * 4 + [False] * 2
 
@@ -114,7 +120,7 @@ def test_latents_far_from_their_codes_are_preferred():
     care.observe(torch.tensor([0, 1]))
     near = quantizer.embedding.weight.detach()[:1].repeat(50, 1)
     far = 50 + torch.randn(6, 3)
-    care.restart(quantizer, torch.cat((near, far)), step=10)
+    care.restart(quantizer, as_latents(torch.cat((near, far))), step=10)
     assert (quantizer.embedding.weight[2:] > 40).all()
 
 
@@ -136,14 +142,14 @@ def test_usage_and_perplexity():
 def test_advice_names_the_flags_that_help():
     quantizer = VectorQuantizer(64, 32, l2_norm=False)
     off = CodebookCare(quantizer, CodebookConfig(kmeans=False, patience=0))
-    assert off.advice(0.5, quantizer) is None
-    text = off.advice(0.25, quantizer) or ""
+    assert off.advice({"usage": 0.5}, quantizer) is None
+    text = off.advice({"usage": 0.25}, quantizer) or ""
     assert text.startswith("only 16 of 64 codes are in use (25%)")
     for flag in ("codebook.kmeans", "codebook.patience 100", "--model.l2-norm", "--model.dim 8"):
         assert flag in text
     assert "--objective.entropy 0.1" in text and "--model.vocab 16" in text
     good = VectorQuantizer(64, 8)
-    on = CodebookCare(good, CodebookConfig()).advice(0.25, good) or ""
+    on = CodebookCare(good, CodebookConfig()).advice({"usage": 0.25}, good) or ""
     assert "kmeans" not in on and "patience" not in on and "--model.dim" not in on
 
 
@@ -151,7 +157,7 @@ def test_every_flag_of_the_advice_is_a_field_of_the_recipe():
     quantizer = VectorQuantizer(64, 32, l2_norm=False)
     flags: set[str] = set()
     for config in (CodebookConfig(kmeans=False, patience=0), CodebookConfig(patience=200)):
-        text = CodebookCare(quantizer, config).advice(0.1, quantizer) or ""
+        text = CodebookCare(quantizer, config).advice({"usage": 0.1}, quantizer) or ""
         flags |= set(re.findall(r"--([\w.-]+)", text))
     assert len(flags) == 7
     for flag in flags:
@@ -168,7 +174,7 @@ def test_state_round_trip_goes_on_the_same():
     copy = VectorQuantizer(8, 3, l2_norm=False)
     copy.load_state_dict(quantizer.state_dict())
     batch = torch.randn(20, 3)
-    care.restart(quantizer, batch, step=10)
-    other.restart(copy, batch, step=10)
+    care.restart(quantizer, as_latents(batch), step=10)
+    other.restart(copy, as_latents(batch), step=10)
     assert torch.equal(quantizer.embedding.weight, copy.embedding.weight)
     assert care.meters() == other.meters()

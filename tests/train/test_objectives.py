@@ -1,4 +1,4 @@
-"""Likelihood with condition dropout, and the VQGAN objective: which loss reaches what."""
+"""Likelihood with condition dropout, and the objective of tokenizers: which loss reaches what."""
 
 import copy
 from dataclasses import replace
@@ -15,7 +15,8 @@ from smalti.eval.likelihood import likelihood
 from smalti.models import llamagen
 from smalti.text import bytes as byte_level
 from smalti.text.bytes import ByteEncoder
-from smalti.tokenizers import vqgan
+from smalti.tokenizers import multiscale_vqvae, vqgan
+from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.train.codebook import CodebookConfig
 from smalti.train.gan import discriminator_loss, generator_loss
 from smalti.train.objectives import (
@@ -34,9 +35,15 @@ GAN = ReconstructionConfig(
 )
 
 
-def objective(config: ReconstructionConfig = GAN) -> ReconstructionObjective:
+ONE = (vqgan.VQGAN, vqgan.tiny())
+SEVERAL = (MultiScaleVQVAE, multiscale_vqvae.tiny())
+both = pytest.mark.parametrize("tokenizer", [ONE, SEVERAL], ids=["one scale", "several"])
+
+
+def objective(config: ReconstructionConfig = GAN, tokenizer=ONE) -> ReconstructionObjective:
     torch.manual_seed(0)
-    return ReconstructionObjective(vqgan.VQGAN(vqgan.tiny()), config).train()
+    module, shape = tokenizer
+    return ReconstructionObjective(module(shape), config).train()
 
 
 def pictures(count: int = 4) -> dict[str, torch.Tensor]:
@@ -50,9 +57,10 @@ def gradients(loss: torch.Tensor, module: nn.Module) -> list[torch.Tensor | None
     )
 
 
+@both
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_no_total_reaches_the_other_optimizers_parameters(adaptive):
-    trained = objective(replace(GAN, gan_adaptive=adaptive))
+def test_no_total_reaches_the_other_optimizers_parameters(adaptive, tokenizer):
+    trained = objective(replace(GAN, gan_adaptive=adaptive), tokenizer)
     totals = trained(pictures(), 0).totals
     modules = trained.optimized()
     assert totals.keys() == modules.keys() == {"model", "discriminator"}
@@ -64,9 +72,10 @@ def test_no_total_reaches_the_other_optimizers_parameters(adaptive):
 
 @pytest.mark.parametrize("kind", ["hinge", "vanilla", "non-saturating"])
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_one_backward_equals_two_separate_passes(kind, adaptive):
+@both
+def test_one_backward_equals_two_separate_passes(kind, adaptive, tokenizer):
     config = replace(GAN, gan=kind, gan_adaptive=adaptive, gan_weight=0.3)
-    trained, batch = objective(config), pictures()
+    trained, batch = objective(config, tokenizer), pictures()
     model, critic = copy.deepcopy(trained.model), copy.deepcopy(trained.discriminator)
     losses = trained(batch, 0)
     torch.stack(list(losses.totals.values())).sum().backward()
@@ -117,7 +126,7 @@ def test_warm_up_passes_the_codebook_by_and_then_starts_it_from_latents():
     assert torch.equal(again.totals["model"], loss)
     assert gradients(loss, quantizer) == [None]
     assert "usage" not in again.logs and trained.advice({"loss": 1.0}) is None
-    assert trained.care.filled.item() == 2 * 32  # the pool is full
+    assert trained.care.filled.item() == 4 == 2 * 32 // 16  # maps of 4 x 4: the pool is full
     before = quantizer.embedding.weight.detach().clone()
     logs = trained(pictures(), 2).logs
     assert not torch.equal(quantizer.embedding.weight, before)
@@ -127,6 +136,30 @@ def test_warm_up_passes_the_codebook_by_and_then_starts_it_from_latents():
         < 0.5 * torch.cdist(rows, F.normalize(before, dim=1)).square().amin(1).mean()
     )
     assert "usage" in logs
+
+
+def test_warm_up_passes_all_scales_by_and_then_starts_them():
+    codebook = CodebookConfig(warmup=2, samples=2, patience=0)
+    trained = objective(replace(GAN, gan_weight=0.0, codebook=codebook), SEVERAL)
+    model, images = trained.model, to_float(pictures()["images"])
+    total = trained(pictures(), 0).totals["model"]
+    assert total.item() == pytest.approx(
+        F.mse_loss(model.render(model.latent(images)), images).item(), rel=1e-6
+    )
+    assert set(gradients(total, model.quantize)) == {None}
+    z = model.latent(images).detach()
+    before = [model.quantize.distances(r).amin(1).mean() for r in model.quantize.compared(z)]
+    trained(pictures(), 1)
+    logs = trained(pictures(), 2).logs
+    after = [model.quantize.distances(r).amin(1).mean() for r in model.quantize.compared(z)]
+    assert all(a < 0.5 * b for a, b in zip(after, before, strict=True))
+    names = [f"{meter}{scale}" for meter in ("usage", "perplexity") for scale in trained.care.names]
+    assert trained.care.names == ["1x1", "2x2", "3x3", "4x4"] and set(names) < {
+        name.replace("_", "") for name in logs
+    }
+    values = {name: value.item() for name, value in logs.items()}
+    assert trained.advice(values | {"usage": 0.9, "usage_3x3": 0.05}) is not None
+    assert trained.advice({"loss": 1.0}) is None
 
 
 def test_weights_and_psnr_of_the_reconstruction():

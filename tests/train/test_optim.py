@@ -1,10 +1,12 @@
 import math
+import re
 
 import pytest
 import torch
 from torch import nn
 
-from smalti.train.optim import OptimConfig, adamw, lr_at
+from builders import models
+from smalti.train.optim import OptimConfig, adamw, lr_at, weight_decay_at
 
 
 def test_weights_decay_and_vectors_do_not():
@@ -53,3 +55,39 @@ def test_cosine_from_the_peak_to_the_final_rate():
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
         OptimConfig(**bad)
+
+
+def test_a_line_from_the_peak_after_a_hold():
+    config = OptimConfig(lr=2.0, schedule="linear", warmup=10, hold=20, final_lr=0.1)
+    assert [lr_at(s, 130, config) for s in (9, 10, 29, 30)] == [2.0] * 4
+    assert lr_at(80, 130, config) == pytest.approx(0.2 + 1.8 / 2)
+    assert lr_at(130, 130, config) == lr_at(999, 130, config) == pytest.approx(0.2)
+
+
+def test_weight_decay_moves_along_half_a_cosine():
+    config = OptimConfig(weight_decay=0.05, final_weight_decay=0.08)
+    assert weight_decay_at(0, 100, config) == pytest.approx(0.05)
+    assert weight_decay_at(50, 100, config) == pytest.approx(0.065)
+    assert weight_decay_at(100, 100, config) == pytest.approx(0.08)
+    assert weight_decay_at(50, 100, OptimConfig(weight_decay=0.3)) == 0.3
+
+
+@pytest.mark.parametrize("kind", models())
+def test_what_a_model_spares_has_no_decay(kind):
+    module, config = models()[kind]
+    model = module(config)
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, plain = (
+        {names[id(p)] for p in group["params"]}
+        for group in adamw(model, OptimConfig(weight_decay=0.1)).param_groups
+    )
+    assert "layers.0.attention.wqkv.weight" in decayed
+    tables = {n for n in names.values() if re.search("_pos|^pos$|^steps|scale_embedding", n)}
+    assert tables <= plain
+    if kind.startswith("rar"):
+        assert {"cls_embedding.weight", "adaln.weight"} <= plain
+        assert "layers.0.adaln.weight" in decayed
+    if kind.startswith("var"):
+        assert {"cls_embedding.weight", "adaln.weight"} <= decayed
+        assert not [n for n in decayed | plain if n.startswith("quantize.")], "it is frozen"
+        assert [n for n in plain if "log_scale" in n or "constants" in n]

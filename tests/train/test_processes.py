@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from small_systems import GENERATOR, TOKENIZER
+from small_systems import GENERATOR, TOKENIZER, TRAIN
 from smalti import registry
 from smalti.cli import main
 from smalti.storage import load_module
@@ -97,6 +97,21 @@ def test_a_text_encoder_learns_with_a_sharded_generator(command, tmp_path):
     main([*begun, *lora, "--out", str(tmp_path / "one-lora")])
     launch(2, *begun, *lora, *SHARDED, "--out", str(tmp_path / "two-lora"))
     assert_alike(tmp_path / "two-lora", tmp_path / "one-lora")
+
+
+def test_a_tokenizer_of_several_scales(tmp_path):
+    """Warm-up, k-means over the latents of both processes, restarts, and meters of every scale."""
+    sizes = "--model.channels 8 --model.vocab 16 --model.dim 4 --model.size 16 16".split()
+    care = "--objective.codebook.warmup 2 --objective.codebook.patience 3".split()
+    begun = ["train", "emoji_msvqvae", "--data.source", "shapes:64", *sizes, *care, *TRAIN]
+    begun += "--model.scales 1 1 2 2 4 4 --train.steps 16 --train.log-every 1".split()
+    main([*begun, "--out", str(tmp_path / "one")])
+    launch(2, *begun, "--out", str(tmp_path / "two"))
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert two[:2] == pytest.approx(one[:2], abs=1e-5)  # k-means sees its rows in another order
+    assert two[2:] == pytest.approx(one[2:], rel=0.2)
+    report = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert report["held_out_usage_4x4"] > 0.3 and report["held_out_usage"] > 0.5
 
 
 def losses(run) -> list[float]:

@@ -11,7 +11,8 @@ from torch import nn
 
 from builders import random_codes
 from smalti.models import llamagen
-from smalti.tokenizers import vqgan
+from smalti.tokenizers import multiscale_vqvae, vqgan
+from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.train import checkpoint
 from smalti.train.codebook import CodebookConfig
 from smalti.train.objectives import (
@@ -76,7 +77,7 @@ def generator(seed: int = 0, dropout: float = 0.2, cond_dropout: float = 0.3) ->
     return Likelihood(model, LikelihoodConfig(cond_dropout))
 
 
-def tokenizer(seed: int = 0) -> ReconstructionObjective:
+def tokenizer(seed: int = 0, model: nn.Module | None = None) -> ReconstructionObjective:
     """With all that has state: k-means, restarts, a discriminator and its batch norms."""
     torch.manual_seed(seed)
     config = ReconstructionConfig(
@@ -86,7 +87,13 @@ def tokenizer(seed: int = 0) -> ReconstructionObjective:
         gan_layers=1,
         codebook=CodebookConfig(warmup=2, samples=2, patience=3),
     )
-    return ReconstructionObjective(vqgan.VQGAN(vqgan.tiny()), config)
+    return ReconstructionObjective(model or vqgan.VQGAN(vqgan.tiny()), config)
+
+
+def scales(seed: int = 0) -> ReconstructionObjective:
+    """The same of a tokenizer of several scales."""
+    torch.manual_seed(seed)
+    return tokenizer(seed, MultiScaleVQVAE(multiscale_vqvae.tiny()))
 
 
 def fit(objective, batches, run, config=CONFIG, **more) -> Trainer:
@@ -121,7 +128,9 @@ def test_the_loss_falls(tmp_path):
     assert losses[-1] < 2.5
 
 
-@pytest.mark.parametrize(("build", "batches"), [(generator, Codes), (tokenizer, Pixels)])
+@pytest.mark.parametrize(
+    ("build", "batches"), [(generator, Codes), (tokenizer, Pixels), (scales, Pixels)]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, build, batches):
     whole = fit(build(), batches(), tmp_path / "whole")
     with pytest.raises(Cut):

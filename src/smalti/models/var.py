@@ -131,6 +131,11 @@ class Place(NamedTuple):
     mask: Tensor | None
 
 
+def to_length(x: Tensor, length: Tensor | float) -> Tensor:
+    """The vectors x (..., C) scaled to `length`, which is broadcast to (..., 1)."""
+    return x * (length / x.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+
+
 class Attention(nn.Module):
     """Queries and values have a bias, keys have none."""
 
@@ -153,8 +158,7 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, n, hd)
         if self.log_scale is not None:
             limit = torch.tensor(SHARPEST).log().item()
-            q = F.normalize(q, dim=-1) * self.log_scale.clamp(max=limit).exp()
-            k = F.normalize(k, dim=-1)
+            q, k = to_length(q, self.log_scale.clamp(max=limit).exp()), to_length(k, 1.0)
         if cache is not None:
             k, v = cache.update(layer, place.slots, place.reach, k, v)
         y = attend(q, k, v, place.mask, scale=self.scale)

@@ -84,9 +84,12 @@ def _explicit(
     For training on a CPU, where the fused kernel's backward is several times slower.
     """
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    scores = (q @ k.transpose(-1, -2)).float() * factor  # (B, H, n, m)
+    scores = (q @ k.transpose(-1, -2)).float()  # (B, H, n, m)
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+    if mask is None:
+        scores = scores * factor
+    else:  # an addend, which unlike a filled mask costs the backward pass nothing
+        addend = torch.zeros(mask.shape, device=q.device).masked_fill_(~mask, -torch.inf)
+        scores = torch.add(addend, scores, alpha=factor)
     return F.dropout(scores.softmax(-1), dropout).to(v.dtype) @ v

@@ -54,11 +54,16 @@ class CodebookConfig:
     """Steps after which an unused code is restarted; 0 never restarts."""
     samples: int = 16
     """Latents kept for k-means, per code."""
+    share: float = 0.3
+    """Share of the codes that each of several scales is to use: one that uses fewer takes over
+    those that are used least; 0 leaves it. It needs `patience`."""
 
     def __post_init__(self) -> None:
         for name, least in (("warmup", 0), ("patience", 0), ("samples", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        if not 0 <= self.share < 1:
+            raise ValueError(f"share must be in [0, 1), got {self.share}")
 
 
 class CodebookCare(nn.Module):
@@ -66,6 +71,7 @@ class CodebookCare(nn.Module):
     run goes on exactly."""
 
     age: Tensor
+    moved: Tensor
     counts: Tensor
     pool: Tensor
     filled: Tensor
@@ -85,6 +91,7 @@ class CodebookCare(nn.Module):
         self.names = [f"{h}x{w}" for h, w in grids] if len(grids) > 1 else []
         """Of the scales, where there are several."""
         self.register_buffer("age", torch.zeros(len(grids), vocab, dtype=torch.int64))
+        self.register_buffer("moved", torch.zeros(vocab, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(len(grids), vocab))
         kept = math.ceil(config.samples * vocab / (height * width)) if config.kmeans else 0
         self.register_buffer("pool", torch.zeros(kept, dim, height, width))
@@ -126,36 +133,47 @@ class CodebookCare(nn.Module):
             dist.all_reduce(used)
         self.counts.mul_(0.99).add_(used)
         self.age.add_(1).masked_fill_(used > 0, 0)
+        self.moved.add_(1)
 
     @torch.no_grad()
     def restart(self, quantizer: Quantizer, z: Tensor, step: int) -> None:
-        """Every ten steps, move dead codes onto what latents (B, C, h, w) are compared by, where it
-        is far from its code; a scale that uses half as many codes gets twice as many of them."""
+        """Every ten steps, move codes onto what latents (B, C, h, w) are compared by, where it is
+        far from its code: dead codes and, where a scale uses less than its share, the least used
+        ones. A scale that uses half as many codes gets twice as many of them."""
         if not self.config.patience or step % 10:
             return
-        dead = (self.age.amin(0) > self.config.patience).nonzero().flatten()
-        if not len(dead):
+        settled, used = self.moved > self.config.patience, self._used()
+        move = settled & (self.age.amin(0) > self.config.patience)
+        worst = used.sum(1).argmin()
+        idle = (settled & ~used[worst]).nonzero().flatten()
+        short = round(self.config.share * len(settled)) - (len(settled) - len(idle))
+        if self.names and short > 0:
+            move[idle[self.counts.sum(0)[idle].argsort()[:short]]] = True
+        codes = move.nonzero().flatten()
+        if not len(codes):
             return
-        chances: list[Tensor] = []
-        parts = quantizer.compared(z)
-        for rows, used in zip(parts, self._usage(), strict=True):
+        parts, chances = quantizer.compared(z), list[Tensor]()
+        for rows, share in zip(parts, used.float().mean(1), strict=True):
             far = quantizer.distances(rows).amin(1).clamp(min=1e-8)
-            chances.append(far / far.sum() / used.clamp(min=1 / self.counts.shape[1]))
-        rows, dead = torch.cat(parts), dead[: sum(len(p) for p in parts)]
+            chances.append(far / far.sum() / share.clamp(min=1 / len(settled)))
+        if self.names and short > 0:
+            parts, chances = [parts[worst]], [chances[worst]]
+        rows, codes = torch.cat(parts), codes[: sum(len(p) for p in parts)]
         generator = torch.Generator().manual_seed(self.seed + step)
-        chosen = torch.multinomial(torch.cat(chances).cpu(), len(dead), generator=generator)
-        quantizer.embedding.weight[dead] = _from_first(rows[chosen.to(rows.device)].float())
-        self.age[:, dead] = 0
+        chosen = torch.multinomial(torch.cat(chances).cpu(), len(codes), generator=generator)
+        quantizer.embedding.weight[codes] = _from_first(rows[chosen.to(rows.device)].float())
+        self.moved[codes] = 0
 
-    def _usage(self) -> Tensor:
-        """The share of codes that each scale used in the last 100 steps, (K,)."""
-        return (self.age < 100).float().mean(1)
+    def _used(self) -> Tensor:
+        """Which codes each scale used in the last 100 steps, (K, V) bool."""
+        return self.age < 100
 
     def meters(self) -> dict[str, Tensor]:
         """The share of codes used in the last 100 steps, and the perplexity of their counts: over
         all scales and, where there are several, at each."""
-        used, ages = {"usage": (self.age.amin(0) < 100).float().mean()}, self._usage()
-        used |= {f"usage_{name}": share for name, share in zip(self.names, ages, strict=False)}
+        seen = self._used().float()
+        used = {"usage": seen.amax(0).mean()}
+        used |= {f"usage_{name}": row.mean() for name, row in zip(self.names, seen, strict=False)}
         spread = {"perplexity": _perplexity(self.counts.sum(0))}
         spread |= {
             f"perplexity_{name}": _perplexity(counts)

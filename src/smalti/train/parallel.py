@@ -95,9 +95,9 @@ def replicate(objective: Any, world: World) -> nn.Module:
     if world.size == 1:
         return objective
     ids = [world.device.index] if world.device.type == "cuda" else None
-    # a discriminator that has not started yet leaves its parameters without gradients
-    several = len(objective.optimized()) > 1
-    return DistributedDataParallel(objective, device_ids=ids, find_unused_parameters=several)
+    # a discriminator that has not started yet and a codebook in its warm-up have no gradients
+    unused = len(objective.optimized()) > 1 or hasattr(objective, "care")
+    return DistributedDataParallel(objective, device_ids=ids, find_unused_parameters=unused)
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:

@@ -63,7 +63,13 @@ class MultiScaleQuantizer(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
+        """phi begins as the identity, so that what is added is what was found to be nearest."""
         nn.init.uniform_(self.embedding.weight, -1 / self.vocab, 1 / self.vocab)
+        for phi in self.phi:
+            if isinstance(phi, Phi):
+                assert phi.bias is not None
+                nn.init.dirac_(phi.weight)
+                nn.init.zeros_(phi.bias)
 
     # -- vectors and the two resizings
 
@@ -146,8 +152,8 @@ class MultiScaleQuantizer(nn.Module):
         return torch.cat([parts[0][:, :0], *read], 1)
 
     def forward(self, z: Tensor, entropy: bool = False) -> Quantized:
-        """Quantize for training: losses are means over the scales, of the latent so far against
-        `z`; `entropy` computes that loss too, over the codes of all scales."""
+        """Quantize for training. Losses are means over the scales: of the latent so far against
+        `z`, and, with `entropy`, of how a scale's codes are spread over the codebook."""
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
             rows, codes, latents = zip(*self.walk(z), strict=True)
@@ -156,7 +162,9 @@ class MultiScaleQuantizer(nn.Module):
                 "commitment": mean([F.mse_loss(latent.detach(), z) for latent in latents]),
             }
             if entropy:
-                losses["entropy"] = entropy_loss(-self.distances(torch.cat(rows, 1).flatten(0, 1)))
+                losses["entropy"] = mean(
+                    [entropy_loss(-self.distances(part.flatten(0, 1))) for part in rows]
+                )
         return Quantized(z + (latents[-1] - z).detach(), torch.cat(codes, 1), losses)
 
 
