@@ -1,0 +1,233 @@
+"""LlamaGen, RAR and VAR on the emoji, at equal parameters and equal training compute: the page.
+
+python benchmarks/comparison.py [--quick] [--out DIR] [--docs DIR]
+
+Trains the recipes' tokenizers and generators in --out (finished runs there are used again, one that
+was cut off goes on), measures them, prints a JSON line for each system and each way of in-painting,
+and writes comparison.md, its pictures and edit.png into --docs. Operations are those of one real
+training step as `torch.utils.flop_counter` counts them, a multiplication and an addition as two.
+--quick trains a twentieth of the steps with four pictures each: the page then says nothing, but it
+is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import smalti
+from common import machine, report, seconds
+from comparison_edit import edits, inpainting, spread
+from comparison_page import page
+from smalti import registry
+from smalti.config import read_json
+from smalti.data.loader import Images
+from smalti.data.source import open_source, split
+from smalti.data.token_cache import TokenCache
+from smalti.data.transforms import Transform
+from smalti.demo import SYSTEMS, System, recipes
+from smalti.eval.codebook import histogram, perplexity, usage
+from smalti.pictures import grid, save_png, to_pil
+from smalti.pipeline import Pipeline
+from smalti.recipes.base import GeneratorRecipe, Recipe
+from smalti.recipes.run import train
+from smalti.train.objectives import Likelihood
+
+PARAMETERS, COMPUTE = 0.05, 0.02
+"""How far a recipe may lie from LlamaGen's."""
+COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A system whose two runs are done."""
+
+    recipes: tuple[Recipe, GeneratorRecipe]
+    runs: tuple[Path, Path]
+    """Of the tokenizer and of the generator."""
+    pipe: Pipeline
+
+
+def fresh(config: Any) -> Any:
+    """A new tokenizer or model."""
+    among = registry.TOKENIZERS | registry.MODELS
+    return registry.module_of(config, among)(config)
+
+
+def learned(config: Any) -> int:
+    """How many numbers of a tokenizer or model training changes."""
+    return sum(p.numel() for p in fresh(config).parameters() if p.requires_grad)
+
+
+def operations(recipe: GeneratorRecipe) -> int:
+    """Of one training step, forward and backward, at the recipe's batch."""
+    model, rows = fresh(recipe.model), torch.arange(recipe.train.batch)
+    codes = torch.randint(model.spec.vocab, (len(rows), model.spec.positions))
+    batch = {"codes": codes, "labels": rows * 0, "chance": rows / len(rows), "shuffle": rows}
+    with FlopCounterMode(display=False) as counter:
+        Likelihood(model, recipe.objective)(batch, 0).totals["model"].backward()
+    return counter.get_total_flops()
+
+
+def check_equal() -> None:
+    """The recipes agree in parameters, and in operations of the whole training."""
+    full = {name: generator() for name, (_, generator) in SYSTEMS.items()}
+    counts = {name: learned(recipe.model) for name, recipe in full.items()}
+    costs = {name: operations(recipe) for name, recipe in full.items()}
+    whole = full["llamagen"].train.steps * costs["llamagen"]
+    for name, recipe in full.items():
+        larger = counts[name] / counts["llamagen"] - 1
+        assert abs(larger) < PARAMETERS, f"{name} has {larger:+.1%} parameters"
+        steps, equal = recipe.train.steps, whole / costs[name]
+        assert abs(steps / equal - 1) < COMPUTE, f"{name} has {steps} steps, not {equal:.0f}"
+
+
+def trained(name: System, data: str, quick: bool, out: Path) -> Trained:
+    """Train a system, or take what is there. Systems of one tokenizer share its run."""
+    first, second = recipes(data, quick, 0, name)
+    if quick:
+        first = replace(first, train=replace(first.train, batch=4))
+        second = replace(second, train=replace(second.train, batch=4))
+    a, b = (out / recipe.__name__ for recipe in SYSTEMS[name])
+    train(first, a)
+    second = replace(second, tokenizer=str(a / "tokenizer"))
+    train(second, b)
+    return Trained((first, second), (a, b), smalti.load(b / "pipeline"))
+
+
+def training_seconds(run: Path, recipe: Recipe, units: int = 1) -> float:
+    """Seconds of all training steps by the run's own log, however often it was cut off."""
+    total, last = 0.0, 0
+    for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        speed = next((v for k, v in line.items() if k in ("images_per_s", "tokens_per_s")), None)
+        if speed is not None:
+            total += (line["step"] - last) * recipe.train.batch * units / speed
+            last = line["step"]
+    return total
+
+
+def used(cache: TokenCache) -> dict[str, Any]:
+    """How training images, mirrored ones too, use the codes: in all, and each scale."""
+    sizes, vocab = [h * w for h, w in cache.spec.grids], cache.spec.vocab
+    views = [cache.codes(cache.train, view) for view in range(cache.views)]
+    parts = torch.cat(views).split(sizes, 1)
+    counts = [histogram(part, vocab) for part in parts]
+    return {
+        "usage": usage(torch.stack(counts).sum(0)),
+        "pictures_with_mirrors": len(cache.train) * cache.views,
+        "scales": [f"{h}x{w}" for h, w in cache.spec.grids],
+        "usage_by_scale": [usage(count) for count in counts],
+        "perplexity_by_scale": [perplexity(count) for count in counts],
+    }
+
+
+def facts(name: System, system: Trained, repeats: int) -> dict[str, Any]:
+    """What the table says of a system."""
+    (first, second), (a, b), pipe = system.recipes, system.runs, system.pipe
+    told, held, spec = read_json(a / "report.json"), read_json(b / "report.json"), pipe.model.spec
+    pipe(n=1)  # what is slow only once
+    one = [seconds(lambda i=i: pipe(n=1, seed=i)) for i in range(repeats)]
+    many = [seconds(lambda i=i: pipe(n=64, seed=i)) / 64 for i in range(repeats)]
+    return {
+        "case": name,
+        "parameters": learned(pipe.model.config),
+        "tokenizer": registry.name_of(pipe.tokenizer),
+        "tokenizer_parameters": learned(pipe.tokenizer.config),
+        "codes": spec.positions,
+        "vocab": spec.vocab,
+        "operations_per_step": operations(second),
+        "steps": second.train.steps,
+        "operations": operations(second) * second.train.steps,
+        "batch": second.train.batch,
+        "bits_per_code": held["held_out_bits_per_token"],
+        "bits_per_image": held["held_out_bits_per_image"],
+        "bits_by_order": {
+            k.removeprefix("bits_per_token_").replace("_", "-"): v
+            for k, v in held.items()
+            if k.startswith("bits_per_token_")
+        },
+        "psnr": told["held_out_psnr"],
+        **used(TokenCache(b / "codes.arrow")),
+        "passes": len(pipe.model.blocks),
+        "seconds_1": statistics.median(one),
+        "seconds_64": statistics.median(many),
+        "train_s": training_seconds(b, second, spec.positions),
+        "tokenizer_steps": first.train.steps,
+        "tokenizer_train_s": training_seconds(a, first),
+        "guidance": f"{pipe.sampling.guidance:g} ({pipe.sampling.schedule})",
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+    }
+
+
+def figures(systems: dict[System, Trained], pictures: dict[str, Tensor], docs: Path) -> list[str]:
+    """Samples of each system, reconstructions of both tokenizers, VAR's scales. Returns the classes
+    of the samples' columns."""
+    classes = systems["llamagen"].pipe.classes[:COLUMNS]
+    for name, system in systems.items():
+        drawn = system.pipe(classes, n=4 * len(classes), seed=0)
+        save_png(grid(drawn, len(classes), zoom=2), docs / f"comparison-{name}.png", {})
+    images, rows = spread(pictures, 2 * COLUMNS)["images"], list[Any]()
+    for some in images.split(COLUMNS):
+        rows += to_pil(some)
+        for name in ("llamagen", "var"):
+            pipe = systems[name].pipe
+            rows += to_pil(pipe.decode(pipe.encode(some)))
+    columns = min(COLUMNS, len(images))
+    save_png(grid(rows, columns, zoom=2), docs / "comparison-reconstructions.png", {})
+    stages = systems["var"].pipe.stream(classes, len(classes), seed=0)
+    by_scale = [image for stage in stages for image in stage.images]
+    save_png(grid(by_scale, len(classes), zoom=2), docs / "comparison-scales.png", {})
+    return classes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a trial of a minute")
+    parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--data", default="emoji", help="other pictures, for a trial")
+    args = parser.parse_args(arguments)
+    check_equal()
+    systems: dict[System, Trained] = {
+        name: trained(name, args.data, args.quick, args.out) for name in SYSTEMS
+    }
+    source = open_source(args.data)
+    _, held = split(source, systems["var"].recipes[1].data.holdout)
+    size = systems["var"].pipe.tokenizer.config.size[0]
+    pictures = next(Images(source, held, Transform(size), 1).evaluation(len(held)))
+
+    table: dict[System, dict[str, Any]] = {
+        name: facts(name, system, 1 if args.quick else 5) for name, system in systems.items()
+    }
+    for row in table.values():
+        report(row)
+    pipes: dict[System, Pipeline] = {name: system.pipe for name, system in systems.items()}
+    draws = 1 if args.quick else 4
+    painted = inpainting(pipes, pictures, draws)
+    for way, row in painted.items():
+        told = {k: v for k, v in row.items() if not isinstance(v, list)}
+        report({"case": f"in-painting, {way}", **told})
+    classes = figures(systems, pictures, args.docs)
+    save_png(edits(pipes, pictures), args.docs / "edit.png", {})
+    about = machine() | {
+        "data": args.data,
+        "images": len(source),
+        "held_out": len(held),
+        "pixels": size,
+        "classes": classes,
+        "draws": draws,
+    }
+    (args.docs / "comparison.md").write_text(page(table, painted, about))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The page that `comparison.py` writes: the text of comparison.md, every number from the runs."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from comparison_edit import WAYS
+from smalti.demo import System
+
+TITLES: dict[System, str] = {"llamagen": "LlamaGen", "rar": "RAR", "var": "VAR"}
+Facts = dict[System, dict[str, Any]]
+Painted = dict[str, dict[str, Any]]
+
+
+def rows_of(names: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(x: float) -> str:
+    return f"{100 * x:.1f} %"
+
+
+def apart(x: float, unit: str, more: str = "more", fewer: str = "fewer") -> str:
+    """A difference in words."""
+    return f"{abs(x):.3g} {unit} {more if x > 0 else fewer}"
+
+
+def measured(facts: Facts) -> str:
+    """The table, a column for each system."""
+    lines = {
+        "parameters": lambda f: f"{f['parameters']:,}",
+        "operations of a training step": lambda f: f"{f['operations_per_step'] / 1e9:.2f} G",
+        "steps, pictures in a step": lambda f: f"{f['steps']:,}, {f['batch']}",
+        "operations of the training": lambda f: f"{f['operations'] / 1e12:.2f} T",
+        "seconds of the training": lambda f: f"{f['train_s']:.0f}",
+        "tokenizer": lambda f: f"{f['tokenizer']}, {f['tokenizer_parameters']:,} parameters",
+        "its training: steps, seconds": lambda f: (
+            f"{f['tokenizer_steps']}, {f['tokenizer_train_s']:.0f}"
+        ),
+        "codes of a picture": lambda f: f"{f['codes']} of {f['vocab']}",
+        "held-out bits per code": lambda f: f"{f['bits_per_code']:.3f}",
+        "**held-out bits per picture**": lambda f: f"**{f['bits_per_image']:.1f}**",
+        "**held-out PSNR of the tokenizer**": lambda f: f"**{f['psnr']:.2f} dB**",
+        "codes in use on training pictures": lambda f: percent(f["usage"]),
+        "forward passes to draw a picture": lambda f: str(f["passes"]),
+        "seconds to draw and decode a picture, one at a time": lambda f: f"{f['seconds_1']:.4f}",
+        "the same, 64 at a time": lambda f: f"{f['seconds_64']:.4f}",
+        "guidance": lambda f: f["guidance"],
+    }
+    rows = [[label, *(show(facts[name]) for name in TITLES)] for label, show in lines.items()]
+    return rows_of(["", *TITLES.values()], rows)
+
+
+def scales(var: dict[str, Any]) -> str:
+    """How VAR's scales use the codes."""
+    uses = [percent(u) for u in var["usage_by_scale"]]
+    rows = [["codes in use", *uses, percent(var["usage"])]]
+    rows += [["perplexity", *(f"{p:.0f}" for p in var["perplexity_by_scale"]), ""]]
+    return rows_of(["", *var["scales"], "all"], rows)
+
+
+def orders(rar: dict[str, Any]) -> str:
+    found = rar["bits_by_order"]
+    row = ["held-out bits per code", *(f"{v:.3f}" for v in found.values())]
+    return rows_of(["", *found], [row])
+
+
+def inside(painted: Painted) -> str:
+    rows = []
+    for way, row in painted.items():
+        cells = [way]
+        for mask in ("quarter", "half"):
+            bits = row.get(f"bits_{mask}")
+            cells += [f"{row[f'psnr_{mask}']:.2f}", "" if bits is None else f"{bits:.3f}"]
+        rows.append(cells)
+    names = ["", "quarter: PSNR, dB", "bits per code", "half: PSNR, dB", "bits per code"]
+    return rows_of(names, rows)
+
+
+def known_first(painted: Painted) -> str:
+    """What seeing all known codes first changes for RAR, in a sentence for each mask."""
+    told: list[str] = []
+    first, own = painted["RAR (known first)"], painted["RAR (row by row)"]
+    for mask, name in (("quarter", "lower right quarter"), ("half", "random half")):
+        pairs = list(zip(first[f"error_{mask}"], own[f"error_{mask}"], strict=True))
+        whole = statistics.mean(b for _, b in pairs)
+        changes = [100 * (a - b) / whole for a, b in pairs]
+        chance = statistics.stdev(changes) / len(changes) ** 0.5
+        error = apart(statistics.mean(changes), "%", "larger", "smaller")
+        bits = apart(first[f"bits_{mask}"] - own[f"bits_{mask}"], "bits")
+        told.append(
+            f"in the {name} the squared error is {error} (standard error over pictures "
+            f"{chance:.2g} %) and a code takes {bits}"
+        )
+    return ";\n".join(told)
+
+
+def page(facts: Facts, painted: Painted, about: dict[str, Any]) -> str:
+    """The whole page."""
+    llamagen, rar, var = (facts[name] for name in TITLES)
+
+    def speed(system: dict[str, Any], batch: int) -> float:
+        return llamagen[f"seconds_{batch}"] / system[f"seconds_{batch}"]
+
+    return (
+        Path(__file__)
+        .with_name("comparison.md")
+        .read_text()
+        .format(
+            about=about,
+            **facts,
+            measured=measured(facts),
+            rar_bits=apart(rar["bits_per_code"] - llamagen["bits_per_code"], "bits"),
+            var_1=speed(var, 1),
+            var_64=speed(var, 64),
+            rar_1=speed(rar, 1),
+            rar_64=speed(rar, 64),
+            seen=about["images"] - about["held_out"],
+            orders=orders(rar),
+            scales=scales(var),
+            classes=", ".join(about["classes"]),
+            ways=", ".join(WAYS),
+            edited=len(painted["VAR"]["error_half"]),
+            draws=about["draws"],
+            inside=inside(painted),
+            known_first=known_first(painted),
+        )
+    )
