@@ -208,8 +208,12 @@ class CodebookCare(nn.Module):
             tips.append("normalise the codebook (--model.l2-norm)")
         if dim > 16:
             tips.append("use 8 or 16 codebook dimensions (--model.dim 8)")
+        if shares:  # an entropy loss would drain the coarse scales: docs/decisions/0004
+            more = min(0.9, round(self.config.share + 0.2, 2))
+            tips.append(f"give such scales idle codes sooner (--objective.codebook.share {more})")
+        else:
+            tips.append("add an entropy loss (--objective.entropy 0.1)")
         tips += [
-            "add an entropy loss (--objective.entropy 0.1)",
             "lower the learning rate (--train.optim.lr)",
             f"or take fewer codes (--model.vocab {max(2, vocab // 4)})",
         ]
