@@ -1,5 +1,6 @@
 """The loop: its spans, what it yields, and equality with a slow loop without a cache."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,10 +10,13 @@ from torch import Tensor
 from builders import build, models, random_codes, random_cond
 from smalti.codes import Cond, Draw, TokenSpec
 from smalti.engine.causal import Known, generate, spans, stream
+from smalti.models import var
+from smalti.models.var import VAR, VAR_256
 from smalti.sampling.filters import Filters, draw
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import arrange, order, restore
+from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, pyramid
 
 CASES = models()
 
@@ -100,6 +104,34 @@ def test_stream_yields_the_codes_so_far():
     for i, codes in enumerate(seen):
         assert torch.equal(codes[:, : i + 1], final[:, : i + 1])
         assert not codes[:, i + 1 :].any()
+
+
+@pytest.mark.parametrize("scales", [VAR_256, pyramid(1, 2, 3), ((1, 2), (2, 3), (3, 5))])
+def test_a_pyramid_takes_a_pass_for_each_scale_and_no_slot_twice(scales):
+    model = build(VAR, replace(var.tiny(), scales=scales))
+    inputs = {module: [] for module in (*model.layers, model.head.proj)}
+    for module, seen in inputs.items():
+        module.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].shape))
+    quantized = count_calls(model.quantize, "add", "shrink")
+    generate(model, random_cond(model, 2), Noise.request(5, 2), Guidance(3.0))
+    sizes = [h * w for h, w in scales]
+    for seen in inputs.values():
+        assert [tuple(shape) for shape in seen] == [(4, n, 32) for n in sizes]
+    assert sum(model.blocks) == model.spec.positions
+    read = list(range(len(scales)))
+    assert quantized == {"add": read[:-1], "shrink": read[1:]}, "each scale is added once"
+
+
+def count_calls(quantizer: MultiScaleQuantizer, *names: str) -> dict[str, list[int]]:
+    """The scales that methods are called for from here on, their last argument."""
+    calls: dict[str, list[int]] = {name: [] for name in names}
+
+    def watched(inner, seen):
+        return lambda *args: (seen.append(args[-1]), inner(*args))[1]
+
+    for name, seen in calls.items():
+        setattr(quantizer, name, watched(getattr(quantizer, name), seen))
+    return calls
 
 
 class Toy:
