@@ -121,6 +121,6 @@ def emoji_rar() -> GeneratorRecipe:
             ffn_dim=624,
             dropout=0.1,
         ),
-        objective=LikelihoodConfig(random_until=2060, random_end=3090),
-        train=replace(recipe.train, steps=4120, preview_every=2060, save_every=2060),
+        objective=LikelihoodConfig(random_until=1770, random_end=2655),
+        train=replace(recipe.train, steps=3540, preview_every=1770, save_every=1770),
     )
