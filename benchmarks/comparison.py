@@ -4,8 +4,8 @@ python benchmarks/comparison.py [--quick] [--out DIR] [--docs DIR]
 
 Trains the recipes' tokenizers and generators in --out (finished runs there are used again, one that
 was cut off goes on), measures them, prints a JSON line for each system and each way of in-painting,
-and writes comparison.md, its pictures and edit.png into --docs. Operations are those of one real
-training step as `torch.utils.flop_counter` counts them, a multiplication and an addition as two.
+and writes comparison.md, its pictures and edit.png into --docs. Operations are those of real
+training steps as `torch.utils.flop_counter` counts them, a multiplication and an addition as two.
 --quick trains a twentieth of the steps with four pictures each: the page then says nothing, but it
 is whole.
 """
@@ -17,9 +17,11 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -68,31 +70,35 @@ def learned(config: Any) -> int:
     return sum(p.numel() for p in fresh(config).parameters() if p.requires_grad)
 
 
-def operations(recipe: GeneratorRecipe) -> int:
-    """Of one training step, forward and backward, at the recipe's batch, with all classes in it."""
-    model, rows = fresh(recipe.model), torch.arange(recipe.train.batch)
-    codes = torch.randint(model.spec.vocab, (len(rows), model.spec.positions))
-    batch = {
-        "codes": codes,
-        "labels": rows % model.config.classes,
-        "chance": rows / len(rows),
-        "shuffle": rows,
-    }
+@cache
+def operations(recipe: GeneratorRecipe, batches: int = 8) -> float:
+    """Of a training step, forward and backward, at the recipe's batch: the mean over batches of
+    pictures drawn from the source, as RAR modulates equal conditions once."""
+    source, rng = open_source(recipe.data.source), np.random.default_rng(0)
+    labels = np.array([source.label(i) for i in range(len(source))])
+    model, size = fresh(recipe.model), recipe.train.batch
+    objective = Likelihood(model, recipe.objective)
     with FlopCounterMode(display=False) as counter:
-        Likelihood(model, recipe.objective)(batch, 0).totals["model"].backward()
-    return counter.get_total_flops()
+        for _ in range(batches):
+            batch = {
+                "codes": torch.randint(model.spec.vocab, (size, model.spec.positions)),
+                "labels": torch.from_numpy(rng.choice(labels, size)),
+                "chance": torch.from_numpy(rng.random(size)),
+                "shuffle": torch.arange(size),
+            }
+            objective(batch, 0).totals["model"].backward()
+    return counter.get_total_flops() / batches
 
 
 def check_equal() -> None:
     """The recipes agree in parameters, and in operations of the whole training."""
     full = {name: generator() for name, (_, generator) in SYSTEMS.items()}
-    counts = {name: learned(recipe.model) for name, recipe in full.items()}
-    costs = {name: operations(recipe) for name, recipe in full.items()}
-    whole = full["llamagen"].train.steps * costs["llamagen"]
     for name, recipe in full.items():
-        larger = counts[name] / counts["llamagen"] - 1
+        larger = learned(recipe.model) / learned(full["llamagen"].model) - 1
         assert abs(larger) < PARAMETERS, f"{name} has {larger:+.1%} parameters"
-        steps, equal = recipe.train.steps, whole / costs[name]
+    whole = full["llamagen"].train.steps * operations(full["llamagen"])
+    for name, recipe in full.items():
+        steps, equal = recipe.train.steps, whole / operations(recipe)
         assert abs(steps / equal - 1) < COMPUTE, f"{name} has {steps} steps, not {equal:.0f}"
 
 
@@ -120,16 +126,16 @@ def training_seconds(run: Path, recipe: Recipe, units: int = 1) -> float:
     return total
 
 
-def used(cache: TokenCache) -> dict[str, Any]:
+def used(codes: TokenCache) -> dict[str, Any]:
     """How training images, mirrored ones too, use the codes: in all, and each scale."""
-    sizes, vocab = [h * w for h, w in cache.spec.grids], cache.spec.vocab
-    views = [cache.codes(cache.train, view) for view in range(cache.views)]
+    sizes, vocab = [h * w for h, w in codes.spec.grids], codes.spec.vocab
+    views = [codes.codes(codes.train, view) for view in range(codes.views)]
     parts = torch.cat(views).split(sizes, 1)
     counts = [histogram(part, vocab) for part in parts]
     return {
         "usage": usage(torch.stack(counts).sum(0)),
-        "pictures_with_mirrors": len(cache.train) * cache.views,
-        "scales": [f"{h}x{w}" for h, w in cache.spec.grids],
+        "pictures_with_mirrors": len(codes.train) * codes.views,
+        "scales": [f"{h}x{w}" for h, w in codes.spec.grids],
         "usage_by_scale": [usage(count) for count in counts],
         "perplexity_by_scale": [perplexity(count) for count in counts],
     }

@@ -55,7 +55,7 @@ def made(tmp_path_factory):
         for name, pair in SMALL.items():
             patch.setitem(demo.SYSTEMS, name, pair)
         patch.setattr(demo, "QUICK", 0.001)
-        patch.setattr("smalti.pipeline.fast_bf16", lambda device: False)
+        patch.setattr("smalti.loading.fast_bf16", lambda device: False)
         patch.setattr(comparison, "check_equal", lambda: None)
         patch.setattr(comparison, "report", lines.append)
         words = ["--quick", "--data", "shapes:60", "--out", folder / "runs", "--docs", folder]
@@ -153,14 +153,23 @@ def test_operations_are_those_on_paper():
     assert comparison.operations(recipe) == 3 * tokens * (2 * weights + attention)
 
 
+def test_rar_modulates_equal_conditions_once():
+    recipe = emoji_rar()
+    nothing = replace(recipe, objective=replace(recipe.objective, cond_dropout=1.0))
+    one = 3 * 2 * 65 * (6 * recipe.model.layers + 2) * recipe.model.dim**2  # of a condition
+    more = (comparison.operations(recipe) - comparison.operations(nothing)) / one
+    assert more * 8 == pytest.approx(round(more * 8), abs=1e-6)  # of eight batches
+    assert 5 < more + 1 < 9  # kinds of conditions among 16 pictures of nine classes or of none
+
+
 def test_the_recipes_are_equal_and_others_are_told(monkeypatch):
     comparison.check_equal()
 
     def longer():
-        return replace(emoji_rar(), train=replace(emoji_rar().train, steps=4300))
+        return replace(emoji_rar(), train=replace(emoji_rar().train, steps=3700))
 
     monkeypatch.setitem(demo.SYSTEMS, "rar", (emoji_vqgan, longer))
-    with pytest.raises(AssertionError, match="rar has 4300 steps, not 4128"):
+    with pytest.raises(AssertionError, match="rar has 3700 steps, not 3543"):
         comparison.check_equal()
 
     def wider():

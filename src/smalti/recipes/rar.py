@@ -121,6 +121,6 @@ def emoji_rar() -> GeneratorRecipe:
             ffn_dim=624,
             dropout=0.1,
         ),
-        objective=LikelihoodConfig(random_until=1685, random_end=2528),
-        train=replace(recipe.train, steps=3370, preview_every=1685, save_every=1685),
+        objective=LikelihoodConfig(random_until=1770, random_end=2655),
+        train=replace(recipe.train, steps=3540, preview_every=1770, save_every=1770),
     )

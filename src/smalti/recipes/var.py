@@ -175,5 +175,5 @@ def emoji_var() -> GeneratorRecipe:
             drop_path=0.1,
         ),
         sampling=Sampling(guidance=2.0, schedule="linear", top_p=0.95),
-        train=replace(recipe.train, steps=2010, preview_every=1005, save_every=1005),
+        train=replace(recipe.train, steps=2020, preview_every=1010, save_every=1010),
     )
