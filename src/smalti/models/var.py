@@ -15,6 +15,7 @@ entries, C codebook dimensions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -157,8 +158,8 @@ class Attention(nn.Module):
         qkv = (self.wqkv(x) + bias).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, H, hd)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, n, hd)
         if self.log_scale is not None:
-            limit = torch.tensor(SHARPEST).log().item()
-            q, k = to_length(q, self.log_scale.clamp(max=limit).exp()), to_length(k, 1.0)
+            length = self.log_scale.clamp(max=math.log(SHARPEST)).exp()  # (H, 1, 1)
+            q, k = to_length(q, length), to_length(k, 1.0)
         if cache is not None:
             k, v = cache.update(layer, place.slots, place.reach, k, v)
         y = attend(q, k, v, place.mask, scale=self.scale)
