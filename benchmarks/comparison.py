@@ -82,7 +82,7 @@ def operations(recipe: GeneratorRecipe, batches: int = 8) -> float:
         for _ in range(batches):
             batch = {
                 "codes": torch.randint(model.spec.vocab, (size, model.spec.positions)),
-                "labels": torch.from_numpy(rng.choice(labels, size)),
+                "labels": torch.from_numpy(rng.choice(labels, size) % recipe.model.classes),
                 "chance": torch.from_numpy(rng.random(size)),
                 "shuffle": torch.arange(size),
             }
