@@ -132,7 +132,7 @@ def emoji_rar() -> GeneratorRecipe:
             heads=4,
             dim=156,
             ffn_dim=624,
-            dropout=0.1,
+            dropout=0.25,
         ),
         objective=LikelihoodConfig(random_until=1770, random_end=2655),
         train=replace(recipe.train, steps=3540, preview_every=1770, save_every=1770),

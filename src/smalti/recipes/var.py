@@ -187,7 +187,7 @@ def emoji_var() -> GeneratorRecipe:
             layers=4,
             heads=4,
             dim=160,
-            dropout=0.1,
+            dropout=0.2,
             drop_path=0.1,
         ),
         sampling=Sampling(guidance=2.0, schedule="linear", top_p=0.95),
