@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from common import report, seconds
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.models.rar import RAR, RARConfig
-from smalti.models.var import VAR, VAR_256, VARConfig
+from smalti.models.var import VAR, VARConfig
+from smalti.tokenizers.multiscale_vqvae import VAR256
 from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.train.objectives import Likelihood, LikelihoodConfig
 from smalti.train.optim import OptimConfig, adamw
@@ -52,7 +53,7 @@ CASES: dict[str, tuple[int, LlamaGenConfig, RARConfig | VARConfig]] = {
     "var_large": (
         4,
         LlamaGenConfig(grid=(20, 34), **LARGE),
-        VARConfig(scales=VAR_256, **LARGE),
+        VARConfig(scales=VAR256, **LARGE),
     ),
 }
 """Images in a batch, the yardstick, and what is measured."""

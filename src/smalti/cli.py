@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -134,7 +134,8 @@ def sample(
     pipe, changes = load(pipeline), settings.given()
     if like is not None:
         tag = read_tag(like, pipe.fingerprint)
-        changes = {k: tag[k] for k in asdict(pipe.sampling)} | changes
+        # a setting that the picture does not name was unknown when it was drawn, so at its default
+        changes = {f.name: tag.get(f.name, f.default) for f in fields(pipe.sampling)} | changes
         n, seed, first = 1, tag["seed"], tag["index"]
         request = {k: tag[k] for k in ("text", "negative") if k in tag}
         request |= {"classes": [tag["class"]]} if "class" in tag else {}

@@ -123,7 +123,7 @@ def finish(
     images: list[Any] = []
     for start in track(range(0, n, batch), "drawing", scale=batch):
         # conditions go by the image's number, so parts of a request join up
-        images += draw(n=min(batch, n - start), first=first + start)
+        images += draw(n=min(batch, n - start), first=first + start, batch=batch)
     seconds = time.monotonic() - began
     files = write(images, out, turns)
     speed = len(images) / seconds

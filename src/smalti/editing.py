@@ -13,6 +13,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,13 +61,16 @@ class Extend:
     def of(sides: Mapping[str, int] | None) -> Extend:
         """Raises ValueError for an unknown side and for what is no number of pixels."""
         names = [field.name for field in fields(Extend)]
+        if not isinstance(sides, Mapping | None):
+            raise ValueError(f"extend is like {{'left': 16, 'top': 8}}, got {sides!r}")
         for side, pixels in (sides or {}).items():
             if side not in names:
                 near = did_you_mean(side, names)
                 raise ValueError(f"extend has {', '.join(names)}, got {side!r}{near}")
-            if not isinstance(pixels, int) or pixels < 0:
+            whole = isinstance(pixels, Integral) and not isinstance(pixels, bool)
+            if not whole or pixels < 0:
                 raise ValueError(f"extend {side} must be 0 or more pixels, got {pixels!r}")
-        return Extend(**(sides or {}))
+        return Extend(**{side: int(pixels) for side, pixels in (sides or {}).items()})
 
     @staticmethod
     def parse(text: str) -> dict[str, int]:
@@ -148,9 +152,13 @@ def _painted(mask: Image.Image, picture: Image.Image, size: tuple[int, int]) -> 
     """(H, W) bool: white in the mask. A pixel of several is painted if any of them is."""
     if mask.size != picture.size:
         raise ValueError(f"the mask has {_size(mask)} pixels, the image {_size(picture)}")
-    white = np.asarray(mask.convert("L")) > 127
+    levels = np.asarray(mask.convert("L"))
+    white = levels > 127
     if not white.any():
-        raise ValueError("the mask covers nothing: what is to be painted anew must be white")
+        raise ValueError(
+            "the mask covers nothing: what is to be painted anew must be white, above 127 of 255; "
+            f"its largest value is {levels.max()}"
+        )
     if white.all():
         raise ValueError(
             "the mask covers everything (transparent counts as white); "

@@ -185,8 +185,11 @@ class Pipeline:
         self._sampling(sampling).parts()
         if classes is None and text is None:
             asked = nothing(self.text is not None, negative)
-            # guidance away from nothing leads nowhere
-            sampling |= {"guidance": 1.0} if negative is None else {}
+            if negative is None:  # guidance away from nothing leads nowhere
+                if sampling.get("guidance", 1.0) != 1.0:
+                    what = "a class" if self.text is None else "a text"
+                    raise ValueError(f"guidance {sampling['guidance']} needs {what} to lead to")
+                sampling |= {"guidance": 1.0}
         else:
             asked = self._asked(classes, text, negative)
         edit = editing.plan(self.tokenizer, image, mask, extend, keep_pixels)

@@ -51,15 +51,20 @@ class Sampling:
         """Positions in the order in which `model` is to draw them, (N,) or (B, N); None is its
         own."""
         (grid, *others), found = model.spec.grids, None
+        if not isinstance(self.order, str):
+            raise ValueError(f"order must be the name of one, got {self.order!r}")
         if others and (self.order or self.known_first):
             raise ValueError(f"orders are for models of one grid; this one has {len(others) + 1}")
         if self.order == "random":
             found = shuffled(noise, model.spec.positions)
         elif self.order:
             found = order(self.order, grid)
-        any_order = getattr(model, "any_order", False)
-        if known is None or not (any_order if self.known_first is None else self.known_first):
+        if known is None or not self.sees_known_first(model):
             return found
         own = getattr(model, "order", None) if found is None else found
         own = order("row-major", grid) if own is None else own
         return known_first(own.to(known.mask.device), known.mask)
+
+    def sees_known_first(self, model: Any) -> bool:
+        """Whether `model` is to see all that is known before it draws."""
+        return getattr(model, "any_order", False) if self.known_first is None else self.known_first

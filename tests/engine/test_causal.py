@@ -11,11 +11,12 @@ from builders import build, models, random_codes, random_cond
 from smalti.codes import Cond, Draw, TokenSpec
 from smalti.engine.causal import Known, generate, spans, stream
 from smalti.models import var
-from smalti.models.var import VAR, VAR_256
+from smalti.models.var import VAR
 from smalti.sampling.filters import Filters, draw
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import arrange, order, restore
+from smalti.tokenizers.multiscale_vqvae import VAR256
 from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, pyramid
 
 CASES = models()
@@ -106,7 +107,7 @@ def test_stream_yields_the_codes_so_far():
         assert not codes[:, i + 1 :].any()
 
 
-@pytest.mark.parametrize("scales", [VAR_256, pyramid(1, 2, 3), ((1, 2), (2, 3), (3, 5))])
+@pytest.mark.parametrize("scales", [VAR256, pyramid(1, 2, 3), ((1, 2), (2, 3), (3, 5))])
 def test_a_pyramid_takes_a_pass_for_each_scale_and_no_slot_twice(scales):
     model = build(VAR, replace(var.tiny(), scales=scales))
     inputs = {module: [] for module in (*model.layers, model.head.proj)}

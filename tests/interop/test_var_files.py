@@ -14,10 +14,10 @@ from smalti.interop.pickles import Checkpoint
 from smalti.interop.var import vae_state, var_state
 from smalti.interop.var_files import scales_of, vae_sizes, var_sizes
 from smalti.models import var
-from smalti.models.var import VAR, VAR_256, VAR_512, VARConfig
+from smalti.models.var import VAR, VARConfig
 from smalti.storage import assemble
 from smalti.tokenizers import multiscale_vqvae
-from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig, MultiScaleVQVAE
+from smalti.tokenizers.multiscale_vqvae import VAR256, VAR512, MultiScaleConfig, MultiScaleVQVAE
 from smalti.tokenizers.quantize.multiscale import pyramid
 
 SMALL = replace(var.tiny(), drop_path=0.1 * var.tiny().layers / 24)
@@ -77,11 +77,11 @@ def count(module, config) -> int:
 @pytest.mark.parametrize(
     ("depth", "scales", "shared", "parameters"),
     [
-        (16, VAR_256, False, 310_283_520),
-        (20, VAR_256, False, 600_917_136),
-        (24, VAR_256, False, 1_033_399_360),
-        (30, VAR_256, False, 2_010_020_356),
-        (36, VAR_512, True, 2_353_893_904),
+        (16, VAR256, False, 310_283_520),
+        (20, VAR256, False, 600_917_136),
+        (24, VAR256, False, 1_033_399_360),
+        (30, VAR256, False, 2_010_020_356),
+        (36, VAR512, True, 2_353_893_904),
     ],
 )
 def test_published_transformers(depth, scales, shared, parameters):
@@ -146,8 +146,8 @@ def test_other_ways_to_share_the_convolutions(phis, name):
 
 def test_the_published_tokenizer():
     for config, scales in (
-        (multiscale_vqvae.var256(), VAR_256),
-        (multiscale_vqvae.var512(), VAR_512),
+        (multiscale_vqvae.var256(), VAR256),
+        (multiscale_vqvae.var512(), VAR512),
     ):
         assert vae_sizes(checkpoint(MultiScaleVQVAE, config), scales) == config
 

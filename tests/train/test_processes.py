@@ -114,6 +114,29 @@ def test_a_tokenizer_of_several_scales(tmp_path):
     assert report["held_out_usage_4x4"] > 0.3 and report["held_out_usage"] > 0.5
 
 
+def test_orders_and_scales_in_shards(command, tmp_path):
+    """RAR's orders belong to the items; VAR's quantizer is frozen and stays whole."""
+    small = "--model.layers 1 --model.heads 2 --model.dim 16 --model.dropout 0".split()
+    steps = "--train.steps 6 --train.log-every 1 --train.optim.warmup 2".split()
+    rar = ["train", "emoji_rar", *command[2:6], *small, "--model.ffn-dim", "16", *steps, *TRAIN]
+    rar += "--objective.random-until 2 --objective.random-end 5".split()
+    scales = "--model.channels 8 --model.vocab 16 --model.dim 4 --model.size 16 16".split()
+    scales += "--model.scales 1 1 2 2 4 4 --objective.codebook.warmup 2".split()
+    source = ["--data.source", "shapes:64", *steps, *TRAIN]
+    main(["train", "emoji_msvqvae", *source, *scales, "--out", str(tmp_path / "t")])
+    var = ["train", "emoji_var", "--tokenizer", str(tmp_path / "t" / "tokenizer"), *small, *source]
+    var += "--model.scales 1 1 2 2 4 4 --model.drop-path 0".split()
+    for name, run in (("rar", rar), ("var", var)):
+        main([*run, "--out", str(tmp_path / name / "one")])
+        launch(2, *run, *SHARDED, "--out", str(tmp_path / name / "two"))
+        one, two = (losses(tmp_path / name / part) for part in ("one", "two"))
+        assert two == pytest.approx(one, abs=1e-5)
+        models = (tmp_path / name / part / "pipeline" / "model" for part in ("one", "two"))
+        a, b = (load_module(folder, registry.MODELS)[0].state_dict() for folder in models)
+        for key, value in a.items():
+            assert torch.allclose(b[key], value, atol=1e-4), key
+
+
 def losses(run) -> list[float]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     assert [r["step"] for r in rows] == sorted(r["step"] for r in rows)

@@ -17,7 +17,9 @@ class Kind(NamedTuple):
     """How names begin of which every such file has all, and of no other kind any file."""
 
 
-LLAMAGEN = Kind("a LlamaGen generator", "llamagen --model", ("tok_embeddings.",))
+LLAMAGEN = Kind(
+    "a LlamaGen generator", "llamagen --model", ("tok_embeddings.", "layers.0.feed_forward.w3.")
+)
 LLAMAGEN_VQ = Kind("a LlamaGen tokenizer", "llamagen --tokenizer", ("encoder.conv_blocks.",))
 RAR = Kind("a RAR generator", "rar --model", ("target_aware_pos_embed",))
 MASKGIT_VQ = Kind(

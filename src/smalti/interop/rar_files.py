@@ -41,6 +41,12 @@ FID = {
 """Guidance, power and temperature of the published evaluation."""
 
 
+def fid_sampling(size: str) -> Sampling:
+    """How a published size was drawn for its FID."""
+    guidance, power, temperature = FID[size]
+    return Sampling(guidance, "power-cosine", power, temperature=temperature)
+
+
 @dataclass(frozen=True)
 class RARFiles:
     """MaskGIT-VQGAN and a generator of RAR as a pipeline.
@@ -80,8 +86,7 @@ def sampling(config: RARConfig) -> Sampling:
     """The published evaluation of a size; upstream's demo settings for sizes without one."""
     for name, size in SIZES.items():
         if all(getattr(config, field) == value for field, value in size.items()):
-            guidance, power, temperature = FID[name]
-            return Sampling(guidance, "power-cosine", power, temperature=temperature)
+            return fid_sampling(name)
     return Sampling(guidance=4.0)
 
 

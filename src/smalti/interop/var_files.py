@@ -20,11 +20,11 @@ from smalti.interop.kinds import VAR_VQ, expect
 from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.shapes import count, shape
 from smalti.interop.var import vae_state, var_state
-from smalti.models.var import VAR, VAR_256, VAR_512, VARConfig
+from smalti.models.var import VAR, VARConfig
 from smalti.pipeline import Pipeline
 from smalti.settings import Sampling
 from smalti.storage import assemble
-from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig, MultiScaleVQVAE
+from smalti.tokenizers.multiscale_vqvae import VAR256, VAR512, MultiScaleConfig, MultiScaleVQVAE
 from smalti.tokenizers.quantize.multiscale import pyramid
 
 PROJECT = "VAR"
@@ -72,7 +72,7 @@ def convert(files: VARFiles, out: Path, source: str) -> None:
     """
     model = files.model
     if model is None:
-        save_tokenizer(lambda: _tokenizer(files, VAR_256), out, source, files.tokenizer)
+        save_tokenizer(lambda: _tokenizer(files, VAR256), out, source, files.tokenizer)
     else:
         save_pipeline(lambda: _pipeline(files, model), out, source, files.tokenizer, model)
 
@@ -171,7 +171,7 @@ def scales_of(checkpoint: Checkpoint, given: Sequence[int] = ()) -> Scales:
     Raises ValueError if they are not as many codes as the transformer has, or cannot be told.
     """
     positions = shape(checkpoint, "pos_1LC", 3, PROJECT)[1]
-    known = {sum(h * w for h, w in scales): scales for scales in (VAR_256, VAR_512)}
+    known = {sum(h * w for h, w in scales): scales for scales in (VAR256, VAR512)}
     if given:
         found = squares(given)
     elif (levels := checkpoint.state.get("lvl_1L")) is not None:

@@ -31,22 +31,18 @@ from smalti.nn.attention import KVCache, attend
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import drop_path_rates, dropped
-from smalti.sampling.filters import Filters, mixture
+from smalti.sampling.filters import Filters, draw, mixture
 from smalti.sampling.noise import SlotNoise
+from smalti.tokenizers.multiscale_vqvae import VAR256
 from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, check, pyramid
 
 SHARPEST = 100.0
 """The largest factor that l2-normalised queries are scaled by."""
 
 
-VAR_256 = pyramid(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-VAR_512 = pyramid(1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
-"""The published scales for images of 256 and 512 pixels."""
-
-
 @dataclass(frozen=True)
 class VARConfig:
-    scales: tuple[tuple[int, int], ...] = VAR_256
+    scales: tuple[tuple[int, int], ...] = VAR256
     """Height and width of each grid, coarse to fine."""
     vocab: int = 4096
     """Codebook entries, the same for all scales."""
@@ -364,12 +360,12 @@ class VAR(nn.Module):
         seen = self.read(codes, span, cache)  # of the images, once for all branches
         seen = None if seen is None else guide.tile(seen)
         h = self.transform(seen, cond, span, cache)
-        draw = self.head.sample(h, guide, noise.uniform, filters)
         if not filters.smooth:
-            return draw
+            return self.head.sample(h, guide, noise.uniform, filters)
         logits = filters(guide.merge(self.head.logits(h)))  # (B, n, V)
         weights = mixture(logits, noise.gumbel(logits.shape[-1]), ramp)
-        return draw._replace(vectors=weights @ self.quantize.embedding.weight)
+        drawn = draw(logits, noise.uniform)
+        return Draw(*drawn, h, weights @ self.quantize.embedding.weight)
 
     def loss(self, codes: Tensor, cond: Cond, read: Tensor | None = None) -> Tensor:
         """Negative log-likelihood of codes (B, N) at each position, (B, N) in nats."""

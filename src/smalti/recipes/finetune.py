@@ -58,8 +58,11 @@ def same_but_for_size(recipe: GeneratorRecipe, tokenizer: Any) -> Any:
     """The recipe's tokenizer, which must be the pipeline's, perhaps for images of another size."""
     other, _ = load_module(tokenizer_folder(Path(recipe.tokenizer)), registry.TOKENIZERS)
     sized = copy.copy(tokenizer)
-    if hasattr(other.config, "size"):
-        sized.config = replace(tokenizer.config, size=other.config.size)
+    if type(other.config) is type(tokenizer.config):
+        names = [name for name in ("size", "scales") if hasattr(other.config, name)]
+        sized.config = replace(
+            tokenizer.config, **{name: getattr(other.config, name) for name in names}
+        )
     if fingerprint(other) != fingerprint(sized):
         raise ValueError(
             f"{recipe.init} has tokenizer {fingerprint(tokenizer)}, but {recipe.tokenizer} is "

@@ -110,7 +110,8 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
             return {}
         objective.eval()
         measured = {f"held_out_{k}": v for k, v in evaluate().items()}
-        measured |= by_order(model, held_out, world, recipe.train.precision)
+        if pipeline.sampling.sees_known_first(model):
+            measured |= by_order(model, held_out, world, recipe.train.precision)
         merge(model)
         pipeline.save_pretrained(out / "pipeline")
         measured |= compared(parts, measured["held_out_bits_per_token"], seed)
@@ -122,6 +123,13 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     begun = open_pipeline(recipe, out, world.device) if recipe.init else None
     tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
     encoder = open_encoder(recipe, begun)
+    if recipe.objective.random_end > recipe.train.steps:
+        raise ValueError(
+            f"objective.random_end must be at most train.steps {recipe.train.steps}, for the model "
+            f"to settle on its own order, got {recipe.objective.random_end}"
+        )
+    if not begun:
+        check_codes(recipe.model, tokenizer)
     cache = open_codes(recipe, out, tokenizer, encoder, world)
     chosen, held = cache.indices("train"), cache.indices("held_out")
     held = held if len(held) else without_held_out(chosen, world)
@@ -139,6 +147,8 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
         if isinstance(model, VAR):
             model.learn_from(tokenizer)
     sampling = begun.sampling if begun else recipe.sampling
+    if getattr(model, "any_order", False) and not begun and not recipe.objective.random_end:
+        sampling = replace(sampling, known_first=False)  # it learns a single order
     pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache.source, begun), encoder)
     return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
 
@@ -146,9 +156,7 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
 def by_order(
     model: Any, held_out: CodeBatches, world: World, precision: Precision
 ) -> dict[str, float]:
-    """Held-out bits per token in every order, of a model that learns any."""
-    if not getattr(model, "any_order", False):
-        return {}
+    """Held-out bits per token in every order."""
     found: dict[str, float] = {}
     for name in orders.NAMES:
         with autocast(world.device, precision):
@@ -195,11 +203,8 @@ def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> Any | None:
     return T5(recipe.text) if isinstance(recipe.text, T5Config) else ByteEncoder(recipe.text)
 
 
-def fitted(config: Any, tokenizer: Any, classes: int, encoder: Any | None) -> Any:
-    """A model's configuration with what the codes and the condition decide.
-
-    Raises ValueError if the model predicts other codes than the tokenizer gives.
-    """
+def check_codes(config: Any, tokenizer: Any) -> None:
+    """Raise ValueError if a model predicts other codes than the tokenizer gives."""
     spec, shape = tokenizer.spec, tokenizer.config
     wanted = isinstance(config, VARConfig)
     if wanted != isinstance(shape, MultiScaleConfig):
@@ -208,9 +213,20 @@ def fitted(config: Any, tokenizer: Any, classes: int, encoder: Any | None) -> An
             f"{'scales of codes' if wanted else 'one grid of codes'}, "
             f"but the tokenizer is a {registry.name_of(tokenizer)} of {len(spec.grids)} grids"
         )
+    if wanted and config.scales != spec.grids:
+        given = " ".join(f"{h} {w}" for h, w in spec.grids)
+        raise ValueError(
+            f"model.scales must be the tokenizer's, {spec.grids}, got {config.scales}; give "
+            f"--model.scales {given}"
+        )
+
+
+def fitted(config: Any, tokenizer: Any, classes: int, encoder: Any | None) -> Any:
+    """A model's configuration with what the codes and the condition decide."""
+    spec, shape = tokenizer.spec, tokenizer.config
     if isinstance(config, VARConfig):
         codes = {"latent": shape.dim, "phis": shape.phis, "phi_ratio": shape.phi_ratio}
-        return replace(config, scales=spec.grids, vocab=spec.vocab, classes=classes, **codes)
+        return replace(config, vocab=spec.vocab, classes=classes, **codes)
     config = replace(config, grid=spec.grids[0], vocab=spec.vocab)
     if encoder is None:
         none = {"text_length": 0} if isinstance(config, LlamaGenConfig) else {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from smalti.interop.rar_files import fid_sampling
 from smalti.models.rar import SIZES, RARConfig
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen
-from smalti.settings import Sampling
 from smalti.tokenizers.maskgit_vqgan import f16
 from smalti.train.codebook import CodebookConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
@@ -43,15 +43,6 @@ def maskgit_vqgan() -> TokenizerRecipe:
     )
 
 
-PUBLISHED = {
-    "B": Sampling(guidance=16.0, schedule="power-cosine", power=2.75),
-    "L": Sampling(guidance=15.5, schedule="power-cosine", power=2.5, temperature=1.02),
-    "XL": Sampling(guidance=6.9, schedule="power-cosine", power=1.5, temperature=1.02),
-    "XXL": Sampling(guidance=8.0, schedule="power-cosine", power=1.2, temperature=1.02),
-}
-"""How each published size was sampled for its FID."""
-
-
 def rar(size: str) -> GeneratorRecipe:
     """RAR of a published size: batch 2048 for 400 epochs, ten-crop codes, orders random up to half
     of the steps and then ever less so up to three quarters, condition dropout 0.1."""
@@ -59,7 +50,7 @@ def rar(size: str) -> GeneratorRecipe:
         data=DataConfig(source="folder:imagenet/train", crop="ten", holdout=0.01),
         model=RARConfig(**SIZES[size]),
         objective=LikelihoodConfig(cond_dropout=0.1, random_until=125_000, random_end=187_500),
-        sampling=PUBLISHED[size],
+        sampling=fid_sampling(size),
         train=TrainConfig(
             steps=250_000,
             batch=2048,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from smalti.models.var import SIZES, VAR_512, VARConfig
+from smalti.interop.var_files import FID
+from smalti.models.var import SIZES, VARConfig
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen
 from smalti.settings import Sampling
-from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig, var256
+from smalti.tokenizers.multiscale_vqvae import VAR512, MultiScaleConfig, var256
 from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.train.codebook import CodebookConfig
 from smalti.train.objectives import ReconstructionConfig
@@ -76,9 +77,6 @@ def emoji_msvqvae() -> TokenizerRecipe:
         ),
     )
 
-
-FID = Sampling(guidance=2.5, schedule="linear", top_k=900, top_p=0.96)
-"""How every published size was sampled for its FID: upstream's cfg 1.5."""
 
 IMAGES = 1_281_167
 """Of ImageNet's training set, by which epochs are counted."""
@@ -165,7 +163,7 @@ def var_d36_512() -> GeneratorRecipe:
     One modulation for all layers. On paper 37.7 GB of weights, gradients and AdamW's state, beside
     activations.
     """
-    large = VARConfig(scales=VAR_512, shared_adaln=True)
+    large = VARConfig(scales=VAR512, shared_adaln=True)
     return var("d36", 350, 8e-5, 5e-6, final_weight_decay=0.08, model=large)
 
 

@@ -204,7 +204,7 @@ class CodebookCare(nn.Module):
             tips.append("restart dead codes (--objective.codebook.patience 100)")
         elif self.config.patience > 100:
             tips.append("restart sooner (--objective.codebook.patience 50)")
-        if not quantizer.l2_norm:
+        if not quantizer.l2_norm and not shares:
             tips.append("normalise the codebook (--model.l2-norm)")
         if dim > 16:
             tips.append("use 8 or 16 codebook dimensions (--model.dim 8)")

@@ -130,7 +130,16 @@ def shard(objective: Any, world: World, precision: Precision) -> Any:
     sharded = copy.deepcopy(objective) if world.main else objective
     for block in blocks(sharded.model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    return fully_shard(sharded, mesh=mesh, mp_policy=outside)
+    kept = exact(sharded.model)
+    for parameter in kept:  # each process has all of it
+        parameter.data = parameter.data.to(world.device)
+    return fully_shard(sharded, mesh=mesh, mp_policy=outside, ignored_params=kept)
+
+
+def exact(model: nn.Module) -> set[nn.Parameter]:
+    """What a model keeps in float32 whatever the rest computes in (`FLOAT32`); it is frozen."""
+    prefixes: tuple[str, ...] = getattr(model, "FLOAT32", ())
+    return {p for name, p in model.named_parameters() if prefixes and name.startswith(prefixes)}
 
 
 def whole(tensor: Tensor) -> Tensor:
