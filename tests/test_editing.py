@@ -115,10 +115,12 @@ def test_without_a_condition_the_null_one_is_used(pipe):
 
     pipe.model.prepare = spy
     try:
-        (free,) = pipe.edit(image, lower_right(image), guidance=3.0)
+        (free,) = pipe.edit(image, lower_right(image))
         pipe.edit(image, lower_right(image), guidance=3.0, **asked(pipe))
     finally:
         del pipe.model.prepare
+    with pytest.raises(ValueError, match=r"guidance 3.0 needs a (class|text) to lead to"):
+        pipe.edit(image, lower_right(image), guidance=3.0)
     first, second = seen
     assert first.drop.tolist() == [True] and second.drop.tolist() == [False, True]
     assert free.info["smalti"]["guidance"] == 1.0

@@ -43,7 +43,7 @@ WIDE = {"layers": 1, "heads": 2, "dim": 16}
 SMALL = {
     "llamagen": (vqgan, small(emoji_llamagen, multiple_of=16, **WIDE)),
     "rar": (vqgan, small(emoji_rar, ffn_dim=32, **WIDE)),
-    "var": (msvqvae, small(emoji_var, **WIDE)),
+    "var": (msvqvae, small(emoji_var, scales=pyramid(1, 2, 4), **WIDE)),
 }
 
 

@@ -156,7 +156,9 @@ def test_demo_on_a_folder(tmp_path, monkeypatch, capsys, system):
     thin = replace(second.model, layers=1, heads=2, dim=16, **width)
     short = {"steps": 40, "batch": 8}
     first = replace(first, model=small, train=replace(first.train, **short))
-    second = replace(second, model=thin, train=replace(second.train, **short))
+    ends = {"random_until": 10, "random_end": 20} if system == "rar" else {}
+    goal = replace(second.objective, **ends)
+    second = replace(second, model=thin, objective=goal, train=replace(second.train, **short))
     monkeypatch.setitem(demo.SYSTEMS, system, (lambda: first, lambda: second))
     folder = write_pictures(tmp_path / "pictures", 24, ("day", "night"))
     out = tmp_path / "out"

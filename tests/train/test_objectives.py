@@ -93,12 +93,12 @@ def test_one_backward_equals_two_separate_passes(kind, adaptive, tokenizer):
     total = pixel + parts["codebook"] + 0.25 * parts["commitment"] + 0.3 * weight * judged
     wanted = torch.autograd.grad(total, list(model.parameters()))
     for gradient, parameter in zip(wanted, trained.model.parameters(), strict=True):
-        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
 
     loss = discriminator_loss(kind, critic(images), critic(result.images.detach()))
     wanted = torch.autograd.grad(loss, list(critic.parameters()))
     for gradient, parameter in zip(wanted, trained.discriminator.parameters(), strict=True):
-        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
     assert losses.logs["discriminator"].item() == pytest.approx(loss.item(), rel=1e-5)
 
 

@@ -155,7 +155,8 @@ def test_advice_names_the_scale_that_collapsed():
     logs = {"usage": 0.95, "usage_1x1": 0.3, "usage_2x2": 0.05, "usage_4x4": 0.9}
     text = care.advice(logs, quantizer) or ""
     assert text.startswith("only 2 of 40 codes are in use at scale 2x2 (5%). Try: ")
-    assert "--model.l2-norm" in text and "--model.vocab 10" in text
+    assert "--objective.codebook.share 0.5" in text and "--model.vocab 10" in text
+    assert "entropy" not in text and "l2-norm" not in text, "they drain the coarse scales"
     assert care.advice(logs | {"usage_2x2": 0.1}, quantizer) is None
     whole = care.advice(logs | {"usage": 0.4}, quantizer) or ""
     assert whole.startswith("only 16 of 40 codes are in use (40%).")

@@ -1,0 +1,80 @@
+"""Runs of RAR and VAR that cannot be: said at once, before anything is encoded."""
+
+from dataclasses import replace
+
+import pytest
+
+from builders import build
+from smalti.config import read_json
+from smalti.models import llamagen, rar, var
+from smalti.recipes.base import GeneratorRecipe
+from smalti.recipes.generator import check_codes
+from smalti.recipes.rar import emoji_rar
+from smalti.recipes.run import train
+from smalti.settings import Sampling
+from smalti.storage import save_module
+from smalti.tokenizers import multiscale_vqvae, vqgan
+from smalti.train.objectives import LikelihoodConfig
+from smalti.train.trainer import TrainConfig
+
+GRID = build(vqgan.VQGAN, vqgan.tiny())
+TINY = TrainConfig(steps=4, batch=8, device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def scales():
+    return build(multiscale_vqvae.MultiScaleVQVAE, multiscale_vqvae.tiny())
+
+
+def test_a_model_must_predict_what_the_tokenizer_gives(scales):
+    grids = scales.spec.grids
+    check_codes(rar.tiny(), GRID)
+    check_codes(replace(var.tiny(), scales=grids), scales)
+    with pytest.raises(ValueError, match="VAR predicts scales of codes, but .* vqgan of 1 grids"):
+        check_codes(var.tiny(), GRID)
+    for config in (rar.tiny(), llamagen.tiny()):
+        with pytest.raises(ValueError, match="one grid of codes, but the .* multiscale_vqvae of"):
+            check_codes(config, scales)
+    other = ((1, 1), (2, 2), (3, 3))
+    with pytest.raises(ValueError, match="must be the tokenizer's, .* give --model.scales 1 1 "):
+        check_codes(replace(var.tiny(), scales=other), scales)
+
+
+def test_nothing_is_written_for_a_model_of_other_codes(scales, tmp_path):
+    save_module(scales, tmp_path / "t")
+    recipe = GeneratorRecipe(tokenizer=str(tmp_path / "t"), model=rar.tiny(), train=TINY)
+    with pytest.raises(ValueError, match="RAR predicts one grid of codes"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_orders_must_settle_before_the_end(tmp_path):
+    save_module(GRID, tmp_path / "t")
+    recipe = GeneratorRecipe(
+        tokenizer=str(tmp_path / "t"),
+        model=rar.tiny(),
+        objective=LikelihoodConfig(random_until=2, random_end=5),
+        train=TINY,
+    )
+    with pytest.raises(ValueError, match="random_end must be at most train.steps 4, .* got 5"):
+        train(recipe, tmp_path / "run")
+
+
+@pytest.mark.parametrize("end", [0, 3])
+def test_known_codes_come_first_where_random_orders_were_learned(tmp_path, end):
+    save_module(GRID, tmp_path / "t")
+    recipe = emoji_rar()
+    recipe = replace(
+        recipe,
+        tokenizer=str(tmp_path / "t"),
+        data=replace(recipe.data, source="shapes:32"),
+        model=rar.tiny(),
+        objective=LikelihoodConfig(random_until=0, random_end=end),
+        train=replace(TINY, optim=replace(recipe.train.optim, warmup=1)),
+    )
+    report = train(recipe, tmp_path / "run")
+    stored = read_json(tmp_path / "run" / "pipeline" / "pipeline.json")["sampling"]
+    assert stored["known_first"] is (None if end else False)
+    assert ("bits_per_token_random" in report) == bool(end)
+    model = build(rar.RAR, rar.tiny())
+    assert Sampling(**stored).sees_known_first(model) == bool(end)
