@@ -15,6 +15,8 @@ from builders import build
 from small_systems import GENERATOR, TOKENIZER, write_pictures
 from smalti import demo
 from smalti.cli import main
+from smalti.describe import png_metadata
+from smalti.pictures import save_png
 from smalti.storage import save_module
 from smalti.tokenizers import vqgan
 
@@ -108,6 +110,12 @@ def test_sample_into_a_folder_and_one_image_again(pipeline, tmp_path):
     picture = tmp_path / "many" / "000005.png"
     main(["sample", pipeline, "--like", str(picture), "--out", str(tmp_path / "one.png")])
     assert (tmp_path / "one.png").read_bytes() == picture.read_bytes()
+    old = {k: v for k, v in png_metadata(picture).items() if k not in ("smooth", "order")}
+    with Image.open(picture) as image:  # as if drawn before these settings were known
+        save_png(image, tmp_path / "old.png", old)
+    again = ["sample", pipeline, "--like", str(tmp_path / "old.png")]
+    main([*again, "--out", str(tmp_path / "again.png")])
+    assert (tmp_path / "again.png").read_bytes() == picture.read_bytes()
 
 
 def test_reconstruct_a_source_and_a_file(work, pipeline, tmp_path, capsys):
