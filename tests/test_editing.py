@@ -458,7 +458,7 @@ def test_masks_are_checked(llama):
     refused(Image.new("L", (16, 16)), "the mask covers nothing: .* must be white")
     refused(Image.new("L", (16, 16), 255), "covers everything .* use smalti sample")
     refused(Image.new("RGBA", (16, 16)), r"covers everything \(transparent counts as white\)")
-    refused(Image.new("F", (16, 16)), "the mask holds float pixels")
+    refused(Image.new("F", (16, 16)), "the mask holds float pixels; .*; the image is of mode RGB")
     refused(np.zeros((16, 16)), "the mask must be a PIL image or a file, got ndarray")
     points = Image.new("L", (16, 16))
     for i in range(256):

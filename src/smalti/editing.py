@@ -137,7 +137,11 @@ def plan(
         )
     painted = np.zeros(size, bool)
     if mask is not None:
-        painted = _painted(_read(mask, "the mask"), picture, size)
+        try:
+            given = _read(mask, "the mask")
+        except ValueError as error:  # a type that is no mask: say the image's too
+            raise ValueError(f"{error}; the image is of {_type(image)}") from None
+        painted = _painted(given, picture, size)
     pixels = torch.from_numpy(center_part(picture, size).transpose(2, 0, 1).copy())
     edit = Edit(pixels[None], torch.from_numpy(painted), sides, keep_pixels, patch)
     if not whole_cells(~edit.painted, patch).any():
@@ -190,6 +194,13 @@ def _read(picture: Any, what: str) -> Image.Image:
     if isinstance(picture, str | Path):
         return decode(Path(picture), str(picture))
     raise ValueError(f"{what} must be a PIL image or a file, got {type(picture).__name__}")
+
+
+def _type(picture: Picture) -> str:
+    if isinstance(picture, Image.Image):
+        return f"mode {picture.mode}"
+    with Image.open(picture) as opened:
+        return f"mode {opened.mode}"
 
 
 def _size(picture: Image.Image) -> str:

@@ -85,6 +85,9 @@ def rar_l() -> GeneratorRecipe:
     """RAR-L, 462 M parameters. Published: FID 1.70 at 256.
 
     On paper 7.4 GB of weights, gradients and AdamW's state, beside activations.
+
+    torchrun --nproc-per-node 8 -m smalti train rar_l --tokenizer maskgit-vqgan \\
+        --codes codes.arrow --out runs/rar-l
     """
     return rar("L")
 
@@ -93,6 +96,9 @@ def rar_xl() -> GeneratorRecipe:
     """RAR-XL, 955 M parameters. Published: FID 1.50 at 256.
 
     On paper 15.3 GB of weights, gradients and AdamW's state, beside activations.
+
+    torchrun --nproc-per-node 8 -m smalti train rar_xl --tokenizer maskgit-vqgan \\
+        --codes codes.arrow --out runs/rar-xl
     """
     return rar("XL")
 
@@ -101,6 +107,9 @@ def rar_xxl() -> GeneratorRecipe:
     """RAR-XXL, 1.5 B parameters. Published: FID 1.48 at 256.
 
     On paper 24 GB of weights, gradients and AdamW's state, beside activations.
+
+    torchrun --nproc-per-node 8 -m smalti train rar_xxl --tokenizer maskgit-vqgan \\
+        --codes codes.arrow --out runs/rar-xxl
     """
     return rar("XXL")
 

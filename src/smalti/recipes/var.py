@@ -137,6 +137,9 @@ def var_d20() -> GeneratorRecipe:
     """VAR-d20, 600 M parameters. Published: FID 2.95 at 256.
 
     On paper 9.6 GB of weights, gradients and AdamW's state, beside activations.
+
+    torchrun --nproc-per-node 8 -m smalti train var_d20 --tokenizer var-tokenizer \\
+        --codes codes.arrow --out runs/var-d20
     """
     return var("d20", 250, 1e-4, 1e-3, final_lr=0.1)
 
@@ -145,6 +148,9 @@ def var_d24() -> GeneratorRecipe:
     """VAR-d24, 1.0 B parameters. Published: FID 2.33 at 256.
 
     On paper 16.5 GB of weights, gradients and AdamW's state, beside activations.
+
+    torchrun --nproc-per-node 8 -m smalti train var_d24 --tokenizer var-tokenizer \\
+        --codes codes.arrow --out runs/var-d24
     """
     return var("d24", 350, 8e-5, 1e-4)
 
@@ -153,6 +159,9 @@ def var_d30() -> GeneratorRecipe:
     """VAR-d30, 2.0 B parameters. Published: FID 1.97 at 256, 1.80 with rejection sampling.
 
     On paper 32.2 GB of weights, gradients and AdamW's state, beside activations.
+
+    torchrun --nproc-per-node 8 -m smalti train var_d30 --tokenizer var-tokenizer \\
+        --codes codes.arrow --out runs/var-d30
     """
     return var("d30", 350, 8e-5, 1e-5, batch=1024, final_weight_decay=0.08)
 
@@ -162,6 +171,12 @@ def var_d36_512() -> GeneratorRecipe:
 
     One modulation for all layers. On paper 37.7 GB of weights, gradients and AdamW's state, beside
     activations.
+
+    smalti convert var --tokenizer vae_ch160v4096z32.pth --scales 1 2 3 4 6 9 13 18 24 32 \\
+        --out var-tokenizer-512
+    smalti encode folder:imagenet/train --tokenizer var-tokenizer-512 --out codes-512.arrow
+    torchrun --nproc-per-node 8 -m smalti train var_d36_512 --tokenizer var-tokenizer-512 \\
+        --codes codes-512.arrow --out runs/var-d36-512
     """
     large = VARConfig(scales=VAR512, shared_adaln=True)
     return var("d36", 350, 8e-5, 5e-6, final_weight_decay=0.08, model=large)
