@@ -15,7 +15,7 @@ from smalti.eval.likelihood import likelihood
 from smalti.models import llamagen
 from smalti.text import bytes as byte_level
 from smalti.text.bytes import ByteEncoder
-from smalti.tokenizers import multiscale_vqvae, vqgan
+from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.train.codebook import CodebookConfig
 from smalti.train.gan import discriminator_loss, generator_loss
@@ -262,3 +262,15 @@ def test_chances_drop_captions_and_empty_ones_are_dropped_always():
     held_out = likelihood(model, [batch], encoder=encoder)["nats_per_token"]
     plain = model.loss(batch["codes"], replace(cond, drop=torch.tensor([False] * 3 + [True])))
     assert held_out == pytest.approx(plain.mean().item(), rel=1e-6)
+
+
+def test_advice_names_only_options_that_the_tokenizer_has():
+    for module, config in (
+        (vqgan.VQGAN, vqgan.tiny()),
+        (maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny()),
+    ):
+        plain = replace(config, l2_norm=False) if module is vqgan.VQGAN else config
+        trained = ReconstructionObjective(module(plain), GAN)
+        text = trained.advice({"usage": 0.01}) or ""
+        assert ("--model.l2-norm" in text) == hasattr(config, "l2_norm")
+        assert "--model.vocab" in text

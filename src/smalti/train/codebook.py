@@ -183,8 +183,11 @@ class CodebookCare(nn.Module):
         }
         return used | spread
 
-    def advice(self, logs: dict[str, float], quantizer: Quantizer) -> str | None:
-        """What to do when few codes are used, by `meters` of which `logs` has the values.
+    def advice(
+        self, logs: dict[str, float], quantizer: Quantizer, directions: bool = True
+    ) -> str | None:
+        """What to do when few codes are used, by `meters` of which `logs` has the values;
+        `directions` if the tokenizer can compare by them (`l2_norm`).
 
         None while at least half of the codes are used, and a tenth at each scale.
         """
@@ -204,7 +207,7 @@ class CodebookCare(nn.Module):
             tips.append("restart dead codes (--objective.codebook.patience 100)")
         elif self.config.patience > 100:
             tips.append("restart sooner (--objective.codebook.patience 50)")
-        if not quantizer.l2_norm and not shares:
+        if directions and not quantizer.l2_norm and not shares:
             tips.append("normalise the codebook (--model.l2-norm)")
         if dim > 16:
             tips.append("use 8 or 16 codebook dimensions (--model.dim 8)")

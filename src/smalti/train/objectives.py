@@ -264,4 +264,4 @@ class ReconstructionObjective(nn.Module):
     def advice(self, logs: dict[str, float]) -> str | None:
         if "usage" not in logs:
             return None
-        return self.care.advice(logs, self.model.quantize)
+        return self.care.advice(logs, self.model.quantize, hasattr(self.model.config, "l2_norm"))
