@@ -48,7 +48,16 @@ def test_training_from_scratch(trained, capsys):
 
 def test_pictures_come_back(trained, tmp_path, capsys):
     pictures = write_pictures(tmp_path / "pictures", 4)
-    main(["reconstruct", str(trained / "tokenizer"), f"folder:{pictures}", "--json"])
+    main(
+        [
+            "reconstruct",
+            str(trained / "tokenizer"),
+            f"folder:{pictures}",
+            "--out",
+            str(tmp_path / "r.png"),
+            "--json",
+        ]
+    )
     assert json.loads(capsys.readouterr().out)["psnr"] > -5
 
 
