@@ -91,14 +91,16 @@ def test_one_backward_equals_two_separate_passes(kind, adaptive, tokenizer):
         norms = [torch.autograd.grad(v, last, retain_graph=True)[0].norm() for v in (pixel, judged)]
         weight = (norms[0] / (norms[1] + 1e-4)).item()
     total = pixel + parts["codebook"] + 0.25 * parts["commitment"] + 0.3 * weight * judged
+    # six scales are summed up in another order
+    atol = 1e-7 if isinstance(model, vqgan.VQGAN) else 1e-6
     wanted = torch.autograd.grad(total, list(model.parameters()))
     for gradient, parameter in zip(wanted, trained.model.parameters(), strict=True):
-        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=atol)
 
     loss = discriminator_loss(kind, critic(images), critic(result.images.detach()))
     wanted = torch.autograd.grad(loss, list(critic.parameters()))
     for gradient, parameter in zip(wanted, trained.discriminator.parameters(), strict=True):
-        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
     assert losses.logs["discriminator"].item() == pytest.approx(loss.item(), rel=1e-5)
 
 

@@ -5,20 +5,27 @@ from __future__ import annotations
 from smalti.models.llamagen import SIZES, LlamaGenConfig
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.settings import Sampling
+from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
+from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.tokenizers.vqgan import VQGANConfig, vq8, vq16
 from smalti.train.codebook import CodebookConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.trainer import TrainConfig
 
+UNCARED = ReconstructionConfig(codebook=CodebookConfig(kmeans=False, patience=0))
+"""As upstream, which has neither a start from k-means nor restarts."""
 
-def _published_tokenizer(model: VQGANConfig) -> TokenizerRecipe:
+
+def published_tokenizer(
+    model: VQGANConfig | MaskGITVQGANConfig | MultiScaleConfig,
+    objective: ReconstructionConfig = UNCARED,
+) -> TokenizerRecipe:
+    """A tokenizer trained as LlamaGen's: batch 128, a constant 1e-4, 400,000 steps."""
     return TokenizerRecipe(
         data=DataConfig(source="folder:imagenet/train", crop="random", flip=True, holdout=0.01),
         model=model,
-        objective=ReconstructionConfig(
-            codebook=CodebookConfig(kmeans=False, patience=0)  # upstream has neither
-        ),
+        objective=objective,
         train=TrainConfig(
             steps=400_000,
             batch=128,
@@ -36,7 +43,7 @@ def llamagen_vq16() -> TokenizerRecipe:
 
     torchrun --nproc-per-node 8 -m smalti train llamagen_vq16 --out runs/vq16
     """
-    return _published_tokenizer(vq16())
+    return published_tokenizer(vq16())
 
 
 def llamagen_vq8() -> TokenizerRecipe:
@@ -44,7 +51,7 @@ def llamagen_vq8() -> TokenizerRecipe:
 
     torchrun --nproc-per-node 8 -m smalti train llamagen_vq8 --out runs/vq8
     """
-    return _published_tokenizer(vq8())
+    return published_tokenizer(vq8())
 
 
 def llamagen(size: str, guidance: float = 2.0, grid: int = 16) -> GeneratorRecipe:

@@ -7,10 +7,9 @@ from dataclasses import replace
 from smalti.interop.rar_files import fid_sampling
 from smalti.models.rar import SIZES, RARConfig
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
-from smalti.recipes.llamagen import emoji_llamagen
+from smalti.recipes.llamagen import UNCARED, emoji_llamagen, published_tokenizer
 from smalti.tokenizers.maskgit_vqgan import f16
-from smalti.train.codebook import CodebookConfig
-from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
+from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.trainer import TrainConfig
 
@@ -23,24 +22,8 @@ def maskgit_vqgan() -> TokenizerRecipe:
 
     torchrun --nproc-per-node 8 -m smalti train maskgit_vqgan --out runs/maskgit-vqgan
     """
-    return TokenizerRecipe(
-        data=DataConfig(source="folder:imagenet/train", crop="random", flip=True, holdout=0.01),
-        model=f16(),
-        objective=ReconstructionConfig(
-            quantizer_weight=0.25,  # upstream's "commitment cost" weights the codebook's loss
-            commitment=1.0,
-            codebook=CodebookConfig(kmeans=False, patience=0),
-        ),
-        train=TrainConfig(
-            steps=400_000,
-            batch=128,
-            optim=OptimConfig(lr=1e-4, weight_decay=0.0),
-            ema=0.9999,
-            eval_every=10_000,
-            preview_every=5000,
-            save_every=5000,
-        ),
-    )
+    weights = {"quantizer_weight": 0.25, "commitment": 1.0}  # its "commitment cost" is the former
+    return published_tokenizer(f16(), replace(UNCARED, **weights))
 
 
 def rar(size: str) -> GeneratorRecipe:

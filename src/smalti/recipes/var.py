@@ -7,7 +7,7 @@ from dataclasses import replace
 from smalti.interop.var_files import FID
 from smalti.models.var import SIZES, VARConfig
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
-from smalti.recipes.llamagen import emoji_llamagen
+from smalti.recipes.llamagen import emoji_llamagen, published_tokenizer
 from smalti.settings import Sampling
 from smalti.tokenizers.multiscale_vqvae import VAR512, MultiScaleConfig, var256
 from smalti.tokenizers.quantize.multiscale import pyramid
@@ -26,20 +26,7 @@ def var_vqvae() -> TokenizerRecipe:
 
     torchrun --nproc-per-node 8 -m smalti train var_vqvae --out runs/var-tokenizer
     """
-    return TokenizerRecipe(
-        data=DataConfig(source="folder:imagenet/train", crop="random", flip=True, holdout=0.01),
-        model=var256(),
-        objective=ReconstructionConfig(),
-        train=TrainConfig(
-            steps=400_000,
-            batch=128,
-            optim=OptimConfig(lr=1e-4, weight_decay=0.0),
-            ema=0.9999,
-            eval_every=10_000,
-            preview_every=5000,
-            save_every=5000,
-        ),
-    )
+    return published_tokenizer(var256(), ReconstructionConfig())
 
 
 def emoji_msvqvae() -> TokenizerRecipe:
