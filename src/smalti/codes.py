@@ -85,6 +85,19 @@ class Span(NamedTuple):
     """True if `reach` may lie beyond the end of the span, so that attention has to mask."""
 
 
+class Turn(NamedTuple):
+    """One step of masked generation: what is read and what is predicted."""
+
+    known: Tensor
+    """(B, N) bool, True at row-major positions that are given or drawn."""
+    wanted: Tensor | None
+    """(B, m) int64 positions to predict; None: all, row by row."""
+    reach: int
+    """No row has more known positions: encoders that leave unknown ones out pad to this."""
+    fresh: bool = True
+    """False: a model may use features that it kept from earlier steps."""
+
+
 @dataclass(frozen=True)
 class Cond:
     """What a batch of images is conditioned on; every field is None or has B rows.
@@ -172,7 +185,7 @@ class Draw(NamedTuple):
     codes: Tensor
     """(B, n, *trailing)."""
     logp: Tensor
-    """(B, n) log-probability in nats, after guidance and filters."""
+    """(B, n) log-probability in nats, after guidance and filters; NaN if the head has none."""
     h: Tensor
     """Hidden states of all branches, (branches * B, n, D)."""
     vectors: Tensor | None = None
@@ -182,6 +195,11 @@ class Draw(NamedTuple):
 
 class Guide(Protocol):
     """Guidance at one step: one convention, u + s * (c - u); s = 1 is off."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether `merge` must be given predictions of the clean latent, not of the noise."""
+        ...
 
     def tile(self, x: Tensor) -> Tensor:
         """Copy rows to every branch: (B, ...) -> (branches * B, ...)."""

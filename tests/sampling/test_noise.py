@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.sampling.noise import Noise, philox
+from smalti.sampling.noise import Noise, SlotNoise, philox
 
 KNOWN = [
     # the test vectors that the authors of Philox publish
@@ -111,3 +111,21 @@ def test_bad_values():
         Noise(torch.zeros(2).long(), torch.zeros(3).long())
     with pytest.raises(ValueError, match=r"\(1, 2\)"):
         Noise(torch.zeros(1, 2).long(), torch.zeros(1, 2).long())
+
+
+@pytest.mark.parametrize("draw", [Noise.uniform, Noise.normal])
+def test_each_row_may_have_its_own_slots(draw):
+    noise, slots = Noise.request(11, 3), torch.tensor([[7, 0], [3, 3], [9, 1]])
+    expected = draw(noise, SLOTS, 5)
+    found = draw(noise, slots, 5)
+    for row, places in enumerate(slots):
+        assert torch.equal(found[row], expected[row, places])
+
+
+def test_slots_that_are_drawn_again_get_other_numbers_but_the_same_normal_ones():
+    noise = Noise.request(11, 2)
+    turns = [SlotNoise(noise.uniform(SLOTS, step=2 * s), noise, SLOTS, s) for s in range(3)]
+    gumbels = [turn.gumbel(4) for turn in turns]
+    assert not (gumbels[0] == gumbels[1]).any() and not (gumbels[1] == gumbels[2]).any()
+    assert torch.equal(turns[0].normal(6), turns[2].normal(6))
+    assert torch.equal(turns[0].normal(6), noise.normal(SLOTS, 6))

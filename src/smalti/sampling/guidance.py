@@ -25,6 +25,8 @@ Schedule = Literal["constant", "linear", "cosine", "power-cosine", "interval"]
 class Unguided:
     """One branch: the conditional prediction as it is."""
 
+    clean = False
+
     def tile(self, x: Tensor) -> Tensor:
         return x
 
@@ -37,6 +39,7 @@ class ClassifierFree:
     """Two branches, conditional rows first, combined with one scale."""
 
     scale: float
+    clean = False
 
     def tile(self, x: Tensor) -> Tensor:
         return torch.cat((x, x))  # (2B, ...)

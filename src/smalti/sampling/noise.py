@@ -69,8 +69,8 @@ class Noise:
         return Noise(torch.full_like(index, seed), index)
 
     def _words(self, slots: Tensor, width: int, step: int, stream: int) -> Tensor:
-        """(B, n, width rounded up to fours) unsigned 32-bit words."""
-        slots = slots.to(self.seeds.device).view(1, -1, 1)
+        """(B, n, width rounded up to fours) unsigned 32-bit words; slots (n,) or (B, n)."""
+        slots = slots.to(self.seeds.device).unsqueeze(-1)  # (n, 1) or (B, n, 1)
         element = torch.arange(math.ceil(width / 4), device=slots.device).view(1, 1, -1)
         seeds, index = self.seeds.view(-1, 1, 1), self.index.view(-1, 1, 1)
         zero = torch.zeros_like(seeds + slots + element)
@@ -79,7 +79,7 @@ class Noise:
         return torch.stack(words, -1).flatten(-2)
 
     def uniform(self, slots: Tensor, width: int = 0, step: int = 0) -> Tensor:
-        """Float32 numbers in [0, 1): (B, n) for slots (n,), or (B, n, width)."""
+        """Float32 numbers in [0, 1): (B, n) for slots (n,) or (B, n), or (B, n, width)."""
         words = self._words(slots, width or 1, step, stream=0)
         numbers = (words >> 8).float() * 2.0**-24
         return numbers[..., :width] if width else numbers[..., 0]
@@ -100,9 +100,19 @@ class SlotNoise(NamedTuple):
     """In [0, 1), (B, n, *trailing): one number for each code, at hand for all steps."""
     source: Noise
     slots: Tensor
-    """(n,)."""
+    """(n,) or (B, n)."""
+    step: int = 0
+    """Counts the times that slots may be drawn again, in masked generation."""
 
     def gumbel(self, width: int) -> Tensor:
         """Gumbel noise (B, n, width), other numbers than `uniform`."""
-        uniform = self.source.uniform(self.slots, width, step=1)
-        return -(-uniform.clamp(min=2.0**-25).log()).log()
+        return gumbel(self.source.uniform(self.slots, width, step=2 * self.step + 1))
+
+    def normal(self, width: int) -> Tensor:
+        """Normal noise (B, n, width), the same whenever a slot is drawn."""
+        return self.source.normal(self.slots, width)
+
+
+def gumbel(uniform: Tensor) -> Tensor:
+    """Gumbel noise of numbers in [0, 1)."""
+    return -(-uniform.clamp(min=2.0**-25).log()).log()
