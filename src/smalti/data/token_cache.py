@@ -1,9 +1,9 @@
 """Encoded images in one Arrow file: written once, memory-mapped, read at random in training.
 
 One row is an image: its codes in V views, label, caption, key, whether it is held out and, if
-asked for, the features of its caption. What made them (tokenizer, transform, source, text encoder)
-is in the schema's metadata, so that codes are never mixed up with another tokenizer's. Of continuous
-codes there may be the posterior: means and standard deviations, of which each epoch draws anew.
+asked for, the features of its caption. Continuous codes may be kept as means and standard
+deviations, of which every epoch draws anew. What made them (tokenizer, transform, source, text
+encoder) is in the schema's metadata, so that codes are never mixed up with another tokenizer's.
 B images, V views, N positions, T tokens of a caption, C width of their features.
 """
 
@@ -73,9 +73,10 @@ def write_cache(
     """Write the rows (see `Row`) and return how many they were.
 
     The file appears under its name only when it is complete. `half` stores continuous codes as
-    float16, `posterior` says that they are means and standard deviations. `text` says what encoder made the features of captions: its type, config (with `length`
-    and `dim`) and fingerprint; they are stored as float16. Raises ValueError if there are no rows,
-    or for a row that does not match `spec`.
+    float16, `posterior` says that they are means and standard deviations. `text` says what encoder
+    made the features of captions: its type, config (with `length` and `dim`) and fingerprint; they
+    are stored as float16. Raises ValueError if there are no rows, or for a row that does not match
+    `spec` or holds no numbers.
     """
     path = Path(path)
     meta = {
@@ -312,10 +313,10 @@ def normal(seeds: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 class CodeBatches:
     """Batches {'codes': (b, N, *trailing), 'labels': int64 (b,)} of rows of a cache.
 
-    The same stream as `smalti.data.loader.Images`; each item comes in a random view if `train`,
-    else in view 0, with a 'chance' in [0, 1), float32 (b,), and a seed 'shuffle', int64 (b,), the
-    same on any number of ranks. Of a posterior each item is another sample in each epoch if `train`,
-    else its mean. `evaluation` is always in order, in view 0, of means and without these. With a
+    The same stream as `smalti.data.loader.Images`; each item comes in a random view and, where the
+    cache keeps deviations, as another sample in each epoch if `train`, else in view 0 and as its
+    mean, with a 'chance' in [0, 1), float32 (b,), and a seed 'shuffle', int64 (b,), the same on any
+    number of ranks. `evaluation` is always in order, in view 0, of means, and without these. With a
     text encoder there are also 'text_tokens' (b, T, ...) of the captions if it learns, else their
     cached features 'text' (b, T, C) and 'text_mask' (b, T).
     Raises ValueError if `indices` is empty or not in the cache, or for a bad batch, rank or seed.
