@@ -23,6 +23,13 @@ class CategoricalHead(nn.Module):
         """(B, N, V) in float32."""
         return self.proj(h).float()
 
+    def merged(self, h: Tensor, guide: Guide) -> Tensor:
+        """Guided logits (B, n, V) of hidden states of all branches (branches * B, n, D)."""
+        logits = self.logits(h)
+        if guide.clean:  # logits less a constant are the same logits, with other angles
+            logits = logits - logits.mean(-1, keepdim=True)
+        return guide.merge(logits)
+
     def loss(self, h: Tensor, codes: Tensor) -> Tensor:
         """Negative log-likelihood of each position, (B, N) in nats."""
         logits = self.logits(h)  # (B, N, V)
@@ -35,5 +42,5 @@ class CategoricalHead(nn.Module):
 
         `noise` is uniform in [0, 1), (B, n); equal noise gives equal codes.
         """
-        codes, logp = draw(filters(guide.merge(self.logits(h))), noise)
+        codes, logp = draw(filters(self.merged(h, guide)), noise)
         return Draw(codes, logp, h)
