@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
-from smalti.models import llamagen, rar, var
+from smalti.models import fluid, llamagen, rar, var
 from smalti.pipeline import Pipeline
 from smalti.text import bytes as byte_level
 from smalti.tokenizers.quantize.multiscale import pyramid
@@ -26,13 +26,30 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     shared = replace(
         var.tiny(), shared_adaln=True, l2_norm=False, scales=((1, 2), (2, 3), (3, 5)), phis=1
     )
+    random = fluid.tiny()  # of continuous codes
+    ids = replace(random, vocab=32, channels=0)
+    captions = {"classes": 0, "text_length": 6, "text_dim": 12, "aligner_layers": 1}
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
         "llamagen-spiral": (llamagen.LlamaGen, spiral),
+        "fluid-discrete": (fluid.Fluid, replace(ids, grid=(3, 5))),
+        "fluid-text": (fluid.Fluid, replace(random, **captions)),
+        "fluid-raster": (fluid.Fluid, replace(ids, order="raster")),
+        "fluid-raster-text": (fluid.Fluid, replace(ids, order="raster", **captions)),
+        "fluid-raster-continuous": (fluid.Fluid, replace(random, order="raster")),
         "rar-wide": (rar.RAR, wide),
         "var-shared": (var.VAR, shared),
+    }
+
+
+def causal() -> dict[str, tuple[type[nn.Module], Any]]:
+    """Those of `models()` that draw one block after another."""
+    return {
+        name: (module, config)
+        for name, (module, config) in models().items()
+        if not getattr(module(config), "masked", False)
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from smalti.models import llamagen, rar, var
+from smalti.models import fluid, llamagen, rar, var
 from smalti.text import bytes as byte_level
 from smalti.text import t5
 from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
@@ -33,6 +33,7 @@ TOKENIZERS = {
     ),
 }
 MODELS = {
+    "fluid": Entry(fluid.FluidConfig, fluid.Fluid, fluid.tiny),
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
