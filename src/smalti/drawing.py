@@ -20,8 +20,19 @@ class Settings:
 
     guidance: float | None = None
     """1 is off; more follows the class more closely and varies less."""
-    schedule: Literal["constant", "linear", "cosine", "power-cosine", "interval"] | None = None
+    schedule: Literal["constant", "linear", "cosine", "power-cosine", "interval", "list"] | None = (
+        None
+    )
     """How guidance changes over the steps."""
+    scales: tuple[float, ...] | None = None
+    """The guidance of each step, with --schedule list."""
+    parallel: float | None = None
+    """Share of guidance along the conditional prediction (APG): below 1 a high guidance saturates
+    colours less."""
+    rescale: float | None = None
+    """Longest guidance of a position, before the scale (APG); 0 is off."""
+    momentum: float | None = None
+    """Share of the last diffusion step's guidance that is added (APG); below 0 as published."""
     temperature: float | None = None
     """Below 1 draws likelier codes, above 1 more varied ones."""
     top_k: int | None = None
@@ -31,10 +42,27 @@ class Settings:
     smooth: bool | None = None
     """Multi-scale models: draw mixtures of codes, for a smoother picture."""
     order: str | None = None
-    """Raster models: row-major, spiral-in, spiral-out, z-curve, subsample, alternate or random."""
+    """row-major, spiral-in, spiral-out, z-curve, subsample, alternate or random; not for models of
+    several scales."""
     known_first: bool | None = None
     """Raster models: see all that is known before drawing the rest; default: where the model
     learned random orders (RAR)."""
+    steps: int | None = None
+    """Masked models: steps in which an image is revealed, at most one for each position."""
+    reveal: str | None = None
+    """Masked models: cosine, linear, square, meissonic, or shares hidden after each step, such as
+    0.8,0.4,0."""
+    confidence: float | None = None
+    """Masked models of discrete codes: reveal where the model is surest, after noise of this
+    weight, which falls to 0."""
+    refresh: int | None = None
+    """Masked models: compute features of known positions anew every so many steps only: faster, not
+    exact."""
+    solver: str | None = None
+    """Continuous codes: ancestral, ddim or dpm; or euler or midpoint, of a flow."""
+    head_steps: str | None = None
+    """Continuous codes: steps of the solver, or of equal sections of its schedule, such as
+    10,5,5."""
 
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}
