@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from smalti.interop.llamagen import GPT_NAMES
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
+from smalti.tokenizers.kl_vae import KLVAE
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 
@@ -31,6 +32,8 @@ def official(module: nn.Module) -> dict[str, Tensor]:
         return official_var(state, module.blocks)
     if isinstance(module, MultiScaleVQVAE):
         return official_vae(state, len(module.config.multipliers))
+    if isinstance(module, KLVAE):
+        return official_conv(state, len(module.config.multipliers))
     if isinstance(module, MaskGITVQGAN):
         return {k.replace(".upsample.conv.", ".upsample_conv."): t for k, t in state.items()}
     return {OFFICIAL.get(name, name): tensor for name, tensor in state.items()}
@@ -89,18 +92,26 @@ def official_var(state: dict[str, Tensor], sizes: Sequence[int]) -> dict[str, Te
 
 
 def official_vae(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
-    """Queries, keys and values in one, the decoder shallow first, with a count of used codes."""
+    """Queries, keys and values in one, with a count of used codes."""
     found: dict[str, Tensor] = {"quantize.ema_vocab_hit_SV": torch.ones(3, 2)}
-    for name, tensor in state.items():
-        name = re.sub(
-            r"^decoder\.conv_blocks\.(\d+)",
-            lambda level: f"decoder.up.{levels - 1 - int(level[1])}",
-            name,
-        )
+    for name, tensor in official_conv(state, levels).items():
         if part := re.search(r"\.([qkv])\.(?=weight|bias)", name):
             name = name.replace(part[0], ".qkv.")
             tensor = torch.cat((found[name], tensor)) if part[1] != "q" else tensor
         found[name] = tensor
+    return found
+
+
+def official_conv(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
+    """An autoencoder's, the decoder shallow first."""
+    found = {
+        re.sub(
+            r"^decoder\.conv_blocks\.(\d+)",
+            lambda level: f"decoder.up.{levels - 1 - int(level[1])}",
+            name,
+        ): tensor
+        for name, tensor in state.items()
+    }
     renames = {
         r"^encoder\.conv_blocks\.": "encoder.down.", r"\.res\.": ".block.",
         r"\.mid\.0\.": ".mid.block_1.", r"\.mid\.1\.": ".mid.attn_1.",

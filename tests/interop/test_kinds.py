@@ -11,6 +11,7 @@ from smalti.interop.kinds import (
     KINDS,
     LLAMAGEN,
     LLAMAGEN_VQ,
+    MAR_VAE,
     MASKGIT_VQ,
     RAR,
     VAR,
@@ -23,7 +24,7 @@ from smalti.registry import name_of
 
 OURS = {
     "llamagen": LLAMAGEN, "vqgan": LLAMAGEN_VQ, "rar": RAR, "maskgit_vqgan": MASKGIT_VQ,
-    "var": VAR, "multiscale_vqvae": VAR_VQ,
+    "var": VAR, "multiscale_vqvae": VAR_VQ, "kl_vae": MAR_VAE,
 }  # fmt: skip
 CASES = models() | tokenizers()
 
@@ -48,6 +49,10 @@ def test_every_module_of_ours_is_of_one_kind(name):
         ["x"],
         ["encoder.down.0.block.0.conv1.weight", "encoder.mid.block_1.conv1.weight"],  # taming's
         ["quantize.embedding.weight", "decoder.up.0.block.0.conv1.weight"],
+        [
+            "encoder.down.0.block.0.conv1.weight", "decoder.up.0.block.0.conv1.weight",
+            "quant_conv.weight", "post_quant_conv.weight", "quantize.embedding.weight",
+        ],  # taming's, whole
     ],
 )
 def test_other_files_are_of_none(names):
