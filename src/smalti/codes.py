@@ -97,6 +97,11 @@ class Turn(NamedTuple):
     fresh: bool = True
     """False: a model may use features that it kept from earlier steps."""
 
+    def tile(self, guide: Guide) -> Turn:
+        """The turn of every branch."""
+        wanted = None if self.wanted is None else guide.tile(self.wanted)
+        return self._replace(known=guide.tile(self.known), wanted=wanted)
+
 
 @dataclass(frozen=True)
 class Cond:

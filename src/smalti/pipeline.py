@@ -33,7 +33,6 @@ from smalti.nn.linear import packed
 from smalti.pictures import to_pil
 from smalti.request import Asked, Part, nothing, parts, prompted
 from smalti.sampling.noise import Noise
-from smalti.sampling.orders import inverse
 from smalti.settings import Sampling
 from smalti.storage import fingerprint, save_module
 from smalti.text.prompts import warn_of_long
@@ -294,9 +293,7 @@ class Pipeline:
         if len(self.model.spec.grids) > 1:
             return to_pil(to_uint8(self.tokenizer.decode(step.drawn, scales=step.done)))
         images, grid = self.decode(step.drawn), self.model.spec.grids[0]  # (B, 3, H, W)
-        time = torch.arange(grid[0] * grid[1], device=images.device)
-        time = time if step.cells is None else inverse(step.cells).to(images.device)
-        drawn = (time <= step.span.slots[-1]).view(-1, 1, *grid).float()
+        drawn = step.ready.view(-1, 1, *grid).float()
         cells = nn.functional.interpolate(drawn, images.shape[2:], mode="nearest")
         return to_pil(torch.where(cells > 0, images, torch.full_like(images, 128)))
 

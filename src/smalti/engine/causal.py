@@ -8,16 +8,17 @@ works for every causal system.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from smalti.codes import Cond, Draw, Guide, Span, TokenSpec
+from smalti.engine.step import Known, Step, check_orders, check_request, width
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise, SlotNoise
-from smalti.sampling.orders import arrange, check_order, inverse
+from smalti.sampling.orders import arrange, inverse
 
 
 class CausalModel(Protocol):
@@ -52,38 +53,6 @@ class CausalModel(Protocol):
     ) -> Draw: ...
 
     def loss(self, codes: Tensor, cond: Cond, read: Tensor | None = None) -> Tensor: ...
-
-
-class Step(NamedTuple):
-    """What the loop yields after each block."""
-
-    done: int
-    """Blocks drawn so far, this one included."""
-    total: int
-    span: Span
-    codes: Tensor
-    """All codes so far, (B, N, *trailing), row by row; those to come are zero. Reused: copy to
-    keep."""
-    logp: Tensor
-    """Log-probability of this block's draws, (B, n), nats."""
-    vectors: Tensor | None = None
-    """(B, N, C) what stands for the codes, where the model draws mixtures. Reused."""
-    cells: Tensor | None = None
-    """(N,) or (B, N): positions in the order in which they are drawn; None is row by row."""
-
-    @property
-    def drawn(self) -> Tensor:
-        """What a tokenizer decodes: the codes, or the vectors that stand for them."""
-        return self.codes if self.vectors is None else self.vectors
-
-
-class Known(NamedTuple):
-    """Codes that are given, not drawn."""
-
-    codes: Tensor
-    """(B, N, *trailing)."""
-    mask: Tensor
-    """(B, N) bool, True where the code is given."""
 
 
 def spans(
@@ -124,19 +93,17 @@ def stream(
     """
     guidance, filters = guidance or Guidance(), filters or Filters()
     batch, device, spec = cond.batch, cond.device, model.spec
-    if len(noise.seeds) != batch:
-        raise ValueError(f"noise has {len(noise.seeds)} rows for a batch of {batch}")
-    if known is not None:
-        _check_known(known, spec, batch)
-    if negative is not None and negative.batch != batch:
-        raise ValueError(f"negative has {negative.batch} rows for a batch of {batch}")
-    _check_labels(model, cond)
-    _check_can(model, orders, filters, batch)
+    check_request(model, cond, noise, known, negative)
+    if filters.smooth and not hasattr(model, "embed"):
+        raise ValueError("smooth is for multi-scale models; this one has a single grid")
+    if orders is not None:
+        check_orders(orders, spec, batch)
     orders = getattr(model, "order", None) if orders is None else orders
     back = None if orders is None else inverse(orders).to(device)
     given = None if known is None else Known(*(arrange(t, orders) for t in known))
+    time = torch.arange(spec.positions, device=device) if back is None else back
     codes, vectors = spec.empty(batch, device), None  # in the order in which they are drawn
-    uniform = noise.uniform(torch.arange(spec.positions), *_width(spec))
+    uniform = noise.uniform(torch.arange(spec.positions), *width(spec))
     branches = guidance.branches(cond, negative)
     cache = model.cache(branches.batch)
     prepared = model.prepare(branches, *_orders(orders, branches.batch // batch, device))
@@ -151,7 +118,8 @@ def stream(
             if vectors is None:
                 vectors = draw.vectors.new_zeros(batch, spec.positions, draw.vectors.shape[-1])
             vectors[:, slots] = _kept(draw.vectors, given, slots, model)
-        yield Step(i + 1, len(steps), span, arrange(codes, back), draw.logp, vectors, orders)
+        ready = time <= slots[-1]
+        yield Step(i + 1, len(steps), arrange(codes, back), draw.logp, ready, vectors)
 
 
 def generate(
@@ -188,44 +156,3 @@ def _orders(orders: Tensor | None, branches: int, device: torch.device) -> tuple
         return ()
     orders = orders.to(device)
     return (orders if orders.dim() == 1 else orders.repeat(branches, 1),)
-
-
-def _check_can(model: CausalModel, orders: Tensor | None, filters: Filters, batch: int) -> None:
-    grids = model.spec.grids
-    if filters.smooth and not hasattr(model, "embed"):
-        raise ValueError("smooth is for multi-scale models; this one has a single grid")
-    if orders is None:
-        return
-    if len(grids) > 1:
-        raise ValueError(f"orders are for models of one grid; this one has {len(grids)} scales")
-    if orders.dim() not in (1, 2) or (orders.dim() == 2 and len(orders) != batch):
-        raise ValueError(f"orders must be (N,) or ({batch}, N), got {tuple(orders.shape)}")
-    check_order(orders, model.spec.positions)
-
-
-def _check_known(known: Known, spec: TokenSpec, batch: int) -> None:
-    if tuple(known.codes.shape) != spec.shape(batch):
-        raise ValueError(f"known codes must be {spec.shape(batch)}, got {tuple(known.codes.shape)}")
-    shape, mask = (batch, spec.positions), known.mask
-    if tuple(mask.shape) != shape or mask.dtype != torch.bool:
-        raise ValueError(
-            f"the mask of known codes must be {shape} bool, got {tuple(mask.shape)} {mask.dtype}"
-        )
-
-
-def _check_labels(model: CausalModel, cond: Cond) -> None:
-    """Out of range, an embedding would raise something obscure or take the null class."""
-    classes = getattr(getattr(model, "config", None), "classes", 0)
-    if cond.labels is None or not classes or not len(cond.labels):
-        return
-    low, high = (int(n) for n in torch.aminmax(cond.labels))
-    if low < 0 or high >= classes:
-        raise ValueError(f"labels must be in [0, {classes}), got {low} to {high}")
-
-
-def _width(spec: TokenSpec) -> tuple[int, ...]:
-    """How many uniform numbers a position needs, as an argument of `Noise.uniform`."""
-    width = 1
-    for n in spec.trailing:
-        width *= n
-    return (width,) if spec.trailing else ()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from smalti.sampling.solvers import Solver
+
 MIN_TEMPERATURE = 1e-5
 
 
@@ -29,6 +31,8 @@ class Filters:
     smooth: bool = False
     """Multi-scale models: draw mixtures of codes, sharper from scale to scale (VAR's
     `more_smooth`)."""
+    solver: Solver = Solver()
+    """Continuous codes: how a head gets from noise to a latent."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):

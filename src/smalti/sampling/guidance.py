@@ -95,17 +95,22 @@ class Guidance:
             return cond
         return Cond.cat([cond, cond.null() if negative is None else negative])
 
-    def scale_at(self, step: int, steps: int) -> float:
-        """The scale of step `step` (0 ... steps - 1)."""
+    def scale_at(self, step: int, steps: int, share: float | None = None) -> float:
+        """The scale of step `step` (0 ... steps - 1).
+
+        `share` of the codes drawn after the step, where that is no share of the steps, is how far
+        the ramps of linear, cosine and power-cosine are (Muse and MAR).
+        """
         if not 0 <= step < steps:
             raise ValueError(f"step must be in 0 ... {steps - 1}, got {step}")
-        ramp = step / max(steps - 1, 1)
+        ramp = step / max(steps - 1, 1) if share is None else share
         if self.schedule == "linear":
             weight = ramp
         elif self.schedule == "cosine":
             weight = 0.5 * (1 - math.cos(math.pi * ramp))
         elif self.schedule == "power-cosine":
-            weight = 0.5 * (1 - math.cos(math.pi * (step / steps) ** self.power))
+            ramp = step / steps if share is None else share
+            weight = 0.5 * (1 - math.cos(math.pi * ramp**self.power))
         elif self.schedule == "interval":
             # half a step of slack: start and stop may be rounded fractions of whole steps
             first, last = self.start * steps - 0.5, self.stop * steps - 0.5
@@ -114,6 +119,6 @@ class Guidance:
             weight = 1.0
         return 1 + (self.scale - 1) * weight
 
-    def at(self, step: int, steps: int) -> Guide:
+    def at(self, step: int, steps: int, share: float | None = None) -> Guide:
         """The guide of one step; it keeps the branches of `branches` whatever its scale."""
-        return Unguided() if self.off else ClassifierFree(self.scale_at(step, steps))
+        return Unguided() if self.off else ClassifierFree(self.scale_at(step, steps, share))

@@ -1,0 +1,249 @@
+"""From noise to a latent: what diffusion and flow heads solve, step by step.
+
+Everywhere x = a * clean + b * noise. A head predicts the clean latent at each of a solver's
+evaluations, in whatever form it has learned; a solver moves x to the next, less noisy (a, b) until
+only the clean latent is left. Coefficients are computed in float64.
+
+- diffusion: a² + b² = 1 over T steps, Nichol and Dhariwal 2021 (arXiv:2102.09672): the cosine
+  schedule, respacing, and `ancestral` sampling with a learned range of variances. `ddim`: Song,
+  Meng, Ermon 2020 (arXiv:2010.02502), eta 0. `dpm`: DPM-Solver++(2M), Lu et al. 2022
+  (arXiv:2211.01095), second order with one evaluation per step, for few steps.
+- flow: a = t, b = 1 - t over t from 0 to 1, Liu et al. 2022 (arXiv:2209.03003) and Lipman et al.
+  2022 (arXiv:2210.02747); the velocity is clean - noise. `euler`, and `midpoint`, which evaluates
+  twice per step.
+
+R rows, C channels, T diffusion steps, E evaluations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["diffusion", "flow"]
+Denoise = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""x (R, C) and the number of the evaluation to the clean latent and the head's share of the largest
+variance, 0 to 1, both (R, C); only ancestral sampling reads the share."""
+Points = tuple[tuple[float, float], ...]
+"""(a, b) at each evaluation, and (1, 0) at the end: (E + 1,)."""
+
+NAMES: dict[Kind, tuple[str, ...]] = {
+    "diffusion": ("ancestral", "ddim", "dpm"),
+    "flow": ("euler", "midpoint"),
+}
+"""The solvers of each kind of head, its own first."""
+TIMES = 1000
+"""Flow heads embed 1000 t."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Which solver, and how many steps. Raises ValueError for names and steps that cannot be."""
+
+    name: str = ""
+    """ancestral, ddim or dpm for a diffusion; euler or midpoint for a flow; "" is the first."""
+    steps: str = "100"
+    """A number of steps; or, for a diffusion, of each of equal sections of its schedule, the least
+    noisy first: "3,2,1,0"."""
+
+    def __post_init__(self) -> None:
+        known = [name for names in NAMES.values() for name in names]
+        if self.name and self.name not in known:
+            raise ValueError(f"solver must be one of {', '.join(known)}, got {self.name!r}")
+        _sections(self.steps)
+
+    def of(self, kind: Kind) -> str:
+        """The solver's name for this kind of head. Raises ValueError if it does not fit."""
+        if self.name and self.name not in NAMES[kind]:
+            fitting = ", ".join(NAMES[kind])
+            raise ValueError(f"a {kind} head is solved by {fitting}, got {self.name!r}")
+        if kind == "flow" and len(_sections(self.steps)) > 1:
+            raise ValueError(f"a flow head takes one number of steps, got {self.steps!r}")
+        return self.name or NAMES[kind][0]
+
+
+@dataclass(frozen=True)
+class Path:
+    """The way of one solver from noise to the clean latent."""
+
+    times: tuple[float, ...]
+    """What the head embeds at each evaluation, (E,)."""
+    points: Points
+    draws: int
+    """Normal numbers for each value: the initial noise, and that of each step if it has any."""
+    solve: Callable[[Denoise, Tensor, float], Tensor]
+    """The clean latent (R, C) of a denoiser, noise (draws, R, C) and a temperature, which scales
+    the noise of each step, so that it changes ancestral sampling alone."""
+
+
+@lru_cache(maxsize=64)
+def path(solver: Solver, kind: Kind, timesteps: int = TIMES) -> Path:
+    """The way of `solver` for a head trained on `timesteps` diffusion steps, or on a flow.
+
+    Raises ValueError for a solver that does not fit the kind, and for too many steps.
+    """
+    name = solver.of(kind)
+    if kind == "diffusion":
+        return respaced(timesteps, solver.steps).path(name)
+    steps = _sections(solver.steps)[0]
+    evaluations = steps * (2 if name == "midpoint" else 1)
+    t = [i / evaluations for i in range(evaluations + 1)]
+    points = tuple((u, 1 - u) for u in t)
+    solve = _midpoint if name == "midpoint" else _first_order
+    return Path(tuple(TIMES * u for u in t[:-1]), points, 1, partial(solve, points))
+
+
+def _sections(steps: str) -> list[int]:
+    try:
+        counts = [int(count) for count in steps.split(",")]
+    except ValueError:
+        raise ValueError(f"steps must be numbers with commas between, got {steps!r}") from None
+    if min(counts) < 0 or sum(counts) < 1:
+        raise ValueError(f"steps must be at least 1, and no section below 0, got {steps!r}")
+    return counts
+
+
+def spaced(timesteps: int, steps: str) -> list[int]:
+    """The timesteps, ascending, that are left of `timesteps`: some of each equal section, evenly
+    and from its first to its last. Raises ValueError for more than a section has."""
+    sections, kept, start = _sections(steps), list[int](), 0
+    for i, count in enumerate(sections):
+        size = timesteps // len(sections) + (i < timesteps % len(sections))
+        if count > size:
+            raise ValueError(
+                f"a section of {size} of {timesteps} timesteps cannot be respaced to {count} "
+                f"steps, got {steps!r}"
+            )
+        stride, place = (size - 1) / (count - 1) if count > 1 else 1.0, 0.0
+        for _ in range(count):  # summed up and rounded to even, as released models were
+            kept.append(start + round(place))
+            place += stride
+        start += size
+    return kept
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A diffusion of T steps, least noisy first; all tensors are (T,), float64."""
+
+    timesteps: Tensor
+    """int64: which steps of the training schedule these are."""
+    kept: Tensor
+    """The share of the clean latent's variance that is left: the product of 1 - beta so far."""
+
+    @property
+    def before(self) -> Tensor:
+        """`kept` of one step less, 1 at the first."""
+        return torch.cat((torch.ones_like(self.kept[:1]), self.kept[:-1]))
+
+    @property
+    def betas(self) -> Tensor:
+        return 1 - self.kept / self.before
+
+    @property
+    def log_variance(self) -> Tensor:
+        """The least log-variance of a step back: that of the posterior; at the first step, where it
+        is 0, that of the second."""
+        variance = self.betas * (1 - self.before) / (1 - self.kept)
+        variance[0] = variance[1] if len(variance) > 1 else self.betas[0]
+        return variance.log()
+
+    @property
+    def mean_clean(self) -> Tensor:
+        """What the clean latent adds to the mean of a step back."""
+        return self.betas * self.before.sqrt() / (1 - self.kept)
+
+    @property
+    def mean_x(self) -> Tensor:
+        """What x adds to the mean of a step back."""
+        return (1 - self.before) * (1 - self.betas).sqrt() / (1 - self.kept)
+
+    def path(self, name: str) -> Path:
+        """The way of the diffusion solver `name` down these steps."""
+        times = tuple(self.timesteps.flip(0).tolist())
+        levels = torch.stack((self.kept.sqrt(), (1 - self.kept).sqrt()), 1).flip(0)
+        points = (*map(tuple, levels.tolist()), (1.0, 0.0))
+        if name != "ancestral":
+            solve = _multistep if name == "dpm" else _first_order
+            return Path(times, points, 1, partial(solve, points))
+        table = (self.mean_clean, self.mean_x, self.log_variance, self.betas.log())
+        rows = torch.stack(table, 1).flip(0).tolist()
+        return Path(times, points, len(times) + 1, partial(_ancestral, rows))
+
+
+def cosine(timesteps: int) -> Schedule:
+    """The cosine schedule: offset 0.008, no beta above 0.999."""
+
+    def signal(t: float) -> float:
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    ratios = [signal((i + 1) / timesteps) / signal(i / timesteps) for i in range(timesteps)]
+    kept = torch.tensor(ratios, dtype=torch.float64).clamp(min=1 - 0.999).cumprod(0)
+    return Schedule(torch.arange(timesteps), kept)
+
+
+@lru_cache(maxsize=64)
+def respaced(timesteps: int, steps: str) -> Schedule:
+    """The cosine schedule of `timesteps`, of which the `spaced` ones are kept."""
+    whole, index = cosine(timesteps), torch.tensor(spaced(timesteps, steps))
+    return Schedule(index, whole.kept[index])
+
+
+def _ancestral(
+    rows: list[list[float]], denoise: Denoise, noise: Tensor, temperature: float
+) -> Tensor:
+    """Draw each step back from its Gaussian; the last is its mean."""
+    x = noise[0]
+    for i, (mean_clean, mean_x, least, most) in enumerate(rows):
+        clean, share = denoise(x, i)
+        x = mean_clean * clean + mean_x * x
+        if i + 1 < len(rows):
+            deviation = (0.5 * (least + (most - least) * share)).exp()
+            x = torch.addcmul(x, deviation, noise[1 + i], value=temperature)
+    return x
+
+
+def _moved(x: Tensor, clean: Tensor, now: tuple[float, float], then: tuple[float, float]) -> Tensor:
+    """x at the point `now` as it is at `then` if its clean latent is `clean`."""
+    kept = then[1] / now[1]
+    return kept * x + (then[0] - kept * now[0]) * clean
+
+
+def _first_order(points: Points, denoise: Denoise, noise: Tensor, temperature: float) -> Tensor:
+    """DDIM, and Euler's method, which is the same: keep the noise and the clean latent that x seems
+    to hold, and mix them anew."""
+    x = noise[0]
+    for i in range(len(points) - 1):
+        x = _moved(x, denoise(x, i)[0], points[i], points[i + 1])
+    return x
+
+
+def _midpoint(points: Points, denoise: Denoise, noise: Tensor, temperature: float) -> Tensor:
+    """Go half a step, and the whole step with the velocity that is found there."""
+    x = noise[0]
+    for i in range(0, len(points) - 1, 2):
+        middle = _moved(x, denoise(x, i)[0], points[i], points[i + 1])
+        velocity = (denoise(middle, i + 1)[0] - middle) / points[i + 1][1]
+        x = x + (points[i + 2][0] - points[i][0]) * velocity
+    return x
+
+
+def _multistep(points: Points, denoise: Denoise, noise: Tensor, temperature: float) -> Tensor:
+    """DDIM with a clean latent that is extrapolated from the last two along log(a / b); the first
+    step has but one, and the last no noise to tell where to."""
+    x, before, end = noise[0], None, len(points) - 2
+    place = [math.log(a / b) for a, b in points[:-1]]
+    for i in range(end + 1):
+        clean = denoise(x, i)[0]
+        target = clean
+        if before is not None and i < end:
+            ahead = (place[i + 1] - place[i]) / (place[i] - place[i - 1]) / 2
+            target = clean + ahead * (clean - before)
+        x, before = _moved(x, target, points[i], points[i + 1]), clean
+    return x
