@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
-from smalti.models import llamagen, rar, var
+from smalti.models import llamagen, maskgit, rar, var
 from smalti.pipeline import Pipeline
 from smalti.text import bytes as byte_level
 from smalti.tokenizers.quantize.multiscale import pyramid
@@ -27,13 +27,29 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         var.tiny(), shared_adaln=True, l2_norm=False, scales=((1, 2), (2, 3), (3, 5)), phis=1
     )
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
+    oblong = replace(maskgit.tiny(), grid=(2, 5), heads=4)
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
         "llamagen-spiral": (llamagen.LlamaGen, spiral),
         "rar-wide": (rar.RAR, wide),
         "var-shared": (var.VAR, shared),
+        "maskgit-oblong": (maskgit.MaskGIT, oblong),
     }
+
+
+def is_masked(case: tuple[type[nn.Module], Any]) -> bool:
+    """Whether a case of `models` is for the masked loop: a class says it, or an instance."""
+    module, config = case
+    return getattr(module, "masked", None) or getattr(module(config), "masked", False)
+
+
+def causal_models() -> dict[str, tuple[type[nn.Module], Any]]:
+    return {name: case for name, case in models().items() if not is_masked(case)}
+
+
+def masked_models() -> dict[str, tuple[type[nn.Module], Any]]:
+    return {name: case for name, case in models().items() if is_masked(case)}
 
 
 def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:

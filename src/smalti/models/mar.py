@@ -14,6 +14,7 @@ P buffer rows, r known positions that the encoder reads, m positions to predict.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,11 +24,9 @@ from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Guide, TokenSpec, Turn
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
+from smalti.models.mar_stack import Cache, Kept, Shape, Stack
 from smalti.nn.adaln import LN_EPS
-from smalti.nn.attention import KVCache, attend
 from smalti.nn.linear import Linear
-from smalti.nn.mlp import MLP
-from smalti.nn.residual import dropped
 from smalti.sampling.filters import Filters
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange
@@ -61,7 +60,15 @@ class MARConfig:
     head: DiffusionConfig = field(default_factory=DiffusionConfig)
 
     def __post_init__(self) -> None:
-        names = ("channels", "classes", "encoder_layers", "decoder_layers", "heads", "dim", "buffer")
+        names = (
+            "channels",
+            "classes",
+            "encoder_layers",
+            "decoder_layers",
+            "heads",
+            "dim",
+            "buffer",
+        )
         for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -75,24 +82,30 @@ class MARConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        for dim, heads in (self.encoder, self.decoder):
-            if dim % heads:
-                raise ValueError(f"dim must be a multiple of heads, got {dim}, {heads}")
-            if dim * self.mlp_ratio < 1:
-                raise ValueError(f"mlp_ratio leaves nothing of a width of {dim}: {self.mlp_ratio}")
+        if not math.isfinite(self.mlp_ratio):
+            raise ValueError(f"mlp_ratio must be a number, got {self.mlp_ratio}")
+        for stack in (self.encoder, self.decoder):
+            if stack.dim % stack.heads:
+                raise ValueError(f"dim must be a multiple of heads, got {stack.dim}, {stack.heads}")
+            if stack.ffn_dim < 1:
+                raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves nothing of {stack.dim}")
 
     @property
     def spec(self) -> TokenSpec:
         return TokenSpec((self.grid,), channels=self.channels)
 
     @property
-    def encoder(self) -> tuple[int, int]:
-        """Width and heads."""
-        return self.dim, self.heads
+    def encoder(self) -> Shape:
+        return self._stack(self.encoder_layers, self.heads, self.dim)
 
     @property
-    def decoder(self) -> tuple[int, int]:
-        return self.decoder_dim or self.dim, self.decoder_heads or self.heads
+    def decoder(self) -> Shape:
+        heads, dim = self.decoder_heads or self.heads, self.decoder_dim or self.dim
+        return self._stack(self.decoder_layers, heads, dim)
+
+    def _stack(self, layers: int, heads: int, dim: int) -> Shape:
+        ffn_dim = int(dim * self.mlp_ratio)
+        return Shape(layers, heads, dim, ffn_dim, self.dropout, self.attention_dropout)
 
 
 class Read(NamedTuple):
@@ -106,95 +119,6 @@ class Read(NamedTuple):
     """(B, r) bool; others only fill up rows of different length."""
 
 
-class Cache:
-    """Keys and values of both stacks, (P + N) rows in each layer, and what was predicted last."""
-
-    def __init__(self, encoder: KVCache, decoder: KVCache) -> None:
-        self.encoder, self.decoder = encoder, decoder
-        self.wanted: Tensor | None = None
-        """(B, m) of the step before, whose codes no row has read yet."""
-
-
-class Kept(NamedTuple):
-    """The keys and values that a stack computes at a step, among those of earlier steps."""
-
-    cache: KVCache
-    positions: Tensor
-    """(B, n): where those of this step belong."""
-    fresh: bool
-    """They are all that attention needs."""
-
-    def __call__(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        length = self.cache.keys[layer].shape[2]
-        kept = self.cache.update(layer, self.positions, length, k, v)
-        return (k, v) if self.fresh else kept
-
-
-class Attention(nn.Module):
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.wqkv = Linear(dim, 3 * dim)
-        self.wo = Linear(dim, dim)
-
-    def forward(
-        self, x: Tensor, mask: Tensor | None, rows: Tensor | None, kept: Kept | None, layer: int
-    ) -> Tensor:
-        qkv = self.wqkv(x).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, H, hd)
-        q, k, v = qkv.unbind(2)
-        q = arrange(q, rows).transpose(1, 2)  # (B, H, n or m, hd)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
-        if kept is not None:
-            k, v = kept(layer, k, v)
-        y = attend(q, k, v, mask, dropout=self.dropout if self.training else 0.0)
-        return self.wo(y.transpose(1, 2).flatten(2))  # (B, n or m, D)
-
-
-class Block(nn.Module):
-    """Attention and feed-forward of x (B, n, D); where `rows` (B, m) are given, for those only."""
-
-    def __init__(self, dim: int, heads: int, config: MARConfig) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, LN_EPS)
-        self.attention = Attention(dim, heads, config.attention_dropout)
-        self.norm2 = nn.LayerNorm(dim, LN_EPS)
-        self.feed_forward = MLP(dim, int(dim * config.mlp_ratio), dropout=config.dropout)
-        self.dropout = config.dropout
-
-    def residual(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + (dropped(y, self.dropout, 0.0) if self.training else y)
-
-    def forward(
-        self, x: Tensor, mask: Tensor | None, rows: Tensor | None, kept: Kept | None, layer: int
-    ) -> Tensor:
-        h = self.attention(self.norm1(x), mask, rows, kept, layer)
-        x = self.residual(arrange(x, rows), h)
-        return self.residual(x, self.feed_forward(self.norm2(x)))
-
-
-class Stack(nn.Module):
-    """Blocks and a last norm."""
-
-    def __init__(self, layers: int, dim: int, heads: int, config: MARConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([Block(dim, heads, config) for _ in range(layers)])
-        self.norm = nn.LayerNorm(dim, LN_EPS)
-
-    def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        rows: Tensor | None = None,
-        kept: Kept | None = None,
-    ) -> Tensor:
-        """x (B, n, D) to the same; or to (B, m, D) of `rows` (B, m), the others' last layer left
-        out. `mask` (B, 1, 1, keys) is True at keys that are read."""
-        last = len(self.layers) - 1
-        for i, layer in enumerate(self.layers):
-            x = layer(x, mask, rows if i == last else None, kept, i)
-        return self.norm(x)
-
-
 class MAR(nn.Module):
     """Codes (B, N, C) given a class. A `MaskedModel`."""
 
@@ -206,17 +130,17 @@ class MAR(nn.Module):
     def __init__(self, config: MARConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        (dim, heads), (width, decoder_heads) = config.encoder, config.decoder
+        dim, width = config.encoder.dim, config.decoder.dim
         positions, rows = self.spec.positions, config.buffer + self.spec.positions
         self.cls_embedding = nn.Embedding(config.classes + 1, dim)
-        self.z_proj = nn.Linear(config.channels, dim)
+        self.z_proj = Linear(config.channels, dim)
         self.z_norm = nn.LayerNorm(dim, LN_EPS)
         self.encoder_pos = nn.Parameter(torch.empty(rows, dim))
-        self.encoder = Stack(config.encoder_layers, dim, heads, config)
+        self.encoder = Stack(config.encoder)
         self.decoder_embed = Linear(dim, width)
         self.mask_token = nn.Parameter(torch.empty(1, width))
         self.decoder_pos = nn.Parameter(torch.empty(rows, width))
-        self.decoder = Stack(config.decoder_layers, width, decoder_heads, config)
+        self.decoder = Stack(config.decoder)
         self.head_pos = nn.Parameter(torch.empty(positions, width))
         self.head = DiffusionHead(width, config.channels, config.head)
         self.init_weights()
@@ -247,46 +171,39 @@ class MAR(nn.Module):
 
     def cache(self, batch: int) -> Cache:
         """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
-        c, table = self.config, self.encoder_pos
-
-        def keys_and_values(layers: int, dim: int, heads: int) -> KVCache:
-            return KVCache(
-                layers, batch, heads, len(table), dim // heads, table.dtype, table.device
-            )
-
-        return Cache(
-            keys_and_values(c.encoder_layers, *c.encoder),
-            keys_and_values(c.decoder_layers, *c.decoder),
-        )
+        shapes, table = (self.config.encoder, self.config.decoder), self.encoder_pos
+        return Cache(*(shape.cache(batch, len(table), table) for shape in shapes))
 
     def read(self, codes: Tensor, turn: Turn, cache: Cache | None = None) -> Read:
         """Embed the known codes of (B, N, C) that the encoder computes at this turn."""
-        if reuses(turn, cache):
-            positions = cache.wanted[: len(codes)]  # (B, r), the first branch's
-        else:
+        new = None if cache is None else cache.reused(turn)
+        if new is None:
             positions = (~turn.known).byte().argsort(stable=True)[:, : turn.reach]  # (B, r)
+        else:
+            positions = new[: len(codes)]  # (B, r), those of the first branch
         x = self.z_proj(arrange(codes.to(self.z_proj.weight), positions))  # (B, r, D)
         x = self.z_norm(x + self.encoder_pos[self.config.buffer + positions])
         return Read(x, positions, turn.known.gather(1, positions))
 
-    def hidden(
-        self, codes: Tensor, cond: Tensor, turn: Turn, cache: Cache | None = None
-    ) -> Tensor:
+    def hidden(self, codes: Tensor, cond: Tensor, turn: Turn, cache: Cache | None = None) -> Tensor:
         """What the head draws the wanted positions from, (B, m, E); reads codes (B, N, C) where
         they are known."""
         return self.trunk(self.read(codes, turn, cache), cond, turn, cache)
 
     def trunk(self, read: Read, buffer: Tensor, turn: Turn, cache: Cache | None = None) -> Tensor:
         """What `hidden` gives; all arguments have the rows of all branches."""
-        if cache is not None and reuses(turn, cache):
-            h = self.some_rows(read, turn, cache)
+        wanted = turn.wanted
+        if cache is None or wanted is None or cache.reused(turn) is None:
+            h = self.all_rows(read, buffer, wanted, cache)
         else:
-            h = self.all_rows(read, buffer, turn, cache)
+            h = self.some_rows(read, turn.known, wanted, cache)
         if cache is not None:
-            cache.wanted = turn.wanted
-        return h + arrange(self.head_pos.unsqueeze(0), turn.wanted)
+            cache.wanted = wanted
+        return h + (self.head_pos if wanted is None else self.head_pos[wanted])
 
-    def all_rows(self, read: Read, buffer: Tensor, turn: Turn, cache: Cache | None) -> Tensor:
+    def all_rows(
+        self, read: Read, buffer: Tensor, wanted: Tensor | None, cache: Cache | None
+    ) -> Tensor:
         """Both stacks over all that they read; the last layer for what is wanted."""
         p, n = self.config.buffer, self.spec.positions
         x = torch.cat((buffer, read.x), 1)  # (B, P + r, D)
@@ -302,15 +219,14 @@ class MAR(nn.Module):
         canvas = self.mask_token.to(given).expand(len(x), n, -1)
         x = torch.cat((h[:, :p], canvas.scatter(1, index, given)), 1)  # (B, P + N, E)
         every = torch.arange(n, device=x.device)
-        rows = p + (every if turn.wanted is None else turn.wanted)
+        rows = p + (every if wanted is None else wanted)
         return self.decoder(x + self.decoder_pos, rows=rows, kept=last)  # (B, m, E)
 
-    def some_rows(self, read: Read, turn: Turn, cache: Cache) -> Tensor:
+    def some_rows(self, read: Read, known: Tensor, wanted: Tensor, cache: Cache) -> Tensor:
         """The stacks over codes that were drawn last and what is wanted; other keys and values
         are those of earlier steps."""
-        p, wanted = self.config.buffer, turn.wanted
-        places = p + read.positions
-        mask = visible(turn.known, p)
+        p = self.config.buffer
+        places, mask = p + read.positions, visible(known, p)
         h = self.encoder(read.x, mask, kept=Kept(cache.encoder, places, fresh=False))
         given = self.given(self.decoder_embed(h), read.known)  # (B, r, E)
         unknown = self.mask_token.to(given).expand(*wanted.shape, -1)
@@ -356,16 +272,12 @@ class MAR(nn.Module):
             noise = Noise.request(0, len(codes), device=codes.device)
         low, high = (int(n) for n in torch.aminmax(known.sum(1)))
         unknown = known.byte().argsort(stable=True)[:, : known.shape[1] - low]  # (B, m)
-        h = self.hidden(codes if read is None else read, self.prepare(cond), Turn(known, unknown, high))
+        h = self.hidden(
+            codes if read is None else read, self.prepare(cond), Turn(known, unknown, high)
+        )
         loss = self.head.loss(h, arrange(codes, unknown), noise, unknown)  # (B, m)
         loss = loss.masked_fill(known.gather(1, unknown), 0)
         return loss.new_zeros(known.shape).scatter(1, unknown, loss)
-
-
-def reuses(turn: Turn, cache: Cache | None) -> bool:
-    """Whether a step computes some rows only."""
-    kept = cache is not None and cache.wanted is not None
-    return kept and turn.wanted is not None and not turn.fresh
 
 
 def everywhere(mask: Tensor) -> bool:
