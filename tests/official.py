@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smalti.interop.llamagen import GPT_NAMES
+from smalti.models.mar import MAR
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
 from smalti.tokenizers.kl_vae import KLVAE
@@ -28,6 +29,8 @@ def official(module: nn.Module) -> dict[str, Tensor]:
     state = module.state_dict()
     if isinstance(module, RAR):
         return official_rar(state)
+    if isinstance(module, MAR):
+        return official_mar(state)
     if isinstance(module, VAR):
         return official_var(state, module.blocks)
     if isinstance(module, MultiScaleVQVAE):
@@ -64,6 +67,27 @@ def official_rar(state: dict[str, Tensor]) -> dict[str, Tensor]:
         r"\.adaln\.": ".adaLN_modulation.1.", r"^head\.proj\.": "lm_head.",
         r"\.attention\.wqkv\.": ".attn.qkv.", r"\.attention\.wo\.": ".attn.proj.",
         r"\.attention\.": ".attn.", r"\.feed_forward\.w(\d)": r".mlp.fc\1",
+    }  # fmt: skip
+    return found | renamed(state, renames)
+
+
+def official_mar(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tables with an axis for the batch; the null class is a tensor of its own."""
+    classes = state.pop("cls_embedding.weight")
+    found = {"class_emb.weight": classes[:-1], "fake_latent": classes[-1:]}
+    tables = {"encoder_pos": "encoder_pos_embed_learned", "mask_token": "mask_token"}
+    tables |= {"decoder_pos": "decoder_pos_embed_learned"}
+    tables |= {"head_pos": "diffusion_pos_embed_learned"}
+    found |= {official: state.pop(ours)[None] for ours, official in tables.items()}
+    renames = {
+        r"^(..coder)\.layers\.": r"\1_blocks.", r"^(..coder)\.norm\.": r"\1_norm.",
+        r"\.attention\.wqkv\.": ".attn.qkv.", r"\.attention\.wo\.": ".attn.proj.",
+        r"\.feed_forward\.w(\d)": r".mlp.fc\1", r"^z_norm\.": "z_proj_ln.",
+        r"^head\.": "diffloss.net.", r"\.time_embed\.w1": ".time_embed.mlp.0",
+        r"\.time_embed\.w2": ".time_embed.mlp.2", r"net\.blocks\.": "net.res_blocks.",
+        r"(res_blocks\.\d+)\.norm": r"\1.in_ln", r"(res_blocks\.\d+)\.w1": r"\1.mlp.0",
+        r"(res_blocks\.\d+)\.w2": r"\1.mlp.2", r"net\.adaln": "net.final_layer.adaln",
+        r"\.adaln\.": ".adaLN_modulation.1.", r"net\.out\.": "net.final_layer.linear.",
     }  # fmt: skip
     return found | renamed(state, renames)
 

@@ -60,10 +60,10 @@ def read_checkpoint(path: Path, weights: str = "model", part: str = PARTS[0]) ->
     trainer = loaded.get("trainer")
     if isinstance(trainer, Mapping) and isinstance(trainer.get(part), Mapping):
         loaded = trainer[part]
-    average = next((loaded[n] for n in AVERAGES if isinstance(loaded.get(n), Mapping)), None)
+    averages = [loaded[name] for name in AVERAGES if isinstance(loaded.get(name), Mapping)]
+    average: Any = averages[0] if averages and weights != "model" else None
     if weights == "ema" and average is None:
         raise ValueError(f"{path} holds no moving average 'ema'; it has {_names(loaded)}")
-    average = None if weights == "model" else average
     state = _state(path, loaded, average)
     options = vars(args) if isinstance(args, argparse.Namespace) else {}
     return Checkpoint(path, state, options, average is not None)
