@@ -20,9 +20,9 @@ class Settings:
 
     guidance: float | None = None
     """1 is off; more follows the class more closely and varies less."""
-    schedule: (
-        Literal["constant", "linear", "cosine", "power-cosine", "interval", "list"] | None
-    ) = None
+    schedule: Literal["constant", "linear", "cosine", "power-cosine", "interval", "list"] | None = (
+        None
+    )
     """How guidance changes over the steps."""
     scales: tuple[float, ...] | None = None
     """The guidance of each step, with --schedule list."""
