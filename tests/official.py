@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smalti.interop.llamagen import GPT_NAMES
+from smalti.models.mar import MAR
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
+from smalti.tokenizers.kl_vae import KLVAE
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 
@@ -27,10 +29,14 @@ def official(module: nn.Module) -> dict[str, Tensor]:
     state = module.state_dict()
     if isinstance(module, RAR):
         return official_rar(state)
+    if isinstance(module, MAR):
+        return official_mar(state)
     if isinstance(module, VAR):
         return official_var(state, module.blocks)
     if isinstance(module, MultiScaleVQVAE):
         return official_vae(state, len(module.config.multipliers))
+    if isinstance(module, KLVAE):
+        return official_conv(state, len(module.config.multipliers))
     if isinstance(module, MaskGITVQGAN):
         return {k.replace(".upsample.conv.", ".upsample_conv."): t for k, t in state.items()}
     return {OFFICIAL.get(name, name): tensor for name, tensor in state.items()}
@@ -65,6 +71,27 @@ def official_rar(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return found | renamed(state, renames)
 
 
+def official_mar(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tables with an axis for the batch; the null class is a tensor of its own."""
+    classes = state.pop("cls_embedding.weight")
+    found = {"class_emb.weight": classes[:-1], "fake_latent": classes[-1:]}
+    tables = {"encoder_pos": "encoder_pos_embed_learned", "mask_token": "mask_token"}
+    tables |= {"decoder_pos": "decoder_pos_embed_learned"}
+    tables |= {"head_pos": "diffusion_pos_embed_learned"}
+    found |= {official: state.pop(ours)[None] for ours, official in tables.items()}
+    renames = {
+        r"^(..coder)\.layers\.": r"\1_blocks.", r"^(..coder)\.norm\.": r"\1_norm.",
+        r"\.attention\.wqkv\.": ".attn.qkv.", r"\.attention\.wo\.": ".attn.proj.",
+        r"\.feed_forward\.w(\d)": r".mlp.fc\1", r"^z_norm\.": "z_proj_ln.",
+        r"^head\.": "diffloss.net.", r"\.time_embed\.w1": ".time_embed.mlp.0",
+        r"\.time_embed\.w2": ".time_embed.mlp.2", r"net\.blocks\.": "net.res_blocks.",
+        r"(res_blocks\.\d+)\.norm": r"\1.in_ln", r"(res_blocks\.\d+)\.w1": r"\1.mlp.0",
+        r"(res_blocks\.\d+)\.w2": r"\1.mlp.2", r"net\.adaln": "net.final_layer.adaln",
+        r"\.adaln\.": ".adaLN_modulation.1.", r"net\.out\.": "net.final_layer.linear.",
+    }  # fmt: skip
+    return found | renamed(state, renames)
+
+
 def official_var(state: dict[str, Tensor], sizes: Sequence[int]) -> dict[str, Tensor]:
     """With the buffers of upstream, without the tokenizer's quantizer."""
     state = {name: tensor for name, tensor in state.items() if not name.startswith("quantize.")}
@@ -89,18 +116,26 @@ def official_var(state: dict[str, Tensor], sizes: Sequence[int]) -> dict[str, Te
 
 
 def official_vae(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
-    """Queries, keys and values in one, the decoder shallow first, with a count of used codes."""
+    """Queries, keys and values in one, with a count of used codes."""
     found: dict[str, Tensor] = {"quantize.ema_vocab_hit_SV": torch.ones(3, 2)}
-    for name, tensor in state.items():
-        name = re.sub(
-            r"^decoder\.conv_blocks\.(\d+)",
-            lambda level: f"decoder.up.{levels - 1 - int(level[1])}",
-            name,
-        )
+    for name, tensor in official_conv(state, levels).items():
         if part := re.search(r"\.([qkv])\.(?=weight|bias)", name):
             name = name.replace(part[0], ".qkv.")
             tensor = torch.cat((found[name], tensor)) if part[1] != "q" else tensor
         found[name] = tensor
+    return found
+
+
+def official_conv(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
+    """An autoencoder's, the decoder shallow first."""
+    found = {
+        re.sub(
+            r"^decoder\.conv_blocks\.(\d+)",
+            lambda level: f"decoder.up.{levels - 1 - int(level[1])}",
+            name,
+        ): tensor
+        for name, tensor in state.items()
+    }
     renames = {
         r"^encoder\.conv_blocks\.": "encoder.down.", r"\.res\.": ".block.",
         r"\.mid\.0\.": ".mid.block_1.", r"\.mid\.1\.": ".mid.attn_1.",

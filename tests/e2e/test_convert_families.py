@@ -1,8 +1,9 @@
-"""`smalti convert` of RAR, VAR and MaskGIT-VQGAN: what is written and drawn, and one line for every
-mistake, above all for a file of another project."""
+"""`smalti convert` of MAR, RAR, VAR and MaskGIT-VQGAN: what is written and drawn, and one line for
+every mistake, above all for a file of another project."""
 
 import json
 import re
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -14,20 +15,25 @@ import smalti
 from builders import build
 from official import official, write
 from smalti.cli import main
-from smalti.models import llamagen, rar, var
+from smalti.models import llamagen, mar, rar, var
 from smalti.models.llamagen import LlamaGen
+from smalti.models.mar import MAR
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
 from smalti.pipeline import Pipeline
 from smalti.registry import MODELS, TOKENIZERS
 from smalti.storage import load_module
-from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers.kl_vae import KLVAE
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.tokenizers.vqgan import VQGAN
 
-pytestmark = pytest.mark.usefixtures("float32")
+pytestmark = [
+    pytest.mark.usefixtures("float32"),
+    pytest.mark.filterwarnings("ignore:.*has no moving average"),
+]
 
 SCALES = pyramid(1, 2, 3, 4)
 VAE = replace(multiscale_vqvae.tiny(), size=(16, 16), scales=SCALES)
@@ -39,6 +45,13 @@ VAR_CONFIG = replace(
     phis=VAE.phis,
     drop_path=0.1 * 2 / 24,
 )
+MAR_CONFIG = replace(
+    mar.tiny(),
+    channels=4,
+    dropout=0.1,
+    attention_dropout=0.1,
+    head=replace(mar.tiny().head, repeat=4),
+)
 MODULES = {
     "llamagen": (LlamaGen, llamagen.tiny()),
     "llamagen-vq": (VQGAN, vqgan.tiny()),
@@ -49,6 +62,8 @@ MODULES = {
         replace(var.tiny(), scales=SCALES, vocab=VAE.vocab, latent=VAE.dim, phis=VAE.phis),
     ),
     "var-vq": (MultiScaleVQVAE, VAE),
+    "mar": (MAR, MAR_CONFIG),
+    "mar-vae": (KLVAE, kl_vae.tiny()),
 }
 TITLES = {
     "llamagen": ("a LlamaGen generator", "llamagen --model"),
@@ -57,14 +72,19 @@ TITLES = {
     "maskgit-vq": ("a MaskGIT-VQGAN", "maskgit-vqgan --tokenizer"),
     "var": ("a VAR transformer", "var --model"),
     "var-vq": ("a VAR tokenizer", "var --tokenizer"),
+    "mar": ("a MAR generator", "mar --model"),
+    "mar-vae": ("a KL-VAE", "mar --tokenizer"),
 }
 SLOTS = {
     ("llamagen", "--tokenizer"): "llamagen-vq", ("llamagen", "--model"): "llamagen",
     ("rar", "--tokenizer"): "maskgit-vq", ("rar", "--model"): "rar",
     ("var", "--tokenizer"): "var-vq", ("var", "--model"): "var",
+    ("mar", "--tokenizer"): "mar-vae", ("mar", "--model"): "mar",
     ("maskgit-vqgan", "--tokenizer"): "maskgit-vq",
 }  # fmt: skip
 """What each option of each family takes."""
+NEEDED = {"llamagen": ["--grid", "4"], "mar": ["--scale", "0.5", "--heads", "2"]}
+"""What small files do not say."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +104,8 @@ def command(files, out, family, *options, **given):
     for (name, option), kind in SLOTS.items():
         if name == family and (file := given.get(option[2:], f"{kind}.pt")):
             paths += [option, str(files / file)]
-    return ["convert", family, *paths, "--out", str(out), *map(str, options)]
+    told = [*NEEDED.get(family, []), *map(str, options)]
+    return ["convert", family, *paths, "--out", str(out), *told]
 
 
 def mistake(capsys, arguments) -> str:
@@ -103,7 +124,7 @@ def module(name):
 
 def original(family) -> Pipeline:
     """The pipeline of the modules that the files are made of."""
-    model, tokenizer = module(family), module({"rar": "maskgit-vq", "var": "var-vq"}[family])
+    model, tokenizer = module(family), module(SLOTS[family, "--tokenizer"])
     if family == "var":
         model.learn_from(tokenizer)
     return Pipeline(tokenizer, model)
@@ -116,8 +137,7 @@ def test_a_file_of_another_kind_is_named(files, tmp_path, capsys, slot):
         if kind == SLOTS[slot]:
             continue
         given = {option[2:]: f"{kind}.pt"}
-        options = ["--grid", "4"] if family == "llamagen" else []
-        line = mistake(capsys, command(files, tmp_path / "p", family, *options, **given))
+        line = mistake(capsys, command(files, tmp_path / "p", family, **given))
         path = files / f"{kind}.pt"
         assert (
             line == f"smalti convert: {path} looks like {title}; try: smalti convert {takes} {path}"
@@ -129,10 +149,8 @@ def test_a_file_of_another_kind_is_named(files, tmp_path, capsys, slot):
 def test_a_file_of_no_kind_says_what_it_lacks(files, tmp_path, capsys, slot):
     family, option = slot
     write({"x": torch.ones(2)}, files / "nothing.pt")
-    options = ["--grid", "4"] if family == "llamagen" else []
-    given = {option[2:]: "nothing.pt"}
-    line = mistake(capsys, command(files, tmp_path / "p", family, *options, **given))
-    assert re.search(r"nothing.pt is no such file of [\w-]+: it has no [a-z]", line)
+    line = mistake(capsys, command(files, tmp_path / "p", family, **{option[2:]: "nothing.pt"}))
+    assert re.search(r"nothing.pt is no such file of [\w' -]+: it has no [a-z]", line)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +158,10 @@ def test_a_file_of_no_kind_says_what_it_lacks(files, tmp_path, capsys, slot):
     [
         ("rar", {"guidance": 4.0, "schedule": "constant", "top_k": 0, "top_p": 1.0}),
         ("var", {"guidance": 2.5, "schedule": "linear", "top_k": 900, "top_p": 0.96}),
+        (
+            "mar",
+            {"guidance": 3.0, "schedule": "linear", "steps": 16},
+        ),
     ],
 )
 def test_a_pipeline_draws_as_the_original_does(files, tmp_path, capsys, family, sampling):
@@ -150,11 +172,9 @@ def test_a_pipeline_draws_as_the_original_does(files, tmp_path, capsys, family, 
     assert {k: report["sampling"][k] for k in sampling} == sampling
     assert [len(digest) for digest in report["files"].values()] == [64, 64]
     pipe = smalti.load(out, "cpu", torch.float32)
-    assert (
-        replace(pipe.model.config, drop_path=0.0)
-        if family == "var"
-        else pipe.model.config == (wanted.model.config)
-    )
+    config = pipe.model.config
+    config = replace(config, drop_path=0.0) if family == "var" else config
+    assert config == wanted.model.config
     assert pipe.tokenizer.config == wanted.tokenizer.config
     drawn, expected = (p(n=3, seed=5, **sampling) for p in (pipe, wanted))
     for ours, theirs in zip(drawn, expected, strict=True):
@@ -164,7 +184,7 @@ def test_a_pipeline_draws_as_the_original_does(files, tmp_path, capsys, family, 
     assert Image.open(picture).size == (16, 16)
 
 
-@pytest.mark.parametrize("family", ["rar", "var"])
+@pytest.mark.parametrize("family", ["rar", "var", "mar"])
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_dtype_is_of_the_generator_alone(files, tmp_path, family, name):
     main(command(files, tmp_path / "p", family, "--dtype", name))
@@ -207,6 +227,13 @@ def test_grids_and_sizes_that_are_given(files, tmp_path):
         ("var", ["--scales", 3, 2, 1], "--scales must ascend from 1 or more, got 3 2 1"),
         ("var", ["--scales", 0, 1], "--scales must ascend from 1 or more, got 0 1"),
         ("var", ["--heads", 3], "var.pt has 2 heads, got --heads 3"),
+        ("mar", ["--size", "32"], "--size is of a tokenizer alone, got 32 beside --model"),
+        ("mar", ["--heads", 3], "dim must be a multiple of heads, got 32, 3"),
+        ("mar", ["--decoder-heads", 5], "dim must be a multiple of heads, got 32, 5"),
+        ("mar", ["--scale", "nan"], "scale must be a positive number, got nan"),
+        ("mar", ["--scale", "-0.2"], "scale must be a positive number, got -0.2"),
+        ("mar", ["--weights", "ema"], "mar.pt holds no moving average 'ema'; it has"),
+        ("mar", ["--weights", "best"], "best"),
         (
             "maskgit-vqgan",
             ["--size", "18"],
@@ -239,8 +266,63 @@ def test_files_that_do_not_fit_each_other(files, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_scale_that_no_file_has(files, tmp_path, capsys):
+    for model in ("mar.pt", ""):
+        arguments = command(files, tmp_path / "p", "mar", model=model)
+        at = arguments.index("--scale")
+        line = mistake(capsys, arguments[:at] + arguments[at + 2 :])
+        assert (
+            f"{files / 'mar-vae.pt'} does not hold the scale of its latents: give --scale" in line
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kl_vae_alone(files, tmp_path):
+    main(command(files, tmp_path / "t", "mar", "--scale", "2.5", "--size", "8x12", model=""))
+    tokenizer, info = load_module(tmp_path / "t", TOKENIZERS)
+    assert tokenizer.config == replace(kl_vae.tiny(), size=(8, 12), scale=2.5)
+    assert list(info["files"]) == ["mar-vae.pt"]
+    main(command(files, tmp_path / "u", "mar", model=""))
+    assert load_module(tmp_path / "u", TOKENIZERS)[0].config.size == (256, 256)
+
+
+def test_several_latents_make_one_code(files, tmp_path, capsys):
+    """Upstream's patch_size: the generator's channels tell."""
+    for channels, group in ((16, 2), (20, None)):
+        write(official(build(MAR, replace(mar.tiny(), channels=channels))), files / "wide.pt")
+        given = command(files, tmp_path / "p", "mar", model="wide.pt")
+        if group is None:
+            line = mistake(capsys, given)
+            assert "wide.pt draws codes of 20 channels, the tokenizer has 4" in line
+            continue
+        main(given)
+        config = smalti.load(tmp_path / "p").tokenizer.config
+        assert config == replace(kl_vae.tiny(), size=(32, 32), group=2)
+
+
+def test_the_moving_average_draws_unless_told_otherwise(files, tmp_path):
+    made = {name: build(*MODULES["mar"], seed=seed) for seed, name in enumerate(("model", "ema"))}
+    content = {"model": official(made["model"]), "model_ema": official(made["ema"]), "epoch": 3}
+    write(content, files / "both.pth")
+    write(official(made["model"]), files / "one.safetensors")
+    for options, file, wanted in (
+        ([], "both.pth", "ema"),
+        (["--weights", "ema"], "both.pth", "ema"),
+        (["--weights", "model"], "both.pth", "model"),
+        ([], "one.safetensors", "model"),
+        (["--weights", "model"], "one.safetensors", "model"),
+    ):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            main(command(files, tmp_path / "p", "mar", *options, model=file))
+        state, ours = smalti.load(tmp_path / "p").model.state_dict(), made[wanted].state_dict()
+        assert all(torch.equal(state[k], ours[k]) for k in ours)
+        warned = [str(t.message) for t in told if "has no moving average" in str(t.message)]
+        assert len(warned) == (file == "one.safetensors" and not options)
+
+
 def test_a_tokenizer_alone_needs_a_new_folder(files, tmp_path, capsys):
-    for family in ("maskgit-vqgan", "var"):
+    for family in ("maskgit-vqgan", "var", "mar"):
         (tmp_path / family).mkdir()
         line = mistake(capsys, command(files, tmp_path / family, family, model=""))
         assert f"{family} exists; a tokenizer alone needs a new folder" in line
@@ -249,9 +331,10 @@ def test_a_tokenizer_alone_needs_a_new_folder(files, tmp_path, capsys):
 def test_help_and_families(capsys):
     main(["convert"])
     text = capsys.readouterr().out
-    for family in ("llamagen", "maskgit-vqgan", "rar", "var"):
+    options = {"mar": "--scale", "rar": "--grid", "var": "--scales", "maskgit-vqgan": "--size"}
+    for family in ("llamagen", *options):
         assert f"\n  {family} " in text
-    for family, option in (("rar", "--grid"), ("var", "--scales"), ("maskgit-vqgan", "--size")):
+    for family, option in options.items():
         with pytest.raises(SystemExit) as stop:
             main(["convert", family, "--help"])
         assert stop.value.code == 0 and option in capsys.readouterr().out

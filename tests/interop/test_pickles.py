@@ -57,6 +57,20 @@ def test_no_moving_average(tmp_path):
         read_checkpoint(path, "ema")
 
 
+@pytest.mark.parametrize("name", ["ema", "model_ema"])
+def test_the_moving_average_where_there_is_one(tmp_path, name):
+    average = {k: t + 1 for k, t in STATE.items()}
+    path = write({"model": STATE, name: average, "optimizer": {}}, tmp_path / "x.pth")
+    for weights, wanted in (("ema", average), ("", average), ("model", STATE)):
+        found = read_checkpoint(path, weights)
+        assert same(found.state, wanted) and found.averaged == (weights != "model")
+    flat = write(STATE, tmp_path / "y.safetensors")
+    found = read_checkpoint(flat, "")
+    assert same(found.state, STATE) and not found.averaged
+    with pytest.raises(ValueError, match="no moving average 'ema'; it has a.weight, b.module"):
+        read_checkpoint(flat, "ema")
+
+
 def test_safetensors(tmp_path):
     path = write(wrapped(STATE, "module"), tmp_path / "x.safetensors")
     assert same(read_checkpoint(path).state, STATE)

@@ -48,9 +48,14 @@ def unpatchify(codes: Tensor, grid: tuple[int, int], size: int) -> Tensor:
 @pytest.mark.parametrize("folder", folders("mar"))
 def test_mar(folder: Path):
     config, weights, io = load(folder)
-    made = config["constructor"]
-    model = MAR(mar_config(made)).eval()
+    model = MAR(mar_config(config["constructor"])).eval()
     model.load_state_dict(mar_state(weights))
+    check_mar(model, config, io)
+
+
+def check_mar(model: MAR, config: dict[str, Any], io: Any) -> None:
+    """Compare a model with every golden tensor."""
+    made = config["constructor"]
     size, grid = made["patch_size"], model.config.grid
     codes = patchify(io["latents"], size)
     close(codes, io["patchified"], atol=0)

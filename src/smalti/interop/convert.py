@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smalti.interop import llamagen_files, maskgit_vqgan, rar_files, var_files
+from smalti.interop import llamagen_files, mar_files, maskgit_vqgan, rar_files, var_files
 from smalti.interop.files import Repository
 
 
@@ -23,6 +23,7 @@ FAMILIES = {
     "llamagen": Family(
         llamagen_files.LlamaGenFiles, llamagen_files.convert, llamagen_files.REPOSITORIES
     ),
+    "mar": Family(mar_files.MARFiles, mar_files.convert, {}),
     "maskgit-vqgan": Family(maskgit_vqgan.MaskGITFiles, maskgit_vqgan.convert, {}),
     "rar": Family(rar_files.RARFiles, rar_files.convert, rar_files.REPOSITORIES),
     "var": Family(var_files.VARFiles, var_files.convert, var_files.REPOSITORIES),

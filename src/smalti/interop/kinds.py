@@ -14,7 +14,9 @@ class Kind(NamedTuple):
     command: str
     """The family of `smalti convert` that takes it, and the option."""
     marks: tuple[str, ...]
-    """How names begin of which every such file has all, and of no other kind any file."""
+    """How names begin of which every such file has all."""
+    lacks: tuple[str, ...] = ()
+    """How names begin of which it has none, where the marks alone do not tell the kinds apart."""
 
 
 LLAMAGEN = Kind(
@@ -27,13 +29,24 @@ MASKGIT_VQ = Kind(
 )
 VAR = Kind("a VAR transformer", "var --model", ("lvl_embed.",))
 VAR_VQ = Kind("a VAR tokenizer", "var --tokenizer", ("quantize.quant_resi.",))
-KINDS = (LLAMAGEN, LLAMAGEN_VQ, RAR, MASKGIT_VQ, VAR, VAR_VQ)
+MAR = Kind("a MAR generator", "mar --model", ("encoder_pos_embed_learned", "diffloss."))
+MAR_VAE = Kind(
+    "a KL-VAE",
+    "mar --tokenizer",
+    ("encoder.down.", "decoder.up.", "quant_conv.", "post_quant_conv."),
+    ("quantize.",),
+)
+KINDS = (LLAMAGEN, LLAMAGEN_VQ, RAR, MASKGIT_VQ, VAR, VAR_VQ, MAR, MAR_VAE)
 
 
 def kind_of(names: Mapping[str, object]) -> Kind | None:
     """The kind of file that has tensors of these names; None if it is none that we know."""
+
+    def held(mark: str) -> bool:
+        return any(name.startswith(mark) for name in names)
+
     for kind in KINDS:
-        if all(any(name.startswith(mark) for name in names) for mark in kind.marks):
+        if all(map(held, kind.marks)) and not any(map(held, kind.lacks)):
             return kind
     return None
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, TypeVar
 
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.shapes import count, shape
+from smalti.interop.shapes import count, option, shape
 from smalti.models.llamagen import SIZES, LlamaGenConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 
 PUBLISHED = {name: SIZES[name] for name in ("B", "L", "XL", "XXL", "XXXL", "1B", "3B", "7B")}
-
-T = TypeVar("T")
 
 
 def vq_sizes(checkpoint: Checkpoint, l2_norm: bool = True) -> VQGANConfig:
@@ -121,17 +118,6 @@ def ffn_settings(dim: int, width: int) -> tuple[int, float]:
         if LlamaGenConfig(heads=1, dim=dim, multiple_of=multiple_of).ffn_dim == width:
             return multiple_of, 1.0
     return 1, (width + 0.5) / int(8 * dim / 3)  # one half keeps rounding from F - 1
-
-
-def option(checkpoint: Checkpoint, name: str, default: T) -> T:
-    """A stored option, or the default. Raises ValueError if it is of another type."""
-    value: Any = checkpoint.args.get(name, default)
-    if isinstance(default, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(default):
-        kind = type(default).__name__
-        raise ValueError(f"{checkpoint.path}: option {name} must be {kind}, got {value!r}")
-    return value
 
 
 def _classes(checkpoint: Checkpoint, rows: int) -> int:

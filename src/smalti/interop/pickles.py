@@ -26,6 +26,8 @@ WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 """What DDP, compile, FSDP and activation checkpoints put into the names of tensors."""
 HOLDERS = ("model", "module", "state_dict")
 """Where a file holds its weights: plain DDP scripts, DeepSpeed, Lightning."""
+AVERAGES = ("ema", "model_ema")
+"""Where a file holds their moving average: LlamaGen, MAR."""
 PARTS = ("var_wo_ddp", "vae_local")
 """Where VAR's trainer holds its transformer and its tokenizer, under "trainer"."""
 
@@ -36,14 +38,16 @@ class Checkpoint(NamedTuple):
     """Names without wrappers. The tensors stay in the file until they are used, where they can."""
     args: dict[str, Any]
     """Options of the script that wrote the file; {} if it does not hold them."""
+    averaged: bool = False
+    """Whether the weights are the moving average that the file holds beside the trained ones."""
 
 
 def read_checkpoint(path: Path, weights: str = "model", part: str = PARTS[0]) -> Checkpoint:
     """The state dict in a .safetensors file or in a pickle of any usual layout.
 
-    `weights` is "model", or "ema" for the moving average that some files hold beside it; `part` is
-    one of `PARTS`, for files of VAR's trainer. Raises ValueError naming the file and the reason:
-    missing, empty, damaged, not a state dict, unsafe.
+    `weights` is "model", or "ema" for the moving average that some files hold beside it, or "" for
+    the average if there is one; `part` is one of `PARTS`, for files of VAR's trainer. Raises
+    ValueError naming the file and the reason: missing, empty, damaged, not a state dict, unsafe.
     """
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
@@ -56,8 +60,13 @@ def read_checkpoint(path: Path, weights: str = "model", part: str = PARTS[0]) ->
     trainer = loaded.get("trainer")
     if isinstance(trainer, Mapping) and isinstance(trainer.get(part), Mapping):
         loaded = trainer[part]
-    state = _state(path, loaded, weights)
-    return Checkpoint(path, state, vars(args) if isinstance(args, argparse.Namespace) else {})
+    averages = [loaded[name] for name in AVERAGES if isinstance(loaded.get(name), Mapping)]
+    average: Any = averages[0] if averages and weights != "model" else None
+    if weights == "ema" and average is None:
+        raise ValueError(f"{path} holds no moving average 'ema'; it has {_names(loaded)}")
+    state = _state(path, loaded, average)
+    options = vars(args) if isinstance(args, argparse.Namespace) else {}
+    return Checkpoint(path, state, options, average is not None)
 
 
 def sha256(path: Path) -> str:
@@ -96,14 +105,13 @@ def _reason(error: Exception) -> str:
     return f"is damaged or no checkpoint of torch ({type(error).__name__}: {text})"
 
 
-def _state(path: Path, loaded: Mapping[Any, Any], weights: str) -> dict[str, Tensor]:
-    if weights == "ema":
-        if not isinstance(loaded.get("ema"), Mapping):
-            raise ValueError(f"{path} holds no moving average 'ema'; it has {_names(loaded)}")
-        found = loaded["ema"]
-    else:
-        held = [loaded[name] for name in HOLDERS if isinstance(loaded.get(name), Mapping)]
-        found = held[0] if held else loaded  # FSDP's consolidated files are flat
+def _state(
+    path: Path, loaded: Mapping[Any, Any], average: Mapping[Any, Any] | None
+) -> dict[str, Tensor]:
+    """The moving average, or else the weights as trained."""
+    held = [loaded[name] for name in HOLDERS if isinstance(loaded.get(name), Mapping)]
+    # FSDP's consolidated files are flat
+    found = average if average is not None else held[0] if held else loaded
     if not found or not all(_plain(value) for value in found.values()):
         raise ValueError(f"{path} holds no state dict; it has {_names(loaded)}")
     state = {_unwrapped(str(name)): tensor.detach() for name, tensor in found.items()}

@@ -1,8 +1,12 @@
-"""What the tensors of a checkpoint say: shapes by name, and how many parts a prefix numbers."""
+"""What a checkpoint says: shapes by name, how many parts a prefix numbers, stored options."""
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from smalti.interop.pickles import Checkpoint
+
+T = TypeVar("T")
 
 
 def shape(checkpoint: Checkpoint, name: str, axes: int, project: str) -> tuple[int, ...]:
@@ -18,3 +22,14 @@ def count(checkpoint: Checkpoint, prefix: str) -> int:
     """How many numbers follow a prefix in the names of tensors."""
     rest = [n.removeprefix(prefix) for n in checkpoint.state if n.startswith(prefix)]
     return len({name.partition(".")[0] for name in rest})
+
+
+def option(checkpoint: Checkpoint, name: str, default: T) -> T:
+    """A stored option, or the default. Raises ValueError if it is of another type."""
+    value: Any = checkpoint.args.get(name, default)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        kind = type(default).__name__
+        raise ValueError(f"{checkpoint.path}: option {name} must be {kind}, got {value!r}")
+    return value

@@ -1,0 +1,106 @@
+"""MAR's and KL-16's golden weights as released files: `smalti convert`, `smalti.load`, and the
+golden tensors."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden import folders, load
+from test_mar import check_mar
+from test_mar_vae import check as check_vae
+from test_rar_convert import content, same
+
+import smalti
+from builders import build
+from official import official, other, write
+from smalti import registry
+from smalti.cli import main
+from smalti.interop.mar import mar_state
+from smalti.interop.mar_vae import kl_state
+from smalti.models import mar
+from smalti.models.mar import MAR
+from smalti.settings import Sampling
+from smalti.storage import load_module
+from smalti.tokenizers import kl_vae
+from smalti.tokenizers.kl_vae import KLVAE
+
+LAYOUTS = ["checkpoint", "as-trained", "flat", "flat-views", "compiled", "safetensors", "old"]
+
+
+def stored(weights: dict[str, Any], layout: str, args: dict[str, Any]) -> tuple[Any, list[str]]:
+    """A file's content, and the options with which its weights are these."""
+    beside = {"optimizer": {}, "epoch": 799, "scaler": {}, "args": argparse.Namespace(**args)}
+    if layout == "checkpoint":
+        return {"model": other(weights), "model_ema": weights, **beside}, []
+    if layout == "as-trained":
+        return {"model": weights, "model_ema": other(weights)}, ["--weights", "model"]
+    return content(weights, layout), []
+
+
+@pytest.mark.filterwarnings("ignore:.*has no moving average")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("folder", folders("mar"))
+def test_generators(folder: Path, layout, tmp_path):
+    config, weights, io = load(folder)
+    given = config["constructor"]
+    shape = replace(kl_vae.tiny(), latent=given["vae_embed_dim"])
+    vae = write({"model": official(build(KLVAE, shape))}, tmp_path / "kl.ckpt")
+    suffix = ".safetensors" if layout == "safetensors" else ".pth"
+    state, options = stored(weights, layout, given)
+    model = write(state, tmp_path / f"checkpoint-last{suffix}", old=layout == "old")
+    options += ["--heads", str(given["encoder_num_heads"])]
+    options += ["--decoder-heads", str(given["decoder_num_heads"])]
+    files = ["--tokenizer", str(vae), "--model", str(model), "--scale", "0.5", *options]
+    main(["convert", "mar", *files, "--out", str(tmp_path / "p")])
+    pipe = smalti.load(tmp_path / "p", "cpu", torch.float32)
+    assert same(pipe.model, mar_state(weights))
+    if layout == "checkpoint":
+        check_mar(pipe.model.requires_grad_(True), config, io)
+        assert pipe.model.config.head.repeat == given["diffusion_batch_mul"]
+        assert pipe.model.config.attention_dropout == given["attn_dropout"]
+    height, width = pipe.model.config.grid
+    cell = 4 * given["patch_size"]
+    assert pipe.tokenizer.config.size == (cell * height, cell * width)
+    assert pipe.sampling == Sampling(3.0, "linear", steps=height * width)
+    assert len(pipe(n=1, steps=2)) == 1
+
+
+@pytest.mark.parametrize("layout", ["checkpoint", "losses", "flat", "safetensors", "old"])
+@pytest.mark.parametrize("folder", folders("mar_vae"))
+@torch.no_grad()
+def test_tokenizers(folder: Path, layout, tmp_path):
+    config, weights, io = load(folder)
+    suffix = ".safetensors" if layout == "safetensors" else ".ckpt"
+    losses = {"loss.logvar": torch.zeros(()), "loss.discriminator.main.0.weight": torch.ones(2)}
+    state = {"model": weights | losses if layout == "losses" else weights, "epoch": 7}
+    state = state if layout in ("checkpoint", "losses") else content(weights, layout)
+    vae = write(state, tmp_path / f"kl{suffix}", old=layout == "old")
+    height, width = io["image"].shape[2:]
+    scale = config["scale_factor"]
+    options = ["--size", f"{height}x{width}", "--scale", str(scale), "--out", str(tmp_path / "t")]
+    main(["convert", "mar", "--tokenizer", str(vae), *options])
+    tokenizer, info = load_module(tmp_path / "t", registry.TOKENIZERS)
+    assert same(tokenizer, kl_state({k: v.float() for k, v in weights.items()}))
+    assert tokenizer.config.scale == scale and list(info["files"]) == [vae.name]
+    if layout == "checkpoint":
+        check_vae(tokenizer, config, io)
+
+
+@pytest.mark.parametrize("folder", folders("mar_vae"))
+@torch.no_grad()
+def test_a_pipeline_of_the_tokenizer(folder: Path, tmp_path):
+    config, weights, io = load(folder)
+    vae = write({"model": weights}, tmp_path / "kl.ckpt")
+    side = io["image"].shape[-1] // 2 ** (len(config["constructor"]["ch_mult"]) - 1)
+    shape = replace(mar.tiny(), grid=(side, side), channels=config["constructor"]["embed_dim"])
+    model = build(MAR, shape)
+    file = write({"model_ema": official(model), "model": {}}, tmp_path / "mar.pth")
+    options = ["--scale", str(config["scale_factor"]), "--heads", str(shape.heads)]
+    files = ["--tokenizer", str(vae), "--model", str(file), *options]
+    main(["convert", "mar", *files, "--out", str(tmp_path / "p")])
+    pipe = smalti.load(tmp_path / "p", "cpu", torch.float32)
+    check_vae(pipe.tokenizer, config, io)
+    assert same(pipe.model, model.state_dict())
