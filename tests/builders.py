@@ -74,7 +74,21 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     directions = replace(tiny, scales=((2, 2), (4, 4)), phis=2, phi_ratio=1.0, l2_norm=True)
     maskgit, plain = found["maskgit_vqgan"]
     long = replace(plain, size=(8, 24), multipliers=(2, 1, 3), blocks=2)
+    kl, smooth = found["kl_vae"]
+    grouped = replace(smooth, group=2, scale=1.5)
+    flat = replace(
+        smooth,
+        size=(16, 48),
+        patch=2,
+        multipliers=(2, 1, 3),
+        decoder_multipliers=(1, 2, 1),
+        blocks=2,
+        latent=3,
+        attention_at=(2, 4),
+    )
     return found | {
+        "kl_vae-grouped": (kl, grouped),
+        "kl_vae-oblong": (kl, flat),
         "maskgit_vqgan-oblong": (maskgit, long),
         "vqgan-variant": (module, variant),
         "vqgan-wide": (module, wide),

@@ -10,7 +10,7 @@ from torch import nn
 from smalti.models import fluid, llamagen, rar, var
 from smalti.text import bytes as byte_level
 from smalti.text import t5
-from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ TOKENIZERS = {
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
+    "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
 }
 MODELS = {
     "fluid": Entry(fluid.FluidConfig, fluid.Fluid, fluid.tiny),
