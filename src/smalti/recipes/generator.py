@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from smalti.engine.causal import generate
 from smalti.eval.codebook import histogram, unigram_bits
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
-from smalti.models.llamagen import LlamaGenConfig
 from smalti.models.var import VAR, VARConfig
 from smalti.nn.linear import packed
 from smalti.pictures import grid, save_png, to_pil
@@ -227,12 +226,14 @@ def fitted(config: Any, tokenizer: Any, classes: int, encoder: Any | None) -> An
     if isinstance(config, VARConfig):
         codes = {"latent": shape.dim, "phis": shape.phis, "phi_ratio": shape.phi_ratio}
         return replace(config, vocab=spec.vocab, classes=classes, **codes)
-    config = replace(config, grid=spec.grids[0], vocab=spec.vocab)
+    decided = {"grid": spec.grids[0], "vocab": spec.vocab, "channels": spec.channels}
     if encoder is None:
-        none = {"text_length": 0} if isinstance(config, LlamaGenConfig) else {}
-        return replace(config, classes=classes, **none)
-    length, dim = encoder.config.length, encoder.config.dim
-    return replace(config, classes=0, text_length=length, text_dim=dim)
+        decided |= {"classes": classes, "text_length": 0}
+    else:
+        length, dim = encoder.config.length, encoder.config.dim
+        decided |= {"classes": 0, "text_length": length, "text_dim": dim}
+    known = {field.name for field in fields(config)}
+    return replace(config, **{k: v for k, v in decided.items() if k in known})
 
 
 @torch.inference_mode()
