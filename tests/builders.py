@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
-from smalti.models import fluid, llamagen, rar, var
+from smalti.models import fluid, llamagen, maskgit, rar, var
 from smalti.pipeline import Pipeline
 from smalti.text import bytes as byte_level
 from smalti.tokenizers.quantize.multiscale import pyramid
@@ -30,6 +30,7 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     ids = replace(random, vocab=32, channels=0)
     captions = {"classes": 0, "text_length": 6, "text_dim": 12, "aligner_layers": 1}
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
+    oblong = replace(maskgit.tiny(), grid=(2, 5), heads=4)
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
@@ -41,16 +42,22 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "fluid-raster-continuous": (fluid.Fluid, replace(random, order="raster")),
         "rar-wide": (rar.RAR, wide),
         "var-shared": (var.VAR, shared),
+        "maskgit-oblong": (maskgit.MaskGIT, oblong),
     }
 
 
-def causal() -> dict[str, tuple[type[nn.Module], Any]]:
-    """Those of `models()` that draw one block after another."""
-    return {
-        name: (module, config)
-        for name, (module, config) in models().items()
-        if not getattr(module(config), "masked", False)
-    }
+def causal_models() -> dict[str, tuple[type[nn.Module], Any]]:
+    """Those of `models` that draw one block after another."""
+    return {name: (m, c) for name, (m, c) in models().items() if not is_masked(m(c))}
+
+
+def masked_models() -> dict[str, tuple[type[nn.Module], Any]]:
+    """Those of `models` that fill in hidden codes."""
+    return {name: (m, c) for name, (m, c) in models().items() if is_masked(m(c))}
+
+
+def is_masked(model: nn.Module) -> bool:
+    return bool(getattr(model, "masked", False))
 
 
 def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:

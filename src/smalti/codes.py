@@ -203,7 +203,8 @@ class Guide(Protocol):
 
     @property
     def clean(self) -> bool:
-        """Whether `merge` must be given predictions of the clean latent, not of the noise."""
+        """Whether `merge` measures lengths and angles, so that it must be given predictions of the
+        clean latent, not of the noise, or logits less their mean."""
         ...
 
     def tile(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from smalti.models import fluid, llamagen, rar, var
+from smalti.models import fluid, llamagen, mar, maskgit, rar, var
 from smalti.text import bytes as byte_level
 from smalti.text import t5
 from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
@@ -36,8 +36,10 @@ TOKENIZERS = {
 MODELS = {
     "fluid": Entry(fluid.FluidConfig, fluid.Fluid, fluid.tiny),
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
+    "mar": Entry(mar.MARConfig, mar.MAR, mar.tiny),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
+    "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),
 }
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders import build, causal, random_codes, random_cond
+from builders import build, causal_models, random_codes, random_cond
 from smalti import registry
 from smalti.codes import Cond, Span
 from smalti.engine.causal import Known, generate, spans, stream
@@ -19,7 +19,7 @@ from smalti.sampling.solvers import Solver
 from smalti.storage import load_module, save_module
 
 B = 3
-CASES = causal()
+CASES = causal_models()
 BITS = 1e-5  # how far float32 results may differ when computed in another order
 FEW = Filters(solver=Solver(steps="4"))  # continuous codes need no more to be told apart
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders import build, causal, random_codes, random_cond
+from builders import build, causal_models, random_codes, random_cond
 from smalti.codes import Cond, Draw, TokenSpec
 from smalti.engine.causal import Known, generate, spans, stream
 from smalti.models import var
@@ -20,7 +20,7 @@ from smalti.sampling.solvers import Solver
 from smalti.tokenizers.multiscale_vqvae import VAR256
 from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, pyramid
 
-CASES = causal()
+CASES = causal_models()
 
 
 def summary(blocks: list[int], bucket: int = 1) -> list[tuple[list[int], bool, int, bool]]:

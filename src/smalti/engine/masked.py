@@ -111,7 +111,9 @@ def stream(
     sure, everywhere = reveal.confidence is not None, torch.arange(spec.positions, device=device)
     for i in range(steps):
         before, after = ([row[j] for row in left] for j in (i, i + 1))
-        guide = guidance.at(i, steps, 1 - after[left.index(most)] / most[0])
+        # as MAR counts: of all positions, and one as if it were hidden at the end
+        hidden = max(1, after[left.index(most)])
+        guide = guidance.at(i, steps, 1 - hidden / spec.positions)
         reach = -(-(spec.positions - min(before)) // bucket) * bucket
         wanted, kept = (None, None) if sure else _next(orders, before, after)
         turn = Turn(ready, wanted, min(reach, spec.positions), fresh=i % refresh == 0)

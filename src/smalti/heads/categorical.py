@@ -23,17 +23,24 @@ class CategoricalHead(nn.Module):
         """(B, N, V) in float32."""
         return self.proj(h).float()
 
-    def loss(self, h: Tensor, codes: Tensor) -> Tensor:
-        """Negative log-likelihood of each position, (B, N) in nats."""
-        logits = self.logits(h)  # (B, N, V)
-        return F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(
-            codes
-        )
+    def merged(self, h: Tensor, guide: Guide) -> Tensor:
+        """Guided logits (B, n, V) of hidden states of all branches (branches * B, n, D)."""
+        logits = self.logits(h)
+        if guide.clean:  # logits less a constant are the same logits, with other angles
+            logits = logits - logits.mean(-1, keepdim=True)
+        return guide.merge(logits)
+
+    def loss(self, h: Tensor, codes: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Negative log-likelihood of each position, (B, N) in nats; with `smoothing`, that share of
+        each target is spread over all codes."""
+        logits = self.logits(h).flatten(0, 1)  # (B * N, V)
+        loss = F.cross_entropy(logits, codes.flatten(), reduction="none", label_smoothing=smoothing)
+        return loss.view_as(codes)
 
     def sample(self, h: Tensor, guide: Guide, noise: Tensor, filters: Filters) -> Draw:
         """Draw codes (B, n) from hidden states of all branches (branches * B, n, D).
 
         `noise` is uniform in [0, 1), (B, n); equal noise gives equal codes.
         """
-        codes, logp = draw(filters(guide.merge(self.logits(h))), noise)
+        codes, logp = draw(filters(self.merged(h, guide)), noise)
         return Draw(codes, logp, h)

@@ -232,9 +232,7 @@ class DiffusionHead(nn.Module):
 def _table(timesteps: int) -> Tensor:
     """Coefficients (T, 6) of each step, float32: a, b, what the clean latent and x add to the mean
     of a step back, and its least and greatest log-variance."""
-    s = cosine(timesteps)
-    columns = (s.kept.sqrt(), (1 - s.kept).sqrt(), s.mean_clean, s.mean_x, s.log_variance)
-    return torch.stack((*columns, s.betas.log()), -1).float()
+    return torch.tensor(cosine(timesteps).table, dtype=torch.float32)
 
 
 def _gaussian_kl(apart: Tensor, log_variance: Tensor, learned: Tensor) -> Tensor:

@@ -362,7 +362,7 @@ class VAR(nn.Module):
         h = self.transform(seen, cond, span, cache)
         if not filters.smooth:
             return self.head.sample(h, guide, noise.uniform, filters)
-        logits = filters(guide.merge(self.head.logits(h)))  # (B, n, V)
+        logits = filters(self.head.merged(h, guide))  # (B, n, V)
         weights = mixture(logits, noise.gumbel(logits.shape[-1]), ramp)
         drawn = draw(logits, noise.uniform)
         return Draw(*drawn, h, weights @ self.quantize.embedding.weight)

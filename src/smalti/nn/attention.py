@@ -31,10 +31,15 @@ class KVCache:
     def update(
         self, layer: int, positions: Tensor, reach: int, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Write k, v (B, H, n, head_dim) at positions (n,) and return all below `reach`."""
+        """Write k, v (B, H, n, head_dim) at positions (n,) or (B, n); return all below `reach`."""
         keys, values = self.keys[layer], self.values[layer]
-        keys.index_copy_(2, positions, k)
-        values.index_copy_(2, positions, v)
+        if positions.dim() == 1:
+            keys.index_copy_(2, positions, k)
+            values.index_copy_(2, positions, v)
+        else:
+            index = positions[:, None, :, None].expand(k.shape)
+            keys.scatter_(2, index, k)
+            values.scatter_(2, index, v)
         return keys[:, :, :reach], values[:, :, :reach]
 
     @property

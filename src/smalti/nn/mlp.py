@@ -24,15 +24,24 @@ class SwiGLU(nn.Module):
 
 
 class MLP(nn.Module):
-    """w2(gelu(w1 x)) of (..., D), with biases; `approximate` is tanh in some published models."""
+    """w2(gelu(w1 x)) of (..., D), with biases; `approximate` is tanh in some published models.
+
+    `dropout` is that of gelu(w1 x) in training.
+    """
 
     def __init__(
-        self, dim: int, hidden: int, approximate: Literal["none", "tanh"] = "none"
+        self,
+        dim: int,
+        hidden: int,
+        approximate: Literal["none", "tanh"] = "none",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.w1 = Linear(dim, hidden)
         self.w2 = Linear(hidden, dim)
         self.approximate: Literal["none", "tanh"] = approximate
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.gelu(self.w1(x), approximate=self.approximate))
+        h = F.gelu(self.w1(x), approximate=self.approximate)
+        return self.w2(F.dropout(h, self.dropout, self.training))

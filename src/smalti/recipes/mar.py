@@ -11,10 +11,10 @@ from smalti.train.trainer import TrainConfig
 
 
 def kl16() -> KLRecipe:
-    """KL-16, 256 pixels to 16 x 16 codes of 16 channels. Published: rFID 0.53 at 256.
+    """KL-16, 256 pixels to 16 x 16 codes of 16 channels, 66.5 M parameters.
 
-    66.5 M parameters. The losses and their weights are latent diffusion's; what else MAR's
-    authors trained with was not published, and is as LlamaGen trains its tokenizers.
+    Losses and their weights are latent diffusion's (autoencoder_kl_16x16x16). How MAR's authors
+    trained theirs was not published: batch, rate and steps are as LlamaGen's tokenizers have them.
 
     torchrun --nproc-per-node 8 -m smalti train kl16 --out runs/kl16
     """

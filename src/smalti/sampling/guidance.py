@@ -4,13 +4,14 @@ c is the prediction under the condition and u the one without. How s changes ove
 generation is the schedule. Upstream systems count differently; in this convention they are
 LlamaGen, RAR: s is their scale; VAR: s = 1 + cfg, linear; Muse and MAR: linear in what is revealed.
 Sources: Ho and Salimans 2022 (arXiv:2207.12598); power-cosine: Gao et al. 2023 (arXiv:2303.14389),
-as RAR uses it; interval: Kynkaanniemi et al. 2024 (arXiv:2404.07724), LlamaGen's `cfg_interval`.
+as RAR uses it; interval: Kynkaanniemi et al. 2024 (arXiv:2404.07724), LlamaGen's `cfg_interval`;
+projected: Sadat, Hilliges, Weber 2024 (arXiv:2410.02416), "APG".
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from smalti.codes import Cond, Guide
 
-Schedule = Literal["constant", "linear", "cosine", "power-cosine", "interval"]
+Schedule = Literal["constant", "linear", "cosine", "power-cosine", "interval", "list"]
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,71 @@ class ClassifierFree:
         return uncond + (cond - uncond) * self.scale  # (B, ...)
 
 
+@dataclass
+class Projected:
+    """Two branches, combined so that a high scale does not oversaturate (APG).
+
+    c + (s - 1) * (orthogonal + parallel * along), where the difference c - u, after momentum and
+    rescaling, is split against the conditional prediction c; vectors are those of the last axis. As
+    published it acts on clean latents. On logits, less their mean over the vocabulary, it is an
+    experiment. One guide serves one step, whose merges the momentum sums up.
+    """
+
+    scale: float
+    parallel: float = 1.0
+    rescale: float = 0.0
+    momentum: float = 0.0
+    _running: Tensor | None = field(default=None, repr=False, compare=False)
+    clean = True
+
+    def tile(self, x: Tensor) -> Tensor:
+        return torch.cat((x, x))  # (2B, ...)
+
+    def merge(self, pred: Tensor) -> Tensor:
+        cond, uncond = pred.chunk(2)
+        change = cond - uncond  # (B, ..., C)
+        if self._running is not None:
+            change = change + self.momentum * self._running
+        self._running = change
+        if self.rescale:
+            change = change * (self.rescale / _length(change).clamp(min=self.rescale))
+        unit = cond / _length(cond).clamp(min=1e-12)
+        along = (change * unit).sum(-1, keepdim=True) * unit
+        change = change + (self.parallel - 1) * along
+        return cond + (self.scale - 1) * change  # (B, ..., C)
+
+
+def _length(x: Tensor) -> Tensor:
+    return x.square().sum(-1, keepdim=True).sqrt()  # (..., 1)
+
+
 @dataclass(frozen=True)
 class Guidance:
-    """A scale and its schedule over the steps of one generation.
+    """A scale and its schedule over the steps of one generation, and how the branches combine.
 
-    Raises ValueError for an unknown schedule, a negative scale or an empty interval.
+    Raises ValueError for an unknown schedule, a negative scale, an empty interval or list.
     """
 
     scale: float = 1.0
     """s at full strength; 1 is off and then only one branch is computed."""
     schedule: Schedule = "constant"
     """constant; linear and cosine: a ramp from 1 to `scale`; power-cosine: RAR's ramp, which ends
-    just below `scale`; interval: `scale` between `start` and `stop`, 1 outside."""
+    just below `scale`; interval: `scale` between `start` and `stop`, 1 outside; list: `scales`."""
     power: float = 1.0
     """Exponent of power-cosine; the larger, the later the ramp; 0 is constant."""
     start: float = 0.0
     """Interval: first step with guidance, as a fraction of all steps."""
     stop: float = 1.0
     """Interval: first step without guidance again, as a fraction of all steps."""
+    scales: tuple[float, ...] = ()
+    """List: the scale of each step; with other numbers of steps, of the nearest one."""
+    parallel: float = 1.0
+    """APG: what is kept of guidance along the conditional prediction; 1 all of it; near 0 a high
+    scale does not oversaturate."""
+    rescale: float = 0.0
+    """APG: guidance is at most this long at each position, before the scale; 0 is off."""
+    momentum: float = 0.0
+    """APG: how much of the guidance of the last diffusion step is added; below 0 as published."""
 
     def __post_init__(self) -> None:
         if self.schedule not in get_args(Schedule):
@@ -81,10 +129,29 @@ class Guidance:
                 f"guidance interval must satisfy 0 <= start < stop <= 1, "
                 f"got start {self.start}, stop {self.stop}"
             )
+        if (self.schedule == "list") != bool(self.scales):
+            raise ValueError(
+                f"guidance scales are for the schedule 'list', which needs at least one, got "
+                f"{self.scales} with {self.schedule!r}"
+            )
+        for i, scale in enumerate(self.scales):
+            if not (math.isfinite(scale) and scale >= 0):
+                raise ValueError(f"guidance scales must be 0 or more, got {scale} at {i}")
+        for name in ("parallel", "rescale"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"guidance {name} must be 0 or more, got {value}")
+        if not -1 < self.momentum < 1:
+            raise ValueError(f"guidance momentum must be between -1 and 1, got {self.momentum}")
 
     @property
     def off(self) -> bool:
-        return self.scale == 1.0
+        return all(scale == 1.0 for scale in self.scales or (self.scale,))
+
+    @property
+    def projected(self) -> bool:
+        """Whether any setting of APG differs from plain guidance."""
+        return (self.parallel, self.rescale, self.momentum) != (1.0, 0.0, 0.0)
 
     def branches(self, cond: Cond, negative: Cond | None = None) -> Cond:
         """The condition of every branch: B rows when off, else 2B.
@@ -98,11 +165,13 @@ class Guidance:
     def scale_at(self, step: int, steps: int, share: float | None = None) -> float:
         """The scale of step `step` (0 ... steps - 1).
 
-        `share` of the codes drawn after the step, where that is no share of the steps, is how far
-        the ramps of linear, cosine and power-cosine are (Muse and MAR).
+        `share`, where steps differ in size, is how much of all that is drawn will be drawn when
+        this step is done, 0 to 1; it takes the place of the step's number in the three ramps.
         """
         if not 0 <= step < steps:
             raise ValueError(f"step must be in 0 ... {steps - 1}, got {step}")
+        if self.schedule == "list":
+            return self.scales[(2 * step + 1) * len(self.scales) // (2 * steps)]
         ramp = step / max(steps - 1, 1) if share is None else share
         if self.schedule == "linear":
             weight = ramp
@@ -120,5 +189,10 @@ class Guidance:
         return 1 + (self.scale - 1) * weight
 
     def at(self, step: int, steps: int, share: float | None = None) -> Guide:
-        """The guide of one step; it keeps the branches of `branches` whatever its scale."""
-        return Unguided() if self.off else ClassifierFree(self.scale_at(step, steps, share))
+        """A new guide for one step; it keeps the branches of `branches` whatever its scale."""
+        if self.off:
+            return Unguided()
+        scale = self.scale_at(step, steps, share)
+        if self.projected:
+            return Projected(scale, self.parallel, self.rescale, self.momentum)
+        return ClassifierFree(scale)

@@ -128,75 +128,83 @@ def spaced(timesteps: int, steps: str) -> list[int]:
     return kept
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Schedule:
-    """A diffusion of T steps, least noisy first; all tensors are (T,), float64."""
+    """A diffusion of T steps, least noisy first; all fields and properties have T entries."""
 
-    timesteps: Tensor
-    """int64: which steps of the training schedule these are."""
-    kept: Tensor
+    timesteps: tuple[int, ...]
+    """Which steps of the training schedule these are."""
+    kept: tuple[float, ...]
     """The share of the clean latent's variance that is left: the product of 1 - beta so far."""
 
     @property
-    def before(self) -> Tensor:
-        """`kept` of one step less, 1 at the first."""
-        return torch.cat((torch.ones_like(self.kept[:1]), self.kept[:-1]))
+    def _pairs(self) -> list[tuple[float, float]]:
+        """`kept` at each step and at the one before, 1 at the first."""
+        return list(zip(self.kept, (1.0, *self.kept), strict=False))
 
     @property
-    def betas(self) -> Tensor:
-        return 1 - self.kept / self.before
+    def betas(self) -> list[float]:
+        return [1 - kept / before for kept, before in self._pairs]
 
     @property
-    def log_variance(self) -> Tensor:
-        """The least log-variance of a step back: that of the posterior; at the first step, where it
-        is 0, that of the second."""
-        variance = self.betas * (1 - self.before) / (1 - self.kept)
-        variance[0] = variance[1] if len(variance) > 1 else self.betas[0]
-        return variance.log()
+    def log_variance(self) -> list[float]:
+        """The least log-variance of a step back, that of the posterior; at the first step, where it
+        would be -inf, that of the second."""
+        first, *rest = [(1 - k / b) * (1 - b) / (1 - k) for k, b in self._pairs]
+        first = rest[0] if rest else self.betas[0]
+        return [math.log(variance) for variance in (first, *rest)]
 
     @property
-    def mean_clean(self) -> Tensor:
+    def mean_clean(self) -> list[float]:
         """What the clean latent adds to the mean of a step back."""
-        return self.betas * self.before.sqrt() / (1 - self.kept)
+        return [(1 - k / b) * math.sqrt(b) / (1 - k) for k, b in self._pairs]
 
     @property
-    def mean_x(self) -> Tensor:
+    def mean_x(self) -> list[float]:
         """What x adds to the mean of a step back."""
-        return (1 - self.before) * (1 - self.betas).sqrt() / (1 - self.kept)
+        return [(1 - b) * math.sqrt(k / b) / (1 - k) for k, b in self._pairs]
+
+    @property
+    def table(self) -> list[tuple[float, ...]]:
+        """Of each step a, b, `mean_clean`, `mean_x` and the least and greatest log-variance."""
+        points = [(math.sqrt(k), math.sqrt(1 - k)) for k in self.kept]
+        most = [math.log(beta) for beta in self.betas]
+        columns = (self.mean_clean, self.mean_x, self.log_variance, most)
+        return [(*p, *row) for p, *row in zip(points, *columns, strict=True)]
 
     def path(self, name: str) -> Path:
         """The way of the diffusion solver `name` down these steps."""
-        times = tuple(self.timesteps.flip(0).tolist())
-        levels = torch.stack((self.kept.sqrt(), (1 - self.kept).sqrt()), 1).flip(0)
-        points = (*map(tuple, levels.tolist()), (1.0, 0.0))
-        if name != "ancestral":
-            solve = _multistep if name == "dpm" else _first_order
-            return Path(times, points, 1, partial(solve, points))
-        table = (self.mean_clean, self.mean_x, self.log_variance, self.betas.log())
-        rows = torch.stack(table, 1).flip(0).tolist()
-        return Path(times, points, len(times) + 1, partial(_ancestral, rows))
+        table = self.table[::-1]
+        points = (*((a, b) for a, b, *_ in table), (1.0, 0.0))
+        if name == "ancestral":
+            solve, draws = partial(_ancestral, [row[2:] for row in table]), len(table) + 1
+        else:
+            solve, draws = partial(_multistep if name == "dpm" else _first_order, points), 1
+        return Path(self.timesteps[::-1], points, draws, solve)
 
 
+@lru_cache(maxsize=8)
 def cosine(timesteps: int) -> Schedule:
     """The cosine schedule: offset 0.008, no beta above 0.999."""
 
     def signal(t: float) -> float:
         return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    ratios = [signal((i + 1) / timesteps) / signal(i / timesteps) for i in range(timesteps)]
-    kept = torch.tensor(ratios, dtype=torch.float64).clamp(min=1 - 0.999).cumprod(0)
-    return Schedule(torch.arange(timesteps), kept)
+    kept = [1.0]
+    for i in range(timesteps):
+        beta = 1 - signal((i + 1) / timesteps) / signal(i / timesteps)
+        kept.append(kept[-1] * (1 - min(beta, 0.999)))
+    return Schedule(tuple(range(timesteps)), tuple(kept[1:]))
 
 
-@lru_cache(maxsize=64)
 def respaced(timesteps: int, steps: str) -> Schedule:
-    """The cosine schedule of `timesteps`, of which the `spaced` ones are kept."""
-    whole, index = cosine(timesteps), torch.tensor(spaced(timesteps, steps))
-    return Schedule(index, whole.kept[index])
+    """The cosine schedule of `timesteps`, of which the `spaced` ones are left."""
+    left = spaced(timesteps, steps)
+    return Schedule(tuple(left), tuple(cosine(timesteps).kept[i] for i in left))
 
 
 def _ancestral(
-    rows: list[list[float]], denoise: Denoise, noise: Tensor, temperature: float
+    rows: list[tuple[float, ...]], denoise: Denoise, noise: Tensor, temperature: float
 ) -> Tensor:
     """Draw each step back from its Gaussian; the last is its mean."""
     x = noise[0]

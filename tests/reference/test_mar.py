@@ -1,0 +1,187 @@
+"""MAR against outputs of the official code: trunk, training and sampling.
+
+Tolerances: 2e-5 of the largest value; 1e-4, relative, where a respaced schedule begins with almost
+pure noise, from which random weights draw huge codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from golden import folders, load
+from mar_head import check_head
+from torch import Tensor
+
+from smalti.codes import Cond, Draw, Guide, Turn
+from smalti.engine.masked import generate
+from smalti.interop.mar import mar_config, mar_state
+from smalti.models.mar import MAR
+from smalti.sampling.filters import Filters
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.noise import Noise
+from smalti.sampling.reveal import Reveal
+from smalti.sampling.solvers import Solver, path
+
+
+def close(ours: Tensor, golden: Tensor, rtol: float = 0.0, atol: float = 2e-5) -> None:
+    ours = ours.reshape(golden.shape)
+    largest = max(1.0, golden.abs().max().item())
+    torch.testing.assert_close(ours, golden, rtol=rtol, atol=atol * largest)
+
+
+def patchify(latents: Tensor, size: int) -> Tensor:
+    """Latents (B, Z, h, w) as codes (B, N, Z * size * size)."""
+    return torch.nn.functional.pixel_unshuffle(latents, size).flatten(2).transpose(1, 2)
+
+
+def unpatchify(codes: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    folded = codes.transpose(1, 2).unflatten(2, grid)
+    return torch.nn.functional.pixel_shuffle(folded, size)
+
+
+@pytest.mark.parametrize("folder", folders("mar"))
+def test_mar(folder: Path):
+    config, weights, io = load(folder)
+    made = config["constructor"]
+    model = MAR(mar_config(made)).eval()
+    model.load_state_dict(mar_state(weights))
+    size, grid = made["patch_size"], model.config.grid
+    codes = patchify(io["latents"], size)
+    close(codes, io["patchified"], atol=0)
+    close(unpatchify(codes, grid, size), io["unpatchified"], atol=0)
+    check_trunk(model, codes, config, io)
+    check_head(model.head, config, io)
+    check_training(model, codes, made["diffusion_batch_mul"], io)
+    for name, run in config["runs"].items():
+        drawn = check_run(model, name, run, io)
+        far = path(Solver(steps=run["num_sampling_steps"]), "diffusion").points[0][0] < 1e-3
+        ours, rtol, atol = unpatchify(drawn, grid, size), 1e-4 * far, 2e-5 * (not far)
+        close(ours, io[f"{name}_out"], rtol=rtol, atol=atol)
+    io.done()
+
+
+def golden_turn(io: Any) -> Turn:
+    known = io["mask"] == 0
+    return Turn(known, None, int(known.sum(1).max()))
+
+
+@torch.no_grad()
+def check_trunk(model: MAR, codes: Tensor, config: dict[str, Any], io: Any) -> None:
+    cond, turn, n = Cond(labels=io["labels"]), golden_turn(io), model.spec.positions
+    hidden = math.ceil(n * config["mask_rate"])
+    assert torch.equal(
+        io["mask"].gather(1, io["orders"])[:, :hidden], torch.ones(len(codes), hidden)
+    )
+    assert int(io["mask"].sum()) == len(codes) * hidden
+    close(model.cls_embedding(cond.labels), io["class_embedding"], atol=0)
+    for name, condition in (("", cond), ("_uncond", cond.null())):
+        buffer, read = model.prepare(condition), model.read(codes, turn)
+        close(model.encoder(torch.cat((buffer, read.x), 1)), io[f"encoder_out{name}"])
+        close(model.hidden(codes, buffer, turn), io[f"decoder_z{name}"])
+
+
+def check_training(model: MAR, codes: Tensor, repeat: int, io: Any) -> None:
+    """The loss and gradients with the stored times and noise, over all positions with weights as
+    upstream, and over unknown ones only as we do."""
+    mask, turn, cond = io["mask"], golden_turn(io), Cond(labels=io["labels"])
+    unknown = mask.argsort(descending=True, stable=True)[:, : int(mask[0].sum())]
+    for wanted in (None, unknown):
+        index = torch.arange(mask.shape[1]).expand(mask.shape) if wanted is None else wanted
+
+        def chosen(values: Tensor, index: Tensor = index) -> Tensor:
+            """Rows of (repeat * B * N, ...) at the index of each repeat: (repeat, B, m, ...)."""
+            values = values.unflatten(0, (repeat, *mask.shape))
+            return torch.stack([values[:, b, i] for b, i in enumerate(index)], 1)
+
+        model.zero_grad()
+        h = model.hidden(codes, model.prepare(cond), turn._replace(wanted=wanted))
+        target = torch.stack([c[i] for c, i in zip(codes, index, strict=True)])
+        parts = model.head.errors(h, target, chosen(io["train_t"]), chosen(io["train_noise"]))
+        weight = mask.gather(1, index).expand(repeat, -1, -1)
+        loss = ((parts["mse"] + parts["vb"]) * weight).sum() / weight.sum()
+        loss.backward()
+        close(loss.detach(), io["train_loss"], rtol=1e-5)
+        gradients = {
+            "z_proj_weight": model.z_proj.weight,
+            "mask_token": model.mask_token,
+            "head_final_weight": model.head.out.weight,
+        }
+        for name, weight in gradients.items():
+            assert weight.grad is not None
+            close(weight.grad, io[f"grad_{name}"])
+        model.cls_embedding.zero_grad()  # its output was a constant there
+        norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        close(torch.stack(norms).norm(), io["total_grad_norm"], rtol=1e-5)
+
+
+class Stored(Noise):
+    """The stored noise of a run, one step after another, in place of addressed numbers."""
+
+    def __init__(self, steps: list[Tensor], batch: int) -> None:
+        numbers = Noise.request(0, batch)
+        super().__init__(numbers.seeds, numbers.index)
+        self.steps = iter(steps)
+
+    def normal(self, slots: Tensor, width: int = 0, step: int = 0) -> Tensor:
+        return next(self.steps)
+
+
+def stored_noise(name: str, steps: int, batch: int, positions: list[Tensor], io: Any) -> Stored:
+    """Upstream draws for the positions of a step in ascending order; we in that of `positions`."""
+    noises = list[Tensor]()
+    for i in range(steps):
+        start = io[f"{name}_noise_init_{i}"]
+        all_draws = torch.cat((start[None], io[f"{name}_noise_steps_{i}"][:, : len(start)]))
+        per_row = all_draws.unflatten(1, (batch, -1)).permute(1, 2, 0, 3)  # (B, m, draws, C)
+        rank = positions[i].argsort(1).argsort(1)
+        rows = [row[r] for row, r in zip(per_row, rank, strict=True)]
+        noises.append(torch.stack(rows).flatten(2))
+    return Stored(noises, batch)
+
+
+def watching(sample: Callable[..., Draw], drawn: list[Any]) -> Callable[..., Draw]:
+    """A head's `sample` that adds the guide and the draw of each call to `drawn`."""
+
+    def watched(h: Tensor, guide: Guide, *rest: Any) -> Draw:
+        draw = sample(h, guide, *rest)
+        drawn.append((guide, draw))
+        return draw
+
+    return watched
+
+
+@torch.inference_mode()
+def check_run(model: MAR, name: str, run: dict[str, Any], io: Any) -> Tensor:
+    """Replay a run through the loop of the engine; what is drawn at each step must agree."""
+    orders = io[f"{name}_orders"].flip(1)  # upstream reveals from the end
+    batch, steps, scale = len(orders), run["num_iter"], run["cfg"]
+    reveal = Reveal(steps)
+    left = [orders.shape[1], *reveal.left(orders.shape[1], steps)]
+    ends = [orders.shape[1] - n for n in left]
+    positions = [orders[:, a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    noise = stored_noise(name, steps, batch, positions, io)
+    guidance = Guidance(scale, run["cfg_schedule"])
+    filters = Filters(run["temperature"], solver=Solver(steps=run["num_sampling_steps"]))
+    drawn = list[Any]()
+    with patch.object(model.head, "sample", watching(model.head.sample, drawn)):
+        request = (model, Cond(labels=io["labels"]), noise, guidance, filters)
+        codes = generate(*request, orders=orders, reveal=reveal)
+    far = path(filters.solver, "diffusion").points[0][0] < 1e-3
+    rtol, atol = 1e-4 * far, 2e-5 * (not far)
+    assert len(drawn) == steps
+    for i, (guide, draw) in enumerate(drawn):
+        rank = positions[i].argsort(1)
+        branches = len(draw.h) // batch
+        h = torch.stack([row[r] for row, r in zip(draw.h, rank.repeat(branches, 1), strict=True)])
+        close(h, io[f"{name}_z_{i}"], rtol=rtol)
+        close(torch.tensor([getattr(guide, "scale", 1.0)]), io[f"{name}_cfg_{i}"], atol=1e-6)
+        ours = torch.stack([row[r] for row, r in zip(draw.codes, rank, strict=True)])
+        golden = io[f"{name}_sampled_{i}"]
+        close(ours, golden[: ours.shape[0] * ours.shape[1]], rtol=rtol, atol=atol)
+    return codes
