@@ -254,7 +254,6 @@ class Fluid(nn.Module):
     """
 
     NO_DECAY = ("cell_pos.*", "cls_embedding.*", "aligner.null")
-    confident = False
     order = None
     """A raster is row by row."""
 
