@@ -126,7 +126,7 @@ def emoji_fluid() -> GeneratorRecipe:
         recipe,
         model=FluidConfig(
             grid=(8, 8),
-            channels=16,
+            channels=8,
             classes=9,
             text_length=0,
             layers=4,
@@ -136,7 +136,7 @@ def emoji_fluid() -> GeneratorRecipe:
             head=DiffusionConfig(depth=3, width=128),
         ),
         objective=MaskedConfig(),
-        sampling=Sampling(guidance=2.0, schedule="linear", steps=32, head_steps="50"),
+        sampling=Sampling(guidance=2.0, schedule="linear", steps=32, solver="dpm", head_steps="25"),
         train=replace(recipe.train, steps=2000, preview_every=1000, save_every=1000),
     )
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from smalti.recipes.base import DataConfig, KLRecipe
+from dataclasses import replace
+
+from smalti.heads.diffusion import DiffusionConfig
+from smalti.models.mar import MARConfig
+from smalti.recipes.base import DataConfig, GeneratorRecipe, KLRecipe
+from smalti.recipes.llamagen import emoji_llamagen
+from smalti.settings import Sampling
 from smalti.tokenizers import kl_vae
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.train.kl import KLConfig
+from smalti.train.masked import MaskedConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.trainer import TrainConfig
 
@@ -59,4 +66,30 @@ def emoji_klvae() -> KLRecipe:
             preview_every=600,
             save_every=600,
         ),
+    )
+
+
+def emoji_mar() -> GeneratorRecipe:
+    """A small MAR on the codes of `emoji_klvae`, about three minutes on two CPU cores.
+
+    As many parameters as `emoji_llamagen`, and as many operations in training.
+
+    smalti train emoji_mar --tokenizer runs/emoji-kl/tokenizer --out runs/emoji-mar
+    """
+    recipe = emoji_llamagen()
+    return replace(
+        recipe,
+        model=MARConfig(
+            grid=(8, 8),
+            channels=8,
+            classes=9,
+            encoder_layers=3,
+            decoder_layers=3,
+            heads=4,
+            dim=144,
+            buffer=8,
+            head=DiffusionConfig(depth=3, width=144),
+        ),
+        objective=MaskedConfig(),
+        sampling=Sampling(guidance=2.0, schedule="linear", steps=32, solver="dpm", head_steps="25"),
     )
