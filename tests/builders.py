@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
-from smalti.models import llamagen, rar, var
+from smalti.models import fluid, llamagen, maskgit, rar, var
 from smalti.pipeline import Pipeline
 from smalti.text import bytes as byte_level
 from smalti.tokenizers.quantize.multiscale import pyramid
@@ -26,14 +26,38 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     shared = replace(
         var.tiny(), shared_adaln=True, l2_norm=False, scales=((1, 2), (2, 3), (3, 5)), phis=1
     )
+    random = fluid.tiny()  # of continuous codes
+    ids = replace(random, vocab=32, channels=0)
+    captions = {"classes": 0, "text_length": 6, "text_dim": 12, "aligner_layers": 1}
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
+    oblong = replace(maskgit.tiny(), grid=(2, 5), heads=4)
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
         "llamagen-spiral": (llamagen.LlamaGen, spiral),
+        "fluid-discrete": (fluid.Fluid, replace(ids, grid=(3, 5))),
+        "fluid-text": (fluid.Fluid, replace(random, **captions)),
+        "fluid-raster": (fluid.Fluid, replace(ids, order="raster")),
+        "fluid-raster-text": (fluid.Fluid, replace(ids, order="raster", **captions)),
+        "fluid-raster-continuous": (fluid.Fluid, replace(random, order="raster")),
         "rar-wide": (rar.RAR, wide),
         "var-shared": (var.VAR, shared),
+        "maskgit-oblong": (maskgit.MaskGIT, oblong),
     }
+
+
+def causal_models() -> dict[str, tuple[type[nn.Module], Any]]:
+    """Those of `models` that draw one block after another."""
+    return {name: (m, c) for name, (m, c) in models().items() if not is_masked(m(c))}
+
+
+def masked_models() -> dict[str, tuple[type[nn.Module], Any]]:
+    """Those of `models` that fill in hidden codes."""
+    return {name: (m, c) for name, (m, c) in models().items() if is_masked(m(c))}
+
+
+def is_masked(model: nn.Module) -> bool:
+    return bool(getattr(model, "masked", False))
 
 
 def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
@@ -57,7 +81,21 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     directions = replace(tiny, scales=((2, 2), (4, 4)), phis=2, phi_ratio=1.0, l2_norm=True)
     maskgit, plain = found["maskgit_vqgan"]
     long = replace(plain, size=(8, 24), multipliers=(2, 1, 3), blocks=2)
+    kl, smooth = found["kl_vae"]
+    grouped = replace(smooth, group=2, scale=1.5)
+    flat = replace(
+        smooth,
+        size=(16, 48),
+        patch=2,
+        multipliers=(2, 1, 3),
+        decoder_multipliers=(1, 2, 1),
+        blocks=2,
+        latent=3,
+        attention_at=(2, 4),
+    )
     return found | {
+        "kl_vae-grouped": (kl, grouped),
+        "kl_vae-oblong": (kl, flat),
         "maskgit_vqgan-oblong": (maskgit, long),
         "vqgan-variant": (module, variant),
         "vqgan-wide": (module, wide),

@@ -10,7 +10,8 @@ from smalti.codes import Cond, TokenSpec
 from smalti.engine.causal import Known, generate
 from smalti.models import llamagen
 from smalti.sampling.noise import Noise
-from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.train.kl import KLConfig
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,33 @@ def test_multiscale_vqvae(bad, message):
 def test_maskgit_vqgan(bad, message):
     with pytest.raises(ValueError, match=message):
         replace(maskgit_vqgan.tiny(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"latent": 0}, "latent must be at least 1, got 0"),
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"multipliers": (1, 0)}, r"positive integers, got \(1, 0\)"),
+        ({"group": 0}, "group must be at least 1, got 0"),
+        ({"group": 3}, r"multiples of 12 pixels, which make one code, got \(16, 16\)"),
+        ({"size": (16, 18)}, r"size must be multiples of 4 pixels, got \(16, 18\)"),
+        ({"size": (16, 20), "group": 2}, r"multiples of 8 pixels, .* got \(16, 20\)"),
+        ({"scale": 0.0}, "scale must be a positive number, got 0.0"),
+        ({"scale": -0.5}, "scale must be a positive number, got -0.5"),
+        ({"scale": float("nan")}, "scale must be a positive number, got nan"),
+        ({"scale": float("inf")}, "scale must be a positive number, got inf"),
+    ],
+)
+def test_kl_vae(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(kl_vae.tiny(), **bad)
+
+
+@pytest.mark.parametrize("weight", [-1e-6, float("nan")])
+def test_kl_weight(weight):
+    with pytest.raises(ValueError, match=f"kl_weight must be 0 or more, got {weight}"):
+        KLConfig(kl_weight=weight)
 
 
 @pytest.mark.parametrize("bad", [{"vocab": -1}, {"depth": -2}, {"channels": -3}])

@@ -55,6 +55,8 @@ def encode(
     crop: Literal["center", "ten"] = "center",
     flip: bool = True,
     holdout: float = 0.1,
+    posterior: Literal["sample", "mode"] | None = None,
+    half: bool = False,
     json: bool = False,
 ) -> None:
     """Write images as codes into a token cache, which generators train on.
@@ -69,6 +71,9 @@ def encode(
         crop: The centre of each image, or ten crops of it.
         flip: Also the mirror image (ten crops always have it).
         holdout: Share of the images marked as held out.
+        posterior: Of a KL-VAE: sample keeps means and standard deviations of codes, of which each
+            epoch draws anew; mode keeps the means. Default: sample.
+        half: Keep continuous codes as float16.
         json: Print what was written on standard output.
     """
     from smalti.data.source import open_source
@@ -83,8 +88,22 @@ def encode(
     transform = Transform(module.config.size[0], crop, flip)
     if clean and text is None:
         raise ValueError("--clean is for captions that a text encoder reads: give --text")
-    encoder = None if text is None else T5(config_of(text, clean))
-    run(open_source(data), module, transform, out, holdout, device=best_device(), text=encoder)
+    if module.spec.discrete and (posterior or half):
+        raise ValueError(
+            "--posterior and --half are for tokenizers of continuous codes, "
+            f"got one of {module.spec.vocab} discrete codes"
+        )
+    run(
+        open_source(data),
+        module,
+        transform,
+        out,
+        holdout,
+        device=best_device(),
+        text=None if text is None else T5(config_of(text, clean)),
+        posterior=posterior or "sample",
+        half=half,
+    )
     cache = TokenCache(out)
     report = {"file": str(out), "images": len(cache), "views": cache.views, **asdict(cache.spec)}
     if json:

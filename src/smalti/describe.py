@@ -63,6 +63,8 @@ def _cache(path: Path) -> dict[str, Any]:
         "views": cache.views,
         "grids": cache.spec.grids,
         "vocab": cache.spec.vocab,
+        "channels": cache.spec.channels,
+        "posterior": cache.posterior,
         "classes": cache.classes,
         "source": cache.source,
         "transform": cache.transform,

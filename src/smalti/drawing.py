@@ -31,10 +31,22 @@ class Settings:
     smooth: bool | None = None
     """Multi-scale models: draw mixtures of codes, for a smoother picture."""
     order: str | None = None
-    """Raster models: row-major, spiral-in, spiral-out, z-curve, subsample, alternate or random."""
+    """row-major, spiral-in, spiral-out, z-curve, subsample, alternate or random; not for models of
+    several scales."""
     known_first: bool | None = None
     """Raster models: see all that is known before drawing the rest; default: where the model
     learned random orders (RAR)."""
+    steps: int | None = None
+    """Masked models: steps in which an image is revealed, at most one for each position."""
+    reveal: str | None = None
+    """Masked models: cosine, linear, square, meissonic, or shares hidden after each step, such as
+    0.8,0.4,0."""
+    confidence: float | None = None
+    """Masked models of discrete codes: reveal where the model is surest, after noise of this
+    weight, which falls to 0."""
+    refresh: int | None = None
+    """Masked models: compute features of known positions anew every so many steps only: faster, not
+    exact."""
 
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}

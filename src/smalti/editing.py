@@ -27,7 +27,7 @@ from smalti.codes import TokenSpec
 from smalti.config import did_you_mean
 from smalti.data.decode import decode, to_rgb
 from smalti.data.transforms import center_part
-from smalti.engine.causal import Known
+from smalti.engine.step import Known
 
 ALWAYS_KNOWN = 3
 """A coarse scale of so few positions is known entirely, as VAR has it: it is a mean colour."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,15 +27,21 @@ def encode(
     batch: int = 64,
     device: torch.device | str = "cpu",
     text: Any = None,
+    posterior: Literal["sample", "mode"] = "sample",
+    half: bool = False,
 ) -> None:
     """Encode every fixed view of every image and write the cache at `out`.
 
     A share `holdout` of the images is marked held out, the same ones whatever the tokenizer. `text`
-    is a frozen encoder whose features of the captions are to be kept. Images that cannot be decoded
-    are left out, and named on standard error.
+    is a frozen encoder whose features of the captions are to be kept. Of a tokenizer that gives
+    distributions of codes, `posterior` keeps them, to draw a sample in each epoch, or their means;
+    `half` keeps continuous codes as float16. Images that cannot be decoded are left out, and named
+    on standard error.
     Raises ValueError if the transform does not give the tokenizer's image size, if there are no
-    captions for `text`, or if no image can be decoded.
+    captions for `text`, if codes are no numbers, or if no image can be decoded.
     """
+    sampled = posterior == "sample" and hasattr(tokenizer, "moments")
+    read_codes = tokenizer.moments if sampled else tokenizer.encode
     if text is not None:
         require_captions(source)
     if tuple(tokenizer.config.size) != (transform.size, transform.size):
@@ -57,7 +63,7 @@ def encode(
                 continue
             used += len(found)
             pixels = np.concatenate([transform.views(e.image) for e in found.values()])
-            codes = tokenizer.encode(to_float(torch.from_numpy(pixels).to(device))).cpu().numpy()
+            codes = read_codes(to_float(torch.from_numpy(pixels).to(device))).cpu().numpy()
             codes = codes.reshape(len(found), views, *codes.shape[1:])
             captions = [e.caption for e in found.values()]
             texts = [None] * len(captions) if text is None else features(text, captions, device)
@@ -76,6 +82,8 @@ def encode(
         source=source.name,
         source_fingerprint=source.fingerprint(),
         classes=source.classes,
+        half=half,
+        posterior=sampled,
         text=None if text is None else identity(text),
     )
     tell(source)

@@ -28,8 +28,7 @@ from smalti.config import (
     write_json,
 )
 from smalti.data.transforms import to_float, to_uint8
-from smalti.engine.causal import Known, Step, stream
-from smalti.nn.linear import packed
+from smalti.engine.step import Known, Step
 from smalti.pictures import to_pil
 from smalti.request import Asked, Part, nothing, parts, prompted
 from smalti.sampling.noise import Noise
@@ -243,11 +242,7 @@ class Pipeline:
     ) -> Iterator[Step]:
         settings, (cond, negative) = self._sampling(sampling), self._conds(part.asked)
         noise = Noise.request(seed, len(part.asked), part.first, self.device)
-        orders = settings.orders(self.model, noise, known)
-        with packed(self.model):
-            yield from stream(
-                self.model, cond, noise, *settings.parts(), known, negative=negative, orders=orders
-            )
+        yield from settings.stream(self.model, cond, noise, known, negative)
 
     def _conds(self, asked: list[Asked]) -> tuple[Cond, Cond | None]:
         """The condition of a batch, and the negative one where there are negative prompts."""

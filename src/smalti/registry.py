@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from smalti.models import llamagen, mar, rar, var
+from smalti.models import fluid, llamagen, mar, maskgit, rar, var
 from smalti.text import bytes as byte_level
 from smalti.text import t5
-from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,15 @@ TOKENIZERS = {
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
+    "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
 }
 MODELS = {
+    "fluid": Entry(fluid.FluidConfig, fluid.Fluid, fluid.tiny),
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
     "mar": Entry(mar.MARConfig, mar.MAR, mar.tiny),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
+    "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),
 }
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),

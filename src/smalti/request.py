@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from smalti.engine.causal import Known
+from smalti.engine.step import Known
 from smalti.text.prompts import checked
 
 Asked = dict[str, Any]

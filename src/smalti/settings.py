@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from smalti.engine.causal import Known
+from smalti.codes import Cond
+from smalti.engine import causal, masked
+from smalti.engine.step import Known, Step
+from smalti.nn.linear import packed
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import known_first, order, shuffled
+from smalti.sampling.reveal import Reveal
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,46 @@ class Sampling:
     smooth: bool = False
     """Multi-scale models: draw mixtures of codes, for a smoother picture."""
     order: str = ""
-    """Raster models: the order in which positions are drawn, one of `sampling.orders`; "random" is
-    another one for each image, "" the model's own."""
+    """The order in which positions are drawn, one of `sampling.orders`; "random" is another one for
+    each image, "" the model's own."""
     known_first: bool | None = None
     """Raster models: see all that is known before drawing the rest; None: if the model learned
     random orders."""
+    steps: int | None = None
+    """Masked models: steps in which an image is revealed; None: 64, or one for each position."""
+    reveal: str = "cosine"
+    """Masked models: cosine, linear, square, meissonic, or the shares that are hidden after each
+    step, such as 0.8,0.4,0."""
+    confidence: float | None = None
+    """Masked models of discrete codes: reveal where the model is surest, after noise of this
+    weight, which falls to 0; None: the model's own way."""
+    refresh: int = 1
+    """Masked models: compute features of known positions anew only every so many steps, which is
+    faster and not exact; 1: always."""
+
+    def stream(
+        self,
+        model: Any,
+        cond: Cond,
+        noise: Noise,
+        known: Known | None = None,
+        negative: Cond | None = None,
+    ) -> Iterator[Step]:
+        """Draw codes of a batch by the loop that the model is for, with its weights packed."""
+        guidance, filters = self.parts()
+        orders = self.orders(model, noise, known)
+        given: dict[str, Any] = {"known": known, "negative": negative, "orders": orders}
+        with packed(model):
+            if getattr(model, "masked", False):
+                given |= {"reveal": self.revealed(model), "refresh": self.refresh}
+                yield from masked.stream(model, cond, noise, guidance, filters, **given)
+            else:
+                yield from causal.stream(model, cond, noise, guidance, filters, **given)
+
+    def revealed(self, model: Any) -> Reveal:
+        """How a masked model reveals positions; an order that is asked for comes first."""
+        own = None if self.order else getattr(model, "confidence", None)
+        return Reveal(self.steps, self.reveal, own if self.confidence is None else self.confidence)
 
     def parts(self) -> tuple[Guidance, Filters]:
         guidance = Guidance(self.guidance, self.schedule, self.power, self.start, self.stop)
@@ -59,7 +99,7 @@ class Sampling:
             found = shuffled(noise, model.spec.positions)
         elif self.order:
             found = order(self.order, grid)
-        if known is None or not self.sees_known_first(model):
+        if known is None or getattr(model, "masked", False) or not self.sees_known_first(model):
             return found
         own = getattr(model, "order", None) if found is None else found
         own = order("row-major", grid) if own is None else own

@@ -1,8 +1,9 @@
 """Encoded images in one Arrow file: written once, memory-mapped, read at random in training.
 
 One row is an image: its codes in V views, label, caption, key, whether it is held out and, if
-asked for, the features of its caption. What made them (tokenizer, transform, source, text encoder)
-is in the schema's metadata, so that codes are never mixed up with another tokenizer's.
+asked for, the features of its caption. Continuous codes may be kept as means and standard
+deviations, of which every epoch draws anew. What made them (tokenizer, transform, source, text
+encoder) is in the schema's metadata, so that codes are never mixed up with another tokenizer's.
 B images, V views, N positions, T tokens of a caption, C width of their features.
 """
 
@@ -34,7 +35,7 @@ ROWS = 1024
 
 class Row(NamedTuple):
     codes: np.ndarray
-    """(V, N, *trailing)."""
+    """(V, N, *trailing); of a posterior (V, N, 2 * channels): means, then standard deviations."""
     label: int
     """-1 = none."""
     caption: str
@@ -66,23 +67,25 @@ def write_cache(
     source_fingerprint: str,
     classes: list[str],
     half: bool = False,
+    posterior: bool = False,
     text: dict[str, Any] | None = None,
 ) -> int:
     """Write the rows (see `Row`) and return how many they were.
 
     The file appears under its name only when it is complete. `half` stores continuous codes as
-    float16. `text` says what encoder made the features of captions: its type, config (with `length`
-    and `dim`) and fingerprint; they are stored as float16. Raises ValueError if there are no rows,
-    or for a row that does not match `spec`.
+    float16, `posterior` says that they are means and standard deviations. `text` says what encoder
+    made the features of captions: its type, config (with `length` and `dim`) and fingerprint; they
+    are stored as float16. Raises ValueError if there are no rows, or for a row that does not match
+    `spec` or holds no numbers.
     """
     path = Path(path)
     meta = {
         "version": 1, "spec": to_dict(spec), "views": views, "tokenizer": tokenizer_fingerprint,
         "transform": transform, "source": source, "source_fingerprint": source_fingerprint,
-        "classes": classes, "text": text,
+        "classes": classes, "text": text, "posterior": posterior,
     }  # fmt: skip
     dtype = storage(spec, half)
-    shape = (views, *spec.shape(1)[1:])
+    shape = (views, *stored(spec, posterior))
     schema = pa.schema(
         [
             ("codes", pa.list_(pa.from_numpy_dtype(dtype), int(np.prod(shape)))),
@@ -98,7 +101,7 @@ def write_cache(
     with replacing(path) as temporary, open(temporary, "wb") as file:
         with pa.ipc.new_file(file, schema) as writer:
             while chunk := [Row(*row) for row in islice(source_rows, ROWS)]:
-                codes = [_checked(r, spec, shape).astype(dtype) for r in chunk]
+                codes = [_checked(r, spec, shape, dtype) for r in chunk]
                 writer.write_batch(_record_batch(chunk, codes, schema))
                 count += len(chunk)
         if not count:
@@ -108,7 +111,13 @@ def write_cache(
     return count
 
 
-def _checked(row: Row, spec: TokenSpec, shape: tuple[int, ...]) -> np.ndarray:
+def stored(spec: TokenSpec, posterior: bool) -> tuple[int, ...]:
+    """Shape of what is stored of one view."""
+    positions, *trailing = spec.shape(1)[1:]
+    return (positions, 2 * spec.channels) if posterior else (positions, *trailing)
+
+
+def _checked(row: Row, spec: TokenSpec, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     codes = np.asarray(row.codes)
     if codes.shape != shape:
         raise ValueError(f"codes of {row.key!r} must have shape {shape}, got {codes.shape}")
@@ -117,6 +126,10 @@ def _checked(row: Row, spec: TokenSpec, shape: tuple[int, ...]) -> np.ndarray:
             f"codes of {row.key!r} must be integers in [0, {spec.vocab}), "
             f"got {codes.dtype} in [{codes.min()}, {codes.max()}]"
         )
+    with np.errstate(over="ignore"):
+        codes = codes.astype(dtype)
+    if not spec.discrete and not np.isfinite(codes).all():
+        raise ValueError(f"codes of {row.key!r} must be finite numbers of {dtype}, got NaN or inf")
     return codes
 
 
@@ -174,12 +187,14 @@ class TokenCache:
         self.classes: list[str] = meta["classes"]
         self.encoder: dict[str, Any] | None = meta.get("text")
         """Type, config and fingerprint of the encoder that made the captions' features, if any."""
+        self.posterior: bool = meta.get("posterior", False)
+        """Whether means and standard deviations of codes are kept."""
         self.labels = table["label"].to_numpy()
         """(rows,) int64; -1 = none."""
         held = np.asarray(table["held_out"].to_pylist(), dtype=bool)
         self.train, self.held_out = np.flatnonzero(~held), np.flatnonzero(held)
         self._table = table
-        shape = (-1, self.views, *self.spec.shape(1)[1:])
+        shape = (-1, self.views, *stored(self.spec, self.posterior))
         self._parts = [chunk.flatten().to_numpy().reshape(shape) for chunk in table["codes"].chunks]
 
         self._length = len(self._parts[0])  # of every record batch but the last
@@ -187,10 +202,16 @@ class TokenCache:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def codes(self, indices: np.ndarray | list[int], views: np.ndarray | int = 0) -> Tensor:
+    def codes(
+        self,
+        indices: np.ndarray | list[int],
+        views: np.ndarray | int = 0,
+        seeds: np.ndarray | None = None,
+    ) -> Tensor:
         """Codes of rows in a view each, (B, N, *trailing): int64 if discrete, float32 if not.
 
-        Raises ValueError for a row or view that does not exist.
+        Of a posterior the means or, given seeds (B,) int64, a sample for each seed. Raises
+        ValueError for a row or view that does not exist.
         """
         rows = np.asarray(indices, dtype=np.int64)
         which = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
@@ -199,7 +220,8 @@ class TokenCache:
                 raise ValueError(
                     f"{name} must be in [0, {end}), got {given.min()} to {given.max()}"
                 )
-        out = np.empty(self.spec.shape(len(rows)), np.int64 if self.spec.discrete else np.float32)
+        kind, shape = np.int64 if self.spec.discrete else np.float32, self._parts[0].shape[2:]
+        out = np.empty((len(rows), *shape), kind)
         for slot, (row, view) in enumerate(zip(rows.tolist(), which.tolist(), strict=True)):
             out[slot] = self._parts[row // self._length][row % self._length, view]
         if self.spec.discrete and out.size and not 0 <= out.min() <= out.max() < self.spec.vocab:
@@ -207,7 +229,16 @@ class TokenCache:
                 f"{self.path} is damaged: codes must be in [0, {self.spec.vocab}), "
                 f"got {out.min()} to {out.max()}"
             )
-        return torch.from_numpy(out)
+        if not self.spec.discrete and not np.isfinite(out).all():
+            bad = rows[~np.isfinite(out).reshape(len(out), -1).all(1)]
+            raise ValueError(
+                f"{self.path} is damaged: codes of {', '.join(self.keys(bad[:4]))} are no numbers"
+            )
+        if self.posterior:
+            out, std = np.split(out, 2, -1)
+            if seeds is not None:
+                out = out + std * normal(seeds, out.shape[1:])
+        return torch.from_numpy(np.ascontiguousarray(out))
 
     def indices(self, split: Literal["train", "held_out", "all"]) -> np.ndarray:
         """Rows of a split, ascending."""
@@ -273,13 +304,20 @@ class TokenCache:
         return digest([meta, self.labels.tolist(), self.held_out.tolist(), codes])
 
 
+def normal(seeds: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers of each seed, (B, *shape) float32."""
+    draws = [np.random.default_rng(s).standard_normal(shape, np.float32) for s in seeds.tolist()]
+    return np.stack(draws)
+
+
 class CodeBatches:
     """Batches {'codes': (b, N, *trailing), 'labels': int64 (b,)} of rows of a cache.
 
-    The same stream as `smalti.data.loader.Images`; each item comes in a random view if `train`,
-    else in view 0, with a 'chance' in [0, 1), float32 (b,), and a seed 'shuffle', int64 (b,), the
-    same on any number of ranks. `evaluation` is always in order, in view 0 and without these. With
-    a text encoder there are also 'text_tokens' (b, T, ...) of the captions if it learns, else their
+    The same stream as `smalti.data.loader.Images`; each item comes in a random view and, where the
+    cache keeps deviations, as another sample in each epoch if `train`, else in view 0 and as its
+    mean, with a 'chance' in [0, 1), float32 (b,), and a seed 'shuffle', int64 (b,), the same on any
+    number of ranks. `evaluation` is always in order, in view 0, of means, and without these. With a
+    text encoder there are also 'text_tokens' (b, T, ...) of the captions if it learns, else their
     cached features 'text' (b, T, C) and 'text_mask' (b, T).
     Raises ValueError if `indices` is empty or not in the cache, or for a bad batch, rank or seed.
     """
@@ -309,8 +347,11 @@ class CodeBatches:
         items = self._stream.at(step)
         views = (self._stream.uniform(items) * self.cache.views).astype(np.int64)
         chance = np.floor(self._stream.uniform(items, key=2) * 2**24) / 2**24  # below 1 as float32
-        batch = self._gather(self.rows[items.positions], views if self.train else 0)
-        shuffle = (self._stream.uniform(items, key=3) * 2**53).astype(np.int64)
+        shuffle, samples = (
+            (self._stream.uniform(items, key=key) * 2**53).astype(np.int64) for key in (3, 4)
+        )
+        chosen = (views, samples) if self.train else (0, None)
+        batch = self._gather(self.rows[items.positions], *chosen)
         drawn = {"chance": torch.from_numpy(chance).float(), "shuffle": torch.from_numpy(shuffle)}
         return batch | drawn
 
@@ -325,11 +366,13 @@ class CodeBatches:
         for start in range(0, len(self.rows), batch):
             yield self._gather(self.rows[start : start + batch], 0)
 
-    def _gather(self, rows: np.ndarray, views: np.ndarray | int) -> dict[str, Tensor]:
+    def _gather(
+        self, rows: np.ndarray, views: np.ndarray | int, seeds: np.ndarray | None = None
+    ) -> dict[str, Tensor]:
         labels = self.cache.labels[rows]
         if not self.cache.classes:  # images without labels are one class
             labels = np.zeros_like(labels)
-        batch = {"codes": self.cache.codes(rows, views), "labels": torch.from_numpy(labels)}
+        batch = {"codes": self.cache.codes(rows, views, seeds), "labels": torch.from_numpy(labels)}
         if self.encoder is not None and self.encoder.learned:
             batch["text_tokens"] = self.encoder.tokenize(self.cache.captions_of(rows))
         elif self.encoder is not None:

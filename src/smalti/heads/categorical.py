@@ -30,12 +30,12 @@ class CategoricalHead(nn.Module):
             logits = logits - logits.mean(-1, keepdim=True)
         return guide.merge(logits)
 
-    def loss(self, h: Tensor, codes: Tensor) -> Tensor:
-        """Negative log-likelihood of each position, (B, N) in nats."""
-        logits = self.logits(h)  # (B, N, V)
-        return F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(
-            codes
-        )
+    def loss(self, h: Tensor, codes: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Negative log-likelihood of each position, (B, N) in nats; with `smoothing`, that share of
+        each target is spread over all codes."""
+        logits = self.logits(h).flatten(0, 1)  # (B * N, V)
+        loss = F.cross_entropy(logits, codes.flatten(), reduction="none", label_smoothing=smoothing)
+        return loss.view_as(codes)
 
     def sample(self, h: Tensor, guide: Guide, noise: Tensor, filters: Filters) -> Draw:
         """Draw codes (B, n) from hidden states of all branches (branches * B, n, D).

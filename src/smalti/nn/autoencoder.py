@@ -1,14 +1,16 @@
 """The convolutional encoder and decoder of the VQGAN family, whatever is between them.
 
 Esser et al. 2020 (arXiv:2012.09841), as LlamaGen and VAR have them: one more residual block per
-level in the decoder than in the encoder, attention at the deepest level and in the middle. Levels
-of the decoder are stored in the order in which they run, deepest first.
+level in the decoder than in the encoder, attention at the deepest level, or where a tokenizer asks
+for it, and in the middle. Levels of the decoder are stored in the order in which they run, deepest
+first.
 
 Letters: B images, H, W image size, h, w latent size, Z latent channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -100,26 +102,32 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images (B, 3, H, W) to latents (B, Z, h, w)."""
+    """Images (B, 3, H, W) to `latent` channels, by default Z: (B, latent, h, w).
 
-    def __init__(self, config: Shape) -> None:
+    `attention` has the levels with attention; None: the deepest, if the configuration has any.
+    """
+
+    def __init__(
+        self, config: Shape, latent: int = 0, attention: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
         last = len(widths) - 1
+        if attention is None:
+            attention = [last] if config.attention else []
         self.patch = config.patch
         self.conv_in = nn.Conv2d(3 * config.patch**2, config.channels, 3, padding=1)
         self.conv_blocks = nn.ModuleList()
         before = config.channels
         for i, width in enumerate(widths):
-            attention = config.attention and i == last
-            level = Level(before, width, config.blocks, attention, config.dropout)
+            level = Level(before, width, config.blocks, i in attention, config.dropout)
             if i < last:
                 level.downsample = Downsample(width)
             self.conv_blocks.append(level)
             before = width
         self.mid = middle(before, config)
         self.norm_out = group_norm(before)
-        self.conv_out = nn.Conv2d(before, config.latent, 3, padding=1)
+        self.conv_out = nn.Conv2d(before, latent or config.latent, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(F.pixel_unshuffle(x, self.patch))
@@ -131,9 +139,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, Z, h, w) to images (B, 3, H, W)."""
+    """Latents (B, Z, h, w) to images (B, 3, H, W); `attention`: also at the deepest level."""
 
-    def __init__(self, config: Shape) -> None:
+    def __init__(self, config: Shape, attention: bool = True) -> None:
         super().__init__()
         multipliers = config.decoder_multipliers or config.multipliers
         widths = [config.channels * m for m in reversed(multipliers)]
@@ -142,8 +150,8 @@ class Decoder(nn.Module):
         self.conv_blocks = nn.ModuleList()
         before = widths[0]
         for i, width in enumerate(widths):
-            attention = config.attention and i == 0
-            level = Level(before, width, config.blocks + 1, attention, config.dropout)
+            attends = attention and config.attention and i == 0
+            level = Level(before, width, config.blocks + 1, attends, config.dropout)
             if i < len(widths) - 1:
                 level.upsample = Upsample(width)
             self.conv_blocks.append(level)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from smalti.recipes import llamagen, rar, text, var
+from smalti.recipes import llamagen, mar, rar, text, var
 from smalti.recipes.base import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -21,6 +21,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         llamagen.llamagen_1b,
         llamagen.llamagen_3b,
         llamagen.llamagen_7b,
+        mar.emoji_klvae,
+        mar.kl16,
         rar.emoji_rar,
         rar.maskgit_vqgan,
         rar.rar_b,

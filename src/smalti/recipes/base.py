@@ -12,9 +12,11 @@ from smalti.models.var import VARConfig
 from smalti.settings import Sampling
 from smalti.text.bytes import BytesConfig
 from smalti.text.t5 import T5Config
+from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
 from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.tokenizers.vqgan import VQGANConfig
+from smalti.train.kl import KLConfig
 from smalti.train.lora import LoraConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.trainer import TrainConfig
@@ -42,9 +44,19 @@ class TokenizerRecipe:
     init: str = ""
     """Tokenizer or pipeline, a folder or a hub id, to go on from; `model` is then its own."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: VQGANConfig | MultiScaleConfig | MaskGITVQGANConfig = field(default_factory=VQGANConfig)
-    objective: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    model: VQGANConfig | MultiScaleConfig | MaskGITVQGANConfig | KLVAEConfig = field(
+        default_factory=VQGANConfig
+    )
+    objective: ReconstructionConfig | KLConfig = field(default_factory=ReconstructionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class KLRecipe(TokenizerRecipe):
+    """Train a tokenizer of continuous codes on images, and measure the scale of its codes."""
+
+    model: KLVAEConfig = field(default_factory=KLVAEConfig)
+    objective: KLConfig = field(default_factory=KLConfig)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,11 @@ from smalti import registry
 from smalti.data.source import open_source, require_captions
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.encoding import encode
-from smalti.engine.causal import generate
 from smalti.eval.codebook import histogram, unigram_bits
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
 from smalti.models.llamagen import LlamaGenConfig
 from smalti.models.var import VAR, VARConfig
-from smalti.nn.linear import packed
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline import Pipeline
 from smalti.progress import say
@@ -243,11 +241,8 @@ def drawn(
     batch = {k: v.to(pipeline.device) for k, v in batch.items()}
     cond = condition(batch, encoder)
     noise = Noise.request(seed, cond.batch, device=pipeline.device)
-    settings, model = pipeline.sampling, pipeline.model
-    with packed(model):
-        scan = settings.orders(model, noise)
-        codes = generate(model, cond, noise, *settings.parts(), orders=scan)
-    return to_pil(pipeline.decode(codes))
+    *_, last = pipeline.sampling.stream(pipeline.model, cond, noise)
+    return to_pil(pipeline.decode(last.drawn))
 
 
 def open_codes(

@@ -13,12 +13,14 @@ from smalti.data.loader import Images
 from smalti.data.skipped import tell
 from smalti.data.source import open_source, split
 from smalti.data.transforms import to_float, to_uint8
-from smalti.eval.reconstruction import reconstruction
+from smalti.eval.reconstruction import latent_std, reconstruction
 from smalti.pictures import grid, save_png, to_pil
 from smalti.recipes.base import TokenizerRecipe
 from smalti.recipes.finetune import open_tokenizer
 from smalti.recipes.run_folder import claim, finish, without_held_out
 from smalti.storage import fingerprint, save_module
+from smalti.tokenizers.kl_vae import KLVAE
+from smalti.train.kl import KLConfig, KLObjective
 from smalti.train.objectives import ReconstructionObjective
 from smalti.train.parallel import World
 from smalti.train.trainer import Trainer
@@ -28,15 +30,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
     source = open_source(recipe.data.source)
     known = tell(source) if world.main else 0
-    begun, goal = open_tokenizer(recipe, out) if recipe.init else None, recipe.objective
-    if begun:  # with a codebook that knows images
-        goal = replace(goal, codebook=replace(goal.codebook, kmeans=False))
-    care = goal.codebook
-    if care.kmeans and care.warmup >= recipe.train.steps:
-        raise ValueError(
-            f"objective.codebook.warmup must be below train.steps {recipe.train.steps}, "
-            f"got {care.warmup}"
-        )
+    begun = open_tokenizer(recipe, out) if recipe.init else None
     shape = begun.config if begun else recipe.model
     height, width = shape.size
     if height != width:
@@ -50,7 +44,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     torch.manual_seed(seed)
     mark = fingerprint(begun) if begun else ""
     fresh = begun or registry.module_of(recipe.model, registry.TOKENIZERS)(recipe.model)
-    objective = ReconstructionObjective(fresh, goal, seed)
+    objective = goal(recipe, fresh)
     model = objective.model
 
     def evaluate() -> dict[str, float]:
@@ -67,7 +61,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
         out,
         world,
         title="tokenizer",
-        show=("loss", "psnr", "usage", *(f"usage_{name}" for name in objective.care.names)),
+        show=("loss", "psnr", *objective.shown),
         evaluate=evaluate,
         preview=preview,
     )
@@ -77,10 +71,40 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
         if not world.main:
             return {}
         model.eval()
+        measured = {f"held_out_{k}": v for k, v in evaluate().items()}
+        if isinstance(model, KLVAE):
+            some = Images(source, chosen[:: len(chosen) // 512 + 1], transform, config.batch)
+            measured |= scaled(model, some, world)
         save_module(model, out / "tokenizer", source=source.name)
-        measured = evaluate()
     tell(source, known)
-    return finish(out, recipe, {f"held_out_{k}": v for k, v in measured.items()}, source)
+    return finish(out, recipe, measured, source)
+
+
+def scaled(model: KLVAE, images: Images, world: World) -> dict[str, float]:
+    """Give a tokenizer the scale at which its codes of these images have a standard deviation of
+    one; what was measured."""
+    std = latent_std(model, images.evaluation(64), world.device)
+    model.config = replace(model.config, scale=1 / std)
+    return {"latent_std": std, "scale": 1 / std}
+
+
+def goal(recipe: TokenizerRecipe, model: Any) -> ReconstructionObjective | KLObjective:
+    """What the recipe minimises.
+
+    Raises ValueError if there would be no codebook by the end.
+    """
+    config = recipe.objective
+    if isinstance(config, KLConfig):
+        return KLObjective(model, config)
+    care = config.codebook
+    if recipe.init:  # with a codebook that knows images
+        care = replace(care, kmeans=False)
+    if care.kmeans and care.warmup >= recipe.train.steps:
+        raise ValueError(
+            f"objective.codebook.warmup must be below train.steps {recipe.train.steps}, "
+            f"got {care.warmup}"
+        )
+    return ReconstructionObjective(model, replace(config, codebook=care), recipe.train.seed)
 
 
 @torch.inference_mode()

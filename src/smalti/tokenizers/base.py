@@ -18,6 +18,9 @@ class Reconstruction(NamedTuple):
 
 
 def check_images(images: Tensor, size: tuple[int, int]) -> None:
-    """Raise ValueError unless images are (B, 3, *size)."""
+    """Raise ValueError unless images are (B, 3, *size), and numbers."""
     if tuple(images.shape[1:]) != (3, *size):
         raise ValueError(f"images must be (B, 3, {size[0]}, {size[1]}), got {tuple(images.shape)}")
+    bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(f"pixels must be numbers in [-1, 1], got NaN or inf in images {bad}")

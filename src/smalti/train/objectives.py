@@ -1,4 +1,5 @@
-"""What is minimised: one objective for generators, one for reconstructing tokenizers.
+"""What is minimised: one objective for generators, one for tokenizers that quantize, and what it
+shares with that of the KL-VAE (`train.kl`).
 
 An objective is a module that owns everything trained or watched. `forward(batch, step)` gives one
 total loss per optimizer and what to log; all totals are added and differentiated once, which equals
@@ -8,7 +9,7 @@ separate steps because no total reaches the parameters of another optimizer.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -129,18 +130,14 @@ class Likelihood(nn.Module):
 
 
 @dataclass(frozen=True)
-class ReconstructionConfig:
+class PictureConfig:
+    """What any tokenizer loses by the pictures it gives back."""
+
     pixel: Literal["l1", "l2"] = "l2"
     pixel_weight: float = 1.0
     perceptual: str = "lpips"
     """none, lpips (weights from the hub) or a folder with its two weight files."""
     perceptual_weight: float = 1.0
-    quantizer_weight: float = 1.0
-    """Pulls codes towards latents; works on the codebook alone."""
-    commitment: float = 0.25
-    """Pulls latents towards codes."""
-    entropy: float = 0.0
-    """Weight of the entropy loss: sure assignments, all codes equally often."""
     gan: GanLoss = "hinge"
     gan_weight: float = 0.5
     """0 trains without a discriminator."""
@@ -150,19 +147,28 @@ class ReconstructionConfig:
     """Scale the adversarial loss to the gradient of the others at the last layer."""
     gan_channels: int = 64
     gan_layers: int = 3
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig(PictureConfig):
+    quantizer_weight: float = 1.0
+    """Pulls codes towards latents; works on the codebook alone."""
+    commitment: float = 0.25
+    """Pulls latents towards codes."""
+    entropy: float = 0.0
+    """Weight of the entropy loss: sure assignments, all codes equally often."""
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
 
 
-class ReconstructionObjective(nn.Module):
-    """Pixel + perceptual + adversarial + quantizer losses, after LlamaGen.
+class PictureObjective(nn.Module):
+    """Pixel, perceptual and adversarial losses of a tokenizer, which has a `last_layer`."""
 
-    `model` is a tokenizer with `latent`, `quantize`, `render` and `last_layer`, as `VQGAN` has.
-    """
+    shown: tuple[str, ...]
+    """Further logs for the live line, beside loss and PSNR."""
 
-    def __init__(self, model: Any, config: ReconstructionConfig, seed: int = 0) -> None:
+    def __init__(self, model: Any, config: PictureConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
-        self.care = CodebookCare(model.quantize, config.codebook, seed, model.spec.grids)
         self.perceptual = perceptual(config.perceptual) if config.perceptual_weight else None
         self.discriminator = None
         if config.gan_weight:
@@ -180,11 +186,77 @@ class ReconstructionObjective(nn.Module):
             modules["discriminator"] = self.discriminator
         return modules
 
-    def train(self, mode: bool = True) -> ReconstructionObjective:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.perceptual is not None:
             self.perceptual.eval()
         return self
+
+    def advice(self, logs: dict[str, float]) -> str | None:
+        return None
+
+    def _reconstruction(self, out: Tensor, images: Tensor, logs: dict[str, Tensor]) -> Tensor:
+        """Weighted pixel and perceptual loss. The log "psnr" is in dB, of a [0, 1] range."""
+        out = out.float()
+        mse = F.mse_loss(out, images)
+        pixel = mse if self.config.pixel == "l2" else F.l1_loss(out, images)
+        logs["pixel"] = pixel.detach()
+        logs["psnr"] = -10 * (mse.detach() / 4).log10()
+        total = self.config.pixel_weight * pixel
+        if self.perceptual is not None:
+            distance = self.perceptual(out, images).mean()
+            logs["perceptual"] = distance.detach()
+            total = total + self.config.perceptual_weight * distance
+        return total
+
+    def _judged(
+        self,
+        step: int,
+        images: Tensor,
+        out: Tensor,
+        reconstruction: Tensor,
+        total: Tensor,
+        logs: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """The totals of all optimizers, of the model's `total` without an adversary."""
+        if self.discriminator is None or step < self.config.gan_start:
+            return {"model": total}
+        total = total + self._adversarial(out, reconstruction, logs)
+        return {"model": total, "discriminator": self._discriminate(images, out.detach(), logs)}
+
+    def _adversarial(self, out: Tensor, reconstruction: Tensor, logs: dict[str, Tensor]) -> Tensor:
+        assert self.discriminator is not None
+        # detached parameters: this loss must not reach the discriminator
+        frozen = {n: p.detach() for n, p in self.discriminator.named_parameters()}
+        logits = functional_call(self.discriminator, frozen, (out,))
+        loss = generator_loss(self.config.gan, logits.float())
+        logs["adversarial"] = loss.detach()
+        if self.config.gan_adaptive:
+            weight = adaptive_weight(reconstruction, loss, self.model.last_layer)
+            logs["adversarial_weight"] = weight
+            loss = loss * weight
+        return self.config.gan_weight * loss
+
+    def _discriminate(self, real: Tensor, fake: Tensor, logs: dict[str, Tensor]) -> Tensor:
+        assert self.discriminator is not None
+        real_logits = self.discriminator(real).float()
+        fake_logits = self.discriminator(fake).float()
+        loss = discriminator_loss(self.config.gan, real_logits, fake_logits)
+        logs["discriminator"] = loss.detach()
+        return loss
+
+
+class ReconstructionObjective(PictureObjective):
+    """Losses of pictures and of the quantizer, after LlamaGen.
+
+    `model` is a tokenizer with `latent`, `quantize` and `render`, as `VQGAN` has.
+    """
+
+    def __init__(self, model: Any, config: ReconstructionConfig, seed: int = 0) -> None:
+        super().__init__(model, config)
+        self.config = config
+        self.care = CodebookCare(model.quantize, config.codebook, seed, model.spec.grids)
+        self.shown = ("usage", *(f"usage_{name}" for name in self.care.names))
 
     def forward(self, batch: Batch, step: int) -> Losses:
         images = to_float(batch["images"])
@@ -210,10 +282,7 @@ class ReconstructionObjective(nn.Module):
         for name, loss in quantized.losses.items():
             total = total + weights[name] * loss
             logs[name] = loss.detach()
-        totals = {"model": total}
-        if self.discriminator is not None and step >= config.gan_start:
-            totals["model"] = total + self._adversarial(out, reconstruction, logs)
-            totals["discriminator"] = self._discriminate(images, out.detach(), logs)
+        totals = self._judged(step, images, out, reconstruction, total, logs)
         self.care.observe(quantized.codes)
         return Losses(totals, logs | {"loss": total.detach()} | self.care.meters())
 
@@ -225,41 +294,6 @@ class ReconstructionObjective(nn.Module):
         latent = self.model.quantize.unquantized(z).to(z.dtype)
         total = self._reconstruction(self.model.render(latent), images, logs)
         return Losses({"model": total}, logs | {"loss": total.detach()})
-
-    def _reconstruction(self, out: Tensor, images: Tensor, logs: dict[str, Tensor]) -> Tensor:
-        """Weighted pixel and perceptual loss. The log "psnr" is in dB, of a [0, 1] range."""
-        out = out.float()
-        mse = F.mse_loss(out, images)
-        pixel = mse if self.config.pixel == "l2" else F.l1_loss(out, images)
-        logs["pixel"] = pixel.detach()
-        logs["psnr"] = -10 * (mse.detach() / 4).log10()
-        total = self.config.pixel_weight * pixel
-        if self.perceptual is not None:
-            distance = self.perceptual(out, images).mean()
-            logs["perceptual"] = distance.detach()
-            total = total + self.config.perceptual_weight * distance
-        return total
-
-    def _adversarial(self, out: Tensor, reconstruction: Tensor, logs: dict[str, Tensor]) -> Tensor:
-        assert self.discriminator is not None
-        # detached parameters: this loss must not reach the discriminator
-        frozen = {n: p.detach() for n, p in self.discriminator.named_parameters()}
-        logits = functional_call(self.discriminator, frozen, (out,))
-        loss = generator_loss(self.config.gan, logits.float())
-        logs["adversarial"] = loss.detach()
-        if self.config.gan_adaptive:
-            weight = adaptive_weight(reconstruction, loss, self.model.last_layer)
-            logs["adversarial_weight"] = weight
-            loss = loss * weight
-        return self.config.gan_weight * loss
-
-    def _discriminate(self, real: Tensor, fake: Tensor, logs: dict[str, Tensor]) -> Tensor:
-        assert self.discriminator is not None
-        real_logits = self.discriminator(real).float()
-        fake_logits = self.discriminator(fake).float()
-        loss = discriminator_loss(self.config.gan, real_logits, fake_logits)
-        logs["discriminator"] = loss.detach()
-        return loss
 
     def advice(self, logs: dict[str, float]) -> str | None:
         if "usage" not in logs:

@@ -1,0 +1,186 @@
+"""MaskGIT: a bidirectional transformer that fills in hidden codes, those it is surest of first.
+
+Chang, Zhang, Jiang, Liu, Freeman 2022, "MaskGIT: Masked Generative Image Transformer"
+(arXiv:2202.04200).
+
+Unusual: there is no order and no cache. Every pass sees all codes known so far, predicts all others
+at once, and the surest are kept, so an image takes 8 to 12 passes. Layers are BERT's, with the norm
+behind each residual branch. The class is the first token of the sequence. Remembered of the
+official code and not built: it ties the output to the table of codes, and smooths labels by 0.1,
+which here is a setting of the training.
+
+Letters: B images, N positions, m wanted ones, D width, H heads, V codebook entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smalti.codes import Cond, Draw, Guide, TokenSpec, Turn
+from smalti.heads.categorical import CategoricalHead
+from smalti.nn.attention import attend
+from smalti.nn.linear import Linear
+from smalti.nn.mlp import MLP
+from smalti.nn.residual import dropped
+from smalti.sampling.filters import Filters
+from smalti.sampling.noise import Noise, SlotNoise
+
+LN_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class MaskGITConfig:
+    grid: tuple[int, int] = (16, 16)
+    """Height and width of the code grid."""
+    vocab: int = 1024
+    """Codebook entries; the mask token is one more row."""
+    classes: int = 1000
+    """Class labels; the null class is one more row."""
+    layers: int = 24
+    heads: int = 16
+    dim: int = 768
+    """Width D, a multiple of `heads`."""
+    ffn_dim: int = 3072
+    dropout: float = 0.1
+    """Of attention probabilities and of the outputs of attention and feed-forward."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab", "classes", "layers", "heads", "dim", "ffn_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if len(self.grid) != 2 or min(self.grid) < 1:
+            raise ValueError(f"grid must be two positive integers, got {self.grid}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.dim % self.heads:
+            raise ValueError(f"dim must be a multiple of heads, got {self.dim}, {self.heads}")
+
+    @property
+    def spec(self) -> TokenSpec:
+        return TokenSpec((self.grid,), self.vocab)
+
+
+class Block(nn.Module):
+    """Attention of all to all and feed-forward, each normalised with what it was added to."""
+
+    def __init__(self, config: MaskGITConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.wqkv = Linear(config.dim, 3 * config.dim)
+        self.wo = Linear(config.dim, config.dim)
+        self.norm1 = nn.LayerNorm(config.dim, LN_EPS)
+        self.feed_forward = MLP(config.dim, config.ffn_dim)
+        self.norm2 = nn.LayerNorm(config.dim, LN_EPS)
+
+    def attention(self, x: Tensor) -> Tensor:
+        qkv = self.wqkv(x).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, H, hd)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, n, hd)
+        y = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
+        return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        x = self.norm1(x + dropped(self.attention(x), dropout, 0.0))
+        return self.norm2(x + dropped(self.feed_forward(x), dropout, 0.0))
+
+
+class MaskGIT(nn.Module):
+    """Codes (B, N) given a class. A `MaskedModel`."""
+
+    masked = True
+    confidence = 4.5
+    """Its own way to reveal: by confidence, with so much noise at first."""
+    NO_DECAY = ("*_embedding*.*", "pos")
+    """What has no weight decay beside norms and biases."""
+
+    def __init__(self, config: MaskGITConfig) -> None:
+        super().__init__()
+        self.config, self.spec = config, config.spec
+        self.tok_embeddings = nn.Embedding(config.vocab + 1, config.dim)
+        self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
+        self.pos = nn.Parameter(torch.empty(1 + self.spec.positions, config.dim))
+        self.norm = nn.LayerNorm(config.dim, LN_EPS)
+        self.layers = nn.ModuleList([Block(config) for _ in range(config.layers)])
+        self.out = Linear(config.dim, config.dim)
+        self.out_norm = nn.LayerNorm(config.dim, LN_EPS)
+        self.head = CategoricalHead(config.dim, config.vocab, bias=True)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Normal(0, 0.02), zero biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.pos, std=0.02)
+
+    def prepare(self, cond: Cond) -> Tensor:
+        """The token of the class, (B, 1, D)."""
+        if cond.labels is None:
+            raise ValueError("this model is class-conditional: give labels")
+        ids = cond.labels
+        if cond.drop is not None:
+            ids = ids.masked_fill(cond.drop, self.config.classes)
+        return self.cls_embedding(ids).unsqueeze(1)  # (B, 1, D)
+
+    def cache(self, batch: int) -> None:
+        """None: every pass reads everything."""
+
+    def hidden(self, codes: Tensor, cond: Tensor, turn: Turn, cache: Any = None) -> Tensor:
+        """Hidden states (B, m, D) of the wanted positions; reads codes (B, N) of known ones."""
+        ids = codes.masked_fill(~turn.known, self.config.vocab)
+        x = torch.cat((cond, self.tok_embeddings(ids)), 1) + self.pos  # (B, 1 + N, D)
+        x = dropped(self.norm(x), self.config.dropout if self.training else 0.0, 0.0)
+        for layer in self.layers:
+            x = layer(x)
+        x = x[:, 1:]  # (B, N, D)
+        if turn.wanted is not None:
+            x = x.gather(1, turn.wanted.unsqueeze(-1).expand(-1, -1, x.shape[-1]))  # (B, m, D)
+        return self.out_norm(nn.functional.gelu(self.out(x)))
+
+    def draw(
+        self,
+        codes: Tensor,
+        cond: Tensor,
+        turn: Turn,
+        cache: Any,
+        guide: Guide,
+        noise: SlotNoise,
+        filters: Filters,
+    ) -> Draw:
+        """Draw codes (B, m) of the wanted positions."""
+        h = self.hidden(guide.tile(codes), cond, turn.tile(guide), cache)
+        return self.head.sample(h, guide, noise.uniform, filters)
+
+    def loss(
+        self,
+        codes: Tensor,
+        cond: Cond,
+        read: Tensor | None = None,
+        known: Tensor | None = None,
+        noise: Noise | None = None,
+        smoothing: float = 0.0,
+    ) -> Tensor:
+        """Negative log-likelihood of each unknown code given the known ones, 0 at those: (B, N) in
+        nats. `known` (B, N) bool; None: nothing is known. `smoothing` of the labels is for training
+        alone."""
+        if known is None:
+            known = torch.zeros_like(codes, dtype=torch.bool)
+        turn = Turn(known, None, codes.shape[1])
+        h = self.hidden(codes if read is None else read, self.prepare(cond), turn)
+        return self.head.loss(h, codes, smoothing).masked_fill(known, 0.0)
+
+
+def tiny() -> MaskGITConfig:
+    """A model of a few thousand parameters, for tests."""
+    return MaskGITConfig(
+        grid=(4, 4), vocab=32, classes=5, layers=2, heads=2, dim=32, ffn_dim=64, dropout=0.0
+    )

@@ -1,0 +1,182 @@
+"""The KL-VAE: images to continuous codes and back, as MAR, Fluid and latent diffusion have it.
+
+Rombach et al. 2021 (arXiv:2112.10752), trained again for MAR (Li et al. 2024, arXiv:2406.11838).
+Unusual beside a VQGAN: nothing is quantized. The encoder gives a normal distribution for each
+latent, whose mean is its code; generators learn from samples of it. Codes are latents times
+`scale`, which is measured after training, so that their standard deviation is about one. The
+decoder has no attention but in its middle.
+
+Letters: B images, H, W image size, h, w latent size, Z latent channels, g neighbours in a row that
+make one code, N = h / g * w / g codes, C = Z * g * g their channels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.codes import TokenSpec
+from smalti.nn import autoencoder
+from smalti.nn.autoencoder import Decoder, Encoder
+from smalti.tokenizers.base import check_images
+
+
+@dataclass(frozen=True)
+class KLVAEConfig:
+    size: tuple[int, int] = (256, 256)
+    """Height and width of the images in pixels, multiples of the downsampling factor."""
+    patch: int = 1
+    """Pixels of each side folded into channels before the first convolution; 1 as published, 2
+    makes small models several times faster."""
+    channels: int = 128
+    """Width of the first level."""
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    """Width of each level as a multiple of `channels`; each but the last halves the size."""
+    decoder_multipliers: tuple[int, ...] = ()
+    """The same for the decoder's levels, as many; () = those of the encoder."""
+    blocks: int = 2
+    """Residual blocks per level in the encoder; the decoder has one more."""
+    latent: int = 16
+    """Latent channels Z."""
+    group: int = 1
+    """Neighbours g of each side that make one code: its channels are Z x g x g, in this order."""
+    scale: float = 1.0
+    """Codes are latents times this: one over their standard deviation, which training measures."""
+    attention: bool = True
+    """Attention in the middle of encoder and decoder, and at the levels of `attention_at`."""
+    attention_at: tuple[int, ...] = (16,)
+    """Pixels per cell, along one side, of the encoder's levels with attention."""
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        autoencoder.check(self)
+        if self.group < 1:
+            raise ValueError(f"group must be at least 1, got {self.group}")
+        if any(s % self.factor for s in self.size):
+            raise ValueError(
+                f"size must be multiples of {self.factor} pixels, which make one code, "
+                f"got {self.size}"
+            )
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale must be a positive number, got {self.scale}")
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per code, along one side."""
+        return autoencoder.factor(self) * self.group
+
+    @property
+    def spec(self) -> TokenSpec:
+        h, w = self.size
+        grid = (h // self.factor, w // self.factor)
+        return TokenSpec((grid,), channels=self.latent * self.group**2)
+
+
+class Posterior(NamedTuple):
+    """A normal distribution of each latent."""
+
+    mean: Tensor
+    """(B, Z, h, w)."""
+    logvar: Tensor
+    """(B, Z, h, w), in [-30, 20]."""
+
+    @property
+    def std(self) -> Tensor:
+        return (0.5 * self.logvar).exp()
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Latents (B, Z, h, w) of standard normal noise of this shape."""
+        return self.mean + self.std * noise
+
+    def kl(self) -> Tensor:
+        """Divergence of each image's latents from the standard normal distribution: (B,) nats."""
+        terms = self.mean.square() + self.logvar.exp() - 1 - self.logvar
+        return 0.5 * terms.flatten(1).sum(1)
+
+
+class Autoencoded(NamedTuple):
+    images: Tensor
+    """(B, 3, H, W), about [-1, 1], not clamped, of a sample of the posterior."""
+    posterior: Posterior
+
+
+class KLVAE(nn.Module):
+    """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, N, C), row by row, and back."""
+
+    def __init__(self, config: KLVAEConfig) -> None:
+        super().__init__()
+        self.config, self.spec = config, config.spec
+        cells = [config.patch * 2**i for i in range(len(config.multipliers))]
+        levels = [i for i, cell in enumerate(cells) if cell in config.attention_at]
+        self.encoder = Encoder(config, 2 * config.latent, levels if config.attention else [])
+        self.decoder = Decoder(config, attention=False)
+        self.quant_conv = nn.Conv2d(2 * config.latent, 2 * config.latent, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent, config.latent, 1)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight whose gradients balance an adaptive GAN loss."""
+        return self.decoder.conv_out.weight
+
+    def posterior(self, images: Tensor) -> Posterior:
+        moments = self.quant_conv(self.encoder(images)).float()  # (B, 2Z, h, w)
+        mean, logvar = moments.chunk(2, 1)
+        return Posterior(mean, logvar.clamp(-30, 20))
+
+    def render(self, latent: Tensor) -> Tensor:
+        """Latents (B, Z, h, w) to images (B, 3, H, W), not clamped."""
+        return self.decoder(self.post_quant_conv(latent))
+
+    def forward(self, images: Tensor) -> Autoencoded:
+        posterior = self.posterior(images)
+        latent = posterior.sample(torch.randn_like(posterior.mean))  # (B, Z, h, w)
+        return Autoencoded(self.render(latent), posterior)
+
+    def codes(self, latent: Tensor) -> Tensor:
+        """Latents (B, Z, h, w) as codes (B, N, C): scaled and grouped."""
+        grouped = F.pixel_unshuffle(latent * self.config.scale, self.config.group)
+        return grouped.flatten(2).transpose(1, 2)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to codes (B, N, C), the means of their distributions.
+
+        Raises ValueError for another image size, or pixels that are no numbers.
+        """
+        return self.moments(images)[..., : self.spec.channels]
+
+    def moments(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to means and standard deviations of codes, (B, N, 2C).
+
+        Raises ValueError as `encode` does.
+        """
+        check_images(images, self.config.size)
+        posterior = self.posterior(images)
+        return torch.cat((self.codes(posterior.mean), self.codes(posterior.std)), -1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, N, C) to images (B, 3, H, W), about [-1, 1], not clamped."""
+        grid = codes.transpose(1, 2).unflatten(2, self.spec.grids[0])  # (B, C, h / g, w / g)
+        return self.render(F.pixel_shuffle(grid, self.config.group) / self.config.scale)
+
+
+def tiny() -> KLVAEConfig:
+    """A model of a few thousand parameters, for tests."""
+    return KLVAEConfig(
+        size=(16, 16),
+        channels=8,
+        multipliers=(1, 2, 2),
+        blocks=1,
+        latent=4,
+        scale=0.5,
+        attention_at=(4,),
+    )
+
+
+def kl16(size: int = 256) -> KLVAEConfig:
+    """The published KL-16: 16 x 16 codes of 16 channels for 256 pixels, 66.5 M parameters."""
+    return KLVAEConfig(size=(size, size), scale=0.2325)

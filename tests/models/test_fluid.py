@@ -1,0 +1,197 @@
+"""Fluid's four models: what each order reads, what is computed once, and what its sizes weigh."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builders import build, models, random_codes, random_cond
+from smalti.codes import Cond, Turn
+from smalti.engine import masked
+from smalti.engine.causal import generate
+from smalti.engine.step import Known
+from smalti.models import fluid
+from smalti.models.fluid import CrossAttention, Fluid
+from smalti.sampling.filters import Filters
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.noise import Noise
+from smalti.sampling.reveal import Reveal
+from smalti.sampling.solvers import Solver
+
+B = 3
+BITS = 1e-5
+FEW = Filters(solver=Solver(steps="3"))
+RANDOM = ["fluid", "fluid-discrete", "fluid-text"]
+RASTER = ["fluid-raster", "fluid-raster-text", "fluid-raster-continuous"]
+
+
+def built(name: str) -> Fluid:
+    return build(*models()[name])
+
+
+def turn(known: torch.Tensor, wanted: torch.Tensor | None = None) -> Turn:
+    return Turn(known, wanted, known.shape[1])
+
+
+def some(model: Fluid, share: float = 0.5, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(B, model.spec.positions, generator=generator) < share
+
+
+@pytest.mark.parametrize("name", RANDOM)
+@torch.no_grad()
+def test_known_codes_are_read_everywhere_and_unknown_ones_nowhere(name):
+    model = built(name)
+    codes, other = random_codes(model.spec, B), random_codes(model.spec, B, seed=1)
+    prepared, known = model.prepare(random_cond(model, B)), some(model)
+    before = model.hidden(codes, prepared, turn(known))
+    mask = known.view(*known.shape, *[1] * (codes.dim() - 2))
+    hidden = model.hidden(torch.where(mask, codes, other), prepared, turn(known))
+    assert torch.equal(hidden, before)
+    read = model.hidden(torch.where(mask, other, codes), prepared, turn(known))
+    assert ((read - before).abs().amax(2) > 1e-4).all(), "attention goes in both directions"
+    fewer = known.clone()
+    fewer[:, known.any(0).nonzero()[0]] = False
+    assert not torch.equal(model.hidden(codes, prepared, turn(fewer)), before)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 15))
+@torch.no_grad()
+def test_wanted_positions_are_those_of_all(name, seed, count):
+    model = built(name)
+    codes, prepared = random_codes(model.spec, B), model.prepare(random_cond(model, B))
+    torch.manual_seed(seed)
+    wanted = torch.rand(B, model.spec.positions).argsort(1)[:, :count]
+    known = some(model, seed=seed)
+    every = model.hidden(codes, prepared, turn(known))
+    expected = torch.stack([every[b, wanted[b]] for b in range(B)])
+    found = model.hidden(codes, prepared, turn(known, wanted))
+    torch.testing.assert_close(found, expected, rtol=0, atol=BITS)
+
+
+def test_the_last_layer_works_for_wanted_positions_alone():
+    model, rows = built("fluid"), []
+    for layer in model.layers:
+        layer.feed_forward.register_forward_pre_hook(lambda _, a: rows.append(a[0].shape[1]))
+    prepared = model.prepare(random_cond(model, B))
+    wanted = torch.tensor([[3, 1]] * B)
+    h = model.hidden(random_codes(model.spec, B), prepared, turn(some(model), wanted))
+    assert rows == [16, 2] and h.shape == (B, 2, 32)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+@torch.no_grad()
+def test_the_loss_is_zero_at_known_positions_and_reads_what_is_given(name):
+    model = built(name)
+    codes, cond, known = random_codes(model.spec, B), random_cond(model, B), some(model)
+    loss = model.loss(codes, cond, known=known)
+    assert loss.shape == known.shape and not loss[known].any() and (loss[~known] > 0).all()
+    nothing = model.loss(codes, cond)
+    assert torch.equal(nothing, model.loss(codes, cond, known=torch.zeros_like(known)))
+    assert (nothing > 0).all()
+    other = random_codes(model.spec, B, seed=1)
+    assert torch.equal(nothing, model.loss(codes, cond, read=other)), "nothing is known"
+    assert not torch.equal(loss, model.loss(codes, cond, read=other, known=known))
+
+
+@torch.no_grad()
+def test_the_noise_of_a_diffusion_loss_is_an_argument():
+    model = built("fluid")
+    codes, cond = random_codes(model.spec, B), random_cond(model, B)
+    default = model.loss(codes, cond)
+    assert torch.equal(default, model.loss(codes, cond, noise=Noise.request(0, B)))
+    assert not torch.isclose(default, model.loss(codes, cond, noise=Noise.request(1, B))).any()
+
+
+def test_both_orders_have_the_same_weights():
+    states = [built(name).state_dict() for name in ("fluid", "fluid-raster-continuous")]
+    shapes = [{name: t.shape for name, t in state.items()} for state in states]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("name", [*RANDOM, *RASTER])
+def test_what_the_condition_alone_decides_is_computed_once(name):
+    model, calls = built(name), []
+    for part in model.modules():
+        if isinstance(part, CrossAttention):
+            part.wkv.register_forward_hook(lambda *_: calls.append("keys"))
+        if isinstance(part, fluid.Aligner):
+            part.register_forward_hook(lambda *_: calls.append("text"))
+    loop = masked.generate if model.masked else generate
+    more = {"reveal": Reveal(4)} if model.masked else {}
+    cond = random_cond(model, B)
+    loop(model, cond, Noise.request(0, B), Guidance(2.0), FEW, **more)
+    assert calls == ["text"] * name.endswith("text") + ["keys"] * len(model.layers)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_orders_keep_what_is_known_and_follow_the_noise(name):
+    model = built(name)
+    cond, known = random_cond(model, B), Known(random_codes(model.spec, B), some(model))
+
+    def drawn(seed: int) -> torch.Tensor:
+        noise = Noise.request(seed, B)
+        return masked.generate(model, cond, noise, Guidance(2.0), FEW, known, reveal=Reveal(4))
+
+    codes = drawn(0)
+    assert torch.equal(codes[known.mask], known.codes[known.mask])
+    assert torch.equal(codes, drawn(0)) and not torch.equal(codes, drawn(1))
+
+
+@pytest.mark.parametrize("name", ["fluid-text", "fluid-raster-text"])
+@torch.no_grad()
+def test_the_null_text_has_no_length(name):
+    model = built(name)
+    codes, cond = random_codes(model.spec, B), random_cond(model, B)
+    other = random_cond(model, B, seed=1)
+    assert not torch.equal(cond.text_mask, other.text_mask)
+    losses = [model.loss(codes, c.null()) for c in (cond, other)]
+    torch.testing.assert_close(*losses, rtol=0, atol=BITS)
+    empty = Cond.of_text(torch.zeros_like(cond.text), torch.zeros_like(cond.text_mask))
+    torch.testing.assert_close(model.loss(codes, empty), losses[0], rtol=0, atol=BITS)
+
+
+@pytest.mark.parametrize(("size", "expected"), [("150M", 150e6), ("369M", 369e6), ("665M", 665e6)])
+def test_sizes(size, expected):
+    with torch.device("meta"):
+        model = Fluid(fluid.FluidConfig(**fluid.SIZES[size]))
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"grid": (4, 0)}, r"grid must be two positive integers, got \(4, 0\)"),
+        ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"class_length": 0}, "class_length must be at least 1, got 0"),
+        ({"order": "spiral"}, "order must be random or raster, got 'spiral'"),
+        ({"aligner_layers": -1}, "aligner_layers must be 0 or more, got -1"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"heads": 3}, "dim must be a multiple of heads, got 32, 3"),
+        ({"vocab": 8}, "either a vocab or channels, got vocab 8, channels 4"),
+        ({"channels": 0}, "either a vocab or channels, got vocab 0, channels 0"),
+        ({"classes": 0}, "either classes or a text, got classes 0, text_length 0"),
+        ({"text_length": 6}, "either classes or a text, got classes 5, text_length 6"),
+    ],
+)
+def test_bad_configurations(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(fluid.tiny(), **bad)
+
+
+def test_bad_calls():
+    text, random, raster = built("fluid-text"), built("fluid"), built("fluid-raster")
+    with pytest.raises(ValueError, match="text-conditional: give text and text_mask"):
+        text.prepare(random_cond(random, B))
+    with pytest.raises(ValueError, match="class-conditional: give labels"):
+        raster.prepare(random_cond(text, B))
+    order = torch.arange(16)
+    with pytest.raises(ValueError, match="a model of random order takes no other"):
+        random.loss(random_codes(random.spec, B), random_cond(random, B), orders=order)
+    with pytest.raises(ValueError, match="a model of raster order predicts all"):
+        codes = random_codes(raster.spec, B)
+        raster.loss(codes, random_cond(raster, B), known=codes > 0)
