@@ -82,7 +82,8 @@ def diffuse(
     """Codes (R, C) by ancestral sampling from z (R, E), or (2R, E) with guidance, and noise
     (T + 1, R, C), the initial one first."""
     x, branches = noise[0], len(z) // noise.shape[1]
-    table = list(zip(schedule.mean_clean, schedule.mean_x, schedule.log_variance, schedule.betas))
+    means, spread = (schedule.mean_clean, schedule.mean_x), (schedule.log_variance, schedule.betas)
+    table = list(zip(*means, *spread, strict=True))
     for i, draw in zip(reversed(range(len(schedule.kept))), noise[1:], strict=True):
         t = torch.tensor(schedule.timesteps[i]).expand(len(z))
         eps, share = network(model, x.repeat(branches, 1), t, z).chunk(2, -1)
