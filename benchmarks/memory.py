@@ -127,8 +127,9 @@ def paper_mar(config: MARConfig, batch: int, dtype: torch.dtype, device: str) ->
     tables = (config.classes + 1 + 2 * length + config.spec.positions + 1) * dim
     vectors = layers * (9 * dim + ffn) + 8 * dim  # norms and biases
     vectors += head.depth * 4 * width + modulation + 4 * width + 2 * config.channels
-    # a feed-forward of all rows: its input, the norm of that, before and behind the GELU
-    layer = 2 * batch * length * (2 * dim + 2 * ffn) * size
+    # of all rows the input of the stack, of a layer and of its feed-forward, the norm of that, and
+    # what is before and behind the GELU
+    layer = 2 * batch * length * (4 * dim + 2 * ffn) * size
     draw = max(MODULATED, 2 * batch) * (modulation + width) * size
     return {
         "weights": (linear + tables + vectors) * size,
