@@ -20,8 +20,19 @@ class Settings:
 
     guidance: float | None = None
     """1 is off; more follows the class more closely and varies less."""
-    schedule: Literal["constant", "linear", "cosine", "power-cosine", "interval"] | None = None
+    schedule: Literal["constant", "linear", "cosine", "power-cosine", "interval", "list"] | None = (
+        None
+    )
     """How guidance changes over the steps."""
+    scales: tuple[float, ...] | None = None
+    """The guidance of each step, with --schedule list."""
+    parallel: float | None = None
+    """Share of guidance along the conditional prediction (APG): below 1 a high guidance saturates
+    colours less."""
+    rescale: float | None = None
+    """Longest guidance of a position, before the scale (APG); 0 is off."""
+    momentum: float | None = None
+    """Share of the last diffusion step's guidance that is added (APG); below 0 as published."""
     temperature: float | None = None
     """Below 1 draws likelier codes, above 1 more varied ones."""
     top_k: int | None = None
@@ -47,6 +58,11 @@ class Settings:
     refresh: int | None = None
     """Masked models: compute features of known positions anew every so many steps only: faster, not
     exact."""
+    solver: str | None = None
+    """Continuous codes: ancestral, ddim or dpm; or euler or midpoint, of a flow."""
+    head_steps: str | None = None
+    """Continuous codes: steps of the solver, or of equal sections of its schedule, such as
+    10,5,5."""
 
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}

@@ -17,6 +17,7 @@ from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import known_first, order, shuffled
 from smalti.sampling.reveal import Reveal
+from smalti.sampling.solvers import Solver
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,15 @@ class Sampling:
     """Interval schedule: first step with guidance, as a fraction."""
     stop: float = 1.0
     """Interval schedule: where guidance ends, as a fraction."""
+    scales: tuple[float, ...] = ()
+    """List schedule: the guidance of each step."""
+    parallel: float = 1.0
+    """APG: share of guidance along the conditional prediction; below 1 a high guidance saturates
+    colours less. On discrete codes an experiment."""
+    rescale: float = 0.0
+    """APG: longest guidance of a position, before the scale; 0 is off."""
+    momentum: float = 0.0
+    """APG: share of the last diffusion step's guidance that is added; below 0 as published."""
     temperature: float = 1.0
     """Below 1 draws likelier codes, above 1 more varied ones."""
     top_k: int = 0
@@ -58,6 +68,12 @@ class Sampling:
     refresh: int = 1
     """Masked models: compute features of known positions anew only every so many steps, which is
     faster and not exact; 1: always."""
+    solver: str = ""
+    """Continuous codes: ancestral, ddim or dpm (for few steps) of a diffusion head, euler or
+    midpoint of a flow head; "" is the first."""
+    head_steps: str = "100"
+    """Continuous codes: steps of the solver; of a diffusion head also of each of equal sections of
+    its schedule, such as 10,5,5."""
 
     def stream(
         self,
@@ -84,8 +100,10 @@ class Sampling:
         return Reveal(self.steps, self.reveal, own if self.confidence is None else self.confidence)
 
     def parts(self) -> tuple[Guidance, Filters]:
-        guidance = Guidance(self.guidance, self.schedule, self.power, self.start, self.stop)
-        return guidance, Filters(self.temperature, self.top_k, self.top_p, self.smooth)
+        schedule = (self.schedule, self.power, self.start, self.stop, tuple(self.scales))
+        guidance = Guidance(self.guidance, *schedule, self.parallel, self.rescale, self.momentum)
+        solver = Solver(self.solver, self.head_steps)
+        return guidance, Filters(self.temperature, self.top_k, self.top_p, self.smooth, solver)
 
     def orders(self, model: Any, noise: Noise, known: Known | None = None) -> Tensor | None:
         """Positions in the order in which `model` is to draw them, (N,) or (B, N); None is its

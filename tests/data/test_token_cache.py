@@ -211,6 +211,102 @@ def test_evaluation(tmp_path):
         CodeBatches(cache, [11], 4)
 
 
+# -- distributions of codes
+
+
+NORMAL = SPECS["continuous"]
+
+
+def distributions(count, views=2, seed=0):
+    """Means and standard deviations, (count, views, N, 2C)."""
+    mean = make(NORMAL, count, views, seed)
+    return np.concatenate((mean, 0.1 + np.abs(make(NORMAL, count, views, seed + 1))), -1)
+
+
+def spread(path, count=11, views=2, half=False):
+    moments = distributions(count, views)
+    write(path, NORMAL, moments, posterior=True, half=half)
+    return moments, TokenCache(path)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_means_and_samples_of_a_posterior(tmp_path, short_batches, half):
+    moments, cache = spread(tmp_path / "a.arrow", half=half)
+    assert cache.posterior and cache.spec == NORMAL
+    assert cache._parts[0].dtype == (np.float16 if half else np.float32)
+    kept = moments.astype(np.float16).astype(np.float32) if half else moments
+    rows, views = np.array([10, 3, 3]), np.array([0, 1, 1])
+    mean, std = np.split(kept[rows, views], 2, -1)
+    assert (cache.codes(rows, views).numpy() == mean).all()
+    found = cache.codes(rows, views, np.array([5, 5, 6]))
+    assert found.dtype == torch.float32 and found.shape == NORMAL.shape(3)
+    noise = (found.numpy() - mean) / std
+    assert noise[0] == pytest.approx(noise[1], abs=1e-4), "the noise is a function of the seed"
+    assert np.abs(noise[1] - noise[2]).max() > 0.1
+    many = cache.codes(np.zeros(4000, int), 0, np.arange(4000)).numpy()
+    mean, std = np.split(kept[0, 0], 2, -1)
+    assert many.mean(0) == pytest.approx(mean, abs=0.15) and many.std(0) == pytest.approx(
+        std, rel=0.1
+    )
+
+
+def test_every_epoch_is_another_sample_and_evaluation_the_mean(tmp_path):
+    moments, cache = spread(tmp_path / "a.arrow", views=1)
+    batches = CodeBatches(cache, cache.train, batch=8, seed=1)  # an epoch is a step
+    order = [batches.names(step) for step in range(3)]
+
+    def found(step, given=batches):
+        codes = given.batch(step)["codes"]
+        return {key: code for key, code in zip(order[step], codes, strict=True)}
+
+    first, second = found(0), found(1)
+    for row in cache.train:
+        key = f"key{row}"
+        assert not torch.equal(first[key], second[key])
+        distance = (first[key].numpy() - moments[row, 0, :, :4]) / moments[row, 0, :, 4:]
+        assert np.abs(distance).max() < 5
+    assert torch.equal(batches.batch(2)["codes"], batches.batch(2)["codes"])
+    parts = [CodeBatches(cache, cache.train, 8, 1, r, 4).batch(2)["codes"] for r in range(4)]
+    assert torch.equal(torch.cat(parts), batches.batch(2)["codes"]), "on any number of ranks"
+    (given,) = batches.evaluation(8)
+    assert (given["codes"].numpy() == moments[cache.train, 0, :, :4]).all()
+    fixed = found(0, CodeBatches(cache, cache.train, 8, 1, train=False))
+    assert all((fixed[f"key{r}"].numpy() == moments[r, 0, :, :4]).all() for r in cache.train)
+
+
+def test_plain_continuous_codes_have_no_samples(tmp_path):
+    codes = make(NORMAL, 5)
+    write(tmp_path / "a.arrow", NORMAL, codes)
+    cache = TokenCache(tmp_path / "a.arrow")
+    assert not cache.posterior
+    assert (cache.codes([2], 1, np.array([7])).numpy() == codes[[2], 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "half"), [(np.nan, False), (np.inf, False), (-np.inf, True), (1e5, True)]
+)
+def test_codes_that_are_no_numbers_name_the_image(tmp_path, value, half):
+    codes = make(NORMAL, 3)
+    codes[1, 1, 2, 3] = value
+    kind = "float16" if half else "float32"
+    with pytest.raises(ValueError, match=f"codes of 'key1' must be finite numbers of {kind}"):
+        write(tmp_path / "a.arrow", NORMAL, codes, half=half)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damage_to_continuous_codes_names_the_images(tmp_path):
+    codes = make(NORMAL, 6)
+    codes[4] = 0.3330078125  # bytes that occur nowhere else
+    path = tmp_path / "a.arrow"
+    write(path, NORMAL, codes)
+    whole, one = path.read_bytes(), np.float32(0.3330078125).tobytes()
+    path.write_bytes(whole.replace(one, np.float32(np.nan).tobytes()))
+    cache = TokenCache(path)
+    assert cache.codes([0, 1, 2, 3, 5]).isfinite().all()
+    with pytest.raises(ValueError, match="a.arrow is damaged: codes of key4 are no numbers"):
+        cache.codes([3, 4])
+
+
 # -- captions
 
 

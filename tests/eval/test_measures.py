@@ -7,8 +7,9 @@ from builders import random_codes
 from smalti.codes import TokenSpec
 from smalti.eval.codebook import histogram, perplexity, unigram_bits, usage
 from smalti.eval.likelihood import likelihood
-from smalti.eval.reconstruction import psnr, reconstruction
+from smalti.eval.reconstruction import latent_std, psnr, reconstruction
 from smalti.models import llamagen
+from smalti.tokenizers.kl_vae import Posterior
 
 
 def test_psnr_by_hand():
@@ -107,3 +108,42 @@ def test_usage_of_each_scale():
     assert found["perplexity_1x1"] == pytest.approx(1)
     spread = math.exp(-sum(p * math.log(p) for p in (4 / 6, 1 / 6, 1 / 6)))
     assert found["perplexity_1x3"] == pytest.approx(spread)
+
+
+class Normal:
+    """A tokenizer whose only latent is the mean of an image, with a standard deviation of 0.5."""
+
+    spec = TokenSpec(((1, 1),), channels=1)
+
+    def posterior(self, images):
+        mean = images.mean((1, 2, 3)).view(-1, 1, 1, 1)
+        return Posterior(mean, torch.full_like(mean, 2 * math.log(0.5)))
+
+    def encode(self, images):
+        self.images = images
+        return self.posterior(images).mean.flatten(1)[:, :, None]
+
+    def decode(self, codes):
+        return self.images
+
+
+def test_reconstruction_of_continuous_codes():
+    images = torch.tensor([0, 255, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 4, 4)
+    found = reconstruction(Normal(), [{"images": images[:1]}, {"images": images[1:]}])
+    assert found.keys() == {"psnr", "kl", "std", "images"} and found["psnr"] == 100
+    black = 0.5 * (1 + 0.25 - 1 - math.log(0.25))  # of means -1 and nearly 1
+    assert found["kl"] == pytest.approx(black, rel=0.01) and found["std"] == pytest.approx(0.5)
+
+
+def test_standard_deviation_of_latents():
+    images = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).view(4, 1, 1, 1)
+    images = images.expand(4, 3, 4, 4)
+    parts = [{"images": images[:1]}, {"images": images[1:]}]
+    assert latent_std(Normal(), parts) == pytest.approx(math.sqrt(1 + 0.25), rel=0.01)
+    assert latent_std(Normal(), [{"images": images[1:3]}]) == pytest.approx(0.5, rel=1e-6)
+    with pytest.raises(ValueError, match="no images to measure"):
+        latent_std(Normal(), [])
+    broken = Normal()
+    broken.posterior = lambda images: Posterior(*torch.full((2, len(images), 1, 1, 1), math.nan))
+    with pytest.raises(ValueError, match="deviation of latents must be a positive number, got nan"):
+        latent_std(broken, parts)

@@ -1,30 +1,23 @@
-"""Held-out likelihood of models that have one."""
+"""Held-out likelihood of models that have one, a bound of it, or the loss that takes its place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from smalti.codes import Cond, TokenSpec
 from smalti.eval.codebook import bits
+from smalti.sampling.noise import Noise
 from smalti.sampling.orders import order as orders_of
+from smalti.sampling.orders import shuffled
 from smalti.text.encoders import TextEncoder, condition
-
-
-class HasLoss(Protocol):
-    spec: TokenSpec
-
-    def loss(
-        self, codes: Tensor, cond: Cond, read: Tensor | None = None, *orders: Tensor
-    ) -> Tensor: ...
 
 
 @torch.inference_mode()
 def likelihood(
-    model: HasLoss,
+    model: Any,
     batches: Iterable[dict[str, Tensor]],
     device: torch.device | str = "cpu",
     precision: torch.dtype | None = None,
@@ -35,25 +28,49 @@ def likelihood(
 
     The condition is a label, or a caption, which a learned `encoder` reads if it is given.
 
-    Gives "nats_per_token", "bits_per_token", "bits_per_image" and "images". The model must be in
-    evaluation mode. `precision` autocasts products to this dtype; `order` is one of
-    `sampling.orders` in which a raster model predicts, in place of its own.
+    Gives "nats_per_token", "bits_per_token", "bits_per_image" and "images". Of masked models of
+    discrete codes these are an upper bound: the mean over random orders (Uria, Murray, Larochelle
+    2013, arXiv:1310.1757), estimated with one number of hidden positions for each image, and their
+    names end in "_bound". Models of continuous codes have no likelihood: "diffusion_loss" is the
+    mean of their loss, at one time and number of hidden positions for each image, the same in every
+    call. The model must be in evaluation mode. `precision` autocasts products to this dtype;
+    `order` is one of `sampling.orders` in which a raster model predicts, in place of its own.
     """
     orders = (orders_of(order, model.spec.grids[0]).to(device),) if order else ()
     total, count, device = 0.0, 0, torch.device(device)
     for batch in batches:
         batch = {k: v.to(device) for k, v in batch.items()}
-        codes = batch["codes"]
+        codes, cond = batch["codes"], condition(batch, encoder)
         with torch.autocast(device.type, precision, enabled=precision is not None):
-            nll = model.loss(codes, condition(batch, encoder), None, *orders)  # (B, N)
-        total += nll.double().sum().item()
+            if getattr(model, "masked", False) or not model.spec.discrete:
+                loss = _hidden_loss(model, codes, cond, count)  # (B,)
+            else:
+                loss = model.loss(codes, cond, None, *orders).mean(1)  # (B,)
+        total += loss.double().sum().item()
         count += len(codes)
     if not count:
         raise ValueError("there are no codes to evaluate on")
-    nats = total / (count * model.spec.positions)
+    if not model.spec.discrete:
+        return {"diffusion_loss": total / count, "images": float(count)}
+    nats, bound = total / count, "_bound" if getattr(model, "masked", False) else ""
     return {
-        "nats_per_token": nats,
-        "bits_per_token": bits(nats),
-        "bits_per_image": bits(nats) * model.spec.positions,
+        f"nats_per_token{bound}": nats,
+        f"bits_per_token{bound}": bits(nats),
+        f"bits_per_image{bound}": bits(nats) * model.spec.positions,
         "images": float(count),
     }
+
+
+def _hidden_loss(model: Any, codes: Tensor, cond: Any, first: int) -> Tensor:
+    """The mean loss of each image at hidden positions, (B,); `first` numbers the first image."""
+    noise = Noise.request(0, len(codes), first, codes.device)
+    if not getattr(model, "masked", False):
+        return model.loss(codes, cond, noise=noise).mean(1)
+    positions = model.spec.positions
+    # the golden ratio spreads the numbers of hidden positions evenly over any number of images
+    share = (noise.index.double() + 0.5) * (5**0.5 - 1) / 2 % 1  # (B,)
+    hidden = 1 + (share * positions).long().unsqueeze(1)  # (B, 1), 1 ... N
+    order = shuffled(noise, positions)
+    known = torch.arange(positions, device=codes.device) >= hidden
+    known = torch.zeros_like(known).scatter(1, order, known)
+    return model.loss(codes, cond, known=known, noise=noise).sum(1) / hidden.squeeze(1)

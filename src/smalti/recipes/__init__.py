@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from smalti.recipes import llamagen, mar, rar, text, var
+from smalti.recipes import llamagen, mar, maskgit, rar, text, var
 from smalti.recipes.base import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -22,7 +22,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         llamagen.llamagen_3b,
         llamagen.llamagen_7b,
         mar.emoji_klvae,
+        mar.emoji_mar,
         mar.kl16,
+        maskgit.emoji_maskgit,
         rar.emoji_rar,
         rar.maskgit_vqgan,
         rar.rar_b,

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from smalti.data.transforms import Transform
+from smalti.models.fluid import FluidConfig
 from smalti.models.llamagen import LlamaGenConfig
+from smalti.models.mar import MARConfig
+from smalti.models.maskgit import MaskGITConfig
 from smalti.models.rar import RARConfig
 from smalti.models.var import VARConfig
 from smalti.settings import Sampling
@@ -18,6 +21,7 @@ from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.kl import KLConfig
 from smalti.train.lora import LoraConfig
+from smalti.train.masked import MaskedConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.trainer import TrainConfig
 
@@ -74,8 +78,11 @@ class GeneratorRecipe:
     """Token cache made by `smalti encode`; empty: encode `data` first, into the run's folder."""
     data: DataConfig = field(default_factory=DataConfig)
     """Used only where `codes` is empty."""
-    model: LlamaGenConfig | RARConfig | VARConfig = field(default_factory=LlamaGenConfig)
-    objective: LikelihoodConfig = field(default_factory=LikelihoodConfig)
+    model: LlamaGenConfig | RARConfig | VARConfig | MaskGITConfig | MARConfig | FluidConfig = field(
+        default_factory=LlamaGenConfig
+    )
+    objective: LikelihoodConfig | MaskedConfig = field(default_factory=LikelihoodConfig)
+    """Masked: of models that fill in hidden codes."""
     sampling: Sampling = field(default_factory=Sampling)
     """Of the preview grids, and the finished pipeline's default."""
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from smalti.encoding import encode
 from smalti.eval.codebook import histogram, unigram_bits
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
-from smalti.models.llamagen import LlamaGenConfig
+from smalti.models.fluid import FluidConfig
 from smalti.models.var import VAR, VARConfig
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline import Pipeline
@@ -33,7 +33,8 @@ from smalti.text.encoders import condition
 from smalti.text.t5 import T5, T5Config
 from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.train.lora import merge
-from smalti.train.objectives import Likelihood
+from smalti.train.masked import MaskedConfig, MaskedObjective
+from smalti.train.objectives import Likelihood, LikelihoodConfig
 from smalti.train.parallel import Precision, World, autocast
 from smalti.train.trainer import Trainer
 
@@ -86,7 +87,7 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
         images = drawn(pipeline, batch, learned, seed)
         save_png(grid(images, columns=8, zoom=2 if images[0].width <= 64 else 1), path, {})
 
-    objective = Likelihood(model, recipe.objective, learned)
+    objective = objective_of(model, recipe, learned)
     trainer = Trainer(
         objective,
         parts.batches(recipe, world),
@@ -112,7 +113,7 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
             measured |= by_order(model, held_out, world, recipe.train.precision)
         merge(model)
         pipeline.save_pretrained(out / "pipeline")
-        measured |= compared(parts, measured["held_out_bits_per_token"], seed)
+        measured |= compared(parts, measured, seed)
     return finish(out, recipe, measured)
 
 
@@ -121,11 +122,14 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     begun = open_pipeline(recipe, out, world.device) if recipe.init else None
     tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
     encoder = open_encoder(recipe, begun)
-    if recipe.objective.random_end > recipe.train.steps:
-        raise ValueError(
-            f"objective.random_end must be at most train.steps {recipe.train.steps}, for the model "
-            f"to settle on its own order, got {recipe.objective.random_end}"
-        )
+    goal, one_order = recipe.objective, True
+    if isinstance(goal, LikelihoodConfig):
+        one_order = not goal.random_end
+        if goal.random_end > recipe.train.steps:
+            raise ValueError(
+                f"objective.random_end must be at most train.steps {recipe.train.steps}, for the "
+                f"model to settle on its own order, got {goal.random_end}"
+            )
     if not begun:
         check_codes(recipe.model, tokenizer)
     cache = open_codes(recipe, out, tokenizer, encoder, world)
@@ -145,7 +149,7 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
         if isinstance(model, VAR):
             model.learn_from(tokenizer)
     sampling = begun.sampling if begun else recipe.sampling
-    if getattr(model, "any_order", False) and not begun and not recipe.objective.random_end:
+    if getattr(model, "any_order", False) and not begun and one_order:
         sampling = replace(sampling, known_first=False)  # it learns a single order
     pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache.source, begun), encoder)
     return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
@@ -163,21 +167,41 @@ def by_order(
     return found
 
 
-def compared(parts: Parts, bits: float, seed: int) -> dict[str, float]:
+def objective_of(model: Any, recipe: GeneratorRecipe, learned: Any | None) -> Any:
+    """What the model minimises. Raises ValueError if the recipe's objective is for another loop."""
+    goal, masked = recipe.objective, getattr(model, "masked", False)
+    if isinstance(goal, MaskedConfig) != masked:
+        name = type(model.config).__name__.removesuffix("Config")
+        wanted = "MaskedConfig" if masked else "LikelihoodConfig"
+        raise ValueError(f"{name} is trained by {wanted}, got {type(goal).__name__}")
+    if isinstance(goal, MaskedConfig):
+        return MaskedObjective(model, goal, learned, recipe.train.seed)
+    return Likelihood(model, goal, learned)
+
+
+def compared(parts: Parts, told: dict[str, float], seed: int) -> dict[str, float]:
     """How far below the unigram model of the training codes, and how well shapes match captions."""
+    measured: dict[str, float] = {}
+    if parts.cache.spec.discrete:
+        bits = told.get("held_out_bits_per_token") or told["held_out_bits_per_token_bound"]
+        unigram = unigram_of(parts)
+        measured = {"unigram_bits_per_token": unigram, "below_unigram": 1 - bits / unigram}
+    if parts.learned is not None and parts.cache.source.split(":")[0] == "shapes":
+        captions = sorted(set(parts.cache.captions_of(parts.held)))
+        found = matching(parts.pipeline, captions, seed)
+        measured |= {f"matching_{k}": v for k, v in found.items()}
+    return measured
+
+
+def unigram_of(parts: Parts) -> float:
+    """Bits per token of the held-out codes by how often each occurs in training."""
     cache = parts.cache
     blocks = np.array_split(parts.chosen, len(parts.chosen) // 4096 + 1)  # never all in memory
     views = ((rows, v) for rows in blocks for v in range(cache.views))
     counts = sum(
         (histogram(cache.codes(*view), cache.spec.vocab) for view in views), torch.tensor(0)
     )
-    unigram = unigram_bits(counts, cache.codes(parts.held, 0))
-    measured = {"unigram_bits_per_token": unigram, "below_unigram": 1 - bits / unigram}
-    if parts.learned is not None and cache.source.split(":")[0] == "shapes":
-        captions = sorted(set(cache.captions_of(parts.held)))
-        found = matching(parts.pipeline, captions, seed)
-        measured |= {f"matching_{k}": v for k, v in found.items()}
-    return measured
+    return unigram_bits(counts, cache.codes(parts.held, 0))
 
 
 def open_tokenizer(recipe: GeneratorRecipe, world: World) -> Any:
@@ -203,12 +227,11 @@ def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> Any | None:
 
 def check_codes(config: Any, tokenizer: Any) -> None:
     """Raise ValueError if a model predicts other codes than the tokenizer gives."""
-    spec, shape = tokenizer.spec, tokenizer.config
-    wanted = isinstance(config, VARConfig)
-    if wanted != isinstance(shape, MultiScaleConfig):
+    spec, name = tokenizer.spec, type(config).__name__.removesuffix("Config")
+    wanted, given = isinstance(config, VARConfig), isinstance(tokenizer.config, MultiScaleConfig)
+    if wanted != given:
         raise ValueError(
-            f"{type(config).__name__.removesuffix('Config')} predicts "
-            f"{'scales of codes' if wanted else 'one grid of codes'}, "
+            f"{name} predicts {'scales of codes' if wanted else 'one grid of codes'}, "
             f"but the tokenizer is a {registry.name_of(tokenizer)} of {len(spec.grids)} grids"
         )
     if wanted and config.scales != spec.grids:
@@ -216,6 +239,12 @@ def check_codes(config: Any, tokenizer: Any) -> None:
         raise ValueError(
             f"model.scales must be the tokenizer's, {spec.grids}, got {config.scales}; give "
             f"--model.scales {given}"
+        )
+    if not isinstance(config, FluidConfig) and config.spec.discrete != spec.discrete:
+        kinds = ("continuous", "discrete")
+        raise ValueError(
+            f"{name} predicts {kinds[config.spec.discrete]} codes, but the tokenizer, a "
+            f"{registry.name_of(tokenizer)}, gives {kinds[spec.discrete]} ones"
         )
 
 
@@ -225,12 +254,14 @@ def fitted(config: Any, tokenizer: Any, classes: int, encoder: Any | None) -> An
     if isinstance(config, VARConfig):
         codes = {"latent": shape.dim, "phis": shape.phis, "phi_ratio": shape.phi_ratio}
         return replace(config, vocab=spec.vocab, classes=classes, **codes)
-    config = replace(config, grid=spec.grids[0], vocab=spec.vocab)
+    known = {f.name for f in fields(config)}
+    found = {"grid": spec.grids[0], "vocab": spec.vocab, "channels": spec.channels}
     if encoder is None:
-        none = {"text_length": 0} if isinstance(config, LlamaGenConfig) else {}
-        return replace(config, classes=classes, **none)
-    length, dim = encoder.config.length, encoder.config.dim
-    return replace(config, classes=0, text_length=length, text_dim=dim)
+        found |= {"classes": classes, "text_length": 0}
+    else:
+        length, dim = encoder.config.length, encoder.config.dim
+        found |= {"classes": 0, "text_length": length, "text_dim": dim}
+    return replace(config, **{k: v for k, v in found.items() if k in known})
 
 
 @torch.inference_mode()

@@ -85,7 +85,8 @@ class LikelihoodConfig:
 
 
 class Likelihood(nn.Module):
-    """Mean negative log-likelihood of codes (nats per position), with condition dropout.
+    """Mean negative log-likelihood of codes (nats per position), or the diffusion loss of
+    continuous ones, with condition dropout.
 
     A text `encoder` is trained together with the model.
     """
@@ -113,7 +114,10 @@ class Likelihood(nn.Module):
         cond = condition(batch, encoder).dropped(batch["chance"] < self.config.cond_dropout)
         share = self.config.random_share(step)
         orders = self.orders(batch["shuffle"], share) if share else ()
-        loss = model.loss(batch["codes"], cond, None, *orders).mean()
+        noise = {}
+        if not model.spec.discrete:  # the times and noises of a diffusion head
+            noise = {"noise": Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))}
+        loss = model.loss(batch["codes"], cond, None, *orders, **noise).mean()
         return Losses({"model": loss}, {"loss": loss.detach()})
 
     def orders(self, seeds: Tensor, share: float) -> tuple[Tensor]:

@@ -1,0 +1,109 @@
+"""What masked models minimise: the loss at hidden positions, given the others.
+
+How many are hidden follows the published systems. MAR: one share for a whole batch, normal around 1
+and cut off at a least share, so that an encoder of known positions has rows of one length. MaskGIT:
+cos(pi u / 2) of each sample, u uniform.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from smalti.sampling.noise import Noise
+from smalti.sampling.orders import shuffled
+from smalti.text.encoders import condition
+from smalti.train.objectives import Batch, Losses
+
+
+@dataclass(frozen=True)
+class MaskedConfig:
+    cond_dropout: float = 0.1
+    """Share of samples trained without their condition, for guidance."""
+    masking: Literal["normal", "cosine"] = "normal"
+    """How many positions are hidden: normal, as many in all samples of a step (MAR); cosine, in
+    each sample another number (MaskGIT)."""
+    least: float = 0.7
+    """Least share of hidden positions, with normal."""
+    deviation: float = 0.25
+    """Of the normal distribution around 1."""
+    smoothing: float = 0.0
+    """Share of each target that is spread over all codes; discrete codes only."""
+
+    def __post_init__(self) -> None:
+        for name in ("cond_dropout", "least", "smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.deviation < math.inf:
+            raise ValueError(f"deviation must be above 0, got {self.deviation}")
+
+    def counts(self, uniform: Tensor, positions: int) -> Tensor:
+        """How many of the positions are hidden, at least one, for numbers in [0, 1): int64."""
+        uniform = uniform.double()
+        if self.masking == "cosine":
+            share = (math.pi / 2 * uniform).cos()
+        else:  # the inverse of the distribution function between the limits
+            below, half = _cdf((self.least - 1) / self.deviation), 0.5
+            share = 1 + self.deviation * torch.special.ndtri(below + (half - below) * uniform)
+        return (share * positions).ceil().clamp(1, positions).long()
+
+
+def _cdf(x: float) -> float:
+    return 0.5 * math.erfc(-x / math.sqrt(2))
+
+
+class MaskedObjective(nn.Module):
+    """Mean loss at hidden positions (nats, or the diffusion loss), with condition dropout.
+
+    All random numbers are those of each item and of the step, so they are the same on any number of
+    processes. A text `encoder` is trained together with the model.
+    """
+
+    def __init__(
+        self, model: Any, config: MaskedConfig, encoder: Any | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if config.smoothing and not model.spec.discrete:
+            raise ValueError(
+                f"smoothing is for discrete codes: it must be 0, got {config.smoothing}"
+            )
+        self.model = model
+        if encoder is not None:
+            self.model = nn.ModuleDict({"generator": model, "encoder": encoder})
+        self.config, self.seed = config, seed
+        self._parts: tuple[Any, Any] = model, encoder  # a tuple registers nothing twice
+
+    def optimized(self) -> dict[str, nn.Module]:
+        return {"model": self.model}
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        (model, encoder), config = self._parts, self.config
+        cond = condition(batch, encoder).dropped(batch["chance"] < config.cond_dropout)
+        noise = Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))
+        known = self.known(noise, step)
+        more = {"smoothing": config.smoothing} if config.smoothing else {}
+        loss = model.loss(batch["codes"], cond, known=known, noise=noise, **more).sum()
+        hidden = (~known).sum()
+        # not the count of this rank's samples, of which other ranks have more or less
+        usual = 2 / math.pi * known.numel() if config.masking == "cosine" else hidden
+        return Losses({"model": loss / usual}, {"loss": loss.detach() / hidden})
+
+    def known(self, noise: Noise, step: int) -> Tensor:
+        """Which positions of each sample are not hidden in this step, (b, N) bool."""
+        positions, first = self._parts[0].spec.positions, torch.zeros(1, dtype=torch.int64)
+        if self.config.masking == "cosine":
+            numbers = noise.uniform(first)  # (b, 1)
+        else:
+            numbers = Noise.request(self.seed, 1, first=step).uniform(first)  # (1, 1)
+        hidden = self.config.counts(numbers, positions).to(noise.seeds.device)
+        order = shuffled(noise, positions)
+        return torch.zeros_like(order, dtype=torch.bool).scatter(
+            1, order, (torch.arange(positions, device=order.device) >= hidden).expand(order.shape)
+        )
+
+    def advice(self, logs: dict[str, float]) -> str | None:
+        return None
