@@ -81,7 +81,7 @@ def emoji_mar() -> GeneratorRecipe:
         recipe,
         model=MARConfig(
             grid=(8, 8),
-            channels=8,
+            channels=16,
             classes=9,
             encoder_layers=3,
             decoder_layers=3,
@@ -92,4 +92,5 @@ def emoji_mar() -> GeneratorRecipe:
         ),
         objective=MaskedConfig(),
         sampling=Sampling(guidance=2.0, schedule="linear", steps=32, solver="dpm", head_steps="25"),
+        train=replace(recipe.train, steps=2400, preview_every=1200, save_every=1200),
     )
