@@ -133,11 +133,17 @@ def build(module: type[nn.Module], config: Any, seed: int = 0) -> Any:
 def pipeline(name: str, **options: Any) -> Pipeline:
     """A pipeline of the model `name` of `models()` and a tokenizer that speaks of its codes."""
     model = build(*models()[name])
-    grids = model.spec.grids
-    module, config = tokenizers()["multiscale_vqvae" if len(grids) > 1 else "vqgan"]
+    spec, grids = model.spec, model.spec.grids
+    if not spec.discrete:
+        kind, changes = "kl_vae", {"latent": spec.channels}
+    elif len(grids) > 1:
+        kind = "multiscale_vqvae"
+        changes = {"vocab": spec.vocab, "scales": grids, "phis": model.config.phis}
+    else:
+        kind, changes = "vqgan", {"vocab": spec.vocab}
+    module, config = tokenizers()[kind]
     size = (grids[-1][0] * config.factor, grids[-1][1] * config.factor)
-    changes = {"scales": grids, "phis": model.config.phis} if len(grids) > 1 else {}
-    tokenizer = build(module, replace(config, size=size, vocab=model.spec.vocab, **changes))
+    tokenizer = build(module, replace(config, size=size, **changes))
     if hasattr(model, "learn_from"):
         model.learn_from(tokenizer)
     text = None
