@@ -9,6 +9,7 @@ to the peak; imports and a first sampling with a tiny model come before that and
 `baseline_MB`. On CUDA it is `torch.cuda.max_memory_allocated`, and nothing is packed.
 On paper: weights; the packed copy (all weights but embeddings and norms); the cache of all
 branches; activations, the larger of a layer's and of a draw's tensors that live at one time.
+MAR draws the last four of the published 256 reveal steps, which read the most.
 `ratio` is measured / paper; the target is 0.85 to 1.15. A table goes to stderr.
 """
 
@@ -18,44 +19,78 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from common import report
 from smalti.codes import Cond
-from smalti.engine.causal import generate
-from smalti.models.llamagen import LlamaGen, LlamaGenConfig, tiny
+from smalti.engine import causal, masked
+from smalti.engine.step import Known
+from smalti.heads.diffusion import MODULATED
+from smalti.models import llamagen, mar
+from smalti.models.llamagen import LlamaGen, LlamaGenConfig
+from smalti.models.mar import MAR, MARConfig
 from smalti.nn.linear import packed
 from smalti.recipes.llamagen import emoji_llamagen, llamagen_b
+from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
+from smalti.sampling.reveal import Reveal
 
 CASES = [("emoji_llamagen", 64), ("llamagen_b", 1), ("llamagen_b", 8)]  # model, images
+CASES += [("mar_b", 1), ("mar_b", 8)]
 RECIPES = {"emoji_llamagen": emoji_llamagen, "llamagen_b": llamagen_b}
+UNKNOWN = 4
+"""Positions that MAR has yet to draw."""
+STACKS = ("encoder_layers", "decoder_layers")
 TERMS = ("weights", "packed", "cache", "activations")
 MB = 1e6
 
 
-def build(config: LlamaGenConfig, dtype: torch.dtype, device: str) -> LlamaGen:
+class System(NamedTuple):
+    """A generator, and a very small one of its kind."""
+
+    module: type[nn.Module]
+    config: Any
+    tiny: Any
+
+
+def system(name: str) -> System:
+    if name in RECIPES:
+        return System(LlamaGen, RECIPES[name]().model, llamagen.tiny())
+    return System(MAR, MARConfig(**mar.SIZES["B"]), mar.tiny())
+
+
+def build(module: type[nn.Module], config: Any, dtype: torch.dtype, device: str) -> Any:
     """A model made in its dtype, so that no float32 copy counts."""
     torch.set_default_dtype(dtype)
     with torch.device(device):
-        model = LlamaGen(config).eval()
+        model = module(config).eval()
     torch.set_default_dtype(torch.float32)
-    nn.init.normal_(model.head.proj.weight, std=0.02)
+    if isinstance(model, LlamaGen):
+        nn.init.normal_(model.head.proj.weight, std=0.02)
     return model
 
 
-def sample(model: LlamaGen, name: str, batch: int, device: str) -> None:
-    guidance, filters = RECIPES[name]().sampling.parts()
-    assert not guidance.off
+def sample(model: Any, name: str, batch: int, device: str) -> None:
     cond = Cond(labels=torch.zeros(batch, dtype=torch.int64, device=device))
+    noise = Noise.request(0, batch, device=device)
     with packed(model):
-        generate(model, cond, Noise.request(0, batch, device=device), guidance, filters)
+        if isinstance(model, MAR):
+            known = torch.arange(model.spec.positions, device=device) >= UNKNOWN
+            given = Known(model.spec.empty(batch, device), known.expand(batch, -1))
+            guidance, reveal = Guidance(2.9, "linear"), Reveal(UNKNOWN)
+            masked.generate(model, cond, noise, guidance, known=given, reveal=reveal)
+            return
+        guidance, filters = RECIPES[name]().sampling.parts()
+        assert not guidance.off
+        causal.generate(model, cond, noise, guidance, filters)
 
 
-def paper(config: LlamaGenConfig, batch: int, dtype: torch.dtype, device: str, top_p: float) -> Any:
+def paper_llamagen(
+    config: LlamaGenConfig, batch: int, dtype: torch.dtype, device: str, top_p: float
+) -> dict[str, int]:
     """The terms in bytes, for two branches."""
     rows, size = 2 * batch, dtype.itemsize
     kv, width = 2 * config.dim, config.ffn_dim
@@ -80,6 +115,30 @@ def paper(config: LlamaGenConfig, batch: int, dtype: torch.dtype, device: str, t
     }
 
 
+def paper_mar(config: MARConfig, batch: int, dtype: torch.dtype, device: str) -> dict[str, int]:
+    """The terms in bytes, for two branches; encoder and decoder of one width."""
+    dim, ffn, head, size = config.dim, config.encoder.ffn_dim, config.head, dtype.itemsize
+    layers = config.encoder_layers + config.decoder_layers
+    length, width = config.buffer + config.spec.positions, head.width
+    modulation = (3 * head.depth + 2) * width
+    linear = layers * (4 * dim**2 + 2 * dim * ffn) + dim**2 + config.channels * dim
+    linear += width * (2 * head.depth * width + modulation)  # the head's blocks and their adaLN
+    linear += width * (256 + width + dim + 3 * config.channels)  # times, conditions, in and out
+    tables = (config.classes + 1 + 2 * length + config.spec.positions + 1) * dim
+    vectors = layers * (9 * dim + ffn) + 8 * dim  # norms and biases
+    vectors += head.depth * 4 * width + modulation + 4 * width + 2 * config.channels
+    # of all rows the input of the stack, of a layer and of its feed-forward, the norm of that, and
+    # what is before and behind the GELU
+    layer = 2 * batch * length * (4 * dim + 2 * ffn) * size
+    draw = max(MODULATED, 2 * batch) * (modulation + width) * size
+    return {
+        "weights": (linear + tables + vectors) * size,
+        "packed": linear * size if device == "cpu" else 0,
+        "cache": 0,
+        "activations": max(layer, draw),
+    }
+
+
 def status(field: str) -> int:
     """A field of /proc/self/status in bytes: VmRSS is resident now, VmHWM the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -89,20 +148,26 @@ def status(field: str) -> int:
 
 
 def child(name: str, batch: int, dtype: torch.dtype, device: str, quick: bool) -> dict[str, Any]:
-    sample(build(tiny(), dtype, device), name, 2, device)
+    module, config, tiny = system(name)
+    sample(build(module, tiny, dtype, device), name, 2, device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         baseline = torch.cuda.memory_allocated()
     else:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         baseline = status("VmRSS")
-    recipe = RECIPES[name]()
-    config = replace(recipe.model, layers=1) if quick else recipe.model
-    model = build(config, dtype, device)
+    if quick:
+        shorter = STACKS if isinstance(config, MARConfig) else ("layers",)
+        config = replace(config, **dict.fromkeys(shorter, 1))
+    model = build(module, config, dtype, device)
     built = torch.cuda.memory_allocated() if device == "cuda" else status("VmRSS")
     sample(model, name, batch, device)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else status("VmHWM")
-    terms = paper(config, batch, dtype, device, recipe.sampling.top_p)
+    if isinstance(config, MARConfig):
+        terms = paper_mar(config, batch, dtype, device)
+    else:
+        top_p = RECIPES[name]().sampling.top_p
+        terms = paper_llamagen(config, batch, dtype, device, top_p)
     return {
         "script": "memory",
         "model": name,

@@ -22,7 +22,7 @@ from smalti.progress import say, show
 
 
 def demo(
-    system: Literal["llamagen", "rar", "var"] = "llamagen",
+    system: Literal["llamagen", "rar", "var", "maskgit", "mar"] = "llamagen",
     data: str = "emoji",
     out: Path = Path("demo"),
     quick: bool = False,
@@ -32,7 +32,8 @@ def demo(
     """Train a small tokenizer and generator and draw images: the whole way, in minutes on a CPU.
 
     Args:
-        system: What is trained: LlamaGen, RAR (random orders) or VAR (scale by scale).
+        system: What is trained: LlamaGen, RAR (random orders), VAR (scale by scale), MaskGIT (the
+            surest codes first) or MAR (codes without a codebook).
         data: emoji, shapes, folder:PATH, parquet:PATH or hub:NAME.
         out: Folder for pictures, report and pipeline. A demo that was cut off goes on there.
         quick: A twentieth of the training, to see that everything works.

@@ -18,17 +18,22 @@ from smalti.pictures import grid, save_png
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.generator import credit
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
+from smalti.recipes.mar import emoji_klvae, emoji_mar
+from smalti.recipes.maskgit import emoji_maskgit
 from smalti.recipes.rar import emoji_rar
 from smalti.recipes.run import train
 from smalti.recipes.var import emoji_msvqvae, emoji_var
+from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.trainer import TrainConfig
 
-System = Literal["llamagen", "rar", "var"]
+System = Literal["llamagen", "rar", "var", "maskgit", "mar"]
 
 SYSTEMS: dict[System, tuple[Any, Any]] = {
     "llamagen": (emoji_vqgan, emoji_llamagen),
     "rar": (emoji_vqgan, emoji_rar),
     "var": (emoji_msvqvae, emoji_var),
+    "maskgit": (emoji_vqgan, emoji_maskgit),
+    "mar": (emoji_klvae, emoji_mar),
 }
 """The recipes of each system's tokenizer and generator."""
 
@@ -36,6 +41,8 @@ PREDICTS: dict[System, str] = {
     "llamagen": "each code from those before it",
     "rar": "each code from others, in many orders and then in one",
     "var": "all codes of a scale at once from the scales before it",
+    "maskgit": "hidden codes, however many, from those that are shown",
+    "mar": "hidden codes, of numbers, from those that are shown",
 }
 
 QUICK = 0.05
@@ -52,13 +59,15 @@ def recipes(
     share = QUICK if quick else 1.0
     first, second = (recipe() for recipe in SYSTEMS[system])
     first = replace(first, train=_short(first.train, share, seed))
-    codebook = first.objective.codebook
-    codebook = replace(codebook, warmup=min(codebook.warmup, first.train.steps // 2))
-    first = replace(first, objective=replace(first.objective, codebook=codebook))
+    if isinstance(first.objective, ReconstructionConfig):
+        codebook = first.objective.codebook
+        codebook = replace(codebook, warmup=min(codebook.warmup, first.train.steps // 2))
+        first = replace(first, objective=replace(first.objective, codebook=codebook))
     goal, short = second.objective, _short(second.train, share, seed)
-    part = short.steps / second.train.steps
-    until, end = round(goal.random_until * part), round(goal.random_end * part)
-    goal = replace(goal, random_until=until, random_end=end)
+    if isinstance(goal, LikelihoodConfig):
+        part = short.steps / second.train.steps
+        until, end = round(goal.random_until * part), round(goal.random_end * part)
+        goal = replace(goal, random_until=until, random_end=end)
     second = replace(second, train=short, objective=goal)
     given = DataConfig(source=data, flip=True)
     return replace(first, data=given), replace(second, data=given)
@@ -87,6 +96,7 @@ def demo(
     first, second = recipes(data, quick, seed, system)
     size, spec = first.model.size[0], first.model.spec
     scales = f"{len(spec.grids)} scales, " if len(spec.grids) > 1 else ""
+    what = f"out of {spec.vocab}" if spec.discrete else f"of {spec.channels} numbers"
     console.print(
         f"[bold]smalti demo[/] of {system}: {len(source)} images of {data} at {size} pixels, "
         f"{len(source.classes)} classes"
@@ -95,21 +105,16 @@ def demo(
         console.print(text)
     console.print(
         f"[bold]1 of 4[/] a tokenizer learns to write an image as {scales}{spec.positions} codes "
-        f"out of {spec.vocab}, and to read it back"
+        f"{what}, and to read it back"
     )
     told = train(first, out / "tokenizer-run")
-    console.print(
-        f"  held-out images come back at {told['held_out_psnr']:.2f} dB; "
-        f"{told['held_out_usage']:.0%} of the codes occur in them"
-    )
+    used = f"; {told['held_out_usage']:.0%} of the codes occur in them" if spec.discrete else ""
+    console.print(f"  held-out images come back at {told['held_out_psnr']:.2f} dB{used}")
     console.print("[bold]2 of 4[/] the images are written as codes")
     console.print(f"[bold]3 of 4[/] a generator learns to predict {PREDICTS[system]}")
     second = replace(second, tokenizer=str(out / "tokenizer-run" / "tokenizer"))
     learned = train(second, out / "generator-run")
-    console.print(
-        f"  held-out codes take {learned['held_out_bits_per_token']:.2f} bits each, "
-        f"{learned['below_unigram']:.0%} below their frequencies alone"
-    )
+    console.print(f"  {learnt(learned)}")
     console.print("[bold]4 of 4[/] new images are drawn")
     pipeline = load(out / "generator-run" / "pipeline")
     drawing = time.monotonic()
@@ -127,6 +132,7 @@ def demo(
         "pixels": size,
         "codes_per_image": spec.positions,
         "vocab": spec.vocab,
+        "channels": spec.channels,
         "tokenizer": told,
         "generator": learned,
         "sampling_images_per_s": len(images) / drawn,
@@ -145,6 +151,17 @@ def demo(
         markup=False,
     )
     return report
+
+
+def learnt(told: dict[str, float]) -> str:
+    """A sentence on a generator's report."""
+    if "held_out_diffusion_loss" in told:
+        return f"the diffusion loss of held-out codes is {told['held_out_diffusion_loss']:.3f}"
+    bits, most = told.get("held_out_bits_per_token"), ""
+    if bits is None:
+        bits, most = told["held_out_bits_per_token_bound"], "at most "
+    below = f"{told['below_unigram']:.0%} below their frequencies alone"
+    return f"held-out codes take {most}{bits:.2f} bits each, {below}"
 
 
 def _tags(images: list[Any]) -> list[Any]:

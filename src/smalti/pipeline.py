@@ -25,6 +25,7 @@ from smalti.codes import Cond
 from smalti.config import (
     did_you_mean,
     replace_folder,
+    to_dict,
     write_json,
 )
 from smalti.data.transforms import to_float, to_uint8
@@ -295,7 +296,7 @@ class Pipeline:
     def _tag(
         self, images: Tensor, part: Part, seed: int, sampling: dict[str, Any], **more: Any
     ) -> list[Image.Image]:
-        pictures, settings = to_pil(images), asdict(self._sampling(sampling))
+        pictures, settings = to_pil(images), to_dict(self._sampling(sampling))
         for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
             picture.info["smalti"] = {
                 "pipeline": self.fingerprint,

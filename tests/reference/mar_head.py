@@ -93,7 +93,8 @@ def check_run(head: DiffusionHead, name: str, run: dict[str, Any], io: dict[str,
         rows, scale = len(start), io[f"{name}_cfg_{i}"].item()
         guide = Unguided() if run["cfg"] == 1 else ClassifierFree(scale)
         noise = torch.cat((start[None], drawn[:, :rows]))
-        ours = head.solve(io[f"{name}_z_{i}"], guide, noise, way, run["temperature"])
+        z = io[f"{name}_z_{i}"].unflatten(0, (-1, rows))
+        ours = head.solve(z, guide, noise, way, run["temperature"])
         golden = io[f"{name}_sampled_{i}"][:rows]
         # where the schedule begins with almost pure noise, a random head's codes are huge
         far = schedule.kept[-1] < 1e-6

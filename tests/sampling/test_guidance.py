@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smalti.codes import Cond
-from smalti.sampling.guidance import ClassifierFree, Guidance, Unguided
+from smalti.heads.categorical import CategoricalHead
+from smalti.sampling.guidance import ClassifierFree, Guidance, Projected, Unguided
 
 
 def scales(guidance: Guidance, steps: int) -> list[float]:
@@ -120,6 +121,13 @@ def test_two_branches_are_kept_where_the_scale_is_1():
         ({"start": 0.5, "stop": 0.5}, "start 0.5, stop 0.5"),
         ({"start": -0.1}, "start -0.1"),
         ({"stop": 1.1}, "stop 1.1"),
+        ({"schedule": "list"}, "needs at least one, got \\(\\) with 'list'"),
+        ({"scales": (2.0,)}, "are for the schedule 'list', .* with 'constant'"),
+        ({"schedule": "list", "scales": (2.0, -1.0)}, "scales must be 0 or more, got -1.0 at 1"),
+        ({"schedule": "list", "scales": (math.nan,)}, "got nan at 0"),
+        ({"parallel": -0.1}, "parallel must be 0 or more, got -0.1"),
+        ({"rescale": math.inf}, "rescale must be 0 or more, got inf"),
+        ({"momentum": -1.0}, "momentum must be between -1 and 1, got -1.0"),
     ],
 )
 def test_bad_values(values, message):
@@ -138,3 +146,113 @@ def test_a_negative_condition_is_the_second_branch():
     branches = Guidance(2.0).branches(cond, negative)
     assert branches.labels.tolist() == [3, 4, 0, 1] and not branches.drop.any()
     assert Guidance(1.0).branches(cond, negative) is cond
+
+
+def test_a_list_is_the_scale_of_each_step_and_of_the_nearest_with_other_numbers():
+    guidance = Guidance(schedule="list", scales=(1.0, 2.0, 4.0, 3.0))
+    assert scales(guidance, 4) == [1, 2, 4, 3]
+    assert scales(guidance, 8) == [1, 1, 2, 2, 4, 4, 3, 3]
+    assert scales(guidance, 2) == [2, 3]
+    assert scales(guidance, 1) == [4]
+    assert not guidance.off and guidance.at(1, 4) == ClassifierFree(2.0)
+    assert Guidance(3.0, "list", scales=(1.0, 1.0)).off
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=30), st.integers(1, 64))
+def test_any_list_serves_any_number_of_steps(values, steps):
+    found = scales(Guidance(schedule="list", scales=tuple(values)), steps)
+    assert set(found) <= set(values)
+    if steps >= len(values):
+        assert set(found) == set(values)
+
+
+def test_linear_by_what_is_revealed_is_that_of_mar():
+    """MAR: 1 + (cfg - 1) * (S - mask_len) / S, where mask_len stay masked after the step."""
+    positions, cfg, steps = 256, 2.9, 64
+    for step in range(steps - 1):
+        masked = math.floor(positions * math.cos(math.pi / 2 * (step + 1) / steps))
+        share = (positions - masked) / positions
+        guide = Guidance(cfg, "linear").at(step, steps, share)
+        assert guide == ClassifierFree(1 + (cfg - 1) * (positions - masked) / positions)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "power-cosine"])
+@given(st.integers(2, 50), st.data())
+def test_ramps_follow_the_share(schedule, steps, data):
+    share = data.draw(st.floats(0, 1))
+    guidance = Guidance(3.0, schedule, power=2.0)
+    found = {guidance.scale_at(step, steps, share) for step in range(steps)}
+    assert len(found) == 1 and 1 <= found.pop() <= 3
+    assert guidance.scale_at(0, steps, 0.0) == 1 and guidance.scale_at(0, steps, 1.0) == 3
+    other = Guidance(3.0, "interval", start=0.5)
+    assert other.scale_at(0, steps, share) == other.scale_at(0, steps)
+
+
+pairs = st.integers(0, 2**31).map(
+    lambda seed: torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(seed))
+)
+"""Predictions (2 B, n, C)."""
+
+
+def cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cosine_similarity(a, b, dim=-1)
+
+
+@given(pairs, st.floats(0, 10))
+def test_projected_guidance_at_its_defaults_is_plain_guidance(pair, scale):
+    torch.testing.assert_close(Projected(scale).merge(pair), ClassifierFree(scale).merge(pair))
+
+
+@given(pairs, st.floats(0, 2), st.floats(0.1, 5))
+def test_the_parallel_part_is_weighted_and_the_rest_orthogonal(pair, parallel, rescale):
+    cond = pair.chunk(2)[0]
+    assert cosines(Projected(2.0, parallel=0.0).merge(pair) - cond, cond).abs().max() < 1e-5
+    whole, part = (Projected(2.0, p, rescale).merge(pair) - cond for p in (1.0, parallel))
+    along = (whole * cond).sum(-1), (part * cond).sum(-1)
+    torch.testing.assert_close(along[1], parallel * along[0], rtol=1e-3, atol=1e-4)
+    unit = cond / cond.square().sum(-1, keepdim=True)
+    expected = (1 - parallel) * along[0].unsqueeze(-1) * unit
+    torch.testing.assert_close(whole - part, expected, rtol=1e-3, atol=1e-4)
+
+
+@given(pairs, st.floats(0.01, 10))
+def test_guidance_is_no_longer_than_the_limit(pair, limit):
+    cond, uncond = pair.chunk(2)
+    change = Projected(2.0, rescale=limit).merge(pair) - cond
+    length = (cond - uncond).norm(dim=-1)
+    torch.testing.assert_close(change.norm(dim=-1), length.clamp(max=limit), rtol=1e-3, atol=1e-4)
+    assert cosines(change, cond - uncond).min() > 0.999
+
+
+@given(st.tuples(pairs, pairs, pairs), st.floats(-0.9, 0.9))
+def test_momentum_sums_up_the_merges_of_one_step(three, momentum):
+    guide, running = Projected(3.0, momentum=momentum), torch.zeros(2, 3, 8)
+    for pair in three:
+        cond, uncond = pair.chunk(2)
+        running = cond - uncond + momentum * running
+        torch.testing.assert_close(guide.merge(pair), cond + 2 * running, rtol=1e-4, atol=1e-4)
+
+
+def test_each_step_has_its_own_projected_guide():
+    guidance = Guidance(4.0, "linear", parallel=0.2, rescale=5.0, momentum=-0.5)
+    first, second = guidance.at(3, 4), guidance.at(3, 4)
+    assert first == Projected(4.0, 0.2, 5.0, -0.5) and first is not second and first.clean
+    pair = torch.randn(2, 3, 8)
+    first.merge(pair)
+    assert not torch.equal(first.merge(pair), second.merge(pair))
+    for plain in (Guidance(4.0), Guidance(1.0, parallel=0.0)):
+        assert not plain.projected or plain.at(0, 4) == Unguided()
+
+
+def test_a_constant_added_to_all_logits_changes_no_guided_code():
+    torch.manual_seed(0)
+    head, h = CategoricalHead(8, 16, bias=True), torch.randn(4, 3, 8)
+    guide = Projected(3.0, parallel=0.0, rescale=1.0)
+    with torch.no_grad():
+        before = head.merged(h, guide).softmax(-1)
+        head.proj.bias += 7
+        after = head.merged(h, guide).softmax(-1)
+        plain = head.merged(h, ClassifierFree(3.0))
+        torch.testing.assert_close(plain, ClassifierFree(3.0).merge(head.logits(h)))
+    torch.testing.assert_close(after, before)
+    assert (before - plain.softmax(-1)).abs().max() > 0.01

@@ -193,18 +193,18 @@ class DiffusionHead(nn.Module):
         way = path(filters.solver, self.kind, self.config.timesteps)
         numbers = noise.normal(way.draws * self.channels).unflatten(-1, (way.draws, -1))
         rows = numbers.flatten(0, 1).transpose(0, 1).contiguous()  # (draws, R, C)
-        codes = self.solve(h.flatten(0, 1), guide, rows, way, filters.temperature)
-        codes = codes.view(numbers.shape[0], -1, self.channels)  # (B, n, C)
+        z = h.unflatten(0, (-1, len(numbers))).flatten(1, 2)  # (branches, R, D)
+        codes = self.solve(z, guide, rows, way, filters.temperature)
+        codes = codes.view(*numbers.shape[:2], self.channels)  # (B, n, C)
         return Draw(codes, torch.full_like(codes[..., 0], math.nan), h)
 
     def solve(
         self, z: Tensor, guide: Guide, noise: Tensor, way: Path, temperature: float = 1.0
     ) -> Tensor:
-        """Codes (R, C) from hidden states (branches * R, D) and noise (draws, R, C)."""
-        rows = noise.shape[1]
-        conds = self.cond_embed(z).unflatten(0, (-1, rows))  # (branches, R, W)
+        """Codes (R, C) from hidden states (branches, R, D) and noise (draws, R, C)."""
+        conds = self.cond_embed(z)  # (branches, R, W)
         times = self.time_embed(torch.tensor(way.times, device=z.device))  # (E, W)
-        steps = max(1, MODULATED // max(1, len(z)))
+        steps = max(1, MODULATED // max(1, conds[..., 0].numel()))
         tables: list[Tensor] = []
 
         def denoise(x: Tensor, i: int) -> tuple[Tensor, Tensor]:

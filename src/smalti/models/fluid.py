@@ -253,8 +253,7 @@ class Fluid(nn.Module):
     In random order a `MaskedModel`; in raster order a `CausalModel`, one code per step.
     """
 
-    NO_DECAY = ("cell_pos.*", "aligner.null")
-    confident = False
+    NO_DECAY = ("cell_pos.*", "cls_embedding.*", "aligner.null")
     order = None
     """A raster is row by row."""
 
@@ -285,7 +284,8 @@ class Fluid(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Xavier for products, normal(0, 0.02) for tables; a softmax begins at zero."""
+        """Xavier for products, normal(0, 0.02) for tables, words of a class of variance 1 as those
+        of a text are; a softmax begins at zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -297,7 +297,9 @@ class Fluid(nn.Module):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.blank, std=0.02)
-        if self.config.text_length:
+        if self.config.classes:
+            nn.init.normal_(self.cls_embedding.weight)
+        else:
             nn.init.normal_(self.aligner.null, std=self.config.text_dim**-0.5)
         if isinstance(self.head, CategoricalHead):
             nn.init.zeros_(self.head.proj.weight)

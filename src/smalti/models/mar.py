@@ -213,14 +213,19 @@ class MAR(nn.Module):
             first = torch.arange(p, device=x.device).expand(len(x), -1)
             kept = Kept(cache.encoder, torch.cat((first, p + read.positions), 1), fresh=True)
             last = Kept(cache.decoder, torch.arange(p + n, device=x.device), fresh=True)
-        h = self.decoder_embed(self.encoder(x, mask, kept=kept))  # (B, P + r, E)
-        given = self.given(h[:, p:], read.known)
-        index = read.positions.unsqueeze(-1).expand(given.shape)
-        canvas = self.mask_token.to(given).expand(len(x), n, -1)
-        x = torch.cat((h[:, :p], canvas.scatter(1, index, given)), 1)  # (B, P + N, E)
+        x = self.canvas(self.encoder(x, mask, kept=kept), read)  # (B, P + N, E)
         every = torch.arange(n, device=x.device)
         rows = p + (every if wanted is None else wanted)
-        return self.decoder(x + self.decoder_pos, rows=rows, kept=last)  # (B, m, E)
+        return self.decoder(x, rows=rows, kept=last)  # (B, m, E)
+
+    def canvas(self, h: Tensor, read: Read) -> Tensor:
+        """What the decoder reads, from what the encoder makes of the buffer and `read`."""
+        p, n = self.config.buffer, self.spec.positions
+        h = self.decoder_embed(h)  # (B, P + r, E)
+        given = self.given(h[:, p:], read.known)
+        index = read.positions.unsqueeze(-1).expand(given.shape)
+        x = self.mask_token.to(given).expand(len(h), n, -1).scatter(1, index, given)
+        return torch.cat((h[:, :p], x), 1) + self.decoder_pos  # (B, P + N, E)
 
     def some_rows(self, read: Read, known: Tensor, wanted: Tensor, cache: Cache) -> Tensor:
         """The stacks over codes that were drawn last and what is wanted; other keys and values

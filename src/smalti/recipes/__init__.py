@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from smalti.recipes import llamagen, mar, maskgit, rar, text, var
+from smalti.recipes import fluid, llamagen, mar, maskgit, rar, text, var
 from smalti.recipes.base import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     f.__name__: f
     for f in (
+        fluid.emoji_fluid,
+        fluid.emoji_fluid_t2i,
+        fluid.fluid_150m,
+        fluid.fluid_150m_raster,
+        fluid.fluid_369m,
+        fluid.fluid_665m,
+        fluid.fluid_1b,
+        fluid.fluid_3b,
+        fluid.fluid_10b,
         llamagen.emoji_vqgan,
         llamagen.emoji_llamagen,
         llamagen.llamagen_vq16,

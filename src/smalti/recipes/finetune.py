@@ -20,6 +20,7 @@ from smalti import registry
 from smalti.codes import TokenSpec
 from smalti.config import read_json
 from smalti.loading import download, load
+from smalti.models.fluid import Fluid
 from smalti.models.llamagen import LlamaGenConfig
 from smalti.pipeline import Pipeline
 from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
@@ -114,9 +115,15 @@ def adapted(
         config = replace(config, classes=len(classes))
     model = built(type(pipe.model), config, weights)
     if recipe.lora.rank:
-        condition = model.cls_embedding if config.classes else model.text_prefix
-        adapt(model, recipe.lora, whole=[condition])
+        adapt(model, recipe.lora, whole=[condition_of(model)])
     return model
+
+
+def condition_of(model: Any) -> nn.Module:
+    """What a model reads its classes or texts with."""
+    if model.config.classes:
+        return model.cls_embedding
+    return model.aligner.proj if isinstance(model, Fluid) else model.text_prefix
 
 
 def class_table(old: Tensor, before: Sequence[str], after: Sequence[str]) -> Tensor:

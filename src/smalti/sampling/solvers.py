@@ -243,14 +243,14 @@ def _midpoint(points: Points, denoise: Denoise, noise: Tensor, temperature: floa
 
 
 def _multistep(points: Points, denoise: Denoise, noise: Tensor, temperature: float) -> Tensor:
-    """DDIM with a clean latent that is extrapolated from the last two along log(a / b); the first
-    step has but one, and the last no noise to tell where to."""
+    """DDIM with a clean latent that is extrapolated from the last two along log(a / b). The first
+    step has but one; the last two are too long on that line to extrapolate."""
     x, before, end = noise[0], None, len(points) - 2
     place = [math.log(a / b) for a, b in points[:-1]]
     for i in range(end + 1):
         clean = denoise(x, i)[0]
         target = clean
-        if before is not None and i < end:
+        if before is not None and i < end - 1:
             ahead = (place[i + 1] - place[i]) / (place[i] - place[i - 1]) / 2
             target = clean + ahead * (clean - before)
         x, before = _moved(x, target, points[i], points[i + 1]), clean
