@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from smalti.nn.linear import Linear, linear
 
-
 STACKS = ("layers.", "encoder.layers.", "decoder.layers.")
 """Where models keep their attention and feed-forward."""
 
