@@ -69,6 +69,17 @@ def test_the_noise_of_a_diffusion_loss_is_an_argument():
     assert not torch.isclose(default, model.loss(codes, cond, noise=Noise.request(1, B))).any()
 
 
+@torch.no_grad()
+def test_smoothing_spreads_a_share_of_the_target_over_all_codes():
+    model = built("fluid-discrete")
+    codes, cond = random_codes(model.spec, B), random_cond(model, B)
+    plain = model.loss(codes, cond)
+    every = torch.stack([model.loss(torch.full_like(codes, code), cond) for code in range(32)])
+    expected = 0.9 * plain + 0.1 * every.mean(0)
+    smoothed = model.loss(codes, cond, smoothing=0.1)
+    torch.testing.assert_close(smoothed, expected, rtol=0, atol=1e-4)
+
+
 def test_both_orders_have_the_same_weights():
     states = [built(name).state_dict() for name in ("fluid", "fluid-raster-continuous")]
     shapes = [{name: t.shape for name, t in state.items()} for state in states]

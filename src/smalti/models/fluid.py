@@ -306,11 +306,9 @@ class Fluid(nn.Module):
         else:
             self.head.init_weights()
 
-    def prepare(self, cond: Cond, orders: Tensor | None = None) -> Prepared:
-        """Condition and positions of a batch; a raster may be drawn in `orders`, (N,) or (B, N)."""
-        return self._prepared(cond, orders, keep=True)
-
-    def _prepared(self, cond: Cond, orders: Tensor | None, keep: bool) -> Prepared:
+    def prepare(self, cond: Cond, orders: Tensor | None = None, keep: bool = True) -> Prepared:
+        """Condition and positions of a batch; a raster may be drawn in `orders`, (N,) or (B, N).
+        Without `keep`, for training, layers do not store what they make of the condition."""
         places = self.cell_pos.weight
         if orders is not None:
             places = self.cell_pos(orders.to(places.device))
@@ -400,12 +398,14 @@ class Fluid(nn.Module):
         orders: Tensor | None = None,
         known: Tensor | None = None,
         noise: Noise | None = None,
+        smoothing: float = 0.0,
     ) -> Tensor:
         """Negative log-likelihood in nats, or the diffusion loss, of each position: (B, N).
 
         In random order given `known` (B, N) bool (default: nothing), where the loss is 0; in raster
         order given the codes before, in `orders`. `noise` is that of the diffusion loss, by default
-        the same at every call. Codes and loss are row by row.
+        the same at every call; `smoothing` of the labels is for training on discrete codes. Codes
+        and loss are row by row.
         """
         if self.masked and orders is not None:
             raise ValueError("a model of random order takes no other")
@@ -418,9 +418,9 @@ class Fluid(nn.Module):
         if self.masked:
             known = codes.new_zeros(codes.shape[:2], dtype=torch.bool) if known is None else known
             step = Turn(known, None, reach=len(cells))
-        h = self.hidden(read, self._prepared(cond, orders, keep=False), step)
+        h = self.hidden(read, self.prepare(cond, orders, keep=False), step)
         if isinstance(self.head, CategoricalHead):
-            loss = self.head.loss(h, predicted)
+            loss = self.head.loss(h, predicted, smoothing)
         else:
             noise = noise or Noise.request(0, len(codes), device=codes.device)
             loss = self.head.loss(h, predicted, noise, cells)
