@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -214,7 +215,7 @@ def trained(kind: Kind, modes: Tensor) -> DiffusionHead:
     """A head that has learned a mixture of narrow Gaussians for hidden state 0, (M, 2), and its
     mirror image for hidden state 1."""
     torch.manual_seed(0)
-    head = DiffusionHead(2, 2, DiffusionConfig(kind, depth=2, width=64, repeat=2, clip=2.5))
+    head = DiffusionHead(2, 2, DiffusionConfig(kind, depth=2, width=64, repeat=2))
     optimizer = torch.optim.AdamW(head.parameters(), lr=4e-3, betas=(0.9, 0.95))
     slots, steps = torch.arange(256), 200
     for step in range(steps):
@@ -236,6 +237,9 @@ def test_a_trained_head_draws_every_mode_with_every_solver(kind):
     head, n = trained(kind, modes), 300
     h = torch.eye(2).repeat_interleave(n, 0)[None]
     for name in NAMES[kind]:
+        # ancestral sampling begins where an error of the noise counts 20,000 times
+        clip = 2.5 if name == "ancestral" else 0.0
+        head.config = replace(head.config, clip=clip)
         filters = Filters(solver=Solver(name, "25"))
         with torch.no_grad():
             drawn = head.sample(h, Unguided(), slot_noise(1, torch.arange(2 * n)), filters).codes

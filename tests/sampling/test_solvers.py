@@ -16,6 +16,7 @@ from smalti.sampling.solvers import (
     path,
     respaced,
     spaced,
+    useful,
 )
 
 MEAN, DEVIATION = 0.7, 0.4
@@ -120,7 +121,10 @@ def test_ways_end_clean_and_count_their_draws():
             assert way.draws == (6 if name == "ancestral" else 1)
     assert path(Solver(), "diffusion").draws == 101
     assert path(Solver("", "4"), "flow").times == (0.0, 250.0, 500.0, 750.0)
-    assert path(Solver("ddim", "4"), "diffusion").times == (999, 666, 333, 0)
+    assert path(Solver(steps="4"), "diffusion").times == (999, 666, 333, 0)
+    for name in ("ddim", "dpm"):
+        assert path(Solver(name, "4"), "diffusion").times == (960, 720, 480, 240)
+        assert path(Solver(name, "2,2"), "diffusion").times == (999, 500, 499, 0)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +150,14 @@ def test_respacing_keeps_as_many_steps_in_order(timesteps, data):
     kept = spaced(timesteps, ",".join(map(str, counts)))
     assert len(kept) == sum(counts) and kept == sorted(set(kept))
     assert 0 <= kept[0] and kept[-1] < timesteps
+
+
+@given(st.integers(2, 2000), st.data())
+def test_deterministic_solvers_leave_out_both_ends(timesteps, data):
+    count = data.draw(st.integers(1, timesteps * 24 // 25))
+    kept = useful(timesteps, count)
+    assert len(kept) == count and kept == sorted(set(kept))
+    assert kept[0] > 0 and kept[-1] == timesteps * 24 // 25 < timesteps
 
 
 @given(st.sampled_from(["2", "7", "100", "1000", "3,2,1,0", "4,0,7", "0,3"]))
@@ -189,6 +201,7 @@ def test_bad_solvers(values, message):
         (Solver("euler"), "diffusion", "solved by ancestral, ddim, dpm, got 'euler'"),
         (Solver("dpm"), "flow", "solved by euler, midpoint, got 'dpm'"),
         (Solver(steps="3,2"), "flow", "one number of steps, got '3,2'"),
+        (Solver("dpm", "961"), "diffusion", "can use 960 of 1000 timesteps, got 961"),
         (Solver(steps="1001"), "diffusion", "section of 1000 of 1000 .* to 1001 steps"),
         (Solver(steps="1,501"), "diffusion", "section of 500 of 1000 .* 501 steps, got '1,501'"),
     ],
