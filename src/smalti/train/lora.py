@@ -75,7 +75,7 @@ def targets(model: nn.Module, config: LoraConfig) -> dict[str, Linear]:
     chosen = {
         n: m
         for n, m in layers.items()
-        if _last(n) in config.targets or (inside and n.startswith("layers."))
+        if _last(n) in config.targets or (inside and ".layers." in f".{n}")
     }
     for name, layer in chosen.items():
         if config.rank > (width := min(layer.in_features, layer.out_features)):
