@@ -22,7 +22,7 @@ from smalti.progress import say, show
 
 
 def demo(
-    system: Literal["llamagen", "rar", "var", "maskgit", "mar"] = "llamagen",
+    system: Literal["llamagen", "rar", "var", "maskgit", "mar", "fluid"] = "llamagen",
     data: str = "emoji",
     out: Path = Path("demo"),
     quick: bool = False,
@@ -33,7 +33,7 @@ def demo(
 
     Args:
         system: What is trained: LlamaGen, RAR (random orders), VAR (scale by scale), MaskGIT (the
-            surest codes first) or MAR (codes without a codebook).
+            surest codes first), MAR or Fluid (codes without a codebook, many at a time).
         data: emoji, shapes, folder:PATH, parquet:PATH or hub:NAME.
         out: Folder for pictures, report and pipeline. A demo that was cut off goes on there.
         quick: A twentieth of the training, to see that everything works.

@@ -16,6 +16,7 @@ from smalti.data.source import open_source
 from smalti.loading import load
 from smalti.pictures import grid, save_png
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
+from smalti.recipes.fluid import emoji_fluid
 from smalti.recipes.generator import credit
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.recipes.mar import emoji_klvae, emoji_mar
@@ -26,7 +27,7 @@ from smalti.recipes.var import emoji_msvqvae, emoji_var
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.trainer import TrainConfig
 
-System = Literal["llamagen", "rar", "var", "maskgit", "mar"]
+System = Literal["llamagen", "rar", "var", "maskgit", "mar", "fluid"]
 
 SYSTEMS: dict[System, tuple[Any, Any]] = {
     "llamagen": (emoji_vqgan, emoji_llamagen),
@@ -34,6 +35,7 @@ SYSTEMS: dict[System, tuple[Any, Any]] = {
     "var": (emoji_msvqvae, emoji_var),
     "maskgit": (emoji_vqgan, emoji_maskgit),
     "mar": (emoji_klvae, emoji_mar),
+    "fluid": (emoji_klvae, emoji_fluid),
 }
 """The recipes of each system's tokenizer and generator."""
 
@@ -43,6 +45,7 @@ PREDICTS: dict[System, str] = {
     "var": "all codes of a scale at once from the scales before it",
     "maskgit": "hidden codes, however many, from those that are shown",
     "mar": "hidden codes, of numbers, from those that are shown",
+    "fluid": "hidden codes, of numbers, from those that are shown",
 }
 
 QUICK = 0.05

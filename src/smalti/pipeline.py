@@ -181,7 +181,7 @@ class Pipeline:
                 instead of as the tokenizer's reconstruction.
         Raises ValueError naming what is allowed.
         """
-        self._sampling(sampling).parts()
+        self._sampling(sampling).check(self.model)
         if classes is None and text is None:
             asked = nothing(self.text is not None, negative)
             if negative is None:  # guidance away from nothing leads nowhere

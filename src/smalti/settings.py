@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +17,12 @@ from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import known_first, order, shuffled
 from smalti.sampling.reveal import Reveal
-from smalti.sampling.solvers import Solver
+from smalti.sampling.solvers import Solver, path
+
+MASKED = ("steps", "reveal", "confidence", "refresh")
+CONTINUOUS = ("solver", "head_steps")
+DISCRETE = ("top_k", "top_p")
+"""Settings that mean something to such models, or codes, alone."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Sampling:
         negative: Cond | None = None,
     ) -> Iterator[Step]:
         """Draw codes of a batch by the loop that the model is for, with its weights packed."""
-        guidance, filters = self.parts()
+        guidance, filters = self.check(model)
         orders = self.orders(model, noise, known)
         given: dict[str, Any] = {"known": known, "negative": negative, "orders": orders}
         with packed(model):
@@ -93,6 +98,28 @@ class Sampling:
                 yield from masked.stream(model, cond, noise, guidance, filters, **given)
             else:
                 yield from causal.stream(model, cond, noise, guidance, filters, **given)
+
+    def check(self, model: Any) -> tuple[Guidance, Filters]:
+        """Guidance and filters. Raises ValueError for what cannot be, and for settings that are of
+        another kind of model: they would do nothing."""
+        refused = dict[str, str]()
+        if not getattr(model, "masked", False):
+            refused |= dict.fromkeys(MASKED, "masked models; this one draws codes in a row")
+        refused |= (
+            dict.fromkeys(CONTINUOUS, "continuous codes; this model draws discrete ones")
+            if model.spec.discrete
+            else dict.fromkeys(DISCRETE, "discrete codes; this model draws continuous ones")
+        )
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in refused and value != field.default:
+                raise ValueError(f"{field.name} {value} is for {refused[field.name]}")
+        guidance, filters = self.parts()
+        if getattr(model, "masked", False):
+            self.revealed(model).count(model.spec.positions)
+        if not model.spec.discrete:
+            path(filters.solver, model.config.head.kind, model.config.head.timesteps)
+        return guidance, filters
 
     def revealed(self, model: Any) -> Reveal:
         """How a masked model reveals positions; an order that is asked for comes first."""

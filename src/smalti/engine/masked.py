@@ -181,8 +181,9 @@ def _check_can(
     refresh: int,
 ) -> None:
     reveal.count(spec.positions)
-    if min(bucket, refresh) < 1:
-        raise ValueError(f"bucket and refresh must be positive, got {bucket}, {refresh}")
+    for name, number in (("bucket", bucket), ("refresh", refresh)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
     if filters.smooth:
         raise ValueError("smooth is for multi-scale models; this one has a single grid")
     if reveal.confidence is not None and not spec.discrete:

@@ -126,7 +126,7 @@ def emoji_fluid() -> GeneratorRecipe:
         recipe,
         model=FluidConfig(
             grid=(8, 8),
-            channels=8,
+            channels=16,
             classes=9,
             text_length=0,
             layers=4,
@@ -137,7 +137,7 @@ def emoji_fluid() -> GeneratorRecipe:
         ),
         objective=MaskedConfig(),
         sampling=Sampling(guidance=2.0, schedule="linear", steps=32, solver="dpm", head_steps="25"),
-        train=replace(recipe.train, steps=2000, preview_every=1000, save_every=1000),
+        train=replace(recipe.train, steps=2080, preview_every=1040, save_every=1040),
     )
 
 

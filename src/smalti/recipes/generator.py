@@ -151,6 +151,7 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     sampling = begun.sampling if begun else recipe.sampling
     if getattr(model, "any_order", False) and not begun and one_order:
         sampling = replace(sampling, known_first=False)  # it learns a single order
+    sampling.check(model)  # not at the first preview
     pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache.source, begun), encoder)
     return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
 

@@ -45,8 +45,8 @@ def kl16() -> KLRecipe:
 
 def mar(size: str) -> GeneratorRecipe:
     """MAR of a published size: batch 2048 for 800 epochs, a warm-up of 100 and then a constant
-    1e-4 for each 256 images; of each batch 70 to 100 % of the codes are hidden. Codes are samples of
-    the tokenizer's distributions, of the middle of each image and its mirror."""
+    1e-4 for each 256 images; of each batch 70 to 100 % of the codes are hidden. Codes are samples
+    of the tokenizer's distributions, of the middle of each image and its mirror."""
     batch = 2048
     return GeneratorRecipe(
         data=DataConfig(source="folder:imagenet/train", holdout=0.01),
@@ -143,7 +143,7 @@ def emoji_mar() -> GeneratorRecipe:
         recipe,
         model=MARConfig(
             grid=(8, 8),
-            channels=8,
+            channels=16,
             classes=9,
             encoder_layers=3,
             decoder_layers=3,
@@ -154,4 +154,5 @@ def emoji_mar() -> GeneratorRecipe:
         ),
         objective=MaskedConfig(),
         sampling=Sampling(guidance=2.0, schedule="linear", steps=32, solver="dpm", head_steps="25"),
+        train=replace(recipe.train, steps=2400, preview_every=1200, save_every=1200),
     )

@@ -103,9 +103,13 @@ def _sections(steps: str) -> list[int]:
     try:
         counts = [int(count) for count in steps.split(",")]
     except ValueError:
-        raise ValueError(f"steps must be numbers with commas between, got {steps!r}") from None
+        raise ValueError(
+            f"steps of the head must be numbers with commas between, got {steps!r}"
+        ) from None
     if min(counts) < 0 or sum(counts) < 1:
-        raise ValueError(f"steps must be at least 1, and no section below 0, got {steps!r}")
+        raise ValueError(
+            f"steps of the head must be at least 1, and no section below 0, got {steps!r}"
+        )
     return counts
 
 
