@@ -30,13 +30,13 @@ import smalti
 from common import machine, report, seconds
 from comparison_edit import edits, inpainting, spread
 from comparison_page import page
-from smalti import registry
+from smalti import demo, registry
 from smalti.config import read_json
 from smalti.data.loader import Images
 from smalti.data.source import open_source, split
 from smalti.data.token_cache import TokenCache
 from smalti.data.transforms import Transform
-from smalti.demo import SYSTEMS, System, recipes
+from smalti.demo import System, recipes
 from smalti.eval.codebook import histogram, perplexity, usage
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline import Pipeline
@@ -47,6 +47,9 @@ from smalti.train.objectives import Likelihood
 PARAMETERS, COMPUTE = 0.05, 0.02
 """How far a recipe may lie from LlamaGen's."""
 COLUMNS = 8
+
+SYSTEMS: dict[System, Any] = {name: demo.SYSTEMS[name] for name in ("llamagen", "rar", "var")}
+"""Those that predict codes with a likelihood."""
 
 
 @dataclass(frozen=True)

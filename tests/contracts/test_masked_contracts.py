@@ -307,7 +307,7 @@ def test_bfloat16_stays_close_to_float32(model, tmp_path):
     ("more", "message"),
     [
         ({"reveal": Reveal(1000)}, "steps must be at most"),
-        ({"refresh": 0}, "must be positive, got 1, 0"),
+        ({"refresh": 0}, "refresh must be at least 1, got 0"),
         ({"filters": Filters(smooth=True)}, "smooth is for multi-scale models"),
         ({"orders": torch.arange(2)}, "must be"),
     ],

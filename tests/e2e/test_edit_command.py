@@ -83,12 +83,12 @@ def test_the_same_command_gives_the_same_bytes(folder, tmp_path, capsys):
 
 
 def test_several_pictures_as_a_grid_and_as_files(folder, tmp_path, capsys):
-    given = ["--mask", folder / "mask.png", "--n", 4, "--top-k", 5, "--batch", 3]
+    given = ["--mask", folder / "mask.png", "--n", 4, "--temperature", 0.9, "--batch", 3]
     whole = told(capsys, *command(folder, *given, "--out", tmp_path / "grid.png"))
     single = told(capsys, *command(folder, *given, "--out", tmp_path / "some"))
     assert whole["images"] == single["images"] == png_metadata(tmp_path / "grid.png")["images"]
     assert [t["index"] for t in single["images"]] == [0, 1, 2, 3]
-    assert {t["top_k"] for t in single["images"]} == {5}
+    assert {t["temperature"] for t in single["images"]} == {0.9}
     with Image.open(tmp_path / "grid.png") as image:
         assert image.size == (2 * 34 + 2, 2 * 34 + 2)
         sheet = np.asarray(image)

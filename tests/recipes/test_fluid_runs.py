@@ -39,7 +39,7 @@ def recipe(folder, codes: str, order: str) -> GeneratorRecipe:
         data=replace(base.data, source="shapes:24", flip=False),
         model=replace(fluid.tiny(), order=order),
         objective=MaskedConfig() if order == "random" else LikelihoodConfig(),
-        sampling=SAMPLING,
+        sampling=replace(SAMPLING, head_steps="3" if codes == "continuous" else "100"),
         train=TRAIN,
     )
 

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from smalti.nn.linear import Linear, linear
 
+STACKS = ("layers.", "encoder.layers.", "decoder.layers.")
+"""Where models keep their attention and feed-forward."""
+
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -75,7 +78,7 @@ def targets(model: nn.Module, config: LoraConfig) -> dict[str, Linear]:
     chosen = {
         n: m
         for n, m in layers.items()
-        if _last(n) in config.targets or (inside and n.startswith("layers."))
+        if _last(n) in config.targets or (inside and n.startswith(STACKS))
     }
     for name, layer in chosen.items():
         if config.rank > (width := min(layer.in_features, layer.out_features)):
