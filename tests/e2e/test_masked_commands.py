@@ -132,10 +132,13 @@ def test_settings_of_an_edit_that_cannot_be(folders, tmp_path, capsys, name, opt
 def test_every_command_takes_the_pipeline(folders, tmp_path, capsys, name):
     folder, settings = folders / name, quick(name)
     run("sample", folder, "--classes", 2, "--n", 2, "--out", tmp_path / "s", *settings)
-    first, second = sorted((tmp_path / "s").iterdir())
-    run("sample", folder, "--like", second, "--out", tmp_path / "again.png")
-    assert np.array_equal(Image.open(second), Image.open(tmp_path / "again.png"))
-    assert not np.array_equal(Image.open(first), Image.open(second))
+    files = sorted((tmp_path / "s").iterdir())
+    run("sample", folder, "--like", files[1], "--out", tmp_path / "again.png")
+    first, second, again = (
+        np.asarray(Image.open(f), int) for f in (*files, tmp_path / "again.png")
+    )
+    assert abs(second - again).max() <= 1  # the decoder rounds otherwise in another batch
+    assert abs(first - second).max() > 1
     given = ["--image", folders / "picture.png", "--mask", folders / "mask.png", "--keep-pixels"]
     run("edit", folder, *given, "--out", tmp_path / "e.png", *settings)
     before, after = (
@@ -220,7 +223,12 @@ def test_a_loss_that_is_no_number_names_the_batch(folders, tmp_path, capsys):
     [
         ("emoji_mar", "mar", "--sampling.steps 17", "steps must be at most 16"),
         ("emoji_mar", "mar", "--sampling.solver euler", "a diffusion head is solved by"),
-        ("emoji_mar", "mar", "--sampling.head-steps 1001", "cannot be respaced to 1001 steps"),
+        (
+            "emoji_mar",
+            "mar",
+            "--sampling.head-steps 1001",
+            "can use 960 of 1000 timesteps, got 1001",
+        ),
         ("emoji_mar", "mar", "--objective.smoothing 0.1", "smoothing is for discrete codes"),
         ("emoji_mar", "mar", "--objective.least 1.5", "least must be in [0, 1], got 1.5"),
         ("emoji_mar", "mar", "--objective.deviation 0", "deviation must be above 0, got 0.0"),
