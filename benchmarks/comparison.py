@@ -1,4 +1,4 @@
-"""LlamaGen, RAR and VAR on the emoji, at equal parameters and equal training compute: the page.
+"""All systems on the emoji, at equal parameters and equal training compute: the page.
 
 python benchmarks/comparison.py [--quick] [--out DIR] [--docs DIR]
 
@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import smalti
 from common import machine, report, seconds
-from comparison_edit import edits, inpainting, spread
+from comparison_edit import TOKENIZERS, edits, inpainting, spread
 from comparison_page import page
 from smalti import demo, registry
 from smalti.config import read_json
@@ -41,16 +41,14 @@ from smalti.eval.codebook import histogram, perplexity, usage
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline import Pipeline
 from smalti.recipes.base import GeneratorRecipe, Recipe
+from smalti.recipes.generator import objective_of
 from smalti.recipes.run import train
-from smalti.train.objectives import Likelihood
 
 PARAMETERS, COMPUTE = 0.05, 0.02
 """How far a recipe may lie from LlamaGen's."""
 COLUMNS = 8
 
 SYSTEMS = demo.SYSTEMS
-NAMES: tuple[System, ...] = ("llamagen", "rar", "var")
-"""Those that predict codes with a likelihood."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +78,27 @@ def operations(recipe: GeneratorRecipe, batches: int = 8) -> float:
     pictures drawn from the source, as RAR modulates equal conditions once."""
     source, rng = open_source(recipe.data.source), np.random.default_rng(0)
     labels = np.array([source.label(i) for i in range(len(source))])
-    model, size = fresh(recipe.model), recipe.train.batch
-    objective = Likelihood(model, recipe.objective)
+    model, size = fresh(recipe.model).train(), recipe.train.batch
+    spec, objective = model.spec, objective_of(model, recipe, None)
+    shape = (size, spec.positions)
+    codes = (
+        torch.randint(spec.vocab, shape) if spec.discrete else torch.randn(*shape, *spec.trailing)
+    )
     with FlopCounterMode(display=False) as counter:
-        for _ in range(batches):
+        for step in range(batches):
             batch = {
-                "codes": torch.randint(model.spec.vocab, (size, model.spec.positions)),
+                "codes": codes,
                 "labels": torch.from_numpy(rng.choice(labels, size) % recipe.model.classes),
                 "chance": torch.from_numpy(rng.random(size)),
-                "shuffle": torch.arange(size),
+                "shuffle": torch.arange(step * size, (step + 1) * size),
             }
-            objective(batch, 0).totals["model"].backward()
+            objective(batch, step).totals["model"].backward()
     return counter.get_total_flops() / batches
 
 
 def check_equal() -> None:
     """The recipes agree in parameters, and in operations of the whole training."""
-    full = {name: generator() for name, (_, generator) in SYSTEMS.items() if name in NAMES}
+    full = {name: generator() for name, (_, generator) in SYSTEMS.items()}
     for name, recipe in full.items():
         larger = learned(recipe.model) / learned(full["llamagen"].model) - 1
         assert abs(larger) < PARAMETERS, f"{name} has {larger:+.1%} parameters"
@@ -149,6 +151,9 @@ def facts(name: System, system: Trained, repeats: int) -> dict[str, Any]:
     """What the table says of a system."""
     (first, second), (a, b), pipe = system.recipes, system.runs, system.pipe
     told, held, spec = read_json(a / "report.json"), read_json(b / "report.json"), pipe.model.spec
+    model, sampling = pipe.model, pipe.sampling
+    masked = bool(getattr(model, "masked", False))
+    bound = "_bound" if masked else ""
     pipe(n=1)  # what is slow only once
     one = [seconds(lambda i=i: pipe(n=1, seed=i)) for i in range(repeats)]
     many = [seconds(lambda i=i: pipe(n=64, seed=i)) / 64 for i in range(repeats)]
@@ -158,21 +163,25 @@ def facts(name: System, system: Trained, repeats: int) -> dict[str, Any]:
         "tokenizer": registry.name_of(pipe.tokenizer),
         "tokenizer_parameters": learned(pipe.tokenizer.config),
         "codes": spec.positions,
-        "vocab": spec.vocab,
+        "vocab": spec.vocab if spec.discrete else None,
+        "channels": None if spec.discrete else spec.trailing[0],
         "operations_per_step": operations(second),
         "steps": second.train.steps,
         "operations": operations(second) * second.train.steps,
         "batch": second.train.batch,
-        "bits_per_code": held["held_out_bits_per_token"],
-        "bits_per_image": held["held_out_bits_per_image"],
+        "bound": masked,
+        "bits_per_code": held.get(f"held_out_bits_per_token{bound}"),
+        "bits_per_image": held.get(f"held_out_bits_per_image{bound}"),
+        "diffusion_loss": held.get("held_out_diffusion_loss"),
         "bits_by_order": {
             k.removeprefix("bits_per_token_").replace("_", "-"): v
             for k, v in held.items()
             if k.startswith("bits_per_token_")
         },
         "psnr": told["held_out_psnr"],
-        **used(TokenCache(b / "codes.arrow")),
-        "passes": len(pipe.model.blocks),
+        **(used(TokenCache(b / "codes.arrow")) if spec.discrete else {"usage": None}),
+        "passes": sampling.steps if masked else len(model.blocks),
+        "head_passes": None if spec.discrete else int(sampling.head_steps),
         "seconds_1": statistics.median(one),
         "seconds_64": statistics.median(many),
         "train_s": training_seconds(b, second, spec.positions),
@@ -184,7 +193,7 @@ def facts(name: System, system: Trained, repeats: int) -> dict[str, Any]:
 
 
 def figures(systems: dict[System, Trained], pictures: dict[str, Tensor], docs: Path) -> list[str]:
-    """Samples of each system, reconstructions of both tokenizers, VAR's scales. Returns the classes
+    """Samples of each system, reconstructions of the tokenizers, VAR's scales. Returns the classes
     of the samples' columns."""
     classes = systems["llamagen"].pipe.classes[:COLUMNS]
     for name, system in systems.items():
@@ -193,7 +202,7 @@ def figures(systems: dict[System, Trained], pictures: dict[str, Tensor], docs: P
     images, rows = spread(pictures, 2 * COLUMNS)["images"], list[Any]()
     for some in images.split(COLUMNS):
         rows += to_pil(some)
-        for name in ("llamagen", "var"):
+        for name in TOKENIZERS.values():
             pipe = systems[name].pipe
             rows += to_pil(pipe.decode(pipe.encode(some)))
     columns = min(COLUMNS, len(images))
@@ -213,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     check_equal()
     systems: dict[System, Trained] = {
-        name: trained(name, args.data, args.quick, args.out) for name in NAMES
+        name: trained(name, args.data, args.quick, args.out) for name in SYSTEMS
     }
     source = open_source(args.data)
     _, held = split(source, systems["var"].recipes[1].data.holdout)

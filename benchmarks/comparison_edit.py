@@ -24,9 +24,16 @@ WAYS: dict[str, tuple[System, bool | None]] = {
     "RAR (known first)": ("rar", True),
     "RAR (row by row)": ("rar", False),
     "VAR": ("var", None),
+    "MaskGIT": ("maskgit", None),
+    "MAR": ("mar", None),
+    "Fluid": ("fluid", None),
 }
 """Systems, and whether a raster model sees all that is known before it draws."""
-TOKENIZERS: dict[str, System] = {"VQGAN alone": "llamagen", "multi-scale VQ-VAE alone": "var"}
+TOKENIZERS: dict[str, System] = {
+    "VQGAN alone": "llamagen",
+    "multi-scale VQ-VAE alone": "var",
+    "KL-VAE alone": "mar",
+}
 """Nothing is drawn: what a painter cannot beat by knowing every code."""
 PICTURES = 64
 
@@ -64,27 +71,29 @@ def inpainting(
         "half": torch.stack([half(h, w, i) for i in range(len(images))]),
     }
     found: dict[str, dict[str, Any]] = {way: {} for way in (*TOKENIZERS, *WAYS)}
-    for mask, painted in masks.items():
+    for mask, hidden in masks.items():
         for way, name in TOKENIZERS.items():
             pipe = pipes[name]
-            found[way] |= _told(mask, pipe.decode(pipe.encode(images))[None], images, painted)
+            found[way] |= told(mask, pipe.decode(pipe.encode(images))[None], images, hidden)
         for way, (name, first) in WAYS.items():
             pipe = pipes[name]
-            known = Known(pipe.encode(images), known_positions(pipe.model.spec, ~painted))
-            drawn = torch.stack([_drawn(pipe, known, labels, first, i) for i in range(draws)])
-            found[way] |= _told(mask, drawn, images, painted)
-            if len(pipe.model.spec.grids) == 1:
+            known = Known(pipe.encode(images), known_positions(pipe.model.spec, ~hidden))
+            drawn = torch.stack(
+                [painted(pipe, known, labels, i, known_first=first) for i in range(draws)]
+            )
+            found[way] |= told(mask, drawn, images, hidden)
+            if name in ("llamagen", "rar"):
                 found[way][f"bits_{mask}"] = _bits(pipe, known, labels, bool(first))
     return found
 
 
-def _drawn(pipe: Pipeline, known: Known, labels: Tensor, first: bool | None, seed: int) -> Tensor:
+def painted(pipe: Pipeline, known: Known, labels: Tensor, seed: int, **settings: Any) -> Tensor:
     """uint8 (B, 3, H, W): what `pipe.edit` draws, of all pictures at once and without a seam."""
-    drawn = pipe(labels.tolist(), n=len(labels), known=known, seed=seed, known_first=first)
+    drawn = pipe(labels.tolist(), n=len(labels), known=known, seed=seed, **settings)
     return torch.from_numpy(np.stack([np.asarray(p) for p in drawn])).permute(0, 3, 1, 2)
 
 
-def _told(mask: str, drawn: Tensor, images: Tensor, painted: Tensor) -> dict[str, Any]:
+def told(mask: str, drawn: Tensor, images: Tensor, painted: Tensor) -> dict[str, Any]:
     """Of drawn pictures (draws, B, 3, H, W) and masks (B, h, w)."""
     size = images.shape[-2] // painted.shape[1], images.shape[-1] // painted.shape[2]
     inside = painted.repeat_interleave(size[0], 1).repeat_interleave(size[1], 2)  # (B, H, W)

@@ -9,7 +9,14 @@ from typing import Any
 from comparison_edit import WAYS
 from smalti.demo import System
 
-TITLES: dict[System, str] = {"llamagen": "LlamaGen", "rar": "RAR", "var": "VAR"}
+TITLES: dict[System, str] = {
+    "llamagen": "LlamaGen",
+    "rar": "RAR",
+    "var": "VAR",
+    "maskgit": "MaskGIT",
+    "mar": "MAR",
+    "fluid": "Fluid",
+}
 Facts = dict[System, dict[str, Any]]
 Painted = dict[str, dict[str, Any]]
 
@@ -29,8 +36,21 @@ def apart(x: float, unit: str, more: str = "more", fewer: str = "fewer") -> str:
     return f"{abs(x):.3g} {unit} {more if x > 0 else fewer}"
 
 
+def told(value: float | None, form: str, before: str = "", after: str = "") -> str:
+    """A number, or nothing where a system has none."""
+    return "" if value is None else f"{before}{value:{form}}{after}"
+
+
 def measured(facts: Facts) -> str:
     """The table, a column for each system."""
+
+    def codes(f: dict[str, Any]) -> str:
+        among = f["vocab"] or f"{f['channels']} numbers"
+        return f"{f['codes']} of {among}"
+
+    def passes(f: dict[str, Any]) -> str:
+        return f"{f['passes']}" + told(f["head_passes"], "d", ", of the head ")
+
     lines = {
         "parameters": lambda f: f"{f['parameters']:,}",
         "operations of a training step": lambda f: f"{f['operations_per_step'] / 1e9:.2f} G",
@@ -41,12 +61,19 @@ def measured(facts: Facts) -> str:
         "its training: steps, seconds": lambda f: (
             f"{f['tokenizer_steps']}, {f['tokenizer_train_s']:.0f}"
         ),
-        "codes of a picture": lambda f: f"{f['codes']} of {f['vocab']}",
-        "held-out bits per code": lambda f: f"{f['bits_per_code']:.3f}",
-        "**held-out bits per picture**": lambda f: f"**{f['bits_per_image']:.1f}**",
+        "codes of a picture": codes,
+        "held-out bits per code": lambda f: told(
+            f["bits_per_code"], ".3f", "≤ " if f["bound"] else ""
+        ),
+        "**held-out bits per picture**": lambda f: told(
+            f["bits_per_image"], ".1f", "**≤ " if f["bound"] else "**", "**"
+        ),
+        "held-out diffusion loss": lambda f: told(f["diffusion_loss"], ".4f"),
         "**held-out PSNR of the tokenizer**": lambda f: f"**{f['psnr']:.2f} dB**",
-        "codes in use on training pictures": lambda f: percent(f["usage"]),
-        "forward passes to draw a picture": lambda f: str(f["passes"]),
+        "codes in use on training pictures": lambda f: (
+            "" if f["usage"] is None else percent(f["usage"])
+        ),
+        "forward passes to draw a picture": passes,
         "seconds to draw and decode a picture, one at a time": lambda f: f"{f['seconds_1']:.4f}",
         "the same, 64 at a time": lambda f: f"{f['seconds_64']:.4f}",
         "guidance": lambda f: f["guidance"],
@@ -101,7 +128,7 @@ def known_first(painted: Painted) -> str:
 
 def page(facts: Facts, painted: Painted, about: dict[str, Any]) -> str:
     """The whole page."""
-    llamagen, rar, var = (facts[name] for name in TITLES)
+    llamagen, rar, var = (facts[name] for name in ("llamagen", "rar", "var"))
 
     def speed(system: dict[str, Any], batch: int) -> float:
         return llamagen[f"seconds_{batch}"] / system[f"seconds_{batch}"]
@@ -115,10 +142,16 @@ def page(facts: Facts, painted: Painted, about: dict[str, Any]) -> str:
             **facts,
             measured=measured(facts),
             rar_bits=apart(rar["bits_per_code"] - llamagen["bits_per_code"], "bits"),
-            var_1=speed(var, 1),
-            var_64=speed(var, 64),
-            rar_1=speed(rar, 1),
-            rar_64=speed(rar, 64),
+            speeds=rows_of(
+                ["", *TITLES.values()],
+                [
+                    [said, *(f"{speed(facts[name], batch):.1f}" for name in TITLES)]
+                    for said, batch in (("one at a time", 1), ("64 at a time", 64))
+                ],
+            ),
+            pictures="\n\n".join(
+                f"{title}:\n\n![{title}](comparison-{name}.png)" for name, title in TITLES.items()
+            ),
             seen=about["images"] - about["held_out"],
             orders=orders(rar),
             scales=scales(var),

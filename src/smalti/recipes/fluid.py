@@ -126,7 +126,7 @@ def emoji_fluid() -> GeneratorRecipe:
         recipe,
         model=FluidConfig(
             grid=(8, 8),
-            channels=16,
+            channels=8,
             classes=9,
             text_length=0,
             layers=4,
