@@ -7,10 +7,10 @@ that a batch is one gather, for other crops the picture shrunk as far as changes
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from smalti.data.skipped import none_left, read
 from smalti.data.source import Source
 from smalti.data.stream import Stream
 from smalti.data.transforms import Transform
+
+S, T = TypeVar("S"), TypeVar("T")
 
 
 class Batches(Protocol):
@@ -159,20 +161,25 @@ class Images:
 def prefetch(
     batches: Batches, start: int, stop: int, depth: int = 3
 ) -> Generator[dict[str, Tensor], None, None]:
-    """The batches of steps start ... stop - 1, made ahead of time by one background thread.
+    """The batches of steps start ... stop - 1, made ahead of time by one background thread."""
+    return ahead(batches.batch, range(start, stop), depth)
 
-    At most `depth` are waiting. An error in the thread is raised here, at its step. The thread
-    ends when the generator is exhausted or closed.
+
+def ahead(
+    function: Callable[[S], T], items: Iterable[S], depth: int = 3, workers: int = 1
+) -> Generator[T, None, None]:
+    """`function` of each item, in order, worked out ahead of time by background threads.
+
+    At most `depth` are waiting. One worker calls the function in order, too. An error in a thread is raised here, at its item. The threads end when
+    the generator is exhausted or closed.
     """
-    steps = iter(range(start, stop))
-    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    rest = iter(items)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
     try:
-        waiting: deque[Future[dict[str, Tensor]]] = deque(
-            pool.submit(batches.batch, step) for step in islice(steps, depth)
-        )
+        waiting: deque[Future[T]] = deque(pool.submit(function, x) for x in islice(rest, depth))
         while waiting:
             ready = waiting.popleft().result()
-            waiting.extend(pool.submit(batches.batch, step) for step in islice(steps, 1))
+            waiting.extend(pool.submit(function, x) for x in islice(rest, 1))
             yield ready
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

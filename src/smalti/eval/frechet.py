@@ -1,0 +1,139 @@
+"""Fréchet distance of Gaussians: the squared 2-Wasserstein distance behind FID, sFID and FWD.
+
+|m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)   (Dowson and Landau, 1982; Heusel et al., 2017,
+arXiv:1706.08500). The last term is the nuclear norm of A1' A2 for any factors S = A A'. Unusual
+here: no matrix square root, but Cholesky factors and symmetric eigenvalues where covariances are
+well conditioned, else factors of their ranges alone, so what is singular costs no digits.
+All in float64. N images, D features, "..." any leading dimensions, such as packets.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+CHUNK = 2**23
+"""Covariances of so many numbers in all are factored at a time."""
+REGULAR = 1e-8
+"""The least squared pivot of a Cholesky factor to go the fast way, over the largest variance."""
+
+
+class Gaussian(NamedTuple):
+    """What a distance needs to know of a set of images."""
+
+    mean: Tensor
+    """(..., D) float64."""
+    cov: Tensor
+    """(..., D, D) float64, unbiased."""
+    count: int = 0
+    """Number of images, 0 if it is unknown."""
+
+
+class Moments:
+    """Running mean and covariance of rows (N, *shape), in memory independent of their number.
+
+    Sums are about the mean of what has been added, so a mean far from 0 costs no digits.
+    """
+
+    def __init__(self, *shape: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self.mean = torch.zeros(shape, dtype=torch.float64, device=device)  # (..., D)
+        self.scatter = self.mean.new_zeros(*shape, shape[-1])  # (..., D, D)
+
+    def add(self, rows: Tensor) -> None:
+        """Rows (B, *shape) of any dtype. Raises ValueError for another shape."""
+        if rows.shape[1:] != self.mean.shape:
+            want, have = tuple(self.mean.shape), tuple(rows.shape[1:])
+            raise ValueError(f"features must have the shape {want} of those before, got {have}")
+        if len(rows):
+            rows = rows.to(self.mean)
+            mean = rows.mean(0)
+            self._join(len(rows), mean, rows - mean)
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both sets together."""
+        both = Moments(*self.mean.shape, device=self.mean.device)
+        for part in (self, other):
+            both.scatter += part.scatter.to(both.mean)
+            both._join(part.count, part.mean.to(both.mean))
+        return both
+
+    def gaussian(self) -> Gaussian:
+        """Raises ValueError for fewer than two rows."""
+        if self.count < 2:
+            raise ValueError(
+                f"{self.count} images give no covariance of {self.mean.shape[-1]} features; "
+                "at least 2 are needed"
+            )
+        return Gaussian(self.mean, self.scatter / (self.count - 1), self.count)
+
+    def _join(self, count: int, mean: Tensor, *centred: Tensor) -> None:
+        """Take in `count` rows: their mean, and rows about it (Chan, Golub and LeVeque, 1979)."""
+        if not count:
+            return
+        total, shift = self.count + count, mean - self.mean
+        bridge = (self.count * count / total) ** 0.5 * shift
+        rows = torch.cat((*centred, bridge.unsqueeze(0)))  # (B + 1, ..., D)
+        rows = rows.reshape(len(rows), -1, rows.shape[-1]).transpose(0, 1)  # (P, B + 1, D)
+        self.scatter.view(-1, *self.scatter.shape[-2:]).baddbmm_(rows.mT, rows)
+        self.mean = self.mean + count / total * shift
+        self.count = total
+
+
+def too_few(count: int, features: int) -> str:
+    """A warning, if so many images give a singular covariance of so many features; else ""."""
+    if not 0 < count <= features:
+        return ""
+    return (
+        f"{count} images give a singular covariance of {features} features, and a distance that "
+        f"is far too large; take many more than {features} images"
+    )
+
+
+def distance(a: Gaussian, b: Gaussian) -> Tensor:
+    """Squared Fréchet distance of each pair of Gaussians: (...) float64.
+
+    Covariances may be singular. Raises ValueError for different shapes, and for what is no number.
+    """
+    if a.mean.shape != b.mean.shape:
+        ours, theirs = tuple(a.mean.shape), tuple(b.mean.shape)
+        raise ValueError(f"features of two sets must have one shape, got {ours} and {theirs}")
+    means, covs = (a.mean.double(), b.mean.double()), (a.cov.double(), b.cov.double())
+    apart = (means[0] - means[1]).square().sum(-1)
+    spread = sum(cov.diagonal(dim1=-2, dim2=-1).sum(-1) for cov in covs)
+    if not (apart + spread).isfinite().all():
+        raise ValueError("means and covariances must be finite numbers: some features are not")
+    left, right = (cov.reshape(-1, *cov.shape[-2:]) for cov in covs)  # (P, D, D)
+    some = max(1, CHUNK // left[0].numel())
+    pairs = zip(left.split(some), right.split(some), strict=True)
+    traces = torch.cat([_root_trace(*pair) for pair in pairs]).view_as(apart)
+    return (apart + spread - 2 * traces).clamp(min=0)
+
+
+def _root_trace(a: Tensor, b: Tensor) -> Tensor:
+    """tr (a b)^(1/2) of covariances (P, D, D): (P,)."""
+    (left, fine), (right, also_fine) = _cholesky(a), _cholesky(b)
+    fine = fine & also_fine
+    product = left[fine].mT @ right[fine]
+    traces = a.new_empty(len(a))
+    squares = torch.linalg.eigvalsh(product @ product.mT)
+    traces[fine] = squares.clamp(min=0).sqrt().sum(-1)
+    for i in (~fine).nonzero().flatten().tolist():
+        traces[i] = torch.linalg.svdvals(_range(a[i]).mT @ _range(b[i])).sum()
+    return traces
+
+
+def _cholesky(cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factors of (P, D, D), and which of them, (P,), are well conditioned."""
+    factor, failed = torch.linalg.cholesky_ex(cov)
+    least = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square()
+    return factor, (failed == 0) & (least > REGULAR * cov.diagonal(dim1=-2, dim2=-1).amax(-1))
+
+
+def _range(cov: Tensor) -> Tensor:
+    """A factor (D, R) of a covariance (D, D) of rank R: what rounding has added is left out."""
+    values, vectors = torch.linalg.eigh(cov)
+    kept = values > len(values) * torch.finfo(cov.dtype).eps * values[-1]
+    return vectors[:, kept] * values[kept].sqrt()
