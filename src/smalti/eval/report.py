@@ -1,0 +1,143 @@
+"""What a measurement says of itself, and whether two of them may be compared.
+
+A number is worth as much as what is known of how it came about. `Measured` holds all that decides
+whether another number may stand beside it; `compare` looks at that first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+FULL = 50_000
+"""A metric of fewer images says so in its name."""
+
+Kind = Literal["generation", "reconstruction", "likelihood", "conditioning", "codes"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number."""
+
+    metric: str
+    definition: str
+    """What exactly was computed, with a version that changes when the numbers would."""
+    value: float
+    images: int
+    kind: Kind
+    better: Literal["lower", "higher"]
+    interval: tuple[float, float] | None = None
+    """95 % bootstrap interval over the images; None where there is none."""
+    reference: str = ""
+    """Hash of what it was measured against."""
+    reference_images: int = 0
+    preparation: str = ""
+    """Crop, filter and size of the pictures."""
+    extractor: str = ""
+    """Hash of the network's weights; '' = it needs none."""
+
+
+def counted(metric: str, images: int, full: int = FULL) -> str:
+    """The metric's name, with the number of images if that is below `full`: 'fid_5k'."""
+    if images >= full:
+        return metric
+    return f"{metric}_{images // 1000}k" if images and images % 1000 == 0 else f"{metric}_{images}"
+
+
+def bootstrap(
+    value: Callable[[np.ndarray], float], count: int, draws: int, seed: int
+) -> tuple[float, float] | None:
+    """95 % interval of a statistic of `count` things, given how often each is taken, (count,) ints.
+
+    The spread is that of `draws` resamples, around the value of the things themselves: taking
+    things twice moves a Fréchet distance up, which is no reason to move the interval. None for
+    fewer than two things or draws, or where the statistic is no number.
+    """
+    if count < 2 or draws < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    taken = (rng.multinomial(count, np.full(count, 1 / count)) for _ in range(draws))
+    found = np.array([value(times) for times in taken])
+    whole = value(np.ones(count, np.int64))
+    if not np.isfinite(found).all() or not math.isfinite(whole):
+        return None
+    low, high = whole + np.quantile(found - found.mean(), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def of_means(values: np.ndarray, draws: int, seed: int) -> tuple[float, float] | None:
+    """`bootstrap` of the mean of values (N,)."""
+    return bootstrap(lambda n: float((n * values).sum() / n.sum()), len(values), draws, seed)
+
+
+# -- comparing
+
+ALIKE = {
+    "kind": "one is of {a}, the other of {b}",
+    "definition": "other definitions: {a!r} and {b!r}",
+    "reference": "other references: {a} and {b}",
+    "reference_images": "references of {a} and of {b} images",
+    "preparation": "other crops or filters: {a!r} and {b!r}",
+    "extractor": "other weights of the network: {a} and {b}",
+    "images": "{a:,} images against {b:,}",
+}
+"""What must agree, and what is said where it does not."""
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Differences b - a of the metrics that both reports have.
+
+    Each with the interval of the difference, where both have one, and whether it is clear of 0.
+    Raises ValueError, with the reasons, if they have no metric in common or one that does not
+    compare.
+    """
+    first, second = ({_plain(m): m for m in report["metrics"]} for report in (a, b))
+    both = [name for name in first if name in second]
+    if not both:
+        raise ValueError(
+            f"the reports have no metric in common: {', '.join(first)} and {', '.join(second)}"
+        )
+    refused = [f"{n}: {why}" for n in both for why in unlike(first[n], second[n])]
+    if refused:
+        raise ValueError("these do not compare: " + "; ".join(refused))
+    return [difference(first[name], second[name]) for name in both]
+
+
+def _plain(metric: Mapping[str, Any]) -> str:
+    """The metric's name without the number of images."""
+    name, count = metric["metric"], metric["images"]
+    return name if counted("", count) == "" else name.removesuffix(counted("", count))
+
+
+def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Why two records of a metric do not compare; [] if they do."""
+    return [
+        text.format(a=a[key] or "none", b=b[key] or "none")
+        if isinstance(a[key], str)
+        else text.format(a=a[key], b=b[key])
+        for key, text in ALIKE.items()
+        if a[key] != b[key]
+    ]
+
+
+def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """b - a of one metric."""
+    found = {"metric": a["metric"], "a": a["value"], "b": b["value"]}
+    change = b["value"] - a["value"]
+    found |= {"difference": change, "better": "neither"}
+    if change:
+        found["better"] = "b" if (change < 0) == (a["better"] == "lower") else "a"
+    if a["interval"] and b["interval"]:
+        halves = [(m["interval"][1] - m["interval"][0]) / 2 for m in (a, b)]
+        half = math.hypot(*halves)
+        found |= {"interval": (change - half, change + half), "clear": abs(change) > half}
+    return found
+
+
+def as_json(metrics: list[Measured], about: Mapping[str, Any]) -> dict[str, Any]:
+    """A report: what was measured, how, and every number."""
+    return {"format": 1, **about, "metrics": [asdict(m) for m in metrics]}

@@ -1,0 +1,424 @@
+"""`smalti eval`: measure pictures, a pipeline or a tokenizer, write a report, compare two reports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tyro.conf import Positional, arg
+
+from smalti import __version__
+from smalti.config import check_output, read_json, to_dict, write_json
+from smalti.data.transforms import to_float, to_uint8
+from smalti.drawing import Settings
+from smalti.eval import reconstruction
+from smalti.eval.codebook import histogram, perplexity, usage
+from smalti.eval.likelihood import likelihood
+from smalti.eval.measure import METRICS, NETWORK, How, measure, preparation
+from smalti.eval.report import Measured, as_json, compare, counted, of_means
+from smalti.eval.sets import ImageSet, open_set
+from smalti.progress import say, show, track
+
+CACHE = "SMALTI_CACHE"
+"""Environment variable: the folder of what is kept of references."""
+PAIRED = {
+    "psnr": ("psnr/1: mean over images, dB, of uint8-rounded RGB, float64", "higher"),
+    "ssim": ("ssim/1: mean over images, 7x7 uniform window, each channel, as scikit-image", "higher"),
+    "l1": ("l1/1: mean absolute error of uint8-rounded RGB in [0, 1]", "lower"),
+}
+"""What is measured of a tokenizer's images one by one."""
+LPIPS = {
+    f"lpips_{net}": (f"lpips_{net}/1: LPIPS 0.1 ({net}), inputs in [-1, 1]", "lower")
+    for net in ("alex", "vgg")
+}
+
+
+@dataclass
+class Drawn:
+    """Pictures of a pipeline, drawn as they are read."""
+
+    pipe: Any
+    count: int
+    seed: int
+    request: dict[str, Any]
+    """Conditions, in turn."""
+    sampling: dict[str, Any]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, n: int) -> Iterator[Tensor]:
+        for first in track(range(0, self.count, n), "drawing", scale=n):
+            part = {"n": min(n, self.count - first), "first": first, "seed": self.seed}
+            images = self.pipe(**self.request, **part, batch=n, **self.sampling)
+            pixels = np.stack([np.asarray(image) for image in images])
+            yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+@dataclass
+class Reconstructed:
+    """Pictures as a tokenizer gives them back, with what is measured one by one on the way."""
+
+    tokenizer: Any
+    pictures: ImageSet
+    lpips: dict[str, Any] = field(default_factory=dict)
+    """Networks by the names of `LPIPS`."""
+    values: dict[str, list[Tensor]] = field(default_factory=dict)
+    counts: Tensor | None = None
+    """(K, V): how often each scale has each code."""
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batches(self, n: int) -> Iterator[Tensor]:
+        device, spec = next(self.tokenizer.parameters()).device, self.tokenizer.spec
+        sizes = [h * w for h, w in spec.grids]
+        for images in track(self.pictures.batches(n), "reconstructing", -(-len(self) // n), n):
+            codes = self.tokenizer.encode(to_float(images.to(device)))
+            back = to_uint8(self.tokenizer.decode(codes)).cpu()
+            for name in PAIRED:
+                self.values.setdefault(name, []).append(getattr(reconstruction, name)(images, back))
+            for name, net in self.lpips.items():
+                apart = net(to_float(images), to_float(back)).flatten()
+                self.values.setdefault(name, []).append(apart)
+            if spec.discrete:
+                counts = torch.stack([histogram(c, spec.vocab) for c in codes.split(sizes, 1)])
+                self.counts = counts if self.counts is None else self.counts + counts
+            yield back
+
+    def measured(self, draws: int, seed: int) -> list[Measured]:
+        """What was found on the way."""
+        about = {"kind": "reconstruction", "images": len(self), "reference": self.pictures.hash}
+        about |= {"reference_images": len(self), "preparation": preparation(self.pictures)}
+        found = []
+        for name, (definition, better) in (PAIRED | LPIPS).items():
+            if name in self.values:
+                values = torch.cat(self.values[name]).double().clamp(max=100).numpy()
+                found.append(
+                    Measured(
+                        counted(name, len(self)),
+                        definition,
+                        float(values.mean()),
+                        better=better,
+                        interval=of_means(values, draws, seed),
+                        extractor=self.lpips[name].hash if name in self.lpips else "",
+                        **about,
+                    )
+                )
+        return found + self._codes(about | {"kind": "codes"})
+
+    def _codes(self, about: dict[str, Any]) -> list[Measured]:
+        if self.counts is None:
+            return []
+        parts = {"": self.counts.sum(0)}
+        if len(grids := self.tokenizer.spec.grids) > 1:
+            parts |= {f"_{h}x{w}": c for (h, w), c in zip(grids, self.counts, strict=True)}
+        found = []
+        for part, count in parts.items():
+            for name, rule, text in (
+                ("usage", usage, "share of codes that occur"),
+                ("perplexity", perplexity, "exp of the entropy of the codes"),
+            ):
+                title, definition = f"{name}{part}", f"{name}/1: {text}, counted over all images"
+                found.append(
+                    Measured(
+                        counted(title, len(self)), definition, rule(count), better="higher", **about
+                    )
+                )
+        return found
+
+
+# -- the command
+
+
+@dataclass(frozen=True)
+class Options:
+    reference: str | None = None
+    """What to measure against: a folder, an .npz, or a data source such as emoji@held."""
+    metrics: tuple[str, ...] = ()
+    """Default: fwd, which needs no network's weights."""
+    n: int | None = None
+    """Pictures to draw from a pipeline; default: as many as the reference has."""
+    seed: int = 0
+    """Of drawing and of intervals."""
+    out: Path | None = None
+    """JSON file to write; default: the report goes to standard output."""
+    inception: Path | None = None
+    """The Inception of 2015-12-05; default: downloaded once."""
+    lpips: tuple[str, ...] = ()
+    """alex, vgg or both: also LPIPS of reconstructions."""
+    lpips_weights: Path | None = None
+    """File of the network behind LPIPS; default: downloaded once."""
+    level: int | None = None
+    """Of wavelet packets; default: that of the size of the pictures."""
+    half: bool = False
+    """Distances of precision and recall in float16, as the ADM evaluator has them."""
+    size: int | None = None
+    """Bring pictures of sets to this size."""
+    skip_bad: bool = False
+    """Leave out pictures that cannot be read; the report counts them."""
+    bootstrap: int = 50
+    """Resamples behind intervals; 0 gives none."""
+    batch: int = 64
+    """Pictures at a time."""
+    balanced: bool = False
+    """Draw as many of each class, in turn; default: the classes of the reference, in turn."""
+
+
+def evaluate(
+    subject: Annotated[Positional[str], arg(metavar="SUBJECT")],
+    options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008 - it is frozen
+    settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008 - it is frozen
+) -> None:
+    """Measure pictures against a reference, a pipeline, or a tokenizer.
+
+    `smalti eval compare A.json B.json` says how two reports differ, or why they do not compare.
+
+    Args:
+        subject: A folder of pictures, an .npz, a data source, a pipeline (which is drawn from), or
+            a tokenizer (whose reconstructions are measured).
+    """
+    if options.out is not None:
+        check_output(options.out)
+    report = run(subject, options, settings.given())
+    if options.out is None:
+        show(report)
+        return
+    write_json(options.out, report)
+    for metric in report["metrics"]:
+        say(line(metric))
+    say(f"{options.out}: {len(report['metrics'])} metrics")
+
+
+def line(metric: dict[str, Any]) -> str:
+    """A metric and its interval for a person."""
+    interval = metric["interval"]
+    spread = f"  [{interval[0]:.5g}, {interval[1]:.5g}]" if interval else ""
+    return f"{metric['metric']:28} {metric['value']:.6g}{spread}"
+
+
+def run(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, Any]:
+    """The report of `evaluate`. Raises ValueError for what cannot be measured."""
+    how = _how(options)
+    folder = Path(subject)
+    size: int | None = options.size
+    pipe, tokenizer = None, None
+    if (folder / "pipeline.json").is_file() or not _is_set(subject):
+        from smalti.loading import load
+
+        pipe = load(subject)
+        tokenizer = pipe.tokenizer
+    elif (folder / "config.json").is_file():
+        from smalti import registry
+        from smalti.storage import load_module
+        from smalti.train.parallel import best_device
+
+        tokenizer = load_module(folder, registry.TOKENIZERS, best_device())[0]
+    if sampling and pipe is None:
+        raise ValueError(f"{', '.join(sampling)}: settings of drawing are for a pipeline")
+    if tokenizer is not None:
+        size = tokenizer.config.size[0]
+    given = options.reference
+    if given is None and pipe is not None:
+        given = f"{pipe.info['source']}@held" if pipe.info.get("source") else None
+    reference = None
+    if given is not None:
+        reference = open_set(given, size, options.skip_bad)
+    about: dict[str, Any] = {"subject": {"name": subject}}
+    if pipe is not None:
+        found, told = _of_pipeline(pipe, reference, how, options, sampling)
+    elif tokenizer is not None:
+        found, told = _of_tokenizer(tokenizer, reference, how, options)
+    else:
+        pictures = open_set(subject, options.size, options.skip_bad)
+        found = measure(pictures, reference, how, cache=cache(), say=say)
+        told = {"kind": "pictures", **_set(pictures)}
+    about["subject"] |= told
+    about["reference"] = None if reference is None else {"name": given, **_set(reference)}
+    about["settings"] = to_dict(_plain(options))
+    about["versions"] = {"smalti": __version__, "torch": torch.__version__, "numpy": np.__version__}
+    return as_json(found, about)
+
+
+def _is_set(subject: str) -> bool:
+    from smalti.data.source import SCHEMES
+
+    name = subject.split("@")[0].split(":")[0]
+    return Path(subject).exists() or subject.endswith(".npz") or name in SCHEMES
+
+
+def _plain(options: Options) -> Any:
+    """The options that numbers depend on, as a dataclass of plain values."""
+
+    @dataclass
+    class Told:
+        seed: int = options.seed
+        bootstrap: int = options.bootstrap
+        batch: int = options.batch
+
+    return Told()
+
+
+def _how(options: Options) -> How:
+    metrics = options.metrics or ("fwd",)
+    net = None
+    if any(m in NETWORK for m in metrics):
+        from smalti.eval.inception import load_inception
+
+        net = load_inception(options.inception)
+    if options.batch < 1 or options.bootstrap < 0:
+        raise ValueError(
+            "--batch must be at least 1 and --bootstrap 0 or more, "
+            f"got {options.batch}, {options.bootstrap}"
+        )
+    given = {"level": options.level, "half": options.half, "draws": options.bootstrap}
+    return How(tuple(metrics), net, seed=options.seed, batch=options.batch, **given)
+
+
+def cache() -> Path:
+    """Where statistics of references are kept."""
+    return Path(os.environ.get(CACHE, Path.home() / ".cache" / "smalti")) / "references"
+
+
+def _set(pictures: ImageSet) -> dict[str, Any]:
+    told: dict[str, Any] = {"hash": pictures.hash, "images": len(pictures)}
+    told |= {"crop": pictures.crop, "filter": pictures.filter, "size": pictures.size}
+    if pictures.skipped:
+        told["skipped"] = pictures.skipped
+    return told
+
+
+def _of_pipeline(
+    pipe: Any, reference: ImageSet | None, how: How, options: Options, sampling: dict[str, Any]
+) -> tuple[list[Measured], dict[str, Any]]:
+    from smalti.storage import fingerprint
+
+    if reference is None:
+        raise ValueError("the pipeline does not say what it was trained on: give --reference")
+    count = options.n if options.n is not None else len(reference)
+    request = {} if options.balanced else asked(pipe, reference)
+    drawn = Drawn(pipe, count, options.seed, request, sampling)
+    found = measure(drawn, reference, how, cache=cache(), say=say)
+    found += bits(pipe, reference, options.batch)
+    told = {
+        "kind": "pipeline",
+        "fingerprint": pipe.fingerprint,
+        "tokenizer": fingerprint(pipe.tokenizer),
+        "sampling": to_dict(pipe.settings(sampling)),
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "images": count,
+        "seed": options.seed,
+        "conditions": "those of the reference, in turn" if request else "all classes in turn",
+    }
+    return found, told
+
+
+def asked(pipe: Any, reference: ImageSet) -> dict[str, Any]:
+    """The conditions of the reference's pictures, where the pipeline knows them."""
+    if not len(reference):
+        return {}
+    if pipe.text is not None:
+        captions = [reference.caption(i) for i in range(len(reference))]
+        return {"text": captions} if all(captions) else {}
+    labels = reference.labels
+    if reference.classes == list(pipe.classes) and len(labels) and labels.min() >= 0:
+        return {"classes": labels.tolist()}
+    return {}
+
+
+def bits(pipe: Any, reference: ImageSet, batch: int) -> list[Measured]:
+    """The pipeline's likelihood of the reference's pictures, or the loss that takes its place."""
+    request = asked(pipe, reference)
+    if not request or reference.size != tuple(pipe.tokenizer.config.size):
+        return []
+
+    def codes() -> Iterator[dict[str, Tensor]]:
+        for rows in reference.numbered(batch):
+            given = {"codes": pipe.encode(rows.images)}
+            if "classes" in request:
+                labels = reference.labels[rows.index]
+                yield given | {"labels": torch.from_numpy(labels)}
+            else:
+                texts = [request["text"][i] for i in rows.index]
+                yield given | {"text": pipe.text.tokenize(texts)}
+
+    encoder = pipe.text if pipe.text is not None else None
+    found = likelihood(pipe.model, codes(), pipe.device, encoder=encoder)
+    pixels = 3 * reference.size[0] * reference.size[1]
+    for name in ("bits_per_image", "bits_per_image_bound"):
+        if name in found:
+            found[name.replace("per_image", "per_dimension")] = found[name] / pixels
+    images = int(found.pop("images"))
+    about = {"images": images, "kind": "likelihood", "better": "lower"}
+    about |= {"reference": reference.hash, "reference_images": images}
+    about |= {"preparation": preparation(reference), "extractor": pipe.fingerprint.split("-")[0]}
+    return [
+        Measured(name, f"{name}/1: of codes, teacher-forced, true condition", value, **about)
+        for name, value in found.items()
+        if not name.startswith("nats")
+    ]
+
+
+def _of_tokenizer(
+    tokenizer: Any, reference: ImageSet | None, how: How, options: Options
+) -> tuple[list[Measured], dict[str, Any]]:
+    from smalti.storage import fingerprint
+
+    if reference is None:
+        raise ValueError("a tokenizer is measured on pictures: give --reference")
+    nets = {}
+    for net in options.lpips:
+        from smalti.eval.lpips import load_lpips
+
+        nets[f"lpips_{net}"] = load_lpips(net, options.lpips_weights)
+    back = Reconstructed(tokenizer, reference, nets)
+    found = measure(back, reference, how, "reconstruction", cache(), say)
+    found += back.measured(options.bootstrap, options.seed)
+    return found, {"kind": "tokenizer", "fingerprint": fingerprint(tokenizer)}
+
+
+def compare_command(
+    a: Annotated[Positional[Path], arg(metavar="A")],
+    b: Annotated[Positional[Path], arg(metavar="B")],
+    json: bool = False,
+) -> None:
+    """How the metrics of report B differ from those of report A, or why they do not compare.
+
+    Args:
+        a: Report of `smalti eval`.
+        b: Another.
+        json: Print the differences as JSON on standard output.
+    """
+    reports = [read_report(path) for path in (a, b)]
+    found = compare(*reports)
+    if json:
+        show(found)
+        return
+    for row in found:
+        spread = ""
+        if "interval" in row:
+            low, high = row["interval"]
+            spread = f"  [{low:.5g}, {high:.5g}]{'' if row['clear'] else ', within chance'}"
+        print(f"{row['metric']:28} {row['a']:.6g} -> {row['b']:.6g}  {row['difference']:+.4g}{spread}")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report of `smalti eval`. Raises ValueError for anything else."""
+    report = read_json(path)
+    if report.get("format") != 1 or not isinstance(report.get("metrics"), list):
+        raise ValueError(f"{path} is not a report of smalti eval")
+    return report
+
+
+def command(arguments: Sequence[str], parse: Any) -> None:
+    """`smalti eval ...` and `smalti eval compare A B`."""
+    if arguments and arguments[0] == "compare":
+        parse(compare_command, "smalti eval compare", arguments[1:])
+    else:
+        parse(evaluate, "smalti eval", arguments)
