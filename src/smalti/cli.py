@@ -311,6 +311,13 @@ def convert(arguments: Sequence[str]) -> None:
     parse(command, f"smalti convert {name}", rest)
 
 
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measure pictures, a pipeline or a tokenizer: `smalti eval SUBJECT`, `smalti eval compare`."""
+    from smalti.measuring import command
+
+    command(arguments, parse)
+
+
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -344,6 +351,7 @@ def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
+    "eval": evaluate,
     "encode": encode,
     "sample": sample,
     "edit": edit,
@@ -427,7 +435,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in COMMANDS:
             near = did_you_mean(name, COMMANDS)
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}{near}")
-        if name in ("train", "convert"):  # whose first word decides what the options are
+        if name in ("train", "convert", "eval"):  # whose first word decides what the options are
             COMMANDS[name](rest)
         else:
             parse(COMMANDS[name], f"smalti {name}", rest)

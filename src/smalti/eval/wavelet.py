@@ -57,11 +57,10 @@ def _split(x: Tensor) -> Tensor:
     if h % 2 or w % 2:
         x = F.pad(x, (0, w % 2, 0, h % 2, 0, 0), mode="reflect")
     top, bottom = x[..., ::2, :], x[..., 1::2, :]
-    parts = []
-    for rows in (top + bottom, top - bottom):
-        left, right = rows[..., ::2], rows[..., 1::2]
-        parts += [left + right, left - right]  # a, v, then h, d
-    a, v, h, d = parts
+    (a, v), (h, d) = (
+        (rows[..., ::2] + rows[..., 1::2], rows[..., ::2] - rows[..., 1::2])
+        for rows in (top + bottom, top - bottom)
+    )
     return torch.stack((a, h, v, d), 2).flatten(1, 2)
 
 
@@ -76,14 +75,13 @@ class Wavelets:
     def add(self, images: Tensor) -> None:
         """Images (B, 3, H, W), uint8 or float in [0, 1]. Raises ValueError for another size."""
         size = tuple(images.shape[1:])
-        if self.moments is None:
-            self.size = size
-            self.level = default_level(size[-2:]) if self.level is None else self.level
-        if size != self.size:
+        if self.size not in ((), size):
             raise ValueError(f"images must have the size {self.size} of those before, got {size}")
+        if self.level is None:
+            self.level = default_level(size[-2:])
         rows = packets(images, self.level)
         if self.moments is None:
-            self.moments = Moments(*rows.shape[1:], device=images.device)
+            self.size, self.moments = size, Moments(*rows.shape[1:], device=images.device)
         self.moments.add(rows)
 
     def gaussian(self) -> Gaussian:
