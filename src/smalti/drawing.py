@@ -154,11 +154,14 @@ def sample_npz(
     """`smalti sample --npz`, on all processes; the main one says what became of it."""
     from smalti.loading import load
     from smalti.samples import draw_npz
-    from smalti.train.parallel import start
+    from smalti.train.parallel import start, stop
 
     check_output(npz)
     world, began = start(), time.monotonic()
-    drawn = draw_npz(load(pipeline), npz, count, request, world=world, **given)
+    try:
+        drawn = draw_npz(load(pipeline), npz, count, request, world=world, **given)
+    finally:
+        stop()
     if not world.main:
         return
     seconds = time.monotonic() - began

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def draw_npz(
     _check(out, len(asked), count, first, batch, balanced)
     numbers = {"count": count, "seed": seed, "first": first, "batch": batch}
     settings = numbers | _told(pipe, asked, sampling)
-    height, width = settings["size"]
+    height, width = pipe.tokenizer.config.size
     parts = Parts(out.with_name(out.name + ".parts"), count, batch, height, width)
     if _finished(out, parts.folder, settings):
         return 0
@@ -150,7 +151,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-class Parts(NamedTuple):
+@dataclass(frozen=True)
+class Parts:
     """A folder of finished parts: the pixels, row by row, of up to `batch` images each."""
 
     folder: Path

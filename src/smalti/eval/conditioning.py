@@ -120,7 +120,7 @@ def class_accuracy(
     model = learn(real, count, config, device)
     unseen = Images(source, held, transform, 1).evaluation(256)
     labels = generated.labels
-    drawn = ((rows.images, labels[rows.index]) for rows in generated.numbered(256))
+    drawn = ((rows.images, labels[rows.numbers]) for rows in generated.numbered(256))
     right = recognised(model, ((b["images"], b["labels"].numpy()) for b in unseen), count)
     found = recognised(model, drawn, count)
     return {
