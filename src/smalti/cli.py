@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from smalti.config import check_output, did_you_mean
-from smalti.drawing import Settings, edit, finish
+from smalti.drawing import edit, sample
 from smalti.progress import say, show
 
 
@@ -111,60 +111,6 @@ def encode(
         show(report)
     else:
         say(f"{out}: {len(cache)} images, {cache.views} views of {cache.spec.positions} codes each")
-
-
-def sample(
-    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
-    classes: tuple[str, ...] = (),
-    text: tuple[str, ...] = (),
-    prompts: Path | None = None,
-    negative: str | None = None,
-    n: int | None = None,
-    out: Path = Path("samples.png"),
-    settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008 - it is frozen
-    seed: int = 0,
-    first: int = 0,
-    batch: int = 64,
-    like: Path | None = None,
-    json: bool = False,
-) -> None:
-    """Draw images from a pipeline. Settings not given are the pipeline's own.
-
-    Args:
-        pipeline: Folder or Hugging Face hub id.
-        classes: Ids or names, drawn in turn; default: all.
-        text: Prompts, drawn in turn, for a pipeline that draws from texts.
-        prompts: A text file with a prompt on each line, after those of --text.
-        negative: A prompt that guidance leads away from.
-        n: Number of images; default: one of each class or prompt.
-        out: A .png file gets all images as a grid, a column for each class or prompt where several
-            are given; any other name is a folder, one PNG per image.
-        seed: Random seed.
-        first: Number of the first image: image i of a seed is always the same.
-        batch: Images drawn at a time.
-        like: A PNG of one image that smalti drew: draw it again.
-        json: Print files and settings on standard output.
-    """
-    from functools import partial
-
-    from smalti.loading import load
-    from smalti.text.prompts import read_prompts
-
-    check_output(out, folder=out.suffix.lower() != ".png")
-    pipe, changes = load(pipeline), settings.given()
-    if like is not None:
-        tag = read_tag(like, pipe.fingerprint)
-        # a setting that the picture does not name was unknown when it was drawn, so at its default
-        changes = {f.name: tag.get(f.name, f.default) for f in fields(pipe.sampling)} | changes
-        n, seed, first = 1, tag["seed"], tag["index"]
-        request = {k: tag[k] for k in ("text", "negative") if k in tag}
-        request |= {"classes": [tag["class"]]} if "class" in tag else {}
-    else:
-        texts = [*text, *(read_prompts(prompts) if prompts is not None else ())]
-        request = {"classes": classes or None, "text": texts or None, "negative": negative}
-        n = n if n is not None else max(1, len(texts or classes or pipe.classes))
-    turns = len(request.get("text") or request.get("classes") or ())
-    finish(partial(pipe, seed=seed, **request, **changes), out, turns, n, first, batch, json)
 
 
 def reconstruct(
@@ -269,11 +215,6 @@ def train(arguments: Sequence[str]) -> None:
     }
     command.__doc__ = f"{RECIPES[name].__doc__}"
     parse(command, f"smalti train {name}", rest)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        # all is written; torch's threads of a process group can abort a process that unwinds
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 def convert(arguments: Sequence[str]) -> None:
@@ -332,20 +273,6 @@ def open_tokenizer(folder: Path) -> Any:
     from smalti.train.parallel import best_device
 
     return load_module(tokenizer_folder(folder), registry.TOKENIZERS, best_device())[0]
-
-
-def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
-    """The settings in a picture that this pipeline drew."""
-    from smalti.describe import png_metadata
-
-    tag = png_metadata(path)
-    if "index" not in tag:
-        raise ValueError(f"{path} does not say how one image was drawn")
-    if "edit" in tag:
-        raise ValueError(f"{path} was edited: give smalti edit the same picture and mask again")
-    if tag["pipeline"] != fingerprint:
-        raise ValueError(f"{path} was drawn by pipeline {tag['pipeline']}, this is {fingerprint}")
-    return tag
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -439,13 +366,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             COMMANDS[name](rest)
         else:
             parse(COMMANDS[name], f"smalti {name}", rest)
-    except KeyboardInterrupt:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            # all is written; torch's threads of a process group can abort a process that unwinds
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+    except KeyboardInterrupt as stop:
         resumes = name in ("train", "demo")
-        say(
+        usual = (
             "stopped; the same command goes on from the last checkpoint where there is one"
             if resumes
             else "stopped; nothing was written"
         )
+        say(str(stop) or usual)
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         sys.stderr.close()

@@ -1,10 +1,10 @@
-"""What `smalti sample` and `smalti edit` share, and `edit` itself. Imports torch when it draws."""
+"""`smalti sample` and `smalti edit`, and what they share. Imports torch when it draws."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,8 @@ from tyro.conf import Positional, arg
 
 from smalti.config import check_output
 from smalti.progress import say, show, track
+
+OUT = Path("samples.png")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,122 @@ class Settings:
 
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def sample(
+    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
+    classes: tuple[str, ...] = (),
+    text: tuple[str, ...] = (),
+    prompts: Path | None = None,
+    negative: str | None = None,
+    n: int | None = None,
+    out: Path = OUT,
+    count: int | None = None,
+    npz: Path | None = None,
+    balanced: bool = False,
+    settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008 - it is frozen
+    seed: int = 0,
+    first: int = 0,
+    batch: int = 64,
+    like: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Draw images from a pipeline. Settings not given are the pipeline's own.
+
+    Args:
+        pipeline: Folder or Hugging Face hub id.
+        classes: Ids or names, drawn in turn; default: all.
+        text: Prompts, drawn in turn, for a pipeline that draws from texts.
+        prompts: A text file with a prompt on each line, after those of --text.
+        negative: A prompt that guidance leads away from.
+        n: Number of images; default: one of each class or prompt.
+        out: A .png file gets all images as a grid, a column for each class or prompt where several
+            are given; any other name is a folder, one PNG per image.
+        count: With --npz: how many images. Classes or prompts are interleaved: image i has the
+            i-th, counted round and round, so that any consecutive thousands are as mixed as all.
+        npz: An .npz file as evaluations take it (arr_0 uint8 (N, H, W, 3), arr_1 the classes), with
+            a .json file beside it. A drawing that was cut off goes on; processes of torchrun share
+            the work, and with as many threads each the file is the same.
+        balanced: With --npz: exactly as many images of each class or prompt; --count must then be a
+            multiple of their number. Without it some have one more than others.
+        seed: Random seed.
+        first: Number of the first image: image i of a seed is always the same.
+        batch: Images drawn at a time.
+        like: A PNG of one image that smalti drew: draw it again.
+        json: Print files and settings on standard output.
+    """
+    from functools import partial
+
+    from smalti.loading import load
+    from smalti.text.prompts import read_prompts
+
+    texts = [*text, *(read_prompts(prompts) if prompts is not None else ())]
+    request = {"classes": classes or None, "text": texts or None, "negative": negative}
+    changes = settings.given()
+    if (count is None) != (npz is None) or (balanced and npz is None):
+        raise ValueError("--count N and --npz FILE go together, and --balanced with them")
+    if npz is not None and count is not None:
+        if n is not None or like is not None or out != OUT:
+            raise ValueError("--n, --out and --like are for pictures, not for --npz")
+        given = {"seed": seed, "first": first, "batch": batch, "balanced": balanced, **changes}
+        sample_npz(pipeline, npz, count, request, given, json)
+        return
+    check_output(out, folder=out.suffix.lower() != ".png")
+    pipe = load(pipeline)
+    if like is not None:
+        tag = read_tag(like, pipe.fingerprint)
+        # a setting that the picture does not name was unknown when it was drawn, so at its default
+        changes = {f.name: tag.get(f.name, f.default) for f in fields(pipe.sampling)} | changes
+        n, seed, first = 1, tag["seed"], tag["index"]
+        request = {k: tag[k] for k in ("text", "negative") if k in tag}
+        request |= {"classes": [tag["class"]]} if "class" in tag else {}
+    else:
+        n = n if n is not None else max(1, len(texts or classes or pipe.classes))
+    turns = len(request.get("text") or request.get("classes") or ())
+    finish(partial(pipe, seed=seed, **request, **changes), out, turns, n, first, batch, json)
+
+
+def sample_npz(
+    pipeline: str,
+    npz: Path,
+    count: int,
+    request: dict[str, Any],
+    given: dict[str, Any],
+    json: bool,
+) -> None:
+    """`smalti sample --npz`, on all processes; the main one says what became of it."""
+    from smalti.loading import load
+    from smalti.samples import draw_npz
+    from smalti.train.parallel import start, stop
+
+    check_output(npz)
+    world, began = start(), time.monotonic()
+    try:
+        drawn = draw_npz(load(pipeline), npz, count, request, world=world, **given)
+    finally:
+        stop()
+    if not world.main:
+        return
+    seconds = time.monotonic() - began
+    if json:
+        show({"file": str(npz), "count": count, "drawn": drawn, "seconds": seconds})
+    else:
+        before = f", {count - drawn} of them before" if drawn < count else ""
+        say(f"{npz}: {count} images{before}, in {seconds:.1f} s")
+
+
+def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
+    """The settings in a picture that this pipeline drew."""
+    from smalti.describe import png_metadata
+
+    tag = png_metadata(path)
+    if "index" not in tag:
+        raise ValueError(f"{path} does not say how one image was drawn")
+    if "edit" in tag:
+        raise ValueError(f"{path} was edited: give smalti edit the same picture and mask again")
+    if tag["pipeline"] != fingerprint:
+        raise ValueError(f"{path} was drawn by pipeline {tag['pipeline']}, this is {fingerprint}")
+    return tag
 
 
 def edit(

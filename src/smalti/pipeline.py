@@ -117,7 +117,7 @@ class Pipeline:
         naming what is allowed.
         """
         images: list[Image.Image] = []
-        for part in parts(self._asked(classes, text, negative), n, first, batch):
+        for part in parts(self.asked(classes, text, negative), n, first, batch):
             codes = self.tokenizer.spec.empty(len(part.asked), self.device)
             for step in self._stream(part, seed, part.rows(known), sampling):
                 codes = step.drawn
@@ -143,7 +143,7 @@ class Pipeline:
             every = 16 if len(self.model.spec.grids) == 1 else 1
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}")
-        (part,) = parts(self._asked(classes, text, negative), n, first, batch=None)
+        (part,) = parts(self.asked(classes, text, negative), n, first, batch=None)
         for step in self._stream(part, seed, known, sampling):
             done = step.done
             if done == step.total:
@@ -181,7 +181,7 @@ class Pipeline:
                 instead of as the tokenizer's reconstruction.
         Raises ValueError naming what is allowed.
         """
-        self._sampling(sampling).check(self.model)
+        self.settings(sampling).check(self.model)
         if classes is None and text is None:
             asked = nothing(self.text is not None, negative)
             if negative is None:  # guidance away from nothing leads nowhere
@@ -190,7 +190,7 @@ class Pipeline:
                     raise ValueError(f"guidance {sampling['guidance']} needs {what} to lead to")
                 sampling |= {"guidance": 1.0}
         else:
-            asked = self._asked(classes, text, negative)
+            asked = self.asked(classes, text, negative)
         edit = editing.plan(self.tokenizer, image, mask, extend, keep_pixels)
         images: list[Image.Image] = []
         for part in parts(asked, n, first, batch):
@@ -203,10 +203,10 @@ class Pipeline:
             images += self._tag(drawn, part, seed, sampling, edit=edit.tag())
         return images
 
-    def _asked(
-        self, classes: Sequence[int | str] | None, text: Any, negative: Any
-    ) -> list[dict[str, Any]]:
-        """The conditions of a request, in turn."""
+    def asked(
+        self, classes: Sequence[int | str] | None = None, text: Any = None, negative: Any = None
+    ) -> list[Asked]:
+        """The conditions of a request, in turn; image i has condition i modulo their number."""
         if self.text is not None:
             if classes is not None:
                 raise ValueError(f"this pipeline draws from texts, not classes, got {classes!r}")
@@ -241,7 +241,7 @@ class Pipeline:
         known: Known | None,
         sampling: dict[str, Any],
     ) -> Iterator[Step]:
-        settings, (cond, negative) = self._sampling(sampling), self._conds(part.asked)
+        settings, (cond, negative) = self.settings(sampling), self._conds(part.asked)
         noise = Noise.request(seed, len(part.asked), part.first, self.device)
         yield from settings.stream(self.model, cond, noise, known, negative)
 
@@ -264,7 +264,8 @@ class Pipeline:
         told = torch.tensor([[bool(t)] for t in texts], device=self.device)  # (B, 1)
         return Cond.of_text(torch.cat(features), torch.cat(masks) & told)
 
-    def _sampling(self, changes: dict[str, Any]) -> Sampling:
+    def settings(self, changes: dict[str, Any]) -> Sampling:
+        """The pipeline's own with some changed. Raises ValueError for a name that is none."""
         try:
             return replace(self.sampling, **changes)
         except TypeError:
@@ -296,7 +297,7 @@ class Pipeline:
     def _tag(
         self, images: Tensor, part: Part, seed: int, sampling: dict[str, Any], **more: Any
     ) -> list[Image.Image]:
-        pictures, settings = to_pil(images), to_dict(self._sampling(sampling))
+        pictures, settings = to_pil(images), to_dict(self.settings(sampling))
         for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
             picture.info["smalti"] = {
                 "pipeline": self.fingerprint,

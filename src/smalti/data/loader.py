@@ -22,7 +22,8 @@ from smalti.data.source import Source
 from smalti.data.stream import Stream
 from smalti.data.transforms import Transform
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Batches(Protocol):
@@ -170,8 +171,8 @@ def ahead(
 ) -> Generator[T, None, None]:
     """`function` of each item, in order, worked out ahead of time by background threads.
 
-    At most `depth` are waiting. One worker calls the function in order, too. An error in a thread is raised here, at its item. The threads end when
-    the generator is exhausted or closed.
+    At most `depth` are waiting; one worker alone calls the function in order, too. An error in a
+    thread is raised here, at its item. The threads end when the generator is exhausted or closed.
     """
     rest = iter(items)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")

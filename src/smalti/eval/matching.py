@@ -1,8 +1,8 @@
-"""How far drawn shapes are what their captions say, by the exact oracle of `data.shapes`."""
+"""How far drawn shapes are what was asked for, by the exact oracle of `data.shapes`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,37 @@ def matching(
     """
     captions = captions or list(CAPTIONS)
     for caption in captions:
-        if caption not in CAPTIONS:
-            raise ValueError(f"captions must be like {next(iter(CAPTIONS))!r}, got {caption!r}")
+        wanted(caption)
     pictures = draw(text=captions, n=len(captions), seed=seed)
-    right = np.zeros((len(captions), len(Attributes._fields)), bool)
-    for row, caption, picture in zip(right, captions, pictures, strict=True):
-        if (seen := recognise(np.asarray(picture))) is not None:
-            row[:] = [a == b for a, b in zip(seen, CAPTIONS[caption], strict=True)]
-    shares = dict(zip(Attributes._fields, right.mean(0).tolist(), strict=True))
-    return shares | {"all": float(right.all(1).mean()), "images": float(len(captions))}
+    return agreement(zip(map(np.asarray, pictures), captions, strict=True))
+
+
+def agreement(pairs: Iterable[tuple[np.ndarray, str]]) -> dict[str, float]:
+    """Shares of pictures, uint8 (H, W, 3), that show what the text with each asks for: a caption,
+    or a class such as "red circle". "all" are right in everything that is asked for.
+
+    Raises ValueError if there are none, or for another text.
+    """
+    found: dict[str, list[bool]] = {}
+    for picture, text in pairs:
+        seen = recognise(picture)
+        told = wanted(text).items()
+        hits = {name: seen is not None and getattr(seen, name) == value for name, value in told}
+        for name, hit in (hits | {"all": all(hits.values())}).items():
+            found.setdefault(name, []).append(hit)
+    if not found:
+        raise ValueError("there are no pictures to look at")
+    shares = {name: float(np.mean(hits)) for name, hits in found.items()}
+    return shares | {"images": float(len(found["all"]))}
+
+
+def wanted(text: str) -> dict[str, str]:
+    """What a caption or a class of `shapes` says of a picture: its attributes by name."""
+    if text in CAPTIONS:
+        return CAPTIONS[text]._asdict()
+    colour, _, shape = text.partition(" ")
+    if colour in COLOURS and shape in SHAPES:
+        return {"colour": colour, "shape": shape}
+    raise ValueError(
+        f"captions must be like {next(iter(CAPTIONS))!r}, classes like 'red circle', got {text!r}"
+    )

@@ -56,9 +56,7 @@ class ArrayPictures:
         try:
             pixels = np.frombuffer(file.read(count * h * w * 3), np.uint8).reshape(count, h, w, 3)
         except DAMAGE as error:
-            raise ValueError(
-                f"{self.path}: arr_0 is damaged at picture {start} or behind it: {error}"
-            ) from None
+            raise ValueError(f"{self.path}: arr_0 is damaged: {error}") from None
         if self.size != self._own:
             self.changed = True
             pixels = np.stack([center_crop(picture, self.size[0]) for picture in pixels])

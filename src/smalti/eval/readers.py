@@ -21,8 +21,8 @@ WORKERS = 2
 class Numbered(NamedTuple):
     """Some pictures of a set."""
 
-    index: np.ndarray
-    """Their numbers in the set, (B,) int64."""
+    numbers: np.ndarray
+    """Where they are in the set, (B,) int64."""
     images: Tensor
     """uint8 (B, 3, H, W), contiguous."""
 
@@ -83,7 +83,7 @@ class SourcePictures:
     def read(self, n: int) -> Iterator[Numbered]:
         starts = range(0, len(self.indices), n)
         for rows in ahead(lambda start: self._rows(start, n), starts, 2 * WORKERS, WORKERS):
-            if len(rows.index):
+            if len(rows.numbers):
                 yield rows
         if not len(self):
             raise none_left(self.source)

@@ -95,7 +95,7 @@ class ImageSet:
         self.about = about
         """What `smalti sample` wrote beside an .npz file: pipeline, sampling, seed, versions."""
         self._pictures = pictures
-        self._hash = "" if pictures else self._begin().hexdigest()[:16]
+        self._hash = "" if pictures is not None else self._begin().hexdigest()[:16]
 
     def __len__(self) -> int:
         """The number of pictures, without those that turned out to be broken so far."""

@@ -90,6 +90,12 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def wait(world: World) -> None:
+    """Go on when all processes are here."""
+    if world.size > 1:
+        dist.barrier()
+
+
 def replicate(objective: Any, world: World) -> nn.Module:
     """The objective with gradients averaged over all processes."""
     if world.size == 1:

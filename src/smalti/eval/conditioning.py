@@ -1,0 +1,196 @@
+"""Whether pictures show what they were drawn for: shapes by the exact oracle, classes by a small
+classifier that learns real pictures.
+
+A classifier is no oracle: what it says of generated pictures means something beside what it says
+of real ones that it has not seen, so both are told, and what a guess would get.
+B pictures, C classes, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smalti.data.loader import Images, prefetch
+from smalti.data.source import Source, open_source, split
+from smalti.data.transforms import Transform, to_float
+from smalti.eval.matching import agreement
+from smalti.eval.sets import ImageSet
+from smalti.train.optim import OptimConfig, adamw, lr_at
+
+
+def shapes(pictures: ImageSet) -> dict[str, float]:
+    """`matching.agreement` of a set with its captions or, of pictures without, their classes.
+
+    Raises ValueError for a set that has neither, or another than those of `shapes`.
+    """
+    return agreement(_asked(pictures))
+
+
+def _asked(pictures: ImageSet) -> Iterator[tuple[np.ndarray, str]]:
+    """Each picture (H, W, 3) with what it was to show."""
+    labels, classes = pictures.labels, pictures.classes
+    for numbers, images in pictures.numbered():
+        for i, image in zip(numbers.tolist(), images.permute(0, 2, 3, 1).numpy(), strict=True):
+            text = pictures.caption(i)
+            if not text and not 0 <= labels[i] < len(classes):
+                raise ValueError(f"{pictures.name} does not say what picture {i} is to show")
+            yield image, text or classes[labels[i]]
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    pixels: int = 32
+    """Larger pictures are averaged down to so many pixels of a side."""
+    channels: int = 32
+    """Of the first of three stages; each has twice those of the one before."""
+    steps: int = 400
+    batch: int = 64
+    lr: float = 4e-3
+    """At the peak; up for a tenth of the steps, then down to 0 by half a cosine."""
+    flip: bool = True
+    """Learn mirror images too, as the generator did."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("pixels", "channels", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Classifier(nn.Module):
+    """uint8 pictures (B, 3, H, W) to logits (B, C): six convolutions in three stages."""
+
+    def __init__(self, config: ClassifierConfig, classes: int) -> None:
+        super().__init__()
+        self.pixels = config.pixels
+        parts: list[nn.Module] = []
+        width = 3
+        for stage in range(3):
+            out = config.channels << stage
+            for inputs, stride in ((width, 2), (out, 1)):
+                parts += [
+                    nn.Conv2d(inputs, out, 3, stride, 1, bias=False),
+                    nn.BatchNorm2d(out),
+                    nn.ReLU(),
+                ]
+            width = out
+        self.stages = nn.Sequential(*parts)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = to_float(images)  # (B, 3, H, W)
+        if max(x.shape[2:]) > self.pixels:
+            x = F.adaptive_avg_pool2d(x, self.pixels)  # (B, 3, pixels, pixels)
+        x = self.stages(x.contiguous(memory_format=torch.channels_last))
+        return self.head(x.mean((2, 3)))  # (B, C)
+
+
+def class_accuracy(
+    generated: ImageSet,
+    data: str,
+    config: ClassifierConfig | None = None,
+    holdout: float = 0.1,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """How often a classifier that learned the training part of the source `data` finds the class
+    that each picture of `generated` was drawn for.
+
+    Gives "accuracy"; "held_out_accuracy", of real pictures it has not seen; "chance"; and the
+    numbers "classes", "images" and "held_out_images". Accuracies are means over the classes of the
+    share that is recognised, so sets in which classes are otherwise frequent compare, and a guess
+    gets 1 / C. Equal configs give equal classifiers on a CPU.
+    Raises ValueError if the source has no classes, or other ones than the pictures.
+    """
+    config, source = config or ClassifierConfig(), open_source(data)
+    size = _check(generated, source)
+    train, held = ([i for i in p if source.label(i) >= 0] for p in split(source, holdout))
+    if not train or not held:
+        raise ValueError(
+            f"{data} has {len(train)} pictures with a class to learn and {len(held)} held out, "
+            "at least one of each is needed"
+        )
+    count, transform = len(source.classes), Transform(size, "center", config.flip)
+    real = Images(source, train, transform, config.batch, config.seed)
+    model = learn(real, count, config, device)
+    unseen = Images(source, held, transform, 1).evaluation(256)
+    labels = generated.labels
+    drawn = ((rows.images, labels[rows.numbers]) for rows in generated.numbered(256))
+    right = recognised(model, ((b["images"], b["labels"].numpy()) for b in unseen), count)
+    found = recognised(model, drawn, count)
+    return {
+        "accuracy": _share(found),
+        "held_out_accuracy": _share(right),
+        "chance": 1 / count,
+        "classes": float(count),
+        "images": float(found.sum()),
+        "held_out_images": float(right.sum()),
+    }
+
+
+def _check(generated: ImageSet, source: Source) -> int:
+    """The side of the generated pictures. Raises ValueError if their classes are not the source's,
+    or they are not square."""
+    if len(source.classes) < 2:
+        raise ValueError(f"{source.name} has {len(source.classes)} classes, at least 2 are needed")
+    labels = generated.labels
+    if generated.classes not in ([], source.classes) or labels.max() >= len(source.classes):
+        names = ", ".join(generated.classes[:3]) or f"0 ... {labels.max()}"
+        raise ValueError(
+            f"{generated.name} has other classes ({names}) than {source.name} "
+            f"({', '.join(source.classes[:3])})"
+        )
+    if labels.min() < 0:
+        raise ValueError(f"{generated.name} does not say what class its pictures are of (arr_1)")
+    height, width = generated.require("a classifier").size
+    if height != width:
+        raise ValueError(f"pictures must be square, those of {generated.name} are {height, width}")
+    return height
+
+
+def learn(
+    images: Images, classes: int, config: ClassifierConfig, device: torch.device | str = "cpu"
+) -> Classifier:
+    """A classifier that learned the batches of `images`; rare classes weigh as much as others."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = Classifier(config, classes).to(device)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    counts = np.bincount(images.labels, minlength=classes)
+    weight = torch.tensor(counts.sum() / classes / counts.clip(1), dtype=torch.float32).to(device)
+    optim = OptimConfig(config.lr, "cosine", warmup=config.steps // 10)
+    optimizer = adamw(model, optim)
+    for step, batch in enumerate(prefetch(images, 0, config.steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = lr_at(step, config.steps, optim)
+        logits = model(batch["images"].to(device))
+        loss = F.cross_entropy(logits, batch["labels"].to(device), weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@torch.inference_mode()
+def recognised(
+    model: nn.Module, batches: Iterable[tuple[Tensor, np.ndarray]], classes: int
+) -> np.ndarray:
+    """How many pictures of each class were taken for each, (C, C) int64: rows are what they are."""
+    device = next(model.parameters()).device
+    found = np.zeros((classes, classes), np.int64)
+    for images, labels in batches:
+        taken = model(images.to(device)).argmax(1).cpu().numpy()
+        np.add.at(found, (labels, taken), 1)
+    return found
+
+
+def _share(found: np.ndarray) -> float:
+    """The mean over the classes that there are of the share that was recognised."""
+    counts = found.sum(1)
+    there = counts > 0
+    return float((found.diagonal()[there] / counts[there]).mean())
