@@ -342,10 +342,10 @@ def bits(pipe: Any, reference: ImageSet, batch: int) -> list[Measured]:
         for rows in reference.numbered(batch):
             given = {"codes": pipe.encode(rows.images)}
             if "classes" in request:
-                labels = reference.labels[rows.index]
+                labels = reference.labels[rows.numbers]
                 yield given | {"labels": torch.from_numpy(labels)}
             else:
-                texts = [request["text"][i] for i in rows.index]
+                texts = [request["text"][i] for i in rows.numbers]
                 yield given | {"text": pipe.text.tokenize(texts)}
 
     encoder = pipe.text if pipe.text is not None else None

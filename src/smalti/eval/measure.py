@@ -144,9 +144,10 @@ class How:
 
 @torch.inference_mode()
 def gather(batches: Iterable[Tensor], how: How, needs: set[str], count: int) -> Gathered:
-    """One pass over uint8 pictures (B, 3, H, W), `count` in all; blocks are batches in turn."""
-    found, size = Gathered(), None
-    for i, images in enumerate(batches):
+    """One pass over uint8 pictures (B, 3, H, W), `count` in all; blocks get pieces in turn."""
+    found, size, piece = Gathered(), None, max(1, min(how.batch, count // BLOCKS))
+    pieces = 0
+    for images in batches:
         if size is None:
             size = tuple(images.shape[2:])
         if tuple(images.shape[2:]) != size:
@@ -165,20 +166,22 @@ def gather(batches: Iterable[Tensor], how: How, needs: set[str], count: int) -> 
                 found.logits.append(features.logits.cpu())
         for name, rows in parts.items():
             if name not in found.moments:
-                blocks = _blocks(rows, -(-count // how.batch)) if how.draws else 1
+                number = _blocks(rows, count // piece) if how.draws else 1
                 found.moments[name] = [
-                    Moments(*rows.shape[1:], device=rows.device) for _ in range(blocks)
+                    Moments(*rows.shape[1:], device=rows.device) for _ in range(number)
                 ]
             blocks = found.moments[name]
-            blocks[i % len(blocks)].add(rows)
+            for i, part in enumerate(rows.split(piece) if len(blocks) > 1 else [rows], pieces):
+                blocks[i % len(blocks)].add(part)
+        pieces += -(-len(images) // piece)
         found.images += len(images)
     return found
 
 
-def _blocks(rows: Tensor, batches: int) -> int:
+def _blocks(rows: Tensor, pieces: int) -> int:
     """How many blocks of moments of rows (B, ..., D) there is room for."""
     each = rows[0].numel() * rows.shape[-1] * 8
-    blocks = min(BLOCKS, ROOM // each, batches)
+    blocks = min(BLOCKS, ROOM // each, pieces)
     return int(blocks) if blocks >= 4 else 1
 
 
@@ -266,22 +269,16 @@ def measure(
     for name in ("packets", "pool", "spatial"):
         if name in drawn.moments and (text := too_few(drawn.images, _features(drawn, name))):
             say(f"{name}: {text}")
-    size = samples.size if isinstance(samples, ImageSet) else None
-    about = {
-        "images": drawn.images,
-        "kind": kind,
-        "preparation": preparation(samples) if size else "",
-    }
+    about = {"images": drawn.images, "kind": kind, "preparation": preparation(samples)}
     found = []
     for metric in how.metrics:
         value, interval = numbers[metric]
         rule = METRICS[metric]
         name = f"r{metric}" if kind == "reconstruction" else metric
-        given = about | (
-            {"reference": reference.hash, "reference_images": len(reference)}
-            if rule.reference and reference is not None
-            else {}
-        )
+        given = about
+        if rule.reference and reference is not None:
+            given = about | {"reference": reference.hash, "reference_images": len(reference)}
+            given["preparation"] += f"; reference {preparation(reference)}"
         found.append(
             Measured(
                 counted(name, drawn.images, FULL),
@@ -297,7 +294,11 @@ def measure(
 
 
 def preparation(pictures: Any) -> str:
-    """Size, crop and filter of a set, in words."""
+    """Size, crop and filter of a set, in words; pictures that a model made were not cut."""
+    if not isinstance(pictures, ImageSet):
+        return "as drawn"
+    if pictures.size is None:
+        return "statistics"
     h, w = pictures.size
     return f"{h}x{w}, crop {pictures.crop}, filter {pictures.filter}"
 
