@@ -15,7 +15,7 @@ LAYERS = [  # from the top; a package may import its own layer and those below
     {"smalti", "cli", "serve", "demo", "describe", "drawing", "__main__"},
     {
         *("recipes", "interop", "pipeline", "loading", "settings", "editing", "request"),
-        *("encoding", "storage", "registry"),
+        *("encoding", "storage", "registry", "plotting"),
     },
     {"engine", "train", "eval", "data", "text"},
     {"models"},
