@@ -71,16 +71,17 @@ def _power(log_x: np.ndarray, log_loss: np.ndarray) -> Law:
 def _with_floor(log_x: np.ndarray, loss: np.ndarray) -> Law:
     """For a given alpha the rest is a line, so alpha alone is searched, ever more closely."""
     x = log_x - log_x.mean()
-    low, high = math.log(FLATTEST), math.log(STEEPEST)
+    edges = math.log(FLATTEST), math.log(STEEPEST)
     for _ in range(ROUNDS):
-        powers = np.linspace(low, high, GRID)
-        floors, factors, errors = _lines(np.exp(-np.exp(powers)[:, None] * x), loss)
+        powers = np.linspace(*edges, GRID)
+        *_, errors = _lines(np.exp(-np.exp(powers)[:, None] * x), loss)
         best = int(np.argmin(errors))
-        low, high = powers[max(best - 1, 0)], powers[min(best + 1, GRID - 1)]
-    if not np.isfinite(errors[best]):
+        edges = powers[max(best - 1, 0)], powers[min(best + 1, GRID - 1)]
+    alpha = -math.exp(sum(edges) / 2)
+    (floor,), (factor,), (error,) = _lines(np.exp(alpha * x)[None], loss)
+    if not np.isfinite(error):
         raise ValueError("losses do not fall with X, so that no law with a floor fits")
-    alpha = -math.exp(powers[best])
-    return Law(alpha, math.log(factors[best]) / alpha - float(log_x.mean()), float(floors[best]))
+    return Law(alpha, math.log(factor) / alpha - float(log_x.mean()), float(floor))
 
 
 def _lines(u: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,15 +53,20 @@ PER_LAYER = ("layers", "encoder_layers", "decoder_layers", "heads", "decoder_hea
 PER_WIDTH = ("ffn_dim", "decoder_dim")
 
 
+def layers_of(config: Any) -> int:
+    """The size of a model: its layers or, of one that has an encoder, those of the encoder."""
+    return getattr(config, "layers", 0) or config.encoder_layers
+
+
 def sized(config: Any, layers: int) -> Any:
-    """The model with so many layers (of an encoder, if it has one) and the same proportions.
+    """The model of so many layers, `layers_of`, and the same proportions.
 
     Raises ValueError for less than one, and where the model cannot be of that size.
     """
     if layers < 1:
         raise ValueError(f"sizes are numbers of layers, at least 1, got {layers}")
     own = {f.name: getattr(config, f.name) for f in fields(config)}
-    share = layers / own.get("layers", own.get("encoder_layers", 0))
+    share = layers / layers_of(config)
 
     def scaled(count: int) -> int:
         return max(1, round(count * share)) if count else 0
@@ -80,8 +85,9 @@ def sized(config: Any, layers: int) -> Any:
 
 def rung(recipe: GeneratorRecipe, layers: int) -> GeneratorRecipe:
     """The recipe of one size, evaluated on the way and without pictures before the end."""
-    model, optim = sized(recipe.model, layers), recipe.train.optim
-    slower = replace(optim, lr=optim.lr * (_width(recipe.model) / _width(model)) ** 0.5)
+    own: Any = recipe.model
+    model, optim = sized(own, layers), recipe.train.optim
+    slower = replace(optim, lr=optim.lr * (own.dim / model.dim) ** 0.5)
     every = recipe.train.eval_every or max(1, recipe.train.steps // EVALUATIONS)
     trained = replace(recipe.train, optim=slower, eval_every=every, preview_every=0)
     return replace(recipe, model=model, train=trained)
@@ -104,7 +110,7 @@ def climb(recipe: GeneratorRecipe, sizes: Sequence[int], out: Path) -> dict[str,
     for layers, one in rungs.items():
         one, run = replace(one, codes=str(cache.path)), out / f"layers-{layers:02d}"
         if world.main:
-            say(f"{layers} layers, width {_width(one.model)}: {run}")
+            say(f"{layers} layers, width {sized(recipe.model, layers).dim}: {run}")
         train(one, run)
         if world.main:
             measured.append(measure(one, run, world.device))
@@ -117,10 +123,6 @@ def climb(recipe: GeneratorRecipe, sizes: Sequence[int], out: Path) -> dict[str,
     }
     write_json(out / "scaling.json", report)
     return report
-
-
-def _width(config: Any) -> int:
-    return config.dim
 
 
 def _opened(recipe: GeneratorRecipe, out: Path) -> tuple[World, TokenCache]:
@@ -161,10 +163,10 @@ def measure(recipe: GeneratorRecipe, run: Path, device: torch.device) -> dict[st
     "parameters" are those of the layers, as the literature counts them: without embeddings of
     codes, classes and positions and without the head; "parameters_all" are all that are trained.
     """
-    world = World(0, 1, device)
+    world, config = World(0, 1, device), cast(Any, recipe.model)
     parts = open_parts(recipe, run, world)
     objective = objective_of(parts.pipeline.model, recipe, parts.learned).to(device).train()
-    batches, config, curve = parts.batches(recipe, world), recipe.model, loss_curve(run)
+    batches, (unit, curve) = parts.batches(recipe, world), loss_curve(run)
     per_step = operations(
         objective,
         (
@@ -173,8 +175,8 @@ def measure(recipe: GeneratorRecipe, run: Path, device: torch.device) -> dict[st
         ),
     )
     return {
-        "layers": getattr(config, "layers", 0) or getattr(config, "encoder_layers", 0),
-        "dim": _width(config),
+        "layers": layers_of(config),
+        "dim": config.dim,
         "heads": config.heads,
         "lr": recipe.train.optim.lr,
         "parameters": sum(map(learned, blocks(objective.model))),
@@ -182,8 +184,8 @@ def measure(recipe: GeneratorRecipe, run: Path, device: torch.device) -> dict[st
         "operations_per_step": per_step,
         "tokens_per_step": recipe.train.batch * parts.cache.spec.positions,
         "steps": recipe.train.steps,
-        "unit": curve[0],
-        "curve": curve[1],
+        "unit": unit,
+        "curve": curve,
     }
 
 
