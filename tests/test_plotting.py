@@ -76,7 +76,9 @@ def test_keys_that_one_run_has(tmp_path, figures):
 
 def test_panels_in_rows_of_three(tmp_path, figures):
     run = write_run(tmp_path / "a")
-    plot_runs([run], tmp_path / "c.png", ["loss", "lr", "held_out_images", "held_out_bits_per_token"])
+    plot_runs(
+        [run], tmp_path / "c.png", ["loss", "lr", "held_out_images", "held_out_bits_per_token"]
+    )
     assert len(figures[0].axes) == 4 and figures[0].get_size_inches().tolist() == [15, 7.2]
 
 

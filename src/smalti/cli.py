@@ -389,9 +389,7 @@ def parse_recipe(
     from smalti.recipes import RECIPES
 
     chosen = tyro.conf.arg(name="")
-    command.__annotations__["recipe"] = Annotated[
-        type(recipe), chosen, tyro.conf.AvoidSubcommands
-    ]
+    command.__annotations__["recipe"] = Annotated[type(recipe), chosen, tyro.conf.AvoidSubcommands]
     command.__doc__ = f"{RECIPES[arguments[0]].__doc__}"
     parse(command, f"smalti {name} {arguments[0]}", arguments[1:])
 

@@ -1,4 +1,4 @@
-"""Plots as PNG: curves of runs, scaling laws. The only module that imports matplotlib, when it draws.
+"""Plots as PNG: curves of runs, scaling laws. The only module that imports matplotlib.
 
 A figure is drawn by the agg backend, without a screen and without matplotlib's global state.
 """

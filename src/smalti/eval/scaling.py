@@ -1,6 +1,6 @@
 """Scaling laws: how held-out loss falls with parameters, compute or data.
 
-A power law L = (beta X)^alpha is a straight line in log-log space, as VAR fits it (Tian et al. 2024,
+A power law L = (beta X)^alpha is a straight line in log-log space; VAR fits it (Tian et al. 2024,
 arXiv:2404.02905). L = E + (beta X)^alpha has a floor E that no size gets below (Hoffmann et al.
 2022, arXiv:2203.15556). Losses are in whatever unit they were measured; alpha is negative where
 they fall.
@@ -56,6 +56,8 @@ def fit(points: np.ndarray, floor: bool = False) -> Law:
     if (count := len(np.unique(points[:, 0]))) < needed(floor):
         kind = "a law with a floor" if floor else "a power law"
         raise ValueError(f"{kind} takes at least {needed(floor)} different X, got {count}")
+    if np.ptp(points[:, 1]) == 0:
+        raise ValueError("losses do not change with X, so that no law fits")
     log_x, loss = np.log(points[:, 0]), points[:, 1]
     return _with_floor(log_x, loss) if floor else _power(log_x, np.log(loss))
 
@@ -63,8 +65,8 @@ def fit(points: np.ndarray, floor: bool = False) -> Law:
 def _power(log_x: np.ndarray, log_loss: np.ndarray) -> Law:
     x = log_x - log_x.mean()
     alpha = float(x @ log_loss / (x @ x))
-    if np.ptp(log_loss) == 0 or alpha == 0:
-        raise ValueError("losses do not change with X, so that no power law fits")
+    if alpha == 0:
+        raise ValueError("losses rise as much as they fall with X, so that no power law fits")
     return Law(alpha, float(log_loss.mean()) / alpha - float(log_x.mean()))
 
 

@@ -1,8 +1,9 @@
-"""A ladder of sizes of one recipe: trained on the same codes, and the laws that their losses follow.
+"""A ladder of sizes of one recipe: trained on the same codes, and the laws of their losses.
 
 A size is a number of layers; all else keeps the recipe's proportions, heads their width. So a VAR
-of d layers is w = 64 d wide with d heads, and has N = 18 d w^2 = 73728 d^3 parameters in its layers,
-as published. The learning rate falls with the root of the width. All sizes see the same batches.
+of d layers is w = 64 d wide with d heads and has N = 18 d w^2 = 73728 d^3 parameters in its
+layers, as published. The learning rate falls with the root of the width. All sizes see the same
+batches.
 
 `out` holds recipe.json, the codes (unless the recipe names a cache), a run for each size, which is
 used again when it is finished and goes on when it was cut off, and scaling.json.
