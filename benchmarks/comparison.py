@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 import smalti
 from common import machine, report, seconds
@@ -40,6 +39,7 @@ from smalti.demo import System, recipes
 from smalti.eval.codebook import histogram, perplexity, usage
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline import Pipeline
+from smalti.recipes import ladder
 from smalti.recipes.base import GeneratorRecipe, Recipe
 from smalti.recipes.generator import objective_of
 from smalti.recipes.run import train
@@ -69,7 +69,7 @@ def fresh(config: Any) -> Any:
 
 def learned(config: Any) -> int:
     """How many numbers of a tokenizer or model training changes."""
-    return sum(p.numel() for p in fresh(config).parameters() if p.requires_grad)
+    return ladder.learned(fresh(config))
 
 
 @cache
@@ -84,16 +84,16 @@ def operations(recipe: GeneratorRecipe, batches: int = 8) -> float:
     codes = (
         torch.randint(spec.vocab, shape) if spec.discrete else torch.randn(*shape, *spec.trailing)
     )
-    with FlopCounterMode(display=False) as counter:
-        for step in range(batches):
-            batch = {
-                "codes": codes,
-                "labels": torch.from_numpy(rng.choice(labels, size) % recipe.model.classes),
-                "chance": torch.from_numpy(rng.random(size)),
-                "shuffle": torch.arange(step * size, (step + 1) * size),
-            }
-            objective(batch, step).totals["model"].backward()
-    return counter.get_total_flops() / batches
+    drawn = (
+        {
+            "codes": codes,
+            "labels": torch.from_numpy(rng.choice(labels, size) % recipe.model.classes),
+            "chance": torch.from_numpy(rng.random(size)),
+            "shuffle": torch.arange(step * size, (step + 1) * size),
+        }
+        for step in range(batches)
+    )
+    return ladder.operations(objective, drawn)
 
 
 def check_equal() -> None:

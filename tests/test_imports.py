@@ -12,10 +12,13 @@ import smalti
 ROOT = Path(smalti.__file__).parent
 
 LAYERS = [  # from the top; a package may import its own layer and those below
-    {"smalti", "cli", "serve", "demo", "describe", "drawing", "__main__"},
+    {
+        *("smalti", "cli", "serve", "demo", "describe", "drawing", "measuring", "tuning"),
+        "__main__",
+    },
     {
         *("recipes", "interop", "pipeline", "loading", "settings", "editing", "request"),
-        *("encoding", "samples", "storage", "registry"),
+        *("encoding", "samples", "storage", "registry", "plotting"),
     },
     {"engine", "train", "eval", "data", "text"},
     {"models"},

@@ -183,38 +183,81 @@ def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = Fal
 
 def train(arguments: Sequence[str]) -> None:
     """Train a tokenizer or a generator: `smalti train RECIPE --out RUN [--field value ...]`."""
-    from smalti.recipes import RECIPES
-
-    if not arguments or arguments[0].startswith("-"):
-        lines = [f"  {n:18} {(f.__doc__ or '').splitlines()[0]}" for n, f in RECIPES.items()]
-        text = "usage: smalti train RECIPE --out RUN [--field value ...]\n\nrecipes:\n"
-        print(text + "\n".join(lines) + "\n\nsmalti train RECIPE --help shows every field.")
-        if arguments and arguments[0] not in ("-h", "--help"):
-            raise ValueError(f"the recipe comes first, got {arguments[0]!r}")
-        return
-    name, *rest = arguments
-    if name not in RECIPES:
-        near = did_you_mean(name, RECIPES)
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}{near}")
     from smalti.recipes.run import train as run
 
-    recipe = RECIPES[name]()
+    chosen = chosen_recipe("train", arguments, "--out RUN")
+    if chosen is None:
+        return
 
-    def command(out: Path, recipe: Any = recipe, json: bool = False) -> None:
+    def command(out: Path, recipe: Any = chosen, json: bool = False) -> None:
         report = run(recipe, out)
         if json and report:
             show(report)
         elif report:
             say(f"{out}: " + ", ".join(f"{k} {_number(v)}" for k, v in report.items()))
 
-    # the recipe's own type makes every field an option
-    command.__annotations__ = {
-        "out": Path,
-        "recipe": Annotated[type(recipe), tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands],
-        "json": bool,
-    }
-    command.__doc__ = f"{RECIPES[name].__doc__}"
-    parse(command, f"smalti train {name}", rest)
+    parse_recipe(command, "train", arguments, chosen)
+
+
+def scaling(arguments: Sequence[str]) -> None:
+    """Fit scaling laws to sizes of a model: `smalti scaling RECIPE --sizes 1 2 3 4 --out DIR`.
+
+    Trains the sizes, numbers of layers, on the same codes, and writes scaling.json and scaling.png;
+    what is finished is used again, what was cut off goes on. All else are fields of the recipe.
+    """
+    from rich.console import Console
+
+    from smalti.plotting import plot_scaling, require
+    from smalti.recipes.base import GeneratorRecipe
+    from smalti.recipes.ladder import climb, tables
+
+    chosen = chosen_recipe("scaling", arguments, "--sizes N N N N --out DIR", GeneratorRecipe)
+    if chosen is None:
+        return
+
+    def command(
+        out: Path,
+        sizes: Annotated[tuple[int, ...], arg(help="Numbers of layers, at least four.")],
+        recipe: Any = chosen,
+        json: bool = False,
+    ) -> None:
+        require()  # not only when all is trained
+        report = climb(recipe, sizes, out)
+        if not report:
+            return
+        plot_scaling(report, out / "scaling.png")
+        if json:
+            show(report)
+        else:
+            Console(stderr=True).print(*tables(report))
+
+    parse_recipe(command, "scaling", arguments, chosen)
+
+
+def plot(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")],
+    out: Path = Path("curves.png"),
+    keys: tuple[str, ...] = (),
+    smoothing: float = 0.9,
+    json: bool = False,
+) -> None:
+    """Draw the curves of one or several runs: training loss and held-out values over steps.
+
+    Args:
+        runs: Folders of runs.
+        out: PNG to write.
+        keys: What to draw, a panel each; default: loss and the held-out values.
+        smoothing: Share of a training value's running mean that the mean before it keeps.
+        json: Print the file and the keys on standard output.
+    """
+    from smalti.plotting import plot_runs
+
+    check_output(out)
+    drawn = plot_runs(runs, out, keys, smoothing)
+    if json:
+        show({"file": str(out), "keys": drawn})
+    else:
+        say(f"{out}: {', '.join(drawn)}")
 
 
 def convert(arguments: Sequence[str]) -> None:
@@ -254,9 +297,19 @@ def convert(arguments: Sequence[str]) -> None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure pictures, a pipeline or a tokenizer: `smalti eval SUBJECT`, `smalti eval compare`."""
-    from smalti.measuring import command
+    from smalti import measuring
 
-    command(arguments, parse)
+    if arguments and arguments[0] == "compare":
+        parse(measuring.compare_reports, "smalti eval compare", arguments[1:])
+    else:
+        parse(measuring.evaluate, "smalti eval", arguments)
+
+
+def tune(arguments: Sequence[str]) -> None:
+    """Find the settings of drawing that a metric likes best: `smalti tune PIPELINE`."""
+    from smalti import tuning
+
+    parse(tuning.tune, "smalti tune", arguments)
 
 
 def _number(value: Any) -> str:
@@ -264,6 +317,51 @@ def _number(value: Any) -> str:
 
 
 # -- shared
+
+
+def chosen_recipe(
+    command: str, arguments: Sequence[str], more: str, kind: type[Any] = object
+) -> Any | None:
+    """The recipe that the first of the arguments names; None where help was asked for.
+
+    Raises ValueError if it names none, or one that is not of this kind.
+    """
+    from smalti.recipes import RECIPES
+
+    named = {n: f for n, f in RECIPES.items() if isinstance(f(), kind)}
+    if not arguments or arguments[0].startswith("-"):
+        lines = [f"  {n:18} {(f.__doc__ or '').splitlines()[0]}" for n, f in named.items()]
+        text = f"usage: smalti {command} RECIPE {more} [--field value ...]\n\nrecipes:\n"
+        print(text + "\n".join(lines) + f"\n\nsmalti {command} RECIPE --help shows every field.")
+        if arguments and arguments[0] not in ("-h", "--help"):
+            raise ValueError(f"the recipe comes first, got {arguments[0]!r}")
+        return None
+    name = arguments[0]
+    if name not in named:
+        near = did_you_mean(name, named)
+        raise ValueError(f"recipe must be one of {', '.join(named)}, got {name!r}{near}")
+    return named[name]()
+
+
+def parse_recipe(
+    command: Callable[..., None], name: str, arguments: Sequence[str], recipe: Any
+) -> None:
+    """Run a command that takes a recipe, of whose own type every field becomes an option."""
+    from smalti.recipes import RECIPES
+
+    chosen = tyro.conf.arg(name="")
+    command.__annotations__["recipe"] = Annotated[type(recipe), chosen, tyro.conf.AvoidSubcommands]
+    command.__doc__ = f"{RECIPES[arguments[0]].__doc__}"
+    parse(command, f"smalti {name} {arguments[0]}", arguments[1:])
+
+
+def leave_processes() -> None:
+    """End a process that `torchrun` started: all is written, and torch's threads of a process group
+    can abort a process that unwinds."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def open_tokenizer(folder: Path) -> Any:
@@ -279,13 +377,21 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "eval": evaluate,
+    "tune": tune,
     "encode": encode,
     "sample": sample,
     "edit": edit,
     "reconstruct": reconstruct,
     "info": info,
     "convert": convert,
+    "scaling": scaling,
+    "plot": plot,
 }
+
+
+LATE = ("train", "eval", "tune", "convert", "scaling")
+"""Commands that parse for themselves: their first word decides what the options are, or their
+options need imports that take seconds."""
 
 
 def overview() -> str:
@@ -362,17 +468,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in COMMANDS:
             near = did_you_mean(name, COMMANDS)
             raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}{near}")
-        if name in ("train", "convert", "eval"):  # whose first word decides what the options are
+        if name in LATE:
             COMMANDS[name](rest)
         else:
             parse(COMMANDS[name], f"smalti {name}", rest)
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            # all is written; torch's threads of a process group can abort a process that unwinds
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
+        leave_processes()
     except KeyboardInterrupt as stop:
-        resumes = name in ("train", "demo")
+        resumes = name in ("train", "demo", "scaling", "tune")
         usual = (
             "stopped; the same command goes on from the last checkpoint where there is one"
             if resumes

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from smalti.drawing import Settings
 from smalti.eval import reconstruction
 from smalti.eval.codebook import histogram, perplexity, usage
 from smalti.eval.likelihood import likelihood
-from smalti.eval.measure import METRICS, NETWORK, How, measure, preparation
+from smalti.eval.measure import NETWORK, How, measure, preparation
 from smalti.eval.report import Measured, as_json, compare, counted, of_means
 from smalti.eval.sets import ImageSet, open_set
 from smalti.progress import say, show, track
@@ -29,7 +29,10 @@ CACHE = "SMALTI_CACHE"
 """Environment variable: the folder of what is kept of references."""
 PAIRED = {
     "psnr": ("psnr/1: mean over images, dB, of uint8-rounded RGB, float64", "higher"),
-    "ssim": ("ssim/1: mean over images, 7x7 uniform window, each channel, as scikit-image", "higher"),
+    "ssim": (
+        "ssim/1: mean over images, 7x7 uniform window, each channel, as scikit-image",
+        "higher",
+    ),
     "l1": ("l1/1: mean absolute error of uint8-rounded RGB in [0, 1]", "lower"),
 }
 """What is measured of a tokenizer's images one by one."""
@@ -383,7 +386,7 @@ def _of_tokenizer(
     return found, {"kind": "tokenizer", "fingerprint": fingerprint(tokenizer)}
 
 
-def compare_command(
+def compare_reports(
     a: Annotated[Positional[Path], arg(metavar="A")],
     b: Annotated[Positional[Path], arg(metavar="B")],
     json: bool = False,
@@ -405,7 +408,9 @@ def compare_command(
         if "interval" in row:
             low, high = row["interval"]
             spread = f"  [{low:.5g}, {high:.5g}]{'' if row['clear'] else ', within chance'}"
-        print(f"{row['metric']:28} {row['a']:.6g} -> {row['b']:.6g}  {row['difference']:+.4g}{spread}")
+        print(
+            f"{row['metric']:28} {row['a']:.6g} -> {row['b']:.6g}  {row['difference']:+.4g}{spread}"
+        )
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -414,11 +419,3 @@ def read_report(path: Path) -> dict[str, Any]:
     if report.get("format") != 1 or not isinstance(report.get("metrics"), list):
         raise ValueError(f"{path} is not a report of smalti eval")
     return report
-
-
-def command(arguments: Sequence[str], parse: Any) -> None:
-    """`smalti eval ...` and `smalti eval compare A B`."""
-    if arguments and arguments[0] == "compare":
-        parse(compare_command, "smalti eval compare", arguments[1:])
-    else:
-        parse(evaluate, "smalti eval", arguments)

@@ -21,8 +21,8 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from smalti.config import check_output, read_json, write_json
-from smalti.eval.measure import METRICS, NETWORK, Gathered, How, gather, of_reference
 from smalti.eval.frechet import distance
+from smalti.eval.measure import METRICS, NETWORK, Gathered, How, gather, of_reference
 from smalti.eval.report import counted
 from smalti.eval.scores import inception_score, precision_recall
 from smalti.eval.sets import ImageSet, open_set
@@ -231,8 +231,9 @@ def search_of(
     pipe: Any, search: Search, given: str | None, out: Path, inception: Path | None
 ) -> dict[str, Any]:
     """Run the search, go on with one that is in `out`, and write its report and plot."""
-    from smalti.plotting import scatter
+    from smalti.plotting import plot_tuning, require
 
+    require()
     net = None
     if search.metric in NETWORK:
         from smalti.eval.inception import load_inception
@@ -269,14 +270,7 @@ def search_of(
     name = counted(search.metric, plan[-1][1])
     report = about | {"metric_name": name, **found, "rows": rows}
     write_json(path, report)
-    scatter(
-        [(r["diversity"], r["fidelity"], f"{r['settings']['guidance']:g}") for r in rows
-         if r["round"] == 0],
-        out / "tune.png",
-        line=[(r["diversity"], r["fidelity"]) for r in found["frontier"]],
-        labels=("diversity (recall)", "fidelity (precision)"),
-        title=f"{search.metric} best at {told_of(rows[-1]).split(': ')[-1]}",
-    )
+    plot_tuning(report, out / "tune.png")
     return report
 
 

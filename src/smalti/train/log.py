@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,33 @@ from rich.progress import Progress
 from smalti.progress import columns
 
 
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The records in a run's metrics.jsonl. Raises ValueError if there are none."""
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{run} holds no metrics.jsonl, so it is not the folder of a run")
+    records = [record for _, record in _records(path)]
+    if not records:
+        raise ValueError(f"{path} holds no numbers yet")
+    return records
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a file and what they say, without one that a crash cut off."""
+    for line in path.read_text().splitlines():
+        try:
+            yield line, json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
 class MetricsFile:
     """One JSON object per line. Lines behind the step that a run resumes from are dropped."""
 
     def __init__(self, path: Path, step: int) -> None:
         kept = []
         if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:  # cut off by a crash
-                    continue
-                if record.get("step", 0) <= step:
-                    kept.append(line)
+            kept = [line for line, record in _records(path) if record.get("step", 0) <= step]
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             temporary.replace(path)
