@@ -1,4 +1,4 @@
-"""`smalti eval`: measure pictures, a pipeline or a tokenizer, write a report, compare two reports."""
+"""`smalti eval`: measure pictures, a pipeline or a tokenizer; compare two reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ from smalti.progress import say, show, track
 
 CACHE = "SMALTI_CACHE"
 """Environment variable: the folder of what is kept of references."""
-PAIRED = {
+Rule = tuple[str, Literal["lower", "higher"]]
+PAIRED: dict[str, Rule] = {
     "psnr": ("psnr/1: mean over images, dB, of uint8-rounded RGB, float64", "higher"),
     "ssim": (
         "ssim/1: mean over images, 7x7 uniform window, each channel, as scikit-image",
@@ -36,7 +37,7 @@ PAIRED = {
     "l1": ("l1/1: mean absolute error of uint8-rounded RGB in [0, 1]", "lower"),
 }
 """What is measured of a tokenizer's images one by one."""
-LPIPS = {
+LPIPS: dict[str, Rule] = {
     f"lpips_{net}": (f"lpips_{net}/1: LPIPS 0.1 ({net}), inputs in [-1, 1]", "lower")
     for net in ("alex", "vgg")
 }
@@ -337,8 +338,8 @@ def asked(pipe: Any, reference: ImageSet) -> dict[str, Any]:
 
 def bits(pipe: Any, reference: ImageSet, batch: int) -> list[Measured]:
     """The pipeline's likelihood of the reference's pictures, or the loss that takes its place."""
-    request = asked(pipe, reference)
-    if not request or reference.size != tuple(pipe.tokenizer.config.size):
+    request, size = asked(pipe, reference), tuple(pipe.tokenizer.config.size)
+    if not request or reference.size != size:
         return []
 
     def codes() -> Iterator[dict[str, Tensor]]:
@@ -353,7 +354,7 @@ def bits(pipe: Any, reference: ImageSet, batch: int) -> list[Measured]:
 
     encoder = pipe.text if pipe.text is not None else None
     found = likelihood(pipe.model, codes(), pipe.device, encoder=encoder)
-    pixels = 3 * reference.size[0] * reference.size[1]
+    pixels = 3 * size[0] * size[1]
     for name in ("bits_per_image", "bits_per_image_bound"):
         if name in found:
             found[name.replace("per_image", "per_dimension")] = found[name] / pixels

@@ -198,8 +198,8 @@ def of_reference(reference: ImageSet, how: How, cache: Path | None) -> Gathered:
     found = Gathered(images=len(reference))
     for name, mean, cov in (("pool", "mu", "sigma"), ("spatial", "mu_s", "sigma_s")):
         if mean in reference.statistics and name in needs:
-            pair = (torch.from_numpy(reference.statistics[key]) for key in (mean, cov))
-            found.known[name] = Gaussian(*pair)
+            values = reference.statistics
+            found.known[name] = Gaussian(*map(torch.from_numpy, (values[mean], values[cov])), 0)
     needs -= set(found.known)
     if not needs:
         return found
@@ -222,7 +222,8 @@ def of_reference(reference: ImageSet, how: How, cache: Path | None) -> Gathered:
 
 
 def _write(path: Path, found: Gathered) -> None:
-    tensors = {f"{n}.{k}": t for n, g in found.known.items() for k, t in zip("mc", g[:2])}
+    tensors = {f"{name}.m": g.mean for name, g in found.known.items()}
+    tensors |= {f"{name}.c": g.cov for name, g in found.known.items()}
     tensors |= {"rows": torch.cat(found.rows)} if found.rows else {}
     counts = {name: str(g.count) for name, g in found.known.items()}
     path.parent.mkdir(parents=True, exist_ok=True)

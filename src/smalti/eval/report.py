@@ -98,9 +98,10 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
     first, second = ({_plain(m): m for m in report["metrics"]} for report in (a, b))
     both = [name for name in first if name in second]
     if not both:
-        raise ValueError(
-            f"the reports have no metric in common: {', '.join(first)} and {', '.join(second)}"
-        )
+        crossed = [n for n in first if f"r{n}" in second] + [n for n in second if f"r{n}" in first]
+        why = f": {crossed[0]} is of generation, r{crossed[0]} of reconstruction" if crossed else ""
+        names = f"{', '.join(first)} and {', '.join(second)}"
+        raise ValueError(f"the reports have no metric in common{why or f': {names}'}")
     refused = [f"{n}: {why}" for n in both for why in unlike(first[n], second[n])]
     if refused:
         raise ValueError("these do not compare: " + "; ".join(refused))
