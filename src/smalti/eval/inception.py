@@ -249,8 +249,8 @@ def _published(net: InceptionFID) -> dict[str, tuple[int, ...]]:
 
 
 def _folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each convolution times the scale of its batch norm, whose shift is the bias: float64, channels
-    last."""
+    """Convolutions times the scale of their batch norms, whose shifts are biases: float64,
+    channels last."""
     folded = {"fc.weight": state["fc.weight"].double()}
     for name in (k.removesuffix(".conv.weight") for k in state if k.endswith(".conv.weight")):
         weight, scale, shift, mean, variance = (state[f"{name}.{p}"].double() for p in PARTS)
