@@ -85,7 +85,7 @@ class Halves:
 
 
 def test_reconstruction():
-    images = torch.tensor([0, 255, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 4, 4)
+    images = torch.tensor([0, 255, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 8, 8)
     parts = [{"images": images[:2]}, {"images": images[2:]}]
     found = reconstruction(Halves(None), parts)
     assert found["psnr"] == 100 and found["usage"] == 2 / 32 and found["images"] == 3
@@ -100,7 +100,7 @@ def test_reconstruction():
 def test_usage_of_each_scale():
     tokenizer = Halves(0.0)
     tokenizer.spec = TokenSpec(((1, 1), (1, 3)), 8)
-    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     tokenizer.images = images.float()
     tokenizer.encode = lambda images: torch.tensor([[0, 1, 2, 3], [0, 1, 1, 1]])
     found = reconstruction(tokenizer, [{"images": images}] * 2)
@@ -128,16 +128,16 @@ class Normal:
 
 
 def test_reconstruction_of_continuous_codes():
-    images = torch.tensor([0, 255, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 4, 4)
+    images = torch.tensor([0, 255, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 8, 8)
     found = reconstruction(Normal(), [{"images": images[:1]}, {"images": images[1:]}])
-    assert found.keys() == {"psnr", "kl", "std", "images"} and found["psnr"] == 100
+    assert found.keys() == {"psnr", "ssim", "l1", "kl", "std", "images"} and found["psnr"] == 100
     black = 0.5 * (1 + 0.25 - 1 - math.log(0.25))  # of means -1 and nearly 1
     assert found["kl"] == pytest.approx(black, rel=0.01) and found["std"] == pytest.approx(0.5)
 
 
 def test_standard_deviation_of_latents():
     images = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).view(4, 1, 1, 1)
-    images = images.expand(4, 3, 4, 4)
+    images = images.expand(4, 3, 8, 8)
     parts = [{"images": images[:1]}, {"images": images[1:]}]
     assert latent_std(Normal(), parts) == pytest.approx(math.sqrt(1 + 0.25), rel=0.01)
     assert latent_std(Normal(), [{"images": images[1:3]}]) == pytest.approx(0.5, rel=1e-6)
@@ -147,3 +147,16 @@ def test_standard_deviation_of_latents():
     broken.posterior = lambda images: Posterior(*torch.full((2, len(images), 1, 1, 1), math.nan))
     with pytest.raises(ValueError, match="deviation of latents must be a positive number, got nan"):
         latent_std(broken, parts)
+
+
+def test_reconstruction_of_several_depths():
+    tokenizer = Halves(0.0)
+    tokenizer.spec = TokenSpec(((1, 2),), 8, depth=2)
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    tokenizer.images = images.float()
+    tokenizer.encode = lambda images: torch.tensor([[[0, 4], [0, 5]]])
+    found = reconstruction(tokenizer, [{"images": images}])
+    assert (found["usage"], found["usage_depth0"], found["usage_depth1"]) == (3 / 8, 1 / 8, 2 / 8)
+    assert (found["entropy_bits"], found["entropy_bits_depth1"]) == pytest.approx((1.5, 1))
+    assert (found["l1"], found["psnr"]) == pytest.approx((128 / 255, -20 * math.log10(128 / 255)))
+    assert found["ssim"] == pytest.approx(1e-4 / ((128 / 255) ** 2 + 1e-4))

@@ -104,7 +104,8 @@ def test_encode_keeps_distributions_or_means(run, tokenizer, tmp_path, capsys):
 def test_reconstruct_and_info(run, tmp_path, capsys):
     out = tmp_path / "r.png"
     report = told(capsys, "reconstruct", run / "tokenizer", "shapes:5", "--out", out)
-    assert report.keys() == {"file", "psnr", "kl", "std", "images"} and report["images"] == 5
+    assert report.keys() == {"file", "psnr", "ssim", "l1", "kl", "std", "images"}
+    assert report["images"] == 5
     info = told(capsys, "info", run / "tokenizer")
     assert (info["kind"], info["type"]) == ("tokenizer", "kl_vae")
     assert info["config"]["scale"] == json.loads((run / "report.json").read_text())["scale"]

@@ -1,4 +1,9 @@
-"""How a codebook is used: share of codes in use, perplexity, and the unigram model's bits."""
+"""How a codebook is used: share of codes in use, entropy, perplexity, the unigram model's bits.
+
+All of them are functions of counts (`histogram`), which are added up over batches: the mean of each
+batch's usage or perplexity is another, smaller number. Projects define some of them otherwise;
+their variants carry their names. V codes, K scales, D codes at each position.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,20 @@ import math
 import torch
 from torch import Tensor
 
+from smalti.codes import TokenSpec
+
 
 def histogram(codes: Tensor, vocab: int) -> Tensor:
     """How often each code occurs: (V,) int64 on the CPU."""
     return torch.bincount(codes.flatten(), minlength=vocab).cpu()
+
+
+def histograms(codes: Tensor, spec: TokenSpec) -> Tensor:
+    """How often each code of (B, N, *trailing) occurs at each scale and depth: (K, D, V) int64 on
+    the CPU. D is 1 where a position has one code."""
+    scales = codes.split([h * w for h, w in spec.grids], 1)
+    depths = [part.unbind(2) if spec.depth else (part,) for part in scales]
+    return torch.stack([torch.stack([histogram(d, spec.vocab) for d in part]) for part in depths])
 
 
 def usage(counts: Tensor) -> float:
@@ -18,10 +33,14 @@ def usage(counts: Tensor) -> float:
     return (counts > 0).double().mean().item()
 
 
+def entropy(counts: Tensor) -> float:
+    """Entropy of the codes in nats; `bits` gives it in bits."""
+    return torch.special.entr(_shares(counts)).sum().item()
+
+
 def perplexity(counts: Tensor) -> float:
     """exp of the entropy of the codes: how many equally frequent codes would be as diverse."""
-    probs = counts.double() / counts.sum().clamp(min=1)
-    return torch.special.entr(probs).sum().exp().item()
+    return math.exp(entropy(counts))
 
 
 def unigram_bits(counts: Tensor, held_out: Tensor) -> float:
@@ -34,3 +53,47 @@ def unigram_bits(counts: Tensor, held_out: Tensor) -> float:
 def bits(nats: float) -> float:
     """Nats as bits."""
     return nats / math.log(2)
+
+
+def perplexity_taming(counts: Tensor) -> float:
+    """taming-transformers: in float32, with 1e-10 inside the logarithm."""
+    p = _shares(counts).float()
+    return (-(p * (p + 1e-10).log()).sum()).exp().item()
+
+
+def entropy_1d_tokenizer(counts: Tensor) -> float:
+    """1d-tokenizer: in bits, with 1e-8 inside the logarithm."""
+    p = _shares(counts)
+    return -((p + 1e-8).log2() * p).sum().item()
+
+
+def usage_unitok(counts: Tensor) -> float:
+    """UniTok: share of codes that are more than 0.01 times as frequent as the mean code."""
+    return (_shares(counts) > 0.01 / len(counts)).double().mean().item()
+
+
+def usage_var(hits: Tensor, margin: float) -> float:
+    """VAR: share of codes whose `hits_var` reach `margin_var`."""
+    return (hits >= margin).double().mean().item()
+
+
+def margin_var(vocab: int, positions: int, world: int = 1) -> float:
+    """VAR: 0.08 times the hits of the mean code in a step of `world` processes, each of which
+    quantizes `positions` (images times the last scale's grid)."""
+    return world * positions / vocab * 0.08
+
+
+def hits_var(average: Tensor, counts: Tensor, records: int) -> Tensor:
+    """VAR: the moving average of counts in float32, after `records` earlier ones.
+
+    Its counter advances with every scale of a step, so only the first scale of a training run
+    begins with its counts; the others begin at zeros.
+    """
+    if not records:
+        return counts.float()
+    decay = 0.9 if records < 100 else 0.99
+    return average * decay + counts.float() * (1 - decay)
+
+
+def _shares(counts: Tensor) -> Tensor:
+    return counts.double() / counts.sum().clamp(min=1)

@@ -1,17 +1,38 @@
-"""How well a tokenizer gives images back: PSNR, and how it uses its codes."""
+"""How well a tokenizer gives images back: PSNR, SSIM and L1, and how it uses its codes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.data.transforms import to_float, to_uint8
-from smalti.eval.codebook import histogram, perplexity, usage
+from smalti.eval.codebook import bits, entropy, histograms, perplexity, usage
+
+
+class Window(NamedTuple):
+    """Over what SSIM compares means and covariances."""
+
+    weights: tuple[float, ...]
+    """Of a row and of a column; they sum to 1."""
+    sample: bool
+    """Covariances of a sample (divided by n - 1) instead of those of a population (n)."""
+
+
+_GAUSS = [math.exp(-((i / 1.5) ** 2) / 2) for i in range(-5, 6)]
+GAUSS = tuple(weight / sum(_GAUSS) for weight in _GAUSS)
+WINDOWS = {
+    "uniform7": Window((1 / 7,) * 7, sample=True),
+    "gauss11": Window(GAUSS, sample=False),
+    "gauss11_sample": Window(GAUSS, sample=True),
+}
+"""scikit-image's default; Wang et al. 2004; scikit-image with Gaussian weights and its defaults."""
+WindowName = Literal["uniform7", "gauss11", "gauss11_sample"]
 
 
 def psnr(images: Tensor, others: Tensor) -> Tensor:
@@ -23,50 +44,97 @@ def psnr(images: Tensor, others: Tensor) -> Tensor:
     return -10 * mse.log10()
 
 
+def l1(images: Tensor, others: Tensor) -> Tensor:
+    """Mean absolute difference of each pair of uint8 images, of a range of 1: (B,) float64."""
+    return (images.double() - others.double()).abs().flatten(1).mean(1) / 255
+
+
+def ssim(images: Tensor, others: Tensor, window: WindowName = "uniform7") -> Tensor:
+    """Structural similarity of each pair of uint8 images (B, 3, H, W): (B,) float64, in [-1, 1].
+
+    Channels count as images of their own, and windows that reach over the border are left out.
+    Raises ValueError if the window is larger than the images.
+    """
+    return ssim_map(images.double() / 255, others.double() / 255, window).flatten(1).mean(1)
+
+
+def ssim_map(x: Tensor, y: Tensor, window: WindowName = "uniform7", span: float = 1.0) -> Tensor:
+    """Structural similarity (Wang et al. 2004) at each place where an n x n window fits:
+    (B, C, H, W) to (B, C, H - n + 1, W - n + 1). `span` is the range of the pixels."""
+    weights, sample = WINDOWS[window]
+    n = len(weights)
+    if min(x.shape[2:]) < n:
+        h, w = x.shape[2:]
+        raise ValueError(f"SSIM needs images of {n} x {n} pixels or more, got {h} x {w}")
+    kernel = torch.tensor(weights, dtype=x.dtype, device=x.device)
+
+    def mean(v: Tensor) -> Tensor:
+        rows = F.conv2d(v.flatten(0, 1).unsqueeze(1), kernel.view(1, 1, n, 1))
+        return F.conv2d(rows, kernel.view(1, 1, 1, n)).squeeze(1).unflatten(0, v.shape[:2])
+
+    unbiased = n * n / (n * n - 1) if sample else 1.0
+    mx, my = mean(x), mean(y)
+    spread = unbiased * (mean(x * x) - mx * mx + mean(y * y) - my * my)
+    shared = unbiased * (mean(x * y) - mx * my)
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    return (2 * mx * my + c1) * (2 * shared + c2) / ((mx * mx + my * my + c1) * (spread + c2))
+
+
 @torch.inference_mode()
 def reconstruction(
     tokenizer: Any,
     batches: Iterable[dict[str, Tensor]],
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """Over all images: "psnr", the mean of each image's (dB, after rounding to 8 bits, images that
-    come back exactly counted as 100 dB); "images"; of discrete codes "usage" and "perplexity", and
-    those of each scale where there are several ("usage_2x2"); of continuous ones "kl", an image's
-    divergence from the normal distribution in nats, and "std", a latent's standard deviation for a
-    given image, both means."""
+    """Means over all images, after rounding to 8 bits: "psnr" (dB, images that come back exactly
+    counted as 100 dB), "ssim" and "l1"; "images"; of discrete codes "usage", "perplexity" and
+    "entropy_bits", and those of each scale and depth where there are several ("usage_2x2",
+    "usage_depth0"); of continuous ones "kl", an image's divergence from the normal distribution in
+    nats, and "std", a latent's standard deviation for a given image, both means."""
     values: list[Tensor] = []
     spec = tokenizer.spec
-    sizes = [h * w for h, w in spec.grids]
-    counts = torch.zeros(len(sizes), spec.vocab, dtype=torch.int64)
+    counts: Tensor | int = 0
     posteriors: list[Tensor] = []
     for batch in batches:
         images = batch["images"].to(device)
         codes = tokenizer.encode(to_float(images))
-        values.append(psnr(images, to_uint8(tokenizer.decode(codes))).cpu())
+        out = to_uint8(tokenizer.decode(codes))
+        found = psnr(images, out).clamp(max=100), ssim(images, out), l1(images, out)
+        values.append(torch.stack(found).cpu())  # (3, B)
         if spec.discrete:
-            counts += torch.stack([histogram(part, spec.vocab) for part in codes.split(sizes, 1)])
+            counts = counts + histograms(codes, spec)
         else:
             posterior = tokenizer.posterior(to_float(images))
             found = torch.stack((posterior.kl(), posterior.std.flatten(1).mean(1)))
             posteriors.append(found.cpu())  # (2, B)
     if not values:
         raise ValueError("there are no images to reconstruct")
-    result = {"psnr": torch.cat(values).clamp(max=100).mean().item()}
-    if spec.discrete:
+    rows = torch.cat(values, 1)
+    result = dict(zip(("psnr", "ssim", "l1"), rows.mean(1).tolist(), strict=True))
+    if isinstance(counts, Tensor):
         result |= _usages(counts, spec)
     else:
         kl, std = torch.cat(posteriors, 1).mean(1).tolist()
         result |= {"kl": kl, "std": std}
-    return result | {"images": float(sum(len(v) for v in values))}
+    return result | {"images": float(rows.shape[1])}
 
 
 def _usages(counts: Tensor, spec: TokenSpec) -> dict[str, float]:
-    """Usage and perplexity of codes counted at each scale, (K, V), and over all scales."""
-    result = {"usage": usage(counts.sum(0)), "perplexity": perplexity(counts.sum(0))}
-    for (h, w), count in zip(spec.grids, counts, strict=True):
-        if len(spec.grids) > 1:
-            result |= {f"usage_{h}x{w}": usage(count), f"perplexity_{h}x{w}": perplexity(count)}
-    return result
+    """Of codes counted at each scale and depth, (K, D, V): of all, of each scale, of each depth."""
+    parts = {"": counts.sum((0, 1))}
+    if len(counts) > 1:
+        parts |= {f"_{h}x{w}": c.sum(0) for (h, w), c in zip(spec.grids, counts, strict=True)}
+    if counts.shape[1] > 1:
+        parts |= {f"_depth{i}": c for i, c in enumerate(counts.sum(0))}
+    return {
+        f"{name}{part}": value
+        for part, count in parts.items()
+        for name, value in (
+            ("usage", usage(count)),
+            ("perplexity", perplexity(count)),
+            ("entropy_bits", bits(entropy(count))),
+        )
+    }
 
 
 @torch.inference_mode()

@@ -1,0 +1,75 @@
+"""Counts at scales and depths, entropy, and what other projects call usage and perplexity."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smalti.codes import TokenSpec
+from smalti.eval.codebook import (
+    bits,
+    entropy,
+    entropy_1d_tokenizer,
+    histogram,
+    histograms,
+    hits_var,
+    margin_var,
+    perplexity,
+    perplexity_taming,
+    usage,
+    usage_unitok,
+    usage_var,
+)
+
+COUNTS = st.lists(st.integers(0, 50), min_size=1, max_size=20).filter(any).map(torch.tensor)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3),
+    depth=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=30, deadline=None)
+def test_histograms_add_up_to_the_histogram(sizes, depth, seed):
+    spec = TokenSpec(tuple(sizes), 5, depth)
+    codes = torch.randint(0, 5, spec.shape(4), generator=torch.Generator().manual_seed(seed))
+    found = histograms(codes, spec)
+    assert found.shape == (len(sizes), max(depth, 1), 5)
+    assert torch.equal(found.sum((0, 1)), histogram(codes, 5))
+    per_scale = [4 * h * w * max(depth, 1) for h, w in sizes]
+    assert found.sum((1, 2)).tolist() == per_scale
+    if depth:
+        assert torch.equal(found[:, -1].sum(0), histogram(codes[..., -1], 5))
+    assert torch.equal(found, histograms(codes[:1], spec) + histograms(codes[1:], spec))
+
+
+@given(counts=COUNTS)
+@settings(max_examples=50, deadline=None)
+def test_entropy_and_its_variants(counts):
+    nats = -sum(c * math.log(c) for c in (counts.double() / counts.sum()).tolist() if c)
+    assert entropy(counts) == pytest.approx(nats, abs=1e-6)
+    assert perplexity(counts) == pytest.approx(math.exp(nats), rel=1e-6)
+    assert 0 <= entropy(counts) <= math.log(len(counts)) + 1e-9
+    assert entropy(counts * 7) == pytest.approx(entropy(counts))
+    assert perplexity_taming(counts) == pytest.approx(perplexity(counts), rel=1e-4)
+    assert entropy_1d_tokenizer(counts) == pytest.approx(bits(nats), abs=1e-5)
+    assert usage_unitok(counts) <= usage(counts)
+
+
+def test_rare_codes_count_less_elsewhere():
+    counts = torch.tensor([4000, 2, 1, 0])  # 0.01 of the mean code are 10
+    assert (usage(counts), usage_unitok(counts)) == (0.75, 0.25)
+    assert usage_unitok(torch.tensor([400, 2, 2, 0])) == 0.75
+
+
+def test_margin_and_moving_average_of_var():
+    assert margin_var(64, 6 * 36, 2) == pytest.approx(2 * 6 * 36 / 64 * 0.08)
+    assert usage_var(torch.tensor([3, 2, 1, 0]), 2) == 0.5
+    counts = torch.tensor([10, 0])
+    average = hits_var(torch.zeros(2), counts, 0)
+    assert average.tolist() == [10, 0] and average.dtype == torch.float32
+    assert hits_var(average, counts.flip(0), 1).tolist() == pytest.approx([9, 1])
+    assert hits_var(average, counts.flip(0), 100).tolist() == pytest.approx([9.9, 0.1])
+    assert hits_var(torch.zeros(2), counts, 1).tolist() == pytest.approx([1, 0])
