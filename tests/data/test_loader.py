@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from smalti.data.loader import Images, prefetch
+from smalti.data.loader import Images, ahead, prefetch
 from smalti.data.transforms import Transform
 
 CROPS = ["center", "random", "ten"]
@@ -191,3 +191,19 @@ def test_prefetch_raises_the_error_at_its_step():
 
 def test_prefetch_of_nothing():
     assert list(prefetch(Counting(), 4, 4)) == []
+
+
+def test_several_workers_keep_the_order_of_the_items():
+    def later(i):
+        time.sleep(0.02 if i % 3 == 0 else 0)
+        return i * i
+
+    assert list(ahead(later, iter(range(20)), depth=6, workers=3)) == [i * i for i in range(20)]
+
+
+def test_one_worker_is_called_in_order_and_takes_no_more_than_it_may():
+    called, taken = [], []
+    items = (taken.append(i) or i for i in range(50))
+    for done, i in enumerate(ahead(lambda i: called.append(i) or i, items, depth=4), 1):
+        assert i == done - 1 and len(taken) <= done + 4
+    assert called == list(range(50))

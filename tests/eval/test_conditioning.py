@@ -9,7 +9,7 @@ from smalti.data.loader import Images
 from smalti.data.shapes import Attributes, Shapes, draw
 from smalti.data.source import open_source
 from smalti.data.transforms import Transform
-from smalti.eval.conditioning import Classifier, ClassifierConfig, class_accuracy, learn, shapes
+from smalti.eval.conditioning import ClassifierConfig, class_accuracy, learn, shapes
 from smalti.eval.matching import agreement, wanted
 from smalti.eval.sets import open_set
 
@@ -120,12 +120,16 @@ def test_equal_seeds_give_equal_numbers_and_leave_torchs_alone(tmp_path, colours
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def test_larger_pictures_are_averaged_down():
-    model = Classifier(QUICK, 5).eval()
-    small = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    large = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    assert model(large).shape == (2, 5)
-    assert torch.allclose(model(large), model(small), atol=1e-5)
+def test_larger_pictures_are_brought_down(tmp_path, colours):
+    labels, rng = [0, 1, 2] * 4, np.random.default_rng(3)
+    names = list(COLOURS)
+    small = [tinted(names[label], rng) for label in labels]
+    large = [p.repeat(4, 0).repeat(4, 1) for p in small]  # halving twice gives them back
+    one = write_set(tmp_path / "a.npz", small, labels)
+    two = write_set(tmp_path / "b.npz", large, labels)
+    weak = ClassifierConfig(pixels=16, channels=4, steps=25, batch=8)
+    found = [class_accuracy(pictures, colours, weak)["accuracy"] for pictures in (one, two)]
+    assert found[0] == found[1] and 1 / 3 < found[0]
 
 
 def test_classes_that_are_not_those_of_the_data(tmp_path, colours):
