@@ -118,6 +118,23 @@ def test_bfloat16_stays_close(net, path):
         assert 0 < (a - b).norm() < 0.05 * a.norm()
 
 
+@pytest.mark.gpu
+def test_cuda_gives_the_same(net, path):
+    before = torch.backends.cudnn.conv.fp32_precision
+    for a, b in zip(net(pictures(2)), load_inception(path).cuda()(pictures(2)), strict=True):
+        torch.testing.assert_close(b.cpu(), a, rtol=1e-4, atol=1e-4 * a.max().item())
+    assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+def test_convolutions_are_exact_within_the_network_alone(net):
+    conv, seen = torch.backends.cudnn.conv, []
+    before = conv.fp32_precision
+    hook = net.fc.register_forward_hook(lambda *_: seen.append(conv.fp32_precision))
+    net(pictures(1))
+    hook.remove()
+    assert (seen, conv.fp32_precision) == (["ieee"], before)
+
+
 def test_the_hash_is_of_the_weights_and_not_of_the_file(net, state, tmp_path):
     counted = state | {"fc.bias": state["fc.bias"]}
     counted["Conv2d_1a_3x3.bn.num_batches_tracked"] = torch.tensor(0)

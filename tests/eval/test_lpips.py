@@ -86,6 +86,18 @@ def test_equals_the_formula_and_is_zero_for_equal_images(files):
     assert parts.shape == (5, 2) and torch.equal(parts.sum(0), found) and parts.min() > 0
 
 
+def test_the_hash_is_of_network_and_factors(files, tmp_path):
+    net, folder, _, factors = files
+    model = load_lpips(net, folder)
+    assert len(model.hash) == 16 and LPIPS(net).hash == ""
+    trunk, linear = (file.name for file in FILES[net])
+    (tmp_path / trunk).write_bytes((folder / trunk).read_bytes())
+    for factor in (1, 2):
+        others = {f"{i}.weight": factor * f for i, f in enumerate(factors)}
+        (torch.save if net == "alex" else save_file)(others, tmp_path / linear)
+        assert (load_lpips(net, tmp_path).hash == model.hash) == (factor == 1)
+
+
 def test_gradients_reach_the_images(files):
     net, folder, *_ = files
     x = (torch.rand(1, 3, 40, 40) * 2 - 1).requires_grad_()

@@ -9,8 +9,10 @@ B images, H and W their pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,8 @@ EPS = 1e-3
 PARTS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 """What the published file holds of each convolution."""
 
-Step = tuple[int | tuple[int, int], ...]
+Kernel = int | tuple[int, int]
+Step = tuple[int, *tuple[Kernel, ...]]
 """Width, and kernel; two kernels stand for two convolutions of the same input."""
 
 
@@ -63,6 +66,18 @@ def resize_tf1(images: Tensor, size: int = SIZE) -> Tensor:
     return x
 
 
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Convolutions in float32 as it is; CUDA rounds what goes into them to TF32 by default."""
+    cudnn: Any = torch.backends.cudnn  # its parts are in no stub
+    conv = cudnn.conv
+    before, conv.fp32_precision = conv.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        conv.fp32_precision = before
+
+
 class Conv(nn.Conv2d):
     """A convolution with its batch norm in it, and ReLU."""
 
@@ -70,7 +85,7 @@ class Conv(nn.Conv2d):
         self,
         dim: int,
         out: int,
-        kernel: int | tuple[int, int],
+        kernel: Kernel,
         stride: int = 1,
         padding: str = "same",
     ) -> None:
@@ -97,7 +112,6 @@ class Mixed(nn.Module):
         for chain, steps in chains.items():
             names, width = [], dim
             for i, (out, *kernels) in enumerate(steps, 1):
-                assert isinstance(out, int)
                 number = f"_{i}" if len(steps) > 1 else ""
                 letters = ("a", "b") if len(kernels) > 1 else ("",)
                 names.append([f"{chain}{number}{letter}" for letter in letters])
@@ -195,6 +209,7 @@ class InceptionFID(nn.Module):
         self.fc = nn.Linear(2048, 1008, bias=False)
         self.requires_grad_(False)
 
+    @exactly()
     def forward(self, images: Tensor) -> Features:
         """Images are moved to the device of the weights. Raises ValueError unless they are uint8
         (B, 3, H, W)."""

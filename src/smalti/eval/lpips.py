@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from smalti.eval.weights import Released, check, fetch, read
+from smalti.eval.weights import Released, check, digest, fetch, read
 
 Net = Literal["alex", "vgg"]
 FILES = {
@@ -57,6 +57,8 @@ class LPIPS(nn.Module):
     neither "alex" nor "vgg".
     """
 
+    hash = ""
+    """Of network and factors; empty without `load_lpips`."""
     shift: Tensor
     scale: Tensor
 
@@ -112,6 +114,7 @@ def load_lpips(net: Net, folder: str | Path | None = None) -> LPIPS:
     check(factors, widths, linear, f"the factors of LPIPS ({net})")
     state |= {f"factors.{i}": factors[name].flatten() for i, name in enumerate(widths)}
     model.load_state_dict(state, strict=False)  # shift and scale are in no file
+    model.hash = digest(state)
     return model.eval()
 
 
