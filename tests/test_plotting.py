@@ -56,7 +56,7 @@ def test_the_curves_of_two_runs(tmp_path, figures, capsys):
     assert [panel.get_title() for panel in (loss, held)] == keys
     raw, mean, other, _ = loss.get_lines()
     assert raw.get_ydata().tolist() == [4, 3, 2, 1] and other.get_ydata()[0] == 5
-    assert mean.get_ydata() == pytest.approx(smoothed(np.array([4.0, 3, 2, 1]), 0.9))
+    assert mean.get_ydata() == pytest.approx(smoothed(np.array([4.0, 3, 2, 1]), 0.8))
     assert held.get_lines()[0].get_xydata().tolist() == [[20, 7], [40, 6]]
     assert [text.get_text() for text in held.get_legend().get_texts()] == ["a", "b"]
     assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "curves.png"}

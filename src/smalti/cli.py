@@ -238,7 +238,7 @@ def plot(
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")],
     out: Path = Path("curves.png"),
     keys: tuple[str, ...] = (),
-    smoothing: float = 0.9,
+    smoothing: float = 0.8,
     json: bool = False,
 ) -> None:
     """Draw the curves of one or several runs: training loss and held-out values over steps.

@@ -30,7 +30,7 @@ def require() -> None:
 
 
 def plot_runs(
-    runs: Sequence[Path], out: Path, keys: Sequence[str] = (), smoothing: float = 0.9
+    runs: Sequence[Path], out: Path, keys: Sequence[str] = (), smoothing: float = 0.8
 ) -> list[str]:
     """A panel for each key, over training steps, with a line for each run that has it; the keys.
 
@@ -55,6 +55,7 @@ def plot_runs(
             if key in run:
                 _curve(panel, key, run[key], name, f"C{i % 10}", smoothing)
         panel.set(title=key, xlabel="step")
+        panel.set_xlim(left=0)
         if len(told) > 1:
             panel.legend()
     _save(figure, out)
@@ -117,6 +118,8 @@ def plot_scaling(report: dict[str, Any], out: Path) -> None:
             if kind == "power" and (held := law["held_out"]):
                 panel.plot(held["x"], held["predicted"], "x", color="crimson", label="predicted")
         panel.set(xscale="log", yscale="log", ylabel=report["loss"].replace("_", " "))
+        panel.yaxis.set_major_formatter("{x:.4g}")
+        panel.yaxis.set_minor_formatter("{x:.4g}")
         panel.legend(fontsize=7)
     left.set(xlabel="parameters without embeddings, X")
     right.set(xlabel="operations of the training, X")

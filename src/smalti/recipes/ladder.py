@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,7 +37,7 @@ from smalti.recipes.generator import (
     open_parts,
     open_tokenizer,
 )
-from smalti.recipes.run import train
+from smalti.recipes.run import train_among
 from smalti.recipes.run_folder import check, claim
 from smalti.train.log import read_metrics
 from smalti.train.parallel import World, blocks, start, stop
@@ -106,15 +107,19 @@ def climb(recipe: GeneratorRecipe, sizes: Sequence[int], out: Path) -> dict[str,
     if recipe.init:
         raise ValueError("the sizes of a ladder are new models: init must be empty")
     rungs = {layers: rung(recipe, layers) for layers in sizes}  # mistakes before any work
-    world, cache = _opened(recipe, out)
-    measured = list[dict[str, Any]]()
-    for layers, one in rungs.items():
-        one, run = replace(one, codes=str(cache.path)), out / f"layers-{layers:02d}"
-        if world.main:
-            say(f"{layers} layers, width {sized(recipe.model, layers).dim}: {run}")
-        train(one, run)
-        if world.main:
-            measured.append(measure(one, run, world.device))
+    world = start(recipe.train.device)  # once: processes that have parted cannot join again
+    try:
+        cache = _opened(recipe, out, world)
+        measured = list[dict[str, Any]]()
+        for layers, one in rungs.items():
+            one, run = replace(one, codes=str(cache.path)), out / f"layers-{layers:02d}"
+            if world.main:
+                say(f"{layers} layers, width {sized(recipe.model, layers).dim}: {run}")
+            train_among(one, run, world)
+            if world.main:
+                measured.append(measure(one, run, world.device))
+    finally:
+        stop()
     if not world.main:
         return {}
     report = _about(recipe, cache) | {
@@ -126,19 +131,15 @@ def climb(recipe: GeneratorRecipe, sizes: Sequence[int], out: Path) -> dict[str,
     return report
 
 
-def _opened(recipe: GeneratorRecipe, out: Path) -> tuple[World, TokenCache]:
+def _opened(recipe: GeneratorRecipe, out: Path, world: World) -> TokenCache:
     """Claim the folder, and make the codes if the recipe names none."""
-    world = start(recipe.train.device)
-    try:
-        if world.main:
-            check(out, recipe)
-        tokenizer = open_tokenizer(recipe, world)
-        check_codes(recipe.model, tokenizer)
-        cache = open_codes(recipe, out, tokenizer, open_encoder(recipe, None), world)
-        claim(out, recipe, world)
-        return world, cache
-    finally:
-        stop()
+    if world.main:
+        check(out, recipe)
+    tokenizer = open_tokenizer(recipe, world)
+    check_codes(recipe.model, tokenizer)
+    cache = open_codes(recipe, out, tokenizer, open_encoder(recipe, None), world)
+    claim(out, recipe, world)
+    return cache
 
 
 def _about(recipe: GeneratorRecipe, cache: TokenCache) -> dict[str, Any]:
@@ -252,8 +253,9 @@ def _study(runs: list[np.ndarray], floor: bool, envelope: bool, seed: int) -> di
 
 def tables(report: dict[str, Any]) -> list[Table]:
     """The sizes and the laws, for a terminal."""
-    sizes = Table(title=f"{report['model']} on {report['source']}, {report['loss']}")
-    columns = ("layers", "width", "parameters", "in all", "operations", "tokens", "held-out loss")
+    title = f"{report['model']} on {report['source']}, {report['loss']}"
+    sizes = Table(title=title, box=SIMPLE_HEAD)
+    columns = ("layers", "width", "parameters", "in all", "operations", "tokens", "held out")
     for name in columns:
         sizes.add_column(name, justify="right")
     for s in report["sizes"]:
@@ -266,22 +268,21 @@ def tables(report: dict[str, Any]) -> list[Table]:
             f"{s['tokens_per_step'] * s['steps']:,}",
             f"{s['curve'][-1][1]:.4f}",
         )
-    found = Table(title="laws")
-    for name in ("over", "loss", "95 % of alpha", "Pearson r", "largest", "predicted", "off by"):
-        found.add_column(name)
+    found = Table(title="laws over parameters N, compute C and tokens D", box=SIMPLE_HEAD)
+    found.add_column("loss")
+    for name in ("95 % of alpha", "Pearson r", "predicted", "off by"):
+        found.add_column(name, justify="right")
     for over, kinds in report["laws"].items():
         for law in kinds.values():
-            found.add_row(over, *_row(law, NAMES[over]))
+            found.add_row(*_row(law, NAMES[over]))
     return [sizes, found]
 
 
 def _row(law: dict[str, Any], name: str) -> list[str]:
     """A law in a table."""
     if "none" in law:
-        return [law["none"], *5 * [""]]
+        return [f"{name}: {law['none']}"]
     among, held = law["intervals"], law["held_out"]
-    alpha = "{:.3f} ... {:.3f}".format(*among["alpha"]) if among else ""
-    told = [law["formula"].replace("X", name), alpha, f"{law['pearson']:.4f}"]
-    if held is None:
-        return [*told, *3 * [""]]
-    return [*told, f"{held['loss']:.4f}", f"{held['predicted']:.4f}", f"{held['error']:+.1%}"]
+    alpha = "{:.3f} to {:.3f}".format(*among["alpha"]) if among else ""
+    predicted = [f"{held['predicted']:.4f}", f"{held['error']:+.1%}"] if held else []
+    return [law["formula"].replace("X", name), alpha, f"{law['pearson']:.4f}", *predicted]

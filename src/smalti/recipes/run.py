@@ -15,7 +15,7 @@ from smalti.recipes.base import Recipe, TokenizerRecipe
 from smalti.recipes.generator import train_generator
 from smalti.recipes.run_folder import check
 from smalti.recipes.tokenizer import train_tokenizer
-from smalti.train.parallel import start, stop
+from smalti.train.parallel import World, start, stop
 
 
 def train(recipe: Recipe, out: Path) -> dict[str, Any]:
@@ -25,13 +25,18 @@ def train(recipe: Recipe, out: Path) -> dict[str, Any]:
     """
     world = start(recipe.train.device)
     try:
-        if world.main:
-            check(out, recipe)
-        report = out / "report.json"
-        if report.is_file() and read_json(report).get("steps") == recipe.train.steps:
-            return read_json(report)
-        if isinstance(recipe, TokenizerRecipe):
-            return train_tokenizer(recipe, out, world)
-        return train_generator(recipe, out, world)
+        return train_among(recipe, out, world)
     finally:
         stop()
+
+
+def train_among(recipe: Recipe, out: Path, world: World) -> dict[str, Any]:
+    """`train` by processes that have joined already."""
+    if world.main:
+        check(out, recipe)
+    report = out / "report.json"
+    if report.is_file() and read_json(report).get("steps") == recipe.train.steps:
+        return read_json(report)
+    if isinstance(recipe, TokenizerRecipe):
+        return train_tokenizer(recipe, out, world)
+    return train_generator(recipe, out, world)
