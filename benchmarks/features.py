@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from smalti.eval.sets import open_set
 from torch import Tensor
 from torch.nn import functional as F
 
 from common import report, seconds
 from smalti.eval.inception import InceptionFID
+from smalti.eval.sets import open_set
 from smalti.pictures import to_pil
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,14 @@ from smalti.config import check_output, read_json, to_dict, write_json
 from smalti.data.transforms import to_float, to_uint8
 from smalti.drawing import Settings
 from smalti.eval import reconstruction
-from smalti.eval.codebook import histogram, perplexity, usage
+from smalti.eval.codebook import entropy, histograms, perplexity, usage
+from smalti.eval.conditioning import ClassifierConfig, class_accuracy
+from smalti.eval.conditioning import shapes as oracle
 from smalti.eval.likelihood import likelihood
 from smalti.eval.measure import NETWORK, How, measure, preparation
 from smalti.eval.report import Measured, as_json, compare, counted, of_means
 from smalti.eval.sets import ImageSet, open_set
+from smalti.eval.weights import digest
 from smalti.progress import say, show, track
 
 CACHE = "SMALTI_CACHE"
@@ -44,28 +48,6 @@ LPIPS: dict[str, Rule] = {
 
 
 @dataclass
-class Drawn:
-    """Pictures of a pipeline, drawn as they are read."""
-
-    pipe: Any
-    count: int
-    seed: int
-    request: dict[str, Any]
-    """Conditions, in turn."""
-    sampling: dict[str, Any]
-
-    def __len__(self) -> int:
-        return self.count
-
-    def batches(self, n: int) -> Iterator[Tensor]:
-        for first in track(range(0, self.count, n), "drawing", scale=n):
-            part = {"n": min(n, self.count - first), "first": first, "seed": self.seed}
-            images = self.pipe(**self.request, **part, batch=n, **self.sampling)
-            pixels = np.stack([np.asarray(image) for image in images])
-            yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-
-@dataclass
 class Reconstructed:
     """Pictures as a tokenizer gives them back, with what is measured one by one on the way."""
 
@@ -75,14 +57,13 @@ class Reconstructed:
     """Networks by the names of `LPIPS`."""
     values: dict[str, list[Tensor]] = field(default_factory=dict)
     counts: Tensor | None = None
-    """(K, V): how often each scale has each code."""
+    """(K, D, V): how often each scale and depth has each code."""
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def batches(self, n: int) -> Iterator[Tensor]:
         device, spec = next(self.tokenizer.parameters()).device, self.tokenizer.spec
-        sizes = [h * w for h, w in spec.grids]
         for images in track(self.pictures.batches(n), "reconstructing", -(-len(self) // n), n):
             codes = self.tokenizer.encode(to_float(images.to(device)))
             back = to_uint8(self.tokenizer.decode(codes)).cpu()
@@ -92,7 +73,7 @@ class Reconstructed:
                 apart = net(to_float(images), to_float(back)).flatten()
                 self.values.setdefault(name, []).append(apart)
             if spec.discrete:
-                counts = torch.stack([histogram(c, spec.vocab) for c in codes.split(sizes, 1)])
+                counts = histograms(codes, spec)
                 self.counts = counts if self.counts is None else self.counts + counts
             yield back
 
@@ -103,6 +84,7 @@ class Reconstructed:
         found = []
         for name, (definition, better) in (PAIRED | LPIPS).items():
             if name in self.values:
+                net = self.lpips.get(name)
                 values = torch.cat(self.values[name]).double().clamp(max=100).numpy()
                 found.append(
                     Measured(
@@ -111,7 +93,7 @@ class Reconstructed:
                         float(values.mean()),
                         better=better,
                         interval=of_means(values, draws, seed),
-                        extractor=self.lpips[name].hash if name in self.lpips else "",
+                        extractor="" if net is None else digest(net.state_dict()),
                         **about,
                     )
                 )
@@ -120,14 +102,18 @@ class Reconstructed:
     def _codes(self, about: dict[str, Any]) -> list[Measured]:
         if self.counts is None:
             return []
-        parts = {"": self.counts.sum(0)}
+        scales, depths = self.counts.sum(1), self.counts.sum(0)
+        parts = {"": scales.sum(0)}
         if len(grids := self.tokenizer.spec.grids) > 1:
-            parts |= {f"_{h}x{w}": c for (h, w), c in zip(grids, self.counts, strict=True)}
+            parts |= {f"_{h}x{w}": c for (h, w), c in zip(grids, scales, strict=True)}
+        if len(depths) > 1:
+            parts |= {f"_depth{i}": c for i, c in enumerate(depths)}
         found = []
         for part, count in parts.items():
             for name, rule, text in (
                 ("usage", usage, "share of codes that occur"),
                 ("perplexity", perplexity, "exp of the entropy of the codes"),
+                ("entropy", entropy, "of the codes, in nats"),
             ):
                 title, definition = f"{name}{part}", f"{name}/1: {text}, counted over all images"
                 found.append(
@@ -155,10 +141,10 @@ class Options:
     """JSON file to write; default: the report goes to standard output."""
     inception: Path | None = None
     """The Inception of 2015-12-05; default: downloaded once."""
-    lpips: tuple[str, ...] = ()
+    lpips: tuple[Literal["alex", "vgg"], ...] = ()
     """alex, vgg or both: also LPIPS of reconstructions."""
     lpips_weights: Path | None = None
-    """File of the network behind LPIPS; default: downloaded once."""
+    """Folder of the published files of LPIPS and its network; default: downloaded once."""
     level: int | None = None
     """Of wavelet packets; default: that of the size of the pictures."""
     half: bool = False
@@ -173,6 +159,10 @@ class Options:
     """Pictures at a time."""
     balanced: bool = False
     """Draw as many of each class, in turn; default: the classes of the reference, in turn."""
+    conditioning: bool = False
+    """Also measure how many pictures of a pipeline show the class or caption asked for."""
+    keep: Path | None = None
+    """Draw a pipeline's pictures into this .npz file, which stays; one cut off goes on."""
 
 
 def evaluate(
@@ -301,26 +291,56 @@ def _set(pictures: ImageSet) -> dict[str, Any]:
 def _of_pipeline(
     pipe: Any, reference: ImageSet | None, how: How, options: Options, sampling: dict[str, Any]
 ) -> tuple[list[Measured], dict[str, Any]]:
+    """Draws into an .npz file, `options.keep` or a temporary one, and measures that."""
+    from smalti.samples import draw_npz
     from smalti.storage import fingerprint
 
     if reference is None:
         raise ValueError("the pipeline does not say what it was trained on: give --reference")
     count = options.n if options.n is not None else len(reference)
     request = {} if options.balanced else asked(pipe, reference)
-    drawn = Drawn(pipe, count, options.seed, request, sampling)
-    found = measure(drawn, reference, how, cache=cache(), say=say)
-    found += bits(pipe, reference, options.batch)
+    with tempfile.TemporaryDirectory() as folder:
+        file = options.keep or Path(folder) / "drawn.npz"
+        given = {"seed": options.seed, "batch": options.batch, "balanced": options.balanced}
+        draw_npz(pipe, file, count, request, **given, **sampling)
+        drawn = open_set(file)
+        found = measure(drawn, reference, how, cache=cache(), say=say)
+        found += bits(pipe, reference, options.batch)
+        if options.conditioning:
+            found += conditioning(drawn, pipe.info.get("source", ""))
     told = {
         "kind": "pipeline",
         "fingerprint": pipe.fingerprint,
         "tokenizer": fingerprint(pipe.tokenizer),
         "sampling": to_dict(pipe.settings(sampling)),
         "dtype": str(pipe.dtype).removeprefix("torch."),
+        "hash": drawn.hash,
         "images": count,
         "seed": options.seed,
         "conditions": "those of the reference, in turn" if request else "all classes in turn",
     }
     return found, told
+
+
+def conditioning(drawn: ImageSet, source: str) -> list[Measured]:
+    """How many pictures show what they were drawn for: by the oracle of `shapes`, or by a small
+    classifier that learned the training pictures of the source, beside real ones."""
+    if source.partition(":")[0] == "shapes":
+        text = "as asked for, by the exact oracle of shapes"
+        found = {f"matching_{k}": v for k, v in oracle(drawn).items()}
+        images = int(found.pop("matching_images"))
+    else:
+        text = f"mean over classes, by a classifier of the training pictures: {ClassifierConfig()}"
+        found = class_accuracy(drawn, source)
+        images, held = int(found.pop("images")), found.pop("held_out_images")
+        found = {f"class_{k}": v for k, v in found.items() if k != "classes"}
+        text += f"; held out: {held:.0f} real pictures"
+    about = {"images": images, "kind": "conditioning", "better": "higher"}
+    about |= {"preparation": preparation(drawn)}
+    return [
+        Measured(counted(name, images), f"{name}/1: share {text}", value, **about)
+        for name, value in found.items()
+    ]
 
 
 def asked(pipe: Any, reference: ImageSet) -> dict[str, Any]:

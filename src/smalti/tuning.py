@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,8 +27,8 @@ from smalti.eval.report import counted
 from smalti.eval.scores import inception_score, precision_recall
 from smalti.eval.sets import ImageSet, open_set
 from smalti.eval.wavelet import packets
-from smalti.measuring import Drawn, asked, cache
-from smalti.progress import say, show
+from smalti.measuring import asked, cache
+from smalti.progress import say, show, track
 
 KEPT = 3
 """One candidate in so many goes on."""
@@ -96,6 +96,28 @@ def rounds(count: int, budget: int) -> list[tuple[int, int]]:
             f"{LEAST * count * len(sizes)} pictures, got {budget}"
         )
     return plan
+
+
+@dataclass
+class Drawn:
+    """Pictures of a pipeline, drawn as they are read."""
+
+    pipe: Any
+    count: int
+    seed: int
+    request: dict[str, Any]
+    """Conditions, in turn."""
+    sampling: dict[str, Any]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batches(self, n: int) -> Iterator[Tensor]:
+        for first in track(range(0, self.count, n), "drawing", scale=n):
+            part = {"n": min(n, self.count - first), "first": first, "seed": self.seed}
+            images = self.pipe(**self.request, **part, batch=n, **self.sampling)
+            pixels = np.stack([np.asarray(image) for image in images])
+            yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 class Scorer:

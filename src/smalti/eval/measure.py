@@ -148,10 +148,10 @@ def gather(batches: Iterable[Tensor], how: How, needs: set[str], count: int) -> 
     found, size, piece = Gathered(), None, max(1, min(how.batch, count // BLOCKS))
     pieces = 0
     for images in batches:
-        if size is None:
-            size = tuple(images.shape[2:])
-        if tuple(images.shape[2:]) != size:
-            raise ValueError(f"pictures must have one size, got {size}, {tuple(images.shape[2:])}")
+        h, w = images.shape[2:]
+        size = size or (h, w)
+        if (h, w) != size:
+            raise ValueError(f"pictures must have one size, got {size} and {(h, w)}")
         parts: dict[str, Tensor] = {}
         if "packets" in needs:
             level = default_level(size) if how.level is None else how.level
@@ -199,7 +199,9 @@ def of_reference(reference: ImageSet, how: How, cache: Path | None) -> Gathered:
     for name, mean, cov in (("pool", "mu", "sigma"), ("spatial", "mu_s", "sigma_s")):
         if mean in reference.statistics and name in needs:
             values = reference.statistics
-            found.known[name] = Gaussian(*map(torch.from_numpy, (values[mean], values[cov])), 0)
+            found.known[name] = Gaussian(
+                torch.from_numpy(values[mean]), torch.from_numpy(values[cov])
+            )
     needs -= set(found.known)
     if not needs:
         return found

@@ -74,11 +74,11 @@ class Wavelets:
 
     def add(self, images: Tensor) -> None:
         """Images (B, 3, H, W), uint8 or float in [0, 1]. Raises ValueError for another size."""
-        size = tuple(images.shape[1:])
+        size, (h, w) = tuple(images.shape[1:]), images.shape[-2:]
         if self.size not in ((), size):
             raise ValueError(f"images must have the size {self.size} of those before, got {size}")
         if self.level is None:
-            self.level = default_level(size[-2:])
+            self.level = default_level((h, w))
         rows = packets(images, self.level)
         if self.moments is None:
             self.size, self.moments = size, Moments(*rows.shape[1:], device=images.device)

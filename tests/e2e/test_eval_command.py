@@ -1,0 +1,203 @@
+"""`smalti eval` and `smalti tune` by the real commands, on small systems and sets made here."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from builders import pipeline
+from smalti.cli import main
+from smalti.eval.wavelet import fwd
+
+pytestmark = pytest.mark.usefixtures("float32")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Two sets of pictures, and small pipelines with random weights that name their source."""
+    folder = tmp_path_factory.mktemp("eval")
+    rng = np.random.default_rng(0)
+    for name, count in (("a", 40), ("b", 60)):
+        pixels = rng.integers(0, 255, (count, 16, 16, 3)).astype(np.uint8)
+        np.savez(folder / f"{name}.npz", arr_0=pixels)
+        (folder / name / "cats").mkdir(parents=True)
+        for i, picture in enumerate(pixels):
+            Image.fromarray(picture).save(folder / name / "cats" / f"{i:03d}.png")
+    for name in ("llamagen", "var", "mar"):
+        pipe = pipeline(name)
+        pipe.info["source"] = f"folder:{folder / 'b'}"
+        pipe.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SMALTI_CACHE", str(tmp_path / "cache"))
+
+
+def run(*arguments):
+    main([str(a) for a in arguments])
+
+
+def report(capsys, *arguments):
+    capsys.readouterr()
+    run("eval", *arguments)
+    return json.loads(capsys.readouterr().out)
+
+
+def mistake(capsys, *arguments):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()[-1:]
+    assert stop.value.code == 2 and not output.out
+    return line
+
+
+def values(told):
+    return {m["metric"]: m["value"] for m in told["metrics"]}
+
+
+def test_a_folder_and_an_npz_of_the_same_pictures_are_the_same(work, capsys):
+    folder, npz = (
+        report(capsys, work / f"a{end}", "--reference", work / f"b{end}", "--bootstrap", 0)
+        for end in ("", ".npz")
+    )
+    assert folder["metrics"] == npz["metrics"]
+    sets = [np.load(work / f"{n}.npz")["arr_0"].transpose(0, 3, 1, 2) for n in "ab"]
+    (value,) = values(folder).values()
+    assert value == pytest.approx(fwd(*[[torch.from_numpy(s)] for s in sets]), rel=1e-9)
+    assert folder["reference"]["images"] == 60 and folder["subject"]["images"] == 40
+    assert folder["subject"]["hash"] == npz["subject"]["hash"] != folder["reference"]["hash"]
+    assert set(folder["versions"]) == {"smalti", "torch", "numpy"}
+
+
+@pytest.mark.parametrize("name", ["llamagen", "var", "mar"])
+def test_a_pipeline_is_drawn_from_and_its_likelihood_measured(work, capsys, name):
+    given = ["--reference", work / "b", "--n", 15, "--bootstrap", 0, "--balanced"]
+    quick = ["--head-steps", "2,0", "--steps", "2"] if name == "mar" else []
+    told = report(capsys, work / name, *given, *quick)
+    assert told == report(capsys, work / name, *given, *quick)
+    assert told["subject"]["kind"] == "pipeline" and told["subject"]["images"] == 15
+    assert told["subject"]["sampling"]["steps"] == (2 if name == "mar" else None)
+    assert told["metrics"][0]["metric"] == "fwd_15"
+    other = report(capsys, work / name, *given, *quick, "--seed", 1)
+    assert values(other)["fwd_15"] != values(told)["fwd_15"]
+
+
+def test_a_tokenizer_is_measured_by_what_it_gives_back(work, capsys):
+    told = report(capsys, work / "var" / "tokenizer", "--reference", work / "a", "--bootstrap", 20)
+    found = values(told)
+    kinds = {m["metric"]: m["kind"] for m in told["metrics"]}
+    assert kinds["rfwd_40"] == "reconstruction" and kinds["usage_40"] == "codes"
+    assert {"psnr_40", "ssim_40", "l1_40", "perplexity_40", "entropy_40"} <= found.keys()
+    assert any(name.startswith("usage_2x2") for name in found)
+    assert found["perplexity_40"] == pytest.approx(np.exp(found["entropy_40"]))
+    psnr = next(m for m in told["metrics"] if m["metric"] == "psnr_40")
+    assert psnr["interval"][0] < psnr["value"] < psnr["interval"][1]
+
+
+def test_reports_are_compared_or_refused(work, tmp_path, capsys):
+    for name, subject, reference in (
+        ("one", "a.npz", "b.npz"),
+        ("same", "a", "b"),
+        ("other", "a", "a"),
+        ("back", "var/tokenizer", "b"),
+    ):
+        files = ["--reference", work / reference, "--out", tmp_path / f"{name}.json"]
+        run("eval", work / subject, *files)
+    capsys.readouterr()
+    run("eval", "compare", tmp_path / "one.json", tmp_path / "same.json", "--json")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["difference"] == 0 and not row["clear"] and row["better"] == "neither"
+    line = mistake(capsys, "eval", "compare", tmp_path / "one.json", tmp_path / "other.json")
+    assert "these do not compare: fwd: other references" in line
+    line = mistake(capsys, "eval", "compare", tmp_path / "one.json", tmp_path / "back.json")
+    assert "fwd is of generation, rfwd of reconstruction" in line
+    (tmp_path / "x.json").write_text('{"format": 2}')
+    line = mistake(capsys, "eval", "compare", tmp_path / "x.json", tmp_path / "one.json")
+    assert "x.json is not a report of smalti eval" in line
+
+
+def test_bad_input(work, tmp_path, capsys):
+    reference = ["--reference", work / "b"]
+    np.savez(tmp_path / "large.npz", arr_0=np.zeros((5, 32, 32, 3), np.uint8))
+    np.savez(tmp_path / "first.npz", arr_0=np.zeros((5, 3, 16, 16), np.uint8))
+    np.savez(tmp_path / "none.npz", images=np.zeros((5, 16, 16, 3), np.uint8))
+    np.savez(tmp_path / "one.npz", arr_0=np.zeros((1, 16, 16, 3), np.uint8))
+    for subject, words in (
+        ("large.npz", "32 x 32 pixels"),
+        ("first.npz", "channels come last"),
+        ("none.npz", "has no arr_0"),
+        ("one.npz", "at least 2 pictures, got 1"),
+    ):
+        assert words in mistake(capsys, "eval", tmp_path / subject, *reference)
+    assert "a reference is needed" in mistake(capsys, "eval", work / "a")
+    line = mistake(capsys, "eval", work / "a", *reference, "--guidance", 2)
+    assert "guidance: settings of drawing are for a pipeline" in line
+    line = mistake(capsys, "eval", work / "a", *reference, "--metrics", "fdw")
+    assert "metric must be one of fwd, fid" in line
+    (tmp_path / "other.pth").write_bytes(b"nothing")
+    given = ["--metrics", "fid", "--inception", tmp_path / "other.pth"]
+    assert "other.pth" in mistake(capsys, "eval", work / "a", *reference, *given)
+
+
+def test_a_broken_picture_is_named_or_counted(work, tmp_path, capsys):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for i in range(12):
+        Image.effect_noise((16, 16), 90).convert("RGB").save(folder / f"{i}.png")
+    whole = (folder / "7.png").read_bytes()
+    (folder / "7.png").write_bytes(whole[: len(whole) // 2])
+    assert "7.png" in mistake(capsys, "eval", folder, "--reference", work / "b")
+    told = report(capsys, folder, "--reference", work / "b", "--skip-bad")
+    assert told["subject"]["images"] == 11 and list(told["subject"]["skipped"]) == ["7.png"]
+
+
+def test_a_search_finds_writes_and_goes_on(work, tmp_path, capsys, monkeypatch):
+    import shutil
+
+    from smalti import tuning
+
+    monkeypatch.setattr(tuning, "LEAST", 4)
+    pipe = shutil.copytree(work / "llamagen", tmp_path / "pipe")
+    given = ["--reference", work / "b", "--budget", 72, "--candidates", 4, "--guidance", 1, 3]
+    given += ["--temperature", 0.5, 1, "--top-p", 1, "--out", tmp_path / "tuned", "--write"]
+    capsys.readouterr()
+    run("tune", pipe, *given, "--json")
+    told = json.loads(capsys.readouterr().out)
+    rows = told["rows"]
+    assert [r["round"] for r in rows] == [0] * 4 + [1] and rows[0]["images"] == 9
+    best = min(rows[:4], key=lambda r: r["value"])
+    assert rows[4]["settings"] == best["settings"] == told["best"]["settings"]
+    assert rows[4]["images"] == 36 and told["metric_name"] == "fwd_36"
+    stored = json.loads((pipe / "pipeline.json").read_text())["sampling"]
+    assert {k: stored[k] for k in best["settings"]} == best["settings"]
+    front = [(r["fidelity"], r["diversity"]) for r in told["frontier"]]
+    assert front and front == sorted(front, key=lambda p: (-p[0], p[1]))
+    with Image.open(tmp_path / "tuned" / "tune.png") as image:
+        assert image.width > 300
+
+    def never(*_):
+        raise AssertionError("what was measured is measured again")
+
+    shutil.copy(work / "llamagen" / "pipeline.json", pipe / "pipeline.json")
+    monkeypatch.setattr(tuning.Scorer, "__call__", never)
+    run("tune", pipe, *given, "--json")
+    assert json.loads(capsys.readouterr().out) == told
+    line = mistake(capsys, "tune", pipe, *given, "--seed", 5)
+    assert "is of a search with seed 0, now 5" in line
+
+
+def test_searches_that_cannot_be(work, tmp_path, capsys):
+    given = ["--reference", work / "b", "--out", tmp_path / "t"]
+    line = mistake(capsys, "tune", work / "llamagen", *given, "--budget", 100)
+    assert "need a budget of at least" in line and "got 100" in line
+    line = mistake(capsys, "tune", work / "llamagen", *given, "--metric", "recall")
+    assert "metric must be one of fwd" in line
+    line = mistake(capsys, "tune", work / "llamagen", *given, "--temperature", -1)
+    assert "temperature" in line
+    assert not (tmp_path / "t").exists()

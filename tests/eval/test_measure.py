@@ -1,0 +1,189 @@
+"""Metrics of sets of pictures: by hand from all features, and what is kept of a reference."""
+
+import numpy as np
+import pytest
+import torch
+
+from smalti.eval import measure as module
+from smalti.eval.frechet import Gaussian, distance
+from smalti.eval.inception import Features
+from smalti.eval.measure import How, gather, measure, of_reference
+from smalti.eval.scores import inception_score, precision_recall
+from smalti.eval.sets import open_set
+from smalti.eval.wavelet import fwd
+
+ALL = ("fwd", "fid", "sfid", "inception_score", "precision", "recall", "kid")
+
+
+class Net:
+    """A stand-in for Inception: other features of the mean of each part of a picture."""
+
+    hash = "0123"
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, images):
+        self.seen += len(images)
+        parts = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, 2).flatten(1)
+        return Features(parts[:, :8], parts[:, 4:], 9 * parts)
+
+
+def pictures(count, seed, size=16):
+    rng = np.random.default_rng(seed)
+    light = rng.integers(0, 200, (count, 1, 1, 3))
+    return (light + rng.integers(0, 56, (count, size, size, 3))).astype(np.uint8)
+
+
+def npz(path, array, **more):
+    np.savez(path, arr_0=array, **more)
+    return open_set(path)
+
+
+@pytest.fixture
+def sets(tmp_path):
+    samples, real = pictures(150, 0), pictures(120, 1)
+    return npz(tmp_path / "a.npz", samples), npz(tmp_path / "b.npz", real)
+
+
+def by_name(found):
+    return {m.metric.rpartition("_")[0]: m for m in found}
+
+
+def test_every_metric_is_that_of_all_features_at_once(sets, monkeypatch):
+    monkeypatch.setattr(module, "KID_SUBSET", 60)
+    samples, real = sets
+    net = Net()
+    found = by_name(measure(*sets, How(ALL, net, draws=20, batch=32)))
+    a, b = (torch.cat(list(s.batches(64))) for s in sets)
+    x, y = net(a), net(b)
+
+    def gaussian(rows):
+        return Gaussian(rows.double().mean(0), rows.double().T.cov())
+
+    expected = {
+        "fwd": fwd([a], [b]),
+        "fid": distance(gaussian(x.pool), gaussian(y.pool)).item(),
+        "sfid": distance(gaussian(x.spatial), gaussian(y.spatial)).item(),
+        "inception_score": inception_score(x.logits),
+    }
+    expected |= dict(zip(("precision", "recall"), precision_recall(y.pool, x.pool), strict=True))
+    for name, value in expected.items():
+        assert found[name].value == pytest.approx(value, rel=1e-7), name
+        assert found[name].images == 150 and found[name].metric == f"{name}_150"
+        assert found[name].extractor == ("" if name == "fwd" else "0123")
+    for name in ("fwd", "fid", "sfid"):
+        low, high = found[name].interval
+        assert low < found[name].value < high
+        assert found[name].reference == real.hash and found[name].reference_images == 120
+    assert "level 1" in found["fwd"].definition and "subsets of 60" in found["kid"].definition
+    assert not found["inception_score"].reference
+    assert samples.hash != real.hash
+
+
+def test_intervals_hold_the_spread_of_other_draws():
+    """Fréchet distances of other samples of the same kind lie within, most of the time."""
+
+    class Drawn:
+        def __init__(self, seed):
+            self.seed = seed
+
+        def __len__(self):
+            return 200
+
+        def batches(self, n):
+            yield from torch.from_numpy(pictures(200, self.seed)).permute(0, 3, 1, 2).split(n)
+
+    how = How(("fwd",), level=1, draws=50, batch=10)
+    real = gather(Drawn(99).batches(10), how, {"packets"}, 200)
+    other, values, intervals = real.gaussian("packets"), [], []
+    for seed in range(12):
+        found = gather(Drawn(seed).batches(10), how, {"packets"}, 200)
+        assert len(found.moments["packets"]) == module.BLOCKS
+        value, interval = module._frechet(found, _known(other), "packets", how)
+        values.append(value)
+        intervals.append(interval)
+    middle = np.median(values)
+    held = sum(low <= middle <= high for low, high in intervals)
+    assert held >= 8
+    widths = [high - low for low, high in intervals]
+    assert 0.3 < np.mean(widths) / (4 * np.std(values)) < 3
+
+
+def _known(gaussian):
+    return module.Gathered(known={"packets": gaussian})
+
+
+def test_what_is_known_of_a_reference_is_kept(sets, tmp_path):
+    samples, real = sets
+    how = How(("fid", "recall"), Net(), draws=0)
+    first = measure(samples, real, how, cache=tmp_path / "kept")
+    assert how.net.seen == 270
+    again = measure(samples, real, how, cache=tmp_path / "kept")
+    assert how.net.seen == 420 and again == first
+    (file,) = (tmp_path / "kept").iterdir()
+    assert file.name == f"{real.hash}-0123-pool-rows.safetensors"
+    other = Net()
+    other.hash = "4567"
+    measure(samples, real, How(("fid", "recall"), other, draws=0), cache=tmp_path / "kept")
+    assert other.seen == 270  # another network's features are computed
+
+
+def test_statistics_of_a_reference_are_used_as_they_are(sets, tmp_path):
+    samples, real = sets
+    how = How(("fid",), Net(), draws=0)
+    known = of_reference(real, how, None).gaussian("pool")
+    np.savez(tmp_path / "s.npz", mu=known.mean.numpy(), sigma=known.cov.numpy())
+    statistics = open_set(tmp_path / "s.npz")
+    (expected,), (found,) = (measure(samples, r, how) for r in (real, statistics))
+    assert found.value == pytest.approx(expected.value, rel=1e-9)
+    assert found.preparation.endswith("reference statistics")
+    with pytest.raises(ValueError, match=r"precision needs pictures; .*s.npz holds only mu, sigma"):
+        measure(samples, statistics, How(("fid", "precision"), Net()))
+
+
+def test_reconstructions_have_names_of_their_own(sets):
+    (found,) = measure(*sets, How(draws=0), "reconstruction")
+    assert found.metric == "rfwd_150" and found.kind == "reconstruction" and found.interval is None
+
+
+def test_too_few_pictures_are_told(tmp_path):
+    samples, real = (
+        npz(tmp_path / "a.npz", pictures(9, 0)),
+        npz(tmp_path / "b.npz", pictures(40, 1)),
+    )
+    said = []
+    measure(samples, real, How(("fwd",), level=0), say=said.append)
+    assert said == [s for s in said if "9 images give a singular covariance of 768 features" in s]
+    assert len(said) == 1
+    one = npz(tmp_path / "c.npz", pictures(1, 0))
+    with pytest.raises(ValueError, match="at least 2 pictures, got 1"):
+        measure(one, real, How())
+
+
+def test_bad_requests(sets, tmp_path):
+    samples, _ = sets
+    with pytest.raises(ValueError, match="got 'fidd'; did you mean 'fid'"):
+        How(("fidd",))
+    with pytest.raises(ValueError, match="fid, recall: the Inception network is needed"):
+        How(("fwd", "fid", "recall"))
+    with pytest.raises(ValueError, match="fwd: a reference is needed"):
+        measure(samples, None, How())
+    large = npz(tmp_path / "l.npz", pictures(9, 0, 32))
+    with pytest.raises(ValueError, match="pictures of 16 x 16 pixels, .* of 32 x 32"):
+        measure(samples, large, How())
+
+
+def test_the_score_of_pictures_alone_needs_no_reference(sets):
+    (found,) = measure(sets[0], None, How(("inception_score",), Net()))
+    assert found.value > 1 and not found.reference and found.better == "higher"
+
+
+def test_memory_is_bounded_by_fewer_blocks(monkeypatch):
+    rows = torch.zeros(2, 16, 12)
+    assert module._blocks(rows, 50) == module.BLOCKS
+    assert module._blocks(rows, 7) == 7
+    monkeypatch.setattr(module, "ROOM", 6 * 16 * 12 * 12 * 8)
+    assert module._blocks(rows, 50) == 6
+    monkeypatch.setattr(module, "ROOM", 3 * 16 * 12 * 12 * 8)
+    assert module._blocks(rows, 50) == 1  # too few for an interval
