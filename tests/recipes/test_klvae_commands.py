@@ -133,7 +133,7 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
     train = ["train", "emoji_klvae", "--out", tmp_path / "x", *SMALL]
     for more, words in (
         (("--model.scale", "0"), "scale must be a positive number, got 0.0"),
-        (("--model.group", "3"), "size must be multiples of 24 pixels, which make one code"),
+        (("--model.group", "3"), "size must be multiples of 12 pixels, which make one code"),
         (("--objective.kl-weight", "-1"), "kl_weight must be 0 or more, got -1.0"),
     ):
         assert words in failed(capsys, *train, *more)
@@ -156,6 +156,6 @@ def test_a_step_that_is_no_number_names_its_batch(tmp_path, capsys):
 def test_recipes():
     assert {"emoji_klvae", "kl16"} <= RECIPES.keys()
     model, published = emoji_klvae().model, RECIPES["kl16"]()
-    assert model.spec.grids == ((8, 8),) and model.size == (64, 64)
+    assert model.spec.grids == ((8, 8),) and model.size == (32, 32)
     assert replace(published.model, scale=1.0) == type(model)(), "upstream's are the defaults"
     assert published.objective.gan_adaptive and published.objective.kl_weight == 1e-6
