@@ -99,8 +99,8 @@ def sample(
         n: Number of images; default: one of each class or prompt.
         out: A .png file gets all images as a grid, a column for each class or prompt where several
             are given; any other name is a folder, one PNG per image.
-        count: With --npz: how many images. Classes or prompts are interleaved: image i has the
-            i-th, counted round and round, so that any consecutive thousands are as mixed as all.
+        count: With --npz: how many images. Classes or prompts are interleaved: image i has number
+            i modulo how many there are, so that every part of the file is as mixed as all of it.
         npz: An .npz file as evaluations take it (arr_0 uint8 (N, H, W, 3), arr_1 the classes), with
             a .json file beside it. A drawing that was cut off goes on; processes of torchrun share
             the work, and with as many threads each the file is the same.

@@ -21,6 +21,8 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
+EVERY = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 def say(text: str) -> None:
@@ -47,20 +49,28 @@ def columns() -> tuple[ProgressColumn, ...]:
 
 
 def track(items: Iterable[T], title: str, total: int | None = None, scale: int = 1) -> Iterator[T]:
-    """Yield the items; from two seconds on, show how far it is. `scale`: things per item."""
+    """Yield the items; from two seconds on, show how far it is. `scale`: things per item.
+
+    Where there is no terminal a line now and then says so.
+    """
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
     count = None if total is None else total * scale
     console, began, bar, task = Console(stderr=True), time.monotonic(), None, None
+    said = began
     try:
         for i, item in enumerate(items):
             yield item
-            if bar is None and console.is_terminal and time.monotonic() - began > 2:
+            now, done = time.monotonic(), (i + 1) * scale
+            if count is not None and not console.is_terminal and now - said > EVERY:
+                said, left = now, (now - began) / done * max(count - done, 0)
+                say(f"{title}: {min(done, count)} of {count}, about {left:.0f} s left")
+            if bar is None and console.is_terminal and now - began > 2:
                 bar = Progress(*columns(), console=console, transient=True)
                 task = bar.add_task(title, total=count, numbers="")
                 bar.start()
             if bar is not None and task is not None:
-                bar.update(task, completed=(i + 1) * scale)
+                bar.update(task, completed=done)
     finally:
         if bar is not None:
             bar.stop()
