@@ -18,7 +18,7 @@ def rows_of(count: int, dim: int, seed: int = 0, spread: float = 1.0) -> torch.T
 
 def gaussian(rows: torch.Tensor) -> Gaussian:
     """The plain way, all rows at once."""
-    return Gaussian(rows.mean(0), rows.T.cov(), len(rows))
+    return Gaussian(rows.mean(0), torch.atleast_2d(rows.T.cov()), len(rows))
 
 
 def by_sqrtm(a: Gaussian, b: Gaussian) -> float:
@@ -77,9 +77,10 @@ def test_equals_sqrtm():
 def test_many_pairs_regular_and_singular(monkeypatch):
     counts = [(200, 150), (9, 150), (200, 5), (3, 4), (120, 110)]
     rows = [(rows_of(n, 24, i), rows_of(m, 24, 50 + i)) for i, (n, m) in enumerate(counts)]
+    pairs = [(gaussian(x), gaussian(y)) for x, y in rows]
     a, b = (
-        Gaussian(*(torch.stack(parts) for parts in zip(*moments, strict=True)))
-        for moments in (([gaussian(pair[i])[:2] for pair in rows]) for i in (0, 1))
+        Gaussian(torch.stack([g.mean for g in some]), torch.stack([g.cov for g in some]))
+        for some in zip(*pairs, strict=True)
     )
     want = torch.tensor([by_rows(x, y) for x, y in rows], dtype=torch.float64)
     torch.testing.assert_close(distance(a, b), want, rtol=1e-8, atol=0)

@@ -149,7 +149,10 @@ def test_half_precision():
     assert precision_recall(reference, samples, half=True) == pytest.approx(near, abs=3 / 40)
     # one row overflows float16: the whole block is in float32
     samples = torch.cat([samples, torch.full((1, 16), 1e3)])
-    found, exact = squared_distances(reference, samples, True), squared_distances(reference, samples)
+    found, exact = (
+        squared_distances(reference, samples, True),
+        squared_distances(reference, samples),
+    )
     assert found.isfinite().all() and not torch.equal(found.half().float(), found)
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
 

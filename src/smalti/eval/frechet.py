@@ -9,18 +9,19 @@ All in float64. N images, D features, "..." any leading dimensions, such as pack
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 CHUNK = 2**23
 """Covariances of so many numbers in all are factored at a time."""
-REGULAR = 1e-8
-"""The least squared pivot of a Cholesky factor to go the fast way, over the largest variance."""
+REGULAR = 1e-12
+"""The least eigenvalue of a product of covariances, over the largest, whose root is sure."""
 
 
-class Gaussian(NamedTuple):
+@dataclass(frozen=True)
+class Gaussian:
     """What a distance needs to know of a set of images."""
 
     mean: Tensor
@@ -114,22 +115,13 @@ def distance(a: Gaussian, b: Gaussian) -> Tensor:
 
 def _root_trace(a: Tensor, b: Tensor) -> Tensor:
     """tr (a b)^(1/2) of covariances (P, D, D): (P,)."""
-    (left, fine), (right, also_fine) = _cholesky(a), _cholesky(b)
-    fine = fine & also_fine
-    product = left[fine].mT @ right[fine]
-    traces = a.new_empty(len(a))
-    squares = torch.linalg.eigvalsh(product @ product.mT)
-    traces[fine] = squares.clamp(min=0).sqrt().sum(-1)
+    factor, failed = torch.linalg.cholesky_ex(a)
+    squares = torch.linalg.eigvalsh(factor.mT @ b @ factor)  # (P, D), ascending
+    traces = squares.clamp(min=0).sqrt().sum(-1)
+    fine = (failed == 0) & (squares[:, 0] > REGULAR * squares[:, -1])
     for i in (~fine).nonzero().flatten().tolist():
         traces[i] = torch.linalg.svdvals(_range(a[i]).mT @ _range(b[i])).sum()
     return traces
-
-
-def _cholesky(cov: Tensor) -> tuple[Tensor, Tensor]:
-    """Cholesky factors of (P, D, D), and which of them, (P,), are well conditioned."""
-    factor, failed = torch.linalg.cholesky_ex(cov)
-    least = factor.diagonal(dim1=-2, dim2=-1).amin(-1).square()
-    return factor, (failed == 0) & (least > REGULAR * cov.diagonal(dim1=-2, dim2=-1).amax(-1))
 
 
 def _range(cov: Tensor) -> Tensor:

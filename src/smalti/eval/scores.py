@@ -1,7 +1,7 @@
 """Scores of features: Inception Score, precision and recall as ADM has them, and torch-fidelity's.
 
 Salimans et al., 2016, arXiv:1606.03498; Kynkäänniemi et al., 2019, arXiv:1904.06991; Bińkowski et
-al., 2018, arXiv:1801.01401. In float64, but for ADM's half-precision distances, which are an option.
+al., 2018, arXiv:1801.01401. In float64, but for ADM's half-precision distances, an option.
 N reference images, M samples, D features, C classes.
 """
 
@@ -133,7 +133,7 @@ def squared_distances(u: Tensor, v: Tensor, half: bool = False) -> Tensor:
         squares = u.square().sum(1), v.square().sum(1)
         found = squares[0].unsqueeze(1) - 2 * u @ v.T + squares[1]
         rounding = u.shape[1] * torch.finfo(u.dtype).eps * (squares[0].max() + squares[1].max())
-        return F.threshold_(found, rounding.item(), 0.0)
+        return F.threshold(found, rounding.item(), 0.0, inplace=True)
     for dtype in (torch.float16, torch.float32):
         found = _rounded_distances(u.float(), v.float(), dtype)
         if found.isfinite().all():
