@@ -102,7 +102,7 @@ def test_constant_features():
     [
         (torch.zeros(3), torch.eye(3), r"one shape, got \(2,\) and \(3,\)"),
         (torch.zeros(2) * torch.nan, torch.eye(2), "finite"),
-        (torch.zeros(2), torch.eye(2) * torch.inf, "finite"),
+        (torch.zeros(2), torch.eye(2) + torch.tensor([[0, torch.inf], [torch.inf, 0]]), "finite"),
     ],
 )
 def test_refuses(mean, cov, message):
