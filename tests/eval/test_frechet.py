@@ -100,14 +100,17 @@ def test_constant_features():
 @pytest.mark.parametrize(
     ("mean", "cov", "message"),
     [
-        (torch.zeros(3), torch.eye(3), r"one shape, got \(2,\) and \(3,\)"),
+        (torch.zeros(3), torch.eye(3), r"one shape, got \(.,\) and \(.,\)"),
+        (torch.zeros(2), torch.diag(torch.tensor([-2.0, 1.0])), "no negative eigenvalue, got -2"),
         (torch.zeros(2) * torch.nan, torch.eye(2), "finite"),
         (torch.zeros(2), torch.eye(2) + torch.tensor([[0, torch.inf], [torch.inf, 0]]), "finite"),
     ],
 )
 def test_refuses(mean, cov, message):
-    with pytest.raises(ValueError, match=message):
-        distance(Gaussian(torch.zeros(2), torch.eye(2)), Gaussian(mean, cov))
+    plain, given = Gaussian(torch.zeros(2), torch.eye(2)), Gaussian(mean, cov)
+    for pair in ((plain, given), (given, plain)):
+        with pytest.raises(ValueError, match=message):
+            distance(*pair)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(0, 8), st.integers(0, 99))

@@ -97,7 +97,8 @@ def too_few(count: int, features: int) -> str:
 def distance(a: Gaussian, b: Gaussian) -> Tensor:
     """Squared Fréchet distance of each pair of Gaussians: (...) float64.
 
-    Covariances may be singular. Raises ValueError for different shapes, and for what is no number.
+    Covariances may be singular. Raises ValueError for different shapes, for what is no number, and
+    for what is no covariance.
     """
     if a.mean.shape != b.mean.shape:
         ours, theirs = tuple(a.mean.shape), tuple(b.mean.shape)
@@ -129,5 +130,8 @@ def _root_trace(a: Tensor, b: Tensor) -> Tensor:
 def _range(cov: Tensor) -> Tensor:
     """A factor (D, R) of a covariance (D, D) of rank R: what rounding has added is left out."""
     values, vectors = torch.linalg.eigh(cov)
-    kept = values > len(values) * torch.finfo(cov.dtype).eps * values[-1]
+    most = values.abs().max()
+    if values[0] < -1e-6 * most:
+        raise ValueError(f"a covariance must have no negative eigenvalue, got {values[0].item():g}")
+    kept = values > len(values) * torch.finfo(cov.dtype).eps * most
     return vectors[:, kept] * values[kept].sqrt()
