@@ -18,7 +18,7 @@ def rows_of(count: int, dim: int, seed: int = 0, spread: float = 1.0) -> torch.T
 
 def gaussian(rows: torch.Tensor) -> Gaussian:
     """The plain way, all rows at once."""
-    return Gaussian(rows.mean(0), rows.T.cov(), len(rows))
+    return Gaussian(rows.mean(0), torch.atleast_2d(rows.T.cov()), len(rows))
 
 
 def by_sqrtm(a: Gaussian, b: Gaussian) -> float:
@@ -77,9 +77,10 @@ def test_equals_sqrtm():
 def test_many_pairs_regular_and_singular(monkeypatch):
     counts = [(200, 150), (9, 150), (200, 5), (3, 4), (120, 110)]
     rows = [(rows_of(n, 24, i), rows_of(m, 24, 50 + i)) for i, (n, m) in enumerate(counts)]
+    pairs = [(gaussian(x), gaussian(y)) for x, y in rows]
     a, b = (
-        Gaussian(*(torch.stack(parts) for parts in zip(*moments, strict=True)))
-        for moments in (([gaussian(pair[i])[:2] for pair in rows]) for i in (0, 1))
+        Gaussian(torch.stack([g.mean for g in some]), torch.stack([g.cov for g in some]))
+        for some in zip(*pairs, strict=True)
     )
     want = torch.tensor([by_rows(x, y) for x, y in rows], dtype=torch.float64)
     torch.testing.assert_close(distance(a, b), want, rtol=1e-8, atol=0)
@@ -99,14 +100,17 @@ def test_constant_features():
 @pytest.mark.parametrize(
     ("mean", "cov", "message"),
     [
-        (torch.zeros(3), torch.eye(3), r"one shape, got \(2,\) and \(3,\)"),
+        (torch.zeros(3), torch.eye(3), r"one shape, got \(.,\) and \(.,\)"),
+        (torch.zeros(2), torch.diag(torch.tensor([-2.0, 1.0])), "no negative eigenvalue, got -2"),
         (torch.zeros(2) * torch.nan, torch.eye(2), "finite"),
-        (torch.zeros(2), torch.eye(2) * torch.inf, "finite"),
+        (torch.zeros(2), torch.eye(2) + torch.tensor([[0, torch.inf], [torch.inf, 0]]), "finite"),
     ],
 )
 def test_refuses(mean, cov, message):
-    with pytest.raises(ValueError, match=message):
-        distance(Gaussian(torch.zeros(2), torch.eye(2)), Gaussian(mean, cov))
+    plain, given = Gaussian(torch.zeros(2), torch.eye(2)), Gaussian(mean, cov)
+    for pair in ((plain, given), (given, plain)):
+        with pytest.raises(ValueError, match=message):
+            distance(*pair)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.integers(0, 8), st.integers(0, 99))

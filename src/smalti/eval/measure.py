@@ -354,5 +354,7 @@ def _frechet(drawn: Gathered, real: Gathered, needs: str, how: How) -> Number:
         return distance(drawn.gaussian(needs, times.tolist()), other).mean().item()
 
     blocks = len(drawn.moments[needs])
-    interval = bootstrap(value, blocks, how.draws, how.seed) if blocks > 1 else None
+    interval = bootstrap(value, blocks, how.draws, how.seed)
+    if interval is not None:  # no distance is below 0
+        interval = max(0.0, interval[0]), interval[1]
     return value(np.ones(blocks, np.int64)), interval

@@ -1,7 +1,11 @@
 """Scores of features: Inception Score, precision and recall as ADM has them, and torch-fidelity's.
 
 Salimans et al., 2016, arXiv:1606.03498; Kynkäänniemi et al., 2019, arXiv:1904.06991; Bińkowski et
+<<<<<<< HEAD
 al., 2018, arXiv:1801.01401. In float64, but for ADM's distances in half precision, an option.
+=======
+al., 2018, arXiv:1801.01401. In float64, but for ADM's half-precision distances, an option.
+>>>>>>> evA
 N reference images, M samples, D features, C classes.
 """
 
@@ -67,8 +71,8 @@ def precision_recall(
 
     The ball of a row of features reaches to the k-th nearest other row of its set. `half` computes
     distances as ADM does, see `squared_distances`. Memory beside the features (N, D) and (M, D) is
-    independent of their number. Raises ValueError for sets of k rows or fewer, for different D, and
-    for what is no number.
+    independent of their number: 0.2 GB, with `half` 2 GB. Raises ValueError for sets of k rows or
+    fewer, for different D, and for what is no number.
     """
     if reference.shape[1:] != samples.shape[1:]:
         ours, theirs = reference.shape[-1], samples.shape[-1]
