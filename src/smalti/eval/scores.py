@@ -1,11 +1,7 @@
 """Scores of features: Inception Score, precision and recall as ADM has them, and torch-fidelity's.
 
 Salimans et al., 2016, arXiv:1606.03498; Kynkäänniemi et al., 2019, arXiv:1904.06991; Bińkowski et
-<<<<<<< HEAD
-al., 2018, arXiv:1801.01401. In float64, but for ADM's distances in half precision, an option.
-=======
 al., 2018, arXiv:1801.01401. In float64, but for ADM's half-precision distances, an option.
->>>>>>> evA
 N reference images, M samples, D features, C classes.
 """
 

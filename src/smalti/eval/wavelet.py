@@ -78,11 +78,7 @@ class Wavelets:
         if self.size not in ((), size):
             raise ValueError(f"images must have the size {self.size} of those before, got {size}")
         if self.level is None:
-<<<<<<< HEAD
-            self.level = default_level((h, w))
-=======
             self.level = default_level((size[-2], size[-1]))
->>>>>>> evA
         rows = packets(images, self.level)
         if self.moments is None:
             self.size, self.moments = size, Moments(*rows.shape[1:], device=images.device)
