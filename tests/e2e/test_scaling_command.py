@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("float32")
 TRAIN = "--data.source shapes:48 --train.steps 6 --train.batch 8 --train.optim.warmup 0".split()
 TRAIN += "--train.save-every 4 --train.precision fp32 --train.device cpu".split()
 SMALL = [*"--model.layers 2 --model.heads 2 --model.dim 16".split(), *TRAIN]
-LLAMAGEN = [*SMALL, "--model.multiple-of", "16"]
+LLAMAGEN = "--model.multiple-of 16 --model.dropout 0 --model.drop-path 0".split() + SMALL
 SIZES = ["--sizes", "1", "2", "3", "4"]
 
 

@@ -268,10 +268,11 @@ def tables(report: dict[str, Any]) -> list[Table]:
             f"{s['tokens_per_step'] * s['steps']:,}",
             f"{s['curve'][-1][1]:.4f}",
         )
-    found = Table(title="laws over parameters N, compute C and tokens D", box=SIMPLE_HEAD)
+    title = "laws over parameters N, compute C and tokens D"
+    found = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     found.add_column("loss")
-    for name in ("95 % of alpha", "Pearson r", "predicted", "off by"):
-        found.add_column(name, justify="right")
+    for name in ("95 % of alpha", "r", "predicted"):
+        found.add_column(name, justify="right", no_wrap=True)
     for over, kinds in report["laws"].items():
         for law in kinds.values():
             found.add_row(*_row(law, NAMES[over]))
@@ -283,6 +284,6 @@ def _row(law: dict[str, Any], name: str) -> list[str]:
     if "none" in law:
         return [f"{name}: {law['none']}"]
     among, held = law["intervals"], law["held_out"]
-    alpha = "{:.3f} to {:.3f}".format(*among["alpha"]) if among else ""
-    predicted = [f"{held['predicted']:.4f}", f"{held['error']:+.1%}"] if held else []
-    return [law["formula"].replace("X", name), alpha, f"{law['pearson']:.4f}", *predicted]
+    alpha = "{:.3f}, {:.3f}".format(*among["alpha"]) if among else ""
+    predicted = f"{held['predicted']:.4f} ({held['error']:+.1%})" if held else ""
+    return [law["formula"].replace("X", name), alpha, f"{law['pearson']:.4f}", predicted]
