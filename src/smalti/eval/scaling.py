@@ -18,7 +18,7 @@ import numpy as np
 
 STEEPEST, FLATTEST = 5.0, 1e-3
 """Between them lies -alpha of a law with a floor."""
-GRID, ROUNDS = 33, 10
+GRID, ROUNDS = 33, 6
 """Exponents tried at once, and how often around the best of them."""
 
 
