@@ -120,7 +120,7 @@ def summed(at: list[int], values: list[float], steps: int) -> float:
 @torch.inference_mode()
 def case(model: MAR, steps: int, rounds: int) -> None:
     bench = Bench(model, steps)
-    at = [round((steps - 1) * share) for share in (0.004, 0.25, 0.5, 0.75, 0.98)]
+    at = [max(1, round((steps - 1) * share)) for share in (0.004, 0.25, 0.5, 0.75, 0.98)]
     prepared = model.prepare(GUIDANCE.branches(Cond(bench.labels)))
     names = ("plain", "ours", "kept")
     best: dict[str, list[tuple[float, float]]] = {name: [] for name in names}

@@ -127,9 +127,9 @@ def paper_mar(config: MARConfig, batch: int, dtype: torch.dtype, device: str) ->
     tables = (config.classes + 1 + 2 * length + config.spec.positions + 1) * dim
     vectors = layers * (9 * dim + ffn) + 8 * dim  # norms and biases
     vectors += head.depth * 4 * width + modulation + 4 * width + 2 * config.channels
-    # of all rows the input of the stack, of a layer and of its feed-forward, the norm of that, and
-    # what is before and behind the GELU
-    layer = 2 * batch * length * (4 * dim + 2 * ffn) * size
+    # of all rows the input of the stack, of a layer, its norm, queries, keys and values as the
+    # product leaves them and as they are read, and what attention gives
+    layer = 2 * batch * length * 10 * dim * size
     draw = max(MODULATED, 2 * batch) * (modulation + width) * size
     return {
         "weights": (linear + tables + vectors) * size,

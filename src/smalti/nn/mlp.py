@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +22,10 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+ROWS = 1024
+"""Without gradients the wide features of so many rows are in memory at a time."""
 
 
 class MLP(nn.Module):
@@ -43,5 +48,15 @@ class MLP(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        if torch.is_grad_enabled() or len(rows) <= ROWS:
+            return self.part(x)
+        y = torch.empty_like(rows)
+        for given, found in zip(rows.split(ROWS), y.split(ROWS), strict=True):
+            found.copy_(self.part(given))
+        return y.view_as(x)
+
+    def part(self, x: Tensor) -> Tensor:
+        """Of all rows at once."""
         h = F.gelu(self.w1(x), approximate=self.approximate)
         return self.w2(F.dropout(h, self.dropout, self.training))

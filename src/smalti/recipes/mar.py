@@ -132,7 +132,7 @@ def emoji_klvae() -> KLRecipe:
 
 
 def emoji_mar() -> GeneratorRecipe:
-    """A small MAR on the codes of `emoji_klvae`, about three minutes on two CPU cores.
+    """A small MAR on the codes of `emoji_klvae`, about four minutes on two CPU cores.
 
     As many parameters as `emoji_llamagen`, and as many operations in training.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def check(out: Path, recipe: Recipe) -> None:
     check_output(out, folder=True)
     path, mine = out / "recipe.json", to_dict(recipe)
     if path.is_file():
-        for name, old, new in differences(read_json(path), mine):
+        for name, old, new in differences(filled(read_json(path), recipe), mine):
             if name.removeprefix("train.") not in LATER:
                 raise ValueError(
                     f"{out} holds a run of another recipe: {name} was {old!r}, now {new!r}. Give "
@@ -51,6 +53,21 @@ def claim(out: Path, recipe: Recipe, world: World, begun: str = "") -> None:
         write_json(out / "recipe.json", to_dict(recipe))
         if begun:
             write_json(out / "init.json", {"init": recipe.init, "fingerprint": begun})
+
+
+def filled(told: Any, config: Any) -> Any:
+    """What a run says of its recipe, with the defaults of fields that came after it."""
+    if not dataclasses.is_dataclass(config) or not isinstance(told, dict):
+        return told
+    later: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        if f.name in told:
+            later[f.name] = filled(told[f.name], getattr(config, f.name))
+        elif f.default is not dataclasses.MISSING:
+            later[f.name] = f.default
+        elif f.default_factory is not dataclasses.MISSING:
+            later[f.name] = f.default_factory()
+    return told | json.loads(json.dumps(later, default=dataclasses.asdict))  # tuples are lists
 
 
 def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
