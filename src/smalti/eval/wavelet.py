@@ -74,7 +74,7 @@ class Wavelets:
 
     def add(self, images: Tensor) -> None:
         """Images (B, 3, H, W), uint8 or float in [0, 1]. Raises ValueError for another size."""
-        size, (h, w) = tuple(images.shape[1:]), images.shape[-2:]
+        size = tuple(images.shape[1:])
         if self.size not in ((), size):
             raise ValueError(f"images must have the size {self.size} of those before, got {size}")
         if self.level is None:
