@@ -48,6 +48,8 @@ class Search:
     top_p: tuple[float, ...] = (0.9, 0.95, 1.0)
     metric: str = "fwd"
     """fwd, fid, sfid or inception_score."""
+    level: int | None = None
+    """Of wavelet packets; default: that of the size of the pictures."""
     budget: int = 4096
     """Pictures to draw in all."""
     candidates: int = 27
@@ -127,7 +129,9 @@ class Scorer:
     def __init__(self, pipe: Any, reference: ImageSet, search: Search, net: Any = None) -> None:
         self.pipe, self.reference, self.metric = pipe, reference, search.metric
         self.seed = search.seed
-        self.how = How((search.metric, *(("precision",) if net else ())), net, draws=0)
+        self.how = How(
+            (search.metric, *(("precision",) if net else ())), net, search.level, draws=0
+        )
         self.real = of_reference(reference, self.how, cache())
         if net is None:
             coarse = [coarsest(images) for images in reference.batches(self.how.batch)]
@@ -277,6 +281,7 @@ def search_of(
         "reference": {"name": given, "hash": pictures.hash, "images": len(pictures)},
         "features": "pool_3" if net is not None else f"coarsest packet, {COARSE} pixels",
         "seed": search.seed,
+        "level": search.level,
         "extractor": "" if net is None else net.hash,
     }
     done = _begun(path, about)
