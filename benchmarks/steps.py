@@ -1,6 +1,6 @@
 """What do more steps buy a MAR? Fréchet wavelet distance over reveal steps and steps of the head.
 
-    python benchmarks/steps.py PIPELINE [--out docs/steps.png] [--images 512] [--level 3]
+    python benchmarks/steps.py PIPELINE [--out docs/steps.png] [--images 256] [--level 3]
 
 The pipeline draws as many pictures with each number of reveal steps and of steps of the diffusion
 head, under the classes of the held-out pictures of its source, in turn, and is measured against
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="what more steps buy a MAR")
     parser.add_argument("pipeline")
     parser.add_argument("--out", type=Path, default=Path("docs/steps.png"))
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--level", type=int, default=3)
     options = parser.parse_args()
     rows = measured(smalti.load(options.pipeline), options.images, options.level)
