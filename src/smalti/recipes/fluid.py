@@ -136,7 +136,7 @@ def emoji_fluid() -> GeneratorRecipe:
             head=DiffusionConfig(depth=3, width=128),
         ),
         objective=MaskedConfig(),
-        sampling=Sampling(guidance=2.0, schedule="linear", steps=32, solver="dpm", head_steps="25"),
+        sampling=Sampling(guidance=2.0, schedule="linear", steps=8, solver="dpm", head_steps="16"),
         train=replace(recipe.train, steps=2080, preview_every=1040, save_every=1040),
     )
 
