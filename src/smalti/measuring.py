@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 
 from smalti import __version__
 from smalti.config import check_output, read_json, to_dict, write_json
+from smalti.data.source import SCHEMES, open_source
 from smalti.data.transforms import to_float, to_uint8
 from smalti.drawing import Settings
 from smalti.eval import reconstruction
@@ -23,11 +24,11 @@ from smalti.eval.codebook import entropy, histograms, perplexity, usage
 from smalti.eval.conditioning import ClassifierConfig, class_accuracy
 from smalti.eval.conditioning import shapes as oracle
 from smalti.eval.likelihood import likelihood
-from smalti.eval.measure import NETWORK, How, measure, preparation
+from smalti.eval.measure import NETWORK, How, measure, of_reference, preparation
 from smalti.eval.report import Measured, as_json, compare, counted, of_means
 from smalti.eval.sets import ImageSet, open_set
-from smalti.eval.weights import digest
 from smalti.progress import say, show, track
+from smalti.train.parallel import best_device
 
 CACHE = "SMALTI_CACHE"
 """Environment variable: the folder of what is kept of references."""
@@ -70,8 +71,8 @@ class Reconstructed:
             for name in PAIRED:
                 self.values.setdefault(name, []).append(getattr(reconstruction, name)(images, back))
             for name, net in self.lpips.items():
-                apart = net(to_float(images), to_float(back)).flatten()
-                self.values.setdefault(name, []).append(apart)
+                apart = net(*(to_float(x.to(device)) for x in (images, back)))
+                self.values.setdefault(name, []).append(apart.cpu())
             if spec.discrete:
                 counts = histograms(codes, spec)
                 self.counts = counts if self.counts is None else self.counts + counts
@@ -93,7 +94,7 @@ class Reconstructed:
                         float(values.mean()),
                         better=better,
                         interval=of_means(values, draws, seed),
-                        extractor="" if net is None else digest(net.state_dict()),
+                        extractor="" if net is None else net.hash,
                         **about,
                     )
                 )
@@ -178,8 +179,15 @@ def evaluate(
         subject: A folder of pictures, an .npz, a data source, a pipeline (which is drawn from), or
             a tokenizer (whose reconstructions are measured).
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            "eval is one process: draw with torchrun and smalti sample --npz, then measure that"
+        )
     if options.out is not None:
         check_output(options.out)
+        for drawn in (Path(subject), options.keep):
+            if drawn is not None and drawn.with_suffix(".json") == options.out:
+                raise ValueError(f"{options.out} says how {drawn} was drawn: give another --out")
     report = run(subject, options, settings.given())
     if options.out is None:
         show(report)
@@ -211,19 +219,19 @@ def run(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, A
     elif (folder / "config.json").is_file():
         from smalti import registry
         from smalti.storage import load_module
-        from smalti.train.parallel import best_device
 
         tokenizer = load_module(folder, registry.TOKENIZERS, best_device())[0]
     if sampling and pipe is None:
         raise ValueError(f"{', '.join(sampling)}: settings of drawing are for a pipeline")
-    if tokenizer is not None:
+    _refuse(options, pipe is not None, tokenizer is not None)
+    if tokenizer is not None and size is None:
         size = tokenizer.config.size[0]
-    given = options.reference
+    given, share = options.reference, 0.1
     if given is None and pipe is not None:
-        given = f"{pipe.info['source']}@held" if pipe.info.get("source") else None
+        given, share = held_out(pipe)
     reference = None
     if given is not None:
-        reference = open_set(given, size, options.skip_bad)
+        reference = open_set(given, size, options.skip_bad, share)
     about: dict[str, Any] = {"subject": {"name": subject}}
     if pipe is not None:
         found, told = _of_pipeline(pipe, reference, how, options, sampling)
@@ -235,28 +243,35 @@ def run(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, A
         told = {"kind": "pictures", **_set(pictures)}
     about["subject"] |= told
     about["reference"] = None if reference is None else {"name": given, **_set(reference)}
-    about["settings"] = to_dict(_plain(options))
+    about["settings"] = {k: getattr(options, k) for k in ("seed", "bootstrap", "batch")}
     about["versions"] = {"smalti": __version__, "torch": torch.__version__, "numpy": np.__version__}
     return as_json(found, about)
 
 
 def _is_set(subject: str) -> bool:
-    from smalti.data.source import SCHEMES
-
     name = subject.split("@")[0].split(":")[0]
     return Path(subject).exists() or subject.endswith(".npz") or name in SCHEMES
 
 
-def _plain(options: Options) -> Any:
-    """The options that numbers depend on, as a dataclass of plain values."""
+def held_out(pipe: Any) -> tuple[str, float]:
+    """The set of pictures that the pipeline never saw, and their share of its source."""
+    source, share = (pipe.info.get(key) for key in ("source", "holdout"))
+    if not source or not share:
+        raise ValueError("the pipeline does not say which pictures it never saw: give --reference")
+    return f"{source}@held", share
 
-    @dataclass
-    class Told:
-        seed: int = options.seed
-        bootstrap: int = options.bootstrap
-        batch: int = options.batch
 
-    return Told()
+def _refuse(options: Options, pipeline: bool, tokenizer: bool) -> None:
+    """Raise ValueError for options that the subject has no use for."""
+    drawing = ("n", "balanced", "conditioning", "keep")
+    for names, fits, what in (
+        (drawing, pipeline, "a pipeline"),
+        (("lpips",), tokenizer and not pipeline, "a tokenizer"),
+        (("size",), pipeline or not tokenizer, "pipelines and sets of pictures"),
+    ):
+        for name in names:
+            if getattr(options, name) and not fits:
+                raise ValueError(f"--{name} is for {what}")
 
 
 def _how(options: Options) -> How:
@@ -265,7 +280,7 @@ def _how(options: Options) -> How:
     if any(m in NETWORK for m in metrics):
         from smalti.eval.inception import load_inception
 
-        net = load_inception(options.inception)
+        net = load_inception(options.inception).to(best_device())
     if options.batch < 1 or options.bootstrap < 0:
         raise ValueError(
             "--batch must be at least 1 and --bootstrap 0 or more, "
@@ -295,19 +310,28 @@ def _of_pipeline(
     from smalti.samples import draw_npz
     from smalti.storage import fingerprint
 
-    if reference is None:
-        raise ValueError("the pipeline does not say what it was trained on: give --reference")
+    assert reference is not None
     count = options.n if options.n is not None else len(reference)
-    request = {} if options.balanced else asked(pipe, reference)
+    if count < 2:
+        raise ValueError(f"metrics of a set need at least 2 pictures, got --n {count}")
+    request = asked(pipe, reference, options.balanced)
+    if options.conditioning:
+        _can_be_judged(pipe)
+    of_reference(reference, how, cache())  # mistakes before the pictures are drawn
     with tempfile.TemporaryDirectory() as folder:
         file = options.keep or Path(folder) / "drawn.npz"
         given = {"seed": options.seed, "batch": options.batch, "balanced": options.balanced}
-        draw_npz(pipe, file, count, request, **given, **sampling)
-        drawn = open_set(file)
+        try:
+            draw_npz(pipe, file, count, request, **given, **sampling)
+        except KeyboardInterrupt:
+            if options.keep is None:
+                raise KeyboardInterrupt("stopped; --keep FILE.npz would keep pictures") from None
+            raise
+        drawn = open_set(file, options.size)
         found = measure(drawn, reference, how, cache=cache(), say=say)
         found += bits(pipe, reference, options.batch)
         if options.conditioning:
-            found += conditioning(drawn, pipe.info.get("source", ""))
+            found += conditioning(drawn, pipe.info["source"])
     told = {
         "kind": "pipeline",
         "fingerprint": pipe.fingerprint,
@@ -317,7 +341,7 @@ def _of_pipeline(
         "hash": drawn.hash,
         "images": count,
         "seed": options.seed,
-        "conditions": "those of the reference, in turn" if request else "all classes in turn",
+        "conditions": "all in turn" if options.balanced else "those of the reference, in turn",
     }
     return found, told
 
@@ -326,9 +350,10 @@ def conditioning(drawn: ImageSet, source: str) -> list[Measured]:
     """How many pictures show what they were drawn for: by the oracle of `shapes`, or by a small
     classifier that learned the training pictures of the source, beside real ones."""
     if source.partition(":")[0] == "shapes":
-        text = "as asked for, by the exact oracle of shapes"
-        found = {f"matching_{k}": v for k, v in oracle(drawn).items()}
-        images = int(found.pop("matching_images"))
+        found = oracle(drawn)
+        images = int(found.pop("images"))
+        text = f"as asked for, by the exact oracle of shapes, of {', '.join(found)}"
+        found = {f"matching_{k}": v for k, v in found.items()}
     else:
         text = f"mean over classes, by a classifier of the training pictures: {ClassifierConfig()}"
         found = class_accuracy(drawn, source)
@@ -336,44 +361,67 @@ def conditioning(drawn: ImageSet, source: str) -> list[Measured]:
         found = {f"class_{k}": v for k, v in found.items() if k != "classes"}
         text += f"; held out: {held:.0f} real pictures"
     about = {"images": images, "kind": "conditioning", "better": "higher"}
-    about |= {"preparation": preparation(drawn)}
+    about |= {"preparation": preparation(drawn), "reference": open_source(source).fingerprint()}
     return [
         Measured(counted(name, images), f"{name}/1: share {text}", value, **about)
         for name, value in found.items()
     ]
 
 
-def asked(pipe: Any, reference: ImageSet) -> dict[str, Any]:
-    """The conditions of the reference's pictures, where the pipeline knows them."""
-    if not len(reference):
-        return {}
+def _can_be_judged(pipe: Any) -> None:
+    """Raise ValueError unless there is a judge of what the pipeline was asked for."""
+    source = pipe.info.get("source", "")
+    if not source or (pipe.text is not None and source.partition(":")[0] != "shapes"):
+        what = "captions of other sources than shapes" if source else "a pipeline without a source"
+        raise ValueError(f"--conditioning has no judge of {what}")
+    if pipe.text is None and len(pipe.classes) < 2:
+        raise ValueError(f"--conditioning needs at least 2 classes, got {len(pipe.classes)}")
+
+
+def asked(pipe: Any, reference: ImageSet, balanced: bool = False) -> dict[str, Any]:
+    """The conditions of the reference's pictures, in turn, or all classes: {}; `balanced` takes
+    every class or caption once. Raises ValueError if a text pipeline has no captions to draw."""
     if pipe.text is not None:
-        captions = [reference.caption(i) for i in range(len(reference))]
-        return {"text": captions} if all(captions) else {}
-    labels = reference.labels
-    if reference.classes == list(pipe.classes) and len(labels) and labels.min() >= 0:
-        return {"classes": labels.tolist()}
-    return {}
+        captions = [reference.caption(i) for i in _good(reference)]
+        if not captions or not all(captions):
+            raise ValueError(f"{reference.name} has no captions, which the pipeline draws from")
+        return {"text": list(dict.fromkeys(captions)) if balanced else captions}
+    if balanced or not len(reference) or not _known(pipe, reference):
+        return {}
+    return {"classes": reference.labels[_good(reference)].tolist()}
+
+
+def _good(reference: ImageSet) -> list[int]:
+    """The numbers of pictures that can be read."""
+    if not len(reference):
+        return []
+    return [i for rows in reference.numbered() for i in rows.numbers.tolist()]
+
+
+def _known(pipe: Any, reference: ImageSet) -> bool:
+    """Whether the reference's classes are the pipeline's."""
+    return reference.classes == list(pipe.classes) and bool((reference.labels >= 0).all())
 
 
 def bits(pipe: Any, reference: ImageSet, batch: int) -> list[Measured]:
     """The pipeline's likelihood of the reference's pictures, or the loss that takes its place."""
-    request, size = asked(pipe, reference), tuple(pipe.tokenizer.config.size)
-    if not request or reference.size != size:
+    size = tuple(pipe.tokenizer.config.size)
+    one = pipe.text is None and len(pipe.classes) == 1 and not reference.classes
+    if reference.size != size or not (pipe.text is not None or one or _known(pipe, reference)):
+        say("the likelihood is left out: the reference has other classes or another size")
         return []
 
     def codes() -> Iterator[dict[str, Tensor]]:
         for rows in reference.numbered(batch):
-            given = {"codes": pipe.encode(rows.images)}
-            if "classes" in request:
-                labels = reference.labels[rows.numbers]
-                yield given | {"labels": torch.from_numpy(labels)}
+            given, numbers = {"codes": pipe.encode(rows.images)}, rows.numbers
+            if pipe.text is not None:
+                texts = [reference.caption(i) for i in numbers.tolist()]
+                yield given | {"text_tokens": pipe.text.tokenize(texts)}
             else:
-                texts = [request["text"][i] for i in rows.numbers]
-                yield given | {"text": pipe.text.tokenize(texts)}
+                labels = np.zeros_like(numbers) if one else reference.labels[numbers]
+                yield given | {"labels": torch.from_numpy(labels)}
 
-    encoder = pipe.text if pipe.text is not None else None
-    found = likelihood(pipe.model, codes(), pipe.device, encoder=encoder)
+    found = likelihood(pipe.model, codes(), pipe.device, encoder=pipe.text)
     pixels = 3 * size[0] * size[1]
     for name in ("bits_per_image", "bits_per_image_bound"):
         if name in found:
@@ -382,8 +430,11 @@ def bits(pipe: Any, reference: ImageSet, batch: int) -> list[Measured]:
     about = {"images": images, "kind": "likelihood", "better": "lower"}
     about |= {"reference": reference.hash, "reference_images": images}
     about |= {"preparation": preparation(reference), "extractor": pipe.fingerprint.split("-")[0]}
+    text = "of codes, teacher-forced, true condition"
+    if not pipe.model.spec.discrete:
+        text = f"of codes, {pipe.model.head.kind}, true condition"
     return [
-        Measured(name, f"{name}/1: of codes, teacher-forced, true condition", value, **about)
+        Measured(name, f"{name}/1: {text}", value, **about)
         for name, value in found.items()
         if not name.startswith("nats")
     ]
@@ -400,7 +451,7 @@ def _of_tokenizer(
     for net in options.lpips:
         from smalti.eval.lpips import load_lpips
 
-        nets[f"lpips_{net}"] = load_lpips(net, options.lpips_weights)
+        nets[f"lpips_{net}"] = load_lpips(net, options.lpips_weights).to(best_device())
     back = Reconstructed(tokenizer, reference, nets)
     found = measure(back, reference, how, "reconstruction", cache(), say)
     found += back.measured(options.bootstrap, options.seed)
@@ -419,11 +470,12 @@ def compare_reports(
         b: Another.
         json: Print the differences as JSON on standard output.
     """
-    reports = [read_report(path) for path in (a, b)]
-    found = compare(*reports)
+    found, refused = compare(*(read_report(path) for path in (a, b)))
     if json:
-        show(found)
+        show({"differences": found, "refused": refused})
         return
+    for name, why in refused.items():
+        print(f"{name:28} does not compare: {why}")
     for row in found:
         spread = ""
         if "interval" in row:

@@ -329,7 +329,7 @@ class Pipeline:
         mark = save_module(self.tokenizer, temporary / "tokenizer")
         text = None if self.text is None else save_module(self.text, temporary / "text")
         model = save_module(self.model, temporary / "model", tokenizer=mark, text=text)
-        told = ("source", "files", "credit", "init")
+        told = ("source", "holdout", "files", "credit", "init")
         kept = {k: v for k, v in self.info.items() if k in told}
         write_json(
             temporary / "pipeline.json",

@@ -49,6 +49,8 @@ def plot_runs(
             near = did_you_mean(key, known)
             raise ValueError(f"no run has {key!r}{near} (there are {', '.join(known)})")
     keys = list(keys) or usual(known)
+    if not keys:
+        raise ValueError(f"say what to draw with --keys (there are {', '.join(known) or 'none'})")
     figure, panels = _figure(len(keys))
     for panel, key in zip(panels, keys, strict=True):
         for i, (name, run) in enumerate(told.items()):

@@ -125,6 +125,8 @@ def _finished(out: Path, folder: Path, settings: dict[str, Any]) -> bool:
     begun = folder / "settings.json"
     told = begun if begun.is_file() else out.with_suffix(".json")
     if not begun.is_file() and not out.exists():
+        if told.exists() and "pipeline" not in read_json(told):
+            raise ValueError(f"{told} is there and says something else: give another name")
         return False
     if not told.is_file():
         raise ValueError(f"{out} is there and not of smalti: give another name, or remove it")

@@ -20,14 +20,15 @@ import torch
 from torch import Tensor
 from tyro.conf import Positional, arg
 
-from smalti.config import check_output, read_json, write_json
+from smalti import __version__
+from smalti.config import check_output, read_json, to_dict, write_json
 from smalti.eval.frechet import distance
 from smalti.eval.measure import METRICS, NETWORK, Gathered, How, gather, of_reference
 from smalti.eval.report import counted
 from smalti.eval.scores import inception_score, precision_recall
 from smalti.eval.sets import ImageSet, open_set
 from smalti.eval.wavelet import packets
-from smalti.measuring import asked, cache
+from smalti.measuring import asked, cache, held_out
 from smalti.progress import say, show, track
 
 KEPT = 3
@@ -185,10 +186,14 @@ def halving(
             tried = [r["settings"] for r in sorted(last, key=lambda r: sign * r["value"])][:size]
         for settings in tried:
             about = {"round": number, "settings": settings}
-            known = [r for r in done if r["images"] == images and r["settings"] == settings]
+            known = [r for r in done if _same(r, {"images": images, "settings": settings})]
             rows.append(about | (known[0] | about if known else score(settings, images)))
             note(rows)
     return rows
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a["images"] == b["images"] and a["settings"] == b["settings"]
 
 
 def frontier(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -264,12 +269,11 @@ def search_of(
     if search.metric in NETWORK:
         from smalti.eval.inception import load_inception
 
-        net = load_inception(inception)
+        net = load_inception(inception).to(pipe.device)
+    share = 0.1
     if given is None:
-        if not pipe.info.get("source"):
-            raise ValueError("the pipeline does not say what it was trained on: give --reference")
-        given = f"{pipe.info['source']}@held"
-    pictures = open_set(given, pipe.tokenizer.config.size[0])
+        given, share = held_out(pipe)
+    pictures = open_set(given, pipe.tokenizer.config.size[0], holdout=share)
     tried = candidates(pipe, search)
     plan = rounds(len(tried), search.budget)
     score = Scorer(pipe, pictures, search, net)
@@ -282,20 +286,27 @@ def search_of(
         "features": "pool_3" if net is not None else f"coarsest packet, {COARSE} pixels",
         "seed": search.seed,
         "level": search.level,
+        "sampling": {k: v for k, v in to_dict(pipe.sampling).items() if k not in tried[0]},
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "versions": {"smalti": __version__, "torch": torch.__version__},
         "extractor": "" if net is None else net.hash,
     }
     done = _begun(path, about)
 
+    def earlier(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What another budget or choice of candidates had measured."""
+        return [r for r in done if not any(_same(r, row) for row in rows)]
+
     def note(rows: list[dict[str, Any]]) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(path, about | {"rows": rows})
+        write_json(path, about | {"rows": rows, "earlier": earlier(rows)})
         total = sum(size for size, _ in plan)
         say(f"{len(rows)} of {total}: {told_of(rows[-1])}")
 
     rows = halving(tried, plan, score, METRICS[search.metric].better, done, note)
     found = {"best": rows[-1], "frontier": frontier(rows)}
     name = counted(search.metric, plan[-1][1])
-    report = about | {"metric_name": name, **found, "rows": rows}
+    report = about | {"metric_name": name, **found, "rows": rows, "earlier": earlier(rows)}
     write_json(path, report)
     plot_tuning(report, out / "tune.png")
     return report
@@ -312,4 +323,4 @@ def _begun(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
                 f"{path} is of a search with {key} {told.get(key)!r}, now {value!r}: "
                 "give another --out"
             )
-    return told.get("rows", [])
+    return told.get("rows", []) + told.get("earlier", [])

@@ -9,7 +9,11 @@ from PIL import Image
 
 from builders import pipeline
 from smalti.cli import main
+from smalti.data.source import open_source, split
+from smalti.data.token_cache import TokenCache
 from smalti.eval.wavelet import fwd
+from smalti.loading import load
+from smalti.measuring import held_out
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -111,7 +115,9 @@ def test_reports_are_compared_or_refused(work, tmp_path, capsys):
         run("eval", work / subject, *files)
     capsys.readouterr()
     run("eval", "compare", tmp_path / "one.json", tmp_path / "same.json", "--json")
-    (row,) = json.loads(capsys.readouterr().out)
+    told = json.loads(capsys.readouterr().out)
+    (row,) = told["differences"]
+    assert not told["refused"]
     assert row["difference"] == 0 and not row["clear"] and row["better"] == "neither"
     line = mistake(capsys, "eval", "compare", tmp_path / "one.json", tmp_path / "other.json")
     assert "these do not compare: fwd: other references" in line
@@ -201,3 +207,49 @@ def test_searches_that_cannot_be(work, tmp_path, capsys):
     line = mistake(capsys, "tune", work / "llamagen", *given, "--temperature", -1)
     assert "temperature" in line
     assert not (tmp_path / "t").exists()
+
+
+def test_options_that_a_subject_has_no_use_for(work, tmp_path, capsys, monkeypatch):
+    reference = ["--reference", work / "b"]
+    for subject, options, words in (
+        ("a", ["--n", 5], "--n is for a pipeline"),
+        ("a", ["--conditioning"], "--conditioning is for a pipeline"),
+        ("llamagen", ["--lpips", "alex"], "--lpips is for a tokenizer"),
+        ("var/tokenizer", ["--size", 8], "--size is for pipelines and sets of pictures"),
+        ("llamagen", ["--n", 1], "at least 2 pictures, got --n 1"),
+        ("llamagen", ["--level", 9], "level must be in 0 ... 4"),
+    ):
+        assert words in mistake(capsys, "eval", work / subject, *reference, *options)
+    line = mistake(capsys, "eval", work / "llamagen")
+    assert "does not say which pictures it never saw: give --reference" in line
+    given = [*reference, "--keep", tmp_path / "x.npz", "--out", tmp_path / "x.json"]
+    assert "says how" in mistake(capsys, "eval", work / "llamagen", *given)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "eval is one process" in mistake(capsys, "eval", work / "a", *reference)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
+def test_what_training_never_saw_is_what_was_held_out(work, tmp_path, share):
+    """The share that a cache knows finds the same pictures again."""
+    tokenizer = ["--tokenizer", work / "llamagen" / "tokenizer", "--holdout", share]
+    run("encode", "shapes:60", *tokenizer, "--out", tmp_path / "c.arrow")
+    cache = TokenCache(tmp_path / "c.arrow")
+    train, held = split(open_source("shapes:60"), cache.holdout)
+    assert cache.held_out.tolist() == held and cache.train.tolist() == train
+    pipe = pipeline("llamagen")
+    pipe.info |= {"source": "shapes:60", "holdout": cache.holdout}
+    pipe.save_pretrained(tmp_path / "p")
+    if share:
+        assert held_out(load(tmp_path / "p")) == ("shapes:60@held", cache.holdout)
+
+
+def test_a_text_pipeline_draws_the_captions_of_the_reference(work, tmp_path, capsys):
+    pipe = pipeline("llamagen-text")
+    pipe.info |= {"source": "shapes:40", "holdout": 0.1}
+    pipe.save_pretrained(tmp_path / "p")
+    told = report(capsys, tmp_path / "p", "--conditioning", "--bootstrap", 0, "--level", 1)
+    found = values(told)
+    assert told["subject"]["images"] == 4 and 0 <= found["matching_all_4"] <= 1
+    assert found["bits_per_image"] > 0
+    line = mistake(capsys, "eval", tmp_path / "p", "--reference", work / "b.npz")
+    assert "has no captions, which the pipeline draws from" in line

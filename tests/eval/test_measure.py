@@ -122,7 +122,7 @@ def test_what_is_known_of_a_reference_is_kept(sets, tmp_path):
     again = measure(samples, real, how, cache=tmp_path / "kept")
     assert how.net.seen == 420 and again == first
     (file,) = (tmp_path / "kept").iterdir()
-    assert file.name == f"{real.hash}-0123-pool-rows.safetensors"
+    assert file.name == f"{module.KEPT}-{real.hash}-0123-pool-rows.safetensors"
     other = Net()
     other.hash = "4567"
     measure(samples, real, How(("fid", "recall"), other, draws=0), cache=tmp_path / "kept")
@@ -187,3 +187,39 @@ def test_memory_is_bounded_by_fewer_blocks(monkeypatch):
     assert module._blocks(rows, 50) == 6
     monkeypatch.setattr(module, "ROOM", 3 * 16 * 12 * 12 * 8)
     assert module._blocks(rows, 50) == 1  # too few for an interval
+
+
+def test_reconstructions_are_not_held_against_statistics_of_other_pictures(sets, tmp_path):
+    samples, real = sets
+    pixels = np.load(real.name)["arr_0"]
+    wrong = {"mu": np.zeros(8), "sigma": np.eye(8)}
+    both = npz(tmp_path / "both.npz", pixels, **wrong)
+    how = How(("fid",), Net(), draws=0)
+    (alone,), (back,) = (measure(samples, r, how, "reconstruction") for r in (real, both))
+    (drawn,) = measure(samples, both, how)
+    assert back.value == alone.value and drawn.value > 2 * alone.value
+
+
+def test_what_is_kept_is_made_anew_if_it_is_damaged(sets, tmp_path):
+    how = How(("fid",), Net(), draws=0)
+    first = measure(*sets, how, cache=tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:40])
+    assert measure(*sets, how, cache=tmp_path) == first and file.read_bytes() == whole
+
+
+def test_blocks_of_a_set_sorted_by_class_are_mixed():
+    class Sorted:
+        def __len__(self):
+            return 100
+
+        def batches(self, n):
+            light = torch.arange(100).div(50, rounding_mode="floor") * 200
+            images = light.view(-1, 1, 1, 1).expand(-1, 3, 16, 16).to(torch.uint8)
+            yield from images.split(n)
+
+    found = gather(Sorted().batches(16), How(level=1, batch=16), {"packets"}, 100)
+    blocks = found.moments["packets"]
+    assert [block.count for block in blocks] == [5] * 20
+    assert all(0.2 < float(b.mean[0, 0]) / (2 * 200 / 255) < 0.8 for b in blocks)

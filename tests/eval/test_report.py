@@ -26,17 +26,17 @@ def test_fewer_images_are_in_the_name(images, name):
 
 def test_the_difference_of_two_reports():
     other = replace(FID, value=18.0, interval=(17.0, 19.0))
-    (found,) = compare(report(FID), report(other))
+    ((found,), _) = compare(report(FID), report(other))
     assert found["difference"] == -2 and found["better"] == "b" and found["metric"] == "fid_5k"
     low, high = found["interval"]
     assert (low + high) / 2 == pytest.approx(-2) and (high - low) / 2 == pytest.approx(math.sqrt(2))
     assert found["clear"]
-    (found,) = compare(report(FID), report(replace(other, value=19.0)))
+    ((found,), _) = compare(report(FID), report(replace(other, value=19.0)))
     assert not found["clear"]
     score = replace(FID, metric="precision_5k", better="higher", interval=None)
-    (found,) = compare(report(score), report(replace(score, value=25.0)))
+    ((found,), _) = compare(report(score), report(replace(score, value=25.0)))
     assert found["better"] == "b" and "interval" not in found
-    (found,) = compare(report(score), report(score))
+    ((found,), _) = compare(report(score), report(score))
     assert found["better"] == "neither"
 
 
@@ -97,3 +97,11 @@ def test_no_interval_where_there_is_none():
     assert bootstrap(lambda n: 1.0, 1, 50, 0) is None
     assert bootstrap(lambda n: 1.0, 9, 0, 0) is None
     assert bootstrap(lambda n: math.nan, 9, 9, 0) is None
+
+
+def test_what_does_not_compare_hides_nothing_else():
+    score = replace(FID, metric="recall_5k", better="higher")
+    other = replace(score, extractor="x")
+    found, refused = compare(report(FID, score), report(replace(FID, value=18.0), other))
+    assert [row["metric"] for row in found] == ["fid_5k"] and found[0]["difference"] == -2
+    assert refused == {"recall": "other weights of the network: w and x"}

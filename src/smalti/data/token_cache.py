@@ -269,6 +269,15 @@ class TokenCache:
             mask[slot, length - len(tokens) :] = True
         return torch.from_numpy(features), torch.from_numpy(mask)
 
+    @property
+    def holdout(self) -> float:
+        """The share that `data.source.split` was given, up to rounding: of groups of keys."""
+        every, held = (
+            len({key.partition("#")[0] for key in self.keys(rows)})
+            for rows in (self.indices("all"), self.held_out)
+        )
+        return held / every
+
     def keys(self, rows: np.ndarray) -> list[str]:
         """The keys of rows: what their source calls them."""
         return self._table["key"].take(pa.array(rows)).to_pylist()

@@ -7,12 +7,14 @@ Score, which need the features of each. Intervals are over blocks of pictures, t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,6 +29,8 @@ BLOCKS = 20
 ROOM = 2**30
 """Bytes that the moments of all blocks may take; fewer than 4 blocks give no interval."""
 KID_SUBSET = 1000
+KEPT = "1"
+"""The version of what is kept of references; another one is computed anew."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,18 @@ class Gathered:
     def gaussian(self, name: str, times: Sequence[int] | None = None) -> Gaussian:
         """Of all blocks, or of each so many times."""
         if name in self.known:
-            return self.known[name]
+            return _on_cpu(self.known[name])
         blocks = self.moments[name]
         times = [1] * len(blocks) if times is None else times
         taken = [block for block, n in zip(blocks, times, strict=True) for _ in range(n)]
         total = taken[0]
         for block in taken[1:]:
             total = total + block
-        return total.gaussian()
+        return _on_cpu(total.gaussian())
+
+
+def _on_cpu(gaussian: Gaussian) -> Gaussian:
+    return Gaussian(gaussian.mean.cpu(), gaussian.cov.cpu(), gaussian.count)
 
 
 @dataclass(frozen=True)
@@ -144,9 +152,13 @@ class How:
 
 @torch.inference_mode()
 def gather(batches: Iterable[Tensor], how: How, needs: set[str], count: int) -> Gathered:
-    """One pass over uint8 pictures (B, 3, H, W), `count` in all; blocks get pieces in turn."""
-    found, size, piece = Gathered(), None, max(1, min(how.batch, count // BLOCKS))
-    pieces = 0
+    """One pass over uint8 pictures (B, 3, H, W), `count` in all.
+
+    Of many pictures blocks get whole batches in turn, of few every picture goes to the next block:
+    a set that is sorted by class has no block of one class.
+    """
+    found, size, turn = Gathered(), None, 0
+    stride = 1 if count >= BLOCKS * how.batch else BLOCKS
     for images in batches:
         h, w = images.shape[2:]
         size = size or (h, w)
@@ -166,14 +178,17 @@ def gather(batches: Iterable[Tensor], how: How, needs: set[str], count: int) -> 
                 found.logits.append(features.logits.cpu())
         for name, rows in parts.items():
             if name not in found.moments:
-                number = _blocks(rows, count // piece) if how.draws else 1
+                number = (
+                    _blocks(rows, count // (how.batch if stride == 1 else 1)) if how.draws else 1
+                )
                 found.moments[name] = [
                     Moments(*rows.shape[1:], device=rows.device) for _ in range(number)
                 ]
             blocks = found.moments[name]
-            for i, part in enumerate(rows.split(piece) if len(blocks) > 1 else [rows], pieces):
-                blocks[i % len(blocks)].add(part)
-        pieces += -(-len(images) // piece)
+            steps = len(blocks) if stride > 1 else 1
+            for i in range(steps):
+                blocks[(turn + i) % len(blocks)].add(rows[i::steps])
+        turn += len(images) if stride > 1 else 1
         found.images += len(images)
     return found
 
@@ -188,16 +203,19 @@ def _blocks(rows: Tensor, pieces: int) -> int:
 # -- the reference
 
 
-def of_reference(reference: ImageSet, how: How, cache: Path | None) -> Gathered:
+def of_reference(
+    reference: ImageSet, how: How, cache: Path | None, statistics: bool = True
+) -> Gathered:
     """What the metrics need to know of the reference.
 
-    Statistics that a file holds are used as they are. Features of the network are kept in `cache`
-    under the hash of the reference's pictures and that of the network.
+    Statistics that a file holds are used as they are, unless `statistics` is false: they may be of
+    other pictures than the file's. Features of the network are kept in `cache` under the hash of
+    the reference's pictures and that of the network.
     """
     needs = {METRICS[m].needs for m in how.metrics if METRICS[m].reference}
     found = Gathered(images=len(reference))
     for name, mean, cov in (("pool", "mu", "sigma"), ("spatial", "mu_s", "sigma_s")):
-        if mean in reference.statistics and name in needs:
+        if statistics and mean in reference.statistics and name in needs:
             values = reference.statistics
             found.known[name] = Gaussian(
                 torch.from_numpy(values[mean]), torch.from_numpy(values[cov])
@@ -211,10 +229,11 @@ def of_reference(reference: ImageSet, how: How, cache: Path | None) -> Gathered:
     kept = None
     if cache is not None and how.net is not None:
         level = "" if how.level is None else f"-{how.level}"
-        name = "-".join((reference.hash, how.extractor, *sorted(needs))) + level
+        name = "-".join((KEPT, reference.hash, how.extractor, *sorted(needs))) + level
         kept = cache / f"{name}.safetensors"
     if kept is not None and kept.is_file():
-        return _read(kept, found)
+        with suppress(SafetensorError):  # a damaged file is written anew
+            return _read(kept, found)
     new = gather(reference.batches(how.batch), once, needs, len(reference))
     new.known = {n: new.gaussian(n) for n in new.moments} | found.known
     new.moments, new.images = {}, len(reference)
@@ -264,7 +283,11 @@ def measure(
         samples.require(", ".join(how.metrics))
         if reference is not None:
             same_size(samples, reference)
-    real = Gathered() if not against else of_reference(reference, how, cache)  # type: ignore[arg-type]
+    real = Gathered()
+    if against and reference is not None:
+        real = of_reference(reference, how, cache, statistics=kind != "reconstruction")
+    if kind == "reconstruction":  # the reference is drawn again with them: no interval
+        how = replace(how, draws=0)
     drawn = gather(samples.batches(how.batch), how, how.needs, len(samples))
     if drawn.images < 2:
         raise ValueError(f"metrics of a set need at least 2 pictures, got {drawn.images}")
@@ -285,7 +308,7 @@ def measure(
         found.append(
             Measured(
                 counted(name, drawn.images, FULL),
-                _definition(metric, how, drawn),
+                _definition(metric, how, drawn, real),
                 value,
                 better=rule.better,
                 interval=interval,
@@ -310,7 +333,7 @@ def _features(found: Gathered, name: str) -> int:
     return found.moments[name][0].mean.shape[-1]
 
 
-def _definition(metric: str, how: How, drawn: Gathered) -> str:
+def _definition(metric: str, how: How, drawn: Gathered, real: Gathered) -> str:
     level = ""
     if metric == "fwd":
         count = len(drawn.moments["packets"][0].mean)
@@ -318,7 +341,7 @@ def _definition(metric: str, how: How, drawn: Gathered) -> str:
     return METRICS[metric].definition.format(
         level=level,
         distances="float16 as ADM" if how.half else "float64",
-        subset=min(KID_SUBSET, drawn.images),
+        subset=min(KID_SUBSET, drawn.images, real.images),
     )
 
 
@@ -335,8 +358,7 @@ def _numbers(drawn: Gathered, real: Gathered, how: How) -> dict[str, Number]:
         elif metric == "inception_score":
             found[metric] = inception_score(torch.cat(drawn.logits)), None
         elif metric == "inception_score_fidelity":
-            mean, std = inception_score_fidelity(torch.cat(drawn.logits))
-            found[metric] = mean, (mean - 1.96 * std, mean + 1.96 * std)
+            found[metric] = inception_score_fidelity(torch.cat(drawn.logits))[0], None
         elif metric == "kid":
             rows, others = torch.cat(drawn.rows), torch.cat(real.rows)
             found[metric] = kid(rows, others, size=min(KID_SUBSET, len(rows), len(others)))[0], None

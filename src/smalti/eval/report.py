@@ -88,12 +88,13 @@ ALIKE = {
 """What must agree, and what is said where it does not."""
 
 
-def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Differences b - a of the metrics that both reports have.
+def compare(
+    a: Mapping[str, Any], b: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Differences b - a of the metrics that both reports have, and why others do not compare.
 
     Each with the interval of the difference, where both have one, and whether it is clear of 0.
-    Raises ValueError, with the reasons, if they have no metric in common or one that does not
-    compare.
+    Raises ValueError, with the reasons, if no metric compares.
     """
     first, second = ({_plain(m): m for m in report["metrics"]} for report in (a, b))
     both = [name for name in first if name in second]
@@ -102,10 +103,11 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
         why = f": {crossed[0]} is of generation, r{crossed[0]} of reconstruction" if crossed else ""
         names = f"{', '.join(first)} and {', '.join(second)}"
         raise ValueError(f"the reports have no metric in common{why or f': {names}'}")
-    refused = [f"{n}: {why}" for n in both for why in unlike(first[n], second[n])]
-    if refused:
-        raise ValueError("these do not compare: " + "; ".join(refused))
-    return [difference(first[name], second[name]) for name in both]
+    refused = {n: "; ".join(why) for n in both if (why := unlike(first[n], second[n]))}
+    if len(refused) == len(both):
+        text = "; ".join(f"{name}: {why}" for name, why in refused.items())
+        raise ValueError(f"these do not compare: {text}")
+    return [difference(first[n], second[n]) for n in both if n not in refused], refused
 
 
 def _plain(metric: Mapping[str, Any]) -> str:

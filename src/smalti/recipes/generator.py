@@ -152,7 +152,7 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     if getattr(model, "any_order", False) and not begun and one_order:
         sampling = replace(sampling, known_first=False)  # it learns a single order
     sampling.check(model)  # not at the first preview
-    pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache.source, begun), encoder)
+    pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache, begun), encoder)
     return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
 
 
@@ -305,9 +305,10 @@ def open_codes(
     return cache
 
 
-def origin(source: str, begun: Pipeline | None) -> dict[str, Any]:
+def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, Any]:
     """What a pipeline says of where it comes from; whose art it began from stays said."""
-    told: dict[str, Any] = {"source": source, "credit": credit(source)}
+    told: dict[str, Any] = {"source": cache.source, "credit": credit(cache.source)}
+    told["holdout"] = cache.holdout
     if begun:
         told |= {"init": begun.fingerprint, "credit": told["credit"] or begun.info.get("credit")}
     return {k: v for k, v in told.items() if v}

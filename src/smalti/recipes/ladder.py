@@ -104,6 +104,12 @@ def climb(recipe: GeneratorRecipe, sizes: Sequence[int], out: Path) -> dict[str,
             f"a ladder takes at least {FEWEST} different sizes, {FEWEST - 1} for a power law and "
             f"one for it to predict, got {len(sizes)}"
         )
+    train, first = recipe.train, recipe.train.optim.warmup
+    if train.steps <= first:
+        raise ValueError(
+            "laws see what comes after the warm-up: train.steps must be above "
+            f"train.optim.warmup, {first}, got {train.steps}"
+        )
     if recipe.init:
         raise ValueError("the sizes of a ladder are new models: init must be empty")
     rungs = {layers: rung(recipe, layers) for layers in sizes}  # mistakes before any work
