@@ -223,3 +223,11 @@ def test_blocks_of_a_set_sorted_by_class_are_mixed():
     blocks = found.moments["packets"]
     assert [block.count for block in blocks] == [5] * 20
     assert all(0.2 < float(b.mean[0, 0]) / (2 * 200 / 255) < 0.8 for b in blocks)
+
+
+@pytest.mark.parametrize(("labels", "warned"), [([0, 0, 1, 1], True), ([0, 1, 0, 1], False)])
+def test_a_class_sorted_score_is_told(tmp_path, labels, warned):
+    said = []
+    given = npz(tmp_path / "a.npz", pictures(4, 0), arr_1=np.array(labels))
+    measure(given, None, How(("inception_score",), Net()), say=said.append)
+    assert ["sorted by class" in text for text in said] == [True] * warned
