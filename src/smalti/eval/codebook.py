@@ -28,6 +28,17 @@ def histograms(codes: Tensor, spec: TokenSpec) -> Tensor:
     return torch.stack([torch.stack([histogram(d, spec.vocab) for d in part]) for part in depths])
 
 
+def parts(counts: Tensor, spec: TokenSpec) -> dict[str, Tensor]:
+    """Of `histograms` (K, D, V): the counts (V,) of all codes, named "", and where there are
+    several of each scale ("_2x2") and of each depth ("_depth0")."""
+    found = {"": counts.sum((0, 1))}
+    if len(counts) > 1:
+        found |= {f"_{h}x{w}": c.sum(0) for (h, w), c in zip(spec.grids, counts, strict=True)}
+    if counts.shape[1] > 1:
+        found |= {f"_depth{i}": c for i, c in enumerate(counts.sum(0))}
+    return found
+
+
 def usage(counts: Tensor) -> float:
     """Share of codes that occur at all, in [0, 1]. It grows with the number of images."""
     return (counts > 0).double().mean().item()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.data.transforms import to_float, to_uint8
-from smalti.eval.codebook import bits, entropy, histograms, perplexity, usage
+from smalti.eval.codebook import bits, entropy, histograms, parts, perplexity, usage
 
 
 class Window(NamedTuple):
@@ -121,14 +121,9 @@ def reconstruction(
 
 def _usages(counts: Tensor, spec: TokenSpec) -> dict[str, float]:
     """Of codes counted at each scale and depth, (K, D, V): of all, of each scale, of each depth."""
-    parts = {"": counts.sum((0, 1))}
-    if len(counts) > 1:
-        parts |= {f"_{h}x{w}": c.sum(0) for (h, w), c in zip(spec.grids, counts, strict=True)}
-    if counts.shape[1] > 1:
-        parts |= {f"_depth{i}": c for i, c in enumerate(counts.sum(0))}
     return {
         f"{name}{part}": value
-        for part, count in parts.items()
+        for part, count in parts(counts, spec).items()
         for name, value in (
             ("usage", usage(count)),
             ("perplexity", perplexity(count)),
