@@ -26,6 +26,7 @@ from smalti.eval.reconstructed import Reconstructed
 from smalti.eval.report import Measured, as_json, compare, counted
 from smalti.eval.sets import ImageSet, open_set
 from smalti.progress import say, show
+from smalti.recipes.base import DataConfig
 from smalti.train.parallel import best_device
 
 CACHE = "SMALTI_CACHE"
@@ -131,12 +132,12 @@ def run(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, A
     _refuse(options, pipe is not None, tokenizer is not None)
     if tokenizer is not None and size is None:
         size = tokenizer.config.size[0]
-    given, share = options.reference, 0.1
+    given = options.reference
     if given is None and pipe is not None:
-        given, share = held_out(pipe)
+        given = held_out(pipe)
     reference = None
     if given is not None:
-        reference = open_set(given, size, options.skip_bad, share)
+        reference = open_set(given, size, options.skip_bad, share_of(pipe))
     about: dict[str, Any] = {"subject": {"name": subject}}
     if pipe is not None:
         found, told = _of_pipeline(pipe, reference, how, options, sampling)
@@ -158,12 +159,18 @@ def _is_set(subject: str) -> bool:
     return Path(subject).exists() or subject.endswith(".npz") or name in SCHEMES
 
 
-def held_out(pipe: Any) -> tuple[str, float]:
-    """The set of pictures that the pipeline never saw, and their share of its source."""
-    source, share = (pipe.info.get(key) for key in ("source", "holdout"))
-    if not source or not share:
+def held_out(pipe: Any) -> str:
+    """The set of pictures that the pipeline never saw. Raises ValueError if it does not say."""
+    source = pipe.info.get("source")
+    if not source or not pipe.info.get("holdout"):
         raise ValueError("the pipeline does not say which pictures it never saw: give --reference")
-    return f"{source}@held", share
+    return f"{source}@held"
+
+
+def share_of(pipe: Any | None) -> float:
+    """The share of a source that `@held` stands for: the pipeline's own, else that of the recipes
+    of small systems."""
+    return (pipe.info.get("holdout") if pipe is not None else None) or DataConfig().holdout
 
 
 def _refuse(options: Options, pipeline: bool, tokenizer: bool) -> None:

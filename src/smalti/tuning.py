@@ -28,7 +28,7 @@ from smalti.eval.report import counted
 from smalti.eval.scores import inception_score, precision_recall
 from smalti.eval.sets import ImageSet, open_set
 from smalti.eval.wavelet import packets
-from smalti.measuring import asked, cache, held_out
+from smalti.measuring import asked, cache, held_out, share_of
 from smalti.progress import say, show, track
 
 KEPT = 3
@@ -270,10 +270,8 @@ def search_of(
         from smalti.eval.inception import load_inception
 
         net = load_inception(inception).to(pipe.device)
-    share = 0.1
-    if given is None:
-        given, share = held_out(pipe)
-    pictures = open_set(given, pipe.tokenizer.config.size[0], holdout=share)
+    given = held_out(pipe) if given is None else given
+    pictures = open_set(given, pipe.tokenizer.config.size[0], holdout=share_of(pipe))
     tried = candidates(pipe, search)
     plan = rounds(len(tried), search.budget)
     score = Scorer(pipe, pictures, search, net)

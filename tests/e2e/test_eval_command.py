@@ -13,7 +13,7 @@ from smalti.data.source import open_source, split
 from smalti.data.token_cache import TokenCache
 from smalti.eval.wavelet import fwd
 from smalti.loading import load
-from smalti.measuring import held_out
+from smalti.measuring import held_out, share_of
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -229,7 +229,7 @@ def test_options_that_a_subject_has_no_use_for(work, tmp_path, capsys, monkeypat
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
-def test_what_training_never_saw_is_what_was_held_out(work, tmp_path, share):
+def test_what_training_never_saw_is_what_was_held_out(work, tmp_path, capsys, share):
     """The share that a cache knows finds the same pictures again."""
     tokenizer = ["--tokenizer", work / "llamagen" / "tokenizer", "--holdout", share]
     run("encode", "shapes:60", *tokenizer, "--out", tmp_path / "c.arrow")
@@ -240,7 +240,10 @@ def test_what_training_never_saw_is_what_was_held_out(work, tmp_path, share):
     pipe.info |= {"source": "shapes:60", "holdout": cache.holdout}
     pipe.save_pretrained(tmp_path / "p")
     if share:
-        assert held_out(load(tmp_path / "p")) == ("shapes:60@held", cache.holdout)
+        loaded = load(tmp_path / "p")
+        assert held_out(loaded) == "shapes:60@held" and share_of(loaded) == cache.holdout
+        given = ["--reference", "shapes:60@held", "--n", 5, "--bootstrap", 0]
+        assert report(capsys, tmp_path / "p", *given)["reference"]["images"] == len(held)
 
 
 def test_a_text_pipeline_draws_the_captions_of_the_reference(work, tmp_path, capsys):

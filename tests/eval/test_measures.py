@@ -5,7 +5,7 @@ import torch
 
 from builders import random_codes
 from smalti.codes import TokenSpec
-from smalti.eval.codebook import histogram, perplexity, unigram_bits, usage
+from smalti.eval.codebook import histogram, histograms, parts, perplexity, unigram_bits, usage
 from smalti.eval.likelihood import likelihood
 from smalti.eval.reconstruction import latent_std, psnr, reconstruction
 from smalti.models import llamagen
@@ -160,3 +160,16 @@ def test_reconstruction_of_several_depths():
     assert (found["entropy_bits"], found["entropy_bits_depth1"]) == pytest.approx((1.5, 1))
     assert (found["l1"], found["psnr"]) == pytest.approx((128 / 255, -20 * math.log10(128 / 255)))
     assert found["ssim"] == pytest.approx(1e-4 / ((128 / 255) ** 2 + 1e-4))
+
+
+def test_codes_are_counted_in_all_by_scale_and_by_depth():
+    spec = TokenSpec(grids=((1, 1), (2, 2)), vocab=4, depth=2)
+    codes = torch.tensor([[[0, 3], [1, 1], [1, 2], [1, 2], [0, 2]]])  # (B, N, D)
+    found = {name: count.tolist() for name, count in parts(histograms(codes, spec), spec).items()}
+    assert found == {
+        "": [2, 4, 3, 1],
+        "_1x1": [1, 0, 0, 1],
+        "_2x2": [1, 4, 3, 0],
+        "_depth0": [2, 3, 0, 0],
+        "_depth1": [0, 1, 3, 1],
+    }
