@@ -222,7 +222,7 @@ def test_blocks_of_a_set_sorted_by_class_are_mixed():
     found = gather(Sorted().batches(16), How(level=1, batch=16), {"packets"}, 100)
     blocks = found.moments["packets"]
     assert [block.count for block in blocks] == [5] * 20
-    assert all(0.2 < float(b.mean[0, 0]) / (2 * 200 / 255) < 0.8 for b in blocks)
+    assert all(0.2 < float(b.gaussian().mean[0, 0]) / (2 * 200 / 255) < 0.8 for b in blocks)
 
 
 @pytest.mark.parametrize(("labels", "warned"), [([0, 0, 1, 1], True), ([0, 1, 0, 1], False)])

@@ -36,52 +36,54 @@ class Gaussian:
 class Moments:
     """Running mean and covariance of rows (N, *shape), in memory independent of their number.
 
-    Sums are about the mean of what has been added, so a mean far from 0 costs no digits.
+    Sums are about the mean of the first rows added, so a mean far from 0 costs no digits.
     """
 
     def __init__(self, *shape: int, device: torch.device | str = "cpu") -> None:
         self.count = 0
-        self.mean = torch.zeros(shape, dtype=torch.float64, device=device)  # (..., D)
-        self.scatter = self.mean.new_zeros(*shape, shape[-1])  # (..., D, D)
+        self.middle = torch.zeros(shape, dtype=torch.float64, device=device)  # (..., D)
+        self.total = torch.zeros_like(self.middle)
+        self.scatter = self.middle.new_zeros(*shape, shape[-1])  # (..., D, D)
 
     def add(self, rows: Tensor) -> None:
         """Rows (B, *shape) of any dtype. Raises ValueError for another shape."""
-        if rows.shape[1:] != self.mean.shape:
-            want, have = tuple(self.mean.shape), tuple(rows.shape[1:])
+        if rows.shape[1:] != self.middle.shape:
+            want, have = tuple(self.middle.shape), tuple(rows.shape[1:])
             raise ValueError(f"features must have the shape {want} of those before, got {have}")
-        if len(rows):
-            rows = rows.to(self.mean)
-            mean = rows.mean(0)
-            self._join(len(rows), mean, rows - mean)
+        if not len(rows):
+            return
+        rows = rows.to(self.middle)
+        if not self.count:
+            self.middle = rows.mean(0)
+        rows = rows - self.middle
+        self.count += len(rows)
+        self.total += rows.sum(0)
+        rows = rows.reshape(len(rows), -1, rows.shape[-1]).transpose(0, 1)  # (P, B, D)
+        self.scatter.view(-1, *self.scatter.shape[-2:]).baddbmm_(rows.mT, rows)
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both sets together."""
-        both = Moments(*self.mean.shape, device=self.mean.device)
-        for part in (self, other):
-            both.scatter += part.scatter.to(both.mean)
-            both._join(part.count, part.mean.to(both.mean))
+        first, second = (self, other) if self.count else (other, self)
+        both = Moments(*first.middle.shape, device=first.middle.device)
+        both.count, both.middle = first.count + second.count, first.middle
+        total = second.total.to(both.middle)
+        shift = second.middle.to(both.middle) - both.middle if second.count else total
+        both.total = first.total + total + second.count * shift
+        cross = total.unsqueeze(-1) * shift.unsqueeze(-2)
+        own = second.count * shift.unsqueeze(-1) * shift.unsqueeze(-2)
+        both.scatter = first.scatter + second.scatter.to(both.middle) + cross + cross.mT + own
         return both
 
     def gaussian(self) -> Gaussian:
         """Raises ValueError for fewer than two rows."""
         if self.count < 2:
             raise ValueError(
-                f"{self.count} images give no covariance of {self.mean.shape[-1]} features; "
+                f"{self.count} images give no covariance of {self.middle.shape[-1]} features; "
                 "at least 2 are needed"
             )
-        return Gaussian(self.mean, self.scatter / (self.count - 1), self.count)
-
-    def _join(self, count: int, mean: Tensor, *centred: Tensor) -> None:
-        """Take in `count` rows: their mean, and rows about it (Chan, Golub and LeVeque, 1979)."""
-        if not count:
-            return
-        total, shift = self.count + count, mean - self.mean
-        bridge = (self.count * count / total) ** 0.5 * shift
-        rows = torch.cat((*centred, bridge.unsqueeze(0)))  # (B + 1, ..., D)
-        rows = rows.reshape(len(rows), -1, rows.shape[-1]).transpose(0, 1)  # (P, B + 1, D)
-        self.scatter.view(-1, *self.scatter.shape[-2:]).baddbmm_(rows.mT, rows)
-        self.mean = self.mean + count / total * shift
-        self.count = total
+        off = self.total / self.count
+        scatter = self.scatter - self.total.unsqueeze(-1) * off.unsqueeze(-2)
+        return Gaussian(self.middle + off, scatter / (self.count - 1), self.count)
 
 
 def too_few(count: int, features: int) -> str:

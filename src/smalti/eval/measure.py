@@ -338,13 +338,13 @@ def preparation(pictures: Any) -> str:
 
 
 def _features(found: Gathered, name: str) -> int:
-    return found.moments[name][0].mean.shape[-1]
+    return found.moments[name][0].middle.shape[-1]
 
 
 def _definition(metric: str, how: How, drawn: Gathered, real: Gathered) -> str:
     level = ""
     if metric == "fwd":
-        count = len(drawn.moments["packets"][0].mean)
+        count = len(drawn.moments["packets"][0].middle)
         level = str((count.bit_length() - 1) // 2)
     return METRICS[metric].definition.format(
         level=level,

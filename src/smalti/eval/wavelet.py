@@ -8,6 +8,7 @@ all but the last division is exact, in float32. B images, D = 3 h w features of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -15,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smalti.eval.frechet import Gaussian, Moments, distance
+
+STEP = [[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]
+"""Packets a, h, v and d of the pixels top left, top right, bottom left and bottom right."""
 
 
 def default_level(size: tuple[int, int]) -> int:
@@ -43,25 +47,35 @@ def packets(images: Tensor, level: int) -> Tensor:
     if not 0 <= level <= most:
         h, w = images.shape[-2:]
         raise ValueError(f"level must be in 0 ... {most} for images of {h}x{w}, got {level}")
-    integers = images.dtype == torch.uint8
-    x = (images.float() if integers else images).unsqueeze(1)  # (B, 1, C, H, W)
-    for _ in range(level):
-        x = _split(x)
-    x = x.flatten(2)  # (B, P, D)
-    return x.double() / (255 * 2**level) if integers else x / 2**level
+    dtype = torch.float32 if images.dtype == torch.uint8 else images.dtype
+    x, left = images.unsqueeze(0), level  # (1, B, C, H, W)
+    while left:
+        steps = min(left, _halvings(*x.shape[-2:]))
+        if not steps:
+            h, w = x.shape[-2:]
+            x, steps = F.pad(x.to(dtype), (0, w % 2, 0, h % 2, 0, 0), mode="reflect"), 1
+        x, left = _split(x, steps, dtype), left - steps
+    x = x.flatten(2).transpose(0, 1)  # (B, P, D), packet after packet in memory
+    if images.dtype == torch.uint8:
+        return x.double().div_(255 * 2**level)
+    return x / 2**level
 
 
-def _split(x: Tensor) -> Tensor:
-    """One step, twice too large, of each packet: (B, P, C, H, W) to (B, 4 P, C, H / 2, W / 2)."""
-    h, w = x.shape[-2:]
-    if h % 2 or w % 2:
-        x = F.pad(x, (0, w % 2, 0, h % 2, 0, 0), mode="reflect")
-    top, bottom = x[..., ::2, :], x[..., 1::2, :]
-    (a, v), (h, d) = (
-        (rows[..., ::2] + rows[..., 1::2], rows[..., ::2] - rows[..., 1::2])
-        for rows in (top + bottom, top - bottom)
-    )
-    return torch.stack((a, h, v, d), 2).flatten(1, 2)
+def _halvings(h: int, w: int) -> int:
+    """How often both sides can be halved."""
+    return (math.gcd(h, w) & -math.gcd(h, w)).bit_length() - 1
+
+
+def _split(x: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    """Of each packet (P, B, C, H, W), 2^steps times too large: (P 4^steps, B, C, h, w)."""
+    sides = (-1, *[2] * steps)
+    pixels = x.unflatten(4, sides).unflatten(3, sides)  # (P, B, C, h, 2 ..., w, 2 ...)
+    pairs = [axis for i in range(3 + steps, 3, -1) for axis in (i, i + steps + 1)]
+    pixels = pixels.permute(0, *pairs, 1, 2, 3, 4 + steps)  # those of the first step first
+    out = pixels.to(dtype).contiguous()
+    for i in range(steps):
+        out = out.new_tensor(STEP) @ out.view(len(x) * 4**i, 4, -1)
+    return out.view(-1, *pixels.shape[-4:])
 
 
 class Wavelets:
