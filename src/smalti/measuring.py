@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from tyro.conf import Positional, arg
 
 from smalti import __version__
 from smalti.config import check_output, read_json, to_dict, write_json
-from smalti.data.source import SCHEMES, open_source
+from smalti.data.source import SCHEMES
 from smalti.drawing import Settings
-from smalti.eval.conditioning import ClassifierConfig, class_accuracy
-from smalti.eval.conditioning import shapes as oracle
-from smalti.eval.likelihood import likelihood
-from smalti.eval.measure import NETWORK, How, measure, of_reference, preparation
+from smalti.eval.gathered import of_reference
+from smalti.eval.measure import measure
+from smalti.eval.metrics import NETWORK, How
+from smalti.eval.pipelines import asked, bits, check_judge, conditioning
 from smalti.eval.reconstructed import Reconstructed
-from smalti.eval.report import Measured, as_json, compare, counted
+from smalti.eval.report import Measured, as_json, compare
 from smalti.eval.sets import ImageSet, open_set
 from smalti.progress import say, show
 from smalti.recipes.base import DataConfig
@@ -228,7 +226,7 @@ def _of_pipeline(
         raise ValueError(f"metrics of a set need at least 2 pictures, got --n {count}")
     request = asked(pipe, reference, options.balanced)
     if options.conditioning:
-        _can_be_judged(pipe)
+        check_judge(pipe)
     of_reference(reference, how, cache())  # mistakes before the pictures are drawn
     with tempfile.TemporaryDirectory() as folder:
         file = options.keep or Path(folder) / "drawn.npz"
@@ -241,9 +239,9 @@ def _of_pipeline(
             raise
         drawn = open_set(file, options.size)
         found = measure(drawn, reference, how, cache=cache(), say=say)
-        found += bits(pipe, reference, options.batch)
+        found += bits(pipe, reference, how)
         if options.conditioning:
-            found += conditioning(drawn, pipe.info["source"])
+            found += conditioning(drawn, pipe.info["source"], how)
     told = {
         "kind": "pipeline",
         "fingerprint": pipe.fingerprint,
@@ -256,100 +254,6 @@ def _of_pipeline(
         "conditions": "all in turn" if options.balanced else "those of the reference, in turn",
     }
     return found, told
-
-
-def conditioning(drawn: ImageSet, source: str) -> list[Measured]:
-    """How many pictures show what they were drawn for: by the oracle of `shapes`, or by a small
-    classifier that learned the training pictures of the source, beside real ones."""
-    if source.partition(":")[0] == "shapes":
-        found = oracle(drawn)
-        images = int(found.pop("images"))
-        text = f"as asked for, by the exact oracle of shapes, of {', '.join(found)}"
-        found = {f"matching_{k}": v for k, v in found.items()}
-    else:
-        text = f"mean over classes, by a classifier of the training pictures: {ClassifierConfig()}"
-        found = class_accuracy(drawn, source)
-        images, held = int(found.pop("images")), found.pop("held_out_images")
-        found = {f"class_{k}": v for k, v in found.items() if k != "classes"}
-        text += f"; held out: {held:.0f} real pictures"
-    about = {"images": images, "kind": "conditioning", "better": "higher"}
-    about |= {"preparation": preparation(drawn), "reference": open_source(source).fingerprint()}
-    return [
-        Measured(counted(name, images), f"{name}/1: share {text}", value, **about)
-        for name, value in found.items()
-    ]
-
-
-def _can_be_judged(pipe: Any) -> None:
-    """Raise ValueError unless there is a judge of what the pipeline was asked for."""
-    source = pipe.info.get("source", "")
-    if not source or (pipe.text is not None and source.partition(":")[0] != "shapes"):
-        what = "captions of other sources than shapes" if source else "a pipeline without a source"
-        raise ValueError(f"--conditioning has no judge of {what}")
-    if pipe.text is None and len(pipe.classes) < 2:
-        raise ValueError(f"--conditioning needs at least 2 classes, got {len(pipe.classes)}")
-
-
-def asked(pipe: Any, reference: ImageSet, balanced: bool = False) -> dict[str, Any]:
-    """The conditions of the reference's pictures, in turn, or all classes: {}; `balanced` takes
-    every class or caption once. Raises ValueError if a text pipeline has no captions to draw."""
-    if pipe.text is not None:
-        captions = [reference.caption(i) for i in _good(reference)]
-        if not captions or not all(captions):
-            raise ValueError(f"{reference.name} has no captions, which the pipeline draws from")
-        return {"text": list(dict.fromkeys(captions)) if balanced else captions}
-    if balanced or not len(reference) or not _known(pipe, reference):
-        return {}
-    return {"classes": reference.labels[_good(reference)].tolist()}
-
-
-def _good(reference: ImageSet) -> list[int]:
-    """The numbers of pictures that can be read."""
-    if not len(reference):
-        return []
-    return [i for rows in reference.numbered() for i in rows.numbers.tolist()]
-
-
-def _known(pipe: Any, reference: ImageSet) -> bool:
-    """Whether the reference's classes are the pipeline's."""
-    return reference.classes == list(pipe.classes) and bool((reference.labels >= 0).all())
-
-
-def bits(pipe: Any, reference: ImageSet, batch: int) -> list[Measured]:
-    """The pipeline's likelihood of the reference's pictures, or the loss that takes its place."""
-    size = tuple(pipe.tokenizer.config.size)
-    one = pipe.text is None and len(pipe.classes) == 1 and not reference.classes
-    if reference.size != size or not (pipe.text is not None or one or _known(pipe, reference)):
-        say("the likelihood is left out: the reference has other classes or another size")
-        return []
-
-    def codes() -> Iterator[dict[str, Tensor]]:
-        for rows in reference.numbered(batch):
-            given, numbers = {"codes": pipe.encode(rows.images)}, rows.numbers
-            if pipe.text is not None:
-                texts = [reference.caption(i) for i in numbers.tolist()]
-                yield given | {"text_tokens": pipe.text.tokenize(texts)}
-            else:
-                labels = np.zeros_like(numbers) if one else reference.labels[numbers]
-                yield given | {"labels": torch.from_numpy(labels)}
-
-    found = likelihood(pipe.model, codes(), pipe.device, encoder=pipe.text)
-    pixels = 3 * size[0] * size[1]
-    for name in ("bits_per_image", "bits_per_image_bound"):
-        if name in found:
-            found[name.replace("per_image", "per_dimension")] = found[name] / pixels
-    images = int(found.pop("images"))
-    about = {"images": images, "kind": "likelihood", "better": "lower"}
-    about |= {"reference": reference.hash, "reference_images": images}
-    about |= {"preparation": preparation(reference), "extractor": pipe.fingerprint.split("-")[0]}
-    text = "of codes, teacher-forced, true condition"
-    if not pipe.model.spec.discrete:
-        text = f"of codes, {pipe.model.head.kind}, true condition"
-    return [
-        Measured(name, f"{name}/1: {text}", value, **about)
-        for name, value in found.items()
-        if not name.startswith("nats")
-    ]
 
 
 def _of_tokenizer(

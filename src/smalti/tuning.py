@@ -23,12 +23,14 @@ from tyro.conf import Positional, arg
 from smalti import __version__
 from smalti.config import check_output, read_json, to_dict, write_json
 from smalti.eval.frechet import distance
-from smalti.eval.measure import METRICS, NETWORK, Gathered, How, gather, of_reference
+from smalti.eval.gathered import Gathered, gather, of_reference
+from smalti.eval.metrics import METRICS, NETWORK, How
+from smalti.eval.pipelines import asked
 from smalti.eval.report import counted
 from smalti.eval.scores import inception_score, precision_recall
 from smalti.eval.sets import ImageSet, open_set
 from smalti.eval.wavelet import packets
-from smalti.measuring import asked, cache, held_out, share_of
+from smalti.measuring import cache, held_out, share_of
 from smalti.progress import say, show, track
 
 KEPT = 3

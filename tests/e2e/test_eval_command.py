@@ -102,6 +102,9 @@ def test_a_tokenizer_is_measured_by_what_it_gives_back(work, capsys):
     assert found["perplexity_40"] == pytest.approx(np.exp(found["entropy_40"]))
     psnr = next(m for m in told["metrics"] if m["metric"] == "psnr_40")
     assert psnr["interval"][0] < psnr["value"] < psnr["interval"][1]
+    for metric in told["metrics"]:
+        low, high = metric["interval"]
+        assert low <= metric["value"] <= high, metric["metric"]
 
 
 def test_reports_are_compared_or_refused(work, tmp_path, capsys):
@@ -250,9 +253,12 @@ def test_a_text_pipeline_draws_the_captions_of_the_reference(work, tmp_path, cap
     pipe = pipeline("llamagen-text")
     pipe.info |= {"source": "shapes:40", "holdout": 0.1}
     pipe.save_pretrained(tmp_path / "p")
-    told = report(capsys, tmp_path / "p", "--conditioning", "--bootstrap", 0, "--level", 1)
+    told = report(capsys, tmp_path / "p", "--conditioning", "--level", 1)
     found = values(told)
     assert told["subject"]["images"] == 4 and 0 <= found["matching_all_4"] <= 1
+    for metric in told["metrics"]:
+        low, high = metric["interval"]
+        assert low <= metric["value"] <= high, metric["metric"]
     assert found["bits_per_image"] > 0
     line = mistake(capsys, "eval", tmp_path / "p", "--reference", work / "b.npz")
     assert "has no captions, which the pipeline draws from" in line

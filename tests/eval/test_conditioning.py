@@ -10,7 +10,7 @@ from smalti.data.shapes import Attributes, Shapes, draw
 from smalti.data.source import open_source
 from smalti.data.transforms import Transform
 from smalti.eval.conditioning import ClassifierConfig, class_accuracy, learn, shapes
-from smalti.eval.matching import agreement, wanted
+from smalti.eval.matching import hits, wanted
 from smalti.eval.sets import open_set
 
 COLOURS = {"blue": (30, 40, 220), "green": (40, 200, 60), "red": (230, 30, 20)}
@@ -42,8 +42,13 @@ def tinted(name, rng):
 # -- shapes
 
 
+def shares(pictures):
+    found = shapes(pictures)
+    return {name: right.mean() for name, right in found.items()} | {"images": len(found["all"])}
+
+
 def test_real_shapes_match_their_captions():
-    found = shapes(open_set("shapes:40"))
+    found = shares(open_set("shapes:40"))
     assert found == {"colour": 1, "shape": 1, "size": 1, "position": 1, "all": 1, "images": 40}
 
 
@@ -52,17 +57,17 @@ def test_shapes_drawn_from_classes_are_judged_by_colour_and_shape(tmp_path):
     pixels = [np.asarray(source[i].image) for i in range(30)]
     labels = np.array([source.label(i) for i in range(30)])
     right = write_set(tmp_path / "a.npz", pixels, labels, class_names=source.classes)
-    assert shapes(right) == {"colour": 1, "shape": 1, "all": 1, "images": 30}
+    assert shares(right) == {"colour": 1, "shape": 1, "all": 1, "images": 30}
     moved = labels.copy()
     moved[:6] = (moved[:6] + 6) % 30  # the next shape of the same colour
     wrong = write_set(tmp_path / "b.npz", pixels, moved, class_names=source.classes)
-    assert shapes(wrong) == {"colour": 1, "shape": 0.8, "all": 0.8, "images": 30}
+    assert shares(wrong) == {"colour": 1, "shape": 0.8, "all": 0.8, "images": 30}
 
 
 def test_prompts_in_turn_are_what_was_asked_for(tmp_path):
     texts = ["a small red star in the centre", "a large blue heart at the top left"]
     pixels = [np.asarray(draw(Attributes("red", "star", "small", "in the centre")))] * 5
-    found = shapes(write_set(tmp_path / "a.npz", pixels, text=texts, first=1))
+    found = shares(write_set(tmp_path / "a.npz", pixels, text=texts, first=1))
     assert (found["all"], found["colour"], found["images"]) == (2 / 5, 2 / 5, 5)
 
 
@@ -81,7 +86,7 @@ def test_what_texts_say():
         with pytest.raises(ValueError, match="captions must be like"):
             wanted(text)
     with pytest.raises(ValueError, match="there are no pictures"):
-        agreement([])
+        hits([])
 
 
 # -- classes
@@ -93,16 +98,15 @@ def test_accuracy_stands_beside_that_of_real_pictures(tmp_path, colours):
     labels = [i % 3 for i in range(60)]
     pixels = [tinted(names[label], rng) for label in labels]
     right = write_set(tmp_path / "a.npz", pixels, labels, class_names=names)
-    found = class_accuracy(right, colours, QUICK)
-    assert found == {
-        "accuracy": 1, "held_out_accuracy": 1, "chance": 1 / 3,
-        "classes": 3, "images": 60, "held_out_images": 9,
-    }  # fmt: skip
+    drawn, unseen = class_accuracy(right, colours, QUICK)
+    assert (drawn.share(), len(drawn.labels)) == (1, 60)
+    assert (unseen.share(), len(unseen.labels)) == (1, 9)
+    assert drawn.interval(20, 0) == (1, 1)
     # every class 2 is drawn as class 0: a mean over classes, whatever their numbers
     kept = [i for i in range(60) if labels[i] == 0 or i < 9]
     shown = [tinted(names[labels[i] % 2], rng) for i in kept]
     wrong = write_set(tmp_path / "b.npz", shown, [labels[i] for i in kept])
-    assert class_accuracy(wrong, colours, QUICK)["accuracy"] == pytest.approx(2 / 3)
+    assert class_accuracy(wrong, colours, QUICK)[0].share() == pytest.approx(2 / 3)
 
 
 def test_equal_seeds_give_equal_numbers_and_leave_torchs_alone(tmp_path, colours):
@@ -112,7 +116,9 @@ def test_equal_seeds_give_equal_numbers_and_leave_torchs_alone(tmp_path, colours
     torch.manual_seed(5)
     before = torch.get_rng_state()
     one, two = (class_accuracy(pictures, colours, short) for _ in range(2))
-    assert one == two and torch.equal(torch.get_rng_state(), before)
+    for x, y in zip(one, two, strict=True):
+        assert (x.right == y.right).all() and (x.labels == y.labels).all()
+    assert torch.equal(torch.get_rng_state(), before)
     images = Images(open_source(colours), range(30), Transform(16), 8)
     weights = [
         learn(images, 3, ClassifierConfig(16, 8, 2, seed=seed)).head.weight for seed in (0, 0, 1)
@@ -128,7 +134,7 @@ def test_larger_pictures_are_brought_down(tmp_path, colours):
     one = write_set(tmp_path / "a.npz", small, labels)
     two = write_set(tmp_path / "b.npz", large, labels)
     weak = ClassifierConfig(pixels=16, channels=4, steps=25, batch=8)
-    found = [class_accuracy(pictures, colours, weak)["accuracy"] for pictures in (one, two)]
+    found = [class_accuracy(pictures, colours, weak)[0].share() for pictures in (one, two)]
     assert found[0] == found[1] and 1 / 3 < found[0]
 
 

@@ -1,13 +1,18 @@
 """Metrics of sets of pictures: by hand from all features, and what is kept of a reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from smalti.eval import measure as module
+from smalti.eval import gathered as module
+from smalti.eval import measure as measuring
 from smalti.eval.frechet import Gaussian, distance
+from smalti.eval.gathered import gather, of_reference
 from smalti.eval.inception import Features
-from smalti.eval.measure import How, gather, measure, of_reference
+from smalti.eval.measure import measure
+from smalti.eval.metrics import METRICS, How
 from smalti.eval.scores import inception_score, precision_recall
 from smalti.eval.sets import open_set
 from smalti.eval.wavelet import fwd
@@ -51,7 +56,7 @@ def by_name(found):
 
 
 def test_every_metric_is_that_of_all_features_at_once(sets, monkeypatch):
-    monkeypatch.setattr(module, "KID_SUBSET", 60)
+    monkeypatch.setattr(measuring, "KID_SUBSET", 60)
     samples, real = sets
     net = Net()
     found = by_name(measure(*sets, How(ALL, net, draws=20, batch=32)))
@@ -81,33 +86,90 @@ def test_every_metric_is_that_of_all_features_at_once(sets, monkeypatch):
     assert samples.hash != real.hash
 
 
+class Drawn:
+    """Pictures of a seed, "drawn" by batches."""
+
+    def __init__(self, seed, count=200):
+        self.seed, self.count = seed, count
+
+    def __len__(self):
+        return self.count
+
+    def batches(self, n):
+        yield from torch.from_numpy(pictures(self.count, self.seed)).permute(0, 3, 1, 2).split(n)
+
+
+def holds(numbers):
+    """Whether intervals of many draws tell how far the draws are apart."""
+    values, intervals = zip(*numbers, strict=True)
+    middle = np.median(values)
+    held = sum(low <= middle <= high for low, high in intervals)
+    widths = [high - low for low, high in intervals]
+    return held >= 0.65 * len(values) and 0.3 < np.mean(widths) / (4 * np.std(values)) < 3
+
+
 def test_intervals_hold_the_spread_of_other_draws():
     """Fréchet distances of other samples of the same kind lie within, most of the time."""
-
-    class Drawn:
-        def __init__(self, seed):
-            self.seed = seed
-
-        def __len__(self):
-            return 200
-
-        def batches(self, n):
-            yield from torch.from_numpy(pictures(200, self.seed)).permute(0, 3, 1, 2).split(n)
-
-    how = How(("fwd",), level=1, draws=50, batch=10)
-    real = gather(Drawn(99).batches(10), how, {"packets"}, 200)
-    other, values, intervals = real.gaussian("packets"), [], []
+    how = How(("fwd",), level=2, draws=50, batch=10)
+    other = gather(Drawn(99).batches(10), how, {"packets"}, 200).gaussian("packets")
+    numbers = []
     for seed in range(12):
         found = gather(Drawn(seed).batches(10), how, {"packets"}, 200)
         assert len(found.moments["packets"]) == module.BLOCKS
-        value, interval = module._frechet(found, _known(other), "packets", how)
-        values.append(value)
-        intervals.append(interval)
-    middle = np.median(values)
-    held = sum(low <= middle <= high for low, high in intervals)
-    assert held >= 8
-    widths = [high - low for low, high in intervals]
-    assert 0.3 < np.mean(widths) / (4 * np.std(values)) < 3
+        numbers.append(measuring._frechet(found, _known(other), "packets", how))
+    assert holds(numbers)
+
+
+def test_intervals_of_scores_hold_the_spread_of_other_draws(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "KID_SUBSET", 100)
+    names = [n for n in METRICS if METRICS[n].needs in ("rows", "logits")]
+    real = npz(tmp_path / "b.npz", pictures(150, 99) // 2 + 40)
+    how, found = How(tuple(names), Net(), draws=40), {name: [] for name in names}
+    for seed in range(12):
+        for number in measure(Drawn(seed, 150), real, how):
+            found[number.metric.rpartition("_")[0]].append((number.value, number.interval))
+    assert {"precision", "recall", "kid", "inception_score", "inception_score_fidelity"} == {*found}
+    for name, numbers in found.items():
+        if name != "recall":  # its interval is that of other references
+            assert holds(numbers), name
+        assert all(low <= value <= high for value, (low, high) in numbers)
+    again = measure(Drawn(11, 150), real, How(tuple(names), Net(), draws=0))
+    assert [n.interval for n in again] == [None] * len(names)
+    assert [n.value for n in again] == [found[name][-1][0] for name in names]
+
+
+def test_reconstructions_are_resampled_with_their_pictures(tmp_path):
+    """So the interval is that of other pictures: far narrower than that of either set alone."""
+
+    class Back:
+        """Every picture a little darker."""
+
+        def __init__(self, given):
+            self.given = given
+
+        def __len__(self):
+            return len(self.given)
+
+        def batches(self, n):
+            for images in self.given.batches(n):
+                yield (images.float() * 0.9).round().to(torch.uint8)
+
+    how, numbers, alone = How(("fwd", "fid"), Net(), level=2, draws=30, batch=5), [], []
+    for seed in range(10):
+        real = npz(tmp_path / f"{seed}.npz", pictures(100, seed))
+        paired = measure(Back(real), real, how, "reconstruction", tmp_path)
+        assert [n.metric for n in paired] == ["rfwd_100", "rfid_100"]
+        numbers.append([(n.value, n.interval) for n in paired])
+        alone.append([n.interval for n in measure(Back(real), real, how)])
+        values = [n.value for n in measure(Back(real), real, replace(how, draws=0))]
+        assert [n.value for n in paired] == pytest.approx(values, rel=1e-9)
+    for metric in range(2):
+        assert holds([n[metric] for n in numbers])
+        paired, other = (
+            np.mean([high - low for low, high in intervals])
+            for intervals in ([n[metric][1] for n in numbers], [i[metric] for i in alone])
+        )
+        assert paired < other / 2
 
 
 def _known(gaussian):

@@ -1,12 +1,9 @@
 import math
 from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from smalti.eval.report import Measured, as_json, bootstrap, compare, counted, of_means
+from smalti.eval.report import Measured, as_json, compare, counted
 
 FID = Measured("fid_5k", "fid/1: as it is", 20.0, 5000, "generation", "lower", (19.0, 21.0))
 FID = replace(FID, reference="abc", reference_images=50_000, preparation="256x256", extractor="w")
@@ -75,28 +72,6 @@ def test_a_report_holds_all_that_was_given():
     assert (
         told["format"] == 1 and told["metrics"] == [asdict(FID)] and told["subject"]["name"] == "x"
     )
-
-
-@given(st.integers(20, 300), st.floats(0.1, 10))
-def test_the_interval_of_a_mean_is_that_of_the_normal_distribution(count, deviation):
-    values = np.random.default_rng(count).normal(3, deviation, count)
-    low, high = of_means(values, 400, 0)
-    half = 1.96 * values.std() / count**0.5
-    assert low < values.mean() < high
-    assert (high - low) / 2 == pytest.approx(half, rel=0.25)
-
-
-def test_a_bias_of_resampling_moves_no_interval():
-    """The largest value of a resample is at most that of the whole."""
-    values = np.arange(50.0)
-    low, high = bootstrap(lambda n: values[n > 0].var(), 50, 200, 0)
-    assert low < values.var() < high
-
-
-def test_no_interval_where_there_is_none():
-    assert bootstrap(lambda n: 1.0, 1, 50, 0) is None
-    assert bootstrap(lambda n: 1.0, 9, 0, 0) is None
-    assert bootstrap(lambda n: math.nan, 9, 9, 0) is None
 
 
 def test_what_does_not_compare_hides_nothing_else():

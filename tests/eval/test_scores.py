@@ -10,11 +10,13 @@ from smalti.eval import scores
 from smalti.eval.scores import (
     inception_score,
     inception_score_fidelity,
+    kernel_distances,
     kid,
     precision_recall,
     radii,
     split_scores,
     squared_distances,
+    subset_rows,
 )
 
 
@@ -96,6 +98,19 @@ def test_inception_score_of_torch_fidelity(count, splits, shuffle, seed):
     want = [slow_score(logits[part]) for part in parts]
     found = inception_score_fidelity(logits, splits, shuffle, 7)
     assert found == pytest.approx((np.mean(want), np.std(want)), rel=1e-9, abs=1e-12)
+
+
+@given(st.integers(2, 20), st.integers(1, 8), st.integers(0, 99))
+def test_a_row_taken_twice_is_two_rows(count, split, seed):
+    logits = normal(count, 5, seed=seed) * 3
+    rng = np.random.default_rng(seed)
+    times = torch.from_numpy(rng.integers(0, 4, (count, 3)))
+    found = split_scores(logits.split(split), times.split(split))
+    for i, block in enumerate(logits.split(split)):
+        for j in range(3):
+            often = block.repeat_interleave(times.split(split)[i][:, j], 0)
+            want = slow_score(often) if len(often) else math.nan
+            assert found[i, j].item() == pytest.approx(want, rel=1e-9, nan_ok=True)
 
 
 def test_inception_score_refuses():
@@ -181,6 +196,22 @@ def test_kid(samples, reference, size, seed):
     x, y = normal(samples, 3, seed=seed), normal(reference, 3, seed=seed + 100) + 0.5
     want = slow_kid(x, y, 3, size, seed)
     assert kid(x, y, 3, size, seed) == pytest.approx(want, rel=1e-9, abs=1e-12)
+
+
+def test_a_sample_taken_twice_makes_no_pair_with_itself():
+    x, y = normal(5, 3), normal(6, 3, seed=1)
+    taken = [[1, 1, 1, 1, 1], [2, 0, 1, 1, 1], [0, 3, 0, 2, 0]]
+    found = kernel_distances(x, y, torch.tensor(taken).T, 1, 5, 0)
+    ((_, other),) = subset_rows(5, 6, 1, 5, 0)
+    kernel = [
+        ((a.double() @ b.double().T / 3 + 1) ** 3).numpy() for a, b in ((x, x), (y, y), (x, y))
+    ]
+    for times, value in zip(taken, found[0].tolist(), strict=True):
+        rows = [i for i, n in enumerate(times) for _ in range(n)]
+        own = np.mean([kernel[0][i, j] for i in rows for j in rows if i != j])
+        others = np.mean([kernel[1][i, j] for i in other for j in other if i != j])
+        across = np.mean([kernel[2][i, j] for i in rows for j in other])
+        assert value == pytest.approx(own + others - 2 * across, rel=1e-9)
 
 
 def test_kid_is_unbiased():

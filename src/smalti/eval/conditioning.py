@@ -19,18 +19,19 @@ from torch import Tensor, nn
 from smalti.data.loader import Images, prefetch
 from smalti.data.source import Source, open_source, split
 from smalti.data.transforms import Transform, center_crop, to_float
-from smalti.eval.matching import agreement
+from smalti.eval.bootstrap import Interval, bootstrap
+from smalti.eval.matching import hits
 from smalti.eval.readers import channels_first
 from smalti.eval.sets import ImageSet
 from smalti.train.optim import OptimConfig, adamw, lr_at
 
 
-def shapes(pictures: ImageSet) -> dict[str, float]:
-    """`matching.agreement` of a set with its captions or, of pictures without, their classes.
+def shapes(pictures: ImageSet) -> dict[str, np.ndarray]:
+    """`matching.hits` of a set with its captions or, of pictures without, their classes.
 
     Raises ValueError for a set that has neither, or another than those of `shapes`.
     """
-    return agreement(_asked(pictures))
+    return hits(_asked(pictures))
 
 
 def _asked(pictures: ImageSet) -> Iterator[tuple[np.ndarray, str]]:
@@ -89,20 +90,39 @@ class Classifier(nn.Module):
         return self.head(x.mean((2, 3)))  # (B, C)
 
 
+@dataclass(frozen=True)
+class Recognised:
+    """Which pictures were taken for what they are."""
+
+    labels: np.ndarray
+    """(N,) int64."""
+    right: np.ndarray
+    """(N,) bool."""
+
+    def share(self, times: np.ndarray | None = None) -> float:
+        """The mean over the classes that there are of the share that was recognised, of pictures
+        that are taken so many times, (N,)."""
+        times = np.ones(len(self.labels)) if times is None else times
+        counts, right = (np.bincount(self.labels, times * x) for x in (1, self.right))
+        return float((right[counts > 0] / counts[counts > 0]).mean())
+
+    def interval(self, draws: int, seed: int) -> Interval | None:
+        return bootstrap(self.share, len(self.labels), draws, seed, (0.0, 1.0))
+
+
 def class_accuracy(
     generated: ImageSet,
     data: str,
     config: ClassifierConfig | None = None,
     holdout: float = 0.1,
     device: torch.device | str = "cpu",
-) -> dict[str, float]:
+) -> tuple[Recognised, Recognised]:
     """How often a classifier that learned the training part of the source `data`, cut at random,
-    finds the class that each picture of `generated` was drawn for.
+    finds the class that each picture of `generated` was drawn for; and that of real pictures that
+    it has not seen.
 
-    Gives "accuracy"; "held_out_accuracy", of real pictures it has not seen; "chance"; and the
-    numbers "classes", "images" and "held_out_images". Accuracies are means over the classes of the
-    share that is recognised, so sets in which classes are otherwise frequent compare, and a guess
-    gets 1 / C. Equal configs give equal classifiers on a CPU.
+    Shares are means over the classes, so sets in which classes are otherwise frequent compare, and
+    a guess gets 1 / C. Equal configs give equal classifiers on a CPU.
     Raises ValueError if the source has no classes, or other ones than the pictures.
     """
     config, source = config or ClassifierConfig(), open_source(data)
@@ -120,18 +140,8 @@ def class_accuracy(
     unseen = Images(source, held, Transform(size), 1).evaluation(256)
     labels = generated.labels
     drawn = ((_small(r.images, side), labels[r.numbers]) for r in generated.numbered(256))
-    right = recognised(
-        model, ((_small(b["images"], side), b["labels"].numpy()) for b in unseen), count
-    )
-    found = recognised(model, drawn, count)
-    return {
-        "accuracy": _share(found),
-        "held_out_accuracy": _share(right),
-        "chance": 1 / count,
-        "classes": float(count),
-        "images": float(found.sum()),
-        "held_out_images": float(right.sum()),
-    }
+    real_ones = ((_small(b["images"], side), b["labels"].numpy()) for b in unseen)
+    return recognised(model, drawn), recognised(model, real_ones)
 
 
 def _check(generated: ImageSet, source: Source) -> int:
@@ -186,20 +196,11 @@ def learn(
 
 
 @torch.inference_mode()
-def recognised(
-    model: nn.Module, batches: Iterable[tuple[Tensor, np.ndarray]], classes: int
-) -> np.ndarray:
-    """How many pictures of each class were taken for each, (C, C) int64: rows are what they are."""
+def recognised(model: nn.Module, batches: Iterable[tuple[Tensor, np.ndarray]]) -> Recognised:
+    """Of pictures and what they are."""
     device = next(model.parameters()).device
-    found = np.zeros((classes, classes), np.int64)
-    for images, labels in batches:
-        taken = model(images.to(device)).argmax(1).cpu().numpy()
-        np.add.at(found, (labels, taken), 1)
-    return found
-
-
-def _share(found: np.ndarray) -> float:
-    """The mean over the classes that there are of the share that was recognised."""
-    counts = found.sum(1)
-    there = counts > 0
-    return float((found.diagonal()[there] / counts[there]).mean())
+    labels, right = [], []
+    for images, classes in batches:
+        labels.append(classes)
+        right.append(model(images.to(device)).argmax(1).cpu().numpy() == classes)
+    return Recognised(np.concatenate(labels), np.concatenate(right))

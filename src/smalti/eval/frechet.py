@@ -9,6 +9,7 @@ All in float64. N images, D features, "..." any leading dimensions, such as pack
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,24 +37,26 @@ class Gaussian:
 class Moments:
     """Running mean and covariance of rows (N, *shape), in memory independent of their number.
 
-    Sums are about the mean of the first rows added, so a mean far from 0 costs no digits.
+    Sums are about `middle`, (*shape), by default the mean of the first rows added, so a mean far
+    from 0 costs no digits.
     """
 
-    def __init__(self, *shape: int, device: torch.device | str = "cpu") -> None:
-        self.count = 0
-        self.middle = torch.zeros(shape, dtype=torch.float64, device=device)  # (..., D)
-        self.total = torch.zeros_like(self.middle)
-        self.scatter = self.middle.new_zeros(*shape, shape[-1])  # (..., D, D)
+    def __init__(
+        self, *shape: int, device: torch.device | str = "cpu", middle: Tensor | None = None
+    ) -> None:
+        self.count, self.middle = 0, middle
+        self.total = torch.zeros(shape, dtype=torch.float64, device=device)  # (..., D)
+        self.scatter = self.total.new_zeros(*shape, shape[-1])  # (..., D, D)
 
     def add(self, rows: Tensor) -> None:
         """Rows (B, *shape) of any dtype. Raises ValueError for another shape."""
-        if rows.shape[1:] != self.middle.shape:
-            want, have = tuple(self.middle.shape), tuple(rows.shape[1:])
+        if rows.shape[1:] != self.total.shape:
+            want, have = tuple(self.total.shape), tuple(rows.shape[1:])
             raise ValueError(f"features must have the shape {want} of those before, got {have}")
         if not len(rows):
             return
-        rows = rows.to(self.middle)
-        if not self.count:
+        rows = rows.to(self.total)
+        if self.middle is None:
             self.middle = rows.mean(0)
         rows = rows - self.middle
         self.count += len(rows)
@@ -63,22 +66,32 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both sets together."""
-        first, second = (self, other) if self.count else (other, self)
-        both = Moments(*first.middle.shape, device=first.middle.device)
-        both.count, both.middle = first.count + second.count, first.middle
-        total = second.total.to(both.middle)
-        shift = second.middle.to(both.middle) - both.middle if second.count else total
-        both.total = first.total + total + second.count * shift
-        cross = total.unsqueeze(-1) * shift.unsqueeze(-2)
-        own = second.count * shift.unsqueeze(-1) * shift.unsqueeze(-2)
-        both.scatter = first.scatter + second.scatter.to(both.middle) + cross + cross.mT + own
+        return self.joined((self, other))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Moments], times: Sequence[int] | None = None) -> Moments:
+        """The moments of all parts together, each so many times; fast where middles are equal."""
+        times = [1] * len(parts) if times is None else times
+        first = next((p for p in parts if p.middle is not None), parts[0])
+        both = cls(*first.total.shape, device=first.total.device, middle=first.middle)
+        for part, n in zip(parts, times, strict=True):
+            if not n or part.middle is None or both.middle is None:
+                continue
+            both.count += n * part.count
+            both.total.add_(part.total.to(both.total), alpha=n)
+            both.scatter.add_(part.scatter.to(both.total), alpha=n)
+            shift = part.middle.to(both.total) - both.middle
+            if shift.any():
+                both.total.add_(shift, alpha=n * part.count)
+                cross = shift.unsqueeze(-1) * (part.total + part.count / 2 * shift).unsqueeze(-2)
+                both.scatter.add_(cross + cross.mT, alpha=n)
         return both
 
     def gaussian(self) -> Gaussian:
         """Raises ValueError for fewer than two rows."""
-        if self.count < 2:
+        if self.middle is None or self.count < 2:
             raise ValueError(
-                f"{self.count} images give no covariance of {self.middle.shape[-1]} features; "
+                f"{self.count} images give no covariance of {self.total.shape[-1]} features; "
                 "at least 2 are needed"
             )
         off = self.total / self.count

@@ -15,7 +15,6 @@ from smalti.sampling.orders import shuffled
 from smalti.text.encoders import TextEncoder, condition
 
 
-@torch.inference_mode()
 def likelihood(
     model: Any,
     batches: Iterable[dict[str, Tensor]],
@@ -24,20 +23,50 @@ def likelihood(
     encoder: TextEncoder | None = None,
     order: str = "",
 ) -> dict[str, float]:
-    """Teacher-forced negative log-likelihood under the true condition, without dropout.
+    """`as_bits` of the mean of `losses`, and the number of "images"."""
+    found = losses(model, batches, device, precision, encoder, order)
+    return as_bits(model, found.mean().item()) | {"images": float(len(found))}
+
+
+def as_bits(model: Any, loss: float) -> dict[str, float]:
+    """What a mean of `losses` is called, by the kind of model.
+
+    "nats_per_token", "bits_per_token" and "bits_per_image". Of masked models of discrete codes
+    these are an upper bound and their names end in "_bound". Models of continuous codes have no
+    likelihood: "diffusion_loss" is their loss.
+    """
+    if not model.spec.discrete:
+        return {"diffusion_loss": loss}
+    bound = "_bound" if getattr(model, "masked", False) else ""
+    return {
+        f"nats_per_token{bound}": loss,
+        f"bits_per_token{bound}": bits(loss),
+        f"bits_per_image{bound}": bits(loss) * model.spec.positions,
+    }
+
+
+@torch.inference_mode()
+def losses(
+    model: Any,
+    batches: Iterable[dict[str, Tensor]],
+    device: torch.device | str = "cpu",
+    precision: torch.dtype | None = None,
+    encoder: TextEncoder | None = None,
+    order: str = "",
+) -> Tensor:
+    """Teacher-forced negative log-likelihood per token under the true condition, without dropout,
+    in nats: (N,) float64, of each image.
 
     The condition is a label, or a caption, which a learned `encoder` reads if it is given.
-
-    Gives "nats_per_token", "bits_per_token", "bits_per_image" and "images". Of masked models of
-    discrete codes these are an upper bound: the mean over random orders (Uria, Murray, Larochelle
-    2013, arXiv:1310.1757), estimated with one number of hidden positions for each image, and their
-    names end in "_bound". Models of continuous codes have no likelihood: "diffusion_loss" is the
-    mean of their loss, at one time and number of hidden positions for each image, the same in every
-    call. The model must be in evaluation mode. `precision` autocasts products to this dtype;
-    `order` is one of `sampling.orders` in which a raster model predicts, in place of its own.
+    Of masked models of discrete codes it is an upper bound: the mean over random orders (Uria,
+    Murray, Larochelle 2013, arXiv:1310.1757), estimated with one number of hidden positions for
+    each image. Of continuous codes it is the model's loss, at one time and number of hidden
+    positions for each image, the same in every call. The model must be in evaluation mode.
+    `precision` autocasts products to this dtype; `order` is one of `sampling.orders` in which a
+    raster model predicts, in place of its own. Raises ValueError if there are no codes.
     """
     orders = (orders_of(order, model.spec.grids[0]).to(device),) if order else ()
-    total, count, device = 0.0, 0, torch.device(device)
+    found, count, device = [], 0, torch.device(device)
     for batch in batches:
         batch = {k: v.to(device) for k, v in batch.items()}
         codes, cond = batch["codes"], condition(batch, encoder)
@@ -46,19 +75,11 @@ def likelihood(
                 loss = _hidden_loss(model, codes, cond, count)  # (B,)
             else:
                 loss = model.loss(codes, cond, None, *orders).mean(1)  # (B,)
-        total += loss.double().sum().item()
+        found.append(loss.double().cpu())
         count += len(codes)
     if not count:
         raise ValueError("there are no codes to evaluate on")
-    if not model.spec.discrete:
-        return {"diffusion_loss": total / count, "images": float(count)}
-    nats, bound = total / count, "_bound" if getattr(model, "masked", False) else ""
-    return {
-        f"nats_per_token{bound}": nats,
-        f"bits_per_token{bound}": bits(nats),
-        f"bits_per_image{bound}": bits(nats) * model.spec.positions,
-        "images": float(count),
-    }
+    return torch.cat(found)
 
 
 def _hidden_loss(model: Any, codes: Tensor, cond: Any, first: int) -> Tensor:

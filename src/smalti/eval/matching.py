@@ -35,12 +35,13 @@ def matching(
     for caption in captions:
         wanted(caption)
     pictures = draw(text=captions, n=len(captions), seed=seed)
-    return agreement(zip(map(np.asarray, pictures), captions, strict=True))
+    found = hits(zip(map(np.asarray, pictures), captions, strict=True))
+    return {name: float(right.mean()) for name, right in found.items()} | {"images": len(captions)}
 
 
-def agreement(pairs: Iterable[tuple[np.ndarray, str]]) -> dict[str, float]:
-    """Shares of pictures, uint8 (H, W, 3), that show what the text with each asks for: a caption,
-    or a class such as "red circle". "all" are right in everything that is asked for.
+def hits(pairs: Iterable[tuple[np.ndarray, str]]) -> dict[str, np.ndarray]:
+    """Which pictures, uint8 (H, W, 3), show what the text with each asks for: a caption, or a class
+    such as "red circle". (N,) of each attribute; "all" are right in everything that is asked for.
 
     Raises ValueError if there are none, or for another text.
     """
@@ -48,13 +49,12 @@ def agreement(pairs: Iterable[tuple[np.ndarray, str]]) -> dict[str, float]:
     for picture, text in pairs:
         seen = recognise(picture)
         told = wanted(text).items()
-        hits = {name: seen is not None and getattr(seen, name) == value for name, value in told}
-        for name, hit in (hits | {"all": all(hits.values())}).items():
+        right = {name: seen is not None and getattr(seen, name) == value for name, value in told}
+        for name, hit in (right | {"all": all(right.values())}).items():
             found.setdefault(name, []).append(hit)
     if not found:
         raise ValueError("there are no pictures to look at")
-    shares = {name: float(np.mean(hits)) for name, hits in found.items()}
-    return shares | {"images": float(len(found["all"]))}
+    return {name: np.array(right) for name, right in found.items()}
 
 
 def wanted(text: str) -> dict[str, str]:

@@ -5,18 +5,21 @@ B pictures, K scales, D depths, V codes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from smalti.data.transforms import to_float, to_uint8
 from smalti.eval import reconstruction
+from smalti.eval.bootstrap import Interval, around, of_means, resamples
 from smalti.eval.codebook import entropy, histograms, parts, perplexity, usage
 from smalti.eval.measure import preparation
-from smalti.eval.report import Measured, counted, of_means
+from smalti.eval.report import Measured, counted
 from smalti.eval.sets import ImageSet
 from smalti.progress import track
 
@@ -35,6 +38,15 @@ LPIPS: dict[str, Rule] = {
     for net in ("alex", "vgg")
 }
 
+CODES: dict[str, tuple[Callable[[Tensor], float], str, Interval]] = {
+    "usage": (usage, "share of codes that occur", (0.0, 1.0)),
+    "perplexity": (perplexity, "exp of the entropy of the codes", (1.0, math.inf)),
+    "entropy": (entropy, "of the codes, in nats", (0.0, math.inf)),
+}
+"""What is measured of counts of codes, in words, and what no value is beyond."""
+BLOCKS = 20
+"""Pictures are counted in so many blocks, which intervals resample."""
+
 
 @dataclass
 class Reconstructed:
@@ -45,8 +57,9 @@ class Reconstructed:
     lpips: dict[str, Any] = field(default_factory=dict)
     """Networks by the names of `LPIPS`."""
     values: dict[str, list[Tensor]] = field(default_factory=dict)
-    counts: Tensor | None = None
-    """(K, D, V): how often each scale and depth has each code."""
+    counts: list[Tensor] = field(default_factory=list)
+    """Of each block of pictures, (K, D, V): how often each scale and depth has each code."""
+    seen: int = 0
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -62,9 +75,17 @@ class Reconstructed:
                 apart = net(*(to_float(x.to(device)) for x in (images, back)))
                 self.values.setdefault(name, []).append(apart.cpu())
             if spec.discrete:
-                counts = histograms(codes, spec)
-                self.counts = counts if self.counts is None else self.counts + counts
+                self._count(codes)
             yield back
+
+    def _count(self, codes: Tensor) -> None:
+        """Every picture goes to the next block."""
+        spec = self.tokenizer.spec
+        self.counts = self.counts or [torch.zeros_like(histograms(codes[:0], spec))] * BLOCKS
+        for i in range(min(BLOCKS, len(codes))):
+            block = (self.seen + i) % BLOCKS
+            self.counts[block] = self.counts[block] + histograms(codes[i::BLOCKS], spec)
+        self.seen += len(codes)
 
     def measured(self, draws: int, seed: int) -> list[Measured]:
         """What was found on the way."""
@@ -86,22 +107,32 @@ class Reconstructed:
                         **about,
                     )
                 )
-        return found + self._codes(about | {"kind": "codes"})
+        return found + self._codes(about | {"kind": "codes"}, draws, seed)
 
-    def _codes(self, about: dict[str, Any]) -> list[Measured]:
-        if self.counts is None:
+    def _codes(self, about: dict[str, Any], draws: int, seed: int) -> list[Measured]:
+        if not self.counts:
             return []
-        found = []
-        for part, count in parts(self.counts, self.tokenizer.spec).items():
-            for name, rule, text in (
-                ("usage", usage, "share of codes that occur"),
-                ("perplexity", perplexity, "exp of the entropy of the codes"),
-                ("entropy", entropy, "of the codes, in nats"),
-            ):
-                title, definition = f"{name}{part}", f"{name}/1: {text}, counted over all images"
-                found.append(
-                    Measured(
-                        counted(title, len(self)), definition, rule(count), better="higher", **about
-                    )
-                )
-        return found
+        counts = torch.stack(self.counts[: self.seen])  # (blocks, K, D, V)
+        blocks, spec = len(counts), self.tokenizer.spec
+
+        def numbers(times: np.ndarray) -> dict[str, dict[str, float]]:
+            taken = torch.tensordot(torch.from_numpy(times), counts, 1)
+            return {
+                part: {name: rule(count) for name, (rule, *_) in CODES.items()}
+                for part, count in parts(taken, spec).items()
+            }
+
+        whole = numbers(np.ones(blocks, np.int64))
+        drawn = [numbers(times) for times in resamples(blocks, draws, seed)] if blocks > 1 else []
+        return [
+            Measured(
+                counted(f"{name}{part}", len(self)),
+                f"{name}/1: {text}, counted over all images",
+                whole[part][name],
+                better="higher",
+                interval=around(whole[part][name], [d[part][name] for d in drawn], within),
+                **about,
+            )
+            for part in whole
+            for name, (_, text, within) in CODES.items()
+        ]

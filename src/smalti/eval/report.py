@@ -7,11 +7,11 @@ whether another number may stand beside it; `compare` looks at that first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
+from smalti.eval.bootstrap import Interval
 
 FULL = 50_000
 """A metric of fewer images says so in its name."""
@@ -30,7 +30,7 @@ class Measured:
     images: int
     kind: Kind
     better: Literal["lower", "higher"]
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
     """95 % bootstrap interval over the images; None where there is none."""
     reference: str = ""
     """Hash of what it was measured against."""
@@ -46,32 +46,6 @@ def counted(metric: str, images: int, full: int = FULL) -> str:
     if images >= full:
         return metric
     return f"{metric}_{images // 1000}k" if images and images % 1000 == 0 else f"{metric}_{images}"
-
-
-def bootstrap(
-    value: Callable[[np.ndarray], float], count: int, draws: int, seed: int
-) -> tuple[float, float] | None:
-    """95 % interval of a statistic of `count` things, given how often each is taken, (count,) ints.
-
-    The spread is that of `draws` resamples, around the value of the things themselves: taking
-    things twice moves a Fréchet distance up, which is no reason to move the interval. None for
-    fewer than two things or draws, or where the statistic is no number.
-    """
-    if count < 2 or draws < 2:
-        return None
-    rng = np.random.default_rng(seed)
-    taken = (rng.multinomial(count, np.full(count, 1 / count)) for _ in range(draws))
-    found = np.array([value(times) for times in taken])
-    whole = value(np.ones(count, np.int64))
-    if not np.isfinite(found).all() or not math.isfinite(whole):
-        return None
-    low, high = whole + np.quantile(found - found.mean(), (0.025, 0.975))
-    return float(low), float(high)
-
-
-def of_means(values: np.ndarray, draws: int, seed: int) -> tuple[float, float] | None:
-    """`bootstrap` of the mean of values (N,)."""
-    return bootstrap(lambda n: float((n * values).sum() / n.sum()), len(values), draws, seed)
 
 
 # -- comparing

@@ -2,12 +2,11 @@
 
 Salimans et al., 2016, arXiv:1606.03498; Kynkäänniemi et al., 2019, arXiv:1904.06991; Bińkowski et
 al., 2018, arXiv:1801.01401. In float64, but for ADM's half-precision distances, an option.
-N reference images, M samples, D features, C classes.
+N reference images, M samples, D features, C classes, R resamples.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -27,9 +26,14 @@ def inception_score(logits: Tensor, split: int = 5000) -> float:
     Logits (M, C) are those without bias. The order of rows matters: a set sorted by class scores
     low. Raises ValueError for no rows and for a split below 1.
     """
+    return split_scores(consecutive(logits, split)).mean().item()
+
+
+def consecutive(rows: Tensor, split: int = 5000) -> Sequence[Tensor]:
+    """ADM's splits of rows (M, ...). Raises ValueError for a split below 1."""
     if split < 1:
         raise ValueError(f"split must be at least 1, got {split}")
-    return split_scores(logits.split(split)).mean().item()
+    return rows.split(split)
 
 
 def inception_score_fidelity(
@@ -39,31 +43,56 @@ def inception_score_fidelity(
 
     Raises ValueError for fewer rows than splits.
     """
-    count = len(logits)
+    return _mean_std(split_scores(shuffled(logits, splits, shuffle, seed)))
+
+
+def shuffled(
+    rows: Tensor, splits: int = 10, shuffle: bool = True, seed: int = 2020
+) -> Sequence[Tensor]:
+    """torch-fidelity's splits of rows (M, ...). Raises ValueError for fewer rows than splits."""
+    count = len(rows)
     if not 1 <= splits <= count:
         raise ValueError(f"splits must be in 1 ... {count}, the number of images, got {splits}")
     if shuffle:
-        logits = logits[torch.from_numpy(np.random.RandomState(seed).permutation(count))]
+        rows = rows[torch.from_numpy(np.random.RandomState(seed).permutation(count))]
     bounds = [i * count // splits for i in range(splits + 1)]
-    return _mean_std(split_scores([logits[i:j] for i, j in zip(bounds, bounds[1:], strict=False)]))
+    return [rows[i:j] for i, j in zip(bounds, bounds[1:], strict=False)]
 
 
-def split_scores(blocks: Sequence[Tensor]) -> Tensor:
-    """exp of the mean divergence of p(class | image) from p(class), of each block of logits."""
+def split_scores(blocks: Sequence[Tensor], times: Sequence[Tensor] | None = None) -> Tensor:
+    """exp of the mean divergence of p(class | image) from p(class), of each of S blocks of logits.
+
+    (S,); given how often each row of each block is taken, (B, R), (S, R): nan where none is.
+    """
     scores = []
-    for logits in blocks:
+    for i, logits in enumerate(blocks):
         if not logits.numel() or not logits.isfinite().all():
             raise ValueError("logits must be finite numbers, of one image at least")
         logp = logits.double().log_softmax(-1)  # (B, C)
-        marginal = logp.logsumexp(0) - math.log(len(logp))
-        scores.append((logp.exp() * (logp - marginal)).sum(-1).mean().exp())
-    return torch.stack(scores)
+        p = logp.exp()
+        weight = p.new_ones(len(p), 1) if times is None else times[i].to(p)  # (B, R)
+        weight = weight / weight.sum(0)
+        inner = (p * logp).sum(-1) @ weight  # (R,)
+        scores.append((inner + torch.special.entr(p.T @ weight).sum(0)).exp())
+    found = torch.stack(scores)
+    return found[:, 0] if times is None else found
 
 
 def precision_recall(
     reference: Tensor, samples: Tensor, k: int = 3, half: bool = False
 ) -> tuple[float, float]:
     """The shares of samples within the reference's balls, and of the reference within the samples'.
+
+    Errors, memory and `half` are those of `in_balls`.
+    """
+    precise, recalled = in_balls(reference, samples, k, half)
+    return precise.double().mean().item(), recalled.double().mean().item()
+
+
+def in_balls(
+    reference: Tensor, samples: Tensor, k: int = 3, half: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Which samples are within the reference's balls, (M,), and the reverse, (N,).
 
     The ball of a row of features reaches to the k-th nearest other row of its set. `half` computes
     distances as ADM does, see `squared_distances`. Memory beside the features (N, D) and (M, D) is
@@ -83,17 +112,18 @@ def precision_recall(
         reference, samples = reference.double() - middle, samples.double() - middle
     size = HALF_BLOCK if half else BLOCK
     reach = radii(reference, k, half).split(size), radii(samples, k, half).split(size)
-    inside = torch.zeros(len(samples), dtype=torch.bool, device=samples.device)
-    recalled = 0
-    for part, limits in zip(reference.split(size), reach[0], strict=True):
-        found = torch.zeros(len(part), dtype=torch.bool, device=part.device)
-        others = zip(samples.split(size), reach[1], inside.split(size), strict=True)
+    precise, recalled = (
+        torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        for rows in (samples, reference)
+    )
+    parts = zip(reference.split(size), reach[0], recalled.split(size), strict=True)
+    for part, limits, found in parts:
+        others = zip(samples.split(size), reach[1], precise.split(size), strict=True)
         for other, other_limits, other_found in others:
             near, other_near = within(squared_distances(part, other, half), limits, other_limits)
             found |= near
             other_found |= other_near
-        recalled += found.sum().item()
-    return inside.double().mean().item(), recalled / len(reference)
+    return precise, recalled
 
 
 def radii(rows: Tensor, k: int = 3, half: bool = False) -> Tensor:
@@ -161,6 +191,22 @@ def kid(
     Unbiased squared MMD of the kernel (x y / D + 1)^3, so it may be negative. Raises ValueError for
     fewer images than a subset has, and for different D.
     """
+    times = torch.ones(len(samples), 1)
+    return _mean_std(kernel_distances(samples, reference, times, subsets, size, seed)[:, 0])
+
+
+def kernel_distances(
+    samples: Tensor,
+    reference: Tensor,
+    times: Tensor,
+    subsets: int = 100,
+    size: int = 1000,
+    seed: int = 2020,
+) -> Tensor:
+    """Of each subset of `kid`, given how often each sample is taken, (M, R): (subsets, R).
+
+    A sample that is taken twice makes no pair with itself.
+    """
     if samples.shape[1:] != reference.shape[1:]:
         ours, theirs = samples.shape[-1], reference.shape[-1]
         raise ValueError(f"both sets must have the same features, got {ours} and {theirs}")
@@ -168,7 +214,7 @@ def kid(
     if not 2 <= size <= least:
         raise ValueError(f"a subset must have 2 ... {least} images, as there are, got {size}")
     rows = subset_rows(len(samples), len(reference), subsets, size, seed)
-    return _mean_std(torch.stack([_mmd(samples[i], reference[j]) for i, j in rows]))
+    return torch.stack([_mmd(samples[i], reference[j], times[i]) for i, j in rows])
 
 
 def subset_rows(
@@ -181,14 +227,17 @@ def subset_rows(
         yield torch.from_numpy(first), torch.from_numpy(draw(reference, size, replace=False))
 
 
-def _mmd(x: Tensor, y: Tensor) -> Tensor:
-    """Unbiased squared maximum mean discrepancy of (S, D) and (S, D)."""
+def _mmd(x: Tensor, y: Tensor, times: Tensor) -> Tensor:
+    """Unbiased squared maximum mean discrepancy of x (S, D), taken (S, R) times, and y (S, D)."""
     x, y = x.double(), y.double()
-    (size, dim), total = x.shape, x.new_zeros(())
-    for z in (x, y):
-        kernel = (z @ z.T / dim + 1) ** 3  # (S, S)
-        total += (kernel.sum() - kernel.trace()) / (size * (size - 1))
-    return total - 2 * ((x @ y.T / dim + 1) ** 3).mean()
+    weights = times.to(x), x.new_ones(len(y), 1)
+    total = x.new_zeros(())
+    for z, weight in zip((x, y), weights, strict=True):
+        kernel = ((z @ z.T / z.shape[1] + 1) ** 3).fill_diagonal_(0)  # (S, S)
+        pairs = weight.sum(0).square() - weight.square().sum(0)
+        total = total + (weight * (kernel @ weight)).sum(0) / pairs
+    across = ((x @ y.T / x.shape[1] + 1) ** 3).mean(1)  # (S,)
+    return total - 2 * across @ weights[0] / weights[0].sum(0)
 
 
 def _mean_std(values: Tensor) -> tuple[float, float]:

@@ -1,0 +1,60 @@
+"""95 % bootstrap intervals: what a number would have been with other pictures of the same kind.
+
+R resamples of N things, each taken so many times as chance has it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+Interval = tuple[float, float]
+ANY: Interval = (-math.inf, math.inf)
+
+
+def resamples(count: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of `count` things is taken, (N,) int64, `draws` times."""
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield rng.multinomial(count, np.full(count, 1 / count))
+
+
+def around(
+    value: float, resampled: Sequence[float] | np.ndarray, within: Interval = ANY
+) -> Interval | None:
+    """The interval of a value, given those of resamples: (R,). No value is beyond `within`.
+
+    It has their spread, around the value itself: taking things twice moves a Fréchet distance up,
+    which is no reason to move the interval. None for fewer than two resamples, or where one is no
+    number.
+    """
+    found = np.asarray(resampled, np.float64)
+    if len(found) < 2 or not np.isfinite(found).all() or not math.isfinite(value):
+        return None
+    low, high = value + np.quantile(found - found.mean(), (0.025, 0.975))
+    return max(within[0], float(low)), min(within[1], float(high))
+
+
+def bootstrap(
+    value: Callable[[np.ndarray], float],
+    count: int,
+    draws: int,
+    seed: int,
+    within: Interval = ANY,
+) -> Interval | None:
+    """`around` of a statistic of `count` things, given how often each is taken, (N,).
+
+    None for fewer than two things or draws, or where the statistic is no number.
+    """
+    if count < 2 or draws < 2:
+        return None
+    whole = value(np.ones(count, np.int64))
+    return around(whole, [value(times) for times in resamples(count, draws, seed)], within)
+
+
+def of_means(values: np.ndarray, draws: int, seed: int) -> Interval | None:
+    """`bootstrap` of the mean of values (N,)."""
+    within = float(values.min()), float(values.max())
+    return bootstrap(lambda n: float(n @ values / n.sum()), len(values), draws, seed, within)

@@ -1,0 +1,91 @@
+"""The metrics of sets of pictures: what exactly each is, what it needs, and how it is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from smalti.config import did_you_mean
+
+KID_SUBSET = 1000
+
+
+@dataclass(frozen=True)
+class Metric:
+    definition: str
+    """It begins with name and version; the version changes when the numbers would."""
+    needs: str
+    """What it is computed from: packets, pool or spatial moments, pool rows, or logits."""
+    better: Literal["lower", "higher"] = "lower"
+    reference: bool = True
+
+
+METRICS = {
+    "fwd": Metric(
+        "fwd/1: mean over Haar wavelet packets of level {level} of squared Fréchet distances, RGB "
+        "in [0, 1], not resized, unbiased covariances, float64 (arXiv:2312.15289)",
+        "packets",
+    ),
+    "fid": Metric(
+        "fid/1: squared Fréchet distance of pool_3 of the Inception of 2015-12-05, resized as "
+        "TensorFlow 1 does, unbiased covariances, float64 (ADM rounds means to float32)",
+        "pool",
+    ),
+    "sfid": Metric(
+        "sfid/1: as fid, of the first 7 channels of mixed_6/conv after batch norm and ReLU",
+        "spatial",
+    ),
+    "inception_score": Metric(
+        "inception_score/1: ADM's, logits without bias, consecutive splits of 5,000 in file order",
+        "logits",
+        "higher",
+        reference=False,
+    ),
+    "inception_score_fidelity": Metric(
+        "inception_score_fidelity/1: torch-fidelity's, 10 splits after a shuffle with seed 2020",
+        "logits",
+        "higher",
+        reference=False,
+    ),
+    "precision": Metric("precision/1: ADM's, k = 3, distances in {distances}", "rows", "higher"),
+    "recall": Metric("recall/1: ADM's, k = 3, distances in {distances}", "rows", "higher"),
+    "kid": Metric(
+        "kid/1: torch-fidelity's, cubic kernel, mean of 100 subsets of {subset}, seed 2020",
+        "rows",
+    ),
+}
+NETWORK = tuple(name for name, metric in METRICS.items() if metric.needs != "packets")
+"""Those that need the Inception network."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What is computed, and how."""
+
+    metrics: tuple[str, ...] = ("fwd",)
+    net: Any = None
+    """`InceptionFID`, where a metric needs it."""
+    level: int | None = None
+    """Of wavelets; None is the default of the pictures' size."""
+    half: bool = False
+    """Distances of precision and recall in float16, as ADM has them."""
+    draws: int = 50
+    """Bootstrap resamples; 0 gives no intervals."""
+    seed: int = 0
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        for name in self.metrics:
+            if name not in METRICS:
+                near = did_you_mean(name, METRICS)
+                raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {name!r}{near}")
+        if self.net is None and (wanting := [m for m in self.metrics if m in NETWORK]):
+            raise ValueError(f"{', '.join(wanting)}: the Inception network is needed")
+
+    @property
+    def needs(self) -> set[str]:
+        return {METRICS[name].needs for name in self.metrics}
+
+    @property
+    def extractor(self) -> str:
+        return "" if self.net is None else self.net.hash

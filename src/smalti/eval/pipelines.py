@@ -1,0 +1,132 @@
+"""What is measured of a pipeline beside its pictures: likelihood, and whether it obeys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smalti.data.source import open_source
+from smalti.eval.bootstrap import Interval, of_means
+from smalti.eval.conditioning import ClassifierConfig, class_accuracy
+from smalti.eval.conditioning import shapes as oracle
+from smalti.eval.likelihood import as_bits, losses
+from smalti.eval.measure import preparation
+from smalti.eval.metrics import How
+from smalti.eval.report import Measured, counted
+from smalti.eval.sets import ImageSet
+from smalti.progress import say
+
+
+def conditioning(drawn: ImageSet, source: str, how: How) -> list[Measured]:
+    """How many pictures show what they were drawn for: by the oracle of `shapes`, or by a small
+    classifier that learned the training pictures of the source, beside real ones."""
+    found: dict[str, tuple[float, Interval | None]] = {}
+    if source.partition(":")[0] == "shapes":
+        hits = oracle(drawn)
+        images = len(hits["all"])
+        text = f"as asked for, by the exact oracle of shapes, of {', '.join(hits)}"
+        for name, right in hits.items():
+            interval = of_means(right, how.draws, how.seed)
+            found[f"matching_{name}"] = float(right.mean()), interval
+    else:
+        text = f"mean over classes, by a classifier of the training pictures: {ClassifierConfig()}"
+        judged = class_accuracy(drawn, source)
+        images, held = (len(some.labels) for some in judged)
+        for name, some in zip(("accuracy", "held_out_accuracy"), judged, strict=True):
+            interval = some.interval(how.draws, how.seed)
+            found[f"class_{name}"] = some.share(), interval
+        found["class_chance"] = 1 / len(drawn.classes), None
+        text += f"; held out: {held} real pictures"
+    about = {"images": images, "kind": "conditioning", "better": "higher"}
+    about |= {"preparation": preparation(drawn), "reference": open_source(source).fingerprint()}
+    return [
+        Measured(counted(name, images), f"{name}/1: share {text}", value, interval=spread, **about)
+        for name, (value, spread) in found.items()
+    ]
+
+
+def check_judge(pipe: Any) -> None:
+    """Raise ValueError unless there is a judge of what the pipeline was asked for."""
+    source = pipe.info.get("source", "")
+    if not source or (pipe.text is not None and source.partition(":")[0] != "shapes"):
+        what = "captions of other sources than shapes" if source else "a pipeline without a source"
+        raise ValueError(f"--conditioning has no judge of {what}")
+    if pipe.text is None and len(pipe.classes) < 2:
+        raise ValueError(f"--conditioning needs at least 2 classes, got {len(pipe.classes)}")
+
+
+def asked(pipe: Any, reference: ImageSet, balanced: bool = False) -> dict[str, Any]:
+    """The conditions of the reference's pictures, in turn, or all classes: {}; `balanced` takes
+    every class or caption once. Raises ValueError if a text pipeline has no captions to draw."""
+    if pipe.text is not None:
+        captions = [reference.caption(i) for i in _good(reference)]
+        if not captions or not all(captions):
+            raise ValueError(f"{reference.name} has no captions, which the pipeline draws from")
+        return {"text": list(dict.fromkeys(captions)) if balanced else captions}
+    if balanced or not len(reference) or not _known(pipe, reference):
+        return {}
+    return {"classes": reference.labels[_good(reference)].tolist()}
+
+
+def _good(reference: ImageSet) -> list[int]:
+    """The numbers of pictures that can be read."""
+    if not len(reference):
+        return []
+    return [i for rows in reference.numbered() for i in rows.numbers.tolist()]
+
+
+def _known(pipe: Any, reference: ImageSet) -> bool:
+    """Whether the reference's classes are the pipeline's."""
+    return reference.classes == list(pipe.classes) and bool((reference.labels >= 0).all())
+
+
+def bits(pipe: Any, reference: ImageSet, how: How) -> list[Measured]:
+    """The pipeline's likelihood of the reference's pictures, or the loss that takes its place."""
+    size = tuple(pipe.tokenizer.config.size)
+    one = pipe.text is None and len(pipe.classes) == 1 and not reference.classes
+    if reference.size != size or not (pipe.text is not None or one or _known(pipe, reference)):
+        say("the likelihood is left out: the reference has other classes or another size")
+        return []
+
+    def codes() -> Iterator[dict[str, Tensor]]:
+        for rows in reference.numbered(how.batch):
+            given, numbers = {"codes": pipe.encode(rows.images)}, rows.numbers
+            if pipe.text is not None:
+                texts = [reference.caption(i) for i in numbers.tolist()]
+                yield given | {"text_tokens": pipe.text.tokenize(texts)}
+            else:
+                labels = np.zeros_like(numbers) if one else reference.labels[numbers]
+                yield given | {"labels": torch.from_numpy(labels)}
+
+    lost = losses(pipe.model, codes(), pipe.device, encoder=pipe.text).numpy()
+    interval = of_means(lost, how.draws, how.seed)
+
+    def named(loss: float) -> dict[str, float]:
+        told = as_bits(pipe.model, loss)
+        per_image = {k: v for k, v in told.items() if k.startswith("bits_per_image")}
+        pixels = 3 * size[0] * size[1]
+        return told | {k.replace("image", "dimension"): v / pixels for k, v in per_image.items()}
+
+    low, high = (named(loss) for loss in interval or (0.0, 0.0))
+    images = len(lost)
+    about = {"images": images, "kind": "likelihood", "better": "lower"}
+    about |= {"reference": reference.hash, "reference_images": images}
+    about |= {"preparation": preparation(reference), "extractor": pipe.fingerprint.split("-")[0]}
+    text = "of codes, teacher-forced, true condition"
+    if not pipe.model.spec.discrete:
+        text = f"of codes, {pipe.model.head.kind}, true condition"
+    return [
+        Measured(
+            name,
+            f"{name}/1: {text}",
+            value,
+            interval=interval and (low[name], high[name]),
+            **about,
+        )
+        for name, value in named(float(lost.mean())).items()
+        if not name.startswith("nats")
+    ]

@@ -1,0 +1,45 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smalti.eval.bootstrap import around, bootstrap, of_means, resamples
+
+
+@given(st.integers(20, 300), st.floats(0.1, 10))
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution(count, deviation):
+    values = np.random.default_rng(count).normal(3, deviation, count)
+    low, high = of_means(values, 400, 0)
+    half = 1.96 * values.std() / count**0.5
+    assert low < values.mean() < high
+    assert (high - low) / 2 == pytest.approx(half, rel=0.25)
+
+
+def test_a_bias_of_resampling_moves_no_interval():
+    """The largest value of a resample is at most that of the whole."""
+    values = np.arange(50.0)
+    low, high = bootstrap(lambda n: values[n > 0].var(), 50, 200, 0)
+    assert low < values.var() < high
+
+
+def test_no_interval_leaves_what_is_possible():
+    hits = np.repeat([True, False], (99, 1))
+    low, high = of_means(hits, 100, 0)
+    assert 0.9 < low < 0.99 <= high <= 1
+    assert of_means(np.ones(9), 50, 0) == (1, 1)
+    assert around(1.0, [1.0, 9.0], (0.0, 2.0))[1] == 2
+
+
+def test_equal_seeds_give_equal_resamples():
+    one, two, other = (list(resamples(40, 3, seed)) for seed in (5, 5, 6))
+    assert all((x == y).all() for x, y in zip(one, two, strict=True))
+    assert any((x != y).any() for x, y in zip(one, other, strict=True))
+    assert all(x.sum() == 40 for x in one)
+
+
+def test_no_interval_where_there_is_none():
+    assert bootstrap(lambda n: 1.0, 1, 50, 0) is None
+    assert bootstrap(lambda n: 1.0, 9, 0, 0) is None
+    assert bootstrap(lambda n: math.nan, 9, 9, 0) is None
