@@ -11,6 +11,7 @@ have to be downloaded. Prints JSON lines, and the table on standard error.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from comparison_page import TITLES, rows_of
 from smalti.demo import SYSTEMS
 from smalti.measuring import Options, run
 
-REFERENCE = "emoji@held"
+SOURCE = "emoji"
 
 
 def numbers(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -40,7 +41,7 @@ def shown(metric: dict[str, Any] | None) -> str:
     text = f"{metric['value']:.4g}"
     if metric["interval"]:
         low, high = metric["interval"]
-        text += f" ± {(high - low) / 2:.1g}"
+        text += f" ± {float(f'{(high - low) / 2:.1g}'):g}"
     return text
 
 
@@ -58,12 +59,12 @@ def main() -> None:
     parser.add_argument("--metrics", default="fwd")
     args = parser.parse_args()
     metrics = tuple(args.metrics.split(","))
-    options = Options(reference=REFERENCE, metrics=metrics, n=args.n, level=args.level, size=32)
-    drawn = {"real": numbers(run("emoji@train", options, {}))}
+    options = Options(reference=f"{SOURCE}@held", metrics=metrics, level=args.level)
+    pipe_options = replace(options, n=args.n, conditioning=True)
+    drawn = {"real": numbers(run(f"{SOURCE}@train", replace(options, size=32), {}))}
     back: dict[str, dict[str, dict[str, Any]]] = {}
     for name, (tokenizer, generator) in SYSTEMS.items():
         folder = args.runs / generator.__name__ / "pipeline"
-        pipe_options = Options(**vars(options) | {"conditioning": True})
         drawn[TITLES[name]] = numbers(run(str(folder), pipe_options, {}))
         if tokenizer.__name__ not in back:
             folder = args.runs / tokenizer.__name__ / "tokenizer"

@@ -34,7 +34,7 @@ def load(
     if not folder.is_dir():
         folder = download(str(path))
     if not (folder / "pipeline.json").is_file():
-        raise ValueError(f"{folder} is not a pipeline: it has no pipeline.json")
+        raise ValueError(f"{folder} is not a pipeline: it has no pipeline.json{within(folder)}")
     info = read_json(folder / "pipeline.json")
     if info.get("format") != 1:
         raise ValueError(f"{folder}/pipeline.json: format must be 1, got {info.get('format')!r}")
@@ -62,6 +62,14 @@ def load(
     marks = (mark, model_info["fingerprint"], model_info.get("text"))
     info["fingerprint"] = "-".join(m for m in marks if m is not None)
     return Pipeline(tokenizer, model, classes, sampling, info, text)
+
+
+def within(run: Path) -> str:
+    """What to take of a training run's folder in place of the folder itself; "" of any other."""
+    for name, file in (("pipeline", "pipeline.json"), ("tokenizer", "config.json")):
+        if (run / name / file).is_file():
+            return f"; it is a training run, with its {name} in {run / name}"
+    return ""
 
 
 def _load_text(

@@ -37,7 +37,8 @@ class Options:
     reference: str | None = None
     """What to measure against: a folder, an .npz, or a data source such as emoji@held."""
     metrics: tuple[str, ...] = ()
-    """Default: fwd, which needs no network's weights."""
+    """fwd, fid, sfid, inception_score, inception_score_fidelity, precision, recall, kid; default:
+    fwd, which needs no network's weights."""
     n: int | None = None
     """Pictures to draw from a pipeline; default: as many as the reference has."""
     seed: int = 0
@@ -95,11 +96,12 @@ def evaluate(
     report = run(subject, options, settings.given())
     if options.out is None:
         show(report)
-        return
-    write_json(options.out, report)
+    else:
+        write_json(options.out, report)
     for metric in report["metrics"]:
         say(line(metric))
-    say(f"{options.out}: {len(report['metrics'])} metrics")
+    if options.out is not None:
+        say(f"{options.out}: {len(report['metrics'])} metrics")
 
 
 def line(metric: dict[str, Any]) -> str:
@@ -112,22 +114,11 @@ def line(metric: dict[str, Any]) -> str:
 def run(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, Any]:
     """The report of `evaluate`. Raises ValueError for what cannot be measured."""
     how = _how(options)
-    folder = Path(subject)
-    size: int | None = options.size
-    pipe, tokenizer = None, None
-    if (folder / "pipeline.json").is_file() or not _is_set(subject):
-        from smalti.loading import load
-
-        pipe = load(subject)
-        tokenizer = pipe.tokenizer
-    elif (folder / "config.json").is_file():
-        from smalti import registry
-        from smalti.storage import load_module
-
-        tokenizer = load_module(folder, registry.TOKENIZERS, best_device())[0]
+    pipe, tokenizer = _opened(subject)
     if sampling and pipe is None:
         raise ValueError(f"{', '.join(sampling)}: settings of drawing are for a pipeline")
     _refuse(options, pipe is not None, tokenizer is not None)
+    size: int | None = options.size
     if tokenizer is not None and size is None:
         size = tokenizer.config.size[0]
     given = options.reference
@@ -150,6 +141,24 @@ def run(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, A
     about["settings"] = {k: getattr(options, k) for k in ("seed", "bootstrap", "batch")}
     about["versions"] = {"smalti": __version__, "torch": torch.__version__, "numpy": np.__version__}
     return as_json(found, about)
+
+
+def _opened(subject: str) -> tuple[Any, Any]:
+    """The subject's pipeline and its tokenizer, or its tokenizer; neither of pictures."""
+    from smalti.loading import load, within
+
+    folder = Path(subject)
+    if (folder / "pipeline.json").is_file() or not _is_set(subject):
+        pipe = load(subject)
+        return pipe, pipe.tokenizer
+    if (folder / "config.json").is_file():
+        from smalti import registry
+        from smalti.storage import load_module
+
+        return None, load_module(folder, registry.TOKENIZERS, best_device())[0]
+    if advice := within(folder):
+        raise ValueError(f"{subject} holds no pictures{advice}")
+    return None, None
 
 
 def _is_set(subject: str) -> bool:

@@ -1,6 +1,7 @@
 """`smalti eval` and `smalti tune` by the real commands, on small systems and sets made here."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -105,6 +106,23 @@ def test_a_tokenizer_is_measured_by_what_it_gives_back(work, capsys):
     for metric in told["metrics"]:
         low, high = metric["interval"]
         assert low <= metric["value"] <= high, metric["metric"]
+
+
+@pytest.mark.parametrize("part", ["pipeline", "tokenizer"])
+def test_the_folder_of_a_run_is_told_from_what_it_holds(work, tmp_path, capsys, part):
+    source = work / "var" / ("tokenizer" if part == "tokenizer" else "")
+    (tmp_path / "run" / "previews").mkdir(parents=True)
+    shutil.copytree(source, tmp_path / "run" / part)
+    for command in ("eval", "sample", "tune"):
+        line = mistake(capsys, command, tmp_path / "run")
+        assert line.endswith(f"it is a training run, with its {part} in {tmp_path / 'run' / part}")
+
+
+def test_a_report_on_standard_output_has_its_numbers_for_people_too(work, capsys):
+    told = report(capsys, work / "a", "--reference", work / "b", "--bootstrap", 0)
+    run("eval", work / "a", "--reference", work / "b", "--bootstrap", 0)
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.split() == ["fwd_40", f"{told['metrics'][0]['value']:.6g}"]
 
 
 def test_reports_are_compared_or_refused(work, tmp_path, capsys):

@@ -39,7 +39,7 @@ def conditioning(drawn: ImageSet, source: str, how: How) -> list[Measured]:
         for name, some in zip(("accuracy", "held_out_accuracy"), judged, strict=True):
             interval = some.interval(how.draws, how.seed)
             found[f"class_{name}"] = some.share(), interval
-        found["class_chance"] = 1 / len(drawn.classes), None
+        found["class_chance"] = 1 / len(open_source(source).classes), None
         text += f"; held out: {held} real pictures"
     about = {"images": images, "kind": "conditioning", "better": "higher"}
     about |= {"preparation": preparation(drawn), "reference": open_source(source).fingerprint()}
