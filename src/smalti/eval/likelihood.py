@@ -15,16 +15,9 @@ from smalti.sampling.orders import shuffled
 from smalti.text.encoders import TextEncoder, condition
 
 
-def likelihood(
-    model: Any,
-    batches: Iterable[dict[str, Tensor]],
-    device: torch.device | str = "cpu",
-    precision: torch.dtype | None = None,
-    encoder: TextEncoder | None = None,
-    order: str = "",
-) -> dict[str, float]:
-    """`as_bits` of the mean of `losses`, and the number of "images"."""
-    found = losses(model, batches, device, precision, encoder, order)
+def likelihood(model: Any, *given: Any, **options: Any) -> dict[str, float]:
+    """`as_bits` of the mean of `losses`, which takes the same, and the number of "images"."""
+    found = losses(model, *given, **options)
     return as_bits(model, found.mean().item()) | {"images": float(len(found))}
 
 
