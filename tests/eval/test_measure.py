@@ -81,7 +81,7 @@ def test_every_metric_is_that_of_all_features_at_once(sets, monkeypatch):
         low, high = found[name].interval
         assert low < found[name].value < high
         assert found[name].reference == real.hash and found[name].reference_images == 120
-    assert "level 1" in found["fwd"].definition and "subsets of 60" in found["kid"].definition
+    assert "level 2" in found["fwd"].definition and "subsets of 60" in found["kid"].definition
     assert not found["inception_score"].reference
     assert samples.hash != real.hash
 

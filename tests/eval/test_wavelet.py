@@ -88,20 +88,20 @@ def test_wavelets_take_the_level_of_the_size():
     wavelets = Wavelets()
     for part in pictures(20, 32).split(6):
         wavelets.add(part)
-    assert wavelets.level == 2 and wavelets.size == (3, 32, 32)
+    assert wavelets.level == 3 and wavelets.size == (3, 32, 32)
     found = wavelets.gaussian()
-    assert found.mean.shape == (16, 192) and found.cov.shape == (16, 192, 192)
+    assert found.mean.shape == (64, 48) and found.cov.shape == (64, 48, 48)
     assert found.count == 20
     assert fwd([pictures(9, 32)], [pictures(9, 32, seed=1)]) == pytest.approx(
-        fwd([pictures(9, 32)], [pictures(9, 32, seed=1)], 2)
+        fwd([pictures(9, 32)], [pictures(9, 32, seed=1)], 3)
     )
 
 
 @pytest.mark.parametrize(
     ("size", "level"),
     [
-        *((256, 4), (512, 5), (384, 4), (128, 4), (64, 3), (32, 2), (96, 3)),
-        *((8, 0), (16, 1), (100, 2), (33, 0), (1, 0)),
+        *((256, 4), (512, 5), (384, 4), (128, 4), (64, 3), (32, 3), (96, 3)),
+        *((8, 1), (16, 2), (100, 2), (33, 0), (7, 0), (1, 0), (48, 3)),
     ],
 )
 def test_default_levels(size, level):

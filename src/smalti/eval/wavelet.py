@@ -24,12 +24,12 @@ STEP = [[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]
 def default_level(size: tuple[int, int]) -> int:
     """The level at which packets of images (H, W) are just as large as they have to be.
 
-    That is 16 pixels from 256 pixels on, as published (level 4 at 256), and 8 below, so that
-    D = 192 features stay few beside the number of images: 64 pixels give level 3. Sides that
-    cannot be halved so often give larger packets.
+    That is 16 pixels from 256 pixels on, as published (level 4 at 256), 8 from 64 on and 4 below,
+    so that features stay few beside the number of images that there are of the size: D = 768, 192
+    and 48. Sides that cannot be halved so often give larger packets.
     """
     short, level = min(size), 0
-    least = 16 if short >= 256 else 8
+    least = 16 if short >= 256 else 8 if short >= 64 else 4
     while all(n % 2 ** (level + 1) == 0 for n in size) and short >= least * 2 ** (level + 1):
         level += 1
     return level
