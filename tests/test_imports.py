@@ -13,7 +13,7 @@ ROOT = Path(smalti.__file__).parent
 
 LAYERS = [  # from the top; a package may import its own layer and those below
     {
-        *("smalti", "cli", "serve", "demo", "describe", "drawing", "measuring", "tuning"),
+        *("smalti", "cli", "serve", "demo", "describe", "drawing", "measuring", "tuning", "coding"),
         "__main__",
     },
     {
