@@ -53,7 +53,7 @@ def cases(name: str, pipe: Any, count: int, level: int) -> None:
         for parallel in PARALLEL:
             settings, found = {"guidance": guidance, "parallel": parallel}, list[Tensor]()
             drawn = Drawn(pipe, count, 0, request, settings)
-            kept = gather(noted(drawn.batches(how.batch), found), how, how.needs, count)
+            kept = gather(noted(drawn.batches(how.batch), found), how, how.needs)
             fwd = distance(kept.gaussian("packets"), known).mean().item()
             row = {"case": name, **settings, "images": count, "fwd": fwd}
             report(row | {"saturation": mean(found), "real": mean(colours)})

@@ -102,6 +102,14 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     )
     (run / "metrics.jsonl").write_text('{"st')
     assert "holds no numbers yet" in refused(capsys, "plot", run, "--out", out)
+    for text, words in (
+        ('{"loss": 1}', 'has a line of no step: {"loss": 1}'),
+        ("[1]", "has a line of no step: [1]"),
+        ('{"step": 1, "loss": "abc"}', "loss must be a number at every step, got 'abc'"),
+        ('{"step": 1, "loss": [2]}', "loss must be a number at every step, got [2]"),
+    ):
+        (run / "metrics.jsonl").write_text(text)
+        assert words in refused(capsys, "plot", run, "--out", out)
     assert "is a folder, name a file" in refused(capsys, "plot", run, "--out", tmp_path)
     refused(capsys, "plot", "--out", out)
     with pytest.raises(ValueError, match="at least one run"):

@@ -83,6 +83,7 @@ def replacing(path: Path) -> Generator[Path]:
     """A name beside `path` to write to: it takes the place of `path` if all goes well, else it is
     removed. Raises OSError naming `path`, on a full disk for example."""
     temporary = path.with_name(path.name + ".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
         os.replace(temporary, path)

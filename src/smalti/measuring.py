@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -88,11 +88,16 @@ def evaluate(
         raise ValueError(
             "eval is one process: draw with torchrun and smalti sample --npz, then measure that"
         )
+    if options.keep is not None and options.keep.suffix != ".npz":
+        raise ValueError(f"--keep must name a file that ends in .npz, got {options.keep}")
     if options.out is not None:
         check_output(options.out)
-        for drawn in (Path(subject), options.keep):
-            if drawn is not None and drawn.with_suffix(".json") == options.out:
-                raise ValueError(f"{options.out} says how {drawn} was drawn: give another --out")
+        for given in filter(None, (subject, options.reference, options.keep)):
+            file = Path(given)
+            if options.out.resolve() == file.resolve():
+                raise ValueError(f"{options.out} is what is measured: give another --out")
+            if options.out.resolve() == file.with_suffix(".json").resolve():
+                raise ValueError(f"{options.out} says how {file} was drawn: give another --out")
     report = run(subject, options, settings.given())
     if options.out is None:
         show(report)
@@ -230,13 +235,16 @@ def _of_pipeline(
     from smalti.storage import fingerprint
 
     assert reference is not None
+    if options.n is None and not len(reference):
+        raise ValueError(f"{reference.name} holds statistics and no pictures: give --n")
     count = options.n if options.n is not None else len(reference)
-    if count < 2:
-        raise ValueError(f"metrics of a set need at least 2 pictures, got --n {count}")
+    if count < how.least:
+        names = ", ".join(how.metrics)
+        raise ValueError(f"{names}: needs at least {how.least} pictures, got --n {count}")
     request = asked(pipe, reference, options.balanced)
     if options.conditioning:
         check_judge(pipe)
-    of_reference(reference, how, cache())  # mistakes before the pictures are drawn
+    real = of_reference(reference, how, cache())  # mistakes before the pictures are drawn
     with tempfile.TemporaryDirectory() as folder:
         file = options.keep or Path(folder) / "drawn.npz"
         given = {"seed": options.seed, "batch": options.batch, "balanced": options.balanced}
@@ -247,7 +255,7 @@ def _of_pipeline(
                 raise KeyboardInterrupt("stopped; --keep FILE.npz would keep pictures") from None
             raise
         drawn = open_set(file, options.size)
-        found = measure(drawn, reference, how, cache=cache(), say=say)
+        found = measure(drawn, reference, how, say=say, real=real)
         found += bits(pipe, reference, how)
         if options.conditioning:
             found += conditioning(drawn, pipe.info["source"], how)
@@ -314,6 +322,12 @@ def compare_reports(
 def read_report(path: Path) -> dict[str, Any]:
     """A report of `smalti eval`. Raises ValueError for anything else."""
     report = read_json(path)
-    if report.get("format") != 1 or not isinstance(report.get("metrics"), list):
+    metrics, needed = report.get("metrics"), {field.name for field in fields(Measured)}
+    if report.get("format") != 1 or not isinstance(metrics, list) or not metrics:
         raise ValueError(f"{path} is not a report of smalti eval")
+    for i, metric in enumerate(metrics):
+        missing = needed - metric.keys() if isinstance(metric, dict) else needed
+        if missing:
+            names = ", ".join(sorted(missing))
+            raise ValueError(f"{path}: number {i} of its metrics lacks {names}")
     return report

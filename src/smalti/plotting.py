@@ -71,8 +71,15 @@ def series(records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
         if "event" not in record:
             for key, value in record.items():
                 if key != "step":
-                    found.setdefault(key, []).append((record["step"], float(value)))
+                    found.setdefault(key, []).append((record["step"], _number(key, value)))
     return {key: np.array(rows, dtype=np.float64) for key, rows in found.items()}
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{key} must be a number at every step, got {value!r}") from None
 
 
 def usual(known: Sequence[str]) -> list[str]:

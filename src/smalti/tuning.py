@@ -151,7 +151,7 @@ class Scorer:
                     kept.append(coarsest(images))
                 yield images
 
-        found = gather(noted(), self.how, self.how.needs, count)
+        found = gather(noted(), self.how, self.how.needs)
         rows = torch.cat(found.rows or kept)
         fidelity, diversity = precision_recall(torch.cat(self.real.rows), rows)
         value = self._value(found)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,9 +145,15 @@ def test_reports_are_compared_or_refused(work, tmp_path, capsys):
     assert "these do not compare: fwd: other references" in line
     line = mistake(capsys, "eval", "compare", tmp_path / "one.json", tmp_path / "back.json")
     assert "fwd is of generation, rfwd of reconstruction" in line
-    (tmp_path / "x.json").write_text('{"format": 2}')
-    line = mistake(capsys, "eval", "compare", tmp_path / "x.json", tmp_path / "one.json")
-    assert "x.json is not a report of smalti eval" in line
+    for text, words in (
+        ('{"format": 2}', "x.json is not a report of smalti eval"),
+        ('{"format": 1, "metrics": []}', "x.json is not a report of smalti eval"),
+        ('{"format": 1, "metrics": ["x"]}', "x.json: number 0 of its metrics lacks better,"),
+        ('{"format": 1, "metrics": [{"metric": "fwd"}]}', "x.json: number 0 of its metrics lacks"),
+    ):
+        (tmp_path / "x.json").write_text(text)
+        line = mistake(capsys, "eval", "compare", tmp_path / "x.json", tmp_path / "one.json")
+        assert words in line
 
 
 def test_bad_input(work, tmp_path, capsys):
@@ -237,7 +244,7 @@ def test_options_that_a_subject_has_no_use_for(work, tmp_path, capsys, monkeypat
         ("a", ["--conditioning"], "--conditioning is for a pipeline"),
         ("llamagen", ["--lpips", "alex"], "--lpips is for a tokenizer"),
         ("var/tokenizer", ["--size", 8], "--size is for pipelines and sets of pictures"),
-        ("llamagen", ["--n", 1], "at least 2 pictures, got --n 1"),
+        ("llamagen", ["--n", 1], "fwd: needs at least 2 pictures, got --n 1"),
         ("llamagen", ["--level", 9], "level must be in 0 ... 4"),
     ):
         assert words in mistake(capsys, "eval", work / subject, *reference, *options)
@@ -245,8 +252,73 @@ def test_options_that_a_subject_has_no_use_for(work, tmp_path, capsys, monkeypat
     assert "does not say which pictures it never saw: give --reference" in line
     given = [*reference, "--keep", tmp_path / "x.npz", "--out", tmp_path / "x.json"]
     assert "says how" in mistake(capsys, "eval", work / "llamagen", *given)
+    line = mistake(capsys, "eval", work / "llamagen", *reference, "--keep", tmp_path / "x.png")
+    assert "--keep must name a file that ends in .npz, got" in line
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "eval is one process" in mistake(capsys, "eval", work / "a", *reference)
+
+
+def test_what_is_measured_is_never_written_over(work, tmp_path, capsys):
+    for name in "ab":
+        shutil.copy(work / f"{name}.npz", tmp_path)
+    before = (tmp_path / "a.npz").read_bytes(), (tmp_path / "b.npz").read_bytes()
+    given = [tmp_path / "a.npz", "--reference", tmp_path / "b.npz", "--out"]
+    for out, words in (
+        ("a.npz", "a.npz is what is measured: give another --out"),
+        ("b.npz", "b.npz is what is measured: give another --out"),
+        ("a.json", "a.npz was drawn: give another --out"),
+        ("b.json", "b.npz was drawn: give another --out"),
+    ):
+        assert words in mistake(capsys, "eval", *given, tmp_path / out)
+    assert before == ((tmp_path / "a.npz").read_bytes(), (tmp_path / "b.npz").read_bytes())
+    run("eval", *given, tmp_path / "new" / "folder" / "c.json", "--bootstrap", 0)
+    assert json.loads((tmp_path / "new" / "folder" / "c.json").read_text())["metrics"]
+
+
+class Eight:
+    """A stand-in for the network, of 8 features."""
+
+    hash = "0"
+
+    def to(self, device):
+        return self
+
+    def __call__(self, images):
+        rows = torch.zeros(len(images), 8)
+        return SimpleNamespace(pool=rows, spatial=rows, logits=rows)
+
+
+def test_mistakes_are_found_before_pictures_are_drawn(work, tmp_path, capsys, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("pictures are drawn")
+
+    monkeypatch.setattr("smalti.samples.draw_npz", never)
+    monkeypatch.setattr("smalti.eval.inception.load_inception", lambda path: Eight())
+    np.savez(tmp_path / "s.npz", mu=np.zeros(5), sigma=np.eye(5))
+    np.savez(tmp_path / "three.npz", arr_0=np.zeros((3, 16, 16, 3), np.uint8))
+    other = pipeline("llamagen")
+    other.info["source"] = "folder:/nothere"
+    other.save_pretrained(tmp_path / "other")
+    other.info["source"] = "shapes:40"
+    other.save_pretrained(tmp_path / "shapes")
+    b = work / "b.npz"
+    for subject, options, words in (
+        (work / "llamagen", [tmp_path / "s.npz", "--metrics", "fid"], "no pictures: give --n"),
+        (
+            work / "llamagen",
+            [tmp_path / "s.npz", "--metrics", "fid", "--n", 9],
+            "s.npz holds statistics of 5 features, the network has 8",
+        ),
+        (
+            work / "llamagen",
+            [tmp_path / "three.npz", "--metrics", "precision", "--n", 9],
+            "precision needs at least 4 pictures, ",
+        ),
+        (work / "llamagen", [b, "--metrics", "kid", "--n", 3], "needs at least 4 pictures, got"),
+        (tmp_path / "other", [b, "--conditioning"], "nothere"),
+        (tmp_path / "shapes", [b, "--conditioning"], "shapes:40 has other classes (red circle"),
+    ):
+        assert words in mistake(capsys, "eval", subject, "--reference", *options)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
@@ -274,6 +346,7 @@ def test_a_text_pipeline_draws_the_captions_of_the_reference(work, tmp_path, cap
     told = report(capsys, tmp_path / "p", "--conditioning", "--level", 1)
     found = values(told)
     assert told["subject"]["images"] == 4 and 0 <= found["matching_all_4"] <= 1
+    told = report(capsys, tmp_path / "p", "--conditioning", "--level", 1, "--n", 30)
     for metric in told["metrics"]:
         low, high = metric["interval"]
         assert low <= metric["value"] <= high, metric["metric"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.eval.bootstrap import around, bootstrap, of_means, resamples
+from smalti.eval.bootstrap import BLOCKS, around, bootstrap, deal, of_means, resamples
 
 
 @given(st.integers(20, 300), st.floats(0.1, 10))
@@ -43,3 +43,22 @@ def test_no_interval_where_there_is_none():
     assert bootstrap(lambda n: 1.0, 1, 50, 0) is None
     assert bootstrap(lambda n: 1.0, 9, 0, 0) is None
     assert bootstrap(lambda n: math.nan, 9, 9, 0) is None
+
+
+@given(st.integers(0, 5000), st.integers(0, 3000), st.integers(0, 3000), st.integers(4, 20))
+def test_a_thing_is_in_the_same_block_in_every_call(first, some, more, blocks):
+    whole = deal(first, some + more, blocks)
+    parts = deal(first, some, blocks), deal(first + some, more, blocks)
+    assert (np.concatenate(parts) == whole).all() and len(whole) == some + more
+    assert ((whole >= 0) & (whole < blocks)).all()
+
+
+def test_blocks_are_about_equal_and_leave_no_trace_of_an_order():
+    dealt = deal(0, 20_000)
+    counts = np.bincount(dealt, minlength=BLOCKS)
+    assert counts.min() > 800 and counts.max() < 1200
+    for period in (2, 5, 10, 20, 64):
+        table = np.zeros((period, BLOCKS))
+        np.add.at(table, (np.arange(20_000) % period, dealt), 1)
+        expected = 20_000 / period / BLOCKS
+        assert ((table - expected) ** 2 / expected).sum() < 2 * table.size

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from smalti.eval import gathered as module
 from smalti.eval import measure as measuring
@@ -111,10 +112,10 @@ def holds(numbers):
 def test_intervals_hold_the_spread_of_other_draws():
     """Fréchet distances of other samples of the same kind lie within, most of the time."""
     how = How(("fwd",), level=2, draws=50, batch=10)
-    other = gather(Drawn(99).batches(10), how, {"packets"}, 200).gaussian("packets")
+    other = gather(Drawn(99).batches(10), how, {"packets"}).gaussian("packets")
     numbers = []
     for seed in range(12):
-        found = gather(Drawn(seed).batches(10), how, {"packets"}, 200)
+        found = gather(Drawn(seed).batches(10), how, {"packets"})
         assert len(found.moments["packets"]) == module.BLOCKS
         numbers.append(measuring._frechet(found, _known(other), "packets", how))
     assert holds(numbers)
@@ -135,35 +136,37 @@ def test_intervals_of_scores_hold_the_spread_of_other_draws(tmp_path, monkeypatc
         assert all(low <= value <= high for value, (low, high) in numbers)
     again = measure(Drawn(11, 150), real, How(tuple(names), Net(), draws=0))
     assert [n.interval for n in again] == [None] * len(names)
-    assert [n.value for n in again] == [found[name][-1][0] for name in names]
+    last = [found[name][-1][0] for name in names]
+    assert [n.value for n in again] == pytest.approx(last, rel=1e-12)
+
+
+class Back:
+    """Every picture a little darker."""
+
+    def __init__(self, given):
+        self.given = given
+
+    def __len__(self):
+        return len(self.given)
+
+    def batches(self, n):
+        for images in self.given.batches(n):
+            yield (images.float() * 0.9).round().to(torch.uint8)
 
 
 def test_reconstructions_are_resampled_with_their_pictures(tmp_path):
     """So the interval is that of other pictures: far narrower than that of either set alone."""
 
-    class Back:
-        """Every picture a little darker."""
-
-        def __init__(self, given):
-            self.given = given
-
-        def __len__(self):
-            return len(self.given)
-
-        def batches(self, n):
-            for images in self.given.batches(n):
-                yield (images.float() * 0.9).round().to(torch.uint8)
-
-    how, numbers, alone = How(("fwd", "fid"), Net(), level=2, draws=30, batch=5), [], []
+    how, numbers, alone = How(("fwd", "fid", "kid"), Net(), level=2, draws=30, batch=5), [], []
     for seed in range(10):
         real = npz(tmp_path / f"{seed}.npz", pictures(100, seed))
         paired = measure(Back(real), real, how, "reconstruction", tmp_path)
-        assert [n.metric for n in paired] == ["rfwd_100", "rfid_100"]
+        assert [n.metric for n in paired] == ["rfwd_100", "rfid_100", "rkid_100"]
         numbers.append([(n.value, n.interval) for n in paired])
         alone.append([n.interval for n in measure(Back(real), real, how)])
         values = [n.value for n in measure(Back(real), real, replace(how, draws=0))]
-        assert [n.value for n in paired] == pytest.approx(values, rel=1e-9)
-    for metric in range(2):
+        assert [n.value for n in paired] == pytest.approx(values, rel=1e-7)
+    for metric in range(3):
         assert holds([n[metric] for n in numbers])
         paired, other = (
             np.mean([high - low for low, high in intervals])
@@ -241,14 +244,19 @@ def test_the_score_of_pictures_alone_needs_no_reference(sets):
     assert found.value > 1 and not found.reference and found.better == "higher"
 
 
-def test_memory_is_bounded_by_fewer_blocks(monkeypatch):
-    rows = torch.zeros(2, 16, 12)
-    assert module._blocks(rows, 50) == module.BLOCKS
-    assert module._blocks(rows, 7) == 7
-    monkeypatch.setattr(module, "ROOM", 6 * 16 * 12 * 12 * 8)
-    assert module._blocks(rows, 50) == 6
-    monkeypatch.setattr(module, "ROOM", 3 * 16 * 12 * 12 * 8)
-    assert module._blocks(rows, 50) == 1  # too few for an interval
+def test_memory_is_bounded_by_fewer_blocks(tmp_path, monkeypatch):
+    given = Drawn(0, 100)
+    each = 16 * 48 * 48 * 8
+    for room, blocks in ((20, 20), (6, 6), (3, 1)):  # 3 are too few for an interval
+        found = gather(given.batches(10), How(level=2), {"packets"}, room * each)
+        assert len(found.moments["packets"]) == blocks
+        assert sum(m.count for m in found.moments["packets"]) == 100
+    shared = gather(given.batches(10), How(("fid",), Net(), 2), {"packets", "pool"}, 12 * each)
+    assert [len(shared.moments[name]) for name in ("packets", "pool")] == [6, 20]
+    said, real = [], npz(tmp_path / "b.npz", pictures(60, 1))
+    monkeypatch.setattr(measuring, "ROOM", 3 * each)
+    (found,) = measure(given, real, How(level=2, draws=9), say=said.append)
+    assert found.interval is None and "packets: there is no interval: 4 blocks" in said[-1]
 
 
 def test_reconstructions_are_not_held_against_statistics_of_other_pictures(sets, tmp_path):
@@ -271,20 +279,57 @@ def test_what_is_kept_is_made_anew_if_it_is_damaged(sets, tmp_path):
     assert measure(*sets, how, cache=tmp_path) == first and file.read_bytes() == whole
 
 
-def test_blocks_of_a_set_sorted_by_class_are_mixed():
-    class Sorted:
-        def __len__(self):
-            return 100
+@pytest.mark.parametrize("count", [200, 1300])
+def test_intervals_do_not_hang_on_the_order_of_pictures(count):
+    """As they are drawn, sorted by class, and by ten classes in turn."""
+    light = torch.arange(count) % 10
+    noise = torch.randint(0, 30, (count, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    images = (noise + 20 * light.view(-1, 1, 1, 1)).to(torch.uint8)
+    chance = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+    how = How(level=2, draws=100, batch=32)
+    other = gather((255 - images).split(32), replace(how, draws=0), {"packets"})
+    widths = []
+    for order in (chance, light.argsort(stable=True), torch.arange(count)):
+        found = gather(images[order].split(32), how, {"packets"})
+        low, high = measuring._frechet(found, _known(other.gaussian("packets")), "packets", how)[1]
+        widths.append((high - low) / 2)
+    assert max(widths) < 1.6 * min(widths)
 
-        def batches(self, n):
-            light = torch.arange(100).div(50, rounding_mode="floor") * 200
-            images = light.view(-1, 1, 1, 1).expand(-1, 3, 16, 16).to(torch.uint8)
-            yield from images.split(n)
 
-    found = gather(Sorted().batches(16), How(level=1, batch=16), {"packets"}, 100)
-    blocks = found.moments["packets"]
-    assert [block.count for block in blocks] == [5] * 20
-    assert all(0.2 < float(b.gaussian().mean[0, 0]) / (2 * 200 / 255) < 0.8 for b in blocks)
+@pytest.mark.parametrize("equal", [12, 30, 100])
+def test_pictures_that_are_all_alike_have_a_distance_and_an_interval(tmp_path, equal):
+    flat = np.full((equal, 16, 16, 3), 255, np.uint8)
+    real = npz(tmp_path / "b.npz", pictures(120, 1))
+    for name, pixels in (("a", flat), ("c", np.concatenate((flat, pictures(1, 0))))):
+        given = npz(tmp_path / f"{name}.npz", pixels)
+        for level in (1, 2):
+            (found,) = measure(given, real, How(level=level, draws=40))
+            low, high = found.interval
+            assert 0 <= low <= found.value <= high
+            (alone,) = measure(given, real, How(level=level, draws=0))
+            assert found.value == pytest.approx(alone.value, rel=1e-8)
+
+
+def test_a_broken_original_is_left_out_of_both_sides(tmp_path):
+    """And blocks of both sides hold the same pictures."""
+    folder = tmp_path / "p" / "x"
+    folder.mkdir(parents=True)
+    pixels = pictures(30, 0)
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{i:02d}.png")
+    (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:60])
+    good = npz(tmp_path / "good.npz", np.delete(pixels, 7, 0))
+    how = How(("fwd", "kid"), Net(), level=2, draws=20)
+    found = []
+    for given in (open_set(tmp_path / "p", skip_bad=True), good):
+        found.append(measure(Back(given), given, how, "reconstruction"))
+        found.append(measure(given, given, how, cache=tmp_path / "c"))
+        found.append(measure(given, given, how, cache=tmp_path / "c"))
+    for mine, other in zip(found[:3], found[3:], strict=True):
+        for x, y in zip(mine, other, strict=True):
+            assert (x.metric, x.definition, x.images) == (y.metric, y.definition, 29)
+            assert x.value == pytest.approx(y.value, rel=1e-9, abs=1e-12)
+            assert x.interval == pytest.approx(y.interval, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize(("labels", "warned"), [([0, 0, 1, 1], True), ([0, 1, 0, 1], False)])

@@ -28,6 +28,11 @@ def test_the_difference_of_two_reports():
     low, high = found["interval"]
     assert (low + high) / 2 == pytest.approx(-2) and (high - low) / 2 == pytest.approx(math.sqrt(2))
     assert found["clear"]
+    lopsided = replace(FID, interval=(20.0, 24.0))  # 18 is below all that redrawing gives
+    ((found,), _) = compare(report(lopsided), report(replace(other, interval=(18.0, 18.5))))
+    assert found["clear"] and found["interval"] == pytest.approx((-2 - 4, -2 + 0.5))
+    ((found,), _) = compare(*[report(replace(FID, resampled="reference"))] * 2)
+    assert "interval" not in found and "clear" not in found
     ((found,), _) = compare(report(FID), report(replace(other, value=19.0)))
     assert not found["clear"]
     score = replace(FID, metric="precision_5k", better="higher", interval=None)

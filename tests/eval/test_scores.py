@@ -201,7 +201,8 @@ def test_kid(samples, reference, size, seed):
 def test_a_sample_taken_twice_makes_no_pair_with_itself():
     x, y = normal(5, 3), normal(6, 3, seed=1)
     taken = [[1, 1, 1, 1, 1], [2, 0, 1, 1, 1], [0, 3, 0, 2, 0]]
-    found = kernel_distances(x, y, torch.tensor(taken).T, 1, 5, 0)
+    times = torch.tensor(taken).T
+    found = kernel_distances(x, y, times, torch.ones(6, 1), 1, 5, 0)
     ((_, other),) = subset_rows(5, 6, 1, 5, 0)
     kernel = [
         ((a.double() @ b.double().T / 3 + 1) ** 3).numpy() for a, b in ((x, x), (y, y), (x, y))

@@ -12,6 +12,21 @@ import numpy as np
 
 Interval = tuple[float, float]
 ANY: Interval = (-math.inf, math.inf)
+BLOCKS = 20
+"""Where things cannot be resampled one by one, so many blocks of them are."""
+RUN = 1024
+"""So many things have a random generator of their own."""
+
+
+def deal(first: int, count: int, blocks: int = BLOCKS) -> np.ndarray:
+    """The blocks (N,) that `count` things are in, of which the first has the number `first`.
+
+    Each thing by chance, so blocks are alike in whatever order things come. The same numbers are in
+    the same blocks in every call.
+    """
+    runs = range(first // RUN, (first + count) // RUN + 1)
+    dealt = [np.random.default_rng((blocks, run)).integers(blocks, size=RUN) for run in runs]
+    return np.concatenate(dealt)[first % RUN :][:count]
 
 
 def resamples(count: int, draws: int, seed: int) -> Iterator[np.ndarray]:
@@ -33,8 +48,9 @@ def around(
     found = np.asarray(resampled, np.float64)
     if len(found) < 2 or not np.isfinite(found).all() or not math.isfinite(value):
         return None
-    low, high = value + np.quantile(found - found.mean(), (0.025, 0.975))
-    return max(within[0], float(low)), min(within[1], float(high))
+    low, high = np.quantile(found - found.mean(), (0.025, 0.975))
+    low, high = value + min(0.0, float(low)), value + max(0.0, float(high))  # beyond rounding
+    return max(within[0], low), min(within[1], high)
 
 
 def bootstrap(

@@ -37,32 +37,32 @@ class Gaussian:
 class Moments:
     """Running mean and covariance of rows (N, *shape), in memory independent of their number.
 
-    Sums are about `middle`, (*shape), by default the mean of the first rows added, so a mean far
-    from 0 costs no digits.
+    Nothing is ever subtracted from sums of squares (Chan, Golub and LeVeque, 1979): a mean far from
+    0 costs no digits, and equal rows have no covariance.
     """
 
-    def __init__(
-        self, *shape: int, device: torch.device | str = "cpu", middle: Tensor | None = None
-    ) -> None:
-        self.count, self.middle = 0, middle
-        self.total = torch.zeros(shape, dtype=torch.float64, device=device)  # (..., D)
-        self.scatter = self.total.new_zeros(*shape, shape[-1])  # (..., D, D)
+    def __init__(self, *shape: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self.mean = torch.zeros(shape, dtype=torch.float64, device=device)  # (..., D)
+        self.scatter = self.mean.new_zeros(*shape, shape[-1])  # (..., D, D)
 
     def add(self, rows: Tensor) -> None:
         """Rows (B, *shape) of any dtype. Raises ValueError for another shape."""
-        if rows.shape[1:] != self.total.shape:
-            want, have = tuple(self.total.shape), tuple(rows.shape[1:])
+        if rows.shape[1:] != self.mean.shape:
+            want, have = tuple(self.mean.shape), tuple(rows.shape[1:])
             raise ValueError(f"features must have the shape {want} of those before, got {have}")
         if not len(rows):
             return
-        rows = rows.to(self.total)
-        if self.middle is None:
-            self.middle = rows.mean(0)
-        rows = rows - self.middle
-        self.count += len(rows)
-        self.total += rows.sum(0)
-        rows = rows.reshape(len(rows), -1, rows.shape[-1]).transpose(0, 1)  # (P, B, D)
-        self.scatter.view(-1, *self.scatter.shape[-2:]).baddbmm_(rows.mT, rows)
+        number, total = len(rows), self.count + len(rows)
+        rows = _packets_first(rows.to(self.mean))
+        mean = rows.mean(1)  # (P, D)
+        shift = mean - self.mean.view_as(mean)
+        about = rows.new_empty(len(rows), number + 1, rows.shape[2])
+        torch.sub(rows, mean.unsqueeze(1), out=about[:, :-1])
+        about[:, -1] = (self.count * number / total) ** 0.5 * shift
+        self._add_squares(about)
+        self.mean += (number / total * shift).view_as(self.mean)
+        self.count = total
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both sets together."""
@@ -70,33 +70,41 @@ class Moments:
 
     @classmethod
     def joined(cls, parts: Sequence[Moments], times: Sequence[int] | None = None) -> Moments:
-        """The moments of all parts together, each so many times; fast where middles are equal."""
+        """The moments of all parts together, each so many times."""
+        if len(parts) == 1 and times is None:
+            return parts[0]
+        both = cls(*parts[0].mean.shape, device=parts[0].mean.device)
         times = [1] * len(parts) if times is None else times
-        first = next((p for p in parts if p.middle is not None), parts[0])
-        both = cls(*first.total.shape, device=first.total.device, middle=first.middle)
+        counts = [n * part.count for n, part in zip(times, parts, strict=True)]
+        both.count = sum(counts)
+        if not both.count:
+            return both
+        for part, count in zip(parts, counts, strict=True):
+            both.mean += count / both.count * part.mean.to(both.mean)
+        pairs = zip(parts, counts, strict=True)
+        shifts = [count**0.5 * (part.mean.to(both.mean) - both.mean) for part, count in pairs]
+        both._add_squares(_packets_first(torch.stack(shifts)))
         for part, n in zip(parts, times, strict=True):
-            if not n or part.middle is None or both.middle is None:
-                continue
-            both.count += n * part.count
-            both.total.add_(part.total.to(both.total), alpha=n)
-            both.scatter.add_(part.scatter.to(both.total), alpha=n)
-            shift = part.middle.to(both.total) - both.middle
-            if shift.any():
-                both.total.add_(shift, alpha=n * part.count)
-                cross = shift.unsqueeze(-1) * (part.total + part.count / 2 * shift).unsqueeze(-2)
-                both.scatter.add_(cross + cross.mT, alpha=n)
+            both.scatter.add_(part.scatter.to(both.mean), alpha=n)
         return both
+
+    def _add_squares(self, rows: Tensor) -> None:
+        """Of rows (P, B, D)."""
+        self.scatter.view(-1, *self.scatter.shape[-2:]).baddbmm_(rows.mT, rows)
 
     def gaussian(self) -> Gaussian:
         """Raises ValueError for fewer than two rows."""
-        if self.middle is None or self.count < 2:
+        if self.count < 2:
             raise ValueError(
-                f"{self.count} images give no covariance of {self.total.shape[-1]} features; "
+                f"{self.count} images give no covariance of {self.mean.shape[-1]} features; "
                 "at least 2 are needed"
             )
-        off = self.total / self.count
-        scatter = self.scatter - self.total.unsqueeze(-1) * off.unsqueeze(-2)
-        return Gaussian(self.middle + off, scatter / (self.count - 1), self.count)
+        return Gaussian(self.mean.clone(), self.scatter / (self.count - 1), self.count)
+
+
+def _packets_first(rows: Tensor) -> Tensor:
+    """(B, ..., D) as (P, B, D)."""
+    return rows.reshape(len(rows), -1, rows.shape[-1]).transpose(0, 1)
 
 
 def too_few(count: int, features: int) -> str:
@@ -138,8 +146,17 @@ def _root_trace(a: Tensor, b: Tensor) -> Tensor:
     traces = squares.clamp(min=0).sqrt().sum(-1)
     unsure = squares[:, 0] <= REGULAR * squares[:, -1]
     for i in unsure.nonzero().flatten().tolist():
-        traces[i] = torch.linalg.svdvals(_range(a[i]).mT @ _range(b[i])).sum()
+        traces[i] = _singular_root_trace(a[i], b[i])
     return traces
+
+
+def _singular_root_trace(a: Tensor, b: Tensor) -> Tensor:
+    """tr (a b)^(1/2) of covariances (D, D), of which one or both are singular: ()."""
+    factor = _range(a)  # (D, R)
+    squares = torch.linalg.eigvalsh(factor.mT @ b @ factor)  # (R,), ascending
+    if len(squares) and squares[0] > REGULAR * squares[-1]:
+        return squares.sqrt().sum()
+    return torch.linalg.svdvals(factor.mT @ _range(b)).sum()
 
 
 def _range(cov: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ Score, which need the features of each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,15 +19,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smalti.config import replacing
+from smalti.eval.bootstrap import BLOCKS, deal
 from smalti.eval.frechet import Gaussian, Moments
 from smalti.eval.metrics import METRICS, How
 from smalti.eval.sets import ImageSet
 from smalti.eval.wavelet import default_level, packets
 
-BLOCKS = 20
 ROOM = 2**30
-"""Bytes that the moments of all blocks may take; fewer than 4 blocks give no interval."""
-KEPT = "1"
+"""Bytes that the moments of all blocks may take."""
+LEAST = 4
+"""Fewer blocks give no interval."""
+MOMENTS = {"packets", "pool", "spatial"}
+KEPT = "2"
 """The version of what is kept of references; another one is computed anew."""
 
 
@@ -60,53 +64,73 @@ def _on_cpu(gaussian: Gaussian) -> Gaussian:
     return Gaussian(gaussian.mean.cpu(), gaussian.cov.cpu(), gaussian.count)
 
 
-@torch.inference_mode()
-def gather(batches: Iterable[Tensor], how: How, needs: set[str], count: int) -> Gathered:
-    """One pass over uint8 pictures (B, 3, H, W), `count` in all.
+class Blocks:
+    """Moments of rows, in blocks where there is room for them, of pictures dealt by chance.
 
-    Of many pictures blocks get whole batches in turn, of few every picture goes to the next block:
-    a set that is sorted by class has no block of one class.
+    Pictures wait until each block gets a batch of them.
     """
-    found, size, turn = Gathered(), None, 0
-    stride = 1 if count >= BLOCKS * how.batch else BLOCKS
+
+    def __init__(self, rows: Callable[[Tensor], Tensor], batch: int, room: float) -> None:
+        self.rows, self.batch, self.room = rows, batch, room
+        self.moments: list[Moments] = []
+        self.waiting: list[Tensor] = []
+        self.seen = 0
+
+    def add(self, pictures: Tensor) -> None:
+        """What `rows` makes rows (B, ..., D) of: pictures, or their features."""
+        if not self.moments:
+            like = self.rows(pictures[:1])[0]
+            blocks = int(min(BLOCKS, self.room // (like.numel() * like.shape[-1] * 8)))
+            number = blocks if blocks >= LEAST else 1
+            self.moments = [Moments(*like.shape, device=like.device) for _ in range(number)]
+        if len(self.moments) == 1:
+            self.moments[0].add(self.rows(pictures))
+            return
+        self.waiting.append(pictures)
+        if sum(map(len, self.waiting)) >= len(self.moments) * self.batch:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.waiting:
+            pictures = torch.cat(self.waiting)
+            dealt = torch.from_numpy(deal(self.seen, len(pictures), len(self.moments)))
+            for i in dealt.unique().tolist():
+                self.moments[i].add(self.rows(pictures[(dealt == i).to(pictures.device)]))
+            self.seen, self.waiting = self.seen + len(pictures), []
+
+    def done(self) -> list[Moments]:
+        """Those of blocks that have pictures, or all in one if they are too few."""
+        self._flush()
+        filled = [m for m in self.moments if m.count]
+        return filled if len(filled) >= LEAST else [Moments.joined(filled)] if filled else []
+
+
+@torch.inference_mode()
+def gather(batches: Iterable[Tensor], how: How, needs: set[str], room: float = ROOM) -> Gathered:
+    """One pass over uint8 pictures (B, 3, H, W). Blocks of moments take up to `room` bytes."""
+    found, size, blocks = Gathered(), None, dict[str, Blocks]()
+    room = room / max(1, len(needs & MOMENTS)) if how.draws else 0
     for images in batches:
         h, w = images.shape[2:]
         size = size or (h, w)
         if (h, w) != size:
             raise ValueError(f"pictures must have one size, got {size} and {(h, w)}")
-        parts: dict[str, Tensor] = {}
         if "packets" in needs:
             level = default_level(size) if how.level is None else how.level
-            parts["packets"] = packets(images, level)
+            taken = partial(packets, level=level)
+            blocks.setdefault("packets", Blocks(taken, how.batch, room)).add(images)
         if needs - {"packets"}:
             features = how.net(images)
-            parts |= {"pool": features.pool} if "pool" in needs else {}
-            parts |= {"spatial": features.spatial} if "spatial" in needs else {}
+            for name in needs & {"pool", "spatial"}:
+                block = blocks.setdefault(name, Blocks(lambda rows: rows, how.batch, room))
+                block.add(getattr(features, name))
             if "rows" in needs:
                 found.rows.append(features.pool.cpu())
             if "logits" in needs:
                 found.logits.append(features.logits.cpu())
-        for name, rows in parts.items():
-            if name not in found.moments:
-                number = (
-                    _blocks(rows, count // (how.batch if stride == 1 else 1)) if how.draws else 1
-                )
-                about = {"device": rows.device, "middle": rows.double().mean(0)}
-                found.moments[name] = [Moments(*rows.shape[1:], **about) for _ in range(number)]
-            blocks = found.moments[name]
-            steps = len(blocks) if stride > 1 else 1
-            for i in range(steps):
-                blocks[(turn + i) % len(blocks)].add(rows[i::steps])
-        turn += len(images) if stride > 1 else 1
         found.images += len(images)
+    found.moments = {name: block.done() for name, block in blocks.items()}
     return found
-
-
-def _blocks(rows: Tensor, pieces: int) -> int:
-    """How many blocks of moments of rows (B, ..., D) there is room for."""
-    each = rows[0].numel() * rows.shape[-1] * 8
-    blocks = min(BLOCKS, ROOM // each, pieces)
-    return int(blocks) if blocks >= 4 else 1
 
 
 # -- the reference
@@ -131,27 +155,41 @@ def of_reference(
                 torch.from_numpy(values[mean]), torch.from_numpy(values[cov])
             )
     needs -= set(found.known)
+    if found.known:
+        _check_widths(reference, found.known, how)
     if not needs:
         return found
     asked = [m for m in how.metrics if METRICS[m].reference and METRICS[m].needs in needs]
-    reference.require(", ".join(asked), 2)
+    reference.require(", ".join(asked), how.least)
     if paired and how.draws:
-        return gather(reference.batches(how.batch), how, needs, len(reference))
-    once = How(how.metrics, how.net, how.level, draws=0, batch=how.batch)
+        return gather(reference.batches(how.batch), how, needs, ROOM / 2)
     kept = None
-    if cache is not None and how.net is not None:
+    if cache is not None:
         level = "" if how.level is None else f"-{how.level}"
         name = "-".join((KEPT, reference.hash, how.extractor, *sorted(needs))) + level
+        found.images = len(reference)  # its hash has found those that cannot be read
         kept = cache / f"{name}.safetensors"
     if kept is not None and kept.is_file():
         with suppress(SafetensorError):  # a damaged file is written anew
             return _read(kept, found)
-    new = gather(reference.batches(how.batch), once, needs, len(reference))
+    new = gather(reference.batches(how.batch), replace(how, draws=0), needs)
     new.known = {n: new.gaussian(n) for n in new.moments} | found.known
     new.moments, new.images = {}, len(reference)
-    if kept is not None:
+    size = sum(g.cov.numel() * g.cov.itemsize for g in new.known.values())
+    if kept is not None and size <= ROOM:
         _write(kept, new)
     return new
+
+
+def _check_widths(reference: ImageSet, known: dict[str, Gaussian], how: How) -> None:
+    """Raise ValueError if statistics are of other features than the network's."""
+    features = how.net(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    for name, gaussian in known.items():
+        have, want = gaussian.mean.shape[-1], getattr(features, name).shape[-1]
+        if have != want:
+            raise ValueError(
+                f"{reference.name} holds statistics of {have} features, the network has {want}"
+            )
 
 
 def _write(path: Path, found: Gathered) -> None:

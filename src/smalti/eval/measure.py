@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smalti.eval.bootstrap import Interval, around, bootstrap, of_means, resamples
+from smalti.eval.bootstrap import BLOCKS, Interval, around, bootstrap, of_means, resamples
 from smalti.eval.frechet import distance, too_few
-from smalti.eval.gathered import Gathered, Stream, gather, of_reference
+from smalti.eval.gathered import LEAST, ROOM, Gathered, Stream, gather, of_reference
 from smalti.eval.metrics import KID_SUBSET, METRICS, NETWORK, How
 from smalti.eval.report import FULL, Kind, Measured, counted
 from smalti.eval.scores import consecutive, in_balls, kernel_distances, shuffled, split_scores
@@ -27,11 +27,12 @@ def measure(
     kind: Kind = "generation",
     cache: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    real: Gathered | None = None,
 ) -> list[Measured]:
     """Every metric of `how`. `say` gets warnings, such as of too few pictures.
 
-    Raises ValueError if a metric needs a reference and there is none, or pictures that are not
-    there, for pictures of two sizes, and for too few.
+    `real` is `of_reference`, where it is known. Raises ValueError if a metric needs a reference and
+    there is none, or pictures that are not there, for pictures of two sizes, and for too few.
     """
     against = [m for m in how.metrics if METRICS[m].reference]
     if against and reference is None:
@@ -40,18 +41,25 @@ def measure(
         samples.require(", ".join(how.metrics))
         if reference is not None:
             same_size(samples, reference)
-    real = Gathered()
-    if against and reference is not None:
-        real = of_reference(reference, how, cache, paired=kind == "reconstruction")
-    drawn = gather(samples.batches(how.batch), how, how.needs, len(samples))
-    if drawn.images < 2:
-        raise ValueError(f"metrics of a set need at least 2 pictures, got {drawn.images}")
+    paired = kind == "reconstruction"
+    if real is None:
+        real = Gathered()
+        if against and reference is not None:
+            real = of_reference(reference, how, cache, paired)
+    drawn = gather(samples.batches(how.batch), how, how.needs, ROOM / 2 if paired else ROOM)
+    if drawn.images < how.least:
+        names = ", ".join(how.metrics)
+        raise ValueError(f"{names}: needs at least {how.least} pictures, got {drawn.images}")
     if "inception_score" in how.metrics and _sorted(samples):
         say("the pictures are sorted by class, so the consecutive splits of the score see few each")
-    numbers = _numbers(drawn, real, how)
-    for name in ("packets", "pool", "spatial"):
-        if name in drawn.moments and (text := too_few(drawn.images, _features(drawn, name))):
+    numbers = _numbers(drawn, real, how, paired)
+    for name, blocks in drawn.moments.items():
+        if text := too_few(drawn.images, blocks[0].mean.shape[-1]):
             say(f"{name}: {text}")
+        if how.draws and len(blocks) == 1:
+            why = f"{LEAST} blocks of pictures, which it resamples, do not fit in {ROOM:.0e} bytes"
+            why = why if drawn.images > 2 * BLOCKS else f"{drawn.images} pictures are too few"
+            say(f"{name}: there is no interval: {why}")
     about = {"images": drawn.images, "kind": kind, "preparation": preparation(samples)}
     found = []
     for metric in how.metrics:
@@ -69,6 +77,7 @@ def measure(
                 value,
                 better=rule.better,
                 interval=interval,
+                resampled="reference" if paired or metric == "recall" else "images",
                 extractor=how.extractor if metric in NETWORK else "",
                 **given,
             )
@@ -92,26 +101,22 @@ def preparation(pictures: Any) -> str:
     return f"{h}x{w}, crop {pictures.crop}, filter {pictures.filter}"
 
 
-def _features(found: Gathered, name: str) -> int:
-    return found.moments[name][0].total.shape[-1]
-
-
 def _definition(metric: str, how: How, drawn: Gathered, real: Gathered) -> str:
     level = ""
     if metric == "fwd":
-        count = len(drawn.moments["packets"][0].total)
+        count = len(drawn.moments["packets"][0].mean)
         level = str((count.bit_length() - 1) // 2)
     return METRICS[metric].definition.format(
         level=level,
         distances="float16 as ADM" if how.half else "float64",
-        subset=min(KID_SUBSET, drawn.images, real.images),
+        subset=min([KID_SUBSET, *(sum(map(len, some.rows)) for some in (drawn, real))]),
     )
 
 
 Number = tuple[float, Interval | None]
 
 
-def _numbers(drawn: Gathered, real: Gathered, how: How) -> dict[str, Number]:
+def _numbers(drawn: Gathered, real: Gathered, how: How, paired: bool) -> dict[str, Number]:
     """The value of each metric, and its interval."""
     found: dict[str, Number] = {}
     for metric in how.metrics:
@@ -119,7 +124,7 @@ def _numbers(drawn: Gathered, real: Gathered, how: How) -> dict[str, Number]:
         if needs == "logits":
             found[metric] = _score(metric, drawn, how)
         elif metric == "kid":
-            found[metric] = _kid(drawn, real, how)
+            found[metric] = _kid(drawn, real, how, paired)
         elif needs != "rows":
             found[metric] = _frechet(drawn, real, needs, how)
     if {"precision", "recall"} & set(how.metrics):
@@ -140,7 +145,7 @@ def _frechet(drawn: Gathered, real: Gathered, needs: str, how: How) -> Number:
 
 
 def _shares(drawn: Gathered, real: Gathered, how: How) -> dict[str, Number]:
-    """Precision and recall. The balls stay: with pictures taken twice they would shrink."""
+    """Precision and recall. Balls stay as they are: of pictures taken twice they would shrink."""
     pair = in_balls(torch.cat(real.rows), torch.cat(drawn.rows), half=how.half)
     shares = (found.double().cpu().numpy() for found in pair)
     pairs = zip(("precision", "recall"), shares, strict=True)
@@ -158,12 +163,14 @@ def _score(metric: str, drawn: Gathered, how: How) -> Number:
     return value, around(value, scores.numpy(), (1.0, math.inf))
 
 
-def _kid(drawn: Gathered, real: Gathered, how: How) -> Number:
+def _kid(drawn: Gathered, real: Gathered, how: How, paired: bool) -> Number:
+    """Samples are resampled, and with reconstructions their originals."""
     rows, others = torch.cat(drawn.rows), torch.cat(real.rows)
     once, times = torch.ones(len(rows), 1), _times(len(rows), how)
     times = once if times is None else torch.cat((once, times), 1)
     subset = min(KID_SUBSET, len(rows), len(others))
-    values = kernel_distances(rows, others, times, size=subset).mean(0)
+    both = times, times if paired else torch.ones(len(others), 1)
+    values = kernel_distances(rows, others, *both, size=subset).mean(0)
     return values[0].item(), around(values[0].item(), values[1:].numpy())
 
 

@@ -87,5 +87,10 @@ class How:
         return {METRICS[name].needs for name in self.metrics}
 
     @property
+    def least(self) -> int:
+        """How many pictures of either set the metrics need."""
+        return 4 if "rows" in self.needs else 2
+
+    @property
     def extractor(self) -> str:
         return "" if self.net is None else self.net.hash

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smalti.data.source import open_source
-from smalti.eval.bootstrap import Interval, of_means
+from smalti.eval.bootstrap import of_means
 from smalti.eval.conditioning import ClassifierConfig, class_accuracy
 from smalti.eval.conditioning import shapes as oracle
 from smalti.eval.likelihood import as_bits, losses
@@ -24,29 +24,40 @@ from smalti.progress import say
 def conditioning(drawn: ImageSet, source: str, how: How) -> list[Measured]:
     """How many pictures show what they were drawn for: by the oracle of `shapes`, or by a small
     classifier that learned the training pictures of the source, beside real ones."""
-    found: dict[str, tuple[float, Interval | None]] = {}
+    about: dict[str, Any] = {"kind": "conditioning", "better": "higher"}
+    about |= {"preparation": preparation(drawn), "reference": open_source(source).fingerprint()}
     if source.partition(":")[0] == "shapes":
         hits = oracle(drawn)
-        images = len(hits["all"])
-        text = f"as asked for, by the exact oracle of shapes, of {', '.join(hits)}"
-        for name, right in hits.items():
-            interval = of_means(right, how.draws, how.seed)
-            found[f"matching_{name}"] = float(right.mean()), interval
-    else:
-        text = f"mean over classes, by a classifier of the training pictures: {ClassifierConfig()}"
-        judged = class_accuracy(drawn, source)
-        images, held = (len(some.labels) for some in judged)
-        for name, some in zip(("accuracy", "held_out_accuracy"), judged, strict=True):
-            interval = some.interval(how.draws, how.seed)
-            found[f"class_{name}"] = some.share(), interval
-        found["class_chance"] = 1 / len(open_source(source).classes), None
-        text += f"; held out: {held} real pictures"
-    about = {"images": images, "kind": "conditioning", "better": "higher"}
-    about |= {"preparation": preparation(drawn), "reference": open_source(source).fingerprint()}
-    return [
-        Measured(counted(name, images), f"{name}/1: share {text}", value, interval=spread, **about)
-        for name, (value, spread) in found.items()
+        text = f"share as asked for, by the exact oracle of shapes, of {', '.join(hits)}"
+        return [
+            Measured(
+                counted(f"matching_{name}", len(right)),
+                f"matching_{name}/1: {text}",
+                float(right.mean()),
+                len(right),
+                interval=of_means(right, how.draws, how.seed),
+                **about,
+            )
+            for name, right in hits.items()
+        ]
+    text = "mean over classes of the share that a classifier of the training pictures recognises"
+    judged = class_accuracy(drawn, source)
+    told = f"{text}: {ClassifierConfig()}; held out: {len(judged[1].labels)} real pictures"
+    found = [
+        Measured(
+            counted(name, len(some.labels)),
+            f"{name}/2: {told}",
+            some.share(),
+            len(some.labels),
+            interval=some.interval(how.draws, how.seed),
+            resampled="images" if name == "class_accuracy" else "reference",
+            **about,
+        )
+        for name, some in zip(("class_accuracy", "class_held_out_accuracy"), judged, strict=True)
     ]
+    chance = 1 / len(open_source(source).classes)
+    text = "class_chance/2: one in as many as there are classes"
+    return [*found, Measured("class_chance", text, chance, 0, **about)]
 
 
 def check_judge(pipe: Any) -> None:
@@ -57,6 +68,12 @@ def check_judge(pipe: Any) -> None:
         raise ValueError(f"--conditioning has no judge of {what}")
     if pipe.text is None and len(pipe.classes) < 2:
         raise ValueError(f"--conditioning needs at least 2 classes, got {len(pipe.classes)}")
+    classes = open_source(source).classes
+    if pipe.text is None and classes != list(pipe.classes):
+        raise ValueError(
+            f"--conditioning: {source} has other classes ({', '.join(classes[:3])}) than the "
+            f"pipeline ({', '.join(pipe.classes[:3])})"
+        )
 
 
 def asked(pipe: Any, reference: ImageSet, balanced: bool = False) -> dict[str, Any]:
@@ -84,11 +101,16 @@ def _known(pipe: Any, reference: ImageSet) -> bool:
     return reference.classes == list(pipe.classes) and bool((reference.labels >= 0).all())
 
 
+def _conditions(pipe: Any, reference: ImageSet) -> bool:
+    """Whether the reference says what each picture is of."""
+    one = len(pipe.classes) == 1 and not reference.classes
+    return pipe.text is not None or one or _known(pipe, reference)
+
+
 def bits(pipe: Any, reference: ImageSet, how: How) -> list[Measured]:
     """The pipeline's likelihood of the reference's pictures, or the loss that takes its place."""
     size = tuple(pipe.tokenizer.config.size)
-    one = pipe.text is None and len(pipe.classes) == 1 and not reference.classes
-    if reference.size != size or not (pipe.text is not None or one or _known(pipe, reference)):
+    if reference.size != size or not _conditions(pipe, reference):
         say("the likelihood is left out: the reference has other classes or another size")
         return []
 
@@ -99,7 +121,7 @@ def bits(pipe: Any, reference: ImageSet, how: How) -> list[Measured]:
                 texts = [reference.caption(i) for i in numbers.tolist()]
                 yield given | {"text_tokens": pipe.text.tokenize(texts)}
             else:
-                labels = np.zeros_like(numbers) if one else reference.labels[numbers]
+                labels = reference.labels[numbers] if reference.classes else np.zeros_like(numbers)
                 yield given | {"labels": torch.from_numpy(labels)}
 
     lost = losses(pipe.model, codes(), pipe.device, encoder=pipe.text).numpy()
@@ -116,6 +138,7 @@ def bits(pipe: Any, reference: ImageSet, how: How) -> list[Measured]:
     about = {"images": images, "kind": "likelihood", "better": "lower"}
     about |= {"reference": reference.hash, "reference_images": images}
     about |= {"preparation": preparation(reference), "extractor": pipe.fingerprint.split("-")[0]}
+    about |= {"resampled": "reference"}
     text = "of codes, teacher-forced, true condition"
     if not pipe.model.spec.discrete:
         text = f"of codes, {pipe.model.head.kind}, true condition"

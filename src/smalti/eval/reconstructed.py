@@ -16,7 +16,7 @@ from torch import Tensor
 
 from smalti.data.transforms import to_float, to_uint8
 from smalti.eval import reconstruction
-from smalti.eval.bootstrap import Interval, around, of_means, resamples
+from smalti.eval.bootstrap import BLOCKS, Interval, around, deal, of_means, resamples
 from smalti.eval.codebook import entropy, histograms, parts, perplexity, usage
 from smalti.eval.measure import preparation
 from smalti.eval.report import Measured, counted
@@ -44,8 +44,6 @@ CODES: dict[str, tuple[Callable[[Tensor], float], str, Interval]] = {
     "entropy": (entropy, "of the codes, in nats", (0.0, math.inf)),
 }
 """What is measured of counts of codes, in words, and what no value is beyond."""
-BLOCKS = 20
-"""Pictures are counted in so many blocks, which intervals resample."""
 
 
 @dataclass
@@ -79,18 +77,21 @@ class Reconstructed:
             yield back
 
     def _count(self, codes: Tensor) -> None:
-        """Every picture goes to the next block."""
-        spec = self.tokenizer.spec
+        spec, blocks = self.tokenizer.spec, torch.from_numpy(deal(self.seen, len(codes)))
         self.counts = self.counts or [torch.zeros_like(histograms(codes[:0], spec))] * BLOCKS
-        for i in range(min(BLOCKS, len(codes))):
-            block = (self.seen + i) % BLOCKS
-            self.counts[block] = self.counts[block] + histograms(codes[i::BLOCKS], spec)
+        for i in blocks.unique().tolist():
+            taken = codes[(blocks == i).to(codes.device)]
+            self.counts[i] = self.counts[i] + histograms(taken, spec)
         self.seen += len(codes)
 
     def measured(self, draws: int, seed: int) -> list[Measured]:
         """What was found on the way."""
         about = {"kind": "reconstruction", "images": len(self), "reference": self.pictures.hash}
-        about |= {"reference_images": len(self), "preparation": preparation(self.pictures)}
+        about |= {
+            "reference_images": len(self),
+            "resampled": "reference",
+            "preparation": preparation(self.pictures),
+        }
         found = []
         for name, (definition, better) in (PAIRED | LPIPS).items():
             if name in self.values:
@@ -112,7 +113,8 @@ class Reconstructed:
     def _codes(self, about: dict[str, Any], draws: int, seed: int) -> list[Measured]:
         if not self.counts:
             return []
-        counts = torch.stack(self.counts[: self.seen])  # (blocks, K, D, V)
+        filled = [count for count in self.counts if count.any()]
+        counts = torch.stack(filled)  # (blocks, K, D, V)
         blocks, spec = len(counts), self.tokenizer.spec
 
         def numbers(times: np.ndarray) -> dict[str, dict[str, float]]:

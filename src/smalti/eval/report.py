@@ -31,7 +31,9 @@ class Measured:
     kind: Kind
     better: Literal["lower", "higher"]
     interval: Interval | None = None
-    """95 % bootstrap interval over the images; None where there is none."""
+    """95 % bootstrap interval; None where there is none."""
+    resampled: Literal["images", "reference"] = "images"
+    """What the interval is of other choices of: the images, or the reference's pictures."""
     reference: str = ""
     """Hash of what it was measured against."""
     reference_images: int = 0
@@ -67,7 +69,7 @@ def compare(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Differences b - a of the metrics that both reports have, and why others do not compare.
 
-    Each with the interval of the difference, where both have one, and whether it is clear of 0.
+    Each as `difference` tells it: with its interval, and whether that is clear of 0.
     Raises ValueError, with the reasons, if no metric compares.
     """
     first, second = ({_plain(m): m for m in report["metrics"]} for report in (a, b))
@@ -102,16 +104,19 @@ def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """b - a of one metric."""
+    """b - a of one metric, with an interval where those of a and b are of images drawn anew.
+
+    Numbers of the same pictures have none: they move together, so their intervals do not add up.
+    """
     found = {"metric": a["metric"], "a": a["value"], "b": b["value"]}
     change = b["value"] - a["value"]
     found |= {"difference": change, "better": "neither"}
     if change:
         found["better"] = "b" if (change < 0) == (a["better"] == "lower") else "a"
-    if a["interval"] and b["interval"]:
-        halves = [(m["interval"][1] - m["interval"][0]) / 2 for m in (a, b)]
-        half = math.hypot(*halves)
-        found |= {"interval": (change - half, change + half), "clear": abs(change) > half}
+    if a["interval"] and b["interval"] and a["resampled"] == b["resampled"] == "images":
+        below, above = ([abs(m["interval"][i] - m["value"]) for m in (a, b)] for i in (0, 1))
+        low, high = change - math.hypot(below[1], above[0]), change + math.hypot(above[1], below[0])
+        found |= {"interval": (low, high), "clear": not low <= 0 <= high}
     return found
 
 

@@ -191,21 +191,23 @@ def kid(
     Unbiased squared MMD of the kernel (x y / D + 1)^3, so it may be negative. Raises ValueError for
     fewer images than a subset has, and for different D.
     """
-    times = torch.ones(len(samples), 1)
-    return _mean_std(kernel_distances(samples, reference, times, subsets, size, seed)[:, 0])
+    once = torch.ones(len(samples), 1), torch.ones(len(reference), 1)
+    return _mean_std(kernel_distances(samples, reference, *once, subsets, size, seed)[:, 0])
 
 
 def kernel_distances(
     samples: Tensor,
     reference: Tensor,
     times: Tensor,
+    reference_times: Tensor,
     subsets: int = 100,
     size: int = 1000,
     seed: int = 2020,
 ) -> Tensor:
-    """Of each subset of `kid`, given how often each sample is taken, (M, R): (subsets, R).
+    """Of each subset of `kid`, given how often each row is taken: (subsets, R).
 
-    A sample that is taken twice makes no pair with itself.
+    `times` is (M, R), `reference_times` (N, R) or (N, 1). A row taken twice makes no pair with
+    itself.
     """
     if samples.shape[1:] != reference.shape[1:]:
         ours, theirs = samples.shape[-1], reference.shape[-1]
@@ -214,7 +216,8 @@ def kernel_distances(
     if not 2 <= size <= least:
         raise ValueError(f"a subset must have 2 ... {least} images, as there are, got {size}")
     rows = subset_rows(len(samples), len(reference), subsets, size, seed)
-    return torch.stack([_mmd(samples[i], reference[j], times[i]) for i, j in rows])
+    pairs = ((samples[i], reference[j], times[i], reference_times[j]) for i, j in rows)
+    return torch.stack([_mmd(*pair) for pair in pairs])
 
 
 def subset_rows(
@@ -227,17 +230,18 @@ def subset_rows(
         yield torch.from_numpy(first), torch.from_numpy(draw(reference, size, replace=False))
 
 
-def _mmd(x: Tensor, y: Tensor, times: Tensor) -> Tensor:
-    """Unbiased squared maximum mean discrepancy of x (S, D), taken (S, R) times, and y (S, D)."""
+def _mmd(x: Tensor, y: Tensor, *times: Tensor) -> Tensor:
+    """Unbiased squared maximum mean discrepancy of x and y (S, D), taken (S, R) times: (R,)."""
     x, y = x.double(), y.double()
-    weights = times.to(x), x.new_ones(len(y), 1)
+    weights = [taken.to(x) for taken in times]
     total = x.new_zeros(())
     for z, weight in zip((x, y), weights, strict=True):
         kernel = ((z @ z.T / z.shape[1] + 1) ** 3).fill_diagonal_(0)  # (S, S)
         pairs = weight.sum(0).square() - weight.square().sum(0)
         total = total + (weight * (kernel @ weight)).sum(0) / pairs
-    across = ((x @ y.T / x.shape[1] + 1) ** 3).mean(1)  # (S,)
-    return total - 2 * across @ weights[0] / weights[0].sum(0)
+    across = (x @ y.T / x.shape[1] + 1) ** 3  # (S, S)
+    sizes = weights[0].sum(0) * weights[1].sum(0)
+    return total - 2 * (weights[0] * (across @ weights[1])).sum(0) / sizes
 
 
 def _mean_std(values: Tensor) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 Veeramacheneni, Wolter, Kuehne and Gall, 2024, arXiv:2312.15289. Images in [0, 1] are taken apart
 by `level` steps of a Haar packet transform into P = 4^level packets; the distance is the mean of
 the packets' Fréchet distances. Unusual: packets of 8-bit images are integers over 255 * 2^level, so
-all but the last division is exact, in float32. B images, D = 3 h w features of a packet.
+all but the last division is exact. B images, D = 3 h w features of a packet.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from smalti.eval.frechet import Gaussian, Moments, distance
 
 STEP = [[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]]
 """Packets a, h, v and d of the pixels top left, top right, bottom left and bottom right."""
+
+EXACT = 8
+"""Up to this level float32 holds sums of 4^level pixels of 8 bits."""
 
 
 def default_level(size: tuple[int, int]) -> int:
@@ -47,7 +50,8 @@ def packets(images: Tensor, level: int) -> Tensor:
     if not 0 <= level <= most:
         h, w = images.shape[-2:]
         raise ValueError(f"level must be in 0 ... {most} for images of {h}x{w}, got {level}")
-    dtype = torch.float32 if images.dtype == torch.uint8 else images.dtype
+    integers = torch.float32 if level <= EXACT else torch.float64
+    dtype = integers if images.dtype == torch.uint8 else images.dtype
     x, left = images.unsqueeze(0), level  # (1, B, C, H, W)
     while left:
         steps = min(left, _halvings(*x.shape[-2:]))

@@ -16,13 +16,17 @@ from smalti.progress import columns
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records in a run's metrics.jsonl. Raises ValueError if there are none."""
+    """The records in a run's metrics.jsonl, each of a step or an event. Raises ValueError if there
+    are none, or others."""
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"{run} holds no metrics.jsonl, so it is not the folder of a run")
     records = [record for _, record in _records(path)]
     if not records:
         raise ValueError(f"{path} holds no numbers yet")
+    for record in records:
+        if not isinstance(record, dict) or not {"step", "event"} & record.keys():
+            raise ValueError(f"{path} has a line of no step: {json.dumps(record)[:60]}")
     return records
 
 
