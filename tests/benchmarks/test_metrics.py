@@ -17,14 +17,15 @@ with pytest.MonkeyPatch.context() as patch:
 @pytest.mark.usefixtures("float32")
 def test_a_row_for_each_metric_and_a_column_for_each_system(tmp_path, monkeypatch, capsys):
     pipe = pipeline("llamagen-text")
-    pipe.info |= {"source": "shapes:40", "holdout": 0.1}
+    pipe.info |= {"source": "shapes:200", "holdout": 0.1}
     pipe.save_pretrained(tmp_path / "generator" / "pipeline")
     (tmp_path / "tokens").mkdir()
     (tmp_path / "tokens" / "tokenizer").symlink_to(tmp_path / "generator/pipeline/tokenizer")
     recipes = (SimpleNamespace(__name__="tokens"), SimpleNamespace(__name__="generator"))
+    monkeypatch.setenv("SMALTI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(metrics, "SYSTEMS", {"llamagen": recipes})
-    monkeypatch.setattr(metrics, "SOURCE", "shapes:40")
-    monkeypatch.setattr(sys, "argv", ["metrics", str(tmp_path), "--n", "4", "--level", "1"])
+    monkeypatch.setattr(metrics, "SOURCE", "shapes:200")
+    monkeypatch.setattr(sys, "argv", ["metrics", str(tmp_path), "--n", "4", "--level", "3"])
     metrics.main()
     told = capsys.readouterr()
     rows = [json.loads(line) for line in told.out.splitlines()]

@@ -141,6 +141,8 @@ def distance(a: Gaussian, b: Gaussian) -> Tensor:
 def _root_trace(a: Tensor, b: Tensor) -> Tensor:
     """tr (a b)^(1/2) of covariances (P, D, D): (P,)."""
     factor, failed = torch.linalg.cholesky_ex(a)
+    if failed.all():
+        return torch.stack([_singular_root_trace(*pair) for pair in zip(a, b, strict=True)])
     factor[failed > 0] = 0
     squares = torch.linalg.eigvalsh(factor.mT @ b @ factor)  # (P, D), ascending
     traces = squares.clamp(min=0).sqrt().sum(-1)
