@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ import torch
 from tyro.conf import Positional, arg
 
 from smalti import __version__
-from smalti.config import check_output, read_json, to_dict, write_json
+from smalti.config import check_output, from_dict, read_json, to_dict, write_json
 from smalti.data.source import SCHEMES
 from smalti.drawing import Settings
 from smalti.eval.gathered import of_reference
@@ -59,7 +60,7 @@ class Options:
     """Bring pictures of sets to this size."""
     skip_bad: bool = False
     """Leave out pictures that cannot be read; the report counts them."""
-    bootstrap: int = 50
+    bootstrap: int = 200
     """Resamples behind intervals; 0 gives none."""
     batch: int = 64
     """Pictures at a time."""
@@ -92,12 +93,10 @@ def evaluate(
         raise ValueError(f"--keep must name a file that ends in .npz, got {options.keep}")
     if options.out is not None:
         check_output(options.out)
-        for given in filter(None, (subject, options.reference, options.keep)):
-            file = Path(given)
-            if options.out.resolve() == file.resolve():
-                raise ValueError(f"{options.out} is what is measured: give another --out")
-            if options.out.resolve() == file.with_suffix(".json").resolve():
-                raise ValueError(f"{options.out} says how {file} was drawn: give another --out")
+        if options.keep is not None and options.keep.with_suffix(".json") == options.out:
+            raise ValueError(f"{options.out} says how {options.keep} is drawn: give another --out")
+        if options.out.exists() and not _is_report(options.out):
+            raise ValueError(f"{options.out} is no report of smalti eval: give another --out")
     report = run(subject, options, settings.given())
     if options.out is None:
         show(report)
@@ -235,16 +234,16 @@ def _of_pipeline(
     from smalti.storage import fingerprint
 
     assert reference is not None
+    request = asked(pipe, reference, options.balanced)
+    if options.conditioning:
+        check_judge(pipe)
+    real = of_reference(reference, how, cache())  # mistakes before the pictures are drawn
     if options.n is None and not len(reference):
         raise ValueError(f"{reference.name} holds statistics and no pictures: give --n")
     count = options.n if options.n is not None else len(reference)
     if count < how.least:
         names = ", ".join(how.metrics)
         raise ValueError(f"{names}: needs at least {how.least} pictures, got --n {count}")
-    request = asked(pipe, reference, options.balanced)
-    if options.conditioning:
-        check_judge(pipe)
-    real = of_reference(reference, how, cache())  # mistakes before the pictures are drawn
     with tempfile.TemporaryDirectory() as folder:
         file = options.keep or Path(folder) / "drawn.npz"
         given = {"seed": options.seed, "batch": options.batch, "balanced": options.balanced}
@@ -322,12 +321,15 @@ def compare_reports(
 def read_report(path: Path) -> dict[str, Any]:
     """A report of `smalti eval`. Raises ValueError for anything else."""
     report = read_json(path)
-    metrics, needed = report.get("metrics"), {field.name for field in fields(Measured)}
+    metrics = report.get("metrics")
     if report.get("format") != 1 or not isinstance(metrics, list) or not metrics:
         raise ValueError(f"{path} is not a report of smalti eval")
     for i, metric in enumerate(metrics):
-        missing = needed - metric.keys() if isinstance(metric, dict) else needed
-        if missing:
-            names = ", ".join(sorted(missing))
-            raise ValueError(f"{path}: number {i} of its metrics lacks {names}")
+        from_dict(Measured, metric, f"{path}: metrics[{i}]")
     return report
+
+
+def _is_report(path: Path) -> bool:
+    with suppress(ValueError, OSError):
+        return bool(read_report(path))
+    return False

@@ -126,6 +126,12 @@ def test_a_report_on_standard_output_has_its_numbers_for_people_too(work, capsys
     assert line.split() == ["fwd_40", f"{told['metrics'][0]['value']:.6g}"]
 
 
+def damaged(report, **change):
+    told = json.loads(report.read_text())
+    told["metrics"][0] |= change
+    return json.dumps(told)
+
+
 def test_reports_are_compared_or_refused(work, tmp_path, capsys):
     for name, subject, reference in (
         ("one", "a.npz", "b.npz"),
@@ -148,8 +154,12 @@ def test_reports_are_compared_or_refused(work, tmp_path, capsys):
     for text, words in (
         ('{"format": 2}', "x.json is not a report of smalti eval"),
         ('{"format": 1, "metrics": []}', "x.json is not a report of smalti eval"),
-        ('{"format": 1, "metrics": ["x"]}', "x.json: number 0 of its metrics lacks better,"),
-        ('{"format": 1, "metrics": [{"metric": "fwd"}]}', "x.json: number 0 of its metrics lacks"),
+        ('{"format": 1, "metrics": ["x"]}', "x.json: metrics[0] must be an object, got 'x'"),
+        ('{"format": 1, "metrics": [{"metric": "fwd"}]}', "x.json: metrics[0]: "),
+        (damaged(tmp_path / "one.json", value=None), "x.json: metrics[0].value must be"),
+        (damaged(tmp_path / "one.json", interval=[1]), "metrics[0].interval must have 2 entries"),
+        (damaged(tmp_path / "one.json", interval=["a", 2]), "metrics[0].interval must be"),
+        (damaged(tmp_path / "one.json", images="q"), "x.json: metrics[0].images must be"),
     ):
         (tmp_path / "x.json").write_text(text)
         line = mistake(capsys, "eval", "compare", tmp_path / "x.json", tmp_path / "one.json")
@@ -189,6 +199,10 @@ def test_a_broken_picture_is_named_or_counted(work, tmp_path, capsys):
     assert "7.png" in mistake(capsys, "eval", folder, "--reference", work / "b")
     told = report(capsys, folder, "--reference", work / "b", "--skip-bad")
     assert told["subject"]["images"] == 11 and list(told["subject"]["skipped"]) == ["7.png"]
+    for subject in (work / "llamagen", work / "llamagen" / "tokenizer"):  # as many as are good
+        told = report(capsys, subject, "--reference", folder, "--skip-bad")
+        images = [m["images"] for m in told["metrics"] if m["kind"] != "likelihood"]
+        assert set(images) == {11} == {told["reference"]["images"]}
 
 
 def test_a_search_finds_writes_and_goes_on(work, tmp_path, capsys, monkeypatch):
@@ -261,17 +275,18 @@ def test_options_that_a_subject_has_no_use_for(work, tmp_path, capsys, monkeypat
 def test_what_is_measured_is_never_written_over(work, tmp_path, capsys):
     for name in "ab":
         shutil.copy(work / f"{name}.npz", tmp_path)
+    (tmp_path / "a.json").write_text('{"drawn": "a.npz"}')
     before = (tmp_path / "a.npz").read_bytes(), (tmp_path / "b.npz").read_bytes()
     given = [tmp_path / "a.npz", "--reference", tmp_path / "b.npz", "--out"]
     for out, words in (
-        ("a.npz", "a.npz is what is measured: give another --out"),
-        ("b.npz", "b.npz is what is measured: give another --out"),
-        ("a.json", "a.npz was drawn: give another --out"),
-        ("b.json", "b.npz was drawn: give another --out"),
+        ("a.npz", "a.npz is no report of smalti eval: give another --out"),
+        ("b.npz", "b.npz is no report of smalti eval: give another --out"),
+        ("a.json", "a.json is no report of smalti eval: give another --out"),
     ):
         assert words in mistake(capsys, "eval", *given, tmp_path / out)
     assert before == ((tmp_path / "a.npz").read_bytes(), (tmp_path / "b.npz").read_bytes())
-    run("eval", *given, tmp_path / "new" / "folder" / "c.json", "--bootstrap", 0)
+    for _ in range(2):  # a report may be written anew
+        run("eval", *given, tmp_path / "new" / "folder" / "c.json", "--bootstrap", 0)
     assert json.loads((tmp_path / "new" / "folder" / "c.json").read_text())["metrics"]
 
 
@@ -295,6 +310,7 @@ def test_mistakes_are_found_before_pictures_are_drawn(work, tmp_path, capsys, mo
     monkeypatch.setattr("smalti.samples.draw_npz", never)
     monkeypatch.setattr("smalti.eval.inception.load_inception", lambda path: Eight())
     np.savez(tmp_path / "s.npz", mu=np.zeros(5), sigma=np.eye(5))
+    np.savez(tmp_path / "8.npz", mu=np.zeros(8), sigma=np.eye(8))
     np.savez(tmp_path / "three.npz", arr_0=np.zeros((3, 16, 16, 3), np.uint8))
     other = pipeline("llamagen")
     other.info["source"] = "folder:/nothere"
@@ -303,7 +319,7 @@ def test_mistakes_are_found_before_pictures_are_drawn(work, tmp_path, capsys, mo
     other.save_pretrained(tmp_path / "shapes")
     b = work / "b.npz"
     for subject, options, words in (
-        (work / "llamagen", [tmp_path / "s.npz", "--metrics", "fid"], "no pictures: give --n"),
+        (work / "llamagen", [tmp_path / "8.npz", "--metrics", "fid"], "no pictures: give --n"),
         (
             work / "llamagen",
             [tmp_path / "s.npz", "--metrics", "fid", "--n", 9],

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.eval.bootstrap import BLOCKS, around, bootstrap, deal, of_means, resamples
+from smalti.eval.bootstrap import BLOCKS, around, bootstrap, deal, of_blocks, of_means, resamples
 
 
 @given(st.integers(20, 300), st.floats(0.1, 10))
@@ -62,3 +62,27 @@ def test_blocks_are_about_equal_and_leave_no_trace_of_an_order():
         np.add.at(table, (np.arange(20_000) % period, dealt), 1)
         expected = 20_000 / period / BLOCKS
         assert ((table - expected) ** 2 / expected).sum() < 2 * table.size
+
+
+@given(st.integers(0, 30), st.floats(0, 50))
+def test_a_bias_that_falls_with_the_number_moves_no_interval_of_blocks(seed, bias):
+    """Blocks are unequal, and a distance falls with the number of pictures."""
+    rng = np.random.default_rng(seed)
+    values, dealt = rng.normal(3, 1, 600), deal(0, 600)
+    counts = np.bincount(dealt, minlength=BLOCKS)
+
+    def mean(times):
+        taken = times[dealt]
+        return float(taken @ values / taken.sum()) + bias / taken.sum()
+
+    low, high = of_blocks(mean, counts.tolist(), 400, 0)
+    assert low < mean(np.ones(BLOCKS)) < high
+    plain = of_blocks(lambda n: float(n[dealt] @ values / n[dealt].sum()), counts.tolist(), 400, 0)
+    assert high - low == pytest.approx(plain[1] - plain[0], rel=1e-6)
+    assert (high - low) / 2 == pytest.approx(1.96 / 600**0.5, rel=0.6)
+
+
+def test_no_interval_of_one_block():
+    assert of_blocks(lambda n: 1.0, [9], 50, 0) is None
+    assert of_blocks(lambda n: 1.0, [9, 8], 0, 0) is None
+    assert of_blocks(lambda n: 1.0, [9, 8], 50, 0) == (1, 1)

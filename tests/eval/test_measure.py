@@ -106,7 +106,7 @@ def holds(numbers):
     middle = np.median(values)
     held = sum(low <= middle <= high for low, high in intervals)
     widths = [high - low for low, high in intervals]
-    return held >= 0.65 * len(values) and 0.3 < np.mean(widths) / (4 * np.std(values)) < 3
+    return held >= 0.65 * len(values) and 0.5 < np.mean(widths) / (4 * np.std(values)) < 2
 
 
 def test_intervals_hold_the_spread_of_other_draws():
@@ -294,6 +294,46 @@ def test_intervals_do_not_hang_on_the_order_of_pictures(count):
         low, high = measuring._frechet(found, _known(other.gaussian("packets")), "packets", how)[1]
         widths.append((high - low) / 2)
     assert max(widths) < 1.6 * min(widths)
+
+
+def test_intervals_do_not_hang_on_the_number_of_blocks_nor_on_what_waits(monkeypatch):
+    """Of samples of the reference's own kind, of which the distance is mostly bias."""
+    how, each = How(level=2, draws=200, batch=16), 16 * 48 * 48 * 8
+    other = _known(
+        gather(Drawn(99, 900).batches(16), replace(how, draws=0), {"packets"}).gaussian("packets")
+    )
+    numbers = {4: [], 20: []}
+    for seed in range(20):
+        for blocks, found in numbers.items():
+            drawn = gather(Drawn(seed, 160).batches(16), how, {"packets"}, each * blocks)
+            assert len(drawn.moments["packets"]) == blocks
+            found.append(measuring._frechet(drawn, other, "packets", how))
+    assert all(holds(found) for found in numbers.values())
+    monkeypatch.setattr(module, "WAITING", 10_000)
+    drawn = gather(Drawn(19, 160).batches(16), how, {"packets"}, each * 20)
+    again = measuring._frechet(drawn, other, "packets", how)
+    assert again[0] == pytest.approx(numbers[20][-1][0], rel=1e-9)
+    assert again[1] == pytest.approx(numbers[20][-1][1], rel=1e-6)
+
+
+def test_what_cannot_be_kept_is_told_and_measured(sets, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (found,) = measure(*sets, How(draws=0), cache=tmp_path / "file" / "references")
+    assert found.value > 0 and "is not kept" in capsys.readouterr().err
+
+
+def test_too_few_readable_pictures_of_a_reference(tmp_path):
+    folder = tmp_path / "p" / "x"
+    folder.mkdir(parents=True)
+    for i, picture in enumerate(pictures(6, 0)):
+        Image.fromarray(picture).save(folder / f"{i}.png")
+        if i < 3:
+            (folder / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes()[:60])
+    how = How(("precision",), Net())
+    for cache in (None, tmp_path / "c", tmp_path / "c"):
+        for paired in (False, True):
+            with pytest.raises(ValueError, match="precision needs at least 4 pictures, .* has 3"):
+                of_reference(open_set(tmp_path / "p", skip_bad=True), how, cache, paired)
 
 
 @pytest.mark.parametrize("equal", [12, 30, 100])

@@ -70,6 +70,47 @@ def bootstrap(
     return around(whole, [value(times) for times in resamples(count, draws, seed)], within)
 
 
+def of_blocks(
+    value: Callable[[np.ndarray], float],
+    counts: Sequence[int],
+    draws: int,
+    seed: int,
+    within: Interval = ANY,
+) -> Interval | None:
+    """`from_blocks` of a statistic of blocks, given how often each is taken, (N,)."""
+    if len(counts) < 2 or draws < 2:
+        return None
+    ones = np.ones(len(counts), np.int64)
+    without = [value(ones - one) for one in np.eye(len(counts), dtype=np.int64)]
+    return from_blocks(value(ones), without, counts, draws, seed, within)
+
+
+def from_blocks(
+    whole: float,
+    without: Sequence[float],
+    counts: Sequence[int],
+    draws: int,
+    seed: int,
+    within: Interval = ANY,
+) -> Interval | None:
+    """The interval of a statistic of pictures in blocks of `counts`, given those `without` each.
+
+    Each block stands for the number that its absence tells of it (the pseudo-value of a jackknife
+    of unequal blocks, Busing, Meijer and van der Leeden, 1999), and those are resampled. Blocks
+    taken twice would not do: a Fréchet distance hangs on how many different pictures there are.
+    None for fewer than two blocks or draws, or where the statistic is no number.
+    """
+    blocks = len(counts)
+    if blocks < 2 or draws < 2:
+        return None
+    shares = np.array(counts) / sum(counts)
+    own = (whole - (1 - shares) * np.array(without)) / shares
+    times = np.stack(list(resamples(blocks, draws, seed)))
+    drawn = (times * shares) @ own / (times @ shares)
+    wider = (blocks / (blocks - 1)) ** 0.5  # resamples of so few vary less than blocks do
+    return around(whole, whole + wider * (drawn - whole), within)
+
+
 def of_means(values: np.ndarray, draws: int, seed: int) -> Interval | None:
     """`bootstrap` of the mean of values (N,)."""
     within = float(values.min()), float(values.max())

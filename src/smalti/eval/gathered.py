@@ -24,11 +24,14 @@ from smalti.eval.frechet import Gaussian, Moments
 from smalti.eval.metrics import METRICS, How
 from smalti.eval.sets import ImageSet
 from smalti.eval.wavelet import default_level, packets
+from smalti.progress import say
 
 ROOM = 2**30
 """Bytes that the moments of all blocks may take."""
 LEAST = 4
 """Fewer blocks give no interval."""
+WAITING = 2**27
+"""No more bytes of pictures wait to be dealt to blocks."""
 MOMENTS = {"packets", "pool", "spatial"}
 KEPT = "2"
 """The version of what is kept of references; another one is computed anew."""
@@ -52,6 +55,8 @@ class Gathered:
     rows: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
     images: int = 0
+    single: dict[str, str] = field(default_factory=dict)
+    """Of moments that are not in blocks: why."""
 
     def gaussian(self, name: str, times: Sequence[int] | None = None) -> Gaussian:
         """Of all blocks, or of each so many times."""
@@ -75,19 +80,23 @@ class Blocks:
         self.moments: list[Moments] = []
         self.waiting: list[Tensor] = []
         self.seen = 0
+        self.single = ""
 
     def add(self, pictures: Tensor) -> None:
         """What `rows` makes rows (B, ..., D) of: pictures, or their features."""
         if not self.moments:
             like = self.rows(pictures[:1])[0]
             blocks = int(min(BLOCKS, self.room // (like.numel() * like.shape[-1] * 8)))
+            if blocks < LEAST:
+                self.single = f"{LEAST} blocks of moments do not fit in {self.room / 2**20:.0f} MiB"
             number = blocks if blocks >= LEAST else 1
             self.moments = [Moments(*like.shape, device=like.device) for _ in range(number)]
         if len(self.moments) == 1:
             self.moments[0].add(self.rows(pictures))
             return
         self.waiting.append(pictures)
-        if sum(map(len, self.waiting)) >= len(self.moments) * self.batch:
+        size = sum(x.numel() * x.itemsize for x in self.waiting)
+        if size > WAITING or sum(map(len, self.waiting)) >= len(self.moments) * self.batch:
             self._flush()
 
     def _flush(self) -> None:
@@ -102,7 +111,10 @@ class Blocks:
         """Those of blocks that have pictures, or all in one if they are too few."""
         self._flush()
         filled = [m for m in self.moments if m.count]
-        return filled if len(filled) >= LEAST else [Moments.joined(filled)] if filled else []
+        if len(filled) >= LEAST or len(self.moments) == 1:
+            return filled
+        self.single = f"{sum(m.count for m in filled)} pictures are too few"
+        return [Moments.joined(filled)]
 
 
 @torch.inference_mode()
@@ -130,6 +142,7 @@ def gather(batches: Iterable[Tensor], how: How, needs: set[str], room: float = R
                 found.logits.append(features.logits.cpu())
         found.images += len(images)
     found.moments = {name: block.done() for name, block in blocks.items()}
+    found.single = {name: block.single for name, block in blocks.items()}
     return found
 
 
@@ -162,22 +175,29 @@ def of_reference(
     asked = [m for m in how.metrics if METRICS[m].reference and METRICS[m].needs in needs]
     reference.require(", ".join(asked), how.least)
     if paired and how.draws:
-        return gather(reference.batches(how.batch), how, needs, ROOM / 2)
+        new = gather(reference.batches(how.batch), how, needs, ROOM / 2)
+        reference.require(", ".join(asked), how.least)
+        return new
     kept = None
     if cache is not None:
         level = "" if how.level is None else f"-{how.level}"
         name = "-".join((KEPT, reference.hash, how.extractor, *sorted(needs))) + level
         found.images = len(reference)  # its hash has found those that cannot be read
+        reference.require(", ".join(asked), how.least)
         kept = cache / f"{name}.safetensors"
     if kept is not None and kept.is_file():
         with suppress(SafetensorError):  # a damaged file is written anew
             return _read(kept, found)
     new = gather(reference.batches(how.batch), replace(how, draws=0), needs)
     new.known = {n: new.gaussian(n) for n in new.moments} | found.known
+    reference.require(", ".join(asked), how.least)
     new.moments, new.images = {}, len(reference)
     size = sum(g.cov.numel() * g.cov.itemsize for g in new.known.values())
     if kept is not None and size <= ROOM:
-        _write(kept, new)
+        try:
+            _write(kept, new)
+        except OSError as error:
+            say(f"what is known of the reference is not kept: {error}")
     return new
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smalti.eval.bootstrap import BLOCKS, Interval, around, bootstrap, of_means, resamples
+from smalti.eval.bootstrap import Interval, around, of_blocks, of_means, resamples
 from smalti.eval.frechet import distance, too_few
-from smalti.eval.gathered import LEAST, ROOM, Gathered, Stream, gather, of_reference
+from smalti.eval.gathered import ROOM, Gathered, Stream, gather, of_reference
 from smalti.eval.metrics import KID_SUBSET, METRICS, NETWORK, How
 from smalti.eval.report import FULL, Kind, Measured, counted
 from smalti.eval.scores import consecutive, in_balls, kernel_distances, shuffled, split_scores
@@ -57,9 +57,7 @@ def measure(
         if text := too_few(drawn.images, blocks[0].mean.shape[-1]):
             say(f"{name}: {text}")
         if how.draws and len(blocks) == 1:
-            why = f"{LEAST} blocks of pictures, which it resamples, do not fit in {ROOM:.0e} bytes"
-            why = why if drawn.images > 2 * BLOCKS else f"{drawn.images} pictures are too few"
-            say(f"{name}: there is no interval: {why}")
+            say(f"{name}: there is no interval: {drawn.single[name]}")
     about = {"images": drawn.images, "kind": kind, "preparation": preparation(samples)}
     found = []
     for metric in how.metrics:
@@ -133,15 +131,15 @@ def _numbers(drawn: Gathered, real: Gathered, how: How, paired: bool) -> dict[st
 
 
 def _frechet(drawn: Gathered, real: Gathered, needs: str, how: How) -> Number:
-    """Blocks of pictures are resampled, and with them those of a reference that has blocks too."""
+    """Of blocks of pictures, and with them those of a reference that has blocks too."""
 
     def value(times: np.ndarray) -> float:
         pair = (some.gaussian(needs, times.tolist()) for some in (drawn, real))
         return distance(*pair).mean().item()
 
-    blocks = len(drawn.moments[needs])
-    whole = value(np.ones(blocks, np.int64))
-    return whole, bootstrap(value, blocks, how.draws, how.seed, (0.0, math.inf))
+    counts = [block.count for block in drawn.moments[needs]]
+    whole = value(np.ones(len(counts), np.int64))
+    return whole, of_blocks(value, counts, how.draws, how.seed, (0.0, math.inf))
 
 
 def _shares(drawn: Gathered, real: Gathered, how: How) -> dict[str, Number]:

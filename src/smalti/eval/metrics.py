@@ -69,7 +69,7 @@ class How:
     """Of wavelets; None is the default of the pictures' size."""
     half: bool = False
     """Distances of precision and recall in float16, as ADM has them."""
-    draws: int = 50
+    draws: int = 200
     """Bootstrap resamples; 0 gives no intervals."""
     seed: int = 0
     batch: int = 64

@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from smalti.data.transforms import to_float, to_uint8
 from smalti.eval import reconstruction
-from smalti.eval.bootstrap import BLOCKS, Interval, around, deal, of_means, resamples
+from smalti.eval.bootstrap import BLOCKS, Interval, deal, from_blocks, of_means
 from smalti.eval.codebook import entropy, histograms, parts, perplexity, usage
 from smalti.eval.measure import preparation
 from smalti.eval.report import Measured, counted
@@ -114,27 +113,28 @@ class Reconstructed:
         if not self.counts:
             return []
         filled = [count for count in self.counts if count.any()]
-        counts = torch.stack(filled)  # (blocks, K, D, V)
-        blocks, spec = len(counts), self.tokenizer.spec
+        images = [int(count.sum()) for count in filled]
+        spec, total = self.tokenizer.spec, torch.stack(filled).sum(0)
 
-        def numbers(times: np.ndarray) -> dict[str, dict[str, float]]:
-            taken = torch.tensordot(torch.from_numpy(times), counts, 1)
-            return {
-                part: {name: rule(count) for name, (rule, *_) in CODES.items()}
-                for part, count in parts(taken, spec).items()
-            }
+        def numbers(counts: Tensor) -> dict[str, float]:
+            rules = {name: rule for name, (rule, *_) in CODES.items()}
+            each = parts(counts, spec).items()
+            return {n + part: rule(count) for part, count in each for n, rule in rules.items()}
 
-        whole = numbers(np.ones(blocks, np.int64))
-        drawn = [numbers(times) for times in resamples(blocks, draws, seed)] if blocks > 1 else []
-        return [
-            Measured(
-                counted(f"{name}{part}", len(self)),
-                f"{name}/1: {text}, counted over all images",
-                whole[part][name],
-                better="higher",
-                interval=around(whole[part][name], [d[part][name] for d in drawn], within),
-                **about,
+        without = [numbers(total - count) for count in filled] if draws > 1 else []
+        found = []
+        for title, value in numbers(total).items():
+            name = title.partition("_")[0]
+            _, text, within = CODES[name]
+            others = [row[title] for row in without]
+            found.append(
+                Measured(
+                    counted(title, len(self)),
+                    f"{name}/1: {text}, counted over all images",
+                    value,
+                    better="higher",
+                    interval=from_blocks(value, others, images, draws, seed, within),
+                    **about,
+                )
             )
-            for part in whole
-            for name, (_, text, within) in CODES.items()
-        ]
+        return found

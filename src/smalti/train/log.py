@@ -24,9 +24,6 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     records = [record for _, record in _records(path)]
     if not records:
         raise ValueError(f"{path} holds no numbers yet")
-    for record in records:
-        if not isinstance(record, dict) or not {"step", "event"} & record.keys():
-            raise ValueError(f"{path} has a line of no step: {json.dumps(record)[:60]}")
     return records
 
 
@@ -34,9 +31,13 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The lines of a file and what they say, without one that a crash cut off."""
     for line in path.read_text().splitlines():
         try:
-            yield line, json.loads(line)
+            record = json.loads(line)
         except json.JSONDecodeError:
             continue
+        told = record if isinstance(record, dict) else {}
+        if "event" not in told and not isinstance(told.get("step"), int):
+            raise ValueError(f"{path} has a line of no step: {line[:60]}")
+        yield line, record
 
 
 class MetricsFile:
