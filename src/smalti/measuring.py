@@ -19,7 +19,7 @@ from smalti.data.source import SCHEMES
 from smalti.drawing import Settings
 from smalti.eval.gathered import of_reference
 from smalti.eval.measure import measure
-from smalti.eval.metrics import NETWORK, How
+from smalti.eval.metrics import NETWORK, How, check_names
 from smalti.eval.pipelines import asked, bits, check_judge, conditioning
 from smalti.eval.reconstructed import Reconstructed
 from smalti.eval.report import Measured, as_json, compare
@@ -117,7 +117,7 @@ def line(metric: dict[str, Any]) -> str:
 
 def run(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, Any]:
     """The report of `evaluate`. Raises ValueError for what cannot be measured."""
-    how = _how(options)
+    _check(options)
     pipe, tokenizer = _opened(subject)
     if sampling and pipe is None:
         raise ValueError(f"{', '.join(sampling)}: settings of drawing are for a pipeline")
@@ -131,6 +131,7 @@ def run(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, A
     reference = None
     if given is not None:
         reference = open_set(given, size, options.skip_bad, share_of(pipe))
+    how = _how(options)
     about: dict[str, Any] = {"subject": {"name": subject}}
     if pipe is not None:
         found, told = _of_pipeline(pipe, reference, how, options, sampling)
@@ -197,6 +198,16 @@ def _refuse(options: Options, pipeline: bool, tokenizer: bool) -> None:
                 raise ValueError(f"--{name} is for {what}")
 
 
+def _check(options: Options) -> None:
+    """Raise ValueError for what can be seen to be wrong before anything is opened."""
+    check_names(options.metrics)
+    if options.batch < 1 or options.bootstrap < 0:
+        raise ValueError(
+            "--batch must be at least 1 and --bootstrap 0 or more, "
+            f"got {options.batch}, {options.bootstrap}"
+        )
+
+
 def _how(options: Options) -> How:
     metrics = options.metrics or ("fwd",)
     net = None
@@ -204,11 +215,6 @@ def _how(options: Options) -> How:
         from smalti.eval.inception import load_inception
 
         net = load_inception(options.inception).to(best_device())
-    if options.batch < 1 or options.bootstrap < 0:
-        raise ValueError(
-            "--batch must be at least 1 and --bootstrap 0 or more, "
-            f"got {options.batch}, {options.bootstrap}"
-        )
     given = {"level": options.level, "half": options.half, "draws": options.bootstrap}
     return How(tuple(metrics), net, seed=options.seed, batch=options.batch, **given)
 

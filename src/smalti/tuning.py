@@ -267,15 +267,15 @@ def search_of(
     from smalti.plotting import plot_tuning, require
 
     require()
+    given = held_out(pipe) if given is None else given
+    pictures = open_set(given, pipe.tokenizer.config.size[0], holdout=share_of(pipe))
+    tried = candidates(pipe, search)
+    plan = rounds(len(tried), search.budget)
     net = None
     if search.metric in NETWORK:
         from smalti.eval.inception import load_inception
 
         net = load_inception(inception).to(pipe.device)
-    given = held_out(pipe) if given is None else given
-    pictures = open_set(given, pipe.tokenizer.config.size[0], holdout=share_of(pipe))
-    tried = candidates(pipe, search)
-    plan = rounds(len(tried), search.budget)
     score = Scorer(pipe, pictures, search, net)
     path = out / "tune.json"
     about = {

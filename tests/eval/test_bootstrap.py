@@ -75,14 +75,18 @@ def test_a_bias_that_falls_with_the_number_moves_no_interval_of_blocks(seed, bia
         taken = times[dealt]
         return float(taken @ values / taken.sum()) + bias / taken.sum()
 
-    low, high = of_blocks(mean, counts.tolist(), 400, 0)
-    assert low < mean(np.ones(BLOCKS)) < high
-    plain = of_blocks(lambda n: float(n[dealt] @ values / n[dealt].sum()), counts.tolist(), 400, 0)
+    def plain(times):
+        return float(times[dealt] @ values / times[dealt].sum())
+
+    ones = np.ones(BLOCKS, np.int64)
+    low, high = of_blocks(mean(ones), mean, counts.tolist(), 400, 0)
+    assert low < mean(ones) < high
+    plain = of_blocks(plain(ones), plain, counts.tolist(), 400, 0)
     assert high - low == pytest.approx(plain[1] - plain[0], rel=1e-6)
     assert (high - low) / 2 == pytest.approx(1.96 / 600**0.5, rel=0.6)
 
 
 def test_no_interval_of_one_block():
-    assert of_blocks(lambda n: 1.0, [9], 50, 0) is None
-    assert of_blocks(lambda n: 1.0, [9, 8], 0, 0) is None
-    assert of_blocks(lambda n: 1.0, [9, 8], 50, 0) == (1, 1)
+    assert of_blocks(1.0, lambda n: 1.0, [9], 50, 0) is None
+    assert of_blocks(1.0, lambda n: 1.0, [9, 8], 0, 0) is None
+    assert of_blocks(1.0, lambda n: 1.0, [9, 8], 50, 0) == (1, 1)

@@ -71,18 +71,19 @@ def bootstrap(
 
 
 def of_blocks(
+    whole: float,
     value: Callable[[np.ndarray], float],
     counts: Sequence[int],
     draws: int,
     seed: int,
     within: Interval = ANY,
 ) -> Interval | None:
-    """`from_blocks` of a statistic of blocks, given how often each is taken, (N,)."""
+    """`from_blocks` of a statistic: `whole`, and its value given how often each block is taken."""
     if len(counts) < 2 or draws < 2:
         return None
     ones = np.ones(len(counts), np.int64)
     without = [value(ones - one) for one in np.eye(len(counts), dtype=np.int64)]
-    return from_blocks(value(ones), without, counts, draws, seed, within)
+    return from_blocks(whole, without, counts, draws, seed, within)
 
 
 def from_blocks(

@@ -64,10 +64,6 @@ class Moments:
         self.mean += (number / total * shift).view_as(self.mean)
         self.count = total
 
-    def __add__(self, other: Moments) -> Moments:
-        """The moments of both sets together."""
-        return self.joined((self, other))
-
     @classmethod
     def joined(cls, parts: Sequence[Moments], times: Sequence[int] | None = None) -> Moments:
         """The moments of all parts together, each so many times."""
@@ -85,7 +81,8 @@ class Moments:
         shifts = [count**0.5 * (part.mean.to(both.mean) - both.mean) for part, count in pairs]
         both._add_squares(_packets_first(torch.stack(shifts)))
         for part, n in zip(parts, times, strict=True):
-            both.scatter.add_(part.scatter.to(both.mean), alpha=n)
+            if n:
+                both.scatter.add_(part.scatter.to(both.mean), alpha=n)
         return both
 
     def _add_squares(self, rows: Tensor) -> None:

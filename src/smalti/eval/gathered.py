@@ -104,7 +104,8 @@ class Blocks:
             pictures = torch.cat(self.waiting)
             dealt = torch.from_numpy(deal(self.seen, len(pictures), len(self.moments)))
             for i in dealt.unique().tolist():
-                self.moments[i].add(self.rows(pictures[(dealt == i).to(pictures.device)]))
+                rows = (dealt == i).nonzero().flatten().to(pictures.device)
+                self.moments[i].add(self.rows(pictures[rows]))
             self.seen, self.waiting = self.seen + len(pictures), []
 
     def done(self) -> list[Moments]:
@@ -173,25 +174,28 @@ def of_reference(
     if not needs:
         return found
     asked = [m for m in how.metrics if METRICS[m].reference and METRICS[m].needs in needs]
-    reference.require(", ".join(asked), how.least)
+
+    def require() -> None:  # before a pass, and after it without those that cannot be read
+        reference.require(", ".join(asked), how.least)
+
+    require()
     if paired and how.draws:
         new = gather(reference.batches(how.batch), how, needs, ROOM / 2)
-        reference.require(", ".join(asked), how.least)
+        require()
         return new
     kept = None
     if cache is not None:
         level = "" if how.level is None else f"-{how.level}"
         name = "-".join((KEPT, reference.hash, how.extractor, *sorted(needs))) + level
-        found.images = len(reference)  # its hash has found those that cannot be read
-        reference.require(", ".join(asked), how.least)
         kept = cache / f"{name}.safetensors"
-    if kept is not None and kept.is_file():
-        with suppress(SafetensorError):  # a damaged file is written anew
-            return _read(kept, found)
+        require()
+        if kept.is_file():
+            with suppress(SafetensorError):  # a damaged file is written anew
+                return _read(kept, found, len(reference))
     new = gather(reference.batches(how.batch), replace(how, draws=0), needs)
+    require()
     new.known = {n: new.gaussian(n) for n in new.moments} | found.known
-    reference.require(", ".join(asked), how.least)
-    new.moments, new.images = {}, len(reference)
+    new.moments = {}
     size = sum(g.cov.numel() * g.cov.itemsize for g in new.known.values())
     if kept is not None and size <= ROOM:
         try:
@@ -217,14 +221,14 @@ def _write(path: Path, found: Gathered) -> None:
     tensors |= {f"{name}.c": g.cov for name, g in found.known.items()}
     tensors |= {"rows": torch.cat(found.rows)} if found.rows else {}
     counts = {name: str(g.count) for name, g in found.known.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, counts)
 
 
-def _read(path: Path, found: Gathered) -> Gathered:
+def _read(path: Path, found: Gathered, images: int) -> Gathered:
     tensors = load_file(path)
     for name in {key.partition(".")[0] for key in tensors if "." in key}:
-        found.known[name] = Gaussian(tensors[f"{name}.m"], tensors[f"{name}.c"], found.images)
+        found.known[name] = Gaussian(tensors[f"{name}.m"], tensors[f"{name}.c"], images)
+    found.images = images
     found.rows = [tensors["rows"]] if "rows" in tensors else []
     return found

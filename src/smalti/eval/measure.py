@@ -139,7 +139,7 @@ def _frechet(drawn: Gathered, real: Gathered, needs: str, how: How) -> Number:
 
     counts = [block.count for block in drawn.moments[needs]]
     whole = value(np.ones(len(counts), np.int64))
-    return whole, of_blocks(value, counts, how.draws, how.seed, (0.0, math.inf))
+    return whole, of_blocks(whole, value, counts, how.draws, how.seed, (0.0, math.inf))
 
 
 def _shares(drawn: Gathered, real: Gathered, how: How) -> dict[str, Number]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,6 +59,14 @@ NETWORK = tuple(name for name, metric in METRICS.items() if metric.needs != "pac
 """Those that need the Inception network."""
 
 
+def check_names(metrics: Iterable[str]) -> None:
+    """Raise ValueError for a metric that is not there."""
+    for name in metrics:
+        if name not in METRICS:
+            near = did_you_mean(name, METRICS)
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {name!r}{near}")
+
+
 @dataclass(frozen=True)
 class How:
     """What is computed, and how."""
@@ -75,10 +84,7 @@ class How:
     batch: int = 64
 
     def __post_init__(self) -> None:
-        for name in self.metrics:
-            if name not in METRICS:
-                near = did_you_mean(name, METRICS)
-                raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {name!r}{near}")
+        check_names(self.metrics)
         if self.net is None and (wanting := [m for m in self.metrics if m in NETWORK]):
             raise ValueError(f"{', '.join(wanting)}: the Inception network is needed")
 

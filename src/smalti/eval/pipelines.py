@@ -25,7 +25,8 @@ def conditioning(drawn: ImageSet, source: str, how: How) -> list[Measured]:
     """How many pictures show what they were drawn for: by the oracle of `shapes`, or by a small
     classifier that learned the training pictures of the source, beside real ones."""
     about: dict[str, Any] = {"kind": "conditioning", "better": "higher"}
-    about |= {"preparation": preparation(drawn), "reference": open_source(source).fingerprint()}
+    real = open_source(source)
+    about |= {"preparation": preparation(drawn), "reference": real.fingerprint()}
     if source.partition(":")[0] == "shapes":
         hits = oracle(drawn)
         text = f"share as asked for, by the exact oracle of shapes, of {', '.join(hits)}"
@@ -55,7 +56,7 @@ def conditioning(drawn: ImageSet, source: str, how: How) -> list[Measured]:
         )
         for name, some in zip(("class_accuracy", "class_held_out_accuracy"), judged, strict=True)
     ]
-    chance = 1 / len(open_source(source).classes)
+    chance = 1 / len(real.classes)
     text = "class_chance/2: one in as many as there are classes"
     return [*found, Measured("class_chance", text, chance, 0, **about)]
 

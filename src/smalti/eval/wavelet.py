@@ -77,8 +77,9 @@ def _split(x: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     pairs = [axis for i in range(3 + steps, 3, -1) for axis in (i, i + steps + 1)]
     pixels = pixels.permute(0, *pairs, 1, 2, 3, 4 + steps)  # those of the first step first
     out = pixels.to(dtype).contiguous()
+    step = out.new_tensor(STEP)
     for i in range(steps):
-        out = out.new_tensor(STEP) @ out.view(len(x) * 4**i, 4, -1)
+        out = step @ out.view(len(x) * 4**i, 4, -1)
     return out.view(-1, *pixels.shape[-4:])
 
 
