@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.eval.bootstrap import BLOCKS, around, bootstrap, deal, of_blocks, of_means, resamples
+from smalti.eval.bootstrap import (
+    BLOCKS,
+    around,
+    bootstrap,
+    deal,
+    from_blocks,
+    of_blocks,
+    of_means,
+    resamples,
+)
 
 
 @given(st.integers(20, 300), st.floats(0.1, 10))
@@ -90,3 +99,12 @@ def test_no_interval_of_one_block():
     assert of_blocks(1.0, lambda n: 1.0, [9], 50, 0) is None
     assert of_blocks(1.0, lambda n: 1.0, [9, 8], 0, 0) is None
     assert of_blocks(1.0, lambda n: 1.0, [9, 8], 50, 0) == (1, 1)
+
+
+def test_few_blocks_vary_as_blocks_do():
+    """A mean of equal blocks has the variance of a sample, not that of a resample."""
+    values = np.array([1.0, 2, 4, 9])
+    without = [np.delete(values, i).mean() for i in range(4)]
+    low, high = from_blocks(values.mean(), without, [7] * 4, 300, 5)
+    plain = of_means(values, 300, 5)
+    assert (high - low) / (plain[1] - plain[0]) == pytest.approx((4 / 3) ** 0.5)

@@ -68,6 +68,12 @@ def test_packets_of_8_bits_are_exact():
     assert torch.equal(integers[:, 0].round().long(), images.sum((2, 3)))
 
 
+def test_sums_of_many_pixels_are_exact():
+    images = torch.randint(200, 256, (1, 3, 512, 512), generator=torch.Generator().manual_seed(0))
+    means = packets(images.to(torch.uint8), 9)[:, 0] * (255 * 2**9)
+    assert torch.equal(means.round().long(), images.sum((2, 3)))
+
+
 def test_distance_equals_the_plain_one():
     a, b = pictures(60), pictures(50, seed=1)
     pairs = zip(packets(a, 2).unbind(1), packets(b, 2).unbind(1), strict=True)

@@ -188,7 +188,6 @@ def of_reference(
         level = "" if how.level is None else f"-{how.level}"
         name = "-".join((KEPT, reference.hash, how.extractor, *sorted(needs))) + level
         kept = cache / f"{name}.safetensors"
-        require()
         if kept.is_file():
             with suppress(SafetensorError):  # a damaged file is written anew
                 return _read(kept, found, len(reference))
