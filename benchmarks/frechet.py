@@ -91,10 +91,10 @@ def gaussians(sets: list[list[Tensor]], level: int) -> list[Gaussian]:
 
 
 def wavelet(sets: list[list[Tensor]], level: int) -> None:
-    found, took = timed(lambda: fwd(sets[0], sets[1], level), 3)
+    found, took = timed(lambda: fwd(sets[0], sets[1], level), 5)
     pair = gaussians(sets, level)
     _, apart = timed(lambda: distance(*pair), 3)
-    (value, roots), plainly = timed(lambda: plain(sets, level))
+    (value, roots), plainly = timed(lambda: plain(sets, level), 3)
     report(
         {
             "case": "wavelet",

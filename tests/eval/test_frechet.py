@@ -141,6 +141,21 @@ def test_moments_of_packets_and_of_any_dtype():
             torch.testing.assert_close(found.cov[i], want.cov)
 
 
+@pytest.mark.parametrize("dim", [frechet.LARGE - 1, frechet.LARGE, frechet.LARGE + 5])
+def test_moments_of_many_features(dim):
+    rows = torch.stack((rows_of(60, dim), rows_of(60, dim, 1)), 1)  # (N, 2, D)
+    parts = Moments(2, dim), Moments(2, dim)
+    for part, some in zip(parts, rows.split(35), strict=True):
+        for batch in some.split(9):
+            part.add(batch)
+    found = Moments.joined(parts).gaussian()
+    for i in range(2):
+        want = gaussian(rows[:, i])
+        torch.testing.assert_close(found.mean[i], want.mean, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found.cov[i], want.cov, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(found.cov, found.cov.mT, rtol=1e-14, atol=1e-12)
+
+
 def test_a_mean_far_from_zero_costs_no_digits():
     rows = rows_of(400, 6)
     near, far = Moments(6), Moments(6)

@@ -21,6 +21,9 @@ REGULAR = 1e-14
 """The least eigenvalue of a product of covariances, over the largest, whose root is sure: with a
 spectrum down to here the fast way was right to 1e-12."""
 
+LARGE = 128
+"""So many features make three quarters of a product faster than the whole."""
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -45,6 +48,8 @@ class Moments:
         self.count = 0
         self.mean = torch.zeros(shape, dtype=torch.float64, device=device)  # (..., D)
         self.scatter = self.mean.new_zeros(*shape, shape[-1])  # (..., D, D)
+        # it is symmetric: the quarter at the lower left is left out where products are large
+        self.half = shape[-1] // 2 if shape[-1] >= LARGE else shape[-1]
 
     def add(self, rows: Tensor) -> None:
         """Rows (B, *shape) of any dtype. Raises ValueError for another shape."""
@@ -87,7 +92,10 @@ class Moments:
 
     def _add_squares(self, rows: Tensor) -> None:
         """Of rows (P, B, D)."""
-        self.scatter.view(-1, *self.scatter.shape[-2:]).baddbmm_(rows.mT, rows)
+        scatter = self.scatter.view(-1, *self.scatter.shape[-2:])
+        upper, lower = rows[..., : self.half], rows[..., self.half :]
+        scatter[:, : self.half].baddbmm_(upper.mT, rows)
+        scatter[:, self.half :, self.half :].baddbmm_(lower.mT, lower)
 
     def gaussian(self) -> Gaussian:
         """Raises ValueError for fewer than two rows."""
@@ -96,7 +104,9 @@ class Moments:
                 f"{self.count} images give no covariance of {self.mean.shape[-1]} features; "
                 "at least 2 are needed"
             )
-        return Gaussian(self.mean.clone(), self.scatter / (self.count - 1), self.count)
+        cov = self.scatter / (self.count - 1)
+        cov[..., self.half :, : self.half] = cov[..., : self.half, self.half :].mT
+        return Gaussian(self.mean.clone(), cov, self.count)
 
 
 def _packets_first(rows: Tensor) -> Tensor:
