@@ -28,7 +28,7 @@ from torch import nn
 import smalti.nn.linear
 from common import report, seconds
 from smalti.codes import Cond
-from smalti.engine.causal import Step, stream
+from smalti.engine.causal import Step
 from smalti.models.llamagen import LlamaGen
 from smalti.models.rar import MODULATED, RAR
 from smalti.nn.linear import packed

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from common import report, seconds
 from smalti.codes import Cond
-from smalti.engine.causal import generate, spans
+from smalti.engine.causal import spans
 from smalti.models.var import SIZES, VAR, VARConfig
 from smalti.nn.linear import packed
 from smalti.recipes.var import var_d16

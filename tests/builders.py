@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,13 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.codes import Cond, TokenSpec
+from smalti.engine import LOOPS
+from smalti.engine.step import Known, Request, Step
 from smalti.models import fluid, llamagen, maskgit, rar, var
 from smalti.pipeline import Pipeline
+from smalti.sampling.filters import Filters
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.noise import Noise
 from smalti.text import bytes as byte_level
 from smalti.tokenizers.quantize.multiscale import pyramid
 
@@ -35,11 +41,11 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
         "llamagen-spiral": (llamagen.LlamaGen, spiral),
-        "fluid-discrete": (fluid.Fluid, replace(ids, grid=(3, 5))),
-        "fluid-text": (fluid.Fluid, replace(random, **captions)),
-        "fluid-raster": (fluid.Fluid, replace(ids, order="raster")),
-        "fluid-raster-text": (fluid.Fluid, replace(ids, order="raster", **captions)),
-        "fluid-raster-continuous": (fluid.Fluid, replace(random, order="raster")),
+        "fluid-discrete": (fluid.fluid, replace(ids, grid=(3, 5))),
+        "fluid-text": (fluid.fluid, replace(random, **captions)),
+        "fluid-raster": (fluid.fluid, replace(ids, order="raster")),
+        "fluid-raster-text": (fluid.fluid, replace(ids, order="raster", **captions)),
+        "fluid-raster-continuous": (fluid.fluid, replace(random, order="raster")),
         "rar-wide": (rar.RAR, wide),
         "var-shared": (var.VAR, shared),
         "maskgit-oblong": (maskgit.MaskGIT, oblong),
@@ -56,8 +62,30 @@ def masked_models() -> dict[str, tuple[type[nn.Module], Any]]:
     return {name: (m, c) for name, (m, c) in models().items() if is_masked(m(c))}
 
 
-def is_masked(model: nn.Module) -> bool:
-    return bool(getattr(model, "masked", False))
+def is_masked(model: Any) -> bool:
+    return model.loop == "masked"
+
+
+def stream(
+    model: Any,
+    cond: Cond,
+    noise: Noise,
+    guidance: Guidance | None = None,
+    filters: Filters | None = None,
+    known: Known | None = None,
+    **more: Any,
+) -> Iterator[Step]:
+    """The steps of the loop that a model is for; without packed weights, bit by bit the same."""
+    request = Request(
+        cond, noise, guidance or Guidance(), filters or Filters(), known=known, **more
+    )
+    return LOOPS[model.loop](model, request)
+
+
+def generate(*arguments: Any, **more: Any) -> Tensor:
+    """What a tokenizer decodes of a batch: the last step of `stream`."""
+    *_, last = stream(*arguments, **more)
+    return last.drawn
 
 
 def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
@@ -144,11 +172,10 @@ def pipeline(name: str, **options: Any) -> Pipeline:
     module, config = tokenizers()[kind]
     size = (grids[-1][0] * config.factor, grids[-1][1] * config.factor)
     tokenizer = build(module, replace(config, size=size, **changes))
-    if hasattr(model, "learn_from"):
-        model.learn_from(tokenizer)
+    model.learn_from(tokenizer)
     text = None
-    if length := getattr(model.config, "text_length", 0):
-        words = replace(byte_level.tiny(), length=length, dim=model.config.text_dim)
+    if length := model.reads.text_length:
+        words = replace(byte_level.tiny(), length=length, dim=model.reads.text_dim)
         text = build(byte_level.ByteEncoder, words)
     return Pipeline(tokenizer, model, text=text, **options)
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from builders import build, random_codes
+from builders import build, generate, random_codes
 from smalti.codes import Cond, TokenSpec
-from smalti.engine.causal import Known, generate
+from smalti.engine.step import Known
 from smalti.models import llamagen
 from smalti.sampling.noise import Noise
 from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan

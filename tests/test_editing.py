@@ -12,7 +12,7 @@ from smalti import editing
 from smalti.codes import TokenSpec
 from smalti.data.transforms import Transform
 from smalti.editing import Extend, known_positions, seam, whole_cells, window_seed
-from smalti.engine.causal import Known
+from smalti.engine.step import Known
 from smalti.pictures import to_pil
 from smalti.sampling.noise import Noise
 from smalti.settings import Sampling
@@ -161,7 +161,7 @@ def test_orders_with_what_is_known_in_front():
     known = Known(model.spec.empty(2), mask)
     noise = Noise.request(0, 2)
     assert Sampling().orders(model, noise, known) is None
-    found = Sampling(known_first=True).orders(model, noise, known)
+    found = Sampling.of(known_first=True).orders(model, noise, known)
     assert found is not None and found.shape == (2, 16)
     # up the right column from 15, along the top row, down, right, and inwards
     assert found[0, :4].tolist() == [0, 5, 15, 11] and found[1, :3].tolist() == [14, 15, 11]

@@ -12,7 +12,7 @@ from PIL import Image
 import smalti
 from builders import build, random_codes
 from smalti.describe import png_metadata
-from smalti.engine.causal import Known
+from smalti.engine.step import Known
 from smalti.models import llamagen
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline import Pipeline
@@ -28,7 +28,7 @@ def pipeline(**sampling) -> Pipeline:
         build(vqgan.VQGAN, vqgan.tiny()),
         build(llamagen.LlamaGen, llamagen.tiny()),
         NAMES,
-        Sampling(**sampling),
+        Sampling.of(**sampling),
         {"source": "shapes", "credit": "nobody"},
     )
 

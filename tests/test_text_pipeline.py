@@ -30,7 +30,7 @@ def pipeline(**sampling) -> Pipeline:
     return Pipeline(
         build(vqgan.VQGAN, vqgan.tiny()),
         generator(),
-        sampling=Sampling(**sampling),
+        sampling=Sampling.of(**sampling),
         text=build(byte_level.ByteEncoder, byte_level.tiny()),
     )
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -76,13 +76,75 @@ class Span(NamedTuple):
     """The slots that one step fills. Slot i holds what code i is predicted from."""
 
     slots: Tensor
-    """(n,) consecutive slot indices; n is static, the values are not."""
-    first: bool
-    """True for block 0, which also feeds the conditioning prefix."""
+    """(n,) consecutive slot indices, or (B, n) where rows stand at different slots."""
     reach: int
-    """Attention reads cached slots below this: the end of the span, rounded up to a bucket."""
-    padded: bool
-    """True if `reach` may lie beyond the end of the span, so that attention has to mask."""
+    """Attention reads cached slots below this: the end of the span, or of the furthest row."""
+    start: int | None
+    """The first slot; None where rows stand at different slots, none of them at the first."""
+    keep: bool = True
+    """Whether what the step computes is written to the cache; if not, the cache is only read."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first step, which also feeds the conditioning prefix."""
+        return self.start == 0
+
+    @staticmethod
+    def whole(positions: int, device: torch.device | str | None = None) -> Span:
+        """All slots at once, as in training."""
+        return Span(torch.arange(positions, device=device), positions, 0)
+
+    @staticmethod
+    def rows(slots: Tensor, reach: int) -> Span:
+        """Rows at different slots (B, n), the furthest of which is below `reach`."""
+        return Span(slots, reach, None)
+
+    def tile(self, guide: Guide) -> Span:
+        """The span of every branch."""
+        return self if self.slots.dim() == 1 else self._replace(slots=guide.tile(self.slots))
+
+
+@dataclass
+class Rowwise:
+    """A record of tensors that have a row for each image and branch, (B, ...), or one for all,
+    (1, ...): what a model prepares, of which some rows can be taken and others put in their place.
+    Fields may be such records themselves.
+    """
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        sizes = [t.batch if isinstance(t, Rowwise) else len(t) for t in self._rowwise().values()]
+        return max(sizes)
+
+    def rows(self, index: Tensor) -> Self:
+        """The record of some rows, (n,) int64."""
+        batch, taken = self.batch, dict[str, Tensor | Rowwise]()
+        for name, mine in self._rowwise().items():
+            if isinstance(mine, Rowwise):
+                taken[name] = mine.rows(index)
+            elif len(mine) == batch:
+                taken[name] = mine.index_select(0, index)
+        return replace(self, **taken)
+
+    def put(self, index: Tensor, other: Self) -> None:
+        """Write the rows of `other` in place of those of `index`, (n,) int64.
+
+        Raises ValueError if what holds for all rows is not the same in both.
+        """
+        batch, theirs = self.batch, other._rowwise()
+        for name, mine in self._rowwise().items():
+            given = theirs[name]
+            if isinstance(mine, Rowwise):
+                mine.put(index, given)  # type: ignore[arg-type]
+            elif isinstance(given, Tensor) and len(mine) == batch:
+                mine.index_copy_(0, index, given.expand(len(index), *mine.shape[1:]))
+            elif not torch.equal(mine, given[:1]):  # type: ignore[index]
+                raise ValueError(f"rows of another {name} cannot be drawn together with these")
+
+    def _rowwise(self) -> dict[str, Tensor | Rowwise]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: v for name, v in values.items() if isinstance(v, Tensor | Rowwise)}
 
 
 class Turn(NamedTuple):
@@ -119,6 +181,15 @@ class Cond:
     """(B, T) bool, True where `text` holds a token."""
     drop: Tensor | None = None
     """(B,) bool."""
+
+    def class_ids(self, null: int) -> Tensor:
+        """Labels, with the id `null` in the rows that are dropped: (B,) int64.
+
+        Raises ValueError if there are no labels.
+        """
+        if self.labels is None:
+            raise ValueError("this model is class-conditional: give labels")
+        return self.labels if self.drop is None else self.labels.masked_fill(self.drop, null)
 
     @staticmethod
     def of_labels(labels: Tensor) -> Cond:
@@ -184,6 +255,27 @@ class Cond:
         )
 
 
+class Reads(NamedTuple):
+    """What a generator is conditioned on: one of so many classes, or features of a text."""
+
+    classes: int = 0
+    """Class labels; 0 of a model of texts."""
+    text_length: int = 0
+    """Tokens of a text, T; 0 of a model of classes."""
+    text_dim: int = 0
+    """Width of the features of a token, C."""
+
+    @property
+    def text(self) -> tuple[int, int] | None:
+        """(T, C) of a model of texts."""
+        return (self.text_length, self.text_dim) if self.text_length else None
+
+    def settings(self) -> dict[str, int]:
+        """What decides a configuration; the width of texts that are not read decides nothing."""
+        width = {"text_dim": self.text_dim} if self.text_length else {}
+        return {"classes": self.classes, "text_length": self.text_length, **width}
+
+
 class Draw(NamedTuple):
     """Codes drawn at a span."""
 
@@ -219,7 +311,12 @@ class Guide(Protocol):
 class Tokenizer(Protocol):
     """Images to codes and back. Images are (B, 3, H, W) in [-1, 1]."""
 
-    spec: TokenSpec
+    @property
+    def spec(self) -> TokenSpec: ...
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        ...
 
     def encode(self, images: Tensor) -> Tensor: ...
     def decode(self, codes: Tensor) -> Tensor: ...

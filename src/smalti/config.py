@@ -1,4 +1,8 @@
-"""Frozen dataclasses to JSON and back, strictly: a field that does not exist is an error."""
+"""Frozen dataclasses to JSON and back, strictly: a field that does not exist is an error.
+
+A dataclass may hold others whose fields are written as if they were its own (`part`): in a file and
+on the command line such a record is flat. A field may have another name there (`called`).
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,93 @@ import os
 import shutil
 import types
 import typing
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 
+def part(default: Any) -> Any:
+    """A field that holds a dataclass, whose own fields are written in its place."""
+    return dataclasses.field(default=default, metadata={"part": True})
+
+
+def called(name: str, default: Any) -> Any:
+    """A field that has another name in files and on the command line."""
+    return dataclasses.field(default=default, metadata={"name": name})
+
+
+class Setting(NamedTuple):
+    """One field as it is written: of a dataclass, or of one of its parts."""
+
+    path: tuple[str, ...]
+    """The attributes that lead to it."""
+    owner: type[Any]
+    """The dataclass that has it."""
+    field: dataclasses.Field[Any]
+    hint: Any
+    """Its type."""
+
+
+@lru_cache(maxsize=256)
+def settings_of(cls: type[Any]) -> Mapping[str, Setting]:
+    """The fields of a dataclass by the names that they have in files, those of parts included."""
+    hints, found = typing.get_type_hints(cls), dict[str, Setting]()
+    for f in dataclasses.fields(cls):
+        if f.metadata.get("part"):
+            inner = settings_of(hints[f.name])
+            found |= {n: s._replace(path=(f.name, *s.path)) for n, s in inner.items()}
+        else:
+            found[f.metadata.get("name", f.name)] = Setting((f.name,), cls, f, hints[f.name])
+    return types.MappingProxyType(found)
+
+
+def value_of(config: Any, setting: Setting) -> Any:
+    """The value of a setting in a dataclass."""
+    for name in setting.path:
+        config = getattr(config, name)
+    return config
+
+
+def written(config: Any) -> dict[str, Any]:
+    """The values of a dataclass by the names that they have in files."""
+    return {name: value_of(config, s) for name, s in settings_of(type(config)).items()}
+
+
+def changed(config: T, values: Mapping[str, Any], where: str = "") -> T:
+    """A dataclass with other values, by the names that they have in files.
+
+    Raises ValueError naming a setting that does not exist and those that do.
+    """
+    known, parts = settings_of(type(config)), dict[str, dict[str, Any]]()
+    direct = dict[str, Any]()
+    for name, value in values.items():
+        if name not in known:
+            where = where or type(config).__name__
+            hint = did_you_mean(name, known)
+            raise ValueError(f"{where} has no field {name!r}{hint} (it has {', '.join(known)})")
+        first, *rest = known[name].path
+        if rest:  # the part knows it by the same name
+            parts.setdefault(first, {})[name] = value
+        else:
+            direct[first] = value
+    inner = {name: changed(getattr(config, name), told) for name, told in parts.items()}
+    return dataclasses.replace(config, **direct, **inner)  # type: ignore[type-var]
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass, nested ones included, as plain JSON values (tuples become lists)."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(json.dumps(_plain(config)))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {name: _plain(inner) for name, inner in written(value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in typing.cast(Iterable[Any], value)]
+    return value
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
@@ -37,15 +118,28 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     where = where or cls.__name__
     if not isinstance(values, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - from a file
         raise ValueError(f"{where} must be an object, got {values!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = settings_of(cls)
     for name in values:
         if name not in fields:
             hint = did_you_mean(name, fields)
             raise ValueError(f"{where} has no field {name!r}{hint} (it has {', '.join(fields)})")
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *parts, last = fields[name].path
+        branch = tree
+        for inner in parts:
+            branch = branch.setdefault(inner, {})
+        branch[last] = _convert(fields[name].hint, value, f"{where}.{name}")
+    return _build(cls, tree, where)
+
+
+def _build(cls: type[T], tree: dict[str, Any], where: str) -> T:
+    """The dataclass of converted values; those of a part are a dictionary."""
     hints = typing.get_type_hints(cls)
-    kwargs = {n: _convert(hints[n], v, f"{where}.{n}") for n, v in values.items()}
+    parts = [f.name for f in dataclasses.fields(cls) if f.metadata.get("part")]  # type: ignore[arg-type]
+    values = {n: _build(hints[n], v, where) if n in parts else v for n, v in tree.items()}
     try:
-        return cls(**kwargs)
+        return cls(**values)
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from None
 

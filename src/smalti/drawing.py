@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -133,7 +133,8 @@ def sample(
     if like is not None:
         tag = read_tag(like, pipe.fingerprint)
         # a setting that the picture does not name was unknown when it was drawn, so at its default
-        changes = {f.name: tag.get(f.name, f.default) for f in fields(pipe.sampling)} | changes
+        usual = written(Sampling())
+        changes = {name: tag.get(name, value) for name, value in usual.items()} | changes
         n, seed, first = 1, tag["seed"], tag["index"]
         request = {k: tag[k] for k in ("text", "negative") if k in tag}
         request |= {"classes": [tag["class"]]} if "class" in tag else {}

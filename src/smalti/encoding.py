@@ -40,7 +40,7 @@ def encode(
     Raises ValueError if the transform does not give the tokenizer's image size, if there are no
     captions for `text`, if codes are no numbers, or if no image can be decoded.
     """
-    sampled = posterior == "sample" and hasattr(tokenizer, "moments")
+    sampled = posterior == "sample" and tokenizer.distributions
     read_codes = tokenizer.moments if sampled else tokenizer.encode
     if text is not None:
         require_captions(source)

@@ -54,10 +54,10 @@ def load(
     classes = info.get("classes", [])
     if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
         raise ValueError(f"{folder}/pipeline.json: classes must be names, got {classes!r}")
-    if len(classes) not in (0, model.config.classes):
+    if len(classes) not in (0, model.reads.classes):
         raise ValueError(
             f"{folder}/pipeline.json names {len(classes)} classes, "
-            f"the model has {model.config.classes}"
+            f"the model has {model.reads.classes}"
         )
     marks = (mark, model_info["fingerprint"], model_info.get("text"))
     info["fingerprint"] = "-".join(m for m in marks if m is not None)

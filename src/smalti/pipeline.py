@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,9 @@ from smalti.config import (
     write_json,
 )
 from smalti.data.transforms import to_float, to_uint8
+from smalti.engine import stream
 from smalti.engine.step import Known, Step
+from smalti.models.generator import Generator
 from smalti.pictures import to_pil
 from smalti.request import Asked, Part, nothing, parts, prompted
 from smalti.sampling.noise import Noise
@@ -64,9 +65,9 @@ class Pipeline:
             raise ValueError(
                 f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
             )
-        _check_text(model.config, text)
+        _check_text(model, text)
         self.tokenizer, self.model, self.text = tokenizer, model, text
-        self.classes = list(classes) or [str(i) for i in range(model.config.classes)]
+        self.classes = list(classes) or [str(i) for i in range(model.reads.classes)]
         self.sampling, self.info = sampling or Sampling(), info or {}
 
     @property
@@ -243,7 +244,7 @@ class Pipeline:
     ) -> Iterator[Step]:
         settings, (cond, negative) = self.settings(sampling), self._conds(part.asked)
         noise = Noise.request(seed, len(part.asked), part.first, self.device)
-        yield from settings.stream(self.model, cond, noise, known, negative)
+        yield from stream(self.model, settings.request(self.model, cond, noise, known, negative))
 
     def _conds(self, asked: list[Asked]) -> tuple[Cond, Cond | None]:
         """The condition of a batch, and the negative one where there are negative prompts."""
@@ -266,11 +267,7 @@ class Pipeline:
 
     def settings(self, changes: dict[str, Any]) -> Sampling:
         """The pipeline's own with some changed. Raises ValueError for a name that is none."""
-        try:
-            return replace(self.sampling, **changes)
-        except TypeError:
-            known = ", ".join(asdict(self.sampling))
-            raise ValueError(f"sampling has {known}, got {', '.join(changes)}") from None
+        return self.sampling.changed(**changes)
 
     # -- codes and images
 
@@ -337,7 +334,7 @@ class Pipeline:
                 "format": 1,
                 "fingerprint": "-".join(m for m in (mark, model, text) if m is not None),
                 "classes": self.classes,
-                "sampling": asdict(self.sampling),
+                "sampling": to_dict(self.sampling),
                 **kept,
             },
         )
@@ -356,9 +353,9 @@ class Pipeline:
             return str(api.upload_folder(repo_id=repo, folder_path=Path(folder) / "pipeline"))
 
 
-def _check_text(config: Any, text: Any | None) -> None:
-    """Raise ValueError unless a model of this configuration reads what the encoder gives."""
-    wanted = (config.text_length, config.text_dim) if getattr(config, "text_length", 0) else None
+def _check_text(model: Generator, text: Any | None) -> None:
+    """Raise ValueError unless a model reads what the encoder gives."""
+    wanted = model.reads.text
     given = None if text is None else (text.config.length, text.config.dim)
     if wanted != given:
         raise ValueError(

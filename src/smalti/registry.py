@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,10 @@ from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
 @dataclass(frozen=True)
 class Entry:
     config: type[Any]
-    module: type[nn.Module]
-    tiny: Any
-    """A function that gives the config of a very small one, for tests."""
+    module: Callable[[Any], nn.Module]
+    """The class, or a function that makes one of several classes of a configuration."""
+    tiny: Callable[[], Any]
+    """The configuration of a very small one, for tests."""
 
 
 TOKENIZERS = {
@@ -34,7 +36,7 @@ TOKENIZERS = {
     "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
 }
 MODELS = {
-    "fluid": Entry(fluid.FluidConfig, fluid.Fluid, fluid.tiny),
+    "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
     "mar": Entry(mar.MARConfig, mar.MAR, mar.tiny),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
@@ -54,18 +56,18 @@ def entry(kind: Any, among: dict[str, Entry], where: str) -> Entry:
     return among[kind]
 
 
-def module_of(config: Any, among: dict[str, Entry]) -> type[nn.Module]:
-    """The class that a config is of."""
+def module_of(config: Any, among: dict[str, Entry]) -> Any:
+    """A new module of a configuration."""
     for item in among.values():
         if type(config) is item.config:
-            return item.module
+            return item.module(config)
     raise ValueError(f"{type(config).__name__} is not registered")
 
 
-def name_of(module: nn.Module) -> str:
-    """The name under which a module's class is registered."""
+def name_of(module: Any) -> str:
+    """The name under which a module's configuration is registered."""
     for known in (TOKENIZERS, MODELS, TEXT):
         for name, item in known.items():
-            if type(module) is item.module:
+            if type(module.config) is item.config:
                 return name
     raise ValueError(f"{type(module).__name__} is not registered")

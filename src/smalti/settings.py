@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from smalti.codes import Cond
-from smalti.engine import causal, masked
-from smalti.engine.step import Known, Step
-from smalti.nn.linear import packed
+from smalti.config import changed, part, settings_of, value_of, written
+from smalti.engine.step import Known, Request
+from smalti.models.generator import Generator
 from smalti.sampling.filters import Filters
-from smalti.sampling.guidance import Guidance, Schedule
+from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import known_first, order, shuffled
 from smalti.sampling.reveal import Reveal
-from smalti.sampling.solvers import Solver, path
+from smalti.sampling.solvers import Solver
 
 MASKED = ("steps", "reveal", "confidence", "refresh")
 CONTINUOUS = ("solver", "head_steps")
@@ -25,131 +23,110 @@ DISCRETE = ("top_k", "top_p")
 """Settings that mean something to such models, or codes, alone."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sampling:
-    """How images are drawn; a pipeline stores its defaults."""
+    """How images are drawn; a pipeline stores its defaults.
 
-    guidance: float = 1.0
-    """u + s * (c - u): 1 is off, more follows the class more closely and varies less."""
-    schedule: Schedule = "constant"
-    """How guidance changes over the steps."""
-    power: float = 1.0
-    """Exponent of the power-cosine schedule."""
-    start: float = 0.0
-    """Interval schedule: first step with guidance, as a fraction."""
-    stop: float = 1.0
-    """Interval schedule: where guidance ends, as a fraction."""
-    scales: tuple[float, ...] = ()
-    """List schedule: the guidance of each step."""
-    parallel: float = 1.0
-    """APG: share of guidance along the conditional prediction; below 1 a high guidance saturates
-    colours less. On discrete codes an experiment."""
-    rescale: float = 0.0
-    """APG: longest guidance of a position, before the scale; 0 is off."""
-    momentum: float = 0.0
-    """APG: share of the last diffusion step's guidance that is added; below 0 as published."""
-    temperature: float = 1.0
-    """Below 1 draws likelier codes, above 1 more varied ones."""
-    top_k: int = 0
-    """Draw from the k likeliest codes; 0 from all."""
-    top_p: float = 1.0
-    """Draw from the likeliest codes that hold this probability mass; 1 from all."""
-    smooth: bool = False
-    """Multi-scale models: draw mixtures of codes, for a smoother picture."""
+    In files, in calls of a pipeline and on the command line all settings stand side by side:
+    `Sampling.of(guidance=2.0, top_p=0.95)`, `--guidance 2 --top-p 0.95`.
+    """
+
+    guidance: Guidance = part(Guidance())
+    filters: Filters = part(Filters())
     order: str = ""
-    """The order in which positions are drawn, one of `sampling.orders`; "random" is another one for
-    each image, "" the model's own."""
+    """The order in which positions are drawn: row-major, spiral-in, spiral-out, z-curve, subsample,
+    alternate, or random, which is another one for each image; "" is the model's own."""
     known_first: bool | None = None
     """Raster models: see all that is known before drawing the rest; None: if the model learned
     random orders."""
-    steps: int | None = None
-    """Masked models: steps in which an image is revealed; None: 64, or one for each position."""
-    reveal: str = "cosine"
-    """Masked models: cosine, linear, square, meissonic, or the shares that are hidden after each
-    step, such as 0.8,0.4,0."""
-    confidence: float | None = None
-    """Masked models of discrete codes: reveal where the model is surest, after noise of this
-    weight, which falls to 0; None: the model's own way."""
+    reveal: Reveal = part(Reveal())
     refresh: int = 1
     """Masked models: compute features of known positions anew only every so many steps, which is
     faster and not exact; 1: always."""
-    solver: str = ""
-    """Continuous codes: ancestral, ddim or dpm (for few steps) of a diffusion head, euler or
-    midpoint of a flow head; "" is the first."""
-    head_steps: str = "100"
-    """Continuous codes: steps of the solver; of a diffusion head also of each of equal sections of
-    its schedule, such as 10,5,5."""
+    solver: Solver = part(Solver())
 
-    def stream(
+    @staticmethod
+    def of(**settings: object) -> Sampling:
+        """Settings by name, the others at their defaults. Raises ValueError for an unknown one."""
+        return Sampling().changed(**settings)
+
+    def changed(self, **settings: object) -> Sampling:
+        """The same with other settings. Raises ValueError for an unknown one."""
+        return changed(self, settings, "sampling")
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in written(self).items())
+        return f"Sampling({values})"
+
+    def request(
         self,
-        model: Any,
+        model: Generator,
         cond: Cond,
         noise: Noise,
         known: Known | None = None,
         negative: Cond | None = None,
-    ) -> Iterator[Step]:
-        """Draw codes of a batch by the loop that the model is for, with its weights packed."""
-        guidance, filters = self.check(model)
-        orders = self.orders(model, noise, known)
-        given: dict[str, Any] = {"known": known, "negative": negative, "orders": orders}
-        with packed(model):
-            if getattr(model, "masked", False):
-                given |= {"reveal": self.revealed(model), "refresh": self.refresh}
-                yield from masked.stream(model, cond, noise, guidance, filters, **given)
-            else:
-                yield from causal.stream(model, cond, noise, guidance, filters, **given)
+    ) -> Request:
+        """What a loop is asked for. Raises ValueError as `check` does."""
+        self.check(model)
+        return Request(
+            cond,
+            noise,
+            self.guidance,
+            self.filters,
+            self.solver,
+            self.revealed(model),
+            self.refresh,
+            known,
+            negative,
+            self.orders(model, noise, known),
+        )
 
-    def check(self, model: Any) -> tuple[Guidance, Filters]:
-        """Guidance and filters. Raises ValueError for what cannot be, and for settings that are of
-        another kind of model: they would do nothing."""
+    def check(self, model: Generator) -> None:
+        """Raise ValueError for what cannot be, and for settings that are of another kind of model:
+        they would do nothing."""
         refused = dict[str, str]()
-        if not getattr(model, "masked", False):
+        if model.loop != "masked":
             refused |= dict.fromkeys(MASKED, "masked models; this one draws codes in a row")
         refused |= (
             dict.fromkeys(CONTINUOUS, "continuous codes; this model draws discrete ones")
             if model.spec.discrete
             else dict.fromkeys(DISCRETE, "discrete codes; this model draws continuous ones")
         )
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in refused and value != field.default:
-                raise ValueError(f"{field.name} {value} is for {refused[field.name]}")
-        guidance, filters = self.parts()
-        if getattr(model, "masked", False):
+        settings = settings_of(Sampling)
+        for name, why in refused.items():
+            value = value_of(self, settings[name])
+            if value != settings[name].field.default:
+                raise ValueError(f"{name} {value} is for {why}")
+        if model.loop == "masked":
             self.revealed(model).count(model.spec.positions)
         if not model.spec.discrete:
-            path(filters.solver, model.config.head.kind, model.config.head.timesteps)
-        return guidance, filters
+            model.head.way(self.solver)
 
-    def revealed(self, model: Any) -> Reveal:
-        """How a masked model reveals positions; an order that is asked for comes first."""
-        own = None if self.order else getattr(model, "confidence", None)
-        return Reveal(self.steps, self.reveal, own if self.confidence is None else self.confidence)
+    def revealed(self, model: Generator) -> Reveal:
+        """How a masked model reveals positions: its own way, unless another or an order is asked
+        for."""
+        if self.order or self.reveal.confidence is not None:
+            return self.reveal
+        return replace(self.reveal, confidence=model.confidence)
 
-    def parts(self) -> tuple[Guidance, Filters]:
-        schedule = (self.schedule, self.power, self.start, self.stop, tuple(self.scales))
-        guidance = Guidance(self.guidance, *schedule, self.parallel, self.rescale, self.momentum)
-        solver = Solver(self.solver, self.head_steps)
-        return guidance, Filters(self.temperature, self.top_k, self.top_p, self.smooth, solver)
-
-    def orders(self, model: Any, noise: Noise, known: Known | None = None) -> Tensor | None:
+    def orders(self, model: Generator, noise: Noise, known: Known | None = None) -> Tensor | None:
         """Positions in the order in which `model` is to draw them, (N,) or (B, N); None is its
         own."""
-        (grid, *others), found = model.spec.grids, None
+        (grid, *others), asked = model.spec.grids, None
         if not isinstance(self.order, str):
             raise ValueError(f"order must be the name of one, got {self.order!r}")
         if others and (self.order or self.known_first):
             raise ValueError(f"orders are for models of one grid; this one has {len(others) + 1}")
         if self.order == "random":
-            found = shuffled(noise, model.spec.positions)
+            asked = shuffled(noise, model.spec.positions)
         elif self.order:
-            found = order(self.order, grid)
-        if known is None or getattr(model, "masked", False) or not self.sees_known_first(model):
-            return found
-        own = getattr(model, "order", None) if found is None else found
-        own = order("row-major", grid) if own is None else own
-        return known_first(own.to(known.mask.device), known.mask)
+            asked = order(self.order, grid)
+        if known is None or model.loop == "masked" or not self.sees_known_first(model):
+            return asked
+        usual = model.order() if asked is None else asked
+        usual = order("row-major", grid) if usual is None else usual
+        return known_first(usual.to(known.mask.device), known.mask)
 
-    def sees_known_first(self, model: Any) -> bool:
+    def sees_known_first(self, model: Generator) -> bool:
         """Whether `model` is to see all that is known before it draws."""
-        return getattr(model, "any_order", False) if self.known_first is None else self.known_first
+        return model.any_order if self.known_first is None else self.known_first

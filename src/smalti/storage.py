@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import struct
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.config import from_dict, read_json, replace_folder, to_dict, write_json
+from smalti.models.generator import Generator
 from smalti.tensorfile import write_tensors
 
 
@@ -114,7 +116,7 @@ def load_module(
 
 
 def assemble(
-    kind: type[nn.Module],
+    kind: Callable[[Any], nn.Module],
     config: Any,
     tensors: dict[str, Tensor],
     where: str,
@@ -142,7 +144,7 @@ def assemble(
         if tensor.is_floating_point() and not tensors[name].is_floating_point():
             raise ValueError(f"{where}: {name} holds {tensors[name].dtype}, not weights")
     if dtype is not None:
-        exact = getattr(kind, "FLOAT32", ())
+        exact = module.FLOAT32 if isinstance(module, Generator) else ()
         tensors = {
             k: v.to(dtype) if v.is_floating_point() and not k.startswith(exact) else v
             for k, v in tensors.items()

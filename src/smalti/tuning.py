@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from smalti import __version__
-from smalti.config import check_output, read_json, to_dict, write_json
+from smalti.config import check_output, read_json, to_dict, write_json, written
 from smalti.eval.frechet import distance
 from smalti.eval.gathered import Gathered, gather, of_reference
 from smalti.eval.metrics import METRICS, NETWORK, How
@@ -70,7 +70,7 @@ class Search:
 def candidates(pipe: Any, search: Search) -> list[dict[str, Any]]:
     """The settings to try, the pipeline's own first. Raises ValueError for one that cannot be."""
     names = ("guidance", "temperature", "top_k", "top_p")
-    own = {n: getattr(pipe.sampling, n) for n in names}
+    own = {n: v for n, v in written(pipe.sampling).items() if n in names}
     if not pipe.model.spec.discrete:
         names = names[:2]
         own = {n: own[n] for n in names}
@@ -79,7 +79,7 @@ def candidates(pipe: Any, search: Search) -> list[dict[str, Any]]:
         for values in itertools.product(*(getattr(search, n) for n in names))
     ]
     for settings in grid:
-        replace(pipe.sampling, **settings).check(pipe.model)
+        pipe.sampling.changed(**settings).check(pipe.model)
     others = [settings for settings in grid if settings != own]
     rng = np.random.default_rng(search.seed)
     chosen = rng.permutation(len(others))[: search.candidates - 1]

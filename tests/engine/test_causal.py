@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders import build, causal_models, random_codes, random_cond
-from smalti.codes import Cond, Draw, TokenSpec
-from smalti.engine.causal import Known, generate, spans, stream
+from builders import build, causal_models, generate, random_codes, random_cond, stream
+from smalti.codes import Cond, Draw, Reads, TokenSpec
+from smalti.engine.causal import spans
+from smalti.engine.step import Known
 from smalti.models import var
+from smalti.models.generator import Generator
 from smalti.models.var import VAR
+from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters, draw
 from smalti.sampling.guidance import ClassifierFree, Guidance
 from smalti.sampling.noise import Noise, SlotNoise
@@ -23,58 +26,49 @@ from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, pyramid
 CASES = causal_models()
 
 
-def summary(blocks: list[int], bucket: int = 1) -> list[tuple[list[int], bool, int, bool]]:
-    return [(s.slots.tolist(), s.first, s.reach, s.padded) for s in spans(blocks, bucket=bucket)]
+def summary(blocks: list[int]) -> list[tuple[list[int], bool, int, int | None]]:
+    return [(s.slots.tolist(), s.first, s.reach, s.start) for s in spans(blocks)]
 
 
 def test_spans_of_a_raster():
     assert summary([1, 1, 1]) == [
-        ([0], True, 1, False),
-        ([1], False, 2, False),
-        ([2], False, 3, False),
+        ([0], True, 1, 0),
+        ([1], False, 2, 1),
+        ([2], False, 3, 2),
     ]
 
 
 def test_spans_of_a_pyramid():
     assert summary([1, 4, 9]) == [
-        ([0], True, 1, False),
-        ([1, 2, 3, 4], False, 5, False),
-        (list(range(5, 14)), False, 14, False),
+        ([0], True, 1, 0),
+        ([1, 2, 3, 4], False, 5, 1),
+        (list(range(5, 14)), False, 14, 5),
     ]
 
 
-def test_buckets_round_the_reach_up_but_not_beyond_the_end():
-    reaches = [(reach, padded) for _, _, reach, padded in summary([1] * 10, bucket=4)]
-    assert reaches == [(4, True)] * 3 + [(4, False)] + [(8, True)] * 3 + [(8, False)] + [
-        (10, True),
-        (10, False),
-    ]
-    assert [s[2:] for s in summary([1, 4, 9], bucket=8)] == [(8, True), (8, True), (14, False)]
-    assert {s[2] for s in summary([1] * 5, bucket=100)} == {5}
+@pytest.mark.parametrize("blocks", [[1, 0], [2, -1]])
+def test_bad_spans(blocks):
+    with pytest.raises(ValueError, match="blocks must be positive, got"):
+        spans(blocks)
 
 
-@pytest.mark.parametrize(("blocks", "bucket"), [([1, 0], 1), ([2, -1], 1), ([1], 0), ([1], -4)])
-def test_bad_spans(blocks, bucket):
-    with pytest.raises(ValueError, match="bucket and blocks must be positive, got"):
-        spans(blocks, bucket=bucket)
-
-
-@torch.no_grad()
-def slow_generate(model, cond, noise, guidance, filters) -> tuple[Tensor, Tensor]:
+def slow_generate(model, cond, noise, guidance, filters, solver) -> tuple[Tensor, Tensor]:
     """Everything again at every step: no cache, the branches in two separate batches."""
     total = model.spec.positions
     (everything,) = spans([total])
     codes, logps = model.spec.empty(cond.batch), []
     uniform = noise.uniform(torch.arange(total))
-    for i, n in enumerate(model.blocks):
-        new = slice(sum(model.blocks[:i]), sum(model.blocks[:i]) + n)
+    blocks = model.blocks()
+    for i, n in enumerate(blocks):
+        new = slice(sum(blocks[:i]), sum(blocks[:i]) + n)
         hidden = [
             model.hidden(codes, model.prepare(c), everything)[:, new] for c in (cond, cond.null())
         ]
-        scale = guidance.scale_at(i, len(model.blocks))
+        scale = guidance.scale_at(i, len(blocks))
         if not model.spec.discrete:
-            numbers = SlotNoise(uniform, noise, everything.slots[new])
-            found = model.head.sample(torch.cat(hidden), ClassifierFree(scale), numbers, filters)
+            numbers = SlotNoise(noise, everything.slots[new])
+            chance = Chance(ClassifierFree(scale), numbers, filters, solver)
+            found = model.head.sample(torch.cat(hidden), chance)
             codes[:, new], logp = found.codes, found.logp
             logps.append(logp)
             continue
@@ -82,18 +76,17 @@ def slow_generate(model, cond, noise, guidance, filters) -> tuple[Tensor, Tensor
         filtered = filters(both[1] + scale * (both[0] - both[1]))
         codes[:, new], logp = draw(filtered, uniform[:, new])
         logps.append(logp)
-    return restore(codes, getattr(model, "order", None)), torch.cat(logps, 1)
+    return restore(codes, model.order()), torch.cat(logps, 1)
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("bucket", [1, 8])
-def test_equals_a_slow_loop_without_a_cache(name, bucket):
+def test_equals_a_slow_loop_without_a_cache(name):
     model = build(*CASES[name])
     cond, noise = random_cond(model, 3), Noise.request(5, 3)
     guidance, few = Guidance(3.0, "linear"), Solver(steps="4")
-    filters = Filters(1.2, top_k=12, top_p=0.9, solver=few)
-    steps = list(stream(model, cond, noise, guidance, filters, bucket=bucket))
-    codes, logp = slow_generate(model, cond, noise, guidance, filters)
+    filters = Filters(1.2, top_k=12, top_p=0.9)
+    steps = list(stream(model, cond, noise, guidance, filters, solver=few))
+    codes, logp = slow_generate(model, cond, noise, guidance, filters, few)
     drawn = torch.cat([s.logp for s in steps], 1)
     if model.spec.discrete:
         assert torch.equal(steps[-1].codes, codes)
@@ -102,7 +95,7 @@ def test_equals_a_slow_loop_without_a_cache(name, bucket):
         rounding = 1e-4 * codes.abs().max().item()
         torch.testing.assert_close(steps[-1].codes, codes, rtol=0, atol=rounding)
         assert drawn.isnan().all()
-    again = generate(model, cond, noise, guidance, filters, bucket=bucket)
+    again = generate(model, cond, noise, guidance, filters, solver=few)
     assert torch.equal(again, steps[-1].codes)
 
 
@@ -151,25 +144,26 @@ def count_calls(quantizer: MultiScaleQuantizer, *names: str) -> dict[str, list[i
     return calls
 
 
-class Toy:
+class Toy(Generator):
     """A pyramid of residual codes without weights: a code is its uniform number."""
 
     spec = TokenSpec(((1, 1), (2, 2), (3, 3)), vocab=50, depth=2)
-    blocks = [1, 4, 9]
+    reads = Reads(5)
 
     def __init__(self) -> None:
+        super().__init__()
         self.calls: list[SimpleNamespace] = []
 
-    def prepare(self, cond: Cond) -> Cond:
+    def prepare(self, cond: Cond, orders=None, spec=None) -> Cond:
         return cond
 
-    def cache(self, batch: int) -> SimpleNamespace:
+    def cache(self, batch: int, spec=None) -> SimpleNamespace:
         return SimpleNamespace(batch=batch)
 
-    def draw(self, codes, cond, span, cache, guide, noise, filters) -> Draw:
-        call = SimpleNamespace(codes=codes.clone(), cond=cond, cache=cache, guide=guide)
+    def draw(self, codes, cond, span, cache, chance) -> Draw:
+        call = SimpleNamespace(codes=codes.clone(), cond=cond, cache=cache, guide=chance.guide)
         self.calls.append(call)
-        new = (noise.uniform.view(len(codes), len(span.slots), 2) * 50).long()
+        new = (chance.noise.uniform(2).view(len(codes), len(span.slots), 2) * 50).long()
         return Draw(new, torch.zeros(new.shape[:2]), torch.zeros(1))
 
 
@@ -216,8 +210,6 @@ def test_bad_input():
     texts = build(*CASES["llamagen-text"])
     with pytest.raises(ValueError, match="text-conditional: give text and text_mask"):
         generate(texts, cond, noise)
-    with pytest.raises(ValueError, match="bucket and blocks must be positive, got 0"):
-        generate(model, cond, noise, bucket=0)
     with pytest.raises(ValueError, match="has no batch size"):
         generate(model, Cond(), noise)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from plain_head import plain_net, plain_sample
 from smalti.heads import diffusion
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
+from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import ClassifierFree, Projected, Unguided
 from smalti.sampling.noise import Noise, SlotNoise
@@ -31,9 +32,12 @@ def small(kind: Kind = "diffusion", dim: int = 12, channels: int = 4, **fields: 
     return head.eval()
 
 
+def sample(head, h, guide, noise, solver=Solver(), temperature=1.0):  # noqa: B008 - it is frozen
+    return head.sample(h, Chance(guide, noise, Filters(temperature), solver))
+
+
 def slot_noise(batch: int, slots: Tensor, seed: int = 0, first: int = 0) -> SlotNoise:
-    source = Noise.request(seed, batch, first)
-    return SlotNoise(source.uniform(slots), source, slots)
+    return SlotNoise(Noise.request(seed, batch, first), slots)
 
 
 def solve(head: DiffusionHead, z: Tensor, guide: Any, steps: str = EARLY) -> Tensor:
@@ -71,11 +75,11 @@ def test_the_network_equals_the_plain_one_and_broadcasts():
 def test_guidance_1_is_no_guidance_with_every_solver(kind, name):
     head, slots = small(kind), torch.tensor([3, 5])
     steps = EARLY if kind == "diffusion" else "6"
-    h, filters = torch.randn(4, 2, 12), Filters(solver=Solver(name, steps))
+    h, solver = torch.randn(4, 2, 12), Solver(name, steps)
     noise = slot_noise(2, slots)
-    alone = head.sample(h[:2], Unguided(), noise, filters)
-    guided = head.sample(h, ClassifierFree(1.0), noise, filters)
-    away = head.sample(h, ClassifierFree(3.0), noise, filters)
+    alone = sample(head, h[:2], Unguided(), noise, solver)
+    guided = sample(head, h, ClassifierFree(1.0), noise, solver)
+    away = sample(head, h, ClassifierFree(3.0), noise, solver)
     assert alone.codes.shape == (2, 2, 4) and alone.codes.dtype == torch.float32
     assert alone.logp.shape == (2, 2) and alone.logp.isnan().all()
     torch.testing.assert_close(guided.codes, alone.codes, rtol=1e-5, atol=1e-5)
@@ -100,21 +104,21 @@ def test_projected_guidance_that_changes_nothing_is_plain_guidance(kind):
 @torch.no_grad()
 def test_a_code_depends_on_its_image_and_slot_alone(kind):
     head, slots = small(kind), torch.tensor([[3, 5, 8], [1, 5, 2]])
-    filters = Filters(solver=Solver(steps=EARLY if kind == "diffusion" else "6"))
+    solver = Solver(steps=EARLY if kind == "diffusion" else "6")
     h = torch.randn(2, 3, 12)
-    together = head.sample(h, Unguided(), slot_noise(2, slots), filters).codes
+    together = sample(head, h, Unguided(), slot_noise(2, slots), solver).codes
     for image in range(2):
         for i in range(3):
             one = slot_noise(1, slots[image : image + 1, i : i + 1], first=image)
             one = one._replace(step=7)  # in whatever step of generation it is drawn
-            alone = head.sample(h[image, i].view(1, 1, -1), Unguided(), one, filters)
+            alone = sample(head, h[image, i].view(1, 1, -1), Unguided(), one, solver)
             torch.testing.assert_close(alone.codes[0, 0], together[image, i], rtol=0, atol=1e-5)
     assert (together[0, 1] - together[1, 1]).abs().max() > 0.01
 
 
 def test_nothing_to_draw_is_no_error():
     noise = slot_noise(2, torch.zeros(0, dtype=torch.int64))
-    drawn = small().sample(torch.zeros(4, 0, 12), ClassifierFree(2.0), noise, Filters())
+    drawn = sample(small(), torch.zeros(4, 0, 12), ClassifierFree(2.0), noise)
     assert drawn.codes.shape == (2, 0, 4) and drawn.logp.shape == (2, 0)
 
 
@@ -122,7 +126,7 @@ def test_nothing_to_draw_is_no_error():
 def test_the_temperature_is_that_of_the_filters():
     head, h, slots = small(), torch.randn(2, 3, 12), torch.arange(3)
     drawn = [
-        head.sample(h, Unguided(), slot_noise(2, slots), Filters(t, solver=Solver(steps=EARLY)))
+        sample(head, h, Unguided(), slot_noise(2, slots), Solver(steps=EARLY), t)
         for t in (0.9, 1.0)
     ]
     assert (drawn[0].codes - drawn[1].codes).abs().max() > 1e-3
@@ -133,7 +137,7 @@ def test_clipped_codes_stay_within():
     head, clipped = small(), small(clip=0.5)
     h, slots = 3 * torch.randn(2, 8, 12), torch.arange(8)
     for codes, most in ((head, math.inf), (clipped, 0.5)):
-        codes = codes.sample(h, Unguided(), slot_noise(2, slots), Filters()).codes
+        codes = sample(codes, h, Unguided(), slot_noise(2, slots)).codes
         assert (codes.abs().max() <= 0.5) == (most == 0.5)
 
 
@@ -141,9 +145,9 @@ def test_clipped_codes_stay_within():
 @torch.no_grad()
 def test_bfloat16_stays_close(kind, name):
     head, h, slots = small(kind), torch.randn(8, 4, 12), torch.arange(4)
-    filters = Filters(solver=Solver(name, EARLY if kind == "diffusion" else "6"))
-    exact = head.sample(h, ClassifierFree(1.5), slot_noise(4, slots), filters).codes
-    rough = head.bfloat16().sample(h.bfloat16(), ClassifierFree(1.5), slot_noise(4, slots), filters)
+    solver = Solver(name, EARLY if kind == "diffusion" else "6")
+    exact = sample(head, h, ClassifierFree(1.5), slot_noise(4, slots), solver).codes
+    rough = sample(head.bfloat16(), h.bfloat16(), ClassifierFree(1.5), slot_noise(4, slots), solver)
     assert rough.codes.dtype == torch.float32
     assert (rough.codes - exact).abs().mean() < 0.05 * exact.std()
 
@@ -156,23 +160,25 @@ def test_a_new_head_predicts_nothing_and_its_loss_is_the_size_of_the_target():
     torch.testing.assert_close(parts["mse"], eps.square().mean(-1))
     assert (parts["vb"] > 0).all()
     flow = DiffusionHead(12, 4, DiffusionConfig("flow", depth=1, width=8, repeat=1))
-    assert flow.loss(h, codes, Noise.request(0, 2), slots).mean().item() == pytest.approx(2, 0.1)
+    assert flow.loss(
+        h, codes, SlotNoise(Noise.request(0, 2), slots)
+    ).mean().item() == pytest.approx(2, 0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_the_mean_over_addressed_times_and_noises(kind):
     head, slots = small(kind, repeat=3), torch.tensor([[4, 0], [9, 7]])
     h, codes, noise = torch.randn(2, 2, 12), torch.randn(2, 2, 4), Noise.request(5, 2)
-    loss = head.loss(h, codes, noise, slots)
+    loss = head.loss(h, codes, SlotNoise(noise, slots))
     t = noise.uniform(slots, 3, diffusion.TRAINING)
     t = (t * 1000).long() if kind == "diffusion" else t
     eps = noise.normal(slots, 12, diffusion.TRAINING).view(2, 2, 3, 4)
     parts = [sum(head.errors(h, codes, t[..., i], eps[..., i, :]).values()) for i in range(3)]
     torch.testing.assert_close(loss, torch.stack(parts).mean(0))
-    swapped = head.loss(h.flip(1), codes.flip(1), noise, slots.flip(1))
+    swapped = head.loss(h.flip(1), codes.flip(1), SlotNoise(noise, slots.flip(1)))
     torch.testing.assert_close(swapped, loss.flip(1))
     second = Noise(noise.seeds[1:], noise.index[1:])
-    torch.testing.assert_close(head.loss(h[1:], codes[1:], second, slots[1:]), loss[1:])
+    torch.testing.assert_close(head.loss(h[1:], codes[1:], SlotNoise(second, slots[1:])), loss[1:])
 
 
 def test_the_errors_of_a_flow_are_those_of_its_velocity():
@@ -205,8 +211,8 @@ def test_the_bound_teaches_the_variance_alone():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_reaches_every_parameter(kind):
     head = small(kind)
-    head.loss(torch.randn(2, 3, 12), torch.randn(2, 3, 4), Noise.request(0, 2),
-              torch.arange(3)).mean().backward()  # fmt: skip
+    h, codes = torch.randn(2, 3, 12), torch.randn(2, 3, 4)
+    head.loss(h, codes, slot_noise(2, torch.arange(3))).mean().backward()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
@@ -223,7 +229,7 @@ def trained(kind: Kind, modes: Tensor) -> DiffusionHead:
         codes = modes[torch.randint(len(modes), (256,))] + 0.05 * torch.randn(256, 2)
         codes = torch.where(which[:, None] == 1, -codes, codes)
         h = nn.functional.one_hot(which, 2).float()
-        loss = head.loss(h[None], codes[None], Noise.request(step, 1), slots).mean()
+        loss = head.loss(h[None], codes[None], SlotNoise(Noise.request(step, 1), slots)).mean()
         optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / steps)
         optimizer.zero_grad()
         loss.backward()
@@ -240,9 +246,9 @@ def test_a_trained_head_draws_every_mode_with_every_solver(kind):
         # ancestral sampling begins where an error of the noise counts 20,000 times
         clip = 2.5 if name == "ancestral" else 0.0
         head.config = replace(head.config, clip=clip)
-        filters = Filters(solver=Solver(name, "25"))
+        solver = Solver(name, "25")
         with torch.no_grad():
-            drawn = head.sample(h, Unguided(), slot_noise(1, torch.arange(2 * n)), filters).codes
+            drawn = sample(head, h, Unguided(), slot_noise(1, torch.arange(2 * n)), solver).codes
         for codes, signed in zip(drawn[0].split(n), (modes, -modes), strict=True):
             distance, nearest = torch.cdist(codes, signed).min(1)
             shares = nearest.bincount(minlength=3) / n
@@ -277,15 +283,15 @@ def test_bad_configs(fields, message):
 def test_a_solver_that_does_not_fit(kind, solver, message):
     noise = slot_noise(1, torch.arange(2))
     with pytest.raises(ValueError, match=message):
-        small(kind).sample(torch.randn(1, 2, 12), Unguided(), noise, Filters(solver=solver))
+        sample(small(kind), torch.randn(1, 2, 12), Unguided(), noise, solver)
 
 
 def test_the_schedule_of_another_length():
     head = small(timesteps=50)
     assert path(Solver(steps="5"), "diffusion", 50).times == (49, 37, 24, 12, 0)
-    filters = Filters(solver=Solver(steps="50"))
+    solver = Solver(steps="50")
     assert (
-        head.sample(torch.randn(1, 2, 12), Unguided(), slot_noise(1, torch.arange(2)), filters)
+        sample(head, torch.randn(1, 2, 12), Unguided(), slot_noise(1, torch.arange(2)), solver)
         .codes.isfinite()
         .all()
     )

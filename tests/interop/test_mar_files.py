@@ -136,12 +136,12 @@ def test_published_generators(size, stored_bytes, guidance):
     assert mar_sizes(stored) == config
     header = stored_bytes - 4 * sum(t.numel() for t in stored.state.values())
     assert 100 < header / len(stored.state) < 110  # bytes to name a tensor, its type and shape
-    wanted = Sampling(guidance, "linear", steps=256)
+    wanted = Sampling.of(guidance=guidance, schedule="linear", steps=256)
     assert sampling(config) == wanted
 
 
 def test_other_sizes_draw_as_large_ones_in_no_more_steps_than_positions():
-    wanted = Sampling(3.0, "linear", steps=16)
+    wanted = Sampling.of(guidance=3.0, schedule="linear", steps=16)
     assert sampling(replace(tiny(), grid=(4, 4))) == wanted
     b = MARConfig(**SIZES["B"])
     assert sampling(replace(b, grid=(8, 8))) == replace(wanted, guidance=2.9, steps=64)

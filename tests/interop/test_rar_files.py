@@ -60,10 +60,22 @@ def test_weights_come_back():
 @pytest.mark.parametrize(
     ("size", "parameters", "drawn"),
     [
-        ("B", 260_923_648, Sampling(16.0, "power-cosine", 2.75)),
-        ("L", 461_668_352, Sampling(15.5, "power-cosine", 2.5, temperature=1.02)),
-        ("XL", 955_425_024, Sampling(6.9, "power-cosine", 1.5, temperature=1.02)),
-        ("XXL", 1_498_520_704, Sampling(8.0, "power-cosine", 1.2, temperature=1.02)),
+        ("B", 260_923_648, Sampling.of(guidance=16.0, schedule="power-cosine", power=2.75)),
+        (
+            "L",
+            461_668_352,
+            Sampling.of(guidance=15.5, schedule="power-cosine", power=2.5, temperature=1.02),
+        ),
+        (
+            "XL",
+            955_425_024,
+            Sampling.of(guidance=6.9, schedule="power-cosine", power=1.5, temperature=1.02),
+        ),
+        (
+            "XXL",
+            1_498_520_704,
+            Sampling.of(guidance=8.0, schedule="power-cosine", power=1.2, temperature=1.02),
+        ),
     ],
 )
 def test_published_generators(size, parameters, drawn):
@@ -78,8 +90,8 @@ def test_published_generators(size, parameters, drawn):
 
 
 def test_other_sizes_draw_as_the_demo():
-    assert sampling(tiny()) == Sampling(guidance=4.0)
-    assert sampling(RARConfig(**SIZES["B"] | {"layers": 23})) == Sampling(guidance=4.0)
+    assert sampling(tiny()) == Sampling.of(guidance=4.0)
+    assert sampling(RARConfig(**SIZES["B"] | {"layers": 23})) == Sampling.of(guidance=4.0)
 
 
 def test_settings():

@@ -5,13 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from builders import build, models, random_codes, random_cond
+from builders import build, generate, models, random_codes, random_cond
 from smalti.codes import Cond, Turn
-from smalti.engine import masked
-from smalti.engine.causal import generate
 from smalti.models import fluid
-from smalti.models.fluid import CrossAttention, Fluid
-from smalti.sampling.filters import Filters
+from smalti.models.fluid import Fluid
+from smalti.nn.cross import CrossAttention
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.reveal import Reveal
@@ -19,7 +17,7 @@ from smalti.sampling.solvers import Solver
 
 B = 3
 BITS = 1e-5
-FEW = Filters(solver=Solver(steps="3"))
+FEW = Solver(steps="3")
 RANDOM = ["fluid", "fluid-discrete", "fluid-text"]
 RASTER = ["fluid-raster", "fluid-raster-text", "fluid-raster-continuous"]
 
@@ -55,9 +53,10 @@ def test_the_loss_reads_what_is_known(name):
     loss = model.loss(codes, cond, known=known)
     nothing = model.loss(codes, cond)
     assert torch.equal(nothing, model.loss(codes, cond, known=torch.zeros_like(known)))
-    other = random_codes(model.spec, B, seed=1)
-    assert torch.equal(nothing, model.loss(codes, cond, read=other)), "nothing is known"
-    assert not torch.equal(loss, model.loss(codes, cond, read=other, known=known))
+    shown = known.view(*known.shape, *[1] * (codes.dim() - 2))
+    other = torch.where(shown, random_codes(model.spec, B, seed=1), codes)
+    assert not torch.equal(loss[~known], model.loss(other, cond, known=known)[~known])
+    assert torch.equal(nothing[~known], model.loss(other, cond)[~known]), "nothing is known"
 
 
 @torch.no_grad()
@@ -76,7 +75,9 @@ def test_smoothing_spreads_a_share_of_the_target_over_all_codes():
     plain = model.loss(codes, cond)
     every = torch.stack([model.loss(torch.full_like(codes, code), cond) for code in range(32)])
     expected = 0.9 * plain + 0.1 * every.mean(0)
-    smoothed = model.loss(codes, cond, smoothing=0.1)
+    model.head.smoothing = 0.1
+    assert torch.equal(model.loss(codes, cond), plain), "only training smooths"
+    smoothed = model.train().loss(codes, cond)
     torch.testing.assert_close(smoothed, expected, rtol=0, atol=1e-4)
 
 
@@ -94,10 +95,9 @@ def test_what_the_condition_alone_decides_is_computed_once(name):
             part.wkv.register_forward_hook(lambda *_: calls.append("keys"))
         if isinstance(part, fluid.Aligner):
             part.register_forward_hook(lambda *_: calls.append("text"))
-    loop = masked.generate if model.masked else generate
-    more = {"reveal": Reveal(4)} if model.masked else {}
+    more = {"reveal": Reveal(4)} if model.loop == "masked" else {}
     cond = random_cond(model, B)
-    loop(model, cond, Noise.request(0, B), Guidance(2.0), FEW, **more)
+    generate(model, cond, Noise.request(0, B), Guidance(2.0), solver=FEW, **more)
     assert calls == ["text"] * name.endswith("text") + ["keys"] * len(model.layers)
 
 
@@ -117,7 +117,7 @@ def test_the_null_text_has_no_length(name):
 @pytest.mark.parametrize(("size", "expected"), [("150M", 150e6), ("369M", 369e6), ("665M", 665e6)])
 def test_sizes(size, expected):
     with torch.device("meta"):
-        model = Fluid(fluid.FluidConfig(**fluid.SIZES[size]))
+        model = fluid.fluid(fluid.FluidConfig(**fluid.SIZES[size]))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(expected, rel=0.05)
 
 
@@ -148,9 +148,3 @@ def test_bad_calls():
         text.prepare(random_cond(random, B))
     with pytest.raises(ValueError, match="class-conditional: give labels"):
         raster.prepare(random_cond(text, B))
-    order = torch.arange(16)
-    with pytest.raises(ValueError, match="a model of random order takes no other"):
-        random.loss(random_codes(random.spec, B), random_cond(random, B), orders=order)
-    with pytest.raises(ValueError, match="a model of raster order predicts all"):
-        codes = random_codes(raster.spec, B)
-        raster.loss(codes, random_cond(raster, B), known=codes > 0)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 import mar_plain
-from builders import build, random_codes, random_cond
+from builders import build, generate, random_codes, random_cond
 from smalti.codes import Cond, Turn
-from smalti.engine.masked import generate
 from smalti.interop.mar import mar_config
 from smalti.models.mar import MAR, SIZES, MARConfig, tiny
 from smalti.nn.linear import packed
+from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise, SlotNoise
@@ -73,13 +73,11 @@ def test_equals_the_plain_way(model, scale):
         step = mar_plain.step(model, codes, ids, known, wanted, numbers, schedule, factor, 0.9)
         index = wanted[..., None].expand(step.codes.shape)
         codes, known = codes.scatter(1, index, step.codes), known.scatter(1, wanted, True)
-    filters = Filters(0.9, solver=Solver(steps=STEPS))
-    request = (model, cond, noise, Guidance(scale, "linear"), filters)
-    for bucket in (1, 4):
-        ours = generate(*request, orders=orders, reveal=reveal, bucket=bucket)
-        torch.testing.assert_close(ours, codes, rtol=1e-4, atol=1e-4)
+    request = (model, cond, noise, Guidance(scale, "linear"), Filters(0.9))
+    more = {"orders": orders, "reveal": reveal, "solver": Solver(steps=STEPS)}
+    torch.testing.assert_close(generate(*request, **more), codes, rtol=1e-4, atol=1e-4)
     with packed(model):
-        ours = generate(*request, orders=orders, reveal=reveal)
+        ours = generate(*request, **more)
     torch.testing.assert_close(ours, codes, rtol=1e-4, atol=1e-4)
 
 
@@ -93,7 +91,8 @@ def test_unknown_codes_and_padding_change_nothing(model):
     torch.testing.assert_close(model.hidden(other, cond, Turn(known, None, 8)), expected)
     for i, count in enumerate((0, 3, 7)):
         row = slice(i, i + 1)
-        alone = model.hidden(codes[row], cond[row], Turn(known[row], None, count))
+        one = cond.rows(torch.tensor([i]))
+        alone = model.hidden(codes[row], one, Turn(known[row], None, count))
         torch.testing.assert_close(alone, expected[row])
     wanted = missing(known, 3)
     some = model.hidden(codes, cond, Turn(known, wanted, 7))
@@ -116,9 +115,9 @@ def test_a_dropped_condition_has_no_label(model):
 
 
 def drawn(model: MAR, scale: float, refresh: int, **options) -> Tensor:
-    cond, filters = random_cond(model, 2), Filters(solver=Solver(steps=STEPS))
-    request = (model, cond, Noise.request(5, 2), Guidance(scale), filters)
-    return generate(*request, reveal=Reveal(5), refresh=refresh, **options)
+    request = (model, random_cond(model, 2), Noise.request(5, 2), Guidance(scale))
+    options |= {"reveal": Reveal(5), "refresh": refresh, "solver": Solver(steps=STEPS)}
+    return generate(*request, **options)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
@@ -127,14 +126,13 @@ def test_kept_features_are_exact_where_they_are_fresh(model, scale):
     branches = Guidance(scale).branches(cond)
     prepared, cache = model.prepare(branches), model.cache(branches.batch)
     guide, known = Guidance(scale).at(0, 2), some_known(model, [3, 3])
-    wanted, filters = missing(known, 4), Filters(solver=Solver(steps=STEPS))
+    wanted = missing(known, 4)
     turn = Turn(known, wanted, 3)
     with torch.inference_mode():
-        numbers = SlotNoise(known.float(), Noise.request(0, 2), wanted)
+        chance = Chance(guide, SlotNoise(Noise.request(0, 2), wanted), solver=Solver(steps=STEPS))
         codes = random_codes(model.spec, 2)
         first, *others = (
-            model.draw(codes, prepared, turn, kept, guide, numbers, filters).codes
-            for kept in (None, cache, cache)
+            model.draw(codes, prepared, turn, kept, chance).codes for kept in (None, cache, cache)
         )
     assert all(torch.equal(first, other) for other in others)
     stale = drawn(model, scale, 5)
@@ -175,7 +173,7 @@ def test_the_loss_is_that_of_all_positions_with_known_ones_left_out(model):
     known = some_known(model, [0, 3, 7])
     loss = model.loss(codes, cond, known=known, noise=noise)
     h = model.hidden(codes, model.prepare(cond), Turn(known, None, 7))
-    whole = model.head.loss(h, codes, noise, torch.arange(model.spec.positions))
+    whole = model.head.loss(h, codes, SlotNoise(noise, torch.arange(model.spec.positions)))
     torch.testing.assert_close(loss, whole.masked_fill(known, 0))
     assert (loss[~known] > 0).all()
     nothing = torch.zeros_like(known)

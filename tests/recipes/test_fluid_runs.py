@@ -9,7 +9,6 @@ from builders import build
 from smalti import load
 from smalti.config import read_json
 from smalti.models import fluid
-from smalti.models.fluid import Fluid
 from smalti.models.llamagen import LlamaGen
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.recipes.fluid import emoji_fluid, emoji_fluid_t2i, fluid_150m, raster
@@ -26,7 +25,7 @@ from smalti.train.trainer import TrainConfig
 
 TOKENIZERS = {"continuous": (kl_vae.KLVAE, kl_vae.tiny()), "discrete": (vqgan.VQGAN, vqgan.tiny())}
 TRAIN = TrainConfig(steps=3, batch=4, device="cpu", precision="fp32", eval_every=0, preview_every=0)
-SAMPLING = Sampling(guidance=2.0, schedule="linear", head_steps="3")
+SAMPLING = Sampling.of(guidance=2.0, schedule="linear", head_steps="3")
 
 
 def recipe(folder, codes: str, order: str) -> GeneratorRecipe:
@@ -88,7 +87,7 @@ def test_texts_and_lora(tmp_path):
 def test_what_recipes_say_of_themselves():
     sizes = []
     with torch.device("meta"):
-        for model in (Fluid(emoji_fluid().model), LlamaGen(emoji_llamagen().model)):
+        for model in (fluid.fluid(emoji_fluid().model), LlamaGen(emoji_llamagen().model)):
             sizes.append(sum(p.numel() for p in model.parameters()))
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
     texts, words = emoji_fluid_t2i().model, emoji_fluid_t2i().text

@@ -38,7 +38,7 @@ def test_sizes_and_memory(name):
 @pytest.mark.parametrize(("name", "guidance"), [("mar_b", 2.9), ("mar_l", 3.0), ("mar_h", 3.2)])
 def test_mar_is_trained_and_drawn_as_published(name, guidance):
     recipe = RECIPES[name]()
-    assert recipe.sampling == Sampling(guidance, "linear", steps=256)
+    assert recipe.sampling == Sampling.of(guidance=guidance, schedule="linear", steps=256)
     train, optim = recipe.train, recipe.train.optim
     assert (train.batch, optim.lr, optim.betas) == (2048, 8e-4, (0.9, 0.95))
     assert (optim.weight_decay, optim.clip, train.ema) == (0.02, 3.0, 0.9999)
@@ -56,7 +56,7 @@ def test_mar_is_trained_and_drawn_as_published(name, guidance):
 
 def test_maskgit():
     recipe = RECIPES["maskgit"]()
-    assert recipe.sampling == Sampling(steps=8, confidence=4.5)
+    assert recipe.sampling == Sampling.of(steps=8, confidence=4.5)
     optim, goal = recipe.train.optim, recipe.objective
     assert (optim.lr, optim.betas, optim.weight_decay) == (1e-4, (0.9, 0.96), 0.045)
     assert (goal.masking, goal.smoothing, recipe.train.batch) == ("cosine", 0.1, 256)

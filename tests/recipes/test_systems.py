@@ -77,4 +77,4 @@ def test_known_codes_come_first_where_random_orders_were_learned(tmp_path, end):
     assert stored["known_first"] is (None if end else False)
     assert ("bits_per_token_random" in report) == bool(end)
     model = build(rar.RAR, rar.tiny())
-    assert Sampling(**stored).sees_known_first(model) == bool(end)
+    assert Sampling.of(**stored).sees_known_first(model) == bool(end)

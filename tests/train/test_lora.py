@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from builders import build, models, random_codes, random_cond
-from smalti.engine.causal import generate
+from builders import build, generate, models, random_codes, random_cond
 from smalti.models import llamagen
 from smalti.nn.linear import Linear, packed
 from smalti.sampling.noise import Noise

@@ -8,151 +8,122 @@ works for every causal system.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from smalti.codes import Cond, Draw, Guide, Span, TokenSpec
-from smalti.engine.step import Known, Step, check_orders, check_request, width
-from smalti.sampling.filters import Filters
-from smalti.sampling.guidance import Guidance
+from smalti.codes import Cond, Draw, Span, TokenSpec
+from smalti.engine.step import Known, Model, Request, Step, check_request, width
+from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange, inverse
 
+P = TypeVar("P")
+"""What a model prepares, once per image."""
+C = TypeVar("C")
+"""Its cache."""
 
-class CausalModel(Protocol):
+
+class CausalModel(Model, Protocol[P, C]):
     """What the loop knows of a model. Slot i holds what code i is predicted from."""
 
-    spec: TokenSpec
-    blocks: Sequence[int]
-    """Positions per step: [1] * 256 for raster, [1, 4, 9, ...] for a pyramid."""
-
-    def prepare(self, cond: Cond, orders: Tensor | None = None) -> Any:
-        """All that no drawn code changes, once per image. Only raster models take `orders`."""
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
+        """The model's own order of positions, (N,); None if it is row by row."""
         ...
 
-    def cache(self, batch: int) -> Any:
+    def blocks(self, spec: TokenSpec | None = None) -> Sequence[int]:
+        """Positions per step: [1] * 256 for raster, [1, 4, 9, ...] for a pyramid."""
+        ...
+
+    def prepare(self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None) -> P:
+        """All that no drawn code changes, once per image. Only models of one grid take `orders`."""
+        ...
+
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> C:
         """An empty cache for this many rows."""
         ...
 
-    def hidden(self, codes: Tensor, cond: Any, span: Span, cache: Any = None) -> Tensor:
+    def hidden(self, codes: Tensor, cond: P, span: Span, cache: C | None = None) -> Tensor:
         """Hidden states (B, n, D); reads codes (or, after `Draw.vectors`, vectors) of earlier
         blocks only, in the order in which they are drawn."""
         ...
 
-    def draw(
-        self,
-        codes: Tensor,
-        cond: Any,
-        span: Span,
-        cache: Any,
-        guide: Guide,
-        noise: SlotNoise,
-        filters: Filters,
-    ) -> Draw: ...
+    def draw(self, codes: Tensor, cond: P, span: Span, cache: C, chance: Chance) -> Draw: ...
 
-    def loss(self, codes: Tensor, cond: Cond, read: Tensor | None = None) -> Tensor: ...
+    def loss(
+        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
+        """What training minimises at each position, (B, N); `noise` of heads that need it."""
+        ...
 
 
-def spans(
-    blocks: Sequence[int], device: torch.device | str | None = None, bucket: int = 1
-) -> list[Span]:
-    """The slots of each step. `bucket` rounds up how far attention reads the cache: 1 reads exactly
-    what is filled (a CPU); more gives few shapes (captured graphs, compiled steps)."""
-    if bucket < 1 or any(n < 1 for n in blocks):
-        raise ValueError(f"bucket and blocks must be positive, got {bucket}, {list(blocks)}")
-    total, start, result = sum(blocks), 0, list[Span]()
-    slots = torch.arange(total, device=device)
+class Embedding(Protocol):
+    """A model that draws mixtures of codes."""
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """The vectors (B, n, C) that codes stand for."""
+        ...
+
+
+def spans(blocks: Sequence[int], device: torch.device | str | None = None) -> list[Span]:
+    """The slots of each step. Raises ValueError for a block without positions."""
+    if any(n < 1 for n in blocks):
+        raise ValueError(f"blocks must be positive, got {list(blocks)}")
+    start, result = 0, list[Span]()
+    slots = torch.arange(sum(blocks), device=device)
     for n in blocks:
-        end = start + n
-        reach = min(-(-end // bucket) * bucket, total)
-        result.append(Span(slots[start:end], start == 0, reach, padded=reach > end))
-        start = end
+        result.append(Span(slots[start : start + n], start + n, start))
+        start += n
     return result
 
 
 @torch.inference_mode()
-def stream(
-    model: CausalModel,
-    cond: Cond,
-    noise: Noise,
-    guidance: Guidance | None = None,
-    filters: Filters | None = None,
-    known: Known | None = None,
-    bucket: int = 1,
-    negative: Cond | None = None,
-    orders: Tensor | None = None,
-) -> Iterator[Step]:
+def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     """Draw the codes of a batch block by block, yielding a `Step` after each.
 
-    `cond` has B rows and stands on the model's device; `negative` (B rows) takes the place of the
-    null condition in guidance; `orders` (N,) or (B, N) the place of the model's own order. Raises
-    ValueError if `noise`, `known`, `negative` or `orders` has another batch or shape, if a label is
-    no class of the model, or if the model cannot do what is asked.
+    Raises ValueError if something of the request has another batch or shape, if a label is no class
+    of the model, or if the model cannot do what is asked.
     """
-    guidance, filters = guidance or Guidance(), filters or Filters()
-    batch, device, spec = cond.batch, cond.device, model.spec
-    check_request(model, cond, noise, known, negative)
-    if filters.smooth and not hasattr(model, "embed"):
-        raise ValueError("smooth is for multi-scale models; this one has a single grid")
-    if orders is not None:
-        check_orders(orders, spec, batch)
-    orders = getattr(model, "order", None) if orders is None else orders
-    back = None if orders is None else inverse(orders).to(device)
-    given = None if known is None else Known(*(arrange(t, orders) for t in known))
+    spec, cond, noise = check_request(model, request), request.cond, request.noise
+    batch, device, guidance = cond.batch, cond.device, request.guidance
+    orders = model.order(spec) if request.orders is None else request.orders
+    orders = None if orders is None else orders.to(device)
+    back = None if orders is None else inverse(orders)
+    known = request.known and Known(*(arrange(t, orders) for t in request.known))
     time = torch.arange(spec.positions, device=device) if back is None else back
     codes, vectors = spec.empty(batch, device), None  # in the order in which they are drawn
-    uniform = noise.uniform(torch.arange(spec.positions), *width(spec))
-    branches = guidance.branches(cond, negative)
-    cache = model.cache(branches.batch)
-    prepared = model.prepare(branches, *_orders(orders, branches.batch // batch, device))
-    steps = spans(model.blocks, device, bucket)
+    uniform = noise.uniform(torch.arange(spec.positions), width(spec))
+    branches = guidance.branches(cond, request.negative)
+    cache = model.cache(branches.batch, spec)
+    prepared = model.prepare(branches, _of_branches(orders, branches.batch // batch), spec)
+    steps = spans(model.blocks(spec), device)
     for i, span in enumerate(steps):
         slots = span.slots
-        guide, numbers = guidance.at(i, len(steps)), SlotNoise(uniform[:, slots], noise, slots)
+        numbers = SlotNoise(noise, slots, ahead=uniform[:, slots])
+        chance = Chance(guidance.at(i, len(steps)), numbers, request.filters, request.solver)
         read = codes if vectors is None else vectors
-        draw = model.draw(read, prepared, span, cache, guide, numbers, filters)
-        codes[:, slots] = _kept(draw.codes, given, slots)
+        draw = model.draw(read, prepared, span, cache, chance)
+        codes[:, slots] = _kept(draw.codes, known, slots)
         if draw.vectors is not None:
             if vectors is None:
                 vectors = draw.vectors.new_zeros(batch, spec.positions, draw.vectors.shape[-1])
-            vectors[:, slots] = _kept(draw.vectors, given, slots, model)
+            vectors[:, slots] = _kept(draw.vectors, known, slots, model)
         ready = time <= slots[-1]
         yield Step(i + 1, len(steps), arrange(codes, back), draw.logp, ready, vectors)
 
 
-def generate(
-    model: CausalModel,
-    cond: Cond,
-    noise: Noise,
-    guidance: Guidance | None = None,
-    filters: Filters | None = None,
-    known: Known | None = None,
-    bucket: int = 1,
-    negative: Cond | None = None,
-    orders: Tensor | None = None,
+def _kept(
+    new: Tensor, known: Known | None, slots: Tensor, model: Embedding | None = None
 ) -> Tensor:
-    """What a tokenizer decodes of a batch, mostly codes (B, N, *trailing): the last step of
-    `stream`."""
-    drawn = model.spec.empty(cond.batch, cond.device)
-    for step in stream(model, cond, noise, guidance, filters, known, bucket, negative, orders):
-        drawn = step.drawn
-    return drawn
-
-
-def _kept(new: Tensor, given: Known | None, slots: Tensor, model: Any = None) -> Tensor:
-    """What was drawn at `slots`, with what is given where it is: codes, or a model's vectors."""
-    if given is None:
+    """What was drawn at `slots`, with what is known where it is: codes, or a model's vectors."""
+    if known is None:
         return new
-    mask, codes = given.mask[:, slots], given.codes[:, slots]
+    mask, codes = known.mask[:, slots], known.codes[:, slots]
     mask = mask.reshape(*mask.shape, *[1] * (new.dim() - 2))
     return torch.where(mask, model.embed(codes).to(new) if model else codes, new)
 
 
-def _orders(orders: Tensor | None, branches: int, device: torch.device) -> tuple[Tensor, ...]:
-    """The argument of `prepare`, a row for each branch of each image; none without orders."""
-    if orders is None:
-        return ()
-    orders = orders.to(device)
-    return (orders if orders.dim() == 1 else orders.repeat(branches, 1),)
+def _of_branches(orders: Tensor | None, branches: int) -> Tensor | None:
+    """Orders with a row for each branch of each image, where each image has its own."""
+    return orders if orders is None or orders.dim() == 1 else orders.repeat(branches, 1)

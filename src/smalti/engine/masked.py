@@ -7,163 +7,199 @@ works for every model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from smalti.codes import Cond, Draw, Guide, TokenSpec, Turn
-from smalti.engine.step import Known, Step, check_orders, check_request, width
-from smalti.sampling.filters import Filters
-from smalti.sampling.guidance import Guidance
+from smalti.codes import Cond, Draw, TokenSpec, Turn
+from smalti.engine.step import Model, Request, Step, check_request
+from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise, gumbel
 from smalti.sampling.orders import known_first, shuffled
 from smalti.sampling.reveal import Reveal, least_sure
 
+P = TypeVar("P")
+"""What a model prepares, once per image."""
+C = TypeVar("C")
+"""Its cache."""
 
-class MaskedModel(Protocol):
+
+class MaskedModel(Model, Protocol[P, C]):
     """What the loop knows of a model. Codes at unknown positions are zero and not read."""
 
-    spec: TokenSpec
+    confidence: float | None
+    """The weight of the noise with which it reveals where it is surest; None: in an order."""
 
-    def prepare(self, cond: Cond) -> Any:
+    def prepare(self, cond: Cond, spec: TokenSpec | None = None) -> P:
         """All that no drawn code changes, once per image."""
         ...
 
-    def cache(self, batch: int) -> Any:
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> C | None:
         """Where features of so many rows are kept from step to step; None if nowhere."""
         ...
 
-    def hidden(self, codes: Tensor, cond: Any, turn: Turn, cache: Any = None) -> Tensor:
+    def hidden(self, codes: Tensor, cond: P, turn: Turn, cache: C | None = None) -> Tensor:
         """Hidden states (B, m, D) of the positions that the turn wants."""
         ...
 
-    def draw(
-        self,
-        codes: Tensor,
-        cond: Any,
-        turn: Turn,
-        cache: Any,
-        guide: Guide,
-        noise: SlotNoise,
-        filters: Filters,
-    ) -> Draw: ...
+    def draw(self, codes: Tensor, cond: P, turn: Turn, cache: C | None, chance: Chance) -> Draw: ...
 
     def loss(
-        self,
-        codes: Tensor,
-        cond: Cond,
-        read: Tensor | None = None,
-        known: Tensor | None = None,
-        noise: Noise | None = None,
+        self, codes: Tensor, cond: Cond, known: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
         """What is minimised at each unknown position, 0 at known ones: (B, N)."""
         ...
 
 
 @torch.inference_mode()
-def stream(
-    model: MaskedModel,
-    cond: Cond,
-    noise: Noise,
-    guidance: Guidance | None = None,
-    filters: Filters | None = None,
-    known: Known | None = None,
-    bucket: int = 1,
-    negative: Cond | None = None,
-    orders: Tensor | None = None,
-    reveal: Reveal | None = None,
-    refresh: int = 1,
-) -> Iterator[Step]:
+def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
     """Draw the codes of a batch step by step, yielding a `Step` after each.
 
-    Arguments as of `engine.causal.stream`. `orders` (N,) or (B, N) says what is revealed first;
-    None is random, another one for each image. `bucket` rounds up how many known positions a model
-    reads. With `refresh` above 1, features of known positions are computed anew only every so many
-    steps, which is faster and not exact. Where fewer positions are unknown than there are steps,
-    there are as many steps as unknown positions; rows that differ in their number share the steps
-    and the guidance of the one that has most.
+    Without an order of the request it is random, another one for each image. Where fewer positions
+    are unknown than there are steps, there are as many steps as unknown positions; rows that differ
+    in their number share the steps and the guidance of the one that has most.
     Raises ValueError as `engine.causal.stream` does, and for what `Reveal` refuses.
     """
-    guidance, filters, reveal = guidance or Guidance(), filters or Filters(), reveal or Reveal()
-    batch, device, spec = cond.batch, cond.device, model.spec
-    check_request(model, cond, noise, known, negative)
-    _check_can(spec, filters, reveal, orders, batch, bucket, refresh)
-    codes = spec.empty(batch, device)
-    ready = torch.zeros(batch, spec.positions, dtype=torch.bool, device=device)
-    if known is not None:
-        ready = known.mask.to(device)
-        codes = _where(ready, known.codes.to(codes), codes)
-    unknown: list[int] = (~ready).sum(1).tolist()
-    steps = min(reveal.count(spec.positions), max(unknown, default=0))
-    if not steps:
-        yield Step(1, 1, codes, codes.new_zeros(batch, 0, dtype=torch.float32), ready)
+    spec = check_request(model, request)
+    _check_can(spec, request)
+    codes, ready = _begin(spec, request)
+    plan = Plan.of(request.reveal, ready)
+    if not plan.steps:
+        yield Step(1, 1, codes, codes.new_zeros(len(codes), 0, dtype=torch.float32), ready)
         return
-    # hidden positions of each row before and after every step
-    left = [[n, *reveal.left(n, steps)] for n in unknown]
-    most = max(left)
-    orders = shuffled(noise, spec.positions) if orders is None else orders
-    orders = known_first(orders.to(device), ready)  # (B, N)
-    branches = guidance.branches(cond, negative)
-    prepared = model.prepare(branches)
-    cache = model.cache(branches.batch) if refresh > 1 else None
-    sure, everywhere = reveal.confidence is not None, torch.arange(spec.positions, device=device)
-    for i in range(steps):
-        before, after = ([row[j] for row in left] for j in (i, i + 1))
-        # as MAR counts: of all positions, and one as if it were hidden at the end
-        hidden = max(1, after[left.index(most)])
-        guide = guidance.at(i, steps, 1 - hidden / spec.positions)
-        reach = -(-(spec.positions - min(before)) // bucket) * bucket
-        wanted, kept = (None, None) if sure else _next(orders, before, after)
-        turn = Turn(ready, wanted, min(reach, spec.positions), fresh=i % refresh == 0)
-        slots, again = (everywhere, i) if wanted is None else (wanted, 0)
-        uniform = noise.uniform(slots, *width(spec), step=2 * again)
-        numbers = SlotNoise(uniform, noise, slots, again)
-        draw = model.draw(codes, prepared, turn, cache, guide, numbers, filters)
-        if kept is None or wanted is None:
-            new = _where(ready, codes, draw.codes)
-            ready = _surest(draw.logp, ready, after, numbers, reveal.weight(i, steps))
-            codes = _where(ready, new, torch.zeros_like(codes))
-        else:
-            codes, ready = _placed(codes, ready, draw.codes, wanted, kept)
-        yield Step(i + 1, steps, codes, draw.logp, ready)
+    taker: Taker = ByOrder(request, ready)
+    if request.reveal.confidence is not None:
+        taker = Surest(request, plan.steps, spec.positions)
+    branches = request.guidance.branches(request.cond, request.negative)
+    prepared = model.prepare(branches, spec)
+    cache = model.cache(branches.batch, spec) if request.refresh > 1 else None
+    for i in range(plan.steps):
+        before, after = plan.hidden(i)
+        guide = request.guidance.at(i, plan.steps, plan.share(i))
+        asked = taker.ask(i, before, after)
+        fresh = i % request.refresh == 0
+        turn = Turn(ready, asked.wanted, spec.positions - min(before), fresh)
+        chance = Chance(guide, asked.noise, request.filters, request.solver)
+        draw = model.draw(codes, prepared, turn, cache, chance)
+        codes, ready = taker.take(codes, ready, draw, asked)
+        yield Step(i + 1, plan.steps, codes, draw.logp, ready)
 
 
-def generate(model: MaskedModel, cond: Cond, noise: Noise, *args: Any, **more: Any) -> Tensor:
-    """Codes (B, N, *trailing) of a batch: the last step of `stream`."""
-    *_, last = stream(model, cond, noise, *args, **more)
-    return last.drawn
+def _begin(spec: TokenSpec, request: Request) -> tuple[Tensor, Tensor]:
+    """Codes (B, N, ...), and where they are known (B, N) bool, before the first step."""
+    batch, device = request.cond.batch, request.cond.device
+    codes = spec.empty(batch, device)
+    if request.known is None:
+        return codes, torch.zeros(batch, spec.positions, dtype=torch.bool, device=device)
+    ready = request.known.mask.to(device)
+    return _where(ready, request.known.codes.to(codes), codes), ready
 
 
-def _next(orders: Tensor, before: list[int], after: list[int]) -> tuple[Tensor, Tensor]:
-    """The positions (B, m) to draw, and which of them are to be kept: a row that draws fewer than
-    another draws something in vain."""
-    first, end = (orders.shape[1] - torch.tensor(n, device=orders.device) for n in (before, after))
-    count = max(b - a for b, a in zip(before, after, strict=True))
-    index = first[:, None] + torch.arange(count, device=orders.device)  # (B, m)
-    return orders.gather(1, index.clamp(max=orders.shape[1] - 1)), index < end[:, None]
+class Plan(NamedTuple):
+    """How many positions each row hides, before the first and after every step."""
+
+    left: list[list[int]]
+    """(B, steps + 1)."""
+    positions: int
+
+    @staticmethod
+    def of(reveal: Reveal, ready: Tensor) -> Plan:
+        """The plan of rows of which some positions are `ready`, (B, N) bool."""
+        positions, unknown = ready.shape[1], [int(n) for n in (~ready).sum(1).tolist()]
+        steps = min(reveal.count(positions), max(unknown, default=0))
+        return Plan([[n, *reveal.left(n, steps)] for n in unknown], positions)
+
+    @property
+    def steps(self) -> int:
+        return len(self.left[0]) - 1 if self.left else 0
+
+    def hidden(self, step: int) -> tuple[list[int], list[int]]:
+        """Hidden positions of each row before and after a step."""
+        return [row[step] for row in self.left], [row[step + 1] for row in self.left]
+
+    def share(self, step: int) -> float:
+        """The share of all positions that are shown after a step, by which guidance goes on; of the
+        row that hides most. As MAR counts, one position is as if hidden at the end."""
+        hidden = max(1, max(self.left)[step + 1])
+        return 1 - hidden / self.positions
 
 
-def _placed(
-    codes: Tensor, ready: Tensor, new: Tensor, wanted: Tensor, kept: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Codes (B, N, ...) and what is ready, with new codes (B, m, ...) at the wanted positions."""
-    n = codes.shape[1]
-    index = torch.where(kept, wanted, n)  # what is drawn in vain goes to a column of its own
-    ready = torch.cat((ready, ready[:, :1]), 1).scatter(1, index, True)[:, :n]
-    index = index.view(*index.shape, *[1] * (codes.dim() - 2)).expand(new.shape)
-    codes = torch.cat((codes, codes[:, :1]), 1).scatter(1, index, new.to(codes))[:, :n]
-    return codes, ready
+class Asked(NamedTuple):
+    """What a step draws and keeps."""
+
+    noise: SlotNoise
+    """Of the positions that are drawn."""
+    wanted: Tensor | None = None
+    """(B, m) positions to draw; None: all."""
+    kept: Tensor | None = None
+    """(B, m) bool; None: those that are surest."""
+    hidden: Tensor | None = None
+    """(B,) how many are to be hidden after the step."""
+    weight: float | Tensor = 0.0
+    """Of the noise on how sure the model is: a number or (B,)."""
 
 
-def _surest(
-    logp: Tensor, ready: Tensor, hidden: list[int], numbers: SlotNoise, weight: float
-) -> Tensor:
-    """What is ready when all but `hidden` positions of each row are revealed, (B, N) bool."""
-    noise = gumbel(numbers.source.uniform(numbers.slots, step=2 * numbers.step + 1))
-    confidence = (logp + weight * noise).masked_fill(ready, torch.inf)
-    return ~least_sure(confidence, torch.tensor(hidden, device=logp.device))
+class Taker(Protocol):
+    """Which positions a step draws, and which of them it keeps."""
+
+    def ask(self, step: int, before: Sequence[int], after: Sequence[int]) -> Asked:
+        """What to draw so that of each row's `before` hidden positions `after` are left."""
+        ...
+
+    def take(self, codes: Tensor, ready: Tensor, draw: Draw, asked: Asked) -> tuple[Tensor, Tensor]:
+        """Codes (B, N, ...) and what is ready (B, N), with what is kept of the draw."""
+        ...
+
+
+class ByOrder:
+    """Reveals positions in an order, each of which is drawn once (MAR, Fluid)."""
+
+    def __init__(self, request: Request, ready: Tensor) -> None:
+        orders, self.noise = request.orders, request.noise
+        orders = shuffled(self.noise, ready.shape[1]) if orders is None else orders
+        self.orders = known_first(orders.to(ready.device), ready)  # (B, N)
+
+    def ask(self, step: int, before: Sequence[int], after: Sequence[int]) -> Asked:
+        total, device = self.orders.shape[1], self.orders.device
+        first, end = (total - torch.tensor(n, device=device) for n in (before, after))
+        count = max(b - a for b, a in zip(before, after, strict=True))
+        index = first[:, None] + torch.arange(count, device=device)  # (B, m)
+        wanted = self.orders.gather(1, index.clamp(max=total - 1))
+        # a row that reveals fewer than another draws something in vain
+        return Asked(SlotNoise(self.noise, wanted), wanted, index < end[:, None])
+
+    def take(self, codes: Tensor, ready: Tensor, draw: Draw, asked: Asked) -> tuple[Tensor, Tensor]:
+        assert asked.wanted is not None and asked.kept is not None
+        n, new = codes.shape[1], draw.codes
+        index = torch.where(asked.kept, asked.wanted, n)  # drawn in vain: a column of its own
+        ready = torch.cat((ready, ready[:, :1]), 1).scatter(1, index, True)[:, :n]
+        index = index.view(*index.shape, *[1] * (codes.dim() - 2)).expand(new.shape)
+        codes = torch.cat((codes, codes[:, :1]), 1).scatter(1, index, new.to(codes))[:, :n]
+        return codes, ready
+
+
+class Surest:
+    """Draws all positions at each step and keeps those that the model is surest of (MaskGIT)."""
+
+    def __init__(self, request: Request, steps: int, positions: int) -> None:
+        self.noise, self.reveal, self.steps = request.noise, request.reveal, steps
+        self.slots = torch.arange(positions, device=request.cond.device)
+
+    def ask(self, step: int, before: Sequence[int], after: Sequence[int]) -> Asked:
+        hidden = torch.tensor(after, device=self.slots.device)
+        weight = self.reveal.weight(step, self.steps)
+        return Asked(SlotNoise(self.noise, self.slots, step), hidden=hidden, weight=weight)
+
+    def take(self, codes: Tensor, ready: Tensor, draw: Draw, asked: Asked) -> tuple[Tensor, Tensor]:
+        assert asked.hidden is not None
+        new, noise, weight = _where(ready, codes, draw.codes), asked.noise, asked.weight
+        weight = weight.unsqueeze(1) if isinstance(weight, Tensor) else weight
+        doubt = gumbel(noise.source.uniform(noise.slots, step=2 * noise.step + 1))
+        confidence = (draw.logp + weight * doubt).masked_fill(ready, torch.inf)
+        ready = ~least_sure(confidence, asked.hidden)
+        return _where(ready, new, torch.zeros_like(codes)), ready
 
 
 def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -171,27 +207,20 @@ def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(mask.view(*mask.shape, *[1] * (b.dim() - 2)), a.to(b), b)
 
 
-def _check_can(
-    spec: TokenSpec,
-    filters: Filters,
-    reveal: Reveal,
-    orders: Tensor | None,
-    batch: int,
-    bucket: int,
-    refresh: int,
-) -> None:
+def _check_can(spec: TokenSpec, request: Request) -> None:
+    reveal = request.reveal
     reveal.count(spec.positions)
-    for name, number in (("bucket", bucket), ("refresh", refresh)):
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
-    if filters.smooth:
-        raise ValueError("smooth is for multi-scale models; this one has a single grid")
-    if reveal.confidence is not None and not spec.discrete:
+    if request.refresh < 1:
+        raise ValueError(f"refresh must be at least 1, got {request.refresh}")
+    if reveal.confidence is None:
+        return
+    if not spec.discrete:
         raise ValueError(
             f"confidence {reveal.confidence} is for discrete codes; continuous ones, which have no "
             "probability, are revealed in an order"
         )
-    if orders is not None:
-        check_orders(orders, spec, batch)
-        if reveal.confidence is not None:
-            raise ValueError("an order is for models that do not reveal by confidence")
+    if request.orders is not None:
+        raise ValueError(
+            f"an order is for models that reveal in one; confidence {reveal.confidence} "
+            "reveals where the model is surest"
+        )

@@ -1,15 +1,79 @@
-"""What both loops take and give: known codes, steps, and the checks of a request."""
+"""What the loops take and give: a request, known codes, steps, and the checks of a request."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from smalti.codes import Cond, TokenSpec
+from smalti.codes import Cond, Reads, TokenSpec
+from smalti.sampling.filters import Filters
+from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import check_order
+from smalti.sampling.reveal import Reveal
+from smalti.sampling.solvers import Solver
+
+Loop = Literal["causal", "masked", "mixed"]
+
+
+class Model(Protocol):
+    """What any loop knows of a model."""
+
+    spec: TokenSpec
+    """The codes that it draws, unless another grid is asked for."""
+    loop: Loop
+    """Which loop draws it."""
+    smooth: bool
+    """Whether it can draw mixtures of codes."""
+
+    @property
+    def reads(self) -> Reads:
+        """What it is conditioned on."""
+        ...
+
+    def draws(self, spec: TokenSpec | None) -> TokenSpec:
+        """The codes to draw: those of `spec`, or its own. Raises ValueError if it cannot."""
+        ...
+
+
+class Known(NamedTuple):
+    """Codes that are given, not drawn."""
+
+    codes: Tensor
+    """(B, N, *trailing)."""
+    mask: Tensor
+    """(B, N) bool, True where the code is given."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be drawn, and how. B images, N positions."""
+
+    cond: Cond
+    """B rows, on the model's device."""
+    noise: Noise
+    """B rows of random numbers."""
+    guidance: Guidance = Guidance()
+    filters: Filters = Filters()
+    solver: Solver = Solver()
+    """Of models of continuous codes."""
+    reveal: Reveal = Reveal()
+    """Of masked models: how many positions each step reveals."""
+    refresh: int = 1
+    """Of masked models: features of known positions are computed anew every so many steps; above 1
+    is faster and not exact."""
+    known: Known | None = None
+    """Codes that are given."""
+    negative: Cond | None = None
+    """B rows that take the place of the null condition in guidance."""
+    orders: Tensor | None = None
+    """Positions in the order of drawing, (N,) or (B, N); None: the model's own."""
+    spec: TokenSpec | None = None
+    """Codes on another grid than the model's own, if it can draw them."""
 
 
 class Step(NamedTuple):
@@ -34,31 +98,26 @@ class Step(NamedTuple):
         return self.codes if self.vectors is None else self.vectors
 
 
-class Known(NamedTuple):
-    """Codes that are given, not drawn."""
-
-    codes: Tensor
-    """(B, N, *trailing)."""
-    mask: Tensor
-    """(B, N) bool, True where the code is given."""
-
-
-def check_request(
-    model: Any, cond: Cond, noise: Noise, known: Known | None, negative: Cond | None
-) -> None:
-    """Raise ValueError unless all has the batch and shape of `cond` and the model's codes."""
-    batch = cond.batch
-    if len(noise.seeds) != batch:
-        raise ValueError(f"noise has {len(noise.seeds)} rows for a batch of {batch}")
-    if known is not None:
-        _check_known(known, model.spec, batch)
+def check_request(model: Model, request: Request) -> TokenSpec:
+    """The codes that are to be drawn. Raises ValueError unless all of a request has the batch and
+    shape of its condition and of these codes, and is something that the model can do."""
+    spec, batch = model.draws(request.spec), request.cond.batch
+    if len(request.noise.seeds) != batch:
+        raise ValueError(f"noise has {len(request.noise.seeds)} rows for a batch of {batch}")
+    if request.known is not None:
+        _check_known(request.known, spec, batch)
+    negative = request.negative
     if negative is not None and negative.batch != batch:
         raise ValueError(f"negative has {negative.batch} rows for a batch of {batch}")
-    _check_labels(model, cond)
+    if request.filters.smooth and not model.smooth:
+        raise ValueError("smooth is for multi-scale models; this one has a single grid")
+    if request.orders is not None:
+        _check_orders(request.orders, spec, batch)
+    _check_labels(model.reads.classes, request.cond)
+    return spec
 
 
-def check_orders(orders: Tensor, spec: TokenSpec, batch: int) -> None:
-    """Raise ValueError unless `orders` are permutations (N,) or (B, N) of a single grid."""
+def _check_orders(orders: Tensor, spec: TokenSpec, batch: int) -> None:
     if len(spec.grids) > 1:
         raise ValueError(
             f"orders are for models of one grid; this one has {len(spec.grids)} scales"
@@ -78,9 +137,8 @@ def _check_known(known: Known, spec: TokenSpec, batch: int) -> None:
         )
 
 
-def _check_labels(model: Any, cond: Cond) -> None:
+def _check_labels(classes: int, cond: Cond) -> None:
     """Out of range, an embedding would raise something obscure or take the null class."""
-    classes = getattr(getattr(model, "config", None), "classes", 0)
     if cond.labels is None or not classes or not len(cond.labels):
         return
     low, high = (int(n) for n in torch.aminmax(cond.labels))
@@ -88,9 +146,6 @@ def _check_labels(model: Any, cond: Cond) -> None:
         raise ValueError(f"labels must be in [0, {classes}), got {low} to {high}")
 
 
-def width(spec: TokenSpec) -> tuple[int, ...]:
-    """How many uniform numbers a position needs, as an argument of `Noise.uniform`."""
-    count = 1
-    for n in spec.trailing if spec.discrete else ():
-        count *= n
-    return (count,) if spec.discrete and spec.trailing else ()
+def width(spec: TokenSpec) -> int:
+    """How many uniform numbers a position needs, as `Noise.uniform` counts them."""
+    return math.prod(spec.trailing) if spec.discrete and spec.trailing else 0

@@ -21,21 +21,22 @@ def histogram(codes: Tensor, vocab: int) -> Tensor:
 
 
 def histograms(codes: Tensor, spec: TokenSpec) -> Tensor:
-    """How often each code of (B, N, *trailing) occurs at each scale and depth: (K, D, V) int64 on
-    the CPU. D is 1 where a position has one code."""
-    scales = codes.split([h * w for h, w in spec.grids], 1)
-    depths = [part.unbind(2) if spec.depth else (part,) for part in scales]
-    return torch.stack([torch.stack([histogram(d, spec.vocab) for d in part]) for part in depths])
+    """How often each code of (B, N, *trailing) occurs at each scale and place within a position:
+    (K, D, V) int64 on the CPU. D counts depths and bits; it is 1 where a position has one code."""
+    codes = codes.reshape(*codes.shape[:2], math.prod(spec.trailing))  # (B, N, D)
+    scales = [part.unbind(2) for part in codes.split([h * w for h, w in spec.grids], 1)]
+    return torch.stack([torch.stack([histogram(d, spec.vocab) for d in part]) for part in scales])
 
 
 def parts(counts: Tensor, spec: TokenSpec) -> dict[str, Tensor]:
     """Of `histograms` (K, D, V): the counts (V,) of all codes, named "", and where there are
-    several of each scale ("_2x2") and of each depth ("_depth0")."""
+    several of each scale ("_2x2") and of each depth ("_depth0") or bit ("_bit0")."""
     found = {"": counts.sum((0, 1))}
     if len(counts) > 1:
         found |= {f"_{h}x{w}": c.sum(0) for (h, w), c in zip(spec.grids, counts, strict=True)}
     if counts.shape[1] > 1:
-        found |= {f"_depth{i}": c for i, c in enumerate(counts.sum(0))}
+        place = "bit" if spec.channels else "depth"
+        found |= {f"_{place}{i}": c for i, c in enumerate(counts.sum(0))}
     return found
 
 
@@ -55,10 +56,15 @@ def perplexity(counts: Tensor) -> float:
 
 
 def unigram_bits(counts: Tensor, held_out: Tensor) -> float:
-    """Bits per token of held-out codes under the `histogram` of the training codes (plus one)."""
-    frequencies = counts.double() + 1
-    bits = -(frequencies / frequencies.sum()).log2()
-    return bits[held_out.flatten().cpu()].mean().item()
+    """Bits per position of held-out codes under the counts of the training codes (plus one).
+
+    Args: counts (V,), or (D, V) of each of the D codes of a position, whose bits add up; held-out
+    codes (B, N), or (B, N, *trailing) of D codes each.
+    """
+    frequencies = counts.double().view(-1, counts.shape[-1]) + 1  # (D, V)
+    bits = -(frequencies / frequencies.sum(1, keepdim=True)).log2()
+    codes = held_out.cpu().reshape(-1, len(bits))  # (B * N, D)
+    return bits.gather(1, codes.T).mean(1).sum().item()
 
 
 def bits(nats: float) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smalti.codes import Cond
 from smalti.eval.codebook import bits
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import order as orders_of
@@ -30,7 +31,7 @@ def as_bits(model: Any, loss: float) -> dict[str, float]:
     """
     if not model.spec.discrete:
         return {"diffusion_loss": loss}
-    bound = "_bound" if getattr(model, "masked", False) else ""
+    bound = "_bound" if model.loop == "masked" else ""
     return {
         f"nats_per_token{bound}": loss,
         f"bits_per_token{bound}": bits(loss),
@@ -58,16 +59,17 @@ def losses(
     `precision` autocasts products to this dtype; `order` is one of `sampling.orders` in which a
     raster model predicts, in place of its own. Raises ValueError if there are no codes.
     """
-    orders = (orders_of(order, model.spec.grids[0]).to(device),) if order else ()
+    orders = orders_of(order, model.spec.grids[0]).to(device) if order else None
     found, count, device = [], 0, torch.device(device)
     for batch in batches:
         batch = {k: v.to(device) for k, v in batch.items()}
         codes, cond = batch["codes"], condition(batch, encoder)
         with torch.autocast(device.type, precision, enabled=precision is not None):
-            if getattr(model, "masked", False) or not model.spec.discrete:
-                loss = _hidden_loss(model, codes, cond, count)  # (B,)
+            noise = Noise.request(0, len(codes), count, device)
+            if model.loop == "masked":
+                loss = _hidden_loss(model, codes, cond, noise)  # (B,)
             else:
-                loss = model.loss(codes, cond, None, *orders).mean(1)  # (B,)
+                loss = model.loss(codes, cond, orders, noise).mean(1)  # (B,)
         found.append(loss.double().cpu())
         count += len(codes)
     if not count:
@@ -75,11 +77,8 @@ def losses(
     return torch.cat(found)
 
 
-def _hidden_loss(model: Any, codes: Tensor, cond: Any, first: int) -> Tensor:
-    """The mean loss of each image at hidden positions, (B,); `first` numbers the first image."""
-    noise = Noise.request(0, len(codes), first, codes.device)
-    if not getattr(model, "masked", False):
-        return model.loss(codes, cond, noise=noise).mean(1)
+def _hidden_loss(model: Any, codes: Tensor, cond: Cond, noise: Noise) -> Tensor:
+    """The mean loss of each image at hidden positions, (B,)."""
     positions = model.spec.positions
     # the golden ratio spreads the numbers of hidden positions evenly over any number of images
     share = (noise.index.double() + 0.5) * (5**0.5 - 1) / 2 % 1  # (B,)
@@ -87,4 +86,4 @@ def _hidden_loss(model: Any, codes: Tensor, cond: Any, first: int) -> Tensor:
     order = shuffled(noise, positions)
     known = torch.arange(positions, device=codes.device) >= hidden
     known = torch.zeros_like(known).scatter(1, order, known)
-    return model.loss(codes, cond, known=known, noise=noise).sum(1) / hidden.squeeze(1)
+    return model.loss(codes, cond, known, noise).sum(1) / hidden.squeeze(1)

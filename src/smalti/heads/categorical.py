@@ -7,17 +7,28 @@ from torch.nn import functional as F
 
 from smalti.codes import Draw, Guide
 from smalti.nn.linear import Linear
-from smalti.sampling.filters import Filters, draw
+from smalti.sampling.chance import Chance
+from smalti.sampling.filters import draw
+from smalti.sampling.noise import SlotNoise
 
 
 class CategoricalHead(nn.Module):
     """Hidden states (B, N, D) to codes (B, N), int64 in [0, vocab)."""
+
+    smoothing: float = 0.0
+    """Share of each target that training spreads over all codes (Szegedy et al. 2015,
+    arXiv:1512.00567)."""
 
     def __init__(self, dim: int, vocab: int, bias: bool = False) -> None:
         super().__init__()
         if vocab < 2:
             raise ValueError(f"vocab must be at least 2, got {vocab}")
         self.proj = Linear(dim, vocab, bias=bias)
+
+    def init_weights(self) -> None:
+        """Zeros: any code is as likely as any other."""
+        for weight in self.proj.parameters():
+            nn.init.zeros_(weight)
 
     def logits(self, h: Tensor) -> Tensor:
         """(B, N, V) in float32."""
@@ -30,17 +41,16 @@ class CategoricalHead(nn.Module):
             logits = logits - logits.mean(-1, keepdim=True)
         return guide.merge(logits)
 
-    def loss(self, h: Tensor, codes: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Negative log-likelihood of each position, (B, N) in nats; with `smoothing`, that share of
-        each target is spread over all codes."""
+    def loss(self, h: Tensor, codes: Tensor, noise: SlotNoise | None = None) -> Tensor:
+        """Negative log-likelihood of each position, (B, N) in nats; in training `smoothing` of each
+        target is spread over all codes."""
         logits = self.logits(h).flatten(0, 1)  # (B * N, V)
+        smoothing = self.smoothing if self.training else 0.0
         loss = F.cross_entropy(logits, codes.flatten(), reduction="none", label_smoothing=smoothing)
         return loss.view_as(codes)
 
-    def sample(self, h: Tensor, guide: Guide, noise: Tensor, filters: Filters) -> Draw:
-        """Draw codes (B, n) from hidden states of all branches (branches * B, n, D).
-
-        `noise` is uniform in [0, 1), (B, n); equal noise gives equal codes.
-        """
-        codes, logp = draw(filters(self.merged(h, guide)), noise)
+    def sample(self, h: Tensor, chance: Chance) -> Draw:
+        """Draw codes (B, n) from hidden states of all branches (branches * B, n, D)."""
+        logits = chance.filters(self.merged(h, chance.guide))
+        codes, logp = draw(logits, chance.noise.uniform())
         return Draw(codes, logp, h)

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from smalti.codes import Draw, Guide
 from smalti.nn.adaln import LN_EPS, modulate, normed
 from smalti.nn.linear import Linear
-from smalti.sampling.filters import Filters
-from smalti.sampling.noise import Noise, SlotNoise
-from smalti.sampling.solvers import TIMES, Path, cosine, path
+from smalti.sampling.chance import Chance
+from smalti.sampling.noise import SlotNoise
+from smalti.sampling.solvers import TIMES, Path, Solver, Temperature, cosine, path
 
 MODULATED = 256
 """Rows of modulation, over steps and positions, that are computed at once while drawing."""
@@ -170,38 +170,55 @@ class DiffusionHead(nn.Module):
         mse = (predicted - eps).square().mean(-1)
         return {"mse": mse, "vb": nats.mean(-1) / math.log(2)}
 
-    def loss(self, h: Tensor, codes: Tensor, noise: Noise, slots: Tensor) -> Tensor:
+    def loss(self, h: Tensor, codes: Tensor, noise: SlotNoise | None = None) -> Tensor:
         """The training loss of each position, (B, n): the mean over `repeat` times and noises.
 
-        Args: h (B, n, D); codes (B, n, C); the noise of each item; slots (n,) or (B, n), the
-        positions, which say where in `noise` a code's times and noises are.
+        Args: h (B, n, D); codes (B, n, C); the noise of the positions, where a code's times and
+        noises are; None is always the same.
         """
-        repeat = self.config.repeat
-        t = noise.uniform(slots, repeat, TRAINING)  # (B, n, repeat)
+        if noise is None:
+            noise = SlotNoise.of(None, codes, torch.arange(codes.shape[1]))
+        repeat, numbers, slots = self.config.repeat, noise.source, noise.slots
+        t = numbers.uniform(slots, repeat, TRAINING)  # (B, n, repeat)
         if self.kind == "diffusion":
             t = (t.double() * self.config.timesteps).long()
-        eps = noise.normal(slots, repeat * self.channels, TRAINING).unflatten(-1, (repeat, -1))
+        eps = numbers.normal(slots, repeat * self.channels, TRAINING).unflatten(-1, (repeat, -1))
         parts = self.errors(h.unsqueeze(2), codes.unsqueeze(2), t, eps)  # each (B, n, repeat)
         return torch.stack(list(parts.values())).sum(0).mean(-1)
 
-    def sample(self, h: Tensor, guide: Guide, noise: SlotNoise, filters: Filters) -> Draw:
+    def way(self, solver: Solver) -> Path:
+        """How a solver gets from noise to codes. Raises ValueError if it does not fit the head."""
+        return path(solver, self.kind, self.config.timesteps)
+
+    def sample(self, h: Tensor, chance: Chance) -> Draw:
         """Draw codes (B, n, C) from hidden states of all branches, (branches * B, n, D).
 
-        Of `filters` a head reads the solver and the temperature. Raises ValueError for a solver
-        that does not fit the head.
+        Of the filters a head reads the temperature. Raises ValueError for a solver that does not
+        fit the head.
         """
-        way = path(filters.solver, self.kind, self.config.timesteps)
-        numbers = noise.normal(way.draws * self.channels).unflatten(-1, (way.draws, -1))
+        way, temperature = self.way(chance.solver), chance.filters.temperature
+        numbers = chance.noise.normal(way.draws * self.channels).unflatten(-1, (way.draws, -1))
         rows = numbers.flatten(0, 1).transpose(0, 1).contiguous()  # (draws, R, C)
         z = h.unflatten(0, (-1, len(numbers))).flatten(1, 2)  # (branches, R, D)
-        codes = self.solve(z, guide, rows, way, filters.temperature)
+        if isinstance(temperature, Tensor):  # of each row
+            temperature = temperature.repeat_interleave(numbers.shape[1]).unsqueeze(-1)  # (R, 1)
+        codes = self.solve(z, chance.guide, rows, way, temperature, len(numbers))
         codes = codes.view(*numbers.shape[:2], self.channels)  # (B, n, C)
         return Draw(codes, torch.full_like(codes[..., 0], math.nan), h)
 
     def solve(
-        self, z: Tensor, guide: Guide, noise: Tensor, way: Path, temperature: float = 1.0
+        self,
+        z: Tensor,
+        guide: Guide,
+        noise: Tensor,
+        way: Path,
+        temperature: Temperature = 1.0,
+        images: int | None = None,
     ) -> Tensor:
-        """Codes (R, C) from hidden states (branches, R, D) and noise (draws, R, C)."""
+        """Codes (R, C) from hidden states (branches, R, D) and noise (draws, R, C). The rows are
+        those of so many `images`, by default one of each."""
+        images = z.shape[1] if images is None else images
+        shape = (len(z) * images, z.shape[1] // max(images, 1), self.channels)
         conds = self.cond_embed(z)  # (branches, R, W)
         times = self.time_embed(torch.tensor(way.times, device=z.device))  # (E, W)
         steps = max(1, MODULATED // max(1, conds[..., 0].numel()))
@@ -214,7 +231,7 @@ class DiffusionHead(nn.Module):
             # the branches part at the first modulation: until there they are one
             found = self.modulated(self.project(x), [table[i % steps] for table in tables])
             clean, share = self._clean(x, found, *way.points[i])  # (branches, R, C)
-            clean = guide.merge(clean.flatten(0, 1))
+            clean = guide.merge(clean.reshape(shape)).flatten(0, 1)
             clip = self.config.clip or math.inf
             return clean.clamp(-clip, clip), share[0]
 

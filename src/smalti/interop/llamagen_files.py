@@ -101,9 +101,9 @@ def _pipeline(files: LlamaGenFiles, model: Path) -> Pipeline:
     state = gpt_state(gpt.state, config)
     generator = assemble(LlamaGen, config, state, str(model), dtype_of(files.dtype))
     if config.classes:
-        return Pipeline(tokenizer, generator, sampling=Sampling(guidance=_guidance(config)))
+        return Pipeline(tokenizer, generator, sampling=Sampling.of(guidance=_guidance(config)))
     text = T5(T5Config(files.text, config.text_length, config.text_dim))
-    return Pipeline(tokenizer, generator, sampling=Sampling(guidance=7.5, top_k=1000), text=text)
+    return Pipeline(tokenizer, generator, sampling=Sampling.of(guidance=7.5, top_k=1000), text=text)
 
 
 def _tokenizer(checkpoint: Checkpoint, config: VQGANConfig, grid: tuple[int, int]) -> VQGAN:

@@ -41,7 +41,7 @@ HEADS = {size["dim"]: size["heads"] for size in SIZES.values()}
 def fid_sampling(size: str, positions: int = 256) -> Sampling:
     """How a published size was drawn for its FID, in no more steps than there are positions."""
     steps = min(256, positions)
-    return Sampling(GUIDANCE[size], "linear", steps=steps)
+    return Sampling.of(guidance=GUIDANCE[size], schedule="linear", steps=steps)
 
 
 @dataclass(frozen=True)

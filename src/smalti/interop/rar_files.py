@@ -44,7 +44,9 @@ FID = {
 def fid_sampling(size: str) -> Sampling:
     """How a published size was drawn for its FID."""
     guidance, power, temperature = FID[size]
-    return Sampling(guidance, "power-cosine", power, temperature=temperature)
+    return Sampling.of(
+        guidance=guidance, schedule="power-cosine", power=power, temperature=temperature
+    )
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def sampling(config: RARConfig) -> Sampling:
     for name, size in SIZES.items():
         if all(getattr(config, field) == value for field, value in size.items()):
             return fid_sampling(name)
-    return Sampling(guidance=4.0)
+    return Sampling.of(guidance=4.0)
 
 
 def rar_sizes(checkpoint: Checkpoint, grid: tuple[int, int] | None = None) -> RARConfig:

@@ -36,7 +36,7 @@ REPOSITORIES = {
     )
 }
 
-FID = Sampling(guidance=2.5, schedule="linear", top_k=900, top_p=0.96)
+FID = Sampling.of(guidance=2.5, schedule="linear", top_k=900, top_p=0.96)
 """The published evaluation of every size; upstream's cfg of 1.5 is a guidance of 1 + 1.5."""
 
 Scales = tuple[tuple[int, int], ...]

@@ -21,28 +21,29 @@ Letters: B images, N positions, D width, H heads, T text tokens, V codebook entr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from smalti.codes import Cond, Draw, Guide, Span, TokenSpec, Turn
+from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec, Turn
 from smalti.heads.categorical import CategoricalHead
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
+from smalti.models.generator import Generator, GeneratorConfig, codes_of
 from smalti.nn.adaln import LN_EPS
 from smalti.nn.attention import KVCache, attend
+from smalti.nn.cross import Context, CrossAttention, split
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
-from smalti.sampling.filters import Filters
+from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange, restore
 
 
 @dataclass(frozen=True)
-class FluidConfig:
+class FluidConfig(GeneratorConfig):
     grid: tuple[int, int] = (16, 16)
     """Height and width of the code grid."""
     vocab: int = 0
@@ -100,32 +101,19 @@ class FluidConfig:
     def spec(self) -> TokenSpec:
         return TokenSpec((self.grid,), self.vocab, channels=self.channels)
 
-
-class Context:
-    """What cross-attention reads: words (B, T, D) and where they are, mask (B, 1, 1, T) or None.
-
-    With `keep` every layer's keys and values are computed once, for all steps of a generation.
-    """
-
-    def __init__(self, words: Tensor, mask: Tensor | None, keep: bool) -> None:
-        self.words, self.mask = words, mask
-        self.kept: dict[nn.Module, tuple[Tensor, Tensor]] | None = {} if keep else None
-
-    def read(self, attention: CrossAttention) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, each (B, H, T, head_dim)."""
-        if self.kept is None:
-            return attention.keys(self.words)
-        if attention not in self.kept:
-            self.kept[attention] = attention.keys(self.words)
-        return self.kept[attention]
+    def fitted(self, tokenizer: Any, reads: Reads) -> FluidConfig:
+        """As of any model; it takes discrete and continuous codes alike."""
+        codes = codes_of(tokenizer.spec)
+        return self.with_known(grid=self.one_grid(tokenizer), **codes, **reads.settings())
 
 
-class Prepared(NamedTuple):
+@dataclass
+class Prepared(Rowwise):
     """All that no drawn code changes."""
 
     context: Context
     places: Tensor
-    """(N, D) or, with an order for each row, (B, N, D): positions in the order of drawing."""
+    """(1, N, D) or, with an order for each row, (B, N, D): positions in the order of drawing."""
 
 
 class View(NamedTuple):
@@ -133,21 +121,14 @@ class View(NamedTuple):
 
     mask: Tensor | None = None
     causal: bool = False
-    positions: Tensor | None = None
-    """(n,) sequence rows, for the cache."""
-    reach: int = 0
-    """Cached keys below this row are read."""
+    span: Span | None = None
+    """Where the rows stand, for the cache."""
     context: Context | None = None
 
 
 def pick(x: Tensor, rows: Tensor) -> Tensor:
     """Rows (B, m) of x (B, n, D): (B, m, D)."""
     return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
-
-
-def split(x: Tensor, heads: int) -> Tensor:
-    """The heads of (B, n, D): (B, H, n, head_dim)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 class SelfAttention(nn.Module):
@@ -163,31 +144,11 @@ class SelfAttention(nn.Module):
         q, k, v = self.wqkv(x).chunk(3, -1)  # each (B, n, D)
         q = q if wanted is None else pick(q, wanted)  # (B, m, D)
         q, k, v = (split(t, self.heads) for t in (q, k, v))
-        if cache is not None and view.positions is not None:
-            k, v = cache.update(layer, view.positions, view.reach, k, v)
+        if cache is not None and view.span is not None:
+            k, v = cache.update(layer, view.span.slots, view.span.reach, k, v, view.span.keep)
         dropout = self.dropout if self.training else 0.0
         y = attend(q, k, v, view.mask, view.causal, dropout=dropout)
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D) or (B, m, D)
-
-
-class CrossAttention(nn.Module):
-    def __init__(self, config: FluidConfig) -> None:
-        super().__init__()
-        self.heads, self.dropout = config.heads, config.dropout
-        self.wq = Linear(config.dim, config.dim)
-        self.wkv = Linear(config.dim, 2 * config.dim)
-        self.wo = Linear(config.dim, config.dim)
-
-    def keys(self, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of words (B, T, D), each (B, H, T, head_dim)."""
-        k, v = self.wkv(words).chunk(2, -1)
-        return split(k, self.heads), split(v, self.heads)
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
-        q = split(self.wq(x), self.heads)
-        y = attend(q, *context.read(self), context.mask, dropout=dropout)
-        return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
 
 
 class Block(nn.Module):
@@ -200,7 +161,7 @@ class Block(nn.Module):
         self.attention = SelfAttention(config)
         if cross:
             self.cross_norm = nn.LayerNorm(config.dim, LN_EPS)
-            self.cross = CrossAttention(config)
+            self.cross = CrossAttention(config.dim, config.heads, config.dropout)
         self.ffn_norm = nn.LayerNorm(config.dim, LN_EPS)
         self.feed_forward = MLP(config.dim, config.ffn_dim)
         self.dropout = config.dropout
@@ -247,24 +208,17 @@ class Aligner(nn.Module):
         return self.norm(x), mask
 
 
-class Fluid(nn.Module):
-    """Codes (B, N) or (B, N, C) given a class or a text.
-
-    In random order a `MaskedModel`; in raster order a `CausalModel`, one code per step.
-    """
+class Fluid(Generator):
+    """Codes (B, N) or (B, N, C) given a class or a text: what both orders share."""
 
     NO_DECAY = ("cell_pos.*", "cls_embedding.*", "aligner.null")
-    order = None
-    """A raster is row by row."""
+    config: FluidConfig
 
     def __init__(self, config: FluidConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.masked = config.order == "random"
         positions, dim = self.spec.positions, config.dim
         discrete = self.spec.discrete
-        if not self.masked:
-            self.blocks: Sequence[int] = [1] * positions
         self.code_embeddings = (
             nn.Embedding(config.vocab, dim) if discrete else Linear(config.channels, dim)
         )
@@ -285,7 +239,7 @@ class Fluid(nn.Module):
 
     def init_weights(self) -> None:
         """Xavier for products, normal(0, 0.02) for tables, words of a class of variance 1 as those
-        of a text are; a softmax begins at zero."""
+        of a text are; the head its own."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -301,26 +255,21 @@ class Fluid(nn.Module):
             nn.init.normal_(self.cls_embedding.weight)
         else:
             nn.init.normal_(self.aligner.null, std=self.config.text_dim**-0.5)
-        if isinstance(self.head, CategoricalHead):
-            nn.init.zeros_(self.head.proj.weight)
-        else:
-            self.head.init_weights()
+        self.head.init_weights()
 
-    def prepare(self, cond: Cond, orders: Tensor | None = None, keep: bool = True) -> Prepared:
-        """Condition and positions of a batch; a raster may be drawn in `orders`, (N,) or (B, N).
-        Without `keep`, for training, layers do not store what they make of the condition."""
-        places = self.cell_pos.weight
-        if orders is not None:
-            places = self.cell_pos(orders.to(places.device))
-        return Prepared(self._context(cond, keep), places)
+    @property
+    def reads(self) -> Reads:
+        c = self.config
+        return Reads(c.classes, c.text_length, c.text_dim if c.text_length else 0)
 
-    def _context(self, cond: Cond, keep: bool) -> Context:
+    @property
+    def reader(self) -> nn.Module:
+        return self.cls_embedding if self.config.classes else self.aligner.proj
+
+    def context(self, cond: Cond, keep: bool) -> Context:
+        """What cross-attention reads. Without `keep`, for training, layers store nothing of it."""
         if self.config.classes:
-            if cond.labels is None:
-                raise ValueError("this model is class-conditional: give labels")
-            ids = cond.labels
-            if cond.drop is not None:
-                ids = ids.masked_fill(cond.drop, self.config.classes)
+            ids = cond.class_ids(null=self.config.classes)
             words = self.cls_embedding(ids).unflatten(-1, (self.config.class_length, -1))
             return Context(words, None, keep)
         if cond.text is None or cond.text_mask is None:
@@ -328,103 +277,121 @@ class Fluid(nn.Module):
         words, mask = self.aligner(cond.text, cond.text_mask.bool(), cond.drop)
         return Context(words, mask, keep)
 
-    def cache(self, batch: int) -> KVCache | None:
-        """An empty cache for `batch` rows (all branches) of a raster; random orders keep none."""
-        if self.masked:
-            return None
-        c, weight, length = self.config, self.cell_pos.weight, self.spec.positions
-        size = c.dim // c.heads
-        return KVCache(c.layers, batch, c.heads, length, size, weight.dtype, weight.device)
-
-    def hidden(
-        self, codes: Tensor, cond: Prepared, step: Span | Turn, cache: KVCache | None = None
-    ) -> Tensor:
-        """Hidden states: (B, m, D) at the wanted positions of a turn, or (B, n, D) of a span, whose
-        codes are in the order in which they are drawn. Without a cache a span must be all slots."""
-        if isinstance(step, Turn):
-            x = torch.where(step.known[..., None], self.embedded(codes), self.blank)
-            x, view = x + cond.places, View(context=cond.context)  # (B, N, D)
-        else:
-            x, view = self._row(codes, cond, step), self._view(cond, step)
-        last = len(self.layers) - 1
-        for i, layer in enumerate(self.layers):
-            wanted = step.wanted if isinstance(step, Turn) and i == last else None
-            x = layer(x, view, i, cache, wanted)
-        return self.norm(x)
-
     def embedded(self, codes: Tensor) -> Tensor:
         """Codes as the layers read them, (B, n, D)."""
         return self.code_embeddings(codes if self.spec.discrete else codes.to(self.blank.dtype))
 
-    def _row(self, codes: Tensor, cond: Prepared, span: Span) -> Tensor:
-        """The rows of a span, (B, n, D): each holds the code before, the first `blank`."""
-        before = (span.slots[1:] if span.first else span.slots) - 1
-        x = self.embedded(codes[:, before]) + cond.places.index_select(-2, before)
-        if span.first:
-            x = torch.cat((self.blank.expand(len(x), 1, -1), x), 1)
-        return x
+    def transform(
+        self, x: Tensor, view: View, cache: KVCache | None = None, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Rows (B, n, D) through all layers; of the last, those of `wanted` (B, m) alone."""
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x, view, i, cache, wanted if i == last else None)
+        return self.norm(x)
 
-    def _view(self, cond: Prepared, span: Span) -> View:
-        slots, reach = span.slots, span.reach
-        if not span.padded and (span.first or len(slots) == 1):
-            return View(None, span.first, slots, reach, cond.context)
-        keys = torch.arange(reach, device=slots.device)
-        return View(keys <= slots[:, None], False, slots, reach, cond.context)
 
-    def draw(
-        self,
-        codes: Tensor,
-        cond: Prepared,
-        step: Span | Turn,
-        cache: KVCache | None,
-        guide: Guide,
-        noise: SlotNoise,
-        filters: Filters,
-    ) -> Draw:
-        """Draw the codes of a span or of a turn's wanted positions."""
-        if isinstance(step, Turn):
-            wanted = None if step.wanted is None else guide.tile(step.wanted)
-            step = step._replace(known=guide.tile(step.known), wanted=wanted)
-        h = self.hidden(guide.tile(codes), cond, step, cache)
-        if isinstance(self.head, CategoricalHead):
-            return self.head.sample(h, guide, noise.uniform, filters)
-        return self.head.sample(h, guide, noise, filters)
+class RandomFluid(Fluid):
+    """In random order, many positions at a time, with attention in both directions. A
+    `MaskedModel`."""
+
+    loop = "masked"
+
+    def prepare(self, cond: Cond, spec: TokenSpec | None = None, keep: bool = True) -> Prepared:
+        """Condition and positions of a batch."""
+        self.draws(spec)
+        return Prepared(self.context(cond, keep), self.cell_pos.weight.unsqueeze(0))
+
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> None:
+        """None: every pass reads everything."""
+
+    def hidden(self, codes: Tensor, cond: Prepared, turn: Turn, cache: None = None) -> Tensor:
+        """Hidden states (B, m, D) at the wanted positions of a turn; reads codes of known ones."""
+        x = torch.where(turn.known[..., None], self.embedded(codes), self.blank)
+        return self.transform(x + cond.places, View(context=cond.context), wanted=turn.wanted)
+
+    def draw(self, codes: Tensor, cond: Prepared, turn: Turn, cache: None, chance: Chance) -> Draw:
+        """Draw the codes of a turn's wanted positions."""
+        guide = chance.guide
+        h = self.hidden(guide.tile(codes), cond, turn.tile(guide), cache)
+        return self.head.sample(h, chance)
 
     def loss(
-        self,
-        codes: Tensor,
-        cond: Cond,
-        read: Tensor | None = None,
-        orders: Tensor | None = None,
-        known: Tensor | None = None,
-        noise: Noise | None = None,
-        smoothing: float = 0.0,
+        self, codes: Tensor, cond: Cond, known: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
-        """Negative log-likelihood in nats, or the diffusion loss, of each position: (B, N).
-
-        In random order given `known` (B, N) bool (default: nothing), where the loss is 0; in raster
-        order given the codes before, in `orders`. `noise` is that of the diffusion loss, by default
-        the same at every call; `smoothing` of the labels is for training on discrete codes. Codes
-        and loss are row by row.
-        """
-        if self.masked and orders is not None:
-            raise ValueError("a model of random order takes no other")
-        if not self.masked and known is not None:
-            raise ValueError("a model of raster order predicts all positions; none may be known")
-        predicted = arrange(codes, orders)
-        read = predicted if read is None else arrange(read, orders)
+        """Negative log-likelihood in nats, or the diffusion loss, of each position given `known`
+        ones (B, N) bool (default: nothing), where the loss is 0: (B, N)."""
+        known = codes.new_zeros(codes.shape[:2], dtype=torch.bool) if known is None else known
         cells = torch.arange(self.spec.positions, device=codes.device)
-        step = Span(cells, first=True, reach=len(cells), padded=False)
-        if self.masked:
-            known = codes.new_zeros(codes.shape[:2], dtype=torch.bool) if known is None else known
-            step = Turn(known, None, reach=len(cells))
-        h = self.hidden(read, self.prepare(cond, orders, keep=False), step)
-        if isinstance(self.head, CategoricalHead):
-            loss = self.head.loss(h, predicted, smoothing)
-        else:
-            noise = noise or Noise.request(0, len(codes), device=codes.device)
-            loss = self.head.loss(h, predicted, noise, cells)
-        return restore(loss if known is None else loss.masked_fill(known, 0.0), orders)
+        h = self.hidden(codes, self.prepare(cond, keep=False), Turn(known, None, len(cells)))
+        return self.head.loss(h, codes, SlotNoise.of(noise, codes, cells)).masked_fill(known, 0.0)
+
+
+class RasterFluid(Fluid):
+    """Row by row, one code per step, with causal attention. A `CausalModel`."""
+
+    def prepare(
+        self,
+        cond: Cond,
+        orders: Tensor | None = None,
+        spec: TokenSpec | None = None,
+        keep: bool = True,
+    ) -> Prepared:
+        """Condition and positions of a batch, drawn in `orders`, (N,) or (B, N)."""
+        self.draws(spec)
+        places = self.cell_pos.weight.unsqueeze(0)
+        if orders is not None:
+            places = self.cell_pos(orders.to(places.device).view(-1, self.spec.positions))
+        return Prepared(self.context(cond, keep), places)
+
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> KVCache:
+        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
+        c, weight, length = self.config, self.cell_pos.weight, self.draws(spec).positions
+        size = c.dim // c.heads
+        return KVCache(c.layers, batch, c.heads, length, size, weight.dtype, weight.device)
+
+    def hidden(
+        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None
+    ) -> Tensor:
+        """Hidden states (B, n, D) of a span; reads codes, in the order in which they are drawn, of
+        earlier slots only. Without a cache the span must be all slots."""
+        before = (span.slots[1:] if span.first else span.slots) - 1
+        x = self.embedded(arrange(codes, before)) + arrange(cond.places, before)
+        if span.first:
+            x = torch.cat((self.blank.expand(len(x), 1, -1), x), 1)
+        return self.transform(x, self.view(cond, span), cache)
+
+    def view(self, cond: Prepared, span: Span) -> View:
+        slots = span.slots
+        if span.start is not None and (span.first or len(slots) == 1):
+            return View(None, span.first, span, cond.context)
+        keys = torch.arange(span.reach, device=slots.device)
+        mask = keys <= slots.view(-1, 1, slots.shape[-1], 1)  # (1 or B, 1, n, reach)
+        return View(mask, False, span, cond.context)
+
+    def draw(
+        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None, chance: Chance
+    ) -> Draw:
+        """Draw the codes of a span."""
+        guide = chance.guide
+        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
+        return self.head.sample(h, chance)
+
+    def loss(
+        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
+        """Negative log-likelihood in nats, or the diffusion loss, of each position given the codes
+        before it, in `orders`: (B, N). Codes and loss are row by row."""
+        codes = arrange(codes, orders)
+        span = Span.whole(self.spec.positions, codes.device)
+        h = self.hidden(codes, self.prepare(cond, orders, keep=False), span)
+        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
+        return restore(loss, orders)
+
+
+def fluid(config: FluidConfig) -> Fluid:
+    """The model of a configuration, by its order."""
+    return RandomFluid(config) if config.order == "random" else RasterFluid(config)
 
 
 def tiny() -> FluidConfig:

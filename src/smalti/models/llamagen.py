@@ -12,7 +12,6 @@ Letters: B images, T prefix length, N positions, D width, H heads, V codebook en
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,21 +19,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Draw, Guide, Span, TokenSpec
+from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.heads.categorical import CategoricalHead
+from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import SwiGLU
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import drop_path_rates, dropped
 from smalti.nn.rope import rope_2d, rotate, rotation
-from smalti.sampling.filters import Filters
-from smalti.sampling.noise import SlotNoise
+from smalti.sampling.chance import Chance
+from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange, restore, scan
 
 
 @dataclass(frozen=True)
-class LlamaGenConfig:
+class LlamaGenConfig(GeneratorConfig):
     grid: tuple[int, int] = (16, 16)
     """Height and width of the code grid."""
     vocab: int = 16384
@@ -103,13 +103,14 @@ class LlamaGenConfig:
         return -(-hidden // self.multiple_of) * self.multiple_of
 
 
-class Prepared(NamedTuple):
+@dataclass
+class Prepared(Rowwise):
     """All that no drawn code changes."""
 
     prefix: Tensor
     """(B, T, D)."""
     rotation: Tensor
-    """(T + N, 1, head_dim / 2) complex64; with an order for each row, (B, T + N, ...)."""
+    """(1, T + N, 1, head_dim / 2) complex64; with an order for each row, (B, T + N, ...)."""
     visible: Tensor | None
     """(B, T + N) bool, False where a text position is padding; None without text."""
 
@@ -118,12 +119,14 @@ class Place(NamedTuple):
     """Where the rows of one call stand in the sequence, shared by all layers."""
 
     positions: Tensor
-    """(n,) sequence positions."""
+    """(n,) or (B, n) sequence positions."""
     reach: int
     """Keys below this position are read."""
     rotation: Tensor
     mask: Tensor | None
     causal: bool
+    keep: bool
+    """Whether keys and values are written to the cache."""
 
 
 class Attention(nn.Module):
@@ -142,7 +145,7 @@ class Attention(nn.Module):
         q, k = qk[:, :heads], qk[:, heads:]  # (B, H, n, hd), (B, H_kv, n, hd)
         v = qkv[:, :, heads + kv :].transpose(1, 2)
         if cache is not None:
-            k, v = cache.update(layer, place.positions, place.reach, k, v)
+            k, v = cache.update(layer, place.positions, place.reach, k, v, place.keep)
         y = attend(q, k, v, place.mask, place.causal)
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
 
@@ -188,13 +191,15 @@ class TextPrefix(nn.Module):
         return self.fc2(F.gelu(self.fc1(text), approximate="tanh"))
 
 
-class LlamaGen(nn.Module):
+class LlamaGen(Generator):
     """Codes (B, N) given a class or a text. A `CausalModel`; one code per step."""
+
+    any_grid = True
+    config: LlamaGenConfig
 
     def __init__(self, config: LlamaGenConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.blocks: Sequence[int] = [1] * self.spec.positions
         self.tok_embeddings = nn.Embedding(config.vocab, config.dim)
         if config.classes:
             self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
@@ -212,50 +217,53 @@ class LlamaGen(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(self.head.proj.weight)
+        self.head.init_weights()
         if self.config.text_length:
             nn.init.normal_(self.text_prefix.uncond, std=self.config.text_dim**-0.5)
 
-    def rope_table(self) -> Tensor:
-        """Zeros for the prefix, then the grid's rotations: (T + N, head_dim / 2, 2) float32."""
-        table = rope_2d(*self.config.grid, self.config.head_dim, self.config.rope_base)
-        return F.pad(table, (0, 0, 0, 0, self.config.prefix, 0))
+    @property
+    def reads(self) -> Reads:
+        c = self.config
+        return Reads(c.classes, c.text_length, c.text_dim if c.text_length else 0)
 
     @property
-    def order(self) -> Tensor | None:
-        """The model's own order, (N,); None if it is row by row."""
-        return scan(self.config.order, self.config.grid)
+    def reader(self) -> nn.Module:
+        return self.cls_embedding if self.config.classes else self.text_prefix
 
-    def prepare(self, cond: Cond, orders: Tensor | None = None) -> Prepared:
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
+        return scan(self.config.order, (spec or self.spec).grids[0])
+
+    def rope_table(self, spec: TokenSpec | None = None) -> Tensor:
+        """Zeros for the prefix, then the grid's rotations: (T + N, head_dim / 2, 2) float32."""
+        grid = (spec or self.spec).grids[0]
+        table = rope_2d(*grid, self.config.head_dim, self.config.rope_base)
+        return F.pad(table, (0, 0, 0, 0, self.config.prefix, 0))
+
+    def prepare(
+        self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
+    ) -> Prepared:
         """Prefix embeddings, position rows and padding of a batch of conditions, drawn in `orders`,
-        (N,) or (B, N)."""
-        visible = None
+        (N,) or (B, N), on the grid of `spec`."""
+        spec, visible = self.draws(spec), None
         if self.config.classes:
-            prefix = self.cls_embedding(self.class_ids(cond)).unsqueeze(1)  # (B, 1, D)
+            ids = cond.class_ids(null=self.config.classes)
+            prefix = self.cls_embedding(ids).unsqueeze(1)  # (B, 1, D)
         else:
             if cond.text is None or cond.text_mask is None:
                 raise ValueError("this model is text-conditional: give text and text_mask")
             prefix = self.text_prefix(cond.text, cond.drop)  # (B, T, D)
-            visible = F.pad(cond.text_mask.bool(), (0, self.spec.positions), value=True)
-        turn = rotation(self.rope_table().to(prefix.device))
-        orders = self.order if orders is None else orders
+            visible = F.pad(cond.text_mask.bool(), (0, spec.positions), value=True)
+        turn = rotation(self.rope_table(spec).to(prefix.device))
+        orders = self.order(spec) if orders is None else orders
         if orders is not None:  # a row turns by the cell of the code that it holds
             cells = orders.to(turn.device) + self.config.prefix
             turn = turn[F.pad(cells, (self.config.prefix, 0))]
-        return Prepared(prefix, turn, visible)
+        return Prepared(prefix, turn if turn.dim() == 4 else turn.unsqueeze(0), visible)
 
-    def class_ids(self, cond: Cond) -> Tensor:
-        """Labels with the null class, id `classes`, in the rows that are dropped: (B,)."""
-        if cond.labels is None:
-            raise ValueError("this model is class-conditional: give labels")
-        if cond.drop is None:
-            return cond.labels
-        return cond.labels.masked_fill(cond.drop, self.config.classes)
-
-    def cache(self, batch: int) -> KVCache:
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> KVCache:
         """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
         c, weight = self.config, self.tok_embeddings.weight
-        length = c.prefix + self.spec.positions
+        length = c.prefix + self.draws(spec).positions
         heads = c.kv_heads or c.heads
         return KVCache(c.layers, batch, heads, length, c.head_dim, weight.dtype, weight.device)
 
@@ -266,17 +274,18 @@ class LlamaGen(nn.Module):
             before = torch.arange(start, device=positions.device)
             positions = torch.cat((before, positions))
         reach = start + span.reach
-        rotation = prepared.rotation.index_select(-3, positions)
-        # without text or padding, one new row sees every key and a first block is plainly causal
-        plain = prepared.visible is None and not span.padded
-        if plain and (span.first or span.slots.numel() == 1):
-            return Place(positions, reach, rotation, None, causal=span.first)
+        rotation = arrange(prepared.rotation, positions)
+        # without text, one new row sees every key and a first block is plainly causal
+        alone = span.start is not None and span.slots.numel() == 1
+        if prepared.visible is None and (span.first or alone):
+            return Place(positions, reach, rotation, None, span.first, span.keep)
         keys = torch.arange(reach, device=positions.device)
-        mask = keys <= positions[:, None]  # (n, reach)
+        queries = positions.view(-1, 1, positions.shape[-1], 1)  # (1 or B, 1, n, 1)
+        mask = keys <= queries  # (1 or B, 1, n, reach)
         if prepared.visible is not None:
-            mask = mask & prepared.visible[:, None, None, :reach]  # (B, 1, n, reach)
-            mask = mask | (keys == positions[:, None])  # padding sees itself: no empty row
-        return Place(positions, reach, rotation, mask, causal=False)
+            mask = mask & prepared.visible[:, None, None, :reach]
+            mask = mask | (keys == queries)  # padding sees itself: no empty row
+        return Place(positions, reach, rotation, mask, False, span.keep)
 
     def hidden(
         self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None
@@ -284,7 +293,7 @@ class LlamaGen(nn.Module):
         """Hidden states (B, n, D) of a span; reads codes (B, N), in the order in which they are
         drawn, of earlier slots only. Without a cache the span must be all slots."""
         before = (span.slots[1:] if span.first else span.slots) - 1
-        x = self.tok_embeddings(codes[:, before])  # (B, n, D)
+        x = self.tok_embeddings(arrange(codes, before))  # (B, n, D)
         if span.first:
             x = torch.cat((cond.prefix.to(x.dtype), x), 1)  # (B, T - 1 + n, D)
         if self.training:
@@ -292,7 +301,7 @@ class LlamaGen(nn.Module):
         place = self.place(cond, span)
         for i, layer in enumerate(self.layers):
             x = layer(x, place, i, cache)
-        return self.norm(x[:, -span.slots.numel() :])  # (B, n, D)
+        return self.norm(x[:, -span.slots.shape[-1] :])  # (B, n, D)
 
     def draw(
         self,
@@ -300,30 +309,24 @@ class LlamaGen(nn.Module):
         cond: Prepared,
         span: Span,
         cache: KVCache | None,
-        guide: Guide,
-        noise: SlotNoise,
-        filters: Filters,
+        chance: Chance,
     ) -> Draw:
         """Draw the codes of a span, (B, n)."""
-        h = self.hidden(guide.tile(codes), cond, span, cache)
-        return self.head.sample(h, guide, noise.uniform, filters)
+        guide = chance.guide
+        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
+        return self.head.sample(h, chance)
 
     def loss(
-        self,
-        codes: Tensor,
-        cond: Cond,
-        read: Tensor | None = None,
-        orders: Tensor | None = None,
+        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
         """Negative log-likelihood of codes (B, N), predicted in `orders`, at each position: (B, N)
         in nats. Codes and loss are row by row."""
-        orders = self.order if orders is None else orders
-        predicted = arrange(codes, orders)
-        read = predicted if read is None else arrange(read, orders)
-        slots = torch.arange(self.spec.positions, device=codes.device)
-        span = Span(slots, first=True, reach=self.spec.positions, padded=False)
-        h = self.hidden(read, self.prepare(cond, orders), span)
-        return restore(self.head.loss(h, predicted), orders)
+        orders = self.order() if orders is None else orders
+        codes = arrange(codes, orders)
+        span = Span.whole(self.spec.positions, codes.device)
+        h = self.hidden(codes, self.prepare(cond, orders), span)
+        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
+        return restore(loss, orders)
 
 
 def tiny() -> LlamaGenConfig:

@@ -22,18 +22,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Draw, Guide, TokenSpec, Turn
+from smalti.codes import Cond, Draw, Rowwise, TokenSpec, Turn
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
+from smalti.models.generator import Generator, GeneratorConfig
 from smalti.models.mar_stack import Cache, Kept, Shape, Stack
 from smalti.nn.adaln import LN_EPS
 from smalti.nn.linear import Linear
-from smalti.sampling.filters import Filters
+from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange
 
 
 @dataclass(frozen=True)
-class MARConfig:
+class MARConfig(GeneratorConfig):
     grid: tuple[int, int] = (16, 16)
     """Height and width of the code grid."""
     channels: int = 16
@@ -108,6 +109,14 @@ class MARConfig:
         return Shape(layers, heads, dim, ffn_dim, self.dropout, self.attention_dropout)
 
 
+@dataclass
+class Prepared(Rowwise):
+    """All that no drawn code changes."""
+
+    buffer: Tensor
+    """(B, P, D): what the encoder reads before the codes."""
+
+
 class Read(NamedTuple):
     """Codes that the encoder reads, embedded; the same for all branches of guidance."""
 
@@ -119,11 +128,11 @@ class Read(NamedTuple):
     """(B, r) bool; others only fill up rows of different length."""
 
 
-class MAR(nn.Module):
+class MAR(Generator):
     """Codes (B, N, C) given a class. A `MaskedModel`."""
 
-    masked = True
-    confident = False
+    loop = "masked"
+    config: MARConfig
     NO_DECAY = ("head.*",)
     """What has no weight decay, as published: the head. Positions and classes have it."""
 
@@ -159,18 +168,15 @@ class MAR(nn.Module):
             nn.init.normal_(table, std=0.02)
         self.head.init_weights()
 
-    def prepare(self, cond: Cond) -> Tensor:
-        """The buffer of each row, which the encoder reads before the codes: (B, P, D)."""
-        if cond.labels is None:
-            raise ValueError("this model is class-conditional: give labels")
-        ids = cond.labels
-        if cond.drop is not None:
-            ids = ids.masked_fill(cond.drop, self.config.classes)
-        label = self.cls_embedding(ids).unsqueeze(1)  # (B, 1, D)
-        return self.z_norm(label + self.encoder_pos[: self.config.buffer])
+    def prepare(self, cond: Cond, spec: TokenSpec | None = None) -> Prepared:
+        """The buffer of each row."""
+        self.draws(spec)
+        label = self.cls_embedding(cond.class_ids(null=self.config.classes)).unsqueeze(1)
+        return Prepared(self.z_norm(label + self.encoder_pos[: self.config.buffer]))
 
-    def cache(self, batch: int) -> Cache:
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
         """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
+        self.draws(spec)
         shapes, table = (self.config.encoder, self.config.decoder), self.encoder_pos
         return Cache(*(shape.cache(batch, len(table), table) for shape in shapes))
 
@@ -185,10 +191,12 @@ class MAR(nn.Module):
         x = self.z_norm(x + self.encoder_pos[self.config.buffer + positions])
         return Read(x, positions, turn.known.gather(1, positions))
 
-    def hidden(self, codes: Tensor, cond: Tensor, turn: Turn, cache: Cache | None = None) -> Tensor:
+    def hidden(
+        self, codes: Tensor, cond: Prepared, turn: Turn, cache: Cache | None = None
+    ) -> Tensor:
         """What the head draws the wanted positions from, (B, m, E); reads codes (B, N, C) where
         they are known."""
-        return self.trunk(self.read(codes, turn, cache), cond, turn, cache)
+        return self.trunk(self.read(codes, turn, cache), cond.buffer, turn, cache)
 
     def trunk(self, read: Read, buffer: Tensor, turn: Turn, cache: Cache | None = None) -> Tensor:
         """What `hidden` gives; all arguments have the rows of all branches."""
@@ -247,25 +255,19 @@ class MAR(nn.Module):
     def draw(
         self,
         codes: Tensor,
-        cond: Tensor,
+        cond: Prepared,
         turn: Turn,
         cache: Cache | None,
-        guide: Guide,
-        noise: SlotNoise,
-        filters: Filters,
+        chance: Chance,
     ) -> Draw:
         """Draw the codes of the wanted positions, (B, m, C)."""
+        guide = chance.guide
         read = Read(*(guide.tile(t) for t in self.read(codes, turn, cache)))  # once for all
-        h = self.trunk(read, cond, turn.tile(guide), cache)
-        return self.head.sample(h, guide, noise, filters)
+        h = self.trunk(read, cond.buffer, turn.tile(guide), cache)
+        return self.head.sample(h, chance)
 
     def loss(
-        self,
-        codes: Tensor,
-        cond: Cond,
-        read: Tensor | None = None,
-        known: Tensor | None = None,
-        noise: Noise | None = None,
+        self, codes: Tensor, cond: Cond, known: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
         """The diffusion loss at unknown positions of codes (B, N, C), 0 at known ones: (B, N).
 
@@ -273,14 +275,11 @@ class MAR(nn.Module):
         """
         if known is None:
             known = torch.zeros(codes.shape[:2], dtype=torch.bool, device=codes.device)
-        if noise is None:
-            noise = Noise.request(0, len(codes), device=codes.device)
         low, high = (int(n) for n in torch.aminmax(known.sum(1)))
         unknown = known.byte().argsort(stable=True)[:, : known.shape[1] - low]  # (B, m)
-        h = self.hidden(
-            codes if read is None else read, self.prepare(cond), Turn(known, unknown, high)
-        )
-        loss = self.head.loss(h, arrange(codes, unknown), noise, unknown)  # (B, m)
+        h = self.hidden(codes, self.prepare(cond), Turn(known, unknown, high))
+        numbers = SlotNoise.of(noise, codes, unknown)
+        loss = self.head.loss(h, arrange(codes, unknown), numbers)  # (B, m)
         loss = loss.masked_fill(known.gather(1, unknown), 0)
         return loss.new_zeros(known.shape).scatter(1, unknown, loss)
 

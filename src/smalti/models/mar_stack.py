@@ -48,6 +48,19 @@ class Cache:
         self.wanted: Tensor | None = None
         """(B, m) of the step before, whose codes no row has read yet."""
 
+    def rows(self, index: Tensor) -> Cache:
+        """A cache of some rows, (n,) int64."""
+        other = Cache(self.encoder.rows(index), self.decoder.rows(index))
+        other.wanted = None if self.wanted is None else self.wanted.index_select(0, index)
+        return other
+
+    def put(self, index: Tensor, other: Cache) -> None:
+        """Write all that `other` holds in place of the rows of `index`; the next step computes all
+        rows."""
+        self.encoder.put(index, other.encoder)
+        self.decoder.put(index, other.decoder)
+        self.wanted = None
+
     def reused(self, turn: Turn) -> Tensor | None:
         """The positions of codes that are new at this turn, or None: then all rows are computed."""
         return None if turn.fresh or turn.wanted is None else self.wanted

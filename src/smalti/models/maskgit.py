@@ -15,25 +15,25 @@ Letters: B images, N positions, m wanted ones, D width, H heads, V codebook entr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from smalti.codes import Cond, Draw, Guide, TokenSpec, Turn
+from smalti.codes import Cond, Draw, Rowwise, TokenSpec, Turn
 from smalti.heads.categorical import CategoricalHead
+from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.attention import attend
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
-from smalti.sampling.filters import Filters
+from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 
 LN_EPS = 1e-12
 
 
 @dataclass(frozen=True)
-class MaskGITConfig:
+class MaskGITConfig(GeneratorConfig):
     grid: tuple[int, int] = (16, 16)
     """Height and width of the code grid."""
     vocab: int = 1024
@@ -64,6 +64,14 @@ class MaskGITConfig:
         return TokenSpec((self.grid,), self.vocab)
 
 
+@dataclass
+class Prepared(Rowwise):
+    """All that no drawn code changes."""
+
+    label: Tensor
+    """(B, 1, D): the token of the class."""
+
+
 class Block(nn.Module):
     """Attention of all to all and feed-forward, each normalised with what it was added to."""
 
@@ -88,12 +96,12 @@ class Block(nn.Module):
         return self.norm2(x + dropped(self.feed_forward(x), dropout, 0.0))
 
 
-class MaskGIT(nn.Module):
+class MaskGIT(Generator):
     """Codes (B, N) given a class. A `MaskedModel`."""
 
-    masked = True
+    loop = "masked"
     confidence = 4.5
-    """Its own way to reveal: by confidence, with so much noise at first."""
+    config: MaskGITConfig
     NO_DECAY = ("*_embedding*.*", "pos")
     """What has no weight decay beside norms and biases."""
 
@@ -122,22 +130,19 @@ class MaskGIT(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.pos, std=0.02)
 
-    def prepare(self, cond: Cond) -> Tensor:
-        """The token of the class, (B, 1, D)."""
-        if cond.labels is None:
-            raise ValueError("this model is class-conditional: give labels")
-        ids = cond.labels
-        if cond.drop is not None:
-            ids = ids.masked_fill(cond.drop, self.config.classes)
-        return self.cls_embedding(ids).unsqueeze(1)  # (B, 1, D)
+    def prepare(self, cond: Cond, spec: TokenSpec | None = None) -> Prepared:
+        """The token of the class."""
+        self.draws(spec)
+        ids = cond.class_ids(null=self.config.classes)
+        return Prepared(self.cls_embedding(ids).unsqueeze(1))
 
-    def cache(self, batch: int) -> None:
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> None:
         """None: every pass reads everything."""
 
-    def hidden(self, codes: Tensor, cond: Tensor, turn: Turn, cache: Any = None) -> Tensor:
+    def hidden(self, codes: Tensor, cond: Prepared, turn: Turn, cache: None = None) -> Tensor:
         """Hidden states (B, m, D) of the wanted positions; reads codes (B, N) of known ones."""
         ids = codes.masked_fill(~turn.known, self.config.vocab)
-        x = torch.cat((cond, self.tok_embeddings(ids)), 1) + self.pos  # (B, 1 + N, D)
+        x = torch.cat((cond.label, self.tok_embeddings(ids)), 1) + self.pos  # (B, 1 + N, D)
         x = dropped(self.norm(x), self.config.dropout if self.training else 0.0, 0.0)
         for layer in self.layers:
             x = layer(x)
@@ -149,34 +154,26 @@ class MaskGIT(nn.Module):
     def draw(
         self,
         codes: Tensor,
-        cond: Tensor,
+        cond: Prepared,
         turn: Turn,
-        cache: Any,
-        guide: Guide,
-        noise: SlotNoise,
-        filters: Filters,
+        cache: None,
+        chance: Chance,
     ) -> Draw:
         """Draw codes (B, m) of the wanted positions."""
+        guide = chance.guide
         h = self.hidden(guide.tile(codes), cond, turn.tile(guide), cache)
-        return self.head.sample(h, guide, noise.uniform, filters)
+        return self.head.sample(h, chance)
 
     def loss(
-        self,
-        codes: Tensor,
-        cond: Cond,
-        read: Tensor | None = None,
-        known: Tensor | None = None,
-        noise: Noise | None = None,
-        smoothing: float = 0.0,
+        self, codes: Tensor, cond: Cond, known: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
         """Negative log-likelihood of each unknown code given the known ones, 0 at those: (B, N) in
-        nats. `known` (B, N) bool; None: nothing is known. `smoothing` of the labels is for training
-        alone."""
+        nats. `known` (B, N) bool; None: nothing is known."""
         if known is None:
             known = torch.zeros_like(codes, dtype=torch.bool)
-        turn = Turn(known, None, codes.shape[1])
-        h = self.hidden(codes if read is None else read, self.prepare(cond), turn)
-        return self.head.loss(h, codes, smoothing).masked_fill(known, 0.0)
+        h = self.hidden(codes, self.prepare(cond), Turn(known, None, codes.shape[1]))
+        cells = torch.arange(codes.shape[1], device=codes.device)
+        return self.head.loss(h, codes, SlotNoise.of(noise, codes, cells)).masked_fill(known, 0.0)
 
 
 def tiny() -> MaskGITConfig:

@@ -14,23 +14,23 @@ predicts the i-th code of the order, is row i + 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Draw, Guide, Span, TokenSpec
+from smalti.codes import Cond, Draw, Rowwise, Span, TokenSpec
 from smalti.heads.categorical import CategoricalHead
+from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.adaln import LN_EPS, modulate, normed
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
-from smalti.sampling.filters import Filters
-from smalti.sampling.noise import SlotNoise
+from smalti.sampling.chance import Chance
+from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange, restore, scan
 
 MODULATED = 32
@@ -38,7 +38,7 @@ MODULATED = 32
 
 
 @dataclass(frozen=True)
-class RARConfig:
+class RARConfig(GeneratorConfig):
     grid: tuple[int, int] = (16, 16)
     """Height and width of the code grid."""
     vocab: int = 1024
@@ -76,28 +76,38 @@ class RARConfig:
         return self.dim // self.heads
 
 
-class Prepared(NamedTuple):
+@dataclass
+class Prepared(Rowwise):
     """All that no drawn code changes."""
 
     start: Tensor
     """(B, 2, D): the learned start and the class, without positions."""
     places: Tensor
-    """(N + 1, D) or, with an order for each row, (B, N + 1, D): the row's own cell and the next."""
-    cond: Tensor
-    """(U, D): the embeddings of the different conditions."""
-    row: Tensor
-    """(B,): which of them is each row's."""
+    """(1, N + 1, D) or, with an order for each row, (B, N + 1, D): the own cell and the next."""
+    ids: Tensor
+    """(B,): classes, the null class among them."""
+    different: tuple[Tensor, Tensor] | None
+    """The different classes (U,), and which of them is each row's (B,); None: not looked up."""
+
+    def rows(self, index: Tensor) -> Self:
+        return replace(super().rows(index), different=None)
+
+    def put(self, index: Tensor, other: Self) -> None:
+        super().put(index, other)
+        self.different = None
 
 
 class Place(NamedTuple):
     """Where the rows of one call stand in the sequence, shared by all layers."""
 
     positions: Tensor
-    """(n,) sequence rows."""
+    """(n,) or (B, n) sequence rows."""
     reach: int
     """Keys below this row are read."""
     mask: Tensor | None
     causal: bool
+    keep: bool
+    """Whether keys and values are written to the cache."""
     modulation: Modulation
 
 
@@ -105,30 +115,42 @@ class Modulation:
     """What the condition and the step make of each layer's adaLN weights, for some rows.
 
     Args: cond (U, m, D), the conditions of sequence rows begin ... begin + m - 1; row (B,), which
-    of the U is each image's; keep makes each layer's table once, for the calls to come.
+    of the U is each image's, None if there are as many; keep makes each layer's table once, for the
+    calls to come.
     """
 
-    def __init__(self, cond: Tensor, row: Tensor, begin: int = 0, keep: bool = False) -> None:
+    def __init__(
+        self, cond: Tensor, row: Tensor | None, begin: int = 0, keep: bool = False
+    ) -> None:
         self.cond, self.row, self.begin = F.silu(cond), row, begin
         self.end = begin + cond.shape[1]
         self.tables: dict[nn.Linear, Tensor] | None = {} if keep else None
 
     def __call__(self, adaln: nn.Linear, positions: Tensor) -> Tensor:
         """The output of a layer's `adaln` at sequence rows (n,): (B, n, parts * D)."""
-        if self.tables is None:  # all rows, as in training
-            return adaln(self.cond).index_select(0, self.row)
+        if self.tables is None:  # the rows of this call, as in training
+            return self._each(adaln(self.cond))
         if adaln not in self.tables:
             self.tables[adaln] = adaln(self.cond)  # (U, m, parts * D)
-        found = self.tables[adaln].index_select(1, positions - self.begin)
-        return found.index_select(0, self.row)
+        return self._each(self.tables[adaln].index_select(1, positions - self.begin))
+
+    def _each(self, table: Tensor) -> Tensor:
+        return table if self.row is None else table.index_select(0, self.row)
 
 
 class Cache(KVCache):
     """Keys and values, and the modulation of the next rows."""
 
-    rows: int = 0
-    """Sequence rows that were written."""
     modulation: Modulation | None = None
+
+    def rows(self, index: Tensor) -> Self:
+        other = super().rows(index)
+        other.modulation = None
+        return other
+
+    def put(self, index: Tensor, other: Self) -> None:
+        super().put(index, other)
+        self.modulation = None
 
 
 class Attention(nn.Module):
@@ -145,7 +167,7 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, n, hd)
         q, k = self.q_norm(q), self.k_norm(k)
         if cache is not None:
-            k, v = cache.update(layer, place.positions, place.reach, k, v)
+            k, v = cache.update(layer, place.positions, place.reach, k, v, place.keep)
         dropout = self.dropout if self.training else 0.0
         y = attend(q, k, v, place.mask, place.causal, dropout=dropout)
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
@@ -175,19 +197,18 @@ class Block(nn.Module):
         return self.residual(x, gate2, h)
 
 
-class RAR(nn.Module):
+class RAR(Generator):
     """Codes (B, N) given a class. A `CausalModel`; one code per step, in any order."""
 
     NO_DECAY = ("*_embeddings.*", "*_embedding.*", "*_pos*", "steps.*", "adaln.*")
     """What has no weight decay, as published: tables, and the last adaLN."""
     any_order = True
-    """What is known may come first, in whatever order: training has shown it many."""
+    config: RARConfig
 
     def __init__(self, config: RARConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
         positions, dim = self.spec.positions, config.dim
-        self.blocks: Sequence[int] = [1] * positions
         self.tok_embeddings = nn.Embedding(config.vocab, dim)
         self.cls_embedding = nn.Embedding(config.classes + 1, dim)
         self.start = nn.Parameter(torch.empty(dim))
@@ -216,58 +237,59 @@ class RAR(nn.Module):
             if isinstance(module, nn.Linear) and name.endswith("adaln"):
                 nn.init.zeros_(module.weight)
 
-    @property
-    def order(self) -> Tensor | None:
-        """The model's own order, (N,); None if it is row by row."""
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
         return scan(self.config.order, self.config.grid)
 
-    def prepare(self, cond: Cond, orders: Tensor | None = None) -> Prepared:
+    def prepare(
+        self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
+    ) -> Prepared:
         """Start, positions and conditions of a batch, drawn in `orders`, (N,) or (B, N)."""
-        if cond.labels is None:
-            raise ValueError("this model is class-conditional: give labels")
-        ids = cond.labels
-        if cond.drop is not None:
-            ids = ids.masked_fill(cond.drop, self.config.classes)
+        positions, ids = self.draws(spec).positions, cond.class_ids(null=self.config.classes)
         unique, row = ids.unique(return_inverse=True)  # (U,), (B,)
-        different = self.cls_embedding(unique)  # (U, D)
-        label = different.index_select(0, row).unsqueeze(1)  # (B, 1, D)
+        label = self.cls_embedding(ids).unsqueeze(1)  # (B, 1, D)
         start = torch.cat((self.start.expand_as(label), label), 1)  # (B, 2, D)
-        if orders is None:
-            orders = torch.arange(self.spec.positions) if self.order is None else self.order
-        orders = orders.to(label.device)
-        own = self.cell_pos(orders[..., :-1])  # (..., N - 1, D)
-        begin = self.start_pos.expand(*own.shape[:-2], 2, -1)
-        places = torch.cat((begin, own), -2)  # (..., N + 1, D)
+        orders = self.order() if orders is None else orders
+        orders = torch.arange(positions) if orders is None else orders
+        orders = orders.to(label.device).view(-1, positions)  # (1 or B, N)
+        own = self.cell_pos(orders[:, :-1])  # (1 or B, N - 1, D)
+        places = torch.cat((self.start_pos.expand(len(own), 2, -1), own), 1)  # (..., N + 1, D)
         places = places + F.pad(self.target_pos(orders), (0, 0, 1, 0))
-        return Prepared(start, places, different, row)
+        return Prepared(start, places, ids, (unique, row))
 
-    def cache(self, batch: int) -> Cache:
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
         """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
-        c, weight, length = self.config, self.tok_embeddings.weight, self.spec.positions + 1
+        c, weight, length = self.config, self.tok_embeddings.weight, self.draws(spec).positions + 1
         return Cache(c.layers, batch, c.heads, length, c.head_dim, weight.dtype, weight.device)
 
     def place(self, prepared: Prepared, span: Span, cache: Cache | None) -> Place:
         positions = span.slots + 1
         if span.first:
             positions = torch.cat((positions.new_zeros(1), positions))
-        modulation = self.modulation(prepared, len(positions), cache)
+        modulation = self.modulation(prepared, positions, span, cache)
         reach = span.reach + 1
-        if not span.padded and (span.first or len(positions) == 1):
-            return Place(positions, reach, None, span.first, modulation)
+        if span.start is not None and (span.first or len(positions) == 1):
+            return Place(positions, reach, None, span.first, span.keep, modulation)
         keys = torch.arange(reach, device=positions.device)
-        return Place(positions, reach, keys <= positions[:, None], False, modulation)
+        mask = keys <= positions.view(-1, 1, positions.shape[-1], 1)  # (1 or B, 1, n, reach)
+        return Place(positions, reach, mask, False, span.keep, modulation)
 
-    def modulation(self, prepared: Prepared, rows: int, cache: Cache | None) -> Modulation:
-        """The modulation of the next `rows` rows: all there are, or enough for many calls."""
+    def modulation(
+        self, prepared: Prepared, positions: Tensor, span: Span, cache: Cache | None
+    ) -> Modulation:
+        """The modulation of sequence rows (n,) or (B, n); with a cache, and all images at the same
+        rows, of enough of them for many calls."""
+        unique, row = prepared.different or (prepared.ids, None)
+        if span.start is None:
+            label = self.cls_embedding(prepared.ids)[:, None]  # (B, 1, D)
+            return Modulation(label + self.steps(positions), None)
+        label = self.cls_embedding(unique)[:, None]  # (U, 1, D)
         if cache is None:
-            cond = prepared.cond[:, None] + self.steps.weight  # (U, N + 1, D)
-            return Modulation(cond, prepared.row)
-        begin, cache.rows = cache.rows, cache.rows + rows
-        if cache.modulation is None or cache.rows > cache.modulation.end:
-            steps = self.steps.weight[begin : begin + max(rows, MODULATED)]
-            cond = prepared.cond[:, None] + steps  # (U, m, D)
-            cache.modulation = Modulation(cond, prepared.row, begin, keep=True)
-        return cache.modulation
+            return Modulation(label + self.steps.weight, row)
+        begin, found = 0 if span.first else span.start + 1, cache.modulation
+        if found is None or not found.begin <= begin <= found.end - len(positions):
+            steps = self.steps.weight[begin : begin + max(len(positions), MODULATED)]
+            found = cache.modulation = Modulation(label + steps, row, begin, keep=True)
+        return found
 
     def hidden(
         self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None = None
@@ -275,15 +297,15 @@ class RAR(nn.Module):
         """Hidden states (B, n, D) of a span; reads codes (B, N), in the order in which they are
         drawn, of earlier slots only. Without a cache the span must be all slots."""
         before = (span.slots[1:] if span.first else span.slots) - 1
-        x = self.tok_embeddings(codes[:, before])  # (B, n, D)
+        x = self.tok_embeddings(arrange(codes, before))  # (B, n, D)
         if span.first:
             x = torch.cat((cond.start, x), 1)  # (B, 1 + n, D)
         place = self.place(cond, span, cache)
-        x = x + cond.places.index_select(-2, place.positions)
+        x = x + arrange(cond.places, place.positions)
         for i, layer in enumerate(self.layers):
             x = layer(x, place, i, cache)
         scale, shift = place.modulation(self.adaln, place.positions).chunk(2, -1)
-        return modulate(normed(x), shift, scale)[:, -span.slots.numel() :]  # (B, n, D)
+        return modulate(normed(x), shift, scale)[:, -span.slots.shape[-1] :]  # (B, n, D)
 
     def draw(
         self,
@@ -291,30 +313,24 @@ class RAR(nn.Module):
         cond: Prepared,
         span: Span,
         cache: Cache | None,
-        guide: Guide,
-        noise: SlotNoise,
-        filters: Filters,
+        chance: Chance,
     ) -> Draw:
         """Draw the codes of a span, (B, n)."""
-        h = self.hidden(guide.tile(codes), cond, span, cache)
-        return self.head.sample(h, guide, noise.uniform, filters)
+        guide = chance.guide
+        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
+        return self.head.sample(h, chance)
 
     def loss(
-        self,
-        codes: Tensor,
-        cond: Cond,
-        read: Tensor | None = None,
-        orders: Tensor | None = None,
+        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
         """Negative log-likelihood of codes (B, N), predicted in `orders`, at each position: (B, N)
         in nats. Codes and loss are row by row."""
-        orders = self.order if orders is None else orders
-        predicted = arrange(codes, orders)
-        read = predicted if read is None else arrange(read, orders)
-        slots = torch.arange(self.spec.positions, device=codes.device)
-        span = Span(slots, first=True, reach=self.spec.positions, padded=False)
-        h = self.hidden(read, self.prepare(cond, orders), span)
-        return restore(self.head.loss(h, predicted), orders)
+        orders = self.order() if orders is None else orders
+        codes = arrange(codes, orders)
+        span = Span.whole(self.spec.positions, codes.device)
+        h = self.hidden(codes, self.prepare(cond, orders), span)
+        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
+        return restore(loss, orders)
 
 
 def tiny() -> RARConfig:

@@ -16,23 +16,24 @@ entries, C codebook dimensions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Draw, Guide, Span, TokenSpec
+from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.heads.categorical import CategoricalHead
+from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.adaln import modulate, normed
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import drop_path_rates, dropped
-from smalti.sampling.filters import Filters, draw, mixture
-from smalti.sampling.noise import SlotNoise
+from smalti.sampling.chance import Chance
+from smalti.sampling.filters import draw, mixture
+from smalti.sampling.noise import Noise, SlotNoise
 from smalti.tokenizers.multiscale_vqvae import VAR256
 from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, check, pyramid
 
@@ -41,7 +42,7 @@ SHARPEST = 100.0
 
 
 @dataclass(frozen=True)
-class VARConfig:
+class VARConfig(GeneratorConfig):
     scales: tuple[tuple[int, int], ...] = VAR256
     """Height and width of each grid, coarse to fine."""
     vocab: int = 4096
@@ -93,14 +94,33 @@ class VARConfig:
     def head_dim(self) -> int:
         return self.dim // self.heads
 
+    def fitted(self, tokenizer: Any, reads: Reads) -> VARConfig:
+        """The same with the codebook and the classes. Raises ValueError if the tokenizer does not
+        code scales, or other ones."""
+        spec, shape = tokenizer.spec, tokenizer.config
+        if not isinstance(tokenizer.codebook, MultiScaleQuantizer):
+            raise ValueError(
+                f"VAR predicts scales of codes, but the tokenizer, a {type(tokenizer).__name__}, "
+                f"gives {len(spec.grids)} grid"
+            )
+        if self.scales != spec.grids:
+            given = " ".join(f"{h} {w}" for h, w in spec.grids)
+            raise ValueError(
+                f"model.scales must be the tokenizer's, {spec.grids}, got {self.scales}; give "
+                f"--model.scales {given}"
+            )
+        codes = {"latent": shape.dim, "phis": shape.phis, "phi_ratio": shape.phi_ratio}
+        return replace(self, vocab=spec.vocab, classes=reads.classes, **codes)
 
-class Prepared(NamedTuple):
+
+@dataclass
+class Prepared(Rowwise):
     """All that no drawn code changes."""
 
     first: Tensor
     """(B, n, D): inputs of the first scale, without positions."""
     places: Tensor
-    """(N, D): positions and scales."""
+    """(1, N, D): positions and scales."""
     cond: Tensor
     """(B, 1, D): what modulates the layers."""
     shared: Tensor | None
@@ -108,14 +128,34 @@ class Prepared(NamedTuple):
 
 
 class Cache(KVCache):
-    """Keys and values, the picture so far, and each layer's modulation."""
+    """Keys and values, the picture so far, and each layer's modulation. All rows are at one scale:
+    images that are drawn together begin together."""
 
-    scale: int = 0
-    """Scales that were read."""
+    scales: int = 0
+    """How many scales are in the latent."""
     latent: Tensor | None = None
-    """(B, C, h, w): the sum of the scales drawn so far."""
+    """(B, C, h, w): the sum of the scales drawn so far; of images alone, not of all branches."""
     modulations: dict[int, Tensor]
     """(B, 6, D) of each layer, the same for all scales."""
+
+    def rows(self, index: Tensor) -> Self:
+        other = super().rows(index)
+        other.modulations = {}
+        if self.latent is not None:
+            other.latent = self.latent.index_select(0, index[index < len(self.latent)])
+        return other
+
+    def put(self, index: Tensor, other: Self) -> None:
+        if self.scales != other.scales:
+            raise ValueError(
+                "images of scales begin together: rows before scale "
+                f"{other.scales} cannot join rows before scale {self.scales}"
+            )
+        super().put(index, other)
+        self.modulations = {}
+        if self.latent is not None and other.latent is not None:
+            images = index[index < len(self.latent)]
+            self.latent.index_copy_(0, images, other.latent)
 
 
 class Place(NamedTuple):
@@ -126,6 +166,8 @@ class Place(NamedTuple):
     reach: int
     """Keys below this slot are read."""
     mask: Tensor | None
+    keep: bool
+    """Whether keys and values are written to the cache."""
 
 
 def to_length(x: Tensor, length: Tensor | float) -> Tensor:
@@ -157,7 +199,7 @@ class Attention(nn.Module):
             length = self.log_scale.clamp(max=math.log(SHARPEST)).exp()  # (H, 1, 1)
             q, k = to_length(q, length), to_length(k, 1.0)
         if cache is not None:
-            k, v = cache.update(layer, place.slots, place.reach, k, v)
+            k, v = cache.update(layer, place.slots, place.reach, k, v, place.keep)
         y = attend(q, k, v, place.mask, scale=self.scale)
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
 
@@ -213,25 +255,27 @@ class Block(nn.Module):
         return self.residual(x, gate2, self.feed_forward(h))
 
 
-class VAR(nn.Module):
+class VAR(Generator):
     """Codes (B, N) of all scales given a class. A `CausalModel`; one scale per step."""
 
     NO_DECAY = ("pos", "start_pos", "scale_embedding.*", "*.constants", "*.log_scale")
     """What has no weight decay, as published; classes have."""
     FLOAT32 = ("quantize.",)
     """What stays in float32 when the model is loaded in another dtype."""
+    smooth = True
+    config: VARConfig
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
         dim = config.dim
-        self.blocks: Sequence[int] = [h * w for h, w in config.scales]
+        self.sizes = self.blocks()
         self.quantize = MultiScaleQuantizer(
             config.scales, config.vocab, config.latent, config.phis, config.phi_ratio
         ).requires_grad_(False)
         self.word_embed = nn.Linear(config.latent, dim)
         self.cls_embedding = nn.Embedding(config.classes + 1, dim)
-        self.start_pos = nn.Parameter(torch.empty(self.blocks[0], dim))
+        self.start_pos = nn.Parameter(torch.empty(self.sizes[0], dim))
         self.pos = nn.Parameter(torch.empty(self.spec.positions, dim))
         self.scale_embedding = nn.Embedding(len(config.scales), dim)
         if config.shared_adaln:
@@ -264,15 +308,14 @@ class VAR(nn.Module):
         """Take over codebook and convolutions of the tokenizer whose codes are to be learned."""
         self.quantize.load_state_dict(tokenizer.quantize.state_dict())
 
-    def prepare(self, cond: Cond) -> Prepared:
+    def prepare(
+        self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
+    ) -> Prepared:
         """First inputs, positions and modulation of a batch of conditions."""
-        if cond.labels is None:
-            raise ValueError("this model is class-conditional: give labels")
-        ids = cond.labels
-        if cond.drop is not None:
-            ids = ids.masked_fill(cond.drop, self.config.classes)
+        self.draws(spec)
+        ids = cond.class_ids(null=self.config.classes)
         label = self.cls_embedding(ids).unsqueeze(1)  # (B, 1, D)
-        sizes = torch.tensor(self.blocks, device=label.device)
+        sizes = torch.tensor(self.sizes, device=label.device)
         scale = torch.arange(len(sizes), device=label.device).repeat_interleave(
             sizes, output_size=self.spec.positions
         )
@@ -280,11 +323,11 @@ class VAR(nn.Module):
         shared = None
         if self.config.shared_adaln:
             shared = self.shared_adaln(F.silu(label)).unflatten(-1, (6, -1)).squeeze(1)
-        return Prepared(label + self.start_pos, places, label, shared)
+        return Prepared(label + self.start_pos, places.unsqueeze(0), label, shared)
 
-    def cache(self, batch: int) -> Cache:
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
         """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
-        c, weight, length = self.config, self.pos, self.spec.positions
+        c, weight, length = self.config, self.pos, self.draws(spec).positions
         cache = Cache(c.layers, batch, c.heads, length, c.head_dim, weight.dtype, weight.device)
         cache.modulations = {}
         return cache
@@ -301,27 +344,36 @@ class VAR(nn.Module):
         if cache is None:
             with torch.autocast(codes.device.type, enabled=False):
                 return self.quantize.inputs(codes)
-        scale, cache.scale = cache.scale, cache.scale + 1
+        scale = self.scale_of(span)
         if scale == 0:
             return None
-        end = sum(self.blocks[:scale])
-        last = codes[:, end - self.blocks[scale - 1] : end]
-        vectors = last if last.is_floating_point() else self.embed(last)  # (B, n, C)
-        if cache.latent is None:
-            cache.latent = vectors.new_zeros(len(codes), vectors.shape[-1], *self.spec.grids[-1])
-        cache.latent = self.quantize.add(cache.latent, vectors, scale - 1)
-        return self.quantize.shrink(cache.latent, scale)
+        latent = cache.latent
+        if cache.scales < scale:
+            last = codes[:, sum(self.sizes[: scale - 1]) : sum(self.sizes[:scale])]
+            vectors = last if last.is_floating_point() else self.embed(last)  # (B, n, C)
+            if latent is None:
+                latent = vectors.new_zeros(len(codes), vectors.shape[-1], *self.spec.grids[-1])
+            latent = self.quantize.add(latent, vectors, scale - 1)
+            if span.keep:
+                cache.latent, cache.scales = latent, scale
+        assert latent is not None
+        return self.quantize.shrink(latent, scale)
+
+    def scale_of(self, span: Span) -> int:
+        """The number of the scale that a span fills."""
+        starts = [sum(self.sizes[:k]) for k in range(len(self.sizes))]
+        if span.start not in starts:
+            raise ValueError("all rows of a batch of scales must be at the same scale")
+        return starts.index(span.start)
 
     def place(self, span: Span, cache: Cache | None) -> Place:
         """Attention between scales is causal: a mask without a cache, nothing to hide with one."""
         device, mask = span.slots.device, None
         if cache is None:
-            sizes = torch.tensor(self.blocks, device=device)
+            sizes = torch.tensor(self.sizes, device=device)
             scale = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
             mask = scale[:, None] >= scale  # (N, N)
-        elif span.padded:
-            mask = torch.arange(span.reach, device=device) <= span.slots[-1:, None]
-        return Place(span.slots, span.reach, mask)
+        return Place(span.slots, span.reach, mask, span.keep)
 
     def hidden(
         self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None = None
@@ -338,7 +390,7 @@ class VAR(nn.Module):
         if seen is not None:
             x = self.word_embed(seen.to(x.dtype))  # (B, n, D)
             x = torch.cat((cond.first, x), 1) if span.first else x
-        x = x + cond.places[span.slots]
+        x = x + cond.places[:, span.slots]
         place = self.place(span, cache)
         for i, layer in enumerate(self.layers):
             x = layer(x, cond, place, i, cache)
@@ -351,28 +403,28 @@ class VAR(nn.Module):
         cond: Prepared,
         span: Span,
         cache: Cache,
-        guide: Guide,
-        noise: SlotNoise,
-        filters: Filters,
+        chance: Chance,
     ) -> Draw:
         """Draw the codes of a scale, (B, n), and with `filters.smooth` vectors (B, n, C)."""
-        ramp = cache.scale / max(len(self.blocks) - 1, 1)
+        guide, noise, filters, _ = chance
         seen = self.read(codes, span, cache)  # of the images, once for all branches
         seen = None if seen is None else guide.tile(seen)
         h = self.transform(seen, cond, span, cache)
         if not filters.smooth:
-            return self.head.sample(h, guide, noise.uniform, filters)
+            return self.head.sample(h, chance)
         logits = filters(self.head.merged(h, guide))  # (B, n, V)
+        ramp = self.scale_of(span) / max(len(self.sizes) - 1, 1)
         weights = mixture(logits, noise.gumbel(logits.shape[-1]), ramp)
-        drawn = draw(logits, noise.uniform)
+        drawn = draw(logits, noise.uniform())
         return Draw(*drawn, h, weights @ self.quantize.embedding.weight)
 
-    def loss(self, codes: Tensor, cond: Cond, read: Tensor | None = None) -> Tensor:
+    def loss(
+        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
         """Negative log-likelihood of codes (B, N) at each position, (B, N) in nats."""
-        slots = torch.arange(self.spec.positions, device=codes.device)
-        span = Span(slots, first=True, reach=self.spec.positions, padded=False)
-        h = self.hidden(codes if read is None else read, self.prepare(cond), span)
-        return self.head.loss(h, codes)
+        span = Span.whole(self.spec.positions, codes.device)
+        h = self.hidden(codes, self.prepare(cond), span)
+        return self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
 
 
 def tiny() -> VARConfig:

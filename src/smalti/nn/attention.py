@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,10 +32,15 @@ class KVCache:
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
 
     def update(
-        self, layer: int, positions: Tensor, reach: int, k: Tensor, v: Tensor
+        self, layer: int, positions: Tensor, reach: int, k: Tensor, v: Tensor, keep: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Write k, v (B, H, n, head_dim) at positions (n,) or (B, n); return all below `reach`."""
+        """Write k, v (B, H, n, head_dim) at positions (n,) or (B, n); return all below `reach`.
+
+        Without `keep` the same is returned and the cache stays as it was.
+        """
         keys, values = self.keys[layer], self.values[layer]
+        if not keep:
+            keys, values = keys[:, :, :reach].clone(), values[:, :, :reach].clone()
         if positions.dim() == 1:
             keys.index_copy_(2, positions, k)
             values.index_copy_(2, positions, v)
@@ -41,6 +49,20 @@ class KVCache:
             keys.scatter_(2, index, k)
             values.scatter_(2, index, v)
         return keys[:, :, :reach], values[:, :, :reach]
+
+    def rows(self, index: Tensor) -> Self:
+        """A cache of some rows, (n,) int64; it shares no memory with this one."""
+        other = copy.copy(self)
+        other.keys = [t.index_select(0, index) for t in self.keys]
+        other.values = [t.index_select(0, index) for t in self.values]
+        return other
+
+    def put(self, index: Tensor, other: Self) -> None:
+        """Write all that `other` holds in place of the rows of `index`."""
+        for mine, given in zip(
+            (*self.keys, *self.values), (*other.keys, *other.values), strict=True
+        ):
+            mine.index_copy_(0, index, given)
 
     @property
     def nbytes(self) -> int:

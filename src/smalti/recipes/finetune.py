@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,13 @@ from smalti import registry
 from smalti.codes import TokenSpec
 from smalti.config import read_json
 from smalti.loading import download, load
-from smalti.models.fluid import Fluid
-from smalti.models.llamagen import LlamaGenConfig
 from smalti.pipeline import Pipeline
 from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
 from smalti.storage import fingerprint, load_module, tokenizer_folder
 from smalti.train.lora import adapt, targets
 
-M = TypeVar("M", bound=nn.Module)
+RATES = ("dropout", "drop_path")
+"""What a run that goes on takes of its own recipe's model."""
 
 
 def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> Pipeline:
@@ -60,9 +59,9 @@ def same_but_for_size(recipe: GeneratorRecipe, tokenizer: Any) -> Any:
     other, _ = load_module(tokenizer_folder(Path(recipe.tokenizer)), registry.TOKENIZERS)
     sized = copy.copy(tokenizer)
     if type(other.config) is type(tokenizer.config):
-        names = [name for name in ("size", "scales") if hasattr(other.config, name)]
+        sizes = [f.name for f in fields(other.config) if f.name in ("size", "scales")]
         sized.config = replace(
-            tokenizer.config, **{name: getattr(other.config, name) for name in names}
+            tokenizer.config, **{name: getattr(other.config, name) for name in sizes}
         )
     if fingerprint(other) != fingerprint(sized):
         raise ValueError(
@@ -87,7 +86,7 @@ def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> Any:
             f"it takes {type(recipe.model).__name__}"
         )
     require_same(out, recipe.init, fingerprint(model))
-    return built(type(model), model.config, model.state_dict())
+    return built(model.config, registry.TOKENIZERS, model.state_dict())
 
 
 def adapted(
@@ -100,9 +99,10 @@ def adapted(
     """
     torch.manual_seed(recipe.train.seed)
     weights, config = pipe.model.state_dict(), pipe.model.config
-    rates = [name for name in ("dropout", "drop_path") if hasattr(config, name)]
-    config = replace(config, **{name: getattr(recipe.model, name) for name in rates})
-    if isinstance(config, LlamaGenConfig):
+    wanted = recipe.model
+    rates = {f.name: getattr(wanted, f.name) for f in fields(wanted) if f.name in RATES}
+    config = replace(config, **rates)
+    if pipe.model.any_grid:
         config = replace(config, grid=spec.grids[0])
     elif config.spec.grids != spec.grids:
         raise ValueError(
@@ -113,17 +113,10 @@ def adapted(
         table = class_table(weights["cls_embedding.weight"], pipe.classes, classes)
         weights["cls_embedding.weight"] = table
         config = replace(config, classes=len(classes))
-    model = built(type(pipe.model), config, weights)
+    model = built(config, registry.MODELS, weights)
     if recipe.lora.rank:
-        adapt(model, recipe.lora, whole=[condition_of(model)])
+        adapt(model, recipe.lora, whole=[model.reader])
     return model
-
-
-def condition_of(model: Any) -> nn.Module:
-    """What a model reads its classes or texts with."""
-    if model.config.classes:
-        return model.cls_embedding
-    return model.aligner.proj if isinstance(model, Fluid) else model.text_prefix
 
 
 def class_table(old: Tensor, before: Sequence[str], after: Sequence[str]) -> Tensor:
@@ -138,10 +131,10 @@ def class_table(old: Tensor, before: Sequence[str], after: Sequence[str]) -> Ten
     return torch.stack([*begun, old[-1]])  # (C + 1, D)
 
 
-def built(module: type[M], config: Any, weights: dict[str, Tensor]) -> M:
+def built(config: Any, among: dict[str, registry.Entry], weights: dict[str, Tensor]) -> Any:
     """A module with copies of the weights, all of them to be trained."""
     with torch.device("meta"):
-        model = module(config)
+        model = registry.module_of(config, among)
     model.load_state_dict({k: v.clone() for k, v in weights.items()}, assign=True)
     return model
 

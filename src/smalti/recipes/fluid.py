@@ -33,7 +33,7 @@ def fluid(size: str) -> TextRecipe:
         model=FluidConfig(**SIZES[size]),
         text=T5Config(model="google/t5-v1_1-xxl", length=128, dim=4096),
         objective=MaskedConfig(cond_dropout=0.1),
-        sampling=Sampling(guidance=4.0, schedule="linear", steps=64),
+        sampling=Sampling.of(guidance=4.0, schedule="linear", steps=64),
         train=TrainConfig(
             steps=1_000_000,
             batch=2048,
@@ -52,7 +52,7 @@ def raster(recipe: TextRecipe) -> TextRecipe:
         recipe,
         model=replace(recipe.model, order="raster"),
         objective=LikelihoodConfig(cond_dropout=0.1),
-        sampling=replace(recipe.sampling, schedule="constant", steps=None),
+        sampling=recipe.sampling.changed(schedule="constant", steps=None),
     )
 
 
@@ -136,7 +136,9 @@ def emoji_fluid() -> GeneratorRecipe:
             head=DiffusionConfig(depth=3, width=128),
         ),
         objective=MaskedConfig(),
-        sampling=Sampling(guidance=2.0, schedule="linear", steps=8, solver="dpm", head_steps="16"),
+        sampling=Sampling.of(
+            guidance=2.0, schedule="linear", steps=8, solver="dpm", head_steps="16"
+        ),
         train=replace(recipe.train, steps=2080, preview_every=1040, save_every=1040),
     )
 

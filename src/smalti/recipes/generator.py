@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from smalti import registry
+from smalti.codes import Reads
 from smalti.data.source import open_source, require_captions
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.encoding import encode
-from smalti.eval.codebook import histogram, unigram_bits
+from smalti.engine import stream
+from smalti.eval.codebook import histograms, unigram_bits
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
-from smalti.models.fluid import FluidConfig
-from smalti.models.var import VAR, VARConfig
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline import Pipeline
 from smalti.progress import say
@@ -28,13 +28,9 @@ from smalti.recipes.run_folder import claim, finish, without_held_out
 from smalti.sampling import orders
 from smalti.sampling.noise import Noise
 from smalti.storage import fingerprint, load_module, tokenizer_folder
-from smalti.text.bytes import ByteEncoder
 from smalti.text.encoders import condition
-from smalti.text.t5 import T5, T5Config
-from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.train.lora import merge
-from smalti.train.masked import MaskedConfig, MaskedObjective
-from smalti.train.objectives import Likelihood, LikelihoodConfig
+from smalti.train.objectives import LikelihoodConfig
 from smalti.train.parallel import Precision, World, autocast
 from smalti.train.trainer import Trainer
 
@@ -130,8 +126,8 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
                 f"objective.random_end must be at most train.steps {recipe.train.steps}, for the "
                 f"model to settle on its own order, got {goal.random_end}"
             )
-    if not begun:
-        check_codes(recipe.model, tokenizer)
+    if not begun:  # before the codes are made
+        fitted(recipe.model, tokenizer, 1, encoder)
     cache = open_codes(recipe, out, tokenizer, encoder, world)
     chosen, held = cache.indices("train"), cache.indices("held_out")
     held = held if len(held) else without_held_out(chosen, world)
@@ -141,16 +137,15 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
         model = adapted(begun, recipe, classes, cache.spec)
     else:
         config = fitted(recipe.model, tokenizer, len(classes), encoder)
-        model: Any = registry.module_of(config, registry.MODELS)(config)
+        model: Any = registry.module_of(config, registry.MODELS)
         torch.manual_seed(recipe.train.seed)
         for part in (model, learned):
             if part is not None:
                 part.init_weights()
-        if isinstance(model, VAR):
-            model.learn_from(tokenizer)
+        model.learn_from(tokenizer)
     sampling = begun.sampling if begun else recipe.sampling
-    if getattr(model, "any_order", False) and not begun and one_order:
-        sampling = replace(sampling, known_first=False)  # it learns a single order
+    if model.any_order and not begun and one_order:
+        sampling = sampling.changed(known_first=False)  # it learns a single order
     sampling.check(model)  # not at the first preview
     pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache, begun), encoder)
     return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
@@ -170,14 +165,12 @@ def by_order(
 
 def objective_of(model: Any, recipe: GeneratorRecipe, learned: Any | None) -> Any:
     """What the model minimises. Raises ValueError if the recipe's objective is for another loop."""
-    goal, masked = recipe.objective, getattr(model, "masked", False)
-    if isinstance(goal, MaskedConfig) != masked:
+    goal = recipe.objective
+    if goal.LOOP != model.loop:
         name = type(model.config).__name__.removesuffix("Config")
-        wanted = "MaskedConfig" if masked else "LikelihoodConfig"
+        wanted = {"causal": "LikelihoodConfig", "masked": "MaskedConfig"}[model.loop]
         raise ValueError(f"{name} is trained by {wanted}, got {type(goal).__name__}")
-    if isinstance(goal, MaskedConfig):
-        return MaskedObjective(model, goal, learned, recipe.train.seed)
-    return Likelihood(model, goal, learned)
+    return goal.objective(model, learned, recipe.train.seed)
 
 
 def compared(parts: Parts, told: dict[str, float], seed: int) -> dict[str, float]:
@@ -195,13 +188,11 @@ def compared(parts: Parts, told: dict[str, float], seed: int) -> dict[str, float
 
 
 def unigram_of(parts: Parts) -> float:
-    """Bits per token of the held-out codes by how often each occurs in training."""
+    """Bits per position of the held-out codes by how often each occurs in training."""
     cache = parts.cache
     blocks = np.array_split(parts.chosen, len(parts.chosen) // 4096 + 1)  # never all in memory
     views = ((rows, v) for rows in blocks for v in range(cache.views))
-    counts = sum(
-        (histogram(cache.codes(*view), cache.spec.vocab) for view in views), torch.tensor(0)
-    )
+    counts = sum((histograms(cache.codes(*v), cache.spec).sum(0) for v in views), torch.tensor(0))
     return unigram_bits(counts, cache.codes(parts.held, 0))
 
 
@@ -220,49 +211,21 @@ def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> Any | None:
         given = begun.text
         if given is None or not given.learned:
             return given
-        return built(type(given), given.config, given.state_dict())
+        return built(given.config, registry.TEXT, given.state_dict())
     if not isinstance(recipe, TextRecipe):
         return None
-    return T5(recipe.text) if isinstance(recipe.text, T5Config) else ByteEncoder(recipe.text)
-
-
-def check_codes(config: Any, tokenizer: Any) -> None:
-    """Raise ValueError if a model predicts other codes than the tokenizer gives."""
-    spec, name = tokenizer.spec, type(config).__name__.removesuffix("Config")
-    wanted, given = isinstance(config, VARConfig), isinstance(tokenizer.config, MultiScaleConfig)
-    if wanted != given:
-        raise ValueError(
-            f"{name} predicts {'scales of codes' if wanted else 'one grid of codes'}, "
-            f"but the tokenizer is a {registry.name_of(tokenizer)} of {len(spec.grids)} grids"
-        )
-    if wanted and config.scales != spec.grids:
-        given = " ".join(f"{h} {w}" for h, w in spec.grids)
-        raise ValueError(
-            f"model.scales must be the tokenizer's, {spec.grids}, got {config.scales}; give "
-            f"--model.scales {given}"
-        )
-    if not isinstance(config, FluidConfig) and config.spec.discrete != spec.discrete:
-        kinds = ("continuous", "discrete")
-        raise ValueError(
-            f"{name} predicts {kinds[config.spec.discrete]} codes, but the tokenizer, a "
-            f"{registry.name_of(tokenizer)}, gives {kinds[spec.discrete]} ones"
-        )
+    return registry.module_of(recipe.text, registry.TEXT)
 
 
 def fitted(config: Any, tokenizer: Any, classes: int, encoder: Any | None) -> Any:
-    """A model's configuration with what the codes and the condition decide."""
-    spec, shape = tokenizer.spec, tokenizer.config
-    if isinstance(config, VARConfig):
-        codes = {"latent": shape.dim, "phis": shape.phis, "phi_ratio": shape.phi_ratio}
-        return replace(config, vocab=spec.vocab, classes=classes, **codes)
-    known = {f.name for f in fields(config)}
-    found = {"grid": spec.grids[0], "vocab": spec.vocab, "channels": spec.channels}
-    if encoder is None:
-        found |= {"classes": classes, "text_length": 0}
-    else:
-        length, dim = encoder.config.length, encoder.config.dim
-        found |= {"classes": 0, "text_length": length, "text_dim": dim}
-    return replace(config, **{k: v for k, v in found.items() if k in known})
+    """A model's configuration with what the codes and the condition decide.
+
+    Raises ValueError if the model predicts other codes than the tokenizer gives.
+    """
+    reads = Reads(classes)
+    if encoder is not None:
+        reads = Reads(0, encoder.config.length, encoder.config.dim)
+    return config.fitted(tokenizer, reads)
 
 
 @torch.inference_mode()
@@ -273,7 +236,7 @@ def drawn(
     batch = {k: v.to(pipeline.device) for k, v in batch.items()}
     cond = condition(batch, encoder)
     noise = Noise.request(seed, cond.batch, device=pipeline.device)
-    *_, last = pipeline.sampling.stream(pipeline.model, cond, noise)
+    *_, last = stream(pipeline.model, pipeline.sampling.request(pipeline.model, cond, noise))
     return to_pil(pipeline.decode(last.drawn))
 
 

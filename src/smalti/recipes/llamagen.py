@@ -61,7 +61,7 @@ def llamagen(size: str, guidance: float = 2.0, grid: int = 16) -> GeneratorRecip
         data=DataConfig(source="folder:imagenet/train", crop="ten", holdout=0.01),
         model=LlamaGenConfig(grid=(grid, grid), **SIZES[size]),
         objective=LikelihoodConfig(cond_dropout=0.1),
-        sampling=Sampling(guidance=guidance),
+        sampling=Sampling.of(guidance=guidance),
         train=TrainConfig(
             steps=1_500_000,
             batch=256,
@@ -161,7 +161,7 @@ def emoji_llamagen() -> GeneratorRecipe:
             dropout=0.2,
             drop_path=0.1,
         ),
-        sampling=Sampling(guidance=2.0, top_p=0.95),
+        sampling=Sampling.of(guidance=2.0, top_p=0.95),
         train=TrainConfig(
             steps=3000,
             batch=16,

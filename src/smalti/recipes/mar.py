@@ -153,6 +153,8 @@ def emoji_mar() -> GeneratorRecipe:
             head=DiffusionConfig(depth=3, width=144),
         ),
         objective=MaskedConfig(),
-        sampling=Sampling(guidance=2.0, schedule="linear", steps=8, solver="dpm", head_steps="16"),
+        sampling=Sampling.of(
+            guidance=2.0, schedule="linear", steps=8, solver="dpm", head_steps="16"
+        ),
         train=replace(recipe.train, steps=2400, preview_every=1200, save_every=1200),
     )

@@ -30,7 +30,7 @@ def maskgit() -> GeneratorRecipe:
         data=DataConfig(source="folder:imagenet/train", crop="ten", holdout=0.01),
         model=MaskGITConfig(),
         objective=MaskedConfig(masking="cosine", smoothing=0.1),
-        sampling=Sampling(steps=8, confidence=4.5),
+        sampling=Sampling.of(steps=8, confidence=4.5),
         train=TrainConfig(
             steps=300 * IMAGES // 256,
             batch=256,
@@ -63,5 +63,5 @@ def emoji_maskgit() -> GeneratorRecipe:
             dropout=0.2,
         ),
         objective=MaskedConfig(masking="cosine"),
-        sampling=Sampling(guidance=2.0, schedule="linear", steps=12, confidence=4.5),
+        sampling=Sampling.of(guidance=2.0, schedule="linear", steps=12, confidence=4.5),
     )

@@ -22,7 +22,7 @@ def _published(grid: int, steps: int) -> TextRecipe:
         model=LlamaGenConfig(grid=(grid, grid), classes=0, text_length=120, **SIZES["XL"]),
         text=T5Config(),
         objective=LikelihoodConfig(cond_dropout=0.1),
-        sampling=Sampling(guidance=7.5, top_k=1000),
+        sampling=Sampling.of(guidance=7.5, top_k=1000),
         train=TrainConfig(
             steps=steps,
             batch=256,
@@ -78,7 +78,7 @@ def shapes_t2i() -> TextRecipe:
         data=DataConfig(source="shapes:25000", flip=False),  # captions say left and right
         model=replace(recipe.model, dropout=0.0, drop_path=0.0),
         text=BytesConfig(length=12, dim=128, layers=2, heads=4),
-        sampling=Sampling(guidance=1.5, top_p=0.9),
+        sampling=Sampling.of(guidance=1.5, top_p=0.9),
         train=replace(recipe.train, steps=6500, preview_every=3250, save_every=3250),
     )
 
@@ -94,6 +94,6 @@ def emoji_t2i() -> TextRecipe:
         data=DataConfig(source="emoji", flip=False),
         model=replace(recipe.model, dropout=0.1, drop_path=0.0),
         text=BytesConfig(length=16, dim=192, layers=2, heads=4),
-        sampling=Sampling(guidance=2.0, top_p=0.95),
+        sampling=Sampling.of(guidance=2.0, top_p=0.95),
         train=replace(recipe.train, steps=6000, preview_every=3000, save_every=3000),
     )

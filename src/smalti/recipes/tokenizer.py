@@ -19,9 +19,6 @@ from smalti.recipes.base import TokenizerRecipe
 from smalti.recipes.finetune import open_tokenizer
 from smalti.recipes.run_folder import claim, finish, without_held_out
 from smalti.storage import fingerprint, save_module
-from smalti.tokenizers.kl_vae import KLVAE
-from smalti.train.kl import KLConfig, KLObjective
-from smalti.train.objectives import ReconstructionObjective
 from smalti.train.parallel import World
 from smalti.train.trainer import Trainer
 
@@ -43,8 +40,8 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     held_out = Images(source, held, replace(transform, flip=False), config.batch, seed)
     torch.manual_seed(seed)
     mark = fingerprint(begun) if begun else ""
-    fresh = begun or registry.module_of(recipe.model, registry.TOKENIZERS)(recipe.model)
-    objective = goal(recipe, fresh)
+    fresh = begun or registry.module_of(recipe.model, registry.TOKENIZERS)
+    objective = recipe.objective.objective(fresh, seed, config.steps, begun is not None)
     model = objective.model
 
     def evaluate() -> dict[str, float]:
@@ -72,39 +69,12 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
             return {}
         model.eval()
         measured = {f"held_out_{k}": v for k, v in evaluate().items()}
-        if isinstance(model, KLVAE):
+        if model.distributions:
             some = Images(source, chosen[:: len(chosen) // 512 + 1], transform, config.batch)
-            measured |= scaled(model, some, world)
+            measured |= model.rescale(latent_std(model, some.evaluation(64), world.device))
         save_module(model, out / "tokenizer", source=source.name)
     tell(source, known)
     return finish(out, recipe, measured, source)
-
-
-def scaled(model: KLVAE, images: Images, world: World) -> dict[str, float]:
-    """Give a tokenizer the scale at which its codes of these images have a standard deviation of
-    one; what was measured."""
-    std = latent_std(model, images.evaluation(64), world.device)
-    model.config = replace(model.config, scale=1 / std)
-    return {"latent_std": std, "scale": 1 / std}
-
-
-def goal(recipe: TokenizerRecipe, model: Any) -> ReconstructionObjective | KLObjective:
-    """What the recipe minimises.
-
-    Raises ValueError if there would be no codebook by the end.
-    """
-    config = recipe.objective
-    if isinstance(config, KLConfig):
-        return KLObjective(model, config)
-    care = config.codebook
-    if recipe.init:  # with a codebook that knows images
-        care = replace(care, kmeans=False)
-    if care.kmeans and care.warmup >= recipe.train.steps:
-        raise ValueError(
-            f"objective.codebook.warmup must be below train.steps {recipe.train.steps}, "
-            f"got {care.warmup}"
-        )
-    return ReconstructionObjective(model, replace(config, codebook=care), recipe.train.seed)
 
 
 @torch.inference_mode()

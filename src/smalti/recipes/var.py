@@ -190,6 +190,6 @@ def emoji_var() -> GeneratorRecipe:
             dropout=0.2,
             drop_path=0.1,
         ),
-        sampling=Sampling(guidance=2.0, schedule="linear", top_p=0.95),
+        sampling=Sampling.of(guidance=2.0, schedule="linear", top_p=0.95),
         train=replace(recipe.train, steps=2020, preview_every=1010, save_every=1010),
     )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import Cond, Guide
+from smalti.config import called
 
 Schedule = Literal["constant", "linear", "cosine", "power-cosine", "interval", "list"]
 
@@ -37,9 +38,10 @@ class Unguided:
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """Two branches, conditional rows first, combined with one scale."""
+    """Two branches, conditional rows first, combined with one scale or one of each row."""
 
-    scale: float
+    scale: float | Tensor
+    """A number, or (B,)."""
     clean = False
 
     def tile(self, x: Tensor) -> Tensor:
@@ -47,7 +49,7 @@ class ClassifierFree:
 
     def merge(self, pred: Tensor) -> Tensor:
         cond, uncond = pred.chunk(2)
-        return uncond + (cond - uncond) * self.scale  # (B, ...)
+        return uncond + (cond - uncond) * _each(self.scale, cond)  # (B, ...)
 
 
 @dataclass
@@ -60,7 +62,8 @@ class Projected:
     experiment. One guide serves one step, whose merges the momentum sums up.
     """
 
-    scale: float
+    scale: float | Tensor
+    """A number, or (B,)."""
     parallel: float = 1.0
     rescale: float = 0.0
     momentum: float = 0.0
@@ -81,7 +84,12 @@ class Projected:
         unit = cond / _length(cond).clamp(min=1e-12)
         along = (change * unit).sum(-1, keepdim=True) * unit
         change = change + (self.parallel - 1) * along
-        return cond + (self.scale - 1) * change  # (B, ..., C)
+        return cond + (_each(self.scale, cond) - 1) * change  # (B, ..., C)
+
+
+def _each(scale: float | Tensor, like: Tensor) -> float | Tensor:
+    """A number as it is; the scale of each row (B,) so that it multiplies (B, ...)."""
+    return scale.view(-1, *[1] * (like.dim() - 1)) if isinstance(scale, Tensor) else scale
 
 
 def _length(x: Tensor) -> Tensor:
@@ -95,28 +103,31 @@ class Guidance:
     Raises ValueError for an unknown schedule, a negative scale, an empty interval or list.
     """
 
-    scale: float = 1.0
-    """s at full strength; 1 is off and then only one branch is computed."""
+    scale: float = called("guidance", 1.0)
+    """s in u + s * (c - u): 1 is off, and then one branch is computed; more follows the class or
+    text more closely and varies less."""
     schedule: Schedule = "constant"
-    """constant; linear and cosine: a ramp from 1 to `scale`; power-cosine: RAR's ramp, which ends
-    just below `scale`; interval: `scale` between `start` and `stop`, 1 outside; list: `scales`."""
+    """How guidance changes over the steps: constant; linear and cosine: a ramp from 1;
+    power-cosine: RAR's ramp, which ends just below its scale; interval: between start and stop, 1
+    outside; list: the numbers of scales."""
     power: float = 1.0
-    """Exponent of power-cosine; the larger, the later the ramp; 0 is constant."""
+    """Exponent of the power-cosine schedule; the larger, the later the ramp; 0 is constant."""
     start: float = 0.0
-    """Interval: first step with guidance, as a fraction of all steps."""
+    """Interval schedule: first step with guidance, as a fraction of all steps."""
     stop: float = 1.0
-    """Interval: first step without guidance again, as a fraction of all steps."""
+    """Interval schedule: first step without guidance again, as a fraction of all steps."""
     scales: tuple[float, ...] = ()
-    """List: the scale of each step; with other numbers of steps, of the nearest one."""
+    """List schedule: the guidance of each step; with another number of steps, of the nearest."""
     parallel: float = 1.0
-    """APG: what is kept of guidance along the conditional prediction; 1 all of it; near 0 a high
-    scale does not oversaturate."""
+    """Adaptive projected guidance (APG): share that is kept of guidance along the conditional
+    prediction; below 1 a high guidance saturates colours less. On discrete codes an experiment."""
     rescale: float = 0.0
-    """APG: guidance is at most this long at each position, before the scale; 0 is off."""
+    """APG: largest length of the guidance of a position, before the scale; 0 is off."""
     momentum: float = 0.0
-    """APG: how much of the guidance of the last diffusion step is added; below 0 as published."""
+    """APG: share of the last diffusion step's guidance that is added; below 0 as published."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))
         if self.schedule not in get_args(Schedule):
             allowed = ", ".join(get_args(Schedule))
             raise ValueError(f"guidance schedule must be one of {allowed}, got {self.schedule!r}")

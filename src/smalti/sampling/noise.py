@@ -68,8 +68,10 @@ class Noise:
         index = torch.arange(first, first + count, device=device)
         return Noise(torch.full_like(index, seed), index)
 
-    def _words(self, slots: Tensor, width: int, step: int, stream: int) -> Tensor:
-        """(B, n, width rounded up to fours) unsigned 32-bit words; slots (n,) or (B, n)."""
+    def _words(self, slots: Tensor, width: int, step: int | Tensor, stream: int) -> Tensor:
+        """(B, n, width rounded up to fours) unsigned 32-bit words; slots (n,) or (B, n), step a
+        number or (B,)."""
+        step = step.view(-1, 1, 1) if isinstance(step, Tensor) else step
         slots = slots.to(self.seeds.device).unsqueeze(-1)  # (n, 1) or (B, n, 1)
         element = torch.arange(math.ceil(width / 4), device=slots.device).view(1, 1, -1)
         seeds, index = self.seeds.view(-1, 1, 1), self.index.view(-1, 1, 1)
@@ -78,8 +80,9 @@ class Noise:
         words = philox(counter, [seeds & _WORD, (seeds >> 32) & _WORD])
         return torch.stack(words, -1).flatten(-2)
 
-    def uniform(self, slots: Tensor, width: int = 0, step: int = 0) -> Tensor:
-        """Float32 numbers in [0, 1): (B, n) for slots (n,) or (B, n), or (B, n, width)."""
+    def uniform(self, slots: Tensor, width: int = 0, step: int | Tensor = 0) -> Tensor:
+        """Float32 numbers in [0, 1): (B, n) for slots (n,) or (B, n), or (B, n, width); step is a
+        number or (B,)."""
         words = self._words(slots, width or 1, step, stream=0)
         numbers = (words >> 8).float() * 2.0**-24
         return numbers[..., :width] if width else numbers[..., 0]
@@ -96,13 +99,24 @@ class Noise:
 class SlotNoise(NamedTuple):
     """The random numbers of the slots of one step."""
 
-    uniform: Tensor
-    """In [0, 1), (B, n, *trailing): one number for each code, at hand for all steps."""
     source: Noise
     slots: Tensor
     """(n,) or (B, n)."""
-    step: int = 0
-    """Counts the times that slots may be drawn again, in masked generation."""
+    step: int | Tensor = 0
+    """Counts the times that slots may be drawn again, in masked generation: a number or (B,)."""
+    ahead: Tensor | None = None
+    """What `uniform` gives, where a loop has computed it for all its steps at once."""
+
+    @staticmethod
+    def of(noise: Noise | None, codes: Tensor, slots: Tensor) -> SlotNoise:
+        """The noise of `slots` of codes (B, ...); without a noise, always the same numbers."""
+        return SlotNoise(noise or Noise.request(0, len(codes), device=codes.device), slots)
+
+    def uniform(self, width: int = 0) -> Tensor:
+        """Numbers in [0, 1), (B, n), or (B, n, width) for a slot that holds several codes."""
+        if self.ahead is not None:
+            return self.ahead
+        return self.source.uniform(self.slots, width, step=2 * self.step)
 
     def gumbel(self, width: int) -> Tensor:
         """Gumbel noise (B, n, width), other numbers than `uniform`."""

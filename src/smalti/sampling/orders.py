@@ -68,8 +68,8 @@ def scan(name: str, grid: tuple[int, int]) -> Tensor | None:
 
 
 def arrange(values: Tensor, order: Tensor | None) -> Tensor:
-    """Row-major values (B, N, ...) in an order (N,) or (B, N), or in a part of one; None leaves
-    them."""
+    """Row-major values (B, N, ...) or (1, N, ...) in an order (N,) or (B, N), or in a part of one;
+    None leaves them."""
     return values if order is None else _gather(values, order.to(values.device))
 
 
@@ -81,6 +81,8 @@ def restore(values: Tensor, order: Tensor | None) -> Tensor:
 def _gather(values: Tensor, index: Tensor) -> Tensor:
     if index.dim() == 1:
         return values.index_select(1, index)
+    if len(values) == 1:  # one row for all
+        values = values.expand(len(index), *values.shape[1:])
     index = index.view(*index.shape, *[1] * (values.dim() - 2))
     return values.gather(1, index.expand(*index.shape[:2], *values.shape[2:]))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smalti.config import did_you_mean
+from smalti.config import called, did_you_mean
 
 MOST = 64
 """Steps where none are asked for, of which there are no more than positions."""
@@ -27,12 +27,14 @@ class Reveal:
     """How masked generation goes on. Raises ValueError for what cannot be."""
 
     steps: int | None = None
-    """None: 64, or as many as there are positions or numbers in `schedule`, if that is fewer."""
-    schedule: str = "cosine"
-    """cosine, linear, square, meissonic, or shares that are hidden after each step: "0.8,0.4,0"."""
+    """Masked models: steps in which a picture is revealed, at most one for each position; None: 64,
+    or as many as there are positions or shares, if that is fewer."""
+    schedule: str = called("reveal", "cosine")
+    """Masked models: cosine, linear, square, meissonic, or the shares of positions that are hidden
+    after each step, such as 0.8,0.4,0."""
     confidence: float | None = None
-    """Reveal where the model is surest, after Gumbel noise of this weight, which falls to 0; None:
-    in a given or random order."""
+    """Masked models of discrete codes: reveal where the model is surest, after Gumbel noise of this
+    weight, which falls to 0; None: the model's own way, or an order that is asked for."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:

@@ -26,10 +26,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from smalti.config import called
+
 Kind = Literal["diffusion", "flow"]
 Denoise = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """x (R, C) and the number of the evaluation to the clean latent and the head's share of the largest
 variance, 0 to 1, both (R, C); only ancestral sampling reads the share."""
+Temperature = float | Tensor
+"""A number, or (R, 1)."""
 Points = tuple[tuple[float, float], ...]
 """(a, b) at each evaluation, and (1, 0) at the end: (E + 1,)."""
 
@@ -46,11 +50,12 @@ TIMES = 1000
 class Solver:
     """Which solver, and how many steps. Raises ValueError for names and steps that cannot be."""
 
-    name: str = ""
-    """ancestral, ddim or dpm for a diffusion; euler or midpoint for a flow; "" is the first."""
-    steps: str = "100"
-    """A number of steps; or, for a diffusion, of each of equal sections of its schedule, the least
-    noisy first: "3,2,1,0"."""
+    name: str = called("solver", "")
+    """Continuous codes: ancestral, ddim or dpm (for few steps) of a diffusion head, euler or
+    midpoint of a flow head; "" is the first."""
+    steps: str = called("head_steps", "100")
+    """Continuous codes: steps of the solver; of a diffusion head also of each of equal sections of
+    its schedule, the least noisy first, such as 10,5,5."""
 
     def __post_init__(self) -> None:
         known = [name for names in NAMES.values() for name in names]
@@ -77,7 +82,7 @@ class Path:
     points: Points
     draws: int
     """Normal numbers for each value: the initial noise, and that of each step if it has any."""
-    solve: Callable[[Denoise, Tensor, float], Tensor]
+    solve: Callable[[Denoise, Tensor, Temperature], Tensor]
     """The clean latent (R, C) of a denoiser, noise (draws, R, C) and a temperature, which scales
     the noise of each step, so that it changes ancestral sampling alone."""
 
@@ -224,7 +229,7 @@ def respaced(timesteps: int, steps: str, whole: bool = True) -> Schedule:
 
 
 def _ancestral(
-    rows: list[tuple[float, ...]], denoise: Denoise, noise: Tensor, temperature: float
+    rows: list[tuple[float, ...]], denoise: Denoise, noise: Tensor, temperature: Temperature
 ) -> Tensor:
     """Draw each step back from its Gaussian; the last is its mean."""
     x = noise[0]
@@ -233,7 +238,10 @@ def _ancestral(
         x = mean_clean * clean + mean_x * x
         if i + 1 < len(rows):
             deviation = (0.5 * (least + (most - least) * share)).exp()
-            x = torch.addcmul(x, deviation, noise[1 + i], value=temperature)
+            if isinstance(temperature, Tensor):
+                x = torch.addcmul(x, deviation * temperature, noise[1 + i])
+            else:
+                x = torch.addcmul(x, deviation, noise[1 + i], value=temperature)
     return x
 
 
@@ -243,7 +251,9 @@ def _moved(x: Tensor, clean: Tensor, now: tuple[float, float], then: tuple[float
     return kept * x + (then[0] - kept * now[0]) * clean
 
 
-def _first_order(points: Points, denoise: Denoise, noise: Tensor, temperature: float) -> Tensor:
+def _first_order(
+    points: Points, denoise: Denoise, noise: Tensor, temperature: Temperature
+) -> Tensor:
     """DDIM, and Euler's method, which is the same: keep the noise and the clean latent that x seems
     to hold, and mix them anew."""
     x = noise[0]
@@ -252,7 +262,7 @@ def _first_order(points: Points, denoise: Denoise, noise: Tensor, temperature: f
     return x
 
 
-def _midpoint(points: Points, denoise: Denoise, noise: Tensor, temperature: float) -> Tensor:
+def _midpoint(points: Points, denoise: Denoise, noise: Tensor, temperature: Temperature) -> Tensor:
     """Go half a step, and the whole step with the velocity that is found there."""
     x = noise[0]
     for i in range(0, len(points) - 1, 2):
@@ -262,7 +272,7 @@ def _midpoint(points: Points, denoise: Denoise, noise: Tensor, temperature: floa
     return x
 
 
-def _multistep(points: Points, denoise: Denoise, noise: Tensor, temperature: float) -> Tensor:
+def _multistep(points: Points, denoise: Denoise, noise: Tensor, temperature: Temperature) -> Tensor:
     """DDIM with a clean latent that is extrapolated from the last two along log(a / b), unless the
     step is more than twice as long there as the one before: the last has no end."""
     x, before = noise[0], None

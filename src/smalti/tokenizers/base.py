@@ -1,12 +1,58 @@
-"""What every tokenizer gives when it is trained, and how it refuses images."""
+"""What every tokenizer says of itself, what it gives when it is trained, and how it refuses images.
+
+Encoding, training and pipelines ask nothing else of a tokenizer, so that none of them knows a
+system. B images, H, W image size, C codebook dimensions, h, w the latents' grid.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from smalti.codes import TokenSpec
 from smalti.tokenizers.quantize.vq import Quantized
+
+
+class ImageTokenizer(nn.Module):
+    """A `Tokenizer` that can be trained, with the answers that most of them give."""
+
+    distributions: bool = False
+    """Whether its encoder gives distributions of codes, by `moments`."""
+
+    config: Any
+    spec: TokenSpec
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        height, width = self.config.size
+        return height, width
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per code of the last grid, along one side."""
+        return self.config.factor
+
+    @property
+    def codebook(self) -> nn.Module | None:
+        """The quantizer whose table of codes training has to keep alive; None where codes need no
+        table."""
+        return None
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight whose gradients balance an adaptive GAN loss."""
+        return self.decoder.conv_out.weight
+
+    def rescale(self, std: float) -> dict[str, float]:
+        """Take note of the standard deviation of the latents of training images, and say what
+        became of it; most tokenizers have codes of a fixed scale, and say nothing."""
+        return {}
+
+    def moments(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to means and standard deviations of codes, (B, N, 2C)."""
+        raise ValueError(f"{type(self).__name__} gives codes, not distributions of codes")
 
 
 class Reconstruction(NamedTuple):

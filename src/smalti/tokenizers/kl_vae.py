@@ -13,7 +13,7 @@ make one code, N = h / g * w / g codes, C = Z * g * g their channels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from smalti.codes import TokenSpec
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
-from smalti.tokenizers.base import check_images
+from smalti.tokenizers.base import ImageTokenizer, check_images
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,11 @@ class Autoencoded(NamedTuple):
     posterior: Posterior
 
 
-class KLVAE(nn.Module):
+class KLVAE(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, N, C), row by row, and back."""
+
+    distributions = True
+    config: KLVAEConfig
 
     def __init__(self, config: KLVAEConfig) -> None:
         super().__init__()
@@ -117,11 +120,6 @@ class KLVAE(nn.Module):
         self.decoder = Decoder(config, attention=False)
         self.quant_conv = nn.Conv2d(2 * config.latent, 2 * config.latent, 1)
         self.post_quant_conv = nn.Conv2d(config.latent, config.latent, 1)
-
-    @property
-    def last_layer(self) -> Tensor:
-        """The weight whose gradients balance an adaptive GAN loss."""
-        return self.decoder.conv_out.weight
 
     def posterior(self, images: Tensor) -> Posterior:
         moments = self.quant_conv(self.encoder(images)).float()  # (B, 2Z, h, w)
@@ -136,6 +134,12 @@ class KLVAE(nn.Module):
         posterior = self.posterior(images)
         latent = posterior.sample(torch.randn_like(posterior.mean))  # (B, Z, h, w)
         return Autoencoded(self.render(latent), posterior)
+
+    def rescale(self, std: float) -> dict[str, float]:
+        """Give codes the scale at which their standard deviation is one."""
+        scale = 1 / std
+        self.config = replace(self.config, scale=scale)
+        return {"latent_std": std, "scale": scale}
 
     def codes(self, latent: Tensor) -> Tensor:
         """Latents (B, Z, h, w) as codes (B, N, C): scaled and grouped."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.nn.conv import Upsample, group_norm
-from smalti.tokenizers.base import Reconstruction, check_images
+from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
 
@@ -154,7 +154,7 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
-class MaskGITVQGAN(nn.Module):
+class MaskGITVQGAN(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, h * w), row by row, and back."""
 
     def __init__(self, config: MaskGITVQGANConfig) -> None:
@@ -165,9 +165,8 @@ class MaskGITVQGAN(nn.Module):
         self.quantize = VectorQuantizer(config.vocab, config.dim, l2_norm=False)
 
     @property
-    def last_layer(self) -> Tensor:
-        """The weight whose gradients balance an adaptive GAN loss."""
-        return self.decoder.conv_out.weight
+    def codebook(self) -> nn.Module:
+        return self.quantize
 
     def latent(self, images: Tensor) -> Tensor:
         """(B, C, h, w) before quantization."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from smalti.codes import TokenSpec
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
-from smalti.tokenizers.base import Reconstruction, check_images
+from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images
 from smalti.tokenizers.quantize import multiscale
 from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, pyramid
 
@@ -87,7 +87,7 @@ class MultiScaleConfig:
         return TokenSpec(self.scales, self.vocab)
 
 
-class MultiScaleVQVAE(nn.Module):
+class MultiScaleVQVAE(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, N), scale by scale, and back."""
 
     def __init__(self, config: MultiScaleConfig) -> None:
@@ -103,9 +103,8 @@ class MultiScaleVQVAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2)
 
     @property
-    def last_layer(self) -> Tensor:
-        """The weight whose gradients balance an adaptive GAN loss."""
-        return self.decoder.conv_out.weight
+    def codebook(self) -> nn.Module:
+        return self.quantize
 
     def latent(self, images: Tensor) -> Tensor:
         """(B, C, h, w) before quantization."""

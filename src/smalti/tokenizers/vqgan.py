@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from smalti.codes import TokenSpec
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
-from smalti.tokenizers.base import Reconstruction, check_images
+from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
 
@@ -63,7 +63,7 @@ class VQGANConfig:
         return TokenSpec(((h // self.factor, w // self.factor),), self.vocab)
 
 
-class VQGAN(nn.Module):
+class VQGAN(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, h * w), row by row, and back."""
 
     def __init__(self, config: VQGANConfig) -> None:
@@ -76,9 +76,8 @@ class VQGAN(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.dim, config.latent, 1)
 
     @property
-    def last_layer(self) -> Tensor:
-        """The weight whose gradients balance an adaptive GAN loss."""
-        return self.decoder.conv_out.weight
+    def codebook(self) -> nn.Module:
+        return self.quantize
 
     def latent(self, images: Tensor) -> Tensor:
         """(B, C, h, w) before quantization."""

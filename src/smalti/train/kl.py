@@ -26,6 +26,10 @@ class KLConfig(PictureConfig):
         if not self.kl_weight >= 0:
             raise ValueError(f"kl_weight must be 0 or more, got {self.kl_weight}")
 
+    def objective(self, model: Any, seed: int, steps: int, begun: bool = False) -> KLObjective:
+        """What a tokenizer minimises."""
+        return KLObjective(model, self)
+
 
 class KLObjective(PictureObjective):
     """Losses of pictures and of the divergence; `model` is a `KLVAE`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from smalti.train.objectives import Batch, Losses
 
 @dataclass(frozen=True)
 class MaskedConfig:
+    LOOP: ClassVar[str] = "masked"
+    """Of the models that are trained so."""
+
     cond_dropout: float = 0.1
     """Share of samples trained without their condition, for guidance."""
     masking: Literal["normal", "cosine"] = "normal"
@@ -40,6 +43,10 @@ class MaskedConfig:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0 < self.deviation < math.inf:
             raise ValueError(f"deviation must be above 0, got {self.deviation}")
+
+    def objective(self, model: Any, encoder: Any | None, seed: int) -> MaskedObjective:
+        """What a model, and a text encoder that learns with it, minimise."""
+        return MaskedObjective(model, self, encoder, seed)
 
     def counts(self, uniform: Tensor, positions: int) -> Tensor:
         """How many of the positions are hidden, at least one, for numbers in [0, 1): int64."""
@@ -71,6 +78,8 @@ class MaskedObjective(nn.Module):
             raise ValueError(
                 f"smoothing is for discrete codes: it must be 0, got {config.smoothing}"
             )
+        if config.smoothing:
+            model.head.smoothing = config.smoothing
         self.model = model
         if encoder is not None:
             self.model = nn.ModuleDict({"generator": model, "encoder": encoder})
@@ -85,8 +94,7 @@ class MaskedObjective(nn.Module):
         cond = condition(batch, encoder).dropped(batch["chance"] < config.cond_dropout)
         noise = Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))
         known = self.known(noise, step)
-        more = {"smoothing": config.smoothing} if config.smoothing else {}
-        loss = model.loss(batch["codes"], cond, known=known, noise=noise, **more).sum()
+        loss = model.loss(batch["codes"], cond, known, noise).sum()
         hidden = (~known).sum()
         # not the count of this rank's samples, of which other ranks have more or less
         usual = 2 / math.pi * known.numel() if config.masking == "cosine" else hidden

@@ -8,8 +8,8 @@ separate steps because no total reaches the parameters of another optimizer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,9 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class LikelihoodConfig:
+    LOOP: ClassVar[str] = "causal"
+    """Of the models that are trained so."""
+
     cond_dropout: float = 0.1
     """Share of samples trained without their condition, for guidance."""
     random_until: int = 0
@@ -74,6 +77,10 @@ class LikelihoodConfig:
                 "random orders must satisfy 0 <= random_until <= random_end, "
                 f"got {self.random_until}, {self.random_end}"
             )
+
+    def objective(self, model: Any, encoder: Any | None, seed: int) -> Likelihood:
+        """What a model, and a text encoder that learns with it, minimise."""
+        return Likelihood(model, self, encoder)
 
     def random_share(self, step: int) -> float:
         """Share of the samples of a step that are learned in random orders (RAR's annealing)."""
@@ -91,11 +98,9 @@ class Likelihood(nn.Module):
     A text `encoder` is trained together with the model.
     """
 
-    def __init__(
-        self, model: nn.Module, config: LikelihoodConfig, encoder: Any | None = None
-    ) -> None:
+    def __init__(self, model: Any, config: LikelihoodConfig, encoder: Any | None = None) -> None:
         super().__init__()
-        if config.random_end and len(model.spec.grids) > 1:  # pyright: ignore
+        if config.random_end and len(model.spec.grids) > 1:
             raise ValueError(
                 "random orders are for models of one grid: "
                 f"random_end must be 0, got {config.random_end}"
@@ -113,21 +118,18 @@ class Likelihood(nn.Module):
         model, encoder = self._parts
         cond = condition(batch, encoder).dropped(batch["chance"] < self.config.cond_dropout)
         share = self.config.random_share(step)
-        orders = self.orders(batch["shuffle"], share) if share else ()
-        noise = {}
-        if not model.spec.discrete:  # the times and noises of a diffusion head
-            noise = {"noise": Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))}
-        loss = model.loss(batch["codes"], cond, None, *orders, **noise).mean()
+        noise = Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))
+        orders = self.orders(noise, share) if share else None
+        loss = model.loss(batch["codes"], cond, orders, noise).mean()
         return Losses({"model": loss}, {"loss": loss.detach()})
 
-    def orders(self, seeds: Tensor, share: float) -> tuple[Tensor]:
+    def orders(self, noise: Noise, share: float) -> Tensor:
         """An order for each sample, (b, N): random ones in about this share of them."""
         model, _ = self._parts
-        noise = Noise(seeds, torch.zeros_like(seeds))
-        shuffles = shuffled(noise, model.spec.positions)
-        own = order("row-major", model.spec.grids[0]) if model.order is None else model.order
-        chosen = noise.uniform(seeds.new_zeros(1)) < share  # (b, 1)
-        return (torch.where(chosen, shuffles, own.to(seeds.device)),)
+        shuffles, usual = shuffled(noise, model.spec.positions), model.order()
+        usual = order("row-major", model.spec.grids[0]) if usual is None else usual
+        chosen = noise.uniform(noise.seeds.new_zeros(1)) < share  # (b, 1)
+        return torch.where(chosen, shuffles, usual.to(noise.seeds.device))
 
     def advice(self, logs: dict[str, float]) -> str | None:
         return None
@@ -162,6 +164,20 @@ class ReconstructionConfig(PictureConfig):
     entropy: float = 0.0
     """Weight of the entropy loss: sure assignments, all codes equally often."""
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
+
+    def objective(
+        self, model: Any, seed: int, steps: int, begun: bool = False
+    ) -> ReconstructionObjective:
+        """What a tokenizer minimises in so many steps; one that has `begun` knows its codes.
+
+        Raises ValueError if there would be no codebook by the end.
+        """
+        care = replace(self.codebook, kmeans=False) if begun else self.codebook
+        if model.codebook is not None and care.kmeans and care.warmup >= steps:
+            raise ValueError(
+                f"objective.codebook.warmup must be below train.steps {steps}, got {care.warmup}"
+            )
+        return ReconstructionObjective(model, replace(self, codebook=care), seed)
 
 
 class PictureObjective(nn.Module):
@@ -253,28 +269,31 @@ class PictureObjective(nn.Module):
 class ReconstructionObjective(PictureObjective):
     """Losses of pictures and of the quantizer, after LlamaGen.
 
-    `model` is a tokenizer with `latent`, `quantize` and `render`, as `VQGAN` has.
+    `model` is a tokenizer with `latent`, `quantize` and `render`, as `VQGAN` has. One whose codes
+    need no table (`codebook` is None) has nothing to be kept alive.
     """
 
     def __init__(self, model: Any, config: ReconstructionConfig, seed: int = 0) -> None:
         super().__init__(model, config)
         self.config = config
-        self.care = CodebookCare(model.quantize, config.codebook, seed, model.spec.grids)
-        self.shown = ("usage", *(f"usage_{name}" for name in self.care.names))
+        self.care, self.shown = None, ()
+        if model.codebook is not None:
+            self.care = CodebookCare(model.codebook, config.codebook, seed, model.spec.grids)
+            self.shown = ("usage", *(f"usage_{name}" for name in self.care.names))
 
     def forward(self, batch: Batch, step: int) -> Losses:
-        images = to_float(batch["images"])
-        config, quantizer = self.config, self.model.quantize
-        if config.codebook.kmeans and step == config.codebook.warmup:
+        images, config, care = to_float(batch["images"]), self.config, self.care
+        if care is not None and config.codebook.kmeans and step == config.codebook.warmup:
             with torch.no_grad():
-                self.care.collect(self.model.latent(images))
-            self.care.start(quantizer, step)
-        if self.care.warming_up(step):
-            return self._warmup(images)
+                care.collect(self.model.latent(images))
+            care.start(self.model.codebook, step)
+        if care is not None and care.warming_up(step):
+            return self._warmup(images, care)
         z = self.model.latent(images)  # (B, C, h, w)
-        # before the codebook is used: a graph must not see its rows change
-        self.care.restart(quantizer, z.detach(), step)
-        quantized = quantizer(z, entropy=config.entropy > 0)
+        if care is not None:
+            # before the codebook is used: a graph must not see its rows change
+            care.restart(self.model.codebook, z.detach(), step)
+        quantized = self.model.quantize(z, entropy=config.entropy > 0)
         out = self.model.render(quantized.latent.to(z.dtype))
         logs: dict[str, Tensor] = {}
         total = reconstruction = self._reconstruction(out, images, logs)
@@ -287,19 +306,23 @@ class ReconstructionObjective(PictureObjective):
             total = total + weights[name] * loss
             logs[name] = loss.detach()
         totals = self._judged(step, images, out, reconstruction, total, logs)
-        self.care.observe(quantized.codes)
-        return Losses(totals, logs | {"loss": total.detach()} | self.care.meters())
+        logs["loss"] = total.detach()
+        if care is not None:
+            care.observe(quantized.codes)
+            logs |= care.meters()
+        return Losses(totals, logs)
 
-    def _warmup(self, images: Tensor) -> Losses:
+    def _warmup(self, images: Tensor, care: CodebookCare) -> Losses:
         """Plain autoencoding, before there is a codebook."""
         z = self.model.latent(images)
-        self.care.collect(z.detach())
+        care.collect(z.detach())
         logs: dict[str, Tensor] = {}
         latent = self.model.quantize.unquantized(z).to(z.dtype)
         total = self._reconstruction(self.model.render(latent), images, logs)
         return Losses({"model": total}, logs | {"loss": total.detach()})
 
     def advice(self, logs: dict[str, float]) -> str | None:
-        if "usage" not in logs:
+        if self.care is None or "usage" not in logs:
             return None
-        return self.care.advice(logs, self.model.quantize, hasattr(self.model.config, "l2_norm"))
+        directions = any(f.name == "l2_norm" for f in fields(self.model.config))
+        return self.care.advice(logs, self.model.codebook, directions)

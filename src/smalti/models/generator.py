@@ -1,0 +1,121 @@
+"""What every generator says of itself, with the answers that most of them give.
+
+Loops, pipelines and training ask nothing else of a model, so that none of them knows a system. A
+model overrides what differs; what it computes stands in its own file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Literal, Self
+
+from torch import Tensor, nn
+
+from smalti.codes import Reads, TokenSpec
+
+
+class GeneratorConfig:
+    """What the frozen dataclass of every generator's settings has in common."""
+
+    spec: TokenSpec
+    """The codes that the model draws."""
+
+    def fitted(self, tokenizer: Any, reads: Reads) -> Self:
+        """The same with what the tokenizer's codes and the condition decide.
+
+        Raises ValueError if the model cannot predict such codes.
+        """
+        spec, kind, grid = tokenizer.spec, type(tokenizer).__name__, self.one_grid(tokenizer)
+        if self.spec.discrete != spec.discrete:
+            kinds = ("continuous", "discrete")
+            raise ValueError(
+                f"{self.name} predicts {kinds[self.spec.discrete]} codes, "
+                f"but the tokenizer, a {kind}, gives {kinds[spec.discrete]} ones"
+            )
+        return self.with_known(grid=grid, **codes_of(spec), **reads.settings())
+
+    @property
+    def name(self) -> str:
+        """Of the system, as its class has it."""
+        return type(self).__name__.removesuffix("Config")
+
+    def one_grid(self, tokenizer: Any) -> tuple[int, int]:
+        """The grid of a tokenizer's codes. Raises ValueError if it gives several."""
+        grid, *others = tokenizer.spec.grids
+        if others:
+            raise ValueError(
+                f"{self.name} predicts one grid of codes, "
+                f"but the tokenizer, a {type(tokenizer).__name__}, gives {1 + len(others)} grids"
+            )
+        return grid
+
+    def with_known(self, **values: Any) -> Self:
+        """The same with those of the values that it has a field for."""
+        known = {f.name for f in fields(self)}  # type: ignore[arg-type]
+        chosen = {name: value for name, value in values.items() if name in known}
+        return replace(self, **chosen)  # type: ignore[type-var]
+
+
+def codes_of(spec: TokenSpec) -> dict[str, int]:
+    """What a position holds, by the names that configurations have for it."""
+    return {"vocab": spec.vocab, "depth": spec.depth, "channels": spec.channels}
+
+
+class Generator(nn.Module):
+    """A module that draws codes. B images, N positions."""
+
+    loop: Literal["causal", "masked", "mixed"] = "causal"
+    """Which loop of `engine` draws it."""
+    any_order: bool = False
+    """Whether known codes may come first, in whatever order: training has shown it many."""
+    any_grid: bool = False
+    """Whether it has no weights of positions, so that it can draw other grids than its own."""
+    confidence: float | None = None
+    """Masked models that reveal where they are surest: the weight of the noise at first."""
+    smooth: bool = False
+    """Whether it can draw mixtures of codes (`Draw.vectors`)."""
+    FLOAT32: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names of weights that stay in float32 when others are loaded in less."""
+    NO_DECAY: ClassVar[tuple[str, ...]] = ()
+    """Patterns of names of weights that have no weight decay, beside norms and biases."""
+
+    config: Any
+    spec: TokenSpec
+    head: Any
+    """A `heads.base.Head`."""
+
+    @property
+    def reads(self) -> Reads:
+        """What it is conditioned on."""
+        return Reads(classes=self.config.classes)
+
+    @property
+    def reader(self) -> nn.Module:
+        """The module that reads classes or texts, which new ones train anew."""
+        return self.cls_embedding
+
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
+        """The order in which positions are drawn, (N,); None if it is row by row or scale by
+        scale."""
+        return None
+
+    def blocks(self, spec: TokenSpec | None = None) -> list[int]:
+        """Positions of each step of a causal model: one, or those of a scale."""
+        spec = spec or self.spec
+        if len(spec.grids) > 1:
+            return [h * w for h, w in spec.grids]
+        return [1] * spec.positions
+
+    def draws(self, spec: TokenSpec | None) -> TokenSpec:
+        """The codes to draw: those of `spec`, or its own if that is None.
+
+        Raises ValueError if it cannot draw them.
+        """
+        if spec is None or spec == self.spec:
+            return self.spec
+        if self.any_grid and replace(spec, grids=self.spec.grids) == self.spec:
+            return spec
+        raise ValueError(f"this model draws {self.spec}, got {spec}")
+
+    def learn_from(self, tokenizer: Any) -> None:
+        """Take over what a new model needs of the tokenizer whose codes it is to learn."""

@@ -1,0 +1,74 @@
+"""Cross-attention: rows of a model read a condition, such as the words of a text.
+
+B images, n rows, D width, H heads, T words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+from torch import Tensor, nn
+
+from smalti.codes import Rowwise
+from smalti.nn.attention import attend
+from smalti.nn.linear import Linear
+
+
+@dataclass
+class Context(Rowwise):
+    """What cross-attention reads. With `keep`, keys and values of each layer are computed once, for
+    all steps of a generation."""
+
+    words: Tensor
+    """(B, T, D)."""
+    mask: Tensor | None
+    """(B, 1, 1, T) bool, True at words that are no padding; None: all are read."""
+    keep: bool
+    kept: dict[CrossAttention, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def read(self, attention: CrossAttention) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, each (B, H, T, head_dim)."""
+        if not self.keep:
+            return attention.keys(self.words)
+        if attention not in self.kept:
+            self.kept[attention] = attention.keys(self.words)
+        return self.kept[attention]
+
+    def rows(self, index: Tensor) -> Self:
+        taken = super().rows(index)
+        taken.kept = {}
+        return taken
+
+    def put(self, index: Tensor, other: Self) -> None:
+        super().put(index, other)
+        for attention, mine in self.kept.items():
+            for tensor, new in zip(mine, other.read(attention), strict=True):
+                tensor.index_copy_(0, index, new)
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """The heads of (B, n, D): (B, H, n, head_dim)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class CrossAttention(nn.Module):
+    """Queries of rows (B, n, D), keys and values of a `Context`; all D wide."""
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.wq = Linear(dim, dim)
+        self.wkv = Linear(dim, 2 * dim)
+        self.wo = Linear(dim, dim)
+
+    def keys(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of words (B, T, D), each (B, H, T, head_dim)."""
+        k, v = self.wkv(words).chunk(2, -1)
+        return split(k, self.heads), split(v, self.heads)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        q = split(self.wq(x), self.heads)
+        y = attend(q, *context.read(self), context.mask, dropout=dropout)
+        return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
