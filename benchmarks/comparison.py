@@ -152,7 +152,7 @@ def facts(name: System, system: Trained, repeats: int) -> dict[str, Any]:
     (first, second), (a, b), pipe = system.recipes, system.runs, system.pipe
     told, held, spec = read_json(a / "report.json"), read_json(b / "report.json"), pipe.model.spec
     model, sampling = pipe.model, pipe.sampling
-    masked = bool(getattr(model, "masked", False))
+    masked = model.loop == "masked"
     bound = "_bound" if masked else ""
     pipe(n=1)  # what is slow only once
     one = [seconds(lambda i=i: pipe(n=1, seed=i)) for i in range(repeats)]
@@ -180,7 +180,7 @@ def facts(name: System, system: Trained, repeats: int) -> dict[str, Any]:
         },
         "psnr": told["held_out_psnr"],
         **(used(TokenCache(b / "codes.arrow")) if spec.discrete else {"usage": None}),
-        "passes": sampling.steps if masked else len(model.blocks),
+        "passes": sampling.steps if masked else len(model.blocks()),
         "head_passes": None if spec.discrete else int(sampling.head_steps),
         "seconds_1": statistics.median(one),
         "seconds_64": statistics.median(many),

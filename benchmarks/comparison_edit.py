@@ -13,7 +13,7 @@ from torch import Tensor
 from smalti.codes import Cond, TokenSpec
 from smalti.demo import System
 from smalti.editing import known_positions
-from smalti.engine.causal import Known
+from smalti.engine.step import Known
 from smalti.eval.codebook import bits
 from smalti.pictures import grid, to_pil
 from smalti.pipeline import Pipeline
@@ -106,8 +106,8 @@ def told(mask: str, drawn: Tensor, images: Tensor, painted: Tensor) -> dict[str,
 def _bits(pipe: Pipeline, known: Known, labels: Tensor, first: bool) -> float:
     """Bits of an unknown code, all codes before it in the order being the picture's own."""
     spec: TokenSpec = pipe.model.spec
-    orders = (known_first(order("row-major", spec.grids[0]), known.mask),) if first else ()
-    nats = pipe.model.loss(known.codes, Cond.of_labels(labels), None, *orders)  # (B, N)
+    orders = known_first(order("row-major", spec.grids[0]), known.mask) if first else None
+    nats = pipe.model.loss(known.codes, Cond.of_labels(labels), orders)  # (B, N)
     return bits(nats[~known.mask].double().mean().item())
 
 

@@ -28,7 +28,8 @@ from torch import nn
 import smalti.nn.linear
 from common import report, seconds
 from smalti.codes import Cond
-from smalti.engine.causal import Step
+from smalti.engine import causal
+from smalti.engine.step import Step
 from smalti.models.llamagen import LlamaGen
 from smalti.models.rar import MODULATED, RAR
 from smalti.nn.linear import packed
@@ -63,9 +64,8 @@ def modulation_bytes(model: nn.Module, dtype: torch.dtype) -> int:
 
 
 def steps(model: nn.Module, recipe: GeneratorRecipe) -> Iterator[Step]:
-    guidance, filters = recipe.sampling.parts()
-    cond = Cond(labels=torch.tensor([7]))
-    yield from stream(model, cond, Noise.request(0, 1), guidance, filters)
+    cond, noise = Cond(labels=torch.tensor([7])), Noise.request(0, 1)
+    yield from causal.stream(model, recipe.sampling.request(model, cond, noise))
 
 
 def advance(run: Iterator[Step], count: int) -> None:

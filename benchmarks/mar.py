@@ -23,7 +23,7 @@ from common import report, seconds
 from smalti.codes import Cond, Turn
 from smalti.models.mar import MAR, SIZES, MARConfig
 from smalti.nn.linear import packed
-from smalti.sampling.filters import Filters
+from smalti.sampling.chance import Chance
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import shuffled
@@ -94,15 +94,15 @@ class Bench:
         model, turn = self.model, self.turn(step, fresh)
         assert turn.wanted is not None
         guide = GUIDANCE.at(step, self.steps, 1 - max(1, self.left[step + 1]) / self.left[0])
-        noise = SlotNoise(self.noise.uniform(turn.wanted), self.noise, turn.wanted)
-        filters, found = Filters(solver=Solver(steps=str(HEAD_STEPS))), dict[str, Tensor]()
+        noise, found = SlotNoise(self.noise, turn.wanted), dict[str, Tensor]()
+        chance = Chance(guide, noise, solver=Solver(steps=str(HEAD_STEPS)))
 
         def trunk() -> None:
             codes = guide.tile(self.codes)
             found["z"] = model.hidden(codes, prepared, turn.tile(guide), cache)
 
         def head() -> None:
-            found["codes"] = model.head.sample(found["z"], guide, noise, filters).codes
+            found["codes"] = model.head.sample(found["z"], chance).codes
 
         return Times(seconds(trunk), seconds(head), found["codes"][0])
 

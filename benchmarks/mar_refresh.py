@@ -10,7 +10,6 @@ case 1 is that of two exact draws: what is above it is the price in quality.
 """
 
 import argparse
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 import smalti
 from common import report, seconds
 from smalti.codes import Cond
+from smalti.engine import stream
 from smalti.sampling.noise import Noise
 
 BATCH = 64
@@ -26,11 +26,12 @@ BATCH = 64
 
 def draw(pipe: Any, images: int, seed: int, refresh: int) -> Tensor:
     """Codes (B, N, C) of images of all classes in turn."""
-    sampling, found = replace(pipe.sampling, refresh=refresh), list[Tensor]()
+    sampling, found = pipe.sampling.changed(refresh=refresh), list[Tensor]()
     for first in range(0, images, BATCH):
         index = torch.arange(first, min(first + BATCH, images))
         noise = Noise.request(seed, len(index), first)
-        *_, last = sampling.stream(pipe.model, Cond(index % len(pipe.classes)), noise)
+        cond = Cond(index % len(pipe.classes))
+        *_, last = stream(pipe.model, sampling.request(pipe.model, cond, noise))
         found.append(last.codes.clone())
     return torch.cat(found)
 

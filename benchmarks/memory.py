@@ -26,8 +26,8 @@ from torch import nn
 
 from common import report
 from smalti.codes import Cond
-from smalti.engine import causal, masked
-from smalti.engine.step import Known
+from smalti.engine import LOOPS
+from smalti.engine.step import Known, Request
 from smalti.heads.diffusion import MODULATED
 from smalti.models import llamagen, mar
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
@@ -81,11 +81,12 @@ def sample(model: Any, name: str, batch: int, device: str) -> None:
             known = torch.arange(model.spec.positions, device=device) >= UNKNOWN
             given = Known(model.spec.empty(batch, device), known.expand(batch, -1))
             guidance, reveal = Guidance(2.9, "linear"), Reveal(UNKNOWN)
-            masked.generate(model, cond, noise, guidance, known=given, reveal=reveal)
-            return
-        guidance, filters = RECIPES[name]().sampling.parts()
-        assert not guidance.off
-        causal.generate(model, cond, noise, guidance, filters)
+            request = Request(cond, noise, guidance, known=given, reveal=reveal)
+        else:
+            request = RECIPES[name]().sampling.request(model, cond, noise)
+            assert not request.guidance.off
+        for _ in LOOPS[model.loop](model, request):
+            pass
 
 
 def paper_llamagen(

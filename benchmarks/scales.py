@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from common import report, seconds
 from smalti.codes import Cond
-from smalti.engine.causal import spans
+from smalti.engine import causal
 from smalti.models.var import SIZES, VAR, VARConfig
 from smalti.nn.linear import packed
 from smalti.recipes.var import var_d16
+from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 
 COND, NOISE = Cond(labels=torch.tensor([7])), Noise.request(0, 1)
@@ -31,15 +32,15 @@ SAMPLING = var_d16().sampling
 
 
 def cached(model: VAR) -> Tensor:
-    return generate(model, COND, NOISE, *SAMPLING.parts())
+    *_, last = causal.stream(model, SAMPLING.request(model, COND, NOISE))
+    return last.codes
 
 
 @torch.inference_mode()
 def recomputed(model: VAR) -> Tensor:
     """The same codes with an empty cache at each scale, filled by all scales before."""
-    guidance, filters = SAMPLING.parts()
-    codes, steps = model.spec.empty(1), spans(model.blocks)
-    uniform = NOISE.uniform(torch.arange(model.spec.positions))
+    guidance = SAMPLING.guidance
+    codes, steps = model.spec.empty(1), causal.spans(model.blocks())
     branches = guidance.branches(COND)
     for i, span in enumerate(steps):
         cache, prepared = model.cache(branches.batch), model.prepare(branches)
@@ -47,8 +48,8 @@ def recomputed(model: VAR) -> Tensor:
         for before in steps[:i]:
             seen = model.read(codes, before, cache)
             model.transform(None if seen is None else guide.tile(seen), prepared, before, cache)
-        numbers = SlotNoise(uniform[:, span.slots], NOISE, span.slots)
-        draw = model.draw(codes, prepared, span, cache, guide, numbers, filters)
+        chance = Chance(guide, SlotNoise(NOISE, span.slots), SAMPLING.filters)
+        draw = model.draw(codes, prepared, span, cache, chance)
         codes[:, span.slots] = draw.codes
     return codes
 

@@ -16,7 +16,7 @@ import torch
 import smalti
 from smalti.data.decode import decode
 from smalti.data.transforms import Transform
-from smalti.engine.causal import Known
+from smalti.engine.step import Known
 from smalti.pictures import grid, save_png, to_pil
 
 

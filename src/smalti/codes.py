@@ -127,7 +127,7 @@ class Rowwise:
                 taken[name] = mine.index_select(0, index)
         return replace(self, **taken)
 
-    def put(self, index: Tensor, other: Self) -> None:
+    def put(self, index: Tensor, other: Rowwise) -> None:
         """Write the rows of `other` in place of those of `index`, (n,) int64.
 
         Raises ValueError if what holds for all rows is not the same in both.
@@ -136,10 +136,10 @@ class Rowwise:
         for name, mine in self._rowwise().items():
             given = theirs[name]
             if isinstance(mine, Rowwise):
-                mine.put(index, given)  # type: ignore[arg-type]
+                mine.put(index, given)  # pyright: ignore
             elif isinstance(given, Tensor) and len(mine) == batch:
                 mine.index_copy_(0, index, given.expand(len(index), *mine.shape[1:]))
-            elif not torch.equal(mine, given[:1]):  # type: ignore[index]
+            elif not torch.equal(mine, given[:1]):  # pyright: ignore
                 raise ValueError(f"rows of another {name} cannot be drawn together with these")
 
     def _rowwise(self) -> dict[str, Tensor | Rowwise]:

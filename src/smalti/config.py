@@ -47,7 +47,8 @@ class Setting(NamedTuple):
 @lru_cache(maxsize=256)
 def settings_of(cls: type[Any]) -> Mapping[str, Setting]:
     """The fields of a dataclass by the names that they have in files, those of parts included."""
-    hints, found = typing.get_type_hints(cls), dict[str, Setting]()
+    hints: dict[str, Any] = typing.get_type_hints(cls)
+    found = dict[str, Setting]()
     for f in dataclasses.fields(cls):
         if f.metadata.get("part"):
             inner = settings_of(hints[f.name])

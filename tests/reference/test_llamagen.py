@@ -11,9 +11,8 @@ import pytest
 import torch
 from golden import Vectors, folders, load
 
-from builders import generate
 from smalti.codes import Cond
-from smalti.engine.causal import spans
+from smalti.engine.causal import generate, spans
 from smalti.interop.llamagen import gpt_config, gpt_state, vq_config, vq_state
 from smalti.models.llamagen import LlamaGen
 from smalti.sampling.filters import Filters

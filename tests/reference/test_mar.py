@@ -18,8 +18,8 @@ from golden import folders, load
 from mar_head import check_head
 from torch import Tensor
 
-from builders import generate
 from smalti.codes import Cond, Draw, Guide, Turn
+from smalti.engine.masked import generate
 from smalti.interop.mar import mar_config, mar_state
 from smalti.models.mar import MAR
 from smalti.sampling.filters import Filters

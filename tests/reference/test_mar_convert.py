@@ -64,7 +64,7 @@ def test_generators(folder: Path, layout, tmp_path):
     height, width = pipe.model.config.grid
     cell = 4 * given["patch_size"]
     assert pipe.tokenizer.config.size == (cell * height, cell * width)
-    assert pipe.sampling == Sampling.of(guidance=3.0, schedule="linear", steps=height * width)
+    assert pipe.sampling == Sampling(3.0, "linear", steps=height * width)
     assert len(pipe(n=1, steps=2)) == 1
 
 

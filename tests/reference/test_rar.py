@@ -9,9 +9,8 @@ import pytest
 import torch
 from golden import folders, load
 
-from builders import generate
 from smalti.codes import Cond
-from smalti.engine.causal import spans
+from smalti.engine.causal import generate, spans
 from smalti.interop.rar import rar_config, rar_state
 from smalti.models.rar import RAR
 from smalti.sampling.filters import Filters

@@ -12,11 +12,9 @@ import torch
 from golden import Vectors, folders, load
 from torch import Tensor
 
-from builders import generate, stream
 from smalti.codes import Cond
 from smalti.editing import known_positions
-from smalti.engine.causal import spans
-from smalti.engine.step import Known
+from smalti.engine.causal import Known, generate, spans, stream
 from smalti.interop.var import vae_config, vae_state, var_config, var_state
 from smalti.models.var import VAR
 from smalti.sampling.filters import Filters

@@ -51,18 +51,14 @@ class CausalModel(Model, Protocol[P, C]):
 
     def draw(self, codes: Tensor, cond: P, span: Span, cache: C, chance: Chance) -> Draw: ...
 
+    def embed(self, codes: Tensor) -> Tensor:
+        """The vectors (B, n, C) that codes stand for, of a model that draws mixtures (`smooth`)."""
+        ...
+
     def loss(
         self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
         """What training minimises at each position, (B, N); `noise` of heads that need it."""
-        ...
-
-
-class Embedding(Protocol):
-    """A model that draws mixtures of codes."""
-
-    def embed(self, codes: Tensor) -> Tensor:
-        """The vectors (B, n, C) that codes stand for."""
         ...
 
 
@@ -114,7 +110,7 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
 
 
 def _kept(
-    new: Tensor, known: Known | None, slots: Tensor, model: Embedding | None = None
+    new: Tensor, known: Known | None, slots: Tensor, model: CausalModel[P, C] | None = None
 ) -> Tensor:
     """What was drawn at `slots`, with what is known where it is: codes, or a model's vectors."""
     if known is None:

@@ -17,8 +17,10 @@ from smalti.codes import Reads, TokenSpec
 class GeneratorConfig:
     """What the frozen dataclass of every generator's settings has in common."""
 
-    spec: TokenSpec
-    """The codes that the model draws."""
+    @property
+    def spec(self) -> TokenSpec:
+        """The codes that the model draws."""
+        raise NotImplementedError
 
     def fitted(self, tokenizer: Any, reads: Reads) -> Self:
         """The same with what the tokenizer's codes and the condition decide.
@@ -92,7 +94,7 @@ class Generator(nn.Module):
     @property
     def reader(self) -> nn.Module:
         """The module that reads classes or texts, which new ones train anew."""
-        return self.cls_embedding
+        return self.get_submodule("cls_embedding")
 
     def order(self, spec: TokenSpec | None = None) -> Tensor | None:
         """The order in which positions are drawn, (N,); None if it is row by row or scale by
@@ -116,6 +118,10 @@ class Generator(nn.Module):
         if self.any_grid and replace(spec, grids=self.spec.grids) == self.spec:
             return spec
         raise ValueError(f"this model draws {self.spec}, got {spec}")
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """The vectors (B, n, C) that codes stand for, of a model that draws mixtures."""
+        raise ValueError("smooth is for multi-scale models; this one has a single grid")
 
     def learn_from(self, tokenizer: Any) -> None:
         """Take over what a new model needs of the tokenizer whose codes it is to learn."""

@@ -92,7 +92,7 @@ class Prepared(Rowwise):
     def rows(self, index: Tensor) -> Self:
         return replace(super().rows(index), different=None)
 
-    def put(self, index: Tensor, other: Self) -> None:
+    def put(self, index: Tensor, other: Rowwise) -> None:
         super().put(index, other)
         self.different = None
 
@@ -148,7 +148,7 @@ class Cache(KVCache):
         other.modulation = None
         return other
 
-    def put(self, index: Tensor, other: Self) -> None:
+    def put(self, index: Tensor, other: KVCache) -> None:
         super().put(index, other)
         self.modulation = None
 

@@ -145,7 +145,8 @@ class Cache(KVCache):
             other.latent = self.latent.index_select(0, index[index < len(self.latent)])
         return other
 
-    def put(self, index: Tensor, other: Self) -> None:
+    def put(self, index: Tensor, other: KVCache) -> None:
+        assert isinstance(other, Cache)
         if self.scales != other.scales:
             raise ValueError(
                 "images of scales begin together: rows before scale "

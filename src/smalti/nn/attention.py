@@ -57,7 +57,7 @@ class KVCache:
         other.values = [t.index_select(0, index) for t in self.values]
         return other
 
-    def put(self, index: Tensor, other: Self) -> None:
+    def put(self, index: Tensor, other: KVCache) -> None:
         """Write all that `other` holds in place of the rows of `index`."""
         for mine, given in zip(
             (*self.keys, *self.values), (*other.keys, *other.values), strict=True

@@ -40,7 +40,8 @@ class Context(Rowwise):
         taken.kept = {}
         return taken
 
-    def put(self, index: Tensor, other: Self) -> None:
+    def put(self, index: Tensor, other: Rowwise) -> None:
+        assert isinstance(other, Context)
         super().put(index, other)
         for attention, mine in self.kept.items():
             for tensor, new in zip(mine, other.read(attention), strict=True):

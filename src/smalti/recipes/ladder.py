@@ -30,7 +30,7 @@ from smalti.eval import scaling
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe
 from smalti.recipes.generator import (
-    check_codes,
+    fitted,
     objective_of,
     open_codes,
     open_encoder,
@@ -142,7 +142,7 @@ def _opened(recipe: GeneratorRecipe, out: Path, world: World) -> TokenCache:
     if world.main:
         check(out, recipe)
     tokenizer = open_tokenizer(recipe, world)
-    check_codes(recipe.model, tokenizer)
+    fitted(recipe.model, tokenizer, 1, None)
     cache = open_codes(recipe, out, tokenizer, open_encoder(recipe, None), world)
     claim(out, recipe, world)
     return cache

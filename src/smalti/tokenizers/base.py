@@ -43,7 +43,7 @@ class ImageTokenizer(nn.Module):
     @property
     def last_layer(self) -> Tensor:
         """The weight whose gradients balance an adaptive GAN loss."""
-        return self.decoder.conv_out.weight
+        return self.get_parameter("decoder.conv_out.weight")
 
     def rescale(self, std: float) -> dict[str, float]:
         """Take note of the standard deviation of the latents of training images, and say what
