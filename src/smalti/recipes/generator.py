@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from smalti import registry
-from smalti.data.source import open_source, require_captions
+from smalti.data.source import open_source, require_captions, require_labels
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.encoding import encode
 from smalti.eval.codebook import histogram, unigram_bits
@@ -285,8 +285,7 @@ def open_codes(
     path = Path(recipe.codes) if recipe.codes else out / "codes.arrow"
     if not recipe.codes:
         source = open_source(recipe.data.source)  # its mistakes before the run's folder exists
-        if encoder is not None:
-            require_captions(source)
+        (require_labels if encoder is None else require_captions)(source)
         claim(out, recipe, world)
         if not path.exists() and world.main:
             transform = recipe.data.transform(tokenizer.config.size[0])
@@ -300,6 +299,8 @@ def open_codes(
     cache.require(fingerprint(tokenizer))
     if encoder is not None:
         cache.require_captions()
+    elif world.main and recipe.codes and not (cache.labels >= 0).any():
+        say(f"{path}: the images of {cache.source} have no labels; all are of one class")
     if frozen is not None:
         cache.require_text(fingerprint(frozen))
     return cache
