@@ -319,6 +319,25 @@ def test_a_generator_learns_from_a_folder_without_classes(work, tmp_path):
     assert info["classes"] == ["image"]
 
 
+def test_a_class_recipe_without_labels_stops_and_names_the_columns(work, tmp_path, capsys):
+    folder = write_pictures(tmp_path / "flat", 12)
+    rows = [f"{i:03d}.png,a picture,{i % 2}" for i in range(12)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,text,kind", *rows]))
+    tokenizer = ["--tokenizer", work / "t" / "tokenizer", "--out", tmp_path / "g"]
+    command = ["train", "emoji_llamagen", *tokenizer, *GENERATOR, "--data.source"]
+    with pytest.raises(SystemExit):
+        main([str(a) for a in (*command, folder)])
+    *_, line = capsys.readouterr().err.splitlines()
+    assert (
+        f"the images of folder:{folder} have no labels; it has the columns file_name, text, k"
+        in line
+    )
+    assert f"'folder:{folder}?label=COLUMN' takes one" in line and not (tmp_path / "g").exists()
+    main([str(a) for a in (*command, f"folder:{folder}?label=kind")])
+    info = json.loads((tmp_path / "g" / "pipeline" / "pipeline.json").read_text())
+    assert info["classes"] == ["0", "1"] and info["source"] == f"folder:{folder}?label=kind"
+
+
 def test_a_loss_that_is_no_number_is_one_line(work, tmp_path, capsys):
     given = ["--tokenizer", work / "t" / "tokenizer", "--codes", work / "codes.arrow", *GENERATOR]
     given += ["--train.optim.lr", "1e30", "--train.optim.warmup", "0", "--train.log-every", "1"]

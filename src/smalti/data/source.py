@@ -135,7 +135,7 @@ def _local(text: str) -> str:
     if text and path.is_file():
         raise ValueError(f"{text} is a file; images are read from a folder or from .parquet files")
     hint = did_you_mean(text.partition(":")[0], SCHEMES)
-    gone = f" ({no_such(path)})" if text else ""
+    gone = f" ({no_such(path)})" if text and ":" not in text else ""
     allowed = "; ".join(SCHEMES.values())
     raise ValueError(f"unknown data source {text!r}{gone}{hint}; allowed: {allowed}")
 
