@@ -361,7 +361,7 @@ def test_metadata_below_the_folder_is_not_passed_over(tmp_path, nothing_said, ca
     (tmp_path / "metadata.csv").write_text("file_name,text\none/a.png,top\n")
     source = open_source(f"folder:{tmp_path}")
     assert rows(source) == [("one/a.png", -1, "top")]
-    assert "3 files are left out: 2 .csv, 1 without a line in metadata.csv (" in (
+    assert "3 files are left out: 2 .csv, 1 without a usable line in metadata.csv (" in (
         capsys.readouterr().err
     )
 

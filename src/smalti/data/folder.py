@@ -163,7 +163,7 @@ class Folder:
         self.notes += found.notes
         named = {str(PurePosixPath(file)) for file, _, _ in found.entries}
         missing = [file for file in self._pictures if file not in named]
-        self._others |= {file: f"without a line in {path.name}" for file in missing}
+        self._others |= {file: f"without a usable line in {path.name}" for file in missing}
         return found.entries
 
     def __len__(self) -> int:

@@ -51,7 +51,7 @@ class Parquet:
         self.notes: list[str] = []
         """What a user should know of it, a line each."""
         options = options or {}
-        paths, root = self._paths(path, options.get("split"))
+        paths, root = self._paths(path, options)
         self._files = [_open(p) for p in paths]
         self._sizes = [p.stat().st_size for p in paths]
         stems = _stems(paths, root)
@@ -77,22 +77,24 @@ class Parquet:
         if starts[-1] == 0:
             raise ValueError(f"{self.name} holds no rows")
         self._starts = np.array(starts)
+        self._name_classes(labels, chosen["label"])
+        self._cache: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _name_classes(self, labels: list[object], column: str | None) -> None:
         self._labels, self.classes = class_labels(labels, self.name)
-        names = _class_names(self._files[0].schema_arrow, chosen["label"])
-        self.classes = names or self.classes
+        self.classes = _class_names(self._files[0].schema_arrow, column) or self.classes
         if len(self.classes) <= self._labels.max():
             raise ValueError(
                 f"{self.name}: label {self._labels.max()} but only {len(self.classes)} class names"
             )
-        self._cache: OrderedDict[int, Any] = OrderedDict()
-        self._lock = threading.Lock()
 
-    def _paths(self, path: str, part: str | None) -> tuple[list[Path], Path]:
+    def _paths(self, path: str, options: dict[str, str]) -> tuple[list[Path], Path]:
         """The files to read, and the folder that they are named from.
 
         Raises ValueError if there are none, or if they are of several parts and none is chosen.
         """
-        given = Path(path).expanduser()
+        given, part = Path(path).expanduser(), options.get("split")
         root = given if given.is_dir() else given.parent
         if given.is_dir():
             paths, others = _listed(given)
@@ -112,8 +114,11 @@ class Parquet:
         counts = {name: parts.count(name) for name in dict.fromkeys(parts)}
         if part is None and len(counts) > 1:
             names = ", ".join(f"{name or 'others'} ({n})" for name, n in counts.items())
-            ways = ", ".join(f"'{self.name}?split={n}'" for n in [*filter(None, counts), "all"])
-            raise ValueError(f"{self.name} holds files of several splits: {names}; read {ways}")
+            more = "&" if options else "?"
+            ways = [f"'{self.name}{more}split={n}'" for n in [*filter(None, counts), "all"]]
+            raise ValueError(
+                f"{self.name} holds files of several splits: {names}; read {', '.join(ways)}"
+            )
         chosen = [p for p, name in zip(paths, parts, strict=True) if part in (None, "all", name)]
         if not chosen:
             names = ", ".join([*filter(None, counts), "all"])

@@ -28,11 +28,18 @@ def split_folders(files: Iterable[str]) -> dict[str, list[str]]:
             below.setdefault("/".join(folders[:depth]), set()).add(name)
     parts: dict[str, list[str]] = {}
     for parent, names in sorted(below.items(), key=lambda item: item[0].count("/")):
-        named = sorted(n for n in names if n.lower() in SPLITS)
-        kinds = {SPLITS[n.lower()] for n in named}
+        named = sorted(n for n in names if _kind(n))
+        kinds = {_kind(n) for n in named}
         if len(kinds) > 1 or (not parent and len(named) == len(names)):
             parts[parent] = named
     return parts
+
+
+def _kind(folder: str) -> str:
+    """The part that a folder's name means, '' if none: of 'val', 'val2017', 'Training_set'."""
+    pattern = r"([a-z]+?)[-_ .]?(set|data|images?|imgs?|split)?[-_ .]?\d*"
+    match = re.fullmatch(pattern, folder.lower())
+    return SPLITS.get(match[1], "") if match else ""
 
 
 def split_of(file: str) -> str:

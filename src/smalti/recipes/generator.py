@@ -285,7 +285,10 @@ def open_codes(
     path = Path(recipe.codes) if recipe.codes else out / "codes.arrow"
     if not recipe.codes:
         source = open_source(recipe.data.source)  # its mistakes before the run's folder exists
-        (require_labels if encoder is None else require_captions)(source)
+        if encoder is not None:
+            require_captions(source)
+        elif not path.exists():  # a run that began before this was asked goes on
+            require_labels(source)
         claim(out, recipe, world)
         if not path.exists() and world.main:
             transform = recipe.data.transform(tokenizer.config.size[0])
