@@ -142,7 +142,7 @@ def test_what_pillow_reads(tmp_path):
     (tmp_path / "LICENSE").write_text("You may.")
     (tmp_path / "empty").touch()
     (tmp_path / "noise").write_bytes(np.random.default_rng(0).bytes(2000))
-    found = [p for p in sorted(tmp_path.iterdir()) if is_picture(p)]
+    found = [p for p in sorted(tmp_path.iterdir()) if is_picture(str(p), p.suffix)]
     assert found == [tmp_path / "photo"]
 
 

@@ -80,10 +80,11 @@ def _only_named(factory: object) -> bool:
     return stub or getattr(factory, "format", "") == "MPEG"
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file is meant as a picture: by its suffix or, without one, by its first bytes."""
-    if path.suffix:
-        return path.suffix.lower() in suffixes()
+def is_picture(path: str, suffix: str) -> bool:
+    """Whether a file is meant as a picture: by its suffix, in lower case, or if that is '' by its
+    first bytes."""
+    if suffix:
+        return suffix in suffixes()
     try:
         with Image.open(path, formats=_marked()):
             return True

@@ -214,25 +214,28 @@ def _listed(root: Path) -> tuple[list[str], dict[str, str]]:
     for parent, folders, files in os.walk(root, followlinks=True):
         above = {os.path.realpath(p) for p in (parent, *Path(parent).parents)}
         base = PurePosixPath(*Path(parent).relative_to(root).parts)
-        others |= {f"{_key(str(base / f))}/": "hidden" for f in folders if f[0] == "."}
+        prefix = f"{base}/" if base.parts else ""
+        others |= {f"{_key(prefix + f)}/": "hidden" for f in folders if f[0] == "."}
         folders[:] = [
             f
             for f in folders
             if f[0] != "." and os.path.realpath(os.path.join(parent, f)) not in above
         ]
         for name in files:
-            kind = _kind(Path(parent) / name)
+            kind = _kind(parent, name)
             if not kind:
-                pictures.append(str(base / name))
-            elif base.parts or name not in METADATA:
-                others[_key(str(base / name))] = kind
+                pictures.append(prefix + name)
+            elif prefix or name not in METADATA:
+                others[_key(prefix + name)] = kind
     return pictures, others
 
 
-def _kind(path: Path) -> str:
+def _kind(parent: str, name: str) -> str:
     """What a file is that is no picture; '' if it is one."""
-    if path.name[0] == ".":
+    if name[0] == ".":
         return "hidden"
-    if not path.is_file():  # a pipe would be waited for
+    path = os.path.join(parent, name)
+    if not os.path.isfile(path):  # a pipe would be waited for
         return "dead link or no file"
-    return "" if is_picture(path) else path.suffix.lower() or "without suffix"
+    suffix = os.path.splitext(name)[1].lower()
+    return "" if is_picture(path, suffix) else suffix or "without suffix"
