@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -126,6 +128,15 @@ def test_reconstruct_a_source_and_a_file(work, pipeline, tmp_path, capsys):
         assert image.size == (5 * 66 + 2, 2 * 66 + 2)
         rows = np.asarray(image)
     assert report["psnr"] > 3 and rows[2:66].std() > 0
+
+
+def test_reconstruct_a_table_without_a_scheme(pipeline, tmp_path, capsys):
+    write_pictures(tmp_path, 3)
+    images = [(tmp_path / f"{i:03d}.png").read_bytes() for i in range(3)]
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
+    out = tmp_path / "r.png"
+    report = told(capsys, "reconstruct", pipeline, tmp_path / "a.parquet", "--out", out)
+    assert report["images"] == 3 and report["file"] == str(out)
 
 
 def test_reconstruct_a_file(pipeline, tmp_path, capsys):
