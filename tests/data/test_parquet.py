@@ -165,6 +165,7 @@ def test_labels_of_other_types(tmp_path):
         (["10", "2", "1"], ["1", "2", "10"], [2, 1, 0]),
         ([2.0, None, 0.0], ["0", "1", "2"], [2, -1, 0]),
         (kinds, ["2", "10"], [1, 0, 1]),
+        (pa.nulls(3), [], [-1, -1, -1]),
     ):
         write(tmp_path / "a.parquet", {"image": [png("red")] * 3, "label": values})
         source = open_source(f"parquet:{tmp_path}")

@@ -161,6 +161,17 @@ def test_paths_without_a_scheme(tmp_path, monkeypatch, capsys):
         open_source("folder:tabels")
 
 
+def test_a_folder_with_the_name_of_a_built_in_source(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SAID", set())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "shapes" / "a.png")
+    assert len(open_source("shapes:9")) == 9 and capsys.readouterr().err == ""
+    assert len(open_source("shapes")) == 10_000
+    said = "shapes is the built-in source; ./shapes is the folder of that name\n"
+    assert capsys.readouterr().err == said and len(open_source("./shapes")) == 1
+
+
 def test_images_without_labels(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "_SAID", set())
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")

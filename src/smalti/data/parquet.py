@@ -265,7 +265,7 @@ def _is_text(kind: Any) -> bool:
 def _is_label(kind: Any) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return _is_text(kind) or pa.types.is_integer(kind)
+    return _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)
 
 
 def _is_list(kind: Any) -> bool:

@@ -86,6 +86,8 @@ def open_source(text: str) -> Source:
 
 def _opened(text: str) -> Any:
     scheme, _, rest = text.partition(":")
+    if text in ("emoji", "shapes") and Path(text).is_dir():
+        say_once(f"{text} is the built-in source; ./{text} is the folder of that name")
     if scheme == "emoji":
         from smalti.data.emoji import open_emoji
 
