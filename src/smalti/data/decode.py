@@ -29,10 +29,9 @@ def decode(data: bytes | Path, where: str) -> Image.Image:
         deep = _deep(image)  # its tiles are gone once it is loaded
         image.load()
         rgb = to_rgb(image, where)
-        if frames := _frames(image):
+        if _has_frames(image):
             say_once(
-                f"{where} has {frames} frames: of it, and of all that have several, the first is "
-                "used",
+                f"{where} has several frames: of it, and of others that do, the first is used",
                 about="frames",
             )
         if deep and (most := int(np.asarray(rgb).max())) < DARK:
@@ -50,20 +49,19 @@ DARK = 64
 
 def _deep(image: Image.Image) -> bool:
     """Whether a file that is not loaded yet holds 16 bits, whatever Pillow makes of them."""
-    tiles = str(getattr(image, "tile", ""))
+    tiles = str(getattr(image, "tile", [])[:1])
     return image.mode.startswith("I") or ";16" in tiles or "65535" in tiles
 
 
-def _frames(image: Image.Image) -> int:
-    """How many frames an animation or a file of pages has, 0 of a single image. What else MPO and
-    PSD files hold are previews and layers."""
+def _has_frames(image: Image.Image) -> bool:
+    """Whether a file is an animation or has pages. What else MPO and PSD files hold are previews
+    and layers."""
     if image.format in ("MPO", "PSD"):
-        return 0
+        return False
     try:
-        count = getattr(image, "n_frames", 1)
+        return getattr(image, "is_animated", False)
     except Exception:  # a later frame is broken, which does not matter
-        return 0
-    return count if count > 1 else 0
+        return False
 
 
 @functools.cache
