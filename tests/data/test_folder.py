@@ -416,6 +416,8 @@ def test_columns_that_are_asked_for(tmp_path):
         ValueError, match="'gone' is no column that holds a label; it has file_name"
     ):
         open_source(f"folder:{tmp_path}?label=gone")
+    with pytest.raises(ValueError, match=f"write folder:{tmp_path}/test for that part"):
+        open_source(f"folder:{tmp_path}/?split=test")
     with pytest.raises(ValueError, match="'n' is no column that holds a label"):
         open_source(f"folder:{tmp_path}?label=n")
     (tmp_path / "metadata.jsonl").unlink()

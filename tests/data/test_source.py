@@ -146,7 +146,11 @@ def test_paths_without_a_scheme(tmp_path, monkeypatch, capsys):
         source = open_source(path)
         assert source.name == name and len(source) == 2
         assert capsys.readouterr().err == f"{path} is taken as {name}\n"
-    (tmp_path / "tables" / "a.parquet").unlink()
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    (tmp_path / "tables" / "a.parquet").rename(tmp_path / "data" / "deep" / "a.parquet")
+    assert open_source("data").name == "parquet:data"
+    (tmp_path / "data" / "a.png").write_bytes(data)
+    assert open_source("./data").name == "folder:./data"
     (tmp_path / "a.png").rename(tmp_path / "tables" / "a.png")
     assert open_source("./tables").name == "folder:./tables"
     with pytest.raises(ValueError, match=r"tables/a.png is a file; images are read from a folder"):

@@ -89,6 +89,9 @@ class Folder:
 
     def _check_options(self, options: dict[str, str], allowed: tuple[str, ...]) -> None:
         for role in options:
+            if role == "split":
+                path = self.name.partition(":")[2].partition("?")[0].rstrip("/")
+                raise ValueError(f"{self.name}: write folder:{path}/{options[role]} for that part")
             if role not in allowed:
                 has = f"only {', '.join(f'{a}=' for a in allowed)}" if allowed else "no columns"
                 raise ValueError(f"{self.name}: ?{role}= has no meaning here; there are {has}")
@@ -158,13 +161,13 @@ class Folder:
 
     def _open_metadata(self, path: Path, options: dict[str, str]) -> list[Entry]:
         self._check_options(options, ("image", "label", "text"))
-        found = read_metadata(path, options, f"{self.name}, {path.name}")
-        self.classes, self.columns, self.skipped = found.classes, found.columns, found.skipped
-        self.notes += found.notes
-        named = {str(PurePosixPath(file)) for file, _, _ in found.entries}
+        content = read_metadata(path, options, f"{self.name}, {path.name}")
+        self.classes, self.columns, self.skipped = content.classes, content.columns, content.skipped
+        self.notes += content.notes
+        named = {str(PurePosixPath(file)) for file, _, _ in content.entries}
         missing = [file for file in self._pictures if file not in named]
         self._others |= {file: f"without a usable line in {path.name}" for file in missing}
-        return found.entries
+        return content.entries
 
     def __len__(self) -> int:
         return len(self._files)

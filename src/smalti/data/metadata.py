@@ -40,14 +40,14 @@ def read_metadata(path: Path, options: dict[str, str], where: str) -> Metadata:
     the file is not text, a named column is not there, or labels are neither integers nor strings.
     """
     lines = list(_rows(path))
-    found = Metadata([], [], [])
-    found.skipped |= {_line(path, n): row for n, row in lines if isinstance(row, str)}
+    content = Metadata([], [], [])
+    content.skipped |= {_line(path, n): row for n, row in lines if isinstance(row, str)}
     rows = [(n, row) for n, row in lines if not isinstance(row, str)]
-    found.columns = list(dict.fromkeys(k for _, row in rows for k in row if k is not None))
-    file = choose("file", found.columns, options.get("image"), where)
-    fits = [c for c in found.columns if c == "label" or all(_is_label(r.get(c)) for _, r in rows)]
+    content.columns = list(dict.fromkeys(k for _, row in rows for k in row if k is not None))
+    file = choose("file", content.columns, options.get("image"), where)
+    fits = [c for c in content.columns if c == "label" or all(_is_label(r.get(c)) for _, r in rows)]
     label = choose("label", fits, options.get("label"), where)
-    fits = [c for c in found.columns if c in CAPTIONS or all(_is_text(r.get(c)) for _, r in rows)]
+    fits = [c for c in content.columns if c in CAPTIONS or all(_is_text(r.get(c)) for _, r in rows)]
     text = choose("text", fits, options.get("text"), where)
     texts = (text, *CAPTIONS) if text in CAPTIONS and "text" not in options else (text,)
     usable: list[tuple[str, object, str]] = []
@@ -57,17 +57,17 @@ def read_metadata(path: Path, options: dict[str, str], where: str) -> Metadata:
             name = _file(row.get(file) if file else None, path.parent)
             usable.append((name, row.get(label) if label else None, caption))
         except (ValueError, OSError) as error:
-            found.skipped[_line(path, line)] = str(error)
-    labels, found.classes = class_labels(_values([v for _, v, _ in usable], path), str(path))
-    given = zip(usable, labels.tolist(), strict=True)
-    found.entries = [(name, number, caption) for (name, _, caption), number in given]
-    if note := unused(found.columns, label, text, [file or "", *texts[1:]]):
-        found.notes.append(note)
-    found.notes += _doubts(found, rows)
-    return found
+            content.skipped[_line(path, line)] = str(error)
+    labels, content.classes = class_labels(_values([v for _, v, _ in usable], path), str(path))
+    numbered = zip(usable, labels.tolist(), strict=True)
+    content.entries = [(name, number, caption) for (name, _, caption), number in numbered]
+    if note := unused(content.columns, label, text, [file or "", *texts[1:]]):
+        content.notes.append(note)
+    content.notes += _doubts(content, rows)
+    return content
 
 
-def _doubts(found: Metadata, rows: list[tuple[int, dict[Any, Any]]]) -> Iterator[str]:
+def _doubts(content: Metadata, rows: list[tuple[int, dict[Any, Any]]]) -> Iterator[str]:
     """Notes on lines that hold too much, and on parts of a dataset that are read as one."""
     wide = [line for line, row in rows if None in row]
     if wide:
@@ -79,7 +79,7 @@ def _doubts(found: Metadata, rows: list[tuple[int, dict[Any, Any]]]) -> Iterator
         names = sorted({str(row[column]) for _, row in rows if row.get(column)})
         if len(names) > 1:
             yield f"all rows are read, whatever column {column!r} says ({', '.join(names[:4])})"
-    for names in split_folders(file for file, _, _ in found.entries).values():
+    for names in split_folders(file for file, _, _ in content.entries).values():
         if len(names) > 1:
             yield f"the files of {' and '.join(names)} are read as one set"
 

@@ -94,22 +94,22 @@ class Parquet:
 
         Raises ValueError if there are none, or if they are of several parts and none is chosen.
         """
-        given, part = Path(path).expanduser(), options.get("split")
-        root = given if given.is_dir() else given.parent
-        if given.is_dir():
-            paths, others = _listed(given)
+        target, part = Path(path).expanduser(), options.get("split")
+        root = target if target.is_dir() else target.parent
+        if target.is_dir():
+            paths, others = _listed(target)
             if not paths:
                 more = f"; {left_out(others)}" if others else ""
                 raise ValueError(f"{self.name}: no .parquet files in {path}{more}")
             if others:
                 self.notes.append(left_out(others))
-        elif not given.exists() and glob.has_magic(path):
-            paths = sorted(Path(p) for p in glob.glob(str(given), recursive=True))
+        elif not target.exists() and glob.has_magic(path):
+            paths = sorted(Path(p) for p in glob.glob(str(target), recursive=True))
             root = Path(os.path.commonpath([p.parent for p in paths])) if paths else root
             if not paths:
                 raise ValueError(f"{self.name}: no file fits this pattern")
         else:
-            paths = [given]
+            paths = [target]
         parts = [split_of(p.relative_to(root).as_posix()) for p in paths]
         counts = {name: parts.count(name) for name in dict.fromkeys(parts)}
         if part is None and len(counts) > 1:
@@ -144,10 +144,10 @@ class Parquet:
             self.notes.append(note)
         if chosen["text"] in lists:
             self.notes.append(f"of the captions in column {chosen['text']!r} the first is read")
-        for column in {"split", "subset", "partition"} & set(texts):
-            found = sorted({v for f in self._files for v in _distinct(f, column)})
-            if len(found) > 1:
-                names = ", ".join(found[:4])
+        for column in (c for c in texts if c in ("split", "subset", "partition")):
+            values = sorted({v for f in self._files for v in _distinct(f, column)})
+            if len(values) > 1:
+                names = ", ".join(values[:4])
                 self.notes.append(f"all rows are read, whatever column {column!r} says ({names})")
         return chosen
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from PIL import Image
 
 from smalti.config import did_you_mean, no_such
 from smalti.data.columns import choices
+from smalti.data.decode import suffixes
 from smalti.progress import say_once
 
 SCHEMES = {
@@ -124,6 +126,18 @@ def _is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet" and (path.is_file() or glob.has_magic(str(path)))
 
 
+def _holds_tables(folder: Path) -> bool:
+    """Whether the first files that are pictures or tables, from the top down, are tables."""
+    for _, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if f[0] != ".")
+        kinds = {os.path.splitext(f)[1].lower() for f in files if f[0] != "."}
+        if kinds & suffixes():
+            return False
+        if ".parquet" in kinds:
+            return True
+    return False
+
+
 def _local(text: str) -> str:
     """The source that a path without a scheme means: folder:PATH, or parquet:PATH.
 
@@ -131,7 +145,7 @@ def _local(text: str) -> str:
     """
     path = Path(choices(text)[0]).expanduser()
     if is_local(text):
-        scheme = "parquet" if _is_parquet(path) or any(path.glob("*.parquet")) else "folder"
+        scheme = "parquet" if _is_parquet(path) or _holds_tables(path) else "folder"
         say_once(f"{text} is taken as {scheme}:{text}")
         return f"{scheme}:{text}"
     if text and path.is_file():
