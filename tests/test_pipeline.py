@@ -267,6 +267,25 @@ def test_load_by_hub_id(pipe, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="me/other is not a folder, and the hub .*: 401$"):
         smalti.load("me/other")
     for bad in ("fruit", "./me/fruit", "/me/fruit", "a/b/c"):
-        with pytest.raises(ValueError, match="neither a folder nor a hub id"):
+        with pytest.raises(ValueError, match="neither a folder nor a hub id .*: there is no "):
             smalti.load(bad)
     assert asked == ["me/fruit", "me/other"] and not Path("me").exists()
+
+
+def test_a_typo_in_a_path_where_there_is_no_network(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def snapshot(repo):
+        raise FileNotFoundError("cannot find it\nmore") from ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work" / "pipeline").mkdir(parents=True)
+    for path, near in (("work/pipline", "pipeline"), ("wrok/pipeline", "work")):
+        gone = path if near == "pipeline" else "wrok"
+        with pytest.raises(
+            ValueError,
+            match=rf"^{path} is not a folder \(there is no {gone}; did you mean '{near}'\?\), and "
+            r"the hub could not be asked \(ConnectionError: no network\)$",
+        ):
+            smalti.load(path)

@@ -28,7 +28,8 @@ def encode(
     """Write images as codes into a token cache, which generators train on.
 
     Args:
-        data: emoji, shapes, folder:PATH, parquet:PATH or hub:NAME.
+        data: A folder of pictures, .parquet files ('data/train-*.parquet'), emoji, shapes or
+            hub:NAME; '?label=COLUMN&text=COLUMN' behind it chooses columns.
         tokenizer: Folder of a trained tokenizer, or of a pipeline.
         out: File to write.
         text: Also keep the features of the captions: t5 is flan-t5-xl, else the hub id or folder of
@@ -89,7 +90,7 @@ def reconstruct(
 
     Args:
         tokenizer: Folder of a tokenizer, or of a pipeline.
-        images: emoji, shapes, folder:PATH, parquet:PATH, hub:NAME, or one image file.
+        images: A folder of pictures, .parquet files, emoji, shapes, hub:NAME, or one image file.
         out: PNG to write.
         n: How many images.
         json: Print PSNR and codebook usage on standard output.
@@ -98,7 +99,7 @@ def reconstruct(
 
     from smalti.data.loader import Images
     from smalti.data.skipped import tell
-    from smalti.data.source import open_source
+    from smalti.data.source import is_local, open_source
     from smalti.data.transforms import Transform
     from smalti.eval.reconstruction import reconstruction
     from smalti.pictures import save_png
@@ -109,7 +110,7 @@ def reconstruct(
     check_output(out)
     module = open_tokenizer(tokenizer)
     transform = Transform(module.config.size[0])
-    if Path(images).is_file():
+    if Path(images).is_file() and not is_local(images):
         from smalti.data.decode import decode
 
         pixels = torch.from_numpy(transform(decode(Path(images), images), None))[None]

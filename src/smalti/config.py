@@ -111,6 +111,15 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
+def no_such(path: Path) -> str:
+    """Which part of a path does not exist, and the name that was perhaps meant, for a complaint."""
+    parent = path.parent
+    while not parent.exists() and parent != parent.parent:
+        path, parent = parent, parent.parent
+    names = [p.name for p in parent.iterdir()] if parent.is_dir() else []
+    return f"there is no {path}{did_you_mean(path.name, names)}"
+
+
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     """Build the dataclass `cls` from JSON values.
 

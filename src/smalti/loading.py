@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from smalti import registry
-from smalti.config import from_dict, read_json
+from smalti.config import from_dict, no_such, read_json
 from smalti.pipeline import Pipeline
 from smalti.settings import Sampling
 from smalti.storage import load_module
@@ -100,7 +100,8 @@ def download(repo: str) -> Path:
     if not local and (released := hub.find(repo)):
         return hub.fetch(released)
     if local or repo.count("/") != 1:
-        raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name)")
+        gone = no_such(Path(repo).expanduser())
+        raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name): {gone}")
     from huggingface_hub import snapshot_download
 
     return hub.ask(repo, lambda: snapshot_download(repo))

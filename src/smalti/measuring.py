@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 
 from smalti import __version__
 from smalti.config import check_output, from_dict, read_json, to_dict, write_json
-from smalti.data.source import SCHEMES
+from smalti.data.source import SCHEMES, is_local
 from smalti.drawing import Settings
 from smalti.eval.gathered import of_reference
 from smalti.eval.measure import measure
@@ -168,7 +168,8 @@ def _opened(subject: str) -> tuple[Any, Any]:
 
 def _is_set(subject: str) -> bool:
     name = subject.split("@")[0].split(":")[0]
-    return Path(subject).exists() or subject.endswith(".npz") or name in SCHEMES
+    known = subject.endswith(".npz") or name in SCHEMES
+    return known or Path(subject).exists() or is_local(subject.partition("@")[0])
 
 
 def held_out(pipe: Any) -> str:

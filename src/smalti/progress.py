@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -28,6 +29,17 @@ EVERY = 30.0
 def say(text: str) -> None:
     """A line for a person, on standard error."""
     print(text, file=sys.stderr)
+
+
+_SAID: set[str] = set()
+
+
+def say_once(text: str, about: str = "") -> None:
+    """`say`, unless this process has said this text, or anything `about` the same, before. Of
+    several processes of one run only the first says it."""
+    if (about or text) not in _SAID and os.environ.get("RANK", "0") == "0":
+        _SAID.add(about or text)
+        say(text)
 
 
 def show(report: Any) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smalti import registry
-from smalti.config import from_dict, read_json, replace_folder, to_dict, write_json
+from smalti.config import from_dict, no_such, read_json, replace_folder, to_dict, write_json
 from smalti.models.generator import Generator
 from smalti.tensorfile import write_tensors
 
@@ -94,7 +94,8 @@ def load_module(
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is not a folder with a config.json")
+        gone = "" if folder.exists() else f": {no_such(folder)}"
+        raise ValueError(f"{folder} is not a folder with a config.json{gone}")
     info = read_json(path)
     item = registry.entry(info.get("type", ""), among, str(path))
     for name in ("config", "fingerprint"):

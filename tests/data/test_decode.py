@@ -1,4 +1,5 @@
 import io
+import re
 import struct
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from smalti.data.decode import check_header, decode
+from smalti import progress
+from smalti.data.decode import check_header, decode, is_picture, suffixes, to_rgb
 
 
 def png(image, **options):
@@ -46,15 +48,102 @@ def test_transparency_is_over_white():
     assert first(png(palette, transparency=1)) == (9, 9, 9)
 
 
-@pytest.mark.parametrize("dtype", ["uint16", "int32"])
-def test_sixteen_bits_keep_the_high_byte(dtype):
-    pixels = np.full((2, 2), 0x8123, dtype=dtype)
-    assert first(png(Image.fromarray(pixels), format="TIFF")) == (0x81,) * 3
+@pytest.mark.parametrize("format", ["TIFF", "PNG", "PPM"])
+def test_sixteen_bits_keep_the_high_byte(format, capsys):
+    pixels = np.full((2, 2), 0x8123, dtype="uint16")
+    assert first(png(Image.fromarray(pixels), format=format)) == (0x81,) * 3
+    assert first(b"P5 2 2 4095\n" + np.full((2, 2), 2048, ">u2").tobytes()) == (128,) * 3
+    assert capsys.readouterr().err == ""
 
 
-def test_float_pixels_are_refused():
-    with pytest.raises(ValueError, match="test.*float pixels"):
-        decode(png(Image.new("F", (2, 2)), format="TIFF"), "test")
+@pytest.mark.parametrize(
+    "pixels, kind",
+    [
+        (np.zeros((2, 2), "float32"), "float"),
+        (np.full((2, 2), 200, "int32"), "32 bit"),
+        (np.full((2, 2), 0x8123, "int32"), "32 bit"),
+    ],
+)
+def test_pixels_without_a_range_are_refused(pixels, kind):
+    for image in (Image.fromarray(pixels), Image.fromarray(pixels).transpose(0)):
+        with pytest.raises(ValueError, match=f"test holds {kind} pixels"):
+            to_rgb(image, "test")
+        with pytest.raises(ValueError, match=f"test holds {kind} pixels.*8 and 16 bit"):
+            decode(png(image, format="TIFF"), "test")
+
+
+@pytest.fixture
+def nothing_said(monkeypatch):
+    monkeypatch.setattr(progress, "_SAID", set())
+
+
+def deep_rgb(value):
+    """A PNG of 16 bits a channel, of which Pillow makes 8."""
+
+    def chunk(kind, data):
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    rows = b"".join(b"\0" + np.full((2, 3), value, ">u2").tobytes() for _ in range(2))
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(Image.fromarray(np.full((2, 2), 1200, "uint16"))),
+        png(Image.fromarray(np.full((2, 2), 16_000, "uint16")), format="TIFF"),
+        b"P5 2 2 65535\n" + np.full((2, 2), 1200, ">u2").tobytes(),
+        b"P6 2 2 65535\n" + np.full((2, 2, 3), 1200, ">u2").tobytes(),
+        deep_rgb(1200),
+    ],
+    ids=range(5),
+)
+def test_twelve_bits_in_sixteen_are_never_black_without_a_word(data, nothing_said, capsys):
+    decode(data, "first.png")
+    decode(data, "second.png")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"first.png holds 16 bits, of which it fills \d+.\d%, so it is dark; ", line)
+
+
+def test_eight_bits_may_be_dark(nothing_said, capsys):
+    assert first(png(Image.new("RGB", (2, 2), (3, 3, 3)))) == (3, 3, 3)
+    assert first(deep_rgb(0x8123)) == (0x81,) * 3
+    assert capsys.readouterr().err == ""
+
+
+def test_transparency_of_palettes_and_of_sixteen_bits():
+    palette = Image.new("RGBA", (4, 4), (255, 0, 0, 0)).quantize(4, method=2)
+    assert (palette.mode, palette.palette.mode) == ("P", "RGBA")
+    assert to_rgb(palette, "test").getpixel((0, 0)) == (255, 255, 255)
+    grey = Image.fromarray(np.full((2, 2), 0x8123, "uint16"))
+    assert first(png(grey, transparency=0x8123)) == (255, 255, 255)
+    assert first(png(grey, transparency=7)) == (0x81,) * 3
+    assert first(png(Image.new("PA", (2, 2)), format="TIFF")) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_the_first_frame_is_used_and_said_to_be(format, nothing_said, capsys):
+    frames = [Image.new("RGB", (4, 4), c) for c in ("red", "blue", "lime")]
+    data = png(frames[0], format=format, save_all=True, append_images=frames[1:])
+    assert decode(data, "a.gif").getpixel((0, 0))[0] > 250
+    decode(data, "b.gif")
+    said = "a.gif has several frames: of it, and of others that do, the first is used\n"
+    assert capsys.readouterr().err == said
+
+
+def test_what_pillow_reads(tmp_path):
+    assert {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"} <= suffixes()
+    assert {".jfif", ".ppm", ".pgm", ".avif", ".jp2", ".tga", ".ico"} <= suffixes()
+    assert not suffixes() & {".txt", ".mp4", ".mpg", ".h5", ".pdf", ".json", ".parquet"}
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo", "JPEG")
+    (tmp_path / "LICENSE").write_text("You may.")
+    (tmp_path / "empty").touch()
+    (tmp_path / "noise").write_bytes(np.random.default_rng(0).bytes(2000))
+    found = [p for p in sorted(tmp_path.iterdir()) if is_picture(str(p), p.suffix)]
+    assert found == [tmp_path / "photo"]
 
 
 def test_exif_orientation():

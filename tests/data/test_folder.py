@@ -8,6 +8,7 @@ import zlib
 import pytest
 from PIL import Image
 
+from smalti import progress
 from smalti.data import folder
 from smalti.data.skipped import read, summary
 from smalti.data.source import open_source, split
@@ -111,7 +112,7 @@ def test_labels_that_are_no_classes(tmp_path, label):
 def test_bad_folders(tmp_path):
     with pytest.raises(ValueError, match="is not a folder"):
         open_source(f"folder:{tmp_path / 'gone'}")
-    with pytest.raises(ValueError, match="holds no images.*png jpg"):
+    with pytest.raises(ValueError, match="holds no images.*png jpg.*; it is empty"):
         open_source(f"folder:{tmp_path}")
     save(tmp_path / "cat" / "a.png")
     (tmp_path / "dog").mkdir()
@@ -225,3 +226,228 @@ def test_fingerprint(tmp_path):
     larger = open_source(f"folder:{tmp_path}").fingerprint()
     (tmp_path / "a").rename(tmp_path / "b")
     assert len({first, larger, open_source(f"folder:{tmp_path}").fingerprint()}) == 3
+
+
+# -- what is left out, and what is said of it
+
+
+@pytest.fixture
+def nothing_said(monkeypatch):
+    monkeypatch.setattr(progress, "_SAID", set())
+
+
+def test_whatever_pillow_reads_is_a_picture(tmp_path, nothing_said, capsys):
+    image = Image.new("RGB", (8, 8), "blue")
+    for name in ("a.png", "b.jfif", "c.ppm", "d.avif", "e.TGA"):
+        image.save(tmp_path / name)
+    image.save(tmp_path / "f", "WEBP")
+    source = open_source(f"folder:{tmp_path}")
+    assert [r[0] for r in rows(source)] == ["a.png", "b.jfif", "c.ppm", "d.avif", "e.TGA", "f"]
+    assert all(abs(source[i].image.getpixel((4, 4))[2] - 255) < 4 for i in range(6))
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_left_out_is_counted_and_named_in_a_line(tmp_path, nothing_said, capsys):
+    save(tmp_path / "cat" / "a.png")
+    save(tmp_path / "cat" / "._a.png")
+    save(tmp_path / ".cache" / "b.png")
+    for name in ("1.txt", "2.TXT", "clip.mp4", "b.heic", "README"):
+        (tmp_path / "cat" / name).write_text("no image")
+    source = open_source(f"folder:{tmp_path}")
+    assert capsys.readouterr().err == (
+        f"folder:{tmp_path}: 7 files are left out: 2 .txt, 2 hidden, 1 .heic, 1 .mp4, "
+        "1 without suffix (cat/1.txt, cat/2.TXT, cat/README, cat/b.heic, cat/clip.mp4, ...)\n"
+    )
+    assert not source.skipped  # no fault of the pictures
+    open_source(f"folder:{tmp_path}")
+    assert capsys.readouterr().err == ""  # once
+
+
+def test_a_class_without_pictures_says_what_it_holds(tmp_path):
+    save(tmp_path / "cat" / "a.png")
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "b.heic").write_text("not read")
+    with pytest.raises(ValueError, match=r"'dog' holds no images; 1 file is left out: 1 .heic \(d"):
+        open_source(f"folder:{tmp_path}")
+    (tmp_path / "dog" / "b.heic").rename(tmp_path / "c.parquet")
+    (tmp_path / "dog").rmdir()
+    (tmp_path / "cat" / "a.png").unlink()
+    with pytest.raises(ValueError, match=f"holds no images.*; .*which parquet:{tmp_path} reads"):
+        open_source(f"folder:{tmp_path}")
+
+
+# -- class names that are numbers
+
+
+def test_numbers_sort_as_numbers(tmp_path):
+    for name in ("10", "2", "cat", "-1", "0.5", "1", "11", "B"):
+        save(tmp_path / name / "a.png")
+    source = open_source(f"folder:{tmp_path}")
+    assert source.classes == ["-1", "0.5", "1", "2", "10", "11", "B", "cat"]
+    assert [source.key(i) for i in (3, 4)] == ["2/a.png", "10/a.png"]
+    assert [source.label(i) for i in range(8)] == list(range(8))
+
+
+def test_text_labels_that_are_numbers(tmp_path):
+    save(tmp_path / "a.png")
+    lines = [f'{{"file_name": "a.png", "label": "{n}"}}' for n in (10, 2, 1)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    source = open_source(f"folder:{tmp_path}")
+    assert source.classes == ["1", "2", "10"] and [r[1] for r in rows(source)] == [2, 1, 0]
+
+
+@pytest.mark.parametrize("text", ["file_name,label\na.png,2.0\na.png,\na.png,0.0\n", None])
+def test_whole_floats_are_integers(tmp_path, text):
+    save(tmp_path / "a.png")
+    if text:
+        (tmp_path / "metadata.csv").write_text(text)
+    else:
+        lines = [f'{{"file_name": "a.png", "label": {n}}}' for n in ("2.0", "NaN", "0.0")]
+        (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    source = open_source(f"folder:{tmp_path}")
+    assert [r[1] for r in rows(source)] == [2, -1, 0] and source.classes == ["0", "1", "2"]
+
+
+# -- parts of a dataset
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Train", "val", "extra"), ("train",)])
+@pytest.mark.parametrize("inside", ["metadata", "classes", "flat"])
+def test_parts_are_no_classes(tmp_path, names, inside):
+    for name in names:
+        save(tmp_path / name / ("cat/a.png" if inside == "classes" else "a.png"))
+        if inside == "metadata":
+            line = f'{{"file_name": "a.png", "text": "{name}"}}'
+            (tmp_path / name / "metadata.jsonl").write_text(line)
+    first = sorted(set(names) - {"extra"})[0]
+    message = f"holds .*{first}.*dataset and no classes; read .*folder:{tmp_path}/{first}"
+    with pytest.raises(ValueError, match=message):
+        open_source(f"folder:{tmp_path}/")
+    source = open_source(f"folder:{tmp_path}/{first}")
+    assert (
+        rows(source)
+        == {
+            "metadata": [("a.png", -1, first)],
+            "classes": [("cat/a.png", 0, "")],
+            "flat": [("a.png", -1, "")],
+        }[inside]
+    )
+
+
+def test_parts_below_one_folder_and_below_classes(tmp_path):
+    for part in ("train", "val"):
+        save(tmp_path / "images" / part / "a.png")
+    with pytest.raises(ValueError, match=f"read one of them: folder:{tmp_path}/images/train, fold"):
+        open_source(f"folder:{tmp_path}")
+    save(tmp_path / "dog" / "a.png")
+    with pytest.raises(
+        ValueError, match="images holds train and val.*put them on top, as train/im"
+    ):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_a_part_of_many_folders_may_be_a_class(tmp_path):
+    for name in ("train", "bus", "tram"):
+        save(tmp_path / name / "a.png")
+    assert open_source(f"folder:{tmp_path}").classes == ["bus", "train", "tram"]
+
+
+def test_metadata_below_the_folder_is_not_passed_over(tmp_path, nothing_said, capsys):
+    for name in ("one", "two"):
+        save(tmp_path / name / "a.png")
+        (tmp_path / name / "metadata.csv").write_text("file_name,text\na.png,x\n")
+    with pytest.raises(ValueError, match=f"one/metadata.csv.*one of folder:{tmp_path}/one, folder"):
+        open_source(f"folder:{tmp_path}")
+    (tmp_path / "metadata.csv").write_text("file_name,text\none/a.png,top\n")
+    source = open_source(f"folder:{tmp_path}")
+    assert rows(source) == [("one/a.png", -1, "top")]
+    assert "3 files are left out: 2 .csv, 1 without a usable line in metadata.csv (" in (
+        capsys.readouterr().err
+    )
+
+
+def test_parts_that_one_metadata_file_joins_are_named(tmp_path, nothing_said, capsys):
+    lines = ["file_name,split"]
+    for part in ("train", "test"):
+        save(tmp_path / part / "a.png")
+        lines.append(f"{part}/a.png,{part}")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    assert len(open_source(f"folder:{tmp_path}")) == 2
+    said = capsys.readouterr().err
+    assert "all rows are read, whatever column 'split' says (test, train)" in said
+    assert "the files of test and train are read as one set" in said
+
+
+def test_folders_within_class_folders_are_named(tmp_path, nothing_said, capsys):
+    for name in ("2", "10", "1"):
+        save(tmp_path / "animals" / name / "a.png")
+    source = open_source(f"folder:{tmp_path}")
+    assert source.classes == ["animals"]
+    said = capsys.readouterr().err
+    assert f"in animals (3: 1, 2, 10) are not told apart, as they are by folder:{tmp_path}" in said
+    assert open_source(f"folder:{tmp_path}/animals").classes == ["1", "2", "10"]
+
+
+# -- columns of a metadata file
+
+
+def test_usual_names_of_columns(tmp_path, nothing_said, capsys):
+    save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("path,class,prompt,width\na.png,cat,a cat,4\n")
+    source = open_source(f"folder:{tmp_path}")
+    assert rows(source) == [("a.png", 0, "a cat")] and source.classes == ["cat"]
+    assert (
+        "metadata.csv" not in (said := capsys.readouterr().err)
+        and "labels are column 'class', captions 'prompt'; not used: width (?label=" in said
+    )
+
+
+def test_columns_that_are_asked_for(tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png")
+    line = {"file_name": "a.png", "label": "x", "fine": "y", "text": "t", "long": "u", "n": [1]}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line | {"other": "b.png"}))
+    name = f"folder:{tmp_path}?label=fine&text=long&image=other"
+    source = open_source(name)
+    assert source.name == name
+    assert rows(source) == [("b.png", 0, "u")] and source.classes == ["y"]
+    assert rows(open_source(f"folder:{tmp_path}?label=&text=")) == [("a.png", -1, "")]
+    with pytest.raises(
+        ValueError, match="'gone' is no column that holds a label; it has file_name"
+    ):
+        open_source(f"folder:{tmp_path}?label=gone")
+    with pytest.raises(ValueError, match=f"write folder:{tmp_path}/test for that part"):
+        open_source(f"folder:{tmp_path}/?split=test")
+    with pytest.raises(ValueError, match="'n' is no column that holds a label"):
+        open_source(f"folder:{tmp_path}?label=n")
+    (tmp_path / "metadata.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"\?label= has no meaning here; there are no columns"):
+        open_source(f"folder:{tmp_path}?label=fine")
+
+
+def test_several_captions_and_lines_that_are_too_long(tmp_path, nothing_said, capsys):
+    save(tmp_path / "a.png")
+    line = {"file_name": "a.png", "captions": ["first", "second"], "label": 1}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line))
+    assert rows(open_source(f"folder:{tmp_path}")) == [("a.png", 1, "first")]
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,one\na.png,a cat, black\n")
+    assert rows(open_source(f"folder:{tmp_path}"))[1] == ("a.png", -1, "a cat")
+    assert "1 lines have more fields than there are columns, the first line 3: a text" in (
+        capsys.readouterr().err
+    )
+
+
+def test_images_without_a_label_among_others_are_counted(tmp_path, nothing_said, capsys):
+    save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,cat\na.png,\na.png,\n")
+    open_source(f"folder:{tmp_path}")
+    assert capsys.readouterr().err == f"folder:{tmp_path}: 2 of 3 images have no label\n"
+
+
+@pytest.mark.parametrize("names", [[f"photo #{i}.png" for i in range(20)], ["#1.png", "#2.png"]])
+def test_names_with_a_hash_are_held_out_like_others(tmp_path, names):
+    for name in names:
+        save(tmp_path / "C#" / name)
+    train, held = split(open_source(f"folder:{tmp_path}"), 0.1)
+    assert (len(train), len(held)) == ((18, 2) if len(names) == 20 else (1, 1))

@@ -1,15 +1,17 @@
 import io
+import socket
 import sys
 import types
 
 import pytest
 from PIL import Image
 
+from smalti import progress
 from smalti.data.source import open_source
 
 
 class ClassLabel:
-    names = ["cat", "dog"]
+    dtype, names = "int64", ["cat", "dog"]
 
 
 class Picture:  # stands for datasets.Image
@@ -96,4 +98,40 @@ def test_errors(hub, monkeypatch):
         open_source("hub:a/b")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r'pip install "smalti\[hub-data\]"'):
+        open_source("hub:a/b")
+
+
+def test_usual_columns_and_those_that_are_asked_for(hub, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SAID", set())
+    text = types.SimpleNamespace(dtype="string")
+    features = {"mask": Picture(), "image": Picture(), "fine_label": ClassLabel(), "prompt": text}
+    row = {"mask": picture("blue"), "image": picture("red"), "fine_label": 1, "prompt": "a dog"}
+    asked = hub(Rows(features | {"long": text}, [row | {"long": "a long dog"}]))
+    source = open_source("hub:a/b")
+    assert (source.classes, source.label(0), source.caption(0)) == (["cat", "dog"], 1, "a dog")
+    assert source[0].image.getpixel((0, 0)) == (255, 0, 0)
+    assert "labels are column 'fine_label', captions 'prompt'; not used: mask, long (" in (
+        capsys.readouterr().err
+    )
+    chosen = open_source("hub:a/b:test?image=mask&label=&text=long")
+    assert (
+        asked[-1] == ("a/b", "test") and chosen.name == "hub:a/b:test?image=mask&label=&text=long"
+    )
+    assert (chosen.classes, chosen.caption(0)) == ([], "a long dog")
+    assert chosen[0].image.getpixel((0, 0)) == (0, 0, 255)
+    with pytest.raises(ValueError, match="a split of the hub is named by hub:a/b:test"):
+        open_source("hub:a/b?split=test")
+
+
+def test_a_hub_that_cannot_be_asked(hub, tmp_path, monkeypatch):
+    error = ConnectionError("no route\nmore lines")
+    error.__cause__ = socket.gaierror(-2, "Name or service not known")
+    hub(error)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match="load hub:a/b: the hub could not be asked .*no route more"
+    ):
+        open_source("hub:a/b")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"lines\); a/b exists here: folder:a/b reads it$"):
         open_source("hub:a/b")

@@ -1,14 +1,25 @@
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from smalti.data.source import class_labels, digest, open_source, split
+from smalti import progress
+from smalti.data.source import (
+    class_labels,
+    digest,
+    open_source,
+    require_captions,
+    require_labels,
+    split,
+)
 
 
 class Keys:
-    def __init__(self, keys):
-        self.keys = keys
+    def __init__(self, keys, name="emoji"):
+        self.keys, self.name = keys, name
 
     def __len__(self):
         return len(self.keys)
@@ -66,6 +77,10 @@ def test_class_labels():
     assert labels.tolist() == [2, -1, 0] and classes == ["0", "1", "2"]
     assert class_labels([None, None], "x")[1] == []
     assert class_labels([np.int64(1)], "x")[0].dtype == np.int64
+    labels, classes = class_labels([2.0, float("nan"), np.float32(0)], "x")
+    assert labels.tolist() == [2, -1, 0] and classes == ["0", "1", "2"]
+    names = ["cat", "10", "Cat", "2", "-1", "02", "1.5", "1e3", None]
+    assert class_labels(names, "x")[1] == ["-1", "1.5", "02", "2", "10", "1e3", "Cat", "cat"]
     for bad in ([1, "a"], [1.5], [True], [-2]):
         with pytest.raises(ValueError, match="x: labels must be"):
             class_labels(bad, "x")
@@ -81,6 +96,104 @@ def test_unknown_scheme_lists_the_allowed(text):
 def test_a_scheme_without_a_name(text):
     with pytest.raises(ValueError, match="names nothing"):
         open_source(text)
+
+
+def test_variants_of_emoji_stay_together_and_nothing_else_does():
+    some = [f"a#{i}" for i in range(20)]
+    assert split(Keys(some, "folder:x"), 0.1)[1] != []
+    assert split(Keys(some, "parquet:x"), 0.1)[1] != []
+    assert split(Keys(some, "emoji:skin_tones"), 0.1)[1] == []
+
+
+@pytest.mark.parametrize(
+    "keys, said",
+    [
+        (["a"], "nothing is held out of one image"),
+        (["a"] * 20, "nothing is held out: all 20 images have the key 'a'"),
+        (
+            [*map(str, range(9)), *["x"] * 30],
+            "34 of 39 images are held out, not 50%: images of one key stay together, and 30 have "
+            "the key 'x'",
+        ),
+        ([*map(str, range(100))], ""),
+        ([*map(str, range(50)), *map(str, range(50))], ""),
+    ],
+)
+def test_an_uneven_split_says_why(keys, said, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SAID", set())
+    source = Keys(keys, "parquet:x")
+    split(source, 0.5)
+    assert capsys.readouterr().err == (f"parquet:x: {said}\n" if said else "")
+    split(source, 0)
+    split(source, 0.5)
+    assert capsys.readouterr().err == ""
+
+
+def test_paths_without_a_scheme(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SAID", set())
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "tables").mkdir()
+    data = (tmp_path / "a.png").read_bytes()
+    pq.write_table(pa.table({"image": [data, data]}), tmp_path / "tables" / "a.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path, name in (
+        (str(tmp_path / "tables"), f"parquet:{tmp_path / 'tables'}"),
+        ("tables/a.parquet", "parquet:tables/a.parquet"),
+        ("tables/*.parquet", "parquet:tables/*.parquet"),
+        ("~/tables?key=", "parquet:~/tables?key="),
+    ):
+        source = open_source(path)
+        assert source.name == name and len(source) == 2
+        assert capsys.readouterr().err == f"{path} is taken as {name}\n"
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    (tmp_path / "tables" / "a.parquet").rename(tmp_path / "data" / "deep" / "a.parquet")
+    assert open_source("data").name == "parquet:data"
+    (tmp_path / "data" / "a.png").write_bytes(data)
+    assert open_source("./data").name == "folder:./data"
+    (tmp_path / "a.png").rename(tmp_path / "tables" / "a.png")
+    assert open_source("./tables").name == "folder:./tables"
+    with pytest.raises(ValueError, match=r"tables/a.png is a file; images are read from a folder"):
+        open_source("tables/a.png")
+    with pytest.raises(
+        ValueError, match=r"source 'tabels/x' \(there is no tabels; did .*'tables'\?"
+    ):
+        open_source("tabels/x")
+    with pytest.raises(
+        ValueError, match="tabels is not a folder; there is no tabels; did you mean"
+    ):
+        open_source("folder:tabels")
+
+
+def test_a_folder_with_the_name_of_a_built_in_source(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SAID", set())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "shapes" / "a.png")
+    assert len(open_source("shapes:9")) == 9 and capsys.readouterr().err == ""
+    assert len(open_source("shapes")) == 10_000
+    said = "shapes is the built-in source; ./shapes is the folder of that name\n"
+    assert capsys.readouterr().err == said and len(open_source("./shapes")) == 1
+
+
+def test_images_without_labels(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SAID", set())
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    require_labels(open_source(f"folder:{tmp_path}"))
+    line = f"folder:{tmp_path}: the images have no labels; all are of one class\n"
+    assert capsys.readouterr().err == line
+    (tmp_path / "metadata.csv").write_text("file_name,kind\na.png,cat\n")
+    message = (
+        f"have no labels; it has the columns file_name, kind: 'folder:{tmp_path}.label=COLUMN' "
+    )
+    with pytest.raises(ValueError, match=message):
+        require_labels(open_source(f"folder:{tmp_path}"))
+    with pytest.raises(
+        ValueError, match=f"have no captions; .*'folder:{tmp_path}.text=COLUMN' takes"
+    ):
+        require_captions(open_source(f"folder:{tmp_path}"))
+    require_labels(open_source(f"folder:{tmp_path}?label=kind"))
+    require_labels(open_source(f"folder:{tmp_path}?label="))
 
 
 def test_digest_tells_rows_apart():

@@ -52,6 +52,14 @@ def short_batches(monkeypatch):
     monkeypatch.setattr(token_cache, "ROWS", 4)
 
 
+@pytest.mark.parametrize(("source", "share"), [("folder:x", 0.1), ("emoji:skin_tones", 0.5)])
+def test_the_share_that_is_held_out_is_of_groups(tmp_path, source, share):
+    codes = make(VQ, 20)
+    given = ((c, 0, "", i < 2, f"{'a' if i < 2 else 'b'}#{i}") for i, c in enumerate(codes))
+    write(tmp_path / "a.arrow", VQ, codes, given, source=source)
+    assert TokenCache(tmp_path / "a.arrow").holdout == share
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_round_trip(tmp_path, short_batches, name):
     spec, codes = SPECS[name], make(SPECS[name], 11)

@@ -148,7 +148,9 @@ def test_nothing_held_out_is_said(tmp_path, capsys):
     source = f"folder:{write_pictures(tmp_path / 'one', 1)}"
     given = [*TOKENIZER, "--data.source", source]
     assert run("train", "emoji_vqgan", "--out", tmp_path / "t", *given) == 0
-    assert "no image is held out" in capsys.readouterr().err.splitlines()[0]
+    reason, said, *_ = capsys.readouterr().err.splitlines()
+    assert reason == f"{source}: nothing is held out of one image"
+    assert said.startswith("no image is held out")
 
 
 # -- pipelines

@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -126,6 +128,15 @@ def test_reconstruct_a_source_and_a_file(work, pipeline, tmp_path, capsys):
         assert image.size == (5 * 66 + 2, 2 * 66 + 2)
         rows = np.asarray(image)
     assert report["psnr"] > 3 and rows[2:66].std() > 0
+
+
+def test_reconstruct_a_table_without_a_scheme(pipeline, tmp_path, capsys):
+    write_pictures(tmp_path, 3)
+    images = [(tmp_path / f"{i:03d}.png").read_bytes() for i in range(3)]
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
+    out = tmp_path / "r.png"
+    report = told(capsys, "reconstruct", pipeline, tmp_path / "a.parquet", "--out", out)
+    assert report["images"] == 3 and report["file"] == str(out)
 
 
 def test_reconstruct_a_file(pipeline, tmp_path, capsys):
@@ -317,6 +328,25 @@ def test_a_generator_learns_from_a_folder_without_classes(work, tmp_path):
     main(["train", "emoji_llamagen", "--out", str(tmp_path / "g"), *given])
     info = json.loads((tmp_path / "g" / "pipeline" / "pipeline.json").read_text())
     assert info["classes"] == ["image"]
+
+
+def test_a_class_recipe_without_labels_stops_and_names_the_columns(work, tmp_path, capsys):
+    folder = write_pictures(tmp_path / "flat", 12)
+    rows = [f"{i:03d}.png,a picture,{i % 2}" for i in range(12)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,text,kind", *rows]))
+    tokenizer = ["--tokenizer", work / "t" / "tokenizer", "--out", tmp_path / "g"]
+    command = ["train", "emoji_llamagen", *tokenizer, *GENERATOR, "--data.source"]
+    with pytest.raises(SystemExit):
+        main([str(a) for a in (*command, folder)])
+    *_, line = capsys.readouterr().err.splitlines()
+    assert (
+        f"the images of folder:{folder} have no labels; it has the columns file_name, text, k"
+        in line
+    )
+    assert f"'folder:{folder}?label=COLUMN' takes one" in line and not (tmp_path / "g").exists()
+    main([str(a) for a in (*command, f"folder:{folder}?label=kind")])
+    info = json.loads((tmp_path / "g" / "pipeline" / "pipeline.json").read_text())
+    assert info["classes"] == ["0", "1"] and info["source"] == f"folder:{folder}?label=kind"
 
 
 def test_a_loss_that_is_no_number_is_one_line(work, tmp_path, capsys):

@@ -81,6 +81,12 @@ def test_a_folder_and_an_npz_of_the_same_pictures_are_the_same(work, capsys):
     assert set(folder["versions"]) == {"smalti", "torch", "numpy"}
 
 
+def test_a_part_of_a_folder_without_a_scheme(work, capsys):
+    given = [f"{work / 'b'}@train", "--reference", f"{work / 'b'}@held", "--bootstrap", 0]
+    told = report(capsys, *given)
+    assert (told["subject"]["images"], told["reference"]["images"]) == (54, 6)
+
+
 @pytest.mark.parametrize("name", ["llamagen", "var", "mar"])
 def test_a_pipeline_is_drawn_from_and_its_likelihood_measured(work, capsys, name):
     given = ["--reference", work / "b", "--n", 15, "--bootstrap", 0, "--balanced"]

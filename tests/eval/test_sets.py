@@ -3,12 +3,15 @@ import threading
 import tracemalloc
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from small_systems import write_pictures
+from smalti import progress
 from smalti.data.transforms import center_crop
 from smalti.eval.sets import open_set, same_size
 
@@ -115,6 +118,33 @@ def test_parts_of_a_source():
     assert parts[0] | parts[1] == rows and not parts[0] & parts[1]
     assert len(open_set("shapes:40@held", holdout=0.5)) == 20
     assert held.caption(0).startswith("a ") and held.classes[0] == "red circle"
+
+
+def test_a_path_is_a_folder_or_a_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SAID", set())
+    folder = write_pictures(tmp_path / "p", 10)
+    assert len(open_set(folder)) == 10 and len(open_set(f"{folder}@held")) == 1
+    data = [(folder / f"{i:03d}.png").read_bytes() for i in range(3)]
+    pq.write_table(pa.table({"image": data}), tmp_path / "a.parquet")
+    assert len(open_set(tmp_path / "a.parquet", size=8)) == 3
+    assert len(open_set(f"{tmp_path}/*.parquet@train", size=8)) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"{folder} is taken as folder:{folder}",
+        *(f"{tmp_path}/{n} is taken as parquet:{tmp_path}/{n}" for n in ("a.parquet", "*.parquet")),
+    ]
+
+
+def test_what_a_set_leaves_out_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SAID", set())
+    folder = write_pictures(tmp_path / "p", 4)
+    (folder / "notes.txt").write_text("no picture")
+    data = (folder / "001.png").read_bytes()
+    (folder / "001.png").write_bytes(data[: len(data) // 2])  # its header is whole
+    pictures = open_set(f"folder:{folder}", size=8, skip_bad=True)
+    assert sum(len(b) for b in pictures.batches()) == sum(len(b) for b in pictures.batches()) == 3
+    left, broken = capsys.readouterr().err.splitlines()
+    assert left == f"folder:{folder}: 1 file is left out: 1 .txt (notes.txt)"
+    assert broken.startswith(f"folder:{folder}: skipped 1 that cannot be used: 001.png (the first:")
 
 
 def test_labels_of_a_folder_and_of_an_npz(tmp_path):
@@ -252,6 +282,7 @@ def test_a_damaged_npz_is_named_with_the_place(tmp_path):
         ("nothing", "'nothing' is no folder, no .npz file and no data source"),
         ("shapes:9@test", "shapes:9@test is not known"),
         ("emojis@held", "'emojis@held' is no folder"),
+        ("testz/data", r"no data source \(there is no testz"),
     ],
 )
 def test_what_is_no_set(given, words):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
+
+from smalti.progress import say_once
 
 # complaints about what is used all the same: large pictures, broken EXIF blocks
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -18,12 +21,81 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 def decode(data: bytes | Path, where: str) -> Image.Image:
     """Decode the bytes or the file into an RGB image; of an animation, the first frame.
 
-    `where` names the image in the error. Raises ValueError if it cannot be read or decoded, and if
-    it has more than 179 million pixels, which may be a bomb.
+    `where` names the image in the error. The first image with more frames, and the first that is
+    dark because it does not fill its 16 bits, are named on standard error. Raises ValueError if it
+    cannot be read or decoded, and if it has more than 179 million pixels, which may be a bomb.
     """
     with _named(where), _open(data) as image:
+        deep = _deep(image)  # its tiles are gone once it is loaded
         image.load()
-        return to_rgb(image, where)
+        rgb = to_rgb(image, where)
+        if _has_frames(image):
+            say_once(
+                f"{where} has several frames: of it, and of others that do, the first is used",
+                about="frames",
+            )
+        if deep and (most := int(np.asarray(rgb).max())) < DARK:
+            say_once(
+                f"{where} holds 16 bits, of which it fills {most / 255:.1%}, so it is dark; "
+                "pixels of 10, 12 or 14 bits must be scaled to 16 (others like it are not named)",
+                about="dark",
+            )
+        return rgb
+
+
+DARK = 64
+"""An image of 16 bits whose pixels are all below this after the cut to 8 holds at most 14."""
+
+
+def _deep(image: Image.Image) -> bool:
+    """Whether a file that is not loaded yet holds 16 bits, whatever Pillow makes of them."""
+    tiles = str(getattr(image, "tile", [])[:1])
+    return image.mode.startswith("I") or ";16" in tiles or "65535" in tiles
+
+
+def _has_frames(image: Image.Image) -> bool:
+    """Whether a file is an animation or has pages. What else MPO and PSD files hold are previews
+    and layers."""
+    if image.format in ("MPO", "PSD"):
+        return False
+    try:
+        return getattr(image, "is_animated", False)
+    except Exception:  # a later frame is broken, which does not matter
+        return False
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """The suffixes, in lower case, of the files whose pixels Pillow can read."""
+    Image.init()
+    formats = {f for f, (factory, _) in Image.OPEN.items() if not _only_named(factory)}
+    return frozenset(s for s, f in Image.registered_extensions().items() if f in formats)
+
+
+def _only_named(factory: object) -> bool:
+    """Whether Pillow recognises files of a format, but has nothing to read them with."""
+    stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+    return stub or getattr(factory, "format", "") == "MPEG"
+
+
+def is_picture(path: str, suffix: str) -> bool:
+    """Whether a file is meant as a picture: by its suffix, in lower case, or if that is '' by its
+    first bytes."""
+    if suffix:
+        return suffix in suffixes()
+    try:
+        with Image.open(path, formats=_marked()):
+            return True
+    except Exception:  # not a picture, unreadable, or a plugin stumbled over what is none
+        return False
+
+
+@functools.cache
+def _marked() -> list[str]:
+    """Formats that their first bytes give away."""
+    Image.init()
+    known = Image.OPEN.items()
+    return [f for f, (factory, accept) in known if accept and not _only_named(factory)]
 
 
 def check_header(path: Path) -> None:
@@ -47,18 +119,31 @@ def _named(where: str) -> Generator[None]:
         raise ValueError(f"cannot decode image {where}: {error or type(error).__name__}") from error
 
 
+SIXTEEN = ("PNG", "PPM")
+"""Formats of which Pillow gives 16 bits as 32, scaled to [0, 65535]."""
+TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
+
+
 def to_rgb(image: Image.Image, where: str) -> Image.Image:
     """The image as RGB: EXIF orientation applied, transparency over white, 16 bits cut to 8.
 
-    Raises ValueError for float images, whose range is not known.
+    Raises ValueError for float and 32 bit images, whose range is not known.
     """
+    kind = {"F": "float", "I": "32 bit"}.get(image.mode)
+    if kind and image.format not in SIXTEEN:
+        raise ValueError(
+            f"{where} holds {kind} pixels, whose range is not known; smalti reads 8 and 16 bit "
+            "images"
+        )
     image = _upright(image)
-    if image.mode == "F":
-        raise ValueError(f"{where} holds float pixels; smalti reads 8 and 16 bit images")
     if image.mode.startswith("I"):  # 16 bits, or 16 bits in 32: keep the high byte, as for RGB
-        high = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
+        pixels = np.asarray(image).astype(np.int64)
+        high = np.clip(pixels, 0, 65535) >> 8
+        if isinstance(clear := image.info.get("transparency"), int):
+            high[pixels == clear] = 255
         return Image.fromarray(high.astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+    palette = image.palette.mode if image.mode == "P" and image.palette else ""
+    if image.mode in TRANSPARENT or "transparency" in image.info or palette.endswith("A"):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     # a copy of our own in any case: the caller's image may belong to a file about to be closed

@@ -2,31 +2,32 @@
 
 Three layouts, the first that fits:
   metadata.jsonl or metadata.csv beside the images, with `file_name` and optionally `label`
-  (integer or string) and `text` or `caption` (the Hugging Face imagefolder convention);
-  sub-folders, whose sorted names are the classes, with images at any depth below them;
+  (integer or string) and `text` or `caption` (the Hugging Face imagefolder convention; other usual
+  names of columns are in `smalti.data.columns`);
+  sub-folders, whose names are the classes (sorted by `class_order`), with images at any depth;
   images directly in the folder, without labels.
-Names that begin with a dot are ignored.
+A folder of `train` and `test` folders is refused: one of them is read, 'folder:data/train'.
+Files are images by their suffix or, without one, by their content. What else there is, names that
+begin with a dot among it, is left out, and a note says how many files that are.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
-from smalti.data.decode import check_header, decode
-from smalti.data.skipped import none_left
-from smalti.data.source import Example, class_labels, describe, digest
+from smalti.config import no_such
+from smalti.data.decode import check_header, decode, is_picture
+from smalti.data.metadata import NAMES as METADATA
+from smalti.data.metadata import read_metadata
+from smalti.data.skipped import left_out, none_left
+from smalti.data.source import Example, class_order, describe, digest
+from smalti.data.splits import split_folders
 
 HEADERS = 20_000
 """Of so many files the headers are read when a folder is opened, which takes 1 s."""
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 Entry = tuple[str, int, str]
 """File, label and caption."""
@@ -37,20 +38,34 @@ class Folder:
 
     Files that are no pictures, and metadata lines that are malformed or name a missing file, are
     left out and noted in `skipped`; of the files after the first `HEADERS` it shows when they are
-    decoded. Raises ValueError if the folder is missing, no picture is left, it mixes two layouts,
-    or a class has no files.
+    decoded. `options` choose the columns of a metadata file by their role: image, label, text.
+    Raises ValueError if the folder is missing, no picture is left, it mixes two layouts, a class
+    has no files, it holds several parts of a dataset, or a column is not there.
     """
 
-    def __init__(self, path: str) -> None:
-        self.name = f"folder:{path}"
+    def __init__(
+        self, path: str, options: dict[str, str] | None = None, name: str | None = None
+    ) -> None:
+        self.name = name or f"folder:{path}"
         self.skipped: dict[str, str] = {}
+        self.notes: list[str] = []
+        """What a user should know of it, a line each."""
+        self.columns: list[str] = []
+        """Of a metadata file."""
         self.root = Path(path).expanduser()
         if not self.root.is_dir():
-            raise ValueError(f"{self.name}: {path} is not a folder")
-        metadata = [f for f in ("metadata.jsonl", "metadata.csv") if (self.root / f).is_file()]
+            more = "" if self.root.exists() else f"; {no_such(self.root)}"
+            raise ValueError(f"{self.name}: {path} is not a folder{more}")
+        metadata = [f for f in METADATA if (self.root / f).is_file()]
         if len(metadata) > 1:
             raise ValueError(f"{self.name} holds metadata.jsonl and metadata.csv; keep one")
-        entries = self._open_metadata(self.root / metadata[0]) if metadata else self._open_classes()
+        self._pictures, self._others = _listed(self.root)
+        if metadata:
+            entries = self._open_metadata(self.root / metadata[0], options or {})
+        else:
+            self._check_options(options or {}, ())
+            self._check_parts()
+            entries = self._open_classes()
         for n, (file, _, _) in enumerate(entries):
             if n < HEADERS and (problem := _problem(self.root / file)):
                 self.skipped[_key(file)] = problem
@@ -58,61 +73,101 @@ class Folder:
         if not entries and self.skipped:
             raise none_left(self)
         if not entries:
-            allowed = " ".join(e[1:] for e in EXTENSIONS)
-            raise ValueError(f"{self.name} holds no images (looked for {allowed})")
+            raise ValueError(f"{self.name} holds no images, such as png jpg webp{self._instead()}")
+        if self._others:
+            self.notes.append(left_out(self._others))
         self._files = [file for file, _, _ in entries]
         self._labels = np.array([label for _, label, _ in entries], dtype=np.int64)
         self._captions = [caption for _, _, caption in entries]
 
+    def _instead(self) -> str:
+        """What a folder without images holds, for a complaint."""
+        if any(name.endswith(".parquet") for name in self._others):
+            path = self.name.partition(":")[2]
+            return f"; it holds .parquet files, which parquet:{path} reads"
+        return f"; {left_out(self._others)}" if self._others else "; it is empty"
+
+    def _check_options(self, options: dict[str, str], allowed: tuple[str, ...]) -> None:
+        for role in options:
+            if role == "split":
+                path = self.name.partition(":")[2].partition("?")[0].rstrip("/")
+                raise ValueError(f"{self.name}: write folder:{path}/{options[role]} for that part")
+            if role not in allowed:
+                has = f"only {', '.join(f'{a}=' for a in allowed)}" if allowed else "no columns"
+                raise ValueError(f"{self.name}: ?{role}= has no meaning here; there are {has}")
+
+    def _check_parts(self) -> None:
+        """Raise ValueError if the folder holds several parts of a dataset or several datasets."""
+        path = self.name.partition(":")[2].rstrip("/")
+        for parent, names in split_folders(self._pictures).items():
+            within = f"{path}/{parent}" if parent else path
+            folders = [f"folder:{within}/{name}" for name in names]
+            one = "one of them" if len(names) > 1 else "it"
+            are = "are parts" if len(names) > 1 else "is a part"
+            holds = f"holds {' and '.join(names)}, which {are} of a dataset"
+            if parent and len({_top(f) for f in self._pictures}) > 1:
+                raise ValueError(
+                    f"{self.name}: {parent} {holds}; put them on top, as {names[0]}/{parent}"
+                )
+            raise ValueError(
+                f"{self.name} {holds} and no classes; read {one}: {', '.join(folders)}"
+            )
+        below = sorted(f for f in self._others if PurePosixPath(f).name in METADATA)
+        if below:
+            folders = [f"folder:{path}/{PurePosixPath(f).parent}" for f in below[:3]]
+            raise ValueError(
+                f"{self.name} has {below[0]} in a folder below it, where it would not be read; "
+                f"read {'one of ' if below[1:] else ''}{', '.join(folders)}"
+            )
+
     def _open_classes(self) -> list[Entry]:
-        flat = sorted(f.name for f in self.root.iterdir() if f.is_file() and _is_image(f.name))
-        folders = sorted(f.name for f in self.root.iterdir() if f.is_dir() and f.name[0] != ".")
-        found = {name: sorted(_walk(self.root / name, name)) for name in folders}
-        if not any(found.values()):
-            found = {}
-        if flat and found:
+        flat = sorted(f for f in self._pictures if "/" not in f)
+        folders = sorted(
+            (f.name for f in self.root.iterdir() if f.is_dir() and f.name[0] != "."),
+            key=class_order,
+        )
+        files: dict[str, list[str]] = {name: [] for name in folders}
+        for file in sorted(set(self._pictures) - set(flat)):
+            files[_top(file)].append(file)
+        if not any(files.values()):
+            files = {}
+        if flat and files:
             raise ValueError(
                 f"{self.name} holds images ({flat[0]}) beside class folders ({folders[0]}); "
                 "use one of the two layouts"
             )
-        for name, files in found.items():
-            if not files:
-                raise ValueError(f"{self.name}: class folder {name!r} holds no images")
-        self.classes = [_key(name) for name in found]
-        labelled = [(f, i, "") for i, files in enumerate(found.values()) for f in files]
+        for name, some in files.items():
+            if not some:
+                inside = {k: v for k, v in self._others.items() if _top(k) == name}
+                more = f"; {left_out(inside)}" if inside else ""
+                raise ValueError(f"{self.name}: class folder {name!r} holds no images{more}")
+        self.classes = [_key(name) for name in files]
+        self._note_nested(files)
+        labelled = [(f, i, "") for i, some in enumerate(files.values()) for f in some]
         return [(f, -1, "") for f in flat] + labelled
 
-    def _open_metadata(self, path: Path) -> list[Entry]:
-        rows: list[tuple[str, str, object]] = []
-        for line, row in _rows(path):
-            try:
-                rows.append(self._entry(row))
-            except (ValueError, OSError) as error:
-                self.skipped[f"{path.name}, line {line}"] = str(error)
-        values = [value for _, _, value in rows]
-        if path.suffix == ".csv" and all(v is None or str(v).isdecimal() for v in values):
-            values = [None if v is None else int(str(v)) for v in values]
-        labels, self.classes = class_labels(values, str(path))
-        found = zip(rows, labels.tolist(), strict=True)
-        return [(file, label, caption) for (file, caption, _), label in found]
+    def _note_nested(self, files: dict[str, list[str]]) -> None:
+        """Say that folders within class folders are no classes, if there are several in one."""
+        for name, some in files.items():
+            inner = sorted({f.split("/")[1] for f in some if f.count("/") > 1}, key=class_order)
+            if len(inner) > 1:
+                path = self.name.partition(":")[2].rstrip("/")
+                self.notes.append(
+                    f"classes are the top folders; those in {_key(name)} ({len(inner)}: "
+                    f"{_key(', '.join(inner[:3]))}) are not told apart, as they are by "
+                    f"folder:{path}/{_key(name)}"
+                )
+                return
 
-    def _entry(self, row: dict[str, Any] | str) -> tuple[str, str, object]:
-        """File, caption and label of a metadata line. Raises ValueError if it cannot be used."""
-        if isinstance(row, str):
-            raise ValueError(row)
-        file = row.get("file_name")
-        if not isinstance(file, str) or not file:
-            raise ValueError("no file_name")
-        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-            raise ValueError(f"file_name {file!r} leaves the folder")
-        if not (self.root / file).is_file():
-            raise ValueError(f"{file} does not exist")
-        caption = row.get("caption", row.get("text")) or ""
-        if not isinstance(caption, str):
-            raise ValueError(f"a caption must be a string, got {caption!r}")
-        (file + caption).encode()  # half a character, as "\\ud800", cannot be stored
-        label = row.get("label")
-        return file, caption, None if label == "" else label
+    def _open_metadata(self, path: Path, options: dict[str, str]) -> list[Entry]:
+        self._check_options(options, ("image", "label", "text"))
+        content = read_metadata(path, options, f"{self.name}, {path.name}")
+        self.classes, self.columns, self.skipped = content.classes, content.columns, content.skipped
+        self.notes += content.notes
+        named = {str(PurePosixPath(file)) for file, _, _ in content.entries}
+        missing = [file for file in self._pictures if file not in named]
+        self._others |= {file: f"without a usable line in {path.name}" for file in missing}
+        return content.entries
 
     def __len__(self) -> int:
         return len(self._files)
@@ -135,8 +190,8 @@ class Folder:
         return digest([self.classes, *zip(describe(self), sizes, strict=True)])
 
 
-def _is_image(name: str) -> bool:
-    return name[0] != "." and name.lower().endswith(EXTENSIONS)
+def _top(file: str) -> str:
+    return file.partition("/")[0]
 
 
 def _key(file: str) -> str:
@@ -153,43 +208,37 @@ def _problem(path: Path) -> str:
     return ""
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[str]:
-    """Images below `folder`, as paths that begin with `prefix`. Symbolic links are followed, but
-    not back into a folder above them."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
+def _listed(root: Path) -> tuple[list[str], dict[str, str]]:
+    """The pictures at any depth, as paths relative to `root`, and of other files their kind; the
+    metadata file of the folder is neither. Symbolic links are followed, but not back into a folder
+    above them."""
+    pictures: list[str] = []
+    others: dict[str, str] = {}
+    for parent, folders, files in os.walk(root, followlinks=True):
         above = {os.path.realpath(p) for p in (parent, *Path(parent).parents)}
+        base = PurePosixPath(*Path(parent).relative_to(root).parts)
+        prefix = f"{base}/" if base.parts else ""
+        others |= {f"{_key(prefix + f)}/": "hidden" for f in folders if f[0] == "."}
         folders[:] = [
             f
             for f in folders
             if f[0] != "." and os.path.realpath(os.path.join(parent, f)) not in above
         ]
-        base = PurePosixPath(prefix, *Path(parent).relative_to(folder).parts)
-        # a pipe would be waited for
-        yield from (str(base / f) for f in files if _is_image(f) and (Path(parent) / f).is_file())
+        for name in files:
+            kind = _kind(parent, name)
+            if not kind:
+                pictures.append(prefix + name)
+            elif prefix or name not in METADATA:
+                others[_key(prefix + name)] = kind
+    return pictures, others
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """(line number, fields) of each entry, or in the place of the fields what is wrong with it.
-
-    Raises ValueError if the file is not text.
-    """
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from None
-    if path.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(content, newline=""))
-        try:
-            yield from ((reader.line_num, row) for row in reader)
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num} is not CSV: {error}") from None
-        return
-    for line, text in enumerate(content.split("\n"), 1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            yield line, f"not JSON: {error}"
-            continue
-        yield line, row if isinstance(row, dict) else f"not an object: {text.strip()[:80]}"
+def _kind(parent: str, name: str) -> str:
+    """What a file is that is no picture; '' if it is one."""
+    if name[0] == ".":
+        return "hidden"
+    path = os.path.join(parent, name)
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return "dead link or no file"
+    suffix = os.path.splitext(name)[1].lower()
+    return "" if is_picture(path, suffix) else suffix or "without suffix"

@@ -6,6 +6,7 @@ of its files when it is opened; pixels that turn out to be broken are added when
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from smalti.data.source import Example, Source
@@ -30,6 +31,17 @@ def summary(skipped: dict[str, str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     text = f"skipped {len(names)} that cannot be used: {', '.join(names[:NAMED])}{more}"
     return " ".join(f"{text} (the first: {skipped[names[0]]})".split())
+
+
+def left_out(others: dict[str, str]) -> str:
+    """One line on files that are no pictures, {name: kind}: how many of each kind, and names."""
+    kinds = sorted(Counter(others.values()).items(), key=lambda item: (-item[1], item[0]))
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds)
+    names = sorted(others, key=lambda name: (others[name] == "hidden", name))
+    more = ", ..." if len(names) > NAMED else ""
+    files = "files are" if len(names) > 1 else "file is"
+    text = f"{len(names)} {files} left out: {counts} ({', '.join(names[:NAMED])}{more})"
+    return " ".join(text.split())
 
 
 def report(skipped: dict[str, str]) -> dict[str, Any]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
-import typing
+import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
-from smalti.config import did_you_mean
+from smalti.config import did_you_mean, no_such
+from smalti.data.columns import choices
+from smalti.data.decode import suffixes
+from smalti.progress import say_once
 
 SCHEMES = {
     "emoji": "emoji or emoji:skin_tones",
@@ -53,7 +61,7 @@ class Source(Protocol):
     def caption(self, i: int) -> str: ...
 
     def key(self, i: int) -> str:
-        """Stable name of example i. It decides the split, up to the first '#'."""
+        """Stable name of example i, which decides whether it is held out; see `groups`."""
         ...
 
     def fingerprint(self) -> str:
@@ -64,9 +72,24 @@ class Source(Protocol):
 def open_source(text: str) -> Source:
     """Open the source that `text` names, such as 'folder:cats' or 'emoji:skin_tones'.
 
+    A path that exists is taken as folder: or parquet:. What a source leaves out, and which of its
+    columns are not used, is said in a line each.
     Raises ValueError if the scheme is unknown, or what it names is missing, empty or malformed.
     """
+    source = _opened(text)
+    notes: list[str] = list(getattr(source, "notes", []))
+    bare = sum(source.label(i) < 0 for i in range(len(source))) if source.classes else 0
+    if bare:
+        notes.append(f"{bare} of {len(source)} images have no label")
+    for note in notes:
+        say_once(f"{source.name}: {note}")
+    return source
+
+
+def _opened(text: str) -> Any:
     scheme, _, rest = text.partition(":")
+    if text in ("emoji", "shapes") and Path(text).is_dir():
+        say_once(f"{text} is the built-in source; ./{text} is the folder of that name")
     if scheme == "emoji":
         from smalti.data.emoji import open_emoji
 
@@ -76,69 +99,187 @@ def open_source(text: str) -> Source:
 
         return open_shapes(rest)
     if scheme not in SCHEMES:
-        hint = did_you_mean(scheme, SCHEMES)
-        allowed = "; ".join(SCHEMES.values())
-        raise ValueError(f"unknown data source {text!r}{hint}; allowed: {allowed}")
+        return _opened(_local(text))
     if not rest:
         raise ValueError(f"data source {text!r} names nothing; write {SCHEMES[scheme]}")
+    path, options = choices(rest)
     if scheme == "folder":
         from smalti.data.folder import Folder
 
-        return Folder(rest)
+        return Folder(path, options, f"folder:{rest}")
     if scheme == "parquet":
         from smalti.data.parquet import Parquet
 
-        return Parquet(rest)
+        return Parquet(path, options, f"parquet:{rest}")
     from smalti.data.hub import open_hub
 
-    return open_hub(rest)
+    return open_hub(path, options, f"hub:{rest}")
+
+
+def is_local(text: str) -> bool:
+    """Whether a text without a scheme is a folder, a .parquet file or a pattern of them."""
+    path = Path(name := choices(text)[0]).expanduser()
+    return bool(name) and (path.is_dir() or _is_parquet(path))
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix == ".parquet" and (path.is_file() or glob.has_magic(str(path)))
+
+
+def _holds_tables(folder: Path) -> bool:
+    """Whether the first files that are pictures or tables, from the top down, are tables."""
+    for _, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if f[0] != ".")
+        kinds = {os.path.splitext(f)[1].lower() for f in files if f[0] != "."}
+        if kinds & suffixes():
+            return False
+        if ".parquet" in kinds:
+            return True
+    return False
+
+
+def _local(text: str) -> str:
+    """The source that a path without a scheme means: folder:PATH, or parquet:PATH.
+
+    Raises ValueError if there is no such path, or if it is another kind of file.
+    """
+    path = Path(choices(text)[0]).expanduser()
+    if is_local(text):
+        scheme = "parquet" if _is_parquet(path) or _holds_tables(path) else "folder"
+        say_once(f"{text} is taken as {scheme}:{text}")
+        return f"{scheme}:{text}"
+    if text and path.is_file():
+        raise ValueError(f"{text} is a file; images are read from a folder or from .parquet files")
+    hint = did_you_mean(text.partition(":")[0], SCHEMES)
+    gone = f" ({no_such(path)})" if text and ":" not in text else ""
+    allowed = "; ".join(SCHEMES.values())
+    raise ValueError(f"unknown data source {text!r}{gone}{hint}; allowed: {allowed}")
+
+
+def groups(name: str, keys: Iterable[str]) -> list[str]:
+    """What each key of the source `name` is held out with: an emoji with its variants, whose keys
+    agree up to '#'; every other key with its equals alone."""
+    if name.partition(":")[0] == "emoji":
+        return [key.partition("#")[0] for key in keys]
+    return list(keys)
 
 
 def split(source: Source, holdout: float) -> tuple[list[int], list[int]]:
     """Indices (train, held out), ascending; the fraction `holdout` is held out.
 
-    Keys that agree up to the first '#' are one group, and a group is never divided. The groups
-    with the smallest sha256 are held out, at least one and never all (none if `holdout` is 0),
-    so the split depends neither on order nor on a seed.
+    A group (see `groups`) is never divided. Those with the smallest sha256 are held out, at least
+    one and never all (none if `holdout` is 0), so the split depends neither on order nor on a seed.
+    Where groups make it much smaller or larger than asked for, a line says so.
     Raises ValueError if `holdout` is outside [0, 1).
     """
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout must be in [0, 1), got {holdout}")
-    groups = [source.key(i).partition("#")[0] for i in range(len(source))]
-    ranked = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).digest())
+    group = groups(source.name, (source.key(i) for i in range(len(source))))
+    ranked = sorted(set(group), key=lambda g: hashlib.sha256(g.encode()).digest())
     count = min(max(1, round(len(ranked) * holdout)), len(ranked) - 1) if holdout else 0
-    held = set(ranked[: max(count, 0)])
-    train = [i for i, g in enumerate(groups) if g not in held]
-    return train, [i for i, g in enumerate(groups) if g in held]
+    held_groups = set(ranked[: max(count, 0)])
+    train = [i for i, g in enumerate(group) if g not in held_groups]
+    held = [i for i, g in enumerate(group) if g in held_groups]
+    if holdout and group and (odd := _uneven(group, len(held), count / len(ranked))):
+        say_once(f"{source.name}: {odd}")
+    return train, held
+
+
+def _uneven(group: list[str], held: int, share: float) -> str:
+    """Why the `held` images are none, or far from the share that was meant; '' if they are not."""
+    (name, most), *_ = Counter(group).most_common(1)
+    if len(group) == 1:
+        return "nothing is held out of one image"
+    if not held:
+        return f"nothing is held out: all {len(group)} images have the key {name!r}"
+    part = held / len(group)
+    if share / 2 <= part <= 2 * share and part <= (1 + share) / 2:
+        return ""
+    return (
+        f"{held} of {len(group)} images are held out, not {share:.0%}: images of one key stay "
+        f"together, and {most} have the key {name!r}"
+    )
 
 
 def require_captions(source: Source) -> None:
     """Raise ValueError if no image of the source has a caption."""
     if not any(source.caption(i) for i in range(len(source))):
-        raise ValueError(f"the images of {source.name} have no captions")
+        raise ValueError(f"the images of {source.name} have no captions{_columns(source, 'text')}")
+
+
+def require_labels(source: Source) -> None:
+    """Raise ValueError if no image has a label and the source has columns that could hold them.
+
+    Images that come with nothing but themselves may be drawn without classes; a line says so.
+    """
+    if any(source.label(i) >= 0 for i in range(len(source))):
+        return
+    if columns := _columns(source, "label"):
+        raise ValueError(f"the images of {source.name} have no labels{columns}")
+    say_once(f"{source.name}: the images have no labels; all are of one class")
+
+
+def _columns(source: Source, role: str) -> str:
+    """Which columns of a source could take a role that none has; '' if there are none, or if its
+    name says that none shall."""
+    columns: list[str] = getattr(source, "columns", [])
+    path, chosen = choices(source.name)
+    if not columns or chosen.get(role) == "":
+        return ""
+    what = "trains without classes" if role == "label" else "takes none"
+    return (
+        f"; it has the columns {', '.join(columns)}: "
+        f"'{path}?{role}=COLUMN' takes one, '{path}?{role}=' {what}"
+    )
 
 
 def class_labels(values: Sequence[object], where: str) -> tuple[np.ndarray, list[str]]:
     """Integers, strings or None to (labels (n,) int64, class names).
 
-    Integers stay and their names are their digits; strings become classes in sorted order;
-    None becomes -1. Raises ValueError for anything else, for negative labels other than -1, and for
-    labels from `CLASSES` on: they are no class numbers.
+    Integers stay and their names are their digits; strings become classes in the order of
+    `class_order`; None becomes -1. Floats that are whole are integers, NaN is None.
+    Raises ValueError for anything else, for negative labels other than -1, and for labels from
+    `CLASSES` on: they are no class numbers.
     """
-    given = [v for v in values if v is not None]
-    if all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in given):
-        numbers = [-1 if v is None else int(typing.cast(int, v)) for v in values]
-        for v in numbers:
-            if not -1 <= v < CLASSES:
-                raise ValueError(f"{where}: labels must be in [0, {CLASSES}) or -1 = none, got {v}")
-        count = max(numbers, default=-1) + 1
-        return np.array(numbers, dtype=np.int64), [str(i) for i in range(count)]
-    for v in given:
-        if not isinstance(v, str):
-            raise ValueError(f"{where}: labels must be all integers or all strings, got {v!r}")
-    classes = sorted({str(v) for v in given})
-    index = {name: i for i, name in enumerate(classes)}
-    return np.array([-1 if v is None else index[str(v)] for v in values], dtype=np.int64), classes
+    values = [_whole(v) for v in values]
+    labelled = [v for v in values if v is not None]
+    for v in labelled:
+        if not isinstance(v, str | int | np.integer) or isinstance(v, bool):
+            raise ValueError(f"{where}: labels must be integers or strings, got {v!r}")
+    names = {v for v in labelled if isinstance(v, str)}
+    if (
+        names
+        and (number := next((v for v in labelled if not isinstance(v, str)), None)) is not None
+    ):
+        raise ValueError(
+            f"{where}: labels must be all integers or all strings, got {number!r} beside "
+            f"{min(names)!r}"
+        )
+    if names:
+        classes = sorted(names, key=class_order)
+        index: dict[object, int] = {name: i for i, name in enumerate(classes)}
+        return np.array([index.get(v, -1) for v in values], dtype=np.int64), classes
+    numbers = [-1 if v is None else int(v) for v in values]  # pyright: ignore[reportArgumentType]
+    for v in numbers:
+        if not -1 <= v < CLASSES:
+            raise ValueError(f"{where}: labels must be in [0, {CLASSES}) or -1 = none, got {v}")
+    return np.array(numbers, np.int64), [str(i) for i in range(max(numbers, default=-1) + 1)]
+
+
+def class_order(name: str) -> tuple[bool, Decimal, str]:
+    """What class names are sorted by: numbers come first, by their value, then other names, letter
+    by letter: -1, 0, 2, 10, cat, dog."""
+    number = re.fullmatch(r"[+-]?\d+(\.\d+)?", name, re.ASCII)
+    return not number, Decimal(name if number else 0), name
+
+
+def _whole(value: object) -> object:
+    """A whole float, which is how tables write integers beside missing ones, as an integer."""
+    if isinstance(value, float | np.floating):
+        if np.isnan(value):
+            return None
+        return int(value) if float(value).is_integer() else value
+    return value
 
 
 def digest(rows: Iterable[object]) -> str:

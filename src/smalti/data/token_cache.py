@@ -23,7 +23,7 @@ from torch import Tensor
 
 from smalti.codes import TokenSpec
 from smalti.config import from_dict, replacing, to_dict
-from smalti.data.source import digest
+from smalti.data.source import digest, groups
 from smalti.data.stream import Stream
 from smalti.text.encoders import TextEncoder
 
@@ -273,7 +273,7 @@ class TokenCache:
     def holdout(self) -> float:
         """The share that `data.source.split` was given, up to rounding: of groups of keys."""
         every, held = (
-            len({key.partition("#")[0] for key in self.keys(rows)})
+            len(set(groups(self.source, self.keys(rows))))
             for rows in (self.indices("all"), self.held_out)
         )
         return held / every

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.data.loader import Images, prefetch
+from smalti.data.skipped import tell
 from smalti.data.source import Source, open_source, split
 from smalti.data.transforms import Transform, center_crop, to_float
 from smalti.eval.bootstrap import Interval, bootstrap
@@ -141,7 +142,9 @@ def class_accuracy(
     labels = generated.labels
     drawn = ((_small(r.images, side), labels[r.numbers]) for r in generated.numbered(256))
     real_ones = ((_small(b["images"], side), b["labels"].numpy()) for b in unseen)
-    return recognised(model, drawn), recognised(model, real_ones)
+    judged = recognised(model, drawn), recognised(model, real_ones)
+    tell(source)
+    return judged
 
 
 def _check(generated: ImageSet, source: Source) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smalti.data.loader import ahead
-from smalti.data.skipped import none_left, read
+from smalti.data.skipped import none_left, read, tell
 from smalti.data.source import Source
 from smalti.data.transforms import center_crop
 
@@ -71,6 +71,7 @@ class SourcePictures:
         self.labels = np.array([source.label(i) for i in indices], dtype=np.int64)
         self.changed = False
         self._broken = set[int]()
+        self._said = tell(source)
         self._side = size
         self.size = (size, size) if size else self._first_size()
 
@@ -87,6 +88,7 @@ class SourcePictures:
                 yield rows
         if not len(self):
             raise none_left(self.source)
+        self._said = tell(self.source, self._said)
 
     def _rows(self, start: int, n: int) -> Numbered:
         numbers = range(start, min(start + n, len(self.indices)))

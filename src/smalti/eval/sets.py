@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from smalti.config import read_json
+from smalti.config import no_such, read_json
 from smalti.data.loader import ahead
-from smalti.data.source import SCHEMES, open_source, split
+from smalti.data.source import SCHEMES, is_local, open_source, split
 from smalti.eval import npz
 from smalti.eval.readers import Numbered, Pictures, SourcePictures, text_of
 
@@ -38,19 +38,17 @@ def open_set(
     """
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    path, text = Path(given), str(given)
-    if path.is_file() or path.suffix == ".npz":
+    path, text = Path(given).expanduser(), str(given)
+    if path.suffix == ".npz" or (path.is_file() and path.suffix != ".parquet"):
         return _open_npz(path, size)
     name, _, part = text.rpartition("@")
     if part not in PARTS or path.is_dir():
         name, part = text, ""
-    if name.partition(":")[0] not in SCHEMES:
-        if not Path(name).is_dir():
-            raise ValueError(
-                f"{text!r} is no folder, no .npz file and no data source "
-                f"({'; '.join(SCHEMES.values())}; with @train or @held behind it, a part)"
-            )
-        name = f"folder:{name}"
+    if name.partition(":")[0] not in SCHEMES and not is_local(name):
+        raise ValueError(
+            f"{text!r} is no folder, no .npz file and no data source ({no_such(Path(name))}; "
+            f"{'; '.join(SCHEMES.values())}; with @train or @held behind it, a part)"
+        )
     source = open_source(name)
     if source.skipped and not skip_bad:
         key = min(source.skipped)

@@ -17,6 +17,8 @@ from typing import NamedTuple
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import WeakFileLock
 
+from smalti.config import no_such
+from smalti.data.hub import reason
 from smalti.interop.convert import FAMILIES, Family
 
 
@@ -76,5 +78,9 @@ def ask(what: str, get: Callable[[], str]) -> Path:
     try:
         return Path(get())
     except Exception as error:  # of the network, the hub, and a dozen kinds of its client
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{what} is not a folder, and the hub did not give it: {reason}") from None
+        said = reason(error)
+        if said.startswith("the hub"):
+            raise ValueError(
+                f"{what} is not a folder ({no_such(Path(what))}), and {said}"
+            ) from None
+        raise ValueError(f"{what} is not a folder, and the hub did not give it: {said}") from None

@@ -29,7 +29,8 @@ from smalti.train.trainer import TrainConfig
 @dataclass(frozen=True)
 class DataConfig:
     source: str = "emoji"
-    """emoji, shapes, folder:PATH, parquet:PATH or hub:NAME."""
+    """A folder of pictures (folder:PATH), .parquet files (parquet:PATH), emoji, shapes or hub:NAME;
+    '?label=COLUMN&text=COLUMN' behind it chooses columns."""
     crop: Literal["center", "random", "ten"] = "center"
     """center; random (tokenizers only); ten: ten fixed crops (generators)."""
     flip: bool = True

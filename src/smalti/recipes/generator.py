@@ -12,7 +12,7 @@ from torch import Tensor
 
 from smalti import registry
 from smalti.codes import Reads
-from smalti.data.source import open_source, require_captions
+from smalti.data.source import open_source, require_captions, require_labels
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.encoding import encode
 from smalti.engine import stream
@@ -250,6 +250,8 @@ def open_codes(
         source = open_source(recipe.data.source)  # its mistakes before the run's folder exists
         if encoder is not None:
             require_captions(source)
+        elif not path.exists():  # a run that began before this was asked goes on
+            require_labels(source)
         claim(out, recipe, world)
         if not path.exists() and world.main:
             transform = recipe.data.transform(tokenizer.config.size[0])
@@ -263,6 +265,8 @@ def open_codes(
     cache.require(fingerprint(tokenizer))
     if encoder is not None:
         cache.require_captions()
+    elif world.main and recipe.codes and not (cache.labels >= 0).any():
+        say(f"{path}: the images of {cache.source} have no labels; all are of one class")
     if frozen is not None:
         cache.require_text(fingerprint(frozen))
     return cache
