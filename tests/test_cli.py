@@ -146,7 +146,7 @@ TRAIN = "train emoji_vqgan --out x"
         ("eval p --height 3", "--height has no counterpart here: pictures have the size"),
         ("tune p --torch-dtype fp32", "--torch-dtype is --dtype here"),
         ("encode p --tokenizer x --out x --prompt a", "unknown option: --prompt"),
-        ("encode p --tokenizer x --out x --device-map a", "--device-map is --device here: auto,"),
+        ("encode p --tokenizer x --out x --height 3", "unknown option: --height"),
         (f"{TRAIN} --train.batch 0", "train.batch must be at least 1, got 0"),
         (f"{TRAIN} --train.optim.lr 0", "lr must be above 0, got 0.0"),
         (f"{TRAIN} --train.optim.lr nan", "lr must be above 0, got nan"),

@@ -287,22 +287,21 @@ def parse(command: Callable[..., None], prog: str, arguments: Sequence[str]) -> 
         except SystemExit as stop:
             if not stop.code:
                 raise
-            raise ValueError(other_word(command, complaint(errors.getvalue()))) from None
+            told = other_word(command, arguments) or complaint(errors.getvalue())
+            raise ValueError(told) from None
     call()
 
 
-def other_word(command: Callable[..., None], complaint: str) -> str:
-    """A complaint about an unknown option, or what the command calls what another library's option
-    is."""
-    unknown = re.match(r"unknown option: --([\w-]+)", complaint)
-    if not unknown:
-        return complaint
-    hints = get_type_hints(command).items()
-    groups = [fields(hint) if is_dataclass(hint) else () for _, hint in hints]
-    options = {name for name, _ in hints} | {field.name for group in groups for field in group}
-    if "guidance" not in options:  # it draws nothing: other words mean other things there
-        options &= {"device", "dtype"}
-    return in_our_words(unknown[1], options, "--") or complaint
+def other_word(command: Callable[..., None], arguments: Sequence[str]) -> str:
+    """What the command calls the first option that is another library's word; "" if none is."""
+    hints = get_type_hints(command)
+    groups = [fields(hint) for hint in hints.values() if is_dataclass(hint)]
+    options = {*hints, *(field.name for group in groups for field in group)}
+    if "guidance" not in options:  # it draws nothing: most words mean something else there
+        return ""
+    words = [a[2:].partition("=")[0] for a in arguments if a.startswith("--")]
+    unknown = [word for word in words if word.replace("-", "_") not in options]
+    return next(filter(None, (in_our_words(word, options, "--") for word in unknown)), "")
 
 
 def complaint(box: str) -> str:
