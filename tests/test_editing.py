@@ -258,7 +258,9 @@ def test_grey_is_painted_from_128_and_transparent_is_painted(llama):
     assert edit.painted.sum(1).tolist() == [16] * 5 + [0] * 11
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa", "La", "P", "1", "L", "RGB", "P of bytes"])
+@pytest.mark.parametrize(
+    "mode", ["RGBA", "LA", "RGBa", "La", "P", "1", "L", "RGB", "P of bytes", "PA"]
+)
 def test_where_a_mask_is_transparent_decides_whatever_its_colours(llama, mode):
     """A photo with a hole is a mask: its bright parts are kept."""
     image = fitting(llama)
@@ -274,9 +276,12 @@ def test_where_a_mask_is_transparent_decides_whatever_its_colours(llama, mode):
     else:  # a colour, or a share for each colour of a palette, that is transparent: tRNS in a PNG
         levels = np.full((16, 16), 255, np.uint8)
         levels[:5] = 0
-        mask = Image.fromarray(levels).convert(mode.split()[0])
+        mask = Image.fromarray(levels).convert("L" if mode == "PA" else mode.split()[0])
         black = {"RGB": (0, 0, 0), "P of bytes": bytes([0] + [255] * 255)}
         mask.info["transparency"] = black.get(mode, 0)
+        if mode == "PA":  # a palette of colours with alpha
+            mask = mask.convert("RGBA").quantize(2)
+            assert mask.palette.mode == "RGBA"
     edit = editing.plan(llama.tokenizer, image, mask, None, False)
     assert edit.painted.sum(1).tolist() == [16] * 5 + [0] * 11
 

@@ -151,6 +151,8 @@ def test_codes_are_what_a_call_decodes(pipe):
     wanted = [*pipe("Fig", 1, seed=4, first=2, temperature=0.9)]
     wanted += pipe("pear", 1, seed=4, first=3, temperature=0.9)
     assert np.abs(pixels(to_pil(pipe.decode(codes))).astype(int) - pixels(wanted)).max() <= 1
+    same = pipe.codes(["Fig", "pear"], seed=np.int64(4), first=2, temperature=0.9)
+    assert torch.equal(same, codes)
     known = Known(codes, torch.ones(2, 16, dtype=torch.bool))
     assert torch.equal(pipe.codes(asked, seed=5, known=known), codes)
     assert torch.equal(pipe.decode(codes.numpy().astype(np.int32)), pipe.decode(codes))
@@ -289,6 +291,10 @@ def test_other_images_are_not_encoded(pipe, images, words):
 def test_codes_of_another_number_are_not_decoded(pipe):
     with pytest.raises(ValueError, match=r"codes must be \(B, 16\), got \(1, 15\)"):
         pipe.decode(torch.zeros(1, 15, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"codes must be in \[0, 32\), got 0 to 32"):
+        pipe.decode(torch.arange(33)[None, 17:] * torch.tensor([0] + [1] * 15))
+    with pytest.raises(ValueError, match="classes or prompts must be at least 1, got 0"):
+        pipe.codes([])
 
 
 # -- where, and in what

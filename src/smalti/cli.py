@@ -375,6 +375,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def describe_error(error: Exception) -> str:
     """What went wrong; of a file that the system refused, its name first."""
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return f"no such file: {error.filename}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

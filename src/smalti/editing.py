@@ -212,7 +212,9 @@ def _alpha(image: Image.Image, what: str) -> Image.Image | None:
     if "transparency" in image.info and image.mode.startswith("I"):
         raise ValueError(f"{what} has 16 bits and a transparent colour: save it with 8")
     premultiplied = {"La": "LA", "RGBa": "RGBA"}
-    if image.mode in ("RGBA", "LA", "PA", *premultiplied) or "transparency" in image.info:
+    palette = image.palette.mode if image.mode == "P" and image.palette else ""
+    modes = ("RGBA", "LA", "PA", *premultiplied)
+    if image.mode in modes or "transparency" in image.info or palette.endswith("A"):
         image = image.convert(premultiplied.get(image.mode, image.mode))
         return image.convert("RGBA").getchannel("A")
     return None

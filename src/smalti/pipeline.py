@@ -192,7 +192,7 @@ class Pipeline:
 
     def codes(
         self,
-        asked: Sequence[Asked],
+        asked: Any,
         *,
         seed: int = 0,
         first: int = 0,
@@ -203,11 +203,15 @@ class Pipeline:
         stand for them.
 
         Args:
-            asked: the condition of each of the B images, as `self.asked` gives them.
+            asked: B conditions, one for each image: as `self.asked` gives them, or classes or
+                prompts themselves.
             seed, first, sampling: as of `__call__`.
             known: codes that are given, (B, N, ...) and a mask.
         """
-        part = Part(0, whole(first, "first", 0), list(asked))
+        asked = several(asked)
+        if not all(isinstance(condition, dict) for condition in asked):
+            asked = self.asked(asked)
+        (part,) = parts(asked, None, first, batch=None)
         codes = self.model.spec.empty(len(part.asked), self.device)
         for step in self._stream(part, seed, known, sampling):
             codes = step.drawn
@@ -251,8 +255,11 @@ class Pipeline:
         keep_pixels: bool = False,
         **request: Any,
     ) -> list[Image.Image]:
-        """Paint a part of a picture anew, or go on beyond its edges: `smalti.editing.edit`, which
-        says what the arguments are; `request` are those of `__call__`."""
+        """Paint a part of a picture anew, or go on beyond its edges: see `smalti.editing.edit`.
+
+        `request`: classes or text, negative, n, seed, first, batch and settings of drawing, as of
+        `__call__`.
+        """
         from smalti.editing import edit
 
         return edit(self, image, mask, extend=extend, keep_pixels=keep_pixels, **request)
@@ -354,6 +361,10 @@ class Pipeline:
         if tuple(codes.shape[1:]) != spec.shape(1)[1:] and not vectors:
             wanted = ", ".join(map(str, spec.shape(1)[1:]))
             raise ValueError(f"codes must be (B, {wanted}), got {tuple(codes.shape)}")
+        if spec.discrete and not vectors and codes.numel():
+            low, high = (int(n) for n in codes.aminmax())
+            if low < 0 or high >= spec.vocab:
+                raise ValueError(f"codes must be in [0, {spec.vocab}), got {low} to {high}")
         return to_uint8(self.tokenizer.decode(self._for_tokenizer(codes)))
 
     def _for_tokenizer(self, x: Tensor) -> Tensor:

@@ -54,7 +54,9 @@ def opened(picture: Picture, what: str) -> Image.Image:
     with _named(what), contextlib.ExitStack() as files:
         image = data if isinstance(data, Image.Image) else files.enter_context(_open(data))
         image.load()
-        return _upright(image)
+        upright = _upright(image)
+        upright.format = image.format  # a copy forgets it
+        return upright
 
 
 def check_header(path: Path) -> None:
