@@ -146,12 +146,12 @@ def test_other_libraries_words_are_answered_with_ours(pipe, words, message):
 
 def test_codes_are_what_a_call_decodes(pipe):
     asked = pipe.asked(["Fig", "pear"])
-    codes = pipe.codes(asked, seed=4, first=2, temperature=0.9)
+    codes = pipe.codes(asked, seed=4, first=3, temperature=0.9)
     assert codes.shape == (2, 16) and codes.dtype == torch.int64
-    wanted = [*pipe("Fig", 1, seed=4, first=2, temperature=0.9)]
-    wanted += pipe("pear", 1, seed=4, first=3, temperature=0.9)
+    wanted = [*pipe("Fig", 1, seed=4, first=3, temperature=0.9)]
+    wanted += pipe("pear", 1, seed=4, first=4, temperature=0.9)
     assert np.abs(pixels(to_pil(pipe.decode(codes))).astype(int) - pixels(wanted)).max() <= 1
-    same = pipe.codes(["Fig", "pear"], seed=np.int64(4), first=2, temperature=0.9)
+    same = pipe.codes(["Fig", "pear"], seed=np.int64(4), first=3, temperature=0.9)
     assert torch.equal(same, codes)
     known = Known(codes, torch.ones(2, 16, dtype=torch.bool))
     assert torch.equal(pipe.codes(asked, seed=5, known=known), codes)

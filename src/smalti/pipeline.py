@@ -211,7 +211,9 @@ class Pipeline:
         asked = several(asked)
         if not all(isinstance(condition, dict) for condition in asked):
             asked = self.asked(asked)
-        (part,) = parts(asked, None, first, batch=None)
+        if not asked:
+            raise ValueError("the number of classes or prompts must be at least 1, got 0")
+        part = Part(0, whole(first, "first", 0), asked)
         codes = self.model.spec.empty(len(part.asked), self.device)
         for step in self._stream(part, seed, known, sampling):
             codes = step.drawn
