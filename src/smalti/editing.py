@@ -172,7 +172,7 @@ def plan(
     _check_extend(sides, size, patch)
     as_is = opened(image, "the image")
     if mask is None and sides == Extend():
-        holes = _alpha(as_is, "the image")
+        holes = _alpha(as_is)
         also = "; its transparent parts are one if it is given as mask too" if _hole(holes) else ""
         raise ValueError(f"nothing to edit: give a mask, an extension, or both{also}")
     picture = to_rgb(as_is, _named(image, "the image"))
@@ -201,16 +201,18 @@ def plan(
 def _levels(mask: Image.Image, what: str) -> Image.Image:
     """How much each pixel is to be painted, mode L, painted above 127: the transparency of a mask
     that has any, else its brightness."""
-    alpha = _alpha(mask, what)
+    if "transparency" in mask.info and mask.mode.startswith("I"):
+        raise ValueError(f"{what} has 16 bits and a transparent colour: save it with 8")
+    alpha = _alpha(mask)
     if alpha is not None and _hole(alpha):
         return alpha.point(lambda a: 255 - a)
     return to_rgb(mask, what).convert("L")
 
 
-def _alpha(image: Image.Image, what: str) -> Image.Image | None:
-    """The alpha of a picture of any mode, mode L; None if it has none."""
-    if "transparency" in image.info and image.mode.startswith("I"):
-        raise ValueError(f"{what} has 16 bits and a transparent colour: save it with 8")
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """The alpha of a picture of at most 8 bits, mode L; None if it has none."""
+    if image.mode.startswith("I"):
+        return None
     premultiplied = {"La": "LA", "RGBa": "RGBA"}
     palette = image.palette.mode if image.mode == "P" and image.palette else ""
     modes = ("RGBA", "LA", "PA", *premultiplied)
@@ -222,7 +224,7 @@ def _alpha(image: Image.Image, what: str) -> Image.Image | None:
 
 def _hole(alpha: Image.Image | None) -> bool:
     """Whether anything is transparent."""
-    return alpha is not None and np.asarray(alpha).min() < 255
+    return alpha is not None and bool(np.asarray(alpha).min() < 255)
 
 
 def _painted(levels: Image.Image, picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
