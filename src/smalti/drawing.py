@@ -115,8 +115,8 @@ def sample(
         batch: Images drawn at a time.
         like: A PNG of one image that smalti drew: draw it again.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
-        dtype: Of the generator's weights: float32, bfloat16, or auto, which is bfloat16 where the
-            device is faster in it.
+        dtype: Of the generator's weights: float32, bfloat16, float16, or auto, which is bfloat16
+            where the device is faster in it and float32 elsewhere.
         json: Print files and settings on standard output.
     """
     from functools import partial
@@ -236,8 +236,8 @@ def edit(
         first: Number of the first picture: picture i of a seed is always the same.
         batch: Pictures drawn at a time.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
-        dtype: Of the generator's weights: float32, bfloat16, or auto, which is bfloat16 where the
-            device is faster in it.
+        dtype: Of the generator's weights: float32, bfloat16, float16, or auto, which is bfloat16
+            where the device is faster in it and float32 elsewhere.
         json: Print files and settings on standard output.
     """
     check_output(out, folder=out.suffix.lower() != ".png")

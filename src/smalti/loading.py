@@ -28,7 +28,7 @@ def load(
     owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
     are converted when first loaded.
     Args: device, such as "cuda:1", by default and with "auto" the best there is; dtype of the
-    generator's weights, float32 or bfloat16, by default and with "auto" bfloat16 where the
+    generator's weights, float32, bfloat16 or float16, by default and with "auto" bfloat16 where the
     device is faster in it and float32 elsewhere (the tokenizer stays in float32); verify compares
     the weights with their fingerprints, which takes 0.6 s per GB.
     Raises ValueError if there is no pipeline, if tokenizer and model do not belong together, and

@@ -71,8 +71,8 @@ class Options:
     device: Device = "auto"
     """Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps."""
     dtype: Dtype = "auto"
-    """Of a generator's weights: float32, bfloat16, or auto, which is bfloat16 where the device is
-    faster in it."""
+    """Of a generator's weights: float32, bfloat16, float16, or auto, which is bfloat16 where the
+    device is faster in it and float32 elsewhere."""
     keep: Path | None = None
     """Draw a pipeline's pictures into this .npz file, which stays; one cut off goes on."""
 

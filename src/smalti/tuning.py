@@ -235,8 +235,8 @@ def tune(
         inception: The Inception network, for metrics that need it; default: downloaded once.
         write: Store what was found as the pipeline's own settings.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
-        dtype: Of the generator's weights: float32, bfloat16, or auto, which is bfloat16 where the
-            device is faster in it.
+        dtype: Of the generator's weights: float32, bfloat16, float16, or auto, which is bfloat16
+            where the device is faster in it and float32 elsewhere.
         json: Print the report on standard output.
     """
     from smalti.loading import load

@@ -37,8 +37,8 @@ class World:
         return self.rank == 0
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-OTHER_DTYPES = {"fp32": "float32", "float": "float32", "bf16": "bfloat16"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OTHER_DTYPES = {"fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """What else they are called."""
 
 
