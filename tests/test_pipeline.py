@@ -303,7 +303,7 @@ def test_codes_of_another_number_are_not_decoded(pipe):
 @pytest.mark.parametrize("name", ["llamagen", "var", "mar", "llamagen-text"])
 def test_a_pipeline_in_bfloat16_does_all_that_one_in_float32_does(name):
     pipe = small(name)
-    mark, image = pipe.fingerprint, Image.effect_noise((16, 16), 90)
+    mark, image = small(name).fingerprint, Image.effect_noise((16, 16), 90)
     plain = pipe.encode(image)
     assert pipe.to(torch.bfloat16) is pipe and pipe.dtype == torch.bfloat16
     assert pipe.fingerprint == mark  # of the weights that were learned
