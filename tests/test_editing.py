@@ -1,5 +1,7 @@
 """In-painting and out-painting with every registered model; masks, seams, windows."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -256,6 +258,121 @@ def test_grey_is_painted_from_128_and_transparent_is_painted(llama):
     assert edit.painted.sum(1).tolist() == [16] * 5 + [0] * 11
 
 
+@pytest.mark.parametrize(
+    "mode", ["RGBA", "LA", "RGBa", "La", "P", "1", "L", "RGB", "P of bytes", "PA"]
+)
+def test_where_a_mask_is_transparent_decides_whatever_its_colours(llama, mode):
+    """A photo with a hole is a mask: its bright parts are kept."""
+    image = fitting(llama)
+    if mode in ("RGBA", "LA", "RGBa", "La"):
+        alpha = np.full((16, 16), 255, np.uint8)
+        alpha[:5] = [[0], [1], [64], [127], [0]]
+        alpha[6] = 128  # an edge that is more opaque than not
+        photo = np.full((16, 16), 200, np.uint8)
+        photo[8:] = 0
+        mask = Image.merge("LA", [Image.fromarray(photo), Image.fromarray(alpha)])
+        mask = mask if mode in ("LA", "La") else mask.convert("RGBA")
+        mask = mask.convert(mode) if mask.mode != mode else mask
+    else:  # a colour, or a share for each colour of a palette, that is transparent: tRNS in a PNG
+        levels = np.full((16, 16), 255, np.uint8)
+        levels[:5] = 0
+        mask = Image.fromarray(levels).convert("L" if mode == "PA" else mode.split()[0])
+        black = {"RGB": (0, 0, 0), "P of bytes": bytes([0] + [255] * 255)}
+        mask.info["transparency"] = black.get(mode, 0)
+        if mode == "PA":  # a palette of colours with alpha
+            mask = mask.convert("RGBA").quantize(2)
+            assert mask.palette.mode == "RGBA"
+    edit = editing.plan(llama.tokenizer, image, mask, None, False)
+    assert edit.painted.sum(1).tolist() == [16] * 5 + [0] * 11
+
+
+def test_a_mask_with_an_opaque_alpha_is_a_grey_one(llama):
+    image = fitting(llama)
+    mask = lower_right(image).convert("RGBA")
+    edit = editing.plan(llama.tokenizer, image, mask, None, False)
+    assert np.array_equal(edit.painted.numpy(), np.asarray(lower_right(image)) > 127)
+
+
+def test_a_photo_with_a_hole_paints_the_hole(tmp_path):
+    """A mask as OpenAI's editing takes it, twice the model's size, through a file."""
+    pipe = pipeline("llamagen")
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (32, 32, 4), dtype=np.uint8)
+    photo[..., 3] = 255
+    photo[8:16, 16:24, 3] = 0  # 64 of 1,024 pixels
+    Image.fromarray(photo).save(tmp_path / "alpha.png")
+    edit = editing.plan(pipe.tokenizer, photo[..., :3], tmp_path / "alpha.png", None, True)
+    assert edit.painted.sum() == 16 and edit.painted[4:8, 8:12].all()
+    with pytest.raises(ValueError, match="nothing to edit: .*; its transparent parts are one if"):
+        pipe.edit(tmp_path / "alpha.png")
+
+
+def forms(pixels: np.ndarray) -> dict:
+    """uint8 pixels (H, W, 3) in every form that is a picture."""
+    stored = io.BytesIO()
+    Image.fromarray(pixels).save(stored, format="PNG")
+    first = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    return {
+        "array": pixels,
+        "channels first": pixels.transpose(2, 0, 1),
+        "RGBA array": np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
+        "floats": pixels / 255,
+        "tensor": first,
+        "batch of one": first[None],
+        "channels last": torch.from_numpy(pixels.copy()),
+        "float tensor": (first / 255).requires_grad_(),
+        "bytes": stored.getvalue(),
+        "file": io.BytesIO(stored.getvalue()),
+    }
+
+
+@pytest.mark.parametrize("form", forms(np.zeros((1, 1, 3), np.uint8)))
+def test_pictures_and_masks_in_every_form(llama, form):
+    image = np.asarray(fitting(llama))
+    mask = np.dstack([np.asarray(lower_right(fitting(llama)))] * 3)
+    edit = editing.plan(llama.tokenizer, forms(image)[form], forms(mask)[form], None, False)
+    assert np.array_equal(edit.pixels[0].permute(1, 2, 0).numpy(), image)
+    assert np.array_equal(edit.painted.numpy(), mask[..., 0] > 0)
+
+
+def test_masks_of_truths_and_shares(llama):
+    image, wanted = fitting(llama), np.asarray(lower_right(fitting(llama))) > 0
+    for mask in (wanted, torch.from_numpy(wanted)[None], wanted[..., None] * 1.0):
+        painted = editing.plan(llama.tokenizer, image, mask, None, False).painted
+        assert np.array_equal(painted.numpy(), wanted)
+    with pytest.raises(ValueError, match="the mask covers nothing: .*; its largest value is 125"):
+        editing.plan(llama.tokenizer, image, wanted * 0.49, None, False)
+
+
+def test_what_is_no_picture_is_named(llama, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for bad, words in (
+        ("x.png", "^no such file: x.png$"),
+        (tmp_path, "is a folder, not a picture"),
+        ("https://example.org/x.png", "is an address: download the picture and give its file"),
+        (b"text", "cannot decode image the image: not a picture, or empty"),
+        (None, "the image must be a PIL image, a file, .*, got NoneType"),
+        (np.zeros((16, 16, 3)) - 1, r"floats in \[0, 1\], got float64 from -1.0 to -1.0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            llama.edit(bad, extend={"left": 1})
+
+
+def test_an_edit_is_made_of_public_calls(llama, monkeypatch):
+    """Of a pipeline it needs `encode`, `codes` and `decode`, which anyone may call."""
+    image, calls = fitting(llama), []
+    for name in ("encode", "codes", "decode"):
+        real = getattr(llama, name)
+        monkeypatch.setattr(
+            llama, name, lambda *a, _n=name, _f=real, **k: (calls.append(_n), _f(*a, **k))[1]
+        )
+    edited = llama.edit(image, lower_right(image), seed=np.int64(3), n=torch.tensor(2))
+    assert calls == ["encode", "codes", "decode", "decode"]
+    assert [e.info["smalti"]["index"] for e in edited] == [0, 1]
+    wanted = editing.edit(llama, image, lower_right(image), seed=3, n=2)
+    assert np.array_equal(array(edited), array(wanted))
+
+
 def test_files_do_as_well_as_pictures(llama, tmp_path):
     image = fitting(llama)
     image.save(tmp_path / "image.png")
@@ -459,7 +576,18 @@ def test_masks_are_checked(llama):
     refused(Image.new("L", (16, 16), 255), "covers everything .* use smalti sample")
     refused(Image.new("RGBA", (16, 16)), r"covers everything \(transparent counts as white\)")
     refused(Image.new("F", (16, 16)), "the mask holds float pixels; .*; the image is of mode RGB")
-    refused(np.zeros((16, 16)), "the mask must be a PIL image or a file, got ndarray")
+    refused(np.zeros((16, 16)), "the mask covers nothing: .*; its largest value is 0")
+    refused(5, "the mask must be a PIL image, a file, bytes, an array or a tensor, got int; .* RGB")
+    refused(np.zeros((16, 16), int), "array of uint8, bool or floats .*, got int64 from 0 to 0")
+    refused(np.full((16, 16), np.nan), "floats in .*, got float64 from nan to nan")
+    refused(torch.full((16, 16), 255.0), r"floats in \[0, 1\], got float32 from 255.0 to 255.0")
+    refused(np.zeros(16), r"must be an array \(H, W\), .*, got \(16,\)")
+    refused(np.zeros((2, 16, 16, 3)), r"must be an array \(H, W\), .*, got \(2, 16, 16, 3\)")
+    faint = Image.new("LA", (16, 16), (255, 128))
+    refused(faint, "covers nothing: .* transparent, alpha below 128; its largest value is 127")
+    high = Image.fromarray(np.eye(16).astype(np.uint16))
+    high.info["transparency"] = 1
+    refused(high, "the mask has 16 bits and a transparent colour: save it with 8")
     points = Image.new("L", (16, 16))
     for i in range(256):
         if i % 16 % PATCH == i // 16 % PATCH == 0:
@@ -483,7 +611,9 @@ def test_other_arguments_are_checked_as_for_drawing(llama):
         ({"text": "a star"}, "draws classes, not texts, got 'a star'"),
         ({"negative": "a star"}, "draws classes, not texts, got 'a star'"),
         ({"guidance": -1.0}, "-1"),
-        ({"topk": 1}, "sampling has"),
+        ({"topk": 1}, "sampling has .*; did you mean 'top_k'"),
+        ({"mask_image": image}, "mask_image is mask here: in an edit; white or transparent is"),
+        ({"known": None}, "known is an argument of other calls, not of this one"),
         ({"n": 0}, "at least 1"),
     ):
         with pytest.raises(ValueError, match=words):

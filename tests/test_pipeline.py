@@ -11,6 +11,8 @@ from PIL import Image
 
 import smalti
 from builders import build, random_codes
+from builders import pipeline as small
+from smalti.data.transforms import Transform
 from smalti.describe import png_metadata
 from smalti.engine.step import Known
 from smalti.models import llamagen
@@ -85,6 +87,77 @@ def test_classes_by_name_number_and_turn(pipe):
     assert unnamed.classes == ["0", "1", "2", "3", "4"]
 
 
+def test_an_exact_name_comes_first(pipe):
+    numbered = Pipeline(pipe.tokenizer, pipe.model, ["0", "1", "2", "10", "11"])
+    (ten,) = numbered("10")
+    assert (ten.info["smalti"]["class"], ten.info["smalti"]["class_name"]) == (3, "10")
+    cased = Pipeline(pipe.tokenizer, pipe.model, ["A", "a", "B", "C", "c"])
+    assert [i.info["smalti"]["class"] for i in cased(["a", "A", "b"])] == [1, 0, 2]
+
+
+ONE = ("Fig", 2, np.int64(2), torch.tensor(2), np.array("Fig"), "2")
+SEVERAL = (["Fig", 0], np.array([2, 0]), torch.tensor([2, 0]), (np.int8(2), "apple"))
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [*((one, [2]) for one in ONE), *((some, [2, 0]) for some in SEVERAL)]
+)
+def test_one_class_or_several_of_any_library(pipe, given, wanted):
+    assert [a["class"] for a in pipe.asked(given)] == wanted
+    assert pipe.asked(classes=given) == pipe.asked(given)
+
+
+def test_numbers_of_other_libraries_draw_the_same(pipe):
+    wanted = pipe(classes=[1], n=2, seed=3, first=1, batch=1, guidance=3, top_k=7)
+    images = pipe(
+        np.array([1]),
+        torch.tensor(2),
+        seed=np.int64(3),
+        first=np.array(1),
+        batch=np.uint8(1),
+        guidance=torch.tensor(3.0),
+        top_k=np.int32(7),
+    )
+    assert np.array_equal(pixels(images), pixels(wanted))
+    assert [i.info["smalti"] for i in images] == [i.info["smalti"] for i in wanted]
+    json.dumps(images[0].info["smalti"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"prompt": "cats"}, "prompt is text here: a prompt or several"),
+        ({"guidance_scale": 3}, r"guidance_scale is guidance here: u \+ s \* \(c - u\), 1 is off"),
+        ({"cfg": 3}, "cfg is guidance here"),
+        ({"generator": torch.Generator()}, "generator is seed here: a whole number"),
+        ({"num_images_per_prompt": 4}, "num_images_per_prompt is n here: .* in all"),
+        ({"height": 64}, "height has no counterpart here: pictures have the size"),
+        ({"image": "x.png"}, "image is an argument of other calls, not of this one"),
+        ({"clases": [1]}, "sampling has .*, got clases; did you mean 'classes'"),
+        ({"guidance": 2.0, "temprature": 1}, "got temprature; did you mean 'temperature'"),
+    ],
+)
+def test_other_libraries_words_are_answered_with_ours(pipe, words, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**words)
+    with pytest.raises(ValueError, match=message):
+        next(pipe.stream(n=1, **words))
+
+
+def test_codes_are_what_a_call_decodes(pipe):
+    asked = pipe.asked(["Fig", "pear"])
+    codes = pipe.codes(asked, seed=4, first=3, temperature=0.9)
+    assert codes.shape == (2, 16) and codes.dtype == torch.int64
+    wanted = [*pipe("Fig", 1, seed=4, first=3, temperature=0.9)]
+    wanted += pipe("pear", 1, seed=4, first=4, temperature=0.9)
+    assert np.abs(pixels(to_pil(pipe.decode(codes))).astype(int) - pixels(wanted)).max() <= 1
+    same = pipe.codes(["Fig", "pear"], seed=np.int64(4), first=3, temperature=0.9)
+    assert torch.equal(same, codes)
+    known = Known(codes, torch.ones(2, 16, dtype=torch.bool))
+    assert torch.equal(pipe.codes(asked, seed=5, known=known), codes)
+    assert torch.equal(pipe.decode(codes.numpy().astype(np.int32)), pipe.decode(codes))
+
+
 @pytest.mark.parametrize("bad", ["cherry", 5, "5", "-1", -1, "²", ""])
 def test_an_unknown_class_names_the_classes(pipe, bad):
     with pytest.raises(ValueError, match="[0-4]|Apple"):
@@ -110,8 +183,22 @@ def test_bad_arguments_name_what_is_allowed(pipe):
         pipe(guidance=-1.0)
     with pytest.raises(ValueError, match="constant, linear.*'square'"):
         pipe(schedule="square")
-    for bad in ({"n": 0}, {"batch": 0}, {"first": -1}, {"classes": []}):
-        with pytest.raises(ValueError, match="at least 1"):
+    for bad, words in (
+        ({"n": 0}, "^n must be at least 1, got 0"),
+        ({"batch": 0}, "^batch must be at least 1, got 0"),
+        ({"first": -1}, "^first must be at least 0, got -1"),
+        ({"classes": []}, "classes or prompts must be at least 1, got 0"),
+        ({"n": True}, "^n must be a whole number, got True"),
+        ({"seed": 1.5}, "^seed must be a whole number, got 1.5"),
+        ({"seed": None}, "^seed must be a whole number, got None"),
+        ({"guidance": float("nan")}, "^guidance must be a finite number, got nan"),
+        ({"temperature": "1"}, "^temperature must be a number, got '1'"),
+        ({"top_k": 2.5}, "^top_k must be a whole number, got 2.5"),
+        ({"conditions": 1, "classes": 2}, "given twice"),
+        ({"classes": 1.5}, "a class must be a name or a number, got 1.5"),
+        ({"classes": np.zeros((2, 2))}, r"a class must be a name or a number, got \[0.0, 0.0\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
             pipe(**bad)
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         next(pipe.stream(n=1, every=0))
@@ -178,6 +265,150 @@ def test_encode_and_decode_round_trip_through_uint8(pipe):
     images = pipe.decode(random_codes(pipe.model.spec, 2))
     assert images.dtype == torch.uint8 and images.shape == (2, 3, 16, 16)
     assert pipe.encode(images).shape == (2, 16)
+
+
+def test_one_picture_is_encoded_as_in_training(pipe):
+    image = Image.effect_noise((40, 24), 90).convert("RGB")
+    view = torch.from_numpy(Transform(16)(image, None))[None]
+    assert torch.equal(pipe.encode(image), pipe.encode(view))
+    assert torch.equal(pipe.encode(np.asarray(image)), pipe.encode(view.numpy()))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (torch.zeros(1, 3, 16, 16), r"uint8 \(B, 3, 16, 16\), got float32 \(1, 3, 16, 16\)"),
+        (torch.zeros(1, 3, 16, 8).byte(), r"uint8 \(B, 3, 16, 16\), got uint8 \(1, 3, 16, 8\)"),
+        (np.zeros((1, 16, 16, 3), np.uint8), r"got uint8 \(1, 16, 16, 3\)"),
+        ("nowhere.png", "no such file: nowhere.png"),
+    ],
+)
+def test_other_images_are_not_encoded(pipe, images, words):
+    with pytest.raises(ValueError, match=words):
+        pipe.encode(images)
+
+
+def test_codes_of_another_number_are_not_decoded(pipe):
+    with pytest.raises(ValueError, match=r"codes must be \(B, 16\), got \(1, 15\)"):
+        pipe.decode(torch.zeros(1, 15, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"codes must be in \[0, 32\), got 0 to 32"):
+        pipe.decode(torch.arange(33)[None, 17:] * torch.tensor([0] + [1] * 15))
+    with pytest.raises(ValueError, match="classes or prompts must be at least 1, got 0"):
+        pipe.codes([])
+
+
+# -- where, and in what
+
+
+@pytest.mark.parametrize("name", ["llamagen", "var", "mar", "llamagen-text"])
+def test_a_pipeline_in_bfloat16_does_all_that_one_in_float32_does(name):
+    pipe = small(name)
+    mark, image = small(name).fingerprint, Image.effect_noise((16, 16), 90)
+    plain = pipe.encode(image)
+    assert pipe.to(torch.bfloat16) is pipe and pipe.dtype == torch.bfloat16
+    assert pipe.fingerprint == mark  # of the weights that were learned
+    assert {p.dtype for p in pipe.tokenizer.parameters()} == {torch.float32}
+    assert {str(t.dtype) for k, t in pipe.model.state_dict().items() if "quantize." in k} <= {
+        "torch.float32"
+    }
+    assert torch.equal(pipe.encode(image), plain)
+    ask = {"text": "a heart"} if pipe.text is not None else {"classes": 1}
+    ask |= {} if pipe.model.spec.discrete else {"head_steps": "4"}
+    (drawn,) = pipe(**ask, seed=1)
+    *_, last = pipe.stream(**ask, seed=1, every=1)
+    assert np.array_equal(pixels(last.images), pixels([drawn]))
+    assert drawn.info["smalti"]["dtype"] == "bfloat16"
+    hole = np.zeros((16, 16), bool)
+    hole[8:] = True
+    (edited,) = pipe.edit(image, hole, **ask, keep_pixels=True)
+    assert np.array_equal(np.asarray(edited)[:8], np.asarray(image.convert("RGB"))[:8])
+
+
+@pytest.mark.parametrize(
+    ("places", "dtype"),
+    [
+        (("cpu",), torch.float32),
+        (("auto",), torch.float32),
+        ((torch.bfloat16,), torch.bfloat16),
+        (("bf16",), torch.bfloat16),
+        (("torch.bfloat16",), torch.bfloat16),
+        (("cpu", torch.bfloat16), torch.bfloat16),
+        ((torch.device("cpu"), "bfloat16"), torch.bfloat16),
+    ],
+)
+def test_to_takes_devices_and_dtypes(places, dtype, monkeypatch):
+    monkeypatch.setattr("smalti.train.parallel.best_device", lambda: torch.device("cpu"))
+    pipe = pipeline().to(*places)
+    assert (pipe.device.type, pipe.dtype) == ("cpu", dtype)
+    assert pipeline().to(device="cpu", dtype=dtype).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("gpu", "device 'gpu' cannot be used; a device is auto, cpu, cuda, cuda:1 or mps, and the"),
+        ("meta", "device 'meta' cannot be used: it holds no numbers"),
+        ("int8", "device 'int8' cannot be used"),
+        (torch.int8, "dtype must be one of auto, float32, bfloat16, float16, got 'int8'"),
+        (torch.float64, "dtype must be one of auto, .*, got 'float64'"),
+        (1.5, "device '1.5' cannot be used"),
+    ],
+)
+def test_other_places_are_one_line(pipe, place, words):
+    with pytest.raises(ValueError, match=words) as error:
+        pipe.to(place)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 200
+    assert (pipe.device.type, pipe.dtype) == ("cpu", torch.float32)
+
+
+def test_load_takes_names_of_devices_and_dtypes(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("smalti.loading.fast_bf16", lambda device: False)
+    pipe.save_pretrained(tmp_path / "p")
+    for dtype, wanted in (
+        ("bfloat16", torch.bfloat16),
+        ("bf16", torch.bfloat16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float16),
+        ("float32", torch.float32),
+        ("auto", torch.float32),
+        (None, torch.float32),
+    ):
+        assert smalti.load(tmp_path / "p", "cpu", dtype).dtype == wanted
+    again = Pipeline.from_pretrained(tmp_path / "p", device="cpu", dtype="bfloat16")
+    assert again.fingerprint == pipe.fingerprint and again.dtype == torch.bfloat16
+    for bad, words in (
+        ({"device": "gpu"}, "device 'gpu' cannot be used"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
+        ({"device": "mps:7"}, "device 'mps:7' cannot be used"),
+        ({"dtype": "int8"}, "dtype must be one of auto, float32, bfloat16, float16, got 'int8'"),
+        ({"torch_dtype": torch.bfloat16}, "torch_dtype is dtype here"),
+        ({"device_map": "auto"}, "device_map is device here: auto, cpu"),
+        ({"devise": "cpu"}, "load has path, device, dtype, verify, got devise; .* 'device'"),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            smalti.load(tmp_path / "p", **bad)
+        assert len(str(error.value)) < 250
+
+
+def test_a_pipeline_says_what_it_is(pipe):
+    count = sum(p.numel() for p in pipe.model.parameters())
+    assert repr(pipe).splitlines() == [
+        f"Pipeline of llamagen, {count:,} parameters, draws 5 classes ({', '.join(NAMES)})",
+        "  16 x 16 pixels as 16 codes of 32, by vqgan",
+        "  on cpu in float32",
+    ]
+    assert "draws texts" in repr(small("llamagen-text"))
+    assert "as 16 codes of 6 numbers, by kl_vae" in repr(small("mar"))
+    info = {"source": "shapes", "files": ["x"] * 99}
+    facts = Pipeline(pipe.tokenizer, pipe.model, info=info).info
+    assert repr(facts).startswith("source: 'shapes'\nfiles: ['x', 'x',") and len(repr(facts)) < 150
+    assert facts == info and json.loads(json.dumps(facts)) == info
+
+
+def test_the_package_shows_what_it_is_for():
+    assert dir(smalti) == ["Pipeline", "__version__", "load"]
+    with pytest.raises(AttributeError, match="no attribute 'from_hub'; it has Pipeline, load"):
+        _ = smalti.from_hub
 
 
 # -- files

@@ -136,6 +136,20 @@ def test_a_negative_prompt_takes_the_place_of_the_null_text(pipe):
 
 
 @pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("a heart", ["a heart"]),
+        (["a", "b"], ["a", "b"]),
+        (np.array(["a", "b"]), ["a", "b"]),
+        (np.str_("a"), ["a"]),
+    ],
+)
+def test_what_stands_first_are_prompts(pipe, given, wanted):
+    assert [a["text"] for a in pipe.asked(given)] == wanted
+    assert [i.info["smalti"]["text"] for i in pipe(given, 1)] == wanted[:1]
+
+
+@pytest.mark.parametrize(
     ("request_", "message"),
     [
         ({}, "draws from texts: give it a prompt"),

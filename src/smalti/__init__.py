@@ -22,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from smalti.pipeline import Pipeline
 
         return Pipeline
-    raise AttributeError(f"module 'smalti' has no attribute {name!r}")
+    raise AttributeError(f"module 'smalti' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -9,14 +9,16 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 from tyro.conf import Positional, arg
 
+from smalti.arguments import choose, in_our_words
 from smalti.coding import encode, reconstruct
-from smalti.config import check_output, did_you_mean
+from smalti.config import check_output
 from smalti.drawing import edit, sample
 from smalti.progress import say, show
 
@@ -155,8 +157,7 @@ def convert(arguments: Sequence[str]) -> None:
         print("\n".join(lines) + "\n\nsmalti convert FAMILY --help shows every option.")
         return
     name, *rest = arguments
-    if name not in FAMILIES:
-        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {name!r}")
+    name = choose(name, FAMILIES, "family")
     family = FAMILIES[name]
 
     def command(out: Path, files: Any, json: bool = False) -> None:
@@ -219,11 +220,7 @@ def chosen_recipe(
         if arguments and arguments[0] not in ("-h", "--help"):
             raise ValueError(f"the recipe comes first, got {arguments[0]!r}")
         return None
-    name = arguments[0]
-    if name not in named:
-        near = did_you_mean(name, named)
-        raise ValueError(f"recipe must be one of {', '.join(named)}, got {name!r}{near}")
-    return named[name]()
+    return named[choose(arguments[0], named, "recipe")]()
 
 
 def parse_recipe(
@@ -232,6 +229,7 @@ def parse_recipe(
     """Run a command that takes a recipe, of whose own type every field becomes an option."""
     from smalti.recipes import RECIPES
 
+    arguments = [choose(arguments[0], RECIPES, "recipe"), *arguments[1:]]
     chosen = tyro.conf.arg(name="")
     command.__annotations__["recipe"] = Annotated[type(recipe), chosen, tyro.conf.AvoidSubcommands]
     command.__doc__ = f"{RECIPES[arguments[0]].__doc__}"
@@ -289,8 +287,21 @@ def parse(command: Callable[..., None], prog: str, arguments: Sequence[str]) -> 
         except SystemExit as stop:
             if not stop.code:
                 raise
-            raise ValueError(complaint(errors.getvalue())) from None
+            told = other_word(command, arguments) or complaint(errors.getvalue())
+            raise ValueError(told) from None
     call()
+
+
+def other_word(command: Callable[..., None], arguments: Sequence[str]) -> str:
+    """What the command calls the first option that is another library's word; "" if none is."""
+    hints = get_type_hints(command)
+    groups = [fields(hint) for hint in hints.values() if is_dataclass(hint)]
+    options = {*hints, *(field.name for group in groups for field in group)}
+    if "guidance" not in options:  # it draws nothing: most words mean something else there
+        return ""
+    words = [a[2:].partition("=")[0] for a in arguments if a.startswith("--")]
+    unknown = [word for word in words if word.replace("-", "_") not in options]
+    return next(filter(None, (in_our_words(word, options, "--") for word in unknown)), "")
 
 
 def complaint(box: str) -> str:
@@ -339,9 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, rest = arguments[0], arguments[1:]
     warnings.formatwarning = lambda message, *_: f"smalti {name}: {message}\n"
     try:
-        if name not in COMMANDS:
-            near = did_you_mean(name, COMMANDS)
-            raise ValueError(f"command must be one of {', '.join(COMMANDS)}, got {name!r}{near}")
+        name = choose(name, COMMANDS, "command")
         if name in LATE:
             COMMANDS[name](rest)
         else:
@@ -366,6 +375,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def describe_error(error: Exception) -> str:
     """What went wrong; of a file that the system refused, its name first."""
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return f"no such file: {error.filename}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from smalti.config import check_output
+from smalti.drawing import Device
 from smalti.progress import say, show
 
 
@@ -23,6 +24,7 @@ def encode(
     holdout: float = 0.1,
     posterior: Literal["sample", "mode"] | None = None,
     half: bool = False,
+    device: Device = "auto",
     json: bool = False,
 ) -> None:
     """Write images as codes into a token cache, which generators train on.
@@ -41,6 +43,7 @@ def encode(
         posterior: Of a KL-VAE: sample keeps means and standard deviations of codes, of which each
             epoch draws anew; mode keeps the means. Default: sample.
         half: Keep continuous codes as float16.
+        device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print what was written on standard output.
     """
     from smalti.data.source import open_source
@@ -48,10 +51,9 @@ def encode(
     from smalti.data.transforms import Transform
     from smalti.encoding import encode as run
     from smalti.text.t5 import T5, config_of
-    from smalti.train.parallel import best_device
 
     check_output(out)
-    module = open_tokenizer(tokenizer)
+    module = open_tokenizer(tokenizer, device)
     transform = Transform(module.config.size[0], crop, flip)
     if clean and text is None:
         raise ValueError("--clean is for captions that a text encoder reads: give --text")
@@ -66,7 +68,7 @@ def encode(
         transform,
         out,
         holdout,
-        device=best_device(),
+        device=next(module.parameters()).device,
         text=None if text is None else T5(config_of(text, clean)),
         posterior=posterior or "sample",
         half=half,
@@ -84,6 +86,7 @@ def reconstruct(
     images: Annotated[Positional[str], arg(metavar="IMAGES")],
     out: Path = Path("reconstructions.png"),
     n: int = 32,
+    device: Device = "auto",
     json: bool = False,
 ) -> None:
     """Write images as codes and read them back: originals above, reconstructions below.
@@ -93,6 +96,7 @@ def reconstruct(
         images: A folder of pictures, .parquet files, emoji, shapes, hub:NAME, or one image file.
         out: PNG to write.
         n: How many images.
+        device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print PSNR and codebook usage on standard output.
     """
     import torch
@@ -108,7 +112,7 @@ def reconstruct(
     if n < 1:
         raise ValueError(f"--n must be at least 1, got {n}")
     check_output(out)
-    module = open_tokenizer(tokenizer)
+    module = open_tokenizer(tokenizer, device)
     transform = Transform(module.config.size[0])
     if Path(images).is_file() and not is_local(images):
         from smalti.data.decode import decode
@@ -120,20 +124,20 @@ def reconstruct(
         chosen = range(min(n, len(source)))
         batches = list(Images(source, chosen, transform, 1).evaluation(64))
         tell(source)
-    device = next(module.parameters()).device
-    report = reconstruction(module, batches, device)
+    place = next(module.parameters()).device
+    report = reconstruction(module, batches, place)
     pixels = torch.cat([b["images"] for b in batches])
-    save_png(comparison(module, pixels.to(device)), out, {"reconstruction": report})
+    save_png(comparison(module, pixels.to(place)), out, {"reconstruction": report})
     if json:
         show({"file": str(out), **report})
     else:
         say(f"{out}: {len(pixels)} images, {report['psnr']:.2f} dB")
 
 
-def open_tokenizer(folder: Path) -> Any:
+def open_tokenizer(folder: Path, device: str = "auto") -> Any:
     """The tokenizer in a folder of its own, or in a pipeline's."""
     from smalti import registry
     from smalti.storage import load_module, tokenizer_folder
-    from smalti.train.parallel import best_device
+    from smalti.train.parallel import named_device
 
-    return load_module(tokenizer_folder(folder), registry.TOKENIZERS, best_device())[0]
+    return load_module(tokenizer_folder(folder), registry.TOKENIZERS, named_device(device))[0]

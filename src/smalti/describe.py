@@ -43,6 +43,8 @@ def png_metadata(path: Path) -> dict[str, Any]:
         with Image.open(path) as image:
             image.load()
             text = image.info.get("smalti")
+    except FileNotFoundError:
+        raise ValueError(f"no such file: {path}") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
     if text is None:

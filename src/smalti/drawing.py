@@ -14,6 +14,8 @@ from smalti.config import check_output
 from smalti.progress import say, show, track
 
 OUT = Path("samples.png")
+Device = Annotated[str, arg(metavar="DEVICE")]
+Dtype = Annotated[str, arg(metavar="DTYPE")]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Settings:
 
 def sample(
     pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
-    classes: tuple[str, ...] = (),
+    classes: Annotated[tuple[str, ...], arg(aliases=["--class"])] = (),
     text: tuple[str, ...] = (),
     prompts: Path | None = None,
     negative: str | None = None,
@@ -86,6 +88,8 @@ def sample(
     first: int = 0,
     batch: int = 64,
     like: Path | None = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     json: bool = False,
 ) -> None:
     """Draw images from a pipeline. Settings not given are the pipeline's own.
@@ -110,6 +114,9 @@ def sample(
         first: Number of the first image: image i of a seed is always the same.
         batch: Images drawn at a time.
         like: A PNG of one image that smalti drew: draw it again.
+        device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
+        dtype: Of the generator's weights: float32, bfloat16, float16, or auto, which is bfloat16
+            where the device is faster in it and float32 elsewhere.
         json: Print files and settings on standard output.
     """
     from functools import partial
@@ -126,10 +133,10 @@ def sample(
         if n is not None or like is not None or out != OUT:
             raise ValueError("--n, --out and --like are for pictures, not for --npz")
         given = {"seed": seed, "first": first, "batch": batch, "balanced": balanced, **changes}
-        sample_npz(pipeline, npz, count, request, given, json)
+        sample_npz(pipeline, npz, count, request, given, (device, dtype), json)
         return
     check_output(out, folder=out.suffix.lower() != ".png")
-    pipe = load(pipeline)
+    pipe = load(pipeline, device, dtype)
     if like is not None:
         tag = read_tag(like, pipe.fingerprint)
         # a setting that the picture does not name was unknown when it was drawn, so at its default
@@ -150,17 +157,21 @@ def sample_npz(
     count: int,
     request: dict[str, Any],
     given: dict[str, Any],
+    place: tuple[str, str],
     json: bool,
 ) -> None:
-    """`smalti sample --npz`, on all processes; the main one says what became of it."""
+    """`smalti sample --npz`, on all processes; the main one says what became of it. `place` are
+    device and dtype."""
     from smalti.loading import load
     from smalti.samples import draw_npz
     from smalti.train.parallel import start, stop
 
     check_output(npz)
-    world, began = start(), time.monotonic()
+    (device, dtype), began = place, time.monotonic()
+    world = start(device)
     try:
-        drawn = draw_npz(load(pipeline), npz, count, request, world=world, **given)
+        pipe = load(pipeline, world.device, dtype)
+        drawn = draw_npz(pipe, npz, count, request, world=world, **given)
     finally:
         stop()
     if not world.main:
@@ -191,7 +202,7 @@ def edit(
     pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
     image: Path,
     mask: Path | None = None,
-    classes: Annotated[tuple[str, ...], arg(name="class")] = (),
+    classes: Annotated[tuple[str, ...], arg(name="class", aliases=["--classes"])] = (),
     text: tuple[str, ...] = (),
     negative: str | None = None,
     extend: str | None = None,
@@ -202,6 +213,8 @@ def edit(
     seed: int = 0,
     first: int = 0,
     batch: int = 64,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     json: bool = False,
 ) -> None:
     """Paint a part of a picture anew, or go on beyond its edges.
@@ -209,7 +222,8 @@ def edit(
     Args:
         pipeline: Folder or Hugging Face hub id.
         image: Picture; one of another size than the model's is resized and cropped to its middle.
-        mask: Picture of the same size: white (or transparent) is painted anew, black is kept.
+        mask: Picture of the same size. Where it has transparency, what is transparent is painted
+            anew, whatever its colours; of any other, what is white. The rest is kept.
         classes: Ids or names, drawn in turn; default: without a class.
         text: Prompts, drawn in turn, for a pipeline that draws from texts; default: without a text.
         negative: A prompt that guidance leads away from.
@@ -222,6 +236,9 @@ def edit(
         seed: Random seed.
         first: Number of the first picture: picture i of a seed is always the same.
         batch: Pictures drawn at a time.
+        device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
+        dtype: Of the generator's weights: float32, bfloat16, float16, or auto, which is bfloat16
+            where the device is faster in it and float32 elsewhere.
         json: Print files and settings on standard output.
     """
     check_output(out, folder=out.suffix.lower() != ".png")
@@ -229,7 +246,7 @@ def edit(
     from smalti.loading import load
 
     sides = None if extend is None else Extend.parse(extend)
-    pipe = load(pipeline)
+    pipe = load(pipeline, device, dtype)
 
     def draw(**part: int) -> list[Any]:
         return pipe.edit(

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from numbers import Integral
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,29 +22,73 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from smalti.arguments import plain, whole
 from smalti.codes import TokenSpec
 from smalti.config import did_you_mean
-from smalti.data.decode import decode, to_rgb
+from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part
 from smalti.engine.step import Known
+from smalti.pipeline import Classes, Pipeline
+from smalti.request import Part, nothing, parts
 
 ALWAYS_KNOWN = 3
 """A coarse scale of so few positions is known entirely, as VAR has it: it is a mean colour."""
 
-Picture = Image.Image | str | Path
-Painter = Callable[[Known, int], Tensor]
-"""Draws codes (B, N, ...) around known ones; the number of the window selects the noise."""
+
+def edit(
+    pipe: Pipeline,
+    image: Picture,
+    mask: Picture | None = None,
+    *,
+    classes: Classes | None = None,
+    text: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
+    extend: Mapping[str, int] | None = None,
+    keep_pixels: bool = False,
+    n: int | None = None,
+    seed: int = 0,
+    first: int = 0,
+    batch: int = 64,
+    **sampling: Any,
+) -> list[Image.Image]:
+    """Paint a part of a picture anew, or go on beyond its edges; the other arguments are those of
+    `Pipeline.__call__`.
+
+    Args:
+        image: a PIL image, a file or its bytes, or an array or tensor of uint8 or of floats in
+            [0, 1]. One of another size than the model's is resized and cropped to its middle, as in
+            training, and the mask with it.
+        mask: of the image's size. Where it has transparency, what is transparent (alpha below 128)
+            is painted anew, whatever its colours; of any other mask what is white (above 127, or
+            True). A patch with any such pixel is drawn.
+        classes, text: None draws without a condition.
+        extend: pixels to add at left, right, top and bottom, at the model's size.
+        keep_pixels: what is kept comes back as it is, with a seam inside the painted part, instead
+            of as the tokenizer's reconstruction.
+    Raises ValueError naming what is allowed.
+    """
+    pipe.settings(sampling).check(pipe.model)
+    seed = whole(seed, "seed")
+    if classes is not None or text is not None:
+        asked = pipe.asked(classes=classes, text=text, negative=negative)
+    else:
+        asked = nothing(pipe.text is not None, negative)
+        sampling = sampling if negative is not None else _without_guidance(pipe, sampling)
+    task = plan(pipe.tokenizer, image, mask, extend, keep_pixels)
+    images: list[Image.Image] = []
+    for part in parts(asked, n, first, batch):
+        drawn = paint(pipe, task, part, seed, sampling)
+        images += pipe.tagged(drawn, part, seed, sampling, edit=task.tag())
+    return images
 
 
-class Codec(Protocol):
-    """What editing needs of a pipeline."""
-
-    tokenizer: Any
-
-    @property
-    def device(self) -> torch.device: ...
-    def encode(self, images: Tensor) -> Tensor: ...
-    def decode(self, codes: Tensor) -> Tensor: ...
+def _without_guidance(pipe: Pipeline, sampling: dict[str, Any]) -> dict[str, Any]:
+    """Settings without a condition. Raises ValueError if they ask for guidance: it would lead away
+    from nothing to nothing."""
+    if sampling.get("guidance", 1.0) != 1.0:
+        what = "a class" if pipe.text is None else "a text"
+        raise ValueError(f"guidance {sampling['guidance']} needs {what} to lead to")
+    return sampling | {"guidance": 1.0}
 
 
 @dataclass(frozen=True)
@@ -63,14 +106,14 @@ class Extend:
         names = [field.name for field in fields(Extend)]
         if not isinstance(sides, Mapping | None):
             raise ValueError(f"extend is like {{'left': 16, 'top': 8}}, got {sides!r}")
-        for side, pixels in (sides or {}).items():
+        sides = {side: plain(pixels) for side, pixels in (sides or {}).items()}
+        for side, pixels in sides.items():
             if side not in names:
                 near = did_you_mean(side, names)
                 raise ValueError(f"extend has {', '.join(names)}, got {side!r}{near}")
-            whole = isinstance(pixels, Integral) and not isinstance(pixels, bool)
-            if not whole or pixels < 0:
+            if type(pixels) is not int or pixels < 0:
                 raise ValueError(f"extend {side} must be 0 or more pixels, got {pixels!r}")
-        return Extend(**{side: int(pixels) for side, pixels in (sides or {}).items()})
+        return Extend(**sides)
 
     @staticmethod
     def parse(text: str) -> dict[str, int]:
@@ -127,9 +170,12 @@ def plan(
     size, (h, w) = tuple(tokenizer.config.size), tokenizer.spec.grids[-1]
     patch, sides = (size[0] // h, size[1] // w), Extend.of(extend)
     _check_extend(sides, size, patch)
+    as_is = opened(image, "the image")
     if mask is None and sides == Extend():
-        raise ValueError("nothing to edit: give a mask, an extension, or both")
-    picture = _read(image, "the image")
+        holes = _alpha(as_is)
+        also = "; its transparent parts are one if it is given as mask too" if _hole(holes) else ""
+        raise ValueError(f"nothing to edit: give a mask, an extension, or both{also}")
+    picture = to_rgb(as_is, _named(image, "the image"))
     if picture.height < patch[0] or picture.width < patch[1]:
         raise ValueError(
             f"the image is smaller than a patch of the model: {_size(picture)} pixels, "
@@ -138,10 +184,10 @@ def plan(
     painted = np.zeros(size, bool)
     if mask is not None:
         try:
-            given = _read(mask, "the mask")
+            levels = _levels(opened(mask, "the mask"), _named(mask, "the mask"))
         except ValueError as error:  # a type that is no mask: say the image's too
-            raise ValueError(f"{error}; the image is of {_type(image)}") from None
-        painted = _painted(given, picture, size)
+            raise ValueError(f"{error}; the image is of mode {as_is.mode}") from None
+        painted = _painted(levels, picture, size)
     pixels = torch.from_numpy(center_part(picture, size).transpose(2, 0, 1).copy())
     edit = Edit(pixels[None], torch.from_numpy(painted), sides, keep_pixels, patch)
     if not whole_cells(~edit.painted, patch).any():
@@ -152,16 +198,46 @@ def plan(
     return edit
 
 
-def _painted(mask: Image.Image, picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: white in the mask. A pixel of several is painted if any of them is."""
-    if mask.size != picture.size:
-        raise ValueError(f"the mask has {_size(mask)} pixels, the image {_size(picture)}")
-    levels = np.asarray(mask.convert("L"))
-    white = levels > 127
+def _levels(mask: Image.Image, what: str) -> Image.Image:
+    """How much each pixel is to be painted, mode L, painted above 127: the transparency of a mask
+    that has any, else its brightness."""
+    if "transparency" in mask.info and mask.mode.startswith("I"):
+        raise ValueError(f"{what} has 16 bits and a transparent colour: save it with 8")
+    alpha = _alpha(mask)
+    if alpha is not None and _hole(alpha):
+        return alpha.point(lambda a: 255 - a)
+    return to_rgb(mask, what).convert("L")
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """The alpha of a picture of at most 8 bits, mode L; None if it has none."""
+    if image.mode.startswith("I"):
+        return None
+    premultiplied = {"La": "LA", "RGBa": "RGBA"}
+    palette = image.palette.mode if image.mode == "P" and image.palette else ""
+    modes = ("RGBA", "LA", "PA", *premultiplied)
+    if image.mode in modes or "transparency" in image.info or palette.endswith("A"):
+        image = image.convert(premultiplied.get(image.mode, image.mode))
+        return image.convert("RGBA").getchannel("A")
+    return None
+
+
+def _hole(alpha: Image.Image | None) -> bool:
+    """Whether anything is transparent."""
+    return alpha is not None and bool(np.asarray(alpha).min() < 255)
+
+
+def _painted(levels: Image.Image, picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: above 127 in a mask's levels. A pixel of several is painted if any of them
+    is."""
+    if levels.size != picture.size:
+        raise ValueError(f"the mask has {_size(levels)} pixels, the image {_size(picture)}")
+    white = np.asarray(levels) > 127
     if not white.any():
         raise ValueError(
-            "the mask covers nothing: what is to be painted anew must be white, above 127 of 255; "
-            f"its largest value is {levels.max()}"
+            "the mask covers nothing: what is to be painted anew must be white, above 127 of 255, "
+            "or transparent, alpha below 128; "
+            f"its largest value is {levels.getextrema()[1]}"
         )
     if white.all():
         raise ValueError(
@@ -188,19 +264,8 @@ def _check_extend(extend: Extend, size: tuple[int, ...], patch: tuple[int, int])
             )
 
 
-def _read(picture: Any, what: str) -> Image.Image:
-    if isinstance(picture, Image.Image):
-        return to_rgb(picture, what)
-    if isinstance(picture, str | Path):
-        return decode(Path(picture), str(picture))
-    raise ValueError(f"{what} must be a PIL image or a file, got {type(picture).__name__}")
-
-
-def _type(picture: Picture) -> str:
-    if isinstance(picture, Image.Image):
-        return f"mode {picture.mode}"
-    with Image.open(picture) as opened:
-        return f"mode {opened.mode}"
+def _named(picture: Picture, what: str) -> str:
+    return str(picture) if isinstance(picture, str | Path) else what
 
 
 def _size(picture: Image.Image) -> str:
@@ -211,13 +276,13 @@ def _hash(x: Tensor) -> str:
     return hashlib.sha256(x.numpy().tobytes()).hexdigest()[:16]
 
 
-def paint(edit: Edit, codec: Codec, painter: Painter, count: int) -> Tensor:
-    """Carry out an edit `count` times: uint8 (count, 3, top + H + bottom, left + W + right)."""
-    start, painted = edit.pixels.to(codec.device), edit.painted.to(codec.device)
+def paint(pipe: Pipeline, edit: Edit, part: Part, seed: int, sampling: dict[str, Any]) -> Tensor:
+    """Carry out an edit for B images: uint8 (B, 3, top + H + bottom, left + W + right)."""
+    start, painted = edit.pixels.to(pipe.device), edit.painted.to(pipe.device)
     if painted.any():
-        images = _redraw(start, ~painted, codec, painter, 0, count)
+        images = _redraw(start, ~painted, pipe, part, seed, sampling)
     else:
-        images = codec.decode(codec.encode(start)).expand(count, -1, -1, -1)
+        images = pipe.decode(pipe.encode(start)).expand(len(part.asked), -1, -1, -1)
     if edit.keep_pixels:
         images = seam(images, start, ~painted, _width(edit))
     e, (height, width) = edit.extend, start.shape[2:]
@@ -228,25 +293,31 @@ def paint(edit: Edit, codec: Codec, painter: Painter, count: int) -> Tensor:
     for number, (y, x) in enumerate(e.windows(), 1):
         place = (slice(e.top + y, e.top + y + height), slice(e.left + x, e.left + x + width))
         window, keep = images[..., *place], known[place]
-        drawn = _redraw(window, keep, codec, painter, number, count)
+        drawn = _redraw(window, keep, pipe, part, window_seed(seed, number), sampling)
         images[..., *place] = seam(drawn, window, keep, _width(edit))
         known[place] = True
     return images
 
 
 def _redraw(
-    images: Tensor, keep: Tensor, codec: Codec, painter: Painter, window: int, count: int
+    images: Tensor,
+    keep: Tensor,
+    pipe: Pipeline,
+    part: Part,
+    seed: int,
+    sampling: dict[str, Any],
 ) -> Tensor:
-    """Images (count or 1, 3, H, W) with all patches drawn anew but those that lie in `keep` (H, W),
-    (count, 3, H, W)."""
-    spec = codec.tokenizer.spec
+    """Images (B or 1, 3, H, W) with all patches drawn anew but those that lie in `keep` (H, W),
+    (B, 3, H, W)."""
+    spec, count = pipe.tokenizer.spec, len(part.asked)
     h, w = spec.grids[-1]
     cells = whole_cells(keep, (keep.shape[0] // h, keep.shape[1] // w))
     # each alone: a batch would round otherwise, and a code could depend on the others
-    codes = torch.cat([codec.encode(image[None]) for image in images])
+    codes = torch.cat([pipe.encode(image[None]) for image in images])
     mask = known_positions(spec, cells[None])
-    codes, mask = codes.expand(count, *codes.shape[1:]), mask.expand(count, -1)
-    return torch.cat([codec.decode(row[None]) for row in painter(Known(codes, mask), window)])
+    known = Known(codes.expand(count, *codes.shape[1:]), mask.expand(count, -1))
+    drawn = pipe.codes(part.asked, seed=seed, first=part.first, known=known, **sampling)
+    return torch.cat([pipe.decode(row[None]) for row in drawn])
 
 
 def _width(edit: Edit) -> int:

@@ -8,28 +8,35 @@ from typing import Any
 import torch
 
 from smalti import registry
-from smalti.config import from_dict, no_such, read_json
+from smalti.arguments import in_our_words
+from smalti.config import did_you_mean, from_dict, no_such, read_json
 from smalti.pipeline import Pipeline
 from smalti.settings import Sampling
 from smalti.storage import load_module
-from smalti.train.parallel import best_device, fast_bf16
+from smalti.train.parallel import fast_bf16, named_device, named_dtype
 
 
 def load(
     path: str | Path,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | str | None = None,
     verify: bool = True,
+    **unknown: Any,
 ) -> Pipeline:
     """Load a pipeline from a folder or a Hugging Face hub id (owner/name).
 
     owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
     are converted when first loaded.
-    Args: device, by default the best there is; dtype of the generator's weights, by default
-    bfloat16 where the device is faster in it and float32 elsewhere (the tokenizer stays in
-    float32); verify compares the weights with their fingerprints, which takes 0.6 s per GB.
-    Raises ValueError if there is no pipeline, or if tokenizer and model do not belong together.
+    Args: device, such as "cuda:1", by default and with "auto" the best there is; dtype of the
+    generator's weights, float32, bfloat16 or float16, by default and with "auto" bfloat16 where the
+    device is faster in it and float32 elsewhere (the tokenizer stays in float32); verify compares
+    the weights with their fingerprints, which takes 0.6 s per GB.
+    Raises ValueError if there is no pipeline, if tokenizer and model do not belong together, and
+    for an unknown argument, with the name that it has here.
     """
+    if unknown:
+        raise ValueError(_unknown(*unknown))
+    device, weights = named_device(device), named_dtype(dtype)
     folder = Path(path)
     if not folder.is_dir():
         folder = download(str(path))
@@ -38,18 +45,17 @@ def load(
     info = read_json(folder / "pipeline.json")
     if info.get("format") != 1:
         raise ValueError(f"{folder}/pipeline.json: format must be 1, got {info.get('format')!r}")
-    device = torch.device(device) if device is not None else best_device()
-    if dtype is None:
-        dtype = torch.bfloat16 if fast_bf16(device) else torch.float32
+    if weights is None:
+        weights = torch.bfloat16 if fast_bf16(device) else torch.float32
     tokenizer, told = load_module(folder / "tokenizer", registry.TOKENIZERS, device, verify=verify)
-    model, model_info = load_module(folder / "model", registry.MODELS, device, dtype, verify)
+    model, model_info = load_module(folder / "model", registry.MODELS, device, weights, verify)
     mark = told["fingerprint"]
     if model_info.get("tokenizer") != mark:
         raise ValueError(
             f"{folder}: the model was trained on codes of tokenizer {model_info.get('tokenizer')}, "
             f"the folder holds tokenizer {mark}"
         )
-    text = _load_text(folder, model_info.get("text"), device, dtype, verify)
+    text = _load_text(folder, model_info.get("text"), device, weights, verify)
     sampling = from_dict(Sampling, info.get("sampling", {}), f"{folder}/pipeline.json: sampling")
     classes = info.get("classes", [])
     if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
@@ -62,6 +68,12 @@ def load(
     marks = (mark, model_info["fingerprint"], model_info.get("text"))
     info["fingerprint"] = "-".join(m for m in marks if m is not None)
     return Pipeline(tokenizer, model, classes, sampling, info, text)
+
+
+def _unknown(name: str, *_: str) -> str:
+    names = ("path", "device", "dtype", "verify")
+    near = did_you_mean(name, names)
+    return in_our_words(name, names) or f"load has {', '.join(names)}, got {name}{near}"
 
 
 def within(run: Path) -> str:

@@ -16,17 +16,17 @@ from tyro.conf import Positional, arg
 from smalti import __version__
 from smalti.config import check_output, from_dict, read_json, to_dict, write_json
 from smalti.data.source import SCHEMES, is_local
-from smalti.drawing import Settings
+from smalti.drawing import Device, Dtype, Settings
 from smalti.eval.gathered import of_reference
 from smalti.eval.measure import measure
-from smalti.eval.metrics import NETWORK, How, check_names
+from smalti.eval.metrics import NETWORK, How, named
 from smalti.eval.pipelines import asked, bits, check_judge, conditioning
 from smalti.eval.reconstructed import Reconstructed
 from smalti.eval.report import Measured, as_json, compare
 from smalti.eval.sets import ImageSet, open_set
 from smalti.progress import say, show
 from smalti.recipes.base import DataConfig
-from smalti.train.parallel import best_device
+from smalti.train.parallel import named_device, named_dtype
 
 CACHE = "SMALTI_CACHE"
 """Environment variable: the folder of what is kept of references."""
@@ -68,6 +68,11 @@ class Options:
     """Draw as many of each class, in turn; default: the classes of the reference, in turn."""
     conditioning: bool = False
     """Also measure how many pictures of a pipeline show the class or caption asked for."""
+    device: Device = "auto"
+    """Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps."""
+    dtype: Dtype = "auto"
+    """Of a generator's weights: float32, bfloat16, float16, or auto, which is bfloat16 where the
+    device is faster in it and float32 elsewhere."""
     keep: Path | None = None
     """Draw a pipeline's pictures into this .npz file, which stays; one cut off goes on."""
 
@@ -118,7 +123,8 @@ def line(metric: dict[str, Any]) -> str:
 def run(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, Any]:
     """The report of `evaluate`. Raises ValueError for what cannot be measured."""
     _check(options)
-    pipe, tokenizer = _opened(subject)
+    device = named_device(options.device)
+    pipe, tokenizer = _opened(subject, device, options.dtype)
     if sampling and pipe is None:
         raise ValueError(f"{', '.join(sampling)}: settings of drawing are for a pipeline")
     _refuse(options, pipe is not None, tokenizer is not None)
@@ -148,19 +154,19 @@ def run(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, A
     return as_json(found, about)
 
 
-def _opened(subject: str) -> tuple[Any, Any]:
+def _opened(subject: str, device: torch.device, dtype: str) -> tuple[Any, Any]:
     """The subject's pipeline and its tokenizer, or its tokenizer; neither of pictures."""
     from smalti.loading import load, within
 
     folder = Path(subject)
     if (folder / "pipeline.json").is_file() or not _is_set(subject):
-        pipe = load(subject)
+        pipe = load(subject, device, dtype)
         return pipe, pipe.tokenizer
     if (folder / "config.json").is_file():
         from smalti import registry
         from smalti.storage import load_module
 
-        return None, load_module(folder, registry.TOKENIZERS, best_device())[0]
+        return None, load_module(folder, registry.TOKENIZERS, device)[0]
     if advice := within(folder):
         raise ValueError(f"{subject} holds no pictures{advice}")
     return None, None
@@ -201,7 +207,8 @@ def _refuse(options: Options, pipeline: bool, tokenizer: bool) -> None:
 
 def _check(options: Options) -> None:
     """Raise ValueError for what can be seen to be wrong before anything is opened."""
-    check_names(options.metrics)
+    named(options.metrics)
+    named_dtype(options.dtype)
     if options.batch < 1 or options.bootstrap < 0:
         raise ValueError(
             "--batch must be at least 1 and --bootstrap 0 or more, "
@@ -210,12 +217,12 @@ def _check(options: Options) -> None:
 
 
 def _how(options: Options) -> How:
-    metrics = options.metrics or ("fwd",)
+    metrics = named(options.metrics) or ("fwd",)
     net = None
     if any(m in NETWORK for m in metrics):
         from smalti.eval.inception import load_inception
 
-        net = load_inception(options.inception).to(best_device())
+        net = load_inception(options.inception).to(named_device(options.device))
     given = {"level": options.level, "half": options.half, "draws": options.bootstrap}
     return How(tuple(metrics), net, seed=options.seed, batch=options.batch, **given)
 
@@ -286,11 +293,11 @@ def _of_tokenizer(
 
     if reference is None:
         raise ValueError("a tokenizer is measured on pictures: give --reference")
-    nets = {}
+    nets, device = {}, next(tokenizer.parameters()).device
     for net in options.lpips:
         from smalti.eval.lpips import load_lpips
 
-        nets[f"lpips_{net}"] = load_lpips(net, options.lpips_weights).to(best_device())
+        nets[f"lpips_{net}"] = load_lpips(net, options.lpips_weights).to(device)
     back = Reconstructed(tokenizer, reference, nets)
     found = measure(back, reference, how, "reconstruction", cache(), say)
     found += back.measured(options.bootstrap, options.seed)

@@ -11,32 +11,46 @@ features it learned; parts that do not match are refused.
 from __future__ import annotations
 
 import shutil
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from smalti import editing
+from smalti.arguments import choose_number, fitting, refuse_unknown, several, whole
 from smalti.codes import Cond
-from smalti.config import (
-    did_you_mean,
-    replace_folder,
-    to_dict,
-    write_json,
-)
-from smalti.data.transforms import to_float, to_uint8
+from smalti.config import replace_folder, settings_of, to_dict, write_json
+from smalti.data.decode import Picture, opened, to_rgb
+from smalti.data.transforms import center_part, to_float, to_uint8
 from smalti.engine import stream
 from smalti.engine.step import Known, Step
 from smalti.models.generator import Generator
 from smalti.pictures import to_pil
-from smalti.request import Asked, Part, nothing, parts, prompted
+from smalti.registry import name_of
+from smalti.request import Asked, Part, parts, prompted
 from smalti.sampling.noise import Noise
 from smalti.settings import Sampling
 from smalti.storage import fingerprint, save_module
 from smalti.text.prompts import warn_of_long
+from smalti.train.parallel import cast, is_dtype, named_device, named_dtype
+
+ARGUMENTS = (
+    *("classes", "text", "negative", "n", "seed", "first", "batch", "known"),
+    *("image", "mask", "extend", "keep_pixels"),
+)
+"""What calls take beside settings of drawing."""
+
+
+class Facts(dict[str, Any]):
+    """A dictionary that prints one fact a line, long ones cut."""
+
+    def __repr__(self) -> str:
+        lines = (f"{name}: {value!r}" for name, value in self.items())
+        return "\n".join(line if len(line) <= 100 else f"{line[:97]}..." for line in lines)
 
 
 class Partial(NamedTuple):
@@ -49,8 +63,17 @@ class Partial(NamedTuple):
     total: int
 
 
+Classes = int | str | Sequence[int | str] | np.ndarray | Tensor
+"""Numbers and names."""
+
+
 class Pipeline:
-    """Draws images. See `smalti.load`, `__call__` and `stream`."""
+    """Draws images. See `smalti.load`, `__call__`, `stream` and `edit`.
+
+    Conditions are classes, by name or number, or the prompts of a pipeline that draws from texts:
+    one or several, in a list, an array or a tensor. Wherever a number is taken, those of numpy and
+    torch are. Arguments and settings that cannot be raise ValueError naming what is allowed.
+    """
 
     def __init__(
         self,
@@ -68,7 +91,28 @@ class Pipeline:
         _check_text(model, text)
         self.tokenizer, self.model, self.text = tokenizer, model, text
         self.classes = list(classes) or [str(i) for i in range(model.reads.classes)]
-        self.sampling, self.info = sampling or Sampling(), info or {}
+        self.sampling, self.info = sampling or Sampling(), Facts(info or {})
+
+    @staticmethod
+    def from_pretrained(path: str | Path, **options: Any) -> Pipeline:
+        """The same as `smalti.load`."""
+        from smalti.loading import load
+
+        return load(path, **options)
+
+    def __repr__(self) -> str:
+        """What it draws, with what, and where."""
+        count = sum(p.numel() for p in self.model.parameters())
+        some = ", ".join(self.classes[:6]) + (", ..." if len(self.classes) > 6 else "")
+        of = "texts" if self.text is not None else f"{len(self.classes)} classes ({some})"
+        (height, width), spec = self.tokenizer.config.size, self.model.spec
+        codes = f"of {spec.vocab}" if spec.discrete else f"of {spec.channels} numbers"
+        return (
+            f"Pipeline of {name_of(self.model)}, {count:,} parameters, draws {of}\n"
+            f"  {width} x {height} pixels as {spec.positions} codes {codes}, by "
+            f"{name_of(self.tokenizer)}\n"
+            f"  on {self.device} in {_short(self.dtype)}"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -78,20 +122,41 @@ class Pipeline:
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
-    def to(self, device: torch.device | str) -> Pipeline:
-        self.tokenizer.to(device)
-        self.model.to(device)
-        if self.text is not None:
-            self.text.to(device)
+    def to(
+        self,
+        *places: Any,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> Pipeline:
+        """Move to a device, bring the generator's weights to a dtype, or both; returns itself.
+
+        The tokenizer stays in float32. Names are those of `smalti.load`.
+        """
+        for place in places:
+            if is_dtype(place):
+                dtype = place
+            else:
+                device = place
+        weights = named_dtype(dtype)
+        where = self.device if device is None else named_device(device)
+        if weights is not None and weights != self.dtype:
+            _ = self.fingerprint  # of the weights as they were learned
+            cast(self.model, weights)
+            if self.text is not None:
+                cast(self.text, weights)
+        for part in (self.tokenizer, self.model, self.text):
+            if part is not None:
+                part.to(where)
         return self
 
     # -- drawing
 
     def __call__(
         self,
-        classes: Sequence[int | str] | None = None,
+        conditions: Any = None,
         n: int | None = None,
         *,
+        classes: Classes | None = None,
         text: str | Sequence[str] | None = None,
         negative: str | Sequence[str] | None = None,
         seed: int = 0,
@@ -103,7 +168,8 @@ class Pipeline:
         """Draw n images of the given classes or prompts, in turn.
 
         Args:
-            classes: ids or names; None takes all classes.
+            conditions: what the pipeline draws from: the same as `classes`, or else as `text`.
+            classes: names or numbers; None takes all classes.
             n: number of images; None draws one of each class or prompt given.
             text: prompts, of a pipeline that draws from texts.
             negative: what guidance leads away from, for all prompts or one for each; None leads
@@ -117,19 +183,49 @@ class Pipeline:
         Each image carries in `info["smalti"]` what is needed to draw it again. Raises ValueError
         naming what is allowed.
         """
+        asked = self.asked(conditions, classes=classes, text=text, negative=negative)
         images: list[Image.Image] = []
-        for part in parts(self.asked(classes, text, negative), n, first, batch):
-            codes = self.tokenizer.spec.empty(len(part.asked), self.device)
-            for step in self._stream(part, seed, part.rows(known), sampling):
-                codes = step.drawn
-            images += self._tag(self.decode(codes), part, seed, sampling)
+        for part in parts(asked, n, first, batch):
+            place = {"seed": seed, "first": part.first, "known": part.rows(known)}
+            codes = self.codes(part.asked, **place, **sampling)
+            images += self.tagged(self.decode(codes), part, seed, sampling)
         return images
+
+    def codes(
+        self,
+        asked: Any,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        known: Known | None = None,
+        **sampling: Any,
+    ) -> Tensor:
+        """Draw what `decode` takes, in one batch: codes (B, N, ...), or vectors (B, N, C) that
+        stand for them.
+
+        Args:
+            asked: B conditions, one for each image: as `self.asked` gives them, or classes or
+                prompts themselves.
+            seed, first, sampling: as of `__call__`.
+            known: codes that are given, (B, N, ...) and a mask.
+        """
+        asked = several(asked)
+        if not all(isinstance(condition, dict) for condition in asked):
+            asked = self.asked(asked)
+        if not asked:
+            raise ValueError("the number of classes or prompts must be at least 1, got 0")
+        part = Part(0, whole(first, "first", 0), asked)
+        codes = self.model.spec.empty(len(part.asked), self.device)
+        for step in self._stream(part, seed, known, sampling):
+            codes = step.drawn
+        return codes
 
     def stream(
         self,
-        classes: Sequence[int | str] | None = None,
+        conditions: Any = None,
         n: int | None = None,
         *,
+        classes: Classes | None = None,
         text: str | Sequence[str] | None = None,
         negative: str | Sequence[str] | None = None,
         seed: int = 0,
@@ -142,72 +238,48 @@ class Pipeline:
         every scale, or every 16 codes."""
         if every is None:
             every = 16 if len(self.model.spec.grids) == 1 else 1
-        if every < 1:
-            raise ValueError(f"every must be at least 1, got {every}")
-        (part,) = parts(self.asked(classes, text, negative), n, first, batch=None)
+        every = whole(every, "every", 1)
+        asked = self.asked(conditions, classes=classes, text=text, negative=negative)
+        (part,) = parts(asked, n, first, batch=None)
         for step in self._stream(part, seed, known, sampling):
             done = step.done
             if done == step.total:
-                yield Partial(self._tag(self.decode(step.drawn), part, seed, sampling), done, done)
+                images = self.tagged(self.decode(step.drawn), part, seed, sampling)
+                yield Partial(images, done, done)
             elif done % every == 0:
                 yield Partial(self._preview(step), done, step.total)
 
     def edit(
         self,
-        image: editing.Picture,
-        mask: editing.Picture | None = None,
+        image: Picture,
+        mask: Picture | None = None,
         *,
-        classes: Sequence[int | str] | None = None,
-        text: str | Sequence[str] | None = None,
-        negative: str | Sequence[str] | None = None,
         extend: Mapping[str, int] | None = None,
         keep_pixels: bool = False,
-        n: int | None = None,
-        seed: int = 0,
-        first: int = 0,
-        batch: int = 64,
-        **sampling: Any,
+        **request: Any,
     ) -> list[Image.Image]:
-        """Paint a part of a picture anew, or go on beyond its edges; the other arguments are those
-        of `__call__`.
+        """Paint a part of a picture anew, or go on beyond its edges: see `smalti.editing.edit`.
 
-        Args:
-            image: a PIL image or a file. One of another size than the model's is resized and
-                cropped to its middle, as in training, and the mask with it.
-            mask: white (above 127; transparent counts as white) is painted anew, black is kept; of
-                the image's size, any mode. A patch with any white pixel is drawn.
-            classes, text: None draws without a condition.
-            extend: pixels to add at left, right, top and bottom, at the model's size.
-            keep_pixels: what is kept comes back as it is, with a seam inside the painted part,
-                instead of as the tokenizer's reconstruction.
-        Raises ValueError naming what is allowed.
+        `request`: classes or text, negative, n, seed, first, batch and settings of drawing, as of
+        `__call__`.
         """
-        self.settings(sampling).check(self.model)
-        if classes is None and text is None:
-            asked = nothing(self.text is not None, negative)
-            if negative is None:  # guidance away from nothing leads nowhere
-                if sampling.get("guidance", 1.0) != 1.0:
-                    what = "a class" if self.text is None else "a text"
-                    raise ValueError(f"guidance {sampling['guidance']} needs {what} to lead to")
-                sampling |= {"guidance": 1.0}
-        else:
-            asked = self.asked(classes, text, negative)
-        edit = editing.plan(self.tokenizer, image, mask, extend, keep_pixels)
-        images: list[Image.Image] = []
-        for part in parts(asked, n, first, batch):
+        from smalti.editing import edit
 
-            def draw(known: Known, window: int, part: Part = part) -> Tensor:
-                *_, last = self._stream(part, editing.window_seed(seed, window), known, sampling)
-                return last.drawn
-
-            drawn = editing.paint(edit, self, draw, len(part.asked))
-            images += self._tag(drawn, part, seed, sampling, edit=edit.tag())
-        return images
+        return edit(self, image, mask, extend=extend, keep_pixels=keep_pixels, **request)
 
     def asked(
-        self, classes: Sequence[int | str] | None = None, text: Any = None, negative: Any = None
+        self,
+        conditions: Any = None,
+        *,
+        classes: Classes | None = None,
+        text: Any = None,
+        negative: Any = None,
     ) -> list[Asked]:
         """The conditions of a request, in turn; image i has condition i modulo their number."""
+        if conditions is not None:
+            if classes is not None or text is not None:
+                raise ValueError(f"classes or texts are given twice: {conditions!r} and by name")
+            classes, text = (conditions, None) if self.text is None else (None, conditions)
         if self.text is not None:
             if classes is not None:
                 raise ValueError(f"this pipeline draws from texts, not classes, got {classes!r}")
@@ -217,23 +289,14 @@ class Pipeline:
         if text is not None or negative is not None:
             given = text if text is not None else negative
             raise ValueError(f"this pipeline draws classes, not texts, got {given!r}")
-        ids = range(len(self.classes)) if classes is None else [self.class_id(c) for c in classes]
-        return [{"class": i, "class_name": self.classes[i]} for i in ids]
+        named = range(len(self.classes)) if classes is None else several(classes)
+        numbers = [self.class_id(name) for name in named]
+        return [{"class": i, "class_name": self.classes[i]} for i in numbers]
 
     def class_id(self, name: int | str) -> int:
-        """The id of a class given by id or name (case does not matter)."""
-        if isinstance(name, int) or name.isdecimal():
-            if 0 <= int(name) < len(self.classes):
-                return int(name)
-        else:
-            lower = [c.lower() for c in self.classes]
-            if name.lower() in lower:
-                return lower.index(name.lower())
-        names = ", ".join(self.classes[:12]) + (", ..." if len(self.classes) > 12 else "")
-        near = did_you_mean(str(name), self.classes)
-        raise ValueError(
-            f"class must be one of 0 ... {len(self.classes) - 1} or {names}, got {name!r}{near}"
-        )
+        """The number of a class: a text is its exact name, or else its number, or else its name in
+        other case; an integer is its number."""
+        return choose_number(name, self.classes, "class")
 
     def _stream(
         self,
@@ -242,7 +305,8 @@ class Pipeline:
         known: Known | None,
         sampling: dict[str, Any],
     ) -> Iterator[Step]:
-        settings, (cond, negative) = self.settings(sampling), self._conds(part.asked)
+        settings, seed = self.settings(sampling), whole(seed, "seed")
+        cond, negative = self._conds(part.asked)
         noise = Noise.request(seed, len(part.asked), part.first, self.device)
         yield from stream(self.model, settings.request(self.model, cond, noise, known, negative))
 
@@ -266,42 +330,74 @@ class Pipeline:
         return Cond.of_text(torch.cat(features), torch.cat(masks) & told)
 
     def settings(self, changes: dict[str, Any]) -> Sampling:
-        """The pipeline's own with some changed. Raises ValueError for a name that is none."""
-        return self.sampling.changed(**changes)
+        """The pipeline's own with some changed. Raises ValueError for a name that is none and for
+        what is no number where one is wanted."""
+        known = settings_of(Sampling)
+        refuse_unknown(changes, list(known), ARGUMENTS)
+        types = {name: typing.get_args(known[name].hint) or (known[name].hint,) for name in changes}
+        given = {name: fitting(value, name, types[name]) for name, value in changes.items()}
+        return self.sampling.changed(**given)
 
     # -- codes and images
 
     @torch.inference_mode()
-    def encode(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, H, W) to codes (B, N, ...)."""
-        return self.tokenizer.encode(to_float(images.to(self.device)))
+    def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
+        """uint8 images (B, 3, H, W) to codes (B, N, ...); or one picture, a PIL image, file or
+        array (H, W, 3), resized and cropped to its middle as in training."""
+        size = tuple(self.tokenizer.config.size)
+        if not isinstance(images, Tensor | np.ndarray) or images.ndim != 4:
+            pixels = center_part(to_rgb(opened(images, "the image"), "the image"), size)
+            images = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
+        images = torch.as_tensor(images)
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, *size):
+            raise ValueError(
+                f"images must be uint8 (B, 3, {size[0]}, {size[1]}), "
+                f"got {_short(images.dtype)} {tuple(images.shape)}"
+            )
+        return self.tokenizer.encode(self._for_tokenizer(to_float(images)))
 
     @torch.inference_mode()
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor | np.ndarray) -> Tensor:
         """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W)."""
-        return to_uint8(self.tokenizer.decode(codes))
+        codes, spec = torch.as_tensor(codes), self.model.spec
+        vectors = spec.discrete and codes.is_floating_point() and codes.dim() == 3
+        if tuple(codes.shape[1:]) != spec.shape(1)[1:] and not vectors:
+            wanted = ", ".join(map(str, spec.shape(1)[1:]))
+            raise ValueError(f"codes must be (B, {wanted}), got {tuple(codes.shape)}")
+        if spec.discrete and not vectors and codes.numel():
+            low, high = (int(n) for n in codes.aminmax())
+            if low < 0 or high >= spec.vocab:
+                raise ValueError(f"codes must be in [0, {spec.vocab}), got {low} to {high}")
+        return to_uint8(self.tokenizer.decode(self._for_tokenizer(codes)))
+
+    def _for_tokenizer(self, x: Tensor) -> Tensor:
+        """On the tokenizer's device, and floats in its dtype, whatever the generator has."""
+        weight = next(self.tokenizer.parameters())
+        return x.to(weight.device, weight.dtype if x.is_floating_point() else torch.int64)
 
     @torch.inference_mode()
     def _preview(self, step: Step) -> list[Image.Image]:
         """Decode what there is: the scales so far, or grey over cells that are not drawn yet."""
         if len(self.model.spec.grids) > 1:
-            return to_pil(to_uint8(self.tokenizer.decode(step.drawn, scales=step.done)))
+            drawn = self._for_tokenizer(step.drawn)
+            return to_pil(to_uint8(self.tokenizer.decode(drawn, scales=step.done)))
         images, grid = self.decode(step.drawn), self.model.spec.grids[0]  # (B, 3, H, W)
         drawn = step.ready.view(-1, 1, *grid).float()
         cells = nn.functional.interpolate(drawn, images.shape[2:], mode="nearest")
         return to_pil(torch.where(cells > 0, images, torch.full_like(images, 128)))
 
-    def _tag(
+    def tagged(
         self, images: Tensor, part: Part, seed: int, sampling: dict[str, Any], **more: Any
     ) -> list[Image.Image]:
+        """uint8 images (B, 3, H, W) as pictures that say how they were drawn."""
         pictures, settings = to_pil(images), to_dict(self.settings(sampling))
         for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
             picture.info["smalti"] = {
                 "pipeline": self.fingerprint,
-                "seed": seed,
+                "seed": whole(seed, "seed"),
                 "index": part.first + i,
                 **asked,
-                "dtype": str(self.dtype).removeprefix("torch."),
+                "dtype": _short(self.dtype),
                 **settings,
                 **more,
             }
@@ -351,6 +447,10 @@ class Pipeline:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "pipeline")
             return str(api.upload_folder(repo_id=repo, folder_path=Path(folder) / "pipeline"))
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _check_text(model: Generator, text: Any | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from smalti.arguments import whole
 from smalti.engine.step import Known
 from smalti.text.prompts import checked
 
@@ -35,15 +36,12 @@ def parts(asked: Sequence[Asked], n: int | None, first: int, batch: int | None) 
 
     n None is one of each condition, batch None all at once. Raises ValueError for bad numbers.
     """
-    n = len(asked) if n is None else n
-    if n < 1 or not asked or (batch is not None and batch < 1) or first < 0:
-        raise ValueError(
-            "n, batch and the number of classes or prompts must be at least 1 and first 0 or more, "
-            f"got {n}, {batch}, {len(asked)}, {first}"
-        )
+    n = len(asked) if n is None else whole(n, "n", 1)
+    first, batch = whole(first, "first", 0), n if batch is None else whole(batch, "batch", 1)
+    if not asked:
+        raise ValueError("the number of classes or prompts must be at least 1, got 0")
     turns = [asked[(first + i) % len(asked)] for i in range(n)]
-    size = batch or n
-    return [Part(i, first + i, turns[i : i + size]) for i in range(0, n, size)]
+    return [Part(i, first + i, turns[i : i + batch]) for i in range(0, n, batch)]
 
 
 def prompted(text: Any, negative: Any = None) -> list[Asked]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from smalti import __version__
+from smalti.arguments import whole
 from smalti.config import read_json, replacing, to_dict, write_json
 from smalti.pipeline import Pipeline
 from smalti.progress import track
@@ -51,6 +52,7 @@ def draw_npz(
     asked, world = pipe.asked(**request), world or World(0, 1, pipe.device)
     _check(out, len(asked), count, first, batch, balanced)
     numbers = {"count": count, "seed": seed, "first": first, "batch": batch}
+    numbers = {name: whole(value, name) for name, value in numbers.items()}
     settings = numbers | _told(pipe, asked, sampling)
     height, width = pipe.tokenizer.config.size
     parts = Parts(out.with_name(out.name + ".parts"), count, batch, height, width)

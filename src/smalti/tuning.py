@@ -21,7 +21,9 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from smalti import __version__
+from smalti.arguments import choose
 from smalti.config import check_output, read_json, to_dict, write_json, written
+from smalti.drawing import Device, Dtype
 from smalti.eval.frechet import distance
 from smalti.eval.gathered import Gathered, gather, of_reference
 from smalti.eval.metrics import METRICS, NETWORK, How
@@ -61,8 +63,7 @@ class Search:
 
     def __post_init__(self) -> None:
         allowed = [m for m in METRICS if METRICS[m].needs != "rows" and "fidelity" not in m]
-        if self.metric not in allowed:
-            raise ValueError(f"metric must be one of {', '.join(allowed)}, got {self.metric!r}")
+        object.__setattr__(self, "metric", choose(self.metric, allowed, "metric"))
         if self.candidates < 2:
             raise ValueError(f"candidates must be at least 2, got {self.candidates}")
 
@@ -220,6 +221,8 @@ def tune(
     out: Path = Path("tuned"),
     inception: Path | None = None,
     write: bool = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     json: bool = False,
 ) -> None:
     """Find the settings of drawing that a metric likes best, by successive halving.
@@ -231,12 +234,15 @@ def tune(
             stopped goes on there.
         inception: The Inception network, for metrics that need it; default: downloaded once.
         write: Store what was found as the pipeline's own settings.
+        device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
+        dtype: Of the generator's weights: float32, bfloat16, float16, or auto, which is bfloat16
+            where the device is faster in it and float32 elsewhere.
         json: Print the report on standard output.
     """
     from smalti.loading import load
 
     check_output(out, folder=True)
-    pipe = load(pipeline)
+    pipe = load(pipeline, device, dtype)
     if write and not (Path(pipeline) / "pipeline.json").is_file():
         raise ValueError(f"--write is for a pipeline in a folder, got {pipeline}")
     report = search_of(pipe, search, reference, out, inception)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smalti import progress
-from smalti.data.decode import check_header, decode, is_picture, suffixes, to_rgb
+from smalti.data.decode import check_header, decode, is_picture, opened, suffixes, to_rgb
 
 
 def png(image, **options):
@@ -260,3 +260,23 @@ def test_damaged_bytes_give_a_picture_or_the_error(data):
         assert image.mode == "RGB" and min(image.size) > 0
         assert np.asarray(image).dtype == np.uint8
     assert time.monotonic() - began < 5
+
+
+def test_a_picture_opened_as_it_is_keeps_mode_and_format(tmp_path):
+    image = Image.new("LA", (3, 2), (9, 7))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    image.save(tmp_path / "x.png", exif=exif)
+    for form in (tmp_path / "x.png", str(tmp_path / "x.png"), (tmp_path / "x.png").read_bytes()):
+        found = opened(form, "it")
+        assert (found.mode, found.size, found.format) == ("LA", (2, 3), "PNG")
+        assert found.getpixel((0, 0)) == (9, 7)
+    assert opened(image, "it").size == (3, 2)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    for read in (lambda path: decode(path, str(path)), lambda path: opened(path, "it")):
+        with pytest.raises(ValueError, match=f"^no such file: {tmp_path / 'x.png'}$"):
+            read(tmp_path / "x.png")
+        with pytest.raises(ValueError, match=f"^{tmp_path} is a folder, not a picture$"):
+            read(tmp_path)

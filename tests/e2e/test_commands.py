@@ -390,3 +390,55 @@ def test_damage_is_one_line(pipeline, tmp_path, capsys, what):
 def test_an_unknown_device_is_one_line(tmp_path, capsys):
     command = ["train", "emoji_vqgan", "--out", tmp_path / "t", *TOKENIZER]
     assert "tpu" in mistake(capsys, *command, "--train.device", "tpu")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sample {p}",
+        "sample {p} --count 4 --npz a.npz",
+        "edit {p} --image nowhere.png --extend left=1",
+        "eval {p} --reference shapes:8",
+        "eval {t} --reference shapes:8",
+        "encode shapes:8 --tokenizer {t} --out a.arrow",
+        "reconstruct {t} shapes:8",
+        "tune {p} --reference shapes:8",
+    ],
+)
+def test_every_command_means_the_same_by_a_device(work, pipeline, capsys, monkeypatch, command):
+    monkeypatch.chdir(work)
+    before = sorted(work.iterdir())
+    words = command.format(p=pipeline, t=work / "t" / "tokenizer").split()
+    line = mistake(capsys, *words, "--device", "gpu")
+    assert "device 'gpu' cannot be used; a device is auto, cpu, cuda, cuda:1 or mps, and" in line
+    assert sorted(work.iterdir()) == before
+
+
+def test_devices_and_dtypes_of_drawing_and_coding(work, pipeline, tmp_path, capsys):
+    given = ["--device", "cpu", "--out", tmp_path / "a.png"]
+    for dtype in ("bfloat16", "float32"):
+        report = told(capsys, "sample", pipeline, "--n", "1", *given, "--dtype", dtype)
+        assert report["images"][0]["dtype"] == dtype
+    with Image.open(tmp_path / "a.png") as image:
+        image.convert("RGB").save(tmp_path / "b.png")
+    edit = ["edit", pipeline, "--image", tmp_path / "b.png", "--extend", "left=4", *given]
+    assert told(capsys, *edit, "--dtype", "bf16")["images"][0]["dtype"] == "bfloat16"
+    assert "no such file: x.png" in mistake(capsys, "sample", pipeline, "--like", "x.png")
+    assert "dtype must be one of auto, float32" in mistake(capsys, *edit, "--dtype", "int8")
+    told(capsys, "reconstruct", work / "t" / "tokenizer", tmp_path / "b.png", *given)
+    tokenizer = ["--tokenizer", work / "t" / "tokenizer", "--device", "cpu"]
+    report = told(capsys, "encode", "shapes:8", *tokenizer, "--out", tmp_path / "a.arrow")
+    assert report["images"] == 8
+
+
+def test_names_come_before_numbers(pipeline, tmp_path, capsys):
+    shutil.copytree(pipeline, tmp_path / "p")
+    path = tmp_path / "p" / "pipeline.json"
+    values = json.loads(path.read_text())
+    numbers = ["0", "1", "10", "11", "2", *map(str, range(20, 15 + len(values["classes"])))]
+    path.write_text(json.dumps(values | {"classes": numbers}))
+    command = ["sample", tmp_path / "p", "--out", tmp_path / "a.png", "--classes"]
+    report = told(capsys, *command, "10", "2")
+    assert [i["class_name"] for i in report["images"]] == ["10", "2"]
+    line = mistake(capsys, *command, "3")
+    assert "class '3' could be number 3, which is the class named '11': give the name" in line

@@ -11,8 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
+from torch import Tensor
 
+from smalti.pictures import from_array
 from smalti.progress import say_once
+
+Picture = Image.Image | str | Path | bytes | io.IOBase | np.ndarray | Tensor
+"""A picture as people have it; a text is the name of a file."""
 
 # complaints about what is used all the same: large pictures, broken EXIF blocks
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -98,6 +103,33 @@ def _marked() -> list[str]:
     return [f for f, (factory, accept) in known if accept and not _only_named(factory)]
 
 
+def opened(picture: Picture, what: str) -> Image.Image:
+    """A picture in any form upright, in the mode that it has: transparency stays.
+
+    `what` names one that is no file in errors. Raises ValueError for what is no picture, for a
+    missing file and for an address.
+    """
+    if isinstance(picture, np.ndarray | Tensor):
+        return from_array(picture, what)
+    if isinstance(picture, str | Path):
+        what = str(picture)
+        if "://" in what or what.startswith("data:"):
+            raise ValueError(f"{what[:80]} is an address: download the picture and give its file")
+        picture = Path(picture).expanduser()
+    data = picture.read() if isinstance(picture, io.IOBase) else picture
+    if not isinstance(data, Image.Image | Path | bytes):
+        raise ValueError(
+            f"{what} must be a PIL image, a file, bytes, an array or a tensor, "
+            f"got {type(picture).__name__}"
+        )
+    with _named(what), contextlib.ExitStack() as files:
+        image = data if isinstance(data, Image.Image) else files.enter_context(_open(data))
+        image.load()
+        upright = _upright(image)
+        upright.format = image.format  # a copy forgets it
+        return upright
+
+
 def check_header(path: Path) -> None:
     """Raise ValueError if the file cannot be read, is no picture or far too large; 40 us."""
     with _named(str(path)), _open(path):
@@ -113,6 +145,10 @@ def _named(where: str) -> Generator[None]:
     """Whatever goes wrong inside becomes a ValueError about `where`."""
     try:
         yield
+    except FileNotFoundError:
+        raise ValueError(f"no such file: {where}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{where} is a folder, not a picture") from None
     except Image.UnidentifiedImageError:
         raise ValueError(f"cannot decode image {where}: not a picture, or empty") from None
     except Exception as error:  # on corrupt files Pillow's plugins raise almost anything

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from smalti.config import did_you_mean
+from smalti.arguments import choose
 
 KID_SUBSET = 1000
 
@@ -59,12 +59,9 @@ NETWORK = tuple(name for name, metric in METRICS.items() if metric.needs != "pac
 """Those that need the Inception network."""
 
 
-def check_names(metrics: Iterable[str]) -> None:
-    """Raise ValueError for a metric that is not there."""
-    for name in metrics:
-        if name not in METRICS:
-            near = did_you_mean(name, METRICS)
-            raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {name!r}{near}")
+def named(metrics: Iterable[str]) -> tuple[str, ...]:
+    """The names of metrics as `METRICS` has them. Raises ValueError for one that is not there."""
+    return tuple(choose(name, METRICS, "metric") for name in metrics)
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class How:
     batch: int = 64
 
     def __post_init__(self) -> None:
-        check_names(self.metrics)
+        object.__setattr__(self, "metrics", named(self.metrics))
         if self.net is None and (wanting := [m for m in self.metrics if m in NETWORK]):
             raise ValueError(f"{', '.join(wanting)}: the Inception network is needed")
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smalti.arguments import several
 from smalti.text.encoders import TextEncoder
 
 
 def checked(prompts: Any, what: str = "prompt") -> list[str]:
     """One text or several as a list. Raises ValueError for what is empty or no text."""
-    if isinstance(prompts, str | bytes) or not isinstance(prompts, Iterable):
-        prompts = [prompts]
-    return [_checked(prompt, what) for prompt in prompts]
+    return [_checked(prompt, what) for prompt in several(prompts)]
 
 
 def _checked(prompt: Any, what: str) -> str:
