@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
-import re
 import sys
+import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
+from smalti import catalogue
 from smalti.coding import encode, reconstruct
 from smalti.config import check_output, did_you_mean
 from smalti.drawing import edit, sample
+from smalti.options import Option, check, fields_named, named, options, unknown
 from smalti.progress import say, show
 
 
@@ -66,20 +69,28 @@ def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = Fal
 
 def train(arguments: Sequence[str]) -> None:
     """Train a tokenizer or a generator: `smalti train RECIPE --out RUN [--field value ...]`."""
-    from smalti.recipes.run import train as run
-
-    chosen = chosen_recipe("train", arguments, "--out RUN")
-    if chosen is None:
+    if not chosen_recipe("train", arguments, "--out RUN"):
         return
+    from smalti.recipes import RECIPES
+    from smalti.recipes.run import ending
+    from smalti.recipes.run import train as run
+    from smalti.recipes.schedule import follow
 
-    def command(out: Path, recipe: Any = chosen, json: bool = False) -> None:
-        report = run(recipe, out)
+    default = RECIPES[arguments[0]]()
+
+    def command(
+        out: Annotated[Path, arg(help="Folder of the run; the same command goes on there.")],
+        recipe: Any = default,
+        json: Annotated[bool, arg(help="Print the report on standard output.")] = False,
+    ) -> None:
+        recipe, note = follow(recipe, default, fields_named(arguments), out)
+        report = run(recipe, out, note)
         if json and report:
             show(report)
         elif report:
-            say(f"{out}: " + ", ".join(f"{k} {_number(v)}" for k, v in report.items()))
+            say(ending(recipe, out, report))
 
-    parse_recipe(command, "train", arguments, chosen)
+    parse_recipe(command, "train", arguments)
 
 
 def scaling(arguments: Sequence[str]) -> None:
@@ -88,24 +99,26 @@ def scaling(arguments: Sequence[str]) -> None:
     Trains the sizes, numbers of layers, on the same codes, and writes scaling.json and scaling.png;
     what is finished is used again, what was cut off goes on. All else are fields of the recipe.
     """
+    if not chosen_recipe("scaling", arguments, "--sizes N N N N --out DIR", tokenizers=False):
+        return
     from rich.console import Console
 
     from smalti.plotting import plot_scaling, require
-    from smalti.recipes.base import GeneratorRecipe
+    from smalti.recipes import RECIPES
     from smalti.recipes.ladder import climb, tables
+    from smalti.recipes.schedule import follow
 
-    chosen = chosen_recipe("scaling", arguments, "--sizes N N N N --out DIR", GeneratorRecipe)
-    if chosen is None:
-        return
+    default = RECIPES[arguments[0]]()
 
     def command(
-        out: Path,
+        out: Annotated[Path, arg(help="Folder of the ladder; the same command goes on there.")],
         sizes: Annotated[tuple[int, ...], arg(help="Numbers of layers, at least four.")],
-        recipe: Any = chosen,
-        json: bool = False,
+        recipe: Any = default,
+        json: Annotated[bool, arg(help="Print the laws on standard output.")] = False,
     ) -> None:
         require()  # not only when all is trained
-        report = climb(recipe, sizes, out)
+        recipe, note = follow(recipe, default, fields_named(arguments), out)
+        report = climb(recipe, sizes, out, note)
         if not report:
             return
         plot_scaling(report, out / "scaling.png")
@@ -114,7 +127,7 @@ def scaling(arguments: Sequence[str]) -> None:
         else:
             Console(stderr=True).print(*tables(report))
 
-    parse_recipe(command, "scaling", arguments, chosen)
+    parse_recipe(command, "scaling", arguments)
 
 
 def plot(
@@ -195,47 +208,110 @@ def tune(arguments: Sequence[str]) -> None:
     parse(tuning.tune, "smalti tune", arguments)
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-# -- shared
+# -- recipes
 
 
 def chosen_recipe(
-    command: str, arguments: Sequence[str], more: str, kind: type[Any] = object
-) -> Any | None:
-    """The recipe that the first of the arguments names; None where help was asked for.
-
-    Raises ValueError if it names none, or one that is not of this kind.
-    """
-    from smalti.recipes import RECIPES
-
-    named = {n: f for n, f in RECIPES.items() if isinstance(f(), kind)}
-    if not arguments or arguments[0].startswith("-"):
-        lines = [f"  {n:18} {(f.__doc__ or '').splitlines()[0]}" for n, f in named.items()]
-        text = f"usage: smalti {command} RECIPE {more} [--field value ...]\n\nrecipes:\n"
-        print(text + "\n".join(lines) + f"\n\nsmalti {command} RECIPE --help shows every field.")
-        if arguments and arguments[0] not in ("-h", "--help"):
-            raise ValueError(f"the recipe comes first, got {arguments[0]!r}")
-        return None
+    command: str, arguments: Sequence[str], usage: str, tokenizers: bool = True
+) -> bool:
+    """Whether the first of the arguments names a recipe; if it asks for help, the recipes are
+    printed. Raises ValueError if it names none, and for options that no such recipe has."""
+    listed = {n: r for n, r in catalogue.recipes().items() if tokenizers or not r.tokenizer}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(recipe_list(command, usage, listed.values()))
+        return False
     name = arguments[0]
-    if name not in named:
-        near = did_you_mean(name, named)
-        raise ValueError(f"recipe must be one of {', '.join(named)}, got {name!r}{near}")
-    return named[name]()
+    if name.startswith("-"):
+        raise ValueError(
+            f"the recipe comes first, got {name!r}; smalti {command} --help lists all recipes"
+        )
+    if name not in listed:
+        near = did_you_mean(name, listed)
+        more = "" if near else f"; smalti {command} --help lists all {len(listed)}"
+        raise ValueError(f"{name!r} is no recipe of smalti {command}{near or more}")
+    fields = [f"--{field.replace('_', '-')}" for field in catalogue.fields(name)]
+    groups, _, last = zip(*(field.rpartition(".") for field in fields), strict=True)
+    off = [f"{g}.no-{n}" if g else f"--no-{n[2:]}" for g, n in zip(groups, last, strict=True)]
+    other = [f"--{name}" for name in ("out", "json", "no-json", "sizes", "help", "help-all")]
+    for option in named(arguments[1:]):
+        if option not in (*fields, *off, *other, "-h"):
+            raise ValueError(unknown(option, [*fields, *other]))
+    return True
 
 
-def parse_recipe(
-    command: Callable[..., None], name: str, arguments: Sequence[str], recipe: Any
-) -> None:
+def recipe_list(command: str, usage: str, listed: Iterable[catalogue.Listed]) -> str:
+    """The recipes in groups, each with its first paragraph."""
+    groups: dict[str, list[str]] = {}
+    for recipe in listed:
+        name = f"  {recipe.name:20} "
+        text = textwrap.fill(recipe.text, 100, initial_indent=name, subsequent_indent=" " * 23)
+        groups.setdefault(recipe.group, []).append(text)
+    order = sorted(groups, key=lambda group: ("published" in group, "generators" in group))
+    parts = ["\n".join([f"{group}:", *groups[group]]) for group in order]
+    return "\n\n".join(
+        [
+            f"usage: smalti {command} RECIPE {usage} [--field value ...]",
+            *parts,
+            f"smalti {command} RECIPE --help shows what can be changed.",
+        ]
+    )
+
+
+COMMON = (
+    *("--out", "--sizes", "--init", "--tokenizer", "--codes", "--data.source", "--data.holdout"),
+    *("--model.size", "--model.vocab", "--model.layers", "--model.dim", "--model.dropout"),
+    *("--train.steps", "--train.batch", "--train.optim.lr", "--train.seed", "--train.device"),
+    "--json",
+)
+"""What is explained on the page of a recipe, in this order; of all else it gives the defaults."""
+
+
+def recipe_page(name: str, text: str, known: Sequence[Option]) -> str:
+    """The help of a recipe that fits a page: what is changed often, then all else by name."""
+    by_name = {option.name: option for option in known}
+    lines = [f"usage: smalti {name} --out RUN [--field value ...]", "", text.strip(), ""]
+    for option in (by_name[n] for n in COMMON if n in by_name):
+        left = f"  {option.name} {option.shown}".rstrip()
+        indent = " " * 34
+        first = f"{left:33} " if len(left) < 34 else f"{left}\n{indent}"
+        lines.append((first + textwrap.fill(option.help, 66, subsequent_indent=indent)).rstrip())
+    lines += ["", "all else, with its default:"]
+    groups: dict[str, list[str]] = {}
+    for option in known:
+        if option.name not in COMMON:
+            group = option.name[2:].partition(".")[0] if "." in option.name else ""
+            groups.setdefault(group, []).append(f"{option.name}\0{option.shown}".rstrip("\0"))
+    for words in groups.values():  # \0: a space at which no line ends
+        packed = textwrap.fill(
+            "  ".join(words),
+            100,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+        lines.append(packed.replace("\0", " "))
+    return "\n".join([*lines, "", f"smalti {name} --help-all explains every option."])
+
+
+def parse_recipe(command: Callable[..., None], name: str, arguments: Sequence[str]) -> None:
     """Run a command that takes a recipe, of whose own type every field becomes an option."""
     from smalti.recipes import RECIPES
 
-    chosen = tyro.conf.arg(name="")
-    command.__annotations__["recipe"] = Annotated[type(recipe), chosen, tyro.conf.AvoidSubcommands]
-    command.__doc__ = f"{RECIPES[arguments[0]].__doc__}"
-    parse(command, f"smalti {name} {arguments[0]}", arguments[1:])
+    function, rest = RECIPES[arguments[0]], arguments[1:]
+    default = function()
+    group = tyro.conf.arg(name="")
+    command.__annotations__["recipe"] = Annotated[type(default), group, tyro.conf.AvoidSubcommands]
+    command.__doc__ = text = f"{function.__doc__}"
+    prog = f"smalti {name} {arguments[0]}"
+    if {"-h", "--help"} & {*rest}:
+        print(recipe_page(f"{name} {arguments[0]}", textwrap.dedent(text), options(command)))
+        return
+
+    parse(command, prog, ["--help" if word == "--help-all" else word for word in rest])
+
+
+# -- shared
 
 
 def leave_processes() -> None:
@@ -268,55 +344,67 @@ LATE = ("train", "eval", "tune", "convert", "scaling")
 options need imports that take seconds."""
 
 
+GROUPS = {
+    "start": ("demo", "info"),
+    "train": ("train", "encode", "scaling", "plot"),
+    "draw": ("sample", "edit", "reconstruct"),
+    "measure": ("eval", "tune"),
+    "released weights": ("convert",),
+}
+"""The commands as the overview shows them."""
+
+
 def overview() -> str:
-    lines = []
-    for name, command in COMMANDS.items():
-        text = (command.__doc__ or "").strip().splitlines()[0]
-        lines.append(f"  {name:12} {text}")
-    return (
-        "usage: smalti COMMAND ...\n\nTrain, run and measure autoregressive image generators.\n\n"
-        + "\n".join(lines)
-        + "\n\nStart with: smalti demo\nsmalti COMMAND --help says more."
+    listed = {name for names in GROUPS.values() for name in names}
+    groups = GROUPS | {"more": tuple(name for name in COMMANDS if name not in listed)}
+    lines = list[str]()
+    for title, names in groups.items():
+        lines += ["", f"{title}:"] if names else []
+        for name in names:
+            text = " ".join((COMMANDS[name].__doc__ or "").strip().split("\n\n")[0].split())
+            lines.append(f"  {name:12} {text}")
+    return "\n".join(
+        [
+            "usage: smalti COMMAND ...",
+            "",
+            "Train, run and measure autoregressive image generators.",
+            *lines,
+            "",
+            "Start with: smalti demo",
+            "smalti COMMAND --help says more.",
+        ]
     )
 
 
 def parse(command: Callable[..., None], prog: str, arguments: Sequence[str]) -> None:
-    """Run a command with arguments read by tyro, whose complaints become one line."""
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors):
+    """Run a command with its arguments, which are checked and then read by tyro.
+
+    Raises ValueError for arguments that are wrong.
+    """
+    if not {"-h", "--help"} & {*arguments}:
+        check(arguments, options(command))
+    box = io.StringIO()
+    with contextlib.redirect_stderr(box):
         try:
             call = tyro.cli(_deferred(command), prog=prog, args=list(arguments))
         except SystemExit as stop:
             if not stop.code:
                 raise
-            raise ValueError(complaint(errors.getvalue())) from None
+            raise ValueError(cause(stop) or box.getvalue()) from None
     call()
 
 
-def complaint(box: str) -> str:
-    """tyro's box of errors as one line: what is wrong, and the option that was perhaps meant."""
-    # a title, then parts between lines of dashes, in whatever characters the terminal has
-    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
-    text = " ".join(" ".join(lines).split())
-    wrong, *more = [part for part in re.split(r" *╰?[─-]{5,}╯? *", text) if part]
-    for pattern, words in (
-        (r"Unrecognized options: (.*)", r"unknown option: \1"),
-        (r"Missing from [^:]*: (.*)", r"missing: \1"),
-        (r"^Error parsing (recipe|\w+)[\w.]*: ", ""),  # of a group, whose error names its field
-        (r"^Error parsing ", ""),
-        (r" Got errors: .*", ""),
-        (r"no type matching (?:\{None\}\|)?(\S+) could be .* \[(.*)\]\.$", r"must be \1, got \2"),
-        (r"invalid literal for int\(\) with base 10:", "must be an integer, got"),
-        (r"could not convert string to float:", "must be a number, got"),
-    ):
-        wrong = re.sub(pattern, words, wrong)
-    near = re.search(r"Perhaps you meant: (--[\w.-]+)", more[0]) if more else None
-    return f"{wrong}; did you mean {near[1]}?" if near else wrong
+def cause(stop: BaseException) -> str:
+    """What a dataclass said when it refused its values, which made tyro end the program."""
+    said, error = "", stop.__context__
+    while error is not None:
+        said = str(error) if isinstance(error, ValueError) else said
+        error = error.__context__
+    return said
 
 
 def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     """The command as a function that returns its call: parsing ends before work begins."""
-    import functools
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Callable[[], None]:

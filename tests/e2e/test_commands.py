@@ -214,7 +214,7 @@ def test_a_mistake_is_exit_code_2_and_one_line():
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("train emoji_vqgam --out x", "recipe must be one of .*emoji_vqgan, .*'emoji_vqgam'"),
+        ("train emoji_vqgam --out x", "'emoji_vqgam' is no recipe .*; did you mean 'emoji_vqgan'"),
         ("train emoji_vqgan", "out"),
         ("train emoji_vqgan --out x --model.chanels 8", "chanels"),
         ("train emoji_vqgan --out x --train.steps many", "steps"),

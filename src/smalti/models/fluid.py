@@ -62,6 +62,7 @@ class FluidConfig:
     order: Literal["random", "raster"] = "random"
     """Random order, drawn many at a time with attention in both directions, or row by row."""
     layers: int = 16
+    """Transformer blocks."""
     heads: int = 16
     dim: int = 1024
     """Width D, a multiple of `heads`."""

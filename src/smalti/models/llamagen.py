@@ -46,6 +46,7 @@ class LlamaGenConfig:
     text_dim: int = 2048
     """Width of the text features (flan-t5-xl: 2048)."""
     layers: int = 12
+    """Transformer blocks."""
     heads: int = 12
     kv_heads: int = 0
     """Heads of keys and values, a divisor of `heads`; 0 = as many as `heads`."""

@@ -41,6 +41,7 @@ class MaskGITConfig:
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 24
+    """Transformer blocks."""
     heads: int = 16
     dim: int = 768
     """Width D, a multiple of `heads`."""

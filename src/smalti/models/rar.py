@@ -46,6 +46,7 @@ class RARConfig:
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 24
+    """Transformer blocks."""
     heads: int = 16
     dim: int = 768
     """Width D, a multiple of `heads`."""

@@ -55,6 +55,7 @@ class VARConfig:
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 16
+    """Transformer blocks."""
     heads: int = 16
     dim: int = 1024
     """Width D, a multiple of `heads`."""

@@ -67,7 +67,9 @@ class Parts:
         return CodeBatches(self.cache, self.held, size, train=False, encoder=text)
 
 
-def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[str, Any]:
+def train_generator(
+    recipe: GeneratorRecipe, out: Path, world: World, note: str = ""
+) -> dict[str, Any]:
     """Train a generator on codes; `out`/pipeline is what `smalti sample` takes."""
     parts = open_parts(recipe, out, world)
     pipeline, model, learned = parts.pipeline, parts.pipeline.model, parts.learned
@@ -101,6 +103,8 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
         preview=preview,
     )
     claim(out, recipe, world, parts.begun)
+    if note and world.main:
+        say(note)
     if parts.begun and world.main:
         say(f"generator: {share(objective.model)}")
     trainer.fit()

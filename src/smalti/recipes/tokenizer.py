@@ -15,6 +15,7 @@ from smalti.data.source import open_source, split
 from smalti.data.transforms import to_float, to_uint8
 from smalti.eval.reconstruction import latent_std, reconstruction
 from smalti.pictures import grid, save_png, to_pil
+from smalti.progress import say
 from smalti.recipes.base import TokenizerRecipe
 from smalti.recipes.finetune import open_tokenizer
 from smalti.recipes.run_folder import claim, finish, without_held_out
@@ -26,7 +27,9 @@ from smalti.train.parallel import World
 from smalti.train.trainer import Trainer
 
 
-def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[str, Any]:
+def train_tokenizer(
+    recipe: TokenizerRecipe, out: Path, world: World, note: str = ""
+) -> dict[str, Any]:
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
     source = open_source(recipe.data.source)
     known = tell(source) if world.main else 0
@@ -66,6 +69,11 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
         preview=preview,
     )
     claim(out, recipe, world, mark)
+    if note and world.main:
+        say(note)
+    if recipe.objective.gan_weight and recipe.objective.gan_start >= config.steps and world.main:
+        start = f"objective.gan_start {recipe.objective.gan_start}"
+        say(f"no discriminator takes part: {start} is not before the last of {config.steps} steps")
     trainer.fit()
     with trainer.averaged():
         if not world.main:
