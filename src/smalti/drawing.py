@@ -267,7 +267,7 @@ def finish(
         )
     began = time.monotonic()
     images: list[Any] = []
-    for start in track(range(0, n, batch), "drawing", scale=batch):
+    for start in track(range(0, n, batch), "drawing", scale=batch, of=n):
         # conditions go by the image's number, so parts of a request join up
         images += draw(n=min(batch, n - start), first=first + start, batch=batch)
     seconds = time.monotonic() - began

@@ -15,10 +15,13 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 T = TypeVar("T")
 EVERY = 30.0
@@ -35,27 +38,46 @@ def show(report: Any) -> None:
     print(json.dumps(report, indent=2, ensure_ascii=False, default=str))
 
 
+class Numbers(ProgressColumn):
+    """What a task says beside its progress. In a narrow terminal it is cut, and nothing else."""
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["numbers"]), no_wrap=True, overflow="ellipsis")
+
+
 def columns() -> tuple[ProgressColumn, ...]:
-    """What every progress bar shows."""
+    """What every progress bar shows: how far it is and how long it takes whatever the width, and
+    the numbers where there is room."""
+
+    def whole() -> Column:
+        return Column(no_wrap=True)
+
     return (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
+        BarColumn(bar_width=12, table_column=whole()),
+        MofNCompleteColumn(table_column=whole()),
+        TimeElapsedColumn(table_column=whole()),
         TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
+        TimeRemainingColumn(elapsed_when_finished=False, table_column=whole()),
+        Numbers(),
     )
 
 
-def track(items: Iterable[T], title: str, total: int | None = None, scale: int = 1) -> Iterator[T]:
-    """Yield the items; from two seconds on, show how far it is. `scale`: things per item.
+def track(
+    items: Iterable[T],
+    title: str,
+    total: int | None = None,
+    scale: int = 1,
+    of: int | None = None,
+) -> Iterator[T]:
+    """Yield the items; from two seconds on, show how far it is. `scale`: things per item; `of`: how
+    many things there are, where the last item has fewer.
 
     Where there is no terminal a line now and then says so.
     """
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
-    count = None if total is None else total * scale
+    count = of if of is not None or total is None else total * scale
     console, began, bar, task = Console(stderr=True), time.monotonic(), None, None
     said = began
     try:
@@ -70,7 +92,7 @@ def track(items: Iterable[T], title: str, total: int | None = None, scale: int =
                 task = bar.add_task(title, total=count, numbers="")
                 bar.start()
             if bar is not None and task is not None:
-                bar.update(task, completed=done)
+                bar.update(task, completed=done if count is None else min(done, count))
     finally:
         if bar is not None:
             bar.stop()

@@ -118,7 +118,7 @@ class Drawn:
         return self.count
 
     def batches(self, n: int) -> Iterator[Tensor]:
-        for first in track(range(0, self.count, n), "drawing", scale=n):
+        for first in track(range(0, self.count, n), "drawing", scale=n, of=self.count):
             part = {"n": min(n, self.count - first), "first": first, "seed": self.seed}
             images = self.pipe(**self.request, **part, batch=n, **self.sampling)
             pixels = np.stack([np.asarray(image) for image in images])
