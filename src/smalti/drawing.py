@@ -97,8 +97,8 @@ def sample(
         prompts: A text file with a prompt on each line, after those of --text.
         negative: A prompt that guidance leads away from.
         n: Number of images; default: one of each class or prompt.
-        out: A .png file gets all images as a grid, a column for each class or prompt where several
-            are given; any other name is a folder, one PNG per image.
+        out: A .png file gets all images as a grid, with a column for each class or prompt under
+            its name; any other name is a folder, one PNG per image.
         count: With --npz: how many images. Classes or prompts are interleaved: image i has number
             i modulo how many there are, so that every part of the file is as mixed as all of it.
         npz: An .npz file as evaluations take it (arr_0 uint8 (N, H, W, 3), arr_1 the classes), with
@@ -139,8 +139,7 @@ def sample(
         request |= {"classes": [tag["class"]]} if "class" in tag else {}
     else:
         n = n if n is not None else max(1, len(texts or classes or pipe.classes))
-    turns = len(request.get("text") or request.get("classes") or ())
-    finish(partial(pipe, seed=seed, **request, **changes), out, turns, n, first, batch, json)
+    finish(partial(pipe, seed=seed, **request, **changes), out, n, first, batch, json)
 
 
 def sample_npz(
@@ -216,8 +215,8 @@ def edit(
         keep_pixels: What is kept comes back bit by bit, with a seam inside the painted part,
             instead of as the tokenizer's reconstruction.
         n: Number of pictures; default: one of each class or prompt.
-        out: A .png file gets all pictures as a grid, a column for each class or prompt where
-            several are given; any other name is a folder, one PNG per picture.
+        out: A .png file gets all pictures as a grid, with a column for each class or prompt under
+            its name; any other name is a folder, one PNG per picture.
         seed: Random seed.
         first: Number of the first picture: picture i of a seed is always the same.
         batch: Pictures drawn at a time.
@@ -244,23 +243,18 @@ def edit(
             **settings.given(),
         )
 
-    turns = len(text or classes)
-    finish(draw, out, turns, max(1, turns) if n is None else n, first, batch, json)
+    finish(draw, out, max(1, len(text or classes)) if n is None else n, first, batch, json)
 
 
 def finish(
     draw: Callable[..., list[Any]],
     out: Path,
-    turns: int,
     n: int,
     first: int,
     batch: int,
     json: bool,
 ) -> None:
-    """Draw images first ... first + n - 1 by `draw(n=, first=)`, write them and say so.
-
-    Of `turns` conditions in turn each gets a column, if there are enough images.
-    """
+    """Draw images first ... first + n - 1 by `draw(n=, first=)`, write them and say so."""
     if n < 1 or batch < 1 or first < 0:
         raise ValueError(
             f"--n and --batch must be at least 1 and --first 0 or more, got {n}, {batch}, {first}"
@@ -271,7 +265,7 @@ def finish(
         # conditions go by the image's number, so parts of a request join up
         images += draw(n=min(batch, n - start), first=first + start, batch=batch)
     seconds = time.monotonic() - began
-    files = write(images, out, turns)
+    files = write(images, out)
     speed = len(images) / seconds
     if json:
         tags = [image.info["smalti"] for image in images]
@@ -281,9 +275,10 @@ def finish(
         say(f"{out}: {len(images)} images in {seconds:.1f} s, {speed:.1f} per s")
 
 
-def write(images: Sequence[Any], out: Path, turns: int) -> list[Path]:
-    """Write images into one PNG or, under any other name, into a folder."""
-    from smalti.pictures import grid, save_png
+def write(images: Sequence[Any], out: Path) -> list[Path]:
+    """Write images into one PNG, under the names of their classes or prompts, or, under any other
+    name, into a folder."""
+    from smalti.pictures import named_grid, save_png
 
     if out.suffix.lower() != ".png":
         files = [out / f"{image.info['smalti']['index']:06d}.png" for image in images]
@@ -293,8 +288,12 @@ def write(images: Sequence[Any], out: Path, turns: int) -> list[Path]:
     if len(images) == 1:
         save_png(images[0], out)
         return [out]
-    columns = turns if 1 < turns <= 16 and len(images) >= 2 * turns else None
     zoom = 2 if images[0].width <= 64 else 1
-    tags = {"images": [image.info["smalti"] for image in images]}
-    save_png(grid(images, columns, zoom), out, tags)
+    tags = [image.info["smalti"] for image in images]
+    save_png(named_grid(images, [asked_for(tag) for tag in tags], zoom), out, {"images": tags})
     return [out]
+
+
+def asked_for(tag: dict[str, Any]) -> str:
+    """The prompt or the class that an image was drawn for; "" if for none."""
+    return str(tag.get("text") or tag.get("class_name") or "")

@@ -19,7 +19,7 @@ from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
 from smalti.models.fluid import FluidConfig
 from smalti.models.var import VAR, VARConfig
-from smalti.pictures import grid, save_png, to_pil
+from smalti.pictures import named_grid, save_png, to_pil
 from smalti.pipeline import Pipeline
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
@@ -84,10 +84,12 @@ def train_generator(
         if pipeline.text is None:
             count = max(32, min(64, len(pipeline.classes) * 4))
             batch = {"labels": torch.arange(count) % len(pipeline.classes)}
+            names = [pipeline.classes[label] for label in batch["labels"]]
         else:
             batch = next(held_out.evaluation(32))
+            names = parts.cache.captions_of(parts.held[: len(batch["codes"])])
         images = drawn(pipeline, batch, learned, seed)
-        save_png(grid(images, columns=8, zoom=2 if images[0].width <= 64 else 1), path, {})
+        save_png(named_grid(images, names, 2 if images[0].width <= 64 else 1), path, {})
 
     objective = objective_of(model, recipe, learned)
     trainer = Trainer(
