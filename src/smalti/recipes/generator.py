@@ -25,6 +25,7 @@ from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.recipes.finetune import adapted, built, open_pipeline, share
 from smalti.recipes.run_folder import claim, finish, without_held_out
+from smalti.recipes.tokenizer import spread
 from smalti.sampling import orders
 from smalti.sampling.noise import Noise
 from smalti.storage import fingerprint, load_module, tokenizer_folder
@@ -86,8 +87,9 @@ def train_generator(
             batch = {"labels": torch.arange(count) % len(pipeline.classes)}
             names = [pipeline.classes[label] for label in batch["labels"]]
         else:
-            batch = next(held_out.evaluation(32))
-            names = parts.cache.captions_of(parts.held[: len(batch["codes"])])
+            some = spread(parts.held, 32)
+            chosen = CodeBatches(parts.cache, some, 32, train=False, encoder=pipeline.text)
+            batch, names = next(chosen.evaluation(32)), parts.cache.captions_of(some)
         images = drawn(pipeline, batch, learned, seed)
         save_png(named_grid(images, names, 2 if images[0].width <= 64 else 1), path, {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ def train_tokenizer(
     config, seed = recipe.train, recipe.train.seed
     batches = Images(source, chosen, transform, config.batch, seed, world.rank, world.size)
     held = held if held else without_held_out(chosen, world)
-    held_out = Images(source, held, replace(transform, flip=False), config.batch, seed)
+    plain = replace(transform, flip=False)
+    held_out = Images(source, held, plain, config.batch, seed)
+    some = Images(source, spread(held, 32), plain, config.batch, seed)
     torch.manual_seed(seed)
     mark = fingerprint(begun) if begun else ""
     fresh = begun or registry.module_of(recipe.model, registry.TOKENIZERS)(recipe.model)
@@ -54,7 +57,7 @@ def train_tokenizer(
         return reconstruction(model, held_out.evaluation(64), world.device)
 
     def preview(path: Path) -> None:
-        images = next(held_out.evaluation(32))["images"]
+        images = next(some.evaluation(32))["images"]
         save_png(comparison(model, images.to(world.device)), path, {})
 
     trainer = Trainer(
@@ -81,9 +84,10 @@ def train_tokenizer(
         model.eval()
         measured = {f"held_out_{k}": v for k, v in evaluate().items()}
         if isinstance(model, KLVAE):
-            some = Images(source, chosen[:: len(chosen) // 512 + 1], transform, config.batch)
-            measured |= scaled(model, some, world)
-        save_module(model, out / "tokenizer", source=source.name)
+            seen = Images(source, chosen[:: len(chosen) // 512 + 1], transform, config.batch)
+            measured |= scaled(model, seen, world)
+        learned_on = {"source": source.name, "holdout": recipe.data.holdout}
+        save_module(model, out / "tokenizer", **learned_on)
     tell(source, known)
     return finish(out, recipe, measured, source)
 
@@ -113,6 +117,12 @@ def goal(recipe: TokenizerRecipe, model: Any) -> ReconstructionObjective | KLObj
             f"got {care.warmup}"
         )
     return ReconstructionObjective(model, replace(config, codebook=care), recipe.train.seed)
+
+
+def spread(indices: Sequence[int], n: int) -> list[int]:
+    """At most n of the indices, evenly spread over them: sources put what is alike together."""
+    n = min(n, len(indices))
+    return [int(indices[i * len(indices) // n]) for i in range(n)]
 
 
 @torch.inference_mode()
