@@ -34,6 +34,8 @@ def plot_runs(
 ) -> list[str]:
     """A panel for each key, over training steps, with a line for each run that has it; the keys.
 
+    The training losses of a tokenizer and of a generator are different numbers, and so are those
+    of generators that are measured in different ways: such runs get a panel each for their losses.
     Default: the training loss and the held-out values. What is logged in training is also shown as
     a running mean, of which each value keeps the share `smoothing`. Raises ValueError for a folder
     without metrics and for a key that no run has.
@@ -51,10 +53,11 @@ def plot_runs(
     keys = list(keys) or usual(known)
     if not keys:
         raise ValueError(f"say what to draw with --keys (there are {', '.join(known) or 'none'})")
-    figure, panels = _figure(len(keys))
-    for panel, key in zip(panels, keys, strict=True):
+    shown = [(key, names) for key in keys for names in _comparable(told, key)]
+    figure, panels = _figure(len(shown))
+    for panel, (key, names) in zip(panels, shown, strict=True):
         for i, (name, run) in enumerate(told.items()):
-            if key in run:
+            if name in names:
                 _curve(panel, key, run[key], name, f"C{i % 10}", smoothing)
         panel.set(title=key, xlabel="step")
         panel.set_xlim(left=0)
@@ -62,6 +65,23 @@ def plot_runs(
             panel.legend()
     _save(figure, out)
     return keys
+
+
+def _comparable(told: dict[str, dict[str, np.ndarray]], key: str) -> list[list[str]]:
+    """The names of the runs that have a key, in groups in which it is the same quantity."""
+    groups: dict[Any, list[str]] = {}
+    for name, run in told.items():
+        if key in run:
+            groups.setdefault(_loss_of(run) if key == "loss" else key, []).append(name)
+    return list(groups.values())
+
+
+def _loss_of(run: dict[str, np.ndarray]) -> tuple[str, bool]:
+    """What the training loss of a run is, by what else it tells: how it is measured on held-out
+    data or, before that, what it counts; and whether it has the divergence of a KL-VAE."""
+    measured = [key for key in run if key.startswith("held_out_")]
+    counted = [key for key in run if key.endswith("_per_s")]
+    return next(iter([*measured, *counted]), ""), "kl" in run
 
 
 def series(records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
