@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -124,6 +125,16 @@ def test_the_catalogue_agrees_with_the_recipes():
         fields = {f"--{f.replace('_', '-')}" for f in catalogue.fields(name)}
         assert {option.name for option in options(command_of(recipe))} <= fields
     assert list(catalogue.recipes()) == list(RECIPES)
+
+
+def test_what_comes_after_a_conversion():
+    pipeline = {"kind": "pipeline", "tokenizer": {}}
+    drawn = "--n 6 --out samples.png (smalti info c says more)"
+    assert cli.after_conversion(pipeline, Path("c")) == f"smalti sample c --classes 0 1 2 {drawn}"
+    text = cli.after_conversion(pipeline | {"text": {}}, Path("c"))
+    assert text == f'smalti sample c --text "..." {drawn}'
+    alone = cli.after_conversion({"kind": "tokenizer"}, Path("c"))
+    assert alone == "smalti encode folder:PATH --tokenizer c --out codes.arrow"
 
 
 def command_of(recipe):

@@ -51,10 +51,12 @@ def demo(
 
 
 def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = False) -> None:
-    """Say what a folder or file of smalti is: pipeline, tokenizer, run, token cache or picture.
+    """Say what a folder or file of smalti is: pipeline, tokenizer, run, token cache or picture;
+    of your own pictures (folder:PATH) also which recipe suits them, and how long it takes.
 
     Args:
-        path: Folder, file, or Hugging Face hub id of a pipeline.
+        path: Folder, file, Hugging Face hub id of a pipeline, or a data source: emoji, shapes,
+            folder:PATH, parquet:PATH or hub:NAME.
         json: Print it as JSON on standard output.
     """
     from smalti.describe import describe
@@ -64,7 +66,8 @@ def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = Fal
         show(report)
         return
     for key, value in report.items():
-        print(f"{key}: {value}")
+        lines = value if key == "commands" else [value]
+        print(f"{key}:", *lines, sep="\n  " if key == "commands" else " ")
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -180,7 +183,7 @@ def convert(arguments: Sequence[str]) -> None:
         if json:
             show(report)
         else:
-            say(f"{out}: {report['kind']}; smalti info {out} says more")
+            say(f"{out}: {report['kind']}; next: {after_conversion(report, out)}")
 
     command.__annotations__ = {
         "out": Path,
@@ -189,6 +192,14 @@ def convert(arguments: Sequence[str]) -> None:
     }
     command.__doc__ = family.options.__doc__
     parse(command, f"smalti convert {name}", rest)
+
+
+def after_conversion(report: dict[str, Any], out: Path) -> str:
+    """The command that takes what was converted."""
+    if report["kind"] != "pipeline":
+        return f"smalti encode folder:PATH --tokenizer {out} --out codes.arrow"
+    about = '--text "..."' if "text" in report else "--classes 0 1 2"
+    return f"smalti sample {out} {about} --n 6 --out samples.png (smalti info {out} says more)"
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -252,6 +263,7 @@ def recipe_list(command: str, usage: str, listed: Iterable[catalogue.Listed]) ->
         [
             f"usage: smalti {command} RECIPE {usage} [--field value ...]",
             *parts,
+            "For your own pictures: smalti info folder:PATH names a recipe, steps and minutes.\n"
             f"smalti {command} RECIPE --help shows what can be changed.",
         ]
     )

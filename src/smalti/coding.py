@@ -76,7 +76,11 @@ def encode(
     if json:
         show(report)
     else:
-        say(f"{out}: {len(cache)} images, {cache.views} views of {cache.spec.positions} codes each")
+        from smalti.recipes.run import train_command
+
+        views = f"{cache.views} views of {cache.spec.positions} codes each"
+        command = train_command(module.config, tokenizer, f" --codes {out}")
+        say(f"{out}: {len(cache)} images, {views}" + ("" if text else f"; next: {command}"))
 
 
 def reconstruct(
