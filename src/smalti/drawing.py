@@ -14,6 +14,8 @@ from smalti.config import check_output
 from smalti.progress import say, show, track
 
 OUT = Path("samples.png")
+UNLABELLED = "image"
+"""The class of images that have none."""
 
 
 @dataclass(frozen=True)
@@ -295,5 +297,7 @@ def write(images: Sequence[Any], out: Path) -> list[Path]:
 
 
 def asked_for(tag: dict[str, Any]) -> str:
-    """The prompt or the class that an image was drawn for; "" if for none."""
-    return str(tag.get("text") or tag.get("class_name") or "")
+    """The prompt or the class that an image was drawn for; "" if for none, or for the only class of
+    images without labels."""
+    name = str(tag.get("text") or tag.get("class_name") or "")
+    return "" if "class" in tag and name == UNLABELLED else name

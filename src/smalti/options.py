@@ -38,6 +38,8 @@ class Option:
     default: Any = REQUIRED
     help: str = ""
     positional: bool = False
+    aliases: tuple[str, ...] = ()
+    """Other names, typed alike."""
 
     @property
     def flag(self) -> bool:
@@ -68,9 +70,9 @@ class Option:
     def names(self) -> tuple[str, ...]:
         """All ways to type it."""
         if not self.flag:
-            return (self.name,)
+            return self.name, *self.aliases
         group, dot, last = self.name.removeprefix("--").rpartition(".")
-        return self.name, f"--{group}{dot}no-{last}"
+        return self.name, *self.aliases, f"--{group}{dot}no-{last}"
 
 
 # -- what there is
@@ -104,7 +106,8 @@ def _of(name: str, hint: Any, default: Any, prefix: str, text: str) -> Iterator[
         metavar = next((m for m in (getattr(n, "metavar", None) for n in notes) if m), name.upper())
         yield Option(metavar, hint, default, text, positional=True)
     else:
-        yield Option(f"--{dotted}", hint, default, text)
+        aliases = tuple(a for note in notes for a in getattr(note, "aliases", None) or ())
+        yield Option(f"--{dotted}", hint, default, text, aliases=aliases)
 
 
 def _fields(group: type[Any], values: Any, prefix: str) -> Iterator[Option]:
@@ -146,12 +149,14 @@ def check(arguments: Sequence[str], known: Sequence[Option]) -> None:
     places = [option for option in known if option.positional]
     for option in places:
         count = len(positional) if option.count is None else option.count
-        typed[option.name] = (option, positional[:count])
+        if positional:
+            typed[option.name] = (option, positional[:count])
         positional = positional[count:]
     if positional:
         raise ValueError(f"there is nothing that {positional[0]!r} could be")
+    present = {option.name for option, _ in typed.values()}
     for option in known:
-        if option.default is REQUIRED and not typed.get(option.name, (option, []))[1]:
+        if option.default is REQUIRED and option.name not in present:
             metavar = "" if option.positional or option.flag else f" {_metavar(option.hint)}"
             raise ValueError(f"{option.name}{metavar} is missing")
     for name, (option, values) in typed.items():
@@ -173,8 +178,7 @@ def _typed(
         if not _is_name(word):
             others.append(word)
             continue
-        typed_name, equals, value = word.partition("=")
-        name = typed_name.replace("_", "-")
+        (name,), (_, equals, value) = named([word]), word.partition("=")
         option = by_name[name]
         values = [value] if equals else list[str]()
         if option.flag and values:
@@ -202,8 +206,8 @@ def _is_name(word: str) -> bool:
 
 def _check_values(name: str, option: Option, values: Sequence[str]) -> None:
     """Raise ValueError unless the values of an option are as many as it takes, and of its type."""
-    count = option.count
-    if count is not None and len(values) < count:
+    count = int(option.default is REQUIRED) if option.count is None else option.count
+    if len(values) < count:
         wanted = "a value" if count == 1 else f"{count} values, got {len(values)}"
         raise ValueError(f"{name} needs {wanted}: {name} {_metavar(option.hint)}")
     kinds = _leaves(option.hint)

@@ -34,8 +34,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        told = record if isinstance(record, dict) else {}
-        if "event" not in told and not isinstance(told.get("step"), int):
+        fields = record if isinstance(record, dict) else {}
+        if "event" not in fields and not isinstance(fields.get("step"), int):
             raise ValueError(f"{path} has a line of no step: {line[:60]}")
         yield line, record
 
