@@ -123,7 +123,9 @@ def test_the_catalogue_agrees_with_the_recipes():
         assert listed.kind == type(recipe).__name__
         assert listed.tokenizer == isinstance(recipe, TokenizerRecipe)
         fields = {f"--{f.replace('_', '-')}" for f in catalogue.fields(name)}
-        assert {option.name for option in options(command_of(recipe))} <= fields
+        known = options(command_of(recipe))
+        assert {option.name for option in known} <= fields
+        assert [option.name for option in known if not option.help] == []
     assert list(catalogue.recipes()) == list(RECIPES)
 
 

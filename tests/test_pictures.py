@@ -64,5 +64,6 @@ def test_long_names_are_cut_with_an_ellipsis():
     assert len(lines) == 3 and lines[-1].endswith("…")
     assert all(font.getlength(line) <= 64 for line in lines)
     assert text.startswith(" ".join(lines).removesuffix("…"))
+    assert _lines("word " * 100_000, font, 64)[-1].endswith("…")
     assert _lines("Activities", font, 64) == ["Activities"]
     assert _lines("", font, 64) == []

@@ -80,6 +80,7 @@ def _header(names: Sequence[str], width: int) -> Image.Image:
 def _lines(name: str, font: Any, width: int) -> list[str]:
     """A name in lines of as many letters as fit into so many pixels."""
     fewest, lines = max(1, int(width / font.getlength("m"))), list[str]()
+    name = name[: 4 * fewest * LINES + 1]  # more than this never fits
     for letters in range(4 * fewest, fewest - 1, -1):
         lines = textwrap.wrap(name, letters, max_lines=LINES, placeholder="…")
         if all(font.getlength(line) <= width for line in lines):

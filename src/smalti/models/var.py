@@ -57,6 +57,7 @@ class VARConfig:
     layers: int = 16
     """Transformer blocks."""
     heads: int = 16
+    """Attention heads."""
     dim: int = 1024
     """Width D, a multiple of `heads`."""
     mlp_ratio: float = 4.0
@@ -66,6 +67,7 @@ class VARConfig:
     l2_norm: bool = True
     """Normalise queries and keys; False scales their products by 0.25 / sqrt(head_dim)."""
     norm_eps: float = 1e-6
+    """Added to the variance in normalisation layers."""
     dropout: float = 0.0
     """On the outputs of attention and feed-forward."""
     drop_path: float = 0.0

@@ -67,7 +67,7 @@ class TrainConfig:
     keep: int = 2
     """Checkpoints kept."""
     guard: GuardConfig = field(default_factory=GuardConfig)
-    """What happens at a step whose loss is no number or leaps."""
+    """What to do at a step whose loss is not a number or jumps."""
     parallel: Parallel = "ddp"
     """Among several processes: ddp, each has the whole model; fsdp, each has a share of it."""
     recompute: bool = False
