@@ -96,6 +96,7 @@ def test_the_page_of_a_recipe_begins_with_what_is_changed_often(capsys):
     for words in ("--train.steps 800 ", "--train.batch 16 ", "--train.optim.lr 0.002 "):
         assert words in often
     assert "--model.size 32 32 " in often and "--out PATH " in often
+    assert often.startswith("usage: smalti train emoji_vqgan --out PATH [--field value ...]")
     assert "--train.guard.spike 10.0" in rest and "--data.flip" in rest
     assert "--train.steps" not in rest
 

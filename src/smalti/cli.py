@@ -9,7 +9,7 @@ import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,8 @@ from smalti import catalogue
 from smalti.coding import encode, reconstruct
 from smalti.config import check_output, did_you_mean
 from smalti.drawing import edit, sample
-from smalti.options import Option, check, fields_named, named, options, unknown
+from smalti.options import check, fields_named, named, options, unknown
+from smalti.pages import recipe_list, recipe_page
 from smalti.progress import say, show
 
 
@@ -240,70 +241,12 @@ def chosen_recipe(
         near = did_you_mean(name, listed)
         more = "" if near else f"; smalti {command} --help lists all {len(listed)}"
         raise ValueError(f"{name!r} is no recipe of smalti {command}{near or more}")
-    fields = [f"--{field.replace('_', '-')}" for field in catalogue.fields(name)]
-    groups, _, last = zip(*(field.rpartition(".") for field in fields), strict=True)
-    off = [f"{g}.no-{n}" if g else f"--no-{n[2:]}" for g, n in zip(groups, last, strict=True)]
-    other = [f"--{name}" for name in ("out", "json", "no-json", "sizes", "help", "help-all")]
+    known = [f"--{field.replace('_', '-')}" for field in catalogue.fields(name)]
+    known += ["--out", "--sizes", "--json", "-h", "--help", "--help-all"]
     for option in named(arguments[1:]):
-        if option not in (*fields, *off, *other, "-h"):
-            raise ValueError(unknown(option, [*fields, *other]))
+        if option.replace(".no-", ".").replace("--no-", "--") not in known:
+            raise ValueError(unknown(option, known))
     return True
-
-
-def recipe_list(command: str, usage: str, listed: Iterable[catalogue.Listed]) -> str:
-    """The recipes in groups, each with its first paragraph."""
-    groups: dict[str, list[str]] = {}
-    for recipe in listed:
-        name = f"  {recipe.name:20} "
-        text = textwrap.fill(recipe.text, 100, initial_indent=name, subsequent_indent=" " * 23)
-        groups.setdefault(recipe.group, []).append(text)
-    order = sorted(groups, key=lambda group: ("published" in group, "generators" in group))
-    parts = ["\n".join([f"{group}:", *groups[group]]) for group in order]
-    return "\n\n".join(
-        [
-            f"usage: smalti {command} RECIPE {usage} [--field value ...]",
-            *parts,
-            "For your own pictures: smalti info folder:PATH names a recipe, steps and minutes.\n"
-            f"smalti {command} RECIPE --help shows what can be changed.",
-        ]
-    )
-
-
-COMMON = (
-    *("--out", "--sizes", "--init", "--tokenizer", "--codes", "--data.source", "--data.holdout"),
-    *("--model.size", "--model.vocab", "--model.layers", "--model.dim", "--model.dropout"),
-    *("--train.steps", "--train.batch", "--train.optim.lr", "--train.seed", "--train.device"),
-    "--json",
-)
-"""What is explained on the page of a recipe, in this order; of all else it gives the defaults."""
-
-
-def recipe_page(name: str, text: str, known: Sequence[Option]) -> str:
-    """The help of a recipe that fits a page: what is changed often, then all else by name."""
-    by_name = {option.name: option for option in known}
-    lines = [f"usage: smalti {name} --out RUN [--field value ...]", "", text.strip(), ""]
-    for option in (by_name[n] for n in COMMON if n in by_name):
-        left = f"  {option.name} {option.shown}".rstrip()
-        indent = " " * 34
-        first = f"{left:33} " if len(left) < 34 else f"{left}\n{indent}"
-        lines.append((first + textwrap.fill(option.help, 66, subsequent_indent=indent)).rstrip())
-    lines += ["", "all else, with its default:"]
-    groups: dict[str, list[str]] = {}
-    for option in known:
-        if option.name not in COMMON:
-            group = option.name[2:].partition(".")[0] if "." in option.name else ""
-            groups.setdefault(group, []).append(f"{option.name}\0{option.shown}".rstrip("\0"))
-    for words in groups.values():  # \0: a space at which no line ends
-        packed = textwrap.fill(
-            "  ".join(words),
-            100,
-            initial_indent="  ",
-            subsequent_indent="  ",
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
-        lines.append(packed.replace("\0", " "))
-    return "\n".join([*lines, "", f"smalti {name} --help-all explains every option."])
 
 
 def parse_recipe(command: Callable[..., None], name: str, arguments: Sequence[str]) -> None:
@@ -319,7 +262,6 @@ def parse_recipe(command: Callable[..., None], name: str, arguments: Sequence[st
     if {"-h", "--help"} & {*rest}:
         print(recipe_page(f"{name} {arguments[0]}", textwrap.dedent(text), options(command)))
         return
-
     parse(command, prog, ["--help" if word == "--help-all" else word for word in rest])
 
 
