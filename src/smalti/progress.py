@@ -7,21 +7,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
-from rich.text import Text
+if TYPE_CHECKING:  # rich is imported where something is shown: `smalti --help` answers sooner
+    from rich.progress import ProgressColumn
 
 T = TypeVar("T")
 EVERY = 30.0
@@ -38,16 +27,26 @@ def show(report: Any) -> None:
     print(json.dumps(report, indent=2, ensure_ascii=False, default=str))
 
 
-class Numbers(ProgressColumn):
-    """What a task says beside its progress. In a narrow terminal it is cut, and nothing else."""
-
-    def render(self, task: Task) -> Text:
-        return Text(str(task.fields["numbers"]), no_wrap=True, overflow="ellipsis")
-
-
 def columns() -> tuple[ProgressColumn, ...]:
-    """What every progress bar shows: how far it is and how long it takes whatever the width, and
-    the numbers where there is room."""
+    """What every progress bar shows: how far it is and how long it takes, whatever the width, and
+    the numbers beside it where there is room."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+    from rich.text import Text
+
+    class Numbers(ProgressColumn):
+        """The only column that a narrow terminal cuts."""
+
+        def render(self, task: Task) -> Text:
+            return Text(str(task.fields["numbers"]), no_wrap=True, overflow="ellipsis")
 
     def whole() -> Column:
         return Column(no_wrap=True)
@@ -75,6 +74,9 @@ def track(
 
     Where there is no terminal a line now and then says so.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
     count = of if of is not None or total is None else total * scale
@@ -100,4 +102,6 @@ def track(
 
 def waiting(title: str) -> AbstractContextManager[object]:
     """Show on a terminal that something goes on whose end cannot be told."""
+    from rich.console import Console
+
     return Console(stderr=True).status(title)
