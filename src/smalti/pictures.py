@@ -26,6 +26,8 @@ FONT = 11
 """Pixels of a line of a name."""
 LINES = 3
 """A name has so many lines at most; what is longer ends in an ellipsis."""
+GAP = 4
+"""Pixels between two names, at least."""
 COLUMNS = 16
 """Up to so many names get a column each."""
 
@@ -67,7 +69,7 @@ def named_grid(images: Sequence[Image.Image], names: Sequence[str], zoom: int = 
 def _header(names: Sequence[str], width: int) -> Image.Image:
     """Names beside each other, each over as many pixels and two more, as high as the longest."""
     font = ImageFont.load_default(FONT)
-    texts = [_lines(name, font, width) for name in names]
+    texts = [_lines(name, font, width - GAP) for name in names]
     height = (FONT + 2) * max(1, *map(len, texts), 0) + 2
     header = Image.new("RGB", (len(names) * (width + 2) + 2, height), "white")
     for i, lines in enumerate(texts):

@@ -84,9 +84,9 @@ def measured(report: dict[str, Any]) -> str:
     if bits is None:
         bits, most = report["held_out_bits_per_token_bound"], "at most "
     below = report["below_unigram"]
+    apart = f"{abs(below):.0%} {'below' if below >= 0 else 'above'}"
     return (
-        f"held-out codes take {most}{bits:.2f} bits each, {below:.0%} below what their "
-        "frequencies alone tell"
+        f"held-out codes take {most}{bits:.2f} bits each, {apart} what their frequencies alone tell"
     )
 
 
