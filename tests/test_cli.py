@@ -2,10 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import pytest
+import tyro
 
-from smalti import __version__, cli
+from smalti import __version__, catalogue, cli
+from smalti.options import options
+from smalti.recipes import RECIPES
+from smalti.recipes.base import TokenizerRecipe
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
@@ -66,20 +72,103 @@ def test_help_shows_what_concerns_texts(capsys, name, flags):
     [("emoji_t2i", "--text.layers"), ("llamagen_t2i_stage1", "--text.clean")],
 )
 def test_the_text_encoder_of_a_recipe_has_its_own_fields(capsys, recipe, flag):
-    with pytest.raises(SystemExit):
-        cli.main(["train", recipe, "--help"])
+    cli.main(["train", recipe, "--help"])
     assert flag in capsys.readouterr().out
 
 
 def test_train_lists_recipes_and_every_field(capsys):
     cli.main(["train"])
     assert "emoji_vqgan" in capsys.readouterr().out
+    flags = ("--out", "--model.l2-norm", "--objective.codebook.kmeans", "--train.optim.lr")
+    cli.main(["train", "emoji_vqgan", "--help"])
+    page = capsys.readouterr().out
+    assert all(flag in page for flag in flags)
     with pytest.raises(SystemExit) as stop:
-        cli.main(["train", "emoji_vqgan", "--help"])
+        cli.main(["train", "emoji_vqgan", "--help-all"])
     text = capsys.readouterr().out
-    assert stop.value.code == 0
-    for flag in ("--out", "--model.l2-norm", "--objective.codebook.kmeans", "--train.optim.lr"):
-        assert flag in text
+    assert stop.value.code == 0 and all(flag in text for flag in flags)
+    assert len(page.splitlines()) < 55 < len(text.splitlines())
+
+
+def test_the_page_of_a_recipe_begins_with_what_is_changed_often(capsys):
+    cli.main(["train", "emoji_vqgan", "--help"])
+    often, _, rest = capsys.readouterr().out.partition("all else, with its default:")
+    for words in ("--train.steps 800 ", "--train.batch 16 ", "--train.optim.lr 0.002 "):
+        assert words in often
+    assert "--model.size 32 32 " in often and "--out PATH " in often
+    assert often.startswith("usage: smalti train emoji_vqgan --out PATH [--field value ...]")
+    assert "--train.guard.spike 10.0" in rest and "--data.flip" in rest
+    assert "--train.steps" not in rest
+
+
+def test_recipes_are_listed_in_groups_and_whole_sentences(capsys):
+    cli.main(["train", "--help"])
+    text = capsys.readouterr().out
+    places = [
+        *("tokenizers, small", "  emoji_vqgan ", "generators, small", "  emoji_t2i "),
+        *("tokenizers, published", "  kl16 ", "generators, published", "  var_d16 "),
+    ]
+    assert [text.index(f"\n{place}") for place in places] == sorted(
+        text.index(f"\n{place}") for place in places
+    )
+    words = " ".join(text.split())
+    assert "in about eight minutes on two CPU cores. So few pictures are learned by heart." in words
+    assert max(map(len, text.splitlines())) <= 100
+    cli.main(["scaling", "--help"])
+    assert "tokenizers" not in capsys.readouterr().out
+
+
+def test_the_catalogue_agrees_with_the_recipes():
+    for name, function in RECIPES.items():
+        listed, recipe = catalogue.recipes()[name], function()
+        assert listed.kind == type(recipe).__name__
+        assert listed.tokenizer == isinstance(recipe, TokenizerRecipe)
+        fields = {f"--{f.replace('_', '-')}" for f in catalogue.fields(name)}
+        known = options(command_of(recipe))
+        assert {option.name for option in known} <= fields
+        assert [option.name for option in known if not option.help] == []
+    assert list(catalogue.recipes()) == list(RECIPES)
+
+
+def test_what_comes_after_a_conversion():
+    pipeline = {"kind": "pipeline", "tokenizer": {}}
+    drawn = "--n 6 --out samples.png (smalti info c says more)"
+    assert cli.after_conversion(pipeline, Path("c")) == f"smalti sample c --classes 0 1 2 {drawn}"
+    text = cli.after_conversion(pipeline | {"text": {}}, Path("c"))
+    assert text == f'smalti sample c --text "..." {drawn}'
+    alone = cli.after_conversion({"kind": "tokenizer"}, Path("c"))
+    assert alone == "smalti encode folder:PATH --tokenizer c --out codes.arrow"
+
+
+def command_of(recipe):
+    def command(recipe=recipe): ...
+
+    group = Annotated[type(recipe), tyro.conf.arg(name="")]
+    command.__annotations__["recipe"] = group
+    return command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        (["smaple"], 2),
+        (["sample", "p", "--zzz"], 2),
+        (["train", "emoji_rar", "--train.stepps", "3"], 2),
+        (["train", "emoji_rrr", "--out", "x"], 2),
+        (["scaling", "emoji_vqgan", "--out", "x"], 2),
+    ],
+)
+def test_names_are_known_without_torch(arguments, code):
+    script = (
+        "import sys\nfrom smalti.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit as stop: print(stop.code)\n"
+        "else: print(0)\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == [str(code), "False"]
 
 
 def test_help_needs_no_torch():
@@ -125,17 +214,25 @@ TRAIN = "train emoji_vqgan --out x"
     ("arguments", "line"),
     [
         ("smaple x", "'smaple'; did you mean 'sample'?"),
-        ("train emoji_vqgn --out x", "got 'emoji_vqgn'; did you mean 'emoji_vqgan'?"),
-        ("sample p --temprature 1", "unknown option: --temprature, 1; did you mean --temperature?"),
-        ("sample p q", "unknown option: q"),
-        ("sample p --zzz", "unknown option: --zzz"),
-        ("sample p --n many", "--n: must be INT, got 'many'"),
-        ("sample p --n", "Missing value for argument '--n'. Expected 1 values."),
-        ("sample p --schedule x", "invalid choice 'x' for argument '--schedule'. Expected one of"),
-        ("encode p --tokenizer x", "missing: --out PATH File to write. (required)"),
+        (
+            "train emoji_vqgn --out x",
+            "'emoji_vqgn' is no recipe of smalti train; did you mean 'emoji_vqgan'?",
+        ),
+        ("sample p --temprature 1", "unknown option --temprature; did you mean --temperature?"),
+        ("sample p q", "there is nothing that 'q' could be"),
+        ("sample p --zzz", "unknown option --zzz"),
+        ("sample p --n many", "--n must be an integer, got 'many'"),
+        ("sample p --n", "--n needs a value: --n INT"),
+        ("sample p --guidance high", "--guidance must be a number, got 'high'"),
+        ("sample --n 3", "PIPELINE is missing"),
+        ("sample p --json=yes", "--json takes no value, got 'yes'"),
+        ("demo --system rarr", "got 'rarr'; did you mean 'rar'?"),
+        ("plot", "RUN... is missing"),
+        ("sample p --schedule x", "--schedule must be one of constant, linear, "),
+        ("encode p --tokenizer x", "--out PATH is missing"),
         (
             f"{TRAIN} --train.steps many",
-            "--train.steps: must be an integer, got 'many'",
+            "--train.steps must be an integer, got 'many'",
         ),
         ("sample p --prompt cats", "--prompt is --text here: a prompt or several"),
         ("sample p --guidance-scale=3", "--guidance-scale is --guidance here: u + s * (c - u), 1"),
@@ -156,8 +253,19 @@ TRAIN = "train emoji_vqgan --out x"
             "warmup must be 0 or more, got -1",
         ),
         (
+            f"{TRAIN} --model.size 3",
+            "--model.size needs 2 values, got 1: --model.size INT INT",
+        ),
+        (f"{TRAIN} --steps 3", "unknown option --steps; did you mean --train.steps?"),
+        (
+            f"{TRAIN} --data x",
+            "unknown option --data; did you mean --data.source or --data.crop or --data.flip?",
+        ),
+        ("train --out x", "the recipe comes first, got '--out'"),
+        ("train emoji_vqgan", "--out PATH is missing"),
+        (
             f"{TRAIN} --modle.size 3 3",
-            "--modle.size, 3, 3; did you mean --model.size?",
+            "unknown option --modle.size; did you mean --model.size?",
         ),
     ],
 )
@@ -168,20 +276,3 @@ def test_complaints_about_arguments_read_well(capsys, arguments, line):
     assert stop.value.code == 2
     assert told.startswith(f"smalti {arguments.split()[0]}: ") and line in told
     assert "Value error" not in told and "full helptext" not in told and "----" not in told
-
-
-BOX = """\
-╭─ Unrecognized options ───────────────────────────────────────────────╮
-│ Unrecognized options: --temprature, 1                                │
-│ ──────────────────────────────────────────────────────────────────── │
-│ Perhaps you meant:                                                   │
-│     --temperature {None}|FLOAT                                       │
-│ ──────────────────────────────────────────────────────────────────── │
-│ For full helptext, run smalti x --help                               │
-╰──────────────────────────────────────────────────────────────────────╯
-"""
-
-
-def test_a_box_of_unicode_characters_becomes_one_line():
-    line = "unknown option: --temprature, 1; did you mean --temperature?"
-    assert cli.complaint(BOX) == line

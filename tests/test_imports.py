@@ -14,6 +14,7 @@ ROOT = Path(smalti.__file__).parent
 LAYERS = [  # from the top; a package may import its own layer and those below
     {
         *("smalti", "cli", "serve", "demo", "describe", "drawing", "measuring", "tuning", "coding"),
+        *("options", "catalogue", "advice", "pages"),
         "__main__",
     },
     {

@@ -166,3 +166,31 @@ def test_a_running_mean(values, smoothing):
     assert smoothed(2 * values + 1, smoothing) == pytest.approx(2 * mean + 1)
     gap = smoothed(np.insert(values, 1, np.nan), smoothing)
     assert gap[1] == pytest.approx(mean[0]) and np.delete(gap, 1) == pytest.approx(mean)
+
+
+def test_losses_that_are_different_numbers_get_a_panel_each(tmp_path, figures):
+    a, b = write_run(tmp_path / "rar"), write_run(tmp_path / "llamagen", shift=1)
+    tokenizer = write_run(tmp_path / "tokenizer", more="held_out_psnr")
+    masked = write_run(tmp_path / "mar", more="held_out_diffusion_loss")
+    keys = plot_runs([a, tokenizer, b, masked], tmp_path / "c.png", ["loss", "lr"])
+    assert keys == ["loss", "lr"]
+    panels = [
+        (p.get_title(), [t.get_text() for t in p.get_legend().get_texts()]) for p in figures[0].axes
+    ]
+    assert panels == [
+        ("loss", ["rar", "llamagen"]),
+        ("loss", ["tokenizer"]),
+        ("loss", ["mar"]),
+        ("lr", ["rar", "tokenizer", "llamagen", "mar"]),
+    ]
+    colours = [p.get_lines()[1].get_color() for p in figures[0].axes]
+    assert colours == ["C0", "C1", "C3", "C0"]  # a run keeps its colour
+
+
+def test_a_kl_vae_and_a_vqgan_have_different_losses(tmp_path, figures):
+    for name, more in (("vq", {}), ("kl", {"kl": 3.0})):
+        (tmp_path / name).mkdir()
+        line = {"step": 10, "loss": 1.0, "images_per_s": 9.0} | more
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    plot_runs([tmp_path / "vq", tmp_path / "kl"], tmp_path / "c.png", ["loss"])
+    assert len(figures[0].axes) == 2

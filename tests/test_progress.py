@@ -1,3 +1,9 @@
+import io
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
 from smalti import progress
 
 
@@ -12,3 +18,30 @@ def test_lines_say_how_far_it_is_where_there_is_no_terminal(monkeypatch, capsys)
     ]
     assert list(progress.track(iter("ab"), "of unknown number")) == ["a", "b"]
     assert capsys.readouterr().err == ""
+
+
+def test_the_last_item_may_hold_fewer_things(monkeypatch, capsys):
+    clock = iter(range(0, 4000, 40))  # an item takes 40 s
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    list(progress.track(range(0, 495, 128), "drawing", scale=128, of=495))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        f"drawing: {done} of 495" for done in (128, 256, 384, 495)
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_time_left_is_never_cut(width):
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system=None)
+    numbers = "loss 0.01234  psnr 24.761  usage 0.93 (1x1 0.51, 2x2 0.72)  images_per_s 123.4"
+    with Progress(*progress.columns(), console=console, auto_refresh=False) as bar:
+        task = bar.add_task("tokenizer", total=400_000, completed=1200, numbers=numbers)
+        bar.tasks[task].start_time = 0.0
+        console.print(bar.make_tasks_table([bar.tasks[task]]))
+    lines = [line for line in file.getvalue().splitlines() if "1200/400000" in line]
+    for line in lines:
+        assert "tokenizer " in line and " left -:--:--" in line
+        assert ("loss 0.01234" in line) == (width >= 80)
+        assert ("images_per_s 123.4" in line) == (width == 200)
+    assert lines

@@ -22,7 +22,7 @@ def choose(name: str, names: Iterable[str], what: str) -> str:
     Raises ValueError if it is none of them, or in other case several.
     """
     names = list(names)
-    index = _exact_or_other_case(name, names, what)
+    index = find(name, names, what)
     if index is None:
         near = did_you_mean(str(name), names)
         raise ValueError(f"{what} must be one of {', '.join(names)}, got {name!r}{near}")
@@ -43,13 +43,15 @@ def choose_number(name: Any, names: Sequence[str], what: str) -> int:
     index = None
     if name not in names and name.isascii() and name.isdecimal():
         index = _by_number_text(name, names, what)
-    index = _exact_or_other_case(name, names, what) if index is None else index
+    index = find(name, names, what) if index is None else index
     if index is None:
         raise ValueError(_unknown(name, names, what) + did_you_mean(name, names))
     return index
 
 
-def _exact_or_other_case(name: Any, names: Sequence[str], what: str) -> int | None:
+def find(name: Any, names: Sequence[str], what: str) -> int | None:
+    """The number of the one of `names` that `name` is, exactly or else in other case; None if there
+    is none. Raises ValueError if there are several."""
     same = [i for i, other in enumerate(names) if other == name]
     if not same and isinstance(name, str):
         same = [i for i, other in enumerate(names) if _folded(other) == _folded(name)]

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import io
 import os
-import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
+from tyro.constructors import (
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
-from smalti.arguments import choose, in_our_words
+from smalti import catalogue
+from smalti.arguments import choose, find
 from smalti.coding import encode, reconstruct
-from smalti.config import check_output
-from smalti.drawing import edit, sample
+from smalti.config import changed, check_output, did_you_mean, settings_of, value_of
+from smalti.drawing import edit, sample, with_settings
+from smalti.options import check, check_names, field_docs, fields_named, options, spelled
+from smalti.pages import recipe_list, recipe_page
 from smalti.progress import say, show
 
 
@@ -50,10 +60,12 @@ def demo(
 
 
 def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = False) -> None:
-    """Say what a folder or file of smalti is: pipeline, tokenizer, run, token cache or picture.
+    """Say what a folder or file of smalti is: pipeline, tokenizer, run, token cache or picture;
+    of your own pictures (folder:PATH) also which recipe suits them, and how long it takes.
 
     Args:
-        path: Folder, file, or Hugging Face hub id of a pipeline.
+        path: Folder, file, Hugging Face hub id of a pipeline, or a data source: emoji, shapes,
+            folder:PATH, parquet:PATH or hub:NAME.
         json: Print it as JSON on standard output.
     """
     from smalti.describe import describe
@@ -63,25 +75,35 @@ def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = Fal
         show(report)
         return
     for key, value in report.items():
-        print(f"{key}: {value}")
+        lines = value if key == "commands" else [value]
+        print(f"{key}:", *lines, sep="\n  " if key == "commands" else " ")
 
 
 def train(arguments: Sequence[str]) -> None:
     """Train a tokenizer or a generator: `smalti train RECIPE --out RUN [--field value ...]`."""
-    from smalti.recipes.run import train as run
-
-    chosen = chosen_recipe("train", arguments, "--out RUN")
-    if chosen is None:
+    name = chosen_recipe("train", arguments, "--out RUN")
+    if name is None:
         return
+    from smalti.recipes import RECIPES
+    from smalti.recipes.run import ending
+    from smalti.recipes.run import train as run
+    from smalti.recipes.schedule import follow
 
-    def command(out: Path, recipe: Any = chosen, json: bool = False) -> None:
-        report = run(recipe, out)
+    default = RECIPES[name]()
+
+    def command(
+        out: Annotated[Path, arg(help="Folder of the run; the same command goes on there.")],
+        recipe: Any = default,
+        json: Annotated[bool, arg(help="Print the report on standard output.")] = False,
+    ) -> None:
+        recipe, note = follow(recipe, default, fields_named(arguments), out)
+        report = run(recipe, out, note)
         if json and report:
             show(report)
         elif report:
-            say(f"{out}: " + ", ".join(f"{k} {_number(v)}" for k, v in report.items()))
+            say(ending(recipe, out, report))
 
-    parse_recipe(command, "train", arguments, chosen)
+    parse_recipe(command, "train", name, arguments[1:])
 
 
 def scaling(arguments: Sequence[str]) -> None:
@@ -90,24 +112,28 @@ def scaling(arguments: Sequence[str]) -> None:
     Trains the sizes, numbers of layers, on the same codes, and writes scaling.json and scaling.png;
     what is finished is used again, what was cut off goes on. All else are fields of the recipe.
     """
+    usage = "--sizes N N N N --out DIR"
+    name = chosen_recipe("scaling", arguments, usage, tokenizers=False)
+    if name is None:
+        return
     from rich.console import Console
 
     from smalti.plotting import plot_scaling, require
-    from smalti.recipes.base import GeneratorRecipe
+    from smalti.recipes import RECIPES
     from smalti.recipes.ladder import climb, tables
+    from smalti.recipes.schedule import follow
 
-    chosen = chosen_recipe("scaling", arguments, "--sizes N N N N --out DIR", GeneratorRecipe)
-    if chosen is None:
-        return
+    default = RECIPES[name]()
 
     def command(
-        out: Path,
+        out: Annotated[Path, arg(help="Folder of the ladder; the same command goes on there.")],
         sizes: Annotated[tuple[int, ...], arg(help="Numbers of layers, at least four.")],
-        recipe: Any = chosen,
-        json: bool = False,
+        recipe: Any = default,
+        json: Annotated[bool, arg(help="Print the laws on standard output.")] = False,
     ) -> None:
         require()  # not only when all is trained
-        report = climb(recipe, sizes, out)
+        recipe, note = follow(recipe, default, fields_named(arguments), out)
+        report = climb(recipe, sizes, out, note)
         if not report:
             return
         plot_scaling(report, out / "scaling.png")
@@ -116,7 +142,7 @@ def scaling(arguments: Sequence[str]) -> None:
         else:
             Console(stderr=True).print(*tables(report))
 
-    parse_recipe(command, "scaling", arguments, chosen)
+    parse_recipe(command, "scaling", name, arguments[1:])
 
 
 def plot(
@@ -168,7 +194,7 @@ def convert(arguments: Sequence[str]) -> None:
         if json:
             show(report)
         else:
-            say(f"{out}: {report['kind']}; smalti info {out} says more")
+            say(f"{out}: {report['kind']}; next: {after_conversion(report, out)}")
 
     command.__annotations__ = {
         "out": Path,
@@ -179,6 +205,14 @@ def convert(arguments: Sequence[str]) -> None:
     parse(command, f"smalti convert {name}", rest)
 
 
+def after_conversion(report: dict[str, Any], out: Path) -> str:
+    """The command that takes what was converted."""
+    if report["kind"] != "pipeline":
+        return f"smalti encode folder:PATH --tokenizer {out} --out codes.arrow"
+    about = '--text "..."' if "text" in report else "--classes 0 1 2"
+    return f"smalti sample {out} {about} --n 6 --out samples.png (smalti info {out} says more)"
+
+
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure pictures, a pipeline or a tokenizer: `smalti eval SUBJECT`, `smalti eval compare`."""
     from smalti import measuring
@@ -186,7 +220,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] == "compare":
         parse(measuring.compare_reports, "smalti eval compare", arguments[1:])
     else:
-        parse(measuring.evaluate, "smalti eval", arguments)
+        parse(with_settings(measuring.evaluate), "smalti eval", arguments)
 
 
 def tune(arguments: Sequence[str]) -> None:
@@ -196,44 +230,59 @@ def tune(arguments: Sequence[str]) -> None:
     parse(tuning.tune, "smalti tune", arguments)
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-# -- shared
+# -- recipes
 
 
 def chosen_recipe(
-    command: str, arguments: Sequence[str], more: str, kind: type[Any] = object
-) -> Any | None:
-    """The recipe that the first of the arguments names; None where help was asked for.
-
-    Raises ValueError if it names none, or one that is not of this kind.
-    """
-    from smalti.recipes import RECIPES
-
-    named = {n: f for n, f in RECIPES.items() if isinstance(f(), kind)}
-    if not arguments or arguments[0].startswith("-"):
-        lines = [f"  {n:18} {(f.__doc__ or '').splitlines()[0]}" for n, f in named.items()]
-        text = f"usage: smalti {command} RECIPE {more} [--field value ...]\n\nrecipes:\n"
-        print(text + "\n".join(lines) + f"\n\nsmalti {command} RECIPE --help shows every field.")
-        if arguments and arguments[0] not in ("-h", "--help"):
-            raise ValueError(f"the recipe comes first, got {arguments[0]!r}")
+    command: str, arguments: Sequence[str], usage: str, tokenizers: bool = True
+) -> str | None:
+    """The recipe that the first of the arguments names; None if it asks for help: then all recipes
+    are printed. Raises ValueError if it names none, and for options that no such recipe has."""
+    listed = {n: r for n, r in catalogue.recipes().items() if tokenizers or not r.tokenizer}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(recipe_list(command, usage, listed.values()))
         return None
-    return named[choose(arguments[0], named, "recipe")]()
+    name = arguments[0]
+    if name.startswith("-"):
+        raise ValueError(
+            f"the recipe comes first, got {name!r}; smalti {command} --help lists all recipes"
+        )
+    index = find(name, list(listed), "recipe")
+    if index is None:
+        near = did_you_mean(name, listed)
+        more = "" if near else f"; smalti {command} --help lists all {len(listed)}"
+        raise ValueError(f"{name!r} is no recipe of smalti {command}{near or more}")
+    name = list(listed)[index]
+    known = ["--out", "--sizes", "--json", "--help-all", *map(spelled, catalogue.fields(name))]
+    check_names(arguments[1:], known)
+    return name
 
 
-def parse_recipe(
-    command: Callable[..., None], name: str, arguments: Sequence[str], recipe: Any
-) -> None:
+def parse_recipe(command: Callable[..., None], name: str, recipe: str, rest: Sequence[str]) -> None:
     """Run a command that takes a recipe, of whose own type every field becomes an option."""
     from smalti.recipes import RECIPES
 
-    arguments = [choose(arguments[0], RECIPES, "recipe"), *arguments[1:]]
-    chosen = tyro.conf.arg(name="")
-    command.__annotations__["recipe"] = Annotated[type(recipe), chosen, tyro.conf.AvoidSubcommands]
-    command.__doc__ = f"{RECIPES[arguments[0]].__doc__}"
-    parse(command, f"smalti {name} {arguments[0]}", arguments[1:])
+    function = RECIPES[recipe]
+    default = function()
+    group = tyro.conf.arg(name="")
+    command.__annotations__["recipe"] = Annotated[type(default), group, tyro.conf.AvoidSubcommands]
+    command.__doc__ = text = f"{function.__doc__}"
+    prog = f"smalti {name} {recipe}"
+    if {"-h", "--help"} & {*rest}:
+        print(recipe_page(f"{name} {recipe}", textwrap.dedent(text), options(command)))
+        return
+    parse(command, prog, ["--help" if word == "--help-all" else word for word in rest])
+
+
+def parse_drawing(command: Callable[..., None], prog: str, arguments: Sequence[str]) -> None:
+    """Run a command that draws, of whose settings each becomes an option. Their names are known by
+    their source: a mistake is told before torch is imported."""
+    others = [name for option in options(command) for name in option.names]
+    check_names(arguments, [*others, *map(spelled, catalogue.settings())])
+    parse(with_settings(command), prog, arguments)
+
+
+# -- shared
 
 
 def leave_processes() -> None:
@@ -261,73 +310,96 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
+DRAWING = ("sample", "edit")
+"""Commands that have an option for each setting of drawing."""
 LATE = ("train", "eval", "tune", "convert", "scaling")
 """Commands that parse for themselves: their first word decides what the options are, or their
 options need imports that take seconds."""
 
 
+GROUPS = {
+    "start": ("demo", "info"),
+    "train": ("train", "encode", "scaling", "plot"),
+    "draw": ("sample", "edit", "reconstruct"),
+    "measure": ("eval", "tune"),
+    "released weights": ("convert",),
+}
+"""The commands as the overview shows them."""
+
+
 def overview() -> str:
-    lines = []
-    for name, command in COMMANDS.items():
-        text = (command.__doc__ or "").strip().splitlines()[0]
-        lines.append(f"  {name:12} {text}")
-    return (
-        "usage: smalti COMMAND ...\n\nTrain, run and measure autoregressive image generators.\n\n"
-        + "\n".join(lines)
-        + "\n\nStart with: smalti demo\nsmalti COMMAND --help says more."
+    listed = {name for names in GROUPS.values() for name in names}
+    groups = GROUPS | {"more": tuple(name for name in COMMANDS if name not in listed)}
+    lines = list[str]()
+    for title, names in groups.items():
+        lines += ["", f"{title}:"] if names else []
+        for name in names:
+            text = " ".join((COMMANDS[name].__doc__ or "").strip().split("\n\n")[0].split())
+            lines.append(f"  {name:12} {text}")
+    return "\n".join(
+        [
+            "usage: smalti COMMAND ...",
+            "",
+            "Train, run and measure autoregressive image generators.",
+            *lines,
+            "",
+            "Start with: smalti demo",
+            "smalti COMMAND --help says more.",
+        ]
     )
 
 
 def parse(command: Callable[..., None], prog: str, arguments: Sequence[str]) -> None:
-    """Run a command with arguments read by tyro, whose complaints become one line."""
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors):
+    """Run a command with its arguments, which are checked and then read by tyro.
+
+    Raises ValueError for arguments that are wrong.
+    """
+    if not {"-h", "--help"} & {*arguments}:
+        check(arguments, options(command))
+    box = io.StringIO()
+    with contextlib.redirect_stderr(box):
         try:
-            call = tyro.cli(_deferred(command), prog=prog, args=list(arguments))
+            call = tyro.cli(_deferred(command), prog=prog, args=list(arguments), registry=FLAT)
         except SystemExit as stop:
             if not stop.code:
                 raise
-            told = other_word(command, arguments) or complaint(errors.getvalue())
-            raise ValueError(told) from None
+            raise ValueError(cause(stop) or box.getvalue()) from None
     call()
 
 
-def other_word(command: Callable[..., None], arguments: Sequence[str]) -> str:
-    """What the command calls the first option that is another library's word; "" if none is."""
-    hints = get_type_hints(command)
-    groups = [fields(hint) for hint in hints.values() if is_dataclass(hint)]
-    options = {*hints, *(field.name for group in groups for field in group)}
-    if "guidance" not in options:  # it draws nothing: most words mean something else there
-        return ""
-    words = [a[2:].partition("=")[0] for a in arguments if a.startswith("--")]
-    unknown = [word for word in words if word.replace("-", "_") not in options]
-    return next(filter(None, (in_our_words(word, options, "--") for word in unknown)), "")
+FLAT = ConstructorRegistry()
+"""What tyro has to know beside types."""
 
 
-def complaint(box: str) -> str:
-    """tyro's box of errors as one line: what is wrong, and the option that was perhaps meant."""
-    # a title, then parts between lines of dashes, in whatever characters the terminal has
-    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
-    text = " ".join(" ".join(lines).split())
-    wrong, *more = [part for part in re.split(r" *╰?[─-]{5,}╯? *", text) if part]
-    for pattern, words in (
-        (r"Unrecognized options: (.*)", r"unknown option: \1"),
-        (r"Missing from [^:]*: (.*)", r"missing: \1"),
-        (r"^Error parsing (recipe|\w+)[\w.]*: ", ""),  # of a group, whose error names its field
-        (r"^Error parsing ", ""),
-        (r" Got errors: .*", ""),
-        (r"no type matching (?:\{None\}\|)?(\S+) could be .* \[(.*)\]\.$", r"must be \1, got \2"),
-        (r"invalid literal for int\(\) with base 10:", "must be an integer, got"),
-        (r"could not convert string to float:", "must be a number, got"),
-    ):
-        wrong = re.sub(pattern, words, wrong)
-    near = re.search(r"Perhaps you meant: (--[\w.-]+)", more[0]) if more else None
-    return f"{wrong}; did you mean {near[1]}?" if near else wrong
+@FLAT.struct_rule
+def _flat(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """A dataclass that holds others as parts has their fields as its own options."""
+    if not dataclasses.is_dataclass(info.type) or not isinstance(info.type, type):
+        return None
+    settings = settings_of(info.type)
+    if all(len(setting.path) == 1 for setting in settings.values()):
+        return None
+    default = info.default if isinstance(info.default, info.type) else info.type()
+    return StructConstructorSpec(
+        instantiate=lambda **values: changed(default, values),
+        fields=tuple(
+            StructFieldSpec(name, s.hint, value_of(default, s), field_docs(s.owner)[s.field.name])
+            for name, s in settings.items()
+        ),
+    )
+
+
+def cause(stop: BaseException) -> str:
+    """What a dataclass said when it refused its values, which made tyro end the program."""
+    said, error = "", stop.__context__
+    while error is not None:
+        said = str(error) if isinstance(error, ValueError) else said
+        error = error.__context__
+    return said
 
 
 def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     """The command as a function that returns its call: parsing ends before work begins."""
-    import functools
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Callable[[], None]:
@@ -353,6 +425,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name = choose(name, COMMANDS, "command")
         if name in LATE:
             COMMANDS[name](rest)
+        elif name in DRAWING:
+            parse_drawing(COMMANDS[name], f"smalti {name}", rest)
         else:
             parse(COMMANDS[name], f"smalti {name}", rest)
         leave_processes()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from smalti.config import check_output
+from smalti.config import check_output, read_json
 from smalti.drawing import Device
 from smalti.progress import say, show
 
@@ -78,7 +79,11 @@ def encode(
     if json:
         show(report)
     else:
-        say(f"{out}: {len(cache)} images, {cache.views} views of {cache.spec.positions} codes each")
+        from smalti.recipes.run import train_command
+
+        views = f"{cache.views} views of {cache.spec.positions} codes each"
+        command = train_command(module.config, tokenizer, f" --codes {out}")
+        say(f"{out}: {len(cache)} images, {views}" + ("" if text else f"; next: {command}"))
 
 
 def reconstruct(
@@ -91,11 +96,15 @@ def reconstruct(
 ) -> None:
     """Write images as codes and read them back: originals above, reconstructions below.
 
+    Of many images those that are shown are spread over all of them. Of the images that the
+    tokenizer was trained on only the held-out ones are taken.
+
     Args:
         tokenizer: Folder of a tokenizer, or of a pipeline.
         images: A folder of pictures, .parquet files, emoji, shapes, hub:NAME, or one image file.
+            With @held or @train behind a source, the images that training held out, or the others.
         out: PNG to write.
-        n: How many images.
+        n: Number of images, at most.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print PSNR and codebook usage on standard output.
     """
@@ -103,26 +112,25 @@ def reconstruct(
 
     from smalti.data.loader import Images
     from smalti.data.skipped import tell
-    from smalti.data.source import is_local, open_source
+    from smalti.data.source import is_local
     from smalti.data.transforms import Transform
     from smalti.eval.reconstruction import reconstruction
     from smalti.pictures import save_png
-    from smalti.recipes.tokenizer import comparison
+    from smalti.recipes.tokenizer import comparison, spread
 
     if n < 1:
         raise ValueError(f"--n must be at least 1, got {n}")
     check_output(out)
     module = open_tokenizer(tokenizer, device)
-    transform = Transform(module.config.size[0])
+    transform, part = Transform(module.config.size[0]), ""
     if Path(images).is_file() and not is_local(images):
         from smalti.data.decode import decode
 
         pixels = torch.from_numpy(transform(decode(Path(images), images), None))[None]
         batches = [{"images": pixels}]
     else:
-        source = open_source(images)
-        chosen = range(min(n, len(source)))
-        batches = list(Images(source, chosen, transform, 1).evaluation(64))
+        source, chosen, part = chosen_part(images, tokenizer)
+        batches = list(Images(source, spread(chosen, n), transform, 1).evaluation(64))
         tell(source)
     place = next(module.parameters()).device
     report = reconstruction(module, batches, place)
@@ -131,7 +139,40 @@ def reconstruct(
     if json:
         show({"file": str(out), **report})
     else:
-        say(f"{out}: {len(pixels)} images, {report['psnr']:.2f} dB")
+        say(f"{out}: {len(pixels)} images{part}, {report['psnr']:.2f} dB")
+
+
+def chosen_part(images: str, tokenizer: Path) -> tuple[Any, Sequence[int], str]:
+    """The images that a source's name stands for: the source, their indices, and in words what
+    part of it they are to the tokenizer in this folder. Raises ValueError if they are none."""
+    from smalti.data.source import open_source, split
+    from smalti.recipes.base import DataConfig
+    from smalti.storage import tokenizer_folder
+
+    files = (tokenizer / "pipeline.json", tokenizer_folder(tokenizer) / "config.json")
+    about = {k: v for file in files if file.is_file() for k, v in read_json(file).items()}
+    name, at, part = images.rpartition("@")
+    if not at or part not in ("held", "train"):
+        name, part = images, ""
+    source = open_source(name)
+    trained_on = _place(str(about.get("source"))) == _place(source.name)
+    if not part and not trained_on:
+        return source, range(len(source)), ""
+    share = about["holdout"] if trained_on and "holdout" in about else DataConfig().holdout
+    train, held = split(source, share)
+    if not part and not held:
+        return source, train, ", which training saw: it held none out"
+    chosen = train if part == "train" else held
+    if not chosen:
+        raise ValueError(f"{images} has no images: {share} of {len(source)} are held out")
+    words = "seen in training" if part == "train" else "held out in training"
+    return source, chosen, f" of the {len(chosen)} {words}" if trained_on else ""
+
+
+def _place(source: str) -> str:
+    """The name of a source, whose path may be spelled in several ways."""
+    kind, colon, path = source.partition(":")
+    return f"{kind}:{Path(path).resolve()}" if colon and Path(path).exists() else source
 
 
 def open_tokenizer(folder: Path, device: str = "auto") -> Any:

@@ -47,11 +47,11 @@ class Setting(NamedTuple):
 @lru_cache(maxsize=256)
 def settings_of(cls: type[Any]) -> Mapping[str, Setting]:
     """The fields of a dataclass by the names that they have in files, those of parts included."""
-    hints: dict[str, Any] = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls)
     found = dict[str, Setting]()
     for f in dataclasses.fields(cls):
         if f.metadata.get("part"):
-            inner = settings_of(hints[f.name])
+            inner = settings_of(typing.cast(type[Any], hints[f.name]))
             found |= {n: s._replace(path=(f.name, *s.path)) for n, s in inner.items()}
         else:
             found[f.metadata.get("name", f.name)] = Setting((f.name,), cls, f, hints[f.name])

@@ -11,16 +11,22 @@ from PIL import Image
 
 from smalti import registry
 from smalti.config import read_json
+from smalti.data.source import SCHEMES, open_source
 from smalti.data.token_cache import TokenCache
 from smalti.train import checkpoint
 
 
 def describe(text: str) -> dict[str, Any]:
-    """Facts about a pipeline, tokenizer, model, run, token cache or picture.
+    """Facts about a pipeline, tokenizer, model, run, token cache, picture or data source; of a
+    data source also which recipe suits it.
 
     Raises ValueError if it is none of them.
     """
     path = Path(text)
+    if text.partition(":")[0] in SCHEMES and not path.exists():
+        from smalti.advice import advice
+
+        return advice(open_source(text))
     if path.is_file():
         return _picture(path) if path.suffix.lower() == ".png" else _cache(path)
     if path.is_dir():
@@ -31,7 +37,10 @@ def describe(text: str) -> dict[str, Any]:
         ):
             if (path / name).is_file():
                 return reader(path)
-        raise ValueError(f"{path} is not a pipeline, a tokenizer, a model or a run")
+        raise ValueError(
+            f"{path} is not a pipeline, a tokenizer, a model or a run; if it holds pictures, try "
+            f"smalti info folder:{path}"
+        )
     from smalti.loading import download
 
     return _pipeline(download(text))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -16,60 +17,33 @@ from smalti.progress import say, show, track
 OUT = Path("samples.png")
 Device = Annotated[str, arg(metavar="DEVICE")]
 Dtype = Annotated[str, arg(metavar="DTYPE")]
+UNLABELLED = "image"
+"""The class of images that have none."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a drawing, in place of the pipeline's own."""
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that takes `settings` with an option for each setting of `Sampling`, which is None
+    for the pipeline's own. Imports torch."""
+    from smalti.config import settings_of
+    from smalti.options import field_docs
+    from smalti.settings import Sampling
 
-    guidance: float | None = None
-    """1 is off; more follows the class more closely and varies less."""
-    schedule: Literal["constant", "linear", "cosine", "power-cosine", "interval", "list"] | None = (
-        None
-    )
-    """How guidance changes over the steps."""
-    scales: tuple[float, ...] | None = None
-    """The guidance of each step, with --schedule list."""
-    parallel: float | None = None
-    """Share of guidance along the conditional prediction (APG): below 1 a high guidance saturates
-    colours less."""
-    rescale: float | None = None
-    """Longest guidance of a position, before the scale (APG); 0 is off."""
-    momentum: float | None = None
-    """Share of the last diffusion step's guidance that is added (APG); below 0 as published."""
-    temperature: float | None = None
-    """Below 1 draws likelier codes, above 1 more varied ones."""
-    top_k: int | None = None
-    """Draw from the k likeliest codes; 0 from all."""
-    top_p: float | None = None
-    """Draw from the likeliest codes that hold this probability mass."""
-    smooth: bool | None = None
-    """Multi-scale models: draw mixtures of codes, for a smoother picture."""
-    order: str | None = None
-    """row-major, spiral-in, spiral-out, z-curve, subsample, alternate or random; not for models of
-    several scales."""
-    known_first: bool | None = None
-    """Raster models: see all that is known before drawing the rest; default: where the model
-    learned random orders (RAR)."""
-    steps: int | None = None
-    """Masked models: steps in which an image is revealed, at most one for each position."""
-    reveal: str | None = None
-    """Masked models: cosine, linear, square, meissonic, or shares hidden after each step, such as
-    0.8,0.4,0."""
-    confidence: float | None = None
-    """Masked models of discrete codes: reveal where the model is surest, after noise of this
-    weight, which falls to 0."""
-    refresh: int | None = None
-    """Masked models: compute features of known positions anew every so many steps only: faster, not
-    exact."""
-    solver: str | None = None
-    """Continuous codes: ancestral, ddim or dpm; or euler or midpoint, of a flow."""
-    head_steps: str | None = None
-    """Continuous codes: steps of the solver, or of equal sections of its schedule, such as
-    10,5,5."""
+    made = [
+        (name, Annotated[s.hint | None, arg(help=field_docs(s.owner)[s.field.name])], None)
+        for name, s in settings_of(Sampling).items()
+    ]
+    group, signature = make_dataclass("Settings", made, frozen=True), inspect.signature(command)
+    parameters = {**signature.parameters}
+    parameters["settings"] = parameters["settings"].replace(default=group())
+    command.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]
+    command.__annotations__["settings"] = Annotated[group, arg(name="")]
+    return command
 
-    def given(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+
+def chosen(settings: Any) -> dict[str, Any]:
+    """The settings that were given, by name."""
+    values = {} if settings is None else asdict(settings)
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def sample(
@@ -83,7 +57,7 @@ def sample(
     count: int | None = None,
     npz: Path | None = None,
     balanced: bool = False,
-    settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008 - it is frozen
+    settings: Any = None,
     seed: int = 0,
     first: int = 0,
     batch: int = 64,
@@ -101,8 +75,8 @@ def sample(
         prompts: A text file with a prompt on each line, after those of --text.
         negative: A prompt that guidance leads away from.
         n: Number of images; default: one of each class or prompt.
-        out: A .png file gets all images as a grid, a column for each class or prompt where several
-            are given; any other name is a folder, one PNG per image.
+        out: A .png file gets all images as a grid, with a column for each class or prompt under
+            its name; any other name is a folder, one PNG per image.
         count: With --npz: how many images. Classes or prompts are interleaved: image i has number
             i modulo how many there are, so that every part of the file is as mixed as all of it.
         npz: An .npz file as evaluations take it (arr_0 uint8 (N, H, W, 3), arr_1 the classes), with
@@ -121,12 +95,13 @@ def sample(
     """
     from functools import partial
 
+    from smalti.config import written
     from smalti.loading import load
     from smalti.text.prompts import read_prompts
 
     texts = [*text, *(read_prompts(prompts) if prompts is not None else ())]
     request = {"classes": classes or None, "text": texts or None, "negative": negative}
-    changes = settings.given()
+    changes = chosen(settings)
     if (count is None) != (npz is None) or (balanced and npz is None):
         raise ValueError("--count N and --npz FILE go together, and --balanced with them")
     if npz is not None and count is not None:
@@ -140,15 +115,14 @@ def sample(
     if like is not None:
         tag = read_tag(like, pipe.fingerprint)
         # a setting that the picture does not name was unknown when it was drawn, so at its default
-        usual = written(Sampling())
+        usual = written(type(pipe.sampling)())
         changes = {name: tag.get(name, value) for name, value in usual.items()} | changes
         n, seed, first = 1, tag["seed"], tag["index"]
         request = {k: tag[k] for k in ("text", "negative") if k in tag}
         request |= {"classes": [tag["class"]]} if "class" in tag else {}
     else:
         n = n if n is not None else max(1, len(texts or classes or pipe.classes))
-    turns = len(request.get("text") or request.get("classes") or ())
-    finish(partial(pipe, seed=seed, **request, **changes), out, turns, n, first, batch, json)
+    finish(partial(pipe, seed=seed, **request, **changes), out, n, first, batch, json)
 
 
 def sample_npz(
@@ -209,7 +183,7 @@ def edit(
     keep_pixels: bool = False,
     n: int | None = None,
     out: Path = Path("edited.png"),
-    settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008 - it is frozen
+    settings: Any = None,
     seed: int = 0,
     first: int = 0,
     batch: int = 64,
@@ -231,8 +205,8 @@ def edit(
         keep_pixels: What is kept comes back bit by bit, with a seam inside the painted part,
             instead of as the tokenizer's reconstruction.
         n: Number of pictures; default: one of each class or prompt.
-        out: A .png file gets all pictures as a grid, a column for each class or prompt where
-            several are given; any other name is a folder, one PNG per picture.
+        out: A .png file gets all pictures as a grid, with a column for each class or prompt under
+            its name; any other name is a folder, one PNG per picture.
         seed: Random seed.
         first: Number of the first picture: picture i of a seed is always the same.
         batch: Pictures drawn at a time.
@@ -259,37 +233,32 @@ def edit(
             keep_pixels=keep_pixels,
             seed=seed,
             **part,
-            **settings.given(),
+            **chosen(settings),
         )
 
-    turns = len(text or classes)
-    finish(draw, out, turns, max(1, turns) if n is None else n, first, batch, json)
+    finish(draw, out, max(1, len(text or classes)) if n is None else n, first, batch, json)
 
 
 def finish(
     draw: Callable[..., list[Any]],
     out: Path,
-    turns: int,
     n: int,
     first: int,
     batch: int,
     json: bool,
 ) -> None:
-    """Draw images first ... first + n - 1 by `draw(n=, first=)`, write them and say so.
-
-    Of `turns` conditions in turn each gets a column, if there are enough images.
-    """
+    """Draw images first ... first + n - 1 by `draw(n=, first=)`, write them and say so."""
     if n < 1 or batch < 1 or first < 0:
         raise ValueError(
             f"--n and --batch must be at least 1 and --first 0 or more, got {n}, {batch}, {first}"
         )
     began = time.monotonic()
     images: list[Any] = []
-    for start in track(range(0, n, batch), "drawing", scale=batch):
+    for start in track(range(0, n, batch), "drawing", scale=batch, of=n):
         # conditions go by the image's number, so parts of a request join up
         images += draw(n=min(batch, n - start), first=first + start, batch=batch)
     seconds = time.monotonic() - began
-    files = write(images, out, turns)
+    files = write(images, out)
     speed = len(images) / seconds
     if json:
         tags = [image.info["smalti"] for image in images]
@@ -299,9 +268,10 @@ def finish(
         say(f"{out}: {len(images)} images in {seconds:.1f} s, {speed:.1f} per s")
 
 
-def write(images: Sequence[Any], out: Path, turns: int) -> list[Path]:
-    """Write images into one PNG or, under any other name, into a folder."""
-    from smalti.pictures import grid, save_png
+def write(images: Sequence[Any], out: Path) -> list[Path]:
+    """Write images into one PNG, under the names of their classes or prompts, or, under any other
+    name, into a folder."""
+    from smalti.pictures import named_grid, save_png
 
     if out.suffix.lower() != ".png":
         files = [out / f"{image.info['smalti']['index']:06d}.png" for image in images]
@@ -311,8 +281,14 @@ def write(images: Sequence[Any], out: Path, turns: int) -> list[Path]:
     if len(images) == 1:
         save_png(images[0], out)
         return [out]
-    columns = turns if 1 < turns <= 16 and len(images) >= 2 * turns else None
     zoom = 2 if images[0].width <= 64 else 1
-    tags = {"images": [image.info["smalti"] for image in images]}
-    save_png(grid(images, columns, zoom), out, tags)
+    tags = [image.info["smalti"] for image in images]
+    save_png(named_grid(images, [asked_for(tag) for tag in tags], zoom), out, {"images": tags})
     return [out]
+
+
+def asked_for(tag: dict[str, Any]) -> str:
+    """The prompt or the class that an image was drawn for; "" if for none, or for the only class of
+    images without labels."""
+    name = str(tag.get("text") or tag.get("class_name") or "")
+    return "" if "class" in tag and name == UNLABELLED else name

@@ -56,7 +56,9 @@ def encode(
     @torch.inference_mode()
     def rows() -> Iterator[tuple[Any, ...]]:
         used = 0
-        for start in track(range(0, len(source), per_step), "encoding", scale=per_step):
+        for start in track(
+            range(0, len(source), per_step), "encoding", scale=per_step, of=len(source)
+        ):
             chosen = range(start, min(start + per_step, len(source)))
             found = {i: example for i in chosen if (example := read(source, i)) is not None}
             if not found:

@@ -16,7 +16,7 @@ from tyro.conf import Positional, arg
 from smalti import __version__
 from smalti.config import check_output, from_dict, read_json, to_dict, write_json
 from smalti.data.source import SCHEMES, is_local
-from smalti.drawing import Device, Dtype, Settings
+from smalti.drawing import Device, Dtype, chosen
 from smalti.eval.gathered import of_reference
 from smalti.eval.measure import measure
 from smalti.eval.metrics import NETWORK, How, named
@@ -43,29 +43,30 @@ class Options:
     n: int | None = None
     """Pictures to draw from a pipeline; default: as many as the reference has."""
     seed: int = 0
-    """Of drawing and of intervals."""
+    """Random seed of drawing and of the intervals."""
     out: Path | None = None
     """JSON file to write; default: the report goes to standard output."""
     inception: Path | None = None
-    """The Inception of 2015-12-05; default: downloaded once."""
+    """File with the Inception network of 2015-12-05; default: downloaded once."""
     lpips: tuple[Literal["alex", "vgg"], ...] = ()
-    """alex, vgg or both: also LPIPS of reconstructions."""
+    """Also measure LPIPS of a tokenizer's reconstructions, with the network alex, vgg or both."""
     lpips_weights: Path | None = None
     """Folder of the published files of LPIPS and its network; default: downloaded once."""
     level: int | None = None
-    """Of wavelet packets; default: that of the size of the pictures."""
+    """Level of the wavelet packets; default: chosen by the size of the pictures."""
     half: bool = False
-    """Distances of precision and recall in float16, as the ADM evaluator has them."""
+    """Compute the distances of precision and recall in float16, as the ADM evaluator does."""
     size: int | None = None
-    """Bring pictures of sets to this size."""
+    """Resize and crop the pictures of sets to so many pixels of a side."""
     skip_bad: bool = False
     """Leave out pictures that cannot be read; the report counts them."""
     bootstrap: int = 200
-    """Resamples behind intervals; 0 gives none."""
+    """Number of bootstrap resamples behind each interval; 0 gives no intervals."""
     batch: int = 64
-    """Pictures at a time."""
+    """Number of pictures that are measured at a time."""
     balanced: bool = False
-    """Draw as many of each class, in turn; default: the classes of the reference, in turn."""
+    """Draw equally many pictures of each class; default: of the classes as the reference has
+    them."""
     conditioning: bool = False
     """Also measure how many pictures of a pipeline show the class or caption asked for."""
     device: Device = "auto"
@@ -74,13 +75,13 @@ class Options:
     """Of a generator's weights: float32, bfloat16, float16, or auto, which is bfloat16 where the
     device is faster in it and float32 elsewhere."""
     keep: Path | None = None
-    """Draw a pipeline's pictures into this .npz file, which stays; one cut off goes on."""
+    """Keep a pipeline's pictures in this .npz file; a drawing that was cut off goes on there."""
 
 
 def evaluate(
     subject: Annotated[Positional[str], arg(metavar="SUBJECT")],
     options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008 - it is frozen
-    settings: Annotated[Settings, arg(name="")] = Settings(),  # noqa: B008 - it is frozen
+    settings: Annotated[Any, arg(name="")] = None,
 ) -> None:
     """Measure pictures against a reference, a pipeline, or a tokenizer.
 
@@ -102,7 +103,7 @@ def evaluate(
             raise ValueError(f"{options.out} says how {options.keep} is drawn: give another --out")
         if options.out.exists() and not _is_report(options.out):
             raise ValueError(f"{options.out} is no report of smalti eval: give another --out")
-    report = run(subject, options, settings.given())
+    report = run(subject, options, chosen(settings))
     if options.out is None:
         show(report)
     else:

@@ -34,6 +34,8 @@ def plot_runs(
 ) -> list[str]:
     """A panel for each key, over training steps, with a line for each run that has it; the keys.
 
+    The training losses of a tokenizer and of a generator are different numbers, and so are those
+    of generators that are measured in different ways: such runs get a panel each for their losses.
     Default: the training loss and the held-out values. What is logged in training is also shown as
     a running mean, of which each value keeps the share `smoothing`. Raises ValueError for a folder
     without metrics and for a key that no run has.
@@ -42,8 +44,8 @@ def plot_runs(
         raise ValueError("give the folder of at least one run")
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
-    told = {name: series(read_metrics(run)) for name, run in _named(runs).items()}
-    known = list(dict.fromkeys(key for run in told.values() for key in run))
+    numbers = {name: series(read_metrics(run)) for name, run in _named(runs).items()}
+    known = list(dict.fromkeys(key for run in numbers.values() for key in run))
     for key in keys:
         if key not in known:
             near = did_you_mean(key, known)
@@ -51,28 +53,46 @@ def plot_runs(
     keys = list(keys) or usual(known)
     if not keys:
         raise ValueError(f"say what to draw with --keys (there are {', '.join(known) or 'none'})")
-    figure, panels = _figure(len(keys))
-    for panel, key in zip(panels, keys, strict=True):
-        for i, (name, run) in enumerate(told.items()):
-            if key in run:
+    shown = [(key, names) for key in keys for names in _comparable(numbers, key)]
+    figure, panels = _figure(len(shown))
+    for panel, (key, names) in zip(panels, shown, strict=True):
+        for i, (name, run) in enumerate(numbers.items()):
+            if name in names:
                 _curve(panel, key, run[key], name, f"C{i % 10}", smoothing)
         panel.set(title=key, xlabel="step")
         panel.set_xlim(left=0)
-        if len(told) > 1:
+        if len(numbers) > 1:
             panel.legend()
     _save(figure, out)
     return keys
 
 
+def _comparable(numbers: dict[str, dict[str, np.ndarray]], key: str) -> list[list[str]]:
+    """The names of the runs that have a key, in groups in which it is the same quantity."""
+    groups: dict[Any, list[str]] = {}
+    for name, run in numbers.items():
+        if key in run:
+            groups.setdefault(_loss_of(run) if key == "loss" else key, []).append(name)
+    return list(groups.values())
+
+
+def _loss_of(run: dict[str, np.ndarray]) -> tuple[str, bool]:
+    """What the training loss of a run is, by what else it tells: how it is measured on held-out
+    data or, before that, what it counts; and whether it has the divergence of a KL-VAE."""
+    measured = [key for key in run if key.startswith("held_out_")]
+    counted = [key for key in run if key.endswith("_per_s")]
+    return next(iter([*measured, *counted]), ""), "kl" in run
+
+
 def series(records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Rows (step, value) of each number in a run's records, (n, 2) float64."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    rows: dict[str, list[tuple[int, float]]] = {}
     for record in records:
         if "event" not in record:
             for key, value in record.items():
                 if key != "step":
-                    found.setdefault(key, []).append((record["step"], _number(key, value)))
-    return {key: np.array(rows, dtype=np.float64) for key, rows in found.items()}
+                    rows.setdefault(key, []).append((record["step"], _number(key, value)))
+    return {key: np.array(points, dtype=np.float64) for key, points in rows.items()}
 
 
 def _number(key: str, value: Any) -> float:

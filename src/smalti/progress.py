@@ -8,18 +8,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:  # rich is imported where something is shown: `smalti --help` answers sooner
+    from rich.progress import ProgressColumn
 
 T = TypeVar("T")
 EVERY = 30.0
@@ -48,26 +40,58 @@ def show(report: Any) -> None:
 
 
 def columns() -> tuple[ProgressColumn, ...]:
-    """What every progress bar shows."""
+    """What every progress bar shows: how far it is and how long it takes, whatever the width, and
+    the numbers beside it where there is room."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+    from rich.text import Text
+
+    class Numbers(ProgressColumn):
+        """The only column that a narrow terminal cuts."""
+
+        def render(self, task: Task) -> Text:
+            return Text(str(task.fields["numbers"]), no_wrap=True, overflow="ellipsis")
+
+    def whole() -> Column:
+        return Column(no_wrap=True)
+
     return (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeElapsedColumn(),
+        BarColumn(bar_width=12, table_column=whole()),
+        MofNCompleteColumn(table_column=whole()),
+        TimeElapsedColumn(table_column=whole()),
         TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
+        TimeRemainingColumn(elapsed_when_finished=False, table_column=whole()),
+        Numbers(),
     )
 
 
-def track(items: Iterable[T], title: str, total: int | None = None, scale: int = 1) -> Iterator[T]:
-    """Yield the items; from two seconds on, show how far it is. `scale`: things per item.
+def track(
+    items: Iterable[T],
+    title: str,
+    total: int | None = None,
+    scale: int = 1,
+    of: int | None = None,
+) -> Iterator[T]:
+    """Yield the items; from two seconds on, show how far it is. `scale`: things per item; `of`: how
+    many things there are, where the last item has fewer.
 
     Where there is no terminal a line now and then says so.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
-    count = None if total is None else total * scale
+    count = of if of is not None or total is None else total * scale
     console, began, bar, task = Console(stderr=True), time.monotonic(), None, None
     said = began
     try:
@@ -82,7 +106,7 @@ def track(items: Iterable[T], title: str, total: int | None = None, scale: int =
                 task = bar.add_task(title, total=count, numbers="")
                 bar.start()
             if bar is not None and task is not None:
-                bar.update(task, completed=done)
+                bar.update(task, completed=done if count is None else min(done, count))
     finally:
         if bar is not None:
             bar.stop()
@@ -90,4 +114,6 @@ def track(items: Iterable[T], title: str, total: int | None = None, scale: int =
 
 def waiting(title: str) -> AbstractContextManager[object]:
     """Show on a terminal that something goes on whose end cannot be told."""
+    from rich.console import Console
+
     return Console(stderr=True).status(title)

@@ -63,9 +63,11 @@ def draw_npz(
     wait(world)
     missing = [start for start in range(0, count, batch) if not parts.has(start)]
     wait(world)  # nobody draws before all have looked
-    mine = missing[world.rank :: world.size]
+    mine, ours = missing[world.rank :: world.size], sum(map(parts.length, missing))
     try:
-        for start in track(mine, "drawing", scale=batch * world.size) if world.main else mine:
+        for start in (
+            track(mine, "drawing", scale=batch * world.size, of=ours) if world.main else mine
+        ):
             n = parts.length(start)
             at = {"n": n, "first": first + start, "seed": seed, "batch": n}
             images = pipe(**request, **at, **sampling)

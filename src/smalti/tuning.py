@@ -48,18 +48,23 @@ class Search:
     """What is tried. Settings that a pipeline does not have are left out."""
 
     guidance: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
+    """Values of guidance to try."""
     temperature: tuple[float, ...] = (0.9, 1.0, 1.1)
+    """Temperatures to try."""
     top_k: tuple[int, ...] = (0,)
+    """Values of top-k to try; 0 is off."""
     top_p: tuple[float, ...] = (0.9, 0.95, 1.0)
+    """Values of top-p to try; 1 is off."""
     metric: str = "fwd"
-    """fwd, fid, sfid or inception_score."""
+    """What is optimised: fwd, fid, sfid or inception_score."""
     level: int | None = None
-    """Of wavelet packets; default: that of the size of the pictures."""
+    """Level of the wavelet packets; default: chosen by the size of the pictures."""
     budget: int = 4096
-    """Pictures to draw in all."""
+    """Number of pictures to draw in all."""
     candidates: int = 27
-    """How many of all combinations are tried, chosen by the seed; the pipeline's own is one."""
+    """Number of combinations that are tried, chosen by the seed; the pipeline's own is one."""
     seed: int = 0
+    """Random seed of the choice of combinations and of drawing."""
 
     def __post_init__(self) -> None:
         allowed = [m for m in METRICS if METRICS[m].needs != "rows" and "fidelity" not in m]
@@ -119,7 +124,7 @@ class Drawn:
         return self.count
 
     def batches(self, n: int) -> Iterator[Tensor]:
-        for first in track(range(0, self.count, n), "drawing", scale=n):
+        for first in track(range(0, self.count, n), "drawing", scale=n, of=self.count):
             part = {"n": min(n, self.count - first), "first": first, "seed": self.seed}
             images = self.pipe(**self.request, **part, batch=n, **self.sampling)
             pixels = np.stack([np.asarray(image) for image in images])

@@ -86,6 +86,7 @@ def test_encode_leaves_out_what_is_broken(mixed, pipeline, tmp_path, capsys):
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith(f"folder:{mixed}: skipped 2 that cannot be used: 003.png, 007.png (")
     assert "8 images" in last
+    assert f"next: smalti train emoji_llamagen --tokenizer {pipeline} --codes {out} " in last
     assert TokenCache(out).keys(np.arange(8)) == [f"{i:03d}.png" for i in (0, 1, 2, 4, 5, 6, 8, 9)]
 
 

@@ -103,7 +103,7 @@ def test_classes_in_turn_get_columns(llama, tmp_path):
     main(command(llama, *given))
     assert [t["class"] for t in png_metadata(tmp_path / "e.png")["images"]] == [1, 3] * 3
     with Image.open(tmp_path / "e.png") as image:
-        assert image.size == (2 * 34 + 2, 3 * 34 + 2)
+        assert image.width == 2 * 34 + 2 and image.height > 3 * 34 + 2  # names above
 
 
 def test_a_person_is_told_in_a_line(llama, tmp_path, capsys):

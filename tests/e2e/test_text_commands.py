@@ -58,7 +58,7 @@ def test_a_run_with_bytes_leaves_a_pipeline_that_reads(work, tmp_path, capsys):
     assert all(0 <= share <= 1 for share in shares.values())
     assert report["matching_images"] == 6 and 0 < report["held_out_bits_per_token"] < 6
     with Image.open(work / "g" / "previews" / "step-00000006.png") as image:
-        assert image.size == (8 * 34 + 2, 34 + 2)  # one row, the 6 held out
+        assert image.width == 6 * 34 + 2 and image.height > 34 + 2  # one row, named, the 6 held out
     info = told(capsys, "info", work / "g" / "pipeline")
     assert info["text"]["kind"] == "text encoder" and info["text"]["type"] == "bytes"
     pipe = smalti.load(work / "g" / "pipeline", device="cpu")

@@ -63,7 +63,7 @@ class Reconstructed:
 
     def batches(self, n: int) -> Iterator[Tensor]:
         device, spec = next(self.tokenizer.parameters()).device, self.tokenizer.spec
-        for images in track(self.pictures.batches(n), "reconstructing", -(-len(self) // n), n):
+        for images in track(self.pictures.batches(n), "reconstructing", scale=n, of=len(self)):
             codes = self.tokenizer.encode(to_float(images.to(device)))
             back = to_uint8(self.tokenizer.decode(codes)).cpu()
             for name in PAIRED:

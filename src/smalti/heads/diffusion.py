@@ -42,7 +42,9 @@ class DiffusionConfig:
     kind: Literal["diffusion", "flow"] = "diffusion"
     """Learn noise and variance along the cosine schedule, or the velocity of a flow."""
     depth: int = 6
+    """Residual blocks."""
     width: int = 1024
+    """Width of the network."""
     repeat: int = 4
     """Times and noises that a code is learned at in one training step."""
     timesteps: int = 1000

@@ -63,10 +63,13 @@ class FluidConfig(GeneratorConfig):
     order: Literal["random", "raster"] = "random"
     """Random order, drawn many at a time with attention in both directions, or row by row."""
     layers: int = 16
+    """Transformer blocks."""
     heads: int = 16
+    """Attention heads."""
     dim: int = 1024
     """Width D, a multiple of `heads`."""
     ffn_dim: int = 4096
+    """Width of the feed-forward layers."""
     dropout: float = 0.1
     """Of attention probabilities and of the outputs of attention and feed-forward."""
     head: DiffusionConfig = field(default_factory=DiffusionConfig)

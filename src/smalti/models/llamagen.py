@@ -46,7 +46,9 @@ class LlamaGenConfig(GeneratorConfig):
     text_dim: int = 2048
     """Width of the text features (flan-t5-xl: 2048)."""
     layers: int = 12
+    """Transformer blocks."""
     heads: int = 12
+    """Attention heads."""
     kv_heads: int = 0
     """Heads of keys and values, a divisor of `heads`; 0 = as many as `heads`."""
     dim: int = 768
@@ -56,7 +58,9 @@ class LlamaGenConfig(GeneratorConfig):
     ffn_multiplier: float = 1.0
     """Factor on the feed-forward width before rounding."""
     norm_eps: float = 1e-5
+    """Added to the variance in normalisation layers."""
     rope_base: float = 10000.0
+    """Base of the frequencies of rotary positions."""
     dropout: float = 0.1
     """On embeddings and on the outputs of attention and feed-forward."""
     drop_path: float = 0.0

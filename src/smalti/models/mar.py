@@ -42,8 +42,11 @@ class MARConfig(GeneratorConfig):
     classes: int = 1000
     """Class labels; the null class is one more row."""
     encoder_layers: int = 12
+    """Transformer blocks of the encoder."""
     decoder_layers: int = 12
+    """Transformer blocks of the decoder."""
     heads: int = 12
+    """Attention heads."""
     dim: int = 768
     """Width D of the encoder, a multiple of `heads`."""
     decoder_heads: int = 0

@@ -46,10 +46,13 @@ class RARConfig(GeneratorConfig):
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 24
+    """Transformer blocks."""
     heads: int = 16
+    """Attention heads."""
     dim: int = 768
     """Width D, a multiple of `heads`."""
     ffn_dim: int = 3072
+    """Width of the feed-forward layers."""
     dropout: float = 0.1
     """Of attention probabilities and of the outputs of attention and feed-forward."""
     order: str = "row-major"

@@ -56,7 +56,9 @@ class VARConfig(GeneratorConfig):
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 16
+    """Transformer blocks."""
     heads: int = 16
+    """Attention heads."""
     dim: int = 1024
     """Width D, a multiple of `heads`."""
     mlp_ratio: float = 4.0
@@ -66,6 +68,7 @@ class VARConfig(GeneratorConfig):
     l2_norm: bool = True
     """Normalise queries and keys; False scales their products by 0.25 / sqrt(head_dim)."""
     norm_eps: float = 1e-6
+    """Added to the variance in normalisation layers."""
     dropout: float = 0.0
     """On the outputs of attention and feed-forward."""
     drop_path: float = 0.0

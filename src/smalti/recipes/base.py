@@ -32,7 +32,8 @@ class DataConfig:
     """A folder of pictures (folder:PATH), .parquet files (parquet:PATH), emoji, shapes or hub:NAME;
     '?label=COLUMN&text=COLUMN' behind it chooses columns."""
     crop: Literal["center", "random", "ten"] = "center"
-    """center; random (tokenizers only); ten: ten fixed crops (generators)."""
+    """Which square of an image is used: its centre, a random one (tokenizers only), or ten fixed
+    ones (generators)."""
     flip: bool = True
     """Mirror images: at random for a tokenizer, as a second set of codes for a generator."""
     holdout: float = 0.1
@@ -83,9 +84,9 @@ class GeneratorRecipe:
         default_factory=LlamaGenConfig
     )
     objective: LikelihoodConfig | MaskedConfig = field(default_factory=LikelihoodConfig)
-    """Masked: of models that fill in hidden codes."""
+    """What is minimised: for models that fill in hidden codes a masked objective."""
     sampling: Sampling = field(default_factory=Sampling)
-    """Of the preview grids, and the finished pipeline's default."""
+    """How preview pictures are drawn, and the default of the finished pipeline."""
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:

@@ -57,7 +57,7 @@ def raster(recipe: TextRecipe) -> TextRecipe:
 
 
 def fluid_150m() -> TextRecipe:
-    """Fluid-150M.
+    """Fluid of 150 M parameters, which draws from captions in random order.
 
     torchrun --nproc-per-node 8 -m smalti train fluid_150m --tokenizer kl16 --out runs/fluid-150m
     """
@@ -65,7 +65,7 @@ def fluid_150m() -> TextRecipe:
 
 
 def fluid_150m_raster() -> TextRecipe:
-    """Fluid-150M in raster order, which the paper compares with.
+    """Fluid of 150 M parameters in raster order, which the paper compares with.
 
     torchrun --nproc-per-node 8 -m smalti train fluid_150m_raster --tokenizer kl16 --out runs/raster
     """
@@ -73,7 +73,7 @@ def fluid_150m_raster() -> TextRecipe:
 
 
 def fluid_369m() -> TextRecipe:
-    """Fluid-369M. Published: FID 7.23 on MS-COCO, 0.62 on GenEval [M].
+    """Fluid of 369 M parameters. Published: FID 7.23 on MS-COCO, 0.62 on GenEval [M].
 
     torchrun --nproc-per-node 8 -m smalti train fluid_369m --tokenizer kl16 --out runs/fluid-369m
     """
@@ -81,7 +81,7 @@ def fluid_369m() -> TextRecipe:
 
 
 def fluid_665m() -> TextRecipe:
-    """Fluid-665M.
+    """Fluid of 665 M parameters, which draws from captions in random order.
 
     torchrun --nproc-per-node 8 -m smalti train fluid_665m --tokenizer kl16 --out runs/fluid-665m
     """
@@ -89,7 +89,7 @@ def fluid_665m() -> TextRecipe:
 
 
 def fluid_1b() -> TextRecipe:
-    """Fluid-1.1B.
+    """Fluid of 1.1 B parameters, which draws from captions in random order.
 
     torchrun --nproc-per-node 8 -m smalti train fluid_1b --tokenizer kl16 --out runs/fluid-1b
     """
@@ -97,7 +97,7 @@ def fluid_1b() -> TextRecipe:
 
 
 def fluid_3b() -> TextRecipe:
-    """Fluid-3.1B.
+    """Fluid of 3.1 B parameters, which draws from captions in random order.
 
     torchrun --nproc-per-node 8 -m smalti train fluid_3b --train.parallel fsdp --tokenizer kl16 \\
         --out runs/fluid-3b
@@ -106,7 +106,7 @@ def fluid_3b() -> TextRecipe:
 
 
 def fluid_10b() -> TextRecipe:
-    """Fluid-10.5B. Published: FID 6.16 on MS-COCO, 0.69 on GenEval.
+    """Fluid of 10.5 B parameters. Published: FID 6.16 on MS-COCO, 0.69 on GenEval.
 
     torchrun --nproc-per-node 8 -m smalti train fluid_10b --train.parallel fsdp --tokenizer kl16 \\
         --out runs/fluid-10b
@@ -139,7 +139,9 @@ def emoji_fluid() -> GeneratorRecipe:
         sampling=Sampling.of(
             guidance=2.0, schedule="linear", steps=8, solver="dpm", head_steps="16"
         ),
-        train=replace(recipe.train, steps=2080, preview_every=1040, save_every=1040),
+        train=replace(
+            recipe.train, steps=2080, eval_every=416, preview_every=1040, save_every=1040
+        ),
     )
 
 
@@ -158,5 +160,7 @@ def emoji_fluid_t2i() -> TextRecipe:
         text=words,
         objective=recipe.objective,
         sampling=recipe.sampling,
-        train=replace(recipe.train, steps=4000, preview_every=2000, save_every=2000),
+        train=replace(
+            recipe.train, steps=4000, eval_every=800, preview_every=2000, save_every=2000
+        ),
     )

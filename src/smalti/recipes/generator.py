@@ -19,12 +19,13 @@ from smalti.engine import stream
 from smalti.eval.codebook import histograms, unigram_bits
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
-from smalti.pictures import grid, save_png, to_pil
+from smalti.pictures import named_grid, save_png, to_pil
 from smalti.pipeline import Pipeline
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.recipes.finetune import adapted, built, open_pipeline, share
 from smalti.recipes.run_folder import claim, finish, without_held_out
+from smalti.recipes.tokenizer import spread
 from smalti.sampling import orders
 from smalti.sampling.noise import Noise
 from smalti.storage import fingerprint, load_module, tokenizer_folder
@@ -63,7 +64,9 @@ class Parts:
         return CodeBatches(self.cache, self.held, size, train=False, encoder=text)
 
 
-def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[str, Any]:
+def train_generator(
+    recipe: GeneratorRecipe, out: Path, world: World, note: str = ""
+) -> dict[str, Any]:
     """Train a generator on codes; `out`/pipeline is what `smalti sample` takes."""
     parts = open_parts(recipe, out, world)
     pipeline, model, learned = parts.pipeline, parts.pipeline.model, parts.learned
@@ -78,10 +81,13 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
         if pipeline.text is None:
             count = max(32, min(64, len(pipeline.classes) * 4))
             batch = {"labels": torch.arange(count) % len(pipeline.classes)}
+            names = [pipeline.classes[label] for label in batch["labels"]]
         else:
-            batch = next(held_out.evaluation(32))
+            some = spread(parts.held, 32)
+            chosen = CodeBatches(parts.cache, some, 32, train=False, encoder=pipeline.text)
+            batch, names = next(chosen.evaluation(32)), parts.cache.captions_of(some)
         images = drawn(pipeline, batch, learned, seed)
-        save_png(grid(images, columns=8, zoom=2 if images[0].width <= 64 else 1), path, {})
+        save_png(named_grid(images, names, 2 if images[0].width <= 64 else 1), path, {})
 
     objective = objective_of(model, recipe, learned)
     trainer = Trainer(
@@ -97,6 +103,8 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
         preview=preview,
     )
     claim(out, recipe, world, parts.begun)
+    if note and world.main:
+        say(note)
     if parts.begun and world.main:
         say(f"generator: {share(objective.model)}")
     trainer.fit()

@@ -45,7 +45,7 @@ from smalti.train.parallel import World, blocks, start, stop
 FEWEST = scaling.needed(floor=False) + 1
 """Sizes of a ladder: what a power law takes, and one to predict."""
 EVALUATIONS = 20
-"""On the way, where the recipe has none."""
+"""On the way, at least; more where the recipe has more."""
 COUNTED = 8
 """Training steps whose operations are counted: their number can change with the batch."""
 LOSSES = ("nats_per_token", "nats_per_token_bound", "diffusion_loss")
@@ -90,12 +90,15 @@ def rung(recipe: GeneratorRecipe, layers: int) -> GeneratorRecipe:
     own: Any = recipe.model
     model, optim = sized(own, layers), recipe.train.optim
     slower = replace(optim, lr=optim.lr * (own.dim / model.dim) ** 0.5)
-    every = recipe.train.eval_every or max(1, recipe.train.steps // EVALUATIONS)
+    most = max(1, recipe.train.steps // EVALUATIONS)
+    every = min(recipe.train.eval_every or most, most)
     trained = replace(recipe.train, optim=slower, eval_every=every, preview_every=0)
     return replace(recipe, model=model, train=trained)
 
 
-def climb(recipe: GeneratorRecipe, sizes: Sequence[int], out: Path) -> dict[str, Any]:
+def climb(
+    recipe: GeneratorRecipe, sizes: Sequence[int], out: Path, note: str = ""
+) -> dict[str, Any]:
     """Train every size in a folder of `out`, fit, and write and return scaling.json ({} on other
     ranks). Raises ValueError for fewer than four sizes, and as `train` does."""
     sizes = sorted(set(sizes))
@@ -116,6 +119,8 @@ def climb(recipe: GeneratorRecipe, sizes: Sequence[int], out: Path) -> dict[str,
     world = start(recipe.train.device)  # once: processes that have parted cannot join again
     try:
         cache = _opened(recipe, out, world)
+        if note and world.main:
+            say(note)
         measured = list[dict[str, Any]]()
         for layers, one in rungs.items():
             one, run = replace(one, codes=str(cache.path)), out / f"layers-{layers:02d}"

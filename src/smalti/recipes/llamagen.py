@@ -78,7 +78,7 @@ def llamagen_b() -> GeneratorRecipe:
     """LlamaGen-B, 111 M parameters. Published: FID 5.46 at 256 (guidance 2.0).
 
     smalti encode folder:imagenet/train --tokenizer vq16 --crop ten --out codes.arrow
-    torchrun --nproc-per-node 8 -m smalti train llamagen_b --tokenizer vq16 --codes codes.arrow \
+    torchrun --nproc-per-node 8 -m smalti train llamagen_b --tokenizer vq16 --codes codes.arrow \\
         --out runs/b
     """
     return llamagen("B")
@@ -136,7 +136,7 @@ def emoji_vqgan() -> TokenizerRecipe:
             steps=800,
             batch=16,
             optim=OptimConfig(lr=2e-3, schedule="cosine", warmup=50, weight_decay=0.0),
-            eval_every=0,
+            eval_every=160,
             preview_every=400,
             save_every=400,
         ),
@@ -167,7 +167,7 @@ def emoji_llamagen() -> GeneratorRecipe:
             batch=16,
             optim=OptimConfig(lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.1),
             ema=0.995,
-            eval_every=0,
+            eval_every=600,
             preview_every=1500,
             save_every=1500,
         ),

@@ -75,7 +75,7 @@ def mar_b() -> GeneratorRecipe:
 
     smalti convert mar --tokenizer kl16.ckpt --out kl16
     smalti encode folder:imagenet/train --tokenizer kl16 --out codes.arrow
-    torchrun --nproc-per-node 8 -m smalti train mar_b --tokenizer kl16 --codes codes.arrow \
+    torchrun --nproc-per-node 8 -m smalti train mar_b --tokenizer kl16 --codes codes.arrow \\
         --out runs/mar-b
     """
     return mar("B")
@@ -86,7 +86,7 @@ def mar_l() -> GeneratorRecipe:
 
     On paper 9.6 GB of weights, their average, gradients and AdamW's state, beside activations.
 
-    torchrun --nproc-per-node 8 -m smalti train mar_l --tokenizer kl16 --codes codes.arrow \
+    torchrun --nproc-per-node 8 -m smalti train mar_l --tokenizer kl16 --codes codes.arrow \\
         --out runs/mar-l
     """
     return mar("L")
@@ -97,7 +97,7 @@ def mar_h() -> GeneratorRecipe:
 
     On paper 18.8 GB of weights, their average, gradients and AdamW's state, beside activations.
 
-    torchrun --nproc-per-node 8 -m smalti train mar_h --tokenizer kl16 --codes codes.arrow \
+    torchrun --nproc-per-node 8 -m smalti train mar_h --tokenizer kl16 --codes codes.arrow \\
         --out runs/mar-h
     """
     return mar("H")
@@ -124,7 +124,7 @@ def emoji_klvae() -> KLRecipe:
             steps=1600,
             batch=16,
             optim=OptimConfig(lr=4e-3, schedule="cosine", warmup=50, weight_decay=0.0),
-            eval_every=0,
+            eval_every=320,
             preview_every=800,
             save_every=800,
         ),
@@ -156,5 +156,7 @@ def emoji_mar() -> GeneratorRecipe:
         sampling=Sampling.of(
             guidance=2.0, schedule="linear", steps=8, solver="dpm", head_steps="16"
         ),
-        train=replace(recipe.train, steps=2400, preview_every=1200, save_every=1200),
+        train=replace(
+            recipe.train, steps=2400, eval_every=480, preview_every=1200, save_every=1200
+        ),
     )

@@ -23,7 +23,7 @@ def maskgit() -> GeneratorRecipe:
     ones here. On paper 2.8 GB of weights, gradients and AdamW's state, beside activations.
 
     smalti encode folder:imagenet/train --tokenizer maskgit-vqgan --crop ten --out codes.arrow
-    torchrun --nproc-per-node 8 -m smalti train maskgit --tokenizer maskgit-vqgan \
+    torchrun --nproc-per-node 8 -m smalti train maskgit --tokenizer maskgit-vqgan \\
         --codes codes.arrow --out runs/maskgit
     """
     return GeneratorRecipe(

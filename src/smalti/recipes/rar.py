@@ -58,7 +58,7 @@ def rar_b() -> GeneratorRecipe:
     On paper 4.2 GB of weights, gradients and AdamW's state, beside activations.
 
     smalti encode folder:imagenet/train --tokenizer maskgit-vqgan --crop ten --out codes.arrow
-    torchrun --nproc-per-node 8 -m smalti train rar_b --tokenizer maskgit-vqgan \
+    torchrun --nproc-per-node 8 -m smalti train rar_b --tokenizer maskgit-vqgan \\
         --codes codes.arrow --out runs/rar-b
     """
     return rar("B")
@@ -118,5 +118,7 @@ def emoji_rar() -> GeneratorRecipe:
             dropout=0.25,
         ),
         objective=LikelihoodConfig(random_until=1770, random_end=2655),
-        train=replace(recipe.train, steps=3540, preview_every=1770, save_every=1770),
+        train=replace(
+            recipe.train, steps=3540, eval_every=708, preview_every=1770, save_every=1770
+        ),
     )

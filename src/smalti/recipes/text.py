@@ -38,7 +38,7 @@ def llamagen_t2i_stage1() -> TextRecipe:
     """LlamaGen-XL from captions at 256 pixels, 778 M parameters; published on 50 M of LAION-COCO.
 
     smalti encode parquet:captions --tokenizer vq16 --text t5 --out codes.arrow
-    torchrun --nproc-per-node 8 -m smalti train llamagen_t2i_stage1 --tokenizer vq16 \
+    torchrun --nproc-per-node 8 -m smalti train llamagen_t2i_stage1 --tokenizer vq16 \\
         --codes codes.arrow --out runs/t2i-256
     """
     return _published(grid=16, steps=200_000)
@@ -47,7 +47,7 @@ def llamagen_t2i_stage1() -> TextRecipe:
 def llamagen_t2i_stage2() -> TextRecipe:
     """LlamaGen-XL from captions at 512 pixels: stage 1 trained on; published on 10 M pictures.
 
-    smalti train llamagen_t2i_stage2 --init runs/t2i-256/pipeline --tokenizer vq16-512 \
+    smalti train llamagen_t2i_stage2 --init runs/t2i-256/pipeline --tokenizer vq16-512 \\
         --codes codes-512.arrow --out runs/t2i-512
     with `vq16-512` the tokenizer of stage 1 for images of 512 pixels.
     """
@@ -63,7 +63,7 @@ def shapes_vqgan() -> TokenizerRecipe:
     return replace(
         recipe,
         data=DataConfig(source="shapes", flip=False),
-        train=replace(recipe.train, steps=1500, preview_every=750, save_every=750),
+        train=replace(recipe.train, steps=1500, eval_every=300, preview_every=750, save_every=750),
     )
 
 
@@ -79,7 +79,9 @@ def shapes_t2i() -> TextRecipe:
         model=replace(recipe.model, dropout=0.0, drop_path=0.0),
         text=BytesConfig(length=12, dim=128, layers=2, heads=4),
         sampling=Sampling.of(guidance=1.5, top_p=0.9),
-        train=replace(recipe.train, steps=6500, preview_every=3250, save_every=3250),
+        train=replace(
+            recipe.train, steps=6500, eval_every=1300, preview_every=3250, save_every=3250
+        ),
     )
 
 
@@ -95,5 +97,7 @@ def emoji_t2i() -> TextRecipe:
         model=replace(recipe.model, dropout=0.1, drop_path=0.0),
         text=BytesConfig(length=16, dim=192, layers=2, heads=4),
         sampling=Sampling.of(guidance=2.0, top_p=0.95),
-        train=replace(recipe.train, steps=6000, preview_every=3000, save_every=3000),
+        train=replace(
+            recipe.train, steps=6000, eval_every=1200, preview_every=3000, save_every=3000
+        ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from smalti.data.source import open_source, split
 from smalti.data.transforms import to_float, to_uint8
 from smalti.eval.reconstruction import latent_std, reconstruction
 from smalti.pictures import grid, save_png, to_pil
+from smalti.progress import say
 from smalti.recipes.base import TokenizerRecipe
 from smalti.recipes.finetune import open_tokenizer
 from smalti.recipes.run_folder import claim, finish, without_held_out
@@ -23,7 +25,9 @@ from smalti.train.parallel import World
 from smalti.train.trainer import Trainer
 
 
-def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[str, Any]:
+def train_tokenizer(
+    recipe: TokenizerRecipe, out: Path, world: World, note: str = ""
+) -> dict[str, Any]:
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
     source = open_source(recipe.data.source)
     known = tell(source) if world.main else 0
@@ -37,7 +41,9 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
     config, seed = recipe.train, recipe.train.seed
     batches = Images(source, chosen, transform, config.batch, seed, world.rank, world.size)
     held = held if held else without_held_out(chosen, world)
-    held_out = Images(source, held, replace(transform, flip=False), config.batch, seed)
+    plain = replace(transform, flip=False)
+    held_out = Images(source, held, plain, config.batch, seed)
+    some = Images(source, spread(held, 32), plain, config.batch, seed)
     torch.manual_seed(seed)
     mark = fingerprint(begun) if begun else ""
     fresh = begun or registry.module_of(recipe.model, registry.TOKENIZERS)
@@ -48,7 +54,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
         return reconstruction(model, held_out.evaluation(64), world.device)
 
     def preview(path: Path) -> None:
-        images = next(held_out.evaluation(32))["images"]
+        images = next(some.evaluation(32))["images"]
         save_png(comparison(model, images.to(world.device)), path, {})
 
     trainer = Trainer(
@@ -63,6 +69,11 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
         preview=preview,
     )
     claim(out, recipe, world, mark)
+    if note and world.main:
+        say(note)
+    if recipe.objective.gan_weight and recipe.objective.gan_start >= config.steps and world.main:
+        start = f"objective.gan_start {recipe.objective.gan_start}"
+        say(f"no discriminator takes part: {start} is not before the last of {config.steps} steps")
     trainer.fit()
     with trainer.averaged():
         if not world.main:
@@ -70,11 +81,18 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World) -> dict[st
         model.eval()
         measured = {f"held_out_{k}": v for k, v in evaluate().items()}
         if model.distributions:
-            some = Images(source, chosen[:: len(chosen) // 512 + 1], transform, config.batch)
-            measured |= model.rescale(latent_std(model, some.evaluation(64), world.device))
-        save_module(model, out / "tokenizer", source=source.name)
+            seen = Images(source, chosen[:: len(chosen) // 512 + 1], transform, config.batch)
+            measured |= model.rescale(latent_std(model, seen.evaluation(64), world.device))
+        learned_on = {"source": source.name, "holdout": recipe.data.holdout}
+        save_module(model, out / "tokenizer", **learned_on)
     tell(source, known)
     return finish(out, recipe, measured, source)
+
+
+def spread(indices: Sequence[int], n: int) -> list[int]:
+    """At most n of the indices, evenly spread over them: sources put what is alike together."""
+    n = min(n, len(indices))
+    return [int(indices[i * len(indices) // n]) for i in range(n)]
 
 
 @torch.inference_mode()

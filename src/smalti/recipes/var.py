@@ -58,7 +58,7 @@ def emoji_msvqvae() -> TokenizerRecipe:
             steps=1500,
             batch=16,
             optim=OptimConfig(lr=2e-3, schedule="cosine", warmup=50, weight_decay=0.0),
-            eval_every=0,
+            eval_every=300,
             preview_every=500,
             save_every=500,
         ),
@@ -114,7 +114,7 @@ def var_d16() -> GeneratorRecipe:
     On paper 5.0 GB of weights, gradients and AdamW's state, beside activations.
 
     smalti encode folder:imagenet/train --tokenizer var-tokenizer --out codes.arrow
-    torchrun --nproc-per-node 8 -m smalti train var_d16 --tokenizer var-tokenizer \
+    torchrun --nproc-per-node 8 -m smalti train var_d16 --tokenizer var-tokenizer \\
         --codes codes.arrow --out runs/var-d16
     """
     return var("d16", 200, 1e-4, 1e-3, final_lr=0.1)
@@ -191,5 +191,7 @@ def emoji_var() -> GeneratorRecipe:
             drop_path=0.1,
         ),
         sampling=Sampling.of(guidance=2.0, schedule="linear", top_p=0.95),
-        train=replace(recipe.train, steps=2020, preview_every=1010, save_every=1010),
+        train=replace(
+            recipe.train, steps=2020, eval_every=404, preview_every=1010, save_every=1010
+        ),
     )

@@ -37,7 +37,9 @@ class BytesConfig:
     dim: int = 256
     """C, a multiple of 2 * heads."""
     layers: int = 3
+    """Transformer blocks."""
     heads: int = 4
+    """Attention heads."""
 
     def __post_init__(self) -> None:
         for name in ("length", "word", "dim", "layers", "heads"):

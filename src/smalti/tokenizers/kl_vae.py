@@ -52,6 +52,7 @@ class KLVAEConfig:
     attention_at: tuple[int, ...] = (16,)
     """Pixels per cell, along one side, of the encoder's levels with attention."""
     dropout: float = 0.0
+    """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
         autoencoder.check(self)

@@ -38,6 +38,7 @@ class MaskGITVQGANConfig:
     dim: int = 256
     """Codebook dimensions C, and channels of the latents."""
     dropout: float = 0.0
+    """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
         for name in ("channels", "blocks", "dim"):

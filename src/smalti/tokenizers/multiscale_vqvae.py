@@ -59,6 +59,7 @@ class MultiScaleConfig:
     attention: bool = True
     """Attention at the deepest level and in the middle."""
     dropout: float = 0.0
+    """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
         multiscale.check(self.scales, self.vocab, self.dim, self.phis, self.phi_ratio)

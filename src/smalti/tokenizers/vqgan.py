@@ -45,6 +45,7 @@ class VQGANConfig:
     attention: bool = True
     """Attention at the deepest level and in the middle."""
     dropout: float = 0.0
+    """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
         autoencoder.check(self)

@@ -29,6 +29,7 @@ class GuardConfig:
     spike: float = 10.0
     """A loss so many standard deviations above its running mean is a spike; 0 looks for none."""
     on_spike: Literal["report", "skip", "stop"] = "report"
+    """At a spike: report it, leave the step out, or stop the run."""
 
     def __post_init__(self) -> None:
         if not self.spike >= 0:

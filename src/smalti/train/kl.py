@@ -17,6 +17,7 @@ from smalti.train.objectives import Batch, Losses, PictureConfig, PictureObjecti
 @dataclass(frozen=True)
 class KLConfig(PictureConfig):
     pixel: Literal["l1", "l2"] = "l1"
+    """Distance of pixels: l1 is absolute, l2 squared."""
     gan_start: int = 50001
     gan_adaptive: bool = True
     kl_weight: float = 1e-6

@@ -34,8 +34,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        told = record if isinstance(record, dict) else {}
-        if "event" not in told and not isinstance(told.get("step"), int):
+        fields = record if isinstance(record, dict) else {}
+        if "event" not in fields and not isinstance(fields.get("step"), int):
             raise ValueError(f"{path} has a line of no step: {line[:60]}")
         yield line, record
 
@@ -96,7 +96,7 @@ class Log:
         if self.board is not None:
             for name, value in numbers.items():
                 self.board.add_scalar(name, value, step)
-        text = "  ".join(_shown(n, numbers[n], show) for n in show if n in numbers)
+        text = shown({name: numbers[name] for name in show if name in numbers})
         self.progress.update(self.task, completed=step, numbers=text)
         now = time.monotonic()
         if not self.live and (now - self.shown > 10 or step == self.steps):
@@ -118,10 +118,15 @@ class Log:
         self.progress.console.print(text, highlight=False)
 
 
-def _shown(name: str, number: float, beside: list[str]) -> str:
-    """A number with its name; a part of one that is shown beside it, usage_2x2 of usage, short."""
-    whole, _, part = name.rpartition("_")
-    return f"{part} {number:.2g}" if whole in beside else f"{name} {number:.4g}"
+def shown(numbers: dict[str, float]) -> str:
+    """Numbers with their names; the parts of one, as usage_2x2 of usage, in brackets behind it."""
+    texts = list[str]()
+    for name, number in numbers.items():
+        parts = {n: v for n, v in numbers.items() if n.rpartition("_")[0] == name}
+        inside = ", ".join(f"{n.rpartition('_')[2]} {v:.2g}" for n, v in parts.items())
+        if name.rpartition("_")[0] not in numbers:
+            texts.append(f"{name} {number:.4g}" + (f" ({inside})" if inside else ""))
+    return "  ".join(texts)
 
 
 def _plain(number: float) -> float | str:

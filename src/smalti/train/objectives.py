@@ -140,11 +140,15 @@ class PictureConfig:
     """What any tokenizer loses by the pictures it gives back."""
 
     pixel: Literal["l1", "l2"] = "l2"
+    """Distance of pixels: l1 is absolute, l2 squared."""
     pixel_weight: float = 1.0
+    """Weight of the pixel loss."""
     perceptual: str = "lpips"
     """none, lpips (weights from the hub) or a folder with its two weight files."""
     perceptual_weight: float = 1.0
+    """Weight of the perceptual loss."""
     gan: GanLoss = "hinge"
+    """Which adversarial loss."""
     gan_weight: float = 0.5
     """0 trains without a discriminator."""
     gan_start: int = 20000
@@ -152,7 +156,9 @@ class PictureConfig:
     gan_adaptive: bool = False
     """Scale the adversarial loss to the gradient of the others at the last layer."""
     gan_channels: int = 64
+    """Channels of the discriminator's first layer."""
     gan_layers: int = 3
+    """Layers of the discriminator after the first."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class OptimConfig:
     final_lr: float = 0.0
     """Where the fall ends, as a fraction of `lr`."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of AdamW's two moments."""
     weight_decay: float = 0.05
     """On parameters of two or more dimensions; biases, norms and what a model names in `NO_DECAY`
     have none."""

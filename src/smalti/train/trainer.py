@@ -44,6 +44,7 @@ from smalti.train.parallel import (
 @dataclass(frozen=True)
 class TrainConfig:
     steps: int = 1000
+    """Optimizer steps; warm-up and other schedules of a recipe follow when this is changed."""
     batch: int = 64
     """Images per optimizer step, over all processes and accumulated parts."""
     accumulate: int = 1
@@ -54,7 +55,9 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of the average of weights that is evaluated and exported; 0 has none."""
     seed: int = 0
+    """Random seed of weights, batches and dropout."""
     log_every: int = 10
+    """Steps between lines of numbers."""
     eval_every: int = 500
     """Steps between evaluations on held-out data; also at the end. 0: only there."""
     preview_every: int = 500
@@ -64,7 +67,7 @@ class TrainConfig:
     keep: int = 2
     """Checkpoints kept."""
     guard: GuardConfig = field(default_factory=GuardConfig)
-    """What happens at a step whose loss is no number or leaps."""
+    """What to do at a step whose loss is not a number or jumps."""
     parallel: Parallel = "ddp"
     """Among several processes: ddp, each has the whole model; fsdp, each has a share of it."""
     recompute: bool = False
