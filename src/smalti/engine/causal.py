@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import Cond, Draw, Guide, Span, TokenSpec
-from smalti.engine.step import Known, Step, check_orders, check_request, width
+from smalti.engine.step import Known, Step, Watch, check_orders, check_request, width
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise, SlotNoise
@@ -89,7 +89,7 @@ def stream(
     `cond` has B rows and stands on the model's device; `negative` (B rows) takes the place of the
     null condition in guidance; `orders` (N,) or (B, N) the place of the model's own order. Raises
     ValueError if `noise`, `known`, `negative` or `orders` has another batch or shape, if a label is
-    no class of the model, or if the model cannot do what is asked.
+    no class of the model, if the model cannot do what is asked, or if what it draws is no number.
     """
     guidance, filters = guidance or Guidance(), filters or Filters()
     batch, device, spec = cond.batch, cond.device, model.spec
@@ -108,11 +108,13 @@ def stream(
     cache = model.cache(branches.batch)
     prepared = model.prepare(branches, *_orders(orders, branches.batch // batch, device))
     steps = spans(model.blocks, device, bucket)
+    watch = Watch(spec, len(steps))
     for i, span in enumerate(steps):
         slots = span.slots
         guide, numbers = guidance.at(i, len(steps)), SlotNoise(uniform[:, slots], noise, slots)
         read = codes if vectors is None else vectors
         draw = model.draw(read, prepared, span, cache, guide, numbers, filters)
+        watch.see(draw)
         codes[:, slots] = _kept(draw.codes, given, slots)
         if draw.vectors is not None:
             if vectors is None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import Cond, Draw, Guide, TokenSpec, Turn
-from smalti.engine.step import Known, Step, check_orders, check_request, width
+from smalti.engine.step import Known, Step, Watch, check_orders, check_request, width
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise, SlotNoise, gumbel
@@ -108,6 +108,7 @@ def stream(
     branches = guidance.branches(cond, negative)
     prepared = model.prepare(branches)
     cache = model.cache(branches.batch) if refresh > 1 else None
+    watch = Watch(spec, steps)
     sure, everywhere = reveal.confidence is not None, torch.arange(spec.positions, device=device)
     for i in range(steps):
         before, after = ([row[j] for row in left] for j in (i, i + 1))
@@ -121,6 +122,7 @@ def stream(
         uniform = noise.uniform(slots, *width(spec), step=2 * again)
         numbers = SlotNoise(uniform, noise, slots, again)
         draw = model.draw(codes, prepared, turn, cache, guide, numbers, filters)
+        watch.see(draw)
         if kept is None or wanted is None:
             new = _where(ready, codes, draw.codes)
             ready = _surest(draw.logp, ready, after, numbers, reveal.weight(i, steps))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from smalti.finite import require_finite
 from smalti.tokenizers.quantize.vq import Quantized
 
 
@@ -24,3 +25,8 @@ def check_images(images: Tensor, size: tuple[int, int]) -> None:
     bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if bad:
         raise ValueError(f"pixels must be numbers in [-1, 1], got NaN or inf in images {bad}")
+
+
+def check_latent(latent: Tensor) -> Tensor:
+    """The latent itself. Raises ValueError if some of it is no number: each would have a code."""
+    return require_finite(latent, "latents of the tokenizer")
