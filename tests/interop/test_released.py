@@ -198,6 +198,6 @@ def test_failures_are_one_line_and_leave_nothing(hub, tmp_path):
     with pytest.raises(ValueError, match=r"c2i_L_256.pt .* the hub did not give it: 404 .*Error$"):
         smalti.load(f"{OFFICIAL}/c2i_L_256.pt")
     hub.path(OFFICIAL, "vq_ds16_c2i.pt").write_text("no pickle")
-    with pytest.raises(ValueError, match="vq_ds16_c2i.pt is damaged or no checkpoint"):
+    with pytest.raises(ValueError, match="vq_ds16_c2i.pt is text, not a checkpoint: 'no pickle'$"):
         smalti.load(f"{OFFICIAL}/c2i_B_256.pt")
     assert not list((tmp_path / "home").rglob("*.json"))

@@ -84,17 +84,15 @@ def convert(files: LlamaGenFiles, out: Path, source: str) -> None:
 
 
 def _tokenizer_alone(files: LlamaGenFiles) -> VQGAN:
-    checkpoint = read_checkpoint(files.tokenizer, files.weights)
-    expect(checkpoint, LLAMAGEN_VQ)
+    checkpoint = expect(read_checkpoint(files.tokenizer, files.weights), LLAMAGEN_VQ)
     config = vq_sizes(checkpoint, files.l2_norm)
     return _tokenizer(checkpoint, config, _grid(files, checkpoint, config.factor))
 
 
 def _pipeline(files: LlamaGenFiles, model: Path) -> Pipeline:
     """A pipeline whose weights stay in the files, unless they are of another dtype."""
-    vq, gpt = read_checkpoint(files.tokenizer), read_checkpoint(model, files.weights)
-    expect(vq, LLAMAGEN_VQ)
-    expect(gpt, LLAMAGEN)
+    vq = expect(read_checkpoint(files.tokenizer), LLAMAGEN_VQ)
+    gpt = expect(read_checkpoint(model, files.weights), LLAMAGEN)
     codes = vq_sizes(vq, files.l2_norm)
     config = gpt_sizes(gpt, _grid(files, gpt, codes.factor), files.heads)
     tokenizer = _tokenizer(vq, codes, config.grid)

@@ -94,8 +94,7 @@ def _tokenizer_alone(files: MARFiles) -> KLVAE:
 
 def _pipeline(files: MARFiles, path: Path) -> Pipeline:
     vae, codes = _open_vae(files)
-    checkpoint = read_checkpoint(path, files.weights or "")
-    expect(checkpoint, KIND)
+    checkpoint = expect(read_checkpoint(path, files.weights or ""), KIND)
     config = mar_sizes(checkpoint, files.heads, files.decoder_heads)
     side = group(checkpoint, config.channels, codes.latent)
     codes = replace(codes, group=side, size=tuple(side * s for s in codes.size))
@@ -112,8 +111,7 @@ def _pipeline(files: MARFiles, path: Path) -> Pipeline:
 
 
 def _open_vae(files: MARFiles) -> tuple[Checkpoint, KLVAEConfig]:
-    checkpoint = read_checkpoint(files.tokenizer)
-    expect(checkpoint, MAR_VAE)
+    checkpoint = expect(read_checkpoint(files.tokenizer), MAR_VAE)
     return checkpoint, vae_sizes(checkpoint, files.scale)
 
 

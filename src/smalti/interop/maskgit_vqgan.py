@@ -108,8 +108,7 @@ def convert(files: MaskGITFiles, out: Path, source: str) -> None:
 
 def open_maskgit(path: Path) -> tuple[Checkpoint, MaskGITVQGANConfig]:
     """A checkpoint and its config, for images of a single code."""
-    checkpoint = read_checkpoint(path)
-    expect(checkpoint, MASKGIT_VQ)
+    checkpoint = expect(read_checkpoint(path), MASKGIT_VQ)
     return checkpoint, maskgit_sizes(checkpoint)
 
 

@@ -74,8 +74,7 @@ def convert(files: RARFiles, out: Path, source: str) -> None:
 
 def _pipeline(files: RARFiles) -> Pipeline:
     vq, codes = open_maskgit(files.tokenizer)
-    checkpoint = read_checkpoint(files.model)
-    expect(checkpoint, KIND)
+    checkpoint = expect(read_checkpoint(files.model), KIND)
     config = rar_sizes(checkpoint, pair("--grid", files.grid, 1) if files.grid else None)
     state = rar_state(checkpoint.state, config)
     model = assemble(RAR, config, state, str(files.model), dtype_of(files.dtype))

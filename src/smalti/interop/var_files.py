@@ -79,16 +79,14 @@ def convert(files: VARFiles, out: Path, source: str) -> None:
 
 def _tokenizer(files: VARFiles, scales: Scales) -> MultiScaleVQVAE:
     """The tokenizer, for the scales of the options or else for these."""
-    checkpoint = read_checkpoint(files.tokenizer, part="vae_local")
-    expect(checkpoint, VAR_VQ)
+    checkpoint = expect(read_checkpoint(files.tokenizer, part="vae_local"), VAR_VQ)
     config = vae_sizes(checkpoint, squares(files.scales) if files.scales else scales)
     config, state = replace(config, l2_norm=files.l2_norm), vae_state(checkpoint.state)
     return assemble(MultiScaleVQVAE, config, state, str(files.tokenizer), torch.float32)
 
 
 def _pipeline(files: VARFiles, path: Path) -> Pipeline:
-    checkpoint = read_checkpoint(path)
-    expect(checkpoint, KIND)
+    checkpoint = expect(read_checkpoint(path), KIND)
     scales = scales_of(checkpoint, files.scales)
     tokenizer = _tokenizer(files, scales)
     codes = tokenizer.config
