@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,10 @@ class Vectors(dict[str, Tensor]):
         """`close` to the golden tensor, if the folder has it."""
         if name in self:
             self._compared = True
-            close(ours, self[name], share, size)
+            try:
+                close(ours, self[name], share, size)
+            except AssertionError as error:
+                raise AssertionError(f"{name}: {error}") from None
 
     def clamped(
         self, name: str, ours: Tensor, low: float, high: float, share: float | None = None
@@ -108,9 +111,15 @@ class Vectors(dict[str, Tensor]):
         """The same of values that are clamped behind their computation."""
         self.check(name, ours.clamp(low, high), share, ours.abs().max().item())
 
-    def number(self, name: str, ours: float, share: float | None = None) -> None:
-        """The same of a single number."""
-        self.check(name, torch.tensor([ours], dtype=torch.float64), share)
+    def numbers(
+        self,
+        name: str,
+        ours: float | Sequence[float],
+        share: float | None = None,
+        size: float | None = None,
+    ) -> None:
+        """The same of one or more numbers."""
+        self.check(name, torch.tensor(ours, dtype=torch.float64), share, size)
 
     def done(self) -> None:
         """Fail if a tensor was never read, for then the test does not know it, or none compared."""
