@@ -65,8 +65,8 @@ class Sampling:
     steps: int | None = None
     """Masked models: steps in which an image is revealed; None: 64, or one for each position."""
     reveal: str = "cosine"
-    """Masked models: cosine, linear, square, meissonic, or the shares that are hidden after each
-    step, such as 0.8,0.4,0."""
+    """Masked models: cosine, linear, square, meissonic, meissonic-linear, or the shares that are
+    hidden after each step, such as 0.8,0.4,0."""
     confidence: float | None = None
     """Masked models of discrete codes: reveal where the model is surest, after noise of this
     weight, which falls to 0; None: the model's own way."""

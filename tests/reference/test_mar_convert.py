@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from golden import folders, load
-from test_mar import check_mar
+from golden import float32, folders, load
+from test_mar import check_mar, epsilon
 from test_mar_vae import check as check_vae
 from test_rar_convert import content, same
 
@@ -53,10 +53,11 @@ def test_generators(folder: Path, layout, tmp_path):
     model = write(state, tmp_path / f"checkpoint-last{suffix}", old=layout == "old")
     options += ["--heads", str(given["encoder_num_heads"])]
     options += ["--decoder-heads", str(given["decoder_num_heads"])]
+    options += [part for _, eps in epsilon(config).items() for part in ("--norm-eps", str(eps))]
     files = ["--tokenizer", str(vae), "--model", str(model), "--scale", "0.5", *options]
     main(["convert", "mar", *files, "--out", str(tmp_path / "p")])
     pipe = smalti.load(tmp_path / "p", "cpu", torch.float32)
-    assert same(pipe.model, mar_state(weights))
+    assert same(pipe.model, mar_state(float32(weights)))
     if layout == "checkpoint":
         check_mar(pipe.model.requires_grad_(True), config, io)
         assert pipe.model.config.head.repeat == given["diffusion_batch_mul"]
@@ -83,7 +84,7 @@ def test_tokenizers(folder: Path, layout, tmp_path):
     options = ["--size", f"{height}x{width}", "--scale", str(scale), "--out", str(tmp_path / "t")]
     main(["convert", "mar", "--tokenizer", str(vae), *options])
     tokenizer, info = load_module(tmp_path / "t", registry.TOKENIZERS)
-    assert same(tokenizer, kl_state({k: v.float() for k, v in weights.items()}))
+    assert same(tokenizer, kl_state(float32(weights)))
     assert tokenizer.config.scale == scale and list(info["files"]) == [vae.name]
     if layout == "checkpoint":
         check_vae(tokenizer, config, io)
@@ -94,7 +95,10 @@ def test_tokenizers(folder: Path, layout, tmp_path):
 def test_a_pipeline_of_the_tokenizer(folder: Path, tmp_path):
     config, weights, io = load(folder)
     vae = write({"model": weights}, tmp_path / "kl.ckpt")
-    side = io["image"].shape[-1] // 2 ** (len(config["constructor"]["ch_mult"]) - 1)
+    height, width = io["image"].shape[2:]
+    if height != width:
+        pytest.skip("MAR draws square images")
+    side = height // 2 ** (len(config["constructor"]["ch_mult"]) - 1)
     shape = replace(mar.tiny(), grid=(side, side), channels=config["constructor"]["embed_dim"])
     model = build(MAR, shape)
     file = write({"model_ema": official(model), "model": {}}, tmp_path / "mar.pth")

@@ -64,6 +64,10 @@ class LlamaGenFiles:
     generator where there is one, else of the tokenizer."""
     l2_norm: bool = True
     """Whether the tokenizer normalises its codes, as all published ones do."""
+    rope_base: float = LlamaGenConfig.rope_base
+    """Base of the generator's rotary angles; the default is that of all published ones."""
+    norm_eps: float = LlamaGenConfig.norm_eps
+    """Epsilon of the generator's norms, likewise."""
     dtype: Dtype = "stored"
     """Of the generator's weights in the pipeline."""
     text: str = "google/flan-t5-xl"
@@ -95,6 +99,7 @@ def _pipeline(files: LlamaGenFiles, model: Path) -> Pipeline:
     gpt = expect(read_checkpoint(model, files.weights), LLAMAGEN)
     codes = vq_sizes(vq, files.l2_norm)
     config = gpt_sizes(gpt, _grid(files, gpt, codes.factor), files.heads)
+    config = replace(config, rope_base=files.rope_base, norm_eps=files.norm_eps)
     tokenizer = _tokenizer(vq, codes, config.grid)
     state = gpt_state(gpt.state, config)
     generator = assemble(LlamaGen, config, state, str(model), dtype_of(files.dtype))

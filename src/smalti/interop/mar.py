@@ -76,8 +76,8 @@ TABLES = {
 """Stored with an axis for the batch, which ours lack."""
 
 
-def mar_config(arguments: Mapping[str, Any]) -> MARConfig:
-    """Our config of the official arguments of `MAR`.
+def mar_config(arguments: Mapping[str, Any], **ours: Any) -> MARConfig:
+    """Our config of the official arguments of `MAR`; `ours` are fields of our own: `norm_eps`.
 
     Raises ValueError for an unknown argument, and if the codes do not tile the image.
     """
@@ -111,6 +111,7 @@ def mar_config(arguments: Mapping[str, Any]) -> MARConfig:
             width=args["diffloss_w"],
             repeat=args["diffusion_batch_mul"],
         ),
+        **ours,
     )
 
 

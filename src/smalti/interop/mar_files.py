@@ -65,6 +65,8 @@ class MARFiles:
     """Attention heads; needed for widths that were never published."""
     decoder_heads: int | None = None
     """The same of the decoder; default: as the encoder's, if it is as wide."""
+    norm_eps: float = MARConfig.norm_eps
+    """Epsilon of the norms of encoder and decoder; all published generators have the default."""
     size: str = ""
     """Pixels of an image of a tokenizer alone, 256 (the default) or height x width, 256x384."""
     dtype: Dtype = "stored"
@@ -96,6 +98,7 @@ def _pipeline(files: MARFiles, path: Path) -> Pipeline:
     vae, codes = _open_vae(files)
     checkpoint = expect(read_checkpoint(path, files.weights or ""), KIND)
     config = mar_sizes(checkpoint, files.heads, files.decoder_heads)
+    config = replace(config, norm_eps=files.norm_eps)
     side = group(checkpoint, config.channels, codes.latent)
     codes = replace(codes, group=side, size=tuple(side * s for s in codes.size))
     tokenizer = _tokenizer(vae, codes, config.grid)

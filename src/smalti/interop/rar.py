@@ -6,6 +6,7 @@ tables of positions and steps have rows beyond the sequence, which nothing reads
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,17 +33,21 @@ RENAMES = (
 """Parts of official names and of ours."""
 
 
-def rar_config(constructor: Mapping[str, Any]) -> RARConfig:
+def rar_config(
+    constructor: Mapping[str, Any], grid: tuple[int, int] | None = None
+) -> RARConfig:
     """Our config of the official `model` section: `generator` and `vq_model`.
 
-    Raises ValueError if the codes are no square grid.
+    Without a grid, which upstream has not, it is square. Raises ValueError if it has another number
+    of codes than `image_seq_len`.
     """
     generator, length = constructor["generator"], constructor["generator"]["image_seq_len"]
-    side = round(length**0.5)
-    if side * side != length:
-        raise ValueError(f"image_seq_len must be a square number, got {length}")
+    side = math.isqrt(length)
+    height, width = grid or (side, side)
+    if height * width != length:
+        raise ValueError(f"image_seq_len is {length}, a grid of {height}x{width} is not: give grid")
     return RARConfig(
-        grid=(side, side),
+        grid=(height, width),
         vocab=constructor["vq_model"]["codebook_size"],
         classes=generator["condition_num_classes"],
         layers=generator["num_hidden_layers"],

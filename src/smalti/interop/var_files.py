@@ -60,6 +60,11 @@ class VARFiles:
     """Attention heads; needed where attention is not l2-normalised and the width not 64 x depth."""
     l2_norm: bool = False
     """Whether the tokenizer compares directions (upstream: using_znorm); no published one does."""
+    quant_resi: float = MultiScaleConfig.phi_ratio
+    """Share of the convolutions behind the codebook in what they give, 0 to 1; all published
+    tokenizers have the default."""
+    norm_eps: float = VARConfig.norm_eps
+    """Epsilon of the transformer's norms; all published ones have the default."""
     dtype: Dtype = "stored"
     """Of the transformer's weights in the pipeline."""
 
@@ -81,7 +86,8 @@ def _tokenizer(files: VARFiles, scales: Scales) -> MultiScaleVQVAE:
     """The tokenizer, for the scales of the options or else for these."""
     checkpoint = expect(read_checkpoint(files.tokenizer, part="vae_local"), VAR_VQ)
     config = vae_sizes(checkpoint, squares(files.scales) if files.scales else scales)
-    config, state = replace(config, l2_norm=files.l2_norm), vae_state(checkpoint.state)
+    config = replace(config, l2_norm=files.l2_norm, phi_ratio=abs(files.quant_resi))
+    state = vae_state(checkpoint.state)
     return assemble(MultiScaleVQVAE, config, state, str(files.tokenizer), torch.float32)
 
 
@@ -91,7 +97,7 @@ def _pipeline(files: VARFiles, path: Path) -> Pipeline:
     tokenizer = _tokenizer(files, scales)
     codes = tokenizer.config
     config = var_sizes(checkpoint, scales, files.heads)
-    config = replace(config, phis=codes.phis, phi_ratio=codes.phi_ratio)
+    config = replace(config, phis=codes.phis, phi_ratio=codes.phi_ratio, norm_eps=files.norm_eps)
     state = var_state(checkpoint.state, tokenizer.state_dict())
     model = assemble(VAR, config, state, str(path), dtype_of(files.dtype))
     return Pipeline(tokenizer, model, sampling=FID)

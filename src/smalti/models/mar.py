@@ -51,6 +51,8 @@ class MARConfig:
     """Width E of the decoder; 0 is as wide as the encoder."""
     mlp_ratio: float = 4.0
     """Width of a feed-forward layer by that of its layer."""
+    norm_eps: float = LN_EPS
+    """Of the norms of encoder and decoder; that of what the encoder reads is always 1e-6."""
     buffer: int = 64
     """Rows P that carry the condition."""
     dropout: float = 0.1
@@ -105,7 +107,8 @@ class MARConfig:
 
     def _stack(self, layers: int, heads: int, dim: int) -> Shape:
         ffn_dim = int(dim * self.mlp_ratio)
-        return Shape(layers, heads, dim, ffn_dim, self.dropout, self.attention_dropout)
+        rates = self.dropout, self.attention_dropout
+        return Shape(layers, heads, dim, ffn_dim, *rates, self.norm_eps)
 
 
 class Read(NamedTuple):

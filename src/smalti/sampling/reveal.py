@@ -1,8 +1,9 @@
 """Which positions masked generation reveals at each step: how many, and how the surest are chosen.
 
 A schedule says what share of the unknown positions is still hidden after a share r of the steps:
-cosine cos(pi r / 2) (MaskGIT, MAR), linear 1 - r, square 1 - r^2, meissonic the cosine in float32,
-as there, which may hide one position fewer; or shares as numbers, "0.9,0.5,0", one for each step.
+cosine cos(pi r / 2) (MaskGIT, MAR), linear 1 - r, square 1 - r^2, meissonic and meissonic-linear the
+cosine and 1 - r in float32, as there, which may hide one position fewer; or shares as numbers,
+"0.9,0.5,0", one for each step.
 Sources: Chang et al. 2022 (arXiv:2202.04200); Li et al. 2024 (arXiv:2406.11838); Bai et al. 2024
 (arXiv:2410.08261).
 """
@@ -29,7 +30,8 @@ class Reveal:
     steps: int | None = None
     """None: 64, or as many as there are positions or numbers in `schedule`, if that is fewer."""
     schedule: str = "cosine"
-    """cosine, linear, square, meissonic, or shares that are hidden after each step: "0.8,0.4,0"."""
+    """cosine, linear, square, meissonic, meissonic-linear, or shares that are hidden after each
+    step: "0.8,0.4,0"."""
     confidence: float | None = None
     """Reveal where the model is surest, after Gumbel noise of this weight, which falls to 0; None:
     in a given or random order."""
@@ -92,7 +94,7 @@ class Reveal:
 
     def weight(self, step: int, steps: int) -> float:
         """The weight of the noise on the confidence at a step but the last."""
-        if self.schedule == "meissonic":
+        if self.schedule.startswith("meissonic"):
             return (self.confidence or 0.0) * (1 - step / max(steps - 1, 1))
         return (self.confidence or 0.0) * (1 - (step + 1) / steps)
 
@@ -101,11 +103,16 @@ def _cosine32(n: int, share: float) -> int:
     return int((n * torch.cos(torch.tensor(share) * math.pi * 0.5)).floor())
 
 
+def _linear32(n: int, share: float) -> int:
+    return int((n * (1 - torch.tensor(share))).floor())
+
+
 SCHEDULES: dict[str, Callable[[int, float], int]] = {
     "cosine": lambda n, share: math.floor(n * math.cos(math.pi / 2 * share)),
     "linear": lambda n, share: math.floor(n * (1 - share) + 1e-9),  # 10 * (1 - 0.8) is 2
     "square": lambda n, share: math.floor(n * (1 - share * share)),
     "meissonic": _cosine32,
+    "meissonic-linear": _linear32,
 }
 """How many of n positions are hidden after a share of the steps."""
 
