@@ -144,25 +144,23 @@ def plot(
 
 
 def convert(arguments: Sequence[str]) -> None:
-    """Make a pipeline of released weights: `smalti convert FAMILY --out DIR [--option value]`."""
-    from smalti.interop.convert import FAMILIES
+    """Make a pipeline of released weights: `smalti convert PROJECT --tokenizer FILE --out DIR`."""
+    from smalti.interop.convert import convert as run
+    from smalti.interop.projects import PROJECTS, overview
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [
-            f"  {n:18} {(f.options.__doc__ or '').splitlines()[0]}" for n, f in FAMILIES.items()
-        ]
-        print("usage: smalti convert FAMILY --out DIR [--option value]\n\nfamilies:")
-        print("\n".join(lines) + "\n\nsmalti convert FAMILY --help shows every option.")
+        print(overview())
         return
     name, *rest = arguments
-    if name not in FAMILIES:
-        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {name!r}")
-    family = FAMILIES[name]
+    if name not in PROJECTS:
+        near = did_you_mean(name, PROJECTS)
+        raise ValueError(f"project must be one of {', '.join(PROJECTS)}, got {name!r}{near}")
+    project = PROJECTS[name]
 
     def command(out: Path, files: Any, json: bool = False) -> None:
         from smalti.describe import describe
 
-        family.convert(files, out, f"{name}, local files")
+        run(project, files, out, f"{name}, local files")
         report = describe(str(out))
         if json:
             show(report)
@@ -171,10 +169,10 @@ def convert(arguments: Sequence[str]) -> None:
 
     command.__annotations__ = {
         "out": Path,
-        "files": Annotated[family.options, tyro.conf.arg(name="")],
+        "files": Annotated[project.options, tyro.conf.arg(name="")],
         "json": bool,
     }
-    command.__doc__ = family.options.__doc__
+    command.__doc__ = project.options.__doc__
     parse(command, f"smalti convert {name}", rest)
 
 

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from builders import build
 from official import official
-from smalti.interop.maskgit_vqgan import maskgit, maskgit_config, maskgit_sizes, maskgit_state
+from official_settings import maskgit_config, rar_config
+from smalti.interop.convert import build as build_part
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.rar import rar_config, rar_state
-from smalti.interop.rar_files import rar_sizes, sampling
+from smalti.interop.project import sized
+from smalti.interop.projects.maskgit_vqgan import TOKENIZER, maskgit_sizes, maskgit_state
+from smalti.interop.projects.rar import rar_sizes, rar_state, sampling
 from smalti.models.rar import RAR, SIZES, RARConfig, tiny
 from smalti.settings import Sampling
 from smalti.storage import assemble
@@ -141,7 +143,7 @@ def tokenizers(draw) -> MaskGITVQGANConfig:
 def test_tokenizers_come_back(config):
     stored = checkpoint(MaskGITVQGAN, config)
     assert maskgit_sizes(stored) == config
-    found = maskgit(stored, config, (3, 5))
+    found = build_part(TOKENIZER, stored, sized(config, (3, 5)))
     assert found.config == replace(config, size=(3 * config.factor, 5 * config.factor))
 
 

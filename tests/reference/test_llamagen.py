@@ -8,9 +8,10 @@ import torch
 from golden import Vectors, float32, folders, load
 from greedy import draws, most_probable, replayed
 
+from official_settings import gpt_config, vq_config
 from smalti.codes import Cond
 from smalti.engine.causal import spans
-from smalti.interop.llamagen import gpt_config, gpt_state, vq_config, vq_state
+from smalti.interop.projects.llamagen import gpt_state, vq_state
 from smalti.models.llamagen import LlamaGen
 from smalti.sampling.guidance import Guidance
 from smalti.tokenizers.vqgan import VQGAN

@@ -14,7 +14,7 @@ from builders import build
 from official import layouts, official, write
 from smalti import registry
 from smalti.cli import main
-from smalti.interop.llamagen import gpt_state, vq_state
+from smalti.interop.projects.llamagen import gpt_state, vq_state
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.storage import load_module
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig

@@ -19,9 +19,10 @@ from golden import Vectors, close, float32, folders, load
 from mar_head import check_head, solved
 from torch import Tensor
 
+from official_settings import mar_config
 from smalti.codes import Cond, Draw, Guide, Turn
 from smalti.engine.masked import generate
-from smalti.interop.mar import mar_config, mar_state
+from smalti.interop.projects.mar import mar_state
 from smalti.models.mar import MAR
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance

@@ -18,8 +18,7 @@ from builders import build
 from official import official, other, write
 from smalti import registry
 from smalti.cli import main
-from smalti.interop.mar import mar_state
-from smalti.interop.mar_vae import kl_state
+from smalti.interop.projects.mar import kl_state, mar_state
 from smalti.models import mar
 from smalti.models.mar import MAR
 from smalti.settings import Sampling

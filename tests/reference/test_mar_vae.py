@@ -7,7 +7,8 @@ import pytest
 import torch
 from golden import Vectors, close, float32, folders, load
 
-from smalti.interop.mar_vae import kl_config, kl_state
+from official_settings import kl_config
+from smalti.interop.projects.mar import kl_state
 from smalti.tokenizers.kl_vae import KLVAE, Posterior, kl16
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from golden import Vectors, float32, folders, grid_of, load
 
-from smalti.interop.maskgit_vqgan import maskgit_config, maskgit_state
+from official_settings import maskgit_config
+from smalti.interop.projects.maskgit_vqgan import maskgit_state
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 
 

@@ -7,9 +7,10 @@ import torch
 from golden import Vectors, float32, folders, grid_of, load
 from greedy import draws, most_probable, replayed
 
+from official_settings import rar_config
 from smalti.codes import Cond
 from smalti.engine.causal import spans
-from smalti.interop.rar import rar_config, rar_state
+from smalti.interop.projects.rar import rar_state
 from smalti.models.rar import RAR
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.orders import arrange

@@ -14,8 +14,8 @@ from builders import build
 from official import layouts, official, write
 from smalti import registry
 from smalti.cli import main
-from smalti.interop.maskgit_vqgan import maskgit_state
-from smalti.interop.rar import rar_state
+from smalti.interop.projects.maskgit_vqgan import maskgit_state
+from smalti.interop.projects.rar import rar_state
 from smalti.models import rar
 from smalti.models.rar import RAR
 from smalti.settings import Sampling

@@ -11,10 +11,11 @@ from greedy import draws, most_probable, replayed
 from safetensors.torch import load_file
 from torch import Tensor
 
+from official_settings import vae_config, var_config
 from smalti.codes import Cond
 from smalti.editing import known_positions
 from smalti.engine.causal import Known, spans
-from smalti.interop.var import renamed, vae_config, vae_state, var_config, var_state
+from smalti.interop.projects.var import renamed, vae_state, var_state
 from smalti.models.var import VAR
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance

@@ -14,7 +14,7 @@ import smalti
 from official import write
 from smalti import registry
 from smalti.cli import main
-from smalti.interop.var import vae_state, var_state
+from smalti.interop.projects.var import vae_state, var_state
 from smalti.storage import load_module
 
 LAYOUTS = ["flat", "flat-views", "compiled", "old", "trainer"]

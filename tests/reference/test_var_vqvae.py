@@ -7,7 +7,8 @@ import pytest
 import torch
 from golden import Vectors, float32, folders, load
 
-from smalti.interop.var import vae_config, vae_state
+from official_settings import vae_config
+from smalti.interop.projects.var import vae_state
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 
 

@@ -4,43 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from smalti.interop.pickles import HOLDERS, Checkpoint, read_checkpoint
+from smalti.interop.project import Part
+from smalti.interop.projects import PROJECTS
 from smalti.progress import say
 
-
-class Kind(NamedTuple):
-    title: str
-    command: str
-    """The family of `smalti convert` that takes it, and the option."""
-    marks: tuple[str, ...]
-    """How names begin of which every such file has all."""
-    lacks: tuple[str, ...] = ()
-    """How names begin of which it has none, where the marks alone do not tell the kinds apart."""
-
-
-LLAMAGEN = Kind(
-    "a LlamaGen generator", "llamagen --model", ("tok_embeddings.", "layers.0.feed_forward.w3.")
-)
-LLAMAGEN_VQ = Kind("a LlamaGen tokenizer", "llamagen --tokenizer", ("encoder.conv_blocks.",))
-RAR = Kind("a RAR generator", "rar --model", ("target_aware_pos_embed",))
-MASKGIT_VQ = Kind(
-    "a MaskGIT-VQGAN", "maskgit-vqgan --tokenizer", ("encoder.down.", "encoder.mid.0.")
-)
-VAR = Kind("a VAR transformer", "var --model", ("lvl_embed.",))
-VAR_VQ = Kind("a VAR tokenizer", "var --tokenizer", ("quantize.quant_resi.",))
-MAR = Kind("a MAR generator", "mar --model", ("encoder_pos_embed_learned", "diffloss."))
-MAR_VAE = Kind(
-    "a KL-VAE",
-    "mar --tokenizer",
-    ("encoder.down.", "decoder.up.", "quant_conv.", "post_quant_conv."),
-    ("quantize.",),
-)
-KINDS = (LLAMAGEN, LLAMAGEN_VQ, RAR, MASKGIT_VQ, VAR, VAR_VQ, MAR, MAR_VAE)
+KINDS = {
+    part: f"{name} --{option}"
+    for name, project in reversed(PROJECTS.items())
+    for option, part in (("tokenizer", project.tokenizer), ("model", project.model))
+    if part is not None
+}
+"""What takes a file of each kind: the project of `smalti convert`, and the option. Of a tokenizer
+that several share, the first that has it."""
 
 
-def prefixes(names: Iterable[str], kind: Kind) -> list[str]:
+def prefixes(names: Iterable[str], kind: Part) -> list[str]:
     """How the names of tensors begin before those of such a file: [""] if they are its names,
     ["model."] if all or some of them are so after "model.", [] if there are none."""
     names, (first, *_) = list(names), kind.marks
@@ -54,7 +34,7 @@ def prefixes(names: Iterable[str], kind: Kind) -> list[str]:
     return found[:1] if found[:1] == [""] else found
 
 
-def kind_of(names: Mapping[str, object]) -> Kind | None:
+def kind_of(names: Mapping[str, object]) -> Part | None:
     """The kind of file that has tensors of these names; None if it is none that we know."""
     plain = [kind for kind in KINDS if prefixes(names, kind) == [""]]
     return next(iter(plain or [kind for kind in KINDS if prefixes(names, kind)]), None)
@@ -68,10 +48,10 @@ def advice(path: Path) -> str:
         kind = None
     if kind is None:
         return "smalti convert --help names the released files that become pipelines"
-    return f"it looks like {kind.title}; try: smalti convert {kind.command} {path}"
+    return f"it looks like {kind.title}; try: smalti convert {KINDS[kind]} {path}"
 
 
-def expect(checkpoint: Checkpoint, wanted: Kind) -> Checkpoint:
+def expect(checkpoint: Checkpoint, wanted: Part) -> Checkpoint:
     """A checkpoint with the names of its kind, without what they begin with, which is said.
 
     Raises ValueError if it is of another kind, naming it and what takes it, or if it holds several
@@ -82,7 +62,7 @@ def expect(checkpoint: Checkpoint, wanted: Kind) -> Checkpoint:
     if other is not None:
         raise ValueError(
             f"{checkpoint.path} looks like {other.title}; "
-            f"try: smalti convert {other.command} {checkpoint.path}"
+            f"try: smalti convert {KINDS[other]} {checkpoint.path}"
         )
     usual = [begin for begin in begins if begin.partition(".")[0] in HOLDERS]
     if len(begins) > 1 and len(usual) != 1:
