@@ -168,9 +168,9 @@ def convert(arguments: Sequence[str]) -> None:
             say(f"{out}: {report['kind']}; smalti info {out} says more")
 
     command.__annotations__ = {
-        "out": Path,
+        "out": Annotated[Path, arg(help="Folder to write; an older pipeline there is replaced.")],
         "files": Annotated[project.options, tyro.conf.arg(name="")],
-        "json": bool,
+        "json": Annotated[bool, arg(help="Print what was written on standard output.")],
     }
     command.__doc__ = project.options.__doc__
     parse(command, f"smalti convert {name}", rest)

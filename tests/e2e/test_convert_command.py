@@ -187,7 +187,10 @@ def test_an_unknown_project(capsys):
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_projects_are_listed(capsys, arguments):
     main(["convert", *arguments])
-    assert "llamagen  " in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "\n  llamagen       A tokenizer and a generator of LlamaGen as a pipeline\n" in text
+    assert "on the hub: FoundationVision/LlamaGen/c2i_B_256.pt, ..." in text
+    assert "Nothing that is in it is run." in text
 
 
 def test_help_shows_every_option(capsys):
@@ -197,6 +200,9 @@ def test_help_shows_every_option(capsys):
     assert stop.value.code == 0
     for option in ("tokenizer", "model", "out", "size", "grid", "heads", "weights", "l2-norm"):
         assert f"--{option}" in text
+    assert "Folder to write; an older pipeline there is replaced. (required)" in " ".join(
+        text.replace("│", " ").split()
+    )
 
 
 NOISE = {"loss.discriminator.0.weight": torch.ones(3), "optimizer_step": torch.ones(1)}
