@@ -144,6 +144,11 @@ def float32(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: t.float() if t.is_floating_point() else t for k, t in weights.items()}
 
 
+def size_of(images: Tensor) -> tuple[int, int]:
+    """Height and width of images (B, 3, H, W)."""
+    return images.shape[2], images.shape[3]
+
+
 def grid_of(count: int) -> tuple[int, int]:
     """A grid of so many codes where upstream has none: a square, or as near to one as it can be."""
     height = next(h for h in range(math.isqrt(count), 0, -1) if count % h == 0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden import Vectors, float32, folders, load
+from golden import Vectors, float32, folders, load, size_of
 from greedy import draws, most_probable, replayed
 
 from smalti.codes import Cond
@@ -22,8 +22,7 @@ def test_llamagen_vq(folder: Path):
     config, weights, io = load(folder)
     args = dict(config["constructor"])
     settings = args.pop("ModelArgs")
-    size = tuple(io["image"].shape[2:])
-    model = VQGAN(vq_config(settings, size, **args)).eval()
+    model = VQGAN(vq_config(settings, size_of(io["image"]), **args)).eval()
     model.load_state_dict(vq_state(float32(weights)))
     check_vq(model, config, io)
 

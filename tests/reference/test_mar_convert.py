@@ -11,6 +11,7 @@ import torch
 from golden import float32, folders, load
 from test_mar import check_mar, epsilon
 from test_mar_vae import check as check_vae
+from test_mar_vae import pixels
 from test_rar_convert import content, same
 
 import smalti
@@ -79,7 +80,7 @@ def test_tokenizers(folder: Path, layout, tmp_path):
     state = {"model": weights | losses if layout == "losses" else weights, "epoch": 7}
     state = state if layout in ("checkpoint", "losses") else content(weights, layout)
     vae = write(state, tmp_path / f"kl{suffix}", old=layout == "old")
-    height, width = io["image"].shape[2:]
+    height, width = pixels(io)
     scale = config["scale_factor"]
     options = ["--size", f"{height}x{width}", "--scale", str(scale), "--out", str(tmp_path / "t")]
     main(["convert", "mar", "--tokenizer", str(vae), *options])
@@ -95,7 +96,7 @@ def test_tokenizers(folder: Path, layout, tmp_path):
 def test_a_pipeline_of_the_tokenizer(folder: Path, tmp_path):
     config, weights, io = load(folder)
     vae = write({"model": weights}, tmp_path / "kl.ckpt")
-    height, width = io["image"].shape[2:]
+    height, width = pixels(io)
     if height != width:
         pytest.skip("MAR draws square images")
     side = height // 2 ** (len(config["constructor"]["ch_mult"]) - 1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden import Vectors, close, float32, folders, load
+from golden import Vectors, close, float32, folders, load, size_of
 
 from smalti.interop.mar_vae import kl_config, kl_state
 from smalti.tokenizers.kl_vae import KLVAE, Posterior, kl16
@@ -15,16 +15,16 @@ from smalti.tokenizers.kl_vae import KLVAE, Posterior, kl16
 @torch.no_grad()
 def test_mar_vae(folder: Path):
     config, weights, io = load(folder)
-    height, width = io["image"].shape[2:]
-    shape = kl_config(
-        config["constructor"],
-        config.get("encoder_decoder_overrides"),
-        (height, width),
-        scale=config["scale_factor"],
-    )
+    made, overrides = config["constructor"], config.get("encoder_decoder_overrides")
+    shape = kl_config(made, overrides, pixels(io), scale=config["scale_factor"])
     model = KLVAE(shape).eval()
     model.load_state_dict(kl_state(float32(weights)))
     check(model, config, io)
+
+
+def pixels(io: Vectors) -> tuple[int, int]:
+    """Height and width of the images that are encoded, or else of those that are decoded."""
+    return size_of(io["image"] if "image" in io else io["decoded"])
 
 
 def check(model: KLVAE, config: dict[str, Any], io: Vectors) -> None:

@@ -126,21 +126,19 @@ def check_smooth(
     filters = Filters(top_k=int(top_k[1]), top_p=float(top_p[1]), smooth=True)
     noise, branches = Noise.request(0, cond.batch), guidance.branches(cond)
     prepared, cache = model.prepare(branches), model.cache(branches.batch)
-    steps, vectors = spans(model.blocks), None
+    steps, drawn = spans(model.blocks), list[Tensor]()
     for i, span in enumerate(steps):
         guide = guidance.at(i, len(steps))
         numbers = Replayed(noise.uniform(span.slots), noise, span.slots)
         numbers.exponential = io[f"smooth_exp_{i}"]
-        read = model.spec.empty(cond.batch) if vectors is None else vectors
+        read = torch.cat(drawn, 1) if drawn else model.spec.empty(cond.batch)
         draw = model.draw(read, prepared, span, cache, guide, numbers, filters)
         logits = guide.merge(model.head.logits(draw.h))
         io.check(f"smooth_cfg_logits_{i}", logits, 1e-4)
         check_filtered(filters, logits, f"smooth_filtered_{i}", io)
-        if vectors is None:
-            vectors = draw.vectors.new_zeros(cond.batch, model.spec.positions, model.config.latent)
-        vectors[:, span.slots] = draw.vectors
+        drawn.append(draw.vectors)
     # the mixture's softmax divides logits, whose rounding grows with guidance, by down to 0.005
-    check_picture(tokenizer, vectors, "smooth", io, 5e-4 * guidance.scale)
+    check_picture(tokenizer, torch.cat(drawn, 1), "smooth", io, 5e-4 * guidance.scale)
 
 
 def check_filtered(filters: Filters, logits: Tensor, name: str, io: Vectors) -> None:
