@@ -89,7 +89,7 @@ class Vectors(dict[str, Tensor]):
         fits = (re.fullmatch(pattern, name) for name in self)
         return [fit[1] for fit in fits if fit]
 
-    def list(self, prefix: str) -> list[Tensor]:
+    def series(self, prefix: str) -> list[Tensor]:
         """The tensors prefix + 0, prefix + 1, and so on."""
         count = len(self.runs(rf"{re.escape(prefix)}(\d+)"))
         return [self[f"{prefix}{i}"] for i in range(count)]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from smalti.codes import Cond, Draw, Guide, Turn
 from smalti.engine.masked import generate
-from smalti.interop.mar import mar_config, mar_state
+from smalti.interop.mar import DEFAULTS, mar_config, mar_state
 from smalti.models.mar import MAR
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -56,7 +56,7 @@ def test_mar(folder: Path):
 
 def check_mar(model: MAR, config: dict[str, Any], io: Vectors) -> None:
     """Compare a model with every golden tensor."""
-    made = config["constructor"]
+    made = DEFAULTS | config["constructor"]
     size, grid = made["patch_size"], model.config.grid
     codes = patchify(io["latents"], size)
     io.check("patchified", codes, 0)

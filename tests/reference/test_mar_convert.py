@@ -19,7 +19,7 @@ from builders import build
 from official import official, other, write
 from smalti import registry
 from smalti.cli import main
-from smalti.interop.mar import mar_state
+from smalti.interop.mar import DEFAULTS, mar_state
 from smalti.interop.mar_vae import kl_state
 from smalti.models import mar
 from smalti.models.mar import MAR
@@ -46,7 +46,7 @@ def stored(weights: dict[str, Any], layout: str, args: dict[str, Any]) -> tuple[
 @pytest.mark.parametrize("folder", folders("mar"))
 def test_generators(folder: Path, layout, tmp_path):
     config, weights, io = load(folder)
-    given = config["constructor"]
+    given = DEFAULTS | config["constructor"]
     shape = replace(kl_vae.tiny(), latent=given["vae_embed_dim"])
     vae = write({"model": official(build(KLVAE, shape))}, tmp_path / "kl.ckpt")
     suffix = ".safetensors" if layout == "safetensors" else ".pth"

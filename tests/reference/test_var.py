@@ -53,14 +53,14 @@ def test_var(folder: Path):
 def check_var(model: VAR, tokenizer: Any, config: dict[str, Any], io: Vectors) -> None:
     """Compare a generator with every golden tensor."""
     cond, sizes = Cond(labels=io["labels"]), model.blocks
-    codes = torch.cat(io.list("gt_idx_"), 1) if "gt_idx_0" in io else None
+    codes = torch.cat(io.series("gt_idx_"), 1) if "gt_idx_0" in io else None
     if codes is not None:
         check_teacher_forced(model, codes, cond, io)
         check_gradients(model, codes, cond, io)
     guidance = Guidance(1 + config.get("cfg", 0.0), "linear")
     with torch.no_grad():
         for name in io.runs("(.+)_tokens_0"):
-            tokens, known = torch.cat(io.list(f"{name}_tokens_"), 1), None
+            tokens, known = torch.cat(io.series(f"{name}_tokens_"), 1), None
             if f"{name}_mask" in io and codes is not None:
                 keep = io[f"{name}_mask"] > 0
                 mask = known_positions(model.spec, keep[None].expand(cond.batch, -1, -1))

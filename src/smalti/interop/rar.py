@@ -33,9 +33,7 @@ RENAMES = (
 """Parts of official names and of ours."""
 
 
-def rar_config(
-    constructor: Mapping[str, Any], grid: tuple[int, int] | None = None
-) -> RARConfig:
+def rar_config(constructor: Mapping[str, Any], grid: tuple[int, int] | None = None) -> RARConfig:
     """Our config of the official `model` section: `generator` and `vq_model`.
 
     Without a grid, which upstream has not, it is square. Raises ValueError if it has another number
