@@ -136,6 +136,7 @@ def check_smooth(
         logits = guide.merge(model.head.logits(draw.h))
         io.check(f"smooth_cfg_logits_{i}", logits, 1e-4)
         check_filtered(filters, logits, f"smooth_filtered_{i}", io)
+        assert draw.vectors is not None
         drawn.append(draw.vectors)
     # the mixture's softmax divides logits, whose rounding grows with guidance, by down to 0.005
     check_picture(tokenizer, torch.cat(drawn, 1), "smooth", io, 5e-4 * guidance.scale)
