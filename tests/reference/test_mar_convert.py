@@ -66,8 +66,7 @@ def test_generators(folder: Path, layout, tmp_path):
     height, width = pipe.model.config.grid
     cell = 4 * given["patch_size"]
     assert pipe.tokenizer.config.size == (cell * height, cell * width)
-    assert pipe.sampling == Sampling(3.0, "linear", steps=height * width)
-    assert len(pipe(n=1, steps=2)) == 1
+    assert pipe.sampling == Sampling(3.0, "linear", steps=min(256, height * width))
 
 
 @pytest.mark.parametrize("layout", ["checkpoint", "losses", "flat", "safetensors", "old"])
