@@ -183,24 +183,41 @@ def vae_config(
     )
 
 
+VAR_DEFAULTS: dict[str, Any] = {
+    "num_classes": 1000,
+    "depth": 16,
+    "embed_dim": 1024,
+    "num_heads": 16,
+    "mlp_ratio": 4.0,
+    "drop_rate": 0.0,
+    "drop_path_rate": 0.0,
+    "norm_eps": 1e-6,
+    "shared_aln": False,
+    "attn_l2_norm": False,
+    "patch_nums": [1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
+}
+"""Arguments of `VAR` in models/var.py, those that shape weights or outputs."""
+
+
 def var_config(constructor: Mapping[str, Any], vocab: int, latent: int, **codes: Any) -> VARConfig:
-    """Our config of the arguments of the official `VAR` and of its tokenizer: entries and
-    dimensions of the codebook, `phis` and `phi_ratio`."""
+    """Our config of the arguments of the official `VAR`, whose defaults fill what is not given, and
+    of its tokenizer: entries and dimensions of the codebook, `phis` and `phi_ratio`."""
+    args = VAR_DEFAULTS | dict(constructor)
     return VARConfig(
-        scales=pyramid(*constructor["patch_nums"]),
+        scales=pyramid(*args["patch_nums"]),
         vocab=vocab,
         latent=latent,
         **codes,
-        classes=constructor["num_classes"],
-        layers=constructor["depth"],
-        heads=constructor["num_heads"],
-        dim=constructor["embed_dim"],
-        mlp_ratio=constructor["mlp_ratio"],
-        shared_adaln=constructor["shared_aln"],
-        l2_norm=constructor["attn_l2_norm"],
-        norm_eps=constructor["norm_eps"],
-        dropout=constructor["drop_rate"],
-        drop_path=constructor["drop_path_rate"],
+        classes=args["num_classes"],
+        layers=args["depth"],
+        heads=args["num_heads"],
+        dim=args["embed_dim"],
+        mlp_ratio=args["mlp_ratio"],
+        shared_adaln=args["shared_aln"],
+        l2_norm=args["attn_l2_norm"],
+        norm_eps=args["norm_eps"],
+        dropout=args["drop_rate"],
+        drop_path=args["drop_path_rate"],
     )
 
 

@@ -52,8 +52,8 @@ class Settings:
     steps: int | None = None
     """Masked models: steps in which an image is revealed, at most one for each position."""
     reveal: str | None = None
-    """Masked models: cosine, linear, square, meissonic, meissonic-linear, or shares hidden after each
-    step, such as 0.8,0.4,0."""
+    """Masked models: cosine, linear, square, meissonic, meissonic-linear, or shares hidden after
+    each step, such as 0.8,0.4,0."""
     confidence: float | None = None
     """Masked models of discrete codes: reveal where the model is surest, after noise of this
     weight, which falls to 0."""

@@ -89,7 +89,7 @@ class Vectors(dict[str, Tensor]):
         fits = (re.fullmatch(pattern, name) for name in self)
         return [fit[1] for fit in fits if fit]
 
-    def list(self, prefix: str) -> list[Tensor]:
+    def series(self, prefix: str) -> list[Tensor]:
         """The tensors prefix + 0, prefix + 1, and so on."""
         count = len(self.runs(rf"{re.escape(prefix)}(\d+)"))
         return [self[f"{prefix}{i}"] for i in range(count)]
@@ -142,6 +142,11 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Vectors]:
 def float32(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights as upstream computes with them; some are stored in half precision."""
     return {k: t.float() if t.is_floating_point() else t for k, t in weights.items()}
+
+
+def size_of(images: Tensor) -> tuple[int, int]:
+    """Height and width of images (B, 3, H, W)."""
+    return images.shape[2], images.shape[3]
 
 
 def grid_of(count: int) -> tuple[int, int]:

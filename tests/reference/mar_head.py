@@ -9,6 +9,7 @@ import torch
 from golden import Vectors, close
 from torch import Tensor
 
+from official_settings import MAR_DEFAULTS as DEFAULTS
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
 from smalti.sampling.guidance import ClassifierFree, Unguided
 from smalti.sampling.solvers import Solver, cosine, path, respaced
@@ -29,7 +30,7 @@ NAMES = {
 
 def golden_head(weights: dict[str, Tensor], config: dict[str, Any]) -> DiffusionHead:
     """The head of a golden folder."""
-    made, prefix = config["constructor"], "diffloss.net."
+    made, prefix = DEFAULTS | config["constructor"], "diffloss.net."
     head = DiffusionHead(
         made["decoder_embed_dim"],
         made["vae_embed_dim"] * made["patch_size"] ** 2,
@@ -57,7 +58,7 @@ def check_head(head: DiffusionHead, config: dict[str, Any], io: Vectors) -> None
         check_network(head, io)
     io.check("train_alphas_cumprod", torch.tensor(cosine(1000).kept), 1e-7)
     if "train_t" in io and "decoder_z" in io:
-        repeat = config["constructor"]["diffusion_batch_mul"]
+        repeat = (DEFAULTS | config["constructor"])["diffusion_batch_mul"]
         tiled = [io[n].flatten(0, 1).repeat(repeat, 1) for n in ("decoder_z", "patchified")]
         parts = head.errors(*tiled, io["train_t"], io["train_noise"])
         io.check("train_mse_per_token", parts["mse"])

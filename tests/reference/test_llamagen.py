@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from golden import Vectors, float32, folders, load
+from golden import Vectors, float32, folders, load, size_of
 from greedy import draws, most_probable, replayed
+from torch import Tensor
 
 from official_settings import gpt_config, vq_config
 from smalti.codes import Cond
@@ -22,9 +23,8 @@ from smalti.tokenizers.vqgan import VQGAN
 def test_llamagen_vq(folder: Path):
     config, weights, io = load(folder)
     args = dict(config["constructor"])
-    settings = args.pop("ModelArgs")
-    size = tuple(io["image"].shape[2:])
-    model = VQGAN(vq_config(settings, size, **args)).eval()
+    settings = args.pop("ModelArgs", {})
+    model = VQGAN(vq_config(settings, size_of(io["image"]), **args)).eval()
     model.load_state_dict(vq_state(float32(weights)))
     check_vq(model, config, io)
 
@@ -44,8 +44,8 @@ def check_vq(model: VQGAN, config: dict[str, Any], io: Vectors) -> None:
     for pictures in (out.images, model.decode(codes)):
         io.check("reconstruction", pictures)
 
-    losses, settings = out.quantized.losses, config["constructor"]["ModelArgs"]
-    beta, ratio = settings["commit_loss_beta"], settings["entropy_loss_ratio"]
+    losses, settings = out.quantized.losses, config["constructor"].get("ModelArgs", {})
+    beta, ratio = settings.get("commit_loss_beta", 0.25), settings.get("entropy_loss_ratio", 0.0)
     io.check("train_vq_loss", losses["codebook"])
     io.check("train_commit_loss", beta * losses["commitment"])
     # the difference of two entropies, of at most log V nats each, at a temperature of 0.01
@@ -77,11 +77,18 @@ def guidance_of(scale: float, interval: int, steps: int) -> Guidance:
     return Guidance(scale, "interval", start=0, stop=min((interval + 2) / steps, 1))
 
 
-def fitting(weights: dict[str, torch.Tensor], constructor: dict[str, Any]) -> Any:
-    """Official weights without what upstream never reads: its unconditional text has 120 rows, also
-    where `cls_token_num` is smaller."""
-    name, length = "cls_embedding.uncond_embedding", constructor.get("cls_token_num", 1)
-    return weights | {name: weights[name][:length]} if name in weights else weights
+def fitting(weights: dict[str, Tensor], constructor: dict[str, Any]) -> dict[str, Tensor]:
+    """Official weights without rows that upstream never reads, as its unconditional text has 120,
+    also where `cls_token_num` is smaller; and with a row for the null class, which there is none of
+    where `class_dropout_prob` is 0."""
+    weights = float32(weights)
+    name = "cls_embedding.uncond_embedding"
+    if name in weights:
+        weights[name] = weights[name][: constructor.get("cls_token_num", 1)]
+    elif not constructor.get("class_dropout_prob", 0.1):
+        name = "cls_embedding.embedding_table.weight"
+        weights[name] = torch.nn.functional.pad(weights[name], (0, 0, 0, 1))
+    return weights
 
 
 @pytest.mark.parametrize("folder", folders("llamagen_gpt"))
@@ -89,7 +96,7 @@ def fitting(weights: dict[str, torch.Tensor], constructor: dict[str, Any]) -> An
 def test_llamagen_gpt(folder: Path):
     config, weights, io = load(folder)
     model = LlamaGen(gpt_config(config["constructor"])).eval()
-    weights = fitting(float32(weights), config["constructor"])
+    weights = fitting(weights, config["constructor"])
     model.load_state_dict(gpt_state(weights, model.config))
     check_gpt(model, config, io)
 

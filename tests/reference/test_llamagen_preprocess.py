@@ -21,8 +21,6 @@ def test_llamagen_preprocess(folder: Path):
         square = center_crop(image, size)
         io.check(f"center_crop_{index}", torch.from_numpy(square))
         ten = torch.from_numpy(ten_crop(image, size, ratio)).movedim(-1, 1)
-        expected = io[f"ten_crop_{index}"]
-        assert torch.equal(ten, ((expected + 1) * 127.5).round().byte())
         io.check(f"ten_crop_{index}", to_float(ten), 2e-7)
         if ratio == 1.1:
             views = Transform(size, crop="ten").views(_picture(image))

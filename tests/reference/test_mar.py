@@ -19,6 +19,7 @@ from golden import Vectors, close, float32, folders, load
 from mar_head import check_head, solved
 from torch import Tensor
 
+from official_settings import MAR_DEFAULTS as DEFAULTS
 from official_settings import mar_config
 from smalti.codes import Cond, Draw, Guide, Turn
 from smalti.engine.masked import generate
@@ -57,7 +58,7 @@ def test_mar(folder: Path):
 
 def check_mar(model: MAR, config: dict[str, Any], io: Vectors) -> None:
     """Compare a model with every golden tensor."""
-    made = config["constructor"]
+    made = DEFAULTS | config["constructor"]
     size, grid = made["patch_size"], model.config.grid
     codes = patchify(io["latents"], size)
     io.check("patchified", codes, 0)

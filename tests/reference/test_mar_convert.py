@@ -11,11 +11,13 @@ import torch
 from golden import float32, folders, load
 from test_mar import check_mar, epsilon
 from test_mar_vae import check as check_vae
+from test_mar_vae import pixels
 from test_rar_convert import content, same
 
 import smalti
 from builders import build
 from official import official, other, write
+from official_settings import MAR_DEFAULTS as DEFAULTS
 from smalti import registry
 from smalti.cli import main
 from smalti.interop.projects.mar import kl_state, mar_state
@@ -44,7 +46,7 @@ def stored(weights: dict[str, Any], layout: str, args: dict[str, Any]) -> tuple[
 @pytest.mark.parametrize("folder", folders("mar"))
 def test_generators(folder: Path, layout, tmp_path):
     config, weights, io = load(folder)
-    given = config["constructor"]
+    given = DEFAULTS | config["constructor"]
     shape = replace(kl_vae.tiny(), latent=given["vae_embed_dim"])
     vae = write({"model": official(build(KLVAE, shape))}, tmp_path / "kl.ckpt")
     suffix = ".safetensors" if layout == "safetensors" else ".pth"
@@ -64,8 +66,7 @@ def test_generators(folder: Path, layout, tmp_path):
     height, width = pipe.model.config.grid
     cell = 4 * given["patch_size"]
     assert pipe.tokenizer.config.size == (cell * height, cell * width)
-    assert pipe.sampling == Sampling(3.0, "linear", steps=height * width)
-    assert len(pipe(n=1, steps=2)) == 1
+    assert pipe.sampling == Sampling(3.0, "linear", steps=min(256, height * width))
 
 
 @pytest.mark.parametrize("layout", ["checkpoint", "losses", "flat", "safetensors", "old"])
@@ -78,7 +79,7 @@ def test_tokenizers(folder: Path, layout, tmp_path):
     state = {"model": weights | losses if layout == "losses" else weights, "epoch": 7}
     state = state if layout in ("checkpoint", "losses") else content(weights, layout)
     vae = write(state, tmp_path / f"kl{suffix}", old=layout == "old")
-    height, width = io["image"].shape[2:]
+    height, width = pixels(io)
     scale = config["scale_factor"]
     options = ["--size", f"{height}x{width}", "--scale", str(scale), "--out", str(tmp_path / "t")]
     main(["convert", "mar", "--tokenizer", str(vae), *options])
@@ -94,7 +95,7 @@ def test_tokenizers(folder: Path, layout, tmp_path):
 def test_a_pipeline_of_the_tokenizer(folder: Path, tmp_path):
     config, weights, io = load(folder)
     vae = write({"model": weights}, tmp_path / "kl.ckpt")
-    height, width = io["image"].shape[2:]
+    height, width = pixels(io)
     if height != width:
         pytest.skip("MAR draws square images")
     side = height // 2 ** (len(config["constructor"]["ch_mult"]) - 1)

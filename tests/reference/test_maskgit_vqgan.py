@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden import Vectors, float32, folders, grid_of, load
+from golden import Vectors, float32, folders, grid_of, load, size_of
 
 from official_settings import maskgit_config
 from smalti.interop.projects.maskgit_vqgan import maskgit_state
@@ -16,7 +16,7 @@ from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 @torch.no_grad()
 def test_maskgit_vqgan(folder: Path):
     config, weights, io = load(folder)
-    made, size = config["constructor"], tuple(io["image"].shape[2:])
+    made, size = config["constructor"], size_of(io["image"])
     model = MaskGITVQGAN(maskgit_config(made["conf"], made["quantizer"], size)).eval()
     model.load_state_dict(maskgit_state(float32(weights)))
     check_maskgit(model, config, io)

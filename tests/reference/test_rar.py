@@ -29,10 +29,10 @@ def test_rar(folder: Path):
 @torch.no_grad()
 def check_rar(model: RAR, io: Vectors) -> None:
     """Compare a generator with every golden tensor."""
-    codes, cond = io["token_ids"], Cond(labels=io["class_ids"])
-    vocab, classes = model.config.vocab, model.config.classes
-    io.check("condition_token_ids", cond.labels + vocab + 1)
-    io.check("none_token_ids", torch.full_like(cond.labels, vocab + 1 + classes))
+    codes, labels = io["token_ids"], io["class_ids"]
+    cond, vocab, classes = Cond(labels=labels), model.config.vocab, model.config.classes
+    io.check("condition_token_ids", labels + vocab + 1)
+    io.check("none_token_ids", torch.full_like(labels, vocab + 1 + classes))
     assert model.cls_embedding.num_embeddings == classes + 1
 
     # upstream also predicts something behind the last code, which it discards

@@ -45,10 +45,8 @@ def test_generators(folder, layout, tmp_path):
     vq = write(official(build(MaskGITVQGAN, tokenizer)), tmp_path / "vq.bin")
     suffix = ".safetensors" if layout == "safetensors" else ".bin"
     model = write(content(weights, layout), tmp_path / f"rar{suffix}", old=layout == "old")
-    out, (height, width) = (
-        tmp_path / "p",
-        grid_of(config["constructor"]["generator"]["image_seq_len"]),
-    )
+    out = tmp_path / "p"
+    height, width = grid_of(config["constructor"]["generator"]["image_seq_len"])
     grid = ["--grid", f"{height}x{width}"] if height != width else []
     files = ["--tokenizer", str(vq), "--model", str(model), "--out", str(out)]
     main(["convert", "rar", *files, *grid])

@@ -54,14 +54,14 @@ def test_var(folder: Path):
 def check_var(model: VAR, tokenizer: Any, config: dict[str, Any], io: Vectors) -> None:
     """Compare a generator with every golden tensor."""
     cond, sizes = Cond(labels=io["labels"]), model.blocks
-    codes = torch.cat(io.list("gt_idx_"), 1) if "gt_idx_0" in io else None
+    codes = torch.cat(io.series("gt_idx_"), 1) if "gt_idx_0" in io else None
     if codes is not None:
         check_teacher_forced(model, codes, cond, io)
         check_gradients(model, codes, cond, io)
     guidance = Guidance(1 + config.get("cfg", 0.0), "linear")
     with torch.no_grad():
         for name in io.runs("(.+)_tokens_0"):
-            tokens, known = torch.cat(io.list(f"{name}_tokens_"), 1), None
+            tokens, known = torch.cat(io.series(f"{name}_tokens_"), 1), None
             if f"{name}_mask" in io and codes is not None:
                 keep = io[f"{name}_mask"] > 0
                 mask = known_positions(model.spec, keep[None].expand(cond.batch, -1, -1))
@@ -127,21 +127,20 @@ def check_smooth(
     filters = Filters(top_k=int(top_k[1]), top_p=float(top_p[1]), smooth=True)
     noise, branches = Noise.request(0, cond.batch), guidance.branches(cond)
     prepared, cache = model.prepare(branches), model.cache(branches.batch)
-    steps, vectors = spans(model.blocks), None
+    steps, drawn = spans(model.blocks), list[Tensor]()
     for i, span in enumerate(steps):
         guide = guidance.at(i, len(steps))
         numbers = Replayed(noise.uniform(span.slots), noise, span.slots)
         numbers.exponential = io[f"smooth_exp_{i}"]
-        read = model.spec.empty(cond.batch) if vectors is None else vectors
+        read = torch.cat(drawn, 1) if drawn else model.spec.empty(cond.batch)
         draw = model.draw(read, prepared, span, cache, guide, numbers, filters)
         logits = guide.merge(model.head.logits(draw.h))
         io.check(f"smooth_cfg_logits_{i}", logits, 1e-4)
         check_filtered(filters, logits, f"smooth_filtered_{i}", io)
-        if vectors is None:
-            vectors = draw.vectors.new_zeros(cond.batch, model.spec.positions, model.config.latent)
-        vectors[:, span.slots] = draw.vectors
+        assert draw.vectors is not None
+        drawn.append(draw.vectors)
     # the mixture's softmax divides logits, whose rounding grows with guidance, by down to 0.005
-    check_picture(tokenizer, vectors, "smooth", io, 5e-4 * guidance.scale)
+    check_picture(tokenizer, torch.cat(drawn, 1), "smooth", io, 5e-4 * guidance.scale)
 
 
 def check_filtered(filters: Filters, logits: Tensor, name: str, io: Vectors) -> None:

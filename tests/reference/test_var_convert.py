@@ -12,6 +12,7 @@ from test_var_vqvae import check as check_vae
 
 import smalti
 from official import write
+from official_settings import VAE_DEFAULTS, VAR_DEFAULTS
 from smalti import registry
 from smalti.cli import main
 from smalti.interop.projects.var import vae_state, var_state
@@ -42,10 +43,11 @@ def test_transformers(folder: Path, layout, tmp_path):
     if layout == "trainer":
         vae = model = write(both(weights, stored), tmp_path / "ar-ckpt-last.pth")
     files = ["--tokenizer", str(vae), "--model", str(model), "--out", str(tmp_path / "p")]
-    heads, options = config["constructor"]["num_heads"], tokenizer_options(settings["constructor"])
-    options += ["--heads", str(heads), "--norm-eps", str(config["constructor"]["norm_eps"])]
+    made, options = VAR_DEFAULTS | config["constructor"], tokenizer_options(settings["constructor"])
+    heads = made["num_heads"]
+    options += ["--heads", str(heads), "--norm-eps", str(made["norm_eps"])]
     if "lvl_1L" not in weights:
-        options += ["--scales", *map(str, config["constructor"]["patch_nums"])]
+        options += ["--scales", *map(str, made["patch_nums"])]
     main(["convert", "var", *files, *options])
     pipe = smalti.load(tmp_path / "p", "cpu", torch.float32)
     assert pipe.model.config.heads == heads
@@ -66,7 +68,8 @@ def test_tokenizers(folder: Path, layout, tmp_path):
     config, weights, io = load(folder)
     state = both({"x": torch.ones(1)}, weights) if layout == "trainer" else content(weights, layout)
     vae = write(state, tmp_path / "vae.pth", old=layout == "old")
-    options = ["--scales", *map(str, config["constructor"]["v_patch_nums"])]
+    scales = (VAE_DEFAULTS | config["constructor"])["v_patch_nums"]
+    options = ["--scales", *map(str, scales)]
     options += tokenizer_options(config["constructor"])
     main(["convert", "var", "--tokenizer", str(vae), "--out", str(tmp_path / "t"), *options])
     tokenizer, info = load_module(tmp_path / "t", registry.TOKENIZERS)

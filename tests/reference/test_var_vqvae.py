@@ -30,9 +30,9 @@ def check(model: MultiScaleVQVAE, config: dict[str, Any], io: Vectors) -> None:
     if phis is not None and list(quantizer.phi.parameters()):  # else which one changes nothing
         assert quantizer.phi_of == phis.tolist()
     if "image" in io:
-        check_images(model, config["constructor"]["beta"], io)
+        check_images(model, config["constructor"].get("beta", 0.25), io)
     if "rand_idx_0" in io:
-        drawn = torch.cat(io.list("rand_idx_"), 1)
+        drawn = torch.cat(io.series("rand_idx_"), 1)
         io.check("rand_fhat", quantizer.decode(drawn))
         for codes in (drawn, quantizer.embed(drawn)):
             io.clamped("rand_decode_last", model.decode(codes), -1, 1)

@@ -67,7 +67,10 @@ def test_how_many_steps():
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"steps": 4, "schedule": "0.5,0"}, "2 shares, one for each step, of which there are 4"),
-        ({"schedule": "cosin"}, "one of cosine, linear, square, meissonic, meissonic-linear or shares such as"),
+        (
+            {"schedule": "cosin"},
+            "cosine, linear, square, meissonic, meissonic-linear or shares such as",
+        ),
         ({"schedule": "0.5,0.6,0"}, "fall from 1 to 0"),
         ({"schedule": "0.5,0.1"}, "fall from 1 to 0"),
         ({"schedule": "1.5,0"}, "fall from 1 to 0"),

@@ -84,6 +84,8 @@ class MARConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.norm_eps < math.inf:
+            raise ValueError(f"norm_eps must be a positive number, got {self.norm_eps}")
         if not math.isfinite(self.mlp_ratio):
             raise ValueError(f"mlp_ratio must be a number, got {self.mlp_ratio}")
         for stack in (self.encoder, self.decoder):

@@ -1,8 +1,8 @@
 """Which positions masked generation reveals at each step: how many, and how the surest are chosen.
 
 A schedule says what share of the unknown positions is still hidden after a share r of the steps:
-cosine cos(pi r / 2) (MaskGIT, MAR), linear 1 - r, square 1 - r^2, meissonic and meissonic-linear the
-cosine and 1 - r in float32, as there, which may hide one position fewer; or shares as numbers,
+cosine cos(pi r / 2) (MaskGIT, MAR), linear 1 - r, square 1 - r^2, meissonic and meissonic-linear
+cosine and linear in float32, as there, which may hide one position fewer; or shares as numbers,
 "0.9,0.5,0", one for each step.
 Sources: Chang et al. 2022 (arXiv:2202.04200); Li et al. 2024 (arXiv:2406.11838); Bai et al. 2024
 (arXiv:2410.08261).
