@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from smalti.interop.llamagen import GPT_NAMES
+from smalti.interop.projects.llamagen import GPT_NAMES
 from smalti.models.mar import MAR
 from smalti.models.rar import RAR
 from smalti.models.var import VAR

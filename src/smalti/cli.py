@@ -172,24 +172,21 @@ def plot(
 
 
 def convert(arguments: Sequence[str]) -> None:
-    """Make a pipeline of released weights: `smalti convert FAMILY --out DIR [--option value]`."""
-    from smalti.interop.convert import FAMILIES
+    """Make a pipeline of released weights: `smalti convert PROJECT --tokenizer FILE --out DIR`."""
+    from smalti.interop.convert import convert as run
+    from smalti.interop.projects import PROJECTS, overview
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [
-            f"  {n:18} {(f.options.__doc__ or '').splitlines()[0]}" for n, f in FAMILIES.items()
-        ]
-        print("usage: smalti convert FAMILY --out DIR [--option value]\n\nfamilies:")
-        print("\n".join(lines) + "\n\nsmalti convert FAMILY --help shows every option.")
+        print(overview())
         return
     name, *rest = arguments
-    name = choose(name, FAMILIES, "family")
-    family = FAMILIES[name]
+    name = choose(name, PROJECTS, "project")
+    project = PROJECTS[name]
 
     def command(out: Path, files: Any, json: bool = False) -> None:
         from smalti.describe import describe
 
-        family.convert(files, out, f"{name}, local files")
+        run(project, files, out, f"{name}, local files")
         report = describe(str(out))
         if json:
             show(report)
@@ -197,11 +194,11 @@ def convert(arguments: Sequence[str]) -> None:
             say(f"{out}: {report['kind']}; next: {after_conversion(report, out)}")
 
     command.__annotations__ = {
-        "out": Path,
-        "files": Annotated[family.options, tyro.conf.arg(name="")],
-        "json": bool,
+        "out": Annotated[Path, arg(help="Folder to write; an older pipeline there is replaced.")],
+        "files": Annotated[project.options, tyro.conf.arg(name="")],
+        "json": Annotated[bool, arg(help="Print what was written on standard output.")],
     }
-    command.__doc__ = family.options.__doc__
+    command.__doc__ = project.options.__doc__
     parse(command, f"smalti convert {name}", rest)
 
 

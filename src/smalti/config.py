@@ -67,7 +67,8 @@ def value_of(config: Any, setting: Setting) -> Any:
 
 def written(config: Any) -> dict[str, Any]:
     """The values of a dataclass by the names that they have in files."""
-    return {name: value_of(config, s) for name, s in settings_of(type(config)).items()}
+    kind = typing.cast(type[Any], type(config))
+    return {name: value_of(config, s) for name, s in settings_of(kind).items()}
 
 
 def changed(config: T, values: Mapping[str, Any], where: str = "") -> T:

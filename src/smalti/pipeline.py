@@ -28,6 +28,7 @@ from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part, to_float, to_uint8
 from smalti.engine import stream
 from smalti.engine.step import Known, Step
+from smalti.finite import require_finite_weights
 from smalti.models.generator import Generator
 from smalti.pictures import to_pil
 from smalti.registry import name_of
@@ -414,8 +415,14 @@ class Pipeline:
         return self.info["fingerprint"]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the pipeline's folder, complete or not at all."""
+        """Write the pipeline's folder, complete or not at all.
+
+        Raises ValueError naming the weights if some are NaN or infinite.
+        """
         folder = Path(folder)
+        for part in (self.tokenizer, self.text, self.model):
+            if part is not None:  # before anything is written
+                require_finite_weights(part.state_dict(), f"{folder} is not written")
         temporary = folder.with_name(folder.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)

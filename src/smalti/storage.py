@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from smalti import registry
 from smalti.config import from_dict, no_such, read_json, replace_folder, to_dict, write_json
+from smalti.finite import require_finite_weights
 from smalti.models.generator import Generator
 from smalti.tensorfile import write_tensors
 
@@ -57,8 +58,10 @@ def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     """Write a module and return its fingerprint; `extra` goes into config.json.
 
     The folder is complete or not there: it is made under another name and renamed. Raises OSError
-    naming the file, on a full disk for example.
+    naming the file, on a full disk for example, and ValueError naming the weights that are NaN or
+    infinite, of which nothing is written.
     """
+    require_finite_weights(module.state_dict(), f"{folder} is not written")
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -89,8 +92,9 @@ def load_module(
     """A module in evaluation mode and its config.json.
 
     `dtype` converts the floating-point weights; None keeps the stored one. `verify` compares type,
-    configuration and weights with the stored fingerprint, which takes 0.6 s per GB. Raises
-    ValueError naming the file if something is missing, damaged or of another shape.
+    configuration and weights with the stored fingerprint, which takes 0.6 s per GB, and refuses
+    weights that are NaN or infinite, 0.06 s per GB of float32. Raises ValueError naming the file if
+    something is missing, damaged or of another shape.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -107,7 +111,7 @@ def load_module(
         tensors = load_file(weights, device=str(device))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{weights} cannot be read: {error}") from None
-    module = assemble(item.module, config, tensors, str(weights), dtype)
+    module = assemble(item.module, config, tensors, str(weights), dtype, verify)
     if verify and info["fingerprint"] != (mark := _fingerprint(info["type"], config, tensors)):
         raise ValueError(
             f"{folder} is damaged or was changed: config.json gives fingerprint "
@@ -122,10 +126,12 @@ def assemble(
     tensors: dict[str, Tensor],
     where: str,
     dtype: torch.dtype | None = None,
+    finite: bool = True,
 ) -> Any:
     """A module in evaluation mode made of `tensors`, without a copy where they have the `dtype`.
 
-    Raises ValueError beginning with `where` if names or shapes are not those of the module.
+    Raises ValueError beginning with `where` if names or shapes are not those of the module, or, if
+    `finite` is asked for, if weights are NaN or infinite, in the file or in the `dtype`.
     """
     with torch.device("meta"):
         module = kind(config)
@@ -150,5 +156,7 @@ def assemble(
             k: v.to(dtype) if v.is_floating_point() and not k.startswith(exact) else v
             for k, v in tensors.items()
         }
+    if finite:
+        require_finite_weights(tensors, where)
     module.load_state_dict(tensors, assign=True)
     return module.eval().requires_grad_(False)

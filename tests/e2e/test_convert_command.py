@@ -9,7 +9,7 @@ import torch
 
 import smalti
 from builders import build
-from official import Runs, official, write
+from official import Runs, official, other, wrapped, write
 from smalti.cli import main
 from smalti.models.llamagen import LlamaGen, tiny
 from smalti.registry import MODELS, TOKENIZERS
@@ -177,16 +177,20 @@ def test_a_local_file_names_the_command(files, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_family(capsys):
+def test_an_unknown_project(capsys):
     line = mistake(capsys, ["convert", "llamagin", "--out", "x"])
-    families = "llamagen, mar, maskgit-vqgan, rar, var"
-    assert line == f"smalti convert: family must be one of {families}, got 'llamagin'"
+    names = "llamagen, mar, maskgit-vqgan, rar, var"
+    wanted = f"project must be one of {names}, got 'llamagin'; did you mean 'llamagen'?"
+    assert line == f"smalti convert: {wanted}"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
-def test_families_are_listed(capsys, arguments):
+def test_projects_are_listed(capsys, arguments):
     main(["convert", *arguments])
-    assert "llamagen  " in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "\n  llamagen       A tokenizer and a generator of LlamaGen as a pipeline\n" in text
+    assert "on the hub: FoundationVision/LlamaGen/c2i_B_256.pt, ..." in text
+    assert "Nothing that is in it is run." in text
 
 
 def test_help_shows_every_option(capsys):
@@ -196,3 +200,119 @@ def test_help_shows_every_option(capsys):
     assert stop.value.code == 0
     for option in ("tokenizer", "model", "out", "size", "grid", "heads", "weights", "l2-norm"):
         assert f"--{option}" in text
+    assert "Folder to write; an older pipeline there is replaced. (required)" in " ".join(
+        text.replace("│", " ").split()
+    )
+
+
+NOISE = {"loss.discriminator.0.weight": torch.ones(3), "optimizer_step": torch.ones(1)}
+
+
+def lightning(state, *prefixes):
+    return {"state_dict": wrapped(state, *prefixes) | NOISE, "epoch": 1, "loops": {"a": [1]}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "prefix", "others"),
+    [
+        ("lightning", lambda s: lightning(s, "model"), "model.", 2),
+        ("deeper", lambda s: lightning(s, "model", "gpt"), "model.gpt.", 2),
+        (
+            "compiled",
+            lambda s: {"model": wrapped(s, "module", "_orig_mod")},
+            "module._orig_mod.",
+            0,
+        ),
+        ("flat", lambda s: wrapped(s, "state_dict", "module"), "state_dict.", 0),
+        ("named", lambda s: {"generator": s, "step": 3}, "generator.", 0),
+        ("nested", lambda s: {"checkpoint": {"model": {"state_dict": s}}, "step": 3}, "", 0),
+        ("average", lambda s: wrapped(s, "ema"), "ema.", 0),
+        ("both", lambda s: wrapped(s, "model") | wrapped(other(s), "ema"), "model.", 0),
+        (
+            "twice",
+            lambda s: {"state_dict": wrapped(s, "model") | wrapped(other(s), "teacher")},
+            "model.",
+            None,
+        ),
+    ],
+)
+def test_what_names_begin_with_is_left_out_and_said(
+    files, tmp_path, capsys, name, content, prefix, others
+):
+    state = official(build(LlamaGen, MODEL))
+    write(content(state), files / "wrapped.pt")
+    main(command(files, tmp_path / "p", *GIVEN, gpt="wrapped.pt"))
+    model, plain = smalti.load(tmp_path / "p", "cpu").model, build(LlamaGen, MODEL).state_dict()
+    assert all(torch.equal(plain[k], t.float()) for k, t in model.state_dict().items())
+    lines = [line for line in capsys.readouterr().err.splitlines() if "wrapped.pt" in line]
+    said = f"{files / 'wrapped.pt'}: names begin with {prefix!r}, which is left out"
+    rest = f"; {len(state) if others is None else others} tensors that do not are not used"
+    assert lines == ([said + ("" if others == 0 else rest)] if prefix else [])
+
+
+def test_the_average_of_a_flat_file(files, tmp_path):
+    state = official(build(LlamaGen, MODEL))
+    write(wrapped(other(state), "model") | wrapped(state, "ema"), files / "both.pt")
+    main(command(files, tmp_path / "p", *GIVEN, "--weights", "ema", gpt="both.pt"))
+    main(command(files, tmp_path / "q", *GIVEN))
+    assert len({smalti.load(tmp_path / name).fingerprint for name in "pq"}) == 1
+
+
+def test_a_file_of_several_models_and_one_of_another_kind(files, tmp_path, capsys):
+    vq, gpt = official(build(VQGAN, vqgan.tiny())), official(build(LlamaGen, MODEL))
+    write(wrapped(gpt, "a") | wrapped(gpt, "b"), files / "twice.pt")
+    line = mistake(capsys, command(files, tmp_path / "p", *GIVEN, gpt="twice.pt"))
+    assert line.endswith("twice.pt holds a LlamaGen generator several times, under a., b.")
+    write({"state_dict": wrapped(vq, "first_stage_model")}, files / "vq2.pt")
+    line = mistake(capsys, command(files, tmp_path / "p", *GIVEN, gpt="vq2.pt"))
+    assert "vq2.pt looks like a LlamaGen tokenizer; try: smalti convert llamagen --token" in line
+    both = {"state_dict": wrapped(vq, "first_stage_model") | wrapped(gpt, "model")}
+    write(both, files / "all.ckpt")
+    main(command(files, tmp_path / "p", *GIVEN, vq="all.ckpt", gpt="all.ckpt"))
+    main(command(files, tmp_path / "q", *GIVEN))
+    assert len({smalti.load(tmp_path / name).fingerprint for name in "pq"}) == 1
+
+
+def test_shards_become_a_pipeline(files, tmp_path):
+    state = official(build(LlamaGen, MODEL))
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    names, places = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)], {}
+    for i, name in enumerate(state):
+        places[name] = names[i % 3]
+    for shard in names:
+        write({k: state[k] for k, v in places.items() if v == shard}, folder / shard)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    for out, given in (("p", index), ("q", folder)):
+        main(command(files, tmp_path / out, *GIVEN, gpt=str(given)))
+    main(command(files, tmp_path / "r", *GIVEN))
+    pipes = [smalti.load(tmp_path / name) for name in "pqr"]
+    assert len({pipe.fingerprint for pipe in pipes}) == 1
+    assert set(pipes[1].info["files"]) == {"vq.pt", index.name, *names}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["tokenizer", "model"])
+def test_weights_that_are_no_numbers(files, tmp_path, capsys, place, value):
+    module, config = (VQGAN, vqgan.tiny()) if place == "tokenizer" else (LlamaGen, MODEL)
+    state, name = official(build(module, config)), "post_quant_conv.weight"
+    name = name if place == "tokenizer" else "output.weight"
+    state[name][0, :2] = value
+    write({"model": state}, files / "bad.pt")
+    given = {"vq" if place == "tokenizer" else "gpt": "bad.pt"}
+    line = mistake(capsys, command(files, tmp_path / "p", *GIVEN, **given))
+    size = state[name].numel()
+    assert f"bad.pt: {name} holds 2 values of {size} that are NaN or infinite in float32" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dtype_that_overflows(files, tmp_path, capsys):
+    state = official(build(LlamaGen, MODEL))
+    state["norm.weight"][3] = 1e5
+    write({"model": state}, files / "large.pt")
+    given = command(files, tmp_path / "p", *GIVEN, "--dtype", "float16", gpt="large.pt")
+    assert "norm.weight holds 1 values of 32 that are NaN or infinite in float16" in mistake(
+        capsys, given
+    )
+    main(command(files, tmp_path / "p", *GIVEN, gpt="large.pt"))

@@ -212,9 +212,33 @@ def test_grids_and_sizes_that_are_given(files, tmp_path):
     assert tokenizer.config.size == (64, 64) and len(tokenizer.spec.grids) == 10
 
 
+def test_settings_that_no_file_has(files, tmp_path):
+    """Each has a default, which all published files have, and an option."""
+    main(command(files, tmp_path / "l", "llamagen", "--heads", 2))
+    assert smalti.load(tmp_path / "l").model.config.rope_base == 10000
+    main(command(files, tmp_path / "l", "llamagen", "--heads", 2, "--rope-base", 500,
+                 "--norm-eps", "1e-3", "--no-l2-norm"))  # fmt: skip
+    pipe = smalti.load(tmp_path / "l")
+    assert (pipe.model.config.rope_base, pipe.model.config.norm_eps) == (500, 1e-3)
+    assert not pipe.tokenizer.config.l2_norm
+    main(command(files, tmp_path / "v", "var", "--quant-resi", "-0.25", "--norm-eps", "1e-4"))
+    pipe = smalti.load(tmp_path / "v")
+    assert pipe.model.config.phi_ratio == pipe.tokenizer.config.phi_ratio == 0.25
+    assert pipe.model.quantize.phi[0].ratio == 0.25 and pipe.model.config.norm_eps == 1e-4
+    main(command(files, tmp_path / "m", "mar", "--norm-eps", "1e-3"))
+    model = smalti.load(tmp_path / "m").model
+    assert model.encoder.norm.eps == model.decoder.layers[0].norm2.eps == 1e-3
+    assert model.z_norm.eps == 1e-6
+
+
 @pytest.mark.parametrize(
     ("family", "options", "words"),
     [
+        ("llamagen", ["--heads", 2, "--rope-base", 0], "rope_base must be a positive number"),
+        ("llamagen", ["--heads", 2, "--norm-eps", "nan"], "norm_eps must be a positive number"),
+        ("var", ["--quant-resi", 2], "phi_ratio must be in [0, 1], got 2.0"),
+        ("var", ["--norm-eps", 0], "norm_eps must be a positive number"),
+        ("mar", ["--norm-eps", -1], "norm_eps must be a positive number"),
         ("rar", ["--grid", "3x5"], "rar.pt has 16 codes, a grid of 3x5 does not: give --grid"),
         (
             "rar",

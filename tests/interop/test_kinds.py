@@ -7,25 +7,15 @@ import torch
 
 from builders import models, tokenizers
 from official import official
-from smalti.interop.kinds import (
-    KINDS,
-    LLAMAGEN,
-    LLAMAGEN_VQ,
-    MAR,
-    MAR_VAE,
-    MASKGIT_VQ,
-    RAR,
-    VAR,
-    VAR_VQ,
-    expect,
-    kind_of,
-)
+from smalti.interop.kinds import KINDS, expect, kind_of
 from smalti.interop.pickles import Checkpoint
+from smalti.interop.projects import llamagen, mar, maskgit_vqgan, rar, var
 from smalti.registry import name_of
 
 OURS = {
-    "llamagen": LLAMAGEN, "vqgan": LLAMAGEN_VQ, "rar": RAR, "maskgit_vqgan": MASKGIT_VQ,
-    "var": VAR, "multiscale_vqvae": VAR_VQ, "kl_vae": MAR_VAE, "mar": MAR,
+    "llamagen": llamagen.MODEL, "vqgan": llamagen.TOKENIZER, "rar": rar.MODEL,
+    "maskgit_vqgan": maskgit_vqgan.TOKENIZER, "var": var.MODEL, "multiscale_vqvae": var.TOKENIZER,
+    "kl_vae": mar.TOKENIZER, "mar": mar.MODEL,
 }  # fmt: skip
 UNPUBLISHED = {"maskgit", "fluid"}
 """Models of ours whose files no project publishes for torch."""

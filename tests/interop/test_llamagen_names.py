@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from builders import models
-from smalti.interop.llamagen import gpt_config, gpt_state, vq_config, vq_state
+from official_settings import gpt_config, vq_config
+from smalti.interop.projects.llamagen import gpt_state, vq_state
 from smalti.models.llamagen import SIZES, LlamaGen, LlamaGenConfig
 from smalti.tokenizers.vqgan import VQGAN, vq8, vq16
 

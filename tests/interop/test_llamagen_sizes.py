@@ -10,10 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from official import official
-from smalti.interop.llamagen import gpt_state, vq_state
-from smalti.interop.llamagen_files import REPOSITORIES
-from smalti.interop.llamagen_sizes import PUBLISHED, ffn_settings, gpt_sizes, grid_of, vq_sizes
 from smalti.interop.pickles import Checkpoint
+from smalti.interop.projects.llamagen import (
+    PROJECT,
+    PUBLISHED,
+    ffn_settings,
+    gpt_sizes,
+    gpt_state,
+    grid_of,
+    vq_sizes,
+    vq_state,
+)
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig, tiny
 from smalti.storage import assemble
 from smalti.tokenizers import vqgan
@@ -117,7 +124,7 @@ def test_published_tokenizers(config):
 
 def test_grids_of_published_names():
     sides = {256: 16, 384: 24, 512: 32}
-    names = [name for found in REPOSITORIES.values() for name in found.models]
+    names = [name for found in PROJECT.repositories.values() for name in found.models]
     assert len(names) == 9
     for name in names:
         side = sides[int(name[-6:-3])]

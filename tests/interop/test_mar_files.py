@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from builders import build
 from official import official
 from smalti.heads.diffusion import DiffusionConfig
-from smalti.interop.mar import mar_state
-from smalti.interop.mar_files import group, mar_sizes, sampling, vae_sizes
-from smalti.interop.mar_vae import kl_state
 from smalti.interop.pickles import Checkpoint
+from smalti.interop.projects.mar import group, kl_state, mar_sizes, mar_state, sampling, vae_sizes
 from smalti.models.mar import MAR, SIZES, MARConfig, tiny
 from smalti.settings import Sampling
 from smalti.storage import assemble

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from smalti.interop.mar_vae import kl_config, kl_state
+from official_settings import kl_config
+from smalti.interop.projects.mar import kl_state
 from smalti.tokenizers.kl_vae import KLVAE, kl16
 
 PUBLISHED = {"embed_dim": 16, "ch_mult": [1, 1, 2, 2, 4]}

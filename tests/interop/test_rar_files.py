@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from builders import build
 from official import official
-from smalti.interop.maskgit_vqgan import maskgit, maskgit_config, maskgit_sizes, maskgit_state
+from official_settings import maskgit_config, rar_config
+from smalti.interop.convert import build as build_part
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.rar import rar_config, rar_state
-from smalti.interop.rar_files import rar_sizes, sampling
+from smalti.interop.project import sized
+from smalti.interop.projects.maskgit_vqgan import TOKENIZER, maskgit_sizes, maskgit_state
+from smalti.interop.projects.rar import rar_sizes, rar_state, sampling
 from smalti.models.rar import RAR, SIZES, RARConfig, tiny
 from smalti.settings import Sampling
 from smalti.storage import assemble
@@ -101,8 +103,10 @@ def test_settings():
     }  # fmt: skip
     given = {"generator": generator, "vq_model": {"codebook_size": 96}}
     assert rar_config(given) == RARConfig((6, 6), 96, 10, 3, 4, 64, 192, 0.2)
-    with pytest.raises(ValueError, match="image_seq_len must be a square number, got 35"):
+    with pytest.raises(ValueError, match="image_seq_len is 35, a grid of 5x5 is not: give grid"):
         rar_config(given | {"generator": generator | {"image_seq_len": 35}})
+    wide = rar_config(given | {"generator": generator | {"image_seq_len": 35}}, (5, 7))
+    assert wide.grid == (5, 7)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,7 @@ def tokenizers(draw) -> MaskGITVQGANConfig:
 def test_tokenizers_come_back(config):
     stored = checkpoint(MaskGITVQGAN, config)
     assert maskgit_sizes(stored) == config
-    found = maskgit(stored, config, (3, 5))
+    found = build_part(TOKENIZER, stored, sized(config, (3, 5)))
     assert found.config == replace(config, size=(3 * config.factor, 5 * config.factor))
 
 

@@ -12,9 +12,8 @@ from builders import build
 from official import official, write
 from smalti.cli import main
 from smalti.describe import describe
-from smalti.interop.convert import FAMILIES
 from smalti.interop.hub import find
-from smalti.interop.llamagen_files import REPOSITORIES
+from smalti.interop.projects import PROJECTS
 from smalti.models import rar, var
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.models.rar import RAR
@@ -26,7 +25,7 @@ from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 
-OFFICIAL, TEXT = REPOSITORIES
+OFFICIAL, TEXT = PROJECTS["llamagen"].repositories
 VQ = VQGANConfig(
     size=(64, 64), channels=4, multipliers=(1, 1, 1, 1, 2), blocks=1, latent=4, vocab=16, dim=2
 )
@@ -182,12 +181,12 @@ def test_a_repository_of_several_models_names_them(hub, rest):
 
 def test_every_published_id_is_found():
     count = 0
-    for family in FAMILIES.values():
-        for repo, (tokenizers, models, home) in family.repositories.items():
+    for project in PROJECTS.values():
+        for repo, (tokenizers, models, home) in project.repositories.items():
             for model in models:
                 count += 1
                 found = find(f"{repo}/{model}")
-                assert found is not None and found.family is family
+                assert found is not None and found.project is project
                 assert found[1:] == (repo, model, home or repo, tokenizers[0])
     assert count == 9 + 4 + 5
     for other in ("me/fruit", "a/b/c", "fruit", "", "/", "./x/c2i.pt", "me/fruit/c2i_B_256.pth"):
@@ -198,6 +197,6 @@ def test_failures_are_one_line_and_leave_nothing(hub, tmp_path):
     with pytest.raises(ValueError, match=r"c2i_L_256.pt .* the hub did not give it: 404 .*Error$"):
         smalti.load(f"{OFFICIAL}/c2i_L_256.pt")
     hub.path(OFFICIAL, "vq_ds16_c2i.pt").write_text("no pickle")
-    with pytest.raises(ValueError, match="vq_ds16_c2i.pt is damaged or no checkpoint"):
+    with pytest.raises(ValueError, match="vq_ds16_c2i.pt is text, not a checkpoint: 'no pickle'$"):
         smalti.load(f"{OFFICIAL}/c2i_B_256.pt")
     assert not list((tmp_path / "home").rglob("*.json"))

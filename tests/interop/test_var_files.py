@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from builders import build
 from official import official
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.var import vae_state, var_state
-from smalti.interop.var_files import scales_of, vae_sizes, var_sizes
+from smalti.interop.projects.var import scales_of, vae_sizes, vae_state, var_sizes, var_state
 from smalti.models import var
 from smalti.models.var import VAR, VARConfig
 from smalti.storage import assemble

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smalti.interop.var import vae_config, vae_state
+from official_settings import vae_config
+from smalti.interop.projects.var import vae_state
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE, var256, var512
 
 

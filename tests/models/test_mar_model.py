@@ -9,8 +9,8 @@ from torch import Tensor
 
 import mar_plain
 from builders import build, generate, random_codes, random_cond
+from official_settings import mar_config
 from smalti.codes import Cond, Turn
-from smalti.interop.mar import mar_config
 from smalti.models.mar import MAR, SIZES, MARConfig, tiny
 from smalti.nn.linear import packed
 from smalti.sampling.chance import Chance

@@ -6,8 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from golden import Vectors, close
 from torch import Tensor
 
+from official_settings import MAR_DEFAULTS as DEFAULTS
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
 from smalti.sampling.guidance import ClassifierFree, Unguided
 from smalti.sampling.solvers import Solver, cosine, path, respaced
@@ -26,13 +28,9 @@ NAMES = {
 """Parts of official names, in this order, and ours."""
 
 
-def close(ours: Tensor, golden: Tensor, rtol: float = 0.0, atol: float = 2e-5) -> None:
-    torch.testing.assert_close(ours, golden, rtol=rtol, atol=atol * max(1, golden.abs().max()))
-
-
 def golden_head(weights: dict[str, Tensor], config: dict[str, Any]) -> DiffusionHead:
     """The head of a golden folder."""
-    made, prefix = config["constructor"], "diffloss.net."
+    made, prefix = DEFAULTS | config["constructor"], "diffloss.net."
     head = DiffusionHead(
         made["decoder_embed_dim"],
         made["vae_embed_dim"] * made["patch_size"] ** 2,
@@ -54,48 +52,64 @@ def golden_head(weights: dict[str, Tensor], config: dict[str, Any]) -> Diffusion
 
 
 @torch.no_grad()
-def check_head(head: DiffusionHead, config: dict[str, Any], io: dict[str, Tensor]) -> None:
+def check_head(head: DiffusionHead, config: dict[str, Any], io: Vectors) -> None:
     """Compare a head with every golden tensor that is the head's own."""
-    x, t, z = io["head_x"], io["head_t"], io["head_z"]
-    close(head.time_embed(t), io["head_t_embed"])
-    close(head.predict(x, t, z), io["head_out"])
-    half = len(x) // 2
-    both = head.predict(x[:half].repeat(2, 1), t[:half].repeat(2), z)
-    noise, variance = both.chunk(2, -1)
-    guided = ClassifierFree(3.0).merge(noise)
-    close(torch.cat((torch.cat((guided, guided)), variance), -1), io["head_out_cfg3"])
-
-    close(torch.tensor(cosine(1000).kept), io["train_alphas_cumprod"], atol=1e-7)
-    repeat = config["constructor"]["diffusion_batch_mul"]
-    tiled = [io[n].flatten(0, 1).repeat(repeat, 1) for n in ("decoder_z", "patchified")]
-    parts = head.errors(*tiled, io["train_t"], io["train_noise"])
-    close(parts["mse"], io["train_mse_per_token"])
-    close(parts["vb"], io["train_vb_per_token"], rtol=1e-5)
-    for name, run in config["runs"].items():
+    if "head_x" in io:
+        check_network(head, io)
+    io.check("train_alphas_cumprod", torch.tensor(cosine(1000).kept), 1e-7)
+    if "train_t" in io and "decoder_z" in io:
+        repeat = (DEFAULTS | config["constructor"])["diffusion_batch_mul"]
+        tiled = [io[n].flatten(0, 1).repeat(repeat, 1) for n in ("decoder_z", "patchified")]
+        parts = head.errors(*tiled, io["train_t"], io["train_noise"])
+        io.check("train_mse_per_token", parts["mse"])
+        io.check("train_vb_per_token", parts["vb"])
+    for name, run in config.get("runs", {}).items():
         check_run(head, name, run, io)
 
 
-def check_run(head: DiffusionHead, name: str, run: dict[str, Any], io: dict[str, Tensor]) -> None:
+def check_network(head: DiffusionHead, io: Vectors) -> None:
+    x, t, z = io["head_x"], io["head_t"], io["head_z"]
+    io.check("head_t_embed", head.time_embed(t))
+    io.check("head_out", head.predict(x, t, z))
+    half = len(x) // 2
+    noise, variance = head.predict(x[:half].repeat(2, 1), t[:half].repeat(2), z).chunk(2, -1)
+    for scale in io.runs(r"head_out_cfg([\d.]+)"):
+        guided = ClassifierFree(float(scale)).merge(noise)
+        io.check(f"head_out_cfg{scale}", torch.cat((torch.cat((guided, guided)), variance), -1))
+
+
+def check_run(head: DiffusionHead, name: str, run: dict[str, Any], io: Vectors) -> None:
     """Compare the schedule of a sampling run, and what it draws with the stored noise."""
-    steps = run["num_sampling_steps"]
-    schedule = respaced(1000, steps)
-    assert list(schedule.timesteps) == io[f"{name}_timestep_map"].tolist()
+    schedule = respaced(1000, run["num_sampling_steps"])
+    io.check(f"{name}_timestep_map", torch.tensor(schedule.timesteps))
     for official, ours in {
         "betas": schedule.betas,
         "posterior_log_variance_clipped": schedule.log_variance,
         "posterior_mean_coef1": schedule.mean_clean,
         "posterior_mean_coef2": schedule.mean_x,
     }.items():
-        close(torch.tensor(ours), io[f"{name}_{official}"], rtol=1e-6, atol=0)
-    way = path(Solver(steps=steps), "diffusion")
-    for i in range(run["num_iter"]):
-        start, drawn = io[f"{name}_noise_init_{i}"], io[f"{name}_noise_steps_{i}"]
-        rows, scale = len(start), io[f"{name}_cfg_{i}"].item()
-        guide = Unguided() if run["cfg"] == 1 else ClassifierFree(scale)
-        noise = torch.cat((start[None], drawn[:, :rows]))
-        z = io[f"{name}_z_{i}"].unflatten(0, (-1, rows))
-        ours = head.solve(z, guide, noise, way, run["temperature"])
-        golden = io[f"{name}_sampled_{i}"][:rows]
-        # where the schedule begins with almost pure noise, a random head's codes are huge
-        far = schedule.kept[-1] < 1e-6
-        close(ours, golden, rtol=1e-4 if far else 0, atol=0 if far else 2e-5)
+        io.check(f"{name}_{official}", torch.tensor(ours), 1e-6)
+    for i in io.runs(rf"{name}_noise_init_(\d+)"):
+        ours, rounding = solved(head, name, i, run, io)
+        close(ours, io[f"{name}_sampled_{i}"][: len(ours)], 1, rounding)
+
+
+def solved(
+    head: DiffusionHead, name: str, i: int | str, run: dict[str, Any], io: Vectors
+) -> tuple[Tensor, float]:
+    """What a run draws at step i, (R, C), and how far rounding may move it.
+
+    Where a schedule begins with almost pure noise, random heads diverge. So the rounding is
+    measured: by a condition that is one part in a million larger.
+    """
+    way = path(Solver(steps=run["num_sampling_steps"]), "diffusion")
+    start, drawn = io[f"{name}_noise_init_{i}"], io[f"{name}_noise_steps_{i}"]
+    rows, scale = len(start), io[f"{name}_cfg_{i}"].item()
+    guide = Unguided() if run["cfg"] == 1 else ClassifierFree(scale)
+    noise = torch.cat((start[None], drawn[:, :rows]))
+    z = io[f"{name}_z_{i}"].unflatten(0, (-1, rows))
+    ours, moved = (
+        head.solve(c, guide, noise, way, run["temperature"]) for c in (z, z * (1 + 1e-6))
+    )
+    least = 2e-5 * ours.abs().max().item()
+    return ours, max(least, 10 * (moved - ours).abs().max().item())

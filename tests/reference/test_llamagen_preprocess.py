@@ -19,20 +19,19 @@ def test_llamagen_preprocess(folder: Path):
         index = name.removeprefix("image_")
         image = io[name].numpy()
         square = center_crop(image, size)
-        assert (square == io[f"center_crop_{index}"].numpy()).all()
+        io.check(f"center_crop_{index}", torch.from_numpy(square))
         ten = torch.from_numpy(ten_crop(image, size, ratio)).movedim(-1, 1)
-        expected = io[f"ten_crop_{index}"]
-        assert torch.equal(ten, ((expected + 1) * 127.5).round().byte())
-        torch.testing.assert_close(to_float(ten), expected, rtol=0, atol=2e-7)
+        io.check(f"ten_crop_{index}", to_float(ten), 2e-7)
         if ratio == 1.1:
             views = Transform(size, crop="ten").views(_picture(image))
             assert torch.equal(torch.from_numpy(views), ten)
-    samples = io["samples"]
-    assert torch.equal(to_uint8(samples).movedim(1, -1), io["samples_uint8"])
-    small = to_uint8(resize(samples, config["constructor"]["resize"])).movedim(1, -1)
-    # truncation turns a difference in the last float bit into one level, where threads differ
-    off = (small.int() - io["samples_resized_uint8"].int()).abs()
-    assert off.max() <= 1 and (off > 0).float().mean() < 1e-3
+    if "samples" in io:
+        samples = io["samples"]
+        io.check("samples_uint8", to_uint8(samples).movedim(1, -1))
+        small = to_uint8(resize(samples, config["constructor"]["resize"])).movedim(1, -1)
+        # truncation turns a difference in the last float bit into one level, where threads differ
+        off = (small.int() - io["samples_resized_uint8"].int()).abs()
+        assert off.max() <= 1 and (off > 0).float().mean() < 1e-3
     io.done()
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from golden import folders, load
+from golden import float32, folders, grid_of, load
 from test_maskgit_vqgan import check_maskgit
 from test_rar import check_rar
 
@@ -14,8 +14,8 @@ from builders import build
 from official import layouts, official, write
 from smalti import registry
 from smalti.cli import main
-from smalti.interop.maskgit_vqgan import maskgit_state
-from smalti.interop.rar import rar_state
+from smalti.interop.projects.maskgit_vqgan import maskgit_state
+from smalti.interop.projects.rar import rar_state
 from smalti.models import rar
 from smalti.models.rar import RAR
 from smalti.settings import Sampling
@@ -46,12 +46,15 @@ def test_generators(folder, layout, tmp_path):
     suffix = ".safetensors" if layout == "safetensors" else ".bin"
     model = write(content(weights, layout), tmp_path / f"rar{suffix}", old=layout == "old")
     out = tmp_path / "p"
-    main(["convert", "rar", "--tokenizer", str(vq), "--model", str(model), "--out", str(out)])
+    height, width = grid_of(config["constructor"]["generator"]["image_seq_len"])
+    grid = ["--grid", f"{height}x{width}"] if height != width else []
+    files = ["--tokenizer", str(vq), "--model", str(model), "--out", str(out)]
+    main(["convert", "rar", *files, *grid])
     pipe = smalti.load(out, "cpu", torch.float32)
+    assert same(pipe.model, rar_state(float32(weights), pipe.model.config))
     if layout == "flat":
         check_rar(pipe.model, io)
-    assert same(pipe.model, rar_state(weights, pipe.model.config))
-    height, width = pipe.model.config.grid
+    assert pipe.model.config.grid == (height, width)
     assert pipe.tokenizer.config == replace(tokenizer, size=(4 * height, 4 * width))
     assert pipe.sampling == Sampling(guidance=4.0)
     assert pipe.classes == [str(i) for i in range(pipe.model.config.classes)]
@@ -68,9 +71,9 @@ def test_tokenizers(folder, layout, tmp_path):
     options = ["--size", f"{height}x{width}", "--out", str(out)]
     main(["convert", "maskgit-vqgan", "--tokenizer", str(vq), *options])
     tokenizer, info = load_module(out, registry.TOKENIZERS)
+    assert same(tokenizer, maskgit_state(float32(weights)))
     if layout == "flat":
         check_maskgit(tokenizer, config, io)
-    assert same(tokenizer, maskgit_state({k: v.float() for k, v in weights.items()}))
     assert list(info["files"]) == [vq.name]
 
 
@@ -84,7 +87,8 @@ def test_a_pipeline_of_the_tokenizer(folder, tmp_path):
     model = build(RAR, replace(rar.tiny(), grid=grid, vocab=vocab))
     file = write(official(model), tmp_path / "rar.bin")
     out = tmp_path / "p"
-    main(["convert", "rar", "--tokenizer", str(vq), "--model", str(file), "--out", str(out)])
+    files = ["--tokenizer", str(vq), "--model", str(file), "--out", str(out)]
+    main(["convert", "rar", *files, "--grid", f"{grid[0]}x{grid[1]}"])
     pipe = smalti.load(out, "cpu", torch.float32)
     check_maskgit(pipe.tokenizer, config, io)
     assert same(pipe.model, model.state_dict())

@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from golden import folders, load
+from golden import float32, folders, load
 from test_rar_convert import content, same
-from test_var import check_var
+from test_var import check_var, tokenizer_of
 from test_var_vqvae import check as check_vae
 
 import smalti
 from official import write
+from official_settings import VAE_DEFAULTS, VAR_DEFAULTS
 from smalti import registry
 from smalti.cli import main
-from smalti.interop.var import vae_state, var_state
+from smalti.interop.projects.var import vae_state, var_state
 from smalti.storage import load_module
 
 LAYOUTS = ["flat", "flat-views", "compiled", "old", "trainer"]
@@ -26,22 +27,33 @@ def both(model: dict[str, Any], tokenizer: dict[str, Any]) -> dict[str, Any]:
     return {"args": {"depth": 2}, "epoch": 3, "iter": 7, "trainer": parts}
 
 
+def tokenizer_options(constructor: dict[str, Any]) -> list[str]:
+    """The options of settings that no tensor tells, where a folder has them."""
+    ratio = ["--quant-resi", str(constructor["quant_resi"])] if "quant_resi" in constructor else []
+    return [*ratio, *(["--l2-norm"] if constructor.get("using_znorm") else [])]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("folder", folders("var_transformer"))
 def test_transformers(folder: Path, layout, tmp_path):
     config, weights, io = load(folder)
-    _, found, _ = load((folder / config["vae_config"]).parent)
-    vae = write(found, tmp_path / "vae.pth")
+    settings, stored = tokenizer_of(folder, config)
+    vae = write(stored, tmp_path / "vae.pth")
     model = write(content(weights, layout), tmp_path / "var.pth", old=layout == "old")
     if layout == "trainer":
-        vae = model = write(both(weights, found), tmp_path / "ar-ckpt-last.pth")
-    given = ["--tokenizer", str(vae), "--model", str(model), "--out", str(tmp_path / "p")]
-    heads = config["constructor"]["num_heads"]
-    main(["convert", "var", *given, "--heads", str(heads)])
+        vae = model = write(both(weights, stored), tmp_path / "ar-ckpt-last.pth")
+    files = ["--tokenizer", str(vae), "--model", str(model), "--out", str(tmp_path / "p")]
+    made, options = VAR_DEFAULTS | config["constructor"], tokenizer_options(settings["constructor"])
+    heads = made["num_heads"]
+    options += ["--heads", str(heads), "--norm-eps", str(made["norm_eps"])]
+    if "lvl_1L" not in weights:
+        options += ["--scales", *map(str, made["patch_nums"])]
+    main(["convert", "var", *files, *options])
     pipe = smalti.load(tmp_path / "p", "cpu", torch.float32)
     assert pipe.model.config.heads == heads
-    tokenizer = vae_state({k: v.float() for k, v in found.items()})
-    assert same(pipe.tokenizer, tokenizer) and same(pipe.model, var_state(weights, tokenizer))
+    tokenizer = vae_state(float32(stored))
+    assert same(pipe.tokenizer, tokenizer)
+    assert same(pipe.model, var_state(float32(weights), tokenizer))
     drawn = pipe.sampling
     assert (drawn.guidance, drawn.schedule, drawn.top_k, drawn.top_p) == (2.5, "linear", 900, 0.96)
     if layout in ("flat", "trainer"):
@@ -56,11 +68,12 @@ def test_tokenizers(folder: Path, layout, tmp_path):
     config, weights, io = load(folder)
     state = both({"x": torch.ones(1)}, weights) if layout == "trainer" else content(weights, layout)
     vae = write(state, tmp_path / "vae.pth", old=layout == "old")
-    scales = map(str, config["constructor"]["v_patch_nums"])
-    given = ["--tokenizer", str(vae), "--out", str(tmp_path / "t")]
-    main(["convert", "var", *given, "--scales", *scales])
+    scales = (VAE_DEFAULTS | config["constructor"])["v_patch_nums"]
+    options = ["--scales", *map(str, scales)]
+    options += tokenizer_options(config["constructor"])
+    main(["convert", "var", "--tokenizer", str(vae), "--out", str(tmp_path / "t"), *options])
     tokenizer, info = load_module(tmp_path / "t", registry.TOKENIZERS)
+    assert same(tokenizer, vae_state(float32(weights)))
     if layout == "flat":
         check_vae(tokenizer, config, io)
-    assert same(tokenizer, vae_state({k: v.float() for k, v in weights.items()}))
     assert list(info["files"]) == ["vae.pth"]

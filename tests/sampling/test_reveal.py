@@ -27,6 +27,8 @@ def test_the_published_schedules():
     assert Reveal().left(36, 6) == [34, 31, 25, 18, 9, 0]
     assert Reveal(schedule="meissonic").left(36, 6) == [34, 31, 25, 17, 9, 0]
     assert Reveal(schedule="linear").left(10, 5) == [8, 6, 4, 2, 0]
+    assert Reveal(schedule="linear").left(25, 5) == [20, 15, 10, 5, 0]
+    assert Reveal(schedule="meissonic-linear").left(25, 5) == [20, 15, 9, 4, 0]
     assert Reveal(schedule="square").left(16, 4) == [15, 12, 7, 0]
 
 
@@ -51,6 +53,8 @@ def test_the_noise_on_confidence_falls_to_nothing():
     assert [maskgit.weight(i, 3) for i in range(3)] == pytest.approx([3.0, 1.5, 0.0])
     weights = [meissonic.weight(i, 6) for i in range(6)]
     assert weights == pytest.approx([2, 1.6, 1.2, 0.8, 0.4, 0])
+    linear = Reveal(schedule="meissonic-linear", confidence=2.0)
+    assert [linear.weight(i, 6) for i in range(6)] == weights
     assert Reveal().weight(0, 3) == 0.0
 
 
@@ -63,7 +67,10 @@ def test_how_many_steps():
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"steps": 4, "schedule": "0.5,0"}, "2 shares, one for each step, of which there are 4"),
-        ({"schedule": "cosin"}, "one of cosine, linear, square, meissonic or shares such as"),
+        (
+            {"schedule": "cosin"},
+            "cosine, linear, square, meissonic, meissonic-linear or shares such as",
+        ),
         ({"schedule": "0.5,0.6,0"}, "fall from 1 to 0"),
         ({"schedule": "0.5,0.1"}, "fall from 1 to 0"),
         ({"schedule": "1.5,0"}, "fall from 1 to 0"),

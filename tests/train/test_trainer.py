@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from builders import random_codes
+from smalti.finite import NotFinite
 from smalti.models import llamagen
 from smalti.tokenizers import multiscale_vqvae, vqgan
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
@@ -171,6 +172,19 @@ def test_accumulated_parts_equal_one_batch(tmp_path):
     assert (ends[0] - start).abs().max() > 1e-3
     assert (ends[1] - ends[0]).abs().max() < 1e-5
     assert (ends[2] - ends[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("what", ["evaluate", "preview"])
+def test_a_look_at_what_is_no_number_does_not_end_a_run(tmp_path, capsys, what):
+    def look(path=None):
+        raise NotFinite("pixels must be finite numbers, got 1 of 2")
+
+    config = replace(CONFIG, steps=2, eval_every=1, preview_every=1)
+    trainer = Trainer(generator(), Codes(), config, tmp_path, WORLD, **{what: look})
+    trainer.fit()
+    assert trainer.step == 2 and trainer.objective.model.training
+    words = "step 1 is not evaluated or shown: pixels must be finite numbers, got 1 of 2"
+    assert words in capsys.readouterr().err
 
 
 def test_evaluation_and_previews_use_the_average_in_evaluation_mode(tmp_path):

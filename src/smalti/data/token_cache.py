@@ -76,7 +76,7 @@ def write_cache(
     float16, `posterior` says that they are means and standard deviations. `text` says what encoder
     made the features of captions: its type, config (with `length` and `dim`) and fingerprint; they
     are stored as float16. Raises ValueError if there are no rows, or for a row that does not match
-    `spec` or holds no numbers.
+    `spec`, or whose codes or features are NaN or infinite.
     """
     path = Path(path)
     meta = {
@@ -146,7 +146,14 @@ def _record_batch(chunk: list[Row], codes: list[np.ndarray], schema: Any) -> Any
     if "text" in schema.names:
         rows = [np.zeros(0) if r.text is None else r.text.ravel() for r in chunk]
         ends = np.cumsum([0, *map(len, rows)])
-        values = pa.array(np.concatenate(rows).astype(np.float16))
+        with np.errstate(over="ignore"):
+            values = [row.astype(np.float16) for row in rows]
+        bad = [r.key for r, v in zip(chunk, values, strict=True) if not np.isfinite(v).all()]
+        if bad:
+            raise ValueError(
+                f"caption features of {bad[0]!r} must be finite numbers of float16, got NaN or inf"
+            )
+        values = pa.array(np.concatenate(values))
         columns.append(pa.LargeListArray.from_arrays(pa.array(ends), values))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -255,7 +262,7 @@ class TokenCache:
 
     def text(self, indices: np.ndarray | list[int]) -> tuple[Tensor, Tensor]:
         """Features of the rows' captions, (B, T, C) float16 left padded with zeros, and their mask
-        (B, T) bool. Raises ValueError if the cache has none."""
+        (B, T) bool. Raises ValueError if the cache has none, or some that are NaN or infinite."""
         if self.encoder is None:
             raise ValueError(f"{self.path} holds no features of captions")
         length, dim = (int(self.encoder["config"][name]) for name in ("length", "dim"))
@@ -265,6 +272,9 @@ class TokenCache:
         for slot, row in enumerate(np.asarray(indices).tolist()):
             found = chunks[row // self._length][row % self._length].values
             tokens = found.to_numpy(zero_copy_only=False).reshape(-1, dim)
+            if not np.isfinite(tokens).all():
+                (key,) = self.keys(np.array([row]))
+                raise ValueError(f"{self.path} is damaged: features of {key} are no numbers")
             features[slot, length - len(tokens) :] = tokens
             mask[slot, length - len(tokens) :] = True
         return torch.from_numpy(features), torch.from_numpy(mask)

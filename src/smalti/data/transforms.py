@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from smalti.finite import require_finite
+
 MIN_FRAC = 0.8
 """The smallest random crop, as a fraction of the short side."""
 TEN_RATIO = 1.1
@@ -189,7 +191,11 @@ def to_float(x: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """[-1, 1] to uint8: clamp(127.5 x + 128, 0, 255), truncated, as LlamaGen does."""
+    """[-1, 1] to uint8: clamp(127.5 x + 128, 0, 255), truncated, as LlamaGen does.
+
+    Raises ValueError if a pixel is NaN or infinite.
+    """
+    require_finite(x, "pixels")
     return (127.5 * x.float() + 128).clamp(0, 255).byte()
 
 

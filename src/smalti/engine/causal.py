@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import Cond, Draw, Span, TokenSpec
-from smalti.engine.step import Known, Model, Request, Step, check_request, width
+from smalti.engine.step import Known, Model, Request, Step, Watch, check_request, width
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange, inverse
@@ -79,7 +79,7 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     """Draw the codes of a batch block by block, yielding a `Step` after each.
 
     Raises ValueError if something of the request has another batch or shape, if a label is no class
-    of the model, or if the model cannot do what is asked.
+    of the model, if the model cannot do what is asked, or if what it draws is no number.
     """
     spec, cond, noise = check_request(model, request), request.cond, request.noise
     batch, device, guidance = cond.batch, cond.device, request.guidance
@@ -94,12 +94,14 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     cache = model.cache(branches.batch, spec)
     prepared = model.prepare(branches, _of_branches(orders, branches.batch // batch), spec)
     steps = spans(model.blocks(spec), device)
+    watch = Watch(spec, len(steps))
     for i, span in enumerate(steps):
         slots = span.slots
         numbers = SlotNoise(noise, slots, ahead=uniform[:, slots])
         chance = Chance(guidance.at(i, len(steps)), numbers, request.filters, request.solver)
         read = codes if vectors is None else vectors
         draw = model.draw(read, prepared, span, cache, chance)
+        watch.see(draw)
         codes[:, slots] = _kept(draw.codes, known, slots)
         if draw.vectors is not None:
             if vectors is None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import Cond, Draw, TokenSpec, Turn
-from smalti.engine.step import Model, Request, Step, check_request
+from smalti.engine.step import Model, Request, Step, Watch, check_request
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise, gumbel
 from smalti.sampling.orders import known_first, shuffled
@@ -75,6 +75,7 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
     branches = request.guidance.branches(request.cond, request.negative)
     prepared = model.prepare(branches, spec)
     cache = model.cache(branches.batch, spec) if request.refresh > 1 else None
+    watch = Watch(spec, plan.steps)
     for i in range(plan.steps):
         before, after = plan.hidden(i)
         guide = request.guidance.at(i, plan.steps, plan.share(i))
@@ -83,6 +84,7 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
         turn = Turn(ready, asked.wanted, spec.positions - min(before), fresh)
         chance = Chance(guide, asked.noise, request.filters, request.solver)
         draw = model.draw(codes, prepared, turn, cache, chance)
+        watch.see(draw)
         codes, ready = taker.take(codes, ready, draw, asked)
         yield Step(i + 1, plan.steps, codes, draw.logp, ready)
 

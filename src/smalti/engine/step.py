@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from smalti.codes import Cond, Reads, TokenSpec
+from smalti.codes import Cond, Draw, Reads, TokenSpec
+from smalti.finite import require_finite
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
@@ -98,6 +99,36 @@ class Step(NamedTuple):
         return self.codes if self.vectors is None else self.vectors
 
 
+class Watch:
+    """Refuses draws that are no numbers, as broken weights give, or a dtype too narrow for them.
+
+    On a CPU every step is checked as it is drawn, in 10 us. Any other device would have to be
+    waited for: there all steps are checked together before the last one is yielded.
+    """
+
+    def __init__(self, spec: TokenSpec, steps: int) -> None:
+        self._discrete, self._steps, self._seen = spec.discrete, steps, 0
+        self._unread: list[Tensor] = []
+
+    def see(self, draw: Draw) -> None:
+        """Raise ValueError if codes, here or since the last check, are no numbers or were drawn
+        from logits that are none."""
+        drawn = draw.logp if self._discrete else draw.codes
+        self._seen += 1
+        if drawn.device.type == "cpu":
+            self._check(drawn, f"step {self._seen} of {self._steps}: ")
+            return
+        self._unread.append(drawn.flatten())
+        if self._seen == self._steps:
+            self._check(torch.cat(self._unread))
+
+    def _check(self, drawn: Tensor, step: str = "") -> None:
+        if math.isfinite(float(drawn.sum())):  # of few numbers this is the fastest
+            return
+        what = "log-probabilities of drawn codes" if self._discrete else "drawn codes"
+        require_finite(drawn, step + what)
+
+
 def check_request(model: Model, request: Request) -> TokenSpec:
     """The codes that are to be drawn. Raises ValueError unless all of a request has the batch and
     shape of its condition and of these codes, and is something that the model can do."""
@@ -130,6 +161,7 @@ def _check_orders(orders: Tensor, spec: TokenSpec, batch: int) -> None:
 def _check_known(known: Known, spec: TokenSpec, batch: int) -> None:
     if tuple(known.codes.shape) != spec.shape(batch):
         raise ValueError(f"known codes must be {spec.shape(batch)}, got {tuple(known.codes.shape)}")
+    require_finite(known.codes, "known codes")
     shape, mask = (batch, spec.positions), known.mask
     if tuple(mask.shape) != shape or mask.dtype != torch.bool:
         raise ValueError(

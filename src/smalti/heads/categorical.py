@@ -35,11 +35,16 @@ class CategoricalHead(nn.Module):
         return self.proj(h).float()
 
     def merged(self, h: Tensor, guide: Guide) -> Tensor:
-        """Guided logits (B, n, V) of hidden states of all branches (branches * B, n, D)."""
+        """Guided logits (B, n, V) of hidden states of all branches (branches * B, n, D).
+
+        All are NaN where one is -inf, which would else be drawn from as if its code were filtered
+        out; of one that is NaN or inf the softmax is NaN by itself.
+        """
         logits = self.logits(h)
         if guide.clean:  # logits less a constant are the same logits, with other angles
             logits = logits - logits.mean(-1, keepdim=True)
-        return guide.merge(logits)
+        merged = guide.merge(logits)
+        return merged + 0 * merged.amin(-1, keepdim=True)
 
     def loss(self, h: Tensor, codes: Tensor, noise: SlotNoise | None = None) -> Tensor:
         """Negative log-likelihood of each position, (B, N) in nats; in training `smoothing` of each

@@ -1,30 +1,75 @@
-"""Projects whose released files become pipelines: `smalti convert FAMILY ...`."""
+"""Released files to pipelines and tokenizers: one way for every project."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from smalti.interop import llamagen_files, mar_files, maskgit_vqgan, rar_files, var_files
-from smalti.interop.files import Repository
+import torch
+from torch import nn
+
+from smalti.finite import require_finite_weights
+from smalti.interop.files import dtype_of, save_pipeline, save_tokenizer
+from smalti.interop.kinds import expect
+from smalti.interop.pickles import Checkpoint, read_checkpoint
+from smalti.interop.project import Part, Project
+from smalti.pipeline import Pipeline
+from smalti.storage import assemble
 
 
-class Family(NamedTuple):
-    options: type[Any]
-    """A dataclass whose fields are the command's options."""
-    convert: Callable[[Any, Path, str], None]
-    """Write what the options say as a folder, given where the files are from."""
-    repositories: dict[str, Repository]
-    """What is published, by hub id."""
+def convert(project: Project, options: Any, out: Path, source: str) -> None:
+    """Write the pipeline of two checkpoints, or the tokenizer of one, as the folder `out`.
+
+    `source` says where the files are from. Raises ValueError naming the file, or the option, that
+    does not fit.
+    """
+    tokenizer, model = options.tokenizer, getattr(options, "model", None)
+    if model is None:
+        save_tokenizer(lambda: tokenizer_of(project, options), out, source, tokenizer)
+    else:
+        save_pipeline(lambda: pipeline_of(project, options), out, source, tokenizer, model)
 
 
-FAMILIES = {
-    "llamagen": Family(
-        llamagen_files.LlamaGenFiles, llamagen_files.convert, llamagen_files.REPOSITORIES
-    ),
-    "mar": Family(mar_files.MARFiles, mar_files.convert, {}),
-    "maskgit-vqgan": Family(maskgit_vqgan.MaskGITFiles, maskgit_vqgan.convert, {}),
-    "rar": Family(rar_files.RARFiles, rar_files.convert, rar_files.REPOSITORIES),
-    "var": Family(var_files.VARFiles, var_files.convert, var_files.REPOSITORIES),
-}
+def tokenizer_of(project: Project, options: Any) -> nn.Module:
+    """The tokenizer of a file, without a model."""
+    checkpoint = read_part(project.tokenizer, options.tokenizer, wanted_weights(options))
+    codes = project.tokenizer.config(checkpoint, options)
+    return build(project.tokenizer, checkpoint, project.alone(codes, checkpoint, options))
+
+
+def pipeline_of(project: Project, options: Any) -> Pipeline:
+    """The pipeline of two files, whose weights stay in them unless they are of another dtype."""
+    assert project.model is not None
+    vq = read_part(project.tokenizer, options.tokenizer)
+    checkpoint = read_part(project.model, options.model, wanted_weights(options))
+    codes = project.tokenizer.config(vq, options)
+    config = project.model.config(checkpoint, options, codes)
+    tokenizer = build(project.tokenizer, vq, project.fit(codes, config))
+    dtype = dtype_of(options.dtype)
+    model = build(project.model, checkpoint, config, tokenizer, dtype)
+    text = project.text(config, options)
+    return Pipeline(tokenizer, model, sampling=project.sampling(config), text=text)
+
+
+def wanted_weights(options: Any) -> str:
+    """Which weights of a file are asked for; "", where the project leaves it to the file."""
+    return getattr(options, "weights", "model") or ""
+
+
+def read_part(part: Part, path: Path, weights: str = "model") -> Checkpoint:
+    """A file of this kind. Raises ValueError naming what it is if it is of another."""
+    return expect(read_checkpoint(path, weights, part.inside), part)
+
+
+def build(
+    part: Part,
+    checkpoint: Checkpoint,
+    config: Any,
+    tokenizer: nn.Module | None = None,
+    dtype: torch.dtype | None = torch.float32,
+) -> Any:
+    """The module of a checkpoint; numbers that are none are named as the file names them."""
+    state, where = part.state(checkpoint.state, config, tokenizer), str(checkpoint.path)
+    names = {t.data_ptr(): name for name, t in checkpoint.state.items()}
+    require_finite_weights({names.get(t.data_ptr(), n): t for n, t in state.items()}, where)
+    return assemble(part.module, config, state, where, dtype)

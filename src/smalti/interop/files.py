@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from smalti.interop.pickles import sha256
+from smalti.interop.pickles import files_of, sha256
 from smalti.pipeline import Pipeline
 from smalti.progress import waiting
 from smalti.storage import save_module
@@ -50,7 +50,8 @@ def save_tokenizer(make: Callable[[], nn.Module], out: Path, source: str, file: 
 
 
 def hashes(*paths: Path) -> dict[str, str]:
-    return {path.name: sha256(path) for path in paths}
+    """The hash of each file by its name, of a sharded checkpoint of its index and every shard."""
+    return {file.name: sha256(file) for path in paths for file in files_of(path)}
 
 
 def dtype_of(name: Dtype) -> torch.dtype | None:

@@ -19,11 +19,13 @@ from huggingface_hub.utils import WeakFileLock
 
 from smalti.config import no_such
 from smalti.data.hub import reason
-from smalti.interop.convert import FAMILIES, Family
+from smalti.interop.convert import convert
+from smalti.interop.project import Project
+from smalti.interop.projects import PROJECTS
 
 
 class Released(NamedTuple):
-    family: Family
+    project: Project
     repo: str
     """Where the model is."""
     model: str
@@ -40,8 +42,8 @@ def find(text: str) -> Released | None:
     owner, _, rest = text.partition("/")
     name, _, files = rest.partition("/")
     model, _, tokenizer = files.partition("+")
-    for family in FAMILIES.values():
-        for repo, (tokenizers, models, home) in family.repositories.items():
+    for project in PROJECTS.values():
+        for repo, (tokenizers, models, home) in project.repositories.items():
             if f"{owner}/{name}" == repo and model not in models:
                 ids = ", ".join(f"{repo}/{m}" for m in models)
                 raise ValueError(f"{repo} holds several models, got {text!r}; load one of {ids}")
@@ -51,7 +53,7 @@ def find(text: str) -> Released | None:
                 )
             if model in models:
                 vq = tokenizer or tokenizers[0]
-                return Released(family, f"{owner}/{name}", model, home or repo, vq)
+                return Released(project, f"{owner}/{name}", model, home or repo, vq)
     return None
 
 
@@ -60,7 +62,7 @@ def fetch(released: Released) -> Path:
 
     Raises ValueError if a file cannot be had or is not what its name says.
     """
-    family, repo, name, home, tokenizer = released
+    project, repo, name, home, tokenizer = released
     model = ask(f"{repo}/{name}", lambda: hf_hub_download(repo, name))
     commit = model.parent.name
     folder = Path(constants.HF_HOME) / "smalti" / repo.replace("/", "--") / commit
@@ -69,7 +71,8 @@ def fetch(released: Released) -> Path:
     with WeakFileLock(folder.with_name(folder.name + ".lock")):  # of several processes one converts
         if not (folder / "pipeline.json").is_file():
             vq = ask(f"{home}/{tokenizer}", lambda: hf_hub_download(home, tokenizer))
-            family.convert(family.options(tokenizer=vq, model=model), folder, f"{repo} at {commit}")
+            options = project.options(tokenizer=vq, model=model)
+            convert(project, options, folder, f"{repo} at {commit}")
     return folder
 
 

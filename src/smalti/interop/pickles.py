@@ -1,35 +1,43 @@
 """Checkpoints of other projects, read without running anything that is in them.
 
-A .pt or .pth file is a pickle: a program. It is read by torch's restricted reader, which knows
-tensors, plain values and, because training scripts store their options, `argparse.Namespace`. A
-file that asks for anything else is refused before that is called.
+A .pt, .pth, .bin or .ckpt file is a pickle: a program. It is read by torch's restricted reader,
+which knows tensors and plain values and, because training scripts store their options and measures,
+`argparse.Namespace` and the numbers of numpy. A file that asks for anything else is refused before
+that is called. What a file is, its content says, not its name.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from smalti.interop import formats
 from smalti.progress import track
 
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """What DDP, compile, FSDP and activation checkpoints put into the names of tensors."""
-HOLDERS = ("model", "module", "state_dict")
-"""Where a file holds its weights: plain DDP scripts, DeepSpeed, Lightning."""
-AVERAGES = ("ema", "model_ema")
-"""Where a file holds their moving average: LlamaGen, MAR."""
+HOLDERS = ("model", "module", "state_dict", "model_state_dict", "net", "params", "checkpoint")
+"""Where a file holds its weights: plain scripts, DeepSpeed, Lightning, and others; the first that
+is there."""
+AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict")
+"""Where a file holds their moving average, or how the names of its tensors begin: LlamaGen, MAR,
+Lightning."""
 PARTS = ("var_wo_ddp", "vae_local")
 """Where VAR's trainer holds its transformer and its tokenizer, under "trainer"."""
+SINGLE = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
+"""Names of weights in a folder of the hub."""
 
 
 class Checkpoint(NamedTuple):
@@ -40,33 +48,63 @@ class Checkpoint(NamedTuple):
     """Options of the script that wrote the file; {} if it does not hold them."""
     averaged: bool = False
     """Whether the weights are the moving average that the file holds beside the trained ones."""
+    files: tuple[Path, ...] = ()
+    """All files that were read, where they are several: an index and its shards."""
+    prefix: str = ""
+    """How all names began, where that was taken off them: "model."."""
 
 
 def read_checkpoint(path: Path, weights: str = "model", part: str = PARTS[0]) -> Checkpoint:
-    """The state dict in a .safetensors file or in a pickle of any usual layout.
+    """The state dict in a safetensors file, a pickle of any usual layout, or shards with an index,
+    given as the index or as their folder.
 
     `weights` is "model", or "ema" for the moving average that some files hold beside it, or "" for
     the average if there is one; `part` is one of `PARTS`, for files of VAR's trainer. Raises
-    ValueError naming the file and the reason: missing, empty, damaged, not a state dict, unsafe.
+    ValueError naming the file and the reason: missing, incomplete, not a state dict, unsafe, or
+    what else it is.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
-    loaded = _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
+    files = files_of(path)
+    loaded = _load(files[0]) if len(files) == 1 else _shards(files)
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} is not a state dict but {type(loaded).__name__}")
     args = loaded.get("args")
     trainer = loaded.get("trainer")
     if isinstance(trainer, Mapping) and isinstance(trainer.get(part), Mapping):
         loaded = trainer[part]
-    averages = [loaded[name] for name in AVERAGES if isinstance(loaded.get(name), Mapping)]
-    average: Any = averages[0] if averages and weights != "model" else None
+    trained, average = _held(loaded)
     if weights == "ema" and average is None:
         raise ValueError(f"{path} holds no moving average 'ema'; it has {_names(loaded)}")
-    state = _state(path, loaded, average)
+    chosen = average if average is not None and (weights != "model" or not trained) else trained
+    state, prefix = _state(path, loaded, chosen)
     options = vars(args) if isinstance(args, argparse.Namespace) else {}
-    return Checkpoint(path, state, options, average is not None)
+    return Checkpoint(path, state, options, chosen is average, files, prefix)
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files of a checkpoint: a single one, or an index and its shards.
+
+    Raises ValueError if one is missing, naming it, or if a folder holds no weights.
+    """
+    if path.is_dir():
+        indices = sorted(path.glob("*.index.json"))
+        single = [path / name for name in SINGLE if (path / name).is_file()]
+        if len(indices) > 1:
+            names = ", ".join(p.name for p in indices)
+            raise ValueError(f"{path} holds several checkpoints; give one of {names}")
+        if formats.is_ours(path) or not (indices or single):
+            raise ValueError(f"{path} {formats.folder(path)}")
+        path = (indices or single)[0]
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    if not path.name.endswith(".index.json"):
+        return (path,)
+    names = sorted(set(_weight_map(path).values()))
+    shards = [path.parent / name for name in names]
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise ValueError(
+            f"{path}: {len(missing)} of {len(shards)} shards missing: {', '.join(missing)}"
+        )
+    return (path, *shards)
 
 
 def sha256(path: Path) -> str:
@@ -80,22 +118,71 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensors by name to the shards that hold them."""
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        plain = all(Path(shard).name == shard for shard in found.values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        what = formats.foreign(index)
+        if "JSON" in what:
+            what = "is not the index of a sharded checkpoint: it has no 'weight_map' of file names"
+        raise ValueError(f"{index} {what or formats.text(index) or 'is damaged'}") from None
+    if not plain or not found:
+        raise ValueError(f"{index}: shards must be files beside it, got {_names(found.values())}")
+    return found
+
+
+def _shards(files: tuple[Path, ...]) -> dict[str, Tensor]:
+    """The tensors of all shards of an index, as one state dict."""
+    index, *shards = files
+    loaded = {shard.name: _load(shard) for shard in shards}
+    state: dict[str, Tensor] = {}
+    for name, shard in _weight_map(index).items():
+        held = loaded[shard]
+        if not isinstance(held, Mapping) or name not in held:
+            raise ValueError(f"{index.parent / shard} has no {name}, which {index.name} says")
+        state[name] = held[name]
+    return state
+
+
+def _load(path: Path) -> Any:
+    """What is in one file."""
+    if formats.is_safetensors(path):
+        return _safetensors(path)
+    if what := formats.foreign(path):
+        raise ValueError(f"{path} {what}")
+    return _pickle(path)
+
+
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        what = formats.missing_bytes(path) or f"cannot be read: {error}"
+        raise ValueError(f"{path} {what}") from None
 
 
 def _pickle(path: Path) -> Any:
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"  # as torch has written since 1.6
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickles of another protocol, which end in an error
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            if formats.is_zip(path) and path.suffix != ".safetensors":
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with path.open("rb") as file:  # of a path torch reads the suffix
+                return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in as many ways as there are bytes
-        raise ValueError(f"{path} {_reason(error)}") from None
+        raise ValueError(f"{path} {formats.text(path) or _reason(error)}") from None
+
+
+def _allowed() -> list[Any]:
+    """What a pickle may ask for beside what torch allows: none of it does anything but hold."""
+    scalar: Any = np.float64(0).__reduce__()[0]
+    rebuild: Any = np.zeros(0).__reduce__()[0]
+    functions = [(f, f"numpy.{m}.multiarray.{f.__name__}") for f in (scalar, rebuild)
+                 for m in ("core", "_core")]  # numpy 1 and 2  # fmt: skip
+    numbers = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDGSUMm"]
+    return [argparse.Namespace, *functions, np.dtype, np.ndarray, *dict.fromkeys(numbers)]
 
 
 def _reason(error: Exception) -> str:
@@ -105,19 +192,56 @@ def _reason(error: Exception) -> str:
     return f"is damaged or no checkpoint of torch ({type(error).__name__}: {text})"
 
 
+def _held(loaded: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], Mapping[Any, Any] | None]:
+    """The weights as trained and their moving average, each if there is one, in what a file
+    holds."""
+    averages = [loaded[n] for n in AVERAGES if isinstance(loaded.get(n), Mapping) and loaded[n]]
+    average = _innermost(averages[0]) if averages else None
+    trained = _innermost(loaded)
+    if average is None:  # of a flat file whose names say it
+        begins = tuple(f"{name}." for name in AVERAGES)
+        named = {k: t for k, t in trained.items() if _unwrapped(str(k)).startswith(begins)}
+        if named:
+            average, trained = named, {k: t for k, t in trained.items() if k not in named}
+    return trained, average
+
+
+def _innermost(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The mapping that holds the weights in mappings that hold mappings; FSDP's consolidated files
+    are flat."""
+    for name in HOLDERS:
+        if isinstance(inner := loaded.get(name), Mapping):
+            return _innermost(inner)
+    return _flat(loaded) if _flat(loaded) and not all(map(_plain, loaded.values())) else loaded
+
+
+def _flat(loaded: Mapping[Any, Any], begin: str = "", depth: int = 4) -> dict[str, Tensor]:
+    """All state dicts that a mapping holds, in mappings under other names than the usual ones: as
+    one whose names begin with those."""
+    found: dict[str, Tensor] = {}
+    for name, inner in loaded.items() if depth else ():
+        if isinstance(inner, Mapping) and inner:
+            named = all(isinstance(key, str) for key in inner)
+            whole = named and all(map(_plain, inner.values()))
+            found |= (
+                {f"{begin}{name}.{key}": tensor for key, tensor in inner.items()}
+                if whole
+                else _flat(inner, f"{begin}{name}.", depth - 1)
+            )
+    return found
+
+
 def _state(
-    path: Path, loaded: Mapping[Any, Any], average: Mapping[Any, Any] | None
-) -> dict[str, Tensor]:
-    """The moving average, or else the weights as trained."""
-    held = [loaded[name] for name in HOLDERS if isinstance(loaded.get(name), Mapping)]
-    # FSDP's consolidated files are flat
-    found = average if average is not None else held[0] if held else loaded
-    if not found or not all(_plain(value) for value in found.values()):
+    path: Path, loaded: Mapping[Any, Any], held: Mapping[Any, Any]
+) -> tuple[dict[str, Tensor], str]:
+    """The state dict without wrappers, and what they were where all names began with them."""
+    if not held or not all(_plain(value) for value in held.values()):
         raise ValueError(f"{path} holds no state dict; it has {_names(loaded)}")
-    state = {_unwrapped(str(name)): tensor.detach() for name, tensor in found.items()}
-    if len(state) < len(found):
+    state = {_unwrapped(str(name)): tensor.detach() for name, tensor in held.items()}
+    if len(state) < len(held):
         raise ValueError(f"{path} holds some tensors twice, with wrapped and with plain names")
-    return state
+    begins = {re.match(rf"(?:(?:{'|'.join(WRAPPERS)})\.)*", str(name))[0] for name in held}  # type: ignore[index]
+    return state, begins.pop() if len(begins) == 1 else ""
 
 
 def _plain(value: Any) -> bool:
@@ -128,6 +252,6 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _names(loaded: Mapping[Any, Any]) -> str:
+def _names(loaded: Any) -> str:
     names = [str(name) for name in loaded]
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"

@@ -12,6 +12,7 @@ Letters: B images, T prefix length, N positions, D width, H heads, V codebook en
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -77,6 +78,9 @@ class LlamaGenConfig(GeneratorConfig):
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("norm_eps", "rope_base"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
         if (self.classes > 0) == (self.text_length > 0):
             raise ValueError(
                 "a model has either classes or a text prefix, "

@@ -55,6 +55,8 @@ class MARConfig(GeneratorConfig):
     """Width E of the decoder; 0 is as wide as the encoder."""
     mlp_ratio: float = 4.0
     """Width of a feed-forward layer by that of its layer."""
+    norm_eps: float = LN_EPS
+    """Of the norms of encoder and decoder; that of what the encoder reads is always 1e-6."""
     buffer: int = 64
     """Rows P that carry the condition."""
     dropout: float = 0.1
@@ -86,6 +88,8 @@ class MARConfig(GeneratorConfig):
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.norm_eps < math.inf:
+            raise ValueError(f"norm_eps must be a positive number, got {self.norm_eps}")
         if not math.isfinite(self.mlp_ratio):
             raise ValueError(f"mlp_ratio must be a number, got {self.mlp_ratio}")
         for stack in (self.encoder, self.decoder):
@@ -109,7 +113,8 @@ class MARConfig(GeneratorConfig):
 
     def _stack(self, layers: int, heads: int, dim: int) -> Shape:
         ffn_dim = int(dim * self.mlp_ratio)
-        return Shape(layers, heads, dim, ffn_dim, self.dropout, self.attention_dropout)
+        rates = self.dropout, self.attention_dropout
+        return Shape(layers, heads, dim, ffn_dim, *rates, self.norm_eps)
 
 
 @dataclass

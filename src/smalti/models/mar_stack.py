@@ -15,7 +15,6 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from smalti.codes import Turn
-from smalti.nn.adaln import LN_EPS
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
@@ -33,6 +32,7 @@ class Shape:
     ffn_dim: int
     dropout: float
     attention_dropout: float
+    norm_eps: float
 
     def cache(self, batch: int, length: int, like: Tensor) -> KVCache:
         """Room for keys and values of `length` rows, on the device and in the dtype of `like`."""
@@ -106,9 +106,9 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(shape.dim, LN_EPS)
+        self.norm1 = nn.LayerNorm(shape.dim, shape.norm_eps)
         self.attention = Attention(shape)
-        self.norm2 = nn.LayerNorm(shape.dim, LN_EPS)
+        self.norm2 = nn.LayerNorm(shape.dim, shape.norm_eps)
         self.feed_forward = MLP(shape.dim, shape.ffn_dim, dropout=shape.dropout)
         self.dropout = shape.dropout
 
@@ -129,7 +129,7 @@ class Stack(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.layers = nn.ModuleList([Block(shape) for _ in range(shape.layers)])
-        self.norm = nn.LayerNorm(shape.dim, LN_EPS)
+        self.norm = nn.LayerNorm(shape.dim, shape.norm_eps)
 
     def forward(
         self,

@@ -86,6 +86,8 @@ class VARConfig(GeneratorConfig):
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be above 0, got {self.mlp_ratio}")
+        if not 0 < self.norm_eps < math.inf:
+            raise ValueError(f"norm_eps must be a positive number, got {self.norm_eps}")
         if self.dim % self.heads:
             raise ValueError(f"dim must be a multiple of heads, got {self.dim}, {self.heads}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from smalti.heads.diffusion import DiffusionConfig
-from smalti.interop.mar_files import fid_sampling
+from smalti.interop.projects.mar import fid_sampling
 from smalti.models.mar import SIZES, MARConfig
 from smalti.recipes.base import DataConfig, GeneratorRecipe, KLRecipe
 from smalti.recipes.llamagen import emoji_llamagen

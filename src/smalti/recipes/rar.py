@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from smalti.interop.rar_files import fid_sampling
+from smalti.interop.projects.rar import fid_sampling
 from smalti.models.rar import SIZES, RARConfig
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import UNCARED, emoji_llamagen, published_tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from smalti.interop.var_files import FID
+from smalti.interop.projects.var import FID
 from smalti.models.var import SIZES, VARConfig
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen, published_tokenizer

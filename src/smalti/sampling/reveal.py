@@ -1,8 +1,9 @@
 """Which positions masked generation reveals at each step: how many, and how the surest are chosen.
 
 A schedule says what share of the unknown positions is still hidden after a share r of the steps:
-cosine cos(pi r / 2) (MaskGIT, MAR), linear 1 - r, square 1 - r^2, meissonic the cosine in float32,
-as there, which may hide one position fewer; or shares as numbers, "0.9,0.5,0", one for each step.
+cosine cos(pi r / 2) (MaskGIT, MAR), linear 1 - r, square 1 - r^2, meissonic and meissonic-linear
+cosine and linear in float32, as there, which may hide one position fewer; or shares as numbers,
+"0.9,0.5,0", one for each step.
 Sources: Chang et al. 2022 (arXiv:2202.04200); Li et al. 2024 (arXiv:2406.11838); Bai et al. 2024
 (arXiv:2410.08261).
 """
@@ -30,8 +31,8 @@ class Reveal:
     """Masked models: steps in which a picture is revealed, at most one for each position; None: 64,
     or as many as there are positions or shares, if that is fewer."""
     schedule: str = called("reveal", "cosine")
-    """Masked models: cosine, linear, square, meissonic, or the shares of positions that are hidden
-    after each step, such as 0.8,0.4,0."""
+    """Masked models: cosine, linear, square, meissonic, meissonic-linear, or the shares of
+    positions that are hidden after each step, such as 0.8,0.4,0."""
     confidence: float | None = None
     """Masked models of discrete codes: reveal where the model is surest, after Gumbel noise of this
     weight, which falls to 0; None: the model's own way, or an order that is asked for."""
@@ -94,7 +95,7 @@ class Reveal:
 
     def weight(self, step: int, steps: int) -> float:
         """The weight of the noise on the confidence at a step but the last."""
-        if self.schedule == "meissonic":
+        if self.schedule.startswith("meissonic"):
             return (self.confidence or 0.0) * (1 - step / max(steps - 1, 1))
         return (self.confidence or 0.0) * (1 - (step + 1) / steps)
 
@@ -103,11 +104,16 @@ def _cosine32(n: int, share: float) -> int:
     return int((n * torch.cos(torch.tensor(share) * math.pi * 0.5)).floor())
 
 
+def _linear32(n: int, share: float) -> int:
+    return int((n * (1 - torch.tensor(share))).floor())
+
+
 SCHEDULES: dict[str, Callable[[int, float], int]] = {
     "cosine": lambda n, share: math.floor(n * math.cos(math.pi / 2 * share)),
     "linear": lambda n, share: math.floor(n * (1 - share) + 1e-9),  # 10 * (1 - 0.8) is 2
     "square": lambda n, share: math.floor(n * (1 - share * share)),
     "meissonic": _cosine32,
+    "meissonic-linear": _linear32,
 }
 """How many of n positions are hidden after a share of the steps."""
 

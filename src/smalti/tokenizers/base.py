@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from smalti.codes import TokenSpec
+from smalti.finite import require_finite
 from smalti.tokenizers.quantize.vq import Quantized
 
 
@@ -70,3 +71,8 @@ def check_images(images: Tensor, size: tuple[int, int]) -> None:
     bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if bad:
         raise ValueError(f"pixels must be numbers in [-1, 1], got NaN or inf in images {bad}")
+
+
+def check_latent(latent: Tensor) -> Tensor:
+    """The latent itself. Raises ValueError if some of it is no number: each would have a code."""
+    return require_finite(latent, "latents of the tokenizer")

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from smalti.codes import TokenSpec
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
-from smalti.tokenizers.base import ImageTokenizer, check_images
+from smalti.tokenizers.base import ImageTokenizer, check_images, check_latent
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ class KLVAE(ImageTokenizer):
         """
         check_images(images, self.config.size)
         posterior = self.posterior(images)
-        return torch.cat((self.codes(posterior.mean), self.codes(posterior.std)), -1)
+        moments = torch.cat((self.codes(posterior.mean), self.codes(posterior.std)), -1)
+        return check_latent(moments)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, N, C) to images (B, 3, H, W), about [-1, 1], not clamped."""

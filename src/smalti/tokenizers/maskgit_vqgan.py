@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.nn.conv import Upsample, group_norm
-from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images
+from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images, check_latent
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
 
@@ -185,7 +185,7 @@ class MaskGITVQGAN(ImageTokenizer):
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to codes (B, h * w). Raises ValueError for another image size."""
         check_images(images, self.config.size)
-        return self.quantize.encode(self.latent(images)).flatten(1)
+        return self.quantize.encode(check_latent(self.latent(images))).flatten(1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h * w) to images (B, 3, H, W), clamped to [-1, 1]."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from smalti.codes import TokenSpec
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
-from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images
+from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images, check_latent
 from smalti.tokenizers.quantize import multiscale
 from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, pyramid
 
@@ -123,7 +123,7 @@ class MultiScaleVQVAE(ImageTokenizer):
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to codes (B, N). Raises ValueError for another image size."""
         check_images(images, self.config.size)
-        return self.quantize.encode(self.latent(images))
+        return self.quantize.encode(check_latent(self.latent(images)))
 
     def decode(self, codes: Tensor, scales: int | None = None) -> Tensor:
         """Codes (B, N), or vectors (B, N, C) in their place, to images (B, 3, H, W), about

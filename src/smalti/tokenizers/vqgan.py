@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from smalti.codes import TokenSpec
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
-from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images
+from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images, check_latent
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
 
@@ -96,7 +96,7 @@ class VQGAN(ImageTokenizer):
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to codes (B, h * w). Raises ValueError for another image size."""
         check_images(images, self.config.size)
-        return self.quantize.encode(self.latent(images)).flatten(1)
+        return self.quantize.encode(check_latent(self.latent(images))).flatten(1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h * w) to images (B, 3, H, W), about [-1, 1], not clamped."""

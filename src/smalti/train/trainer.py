@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.data.loader import Batches, prefetch
+from smalti.finite import NotFinite
 from smalti.train import checkpoint
 from smalti.train.ema import Ema
 from smalti.train.guard import Guard, GuardConfig
@@ -365,13 +366,16 @@ class Trainer:
             if not self.world.main:
                 return
             model.eval()
-            if due["eval"] and self.evaluate is not None:
-                numbers = {f"held_out_{k}": v for k, v in self.evaluate().items()}
-                log.record(self.step, numbers, list(numbers))
-            if due["preview"] and self.preview is not None:
-                folder = self.run / "previews"
-                folder.mkdir(exist_ok=True)
-                self.preview(folder / f"step-{self.step:08d}.png")
+            try:
+                if due["eval"] and self.evaluate is not None:
+                    numbers = {f"held_out_{k}": v for k, v in self.evaluate().items()}
+                    log.record(self.step, numbers, list(numbers))
+                if due["preview"] and self.preview is not None:
+                    folder = self.run / "previews"
+                    folder.mkdir(exist_ok=True)
+                    self.preview(folder / f"step-{self.step:08d}.png")
+            except NotFinite as error:  # what the guard forgives, a look must not end
+                log.say(f"step {self.step} is not evaluated or shown: {error}")
             model.train()
 
     @contextmanager

@@ -1,35 +1,37 @@
-"""MAR's released files as pipelines.
+"""MAR (LTH14/mar).
 
-LTH14/mar publishes KL-16 and three generators by Dropbox links, none on the hub. The copies in
-jadechoghari/mar are the generators as trained, not their moving average, which upstream draws with:
-a measurable loss. Only its older revision 773c9bd has an original file, of MAR-B.
+It publishes KL-16 and three generators by Dropbox links, none on the hub: state dicts of the model
+and of its moving average. The copies in jadechoghari/mar are the generators as trained, not their
+moving average, which upstream draws with: a measurable loss. Only its older revision 773c9bd has an
+original file, of MAR-B.
+
+Names of the KL-VAE are those of VAR's tokenizer, but for the attention, which has separate
+convolutions.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from smalti.heads.diffusion import DiffusionConfig
-from smalti.interop.files import Dtype, dtype_of, pair, save_pipeline, save_tokenizer
-from smalti.interop.kinds import MAR as KIND
-from smalti.interop.kinds import MAR_VAE, expect
-from smalti.interop.mar import mar_state
-from smalti.interop.mar_vae import kl_state
-from smalti.interop.pickles import Checkpoint, read_checkpoint
-from smalti.interop.shapes import count, option, shape
+from smalti.interop.files import Dtype, pair
+from smalti.interop.pickles import Checkpoint
+from smalti.interop.project import Part, Project, sized
+from smalti.interop.projects.var import vae_state
+from smalti.interop.tensor_shapes import count, option, shape
 from smalti.models.mar import MAR, SIZES, MARConfig
-from smalti.pipeline import Pipeline
 from smalti.settings import Sampling
-from smalti.storage import assemble
 from smalti.tokenizers.kl_vae import KLVAE, KLVAEConfig, kl16
 
-PROJECT = "MAR"
+NAME = "MAR"
 
 GUIDANCE = {"B": 2.9, "L": 3.0, "H": 3.2}
 """Of the published evaluation, rising linearly with the share of the codes that are drawn."""
@@ -65,62 +67,12 @@ class MARFiles:
     """Attention heads; needed for widths that were never published."""
     decoder_heads: int | None = None
     """The same of the decoder; default: as the encoder's, if it is as wide."""
+    norm_eps: float = MARConfig.norm_eps
+    """Epsilon of the norms of encoder and decoder; all published generators have the default."""
     size: str = ""
     """Pixels of an image of a tokenizer alone, 256 (the default) or height x width, 256x384."""
     dtype: Dtype = "stored"
     """Of the generator's weights in the pipeline."""
-
-
-def convert(files: MARFiles, out: Path, source: str) -> None:
-    """Write the pipeline of two checkpoints, or the tokenizer of one, as the folder `out`.
-
-    `source` says where the files are from. Raises ValueError naming the file, or the option, that
-    does not fit.
-    """
-    model = files.model
-    if model is None:
-        save_tokenizer(lambda: _tokenizer_alone(files), out, source, files.tokenizer)
-    elif files.size:
-        raise ValueError(f"--size is of a tokenizer alone, got {files.size} beside --model {model}")
-    else:
-        save_pipeline(lambda: _pipeline(files, model), out, source, files.tokenizer, model)
-
-
-def _tokenizer_alone(files: MARFiles) -> KLVAE:
-    checkpoint, config = _open_vae(files)
-    grid = pair("--size", files.size or "256", config.factor)
-    return _tokenizer(checkpoint, config, grid)
-
-
-def _pipeline(files: MARFiles, path: Path) -> Pipeline:
-    vae, codes = _open_vae(files)
-    checkpoint = read_checkpoint(path, files.weights or "")
-    expect(checkpoint, KIND)
-    config = mar_sizes(checkpoint, files.heads, files.decoder_heads)
-    side = group(checkpoint, config.channels, codes.latent)
-    codes = replace(codes, group=side, size=tuple(side * s for s in codes.size))
-    tokenizer = _tokenizer(vae, codes, config.grid)
-    state = mar_state(checkpoint.state)
-    model = assemble(MAR, config, state, str(path), dtype_of(files.dtype))
-    pipeline = Pipeline(tokenizer, model, sampling=sampling(config))
-    if not checkpoint.averaged and files.weights is None:
-        warnings.warn(
-            f"{path} has no moving average of the weights, with which MAR draws better pictures",
-            stacklevel=2,
-        )
-    return pipeline
-
-
-def _open_vae(files: MARFiles) -> tuple[Checkpoint, KLVAEConfig]:
-    checkpoint = read_checkpoint(files.tokenizer)
-    expect(checkpoint, MAR_VAE)
-    return checkpoint, vae_sizes(checkpoint, files.scale)
-
-
-def _tokenizer(checkpoint: Checkpoint, config: KLVAEConfig, grid: tuple[int, int]) -> KLVAE:
-    config = replace(config, size=(grid[0] * config.factor, grid[1] * config.factor))
-    state = kl_state(checkpoint.state)
-    return assemble(KLVAE, config, state, str(checkpoint.path), torch.float32)
 
 
 def sampling(config: MARConfig) -> Sampling:
@@ -130,6 +82,9 @@ def sampling(config: MARConfig) -> Sampling:
         if all(getattr(config, field) == value for field, value in size.items()):
             found = name
     return fid_sampling(found, config.spec.positions)
+
+
+# -- configurations
 
 
 def vae_sizes(checkpoint: Checkpoint, scale: float | None = None) -> KLVAEConfig:
@@ -193,7 +148,7 @@ def mar_sizes(
     """
 
     def size(name: str, axes: int) -> tuple[int, ...]:
-        return shape(checkpoint, name, axes, PROJECT)
+        return shape(checkpoint, name, axes, NAME)
 
     dim, channels = size("z_proj.weight", 2)
     decoder_dim = size("decoder_embed.weight", 2)[0]
@@ -234,3 +189,109 @@ def _published(checkpoint: Checkpoint, dim: int, name: str) -> int:
     if dim not in HEADS:
         raise ValueError(f"{checkpoint.path}: no published model is {dim} wide; give {name}")
     return HEADS[dim]
+
+
+# -- names
+
+RENAMES = (
+    ("coder_blocks.", "coder.layers."),
+    ("coder_norm.", "coder.norm."),
+    (".attn.qkv.", ".attention.wqkv."),
+    (".attn.proj.", ".attention.wo."),
+    (".mlp.fc1.", ".feed_forward.w1."),
+    (".mlp.fc2.", ".feed_forward.w2."),
+    ("z_proj_ln.", "z_norm."),
+    ("diffloss.net.", "head."),
+    ("time_embed.mlp.0.", "time_embed.w1."),
+    ("time_embed.mlp.2.", "time_embed.w2."),
+    (".res_blocks.", ".blocks."),
+    (".in_ln.", ".norm."),
+    (".mlp.0.", ".w1."),
+    (".mlp.2.", ".w2."),
+    (".final_layer.linear.", ".out."),
+    (".final_layer.", "."),
+    (".adaLN_modulation.1.", ".adaln."),
+)
+"""Parts of official names and of ours, tried in this order."""
+
+TABLES = {
+    "encoder_pos_embed_learned": "encoder_pos",
+    "decoder_pos_embed_learned": "decoder_pos",
+    "diffusion_pos_embed_learned": "head_pos",
+    "mask_token": "mask_token",
+}
+"""Stored with an axis for the batch, which ours lack."""
+
+
+def mar_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict of an official one. Raises KeyError for a name that is missing."""
+    state = dict(state)
+    classes = (state.pop("class_emb.weight"), state.pop("fake_latent"))
+    ours = {"cls_embedding.weight": torch.cat(classes)}
+    ours |= {our: state.pop(name)[0] for name, our in TABLES.items()}
+    return ours | {renamed(name): tensor for name, tensor in state.items()}
+
+
+def renamed(name: str) -> str:
+    """Our name of an official one."""
+    for theirs, our in RENAMES:
+        name = name.replace(theirs, our)
+    return name
+
+
+def kl_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict of an official one, without the weights of its training losses."""
+    return vae_state({k: t for k, t in state.items() if not k.startswith("loss.")})
+
+
+# -- the record
+
+
+def _generator(checkpoint: Checkpoint, options: MARFiles, codes: KLVAEConfig) -> MARConfig:
+    if options.size:
+        raise ValueError(
+            f"--size is of a tokenizer alone, got {options.size} beside --model {checkpoint.path}"
+        )
+    config = mar_sizes(checkpoint, options.heads, options.decoder_heads)
+    group(checkpoint, config.channels, codes.latent)
+    if not checkpoint.averaged and options.weights is None:
+        warnings.warn(
+            f"{checkpoint.path} has no moving average of the weights, with which MAR draws better "
+            "pictures",
+            stacklevel=2,
+        )
+    return replace(config, norm_eps=options.norm_eps)
+
+
+def _fit(codes: KLVAEConfig, config: MARConfig) -> KLVAEConfig:
+    side = math.isqrt(config.channels // codes.latent)
+    return sized(replace(codes, group=side, size=tuple(side * s for s in codes.size)), config.grid)
+
+
+TOKENIZER = Part(
+    title="a KL-VAE",
+    marks=("encoder.down.", "decoder.up.", "quant_conv.", "post_quant_conv."),
+    lacks=("quantize.",),
+    module=KLVAE,
+    config=lambda checkpoint, options: vae_sizes(checkpoint, options.scale),
+    state=lambda state, *_: kl_state(state),
+)
+
+MODEL = Part(
+    title="a MAR generator",
+    marks=("encoder_pos_embed_learned", "diffloss."),
+    module=MAR,
+    config=_generator,
+    state=lambda state, *_: mar_state(state),
+)
+
+PROJECT = Project(
+    options=MARFiles,
+    tokenizer=TOKENIZER,
+    alone=lambda codes, _, options: sized(
+        codes, pair("--size", options.size or "256", codes.factor)
+    ),
+    model=MODEL,
+    fit=_fit,
+    sampling=sampling,
+)

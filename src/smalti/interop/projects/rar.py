@@ -1,36 +1,28 @@
-"""RAR's released files as pipelines, and where on the hub they are.
+"""RAR (bytedance/1d-tokenizer, commit 942a96f).
 
 yucornetto/RAR publishes generators as .bin files, flat state dicts; their tokenizer is in
-fun-research/TiTok.
+fun-research/TiTok. One table embeds codes, an unused mask, classes and the null class; tables of
+positions and steps have rows beyond the sequence, which nothing reads: they are dropped.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from smalti.interop.files import Dtype, Repository, dtype_of, pair, save_pipeline
-from smalti.interop.kinds import RAR as KIND
-from smalti.interop.kinds import expect
-from smalti.interop.maskgit_vqgan import maskgit, open_maskgit
-from smalti.interop.pickles import Checkpoint, read_checkpoint
-from smalti.interop.rar import EXTRA_POSITIONS, EXTRA_STEPS, rar_state
-from smalti.interop.shapes import count, shape
+from torch import Tensor
+
+from smalti.interop.files import Dtype, Repository, pair
+from smalti.interop.pickles import Checkpoint
+from smalti.interop.project import Part, Project
+from smalti.interop.projects import maskgit_vqgan
+from smalti.interop.tensor_shapes import count, shape
 from smalti.models.rar import RAR, SIZES, RARConfig
-from smalti.pipeline import Pipeline
 from smalti.settings import Sampling
-from smalti.storage import assemble
 
-PROJECT = "RAR"
-
-REPOSITORIES = {
-    "yucornetto/RAR": Repository(
-        ("maskgit-vqgan-imagenet-f16-256.bin",),
-        ("rar_b.bin", "rar_l.bin", "rar_xl.bin", "rar_xxl.bin"),
-        home="fun-research/TiTok",
-    )
-}
+NAME = "RAR"
 
 FID = {
     "B": (16.0, 2.75, 1.0),
@@ -66,30 +58,18 @@ class RARFiles:
     """Of the generator's weights in the pipeline."""
 
 
-def convert(files: RARFiles, out: Path, source: str) -> None:
-    """Write the pipeline of two checkpoints as the folder `out`; `source` is where they are from.
-
-    Raises ValueError naming the file, or the option, that does not fit.
-    """
-    save_pipeline(lambda: _pipeline(files), out, source, files.tokenizer, files.model)
-
-
-def _pipeline(files: RARFiles) -> Pipeline:
-    vq, codes = open_maskgit(files.tokenizer)
-    checkpoint = read_checkpoint(files.model)
-    expect(checkpoint, KIND)
-    config = rar_sizes(checkpoint, pair("--grid", files.grid, 1) if files.grid else None)
-    state = rar_state(checkpoint.state, config)
-    model = assemble(RAR, config, state, str(files.model), dtype_of(files.dtype))
-    return Pipeline(maskgit(vq, codes, config.grid), model, sampling=sampling(config))
-
-
 def sampling(config: RARConfig) -> Sampling:
     """The published evaluation of a size; upstream's demo settings for sizes without one."""
     for name, size in SIZES.items():
         if all(getattr(config, field) == value for field, value in size.items()):
             return fid_sampling(name)
     return Sampling.of(guidance=4.0)
+
+
+EXTRA_POSITIONS = 1024
+"""Rows of the official tables of positions beyond those of the codes."""
+EXTRA_STEPS = 100
+"""The same of the official table of steps."""
 
 
 def rar_sizes(checkpoint: Checkpoint, grid: tuple[int, int] | None = None) -> RARConfig:
@@ -99,7 +79,7 @@ def rar_sizes(checkpoint: Checkpoint, grid: tuple[int, int] | None = None) -> RA
     """
 
     def size(name: str, axes: int) -> tuple[int, ...]:
-        return shape(checkpoint, name, axes, PROJECT)
+        return shape(checkpoint, name, axes, NAME)
 
     vocab, dim = size("lm_head.weight", 2)
     size("cls_token", 3)
@@ -128,3 +108,67 @@ def rar_sizes(checkpoint: Checkpoint, grid: tuple[int, int] | None = None) -> RA
         dim=dim,
         ffn_dim=size("blocks.0.mlp.fc1.weight", 2)[0],
     )
+
+
+RENAMES = (
+    (".attn.qkv.", ".attention.wqkv."),
+    (".attn.proj.", ".attention.wo."),
+    (".attn.", ".attention."),
+    (".mlp.fc1.", ".feed_forward.w1."),
+    (".mlp.fc2.", ".feed_forward.w2."),
+    ("adaln_before_head.adaLN_modulation.1.", "adaln."),
+    (".adaLN_modulation.1.", ".adaln."),
+    ("lm_head.", "head.proj."),
+    ("blocks.", "layers."),
+)
+"""Parts of official names and of ours."""
+
+
+def rar_state(state: Mapping[str, Tensor], config: RARConfig) -> dict[str, Tensor]:
+    """Our state dict of an official one. Raises KeyError for a name that is missing."""
+    state, n = dict(state), config.spec.positions
+    embeddings, positions = state.pop("embeddings.weight"), state.pop("pos_embed")[0]
+    ours = {
+        "start": state.pop("cls_token")[0, 0],
+        "start_pos": positions[:2],
+        "cell_pos.weight": positions[2 : 2 + n],
+        "target_pos.weight": state.pop("target_aware_pos_embed")[0, 2 : 2 + n],
+        "steps.weight": state.pop("timesteps_embeddings")[0, : n + 1],
+        "tok_embeddings.weight": embeddings[: config.vocab],
+        "cls_embedding.weight": embeddings[config.vocab + 1 :],  # after the mask
+    }
+    state.pop("attn_mask", None)
+    return ours | {renamed(name): tensor for name, tensor in state.items()}
+
+
+def renamed(name: str) -> str:
+    """Our name of an official one."""
+    for theirs, our in RENAMES:
+        name = name.replace(theirs, our)
+    return name
+
+
+MODEL = Part(
+    title="a RAR generator",
+    marks=("target_aware_pos_embed",),
+    module=RAR,
+    config=lambda checkpoint, options, _: rar_sizes(
+        checkpoint, pair("--grid", options.grid, 1) if options.grid else None
+    ),
+    state=lambda state, config, _: rar_state(state, config),
+)
+
+PROJECT = Project(
+    options=RARFiles,
+    tokenizer=maskgit_vqgan.TOKENIZER,
+    alone=maskgit_vqgan.PROJECT.alone,
+    model=MODEL,
+    sampling=sampling,
+    repositories={
+        "yucornetto/RAR": Repository(
+            ("maskgit-vqgan-imagenet-f16-256.bin",),
+            ("rar_b.bin", "rar_l.bin", "rar_xl.bin", "rar_xxl.bin"),
+            home="fun-research/TiTok",
+        )
+    },
+)

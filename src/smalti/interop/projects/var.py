@@ -1,40 +1,30 @@
-"""VAR's released files as pipelines, and where on the hub they are.
+"""VAR (FoundationVision/VAR).
 
 FoundationVision/var publishes a tokenizer and transformers as .pth files, bare state dicts. A
-checkpoint of the official trainer holds both; give it twice.
+checkpoint of the official trainer holds both; give it twice. The tokenizer's attention has one
+convolution for queries, keys and values, which we split; its decoder is stored shallow first, ours
+deepest first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from smalti.interop.files import Dtype, Repository, dtype_of, save_pipeline, save_tokenizer
-from smalti.interop.kinds import VAR as KIND
-from smalti.interop.kinds import VAR_VQ, expect
-from smalti.interop.pickles import Checkpoint, read_checkpoint
-from smalti.interop.shapes import count, shape
-from smalti.interop.var import vae_state, var_state
+from smalti.interop.files import Dtype, Repository
+from smalti.interop.pickles import Checkpoint
+from smalti.interop.project import Part, Project
+from smalti.interop.tensor_shapes import count, shape
 from smalti.models.var import VAR, VARConfig
-from smalti.pipeline import Pipeline
 from smalti.settings import Sampling
-from smalti.storage import assemble
 from smalti.tokenizers.multiscale_vqvae import VAR256, VAR512, MultiScaleConfig, MultiScaleVQVAE
 from smalti.tokenizers.quantize.multiscale import pyramid
 
-PROJECT = "VAR"
-
-REPOSITORIES = {
-    "FoundationVision/var": Repository(
-        ("vae_ch160v4096z32.pth",),
-        ("var_d16.pth", "var_d20.pth", "var_d24.pth", "var_d30.pth", "var_d36.pth"),
-    )
-}
+NAME = "VAR"
 
 FID = Sampling.of(guidance=2.5, schedule="linear", top_k=900, top_p=0.96)
 """The published evaluation of every size; upstream's cfg of 1.5 is a guidance of 1 + 1.5."""
@@ -60,43 +50,16 @@ class VARFiles:
     """Attention heads; needed where attention is not l2-normalised and the width not 64 x depth."""
     l2_norm: bool = False
     """Whether the tokenizer compares directions (upstream: using_znorm); no published one does."""
+    quant_resi: float = MultiScaleConfig.phi_ratio
+    """Share of the convolutions behind the codebook in what they give, 0 to 1; all published
+    tokenizers have the default."""
+    norm_eps: float = VARConfig.norm_eps
+    """Epsilon of the transformer's norms; all published ones have the default."""
     dtype: Dtype = "stored"
     """Of the transformer's weights in the pipeline."""
 
 
-def convert(files: VARFiles, out: Path, source: str) -> None:
-    """Write the pipeline of two checkpoints, or the tokenizer of one, as the folder `out`.
-
-    `source` says where the files are from. Raises ValueError naming the file, or the option, that
-    does not fit.
-    """
-    model = files.model
-    if model is None:
-        save_tokenizer(lambda: _tokenizer(files, VAR256), out, source, files.tokenizer)
-    else:
-        save_pipeline(lambda: _pipeline(files, model), out, source, files.tokenizer, model)
-
-
-def _tokenizer(files: VARFiles, scales: Scales) -> MultiScaleVQVAE:
-    """The tokenizer, for the scales of the options or else for these."""
-    checkpoint = read_checkpoint(files.tokenizer, part="vae_local")
-    expect(checkpoint, VAR_VQ)
-    config = vae_sizes(checkpoint, squares(files.scales) if files.scales else scales)
-    config, state = replace(config, l2_norm=files.l2_norm), vae_state(checkpoint.state)
-    return assemble(MultiScaleVQVAE, config, state, str(files.tokenizer), torch.float32)
-
-
-def _pipeline(files: VARFiles, path: Path) -> Pipeline:
-    checkpoint = read_checkpoint(path)
-    expect(checkpoint, KIND)
-    scales = scales_of(checkpoint, files.scales)
-    tokenizer = _tokenizer(files, scales)
-    codes = tokenizer.config
-    config = var_sizes(checkpoint, scales, files.heads)
-    config = replace(config, phis=codes.phis, phi_ratio=codes.phi_ratio)
-    state = var_state(checkpoint.state, tokenizer.state_dict())
-    model = assemble(VAR, config, state, str(path), dtype_of(files.dtype))
-    return Pipeline(tokenizer, model, sampling=FID)
+# -- configurations
 
 
 def vae_sizes(checkpoint: Checkpoint, scales: Scales) -> MultiScaleConfig:
@@ -106,7 +69,7 @@ def vae_sizes(checkpoint: Checkpoint, scales: Scales) -> MultiScaleConfig:
     """
 
     def size(name: str, axes: int = 4) -> tuple[int, ...]:
-        return shape(checkpoint, name, axes, PROJECT)
+        return shape(checkpoint, name, axes, NAME)
 
     channels = size("encoder.conv_in.weight")[0]
     vocab, dim = size("quantize.embedding.weight", 2)
@@ -137,7 +100,7 @@ def var_sizes(checkpoint: Checkpoint, scales: Scales, heads: int | None = None) 
     """
 
     def size(name: str, axes: int) -> tuple[int, ...]:
-        return shape(checkpoint, name, axes, PROJECT)
+        return shape(checkpoint, name, axes, NAME)
 
     rows, dim = size("class_emb.weight", 2)
     layers = count(checkpoint, "blocks.")
@@ -170,7 +133,7 @@ def scales_of(checkpoint: Checkpoint, given: Sequence[int] = ()) -> Scales:
 
     Raises ValueError if they are not as many codes as the transformer has, or cannot be told.
     """
-    positions = shape(checkpoint, "pos_1LC", 3, PROJECT)[1]
+    positions = shape(checkpoint, "pos_1LC", 3, NAME)[1]
     known = {sum(h * w for h, w in scales): scales for scales in (VAR256, VAR512)}
     if given:
         found = squares(given)
@@ -203,3 +166,143 @@ def _levels(checkpoint: Checkpoint, levels: Tensor) -> Scales:
     if [side * side for side in sides] != counts:
         raise ValueError(f"{checkpoint.path}: scales of {counts} codes are no squares")
     return pyramid(*sides)
+
+
+# -- names
+
+VAE_RENAMES = (
+    (".mid.block_1.", ".mid.0."),
+    (".mid.attn_1.", ".mid.1."),
+    (".mid.block_2.", ".mid.2."),
+    (".down.", ".conv_blocks."),
+    (".up.", ".conv_blocks."),
+    (".block.", ".res."),
+    ("quant_resi.qresi_ls.", "phi."),
+    ("quant_resi.qresi.", "phi.0."),
+    ("quant_resi.", "phi."),
+)
+"""Parts of official names and of ours, tried in this order."""
+
+
+def vae_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict of an official one, without the count of used codes."""
+    levels = [int(name.split(".")[2]) for name in state if name.startswith("decoder.up.")]
+    ours: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name == "quantize.ema_vocab_hit_SV":
+            continue
+        parts = name.split(".")
+        if parts[:2] == ["decoder", "up"]:
+            parts[2] = str(max(levels) - int(parts[2]))
+        name = ".".join(parts)
+        for official, own in VAE_RENAMES:
+            name = name.replace(official, own)
+        if ".qkv." in name:
+            for own, part in zip("qkv", tensor.chunk(3), strict=True):
+                ours[name.replace(".qkv.", f".{own}.")] = part
+        else:
+            ours[name] = tensor
+    return ours
+
+
+RENAMES = (
+    ("class_emb.", "cls_embedding."),
+    ("lvl_embed.", "scale_embedding."),
+    ("pos_1LC", "pos"),
+    ("pos_start", "start_pos"),
+    (".attn.mat_qkv.", ".attention.wqkv."),
+    (".attn.proj.", ".attention.wo."),
+    (".attn.scale_mul_1H11", ".attention.log_scale"),
+    (".attn.", ".attention."),
+    (".ffn.fc1.", ".feed_forward.w1."),
+    (".ffn.fc2.", ".feed_forward.w2."),
+    ("shared_ada_lin.1.", "shared_adaln."),
+    ("head_nm.ada_lin.1.", "adaln."),
+    (".ada_lin.1.", ".adaln."),
+    (".ada_gss", ".constants"),
+    ("blocks.", "layers."),
+)
+"""Parts of official names and of ours, in this order."""
+
+CONSTANTS = ("lvl_1L", "attn_bias_for_masking", "zero_k_bias")
+"""Buffers that follow from the settings."""
+
+
+def var_state(state: Mapping[str, Tensor], tokenizer: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict of an official one and of our tokenizer's, whose quantizer the model keeps."""
+    ours = {name: t for name, t in tokenizer.items() if name.startswith("quantize.")}
+    for name, tensor in state.items():
+        if name.rpartition(".")[2] in CONSTANTS:
+            continue
+        for _ in range(leading(name)):
+            tensor = tensor.squeeze(0)
+        ours[renamed(name)] = tensor
+    return ours
+
+
+def leading(name: str) -> int:
+    """How many leading axes of size 1 an official tensor has that ours has not."""
+    ones = {"pos_1LC": 1, "pos_start": 1, "scale_mul_1H11": 1, "ada_gss": 2}
+    return ones.get(name.rpartition(".")[2], 0)
+
+
+def renamed(name: str) -> str:
+    """Our name of an official one."""
+    if name.startswith("head."):
+        return name.replace("head.", "head.proj.")
+    for theirs, our in RENAMES:
+        name = name.replace(theirs, our)
+    return name
+
+
+# -- the record
+
+
+def _tokenizer(checkpoint: Checkpoint, options: VARFiles) -> MultiScaleConfig:
+    config = vae_sizes(checkpoint, squares(options.scales) if options.scales else VAR256)
+    return replace(config, l2_norm=options.l2_norm, phi_ratio=abs(options.quant_resi))
+
+
+def _transformer(checkpoint: Checkpoint, options: VARFiles, codes: MultiScaleConfig) -> VARConfig:
+    config = var_sizes(checkpoint, scales_of(checkpoint, options.scales), options.heads)
+    quantizer = {"phis": codes.phis, "phi_ratio": codes.phi_ratio}
+    return replace(config, norm_eps=options.norm_eps, **quantizer)
+
+
+def _fit(codes: MultiScaleConfig, config: VARConfig) -> MultiScaleConfig:
+    height, width = config.scales[-1]
+    size = (height * codes.factor, width * codes.factor)
+    return replace(codes, scales=config.scales, size=size)
+
+
+TOKENIZER = Part(
+    title="a VAR tokenizer",
+    marks=("quantize.quant_resi.",),
+    module=MultiScaleVQVAE,
+    config=_tokenizer,
+    state=lambda state, *_: vae_state(state),
+    inside="vae_local",
+)
+
+MODEL = Part(
+    title="a VAR transformer",
+    marks=("lvl_embed.",),
+    module=VAR,
+    config=_transformer,
+    state=lambda state, _, tokenizer: var_state(state, tokenizer.state_dict()),
+)
+
+PROJECT = Project(
+    options=VARFiles,
+    tokenizer=TOKENIZER,
+    alone=lambda codes, *_: codes,
+    model=MODEL,
+    fit=_fit,
+    sampling=lambda config: FID,
+    repositories={
+        "FoundationVision/var": Repository(
+            ("vae_ch160v4096z32.pth",),
+            ("var_d16.pth", "var_d20.pth", "var_d24.pth", "var_d30.pth", "var_d36.pth"),
+        )
+    },
+)

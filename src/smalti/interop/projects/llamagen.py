@@ -1,19 +1,72 @@
-"""What LlamaGen's checkpoints say about their own sizes: from tensors to our configs.
+"""LlamaGen (FoundationVision/LlamaGen, commit ce98ec4).
+
+FoundationVision/LlamaGen and peizesun/llamagen_t2i publish a tokenizer and generators as .pt files;
+checkpoints of the official training scripts have the same form. Our modules keep the official names
+where they can.
 
 A checkpoint holds no configuration. Shapes tell nearly everything; the grid and the number of heads
 come from the options that a training script stored, from the rotary table of old files, from the
-file's name or from the published sizes. What can be had twice is compared.
+file's name (256 px: 16 x 16 codes, 384: 24 x 24) or from the published sizes. What can be had twice
+is compared.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
+from torch import Tensor
+
+from smalti.interop.files import Dtype, Repository, pair
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.shapes import count, option, shape
-from smalti.models.llamagen import SIZES, LlamaGenConfig
-from smalti.tokenizers.vqgan import VQGANConfig
+from smalti.interop.project import Part, Project, sized
+from smalti.interop.tensor_shapes import count, option, shape
+from smalti.models.llamagen import SIZES, LlamaGen, LlamaGenConfig
+from smalti.settings import Sampling
+from smalti.text.t5 import T5, T5Config
+from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
+
+GUIDANCE = {"XL": 1.75, "XXL": 1.75, "3B": 1.65}
+"""Published for classes; 2.0 for B and L, and here for the sizes without a published one."""
+
+
+@dataclass(frozen=True)
+class LlamaGenFiles:
+    """A tokenizer and a generator of LlamaGen as a pipeline; without --model, the tokenizer alone.
+
+    smalti convert llamagen --tokenizer vq_ds16_c2i.pt --model c2i_B_256.pt --out llamagen-b
+    """
+
+    tokenizer: Path
+    """Checkpoint of the tokenizer: .pt, .pth or .safetensors."""
+    model: Path | None = None
+    """Checkpoint of the generator."""
+    size: str = ""
+    """Pixels of an image, 256 or height x width, 256x384; default: what the checkpoint says."""
+    grid: str = ""
+    """Codes of an image, 16 or 16x24, instead of --size."""
+    heads: int | None = None
+    """Attention heads; needed for sizes that were never published."""
+    weights: Literal["model", "ema"] = "model"
+    """The weights as trained, which upstream's samplers use, or their moving average; of the
+    generator where there is one, else of the tokenizer."""
+    l2_norm: bool = True
+    """Whether the tokenizer normalises its codes, as all published ones do."""
+    rope_base: float = LlamaGenConfig.rope_base
+    """Base of the generator's rotary angles; the default is that of all published ones."""
+    norm_eps: float = LlamaGenConfig.norm_eps
+    """Epsilon of the generator's norms, likewise."""
+    dtype: Dtype = "stored"
+    """Of the generator's weights in the pipeline."""
+    text: str = "google/flan-t5-xl"
+    """T5 whose features a text-to-image generator learned: hub id or folder."""
+
+
+# -- configurations
 
 PUBLISHED = {name: SIZES[name] for name in ("B", "L", "XL", "XXL", "XXXL", "1B", "3B", "7B")}
 
@@ -168,3 +221,110 @@ def _multipliers(checkpoint: Checkpoint, part: str, channels: int) -> tuple[int,
     levels = count(checkpoint, f"{part}.conv_blocks.")
     names = [f"{part}.conv_blocks.{i}.res.0.conv1.weight" for i in range(levels)]
     return tuple(_shape(checkpoint, name, 4)[0] // channels for name in names)
+
+
+# -- names
+
+GPT_NAMES = {
+    "cls_embedding.embedding_table.weight": "cls_embedding.weight",
+    "cls_embedding.uncond_embedding": "text_prefix.uncond",
+    "cls_embedding.cap_proj.fc1.weight": "text_prefix.fc1.weight",
+    "cls_embedding.cap_proj.fc2.weight": "text_prefix.fc2.weight",
+    "output.weight": "head.proj.weight",
+}
+"""Official names that are not ours; every other name is the same."""
+
+
+def gpt_state(state: Mapping[str, Tensor], config: LlamaGenConfig) -> dict[str, Tensor]:
+    """Our state dict of an official one, without the rotary table and caches of some files.
+
+    Raises ValueError if the weights are conditioned on something else than `config`.
+    """
+    text = "cls_embedding.uncond_embedding" in state
+    if text != (config.text_length > 0):
+        held, wanted = ("t2i", "c2i") if text else ("c2i", "t2i")
+        raise ValueError(f"the weights are of a {held} model, the config is of a {wanted} one")
+    return {
+        GPT_NAMES.get(name, name): tensor
+        for name, tensor in state.items()
+        if name not in ("freqs_cis", "causal_mask") and ".kv_cache." not in name
+    }
+
+
+def vq_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict of an official one: the window that counts used codes is dropped."""
+    return {name: t for name, t in state.items() if name != "quantize.codebook_used"}
+
+
+# -- the record
+
+
+def _generator(checkpoint: Checkpoint, options: LlamaGenFiles, codes: Any) -> LlamaGenConfig:
+    config = gpt_sizes(checkpoint, _grid(options, checkpoint, codes.factor), options.heads)
+    return replace(config, rope_base=options.rope_base, norm_eps=options.norm_eps)
+
+
+def _grid(options: LlamaGenFiles, checkpoint: Checkpoint, factor: int) -> tuple[int, int]:
+    """Height and width in codes, given or found; `factor` is pixels per code."""
+    if options.size and options.grid:
+        raise ValueError(f"give --size or --grid, not both, got {options.size} and {options.grid}")
+    if options.grid:
+        return pair("--grid", options.grid, 1)
+    return pair("--size", options.size, factor) if options.size else grid_of(checkpoint, factor)
+
+
+def _sampling(config: LlamaGenConfig) -> Sampling:
+    if not config.classes:
+        return Sampling.of(guidance=7.5, top_k=1000)
+    sizes = {(s["layers"], s["dim"]): name for name, s in PUBLISHED.items()}
+    return Sampling.of(guidance=GUIDANCE.get(sizes.get((config.layers, config.dim), ""), 2.0))
+
+
+def _text(config: LlamaGenConfig, options: LlamaGenFiles) -> T5 | None:
+    if config.classes:
+        return None
+    return T5(T5Config(options.text, config.text_length, config.text_dim))
+
+
+TOKENIZER = Part(
+    title="a LlamaGen tokenizer",
+    marks=("encoder.conv_blocks.",),
+    module=VQGAN,
+    config=lambda checkpoint, options: vq_sizes(checkpoint, options.l2_norm),
+    state=lambda state, *_: vq_state(state),
+)
+
+MODEL = Part(
+    title="a LlamaGen generator",
+    marks=("tok_embeddings.", "layers.0.feed_forward.w3."),
+    module=LlamaGen,
+    config=_generator,
+    state=lambda state, config, _: gpt_state(state, config),
+)
+
+PROJECT = Project(
+    options=LlamaGenFiles,
+    tokenizer=TOKENIZER,
+    alone=lambda codes, checkpoint, options: sized(codes, _grid(options, checkpoint, codes.factor)),
+    model=MODEL,
+    sampling=_sampling,
+    text=_text,
+    repositories={
+        "FoundationVision/LlamaGen": Repository(
+            ("vq_ds16_c2i.pt", "vq_ds8_c2i.pt"),
+            (
+                "c2i_B_256.pt",
+                "c2i_B_384.pt",
+                "c2i_L_256.pt",
+                "c2i_L_384.pt",
+                "c2i_XL_384.pt",
+                "c2i_XXL_384.pt",
+                "c2i_3B_384.pt",
+            ),
+        ),
+        "peizesun/llamagen_t2i": Repository(
+            ("vq_ds16_t2i.pt",),
+            ("t2i_XL_stage1_256.pt", "t2i_XL_stage2_512.pt"),
+        ),
+    },  # fmt: skip
+)

@@ -1,0 +1,71 @@
+"""What smalti has to know of a project to make pipelines of the files that it released."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from smalti.interop.files import Repository
+from smalti.interop.pickles import PARTS
+from smalti.settings import Sampling
+
+
+class Part(NamedTuple):
+    """One kind of file: a project's tokenizers or its models."""
+
+    title: str
+    """What such a file is, with its article: "a LlamaGen generator"."""
+    marks: tuple[str, ...]
+    """How names of tensors begin of which every such file has all."""
+    module: type[nn.Module]
+    config: Callable[..., Any]
+    """The module's configuration, of the checkpoint and the options: of a tokenizer for images of
+    as few codes as can be, of a model also of the tokenizer's configuration. Raises ValueError
+    naming the file, or the option, that does not fit."""
+    state: Callable[[dict[str, Tensor], Any, nn.Module | None], dict[str, Tensor]]
+    """The module's tensors, of those of the file, the configuration and a model's tokenizer."""
+    lacks: tuple[str, ...] = ()
+    """How names begin of which such a file has none, where the marks are another kind's too."""
+    inside: str = PARTS[0]
+    """Where a file of VAR's trainer holds it."""
+
+
+def on_grid(codes: Any, config: Any) -> Any:
+    """The tokenizer's configuration for images of the grid that a model draws."""
+    return sized(codes, config.grid)
+
+
+def sized(codes: Any, grid: tuple[int, int]) -> Any:
+    """A tokenizer's configuration for images of `grid` codes, height and width."""
+    return replace(codes, size=(grid[0] * codes.factor, grid[1] * codes.factor))
+
+
+def no_text(config: Any, options: Any) -> Any:
+    """The text encoder of a project whose models read none."""
+    return None
+
+
+class Project(NamedTuple):
+    """A project whose released files become pipelines. A new one is a file with such a record, and
+    a line in `projects/__init__.py`."""
+
+    options: type[Any]
+    """A dataclass whose fields are the command's options: the file `tokenizer`, the file `model`
+    (which may be None, or lack where there are no models), `weights` and `dtype` where there is a
+    choice, and what else the files do not say. Its docstring is the command's help."""
+    tokenizer: Part
+    alone: Callable[[Any, Any, Any], Any]
+    """The configuration of a tokenizer without a model, of that of its part, the checkpoint and the
+    options."""
+    model: Part | None = None
+    fit: Callable[[Any, Any], Any] = on_grid
+    """The tokenizer's configuration that goes with a model's, of both."""
+    sampling: Callable[[Any], Sampling] = lambda config: Sampling()
+    """How a pipeline draws, of its model's configuration."""
+    text: Callable[[Any, Any], Any] = no_text
+    """The text encoder that goes with a model's configuration and the options."""
+    repositories: dict[str, Repository] = {}
+    """What is published on the hub, by id."""

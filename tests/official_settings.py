@@ -1,0 +1,391 @@
+"""Our configurations of the settings that the official code takes, for golden tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smalti.heads.diffusion import DiffusionConfig
+from smalti.models.llamagen import LlamaGenConfig
+from smalti.models.mar import MARConfig
+from smalti.models.rar import RARConfig
+from smalti.models.var import VARConfig
+from smalti.tokenizers.kl_vae import KLVAEConfig
+from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
+from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
+from smalti.tokenizers.quantize.multiscale import pyramid
+from smalti.tokenizers.vqgan import VQGANConfig
+
+# -- LlamaGen
+GPT_DEFAULTS: dict[str, Any] = {
+    "dim": 4096,
+    "n_layer": 32,
+    "n_head": 32,
+    "n_kv_head": None,
+    "multiple_of": 256,
+    "ffn_dim_multiplier": None,
+    "norm_eps": 1e-5,
+    "rope_base": 10000,
+    "num_classes": 1000,
+    "caption_dim": 2048,
+    "model_type": "c2i",
+    "vocab_size": 16384,
+    "cls_token_num": 1,
+    "block_size": 256,
+}
+"""`ModelArgs` of autoregressive/models/gpt.py, the fields that shape weights or outputs."""
+
+GPT_TRAINING = {
+    "initializer_range",
+    "token_dropout_p",
+    "attn_dropout_p",
+    "resid_dropout_p",
+    "ffn_dropout_p",
+    "drop_path_rate",
+    "class_dropout_prob",
+    "max_batch_size",
+    "max_seq_len",
+}
+"""Fields that change neither the weights' shapes nor an output in evaluation mode."""
+
+VQ_DEFAULTS: dict[str, Any] = {
+    "codebook_size": 16384,
+    "codebook_embed_dim": 8,
+    "codebook_l2_norm": True,
+    "encoder_ch_mult": [1, 1, 2, 2, 4],
+    "decoder_ch_mult": [1, 1, 2, 2, 4],
+    "z_channels": 256,
+    "dropout_p": 0.0,
+}
+"""`ModelArgs` of tokenizer/tokenizer_image/vq_model.py, likewise."""
+
+VQ_TRAINING = {"codebook_show_usage", "commit_loss_beta", "entropy_loss_ratio"}
+
+
+def gpt_config(model_args: Mapping[str, Any]) -> LlamaGenConfig:
+    """Our config of the official `ModelArgs`, whose defaults fill what is not given.
+
+    Raises ValueError for an unknown field, a grid that is not square or an odd prefix.
+    """
+    args = _filled(model_args, GPT_DEFAULTS, GPT_TRAINING, "LlamaGen GPT")
+    side = math.isqrt(args["block_size"])
+    if side * side != args["block_size"]:
+        raise ValueError(f"block_size must be a square number, got {args['block_size']}")
+    if args["model_type"] not in ("c2i", "t2i"):
+        raise ValueError(f"model_type must be 'c2i' or 't2i', got {args['model_type']!r}")
+    text = args["model_type"] == "t2i"
+    if not text and args["cls_token_num"] != 1:
+        raise ValueError(f"cls_token_num of a c2i model must be 1, got {args['cls_token_num']}")
+    return LlamaGenConfig(
+        grid=(side, side),
+        vocab=args["vocab_size"],
+        classes=0 if text else args["num_classes"],
+        text_length=args["cls_token_num"] if text else 0,
+        text_dim=args["caption_dim"],
+        layers=args["n_layer"],
+        heads=args["n_head"],
+        kv_heads=args["n_kv_head"] or 0,
+        dim=args["dim"],
+        multiple_of=args["multiple_of"],
+        ffn_multiplier=args["ffn_dim_multiplier"] or 1.0,
+        norm_eps=args["norm_eps"],
+        rope_base=float(args["rope_base"]),
+    )
+
+
+def vq_config(
+    model_args: Mapping[str, Any],
+    size: tuple[int, int] = (256, 256),
+    ch: int = 128,
+    num_res_blocks: int = 2,
+) -> VQGANConfig:
+    """Our config of the official `ModelArgs`; `ch` and `num_res_blocks` are fixed upstream.
+
+    `size` is the height and width of the images, which upstream leaves open. Raises ValueError for
+    an unknown field or if encoder and decoder have different numbers of levels.
+    """
+    args = _filled(model_args, VQ_DEFAULTS, VQ_TRAINING, "LlamaGen VQ")
+    encoder, decoder = tuple(args["encoder_ch_mult"]), tuple(args["decoder_ch_mult"])
+    return VQGANConfig(
+        size=size,
+        channels=ch,
+        multipliers=encoder,
+        decoder_multipliers=() if decoder == encoder else decoder,
+        blocks=num_res_blocks,
+        latent=args["z_channels"],
+        vocab=args["codebook_size"],
+        dim=args["codebook_embed_dim"],
+        l2_norm=args["codebook_l2_norm"],
+        dropout=args["dropout_p"],
+    )
+
+
+def _filled(
+    given: Mapping[str, Any], defaults: dict[str, Any], ignored: set[str], what: str
+) -> dict[str, Any]:
+    unknown = sorted(set(given) - set(defaults) - ignored)
+    if unknown:
+        raise ValueError(
+            f"{what}: unknown settings {', '.join(unknown)} (known: {', '.join(defaults)})"
+        )
+    return {name: given.get(name, value) for name, value in defaults.items()}
+
+
+# -- VAR
+VAE_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 4096,
+    "z_channels": 32,
+    "ch": 128,
+    "dropout": 0.0,
+    "using_znorm": False,
+    "quant_conv_ks": 3,
+    "quant_resi": 0.5,
+    "share_quant_resi": 4,
+    "default_qresi_counts": 0,
+    "v_patch_nums": [1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
+}
+"""Arguments of `VQVAE` in models/vqvae.py, those that shape weights or outputs."""
+
+VAE_TRAINING = {"beta", "test_mode"}
+
+
+def vae_config(
+    arguments: Mapping[str, Any],
+    ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
+    num_res_blocks: int = 2,
+) -> MultiScaleConfig:
+    """Our config of the official arguments of `VQVAE`; the other two are fixed upstream.
+
+    Images are as large as the last scale asks for. Raises ValueError for an unknown argument.
+    """
+    unknown = sorted(arguments.keys() - VAE_DEFAULTS.keys() - VAE_TRAINING)
+    if unknown:
+        raise ValueError(
+            f"VAR VQVAE: unknown settings {', '.join(unknown)} (known: {', '.join(VAE_DEFAULTS)})"
+        )
+    args = VAE_DEFAULTS | dict(arguments)
+    scales = pyramid(*args["v_patch_nums"])
+    side = scales[-1][0] * 2 ** (len(ch_mult) - 1)
+    return MultiScaleConfig(
+        size=(side, side),
+        channels=args["ch"],
+        multipliers=tuple(ch_mult),
+        blocks=num_res_blocks,
+        scales=scales,
+        vocab=args["vocab_size"],
+        dim=args["z_channels"],
+        phis=args["share_quant_resi"] or args["default_qresi_counts"],
+        phi_ratio=abs(args["quant_resi"]),
+        l2_norm=args["using_znorm"],
+        kernel=args["quant_conv_ks"],
+        dropout=args["dropout"],
+    )
+
+
+VAR_DEFAULTS: dict[str, Any] = {
+    "num_classes": 1000,
+    "depth": 16,
+    "embed_dim": 1024,
+    "num_heads": 16,
+    "mlp_ratio": 4.0,
+    "drop_rate": 0.0,
+    "drop_path_rate": 0.0,
+    "norm_eps": 1e-6,
+    "shared_aln": False,
+    "attn_l2_norm": False,
+    "patch_nums": [1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
+}
+"""Arguments of `VAR` in models/var.py, those that shape weights or outputs."""
+
+
+def var_config(constructor: Mapping[str, Any], vocab: int, latent: int, **codes: Any) -> VARConfig:
+    """Our config of the arguments of the official `VAR`, whose defaults fill what is not given, and
+    of its tokenizer: entries and dimensions of the codebook, `phis` and `phi_ratio`."""
+    args = VAR_DEFAULTS | dict(constructor)
+    return VARConfig(
+        scales=pyramid(*args["patch_nums"]),
+        vocab=vocab,
+        latent=latent,
+        **codes,
+        classes=args["num_classes"],
+        layers=args["depth"],
+        heads=args["num_heads"],
+        dim=args["embed_dim"],
+        mlp_ratio=args["mlp_ratio"],
+        shared_adaln=args["shared_aln"],
+        l2_norm=args["attn_l2_norm"],
+        norm_eps=args["norm_eps"],
+        dropout=args["drop_rate"],
+        drop_path=args["drop_path_rate"],
+    )
+
+
+# -- RAR
+def rar_config(constructor: Mapping[str, Any], grid: tuple[int, int] | None = None) -> RARConfig:
+    """Our config of the official `model` section: `generator` and `vq_model`.
+
+    Without a grid, which upstream has not, it is square. Raises ValueError if it has another number
+    of codes than `image_seq_len`.
+    """
+    generator, length = constructor["generator"], constructor["generator"]["image_seq_len"]
+    side = math.isqrt(length)
+    height, width = grid or (side, side)
+    if height * width != length:
+        raise ValueError(f"image_seq_len is {length}, a grid of {height}x{width} is not: give grid")
+    return RARConfig(
+        grid=(height, width),
+        vocab=constructor["vq_model"]["codebook_size"],
+        classes=generator["condition_num_classes"],
+        layers=generator["num_hidden_layers"],
+        heads=generator["num_attention_heads"],
+        dim=generator["hidden_size"],
+        ffn_dim=generator["intermediate_size"],
+        dropout=generator["dropout"],
+    )
+
+
+# -- MAR
+MAR_DEFAULTS: dict[str, Any] = {
+    "img_size": 256,
+    "vae_stride": 16,
+    "patch_size": 1,
+    "encoder_embed_dim": 1024,
+    "encoder_depth": 16,
+    "encoder_num_heads": 16,
+    "decoder_embed_dim": 1024,
+    "decoder_depth": 16,
+    "decoder_num_heads": 16,
+    "mlp_ratio": 4.0,
+    "vae_embed_dim": 16,
+    "class_num": 1000,
+    "attn_dropout": 0.1,
+    "proj_dropout": 0.1,
+    "buffer_size": 64,
+    "diffloss_d": 3,
+    "diffloss_w": 1024,
+    "diffusion_batch_mul": 4,
+}
+"""Arguments of `MAR` in models/mar.py, those that shape weights or outputs."""
+
+MAR_OTHER = {
+    "mask_ratio_min",
+    "label_drop_prob",
+    "num_sampling_steps",
+    "grad_checkpointing",
+    "norm_layer",
+}
+"""Those that say how it is trained or drawn from; `norm_layer` has an epsilon of 1e-6 in all
+published sizes."""
+
+
+def mar_config(arguments: Mapping[str, Any], **ours: Any) -> MARConfig:
+    """Our config of the official arguments of `MAR`; `ours` are fields of our own: `norm_eps`.
+
+    Raises ValueError for an unknown argument, and if the codes do not tile the image.
+    """
+    unknown = sorted(arguments.keys() - MAR_DEFAULTS.keys() - MAR_OTHER)
+    if unknown:
+        known = ", ".join(MAR_DEFAULTS)
+        raise ValueError(f"MAR: unknown settings {', '.join(unknown)} (known: {known})")
+    args = MAR_DEFAULTS | dict(arguments)
+    side, rest = divmod(args["img_size"], args["vae_stride"] * args["patch_size"])
+    if rest or not side:
+        raise ValueError(
+            "img_size must be a multiple of vae_stride * patch_size, got "
+            f"{args['img_size']}, {args['vae_stride']} * {args['patch_size']}"
+        )
+    return MARConfig(
+        grid=(side, side),
+        channels=args["vae_embed_dim"] * args["patch_size"] ** 2,
+        classes=args["class_num"],
+        encoder_layers=args["encoder_depth"],
+        decoder_layers=args["decoder_depth"],
+        heads=args["encoder_num_heads"],
+        dim=args["encoder_embed_dim"],
+        decoder_heads=args["decoder_num_heads"],
+        decoder_dim=args["decoder_embed_dim"],
+        mlp_ratio=args["mlp_ratio"],
+        buffer=args["buffer_size"],
+        dropout=args["proj_dropout"],
+        attention_dropout=args["attn_dropout"],
+        head=DiffusionConfig(
+            depth=args["diffloss_d"],
+            width=args["diffloss_w"],
+            repeat=args["diffusion_batch_mul"],
+        ),
+        **ours,
+    )
+
+
+# -- the KL-VAE of MAR
+KL_DEFAULTS: dict[str, Any] = {
+    "ch": 128,
+    "num_res_blocks": 2,
+    "attn_resolutions": (16,),
+    "resolution": 256,
+    "dropout": 0.0,
+}
+"""Arguments of `Encoder`, those that shape weights or outputs."""
+
+
+def kl_config(
+    constructor: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
+    **ours: Any,
+) -> KLVAEConfig:
+    """Our config of the official arguments of `AutoencoderKL`, and of those of its `Encoder` and
+    `Decoder`; `ours` are fields of our own: `scale`, `group`.
+
+    `size` is the height and width of the images, by default upstream's resolution. Raises
+    ValueError for an unknown argument.
+    """
+    overrides = dict(overrides or {})
+    unknown = sorted(overrides.keys() - KL_DEFAULTS.keys())
+    unknown += sorted(constructor.keys() - {"embed_dim", "ch_mult", "use_variational", "ckpt_path"})
+    if unknown or not constructor.get("use_variational", True):
+        raise ValueError(
+            f"MAR AutoencoderKL: unknown settings {', '.join(unknown) or 'use_variational=False'} "
+            f"(known: embed_dim, ch_mult, {', '.join(KL_DEFAULTS)})"
+        )
+    args = KL_DEFAULTS | overrides
+    side = args["resolution"]
+    return KLVAEConfig(
+        size=size or (side, side),
+        channels=args["ch"],
+        multipliers=tuple(constructor["ch_mult"]),
+        blocks=args["num_res_blocks"],
+        latent=constructor["embed_dim"],
+        attention_at=tuple(side // r for r in args["attn_resolutions"]),
+        dropout=args["dropout"],
+        **ours,
+    )
+
+
+# -- MaskGIT-VQGAN
+def maskgit_config(
+    conf: Mapping[str, Any], quantizer: Mapping[str, Any], size: tuple[int, int] | None = None
+) -> MaskGITVQGANConfig:
+    """Our config of the official `conf` and of the quantizer's arguments.
+
+    `size` is the height and width of the images, by default upstream's resolution. Raises
+    ValueError if the settings contradict each other or ask for other images than RGB.
+    """
+    wanted = {
+        "num_channels": (conf["num_channels"], 3),
+        "num_resolutions": (conf["num_resolutions"], len(conf["channel_mult"])),
+        "z_channels": (conf["z_channels"], quantizer["embedding_dim"]),
+    }
+    for name, (given, needed) in wanted.items():
+        if given != needed:
+            raise ValueError(f"MaskGIT-VQGAN: {name} must be {needed}, got {given}")
+    return MaskGITVQGANConfig(
+        size=size or (conf["resolution"], conf["resolution"]),
+        channels=conf["hidden_channels"],
+        multipliers=tuple(conf["channel_mult"]),
+        blocks=conf["num_res_blocks"],
+        vocab=quantizer["num_embeddings"],
+        dim=quantizer["embedding_dim"],
+        dropout=conf["dropout"],
+    )
