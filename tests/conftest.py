@@ -1,6 +1,14 @@
-"""Makes tests/ importable (`from builders import ...`) and hypothesis repeatable."""
+"""Makes tests/ importable (`from builders import ...`) and hypothesis repeatable.
 
+Each process of tests computes on one thread and so do those that it starts: tests run side by side.
+`OMP_NUM_THREADS=2 pytest` takes two.
+"""
+
+import os
 import signal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, which reads it
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # whatever else the machine does
 
 import pytest
 from hypothesis import settings

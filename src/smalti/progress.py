@@ -7,18 +7,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from smalti import threads
+
+if TYPE_CHECKING:  # rich is imported where something is shown: `smalti --help` answers sooner
+    from rich.progress import ProgressColumn
 
 T = TypeVar("T")
 EVERY = 30.0
@@ -30,6 +24,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def say_threads() -> None:
+    """Say once, where work takes long, how threads were chosen if they were."""
+    if line := threads.tell():
+        say(line)
+
+
 def show(report: Any) -> None:
     """JSON on standard output, for programs."""
     print(json.dumps(report, indent=2, ensure_ascii=False, default=str))
@@ -37,6 +37,14 @@ def show(report: Any) -> None:
 
 def columns() -> tuple[ProgressColumn, ...]:
     """What every progress bar shows."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     return (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -53,6 +61,9 @@ def track(items: Iterable[T], title: str, total: int | None = None, scale: int =
 
     Where there is no terminal a line now and then says so.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
     count = None if total is None else total * scale
@@ -62,6 +73,8 @@ def track(items: Iterable[T], title: str, total: int | None = None, scale: int =
         for i, item in enumerate(items):
             yield item
             now, done = time.monotonic(), (i + 1) * scale
+            if now - began > 2:
+                say_threads()
             if count is not None and not console.is_terminal and now - said > EVERY:
                 said, left = now, (now - began) / done * max(count - done, 0)
                 say(f"{title}: {min(done, count)} of {count}, about {left:.0f} s left")
@@ -78,4 +91,6 @@ def track(items: Iterable[T], title: str, total: int | None = None, scale: int =
 
 def waiting(title: str) -> AbstractContextManager[object]:
     """Show on a terminal that something goes on whose end cannot be told."""
+    from rich.console import Console
+
     return Console(stderr=True).status(title)

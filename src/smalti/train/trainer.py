@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.data.loader import Batches, prefetch
+from smalti.progress import say_threads
 from smalti.train import checkpoint
 from smalti.train.ema import Ema
 from smalti.train.guard import Guard, GuardConfig
@@ -209,6 +210,7 @@ class Trainer:
         config = self.config
         if self.world.main:
             self.run.mkdir(parents=True, exist_ok=True)
+            say_threads()
         steps, main = config.steps, self.world.main
         with ExitStack() as stack:
             stack.callback(self.writer.close)
