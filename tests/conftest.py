@@ -13,11 +13,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # whatever else the machine
 import pytest
 from hypothesis import settings
 
+from smalti.threads import cpu_quota, usable_cores
+
 settings.register_profile("smalti", deadline=None, derandomize=True)
 settings.load_profile("smalti")
 
 # in the background of a script Ctrl-C is ignored, also by all that is started from there
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Of `-n auto`: one for each core that there is, or for two where each test starts two
+    processes."""
+    cores = min(usable_cores(), round(cpu_quota() or 16), 16)
+    return max(1, cores // 2 if config.option.markexpr == "multi" else cores)
 
 
 @pytest.fixture(scope="module")

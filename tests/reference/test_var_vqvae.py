@@ -1,6 +1,6 @@
 """VAR's tokenizer against outputs of the official code.
 
-Tolerances: 3e-5 on images and latents, 1e-6 on losses; codes and phi choices are exact.
+Tolerances: those of `close`; codes and phi choices are exact.
 """
 
 from pathlib import Path
@@ -10,12 +10,9 @@ import pytest
 import torch
 from golden import Vectors, folders, load
 
+import close
 from smalti.interop.var import vae_config, vae_state
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
-
-
-def close(ours: torch.Tensor, golden: torch.Tensor, atol: float = 3e-5) -> None:
-    torch.testing.assert_close(ours.reshape(golden.shape), golden, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("folder", folders("var_vqvae"))
@@ -33,29 +30,34 @@ def check(model: MultiScaleVQVAE, config: dict[str, Any], io: Vectors) -> None:
     """Compare a tokenizer with every golden tensor."""
     images, quantizer = io["image"], model.quantize
     steps = range(len(quantizer.grids))
+
+    def same(ours: torch.Tensor, golden: torch.Tensor) -> None:
+        close.values(ours.reshape(golden.shape), golden, model)
+
     assert model.config.size == tuple(images.shape[2:]) == (config["image_size"],) * 2
     assert quantizer.phi_of == io["phi_choice_per_scale"].tolist()
-    close(model.encoder(images), io["encoder_out"])
-    close(model.latent(images), io["latent_f"])
+    same(model.encoder(images), io["encoder_out"])
+    same(model.latent(images), io["latent_f"])
     codes = model.encode(images)
     assert torch.equal(codes, torch.cat([io[f"idx_{k}"] for k in steps], 1))
     for k in steps:
-        close(quantizer.decode(codes, k + 1), io[f"fhat_after_{k}"])
-    close(model.decode(codes).clamp(-1, 1), io["rec_last"])
-    close(quantizer.inputs(codes), io["var_input"])
+        same(quantizer.decode(codes, k + 1), io[f"fhat_after_{k}"])
+    same(model.decode(codes).clamp(-1, 1), io["rec_last"])
+    same(quantizer.inputs(codes), io["var_input"])
 
     out = model(images)
     assert torch.equal(out.quantized.codes, codes)
-    close(out.latent, io["latent_f"])
-    close(out.quantized.latent, io["train_fhat_st"])
-    close(out.images.clamp(-1, 1), io["rec_last"])
+    same(out.latent, io["latent_f"])
+    same(out.quantized.latent, io["train_fhat_st"])
+    same(out.images.clamp(-1, 1), io["rec_last"])
     losses, beta = out.quantized.losses, config["constructor"]["beta"]
-    close(losses["codebook"] + beta * losses["commitment"], io["train_vq_loss"], 1e-6)
+    loss = losses["codebook"] + beta * losses["commitment"]
+    close.losses(loss, io["train_vq_loss"].reshape(loss.shape), model)
 
     drawn = torch.cat([io[f"rand_idx_{k}"] for k in steps], 1)
-    close(quantizer.decode(drawn), io["rand_fhat"])
-    close(model.decode(drawn).clamp(-1, 1), io["rand_decode_last"])
-    close(model.decode(quantizer.embed(drawn)).clamp(-1, 1), io["rand_decode_last"])
-    close(model.decode(drawn[:1], 1).clamp(-1, 1), io["rand_decode_first"])
-    close(quantizer.inputs(drawn), io["rand_var_input"])
+    same(quantizer.decode(drawn), io["rand_fhat"])
+    same(model.decode(drawn).clamp(-1, 1), io["rand_decode_last"])
+    same(model.decode(quantizer.embed(drawn)).clamp(-1, 1), io["rand_decode_last"])
+    same(model.decode(drawn[:1], 1).clamp(-1, 1), io["rand_decode_first"])
+    same(quantizer.inputs(drawn), io["rand_var_input"])
     io.done()
