@@ -27,7 +27,7 @@ format: $(VENV)/has-dev
 # one environment: `dev` brings all that `emoji` does
 $(VENV)/has-%: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) with smalti[$*]; with PyTorch this takes some minutes, once."
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[$*]"
 	@touch $@ $(VENV)/has-emoji
 
