@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from smalti import threads
+from smalti import progress, threads
 
 BUSY, QUIET = "1.20 0.90 0.50 2/150 999\n", "0.05 0.10 0.20 1/150 999\n"
 
@@ -117,6 +117,17 @@ def test_nothing_is_set_once_torch_is_loaded(machine, monkeypatch):
     root = machine(**{"proc/loadavg": BUSY})
     monkeypatch.setitem(sys.modules, "torch", object())
     assert chosen(root) == ({}, None)
+
+
+def test_it_is_said_once_where_work_takes_long(monkeypatch, capsys):
+    monkeypatch.setattr(threads, "_lines", ["threads: waiting threads sleep"])
+    clock = iter(range(0, 1000))  # an item takes a second
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    assert list(progress.track("ab", "short")) == ["a", "b"]
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        assert list(progress.track("abcdef", "long")) == list("abcdef")
+    assert capsys.readouterr().err == "threads: waiting threads sleep\n"
 
 
 def test_importing_smalti_chooses_before_torch_reads_it():
