@@ -37,7 +37,7 @@ def run(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("fast", "steps", "until", "words"),
     [
-        (True, 3540, 1770, "about 8 on two without.\n"),
+        (True, 3540, 1770, "about 9 on two without.\n"),
         (False, 2360, 1180, "on two without as here, where the generator trains 67% of its steps."),
     ],
 )
