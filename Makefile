@@ -4,28 +4,32 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?=
 TEST ?=
+JOBS ?= auto
 
 .PHONY: demo test lint format clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/has-emoji
 	$(BIN)/smalti demo $(DEMO)
 
-test: $(VENV)/installed
-	$(BIN)/python -m pytest $(TEST)
+# one process for each core, a file of tests in one of them
+test: $(VENV)/has-dev
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TEST)
 
-lint: $(VENV)/installed
+lint: $(VENV)/has-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(VENV)/installed
+format: $(VENV)/has-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# one environment: `dev` brings all that `emoji` does
+$(VENV)/has-%: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) with smalti[$*]; with PyTorch this takes some minutes, once."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	touch $@
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[$*]"
+	@touch $@ $(VENV)/has-emoji
 
 clean:
 	rm -rf $(VENV) demo

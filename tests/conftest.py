@@ -1,15 +1,33 @@
-"""Makes tests/ importable (`from builders import ...`) and hypothesis repeatable."""
+"""Makes tests/ importable (`from builders import ...`) and hypothesis repeatable.
 
+Each process of tests computes on one thread and so do those that it starts: tests run side by side.
+`OMP_NUM_THREADS=2 pytest` takes two.
+"""
+
+import os
 import signal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, which reads it
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # whatever else the machine does
 
 import pytest
 from hypothesis import settings
+
+from smalti.threads import cpu_quota, usable_cores
 
 settings.register_profile("smalti", deadline=None, derandomize=True)
 settings.load_profile("smalti")
 
 # in the background of a script Ctrl-C is ignored, also by all that is started from there
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Of `-n auto`: one for each core that there is, or for two where each test starts two
+    processes."""
+    cores = min(usable_cores(), round(cpu_quota() or 16), 16)
+    return max(1, cores // 2 if config.option.markexpr == "multi" else cores)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ LAYERS = [  # from the top; a package may import its own layer and those below
     {"tokenizers", "heads"},
     {"nn"},
     {"sampling"},
-    {"arguments", "codes", "config", "finite", "pictures", "progress", "tensorfile"},
+    {"arguments", "codes", "config", "finite", "pictures", "progress", "tensorfile", "threads"},
 ]
 APART = {  # loops know protocols, never a system
     "engine": {"models", "tokenizers", "train"},

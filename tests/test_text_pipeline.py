@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import close
 import smalti
 from builders import build
 from smalti.cli import main
@@ -95,6 +96,11 @@ def pixels(images) -> np.ndarray:
     return np.stack([np.asarray(i) for i in images])
 
 
+def same(images, wanted) -> None:
+    """Drawn in batches of another size: the same codes, and pixels but for rounding."""
+    close.pixels(pixels(images), wanted, build(vqgan.VQGAN, vqgan.tiny()))
+
+
 PROMPTS = ["a red heart", "ein Stern", "青い円"]
 
 
@@ -102,14 +108,12 @@ def test_an_image_depends_on_seed_number_and_prompt_alone(pipe):
     wanted = pixels(pipe(text=PROMPTS, n=7, seed=5))
     assert len(np.unique(wanted.reshape(7, -1), axis=0)) == 7
     for batch in (1, 3):
-        assert np.array_equal(pixels(pipe(text=PROMPTS, n=7, seed=5, batch=batch)), wanted)
-    tail = pipe(text=PROMPTS, n=5, seed=5, first=2)
-    assert np.array_equal(pixels(tail), wanted[2:])
-    alone = pipe(text=PROMPTS[1], seed=5, first=4)
-    assert np.array_equal(pixels(alone), wanted[4:5])
+        same(pipe(text=PROMPTS, n=7, seed=5, batch=batch), wanted)
+    same(pipe(text=PROMPTS, n=5, seed=5, first=2), wanted[2:])
+    same(pipe(text=PROMPTS[1], seed=5, first=4), wanted[4:5])
     assert not np.array_equal(pixels(pipe(text="a blue heart", seed=5)), wanted[:1])
     (*_, last) = pipe.stream(text=PROMPTS, n=7, seed=5)
-    assert np.array_equal(pixels(last.images), wanted)
+    same(last.images, wanted)
 
 
 def test_prompts_in_turn_and_in_the_metadata(pipe):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from smalti import threads
+
 __version__ = "0.1.0"
 __all__ = ["Pipeline", "load"]
+
+threads.choose()  # before anything imports torch
 
 if TYPE_CHECKING:
     from smalti.loading import load

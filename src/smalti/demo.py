@@ -15,6 +15,8 @@ from smalti.config import write_json
 from smalti.data.source import open_source
 from smalti.loading import load
 from smalti.pictures import grid, save_png
+from smalti.pipeline import Pipeline
+from smalti.progress import say_threads
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.fluid import emoji_fluid
 from smalti.recipes.generator import credit
@@ -25,6 +27,7 @@ from smalti.recipes.rar import emoji_rar
 from smalti.recipes.run import train
 from smalti.recipes.var import emoji_msvqvae, emoji_var
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
+from smalti.train.parallel import best_device, fast_bf16
 from smalti.train.trainer import TrainConfig
 
 System = Literal["llamagen", "rar", "var", "maskgit", "mar", "fluid"]
@@ -48,14 +51,28 @@ PREDICTS: dict[System, str] = {
     "fluid": "hidden codes, of numbers, from those that are shown",
 }
 
+MINUTES: dict[System, tuple[int, int]] = {
+    "llamagen": (4, 8),
+    "rar": (5, 9),
+    "var": (5, 10),
+    "maskgit": (5, 8),
+    "mar": (5, 9),
+    "fluid": (5, 9),
+}
+"""What a demo takes on two free cores with AVX-512 and bfloat16, and on two without."""
+
 QUICK = 0.05
 """Share of the full number of steps in a quick demo."""
 
+PLAIN = 2 / 3
+"""Share of the generator's steps on a processor without bfloat16, which takes longer for each."""
+
 
 def recipes(
-    data: str, quick: bool, seed: int, system: System = "llamagen"
+    data: str, quick: bool, seed: int, system: System = "llamagen", part: float = 1.0
 ) -> tuple[TokenizerRecipe, GeneratorRecipe]:
-    """A system's two recipes: the emoji's, on `data`, all of it or a share of the steps."""
+    """A system's two recipes: the emoji's, on `data`, all of it or a share of the steps, and of the
+    generator's steps this part."""
     count = len(open_source(data))
     if count < 4:
         raise ValueError(f"{data} has {count} images; the demo needs at least 4")
@@ -66,14 +83,14 @@ def recipes(
         codebook = first.objective.codebook
         codebook = replace(codebook, warmup=min(codebook.warmup, first.train.steps // 2))
         first = replace(first, objective=replace(first.objective, codebook=codebook))
-    goal, short = second.objective, _short(second.train, share, seed)
+    goal, short = second.objective, _short(second.train, share * part, seed)
     if isinstance(goal, LikelihoodConfig):
-        part = short.steps / second.train.steps
-        until, end = round(goal.random_until * part), round(goal.random_end * part)
+        ratio = short.steps / second.train.steps
+        until, end = round(goal.random_until * ratio), round(goal.random_end * ratio)
         goal = replace(goal, random_until=until, random_end=end)
     second = replace(second, train=short, objective=goal)
-    given = DataConfig(source=data, flip=True)
-    return replace(first, data=given), replace(second, data=given)
+    source = DataConfig(source=data, flip=True)
+    return replace(first, data=source), replace(second, data=source)
 
 
 def _short(config: TrainConfig, share: float, seed: int) -> TrainConfig:
@@ -93,59 +110,19 @@ def demo(
 ) -> Any:
     """Train both parts on `data`, draw, and write samples.png, reconstructions.png, report.json and
     pipeline/ into `out`. Returns the report."""
+    began, device = time.monotonic(), best_device()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    began = time.monotonic()
-    source = open_source(data)
-    first, second = recipes(data, quick, seed, system)
-    size, spec = first.model.size[0], first.model.spec
-    scales = f"{len(spec.grids)} scales, " if len(spec.grids) > 1 else ""
-    what = f"out of {spec.vocab}" if spec.discrete else f"of {spec.channels} numbers"
-    console.print(
-        f"[bold]smalti demo[/] of {system}: {len(source)} images of {data} at {size} pixels, "
-        f"{len(source.classes)} classes"
-    )
-    if text := credit(data):
-        console.print(text)
-    console.print(
-        f"[bold]1 of 4[/] a tokenizer learns to write an image as {scales}{spec.positions} codes "
-        f"{what}, and to read it back"
-    )
-    told = train(first, out / "tokenizer-run")
-    used = f"; {told['held_out_usage']:.0%} of the codes occur in them" if spec.discrete else ""
-    console.print(f"  held-out images come back at {told['held_out_psnr']:.2f} dB{used}")
-    console.print("[bold]2 of 4[/] the images are written as codes")
-    console.print(f"[bold]3 of 4[/] a generator learns to predict {PREDICTS[system]}")
-    second = replace(second, tokenizer=str(out / "tokenizer-run" / "tokenizer"))
-    learned = train(second, out / "generator-run")
-    console.print(f"  {learnt(learned)}")
-    console.print("[bold]4 of 4[/] new images are drawn")
-    pipeline = load(out / "generator-run" / "pipeline")
-    drawing = time.monotonic()
-    images = pipeline(n=64, seed=seed)
-    drawn = time.monotonic() - drawing
-    save_png(grid(images, 8, zoom=2), out / "samples.png", {"images": _tags(images)})
-    previews = sorted((out / "tokenizer-run" / "previews").glob("*.png"))
-    (out / "reconstructions.png").write_bytes(previews[-1].read_bytes())
-    pipeline.save_pretrained(out / "pipeline")
-    report = {
-        "system": system,
-        "data": data,
-        "images": len(source),
-        "classes": len(source.classes),
-        "pixels": size,
-        "codes_per_image": spec.positions,
-        "vocab": spec.vocab,
-        "channels": spec.channels,
-        "tokenizer": told,
-        "generator": learned,
-        "sampling_images_per_s": len(images) / drawn,
-        "seconds": time.monotonic() - began,
-        "peak_memory_gib": peak_memory_gib(),
-        "seed": seed,
-    }
+    plain = device.type == "cpu" and not fast_bf16(device)
+    first, second = recipes(data, quick, seed, system, PLAIN if plain else 1.0)
+    report = introduction(first, system, plain, quick, console)
+    report["tokenizer"] = learn_codes(first, out, console)
+    report["generator"] = learn_to_predict(second, out, PREDICTS[system], console)
+    report["sampling_images_per_s"] = draw(out, seed, console)
+    seconds = time.monotonic() - began
+    report |= {"seconds": seconds, "peak_memory_gib": peak_memory_gib(), "seed": seed}
     write_json(out / "report.json", report)
     console.print(
-        f"done in {report['seconds']:.0f} s. Look at {out}/samples.png and "
+        f"done in {seconds:.0f} s. Look at {out}/samples.png and "
         f"{out}/reconstructions.png; the numbers are in {out}/report.json.\n"
         f"Next:\n"
         f"  smalti sample {out}/pipeline --classes 0 --n 16 --guidance 3 --out more.png\n"
@@ -156,19 +133,89 @@ def demo(
     return report
 
 
-def learnt(told: dict[str, float]) -> str:
+def introduction(
+    first: TokenizerRecipe, system: System, plain: bool, quick: bool, console: Console
+) -> dict[str, Any]:
+    """Say what is to come and how long it takes; what of it belongs into the report."""
+    data, spec, size = first.data.source, first.model.spec, first.model.size[0]
+    source = open_source(data)
+    console.print(
+        f"[bold]smalti demo[/] of {system}: {len(source)} images of {data} at {size} pixels, "
+        f"{len(source.classes)} classes"
+    )
+    if text := credit(data):
+        console.print(text)
+    if not quick:
+        fast, slow = MINUTES[system]
+        here = f" as here, where the generator trains {PLAIN:.0%} of its steps" if plain else ""
+        console.print(
+            f"It takes about {fast} minutes on two free cores with AVX-512 and bfloat16, about "
+            f"{slow} on two without{here}."
+        )
+    say_threads()
+    return {
+        "system": system,
+        "data": data,
+        "images": len(source),
+        "classes": len(source.classes),
+        "pixels": size,
+        "codes_per_image": spec.positions,
+        "vocab": spec.vocab,
+        "channels": spec.channels,
+    }
+
+
+def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> dict[str, float]:
+    """Train the tokenizer; its report."""
+    spec = recipe.model.spec
+    scales = f"{len(spec.grids)} scales, " if len(spec.grids) > 1 else ""
+    what = f"out of {spec.vocab}" if spec.discrete else f"of {spec.channels} numbers"
+    console.print(
+        f"[bold]1 of 4[/] a tokenizer learns to write an image as {scales}{spec.positions} codes "
+        f"{what}, and to read it back"
+    )
+    report = train(recipe, out / "tokenizer-run")
+    used = f"; {report['held_out_usage']:.0%} of the codes occur in them" if spec.discrete else ""
+    console.print(f"  held-out images come back at {report['held_out_psnr']:.2f} dB{used}")
+    previews = sorted((out / "tokenizer-run" / "previews").glob("*.png"))
+    (out / "reconstructions.png").write_bytes(previews[-1].read_bytes())
+    return report
+
+
+def learn_to_predict(
+    recipe: GeneratorRecipe, out: Path, what: str, console: Console
+) -> dict[str, float]:
+    """Train the generator on the codes of the images, which the run writes first; its report."""
+    console.print("[bold]2 of 4[/] the images are written as codes")
+    console.print(f"[bold]3 of 4[/] a generator learns to predict {what}")
+    tokenizer = str(out / "tokenizer-run" / "tokenizer")
+    report = train(replace(recipe, tokenizer=tokenizer), out / "generator-run")
+    console.print(f"  {learnt(report)}")
+    return report
+
+
+def draw(out: Path, seed: int, console: Console) -> float:
+    """Draw samples.png and write the pipeline; images drawn per second."""
+    console.print("[bold]4 of 4[/] new images are drawn")
+    pipeline: Pipeline = load(out / "generator-run" / "pipeline")
+    began = time.monotonic()
+    images = pipeline(n=64, seed=seed)
+    seconds = time.monotonic() - began
+    tags = {"images": [image.info["smalti"] for image in images]}
+    save_png(grid(images, 8, zoom=2), out / "samples.png", tags)
+    pipeline.save_pretrained(out / "pipeline")
+    return len(images) / seconds
+
+
+def learnt(report: dict[str, float]) -> str:
     """A sentence on a generator's report."""
-    if "held_out_diffusion_loss" in told:
-        return f"the diffusion loss of held-out codes is {told['held_out_diffusion_loss']:.3f}"
-    bits, most = told.get("held_out_bits_per_token"), ""
+    if "held_out_diffusion_loss" in report:
+        return f"the diffusion loss of held-out codes is {report['held_out_diffusion_loss']:.3f}"
+    bits, most = report.get("held_out_bits_per_token"), ""
     if bits is None:
-        bits, most = told["held_out_bits_per_token_bound"], "at most "
-    below = f"{told['below_unigram']:.0%} below their frequencies alone"
+        bits, most = report["held_out_bits_per_token_bound"], "at most "
+    below = f"{report['below_unigram']:.0%} below their frequencies alone"
     return f"held-out codes take {most}{bits:.2f} bits each, {below}"
-
-
-def _tags(images: list[Any]) -> list[Any]:
-    return [image.info["smalti"] for image in images]
 
 
 def peak_memory_gib() -> float:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from smalti import threads
+
 if TYPE_CHECKING:  # rich is imported where something is shown: `smalti --help` answers sooner
     from rich.progress import ProgressColumn
 
@@ -32,6 +34,12 @@ def say_once(text: str, about: str = "") -> None:
     if (about or text) not in _SAID and os.environ.get("RANK", "0") == "0":
         _SAID.add(about or text)
         say(text)
+
+
+def say_threads() -> None:
+    """Say once, where work takes long, how threads were chosen if they were."""
+    if line := threads.tell():
+        say(line)
 
 
 def show(report: Any) -> None:
@@ -98,6 +106,8 @@ def track(
         for i, item in enumerate(items):
             yield item
             now, done = time.monotonic(), (i + 1) * scale
+            if now - began > 2:
+                say_threads()
             if count is not None and not console.is_terminal and now - said > EVERY:
                 said, left = now, (now - began) / done * max(count - done, 0)
                 say(f"{title}: {min(done, count)} of {count}, about {left:.0f} s left")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import builders
+import close
 from builders import build, masked_models, random_codes, random_cond
 from smalti import registry
 from smalti.codes import Cond, Turn
@@ -22,7 +23,6 @@ from smalti.storage import load_module, save_module
 
 B = 3
 CASES = masked_models()
-BITS = 2e-5  # how far float32 results may differ when computed in another order
 EASY = Solver(steps="3,2,1,0")
 """Few steps of continuous codes, of which the noisiest are left out: a head with random weights
 would blow up what it starts from there."""
@@ -78,7 +78,7 @@ def test_hidden_reads_known_codes_alone(model):
     assert before.shape[:2] == (B, model.spec.positions)
     shown = known.view(*known.shape, *[1] * (codes.dim() - 2))
     after = hidden(model, torch.where(shown, codes, other), cond, known)
-    torch.testing.assert_close(after, before, rtol=0, atol=BITS)
+    close.values(after, before, model)
     changed = hidden(model, torch.where(shown, other, codes), cond, known)
     assert ((changed - before)[~known].abs().amax(-1) > 1e-3).all(), "all known ones are read"
 
@@ -89,20 +89,18 @@ def test_wanted_positions_are_rows_of_all(model):
     wanted = shuffled(Noise.request(2, B), model.spec.positions)[:, :5]
     rows = everything.gather(1, wanted[..., None].expand(-1, -1, everything.shape[-1]))
     found = hidden(model, codes, cond, known, wanted)
-    torch.testing.assert_close(found, rows, rtol=0, atol=BITS)
+    close.values(found, rows, model)
 
 
 def test_rows_may_know_different_numbers_and_reach_may_be_larger(model):
     codes, cond, n = random_codes(model.spec, B), random_cond(model, B), model.spec.positions
     known = torch.arange(n) < torch.tensor([0, 3, n - 1])[:, None]
     together = hidden(model, codes, cond, known)
-    torch.testing.assert_close(
-        hidden(model, codes, cond, known, reach=n), together, rtol=0, atol=BITS
-    )
+    close.values(hidden(model, codes, cond, known, reach=n), together, model)
     for i in range(B):
         row = slice(i, i + 1)
         alone = hidden(model, codes[row], cond.rows(row), known[row])
-        torch.testing.assert_close(alone, together[row], rtol=0, atol=BITS)
+        close.values(alone, together[row], model)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
@@ -223,7 +221,7 @@ def test_drawing_agrees_with_the_loss(name):
         model, cond, noise, reveal=Reveal(1), orders=torch.arange(model.spec.positions)
     )
     loss = model.loss(step.codes, cond)
-    torch.testing.assert_close(-step.logp, loss, rtol=0, atol=3 * BITS)
+    close.values(-step.logp, loss, model)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from smalti.data.loader import Batches, prefetch
 from smalti.finite import NotFinite
+from smalti.progress import say_threads
 from smalti.train import checkpoint
 from smalti.train.ema import Ema
 from smalti.train.guard import Guard, GuardConfig
@@ -213,6 +214,7 @@ class Trainer:
         config = self.config
         if self.world.main:
             self.run.mkdir(parents=True, exist_ok=True)
+            say_threads()
         steps, main = config.steps, self.world.main
         with ExitStack() as stack:
             stack.callback(self.writer.close)
