@@ -25,7 +25,7 @@ LAYERS = [  # from the top; a package may import its own layer and those below
     {"tokenizers", "heads"},
     {"nn"},
     {"sampling"},
-    {"codes", "config", "pictures", "progress", "tensorfile"},
+    {"codes", "config", "files", "pictures", "progress", "tensorfile"},
 ]
 APART = {  # loops know protocols, never a system
     "engine": {"models", "tokenizers", "train"},

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from smalti.config import check_output
+from smalti.files import check_file, expand
 from smalti.progress import say, show
 
 
@@ -43,13 +43,13 @@ def encode(
         json: Print what was written on standard output.
     """
     from smalti.data.source import open_source
-    from smalti.data.token_cache import TokenCache
+    from smalti.data.token_cache import TokenCache, is_own
     from smalti.data.transforms import Transform
     from smalti.encoding import encode as run
     from smalti.text.t5 import T5, config_of
     from smalti.train.parallel import best_device
 
-    check_output(out)
+    check_file(out, ".arrow", is_own)
     module = open_tokenizer(tokenizer)
     transform = Transform(module.config.size[0], crop, flip)
     if clean and text is None:
@@ -101,18 +101,18 @@ def reconstruct(
     from smalti.data.source import open_source
     from smalti.data.transforms import Transform
     from smalti.eval.reconstruction import reconstruction
-    from smalti.pictures import save_png
+    from smalti.pictures import is_own, save_png
     from smalti.recipes.tokenizer import comparison
 
     if n < 1:
         raise ValueError(f"--n must be at least 1, got {n}")
-    check_output(out)
+    check_file(out, ".png", is_own)
     module = open_tokenizer(tokenizer)
     transform = Transform(module.config.size[0])
-    if Path(images).is_file():
+    if (picture := expand(images)).is_file():
         from smalti.data.decode import decode
 
-        pixels = torch.from_numpy(transform(decode(Path(images), images), None))[None]
+        pixels = torch.from_numpy(transform(decode(picture, images), None))[None]
         batches = [{"images": pixels}]
     else:
         source = open_source(images)

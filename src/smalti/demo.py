@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from smalti.config import write_json
 from smalti.data.source import open_source
+from smalti.files import check_output, check_own, is_json_of, replacing, write_json
 from smalti.loading import load
-from smalti.pictures import grid, save_png
+from smalti.pictures import grid, is_own, save_png
+from smalti.pipeline import check_pipeline
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.fluid import emoji_fluid
 from smalti.recipes.generator import credit
@@ -95,6 +96,7 @@ def demo(
     pipeline/ into `out`. Returns the report."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     began = time.monotonic()
+    check(out)
     source = open_source(data)
     first, second = recipes(data, quick, seed, system)
     size, spec = first.model.size[0], first.model.spec
@@ -125,7 +127,8 @@ def demo(
     drawn = time.monotonic() - drawing
     save_png(grid(images, 8, zoom=2), out / "samples.png", {"images": _tags(images)})
     previews = sorted((out / "tokenizer-run" / "previews").glob("*.png"))
-    (out / "reconstructions.png").write_bytes(previews[-1].read_bytes())
+    with replacing(out / "reconstructions.png") as temporary:
+        temporary.write_bytes(previews[-1].read_bytes())
     pipeline.save_pretrained(out / "pipeline")
     report = {
         "system": system,
@@ -154,6 +157,15 @@ def demo(
         markup=False,
     )
     return report
+
+
+def check(out: Path) -> None:
+    """Raise ValueError if what a demo writes would take the place of somebody's files."""
+    check_output(out, folder=True)
+    for name in ("samples.png", "reconstructions.png"):
+        check_own(out / name, is_own)
+    check_own(out / "report.json", lambda path: is_json_of(path, ("tokenizer", "generator")))
+    check_pipeline(out / "pipeline")
 
 
 def learnt(told: dict[str, float]) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from smalti import registry
 from smalti.config import read_json
 from smalti.data.token_cache import TokenCache
+from smalti.files import expand
 from smalti.train import checkpoint
 
 
@@ -20,7 +21,7 @@ def describe(text: str) -> dict[str, Any]:
 
     Raises ValueError if it is none of them.
     """
-    path = Path(text)
+    path = expand(text)
     if path.is_file():
         return _picture(path) if path.suffix.lower() == ".png" else _cache(path)
     if path.is_dir():
@@ -98,11 +99,12 @@ def _pipeline(folder: Path) -> dict[str, Any]:
 
 def _run(folder: Path) -> dict[str, Any]:
     done = checkpoint.found(folder / "checkpoints")
-    report = folder / "report.json"
+    report, recipe = folder / "report.json", read_json(folder / "recipe.json")
+    steps = recipe.get("train", {}).get("steps")
     return {
         "kind": "run",
-        "finished": report.is_file(),
+        "finished": report.is_file() and read_json(report).get("steps") == steps,
         "last_checkpoint": done[-1].name if done else None,
         "report": read_json(report) if report.is_file() else None,
-        "recipe": read_json(folder / "recipe.json"),
+        "recipe": recipe,
     }

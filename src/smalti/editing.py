@@ -28,6 +28,7 @@ from smalti.config import did_you_mean
 from smalti.data.decode import decode, to_rgb
 from smalti.data.transforms import center_part
 from smalti.engine.step import Known
+from smalti.files import expand
 
 ALWAYS_KNOWN = 3
 """A coarse scale of so few positions is known entirely, as VAR has it: it is a mean colour."""
@@ -192,7 +193,7 @@ def _read(picture: Any, what: str) -> Image.Image:
     if isinstance(picture, Image.Image):
         return to_rgb(picture, what)
     if isinstance(picture, str | Path):
-        return decode(Path(picture), str(picture))
+        return decode(expand(picture), str(picture))
     raise ValueError(f"{what} must be a PIL image or a file, got {type(picture).__name__}")
 
 

@@ -9,6 +9,7 @@ import torch
 
 from smalti import registry
 from smalti.config import from_dict, read_json
+from smalti.files import expand
 from smalti.pipeline import Pipeline
 from smalti.settings import Sampling
 from smalti.storage import load_module
@@ -30,7 +31,7 @@ def load(
     float32); verify compares the weights with their fingerprints, which takes 0.6 s per GB.
     Raises ValueError if there is no pipeline, or if tokenizer and model do not belong together.
     """
-    folder = Path(path)
+    folder = expand(path)
     if not folder.is_dir():
         folder = download(str(path))
     if not (folder / "pipeline.json").is_file():
@@ -94,8 +95,8 @@ def download(repo: str) -> Path:
     """
     from smalti.interop import hub, kinds
 
-    if Path(repo).is_file():
-        raise ValueError(f"{repo} is a file, not a pipeline; {kinds.advice(Path(repo))}")
+    if (file := expand(repo)).is_file():
+        raise ValueError(f"{repo} is a file, not a pipeline; {kinds.advice(file)}")
     local = repo.startswith((".", "/", "~"))
     if not local and (released := hub.find(repo)):
         return hub.fetch(released)

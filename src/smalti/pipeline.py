@@ -10,7 +10,7 @@ features it learned; parts that do not match are refused.
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,19 +22,15 @@ from torch import Tensor, nn
 
 from smalti import editing
 from smalti.codes import Cond
-from smalti.config import (
-    did_you_mean,
-    replace_folder,
-    to_dict,
-    write_json,
-)
+from smalti.config import did_you_mean, to_dict
 from smalti.data.transforms import to_float, to_uint8
 from smalti.engine.step import Known, Step
+from smalti.files import check_folder, expand, filling, remove_files, write_json
 from smalti.pictures import to_pil
 from smalti.request import Asked, Part, nothing, parts, prompted
 from smalti.sampling.noise import Noise
 from smalti.settings import Sampling
-from smalti.storage import fingerprint, save_module
+from smalti.storage import FILES, check_module, fingerprint, write_module
 from smalti.text.prompts import warn_of_long
 
 
@@ -321,27 +317,31 @@ class Pipeline:
         return self.info["fingerprint"]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the pipeline's folder, complete or not at all."""
-        folder = Path(folder)
-        temporary = folder.with_name(folder.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        mark = save_module(self.tokenizer, temporary / "tokenizer")
-        text = None if self.text is None else save_module(self.text, temporary / "text")
-        model = save_module(self.model, temporary / "model", tokenizer=mark, text=text)
-        told = ("source", "holdout", "files", "credit", "init")
-        kept = {k: v for k, v in self.info.items() if k in told}
-        write_json(
-            temporary / "pipeline.json",
-            {
-                "format": 1,
-                "fingerprint": "-".join(m for m in (mark, model, text) if m is not None),
-                "classes": self.classes,
-                "sampling": asdict(self.sampling),
-                **kept,
-            },
-        )
-        replace_folder(temporary, folder)
+        """Write the pipeline's folder: a new or empty one, or that of another pipeline, of which
+        smalti's files are replaced and all others stay.
+
+        Raises ValueError, naming what is there, for a folder of something else.
+        """
+        folder = expand(folder)
+        check_pipeline(folder)
+        with filling(folder) as temporary:
+            mark = write_module(self.tokenizer, temporary / "tokenizer")
+            text = None if self.text is None else write_module(self.text, temporary / "text")
+            model = write_module(self.model, temporary / "model", tokenizer=mark, text=text)
+            told = ("source", "holdout", "files", "credit", "init")
+            kept = {k: v for k, v in self.info.items() if k in told}
+            write_json(
+                temporary / "pipeline.json",
+                {
+                    "format": 1,
+                    "fingerprint": "-".join(m for m in (mark, model, text) if m is not None),
+                    "classes": self.classes,
+                    "sampling": asdict(self.sampling),
+                    **kept,
+                },
+            )
+        if text is None:  # of the pipeline that was there before
+            remove_files(folder / "text", *map(re.escape, FILES))
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
         """Upload the pipeline to the Hugging Face hub and return its address."""
@@ -354,6 +354,13 @@ class Pipeline:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "pipeline")
             return str(api.upload_folder(repo_id=repo, folder_path=Path(folder) / "pipeline"))
+
+
+def check_pipeline(folder: Path) -> None:
+    """Raise ValueError, naming what is there, unless a pipeline may be written to the folder."""
+    check_folder(folder, "pipeline.json", ("format", "sampling"), "a pipeline")
+    for part in ("tokenizer", "model", "text"):
+        check_module(folder / part)
 
 
 def _check_text(config: Any, text: Any | None) -> None:

@@ -9,7 +9,6 @@ many processes drew it and however often they were stopped. H and W pixels.
 from __future__ import annotations
 
 import os
-import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,23 @@ import numpy as np
 import torch
 
 from smalti import __version__
-from smalti.config import read_json, replacing, to_dict, write_json
+from smalti.config import read_json, to_dict
+from smalti.files import (
+    check_folder,
+    check_own,
+    is_json_of,
+    remove_files,
+    replacing,
+    sweep,
+    write_json,
+)
 from smalti.pipeline import Pipeline
 from smalti.progress import track
 from smalti.request import Asked
 from smalti.train.parallel import World, wait
+
+PART, SETTINGS = r"\d{9}\.rgb", "settings.json"
+"""Names of files in the folder of parts."""
 
 
 def draw_npz(
@@ -72,9 +83,9 @@ def draw_npz(
         if world.main:
             labels = [a["class"] for a in asked if "class" in a]
             turns = [labels[(first + i) % len(labels)] for i in range(count)] if labels else []
+            write_json(out.with_suffix(".json"), settings)  # first: by it the other one is known
             _join(parts, turns, out)
-            write_json(out.with_suffix(".json"), settings)
-            shutil.rmtree(parts.folder)
+            remove_files(parts.folder, PART, SETTINGS)
     except KeyboardInterrupt:
         have = sum(parts.length(s) for s in range(0, count, batch) if parts.has(s))
         raise KeyboardInterrupt(
@@ -119,17 +130,20 @@ def _told(pipe: Pipeline, asked: list[Asked], changes: dict[str, Any]) -> dict[s
     }
 
 
+def is_own(out: Path) -> bool:
+    """Whether the .json file beside an .npz file says that smalti drew it."""
+    return is_json_of(out.with_suffix(".json"), ("pipeline", "count"))
+
+
 def _finished(out: Path, folder: Path, settings: dict[str, Any]) -> bool:
     """Whether `out` is there. Raises ValueError if it, or what there is of it in `folder`, has
-    other settings."""
-    begun = folder / "settings.json"
-    told = begun if begun.is_file() else out.with_suffix(".json")
-    if not begun.is_file() and not out.exists():
-        if told.exists() and "pipeline" not in read_json(told):
-            raise ValueError(f"{told} is there and says something else: give another name")
+    other settings, and for files of something else."""
+    beside, begun = out.with_suffix(".json"), folder / SETTINGS
+    for path in (out, beside):
+        check_own(path, lambda _: is_own(out))
+    told = begun if begun.is_file() else beside
+    if told is beside and not out.exists():
         return False
-    if not told.is_file():
-        raise ValueError(f"{out} is there and not of smalti: give another name, or remove it")
     have, wanted = _flat(read_json(told)), _flat(settings)
     for name in sorted(have.keys() | wanted.keys()):
         old, new = have.get(name), wanted.get(name)
@@ -139,7 +153,7 @@ def _finished(out: Path, folder: Path, settings: dict[str, Any]) -> bool:
                 f"{where} was drawn with {name} {_short(old)}, now it is {_short(new)}: "
                 "give the same settings or another name, or remove it"
             )
-    return told is not begun
+    return told is beside
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -165,10 +179,11 @@ class Parts:
 
     def begin(self, settings: dict[str, Any]) -> None:
         """Make the folder, or keep what is in it. Without settings it is one half removed."""
-        if not (self.folder / "settings.json").is_file():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            write_json(self.folder / "settings.json", settings)
+        if not (self.folder / SETTINGS).is_file():
+            remove_files(self.folder, PART)
+            check_folder(self.folder, SETTINGS, settings, "parts of a drawing")
+            write_json(self.folder / SETTINGS, settings)
+        sweep(self.folder)
 
     def length(self, start: int) -> int:
         """The number of images of the part that begins with number `start`."""

@@ -339,10 +339,13 @@ def test_a_full_disk_leaves_what_was_there(pipeline, tmp_path, capsys):
     }
     for name, command in commands.items():
         out = tmp_path / name
-        out.write_text("precious")
         with full_disk():
             line = mistake(capsys, *command, "--out", out)
         assert line == f"smalti {command[0]}: {out}: File too large"
+        assert not out.exists()
+        out.write_text("precious")
+        line = mistake(capsys, *command, "--out", out)
+        assert f"{out} exists and is not of smalti: give another name" in line
         assert out.read_text() == "precious"
     assert {p.name for p in tmp_path.iterdir()} == set(commands)
 
@@ -407,7 +410,7 @@ def test_ctrl_c_while_encoding(pipeline, tmp_path, capsys):
     out = tmp_path / "codes.arrow"
 
     def press():
-        while not out.with_name("codes.arrow.tmp").exists():
+        while not list(tmp_path.glob(".codes.arrow.*")):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 

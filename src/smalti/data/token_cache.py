@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from smalti.codes import TokenSpec
-from smalti.config import from_dict, replacing, to_dict
+from smalti.config import from_dict, to_dict
 from smalti.data.source import digest
 from smalti.data.stream import Stream
+from smalti.files import check_own, expand, replacing
 from smalti.text.encoders import TextEncoder
 
 META = b"smalti.token_cache"
@@ -76,9 +77,10 @@ def write_cache(
     float16, `posterior` says that they are means and standard deviations. `text` says what encoder
     made the features of captions: its type, config (with `length` and `dim`) and fingerprint; they
     are stored as float16. Raises ValueError if there are no rows, or for a row that does not match
-    `spec` or holds no numbers.
+    `spec` or holds no numbers, and if `path` is a file of something else.
     """
-    path = Path(path)
+    path = expand(path)
+    check_own(path, is_own)
     meta = {
         "version": 1, "spec": to_dict(spec), "views": views, "tokenizer": tokenizer_fingerprint,
         "transform": transform, "source": source, "source_fingerprint": source_fingerprint,
@@ -109,6 +111,15 @@ def write_cache(
         file.flush()
         os.fsync(file.fileno())
     return count
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a token cache."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            return META in (pa.ipc.open_file(file).schema.metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def stored(spec: TokenSpec, posterior: bool) -> tuple[int, ...]:
@@ -158,9 +169,9 @@ class TokenCache:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = expand(path)
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
             table = reader.read_all()
             table.validate(full=True)
         except (pa.ArrowException, OSError) as error:

@@ -20,6 +20,7 @@ from smalti.data.loader import ahead
 from smalti.data.source import SCHEMES, open_source, split
 from smalti.eval import npz
 from smalti.eval.readers import Numbered, Pictures, SourcePictures, text_of
+from smalti.files import expand
 
 PARTS = ("train", "held")
 CROP, FILTER = "center", "box+bicubic"
@@ -38,14 +39,14 @@ def open_set(
     """
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    path, text = Path(given), str(given)
+    path, text = expand(given), str(given)
     if path.is_file() or path.suffix == ".npz":
         return _open_npz(path, size)
     name, _, part = text.rpartition("@")
     if part not in PARTS or path.is_dir():
         name, part = text, ""
     if name.partition(":")[0] not in SCHEMES:
-        if not Path(name).is_dir():
+        if not expand(name).is_dir():
             raise ValueError(
                 f"{text!r} is no folder, no .npz file and no data source "
                 f"({'; '.join(SCHEMES.values())}; with @train or @held behind it, a part)"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from smalti import registry
 from smalti.codes import TokenSpec
 from smalti.config import read_json
+from smalti.files import expand
 from smalti.loading import download, load
 from smalti.models.fluid import Fluid
 from smalti.models.llamagen import LlamaGenConfig
@@ -57,7 +58,7 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
 
 def same_but_for_size(recipe: GeneratorRecipe, tokenizer: Any) -> Any:
     """The recipe's tokenizer, which must be the pipeline's, perhaps for images of another size."""
-    other, _ = load_module(tokenizer_folder(Path(recipe.tokenizer)), registry.TOKENIZERS)
+    other, _ = load_module(tokenizer_folder(expand(recipe.tokenizer)), registry.TOKENIZERS)
     sized = copy.copy(tokenizer)
     if type(other.config) is type(tokenizer.config):
         names = [name for name in ("size", "scales") if hasattr(other.config, name)]
@@ -78,7 +79,7 @@ def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> Any:
     Raises ValueError if there is none, if it is of another kind than the recipe's, or if the run
     began from another.
     """
-    folder = Path(recipe.init)
+    folder = expand(recipe.init)
     folder = tokenizer_folder(folder if folder.is_dir() else download(recipe.init))
     model, _ = load_module(folder, registry.TOKENIZERS)
     if type(model.config) is not type(recipe.model):

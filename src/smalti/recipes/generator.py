@@ -17,6 +17,7 @@ from smalti.encoding import encode
 from smalti.eval.codebook import histogram, unigram_bits
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
+from smalti.files import expand
 from smalti.models.fluid import FluidConfig
 from smalti.models.var import VAR, VARConfig
 from smalti.pictures import grid, save_png, to_pil
@@ -209,7 +210,7 @@ def open_tokenizer(recipe: GeneratorRecipe, world: World) -> Any:
     """The recipe's tokenizer, on the device of the run."""
     if not recipe.tokenizer:
         raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
-    folder = tokenizer_folder(Path(recipe.tokenizer))
+    folder = tokenizer_folder(expand(recipe.tokenizer))
     return load_module(folder, registry.TOKENIZERS, world.device)[0]
 
 
@@ -282,7 +283,7 @@ def open_codes(
 ) -> TokenCache:
     """The recipe's token cache; made in the run's folder where the recipe names none."""
     frozen = encoder if encoder is not None and not encoder.learned else None
-    path = Path(recipe.codes) if recipe.codes else out / "codes.arrow"
+    path = expand(recipe.codes) if recipe.codes else out / "codes.arrow"
     if not recipe.codes:
         source = open_source(recipe.data.source)  # its mistakes before the run's folder exists
         if encoder is not None:

@@ -24,9 +24,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from smalti import __version__
-from smalti.config import write_json
 from smalti.data.token_cache import TokenCache
 from smalti.eval import scaling
+from smalti.files import write_json
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe
 from smalti.recipes.generator import (

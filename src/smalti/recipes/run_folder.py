@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from smalti.config import check_output, read_json, to_dict, write_json
+from smalti.config import read_json, to_dict
 from smalti.data import skipped
 from smalti.data.source import Source
+from smalti.files import check_folder, check_output, sweep, write_json
 from smalti.progress import say
 from smalti.recipes.base import Recipe
 from smalti.train.parallel import World
@@ -41,8 +42,7 @@ def check(out: Path, recipe: Recipe) -> None:
                     f"{out} holds a run of another recipe: {name} was {old!r}, now {new!r}. Give "
                     "another --out, or remove the folder to start over"
                 )
-    elif out.exists() and any(p.name != "recipe.json.tmp" for p in out.iterdir()):
-        raise ValueError(f"{out} exists and is not a run; give another --out")
+    check_folder(out, "recipe.json", ("train",), "a run")
 
 
 def claim(out: Path, recipe: Recipe, world: World, begun: str = "") -> None:
@@ -50,6 +50,7 @@ def claim(out: Path, recipe: Recipe, world: World, begun: str = "") -> None:
     once nothing but the work itself can fail."""
     if world.main:
         out.mkdir(parents=True, exist_ok=True)
+        sweep(out)
         write_json(out / "recipe.json", to_dict(recipe))
         if begun:
             write_json(out / "init.json", {"init": recipe.init, "fingerprint": begun})
