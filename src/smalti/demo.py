@@ -12,7 +12,15 @@ from typing import Any, Literal
 from rich.console import Console
 
 from smalti.data.source import open_source
-from smalti.files import check_output, check_own, is_json_of, replacing, write_json
+from smalti.files import (
+    LOCK,
+    check_output,
+    check_own,
+    is_json_of,
+    lock,
+    replacing,
+    write_json,
+)
 from smalti.loading import load
 from smalti.pictures import grid, is_own, save_png
 from smalti.pipeline import check_pipeline
@@ -94,10 +102,14 @@ def demo(
 ) -> Any:
     """Train both parts on `data`, draw, and write samples.png, reconstructions.png, report.json and
     pipeline/ into `out`. Returns the report."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    began = time.monotonic()
     check(out)
-    source = open_source(data)
+    with lock(out / LOCK, out):
+        return _demo(data, out, quick, seed, system)
+
+
+def _demo(data: str, out: Path, quick: bool, seed: int, system: System) -> Any:
+    began, source = time.monotonic(), open_source(data)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     first, second = recipes(data, quick, seed, system)
     size, spec = first.model.size[0], first.model.spec
     scales = f"{len(spec.grids)} scales, " if len(spec.grids) > 1 else ""

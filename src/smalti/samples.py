@@ -20,6 +20,7 @@ import torch
 from smalti import __version__
 from smalti.config import read_json, to_dict
 from smalti.files import (
+    LOCK,
     check_folder,
     check_own,
     is_json_of,
@@ -31,7 +32,7 @@ from smalti.files import (
 from smalti.pipeline import Pipeline
 from smalti.progress import track
 from smalti.request import Asked
-from smalti.train.parallel import World, wait
+from smalti.train.parallel import World, locked, on_main, wait
 
 PART, SETTINGS = r"\d{9}\.rgb", "settings.json"
 """Names of files in the folder of parts."""
@@ -56,8 +57,8 @@ def draw_npz(
     many images of each. The file holds arr_0, uint8 (count, H, W, 3), and for classes arr_1, int64
     (count,); the .json file beside it says how they were drawn. Until it is there parts wait in the
     folder `out`.parts. Called by all processes of `world`.
-    Raises ValueError for numbers that cannot be, and if a file or parts of other settings are
-    there; KeyboardInterrupt says how many images there are.
+    Raises ValueError for numbers that cannot be, if a file or parts of other settings are there,
+    and while another process draws the file; KeyboardInterrupt says how many images there are.
     """
     asked, world = pipe.asked(**request), world or World(0, 1, pipe.device)
     _check(out, len(asked), count, first, batch, balanced)
@@ -67,24 +68,37 @@ def draw_npz(
     parts = Parts(out.with_name(out.name + ".parts"), count, batch, height, width)
     if _finished(out, parts.folder, settings):
         return 0
-    if world.main:
-        parts.begin(settings)
-    wait(world)
+    with locked(world, out.with_name(f".{out.name}{LOCK}"), out):
+        labels = [a["class"] for a in asked if "class" in a]
+        turns = [labels[(first + i) % len(labels)] for i in range(count)] if labels else []
+        return _drawn(pipe, out, parts, settings, turns, world, **request, **sampling)
+
+
+def _drawn(
+    pipe: Pipeline,
+    out: Path,
+    parts: Parts,
+    settings: dict[str, Any],
+    labels: list[int],
+    world: World,
+    **given: Any,
+) -> int:
+    """Draw the parts that are missing, join all, and return how many images were drawn."""
+    count, batch, first = parts.count, parts.batch, settings["first"]
+    on_main(world, lambda: parts.begin(settings))
     missing = [start for start in range(0, count, batch) if not parts.has(start)]
     wait(world)  # nobody draws before all have looked
     mine = missing[world.rank :: world.size]
     try:
         for start in track(mine, "drawing", scale=batch * world.size) if world.main else mine:
             n = parts.length(start)
-            at = {"n": n, "first": first + start, "seed": seed, "batch": n}
-            images = pipe(**request, **at, **sampling)
+            at = {"n": n, "first": first + start, "seed": settings["seed"], "batch": n}
+            images = pipe(**given, **at)
             parts.write(start, np.stack([np.asarray(image) for image in images]))
         wait(world)
         if world.main:
-            labels = [a["class"] for a in asked if "class" in a]
-            turns = [labels[(first + i) % len(labels)] for i in range(count)] if labels else []
             write_json(out.with_suffix(".json"), settings)  # first: by it the other one is known
-            _join(parts, turns, out)
+            _join(parts, labels, out)
             remove_files(parts.folder, PART, SETTINGS)
     except KeyboardInterrupt:
         have = sum(parts.length(s) for s in range(0, count, batch) if parts.has(s))

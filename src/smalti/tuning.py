@@ -30,7 +30,7 @@ from smalti.eval.report import counted
 from smalti.eval.scores import inception_score, precision_recall
 from smalti.eval.sets import ImageSet, open_set
 from smalti.eval.wavelet import packets
-from smalti.files import check_output, check_own, expand, is_json_of, write_json
+from smalti.files import LOCK, check_output, check_own, expand, is_json_of, lock, write_json
 from smalti.measuring import cache, held_out, share_of
 from smalti.progress import say, show, track
 
@@ -243,7 +243,8 @@ def tune(
     pipe = load(pipeline)
     if write and not (expand(pipeline) / "pipeline.json").is_file():
         raise ValueError(f"--write is for a pipeline in a folder, got {pipeline}")
-    report = search_of(pipe, search, reference, out, inception)
+    with lock(out / LOCK, out):
+        report = search_of(pipe, search, reference, out, inception)
     if write:
         path = expand(pipeline) / "pipeline.json"
         told = read_json(path)

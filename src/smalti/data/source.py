@@ -56,6 +56,10 @@ class Source(Protocol):
         """Stable name of example i. It decides the split, up to the first '#'."""
         ...
 
+    def size(self, i: int) -> int:
+        """Bytes of the file of example i; 0 where it has none of its own."""
+        ...
+
     def fingerprint(self) -> str:
         """16 hex digits over keys, labels, captions and file sizes."""
         ...

@@ -150,7 +150,8 @@ def built(module: type[M], config: Any, weights: dict[str, Tensor]) -> M:
 def require_same(out: Path, init: str, mark: str) -> None:
     """Raise ValueError if the run in `out` began from something else than `mark`."""
     path = out / "init.json"
-    if path.is_file() and (begun := read_json(path)["fingerprint"]) != mark:
+    begun = read_json(path).get("fingerprint", mark) if path.is_file() else mark
+    if begun != mark:
         raise ValueError(
             f"{out} began from {begun}, but {init} is now {mark}. Bring the old one back, or give "
             "another --out"

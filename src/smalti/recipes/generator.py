@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from smalti import registry
-from smalti.data.source import open_source, require_captions
+from smalti.data.source import Source, open_source, require_captions
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.encoding import encode
 from smalti.eval.codebook import histogram, unigram_bits
@@ -21,10 +21,11 @@ from smalti.files import expand
 from smalti.models.fluid import FluidConfig
 from smalti.models.var import VAR, VARConfig
 from smalti.pictures import grid, save_png, to_pil
-from smalti.pipeline import Pipeline
+from smalti.pipeline import Pipeline, check_pipeline
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.recipes.finetune import adapted, built, open_pipeline, share
+from smalti.recipes.run_data import check_codes_of, check_data
 from smalti.recipes.run_folder import claim, finish, without_held_out
 from smalti.sampling import orders
 from smalti.sampling.noise import Noise
@@ -36,7 +37,7 @@ from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.train.lora import merge
 from smalti.train.masked import MaskedConfig, MaskedObjective
 from smalti.train.objectives import Likelihood, LikelihoodConfig
-from smalti.train.parallel import Precision, World, autocast
+from smalti.train.parallel import Precision, World, autocast, on_main, wait
 from smalti.train.trainer import Trainer
 
 
@@ -70,6 +71,7 @@ class Parts:
 
 def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[str, Any]:
     """Train a generator on codes; `out`/pipeline is what `smalti sample` takes."""
+    on_main(world, lambda: check_pipeline(out / "pipeline"))
     parts = open_parts(recipe, out, world)
     pipeline, model, learned = parts.pipeline, parts.pipeline.model, parts.learned
     held_out, seed = parts.held_out(recipe), recipe.train.seed
@@ -101,7 +103,9 @@ def train_generator(recipe: GeneratorRecipe, out: Path, world: World) -> dict[st
         evaluate=evaluate,
         preview=preview,
     )
-    claim(out, recipe, world, parts.begun)
+    cache, own = parts.cache, not recipe.codes
+    codes = "" if own else cache.fingerprint()
+    claim(out, recipe, world, fingerprint=parts.begun, tokenizer=cache.tokenizer, codes=codes)
     if parts.begun and world.main:
         say(f"generator: {share(objective.model)}")
     trainer.fit()
@@ -288,22 +292,28 @@ def open_codes(
         source = open_source(recipe.data.source)  # its mistakes before the run's folder exists
         if encoder is not None:
             require_captions(source)
-        claim(out, recipe, world)
-        if not path.exists() and world.main:
+        on_main(world, lambda: check_data(out, source, recipe.data, classes=encoder is None))
+        claim(out, recipe, world, source)
+        if world.main and not holds(path, source):
             transform = recipe.data.transform(tokenizer.config.size[0])
             share, device = recipe.data.holdout, world.device
             encode(source, tokenizer, transform, path, share, device=device, text=frozen)
             if frozen is not None:
                 frozen.release()
-    if world.size > 1:
-        torch.distributed.barrier()
+    wait(world)
     cache = TokenCache(path)
     cache.require(fingerprint(tokenizer))
+    on_main(world, lambda: check_codes_of(out, cache, recipe))
     if encoder is not None:
         cache.require_captions()
     if frozen is not None:
         cache.require_text(fingerprint(frozen))
     return cache
+
+
+def holds(path: Path, source: Source) -> bool:
+    """Whether the codes of a run are there, and of what its source holds now."""
+    return path.exists() and TokenCache(path).source_fingerprint == source.fingerprint()
 
 
 def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, Any]:
