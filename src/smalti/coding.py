@@ -27,6 +27,8 @@ def encode(
 ) -> None:
     """Write images as codes into a token cache, which generators train on.
 
+    One that was cut off goes on with the same command.
+
     Args:
         data: emoji, shapes, folder:PATH, parquet:PATH or hub:NAME.
         tokenizer: Folder of a trained tokenizer, or of a pipeline.
@@ -59,7 +61,7 @@ def encode(
             "--posterior and --half are for tokenizers of continuous codes, "
             f"got one of {module.spec.vocab} discrete codes"
         )
-    run(
+    left = run(
         open_source(data),
         module,
         transform,
@@ -72,10 +74,12 @@ def encode(
     )
     cache = TokenCache(out)
     report = {"file": str(out), "images": len(cache), "views": cache.views, **asdict(cache.spec)}
+    there = "" if left else ", which were there"
     if json:
         show(report)
     else:
-        say(f"{out}: {len(cache)} images, {cache.views} views of {cache.spec.positions} codes each")
+        codes = f"{cache.views} views of {cache.spec.positions} codes each"
+        say(f"{out}: {len(cache)} images, {codes}{there}")
 
 
 def reconstruct(

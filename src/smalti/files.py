@@ -31,6 +31,8 @@ from typing import Any
 
 LOCK = ".smalti-lock"
 """The file in a folder that says which process writes there."""
+SETTINGS = "settings.json"
+"""The file in a folder of parts that says what they are of."""
 LEFT = re.compile(r"\..+\.[0-9a-f]{8}\.smalti-tmp")
 """Names of what is being written, or was when a process was killed."""
 NAMED = 3
@@ -58,22 +60,22 @@ def check_output(path: Path, folder: bool = False) -> None:
     """
     if not folder and path.is_dir():
         raise ValueError(f"{path} cannot be written: it is a folder, name a file")
-    if folder and path.suffix.lower() in OTHER_KINDS and not path.exists():
-        raise ValueError(f"{path} is to be a folder, but ends in {path.suffix}: give another name")
     places = [path.absolute(), *path.absolute().parents][0 if folder else 1 :]
     place = next(p for p in places if p.exists())
     if not place.is_dir():
         raise ValueError(f"{path} cannot be written: {place} is a file, not a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"{path} cannot be written: no permission to write in {place}")
+    if folder and path.suffix.lower() in OTHER_KINDS and not path.exists():
+        raise ValueError(f"{path} is to be a folder, but ends in {path.suffix}: give another name")
 
 
 def check_file(path: Path, suffix: str, is_own: Callable[[Path], bool]) -> None:
     """Raise ValueError unless the file `path` ends in `suffix`, can be written, and is new or
     smalti's own."""
+    check_output(path)
     if path.suffix.lower() != suffix:
         raise ValueError(f"{path} must end in {suffix}, which is what is written there")
-    check_output(path)
     check_own(path, is_own)
     sweep(path.parent)
 
@@ -218,6 +220,19 @@ def remove_files(folder: Path, *names: str) -> None:
             (folder / name).unlink()
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def begin_parts(folder: Path, settings: dict[str, Any], part: str, kind: str) -> None:
+    """Make the folder of a result's parts, or keep what is in it. It says what the result is of in
+    settings.json; without that it is one half removed, and its parts, by their names, go.
+
+    Raises ValueError, naming what is there, for a folder of something else.
+    """
+    if not (folder / SETTINGS).is_file():
+        remove_files(folder, part)
+        check_folder(folder, SETTINGS, settings, kind)
+        write_json(folder / SETTINGS, settings)
+    sweep(folder)
 
 
 # -- one process at a time

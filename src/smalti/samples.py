@@ -21,12 +21,12 @@ from smalti import __version__
 from smalti.config import read_json, to_dict
 from smalti.files import (
     LOCK,
-    check_folder,
+    SETTINGS,
+    begin_parts,
     check_own,
     is_json_of,
     remove_files,
     replacing,
-    sweep,
     write_json,
 )
 from smalti.pipeline import Pipeline
@@ -34,8 +34,8 @@ from smalti.progress import track
 from smalti.request import Asked
 from smalti.train.parallel import World, locked, on_main, wait
 
-PART, SETTINGS = r"\d{9}\.rgb", "settings.json"
-"""Names of files in the folder of parts."""
+PART = r"\d{9}\.rgb"
+"""Names of parts."""
 
 
 def draw_npz(
@@ -85,7 +85,7 @@ def _drawn(
 ) -> int:
     """Draw the parts that are missing, join all, and return how many images were drawn."""
     count, batch, first = parts.count, parts.batch, settings["first"]
-    on_main(world, lambda: parts.begin(settings))
+    on_main(world, lambda: begin_parts(parts.folder, settings, PART, "parts of a drawing"))
     missing = [start for start in range(0, count, batch) if not parts.has(start)]
     wait(world)  # nobody draws before all have looked
     mine = missing[world.rank :: world.size]
@@ -190,14 +190,6 @@ class Parts:
     batch: int
     height: int
     width: int
-
-    def begin(self, settings: dict[str, Any]) -> None:
-        """Make the folder, or keep what is in it. Without settings it is one half removed."""
-        if not (self.folder / SETTINGS).is_file():
-            remove_files(self.folder, PART)
-            check_folder(self.folder, SETTINGS, settings, "parts of a drawing")
-            write_json(self.folder / SETTINGS, settings)
-        sweep(self.folder)
 
     def length(self, start: int) -> int:
         """The number of images of the part that begins with number `start`."""

@@ -198,7 +198,7 @@ def test_one_process_writes_a_run(again, capsys):
     assert not new.exists()
 
 
-@pytest.mark.parametrize("what", ["npz", "tune", "demo", "scaling"])
+@pytest.mark.parametrize("what", ["npz", "tune", "demo", "scaling", "encode"])
 def test_one_process_writes_what_takes_long(work, tmp_path, capsys, what):
     out, pipeline = tmp_path / "out", str(work / "g" / "pipeline")
     commands = {

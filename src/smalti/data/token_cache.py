@@ -293,6 +293,37 @@ class TokenCache:
         """The keys of rows: what their source calls them."""
         return self._table["key"].take(pa.array(rows)).to_pylist()
 
+    def about(self) -> dict[str, Any]:
+        """What the cache says that it is of, by the names of `write_cache`, but for the source's
+        name, which may be another one of the same images."""
+        codes = self._table.schema.field("codes").type.value_type
+        return {
+            "spec": to_dict(self.spec),
+            "views": self.views,
+            "tokenizer_fingerprint": self.tokenizer,
+            "transform": self.transform,
+            "source_fingerprint": self.source_fingerprint,
+            "classes": self.classes,
+            "half": codes == pa.float16(),
+            "posterior": self.posterior,
+            "text": self.encoder,
+        }
+
+    def rows(self) -> Iterator[Row]:
+        """All rows as `write_cache` takes them, codes and features in the types they are stored
+        in."""
+        captions, keys = self.captions(), self.keys(self.indices("all"))
+        held = np.isin(self.indices("all"), self.held_out)
+        codes = (row for part in self._parts for row in part)
+        found = zip(codes, self.labels, captions, held, keys, strict=True)
+        for i, (code, label, caption, out, key) in enumerate(found):
+            text = None
+            if self.encoder is not None:
+                dim = int(self.encoder["config"]["dim"])
+                value = self._table["text"][i].values
+                text = value.to_numpy(zero_copy_only=False).reshape(-1, dim)
+            yield Row(code, int(label), caption, bool(out), key, text)
+
     def require(self, tokenizer_fingerprint: str) -> None:
         """Raise ValueError unless that tokenizer made these codes."""
         if tokenizer_fingerprint != self.tokenizer:

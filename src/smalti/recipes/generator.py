@@ -297,7 +297,8 @@ def open_codes(
         if world.main and not holds(path, source):
             transform = recipe.data.transform(tokenizer.config.size[0])
             share, device = recipe.data.holdout, world.device
-            encode(source, tokenizer, transform, path, share, device=device, text=frozen)
+            given = {"device": device, "text": frozen, "replace": True}
+            encode(source, tokenizer, transform, path, share, **given)
             if frozen is not None:
                 frozen.release()
     wait(world)
