@@ -62,9 +62,9 @@ def photos(tmp_path):
     return folder
 
 
-def stop_at(monkeypatch, call: int, error: BaseException) -> list[int]:
+def stop_at(monkeypatch, call: int, error: BaseException) -> list[list[int]]:
     """The images of each call that encodes; the one of that number fails."""
-    seen, undisturbed = [], Coder.__call__
+    seen, undisturbed = list[list[int]](), Coder.__call__
 
     def counted(self, chosen):
         if len(seen) == call:

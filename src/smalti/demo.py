@@ -16,6 +16,7 @@ from smalti.files import (
     LOCK,
     check_output,
     check_own,
+    expand,
     is_json_of,
     lock,
     replacing,
@@ -102,6 +103,7 @@ def demo(
 ) -> Any:
     """Train both parts on `data`, draw, and write samples.png, reconstructions.png, report.json and
     pipeline/ into `out`. Returns the report."""
+    out = expand(out)
     check(out)
     with lock(out / LOCK, out):
         return _demo(data, out, quick, seed, system)

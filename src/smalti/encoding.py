@@ -23,7 +23,7 @@ from smalti.data.skipped import none_left, read, tell
 from smalti.data.source import Example, Source, require_captions, split
 from smalti.data.token_cache import Row, TokenCache, is_own, write_cache
 from smalti.data.transforms import Transform, to_float
-from smalti.files import LOCK, SETTINGS, begin_parts, lock, remove_files
+from smalti.files import LOCK, SETTINGS, begin_parts, check_own, expand, lock, remove_files
 from smalti.progress import say, track
 from smalti.storage import fingerprint, identity
 
@@ -59,7 +59,7 @@ def encode(
     captions for `text`, if codes are no numbers, if no image can be decoded, and while another
     process writes there; KeyboardInterrupt says how many images are encoded.
     """
-    sampled = posterior == "sample" and hasattr(tokenizer, "moments")
+    out, sampled = expand(out), posterior == "sample" and hasattr(tokenizer, "moments")
     if text is not None:
         require_captions(source)
     if tuple(tokenizer.config.size) != (transform.size, transform.size):
@@ -67,22 +67,11 @@ def encode(
             f"the tokenizer reads images of {tokenizer.config.size} pixels, "
             f"the transform gives {transform.size}"
         )
-    views = transform.view_count
-    about = {
-        "spec": tokenizer.spec,
-        "views": views,
-        "tokenizer_fingerprint": fingerprint(tokenizer),
-        "transform": asdict(transform),
-        "source": source.name,
-        "source_fingerprint": source.fingerprint(),
-        "classes": source.classes,
-        "half": half,
-        "posterior": sampled,
-        "text": None if text is None else identity(text),
-    }
+    check_own(out, is_own)
+    about = _about(source, tokenizer, transform, text) | {"half": half, "posterior": sampled}
     held_out = set(split(source, holdout)[1])
     parts = Parts(out.with_name(out.name + ".parts"), about)
-    step = max(1, batch // max(views, 1))
+    step = max(1, batch // max(transform.view_count, 1))
     settings = parts.settings(holdout, torch.device(device).type, step)
     if out.exists() and is_own(out) and _finished(out, parts, source, held_out, replace):
         return 0
@@ -93,13 +82,36 @@ def encode(
             parts.fill(coder, left, step)
             write_cache(out, parts.rows(), **about)
             parts.remove()
+        except KeyboardInterrupt:
+            if not (done := parts.done()):
+                raise
+            raise KeyboardInterrupt(
+                f"stopped; {done[-1][1]} of {len(source)} images are encoded, the same command "
+                "goes on with the rest"
+            ) from None
         except OSError as error:
+            if parts.folder not in Path(error.filename or out).parents:
+                raise  # it is about something else
             raise OSError(error.errno, error.strerror or str(error), str(out)) from error
         finally:
             if not parts.done():
                 parts.remove()
     tell(source)
     return len(left)
+
+
+def _about(source: Source, tokenizer: Any, transform: Transform, text: Any) -> dict[str, Any]:
+    """What the codes are of, as `write_cache` takes it."""
+    return {
+        "spec": tokenizer.spec,
+        "views": transform.view_count,
+        "tokenizer_fingerprint": fingerprint(tokenizer),
+        "transform": asdict(transform),
+        "source": source.name,
+        "source_fingerprint": source.fingerprint(),
+        "classes": source.classes,
+        "text": None if text is None else identity(text),
+    }
 
 
 def _finished(out: Path, parts: Parts, source: Source, held_out: set[int], replace: bool) -> bool:
@@ -169,7 +181,8 @@ class Parts(NamedTuple):
     def done(self) -> list[tuple[int, int]]:
         """First and last images of the parts, in order, as far as none is missing."""
         names = os.listdir(self.folder) if self.folder.is_dir() else []
-        found = dict(map(int, n[:-6].split("-")) for n in names if re.fullmatch(PART, n))
+        pairs = [n.removesuffix(".arrow").split("-") for n in names if re.fullmatch(PART, n)]
+        found = {int(start): int(stop) for start, stop in pairs}
         chain, at = list[tuple[int, int]](), 0
         while at in found:
             chain.append((at, found[at]))
@@ -224,11 +237,6 @@ class Parts(NamedTuple):
                     since = time.monotonic()
         except KeyboardInterrupt:
             write()
-            if done := self.done():
-                raise KeyboardInterrupt(
-                    f"stopped; {done[-1][1]} of {left.stop} images are encoded, the same command "
-                    "goes on with the rest"
-                ) from None
             raise
         if not self.done():
             raise none_left(coder.source)

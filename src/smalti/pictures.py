@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from smalti.files import check_own, replacing
+from smalti.files import check_own, expand, replacing
 
 CHUNK = "smalti"
 """The text chunk by which a PNG of smalti is known."""
@@ -38,11 +38,12 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, zoom: int = 
     return sheet
 
 
-def save_png(image: Image.Image, path: Path, metadata: Any = None) -> None:
+def save_png(image: Image.Image, path: str | Path, metadata: Any = None) -> None:
     """Write a PNG with `metadata` (default: the image's own) as JSON in the text chunk "smalti".
 
     Raises ValueError if there is a file `path` that smalti did not write.
     """
+    path = expand(path)
     check_own(path, is_own)
     metadata = image.info.get("smalti", {}) if metadata is None else metadata
     chunk = PngInfo()

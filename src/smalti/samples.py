@@ -24,6 +24,7 @@ from smalti.files import (
     SETTINGS,
     begin_parts,
     check_own,
+    expand,
     is_json_of,
     remove_files,
     replacing,
@@ -60,7 +61,7 @@ def draw_npz(
     Raises ValueError for numbers that cannot be, if a file or parts of other settings are there,
     and while another process draws the file; KeyboardInterrupt says how many images there are.
     """
-    asked, world = pipe.asked(**request), world or World(0, 1, pipe.device)
+    out, asked, world = expand(out), pipe.asked(**request), world or World(0, 1, pipe.device)
     _check(out, len(asked), count, first, batch, balanced)
     numbers = {"count": count, "seed": seed, "first": first, "batch": batch}
     settings = numbers | _told(pipe, asked, sampling)

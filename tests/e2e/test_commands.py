@@ -50,6 +50,7 @@ def told(capsys, *arguments) -> dict:
 def test_what_training_leaves_behind(work):
     assert {p.name for p in (work / "t").iterdir()} == {
         "recipe.json",
+        "data.parquet",
         "metrics.jsonl",
         "checkpoints",
         "previews",

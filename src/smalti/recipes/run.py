@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from smalti.config import read_json
-from smalti.files import LOCK
+from smalti.files import LOCK, expand
 from smalti.recipes.base import Recipe, TokenizerRecipe
 from smalti.recipes.generator import train_generator
 from smalti.recipes.run_data import warn_of_changes
@@ -29,7 +29,7 @@ def train(recipe: Recipe, out: Path) -> dict[str, Any]:
     """
     world = start(recipe.train.device)
     try:
-        return train_among(recipe, out, world)
+        return train_among(recipe, expand(out), world)
     finally:
         stop()
 

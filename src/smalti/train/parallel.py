@@ -106,7 +106,7 @@ def on_main(world: World, action: Callable[[], object]) -> None:
     if world.main:
         try:
             action()
-        except (ValueError, OSError) as failure:
+        except Exception as failure:  # whatever it is, the others must not wait for ever
             error = failure
     if world.size > 1:
         failed = torch.tensor(float(error is not None), device=world.device)
