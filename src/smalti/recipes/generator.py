@@ -297,8 +297,16 @@ def open_codes(
         if world.main and not holds(path, source):
             transform = recipe.data.transform(tokenizer.config.size[0])
             share, device = recipe.data.holdout, world.device
-            given = {"device": device, "text": frozen, "replace": True}
-            encode(source, tokenizer, transform, path, share, **given)
+            encode(
+                source,
+                tokenizer,
+                transform,
+                path,
+                share,
+                device=device,
+                text=frozen,
+                replace=True,
+            )
             if frozen is not None:
                 frozen.release()
     wait(world)
