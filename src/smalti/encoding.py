@@ -68,7 +68,8 @@ def encode(
             f"the transform gives {transform.size}"
         )
     check_own(out, is_own)
-    about = _about(source, tokenizer, transform, text) | {"half": half, "posterior": sampled}
+    about = _about(source, tokenizer, transform, text)
+    about |= {"half": half, "posterior": sampled}
     held_out = set(split(source, holdout)[1])
     parts = Parts(out.with_name(out.name + ".parts"), about)
     step = max(1, batch // max(transform.view_count, 1))
