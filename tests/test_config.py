@@ -1,5 +1,4 @@
 import json
-import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,13 +8,10 @@ from hypothesis import strategies as st
 
 from builders import models, tokenizers
 from smalti.config import (
-    check_output,
     did_you_mean,
     from_dict,
     read_json,
-    replacing,
     to_dict,
-    write_json,
 )
 
 
@@ -118,23 +114,6 @@ def test_the_caller_may_name_the_place():
         from_dict(Outer, {"steps": "x"}, "run/config.json")
 
 
-def test_files(tmp_path):
-    path = tmp_path / "config.json"
-    write_json(path, {"name": "Straße", "n": [1, 2]})
-    assert read_json(path) == {"name": "Straße", "n": [1, 2]}
-    text = path.read_text(encoding="utf-8")
-    assert "Straße" in text and text.endswith("}\n")
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "config.json"
-    write_json(path, {"n": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"n": object()})
-    assert read_json(path) == {"n": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -154,50 +133,6 @@ def test_bad_files(tmp_path, text, message):
 def test_did_you_mean():
     assert did_you_mean("APPEL", ["Apple", "pear"]) == "; did you mean 'Apple'?"
     assert did_you_mean("xyz", ["Apple", "pear"]) == ""
-
-
-def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    for error in (OSError(28, "No space left on device"), ValueError("x"), KeyboardInterrupt()):
-        with pytest.raises(type(error)), replacing(path) as temporary:
-            temporary.write_text("half")
-            raise error
-        assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
-    with replacing(path) as temporary:
-        temporary.write_text("new")
-    assert path.read_text() == "new" and os.listdir(tmp_path) == ["file"]
-
-
-def test_replacing_names_the_file_unless_the_error_is_about_another(tmp_path):
-    with pytest.raises(OSError) as full, replacing(tmp_path / "file"):
-        raise OSError(28, "No space left on device")
-    assert full.value.filename == str(tmp_path / "file") and full.value.errno == 28
-    with pytest.raises(FileNotFoundError) as other, replacing(tmp_path / "file"):
-        open(tmp_path / "other")
-    assert other.value.filename == str(tmp_path / "other")
-
-
-def test_check_output_makes_nothing(tmp_path):
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path / "new", tmp_path / "a" / "b", tmp_path / "file"):
-        check_output(path)
-    check_output(tmp_path, folder=True)
-    check_output(tmp_path / "a" / "b", folder=True)
-    with pytest.raises(ValueError, match="is a folder, name a file"):
-        check_output(tmp_path)
-    with pytest.raises(ValueError, match="file is a file, not a folder"):
-        check_output(tmp_path / "file", folder=True)
-    with pytest.raises(ValueError, match="file is a file, not a folder"):
-        check_output(tmp_path / "file" / "a")
-    assert os.listdir(tmp_path) == ["file"]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_check_output_without_permission(tmp_path):
-    (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(ValueError, match="no permission to write in .*locked"):
-        check_output(tmp_path / "locked" / "a" / "b")
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[1]"])

@@ -26,7 +26,17 @@ LAYERS = [  # from the top; a package may import its own layer and those below
     {"tokenizers", "heads"},
     {"nn"},
     {"sampling"},
-    {"arguments", "codes", "config", "finite", "pictures", "progress", "tensorfile", "threads"},
+    {
+        "arguments",
+        "codes",
+        "config",
+        "files",
+        "finite",
+        "pictures",
+        "progress",
+        "tensorfile",
+        "threads",
+    },
 ]
 APART = {  # loops know protocols, never a system
     "engine": {"models", "tokenizers", "train"},

@@ -48,15 +48,14 @@ def test_a_dtype_converts_floating_point_weights(tmp_path):
     assert torch.equal(loaded.norm.weight, model().norm.weight.bfloat16())
 
 
-def test_saving_again_replaces_the_folder(tmp_path):
+def test_saving_again_replaces_the_files_of_a_module_and_keeps_all_others(tmp_path):
     save_module(model(0), tmp_path / "m")
-    (tmp_path / "m" / "old").write_text("")
+    (tmp_path / "m" / "notes.txt").write_text("mine")
     mark = save_module(model(1), tmp_path / "m")
     assert fingerprint(load_module(tmp_path / "m", ALL)[0]) == mark == fingerprint(model(1))
-    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [
-        "config.json",
-        "model.safetensors",
-    ]
+    names = ["config.json", "model.safetensors", "notes.txt"]
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == names
+    assert (tmp_path / "m" / "notes.txt").read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 

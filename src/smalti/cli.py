@@ -26,8 +26,9 @@ from tyro.constructors import (
 from smalti import catalogue
 from smalti.arguments import choose, find
 from smalti.coding import encode, reconstruct
-from smalti.config import changed, check_output, did_you_mean, settings_of, value_of
+from smalti.config import changed, did_you_mean, settings_of, value_of
 from smalti.drawing import edit, sample, with_settings
+from smalti.files import check_file, expand
 from smalti.options import check, check_names, field_docs, fields_named, options, spelled
 from smalti.pages import recipe_list, recipe_page
 from smalti.progress import say, show
@@ -161,9 +162,9 @@ def plot(
         smoothing: Share of a training value's running mean that the mean before it keeps.
         json: Print the file and the keys on standard output.
     """
-    from smalti.plotting import plot_runs
+    from smalti.plotting import is_plot, plot_runs
 
-    check_output(out)
+    check_file(out, ".png", is_plot)
     drawn = plot_runs(runs, out, keys, smoothing)
     if json:
         show({"file": str(out), "keys": drawn})
@@ -400,9 +401,24 @@ def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Callable[[], None]:
-        return functools.partial(command, *args, **kwargs)
+        named = {name: _at_home(value) for name, value in kwargs.items()}
+        return functools.partial(command, *map(_at_home, args), **named)
 
     return wrapper
+
+
+def _at_home(value: Any) -> Any:
+    """An argument with every path in it as `files.expand` has it: a shell leaves `--out=~/x`."""
+    if isinstance(value, Path):
+        return expand(value)
+    if isinstance(value, tuple):
+        return tuple(map(_at_home, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        paths = {name: _at_home(v) for name, v in given.items() if isinstance(v, Path | tuple)}
+        changed = {name: v for name, v in paths.items() if v != given[name]}
+        return dataclasses.replace(value, **changed) if changed else value
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

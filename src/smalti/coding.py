@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from smalti.config import check_output, read_json
+from smalti.config import read_json
 from smalti.drawing import Device
+from smalti.files import check_file, expand
 from smalti.progress import say, show
 
 
@@ -30,6 +31,8 @@ def encode(
 ) -> None:
     """Write images as codes into a token cache, which generators train on.
 
+    One that was cut off goes on with the same command.
+
     Args:
         data: A folder of pictures, .parquet files ('data/train-*.parquet'), emoji, shapes or
             hub:NAME; '?label=COLUMN&text=COLUMN' behind it chooses columns.
@@ -48,12 +51,12 @@ def encode(
         json: Print what was written on standard output.
     """
     from smalti.data.source import open_source
-    from smalti.data.token_cache import TokenCache
+    from smalti.data.token_cache import TokenCache, is_own
     from smalti.data.transforms import Transform
     from smalti.encoding import encode as run
     from smalti.text.t5 import T5, config_of
 
-    check_output(out)
+    check_file(out, ".arrow", is_own)
     module = open_tokenizer(tokenizer, device)
     transform = Transform(module.config.size[0], crop, flip)
     if clean and text is None:
@@ -63,7 +66,7 @@ def encode(
             "--posterior and --half are for tokenizers of continuous codes, "
             f"got one of {module.spec.vocab} discrete codes"
         )
-    run(
+    left = run(
         open_source(data),
         module,
         transform,
@@ -76,14 +79,15 @@ def encode(
     )
     cache = TokenCache(out)
     report = {"file": str(out), "images": len(cache), "views": cache.views, **asdict(cache.spec)}
+    there = "" if left else ", which were there"
     if json:
         show(report)
     else:
         from smalti.recipes.run import train_command
 
-        views = f"{cache.views} views of {cache.spec.positions} codes each"
+        codes = f"{cache.views} views of {cache.spec.positions} codes each{there}"
         command = train_command(module.config, tokenizer, f" --codes {out}")
-        say(f"{out}: {len(cache)} images, {views}" + ("" if text else f"; next: {command}"))
+        say(f"{out}: {len(cache)} images, {codes}" + ("" if text else f"; next: {command}"))
 
 
 def reconstruct(
@@ -115,18 +119,18 @@ def reconstruct(
     from smalti.data.source import is_local
     from smalti.data.transforms import Transform
     from smalti.eval.reconstruction import reconstruction
-    from smalti.pictures import save_png
+    from smalti.pictures import is_own, save_png
     from smalti.recipes.tokenizer import comparison, spread
 
     if n < 1:
         raise ValueError(f"--n must be at least 1, got {n}")
-    check_output(out)
+    check_file(out, ".png", is_own)
     module = open_tokenizer(tokenizer, device)
     transform, part = Transform(module.config.size[0]), ""
-    if Path(images).is_file() and not is_local(images):
+    if (picture := expand(images)).is_file() and not is_local(images):
         from smalti.data.decode import decode
 
-        pixels = torch.from_numpy(transform(decode(Path(images), images), None))[None]
+        pixels = torch.from_numpy(transform(decode(picture, images), None))[None]
         batches = [{"images": pixels}]
     else:
         source, chosen, part = chosen_part(images, tokenizer)

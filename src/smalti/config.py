@@ -6,15 +6,12 @@ on the command line such a record is flat. A field may have another name there (
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import json
-import os
-import shutil
 import types
 import typing
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -181,58 +178,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint in (int, float, str, bool) and type(value) is not hint:
         raise ValueError(f"{where} must be {hint.__name__}, got {value!r}")
     return value
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Generator[Path]:
-    """A name beside `path` to write to: it takes the place of `path` if all goes well, else it is
-    removed. Raises OSError naming `path`, on a full disk for example."""
-    temporary = path.with_name(path.name + ".tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.filename not in (None, str(temporary)):
-            raise  # it is about something else
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write readable JSON in place of `path` or not at all."""
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def check_output(path: Path, folder: bool = False) -> None:
-    """Raise ValueError unless `path` can be written, as a file or as a `folder`; makes nothing.
-
-    Asked before the work, so that the work is not lost.
-    """
-    if not folder and path.is_dir():
-        raise ValueError(f"{path} cannot be written: it is a folder, name a file")
-    places = [path.absolute(), *path.absolute().parents][0 if folder else 1 :]
-    place = next(p for p in places if p.exists())
-    if not place.is_dir():
-        raise ValueError(f"{path} cannot be written: {place} is a file, not a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"{path} cannot be written: no permission to write in {place}")
-
-
-def replace_folder(temporary: Path, target: Path) -> None:
-    """Put a finished folder in the place of another, which is removed only afterwards."""
-    old = target.with_name(target.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    temporary.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

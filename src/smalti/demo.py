@@ -11,11 +11,20 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from smalti.config import write_json
 from smalti.data.source import open_source
+from smalti.files import (
+    LOCK,
+    check_output,
+    check_own,
+    expand,
+    is_json_of,
+    lock,
+    replacing,
+    write_json,
+)
 from smalti.loading import load
-from smalti.pictures import grid, save_png
-from smalti.pipeline import Pipeline
+from smalti.pictures import grid, is_own, save_png
+from smalti.pipeline import Pipeline, check_pipeline
 from smalti.progress import say_threads
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.fluid import emoji_fluid
@@ -110,6 +119,13 @@ def demo(
 ) -> Any:
     """Train both parts on `data`, draw, and write samples.png, reconstructions.png, report.json and
     pipeline/ into `out`. Returns the report."""
+    out = expand(out)
+    check(out)
+    with lock(out / LOCK, out):
+        return _demo(data, out, quick, seed, system)
+
+
+def _demo(data: str, out: Path, quick: bool, seed: int, system: System) -> Any:
     began, device = time.monotonic(), best_device()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     plain = device.type == "cpu" and not fast_bf16(device)
@@ -131,6 +147,15 @@ def demo(
         markup=False,
     )
     return report
+
+
+def check(out: Path) -> None:
+    """Raise ValueError if what a demo writes would take the place of somebody's files."""
+    check_output(out, folder=True)
+    for name in ("samples.png", "reconstructions.png"):
+        check_own(out / name, is_own)
+    check_own(out / "report.json", lambda path: is_json_of(path, ("tokenizer", "generator")))
+    check_pipeline(out / "pipeline")
 
 
 def introduction(
@@ -178,7 +203,8 @@ def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> dict[st
     used = f"; {report['held_out_usage']:.0%} of the codes occur in them" if spec.discrete else ""
     console.print(f"  held-out images come back at {report['held_out_psnr']:.2f} dB{used}")
     previews = sorted((out / "tokenizer-run" / "previews").glob("*.png"))
-    (out / "reconstructions.png").write_bytes(previews[-1].read_bytes())
+    with replacing(out / "reconstructions.png") as temporary:
+        temporary.write_bytes(previews[-1].read_bytes())
     return report
 
 

@@ -13,6 +13,7 @@ from smalti import registry
 from smalti.config import read_json
 from smalti.data.source import SCHEMES, open_source
 from smalti.data.token_cache import TokenCache
+from smalti.files import expand
 from smalti.train import checkpoint
 
 
@@ -22,7 +23,7 @@ def describe(text: str) -> dict[str, Any]:
 
     Raises ValueError if it is none of them.
     """
-    path = Path(text)
+    path = expand(text)
     if text.partition(":")[0] in SCHEMES and not path.exists():
         from smalti.advice import advice
 
@@ -109,11 +110,12 @@ def _pipeline(folder: Path) -> dict[str, Any]:
 
 def _run(folder: Path) -> dict[str, Any]:
     done = checkpoint.found(folder / "checkpoints")
-    report = folder / "report.json"
+    report, recipe = folder / "report.json", read_json(folder / "recipe.json")
+    steps = recipe.get("train", {}).get("steps")
     return {
         "kind": "run",
-        "finished": report.is_file(),
+        "finished": report.is_file() and read_json(report).get("steps") == steps,
         "last_checkpoint": done[-1].name if done else None,
         "report": read_json(report) if report.is_file() else None,
-        "recipe": read_json(folder / "recipe.json"),
+        "recipe": recipe,
     }

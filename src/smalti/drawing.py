@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from smalti.config import check_output
+from smalti.files import OTHER_KINDS, check_file, check_output, check_own, sweep
 from smalti.progress import say, show, track
 
 OUT = Path("samples.png")
@@ -110,7 +110,7 @@ def sample(
         given = {"seed": seed, "first": first, "batch": batch, "balanced": balanced, **changes}
         sample_npz(pipeline, npz, count, request, given, (device, dtype), json)
         return
-    check_output(out, folder=out.suffix.lower() != ".png")
+    check_place(out)
     pipe = load(pipeline, device, dtype)
     if like is not None:
         tag = read_tag(like, pipe.fingerprint)
@@ -215,7 +215,7 @@ def edit(
             where the device is faster in it and float32 elsewhere.
         json: Print files and settings on standard output.
     """
-    check_output(out, folder=out.suffix.lower() != ".png")
+    check_place(out)
     from smalti.editing import Extend
     from smalti.loading import load
 
@@ -252,6 +252,8 @@ def finish(
         raise ValueError(
             f"--n and --batch must be at least 1 and --first 0 or more, got {n}, {batch}, {first}"
         )
+    if out.suffix.lower() != ".png":
+        check_numbers(out, range(first, first + n))
     began = time.monotonic()
     images: list[Any] = []
     for start in track(range(0, n, batch), "drawing", scale=batch, of=n):
@@ -268,13 +270,39 @@ def finish(
         say(f"{out}: {len(images)} images in {seconds:.1f} s, {speed:.1f} per s")
 
 
+def check_place(out: Path) -> None:
+    """Raise ValueError unless pictures can be written to `out`: one PNG, or a folder of them."""
+    from smalti.pictures import is_own
+
+    if out.suffix.lower() == ".png":
+        check_file(out, ".png", is_own)
+        return
+    if out.suffix.lower() in OTHER_KINDS and not out.is_dir():
+        raise ValueError(f"{out}: pictures are written as .png, or into a folder, not {out.suffix}")
+    check_output(out, folder=True)
+
+
+def check_numbers(folder: Path, numbers: range) -> None:
+    """Raise ValueError if a picture of these numbers would take the place of somebody's file."""
+    from smalti.pictures import is_own
+
+    sweep(folder)
+    for number in numbers if folder.is_dir() else ():
+        check_own(picture(folder, number), is_own)
+
+
+def picture(folder: Path, number: int) -> Path:
+    """The file of the picture with a number."""
+    return folder / f"{number:06d}.png"
+
+
 def write(images: Sequence[Any], out: Path) -> list[Path]:
     """Write images into one PNG, under the names of their classes or prompts, or, under any other
     name, into a folder."""
     from smalti.pictures import named_grid, save_png
 
     if out.suffix.lower() != ".png":
-        files = [out / f"{image.info['smalti']['index']:06d}.png" for image in images]
+        files = [picture(out, image.info["smalti"]["index"]) for image in images]
         for image, file in zip(images, files, strict=True):
             save_png(image, file)
         return files

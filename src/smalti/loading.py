@@ -10,6 +10,7 @@ import torch
 from smalti import registry
 from smalti.arguments import in_our_words
 from smalti.config import did_you_mean, from_dict, no_such, read_json
+from smalti.files import expand
 from smalti.pipeline import Pipeline
 from smalti.settings import Sampling
 from smalti.storage import load_module
@@ -37,7 +38,7 @@ def load(
     if unknown:
         raise ValueError(_unknown(*unknown))
     device, weights = named_device(device), named_dtype(dtype)
-    folder = Path(path)
+    folder = expand(path)
     if not folder.is_dir():
         folder = download(str(path))
     if not (folder / "pipeline.json").is_file():
@@ -106,8 +107,8 @@ def download(repo: str) -> Path:
     """
     from smalti.interop import hub, kinds
 
-    if Path(repo).is_file():
-        raise ValueError(f"{repo} is a file, not a pipeline; {kinds.advice(Path(repo))}")
+    if (file := expand(repo)).is_file():
+        raise ValueError(f"{repo} is a file, not a pipeline; {kinds.advice(file)}")
     local = repo.startswith((".", "/", "~"))
     if not local and (released := hub.find(repo)):
         return hub.fetch(released)

@@ -14,7 +14,7 @@ import torch
 from tyro.conf import Positional, arg
 
 from smalti import __version__
-from smalti.config import check_output, from_dict, read_json, to_dict, write_json
+from smalti.config import from_dict, read_json, to_dict
 from smalti.data.source import SCHEMES, is_local
 from smalti.drawing import Device, Dtype, chosen
 from smalti.eval.gathered import of_reference
@@ -24,6 +24,7 @@ from smalti.eval.pipelines import asked, bits, check_judge, conditioning
 from smalti.eval.reconstructed import Reconstructed
 from smalti.eval.report import Measured, as_json, compare
 from smalti.eval.sets import ImageSet, open_set
+from smalti.files import check_file, expand, write_json
 from smalti.progress import say, show
 from smalti.recipes.base import DataConfig
 from smalti.train.parallel import named_device, named_dtype
@@ -98,11 +99,9 @@ def evaluate(
     if options.keep is not None and options.keep.suffix != ".npz":
         raise ValueError(f"--keep must name a file that ends in .npz, got {options.keep}")
     if options.out is not None:
-        check_output(options.out)
+        check_file(options.out, ".json", _is_report)
         if options.keep is not None and options.keep.with_suffix(".json") == options.out:
             raise ValueError(f"{options.out} says how {options.keep} is drawn: give another --out")
-        if options.out.exists() and not _is_report(options.out):
-            raise ValueError(f"{options.out} is no report of smalti eval: give another --out")
     report = run(subject, options, chosen(settings))
     if options.out is None:
         show(report)
@@ -159,7 +158,7 @@ def _opened(subject: str, device: torch.device, dtype: str) -> tuple[Any, Any]:
     """The subject's pipeline and its tokenizer, or its tokenizer; neither of pictures."""
     from smalti.loading import load, within
 
-    folder = Path(subject)
+    folder = expand(subject)
     if (folder / "pipeline.json").is_file() or not _is_set(subject):
         pipe = load(subject, device, dtype)
         return pipe, pipe.tokenizer
@@ -176,7 +175,7 @@ def _opened(subject: str, device: torch.device, dtype: str) -> tuple[Any, Any]:
 def _is_set(subject: str) -> bool:
     name = subject.split("@")[0].split(":")[0]
     known = subject.endswith(".npz") or name in SCHEMES
-    return known or Path(subject).exists() or is_local(subject.partition("@")[0])
+    return known or expand(subject).exists() or is_local(subject.partition("@")[0])
 
 
 def held_out(pipe: Any) -> str:
@@ -230,7 +229,7 @@ def _how(options: Options) -> How:
 
 def cache() -> Path:
     """Where statistics of references are kept."""
-    return Path(os.environ.get(CACHE, Path.home() / ".cache" / "smalti")) / "references"
+    return expand(os.environ.get(CACHE, "~/.cache/smalti")) / "references"
 
 
 def _set(pictures: ImageSet) -> dict[str, Any]:

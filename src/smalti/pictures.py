@@ -15,7 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from smalti.config import replacing
+from smalti.files import check_own, expand, replacing
+
+CHUNK = "smalti"
+"""The text chunk by which a PNG of smalti is known."""
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
@@ -140,12 +143,24 @@ def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def save_png(image: Image.Image, path: Path, metadata: Any = None) -> None:
-    """Write a PNG with `metadata` (default: the image's own) as JSON in the text chunk "smalti"."""
-    metadata = image.info.get("smalti") if metadata is None else metadata
+def save_png(image: Image.Image, path: str | Path, metadata: Any = None) -> None:
+    """Write a PNG with `metadata` (default: the image's own) as JSON in the text chunk "smalti".
+
+    Raises ValueError if there is a file `path` that smalti did not write.
+    """
+    path = expand(path)
+    check_own(path, is_own)
+    metadata = image.info.get("smalti", {}) if metadata is None else metadata
     chunk = PngInfo()
-    if metadata is not None:
-        chunk.add_text("smalti", json.dumps(metadata))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    chunk.add_text(CHUNK, json.dumps(metadata))
     with replacing(path) as temporary:
         image.save(temporary, format="PNG", pnginfo=chunk)
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a PNG that smalti wrote."""
+    try:
+        with Image.open(path) as image:
+            return image.format == "PNG" and CHUNK in image.info
+    except (OSError, ValueError, SyntaxError):
+        return False

@@ -10,7 +10,7 @@ features it learned; parts that do not match are refused.
 
 from __future__ import annotations
 
-import shutil
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from smalti.arguments import choose_number, fitting, refuse_unknown, several, whole
 from smalti.codes import Cond
-from smalti.config import replace_folder, settings_of, to_dict, write_json
+from smalti.config import settings_of, to_dict
 from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part, to_float, to_uint8
 from smalti.engine import stream
 from smalti.engine.step import Known, Step
+from smalti.files import check_folder, expand, filling, remove_files, write_json
 from smalti.finite import require_finite_weights
 from smalti.models.generator import Generator
 from smalti.pictures import to_pil
@@ -35,7 +36,7 @@ from smalti.registry import name_of
 from smalti.request import Asked, Part, parts, prompted
 from smalti.sampling.noise import Noise
 from smalti.settings import Sampling
-from smalti.storage import fingerprint, save_module
+from smalti.storage import FILES, check_module, fingerprint, write_module
 from smalti.text.prompts import warn_of_long
 from smalti.train.parallel import cast, is_dtype, named_device, named_dtype
 
@@ -415,33 +416,35 @@ class Pipeline:
         return self.info["fingerprint"]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the pipeline's folder, complete or not at all.
+        """Write the pipeline's folder: a new or empty one, or that of another pipeline, of which
+        smalti's files are replaced and all others stay.
 
-        Raises ValueError naming the weights if some are NaN or infinite.
+        Raises ValueError, naming what is there, for a folder of something else, and naming the
+        weights if some are NaN or infinite.
         """
-        folder = Path(folder)
+        folder = expand(folder)
+        check_pipeline(folder)
         for part in (self.tokenizer, self.text, self.model):
             if part is not None:  # before anything is written
                 require_finite_weights(part.state_dict(), f"{folder} is not written")
-        temporary = folder.with_name(folder.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        mark = save_module(self.tokenizer, temporary / "tokenizer")
-        text = None if self.text is None else save_module(self.text, temporary / "text")
-        model = save_module(self.model, temporary / "model", tokenizer=mark, text=text)
-        told = ("source", "holdout", "files", "credit", "init")
-        kept = {k: v for k, v in self.info.items() if k in told}
-        write_json(
-            temporary / "pipeline.json",
-            {
-                "format": 1,
-                "fingerprint": "-".join(m for m in (mark, model, text) if m is not None),
-                "classes": self.classes,
-                "sampling": to_dict(self.sampling),
-                **kept,
-            },
-        )
-        replace_folder(temporary, folder)
+        with filling(folder) as temporary:
+            mark = write_module(self.tokenizer, temporary / "tokenizer")
+            text = None if self.text is None else write_module(self.text, temporary / "text")
+            model = write_module(self.model, temporary / "model", tokenizer=mark, text=text)
+            told = ("source", "holdout", "files", "credit", "init")
+            kept = {k: v for k, v in self.info.items() if k in told}
+            write_json(
+                temporary / "pipeline.json",
+                {
+                    "format": 1,
+                    "fingerprint": "-".join(m for m in (mark, model, text) if m is not None),
+                    "classes": self.classes,
+                    "sampling": to_dict(self.sampling),
+                    **kept,
+                },
+            )
+        if text is None:  # of the pipeline that was there before
+            remove_files(folder / "text", *map(re.escape, FILES))
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
         """Upload the pipeline to the Hugging Face hub and return its address."""
@@ -454,6 +457,13 @@ class Pipeline:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "pipeline")
             return str(api.upload_folder(repo_id=repo, folder_path=Path(folder) / "pipeline"))
+
+
+def check_pipeline(folder: Path) -> None:
+    """Raise ValueError, naming what is there, unless a pipeline may be written to the folder."""
+    check_folder(folder, "pipeline.json", ("format", "sampling"), "a pipeline")
+    for part in ("tokenizer", "model", "text"):
+        check_module(folder / part)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from smalti.config import did_you_mean, replacing
+from smalti.config import did_you_mean
 from smalti.eval.scaling import Law, frontier
+from smalti.files import check_own, is_json_of, replacing
+from smalti.pictures import CHUNK, is_own
 from smalti.train.log import read_metrics
 
 COLUMNS = 3
@@ -208,6 +210,13 @@ def _figure(panels: int) -> tuple[Any, list[Any]]:
     return figure, axes[:panels]
 
 
+def is_plot(path: Path) -> bool:
+    """Whether smalti drew a plot: it says so, or its report is beside it."""
+    return is_own(path) or is_json_of(path.with_suffix(".json"), ("versions",))
+
+
 def _save(figure: Any, out: Path) -> None:
+    check_own(out, is_plot)
     with replacing(out) as temporary:
-        figure.savefig(temporary, format="png")  # agg is what writes a figure's PNG
+        # agg is what writes a figure's PNG
+        figure.savefig(temporary, format="png", metadata={CHUNK: '{"plot": true}'})

@@ -9,7 +9,6 @@ many processes drew it and however often they were stopped. H and W pixels.
 from __future__ import annotations
 
 import os
-import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,25 @@ import torch
 
 from smalti import __version__
 from smalti.arguments import whole
-from smalti.config import read_json, replacing, to_dict, write_json
+from smalti.config import read_json, to_dict
+from smalti.files import (
+    LOCK,
+    SETTINGS,
+    begin_parts,
+    check_own,
+    expand,
+    is_json_of,
+    remove_files,
+    replacing,
+    write_json,
+)
 from smalti.pipeline import Pipeline
 from smalti.progress import track
 from smalti.request import Asked
-from smalti.train.parallel import World, wait
+from smalti.train.parallel import World, locked, on_main, wait
+
+PART = r"\d{9}\.rgb"
+"""Names of parts."""
 
 
 def draw_npz(
@@ -46,10 +59,10 @@ def draw_npz(
     many images of each. The file holds arr_0, uint8 (count, H, W, 3), and for classes arr_1, int64
     (count,); the .json file beside it says how they were drawn. Until it is there parts wait in the
     folder `out`.parts. Called by all processes of `world`.
-    Raises ValueError for numbers that cannot be, and if a file or parts of other settings are
-    there; KeyboardInterrupt says how many images there are.
+    Raises ValueError for numbers that cannot be, if a file or parts of other settings are there,
+    and while another process draws the file; KeyboardInterrupt says how many images there are.
     """
-    asked, world = pipe.asked(**request), world or World(0, 1, pipe.device)
+    out, asked, world = expand(out), pipe.asked(**request), world or World(0, 1, pipe.device)
     _check(out, len(asked), count, first, batch, balanced)
     numbers = {"count": count, "seed": seed, "first": first, "batch": batch}
     numbers = {name: whole(value, name) for name, value in numbers.items()}
@@ -58,9 +71,24 @@ def draw_npz(
     parts = Parts(out.with_name(out.name + ".parts"), count, batch, height, width)
     if _finished(out, parts.folder, settings):
         return 0
-    if world.main:
-        parts.begin(settings)
-    wait(world)
+    with locked(world, out.with_name(f".{out.name}{LOCK}"), out):
+        labels = [a["class"] for a in asked if "class" in a]
+        turns = [labels[(first + i) % len(labels)] for i in range(count)] if labels else []
+        return _drawn(pipe, out, parts, settings, turns, world, **request, **sampling)
+
+
+def _drawn(
+    pipe: Pipeline,
+    out: Path,
+    parts: Parts,
+    settings: dict[str, Any],
+    labels: list[int],
+    world: World,
+    **given: Any,
+) -> int:
+    """Draw the parts that are missing, join all, and return how many images were drawn."""
+    count, batch, first = parts.count, parts.batch, settings["first"]
+    on_main(world, lambda: begin_parts(parts.folder, settings, PART, "parts of a drawing"))
     missing = [start for start in range(0, count, batch) if not parts.has(start)]
     wait(world)  # nobody draws before all have looked
     mine, ours = missing[world.rank :: world.size], sum(map(parts.length, missing))
@@ -69,16 +97,14 @@ def draw_npz(
             track(mine, "drawing", scale=batch * world.size, of=ours) if world.main else mine
         ):
             n = parts.length(start)
-            at = {"n": n, "first": first + start, "seed": seed, "batch": n}
-            images = pipe(**request, **at, **sampling)
+            at = {"n": n, "first": first + start, "seed": settings["seed"], "batch": n}
+            images = pipe(**given, **at)
             parts.write(start, np.stack([np.asarray(image) for image in images]))
         wait(world)
         if world.main:
-            labels = [a["class"] for a in asked if "class" in a]
-            turns = [labels[(first + i) % len(labels)] for i in range(count)] if labels else []
-            _join(parts, turns, out)
-            write_json(out.with_suffix(".json"), settings)
-            shutil.rmtree(parts.folder)
+            write_json(out.with_suffix(".json"), settings)  # first: by it the other one is known
+            _join(parts, labels, out)
+            remove_files(parts.folder, PART, SETTINGS)
     except KeyboardInterrupt:
         have = sum(parts.length(s) for s in range(0, count, batch) if parts.has(s))
         raise KeyboardInterrupt(
@@ -123,17 +149,20 @@ def _told(pipe: Pipeline, asked: list[Asked], changes: dict[str, Any]) -> dict[s
     }
 
 
+def is_own(out: Path) -> bool:
+    """Whether the .json file beside an .npz file says that smalti drew it."""
+    return is_json_of(out.with_suffix(".json"), ("pipeline", "count"))
+
+
 def _finished(out: Path, folder: Path, settings: dict[str, Any]) -> bool:
     """Whether `out` is there. Raises ValueError if it, or what there is of it in `folder`, has
-    other settings."""
-    begun = folder / "settings.json"
-    told = begun if begun.is_file() else out.with_suffix(".json")
-    if not begun.is_file() and not out.exists():
-        if told.exists() and "pipeline" not in read_json(told):
-            raise ValueError(f"{told} is there and says something else: give another name")
+    other settings, and for files of something else."""
+    beside, begun = out.with_suffix(".json"), folder / SETTINGS
+    for path in (out, beside):
+        check_own(path, lambda _: is_own(out))
+    told = begun if begun.is_file() else beside
+    if told is beside and not out.exists():
         return False
-    if not told.is_file():
-        raise ValueError(f"{out} is there and not of smalti: give another name, or remove it")
     have, wanted = _flat(read_json(told)), _flat(settings)
     for name in sorted(have.keys() | wanted.keys()):
         old, new = have.get(name), wanted.get(name)
@@ -143,7 +172,7 @@ def _finished(out: Path, folder: Path, settings: dict[str, Any]) -> bool:
                 f"{where} was drawn with {name} {_short(old)}, now it is {_short(new)}: "
                 "give the same settings or another name, or remove it"
             )
-    return told is not begun
+    return told is beside
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -166,13 +195,6 @@ class Parts:
     batch: int
     height: int
     width: int
-
-    def begin(self, settings: dict[str, Any]) -> None:
-        """Make the folder, or keep what is in it. Without settings it is one half removed."""
-        if not (self.folder / "settings.json").is_file():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            write_json(self.folder / "settings.json", settings)
 
     def length(self, start: int) -> int:
         """The number of images of the part that begins with number `start`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import fields
@@ -16,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smalti import registry
-from smalti.config import from_dict, no_such, read_json, replace_folder, to_dict, write_json
+from smalti.config import from_dict, no_such, read_json, to_dict
+from smalti.files import check_folder, filling, write_json
 from smalti.finite import require_finite_weights
 from smalti.models.generator import Generator
 from smalti.tensorfile import write_tensors
@@ -54,25 +54,38 @@ def identity(module: nn.Module) -> dict[str, Any]:
     }
 
 
+FILES = ("config.json", "model.safetensors")
+"""What the folder of a module holds."""
+
+
+def check_module(folder: Path) -> None:
+    """Raise ValueError, naming what is there, unless a module may be written to the folder: it is
+    new, empty, or a module's already."""
+    check_folder(folder, FILES[0], ("type", "config", "fingerprint"), "a tokenizer or a model")
+
+
 def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
     """Write a module and return its fingerprint; `extra` goes into config.json.
 
-    The folder is complete or not there: it is made under another name and renamed. Raises OSError
-    naming the file, on a full disk for example, and ValueError naming the weights that are NaN or
-    infinite, of which nothing is written.
+    A new folder is complete or not there. In that of another module the two files are replaced, and
+    what else it holds stays. Raises ValueError for a folder of something else and for weights
+    that are NaN or infinite, and OSError naming the file, on a full disk for example.
     """
+    check_module(folder)
     require_finite_weights(module.state_dict(), f"{folder} is not written")
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    weights = folder / "model.safetensors"
+    with filling(folder) as temporary:
+        return write_module(module, temporary, **extra)
+
+
+def write_module(module: nn.Module, folder: Path, **extra: Any) -> str:
+    """Write the files of a module into a folder that is being made, and return its fingerprint."""
+    known, weights = identity(module), folder / FILES[1]
+    folder.mkdir(exist_ok=True)
     try:
-        write_tensors(temporary / weights.name, module.state_dict())
+        write_tensors(weights, module.state_dict())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(weights)) from error
-    known = identity(module)
-    write_json(temporary / "config.json", known | extra)
-    replace_folder(temporary, folder)
+    write_json(folder / FILES[0], known | extra)
     return known["fingerprint"]
 
 

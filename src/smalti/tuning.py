@@ -22,7 +22,7 @@ from tyro.conf import Positional, arg
 
 from smalti import __version__
 from smalti.arguments import choose
-from smalti.config import check_output, read_json, to_dict, write_json, written
+from smalti.config import read_json, to_dict, written
 from smalti.drawing import Device, Dtype
 from smalti.eval.frechet import distance
 from smalti.eval.gathered import Gathered, gather, of_reference
@@ -32,6 +32,7 @@ from smalti.eval.report import counted
 from smalti.eval.scores import inception_score, precision_recall
 from smalti.eval.sets import ImageSet, open_set
 from smalti.eval.wavelet import packets
+from smalti.files import LOCK, check_output, check_own, expand, is_json_of, lock, write_json
 from smalti.measuring import cache, held_out, share_of
 from smalti.progress import say, show, track
 
@@ -245,14 +246,18 @@ def tune(
         json: Print the report on standard output.
     """
     from smalti.loading import load
+    from smalti.plotting import is_plot
 
     check_output(out, folder=True)
+    check_own(out / "tune.json", lambda path: is_json_of(path, ("format", "rows")))
+    check_own(out / "tune.png", is_plot)
     pipe = load(pipeline, device, dtype)
-    if write and not (Path(pipeline) / "pipeline.json").is_file():
+    if write and not (expand(pipeline) / "pipeline.json").is_file():
         raise ValueError(f"--write is for a pipeline in a folder, got {pipeline}")
-    report = search_of(pipe, search, reference, out, inception)
+    with lock(out / LOCK, out):
+        report = search_of(pipe, search, reference, out, inception)
     if write:
-        path = Path(pipeline) / "pipeline.json"
+        path = expand(pipeline) / "pipeline.json"
         told = read_json(path)
         write_json(path, told | {"sampling": told["sampling"] | report["best"]["settings"]})
     if json:

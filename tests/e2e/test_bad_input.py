@@ -21,6 +21,7 @@ from smalti import load
 from smalti.cli import main
 from smalti.data.loader import Images
 from smalti.data.token_cache import TokenCache
+from smalti.encoding import Parts
 from smalti.models import llamagen
 from smalti.pipeline import Pipeline
 from smalti.registry import MODELS
@@ -136,13 +137,13 @@ def test_a_run_dies_when_nothing_is_left(pipeline, tmp_path, capsys, command):
     source, out = f"folder:{folder}", tmp_path / "out"
     arguments = {
         "train": ["train", "emoji_vqgan", "--out", out, *TOKENIZER, "--data.source", source],
-        "encode": ["encode", source, "--tokenizer", pipeline, "--out", out],
+        "encode": ["encode", source, "--tokenizer", pipeline, "--out", tmp_path / "out.arrow"],
     }[command]
     capsys.readouterr()
     assert run(*arguments) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "nothing is left to use; skipped 1 that cannot be used: cut.png" in line
-    assert command == "train" or not out.exists()
+    assert command == "train" or [p.name for p in tmp_path.iterdir()] == ["pictures"]
 
 
 def test_nothing_held_out_is_said(tmp_path, capsys):
@@ -342,10 +343,13 @@ def test_a_full_disk_leaves_what_was_there(pipeline, tmp_path, capsys):
     }
     for name, command in commands.items():
         out = tmp_path / name
-        out.write_text("precious")
         with full_disk():
             line = mistake(capsys, *command, "--out", out)
         assert line == f"smalti {command[0]}: {out}: File too large"
+        assert not out.exists()
+        out.write_text("precious")
+        line = mistake(capsys, *command, "--out", out)
+        assert f"{out} exists and is not of smalti: give another name" in line
         assert out.read_text() == "precious"
     assert {p.name for p in tmp_path.iterdir()} == set(commands)
 
@@ -406,20 +410,36 @@ def test_ctrl_c_in_training(tmp_path):
     assert checkpoint.load(newest)["step"] == int(newest.name.removeprefix("step-"))
 
 
-def test_ctrl_c_while_encoding(pipeline, tmp_path, capsys):
-    out = tmp_path / "codes.arrow"
+def test_ctrl_c_while_encoding(pipeline, tmp_path, monkeypatch, capsys):
+    """Nothing stays behind where too little was encoded to go on with; else parts do."""
+    out, parts = tmp_path / "codes.arrow", tmp_path / "codes.arrow.parts"
+    command = ["encode", "shapes:50000", "--tokenizer", pipeline, "--out", out]
+    fill = Parts.fill
+
+    def pressed(self, coder, left, step):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Parts, "fill", pressed)
+    assert run(*command) == 130
+    assert capsys.readouterr().err == "stopped; nothing was written\n"
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(Parts, "fill", fill)
+    monkeypatch.setattr("smalti.encoding.EVERY", 0.0)
 
     def press():
-        while not out.with_name("codes.arrow.tmp").exists():
+        while len(list(parts.glob("*.arrow"))) < 3:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=press)
     thread.start()
-    assert run("encode", "shapes:50000", "--tokenizer", pipeline, "--out", out) == 130
+    assert run(*command) == 130
     thread.join()
-    assert capsys.readouterr().err == "stopped; nothing was written\n"
-    assert not list(tmp_path.iterdir())
+    last = max(int(p.stem.split("-")[1]) for p in parts.glob("*.arrow"))
+    assert capsys.readouterr().err == (
+        f"stopped; {last} of 50000 images are encoded, the same command goes on with the rest\n"
+    )
+    assert [p.name for p in tmp_path.iterdir()] == [parts.name]
 
 
 def test_ctrl_c_while_drawing(pipeline, tmp_path, monkeypatch, capsys):

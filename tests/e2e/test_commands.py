@@ -54,6 +54,7 @@ def told(capsys, *arguments) -> dict:
 def test_what_training_leaves_behind(work):
     assert {p.name for p in (work / "t").iterdir()} == {
         "recipe.json",
+        "data.parquet",
         "metrics.jsonl",
         "checkpoints",
         "previews",
@@ -248,8 +249,8 @@ def test_a_mistake_is_exit_code_2_and_one_line():
         ("train emoji_vqgan --out x --data.source shape", "unknown data source 'shape'"),
         ("train emoji_llamagen --out x", "--tokenizer"),
         ("train emoji_llamagen --out x --tokenizer nowhere", "nowhere is not a folder"),
-        ("encode shapes:4 --tokenizer nowhere --out x", "nowhere is not a folder"),
-        ("encode shapes:4 --out x", "tokenizer"),
+        ("encode shapes:4 --tokenizer nowhere --out x.arrow", "nowhere is not a folder"),
+        ("encode shapes:4 --out x.arrow", "tokenizer"),
         ("info nowhere", "nowhere is neither a folder nor a hub id"),
         ("info nowhere.png", "nowhere.png is neither"),
         ("sample nowhere", "nowhere is neither a folder nor a hub id"),
@@ -297,7 +298,9 @@ def test_pictures_that_cannot_be_drawn_again(work, pipeline, tmp_path, capsys):
 def test_folders_that_are_something_else(work, tmp_path, capsys):
     assert "it has no pipeline.json" in mistake(capsys, "sample", work / "t")
     assert "is not a pipeline, a tokenizer" in mistake(capsys, "info", tmp_path)
-    line = mistake(capsys, "encode", "shapes:4", "--tokenizer", work / "g", "--out", tmp_path / "y")
+    line = mistake(
+        capsys, "encode", "shapes:4", "--tokenizer", work / "g", "--out", tmp_path / "y.arrow"
+    )
     assert "config.json" in line
     (tmp_path / "x").write_text("nothing")
     assert "not a complete token cache" in mistake(capsys, "info", tmp_path / "x")
@@ -331,8 +334,9 @@ def test_empty_folders_are_named(work, tmp_path, capsys, command):
         "train": ["train", "emoji_vqgan", *out, *TOKENIZER, "--data.source", source],
         "encode": ["encode", source, "--tokenizer", work / "t" / "tokenizer", *out],
     }
+    arguments["encode"][-1] = tmp_path / "out.arrow"
     assert "pictures holds no images" in mistake(capsys, *arguments[command])
-    assert not (tmp_path / "out").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["pictures"]
 
 
 def test_a_generator_learns_from_a_folder_without_classes(work, tmp_path):
@@ -376,10 +380,11 @@ def test_a_loss_that_is_no_number_is_one_line(work, tmp_path, capsys):
 
 
 def test_a_run_killed_while_it_claimed_its_folder(tmp_path):
-    (tmp_path / "t").mkdir()
-    (tmp_path / "t" / "recipe.json.tmp").write_text('{"da')
+    left = tmp_path / "t" / ".recipe.json.0123abcd.smalti-tmp"
+    left.parent.mkdir()
+    left.write_text('{"da')
     main(["train", "emoji_vqgan", "--out", str(tmp_path / "t"), *TOKENIZER])
-    assert not (tmp_path / "t" / "recipe.json.tmp").exists()
+    assert not left.exists()
 
 
 def test_a_mistake_does_not_occupy_the_folder(work, tmp_path, capsys):

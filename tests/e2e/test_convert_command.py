@@ -87,7 +87,7 @@ def test_a_pipeline_is_replaced_and_anything_else_is_not(files, tmp_path, capsys
     line = mistake(capsys, command(files, tmp_path / "mine", *GIVEN))
     assert "mine exists and is not a pipeline" in line
     line = mistake(capsys, command(files, tmp_path / "mine" / "x", *GIVEN))
-    assert "exists and is not a pipeline" in line
+    assert "x is a file, not a folder" in line
     assert (tmp_path / "mine" / "x").read_text() == "kept"
     mistake(capsys, command(files, tmp_path / "p", "--grid", "5"))
     assert smalti.load(tmp_path / "p").model.config.grid == (5, 5)

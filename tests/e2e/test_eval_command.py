@@ -285,9 +285,9 @@ def test_what_is_measured_is_never_written_over(work, tmp_path, capsys):
     before = (tmp_path / "a.npz").read_bytes(), (tmp_path / "b.npz").read_bytes()
     given = [tmp_path / "a.npz", "--reference", tmp_path / "b.npz", "--out"]
     for out, words in (
-        ("a.npz", "a.npz is no report of smalti eval: give another --out"),
-        ("b.npz", "b.npz is no report of smalti eval: give another --out"),
-        ("a.json", "a.json is no report of smalti eval: give another --out"),
+        ("a.npz", "a.npz must end in .json"),
+        ("b.npz", "b.npz must end in .json"),
+        ("a.json", "a.json exists and is not of smalti: give another name"),
     ):
         assert words in mistake(capsys, "eval", *given, tmp_path / out)
     assert before == ((tmp_path / "a.npz").read_bytes(), (tmp_path / "b.npz").read_bytes())

@@ -205,7 +205,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(folder, tmp_path, capsys):
     out = tmp_path / "a.npz"
     np.savez(out, arr_0=np.zeros(3))
     before = out.read_bytes()
-    assert "is there and not of smalti" in mistake(capsys, folder, "--count", 2, "--npz", out)
+    assert "exists and is not of smalti" in mistake(capsys, folder, "--count", 2, "--npz", out)
     assert out.read_bytes() == before
 
 

@@ -55,7 +55,7 @@ def refused(capsys, *arguments) -> str:
 
 
 def test_what_a_ladder_leaves_behind(ladder):
-    names = {"recipe.json", "codes.arrow", "scaling.json", "scaling.png"}
+    names = {"recipe.json", "data.parquet", "codes.arrow", "scaling.json", "scaling.png"}
     assert {p.name for p in ladder.iterdir()} == names | {f"layers-0{i}" for i in (1, 2, 3, 4)}
     report = json.loads((ladder / "scaling.json").read_text())
     sizes = report["sizes"]

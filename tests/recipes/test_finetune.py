@@ -173,8 +173,12 @@ def test_a_pipeline_that_changed_behind_a_run_is_noticed(work, tmp_path, capsys)
     Pipeline(pipe.tokenizer, pipe.model, pipe.classes).save_pretrained(init)
     line = mistake(capsys, work, tmp_path / "run", "--init", init)
     assert f"run began from {pipe.fingerprint}, but {init} is now" in line
-    line = mistake(capsys, work, tmp_path / "run")
+    pipe.info.pop("fingerprint")
+    pipe.save_pretrained(tmp_path / "other")
+    line = mistake(capsys, work, tmp_path / "run", "--init", tmp_path / "other")
     assert "holds a run of another recipe: init was" in line
+    go_on(work, tmp_path / "run")  # from what it began with, which is elsewhere too
+    assert "going on from step 12" in capsys.readouterr().err
 
 
 def test_the_tokenizer_and_codes_may_be_given_again(work, tmp_path):

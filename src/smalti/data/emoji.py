@@ -130,6 +130,9 @@ class Emoji:
     def key(self, i: int) -> str:
         return self._pictures[i].key
 
+    def size(self, i: int) -> int:
+        return self._pictures[i].path.stat().st_size
+
     def fingerprint(self) -> str:
-        sizes = (p.path.stat().st_size for p in self._pictures)
+        sizes = map(self.size, range(len(self)))
         return digest([self.classes, *zip(describe(self), sizes, strict=True)])

@@ -185,8 +185,11 @@ class Folder:
     def key(self, i: int) -> str:
         return _key(self._files[i])
 
+    def size(self, i: int) -> int:
+        return (self.root / self._files[i]).stat().st_size
+
     def fingerprint(self) -> str:
-        sizes = ((self.root / f).stat().st_size for f in self._files)
+        sizes = map(self.size, range(len(self)))
         return digest([self.classes, *zip(describe(self), sizes, strict=True)])
 
 

@@ -64,6 +64,10 @@ class Source(Protocol):
         """Stable name of example i, which decides whether it is held out; see `groups`."""
         ...
 
+    def size(self, i: int) -> int:
+        """Bytes of the file of example i; 0 where it has none of its own."""
+        ...
+
     def fingerprint(self) -> str:
         """16 hex digits over keys, labels, captions and file sizes."""
         ...

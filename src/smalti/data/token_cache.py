@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from smalti.codes import TokenSpec
-from smalti.config import from_dict, replacing, to_dict
+from smalti.config import from_dict, to_dict
 from smalti.data.source import digest, groups
 from smalti.data.stream import Stream
+from smalti.files import check_own, expand, replacing
 from smalti.text.encoders import TextEncoder
 
 META = b"smalti.token_cache"
@@ -78,7 +79,8 @@ def write_cache(
     are stored as float16. Raises ValueError if there are no rows, or for a row that does not match
     `spec`, or whose codes or features are NaN or infinite.
     """
-    path = Path(path)
+    path = expand(path)
+    check_own(path, is_own)
     meta = {
         "version": 1, "spec": to_dict(spec), "views": views, "tokenizer": tokenizer_fingerprint,
         "transform": transform, "source": source, "source_fingerprint": source_fingerprint,
@@ -109,6 +111,15 @@ def write_cache(
         file.flush()
         os.fsync(file.fileno())
     return count
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a token cache."""
+    try:
+        with pa.memory_map(str(path)) as file:
+            return META in (pa.ipc.open_file(file).schema.metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def stored(spec: TokenSpec, posterior: bool) -> tuple[int, ...]:
@@ -165,9 +176,9 @@ class TokenCache:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = expand(path)
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
             table = reader.read_all()
             table.validate(full=True)
         except (pa.ArrowException, OSError) as error:
@@ -291,6 +302,37 @@ class TokenCache:
     def keys(self, rows: np.ndarray) -> list[str]:
         """The keys of rows: what their source calls them."""
         return self._table["key"].take(pa.array(rows)).to_pylist()
+
+    def about(self) -> dict[str, Any]:
+        """What the cache says that it is of, by the names of `write_cache`, but for the source's
+        name, which may be another one of the same images."""
+        codes = self._table.schema.field("codes").type.value_type
+        return {
+            "spec": to_dict(self.spec),
+            "views": self.views,
+            "tokenizer_fingerprint": self.tokenizer,
+            "transform": self.transform,
+            "source_fingerprint": self.source_fingerprint,
+            "classes": self.classes,
+            "half": codes == pa.float16(),
+            "posterior": self.posterior,
+            "text": self.encoder,
+        }
+
+    def rows(self) -> Iterator[Row]:
+        """All rows as `write_cache` takes them, codes and features in the types they are stored
+        in."""
+        captions, keys = self.captions(), self.keys(self.indices("all"))
+        held = np.isin(self.indices("all"), self.held_out)
+        codes = (row for part in self._parts for row in part)
+        found = zip(codes, self.labels, captions, held, keys, strict=True)
+        for i, (code, label, caption, out, key) in enumerate(found):
+            text = None
+            if self.encoder is not None:
+                dim = int(self.encoder["config"]["dim"])
+                value = self._table["text"][i].values
+                text = value.to_numpy(zero_copy_only=False).reshape(-1, dim)
+            yield Row(code, int(label), caption, bool(out), key, text)
 
     def require(self, tokenizer_fingerprint: str) -> None:
         """Raise ValueError unless that tokenizer made these codes."""

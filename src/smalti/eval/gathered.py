@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from smalti.config import replacing
 from smalti.eval.bootstrap import BLOCKS, deal
 from smalti.eval.frechet import Gaussian, Moments
 from smalti.eval.metrics import METRICS, How
 from smalti.eval.sets import ImageSet
 from smalti.eval.wavelet import default_level, packets
+from smalti.files import replacing
 from smalti.progress import say
 
 ROOM = 2**30

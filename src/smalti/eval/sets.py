@@ -20,6 +20,7 @@ from smalti.data.loader import ahead
 from smalti.data.source import SCHEMES, is_local, open_source, split
 from smalti.eval import npz
 from smalti.eval.readers import Numbered, Pictures, SourcePictures, text_of
+from smalti.files import expand
 
 PARTS = ("train", "held")
 CROP, FILTER = "center", "box+bicubic"
@@ -38,7 +39,7 @@ def open_set(
     """
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    path, text = Path(given).expanduser(), str(given)
+    path, text = expand(given), str(given)
     if path.suffix == ".npz" or (path.is_file() and path.suffix != ".parquet"):
         return _open_npz(path, size)
     name, _, part = text.rpartition("@")

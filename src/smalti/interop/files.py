@@ -10,10 +10,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
+from smalti.files import contents
 from smalti.interop.pickles import files_of, sha256
-from smalti.pipeline import Pipeline
+from smalti.pipeline import Pipeline, check_pipeline
 from smalti.progress import waiting
-from smalti.storage import save_module
+from smalti.storage import check_module, save_module
 
 Dtype = Literal["stored", "float32", "bfloat16", "float16"]
 
@@ -33,8 +34,7 @@ def save_pipeline(make: Callable[[], Pipeline], out: Path, source: str, *files: 
 
     Raises ValueError if there is something else than a pipeline.
     """
-    if out.exists() and not (out / "pipeline.json").is_file():
-        raise ValueError(f"{out} exists and is not a pipeline")
+    check_pipeline(out)  # before gigabytes are read
     with waiting(f"reading {files[-1]}"):
         pipeline = make()
     pipeline.info |= {"source": source, "files": hashes(*files)}
@@ -44,8 +44,9 @@ def save_pipeline(make: Callable[[], Pipeline], out: Path, source: str, *files: 
 
 def save_tokenizer(make: Callable[[], nn.Module], out: Path, source: str, file: Path) -> None:
     """Write the tokenizer that `make` makes of a file as the new folder `out`, with its hash."""
-    if out.exists():
+    if contents(out):
         raise ValueError(f"{out} exists; a tokenizer alone needs a new folder")
+    check_module(out)
     save_module(make(), out, source=source, files=hashes(file))
 
 

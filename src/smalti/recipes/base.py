@@ -38,6 +38,9 @@ class DataConfig:
     """Mirror images: at random for a tokenizer, as a second set of codes for a generator."""
     holdout: float = 0.1
     """Share of the images kept for evaluation, the same ones in every run."""
+    on_changed: Literal["stop", "go-on"] = "stop"
+    """What a run does when its images are others than when it began: stop and say which, or go on
+    with what is there now."""
 
     def transform(self, size: int) -> Transform:
         return Transform(size, self.crop, self.flip)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from smalti import registry
 from smalti.codes import TokenSpec
 from smalti.config import read_json
+from smalti.files import expand
 from smalti.loading import download, load
 from smalti.pipeline import Pipeline
 from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
@@ -56,7 +57,7 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
 
 def same_but_for_size(recipe: GeneratorRecipe, tokenizer: Any) -> Any:
     """The recipe's tokenizer, which must be the pipeline's, perhaps for images of another size."""
-    other, _ = load_module(tokenizer_folder(Path(recipe.tokenizer)), registry.TOKENIZERS)
+    other, _ = load_module(tokenizer_folder(expand(recipe.tokenizer)), registry.TOKENIZERS)
     sized = copy.copy(tokenizer)
     if type(other.config) is type(tokenizer.config):
         sizes = [f.name for f in fields(other.config) if f.name in ("size", "scales")]
@@ -77,7 +78,7 @@ def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> Any:
     Raises ValueError if there is none, if it is of another kind than the recipe's, or if the run
     began from another.
     """
-    folder = Path(recipe.init)
+    folder = expand(recipe.init)
     folder = tokenizer_folder(folder if folder.is_dir() else download(recipe.init))
     model, _ = load_module(folder, registry.TOKENIZERS)
     if type(model.config) is not type(recipe.model):
@@ -142,7 +143,8 @@ def built(config: Any, among: dict[str, registry.Entry], weights: dict[str, Tens
 def require_same(out: Path, init: str, mark: str) -> None:
     """Raise ValueError if the run in `out` began from something else than `mark`."""
     path = out / "init.json"
-    if path.is_file() and (begun := read_json(path)["fingerprint"]) != mark:
+    begun = read_json(path).get("fingerprint", mark) if path.is_file() else mark
+    if begun != mark:
         raise ValueError(
             f"{out} began from {begun}, but {init} is now {mark}. Bring the old one back, or give "
             "another --out"

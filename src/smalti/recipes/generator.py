@@ -12,18 +12,20 @@ from torch import Tensor
 
 from smalti import registry
 from smalti.codes import Reads
-from smalti.data.source import open_source, require_captions, require_labels
+from smalti.data.source import Source, open_source, require_captions, require_labels
 from smalti.data.token_cache import CodeBatches, TokenCache
 from smalti.encoding import encode
 from smalti.engine import stream
 from smalti.eval.codebook import histograms, unigram_bits
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
+from smalti.files import expand
 from smalti.pictures import named_grid, save_png, to_pil
-from smalti.pipeline import Pipeline
+from smalti.pipeline import Pipeline, check_pipeline
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.recipes.finetune import adapted, built, open_pipeline, share
+from smalti.recipes.run_data import check_codes_of, check_data
 from smalti.recipes.run_folder import claim, finish, without_held_out
 from smalti.recipes.tokenizer import spread
 from smalti.sampling import orders
@@ -32,7 +34,7 @@ from smalti.storage import fingerprint, load_module, tokenizer_folder
 from smalti.text.encoders import condition
 from smalti.train.lora import merge
 from smalti.train.objectives import LikelihoodConfig
-from smalti.train.parallel import Precision, World, autocast
+from smalti.train.parallel import Precision, World, autocast, on_main, wait
 from smalti.train.trainer import Trainer
 
 
@@ -68,6 +70,7 @@ def train_generator(
     recipe: GeneratorRecipe, out: Path, world: World, note: str = ""
 ) -> dict[str, Any]:
     """Train a generator on codes; `out`/pipeline is what `smalti sample` takes."""
+    on_main(world, lambda: check_pipeline(out / "pipeline"))
     parts = open_parts(recipe, out, world)
     pipeline, model, learned = parts.pipeline, parts.pipeline.model, parts.learned
     held_out, seed = parts.held_out(recipe), recipe.train.seed
@@ -102,7 +105,9 @@ def train_generator(
         evaluate=evaluate,
         preview=preview,
     )
-    claim(out, recipe, world, parts.begun)
+    cache, own = parts.cache, not recipe.codes
+    codes = "" if own else cache.fingerprint()
+    claim(out, recipe, world, fingerprint=parts.begun, tokenizer=cache.tokenizer, codes=codes)
     if note and world.main:
         say(note)
     if parts.begun and world.main:
@@ -208,7 +213,7 @@ def open_tokenizer(recipe: GeneratorRecipe, world: World) -> Any:
     """The recipe's tokenizer, on the device of the run."""
     if not recipe.tokenizer:
         raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
-    folder = tokenizer_folder(Path(recipe.tokenizer))
+    folder = tokenizer_folder(expand(recipe.tokenizer))
     return load_module(folder, registry.TOKENIZERS, world.device)[0]
 
 
@@ -253,24 +258,34 @@ def open_codes(
 ) -> TokenCache:
     """The recipe's token cache; made in the run's folder where the recipe names none."""
     frozen = encoder if encoder is not None and not encoder.learned else None
-    path = Path(recipe.codes) if recipe.codes else out / "codes.arrow"
+    path = expand(recipe.codes) if recipe.codes else out / "codes.arrow"
     if not recipe.codes:
         source = open_source(recipe.data.source)  # its mistakes before the run's folder exists
         if encoder is not None:
             require_captions(source)
         elif not path.exists():  # a run that began before this was asked goes on
             require_labels(source)
-        claim(out, recipe, world)
-        if not path.exists() and world.main:
+        on_main(world, lambda: check_data(out, source, recipe.data, classes=encoder is None))
+        claim(out, recipe, world, source)
+        if world.main and not holds(path, source):
             transform = recipe.data.transform(tokenizer.config.size[0])
             share, device = recipe.data.holdout, world.device
-            encode(source, tokenizer, transform, path, share, device=device, text=frozen)
+            encode(
+                source,
+                tokenizer,
+                transform,
+                path,
+                share,
+                device=device,
+                text=frozen,
+                replace=True,
+            )
             if frozen is not None:
                 frozen.release()
-    if world.size > 1:
-        torch.distributed.barrier()
+    wait(world)
     cache = TokenCache(path)
     cache.require(fingerprint(tokenizer))
+    on_main(world, lambda: check_codes_of(out, cache, recipe))
     if encoder is not None:
         cache.require_captions()
     elif world.main and recipe.codes and not (cache.labels >= 0).any():
@@ -278,6 +293,11 @@ def open_codes(
     if frozen is not None:
         cache.require_text(fingerprint(frozen))
     return cache
+
+
+def holds(path: Path, source: Source) -> bool:
+    """Whether the codes of a run are there, and of what its source holds now."""
+    return path.exists() and TokenCache(path).source_fingerprint == source.fingerprint()
 
 
 def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from smalti import __version__
-from smalti.config import write_json
 from smalti.data.token_cache import TokenCache
 from smalti.eval import scaling
+from smalti.files import LOCK, write_json
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe
 from smalti.recipes.generator import (
@@ -40,7 +40,7 @@ from smalti.recipes.generator import (
 from smalti.recipes.run import train_among
 from smalti.recipes.run_folder import check, claim
 from smalti.train.log import read_metrics
-from smalti.train.parallel import World, blocks, start, stop
+from smalti.train.parallel import World, blocks, locked, on_main, start, stop
 
 FEWEST = scaling.needed(floor=False) + 1
 """Sizes of a ladder: what a power law takes, and one to predict."""
@@ -118,19 +118,32 @@ def climb(
     rungs = {layers: rung(recipe, layers) for layers in sizes}  # mistakes before any work
     world = start(recipe.train.device)  # once: processes that have parted cannot join again
     try:
-        cache = _opened(recipe, out, world)
-        if note and world.main:
-            say(note)
-        measured = list[dict[str, Any]]()
-        for layers, one in rungs.items():
-            one, run = replace(one, codes=str(cache.path)), out / f"layers-{layers:02d}"
-            if world.main:
-                say(f"{layers} layers, width {sized(recipe.model, layers).dim}: {run}")
-            train_among(one, run, world)
-            if world.main:
-                measured.append(measure(one, run, world.device))
+        on_main(world, lambda: check(out, recipe))
+        with locked(world, out / LOCK, out):
+            return _climbed(recipe, rungs, out, world, note)
     finally:
         stop()
+
+
+def _climbed(
+    recipe: GeneratorRecipe,
+    rungs: dict[int, GeneratorRecipe],
+    out: Path,
+    world: World,
+    note: str,
+) -> dict[str, Any]:
+    """Train each size, measure it, and fit."""
+    cache = _opened(recipe, out, world)
+    if note and world.main:
+        say(note)
+    measured = list[dict[str, Any]]()
+    for layers, one in rungs.items():
+        one, run = replace(one, codes=str(cache.path)), out / f"layers-{layers:02d}"
+        if world.main:
+            say(f"{layers} layers, width {sized(recipe.model, layers).dim}: {run}")
+        train_among(one, run, world)
+        if world.main:
+            measured.append(measure(one, run, world.device))
     if not world.main:
         return {}
     report = _about(recipe, cache) | {
@@ -144,8 +157,6 @@ def climb(
 
 def _opened(recipe: GeneratorRecipe, out: Path, world: World) -> TokenCache:
     """Claim the folder, and make the codes if the recipe names none."""
-    if world.main:
-        check(out, recipe)
     tokenizer = open_tokenizer(recipe, world)
     fitted(recipe.model, tokenizer, 1, None)
     cache = open_codes(recipe, out, tokenizer, open_encoder(recipe, None), world)

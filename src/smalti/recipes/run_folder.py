@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from smalti.config import check_output, read_json, to_dict, write_json
+from smalti.config import read_json, to_dict
 from smalti.data import skipped
 from smalti.data.source import Source
+from smalti.files import check_folder, check_output, sweep, write_json
 from smalti.progress import say
 from smalti.recipes.base import Recipe
+from smalti.recipes.run_data import note, same_content
+from smalti.train import checkpoint
 from smalti.train.parallel import World
 
 LATER = (
@@ -26,8 +29,17 @@ LATER = (
     "guard.on_nan",
     "guard.spike",
     "guard.on_spike",
+    "data.on_changed",
 )
-"""Fields of the training configuration that a resumed run may change."""
+"""Fields, those of the training configuration without its name, that a resumed run may change."""
+SCHEDULES = (
+    "steps",
+    "optim.warmup",
+    "objective.random_until",
+    "objective.random_end",
+    "objective.codebook.warmup",
+)
+"""Fields that a run which goes on longer may change: its steps, and what follows from them."""
 
 
 def check(out: Path, recipe: Recipe) -> None:
@@ -35,24 +47,52 @@ def check(out: Path, recipe: Recipe) -> None:
     check_output(out, folder=True)
     path, mine = out / "recipe.json", to_dict(recipe)
     if path.is_file():
-        for name, old, new in differences(filled(read_json(path), recipe), mine):
-            if name.removeprefix("train.") not in LATER:
+        found = differences(filled(read_json(path), recipe), mine)
+        allowed = (*LATER, *SCHEDULES) if any(n == "train.steps" for n, *_ in found) else LATER
+        for name, old, new in found:
+            elsewhere = old and new and same_content(out, name, recipe)
+            if name.removeprefix("train.") not in allowed and not elsewhere:
                 raise ValueError(
                     f"{out} holds a run of another recipe: {name} was {old!r}, now {new!r}. Give "
                     "another --out, or remove the folder to start over"
                 )
-    elif out.exists() and any(p.name != "recipe.json.tmp" for p in out.iterdir()):
-        raise ValueError(f"{out} exists and is not a run; give another --out")
+        done = checkpoint.found(out / "checkpoints")
+        if done and (steps := int(done[-1].name.removeprefix("step-"))) > recipe.train.steps:
+            raise ValueError(
+                f"the run in {out} has done {steps} steps: train.steps must be at least that, "
+                f"got {recipe.train.steps}"
+            )
+    check_folder(out, "recipe.json", ("train",), "a run")
 
 
-def claim(out: Path, recipe: Recipe, world: World, begun: str = "") -> None:
-    """Write the recipe, and the fingerprint of what the run begins from, into the run's folder,
-    once nothing but the work itself can fail."""
+def say_longer(out: Path, recipe: Recipe) -> None:
+    """Say so if a run is to have another number of steps than it began with."""
+    path = out / "recipe.json"
+    before = read_json(path)["train"]["steps"] if path.is_file() else recipe.train.steps
+    if before != recipe.train.steps:
+        say(
+            f"{out} goes on to step {recipe.train.steps} instead of {before}: its schedules are "
+            f"those of a run of {recipe.train.steps} steps from here on"
+        )
+
+
+def claim(
+    out: Path,
+    recipe: Recipe,
+    world: World,
+    source: Source | None = None,
+    **begun: str,
+) -> None:
+    """Write the recipe, what the source holds and the fingerprints of what else the run begins
+    from into its folder, once nothing but the work itself can fail."""
     if world.main:
         out.mkdir(parents=True, exist_ok=True)
+        sweep(out)
         write_json(out / "recipe.json", to_dict(recipe))
-        if begun:
-            write_json(out / "init.json", {"init": recipe.init, "fingerprint": begun})
+        if source is not None:
+            note(out, source)
+        if begun := {name: mark for name, mark in begun.items() if mark}:
+            write_json(out / "init.json", {"init": recipe.init, **begun})
 
 
 def filled(told: Any, config: Any) -> Any:

@@ -19,9 +19,10 @@ from smalti.pictures import grid, save_png, to_pil
 from smalti.progress import say
 from smalti.recipes.base import TokenizerRecipe
 from smalti.recipes.finetune import open_tokenizer
+from smalti.recipes.run_data import check_data
 from smalti.recipes.run_folder import claim, finish, without_held_out
-from smalti.storage import fingerprint, save_module
-from smalti.train.parallel import World
+from smalti.storage import check_module, fingerprint, save_module
+from smalti.train.parallel import World, on_main
 from smalti.train.trainer import Trainer
 
 
@@ -30,6 +31,8 @@ def train_tokenizer(
 ) -> dict[str, Any]:
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
     source = open_source(recipe.data.source)
+    on_main(world, lambda: check_data(out, source, recipe.data, classes=False))
+    on_main(world, lambda: check_module(out / "tokenizer"))
     known = tell(source) if world.main else 0
     begun = open_tokenizer(recipe, out) if recipe.init else None
     shape = begun.config if begun else recipe.model
@@ -68,7 +71,7 @@ def train_tokenizer(
         evaluate=evaluate,
         preview=preview,
     )
-    claim(out, recipe, world, mark)
+    claim(out, recipe, world, source, fingerprint=mark)
     if note and world.main:
         say(note)
     if recipe.objective.gan_weight and recipe.objective.gan_start >= config.steps and world.main:

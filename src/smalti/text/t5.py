@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from smalti.files import expand
 from smalti.text.clean import clean
 from smalti.text.encoders import PADDING
 from smalti.train.parallel import fast_bf16
@@ -105,15 +106,16 @@ def config_of(model: str, clean: bool = False) -> T5Config:
     if model == "t5":
         return T5Config(clean=clean)
     with _named(model) as transformers:
-        found = transformers.AutoConfig.from_pretrained(model)
+        found = transformers.AutoConfig.from_pretrained(str(expand(model)))
         return T5Config(model, dim=found.d_model, clean=clean)
 
 
 def load(config: T5Config) -> Parts:
     """Tokenizer and encoder of a T5 from the hub or a folder."""
     with _named(config.model) as transformers:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(config.model)
-        model = transformers.T5EncoderModel.from_pretrained(config.model)
+        where = str(expand(config.model))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where)
+        model = transformers.T5EncoderModel.from_pretrained(where)
     if model.config.d_model != config.dim:
         raise ValueError(
             f"{config.model} has features of width {model.config.d_model}, got dim {config.dim}"

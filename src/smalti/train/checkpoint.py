@@ -23,9 +23,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch import distributed as dist
 
+from smalti.files import remove_files, settle
 from smalti.tensorfile import write_tensors
 
 _NAME = re.compile(r"step-(\d{8})")
+_LEFT = re.compile(r"\.step-\d{8}\.smalti-tmp")
+"""Names of what is being written, or was when a run was killed: the same on all processes."""
+_FILES = (r"state\.json", r"state\.safetensors", r"shard-\d+-model-\d+-of-\d+\.safetensors")
+"""What a checkpoint holds; anything else in its folder stays."""
 
 
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -121,7 +126,7 @@ def save_sharded(folder: Path, step: int, state: dict[str, Any], keep: int) -> N
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
     main = not dist.is_initialized() or dist.get_rank() == 0
-    temporary = folder / f"step-{step:08d}.tmp"
+    temporary = _temporary(folder, step)
     try:
         if main:
             _begin(folder, step)
@@ -144,26 +149,31 @@ def _barrier() -> None:
 
 def _begin(folder: Path, step: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("step-*.tmp"):  # of a crash
-        shutil.rmtree(left, ignore_errors=True)
-    temporary = folder / f"step-{step:08d}.tmp"
+    for left in folder.iterdir():
+        if _LEFT.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = _temporary(folder, step)
     temporary.mkdir()
     return temporary
+
+
+def _temporary(folder: Path, step: int) -> Path:
+    return folder / f".step-{step:08d}.smalti-tmp"
 
 
 def _finish(folder: Path, step: int, skeleton: Any, keep: int) -> Path:
     """Give a written checkpoint its name and remove the oldest."""
     target = folder / f"step-{step:08d}"
-    temporary = folder / f"{target.name}.tmp"
+    temporary = _temporary(folder, step)
     (temporary / "state.json").write_text(json.dumps(skeleton))
     for path in temporary.iterdir():
         _flush(path)
     _flush(temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
+    remove_files(target, *_FILES)
+    settle(temporary, target)
     _flush(folder)
     for old in found(folder)[:-keep] if keep else []:
-        shutil.rmtree(old)
+        remove_files(old, *_FILES)
     return target
 
 
@@ -179,7 +189,7 @@ def _flush(path: Path) -> None:
 def _failed(folder: Path, step: int, error: BaseException, main: bool = True) -> OSError:
     """The error for the user; what was written so far gives its space back."""
     if main:
-        shutil.rmtree(folder / f"step-{step:08d}.tmp", ignore_errors=True)
+        shutil.rmtree(_temporary(folder, step), ignore_errors=True)
     whole = found(folder)
     last = f"the last complete one is {whole[-1].name}" if whole else "there is none before it"
     return OSError(

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from smalti.files import replacing
 from smalti.progress import columns
 
 
@@ -47,9 +48,8 @@ class MetricsFile:
         kept = []
         if path.exists():
             kept = [line for line, record in _records(path) if record.get("step", 0) <= step]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept))
         self.file = open(path, "a", buffering=1)  # noqa: SIM115 - closed by Log
 
     def write(self, record: dict[str, Any]) -> None:

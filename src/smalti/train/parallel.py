@@ -6,9 +6,10 @@ import contextlib
 import copy
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
+
+from smalti.files import lock
 
 Precision = Literal["auto", "bf16", "fp32"]
 Parallel = Literal["ddp", "fsdp"]
@@ -136,6 +139,32 @@ def wait(world: World) -> None:
     """Go on when all processes are here."""
     if world.size > 1:
         dist.barrier()
+
+
+def on_main(world: World, action: Callable[[], object]) -> None:
+    """Do something on the main process while the others wait. Where it fails, the main process
+    raises its error and the others end without a word."""
+    error: Exception | None = None
+    if world.main:
+        try:
+            action()
+        except Exception as failure:  # whatever it is, the others must not wait for ever
+            error = failure
+    if world.size > 1:
+        failed = torch.tensor(float(error is not None), device=world.device)
+        dist.broadcast(failed, 0)
+        if failed and not world.main:
+            raise SystemExit(2)
+    if error is not None:
+        raise error
+
+
+@contextlib.contextmanager
+def locked(world: World, file: Path, what: Path) -> Generator[None]:
+    """`files.lock`, held by the main process for all of them."""
+    with contextlib.ExitStack() as held:
+        on_main(world, lambda: held.enter_context(lock(file, what)))
+        yield
 
 
 def replicate(objective: Any, world: World) -> nn.Module:

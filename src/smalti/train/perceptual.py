@@ -7,9 +7,9 @@ whose hashes are checked; without them training goes on without the perceptual t
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 from smalti.eval.lpips import FILES, LPIPS, load_lpips
+from smalti.files import expand
 
 
 def perceptual(name: str) -> LPIPS | None:
@@ -21,9 +21,9 @@ def perceptual(name: str) -> LPIPS | None:
     if name == "none":
         return None
     if name != "lpips":
-        if not Path(name).is_dir():
+        if not (folder := expand(name)).is_dir():
             raise ValueError(f"perceptual must be none, lpips or a folder, got {name!r}")
-        return load_lpips("vgg", name)
+        return load_lpips("vgg", folder)
     try:
         return load_lpips("vgg")
     except OSError as error:
