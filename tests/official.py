@@ -32,7 +32,7 @@ def official(module: nn.Module) -> dict[str, Tensor]:
     if isinstance(module, MAR):
         return official_mar(state)
     if isinstance(module, VAR):
-        return official_var(state, module.blocks)
+        return official_var(state, module.sizes)
     if isinstance(module, MultiScaleVQVAE):
         return official_vae(state, len(module.config.multipliers))
     if isinstance(module, KLVAE):

@@ -28,7 +28,7 @@ def pipe(request):
     model = models()[request.param][1]
     if model.spec.discrete:
         return pipeline(request.param)
-    return pipeline(request.param, sampling=Sampling(head_steps="4"))  # enough to be told apart
+    return pipeline(request.param, sampling=Sampling.of(head_steps="4"))  # enough to be told apart
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from smalti import registry
+from smalti.codes import Reads
 from smalti.recipes import RECIPES
-from smalti.recipes.generator import check_codes
 from smalti.recipes.var import IMAGES
 from smalti.settings import Sampling
 from smalti.tokenizers.kl_vae import KLVAE
@@ -31,7 +31,7 @@ def test_sizes_and_memory(name):
     assert float(re.findall(r"On paper ([\d.]+) GB", text)[0]) == round(parameters * each / 1e9, 1)
     recipe.sampling.check(model)
     tokenizer = vq if name == "maskgit" else vae
-    check_codes(recipe.model, tokenizer)
+    recipe.model.fitted(tokenizer, Reads(recipe.model.classes))
     assert model.spec == tokenizer.spec
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from smalti.cli import main
-from smalti.config import to_dict, write_json
+from smalti.config import to_dict
+from smalti.files import write_json
 from smalti.recipes import RECIPES
 from smalti.recipes.llamagen import emoji_vqgan, llamagen_vq16
 from smalti.recipes.rar import emoji_rar, rar_b

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from builders import build
+from smalti.codes import Reads
 from smalti.config import read_json
 from smalti.models import llamagen, rar, var
 from smalti.recipes.base import GeneratorRecipe
-from smalti.recipes.generator import check_codes
 from smalti.recipes.rar import emoji_rar
 from smalti.recipes.run import train
 from smalti.settings import Sampling
@@ -28,16 +28,20 @@ def scales():
 
 def test_a_model_must_predict_what_the_tokenizer_gives(scales):
     grids = scales.spec.grids
-    check_codes(rar.tiny(), GRID)
-    check_codes(replace(var.tiny(), scales=grids), scales)
-    with pytest.raises(ValueError, match="VAR predicts scales of codes, but .* vqgan of 1 grids"):
-        check_codes(var.tiny(), GRID)
+    (rar.tiny()).fitted(GRID, Reads(3))
+    (replace(var.tiny(), scales=grids)).fitted(scales, Reads(3))
+    with pytest.raises(
+        ValueError, match="VAR predicts scales of codes, but .* VQGAN, gives 1 grid"
+    ):
+        (var.tiny()).fitted(GRID, Reads(3))
     for config in (rar.tiny(), llamagen.tiny()):
-        with pytest.raises(ValueError, match="one grid of codes, but the .* multiscale_vqvae of"):
-            check_codes(config, scales)
+        with pytest.raises(
+            ValueError, match="one grid of codes, but the .* MultiScaleVQVAE, gives"
+        ):
+            (config).fitted(scales, Reads(3))
     other = ((1, 1), (2, 2), (3, 3))
     with pytest.raises(ValueError, match="must be the tokenizer's, .* give --model.scales 1 1 "):
-        check_codes(replace(var.tiny(), scales=other), scales)
+        (replace(var.tiny(), scales=other)).fitted(scales, Reads(3))
 
 
 def test_nothing_is_written_for_a_model_of_other_codes(scales, tmp_path):

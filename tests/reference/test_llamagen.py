@@ -129,7 +129,10 @@ def check_runs(model: LlamaGen, cond: Cond, io: Vectors) -> None:
     scale, interval = float(io.get("cfg_scale", 1)), int(io.get("cfg_interval", -1))
     settings = {"cfg": (scale, interval), "nocfg": (1.0, -1)}
     for name in io.runs("gen_(.+)_tokens"):
-        tokens, guidance = io[f"gen_{name}_tokens"], guidance_of(*settings[name], len(model.blocks))
+        tokens, guidance = (
+            io[f"gen_{name}_tokens"],
+            guidance_of(*settings[name], len(model.blocks())),
+        )
         logits = torch.cat(replayed(model, cond, guidance, tokens), 1)
         for count in io.runs(rf"gen_{name}_logits_first(\d+)"):
             io.check(f"gen_{name}_logits_first{count}", logits[:, : int(count)])

@@ -19,12 +19,13 @@ from golden import Vectors, close, float32, folders, load
 from mar_head import check_head, solved
 from torch import Tensor
 
+from builders import generate
 from official_settings import MAR_DEFAULTS as DEFAULTS
 from official_settings import mar_config
 from smalti.codes import Cond, Draw, Guide, Turn
-from smalti.engine.masked import generate
 from smalti.interop.projects.mar import mar_state
 from smalti.models.mar import MAR
+from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
@@ -90,9 +91,10 @@ def check_trunk(model: MAR, codes: Tensor, config: dict[str, Any], io: Vectors) 
     assert int(io["mask"].sum()) == len(codes) * hidden
     io.check("class_embedding", model.cls_embedding(cond.labels), 0)
     for name, condition in (("", cond), ("_uncond", cond.null())):
-        buffer, read = model.prepare(condition), model.read(codes, turn)
-        io.check(f"encoder_out{name}", model.encoder(torch.cat((buffer, read.x), 1)))
-        io.check(f"decoder_z{name}", model.hidden(codes, buffer, turn))
+        prepared, read = model.prepare(condition), model.read(codes, turn)
+        rows = torch.cat((prepared.buffer, read.x), 1)
+        io.check(f"encoder_out{name}", model.encoder(rows))
+        io.check(f"decoder_z{name}", model.hidden(codes, prepared, turn))
 
 
 def check_training(model: MAR, codes: Tensor, repeat: int, io: Vectors) -> None:
@@ -160,9 +162,9 @@ def watching(
     """A head's `sample` that adds the guide and the draw of each call to `drawn`, and gives the
     codes that are `wanted` of it."""
 
-    def watched(h: Tensor, guide: Guide, *rest: Any) -> Draw:
-        draw = sample(h, guide, *rest)
-        drawn.append((guide, draw))
+    def watched(h: Tensor, chance: Chance) -> Draw:
+        draw = sample(h, chance)
+        drawn.append((chance.guide, draw))
         return draw._replace(codes=wanted[len(drawn) - 1])
 
     return watched
@@ -179,7 +181,7 @@ def check_run(model: MAR, name: str, run: dict[str, Any], io: Vectors) -> Tensor
     positions = [orders[:, a:b] for a, b in zip(ends, ends[1:], strict=False)]
     noise = stored_noise(name, steps, batch, positions, io)
     guidance = Guidance(scale, run["cfg_schedule"])
-    filters = Filters(run["temperature"], solver=Solver(steps=run["num_sampling_steps"]))
+    filters, solver = Filters(run["temperature"]), Solver(steps=run["num_sampling_steps"])
     ranks = [p.argsort(1) for p in positions]
     golden = [io[f"{name}_sampled_{i}"] for i in range(steps)]
     golden = [
@@ -189,7 +191,7 @@ def check_run(model: MAR, name: str, run: dict[str, Any], io: Vectors) -> Tensor
     drawn = list[tuple[Guide, Draw]]()
     with patch.object(model.head, "sample", watching(model.head.sample, wanted, drawn)):
         request = (model, Cond(labels=io["labels"]), noise, guidance, filters)
-        codes = generate(*request, orders=orders, reveal=reveal)
+        codes = generate(*request, orders=orders, reveal=reveal, solver=solver)
     assert len(drawn) == steps
     for i, (guide, draw) in enumerate(drawn):
         branches = len(draw.h) // batch

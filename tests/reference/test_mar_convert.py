@@ -66,7 +66,9 @@ def test_generators(folder: Path, layout, tmp_path):
     height, width = pipe.model.config.grid
     cell = 4 * given["patch_size"]
     assert pipe.tokenizer.config.size == (cell * height, cell * width)
-    assert pipe.sampling == Sampling(3.0, "linear", steps=min(256, height * width))
+    assert pipe.sampling == Sampling.of(
+        guidance=3.0, schedule="linear", steps=min(256, height * width)
+    )
 
 
 @pytest.mark.parametrize("layout", ["checkpoint", "losses", "flat", "safetensors", "old"])

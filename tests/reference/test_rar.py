@@ -60,7 +60,7 @@ def check_run(model: RAR, cond: Cond, name: str, io: Vectors) -> None:
     """A greedy run; a guidance of 0 means none upstream, and nobody reads its scales."""
     scale, power, temperature = io[f"gen_{name}_args"].tolist()
     guidance = Guidance(scale, "power-cosine", power=power) if scale else Guidance()
-    steps = len(spans(model.blocks))
+    steps = len(spans(model.blocks()))
     scales = torch.tensor([guidance.scale_at(i, steps) for i in range(steps)])
     golden = io.get(f"gen_{name}_cfg_scale_per_step")
     if scale and golden is not None:

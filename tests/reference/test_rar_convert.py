@@ -56,7 +56,7 @@ def test_generators(folder, layout, tmp_path):
         check_rar(pipe.model, io)
     assert pipe.model.config.grid == (height, width)
     assert pipe.tokenizer.config == replace(tokenizer, size=(4 * height, 4 * width))
-    assert pipe.sampling == Sampling(guidance=4.0)
+    assert pipe.sampling == Sampling.of(guidance=4.0)
     assert pipe.classes == [str(i) for i in range(pipe.model.config.classes)]
 
 

@@ -17,6 +17,7 @@ from smalti.editing import known_positions
 from smalti.engine.causal import Known, spans
 from smalti.interop.projects.var import renamed, vae_state, var_state
 from smalti.models.var import VAR
+from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise, SlotNoise
@@ -53,7 +54,7 @@ def test_var(folder: Path):
 
 def check_var(model: VAR, tokenizer: Any, config: dict[str, Any], io: Vectors) -> None:
     """Compare a generator with every golden tensor."""
-    cond, sizes = Cond(labels=io["labels"]), model.blocks
+    cond, sizes = Cond(labels=io["labels"]), model.sizes
     codes = torch.cat(io.series("gt_idx_"), 1) if "gt_idx_0" in io else None
     if codes is not None:
         check_teacher_forced(model, codes, cond, io)
@@ -127,13 +128,13 @@ def check_smooth(
     filters = Filters(top_k=int(top_k[1]), top_p=float(top_p[1]), smooth=True)
     noise, branches = Noise.request(0, cond.batch), guidance.branches(cond)
     prepared, cache = model.prepare(branches), model.cache(branches.batch)
-    steps, drawn = spans(model.blocks), list[Tensor]()
+    steps, drawn = spans(model.blocks()), list[Tensor]()
     for i, span in enumerate(steps):
         guide = guidance.at(i, len(steps))
-        numbers = Replayed(noise.uniform(span.slots), noise, span.slots)
+        numbers = Replayed(noise, span.slots)
         numbers.exponential = io[f"smooth_exp_{i}"]
         read = torch.cat(drawn, 1) if drawn else model.spec.empty(cond.batch)
-        draw = model.draw(read, prepared, span, cache, guide, numbers, filters)
+        draw = model.draw(read, prepared, span, cache, Chance(guide, numbers, filters))
         logits = guide.merge(model.head.logits(draw.h))
         io.check(f"smooth_cfg_logits_{i}", logits, 1e-4)
         check_filtered(filters, logits, f"smooth_filtered_{i}", io)
