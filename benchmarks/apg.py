@@ -17,12 +17,12 @@ from torch import Tensor
 
 import smalti
 from common import report
+from smalti.cli.tune import Drawn
 from smalti.eval.frechet import distance
 from smalti.eval.gathered import gather, of_reference
 from smalti.eval.metrics import How
 from smalti.eval.pipelines import asked
 from smalti.eval.sets import open_set
-from smalti.tuning import Drawn
 
 SCALES, PARALLEL = (2.0, 4.0, 8.0), (1.0, 0.5, 0.0)
 

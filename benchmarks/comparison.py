@@ -29,20 +29,22 @@ import smalti
 from common import machine, report, seconds
 from comparison_edit import TOKENIZERS, edits, inpainting, spread
 from comparison_page import page
-from smalti import demo, registry
+from smalti import modules
+from smalti.cli import demo
+from smalti.cli.demo import System, recipes
 from smalti.config import read_json
 from smalti.data.loader import Images
-from smalti.data.source import open_source, split
+from smalti.data.open import open_source
+from smalti.data.source import split
 from smalti.data.token_cache import TokenCache
 from smalti.data.transforms import Transform
-from smalti.demo import System, recipes
 from smalti.eval.codebook import histogram, perplexity, usage
 from smalti.pictures import grid, save_png, to_pil
-from smalti.pipeline import Pipeline
-from smalti.recipes import ladder
+from smalti.pipeline.pipeline import Pipeline
 from smalti.recipes.base import GeneratorRecipe, Recipe
-from smalti.recipes.generator import objective_of
-from smalti.recipes.run import train
+from smalti.runs import ladder
+from smalti.runs.generator import objective_of
+from smalti.runs.run import train
 
 PARAMETERS, COMPUTE = 0.05, 0.02
 """How far a recipe may lie from LlamaGen's."""
@@ -63,8 +65,8 @@ class Trained:
 
 def fresh(config: Any) -> Any:
     """A new tokenizer or model."""
-    among = registry.TOKENIZERS | registry.MODELS
-    return registry.module_of(config, among)(config)
+    among = modules.TOKENIZERS | modules.MODELS
+    return modules.module_of(config, among)(config)
 
 
 def learned(config: Any) -> int:
@@ -160,7 +162,7 @@ def facts(name: System, system: Trained, repeats: int) -> dict[str, Any]:
     return {
         "case": name,
         "parameters": learned(pipe.model.config),
-        "tokenizer": registry.name_of(pipe.tokenizer),
+        "tokenizer": modules.name_of(pipe.tokenizer),
         "tokenizer_parameters": learned(pipe.tokenizer.config),
         "codes": spec.positions,
         "vocab": spec.vocab if spec.discrete else None,

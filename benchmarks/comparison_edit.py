@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from smalti.cli.demo import System
 from smalti.codes import Cond, TokenSpec
-from smalti.demo import System
-from smalti.editing import known_positions
 from smalti.engine.step import Known
 from smalti.eval.codebook import bits
 from smalti.pictures import grid, to_pil
-from smalti.pipeline import Pipeline
+from smalti.pipeline.editing import known_positions
+from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.orders import known_first, order
 
 WAYS: dict[str, tuple[System, bool | None]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison_edit import WAYS
-from smalti.demo import System
+from smalti.cli.demo import System
 
 TITLES: dict[System, str] = {
     "llamagen": "LlamaGen",

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common import report, seconds
-from smalti.eval.inception import InceptionFID
 from smalti.eval.sets import open_set
+from smalti.features.inception import InceptionFID
 from smalti.pictures import to_pil
 
 

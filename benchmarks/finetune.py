@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from common import report, seconds
-from smalti.data.source import open_source
+from smalti.data.open import open_source
 from smalti.recipes.base import DataConfig, GeneratorRecipe, Recipe
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
-from smalti.recipes.run import train
+from smalti.runs.run import train
 from smalti.train.lora import LoraConfig
 
 NEW = ("Animals & Nature", "Food & Drink")

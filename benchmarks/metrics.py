@@ -17,8 +17,8 @@ from typing import Any
 
 from common import report
 from comparison_page import TITLES, rows_of
-from smalti.demo import SYSTEMS
-from smalti.measuring import Options, run
+from smalti.cli.demo import SYSTEMS
+from smalti.cli.evaluate import Options, run
 
 SOURCE = "emoji"
 

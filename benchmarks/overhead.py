@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from common import report, seconds
 from smalti.codes import TokenSpec
 from smalti.data.loader import Batches, Images
-from smalti.data.source import open_source, split
+from smalti.data.open import open_source
+from smalti.data.source import split
 from smalti.data.token_cache import CodeBatches, TokenCache, write_cache
 from smalti.models.llamagen import LlamaGen
 from smalti.recipes.base import GeneratorRecipe, TokenizerRecipe

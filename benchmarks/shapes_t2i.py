@@ -22,13 +22,13 @@ import torch
 
 import smalti
 from common import report, seconds
-from smalti.data.shapes import draw
+from smalti.data.drawn_shapes import draw
 from smalti.data.transforms import Transform
 from smalti.eval.matching import CAPTIONS, matching
 from smalti.pictures import grid, save_png, to_pil
-from smalti.pipeline import Pipeline
-from smalti.recipes.run import train
+from smalti.pipeline.pipeline import Pipeline
 from smalti.recipes.text import shapes_t2i, shapes_vqgan
+from smalti.runs.run import train
 
 
 def reconstructed(pipe: Pipeline) -> dict[str, float]:

@@ -15,11 +15,11 @@ from typing import Any
 
 import smalti
 from common import report, seconds
+from smalti.cli.tune import Drawn
 from smalti.eval.measure import measure
 from smalti.eval.metrics import How
 from smalti.eval.pipelines import asked
 from smalti.eval.sets import open_set
-from smalti.tuning import Drawn
 
 REVEAL, HEAD = (1, 2, 4, 8, 16, 32, 64), (4, 8, 16, 32)
 

@@ -16,7 +16,7 @@ import smalti
 from smalti.pictures import grid, save_png
 from smalti.recipes.base import DataConfig
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
-from smalti.recipes.run import train
+from smalti.runs.run import train
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import smalti
 from smalti.pictures import grid, save_png
 from smalti.recipes.base import DataConfig
-from smalti.recipes.run import train
 from smalti.recipes.text import shapes_t2i, shapes_vqgan
+from smalti.runs.run import train
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smalti import registry
+from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Step
 from smalti.models import fluid, llamagen, maskgit, rar, var
-from smalti.pipeline import Pipeline
+from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
-from smalti.text import bytes as byte_level
+from smalti.text import byte_words as byte_level
 from smalti.tokenizers.quantize.multiscale import pyramid
 
 
 def models() -> dict[str, tuple[type[nn.Module], Any]]:
     """Class and config of every registered model at its tiny size, and of some variants."""
-    found = {name: (item.module, item.tiny()) for name, item in registry.MODELS.items()}
+    found = {name: (item.module, item.tiny()) for name, item in modules.MODELS.items()}
     small = llamagen.tiny()
     text = replace(small, classes=0, text_length=6, text_dim=12)
     grouped = replace(small, kv_heads=1, grid=(2, 5))
@@ -90,7 +90,7 @@ def generate(*arguments: Any, **more: Any) -> Tensor:
 
 def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     """Class and config of every registered tokenizer at its tiny size, and of some variants."""
-    found = {name: (item.module, item.tiny()) for name, item in registry.TOKENIZERS.items()}
+    found = {name: (item.module, item.tiny()) for name, item in modules.TOKENIZERS.items()}
     module, small = found["vqgan"]
     variant = replace(small, size=(16, 32), patch=2, l2_norm=False, attention=False)
     wide = replace(small, channels=40)  # groups of more than one channel
@@ -135,7 +135,7 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
 
 def texts() -> dict[str, tuple[type[nn.Module], Any]]:
     """Class and config of every registered text encoder at its tiny size."""
-    return {name: (item.module, item.tiny()) for name, item in registry.TEXT.items()}
+    return {name: (item.module, item.tiny()) for name, item in modules.TEXT.items()}
 
 
 def build(module: type[nn.Module], config: Any, seed: int = 0) -> Any:

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # whatever else the machine
 import pytest
 from hypothesis import settings
 
-from smalti.threads import cpu_quota, usable_cores
+from smalti.devices.threads import cpu_quota, usable_cores
 
 settings.register_profile("smalti", deadline=None, derandomize=True)
 settings.load_profile("smalti")

@@ -107,7 +107,7 @@ def test_imports_point_down(module):
         ("smalti.nn.rope", "from smalti.models.llamagen import tiny", "smalti.models.llamagen"),
         ("smalti.nn.rope", "import smalti.models.llamagen as m", "smalti.models.llamagen"),
         ("smalti.nn.rope", "from ..models import llamagen", "smalti.models.llamagen"),
-        ("smalti.nn.rope", "def f():\n    from smalti import registry", "smalti.registry"),
+        ("smalti.nn.rope", "def f():\n    from smalti import registry", "smalti.modules"),
         ("smalti.nn.rope", "if TYPE_CHECKING:\n    from smalti import load", "smalti"),
         ("smalti.models", "from ..engine import causal", "smalti.engine.causal"),
         (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from smalti.tensorfile import DTYPES, write_tensors
+from smalti.files import DTYPES, write_tensors
 
 
 @given(

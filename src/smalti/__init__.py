@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from smalti import threads
+from smalti.devices import threads
 
 __version__ = "0.1.0"
 __all__ = ["Pipeline", "load"]
@@ -13,7 +13,7 @@ threads.choose()  # before anything imports torch
 
 if TYPE_CHECKING:
     from smalti.loading import load
-    from smalti.pipeline import Pipeline
+    from smalti.pipeline.pipeline import Pipeline
 
 
 def __getattr__(name: str) -> Any:
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return load
     if name == "Pipeline":
-        from smalti.pipeline import Pipeline
+        from smalti.loading import Pipeline
 
         return Pipeline
     raise AttributeError(f"module 'smalti' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -25,9 +25,13 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the command line checks its outputs before torch is loaded
+    from torch import Tensor
 
 LOCK = ".smalti-lock"
 """The file in a folder that says which process writes there."""
@@ -287,3 +291,59 @@ def _try_lock(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+# -- safetensors
+
+SAFETENSORS = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+"""The format's names of the dtypes that smalti stores."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], flush: bool = True) -> None:
+    """Write tensors of any device under their names; with `flush` they are on the disk after.
+
+    The library's own writer first copies every tensor to bytes and then the file through a memory
+    map; on 1.8 GB that took two to five times as long as the disk. Files are read by the library.
+    Format: https://huggingface.co/docs/safetensors (an 8-byte length, a JSON header, the raw data).
+    Raises OSError if the disk is full: the file is then incomplete.
+    """
+    import torch
+
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": SAFETENSORS[str(tensor.dtype).removeprefix("torch.")],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb", buffering=0) as file:
+        _write(file, len(text).to_bytes(8, "little") + text)
+        for name in names:
+            raw = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)
+            _write(file, raw.numpy().data)
+        if flush:
+            os.fsync(file.fileno())
+
+
+def _write(file: FileIO, data: bytes | memoryview) -> None:
+    """All of it: one call of the system writes 2 GiB at most."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from smalti import registry
+from smalti import modules
 from smalti.arguments import in_our_words
 from smalti.config import did_you_mean, from_dict, no_such, read_json
+from smalti.devices.named import fast_bf16, named_device, named_dtype
 from smalti.files import expand
-from smalti.pipeline import Pipeline
-from smalti.settings import Sampling
-from smalti.storage import load_module
-from smalti.train.parallel import fast_bf16, named_device, named_dtype
+from smalti.modules import load_module
+from smalti.pipeline.pipeline import Pipeline
+from smalti.pipeline.sampling import Sampling
 
 
 def load(
@@ -48,8 +48,8 @@ def load(
         raise ValueError(f"{folder}/pipeline.json: format must be 1, got {info.get('format')!r}")
     if weights is None:
         weights = torch.bfloat16 if fast_bf16(device) else torch.float32
-    tokenizer, told = load_module(folder / "tokenizer", registry.TOKENIZERS, device, verify=verify)
-    model, model_info = load_module(folder / "model", registry.MODELS, device, weights, verify)
+    tokenizer, told = load_module(folder / "tokenizer", modules.TOKENIZERS, device, verify=verify)
+    model, model_info = load_module(folder / "model", modules.MODELS, device, weights, verify)
     mark = told["fingerprint"]
     if model_info.get("tokenizer") != mark:
         raise ValueError(
@@ -91,7 +91,7 @@ def _load_text(
     """The text encoder with the fingerprint `mark`, which is None for a model without text."""
     if mark is None:
         return None
-    text, about = load_module(folder / "text", registry.TEXT, device, verify=verify)
+    text, about = load_module(folder / "text", modules.TEXT, device, verify=verify)
     if about["fingerprint"] != mark:
         raise ValueError(
             f"{folder}: the model was trained with text encoder {mark}, the folder holds text "
@@ -118,3 +118,6 @@ def download(repo: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return hub.ask(repo, lambda: snapshot_download(repo))
+
+
+Pipeline.from_pretrained = staticmethod(load)

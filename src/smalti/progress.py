@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from smalti import threads
+from smalti.devices import threads
 
 if TYPE_CHECKING:  # rich is imported where something is shown: `smalti --help` answers sooner
     from rich.progress import ProgressColumn

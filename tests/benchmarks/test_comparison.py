@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from smalti import demo
+from smalti.cli import demo
 from smalti.config import read_json
 from smalti.data.token_cache import TokenCache
 from smalti.heads.diffusion import DiffusionConfig

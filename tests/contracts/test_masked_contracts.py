@@ -10,16 +10,16 @@ from torch import Tensor
 import builders
 import close
 from builders import build, masked_models, random_codes, random_cond
-from smalti import registry
+from smalti import modules
 from smalti.codes import Cond, Turn
 from smalti.engine.step import Known
+from smalti.modules import load_module, save_module
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import known_first, shuffled
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
-from smalti.storage import load_module, save_module
 
 B = 3
 CASES = masked_models()
@@ -275,7 +275,7 @@ def test_training(name):
 def test_save_and_load_give_the_same_outputs(model, tmp_path):
     codes, cond = random_codes(model.spec, B), random_cond(model, B)
     mark = save_module(model, tmp_path / "model")
-    loaded, info = load_module(tmp_path / "model", registry.MODELS)
+    loaded, info = load_module(tmp_path / "model", modules.MODELS)
     assert info["fingerprint"] == mark and loaded.config == model.config
     assert torch.equal(loaded.loss(codes, cond), model.loss(codes, cond))
     noise = Noise.request(3, B)
@@ -286,7 +286,7 @@ def test_save_and_load_give_the_same_outputs(model, tmp_path):
 def test_bfloat16_stays_close_to_float32(model, tmp_path):
     codes, cond, known = random_codes(model.spec, B), random_cond(model, B), some_known(model)
     save_module(model, tmp_path / "model")
-    half, _ = load_module(tmp_path / "model", registry.MODELS, dtype=torch.bfloat16)
+    half, _ = load_module(tmp_path / "model", modules.MODELS, dtype=torch.bfloat16)
     assert next(half.parameters()).dtype == torch.bfloat16
     loss, exact = (m.loss(codes, cond, known=known) for m in (half, model))
     assert loss.dtype == torch.float32

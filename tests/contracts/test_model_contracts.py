@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 import close
 from builders import build, causal_models, generate, random_codes, random_cond, stream
-from smalti import registry
+from smalti import modules
 from smalti.codes import Cond, Span
 from smalti.engine.causal import spans
 from smalti.engine.step import Known
+from smalti.modules import load_module, save_module
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import ClassifierFree, Guidance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange, restore
 from smalti.sampling.solvers import Solver
-from smalti.storage import load_module, save_module
 
 B = 3
 CASES = causal_models()
@@ -343,7 +343,7 @@ def test_gradient_reaches_every_parameter(model):
 def test_save_and_load_give_the_same_outputs(model, tmp_path):
     codes, cond = random_codes(model.spec, B), random_cond(model, B)
     mark = save_module(model, tmp_path / "model")
-    loaded, info = load_module(tmp_path / "model", registry.MODELS)
+    loaded, info = load_module(tmp_path / "model", modules.MODELS)
     assert info["fingerprint"] == mark and loaded.config == model.config
     assert torch.equal(loaded.loss(codes, cond), model.loss(codes, cond))
     noise = Noise.request(3, B)
@@ -356,7 +356,7 @@ def test_save_and_load_give_the_same_outputs(model, tmp_path):
 def test_bfloat16_stays_close_to_float32(model, tmp_path):
     codes, cond = random_codes(model.spec, B), random_cond(model, B)
     save_module(model, tmp_path / "model")
-    half, _ = load_module(tmp_path / "model", registry.MODELS, dtype=torch.bfloat16)
+    half, _ = load_module(tmp_path / "model", modules.MODELS, dtype=torch.bfloat16)
     assert next(half.parameters()).dtype == torch.bfloat16
     loss, exact = half.loss(codes, cond), model.loss(codes, cond)
     assert loss.dtype == torch.float32

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 import close
 from builders import build, random_codes, tokenizers
-from smalti import registry
-from smalti.storage import load_module, save_module
+from smalti import modules
+from smalti.modules import load_module, save_module
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 
 B = 2
@@ -192,7 +192,7 @@ def test_reconstruction_alone_trains_the_encoder_straight_through(tokenizer, ima
 @torch.no_grad()
 def test_save_and_load_give_the_same_outputs(tokenizer, images, tmp_path):
     save_module(tokenizer, tmp_path / "tokenizer")
-    loaded, _ = load_module(tmp_path / "tokenizer", registry.TOKENIZERS)
+    loaded, _ = load_module(tmp_path / "tokenizer", modules.TOKENIZERS)
     assert loaded.config == tokenizer.config and loaded.spec == tokenizer.spec
     codes = tokenizer.encode(images)
     assert torch.equal(loaded.encode(images), codes)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from builders import build, generate, random_codes, random_cond, stream
 from small_systems import write_pictures
-from smalti import load, registry
+from smalti import load, modules
 from smalti.codes import Cond
 from smalti.config import read_json
 from smalti.engine.step import Known
 from smalti.eval.codebook import histograms, parts, unigram_bits
 from smalti.eval.likelihood import likelihood
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
-from smalti.recipes.run import train
+from smalti.runs.run import train
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
@@ -126,10 +126,10 @@ def test_a_span_is_refined_against_what_is_cached_and_written_once():
 @pytest.fixture
 def registered(monkeypatch):
     """The two lines that a new tokenizer and a new model cost elsewhere."""
-    bit = registry.Entry(toys.BitConfig, toys.BitTokenizer, toys.BitConfig)
-    monkeypatch.setitem(registry.TOKENIZERS, "toy_bits", bit)
-    depth = registry.Entry(toys.DepthConfig, toys.DepthModel, lambda: DEPTH)
-    monkeypatch.setitem(registry.MODELS, "toy_depth", depth)
+    bit = modules.Entry(toys.BitConfig, toys.BitTokenizer, toys.BitConfig)
+    monkeypatch.setitem(modules.TOKENIZERS, "toy_bits", bit)
+    depth = modules.Entry(toys.DepthConfig, toys.DepthModel, lambda: DEPTH)
+    monkeypatch.setitem(modules.MODELS, "toy_depth", depth)
 
 
 @pytest.mark.usefixtures("registered", "float32")

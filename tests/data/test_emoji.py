@@ -4,7 +4,8 @@ from collections import Counter
 import pytest
 
 from smalti.data.emoji import CLASSES, CREDIT
-from smalti.data.source import open_source, split
+from smalti.data.open import open_source
+from smalti.data.source import split
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ from PIL import Image
 
 from smalti import progress
 from smalti.data import folder
+from smalti.data.open import open_source
 from smalti.data.skipped import read, summary
-from smalti.data.source import open_source, split
+from smalti.data.source import split
 
 
 def save(path, colour="red", size=(4, 4)):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from smalti import progress
-from smalti.data.source import open_source
+from smalti.data.open import open_source
 
 
 class ClassLabel:

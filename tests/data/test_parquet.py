@@ -8,7 +8,8 @@ from PIL import Image
 
 from smalti import progress
 from smalti.data import parquet
-from smalti.data.source import open_source, require_labels
+from smalti.data.open import open_source
+from smalti.data.source import require_labels
 
 
 def png(colour):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from smalti.data.shapes import (
+from smalti.data.drawn_shapes import (
     COLOURS,
     POSITIONS,
     SHAPES,
@@ -14,7 +14,7 @@ from smalti.data.shapes import (
     draw,
     recognise,
 )
-from smalti.data.source import open_source
+from smalti.data.open import open_source
 
 
 @pytest.mark.parametrize("pixels", [32, 64])

@@ -7,14 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smalti import progress
-from smalti.data.source import (
-    class_labels,
-    digest,
-    open_source,
-    require_captions,
-    require_labels,
-    split,
-)
+from smalti.data.open import open_source
+from smalti.data.source import class_labels, digest, require_captions, require_labels, split
 
 
 class Keys:

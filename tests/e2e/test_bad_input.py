@@ -18,14 +18,13 @@ from PIL import Image
 from builders import build
 from small_systems import GENERATOR, TOKENIZER, write_pictures
 from smalti import load
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.data.loader import Images
 from smalti.data.token_cache import TokenCache
-from smalti.encoding import Parts
 from smalti.models import llamagen
-from smalti.pipeline import Pipeline
-from smalti.registry import MODELS
-from smalti.storage import fingerprint, load_module
+from smalti.modules import MODELS, fingerprint, load_module
+from smalti.pipeline.pipeline import Pipeline
+from smalti.runs.encode import Parts
 from smalti.tokenizers import vqgan
 from smalti.train import checkpoint
 
@@ -424,7 +423,7 @@ def test_ctrl_c_while_encoding(pipeline, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == "stopped; nothing was written\n"
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(Parts, "fill", fill)
-    monkeypatch.setattr("smalti.encoding.EVERY", 0.0)
+    monkeypatch.setattr("smalti.runs.encode.EVERY", 0.0)
 
     def press():
         while len(list(parts.glob("*.arrow"))) < 3:

@@ -17,11 +17,11 @@ import close
 import smalti
 from builders import build
 from small_systems import GENERATOR, TOKENIZER, write_pictures
-from smalti import demo
-from smalti.cli import main
-from smalti.describe import png_metadata
+from smalti.cli import demo
+from smalti.cli.info import png_metadata
+from smalti.cli.main import main
+from smalti.modules import save_module
 from smalti.pictures import save_png
-from smalti.storage import save_module
 from smalti.tokenizers import vqgan
 
 pytestmark = pytest.mark.usefixtures("float32")

@@ -10,10 +10,9 @@ import torch
 import smalti
 from builders import build
 from official import Runs, official, other, wrapped, write
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.models.llamagen import LlamaGen, tiny
-from smalti.registry import MODELS, TOKENIZERS
-from smalti.storage import load_module
+from smalti.modules import MODELS, TOKENIZERS, load_module
 from smalti.tokenizers import vqgan
 from smalti.tokenizers.vqgan import VQGAN
 

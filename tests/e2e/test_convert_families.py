@@ -14,15 +14,14 @@ from PIL import Image
 import smalti
 from builders import build
 from official import official, write
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.models import llamagen, mar, rar, var
 from smalti.models.llamagen import LlamaGen
 from smalti.models.mar import MAR
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
-from smalti.pipeline import Pipeline
-from smalti.registry import MODELS, TOKENIZERS
-from smalti.storage import load_module
+from smalti.modules import MODELS, TOKENIZERS, load_module
+from smalti.pipeline.pipeline import Pipeline
 from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
 from smalti.tokenizers.kl_vae import KLVAE
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN

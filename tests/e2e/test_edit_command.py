@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from builders import pipeline
-from smalti import registry
-from smalti.cli import main
-from smalti.describe import png_metadata
+from smalti import modules
+from smalti.cli.info import png_metadata
+from smalti.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("float32")
 
 
-@pytest.fixture(params=[*registry.MODELS, "llamagen-text"], scope="module")
+@pytest.fixture(params=[*modules.MODELS, "llamagen-text"], scope="module")
 def folder(request, tmp_path_factory):
     return saved(request.param, tmp_path_factory)
 

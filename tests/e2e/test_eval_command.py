@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from builders import pipeline
-from smalti.cli import main
-from smalti.data.source import open_source, split
+from smalti.cli.evaluate import held_out, share_of
+from smalti.cli.main import main
+from smalti.data.open import open_source
+from smalti.data.source import split
 from smalti.data.token_cache import TokenCache
 from smalti.eval.wavelet import fwd
 from smalti.loading import load
-from smalti.measuring import held_out, share_of
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -214,7 +215,7 @@ def test_a_broken_picture_is_named_or_counted(work, tmp_path, capsys):
 def test_a_search_finds_writes_and_goes_on(work, tmp_path, capsys, monkeypatch):
     import shutil
 
-    from smalti import tuning
+    from smalti.cli import tune as tuning
 
     monkeypatch.setattr(tuning, "LEAST", 4)
     pipe = shutil.copytree(work / "llamagen", tmp_path / "pipe")
@@ -313,8 +314,8 @@ def test_mistakes_are_found_before_pictures_are_drawn(work, tmp_path, capsys, mo
     def never(*_, **__):
         raise AssertionError("pictures are drawn")
 
-    monkeypatch.setattr("smalti.samples.draw_npz", never)
-    monkeypatch.setattr("smalti.eval.inception.load_inception", lambda path: Eight())
+    monkeypatch.setattr("smalti.pipeline.npz.draw_npz", never)
+    monkeypatch.setattr("smalti.features.inception.load_inception", lambda path: Eight())
     np.savez(tmp_path / "s.npz", mu=np.zeros(5), sigma=np.eye(5))
     np.savez(tmp_path / "8.npz", mu=np.zeros(8), sigma=np.eye(8))
     np.savez(tmp_path / "three.npz", arr_0=np.zeros((3, 16, 16, 3), np.uint8))

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from small_systems import GENERATOR, TOKENIZER, write_pictures
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.data.token_cache import TokenCache
 from smalti.files import LOCK, lock
 from smalti.train import checkpoint

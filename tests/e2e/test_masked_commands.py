@@ -11,11 +11,10 @@ from PIL import Image
 
 from builders import pipeline, tokenizers
 from small_systems import TRAIN
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.config import read_json
 from smalti.data.token_cache import TokenCache
-from smalti.registry import name_of
-from smalti.storage import save_module
+from smalti.modules import name_of, save_module
 from smalti.tokenizers.kl_vae import KLVAE
 
 pytestmark = pytest.mark.usefixtures("float32")

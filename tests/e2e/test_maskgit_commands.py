@@ -8,9 +8,8 @@ import pytest
 from builders import build
 from official import official, write
 from small_systems import TRAIN, write_pictures
-from smalti.cli import main
-from smalti.registry import TOKENIZERS
-from smalti.storage import load_module
+from smalti.cli.main import main
+from smalti.modules import TOKENIZERS, load_module
 from smalti.tokenizers import maskgit_vqgan
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
 

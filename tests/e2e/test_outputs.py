@@ -10,7 +10,7 @@ from PIL import Image
 from builders import pipeline as build_pipeline
 from small_systems import TOKENIZER, write_pictures
 from smalti import load
-from smalti.cli import main
+from smalti.cli.main import main
 from smalti.pictures import is_own, save_png
 
 pytestmark = pytest.mark.usefixtures("float32")

@@ -14,10 +14,10 @@ import pytest
 
 from builders import pipeline as build_pipeline
 from smalti import load
-from smalti.cli import main
+from smalti.cli.main import main
+from smalti.devices.named import fast_bf16
 from smalti.eval.sets import open_set
-from smalti.pipeline import Pipeline
-from smalti.train.parallel import fast_bf16
+from smalti.pipeline.pipeline import Pipeline
 
 pytestmark = pytest.mark.usefixtures("float32")
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from builders import build
-from smalti.cli import main
-from smalti.storage import save_module
+from smalti.cli.main import main
+from smalti.modules import save_module
 from smalti.tokenizers import kl_vae, multiscale_vqvae, vqgan
 
 pytestmark = pytest.mark.usefixtures("float32")

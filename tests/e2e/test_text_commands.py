@@ -8,8 +8,8 @@ from PIL import Image
 
 import smalti
 from small_systems import GENERATOR, TOKENIZER, write_pictures
-from smalti.cli import main
-from smalti.data.shapes import Shapes
+from smalti.cli.main import main
+from smalti.data.drawn_shapes import Shapes
 from smalti.data.token_cache import TokenCache
 from tiny_t5 import write_t5
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from smalti.data.drawn_shapes import Attributes, Shapes, draw
 from smalti.data.loader import Images
-from smalti.data.shapes import Attributes, Shapes, draw
-from smalti.data.source import open_source
+from smalti.data.open import open_source
 from smalti.data.transforms import Transform
 from smalti.eval.conditioning import ClassifierConfig, class_accuracy, learn, shapes
 from smalti.eval.matching import hits, wanted

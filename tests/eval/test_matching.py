@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from smalti.data.shapes import COLOURS, Attributes, draw
+from smalti.data.drawn_shapes import COLOURS, Attributes, draw
 from smalti.eval.matching import CAPTIONS, matching
 
 

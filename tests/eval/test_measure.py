@@ -11,12 +11,12 @@ from smalti.eval import gathered as module
 from smalti.eval import measure as measuring
 from smalti.eval.frechet import Gaussian, distance
 from smalti.eval.gathered import gather, of_reference
-from smalti.eval.inception import Features
 from smalti.eval.measure import measure
 from smalti.eval.metrics import METRICS, How
 from smalti.eval.scores import inception_score, precision_recall
 from smalti.eval.sets import open_set
 from smalti.eval.wavelet import fwd
+from smalti.features.inception import Features
 
 ALL = ("fwd", "fid", "sfid", "inception_score", "precision", "recall", "kid")
 

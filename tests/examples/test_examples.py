@@ -10,7 +10,7 @@ from PIL import Image
 import close
 import smalti
 from small_systems import write_pictures
-from smalti.describe import png_metadata
+from smalti.cli.info import png_metadata
 
 FOLDER = Path(__file__).parents[2] / "examples"
 SETTINGS = "--steps 24 --batch 4 --channels 8 --dim 16".split()

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from builders import build
 from official import write
 from smalti.interop.pickles import files_of, read_checkpoint
-from smalti.storage import save_module
+from smalti.modules import save_module
 from smalti.tokenizers import vqgan
 from smalti.tokenizers.vqgan import VQGAN
 

@@ -10,7 +10,7 @@ from official import official
 from smalti.interop.kinds import KINDS, expect, kind_of
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.projects import llamagen, mar, maskgit_vqgan, rar, var
-from smalti.registry import name_of
+from smalti.modules import name_of
 
 OURS = {
     "llamagen": llamagen.MODEL, "vqgan": llamagen.TOKENIZER, "rar": rar.MODEL,

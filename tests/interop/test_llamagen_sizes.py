@@ -22,7 +22,7 @@ from smalti.interop.projects.llamagen import (
     vq_state,
 )
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig, tiny
-from smalti.storage import assemble
+from smalti.modules import assemble
 from smalti.tokenizers import vqgan
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 

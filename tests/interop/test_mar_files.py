@@ -14,8 +14,8 @@ from smalti.heads.diffusion import DiffusionConfig
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.projects.mar import group, kl_state, mar_sizes, mar_state, sampling, vae_sizes
 from smalti.models.mar import MAR, SIZES, MARConfig, tiny
-from smalti.settings import Sampling
-from smalti.storage import assemble
+from smalti.modules import assemble
+from smalti.pipeline.sampling import Sampling
 from smalti.tokenizers import kl_vae
 from smalti.tokenizers.kl_vae import KLVAE, KLVAEConfig, kl16
 

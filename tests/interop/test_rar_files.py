@@ -17,8 +17,8 @@ from smalti.interop.project import sized
 from smalti.interop.projects.maskgit_vqgan import TOKENIZER, maskgit_sizes, maskgit_state
 from smalti.interop.projects.rar import rar_sizes, rar_state, sampling
 from smalti.models.rar import RAR, SIZES, RARConfig, tiny
-from smalti.settings import Sampling
-from smalti.storage import assemble
+from smalti.modules import assemble
+from smalti.pipeline.sampling import Sampling
 from smalti.tokenizers import maskgit_vqgan
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
 

@@ -10,8 +10,8 @@ import torch
 import smalti
 from builders import build
 from official import official, write
-from smalti.cli import main
-from smalti.describe import describe
+from smalti.cli.info import describe
+from smalti.cli.main import main
 from smalti.interop.hub import find
 from smalti.interop.projects import PROJECTS
 from smalti.models import rar, var

@@ -14,7 +14,7 @@ from smalti.interop.pickles import Checkpoint
 from smalti.interop.projects.var import scales_of, vae_sizes, vae_state, var_sizes, var_state
 from smalti.models import var
 from smalti.models.var import VAR, VARConfig
-from smalti.storage import assemble
+from smalti.modules import assemble
 from smalti.tokenizers import multiscale_vqvae
 from smalti.tokenizers.multiscale_vqvae import VAR256, VAR512, MultiScaleConfig, MultiScaleVQVAE
 from smalti.tokenizers.quantize.multiscale import pyramid

@@ -5,11 +5,11 @@ import re
 import pytest
 import torch
 
-from smalti import registry
+from smalti import modules
 from smalti.codes import Reads
+from smalti.pipeline.sampling import Sampling
 from smalti.recipes import RECIPES
 from smalti.recipes.var import IMAGES
-from smalti.settings import Sampling
 from smalti.tokenizers.kl_vae import KLVAE
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 
@@ -21,7 +21,7 @@ SIZES = {"mar_b": (208, 20), "mar_l": (478, 20), "mar_h": (942, 20), "maskgit": 
 def test_sizes_and_memory(name):
     recipe, (millions, each) = RECIPES[name](), SIZES[name]
     with torch.device("meta"):
-        model = registry.module_of(recipe.model, registry.MODELS)(recipe.model)
+        model = modules.module_of(recipe.model, modules.MODELS)(recipe.model)
         vae = KLVAE(RECIPES["kl16"]().model)
         vq = MaskGITVQGAN(RECIPES["maskgit_vqgan"]().model)
     parameters = sum(p.numel() for p in model.parameters())

@@ -8,8 +8,8 @@ from smalti.recipes.fluid import emoji_fluid_t2i
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan, llamagen_vq16
 from smalti.recipes.mar import emoji_klvae
 from smalti.recipes.rar import maskgit_vqgan
-from smalti.recipes.run import ending, measured
 from smalti.recipes.var import emoji_msvqvae, var_vqvae
+from smalti.runs.run import ending, measured
 
 
 @pytest.mark.parametrize(

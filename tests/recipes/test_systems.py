@@ -8,11 +8,11 @@ from builders import build
 from smalti.codes import Reads
 from smalti.config import read_json
 from smalti.models import llamagen, rar, var
+from smalti.modules import save_module
+from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import GeneratorRecipe
 from smalti.recipes.rar import emoji_rar
-from smalti.recipes.run import train
-from smalti.settings import Sampling
-from smalti.storage import save_module
+from smalti.runs.run import train
 from smalti.tokenizers import multiscale_vqvae, vqgan
 from smalti.train.objectives import LikelihoodConfig
 from smalti.train.trainer import TrainConfig

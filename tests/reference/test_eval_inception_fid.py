@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import hashed
-from smalti.eval.inception import InceptionFID, load_inception, resize_tf1
+from smalti.features.inception import InceptionFID, load_inception, resize_tf1
 
 
 @pytest.mark.parametrize("folder", folders("eval_inception_fid"))

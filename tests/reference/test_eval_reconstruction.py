@@ -16,8 +16,8 @@ from torch import Tensor
 
 import hashed
 from smalti.data.transforms import to_float, to_uint8
-from smalti.eval.lpips import FILES, LPIPS, Net, load_lpips
 from smalti.eval.reconstruction import l1, psnr, ssim, ssim_map
+from smalti.features.lpips import FILES, LPIPS, Net, load_lpips
 
 TRUNKS = {"alex": "alexnet", "vgg": "vgg16"}
 

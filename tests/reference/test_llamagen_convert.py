@@ -13,11 +13,11 @@ import smalti
 from builders import build
 from official import layouts, official, write
 from official_settings import GPT_DEFAULTS, VQ_DEFAULTS
-from smalti import registry
-from smalti.cli import main
+from smalti import modules
+from smalti.cli.main import main
 from smalti.interop.projects.llamagen import gpt_state, vq_state
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
-from smalti.storage import load_module
+from smalti.modules import load_module
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 
 LAYOUTS = list(layouts({"x": torch.ones(1)}, {}))
@@ -108,7 +108,7 @@ def test_tokenizers(folder, layout, tmp_path):
     name = "vq.safetensors" if layout == "safetensors" else "vq.pt"
     vq = write(content, tmp_path / name)
     out = convert(vq, tmp_path / "t", *vq_options(config, io), *options)
-    tokenizer, info = load_module(out, registry.TOKENIZERS)
+    tokenizer, info = load_module(out, modules.TOKENIZERS)
     assert same(tokenizer, vq_state(float32(weights)))
     if layout == "ddp":
         check_vq(tokenizer, config, io)

@@ -18,13 +18,13 @@ import smalti
 from builders import build
 from official import official, other, write
 from official_settings import MAR_DEFAULTS as DEFAULTS
-from smalti import registry
-from smalti.cli import main
+from smalti import modules
+from smalti.cli.main import main
 from smalti.interop.projects.mar import kl_state, mar_state
 from smalti.models import mar
 from smalti.models.mar import MAR
-from smalti.settings import Sampling
-from smalti.storage import load_module
+from smalti.modules import load_module
+from smalti.pipeline.sampling import Sampling
 from smalti.tokenizers import kl_vae
 from smalti.tokenizers.kl_vae import KLVAE
 
@@ -85,7 +85,7 @@ def test_tokenizers(folder: Path, layout, tmp_path):
     scale = config["scale_factor"]
     options = ["--size", f"{height}x{width}", "--scale", str(scale), "--out", str(tmp_path / "t")]
     main(["convert", "mar", "--tokenizer", str(vae), *options])
-    tokenizer, info = load_module(tmp_path / "t", registry.TOKENIZERS)
+    tokenizer, info = load_module(tmp_path / "t", modules.TOKENIZERS)
     assert same(tokenizer, kl_state(float32(weights)))
     assert tokenizer.config.scale == scale and list(info["files"]) == [vae.name]
     if layout == "checkpoint":

@@ -12,14 +12,14 @@ from test_rar import check_rar
 import smalti
 from builders import build
 from official import layouts, official, write
-from smalti import registry
-from smalti.cli import main
+from smalti import modules
+from smalti.cli.main import main
 from smalti.interop.projects.maskgit_vqgan import maskgit_state
 from smalti.interop.projects.rar import rar_state
 from smalti.models import rar
 from smalti.models.rar import RAR
-from smalti.settings import Sampling
-from smalti.storage import load_module
+from smalti.modules import load_module
+from smalti.pipeline.sampling import Sampling
 from smalti.tokenizers import maskgit_vqgan
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 
@@ -70,7 +70,7 @@ def test_tokenizers(folder, layout, tmp_path):
     out, (height, width) = tmp_path / "t", io["image"].shape[2:]
     options = ["--size", f"{height}x{width}", "--out", str(out)]
     main(["convert", "maskgit-vqgan", "--tokenizer", str(vq), *options])
-    tokenizer, info = load_module(out, registry.TOKENIZERS)
+    tokenizer, info = load_module(out, modules.TOKENIZERS)
     assert same(tokenizer, maskgit_state(float32(weights)))
     if layout == "flat":
         check_maskgit(tokenizer, config, io)

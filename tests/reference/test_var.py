@@ -13,10 +13,10 @@ from torch import Tensor
 
 from official_settings import vae_config, var_config
 from smalti.codes import Cond
-from smalti.editing import known_positions
 from smalti.engine.causal import Known, spans
 from smalti.interop.projects.var import renamed, vae_state, var_state
 from smalti.models.var import VAR
+from smalti.pipeline.editing import known_positions
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance

@@ -13,10 +13,10 @@ from test_var_vqvae import check as check_vae
 import smalti
 from official import write
 from official_settings import VAE_DEFAULTS, VAR_DEFAULTS
-from smalti import registry
-from smalti.cli import main
+from smalti import modules
+from smalti.cli.main import main
 from smalti.interop.projects.var import vae_state, var_state
-from smalti.storage import load_module
+from smalti.modules import load_module
 
 LAYOUTS = ["flat", "flat-views", "compiled", "old", "trainer"]
 
@@ -72,7 +72,7 @@ def test_tokenizers(folder: Path, layout, tmp_path):
     options = ["--scales", *map(str, scales)]
     options += tokenizer_options(config["constructor"])
     main(["convert", "var", "--tokenizer", str(vae), "--out", str(tmp_path / "t"), *options])
-    tokenizer, info = load_module(tmp_path / "t", registry.TOKENIZERS)
+    tokenizer, info = load_module(tmp_path / "t", modules.TOKENIZERS)
     assert same(tokenizer, vae_state(float32(weights)))
     if layout == "flat":
         check_vae(tokenizer, config, io)

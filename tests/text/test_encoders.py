@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import build
-from smalti.text import bytes as byte_level
-from smalti.text.bytes import ByteEncoder, BytesConfig
+from smalti.text import byte_words as byte_level
+from smalti.text.byte_words import ByteEncoder, BytesConfig
 from smalti.text.encoders import condition
 
 ENCODER = build(ByteEncoder, replace(byte_level.tiny(), layers=2))

@@ -7,7 +7,7 @@ import torch
 
 from builders import build
 from smalti.tokenizers.maskgit_vqgan import Block, MaskGITVQGAN, f16, tiny
-from smalti.train.codebook import CodebookConfig
+from smalti.train.codebook_care import CodebookConfig
 from smalti.train.objectives import ReconstructionConfig, ReconstructionObjective
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from smalti.recipes.base import TokenizerRecipe
 from smalti.tokenizers.quantize.vq import VectorQuantizer
-from smalti.train.codebook import CodebookCare, CodebookConfig, kmeans
+from smalti.train.codebook_care import CodebookCare, CodebookConfig, kmeans
 
 
 def rows_around(centres: torch.Tensor, each: int, spread: float = 0.01) -> torch.Tensor:

@@ -13,11 +13,11 @@ from smalti.codes import Cond
 from smalti.data.transforms import to_float
 from smalti.eval.likelihood import likelihood
 from smalti.models import llamagen
-from smalti.text import bytes as byte_level
-from smalti.text.bytes import ByteEncoder
+from smalti.text import byte_words as byte_level
+from smalti.text.byte_words import ByteEncoder
 from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
-from smalti.train.codebook import CodebookConfig
+from smalti.train.codebook_care import CodebookConfig
 from smalti.train.gan import discriminator_loss, generator_loss
 from smalti.train.objectives import (
     Likelihood,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from smalti.eval.lpips import FILES, LPIPS
+from smalti.features.lpips import FILES, LPIPS
 from smalti.train import perceptual as module
 from smalti.train.perceptual import perceptual
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from small_systems import GENERATOR, TOKENIZER, TRAIN
-from smalti import registry
-from smalti.cli import main
-from smalti.storage import load_module
+from smalti import modules
+from smalti.cli.main import main
+from smalti.modules import load_module
 from smalti.train import checkpoint
 
 pytestmark = pytest.mark.multi
@@ -132,7 +132,7 @@ def test_orders_and_scales_in_shards(command, tmp_path):
         one, two = (losses(tmp_path / name / part) for part in ("one", "two"))
         assert two == pytest.approx(one, abs=1e-5)
         models = (tmp_path / name / part / "pipeline" / "model" for part in ("one", "two"))
-        a, b = (load_module(folder, registry.MODELS)[0].state_dict() for folder in models)
+        a, b = (load_module(folder, modules.MODELS)[0].state_dict() for folder in models)
         for key, value in a.items():
             assert torch.allclose(b[key], value, atol=1e-4), key
 
@@ -149,7 +149,7 @@ def assert_alike(run, one) -> None:
     assert b["held_out_bits_per_token"] < 4  # of 16 codes: it has learned
     assert a["held_out_bits_per_token"] == pytest.approx(b["held_out_bits_per_token"], abs=1e-5)
     a, b = (
-        load_module(r / "pipeline" / "model", registry.MODELS)[0].state_dict() for r in (run, one)
+        load_module(r / "pipeline" / "model", modules.MODELS)[0].state_dict() for r in (run, one)
     )
     for name, value in b.items():
         assert torch.allclose(a[name], value, atol=1e-4), name

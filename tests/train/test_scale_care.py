@@ -5,7 +5,7 @@ import torch
 
 from builders import build
 from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, pyramid
-from smalti.train.codebook import CodebookCare, CodebookConfig
+from smalti.train.codebook_care import CodebookCare, CodebookConfig
 
 GRIDS = pyramid(1, 2, 4)
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from builders import random_codes
-from smalti.finite import NotFinite
 from smalti.models import llamagen
+from smalti.nn.finite import NotFinite
 from smalti.tokenizers import multiscale_vqvae, vqgan
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.train import checkpoint
-from smalti.train.codebook import CodebookConfig
+from smalti.train.codebook_care import CodebookConfig
 from smalti.train.objectives import (
     Likelihood,
     LikelihoodConfig,

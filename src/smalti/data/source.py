@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
-from smalti.config import did_you_mean, no_such
 from smalti.data.columns import choices
-from smalti.data.decode import suffixes
 from smalti.progress import say_once
-
-SCHEMES = {
-    "emoji": "emoji or emoji:skin_tones",
-    "shapes": "shapes or shapes:COUNT",
-    "folder": "folder:PATH",
-    "parquet": "parquet:PATH",
-    "hub": "hub:NAME or hub:NAME:SPLIT",
-}
-
 
 CLASSES = 1 << 20
 """Integer labels are class numbers below this."""
@@ -71,93 +57,6 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """16 hex digits over keys, labels, captions and file sizes."""
         ...
-
-
-def open_source(text: str) -> Source:
-    """Open the source that `text` names, such as 'folder:cats' or 'emoji:skin_tones'.
-
-    A path that exists is taken as folder: or parquet:. What a source leaves out, and which of its
-    columns are not used, is said in a line each.
-    Raises ValueError if the scheme is unknown, or what it names is missing, empty or malformed.
-    """
-    source = _opened(text)
-    notes: list[str] = list(getattr(source, "notes", []))
-    bare = sum(source.label(i) < 0 for i in range(len(source))) if source.classes else 0
-    if bare:
-        notes.append(f"{bare} of {len(source)} images have no label")
-    for note in notes:
-        say_once(f"{source.name}: {note}")
-    return source
-
-
-def _opened(text: str) -> Any:
-    scheme, _, rest = text.partition(":")
-    if text in ("emoji", "shapes") and Path(text).is_dir():
-        say_once(f"{text} is the built-in source; ./{text} is the folder of that name")
-    if scheme == "emoji":
-        from smalti.data.emoji import open_emoji
-
-        return open_emoji(rest)
-    if scheme == "shapes":
-        from smalti.data.shapes import open_shapes
-
-        return open_shapes(rest)
-    if scheme not in SCHEMES:
-        return _opened(_local(text))
-    if not rest:
-        raise ValueError(f"data source {text!r} names nothing; write {SCHEMES[scheme]}")
-    path, options = choices(rest)
-    if scheme == "folder":
-        from smalti.data.folder import Folder
-
-        return Folder(path, options, f"folder:{rest}")
-    if scheme == "parquet":
-        from smalti.data.parquet import Parquet
-
-        return Parquet(path, options, f"parquet:{rest}")
-    from smalti.data.hub import open_hub
-
-    return open_hub(path, options, f"hub:{rest}")
-
-
-def is_local(text: str) -> bool:
-    """Whether a text without a scheme is a folder, a .parquet file or a pattern of them."""
-    path = Path(name := choices(text)[0]).expanduser()
-    return bool(name) and (path.is_dir() or _is_parquet(path))
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.suffix == ".parquet" and (path.is_file() or glob.has_magic(str(path)))
-
-
-def _holds_tables(folder: Path) -> bool:
-    """Whether the first files that are pictures or tables, from the top down, are tables."""
-    for _, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if f[0] != ".")
-        kinds = {os.path.splitext(f)[1].lower() for f in files if f[0] != "."}
-        if kinds & suffixes():
-            return False
-        if ".parquet" in kinds:
-            return True
-    return False
-
-
-def _local(text: str) -> str:
-    """The source that a path without a scheme means: folder:PATH, or parquet:PATH.
-
-    Raises ValueError if there is no such path, or if it is another kind of file.
-    """
-    path = Path(choices(text)[0]).expanduser()
-    if is_local(text):
-        scheme = "parquet" if _is_parquet(path) or _holds_tables(path) else "folder"
-        say_once(f"{text} is taken as {scheme}:{text}")
-        return f"{scheme}:{text}"
-    if text and path.is_file():
-        raise ValueError(f"{text} is a file; images are read from a folder or from .parquet files")
-    hint = did_you_mean(text.partition(":")[0], SCHEMES)
-    gone = f" ({no_such(path)})" if text and ":" not in text else ""
-    allowed = "; ".join(SCHEMES.values())
-    raise ValueError(f"unknown data source {text!r}{gone}{hint}; allowed: {allowed}")
 
 
 def groups(name: str, keys: Iterable[str]) -> list[str]:

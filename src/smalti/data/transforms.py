@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from smalti.finite import require_finite
+from smalti.nn.finite import require_finite
 
 MIN_FRAC = 0.8
 """The smallest random crop, as a fraction of the short side."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import Cond, Draw, Reads, TokenSpec
-from smalti.finite import require_finite
+from smalti.nn.finite import require_finite
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise

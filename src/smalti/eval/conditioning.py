@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.data.loader import Images, prefetch
+from smalti.data.open import open_source
 from smalti.data.skipped import tell
-from smalti.data.source import Source, open_source, split
+from smalti.data.source import Source, split
 from smalti.data.transforms import Transform, center_crop, to_float
 from smalti.eval.bootstrap import Interval, bootstrap
 from smalti.eval.matching import hits

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from smalti.data.shapes import COLOURS, POSITIONS, SHAPES, SIZES, Attributes, recognise
+from smalti.data.drawn_shapes import COLOURS, POSITIONS, SHAPES, SIZES, Attributes, recognise
 
 CAPTIONS = {
     about.caption: about

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smalti.data.source import open_source
+from smalti.data.open import open_source
 from smalti.eval.bootstrap import of_means
 from smalti.eval.conditioning import ClassifierConfig, class_accuracy
 from smalti.eval.conditioning import shapes as oracle

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from smalti.config import no_such, read_json
 from smalti.data.loader import ahead
-from smalti.data.source import SCHEMES, is_local, open_source, split
+from smalti.data.open import SCHEMES, is_local, open_source
+from smalti.data.source import split
 from smalti.eval import npz
 from smalti.eval.readers import Numbered, Pictures, SourcePictures, text_of
 from smalti.files import expand

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from smalti.finite import require_finite_weights
-from smalti.interop.files import dtype_of, save_pipeline, save_tokenizer
 from smalti.interop.kinds import expect
 from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.project import Part, Project
-from smalti.pipeline import Pipeline
-from smalti.storage import assemble
+from smalti.interop.saved import dtype_of, save_pipeline, save_tokenizer
+from smalti.modules import assemble
+from smalti.nn.finite import require_finite_weights
+from smalti.pipeline.pipeline import Pipeline
 
 
 def convert(project: Project, options: Any, out: Path, source: str) -> None:

@@ -18,7 +18,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import WeakFileLock
 
 from smalti.config import no_such
-from smalti.data.hub import reason
+from smalti.data.hub_rows import reason
 from smalti.interop.convert import convert
 from smalti.interop.project import Project
 from smalti.interop.projects import PROJECTS

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from smalti.interop.files import Repository
 from smalti.interop.pickles import PARTS
-from smalti.settings import Sampling
+from smalti.interop.saved import Repository
+from smalti.pipeline.sampling import Sampling
 
 
 class Part(NamedTuple):

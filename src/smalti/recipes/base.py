@@ -12,8 +12,8 @@ from smalti.models.mar import MARConfig
 from smalti.models.maskgit import MaskGITConfig
 from smalti.models.rar import RARConfig
 from smalti.models.var import VARConfig
-from smalti.settings import Sampling
-from smalti.text.bytes import BytesConfig
+from smalti.pipeline.sampling import Sampling
+from smalti.text.byte_words import BytesConfig
 from smalti.text.t5 import T5Config
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
@@ -21,7 +21,7 @@ from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.kl import KLConfig
 from smalti.train.lora import LoraConfig
-from smalti.train.masked import MaskedConfig
+from smalti.train.masked_loss import MaskedConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.trainer import TrainConfig
 

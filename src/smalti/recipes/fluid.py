@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from smalti.heads.diffusion import DiffusionConfig
 from smalti.models.fluid import SIZES, FluidConfig
+from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TextRecipe
 from smalti.recipes.llamagen import emoji_llamagen
-from smalti.settings import Sampling
-from smalti.text.bytes import BytesConfig
+from smalti.text.byte_words import BytesConfig
 from smalti.text.t5 import T5Config
-from smalti.train.masked import MaskedConfig
+from smalti.train.masked_loss import MaskedConfig
 from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.trainer import TrainConfig

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from smalti.models.llamagen import SIZES, LlamaGenConfig
+from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
-from smalti.settings import Sampling
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
 from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.tokenizers.vqgan import VQGANConfig, vq8, vq16
-from smalti.train.codebook import CodebookConfig
+from smalti.train.codebook_care import CodebookConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.trainer import TrainConfig

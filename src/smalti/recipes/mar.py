@@ -7,14 +7,14 @@ from dataclasses import replace
 from smalti.heads.diffusion import DiffusionConfig
 from smalti.interop.projects.mar import fid_sampling
 from smalti.models.mar import SIZES, MARConfig
+from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, GeneratorRecipe, KLRecipe
 from smalti.recipes.llamagen import emoji_llamagen
 from smalti.recipes.var import IMAGES
-from smalti.settings import Sampling
 from smalti.tokenizers import kl_vae
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.train.kl import KLConfig
-from smalti.train.masked import MaskedConfig
+from smalti.train.masked_loss import MaskedConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.trainer import TrainConfig
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from smalti.models.maskgit import MaskGITConfig
+from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, GeneratorRecipe
 from smalti.recipes.llamagen import emoji_llamagen
 from smalti.recipes.var import IMAGES
-from smalti.settings import Sampling
-from smalti.train.masked import MaskedConfig
+from smalti.train.masked_loss import MaskedConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.trainer import TrainConfig
 

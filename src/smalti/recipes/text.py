@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from smalti.models.llamagen import SIZES, LlamaGenConfig
+from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, TextRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
-from smalti.settings import Sampling
-from smalti.text.bytes import BytesConfig
+from smalti.text.byte_words import BytesConfig
 from smalti.text.t5 import T5Config
 from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig

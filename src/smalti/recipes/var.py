@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from smalti.interop.projects.var import FID
 from smalti.models.var import SIZES, VARConfig
+from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen, published_tokenizer
-from smalti.settings import Sampling
 from smalti.tokenizers.multiscale_vqvae import VAR512, MultiScaleConfig, var256
 from smalti.tokenizers.quantize.multiscale import pyramid
-from smalti.train.codebook import CodebookConfig
+from smalti.train.codebook_care import CodebookConfig
 from smalti.train.objectives import ReconstructionConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.trainer import TrainConfig

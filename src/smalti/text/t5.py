@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from smalti.devices.named import fast_bf16
 from smalti.files import expand
 from smalti.text.clean import clean
 from smalti.text.encoders import PADDING
-from smalti.train.parallel import fast_bf16
 
 
 @dataclass(frozen=True)

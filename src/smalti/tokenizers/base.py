@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from smalti.codes import TokenSpec
-from smalti.finite import require_finite
+from smalti.nn.finite import require_finite
 from smalti.tokenizers.quantize.vq import Quantized
 
 

@@ -23,8 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch import distributed as dist
 
-from smalti.files import remove_files, settle
-from smalti.tensorfile import write_tensors
+from smalti.files import remove_files, settle, write_tensors
 
 _NAME = re.compile(r"step-(\d{8})")
 _LEFT = re.compile(r"\.step-\d{8}\.smalti-tmp")

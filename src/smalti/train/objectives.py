@@ -20,7 +20,7 @@ from smalti.data.transforms import to_float
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import order, shuffled
 from smalti.text.encoders import condition
-from smalti.train.codebook import CodebookCare, CodebookConfig
+from smalti.train.codebook_care import CodebookCare, CodebookConfig
 from smalti.train.gan import (
     GanLoss,
     PatchGAN,

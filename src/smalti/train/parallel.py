@@ -18,6 +18,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from smalti.devices.named import fast_bf16, named_device
 from smalti.files import lock
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -38,69 +39,6 @@ class World:
     def main(self) -> bool:
         """True on the one process that writes files and shows progress."""
         return self.rank == 0
-
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-OTHER_DTYPES = {"fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16"}
-"""What else they are called."""
-
-
-def best_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
-def named_device(device: torch.device | str | int | None) -> torch.device:
-    """The device of a name such as cpu, cuda or cuda:1, of a number among those of CUDA, or, of
-    auto and None, the best there is. Raises ValueError if there is no such device."""
-    if device is None or device == "auto":
-        return best_device()
-    name = f"cuda:{device}" if isinstance(device, int) else device
-    try:
-        found = torch.device(name)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        why = str(error).splitlines()[0].rstrip(".")
-        why = f": {why}" if len(why) < 80 else ""  # else it is of torch's insides
-        raise ValueError(
-            f"device {str(device)!r} cannot be used{why}; a device is auto, cpu, cuda, cuda:1 or "
-            f"mps, and the best one here is {best_device()}"
-        ) from None
-    if found.type == "meta":
-        raise ValueError("device 'meta' cannot be used: it holds no numbers")
-    if found.type == "cuda" and found.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return found
-
-
-def is_dtype(name: Any) -> bool:
-    """Whether this is a dtype, or the name of one, rather than a device."""
-    text = name.removeprefix("torch.") if isinstance(name, str) else ""
-    return isinstance(name, torch.dtype) or text in DTYPES or text in OTHER_DTYPES
-
-
-def named_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """The dtype of weights of a name such as bfloat16 or bf16; None for None and auto. Raises
-    ValueError if weights cannot have it."""
-    name = str(dtype).removeprefix("torch.")
-    if dtype is None or name == "auto":
-        return None
-    name = OTHER_DTYPES.get(name, name)
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be one of auto, {', '.join(DTYPES)}, got {name!r}")
-    return DTYPES[name]
-
-
-@torch.no_grad()
-def cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Bring a model's floating-point weights to `dtype`, but those that it keeps in float32."""
-    prefixes: tuple[str, ...] = getattr(model, "FLOAT32", ())
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point() and not name.startswith(prefixes):
-            tensor.data = tensor.data.to(dtype)
 
 
 def keep_freed_memory() -> None:
@@ -257,19 +195,6 @@ def _recomputed(forward: Any) -> Any:
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
     return run
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """True where bfloat16 products are faster than float32: CUDA, and CPUs with the instructions.
-
-    Emulated bfloat16 is several times slower than float32.
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type == "cpu":
-        found = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-    return False
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 
-from smalti.eval.lpips import FILES, LPIPS, load_lpips
+from smalti.features.lpips import FILES, LPIPS, load_lpips
 from smalti.files import expand
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.data.loader import Batches, prefetch
-from smalti.finite import NotFinite
+from smalti.nn.finite import NotFinite
 from smalti.progress import say_threads
 from smalti.train import checkpoint
 from smalti.train.ema import Ema

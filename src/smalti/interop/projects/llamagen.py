@@ -21,12 +21,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from smalti.interop.files import Dtype, Repository, pair
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, sized
+from smalti.interop.saved import Dtype, Repository, pair
 from smalti.interop.tensor_shapes import count, option, shape
 from smalti.models.llamagen import SIZES, LlamaGen, LlamaGenConfig
-from smalti.settings import Sampling
+from smalti.pipeline.sampling import Sampling
 from smalti.text.t5 import T5, T5Config
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 

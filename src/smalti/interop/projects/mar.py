@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from smalti.heads.diffusion import DiffusionConfig
-from smalti.interop.files import Dtype, pair
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, sized
 from smalti.interop.projects.var import vae_state
+from smalti.interop.saved import Dtype, pair
 from smalti.interop.tensor_shapes import count, option, shape
 from smalti.models.mar import MAR, SIZES, MARConfig
-from smalti.settings import Sampling
+from smalti.pipeline.sampling import Sampling
 from smalti.tokenizers.kl_vae import KLVAE, KLVAEConfig, kl16
 
 NAME = "MAR"

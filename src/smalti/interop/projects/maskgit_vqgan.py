@@ -11,9 +11,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from smalti.interop.files import pair
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, sized
+from smalti.interop.saved import pair
 from smalti.interop.tensor_shapes import count, shape
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from smalti.interop.files import Dtype, Repository, pair
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project
 from smalti.interop.projects import maskgit_vqgan
+from smalti.interop.saved import Dtype, Repository, pair
 from smalti.interop.tensor_shapes import count, shape
 from smalti.models.rar import RAR, SIZES, RARConfig
-from smalti.settings import Sampling
+from smalti.pipeline.sampling import Sampling
 
 NAME = "RAR"
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from smalti.interop.files import Dtype, Repository
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project
+from smalti.interop.saved import Dtype, Repository
 from smalti.interop.tensor_shapes import count, shape
 from smalti.models.var import VAR, VARConfig
-from smalti.settings import Sampling
+from smalti.pipeline.sampling import Sampling
 from smalti.tokenizers.multiscale_vqvae import VAR256, VAR512, MultiScaleConfig, MultiScaleVQVAE
 from smalti.tokenizers.quantize.multiscale import pyramid
 

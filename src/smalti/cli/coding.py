@@ -1,0 +1,189 @@
+"""`smalti encode` and `smalti reconstruct`: images to codes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from smalti.cli.drawing import Device
+from smalti.config import read_json
+from smalti.files import check_file, expand
+from smalti.progress import say, show
+
+
+def encode(
+    data: Annotated[Positional[str], arg(metavar="DATA")],
+    tokenizer: Path,
+    out: Path,
+    text: str | None = None,
+    clean: bool = False,
+    crop: Literal["center", "ten"] = "center",
+    flip: bool = True,
+    holdout: float = 0.1,
+    posterior: Literal["sample", "mode"] | None = None,
+    half: bool = False,
+    device: Device = "auto",
+    json: bool = False,
+) -> None:
+    """Write images as codes into a token cache, which generators train on.
+
+    One that was cut off goes on with the same command.
+
+    Args:
+        data: A folder of pictures, .parquet files ('data/train-*.parquet'), emoji, shapes or
+            hub:NAME; '?label=COLUMN&text=COLUMN' behind it chooses columns.
+        tokenizer: Folder of a trained tokenizer, or of a pipeline.
+        out: File to write.
+        text: Also keep the features of the captions: t5 is flan-t5-xl, else the hub id or folder of
+            another T5.
+        clean: Clean the captions as the published text encoders were given them.
+        crop: The centre of each image, or ten crops of it.
+        flip: Also the mirror image (ten crops always have it).
+        holdout: Share of the images marked as held out.
+        posterior: Of a KL-VAE: sample keeps means and standard deviations of codes, of which each
+            epoch draws anew; mode keeps the means. Default: sample.
+        half: Keep continuous codes as float16.
+        device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
+        json: Print what was written on standard output.
+    """
+    from smalti.data.open import open_source
+    from smalti.data.token_cache import TokenCache, is_own
+    from smalti.data.transforms import Transform
+    from smalti.runs.encode import encode as run
+    from smalti.text.t5 import T5, config_of
+
+    check_file(out, ".arrow", is_own)
+    module = open_tokenizer(tokenizer, device)
+    transform = Transform(module.config.size[0], crop, flip)
+    if clean and text is None:
+        raise ValueError("--clean is for captions that a text encoder reads: give --text")
+    if module.spec.discrete and (posterior or half):
+        raise ValueError(
+            "--posterior and --half are for tokenizers of continuous codes, "
+            f"got one of {module.spec.vocab} discrete codes"
+        )
+    left = run(
+        open_source(data),
+        module,
+        transform,
+        out,
+        holdout,
+        device=next(module.parameters()).device,
+        text=None if text is None else T5(config_of(text, clean)),
+        posterior=posterior or "sample",
+        half=half,
+    )
+    cache = TokenCache(out)
+    report = {"file": str(out), "images": len(cache), "views": cache.views, **asdict(cache.spec)}
+    there = "" if left else ", which were there"
+    if json:
+        show(report)
+    else:
+        from smalti.runs.run import train_command
+
+        codes = f"{cache.views} views of {cache.spec.positions} codes each{there}"
+        command = train_command(module.config, tokenizer, f" --codes {out}")
+        say(f"{out}: {len(cache)} images, {codes}" + ("" if text else f"; next: {command}"))
+
+
+def reconstruct(
+    tokenizer: Annotated[Positional[Path], arg(metavar="TOKENIZER")],
+    images: Annotated[Positional[str], arg(metavar="IMAGES")],
+    out: Path = Path("reconstructions.png"),
+    n: int = 32,
+    device: Device = "auto",
+    json: bool = False,
+) -> None:
+    """Write images as codes and read them back: originals above, reconstructions below.
+
+    Of many images those that are shown are spread over all of them. Of the images that the
+    tokenizer was trained on only the held-out ones are taken.
+
+    Args:
+        tokenizer: Folder of a tokenizer, or of a pipeline.
+        images: A folder of pictures, .parquet files, emoji, shapes, hub:NAME, or one image file.
+            With @held or @train behind a source, the images that training held out, or the others.
+        out: PNG to write.
+        n: Number of images, at most.
+        device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
+        json: Print PSNR and codebook usage on standard output.
+    """
+    import torch
+
+    from smalti.data.loader import Images
+    from smalti.data.open import is_local
+    from smalti.data.skipped import tell
+    from smalti.data.transforms import Transform
+    from smalti.eval.reconstruction import reconstruction
+    from smalti.pictures import is_own, save_png
+    from smalti.runs.tokenizer import comparison, spread
+
+    if n < 1:
+        raise ValueError(f"--n must be at least 1, got {n}")
+    check_file(out, ".png", is_own)
+    module = open_tokenizer(tokenizer, device)
+    transform, part = Transform(module.config.size[0]), ""
+    if (picture := expand(images)).is_file() and not is_local(images):
+        from smalti.data.decode import decode
+
+        pixels = torch.from_numpy(transform(decode(picture, images), None))[None]
+        batches = [{"images": pixels}]
+    else:
+        source, chosen, part = chosen_part(images, tokenizer)
+        batches = list(Images(source, spread(chosen, n), transform, 1).evaluation(64))
+        tell(source)
+    place = next(module.parameters()).device
+    report = reconstruction(module, batches, place)
+    pixels = torch.cat([b["images"] for b in batches])
+    save_png(comparison(module, pixels.to(place)), out, {"reconstruction": report})
+    if json:
+        show({"file": str(out), **report})
+    else:
+        say(f"{out}: {len(pixels)} images{part}, {report['psnr']:.2f} dB")
+
+
+def chosen_part(images: str, tokenizer: Path) -> tuple[Any, Sequence[int], str]:
+    """The images that a source's name stands for: the source, their indices, and in words what
+    part of it they are to the tokenizer in this folder. Raises ValueError if they are none."""
+    from smalti.data.open import open_source
+    from smalti.data.source import split
+    from smalti.modules import tokenizer_folder
+    from smalti.recipes.base import DataConfig
+
+    files = (tokenizer / "pipeline.json", tokenizer_folder(tokenizer) / "config.json")
+    about = {k: v for file in files if file.is_file() for k, v in read_json(file).items()}
+    name, at, part = images.rpartition("@")
+    if not at or part not in ("held", "train"):
+        name, part = images, ""
+    source = open_source(name)
+    trained_on = _place(str(about.get("source"))) == _place(source.name)
+    if not part and not trained_on:
+        return source, range(len(source)), ""
+    share = about["holdout"] if trained_on and "holdout" in about else DataConfig().holdout
+    train, held = split(source, share)
+    if not part and not held:
+        return source, train, ", which training saw: it held none out"
+    chosen = train if part == "train" else held
+    if not chosen:
+        raise ValueError(f"{images} has no images: {share} of {len(source)} are held out")
+    words = "seen in training" if part == "train" else "held out in training"
+    return source, chosen, f" of the {len(chosen)} {words}" if trained_on else ""
+
+
+def _place(source: str) -> str:
+    """The name of a source, whose path may be spelled in several ways."""
+    kind, colon, path = source.partition(":")
+    return f"{kind}:{Path(path).resolve()}" if colon and Path(path).exists() else source
+
+
+def open_tokenizer(folder: Path, device: str = "auto") -> Any:
+    """The tokenizer in a folder of its own, or in a pipeline's."""
+    from smalti import modules
+    from smalti.devices.named import named_device
+    from smalti.modules import load_module, tokenizer_folder
+
+    return load_module(tokenizer_folder(folder), modules.TOKENIZERS, named_device(device))[0]

@@ -1,0 +1,250 @@
+"""The whole way on one command: images, tokenizer, codes, generator, new images."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from smalti.data.open import open_source
+from smalti.devices.named import best_device, fast_bf16
+from smalti.files import (
+    LOCK,
+    check_output,
+    check_own,
+    expand,
+    is_json_of,
+    lock,
+    replacing,
+    write_json,
+)
+from smalti.loading import load
+from smalti.pictures import grid, is_own, save_png
+from smalti.pipeline.pipeline import Pipeline, check_pipeline
+from smalti.progress import say_threads
+from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
+from smalti.recipes.fluid import emoji_fluid
+from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
+from smalti.recipes.mar import emoji_klvae, emoji_mar
+from smalti.recipes.maskgit import emoji_maskgit
+from smalti.recipes.rar import emoji_rar
+from smalti.recipes.var import emoji_msvqvae, emoji_var
+from smalti.runs.generator import credit
+from smalti.runs.run import train
+from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
+from smalti.train.trainer import TrainConfig
+
+System = Literal["llamagen", "rar", "var", "maskgit", "mar", "fluid"]
+
+SYSTEMS: dict[System, tuple[Any, Any]] = {
+    "llamagen": (emoji_vqgan, emoji_llamagen),
+    "rar": (emoji_vqgan, emoji_rar),
+    "var": (emoji_msvqvae, emoji_var),
+    "maskgit": (emoji_vqgan, emoji_maskgit),
+    "mar": (emoji_klvae, emoji_mar),
+    "fluid": (emoji_klvae, emoji_fluid),
+}
+"""The recipes of each system's tokenizer and generator."""
+
+PREDICTS: dict[System, str] = {
+    "llamagen": "each code from those before it",
+    "rar": "each code from others, in many orders and then in one",
+    "var": "all codes of a scale at once from the scales before it",
+    "maskgit": "hidden codes, however many, from those that are shown",
+    "mar": "hidden codes, of numbers, from those that are shown",
+    "fluid": "hidden codes, of numbers, from those that are shown",
+}
+
+MINUTES: dict[System, tuple[int, int]] = {
+    "llamagen": (4, 8),
+    "rar": (5, 9),
+    "var": (5, 10),
+    "maskgit": (5, 8),
+    "mar": (5, 9),
+    "fluid": (5, 9),
+}
+"""What a demo takes on two free cores with AVX-512 and bfloat16, and on two without."""
+
+QUICK = 0.05
+"""Share of the full number of steps in a quick demo."""
+
+PLAIN = 2 / 3
+"""Share of the generator's steps on a processor without bfloat16, which takes longer for each."""
+
+
+def recipes(
+    data: str, quick: bool, seed: int, system: System = "llamagen", part: float = 1.0
+) -> tuple[TokenizerRecipe, GeneratorRecipe]:
+    """A system's two recipes: the emoji's, on `data`, all of it or a share of the steps, and of the
+    generator's steps this part."""
+    count = len(open_source(data))
+    if count < 4:
+        raise ValueError(f"{data} has {count} images; the demo needs at least 4")
+    share = QUICK if quick else 1.0
+    first, second = (recipe() for recipe in SYSTEMS[system])
+    first = replace(first, train=_short(first.train, share, seed))
+    if isinstance(first.objective, ReconstructionConfig):
+        codebook = first.objective.codebook
+        codebook = replace(codebook, warmup=min(codebook.warmup, first.train.steps // 2))
+        first = replace(first, objective=replace(first.objective, codebook=codebook))
+    goal, short = second.objective, _short(second.train, share * part, seed)
+    if isinstance(goal, LikelihoodConfig):
+        ratio = short.steps / second.train.steps
+        until, end = round(goal.random_until * ratio), round(goal.random_end * ratio)
+        goal = replace(goal, random_until=until, random_end=end)
+    second = replace(second, train=short, objective=goal)
+    source = DataConfig(source=data, flip=True)
+    return replace(first, data=source), replace(second, data=source)
+
+
+def _short(config: TrainConfig, share: float, seed: int) -> TrainConfig:
+    """A share of the steps, with two previews and two checkpoints."""
+    steps = max(20, round(config.steps * share))
+    optim = replace(config.optim, warmup=min(config.optim.warmup, steps // 5))
+    half = max(1, steps // 2)
+    return replace(config, steps=steps, seed=seed, optim=optim, save_every=half, preview_every=half)
+
+
+def demo(
+    data: str = "emoji",
+    out: Path = Path("demo"),
+    quick: bool = False,
+    seed: int = 0,
+    system: System = "llamagen",
+) -> Any:
+    """Train both parts on `data`, draw, and write samples.png, reconstructions.png, report.json and
+    pipeline/ into `out`. Returns the report."""
+    out = expand(out)
+    check(out)
+    with lock(out / LOCK, out):
+        return _demo(data, out, quick, seed, system)
+
+
+def _demo(data: str, out: Path, quick: bool, seed: int, system: System) -> Any:
+    began, device = time.monotonic(), best_device()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    plain = device.type == "cpu" and not fast_bf16(device)
+    first, second = recipes(data, quick, seed, system, PLAIN if plain else 1.0)
+    report = introduction(first, system, plain, quick, console)
+    report["tokenizer"] = learn_codes(first, out, console)
+    report["generator"] = learn_to_predict(second, out, PREDICTS[system], console)
+    report["sampling_images_per_s"] = draw(out, seed, console)
+    seconds = time.monotonic() - began
+    report |= {"seconds": seconds, "peak_memory_gib": peak_memory_gib(), "seed": seed}
+    write_json(out / "report.json", report)
+    console.print(
+        f"done in {seconds:.0f} s. Look at {out}/samples.png and "
+        f"{out}/reconstructions.png; the numbers are in {out}/report.json.\n"
+        f"Next:\n"
+        f"  smalti sample {out}/pipeline --classes 0 --n 16 --guidance 3 --out more.png\n"
+        f"  smalti demo --data folder:PATH --out mine      your own images\n"
+        f"  smalti train --help                            every recipe",
+        markup=False,
+    )
+    return report
+
+
+def check(out: Path) -> None:
+    """Raise ValueError if what a demo writes would take the place of somebody's files."""
+    check_output(out, folder=True)
+    for name in ("samples.png", "reconstructions.png"):
+        check_own(out / name, is_own)
+    check_own(out / "report.json", lambda path: is_json_of(path, ("tokenizer", "generator")))
+    check_pipeline(out / "pipeline")
+
+
+def introduction(
+    first: TokenizerRecipe, system: System, plain: bool, quick: bool, console: Console
+) -> dict[str, Any]:
+    """Say what is to come and how long it takes; what of it belongs into the report."""
+    data, spec, size = first.data.source, first.model.spec, first.model.size[0]
+    source = open_source(data)
+    console.print(
+        f"[bold]smalti demo[/] of {system}: {len(source)} images of {data} at {size} pixels, "
+        f"{len(source.classes)} classes"
+    )
+    if text := credit(data):
+        console.print(text)
+    if not quick:
+        fast, slow = MINUTES[system]
+        here = f" as here, where the generator trains {PLAIN:.0%} of its steps" if plain else ""
+        console.print(
+            f"It takes about {fast} minutes on two free cores with AVX-512 and bfloat16, about "
+            f"{slow} on two without{here}."
+        )
+    say_threads()
+    return {
+        "system": system,
+        "data": data,
+        "images": len(source),
+        "classes": len(source.classes),
+        "pixels": size,
+        "codes_per_image": spec.positions,
+        "vocab": spec.vocab,
+        "channels": spec.channels,
+    }
+
+
+def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> dict[str, float]:
+    """Train the tokenizer; its report."""
+    spec = recipe.model.spec
+    scales = f"{len(spec.grids)} scales, " if len(spec.grids) > 1 else ""
+    what = f"out of {spec.vocab}" if spec.discrete else f"of {spec.channels} numbers"
+    console.print(
+        f"[bold]1 of 4[/] a tokenizer learns to write an image as {scales}{spec.positions} codes "
+        f"{what}, and to read it back"
+    )
+    report = train(recipe, out / "tokenizer-run")
+    used = f"; {report['held_out_usage']:.0%} of the codes occur in them" if spec.discrete else ""
+    console.print(f"  held-out images come back at {report['held_out_psnr']:.2f} dB{used}")
+    previews = sorted((out / "tokenizer-run" / "previews").glob("*.png"))
+    with replacing(out / "reconstructions.png") as temporary:
+        temporary.write_bytes(previews[-1].read_bytes())
+    return report
+
+
+def learn_to_predict(
+    recipe: GeneratorRecipe, out: Path, what: str, console: Console
+) -> dict[str, float]:
+    """Train the generator on the codes of the images, which the run writes first; its report."""
+    console.print("[bold]2 of 4[/] the images are written as codes")
+    console.print(f"[bold]3 of 4[/] a generator learns to predict {what}")
+    tokenizer = str(out / "tokenizer-run" / "tokenizer")
+    report = train(replace(recipe, tokenizer=tokenizer), out / "generator-run")
+    console.print(f"  {learnt(report)}")
+    return report
+
+
+def draw(out: Path, seed: int, console: Console) -> float:
+    """Draw samples.png and write the pipeline; images drawn per second."""
+    console.print("[bold]4 of 4[/] new images are drawn")
+    pipeline: Pipeline = load(out / "generator-run" / "pipeline")
+    began = time.monotonic()
+    images = pipeline(n=64, seed=seed)
+    seconds = time.monotonic() - began
+    tags = {"images": [image.info["smalti"] for image in images]}
+    save_png(grid(images, 8, zoom=2), out / "samples.png", tags)
+    pipeline.save_pretrained(out / "pipeline")
+    return len(images) / seconds
+
+
+def learnt(report: dict[str, float]) -> str:
+    """A sentence on a generator's report."""
+    if "held_out_diffusion_loss" in report:
+        return f"the diffusion loss of held-out codes is {report['held_out_diffusion_loss']:.3f}"
+    bits, most = report.get("held_out_bits_per_token"), ""
+    if bits is None:
+        bits, most = report["held_out_bits_per_token_bound"], "at most "
+    below = f"{report['below_unigram']:.0%} below their frequencies alone"
+    return f"held-out codes take {most}{bits:.2f} bits each, {below}"
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far, GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,0 +1,121 @@
+"""What a folder or file of smalti is."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from smalti import modules
+from smalti.config import read_json
+from smalti.data.open import SCHEMES, open_source
+from smalti.data.token_cache import TokenCache
+from smalti.files import expand
+from smalti.train import checkpoint
+
+
+def describe(text: str) -> dict[str, Any]:
+    """Facts about a pipeline, tokenizer, model, run, token cache, picture or data source; of a
+    data source also which recipe suits it.
+
+    Raises ValueError if it is none of them.
+    """
+    path = expand(text)
+    if text.partition(":")[0] in SCHEMES and not path.exists():
+        from smalti.cli.advice import advice
+
+        return advice(open_source(text))
+    if path.is_file():
+        return _picture(path) if path.suffix.lower() == ".png" else _cache(path)
+    if path.is_dir():
+        for name, reader in (
+            ("pipeline.json", _pipeline),
+            ("recipe.json", _run),
+            ("config.json", _module),
+        ):
+            if (path / name).is_file():
+                return reader(path)
+        raise ValueError(
+            f"{path} is not a pipeline, a tokenizer, a model or a run; if it holds pictures, try "
+            f"smalti info folder:{path}"
+        )
+    from smalti.loading import download
+
+    return _pipeline(download(text))
+
+
+def png_metadata(path: Path) -> dict[str, Any]:
+    """What smalti wrote into a PNG. Raises ValueError if it wrote nothing."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text = image.info.get("smalti")
+    except FileNotFoundError:
+        raise ValueError(f"no such file: {path}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+    if text is None:
+        raise ValueError(f"{path} was not written by smalti: it has no such metadata")
+    return json.loads(text)
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    return {"kind": "picture", **png_metadata(path)}
+
+
+def _cache(path: Path) -> dict[str, Any]:
+    cache = TokenCache(path)
+    return {
+        "kind": "token cache",
+        "images": len(cache),
+        "held_out": len(cache.indices("held_out")),
+        "views": cache.views,
+        "grids": cache.spec.grids,
+        "vocab": cache.spec.vocab,
+        "channels": cache.spec.channels,
+        "posterior": cache.posterior,
+        "classes": cache.classes,
+        "source": cache.source,
+        "transform": cache.transform,
+        "tokenizer": cache.tokenizer,
+        "text": cache.encoder,
+    }
+
+
+def _module(folder: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    info, weights = read_json(folder / "config.json"), folder / "model.safetensors"
+    kinds = {"tokenizer": modules.TOKENIZERS, "text encoder": modules.TEXT}
+    known = next((k for k, among in kinds.items() if info.get("type") in among), "model")
+    try:
+        with safe_open(weights, "pt") as file:
+            shapes = [file.get_slice(k).get_shape() for k in file.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{weights} cannot be read: {error}") from None
+    count = sum(math.prod(shape) for shape in shapes)
+    return {"kind": known, "parameters": count, **info}
+
+
+def _pipeline(folder: Path) -> dict[str, Any]:
+    tokenizer = _module(folder / "tokenizer")
+    parts = {"tokenizer": tokenizer, "model": _module(folder / "model")}
+    if (folder / "text").is_dir():
+        parts["text"] = _module(folder / "text")
+    return {"kind": "pipeline", **read_json(folder / "pipeline.json")} | parts
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    done = checkpoint.found(folder / "checkpoints")
+    report, recipe = folder / "report.json", read_json(folder / "recipe.json")
+    steps = recipe.get("train", {}).get("steps")
+    return {
+        "kind": "run",
+        "finished": report.is_file() and read_json(report).get("steps") == steps,
+        "last_checkpoint": done[-1].name if done else None,
+        "report": read_json(report) if report.is_file() else None,
+        "recipe": recipe,
+    }

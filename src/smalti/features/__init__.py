@@ -1,0 +1,1 @@
+"""Frozen networks that judge pictures, in training and in measuring."""

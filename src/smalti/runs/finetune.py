@@ -1,0 +1,158 @@
+"""Where a run begins that goes on from something trained: `init` of a recipe.
+
+A generator goes on from a pipeline, of which it takes model, tokenizer and sampling; a tokenizer
+from a tokenizer. The run remembers the fingerprint in init.json, so that a pipeline which changed
+behind a half-finished run is noticed. C classes, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smalti import modules
+from smalti.codes import TokenSpec
+from smalti.config import read_json
+from smalti.files import expand
+from smalti.loading import download, load
+from smalti.modules import fingerprint, load_module, tokenizer_folder
+from smalti.pipeline.pipeline import Pipeline
+from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
+from smalti.train.lora import adapt, targets
+
+RATES = ("dropout", "drop_path")
+"""What a run that goes on takes of its own recipe's model."""
+
+
+def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> Pipeline:
+    """The pipeline that a run in `out` begins from; its model stays on the CPU, in float32.
+
+    Raises ValueError if it is none, if it cannot be trained by this recipe or with its LoRA, if the
+    recipe names another tokenizer, or if the run began from another pipeline.
+    """
+    pipe = load(recipe.init, "cpu", torch.float32)
+    given, wanted = pipe.model.config, recipe.model
+    if type(given) is not type(wanted):
+        raise ValueError(
+            f"{recipe.init} holds a {modules.name_of(pipe.model)}, which this recipe does not "
+            f"train: it takes {type(wanted).__name__}"
+        )
+    kinds = ["text" if t else "classes" for t in (pipe.text, isinstance(recipe, TextRecipe))]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"{recipe.init} draws from {kinds[0]}, this recipe trains on {kinds[1]}")
+    if recipe.lora.rank:
+        targets(pipe.model, recipe.lora)
+    require_same(out, recipe.init, pipe.fingerprint)
+    if recipe.tokenizer:
+        pipe.tokenizer = same_but_for_size(recipe, pipe.tokenizer)
+    pipe.tokenizer.to(device)
+    return pipe
+
+
+def same_but_for_size(recipe: GeneratorRecipe, tokenizer: Any) -> Any:
+    """The recipe's tokenizer, which must be the pipeline's, perhaps for images of another size."""
+    other, _ = load_module(tokenizer_folder(expand(recipe.tokenizer)), modules.TOKENIZERS)
+    sized = copy.copy(tokenizer)
+    if type(other.config) is type(tokenizer.config):
+        sizes = [f.name for f in fields(other.config) if f.name in ("size", "scales")]
+        sized.config = replace(
+            tokenizer.config, **{name: getattr(other.config, name) for name in sizes}
+        )
+    if fingerprint(other) != fingerprint(sized):
+        raise ValueError(
+            f"{recipe.init} has tokenizer {fingerprint(tokenizer)}, but {recipe.tokenizer} is "
+            f"{fingerprint(other)}; leave --tokenizer out"
+        )
+    return other
+
+
+def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> Any:
+    """The tokenizer that a run in `out` begins from: a folder, a pipeline's or a hub id's.
+
+    Raises ValueError if there is none, if it is of another kind than the recipe's, or if the run
+    began from another.
+    """
+    folder = expand(recipe.init)
+    folder = tokenizer_folder(folder if folder.is_dir() else download(recipe.init))
+    model, _ = load_module(folder, modules.TOKENIZERS)
+    if type(model.config) is not type(recipe.model):
+        raise ValueError(
+            f"{recipe.init} holds a {modules.name_of(model)}, which this recipe does not train: "
+            f"it takes {type(recipe.model).__name__}"
+        )
+    require_same(out, recipe.init, fingerprint(model))
+    return built(model.config, modules.TOKENIZERS, model.state_dict())
+
+
+def adapted(
+    pipe: Pipeline, recipe: GeneratorRecipe, classes: Sequence[str], spec: TokenSpec
+) -> Any:
+    """The pipeline's model for other classes, with the recipe's dropout and LoRA; LlamaGen also for
+    another grid, which has no weights.
+
+    Raises ValueError if the codes have other grids than the model's positions.
+    """
+    torch.manual_seed(recipe.train.seed)
+    weights, config = pipe.model.state_dict(), pipe.model.config
+    wanted = recipe.model
+    rates = {f.name: getattr(wanted, f.name) for f in fields(wanted) if f.name in RATES}
+    config = replace(config, **rates)
+    if pipe.model.any_grid:
+        config = replace(config, grid=spec.grids[0])
+    elif config.spec.grids != spec.grids:
+        raise ValueError(
+            f"{recipe.init} has positions for grids {config.spec.grids}, "
+            f"the codes have {spec.grids}"
+        )
+    if config.classes:  # a model of texts takes new captions as it is
+        table = class_table(weights["cls_embedding.weight"], pipe.classes, classes)
+        weights["cls_embedding.weight"] = table
+        config = replace(config, classes=len(classes))
+    model = built(config, modules.MODELS, weights)
+    if recipe.lora.rank:
+        adapt(model, recipe.lora, whole=[model.reader])
+    return model
+
+
+def class_table(old: Tensor, before: Sequence[str], after: Sequence[str]) -> Tensor:
+    """The class embeddings (C + 1, D) of the classes `before`, for the classes `after`.
+
+    A class of both (case does not matter) and the null class keep their rows; a new class begins
+    at the mean of all old ones, a little apart from other new ones.
+    """
+    rows = {name.lower(): row for name, row in zip(before, old[:-1], strict=True)}
+    mean = old[:-1].mean(0)  # (D,)
+    begun = [rows.get(name.lower(), mean + 0.02 * torch.randn_like(mean)) for name in after]
+    return torch.stack([*begun, old[-1]])  # (C + 1, D)
+
+
+def built(config: Any, among: dict[str, modules.Entry], weights: dict[str, Tensor]) -> Any:
+    """A module with copies of the weights, all of them to be trained."""
+    with torch.device("meta"):
+        model = modules.module_of(config, among)
+    model.load_state_dict({k: v.clone() for k, v in weights.items()}, assign=True)
+    return model
+
+
+def require_same(out: Path, init: str, mark: str) -> None:
+    """Raise ValueError if the run in `out` began from something else than `mark`."""
+    path = out / "init.json"
+    begun = read_json(path).get("fingerprint", mark) if path.is_file() else mark
+    if begun != mark:
+        raise ValueError(
+            f"{out} began from {begun}, but {init} is now {mark}. Bring the old one back, or give "
+            "another --out"
+        )
+
+
+def share(model: nn.Module) -> str:
+    """How much of a model is trained, in words."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    trained = sum(n for n, on in sizes if on)
+    return f"training {trained:,} of {sum(n for n, _ in sizes):,} parameters"

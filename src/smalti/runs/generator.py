@@ -1,0 +1,319 @@
+"""A generator recipe and a folder in, a trained pipeline out: of classes or of texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smalti import modules
+from smalti.codes import Reads
+from smalti.data.open import open_source
+from smalti.data.source import Source, require_captions, require_labels
+from smalti.data.token_cache import CodeBatches, TokenCache
+from smalti.engine import stream
+from smalti.eval.codebook import histograms, unigram_bits
+from smalti.eval.likelihood import likelihood
+from smalti.eval.matching import matching
+from smalti.files import expand
+from smalti.modules import fingerprint, load_module, tokenizer_folder
+from smalti.pictures import named_grid, save_png, to_pil
+from smalti.pipeline.pipeline import Pipeline, check_pipeline
+from smalti.progress import say
+from smalti.recipes.base import GeneratorRecipe, TextRecipe
+from smalti.runs.data import check_codes_of, check_data
+from smalti.runs.encode import encode
+from smalti.runs.finetune import adapted, built, open_pipeline, share
+from smalti.runs.folder import claim, finish, without_held_out
+from smalti.runs.tokenizer import spread
+from smalti.sampling import orders
+from smalti.sampling.noise import Noise
+from smalti.text.encoders import condition
+from smalti.train.lora import merge
+from smalti.train.objectives import LikelihoodConfig
+from smalti.train.parallel import Precision, World, autocast, on_main, wait
+from smalti.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run trains and what it reads."""
+
+    pipeline: Pipeline
+    """Holds the model that is trained."""
+    learned: Any | None
+    """The text encoder, if it is trained too."""
+    cache: TokenCache
+    chosen: Any
+    """Rows of the cache to train on."""
+    held: Any
+    """Rows of the cache to measure on."""
+    begun: str
+    """Fingerprint of the pipeline that the run goes on from, or ""."""
+
+    def batches(self, recipe: GeneratorRecipe, world: World) -> CodeBatches:
+        size, seed = recipe.train.batch, recipe.train.seed
+        text = self.pipeline.text
+        return CodeBatches(
+            self.cache, self.chosen, size, seed, world.rank, world.size, encoder=text
+        )
+
+    def held_out(self, recipe: GeneratorRecipe) -> CodeBatches:
+        size, text = recipe.train.batch, self.pipeline.text
+        return CodeBatches(self.cache, self.held, size, train=False, encoder=text)
+
+
+def train_generator(
+    recipe: GeneratorRecipe, out: Path, world: World, note: str = ""
+) -> dict[str, Any]:
+    """Train a generator on codes; `out`/pipeline is what `smalti sample` takes."""
+    on_main(world, lambda: check_pipeline(out / "pipeline"))
+    parts = open_parts(recipe, out, world)
+    pipeline, model, learned = parts.pipeline, parts.pipeline.model, parts.learned
+    held_out, seed = parts.held_out(recipe), recipe.train.seed
+
+    def evaluate() -> dict[str, float]:
+        with autocast(world.device, recipe.train.precision):
+            return likelihood(model, held_out.evaluation(64), world.device, encoder=learned)
+
+    def preview(path: Path) -> None:
+        # not under autocast: keys and values are cached in the dtype of the weights
+        if pipeline.text is None:
+            count = max(32, min(64, len(pipeline.classes) * 4))
+            batch = {"labels": torch.arange(count) % len(pipeline.classes)}
+            names = [pipeline.classes[label] for label in batch["labels"]]
+        else:
+            some = spread(parts.held, 32)
+            chosen = CodeBatches(parts.cache, some, 32, train=False, encoder=pipeline.text)
+            batch, names = next(chosen.evaluation(32)), parts.cache.captions_of(some)
+        images = drawn(pipeline, batch, learned, seed)
+        save_png(named_grid(images, names, 2 if images[0].width <= 64 else 1), path, {})
+
+    objective = objective_of(model, recipe, learned)
+    trainer = Trainer(
+        objective,
+        parts.batches(recipe, world),
+        recipe.train,
+        out,
+        world,
+        title="generator",
+        unit="tokens",
+        units_per_item=model.spec.positions,
+        evaluate=evaluate,
+        preview=preview,
+    )
+    cache, own = parts.cache, not recipe.codes
+    codes = "" if own else cache.fingerprint()
+    claim(out, recipe, world, fingerprint=parts.begun, tokenizer=cache.tokenizer, codes=codes)
+    if note and world.main:
+        say(note)
+    if parts.begun and world.main:
+        say(f"generator: {share(objective.model)}")
+    trainer.fit()
+    with trainer.averaged():
+        if not world.main:
+            return {}
+        objective.eval()
+        measured = {f"held_out_{k}": v for k, v in evaluate().items()}
+        if pipeline.sampling.sees_known_first(model):
+            measured |= by_order(model, held_out, world, recipe.train.precision)
+        merge(model)
+        pipeline.save_pretrained(out / "pipeline")
+        measured |= compared(parts, measured, seed)
+    return finish(out, recipe, measured)
+
+
+def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
+    """Open or make everything that a run needs."""
+    begun = open_pipeline(recipe, out, world.device) if recipe.init else None
+    tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
+    encoder = open_encoder(recipe, begun)
+    goal, one_order = recipe.objective, True
+    if isinstance(goal, LikelihoodConfig):
+        one_order = not goal.random_end
+        if goal.random_end > recipe.train.steps:
+            raise ValueError(
+                f"objective.random_end must be at most train.steps {recipe.train.steps}, for the "
+                f"model to settle on its own order, got {goal.random_end}"
+            )
+    if not begun:  # before the codes are made
+        fitted(recipe.model, tokenizer, 1, encoder)
+    cache = open_codes(recipe, out, tokenizer, encoder, world)
+    chosen, held = cache.indices("train"), cache.indices("held_out")
+    held = held if len(held) else without_held_out(chosen, world)
+    classes = [] if encoder else cache.classes or ["image"]
+    learned = encoder if encoder is not None and encoder.learned else None
+    if begun:
+        model = adapted(begun, recipe, classes, cache.spec)
+    else:
+        config = fitted(recipe.model, tokenizer, len(classes), encoder)
+        model: Any = modules.module_of(config, modules.MODELS)
+        torch.manual_seed(recipe.train.seed)
+        for part in (model, learned):
+            if part is not None:
+                part.init_weights()
+        model.learn_from(tokenizer)
+    sampling = begun.sampling if begun else recipe.sampling
+    if model.any_order and not begun and one_order:
+        sampling = sampling.changed(known_first=False)  # it learns a single order
+    sampling.check(model)  # not at the first preview
+    pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache, begun), encoder)
+    return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
+
+
+def by_order(
+    model: Any, held_out: CodeBatches, world: World, precision: Precision
+) -> dict[str, float]:
+    """Held-out bits per token in every order."""
+    found: dict[str, float] = {}
+    for name in orders.NAMES:
+        with autocast(world.device, precision):
+            told = likelihood(model, held_out.evaluation(64), world.device, order=name)
+        found[f"bits_per_token_{name.replace('-', '_')}"] = told["bits_per_token"]
+    return found
+
+
+def objective_of(model: Any, recipe: GeneratorRecipe, learned: Any | None) -> Any:
+    """What the model minimises. Raises ValueError if the recipe's objective is for another loop."""
+    goal = recipe.objective
+    if goal.LOOP != model.loop:
+        name = type(model.config).__name__.removesuffix("Config")
+        wanted = {"causal": "LikelihoodConfig", "masked": "MaskedConfig"}[model.loop]
+        raise ValueError(f"{name} is trained by {wanted}, got {type(goal).__name__}")
+    return goal.objective(model, learned, recipe.train.seed)
+
+
+def compared(parts: Parts, told: dict[str, float], seed: int) -> dict[str, float]:
+    """How far below the unigram model of the training codes, and how well shapes match captions."""
+    measured: dict[str, float] = {}
+    if parts.cache.spec.discrete:
+        bits = told.get("held_out_bits_per_token") or told["held_out_bits_per_token_bound"]
+        unigram = unigram_of(parts)
+        measured = {"unigram_bits_per_token": unigram, "below_unigram": 1 - bits / unigram}
+    if parts.learned is not None and parts.cache.source.split(":")[0] == "shapes":
+        captions = sorted(set(parts.cache.captions_of(parts.held)))
+        found = matching(parts.pipeline, captions, seed)
+        measured |= {f"matching_{k}": v for k, v in found.items()}
+    return measured
+
+
+def unigram_of(parts: Parts) -> float:
+    """Bits per position of the held-out codes by how often each occurs in training."""
+    cache = parts.cache
+    blocks = np.array_split(parts.chosen, len(parts.chosen) // 4096 + 1)  # never all in memory
+    views = ((rows, v) for rows in blocks for v in range(cache.views))
+    counts = sum((histograms(cache.codes(*v), cache.spec).sum(0) for v in views), torch.tensor(0))
+    return unigram_bits(counts, cache.codes(parts.held, 0))
+
+
+def open_tokenizer(recipe: GeneratorRecipe, world: World) -> Any:
+    """The recipe's tokenizer, on the device of the run."""
+    if not recipe.tokenizer:
+        raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
+    folder = tokenizer_folder(expand(recipe.tokenizer))
+    return load_module(folder, modules.TOKENIZERS, world.device)[0]
+
+
+def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> Any | None:
+    """The text encoder, of the pipeline that the run begins from or of the recipe; None if it
+    trains on classes."""
+    if begun:
+        given = begun.text
+        if given is None or not given.learned:
+            return given
+        return built(given.config, modules.TEXT, given.state_dict())
+    if not isinstance(recipe, TextRecipe):
+        return None
+    return modules.module_of(recipe.text, modules.TEXT)
+
+
+def fitted(config: Any, tokenizer: Any, classes: int, encoder: Any | None) -> Any:
+    """A model's configuration with what the codes and the condition decide.
+
+    Raises ValueError if the model predicts other codes than the tokenizer gives.
+    """
+    reads = Reads(classes)
+    if encoder is not None:
+        reads = Reads(0, encoder.config.length, encoder.config.dim)
+    return config.fitted(tokenizer, reads)
+
+
+@torch.inference_mode()
+def drawn(
+    pipeline: Pipeline, batch: dict[str, Tensor], encoder: Any | None, seed: int
+) -> list[Any]:
+    """Pictures for the labels or captions of a batch. Cached features are used as they are."""
+    batch = {k: v.to(pipeline.device) for k, v in batch.items()}
+    cond = condition(batch, encoder)
+    noise = Noise.request(seed, cond.batch, device=pipeline.device)
+    *_, last = stream(pipeline.model, pipeline.sampling.request(pipeline.model, cond, noise))
+    return to_pil(pipeline.decode(last.drawn))
+
+
+def open_codes(
+    recipe: GeneratorRecipe, out: Path, tokenizer: Any, encoder: Any | None, world: World
+) -> TokenCache:
+    """The recipe's token cache; made in the run's folder where the recipe names none."""
+    frozen = encoder if encoder is not None and not encoder.learned else None
+    path = expand(recipe.codes) if recipe.codes else out / "codes.arrow"
+    if not recipe.codes:
+        source = open_source(recipe.data.source)  # its mistakes before the run's folder exists
+        if encoder is not None:
+            require_captions(source)
+        elif not path.exists():  # a run that began before this was asked goes on
+            require_labels(source)
+        on_main(world, lambda: check_data(out, source, recipe.data, classes=encoder is None))
+        claim(out, recipe, world, source)
+        if world.main and not holds(path, source):
+            transform = recipe.data.transform(tokenizer.config.size[0])
+            share, device = recipe.data.holdout, world.device
+            encode(
+                source,
+                tokenizer,
+                transform,
+                path,
+                share,
+                device=device,
+                text=frozen,
+                replace=True,
+            )
+            if frozen is not None:
+                frozen.release()
+    wait(world)
+    cache = TokenCache(path)
+    cache.require(fingerprint(tokenizer))
+    on_main(world, lambda: check_codes_of(out, cache, recipe))
+    if encoder is not None:
+        cache.require_captions()
+    elif world.main and recipe.codes and not (cache.labels >= 0).any():
+        say(f"{path}: the images of {cache.source} have no labels; all are of one class")
+    if frozen is not None:
+        cache.require_text(fingerprint(frozen))
+    return cache
+
+
+def holds(path: Path, source: Source) -> bool:
+    """Whether the codes of a run are there, and of what its source holds now."""
+    return path.exists() and TokenCache(path).source_fingerprint == source.fingerprint()
+
+
+def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, Any]:
+    """What a pipeline says of where it comes from; whose art it began from stays said."""
+    told: dict[str, Any] = {"source": cache.source, "credit": credit(cache.source)}
+    told["holdout"] = cache.holdout
+    if begun:
+        told |= {"init": begun.fingerprint, "credit": told["credit"] or begun.info.get("credit")}
+    return {k: v for k, v in told.items() if v}
+
+
+def credit(source: str) -> str | None:
+    """Whose art a source shows, where that must be said."""
+    if source.split(":")[0] != "emoji":
+        return None
+    from smalti.data.emoji import CREDIT
+
+    return CREDIT

@@ -1,0 +1,121 @@
+"""A recipe and a folder in, a trained tokenizer or pipeline out.
+
+A run's folder holds recipe.json, data.parquet and init.json (see `run_data`), metrics.jsonl,
+checkpoints/, previews/, and in the end tokenizer/ or pipeline/ and report.json. Run again with the
+same recipe it goes on from the last checkpoint, and with more steps it goes on longer; a finished
+run returns its report at once. One process, or those of one `torchrun`, writes there at a time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from smalti.config import read_json
+from smalti.files import LOCK, expand
+from smalti.recipes.base import DataConfig, Recipe, TextRecipe, TokenizerRecipe
+from smalti.runs.data import warn_of_changes
+from smalti.runs.folder import check, say_longer
+from smalti.runs.generator import train_generator
+from smalti.runs.tokenizer import train_tokenizer
+from smalti.tokenizers.kl_vae import KLVAEConfig
+from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
+from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
+from smalti.train.parallel import World, locked, on_main, start, stop
+
+
+def train(recipe: Recipe, out: Path, note: str = "") -> dict[str, Any]:
+    """Run a recipe to its end in the folder `out` and return the report ({} on other ranks); say
+    the note once the work begins.
+
+    Raises ValueError if `out` holds a run of another recipe or of data that has changed, and while
+    another process writes there.
+    """
+    world = start(recipe.train.device)
+    try:
+        return train_among(recipe, expand(out), world, note)
+    finally:
+        stop()
+
+
+def train_among(recipe: Recipe, out: Path, world: World, note: str = "") -> dict[str, Any]:
+    """`train` by processes that have joined already."""
+    on_main(world, lambda: check(out, recipe))
+    report = out / "report.json"
+    if report.is_file() and read_json(report).get("steps") == recipe.train.steps:
+        if world.main:
+            warn_of_changes(out, recipe)
+        return read_json(report)
+    with locked(world, out / LOCK, out):
+        if world.main:
+            say_longer(out, recipe)
+        if isinstance(recipe, TokenizerRecipe):
+            return train_tokenizer(recipe, out, world, note)
+        return train_generator(recipe, out, world, note)
+
+
+# -- what to say at the end
+
+TAKES: dict[type[Any], tuple[str, str]] = {
+    MultiScaleConfig: ("emoji_var", "var_d16"),
+    KLVAEConfig: ("emoji_mar", "mar_b"),
+    MaskGITVQGANConfig: ("emoji_maskgit", "rar_b"),
+}
+"""A small and a published recipe of a generator for the codes of a kind of tokenizer."""
+SMALL = 64
+"""Up to so many pixels of a side the small one is advised."""
+
+
+def ending(recipe: Recipe, out: Path, report: dict[str, Any]) -> str:
+    """Where a finished run has left what, how good it is, and the command that comes next."""
+    part = "tokenizer" if isinstance(recipe, TokenizerRecipe) else "pipeline"
+    where = f"{out}/{part}; pictures in {out}/previews, all numbers in {out}/report.json"
+    return "\n".join(
+        [
+            f"done after {report['steps']} steps: {measured(report)}",
+            f"it is in {where}",
+            f"next: {following(recipe, out)}",
+            f"      smalti plot {out} --out {out}/curves.png",
+        ]
+    )
+
+
+def measured(report: dict[str, Any]) -> str:
+    """The numbers of a report that say most, in words."""
+    if "held_out_psnr" in report:
+        usage = report.get("held_out_usage")
+        used = "" if usage is None else f"; {usage:.0%} of the codes occur in them"
+        return f"held-out images come back at {report['held_out_psnr']:.2f} dB{used}"
+    if "held_out_diffusion_loss" in report:
+        return f"the diffusion loss of held-out codes is {report['held_out_diffusion_loss']:.3f}"
+    bits, most = report.get("held_out_bits_per_token"), ""
+    if bits is None:
+        bits, most = report["held_out_bits_per_token_bound"], "at most "
+    below = report["below_unigram"]
+    apart = f"{abs(below):.0%} {'below' if below >= 0 else 'above'}"
+    return (
+        f"held-out codes take {most}{bits:.2f} bits each, {apart} what their frequencies alone tell"
+    )
+
+
+def following(recipe: Recipe, out: Path) -> str:
+    """The command that takes what a run has made."""
+    if isinstance(recipe, TokenizerRecipe):
+        return train_command(recipe.model, out / "tokenizer", data_options(recipe.data))
+    if isinstance(recipe, TextRecipe):
+        return f'smalti sample {out}/pipeline --text "..." --n 16 --out samples.png'
+    return f"smalti sample {out}/pipeline --n 16 --out samples.png"
+
+
+def train_command(config: Any, tokenizer: Path, options: str) -> str:
+    """The command that trains a generator on the codes of a tokenizer of this configuration."""
+    small, published = TAKES.get(type(config), ("emoji_llamagen", "llamagen_b"))
+    name = small if config.size[0] <= SMALL else published
+    return f"smalti train {name} --tokenizer {tokenizer}{options} --out runs/generator"
+
+
+def data_options(data: DataConfig) -> str:
+    """The options that give another recipe the same images."""
+    source = "" if data.source == "emoji" else f" --data.source {data.source}"
+    share = "" if data.holdout == DataConfig().holdout else f" --data.holdout {data.holdout:g}"
+    return source + share

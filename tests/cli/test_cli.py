@@ -1,0 +1,280 @@
+"""The command line without work: overview, version, help, and what it does not import."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import tyro
+
+from smalti import __version__
+from smalti.cli import catalogue
+from smalti.cli import main as cli
+from smalti.cli.options import options
+from smalti.recipes import RECIPES
+from smalti.recipes.base import TokenizerRecipe
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_overview_lists_every_command(capsys, arguments):
+    cli.main(arguments)
+    text = capsys.readouterr().out
+    assert text.startswith("usage: smalti COMMAND")
+    assert all(f"\n  {name} " in text for name in cli.COMMANDS)
+
+
+def test_version(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [
+        ("encode", "DATA"),
+        ("sample", "PIPELINE"),
+        ("edit", "PIPELINE"),
+        ("reconstruct", "TOKENIZER IMAGES"),
+        ("info", "PATH"),
+    ],
+)
+def test_positional_arguments_have_names(capsys, name, usage):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    line = " ".join(capsys.readouterr().out.split("options")[0].split())
+    assert line.startswith(f"usage: smalti {name} [-h]") and f" {usage}" in line
+    assert "STR" not in line.split(" --")[0]
+
+
+@pytest.mark.parametrize("name", ["demo", "encode", "sample", "edit", "reconstruct", "info"])
+def test_help_of_a_command(capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0 and f"smalti {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("sample", "--text --prompts --negative"),
+        ("edit", "--text --negative"),
+        ("encode", "--text"),
+    ],
+)
+def test_help_shows_what_concerns_texts(capsys, name, flags):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    text = capsys.readouterr().out
+    assert all(f"{flag} " in text for flag in flags.split())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flag"),
+    [("emoji_t2i", "--text.layers"), ("llamagen_t2i_stage1", "--text.clean")],
+)
+def test_the_text_encoder_of_a_recipe_has_its_own_fields(capsys, recipe, flag):
+    cli.main(["train", recipe, "--help"])
+    assert flag in capsys.readouterr().out
+
+
+def test_train_lists_recipes_and_every_field(capsys):
+    cli.main(["train"])
+    assert "emoji_vqgan" in capsys.readouterr().out
+    flags = ("--out", "--model.l2-norm", "--objective.codebook.kmeans", "--train.optim.lr")
+    cli.main(["train", "emoji_vqgan", "--help"])
+    page = capsys.readouterr().out
+    assert all(flag in page for flag in flags)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "emoji_vqgan", "--help-all"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and all(flag in text for flag in flags)
+    assert len(page.splitlines()) < 55 < len(text.splitlines())
+
+
+def test_the_page_of_a_recipe_begins_with_what_is_changed_often(capsys):
+    cli.main(["train", "emoji_vqgan", "--help"])
+    often, _, rest = capsys.readouterr().out.partition("all else, with its default:")
+    for words in ("--train.steps 800 ", "--train.batch 16 ", "--train.optim.lr 0.002 "):
+        assert words in often
+    assert "--model.size 32 32 " in often and "--out PATH " in often
+    assert often.startswith("usage: smalti train emoji_vqgan --out PATH [--field value ...]")
+    assert "--train.guard.spike 10.0" in rest and "--data.flip" in rest
+    assert "--train.steps" not in rest
+
+
+def test_recipes_are_listed_in_groups_and_whole_sentences(capsys):
+    cli.main(["train", "--help"])
+    text = capsys.readouterr().out
+    places = [
+        *("tokenizers, small", "  emoji_vqgan ", "generators, small", "  emoji_t2i "),
+        *("tokenizers, published", "  kl16 ", "generators, published", "  var_d16 "),
+    ]
+    assert [text.index(f"\n{place}") for place in places] == sorted(
+        text.index(f"\n{place}") for place in places
+    )
+    words = " ".join(text.split())
+    assert "in about eight minutes on two CPU cores. So few pictures are learned by heart." in words
+    assert max(map(len, text.splitlines())) <= 100
+    cli.main(["scaling", "--help"])
+    assert "tokenizers" not in capsys.readouterr().out
+
+
+def test_the_catalogue_agrees_with_the_recipes():
+    for name, function in RECIPES.items():
+        listed, recipe = catalogue.recipes()[name], function()
+        assert listed.kind == type(recipe).__name__
+        assert listed.tokenizer == isinstance(recipe, TokenizerRecipe)
+        fields = {f"--{f.replace('_', '-')}" for f in catalogue.fields(name)}
+        known = options(command_of(recipe))
+        assert {option.name for option in known} <= fields
+        assert [option.name for option in known if not option.help] == []
+    assert list(catalogue.recipes()) == list(RECIPES)
+
+
+def test_what_comes_after_a_conversion():
+    pipeline = {"kind": "pipeline", "tokenizer": {}}
+    drawn = "--n 6 --out samples.png (smalti info c says more)"
+    assert cli.after_conversion(pipeline, Path("c")) == f"smalti sample c --classes 0 1 2 {drawn}"
+    text = cli.after_conversion(pipeline | {"text": {}}, Path("c"))
+    assert text == f'smalti sample c --text "..." {drawn}'
+    alone = cli.after_conversion({"kind": "tokenizer"}, Path("c"))
+    assert alone == "smalti encode folder:PATH --tokenizer c --out codes.arrow"
+
+
+def command_of(recipe):
+    def command(recipe=recipe): ...
+
+    group = Annotated[type(recipe), tyro.conf.arg(name="")]
+    command.__annotations__["recipe"] = group
+    return command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["train", "--help"], 0),
+        (["smaple"], 2),
+        (["sample", "p", "--zzz"], 2),
+        (["train", "emoji_rar", "--train.stepps", "3"], 2),
+        (["train", "emoji_rrr", "--out", "x"], 2),
+        (["scaling", "emoji_vqgan", "--out", "x"], 2),
+    ],
+)
+def test_names_are_known_without_torch(arguments, code):
+    script = (
+        "import sys\nfrom smalti.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit as stop: print(stop.code)\n"
+        "else: print(0)\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == [str(code), "False"]
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from smalti.cli import main; main(['--help']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("demo", "goes on from the last checkpoint"), ("encode", "stopped; nothing was written")],
+)
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, name, words):
+    def interrupted(path: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, name, interrupted)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--path", "x"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 130 and words in line
+
+
+@pytest.mark.parametrize("error", [ValueError("two\nlines"), OSError(28, "two\nlines")])
+def test_an_error_becomes_one_line(monkeypatch, capsys, error):
+    def failing(path: str) -> None:
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "info", failing)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["info", "--path", "x"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and line.startswith("smalti info: ") and "two lines" in line
+
+
+TRAIN = "train emoji_vqgan --out x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("smaple x", "'smaple'; did you mean 'sample'?"),
+        (
+            "train emoji_vqgn --out x",
+            "'emoji_vqgn' is no recipe of smalti train; did you mean 'emoji_vqgan'?",
+        ),
+        ("sample p --temprature 1", "unknown option --temprature; did you mean --temperature?"),
+        ("sample p q", "there is nothing that 'q' could be"),
+        ("sample p --zzz", "unknown option --zzz"),
+        ("sample p --n many", "--n must be an integer, got 'many'"),
+        ("sample p --n", "--n needs a value: --n INT"),
+        ("sample p --guidance high", "--guidance must be a number, got 'high'"),
+        ("sample --n 3", "PIPELINE is missing"),
+        ("sample p --json=yes", "--json takes no value, got 'yes'"),
+        ("demo --system rarr", "got 'rarr'; did you mean 'rar'?"),
+        ("plot", "RUN... is missing"),
+        ("sample p --schedule x", "--schedule must be one of constant, linear, "),
+        ("encode p --tokenizer x", "--out PATH is missing"),
+        (
+            f"{TRAIN} --train.steps many",
+            "--train.steps must be an integer, got 'many'",
+        ),
+        ("sample p --prompt cats", "--prompt is --text here: a prompt or several"),
+        ("sample p --guidance-scale=3", "--guidance-scale is --guidance here: u + s * (c - u), 1"),
+        ("sample p --num-samples 3", "--num-samples is --n here: the number of images in all"),
+        ("edit p --cfg_scale 3", "--guidance here"),
+        ("edit p --class_labels 3", "is --classes here"),
+        ("edit p --mask-image x", "--mask-image is --mask here: in an edit; white or transparent"),
+        ("eval p --height 3", "--height has no counterpart here: pictures have the size"),
+        ("tune p --torch-dtype fp32", "--torch-dtype is --dtype here"),
+        ("encode p --tokenizer x --out x --prompt a", "unknown option: --prompt"),
+        ("encode p --tokenizer x --out x --height 3", "unknown option: --height"),
+        (f"{TRAIN} --train.batch 0", "train.batch must be at least 1, got 0"),
+        (f"{TRAIN} --train.optim.lr 0", "lr must be above 0, got 0.0"),
+        (f"{TRAIN} --train.optim.lr nan", "lr must be above 0, got nan"),
+        (f"{TRAIN} --train.optim.clip nan", "clip must be 0 or more, got nan"),
+        (
+            f"{TRAIN} --objective.codebook.warmup -1",
+            "warmup must be 0 or more, got -1",
+        ),
+        (
+            f"{TRAIN} --model.size 3",
+            "--model.size needs 2 values, got 1: --model.size INT INT",
+        ),
+        (f"{TRAIN} --steps 3", "unknown option --steps; did you mean --train.steps?"),
+        (
+            f"{TRAIN} --data x",
+            "unknown option --data; did you mean --data.source or --data.crop or --data.flip?",
+        ),
+        ("train --out x", "the recipe comes first, got '--out'"),
+        ("train emoji_vqgan", "--out PATH is missing"),
+        (
+            f"{TRAIN} --modle.size 3 3",
+            "unknown option --modle.size; did you mean --model.size?",
+        ),
+    ],
+)
+def test_complaints_about_arguments_read_well(capsys, arguments, line):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments.split())
+    (told,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert told.startswith(f"smalti {arguments.split()[0]}: ") and line in told
+    assert "Value error" not in told and "full helptext" not in told and "----" not in told

@@ -1,0 +1,89 @@
+"""Which pictures `smalti reconstruct` shows."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from builders import build
+from smalti.cli import main as cli
+from smalti.cli.coding import chosen_part
+from smalti.data.open import open_source
+from smalti.data.source import split
+from smalti.modules import save_module
+from smalti.pipeline.pipeline import Pipeline
+from smalti.runs.tokenizer import spread
+from smalti.tokenizers import vqgan
+
+pytestmark = pytest.mark.usefixtures("float32")
+
+
+def test_spread_takes_pictures_from_everywhere():
+    assert spread(range(100), 4) == [0, 25, 50, 75]
+    assert spread([3, 5, 8], 32) == [3, 5, 8]
+    assert spread(np.arange(10, 20), 3) == [10, 13, 16]
+    assert spread([], 3) == []
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures whose colour says their place, and a tokenizer that was trained on them."""
+    for i in range(60):
+        path = tmp_path / "pictures" / f"{i:03d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (4 * i, 0, 0)).save(path)
+    source = f"folder:{tmp_path / 'pictures'}"
+    save_module(build(vqgan.VQGAN, vqgan.tiny()), tmp_path / "t", source=source, holdout=0.2)
+    return tmp_path
+
+
+def test_of_its_own_images_a_tokenizer_shows_those_held_out(folder, monkeypatch):
+    name = f"folder:{folder / 'pictures'}"
+    train, held = split(open_source(name), 0.2)
+    assert len(held) == 12
+    assert chosen_part(name, folder / "t")[1:] == (held, " of the 12 held out in training")
+    assert chosen_part(f"{name}@train", folder / "t")[1:] == (train, " of the 48 seen in training")
+    assert chosen_part(f"{name}@held", folder / "t")[1] == held
+    monkeypatch.chdir(folder)
+    assert chosen_part("folder:pictures", folder / "t")[1] == held
+
+
+def test_of_other_images_all_are_shown(folder):
+    source, chosen, words = chosen_part("shapes:40", folder / "t")
+    assert (source.name, list(chosen), words) == ("shapes:40", list(range(40)), "")
+    assert chosen_part("shapes:40@held", folder / "t")[1] == split(source, 0.1)[1]
+
+
+def test_a_pipeline_says_what_it_was_trained_on(folder):
+    from smalti.models import llamagen
+
+    info = {"source": "shapes:40", "holdout": 0.5}
+    tokenizer, model = build(vqgan.VQGAN, vqgan.tiny()), build(llamagen.LlamaGen, llamagen.tiny())
+    Pipeline(tokenizer, model, list("abcde"), info=info).save_pretrained(folder / "p")
+    held = split(open_source("shapes:40"), 0.5)[1]
+    assert chosen_part("shapes:40", folder / "p")[1] == held
+
+
+def test_where_none_is_held_out_it_is_said(folder):
+    config = json.loads((folder / "t" / "config.json").read_text()) | {"holdout": 0.0}
+    (folder / "t" / "config.json").write_text(json.dumps(config))
+    name = f"folder:{folder / 'pictures'}"
+    _, chosen, words = chosen_part(name, folder / "t")
+    assert (len(chosen), words) == (60, ", which training saw: it held none out")
+    with pytest.raises(ValueError, match="@held has no images: 0.0 of 60 are held out"):
+        chosen_part(f"{name}@held", folder / "t")
+
+
+def test_the_command_spreads_what_it_shows(folder, capsys):
+    torch.set_num_threads(1)
+    out, name = folder / "r.png", f"folder:{folder / 'pictures'}"
+    cli.main(["reconstruct", str(folder / "t"), name, "--n", "3", "--out", str(out)])
+    held = split(open_source(name), 0.2)[1]
+    wanted = [4 * held[i] for i in (0, 4, 8)]
+    with Image.open(out) as image:
+        pixels = np.asarray(image)
+    step = (pixels.shape[1] - 2) // 3
+    assert [int(pixels[2, 2 + step * i, 0]) for i in range(3)] == wanted
+    assert "3 images of the 12 held out in training, " in capsys.readouterr().err

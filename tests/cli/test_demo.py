@@ -1,0 +1,69 @@
+"""What a demo is made of on both kinds of processor."""
+
+import json
+
+import pytest
+import torch
+
+from smalti.cli import demo
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """A demo on a processor with or without bfloat16 whose steps only note their recipes."""
+
+    def start(fast, **options):
+        seen = {}
+        monkeypatch.setattr(demo, "fast_bf16", lambda device: fast)
+        monkeypatch.setattr(demo, "best_device", lambda: torch.device("cpu"))
+
+        def noted(name, told):
+            def step(recipe, *rest):
+                seen[name] = recipe
+                return told
+
+            return step
+
+        monkeypatch.setattr(demo, "learn_codes", noted("tokenizer", {"held_out_psnr": 22.0}))
+        monkeypatch.setattr(demo, "learn_to_predict", noted("generator", {"steps": 1}))
+        monkeypatch.setattr(demo, "draw", lambda *rest: 8.0)
+        report = demo.demo("shapes:24", tmp_path, **options)
+        assert json.loads((tmp_path / "report.json").read_text()) == report
+        return seen, report, capsys.readouterr().err
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("fast", "steps", "until", "words"),
+    [
+        (True, 3540, 1770, "about 9 on two without.\n"),
+        (False, 2360, 1180, "on two without as here, where the generator trains 67% of its steps."),
+    ],
+)
+def test_a_slower_processor_trains_less_and_both_times_are_said(run, fast, steps, until, words):
+    seen, report, err = run(fast, system="rar")
+    assert seen["tokenizer"].train.steps == 800
+    assert seen["generator"].train.steps == steps
+    assert seen["generator"].objective.random_until == until
+    assert "It takes about 5 minutes on two free cores with AVX-512 and bfloat16" in err
+    assert words in err
+    assert report["images"] == 24 and report["sampling_images_per_s"] == 8.0
+
+
+def test_a_quick_demo_says_no_minutes(run):
+    seen, _, err = run(True, quick=True)
+    assert "minutes" not in err
+    assert (seen["tokenizer"].train.steps, seen["generator"].train.steps) == (40, 150)
+
+
+def test_the_recipes_alone_do_not_depend_on_the_processor(monkeypatch):
+    monkeypatch.setattr(demo, "fast_bf16", lambda device: False)
+    _, second = demo.recipes("shapes:24", quick=False, seed=3)
+    assert second == demo.replace(demo.emoji_llamagen(), data=second.data, train=second.train)
+    assert (second.train.steps, second.train.seed) == (3000, 3)
+
+
+def test_every_system_has_its_minutes():
+    assert demo.MINUTES.keys() == demo.SYSTEMS.keys() == demo.PREDICTS.keys()
+    assert all(fast < slow for fast, slow in demo.MINUTES.values())

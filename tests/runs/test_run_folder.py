@@ -1,0 +1,30 @@
+"""A run of an older version, whose recipe lacks fields that came later."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from smalti.config import read_json, to_dict
+from smalti.recipes.llamagen import emoji_llamagen
+from smalti.runs.folder import check, filled
+
+
+def test_fields_that_came_later_are_at_their_defaults(tmp_path):
+    recipe = emoji_llamagen()
+    told = to_dict(recipe)
+    del told["sampling"]["scales"], told["sampling"]["momentum"], told["train"]["optim"]["betas"]
+    del told["lora"]
+    (tmp_path / "recipe.json").write_text(json.dumps(told))
+    check(tmp_path, recipe)
+    assert filled(read_json(tmp_path / "recipe.json"), recipe) == to_dict(recipe)
+    other = replace(recipe, sampling=replace(recipe.sampling, momentum=-0.5))
+    with pytest.raises(ValueError, match=r"sampling.momentum was 0.0, now -0.5"):
+        check(tmp_path, other)
+
+
+def test_fields_that_are_gone_are_told(tmp_path):
+    recipe = emoji_llamagen()
+    (tmp_path / "recipe.json").write_text(json.dumps(to_dict(recipe) | {"gone": 3}))
+    with pytest.raises(ValueError, match="gone was 3, now None"):
+        check(tmp_path, recipe)
