@@ -81,7 +81,7 @@ def name_of(module: Any) -> str:
     """The name under which a module's configuration is registered."""
     for known in (TOKENIZERS, MODELS, TEXT):
         for name, item in known.items():
-            if type(module.config) is item.config:
+            if type(getattr(module, "config", None)) is item.config:
                 return name
     raise ValueError(f"{type(module).__name__} is not registered")
 

@@ -164,7 +164,7 @@ def command_of(recipe):
 )
 def test_names_are_known_without_torch(arguments, code):
     script = (
-        "import sys\nfrom smalti.cli import main\n"
+        "import sys\nfrom smalti.cli.main import main\n"
         f"try: main({arguments!r})\n"
         "except SystemExit as stop: print(stop.code)\n"
         "else: print(0)\nprint('torch' in sys.modules)"
@@ -175,7 +175,8 @@ def test_names_are_known_without_torch(arguments, code):
 
 def test_help_needs_no_torch():
     code = (
-        "import sys; from smalti.cli import main; main(['--help']); print('torch' in sys.modules)"
+        "import sys; from smalti.cli.main import main; main(['--help']); "
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -244,8 +245,8 @@ TRAIN = "train emoji_vqgan --out x"
         ("edit p --mask-image x", "--mask-image is --mask here: in an edit; white or transparent"),
         ("eval p --height 3", "--height has no counterpart here: pictures have the size"),
         ("tune p --torch-dtype fp32", "--torch-dtype is --dtype here"),
-        ("encode p --tokenizer x --out x --prompt a", "unknown option: --prompt"),
-        ("encode p --tokenizer x --out x --height 3", "unknown option: --height"),
+        ("encode p --tokenizer x --out x --prompt a", "unknown option --prompt"),
+        ("encode p --tokenizer x --out x --height 3", "unknown option --height"),
         (f"{TRAIN} --train.batch 0", "train.batch must be at least 1, got 0"),
         (f"{TRAIN} --train.optim.lr 0", "lr must be above 0, got 0.0"),
         (f"{TRAIN} --train.optim.lr nan", "lr must be above 0, got nan"),

@@ -135,7 +135,7 @@ def test_one_module_imports_matplotlib_and_only_to_draw():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "matplotlib" for name in names):
                 found.setdefault(path.name, []).append(node in tree.body)
-    assert found == {"plotting.py": [False]}
+    assert found == {"plots.py": [False]}
 
 
 def test_what_is_drawn_by_default():

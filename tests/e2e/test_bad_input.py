@@ -277,9 +277,9 @@ def test_a_pipeline_json_that_does_not_fit(copy, capsys, changes, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--guidance nan", "guidance scale must be 0 or more (1 is off), got nan"),
+        ("--guidance nan", "guidance must be a finite number, got nan"),
         ("--guidance inf", "got inf"),
-        ("--temperature nan", "temperature must be 0 or more, got nan"),
+        ("--temperature nan", "temperature must be a finite number, got nan"),
         ("--temperature inf", "got inf"),
         ("--top-p 1.5", "top_p must be above 0 and at most 1, got 1.5"),
         ("--top-p nan", "got nan"),
@@ -404,7 +404,8 @@ def test_ctrl_c_in_training(tmp_path):
     assert errors[-1] == (
         "stopped; the same command goes on from the last checkpoint where there is one"
     )
-    assert all(line.startswith("tokenizer: step") for line in errors[:-1])
+    assert any(line.startswith("tokenizer: step") for line in errors[:-1])
+    assert not any("Traceback" in line for line in errors)
     newest = checkpoint.found(folder / "checkpoints")[-1]
     assert checkpoint.load(newest)["step"] == int(newest.name.removeprefix("step-"))
 

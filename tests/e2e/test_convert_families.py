@@ -347,8 +347,10 @@ def test_the_moving_average_draws_unless_told_otherwise(files, tmp_path):
 def test_a_tokenizer_alone_needs_a_new_folder(files, tmp_path, capsys):
     for family in ("maskgit-vqgan", "var", "mar"):
         (tmp_path / family).mkdir()
+        (tmp_path / family / "thesis.tex").write_text("mine")
         line = mistake(capsys, command(files, tmp_path / family, family, model=""))
         assert f"{family} exists; a tokenizer alone needs a new folder" in line
+        assert [p.name for p in (tmp_path / family).iterdir()] == ["thesis.tex"]
 
 
 def test_help_and_families(capsys):

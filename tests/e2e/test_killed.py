@@ -16,11 +16,11 @@ from small_systems import GENERATOR, TOKENIZER
 
 PARENT = """
 import contextlib, json, os, sys
-import smalti.cli, smalti.recipes.run, smalti.tensorfile
+import smalti.cli.main, smalti.runs.run, smalti.files
 with contextlib.suppress(ImportError):
     from torch.utils.tensorboard import writer  # all that is slow is imported once
 
-write, calls = smalti.tensorfile._write, 0
+write, calls = smalti.files._write, 0
 
 def fatal(file, data):
     global calls
@@ -35,8 +35,8 @@ for line in sys.stdin:
     child = os.fork()
     if not child:
         if last:
-            smalti.tensorfile._write = fatal
-        smalti.cli.main(arguments)
+            smalti.files._write = fatal
+        smalti.cli.main.main(arguments)
         os._exit(0)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

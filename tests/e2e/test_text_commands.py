@@ -102,8 +102,9 @@ def test_encode_keeps_features_that_a_run_with_t5_learns_from(work, t5, tmp_path
     assert torch.equal(own, features) and torch.equal(mask_of_own, mask)
     line = mistake(capsys, *command, "--codes", codes, "--out", tmp_path / "i", "--text.clean")
     assert "but the recipe's text encoder is" in line and "encode the images again" in line
-    main([str(a) for a in ("encode", "shapes:64", "--tokenizer", tokenizer, "--out", codes)])
-    line = mistake(capsys, *command, "--codes", codes, "--out", tmp_path / "i")
+    bare = tmp_path / "bare.arrow"
+    main([str(a) for a in ("encode", "shapes:64", "--tokenizer", tokenizer, "--out", bare)])
+    line = mistake(capsys, *command, "--codes", bare, "--out", tmp_path / "i")
     assert "holds caption features of none" in line
 
 

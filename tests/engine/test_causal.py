@@ -127,7 +127,7 @@ def test_a_pyramid_takes_a_pass_for_each_scale_and_no_slot_twice(scales):
     sizes = [h * w for h, w in scales]
     for seen in inputs.values():
         assert [tuple(shape) for shape in seen] == [(4, n, 32) for n in sizes]
-    assert sum(model.blocks) == model.spec.positions
+    assert sum(model.blocks()) == model.spec.positions
     read = list(range(len(scales)))
     assert quantized == {"add": read[:-1], "shrink": read[1:]}, "each scale is added once"
 

@@ -142,8 +142,8 @@ def test_other_sizes_draw_as_large_ones_in_no_more_steps_than_positions():
     wanted = Sampling.of(guidance=3.0, schedule="linear", steps=16)
     assert sampling(replace(tiny(), grid=(4, 4))) == wanted
     b = MARConfig(**SIZES["B"])
-    assert sampling(replace(b, grid=(8, 8))) == replace(wanted, guidance=2.9, steps=64)
-    assert sampling(replace(b, encoder_layers=11)) == replace(wanted, steps=256)
+    assert sampling(replace(b, grid=(8, 8))) == wanted.changed(guidance=2.9, steps=64)
+    assert sampling(replace(b, encoder_layers=11)) == wanted.changed(steps=256)
 
 
 def test_options_of_the_script():

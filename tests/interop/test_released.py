@@ -125,7 +125,8 @@ def test_a_text_model(hub):
     pipe = smalti.load(f"{TEXT}/t2i_XL_stage1_256.pt", "cpu", torch.float32)
     assert hub.asked == [f"{TEXT}/t2i_XL_stage1_256.pt", f"{TEXT}/vq_ds16_t2i.pt"]
     assert pipe.text.config == T5Config("google/flan-t5-xl", 6, 12)
-    assert (pipe.sampling.guidance, pipe.sampling.top_k, pipe.classes) == (7.5, 1000, [])
+    assert (pipe.sampling.guidance.scale, pipe.sampling.filters.top_k) == (7.5, 1000)
+    assert pipe.classes == []
 
 
 def test_rar_has_its_tokenizer_in_another_repository(hub):
@@ -157,7 +158,7 @@ def test_var(hub, name):
         "FoundationVision/var/vae_ch160v4096z32.pth",
     ]
     assert pipe.tokenizer.config.scales == pipe.model.config.scales == pyramid(*sides)
-    assert pipe.sampling.guidance == 2.5 and len(pipe(n=2, seed=1)) == 2
+    assert pipe.sampling.guidance.scale == 2.5 and len(pipe(n=2, seed=1)) == 2
 
 
 def test_sample_draws_from_a_hub_id(hub, tmp_path, capsys):

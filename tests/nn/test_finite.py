@@ -8,11 +8,11 @@ import torch
 
 import smalti
 from builders import build, models, pipeline, tokenizers
-from smalti.codes import Cond
+from smalti.codes import Cond, Draw
 from smalti.data.token_cache import TokenCache, write_cache
 from smalti.data.transforms import to_uint8
-from smalti.engine import causal, masked
-from smalti.engine.step import Known, Watch
+from smalti.engine import LOOPS
+from smalti.engine.step import Known, Request, Watch
 from smalti.files import write_tensors
 from smalti.models import llamagen
 from smalti.modules import MODELS, load_module, save_module
@@ -95,8 +95,7 @@ def stream(model, known=None):
     if not model.config.classes:
         size = (2, model.config.text_length, model.config.text_dim)
         cond = Cond.of_text(torch.ones(size), torch.ones(size[:2], dtype=torch.bool))
-    engine = masked if getattr(model, "masked", False) else causal
-    return engine.stream(model, cond, Noise.request(0, 2), known=known)
+    return LOOPS[model.loop](model, Request(cond, Noise.request(0, 2), known=known))
 
 
 @pytest.mark.parametrize("name", models())
@@ -131,7 +130,7 @@ def test_a_device_that_would_have_to_wait_is_asked_once():
     """On a device without values every look is an error."""
     spec = build(llamagen.LlamaGen, llamagen.tiny()).spec
     watch = Watch(spec, 3)
-    draw = causal.Draw(*(torch.ones(2, 1, device="meta") for _ in range(3)))
+    draw = Draw(*(torch.ones(2, 1, device="meta") for _ in range(3)))
     watch.see(draw)
     watch.see(draw)
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):

@@ -579,7 +579,7 @@ def test_masks_are_checked(llama):
     refused(Image.new("L", (16, 16)), "the mask covers nothing: .* must be white")
     refused(Image.new("L", (16, 16), 255), "covers everything .* use smalti sample")
     refused(Image.new("RGBA", (16, 16)), r"covers everything \(transparent counts as white\)")
-    refused(Image.new("F", (16, 16)), "the mask holds float pixels; .*; the image is of mode RGB")
+    refused(Image.new("F", (16, 16)), "the mask holds float pixels, .*; the image is of mode RGB")
     refused(np.zeros((16, 16)), "the mask covers nothing: .*; its largest value is 0")
     refused(5, "the mask must be a PIL image, a file, bytes, an array or a tensor, got int; .* RGB")
     refused(np.zeros((16, 16), int), "array of uint8, bool or floats .*, got int64 from 0 to 0")

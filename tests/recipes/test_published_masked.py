@@ -21,7 +21,7 @@ SIZES = {"mar_b": (208, 20), "mar_l": (478, 20), "mar_h": (942, 20), "maskgit": 
 def test_sizes_and_memory(name):
     recipe, (millions, each) = RECIPES[name](), SIZES[name]
     with torch.device("meta"):
-        model = modules.module_of(recipe.model, modules.MODELS)(recipe.model)
+        model = modules.module_of(recipe.model, modules.MODELS)
         vae = KLVAE(RECIPES["kl16"]().model)
         vq = MaskGITVQGAN(RECIPES["maskgit_vqgan"]().model)
     parameters = sum(p.numel() for p in model.parameters())

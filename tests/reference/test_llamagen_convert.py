@@ -87,7 +87,7 @@ def test_generators(folder, layout, tmp_path):
     assert pipe.tokenizer.config.size == (2 * grid, 2 * grid)
     assert pipe.classes == [str(i) for i in range(args["num_classes"] * ("caption" not in io))]
     if "caption" in io:
-        assert (pipe.sampling.guidance, pipe.sampling.top_k) == (7.5, 1000)
+        assert (pipe.sampling.guidance.scale, pipe.sampling.filters.top_k) == (7.5, 1000)
         assert pipe.text is not None and pipe.text.config.length == made["cls_token_num"]
 
 

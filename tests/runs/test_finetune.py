@@ -86,7 +86,7 @@ def test_a_pipeline_learns_other_classes(work, tmp_path, capsys, more):
     assert first < losses(work / "g")[0] and sum(rest[-4:]) / 4 < first
     old, new = smalti.load(work / "g" / "pipeline"), smalti.load(run / "pipeline")
     assert (new.classes, old.classes) == (["Night", "noon"], ["dawn", "day", "night"])
-    assert new.sampling == old.sampling and new.sampling.temperature == 0.7
+    assert new.sampling == old.sampling and new.sampling.filters.temperature == 0.7
     config = replace(old.model.config, classes=2)
     assert (
         new.model.config == config

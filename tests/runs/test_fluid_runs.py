@@ -38,7 +38,7 @@ def recipe(folder, codes: str, order: str) -> GeneratorRecipe:
         data=replace(base.data, source="shapes:24", flip=False),
         model=replace(fluid.tiny(), order=order),
         objective=MaskedConfig() if order == "random" else LikelihoodConfig(),
-        sampling=replace(SAMPLING, head_steps="3" if codes == "continuous" else "100"),
+        sampling=SAMPLING.changed(head_steps="3" if codes == "continuous" else "100"),
         train=TRAIN,
     )
 
@@ -54,7 +54,7 @@ def test_codes_decide_the_head_and_the_recipe_the_order(tmp_path, codes, order):
     name = "diffusion_loss" if codes == "continuous" else f"bits_per_token{bound}"
     assert report[f"held_out_{name}"] > 0
     pipe = load(tmp_path / "run" / "pipeline")
-    assert pipe.model.masked == (order == "random")
+    assert (pipe.model.loop == "masked") == (order == "random")
     first, second = pipe(n=2, seed=3), pipe(n=1, seed=3, first=1)
     assert first[1].tobytes() == second[0].tobytes() != first[0].tobytes()
 

@@ -84,9 +84,9 @@ def test_encode_keeps_distributions_or_means(run, tokenizer, tmp_path, capsys):
         ("sample", ["--posterior", "sample", "--half"]),
         ("mode", ["--posterior", "mode"]),
     ):
-        report = told(capsys, *command, tmp_path / name, *more)
+        report = told(capsys, *command, tmp_path / f"{name}.arrow", *more)
         assert (report["images"], report["views"], report["channels"]) == (20, 2, spec.channels)
-        caches[name] = TokenCache(tmp_path / name)
+        caches[name] = TokenCache(tmp_path / f"{name}.arrow")
         caches[name].require(fingerprint(tokenizer))
     assert [caches[n].posterior for n in caches] == [True, True, False]
     source, transform = open_source("shapes:20"), Transform(16)
@@ -98,7 +98,7 @@ def test_encode_keeps_distributions_or_means(run, tokenizer, tmp_path, capsys):
         torch.testing.assert_close(found, mean, rtol=0, atol=atol)
         drawn = caches[name].codes(np.arange(20), 0, seeds)
         assert ((drawn - mean).abs().mean() > 0.1 * std.mean()) == (name != "mode")
-    info = told(capsys, "info", tmp_path / "default")
+    info = told(capsys, "info", tmp_path / "default.arrow")
     assert (info["vocab"], info["channels"], info["posterior"]) == (0, spec.channels, True)
 
 
@@ -116,7 +116,7 @@ def test_images_whose_codes_are_no_numbers_are_named(tmp_path):
     model = build(KLVAE, tiny())
     model.quant_conv.bias.data[0] = float("nan")
     out = tmp_path / "codes.arrow"
-    with pytest.raises(ValueError, match="codes of '0' must be finite numbers"):
+    with pytest.raises(ValueError, match="codes of '0': latents of the tokenizer must be finite"):
         encode(open_source("shapes:4"), model, Transform(16), out)
     assert not out.exists()
 
@@ -142,7 +142,7 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
     main([str(a) for a in ("train", "emoji_vqgan", "--out", tmp_path / "v", *TOKENIZER)])
     command = ["encode", "shapes:4", "--tokenizer", tmp_path / "v" / "tokenizer", "--out"]
     for more in (("--posterior", "mode"), ("--half",)):
-        line = failed(capsys, *command, tmp_path / "codes", *more)
+        line = failed(capsys, *command, tmp_path / "codes.arrow", *more)
         assert "for tokenizers of continuous codes, got one of 16 discrete codes" in line
     line = failed(capsys, *train, "--init", tmp_path / "v")
     assert "holds a vqgan, which this recipe does not train: it takes KLVAEConfig" in line

@@ -44,7 +44,7 @@ def test_sizes_of_var_are_the_published_ones(size):
 def test_parameters_of_vars_layers_are_those_of_the_paper():
     for depth in (1, 2, 4):
         with torch.device("meta"):
-            model = modules.module_of(VARConfig(), modules.MODELS)(sized(VARConfig(), depth))
+            model = modules.module_of(sized(VARConfig(), depth), modules.MODELS)
         weights = [p for b in blocks(model) for p in b.parameters() if p.dim() == 2]
         assert sum(p.numel() for p in weights) == 73728 * depth**3
         assert sum(map(learned, blocks(model))) < 73728 * depth**3 * (1 + 0.02 / depth)
@@ -64,7 +64,7 @@ def test_every_family_grows_with_the_cube_of_its_layers(name):
         config = sized(own, layers)
         assert (config.dim, config.heads) == (times * own.dim, times * own.heads)
         with torch.device("meta"):
-            model = modules.module_of(config, modules.MODELS)(config)
+            model = modules.module_of(config, modules.MODELS)
         counts.append(sum(map(learned, blocks(model))))
         assert len(blocks(model)) in (layers, 2 * layers)  # MAR has an encoder and a decoder
     assert 7.5 < counts[1] / counts[0] < 8.1 and 7.5 < counts[2] / counts[1] < 8.1

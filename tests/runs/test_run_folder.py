@@ -18,7 +18,7 @@ def test_fields_that_came_later_are_at_their_defaults(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(told))
     check(tmp_path, recipe)
     assert filled(read_json(tmp_path / "recipe.json"), recipe) == to_dict(recipe)
-    other = replace(recipe, sampling=replace(recipe.sampling, momentum=-0.5))
+    other = replace(recipe, sampling=recipe.sampling.changed(momentum=-0.5))
     with pytest.raises(ValueError, match=r"sampling.momentum was 0.0, now -0.5"):
         check(tmp_path, other)
 

@@ -63,11 +63,11 @@ def named_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 @torch.no_grad()
-def cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Bring a model's floating-point weights to `dtype`, but those that it keeps in float32."""
-    prefixes: tuple[str, ...] = getattr(model, "FLOAT32", ())
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point() and not name.startswith(prefixes):
+def cast(module: nn.Module, dtype: torch.dtype, exact: tuple[str, ...] = ()) -> None:
+    """Bring a module's floating-point weights to `dtype`, but those whose names begin with one of
+    `exact`."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_floating_point() and not name.startswith(exact):
             tensor.data = tensor.data.to(dtype)
 
 

@@ -140,7 +140,7 @@ class Pipeline:
         where = self.device if device is None else named_device(device)
         if weights is not None and weights != self.dtype:
             _ = self.fingerprint  # of the weights as they were learned
-            cast(self.model, weights)
+            cast(self.model, weights, self.model.FLOAT32)
             if self.text is not None:
                 cast(self.text, weights)
         for part in (self.tokenizer, self.model, self.text):

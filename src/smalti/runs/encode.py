@@ -25,6 +25,7 @@ from smalti.data.token_cache import Row, TokenCache, is_own, write_cache
 from smalti.data.transforms import Transform, to_float
 from smalti.files import LOCK, SETTINGS, begin_parts, check_own, expand, lock, remove_files
 from smalti.modules import fingerprint, identity
+from smalti.nn.finite import NotFinite
 from smalti.progress import say, track
 
 EVERY = 10.0
@@ -154,7 +155,15 @@ class Coder(NamedTuple):
         pixels = np.concatenate([self.transform.views(e.image) for e in found.values()])
         images = to_float(torch.from_numpy(pixels).to(self.device))
         read_codes = self.tokenizer.moments if self.sampled else self.tokenizer.encode
-        codes = read_codes(images).cpu().numpy()
+        try:
+            codes = read_codes(images).cpu().numpy()
+        except NotFinite:
+            for i, views in zip(found, images.chunk(len(found)), strict=True):
+                try:
+                    read_codes(views)
+                except NotFinite as error:
+                    raise NotFinite(f"codes of {source.key(i)!r}: {error}") from None
+            raise
         codes = codes.reshape(len(found), self.transform.view_count, *codes.shape[1:])
         captions = [e.caption for e in found.values()]
         texts: Sequence[np.ndarray | None] = [None] * len(captions)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from smalti.config import read_json, to_dict
+from smalti.config import read_json, settings_of, to_dict, value_of
 from smalti.data import skipped
 from smalti.data.source import Source
 from smalti.files import check_folder, check_output, sweep, write_json
@@ -100,14 +100,15 @@ def filled(told: Any, config: Any) -> Any:
     if not dataclasses.is_dataclass(config) or not isinstance(told, dict):
         return told
     later: dict[str, Any] = {}
-    for f in dataclasses.fields(config):
-        if f.name in told:
-            later[f.name] = filled(told[f.name], getattr(config, f.name))
-        elif f.default is not dataclasses.MISSING:
-            later[f.name] = f.default
-        elif f.default_factory is not dataclasses.MISSING:
-            later[f.name] = f.default_factory()
-    return told | json.loads(json.dumps(later, default=dataclasses.asdict))  # tuples are lists
+    for name, setting in settings_of(type(config)).items():
+        field = setting.field
+        if name in told:
+            later[name] = filled(told[name], value_of(config, setting))
+        elif field.default is not dataclasses.MISSING:
+            later[name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            later[name] = field.default_factory()
+    return told | json.loads(json.dumps(later, default=to_dict))  # tuples are lists
 
 
 def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:

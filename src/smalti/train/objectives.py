@@ -117,9 +117,10 @@ class Likelihood(nn.Module):
     def forward(self, batch: Batch, step: int) -> Losses:
         model, encoder = self._parts
         cond = condition(batch, encoder).dropped(batch["chance"] < self.config.cond_dropout)
-        share = self.config.random_share(step)
-        noise = Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))
-        orders = self.orders(noise, share) if share else None
+        share, noise, orders = self.config.random_share(step), None, None
+        if share or not model.spec.discrete:  # else nothing random is left to decide
+            noise = Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))
+            orders = self.orders(noise, share) if share else None
         loss = model.loss(batch["codes"], cond, orders, noise).mean()
         return Losses({"model": loss}, {"loss": loss.detach()})
 

@@ -152,9 +152,15 @@ def shard(objective: Any, world: World, precision: Precision) -> Any:
 
 
 def exact(model: nn.Module) -> set[nn.Parameter]:
-    """What a model keeps in float32 whatever the rest computes in (`FLOAT32`); it is frozen."""
-    prefixes: tuple[str, ...] = getattr(model, "FLOAT32", ())
-    return {p for name, p in model.named_parameters() if prefixes and name.startswith(prefixes)}
+    """What a model, or a part of it, keeps in float32 whatever the rest computes in (`FLOAT32`); it
+    is frozen."""
+    kept = set[nn.Parameter]()
+    for module in model.modules():
+        prefixes: tuple[str, ...] = getattr(type(module), "FLOAT32", ())
+        kept |= {
+            p for name, p in module.named_parameters() if prefixes and name.startswith(prefixes)
+        }
+    return kept
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -1,0 +1,96 @@
+"""Shared code knows contracts, never a system; functions fit one look."""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import smalti
+
+ROOT = Path(smalti.__file__).parent
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
+CLASSES = [
+    (node.name, path)
+    for path, tree in TREES.items()
+    if path.parent.name in ("models", "tokenizers", "text")
+    and path.stem not in ("generator", "base", "encoders", "mar_stack")
+    for node in tree.body
+    if isinstance(node, ast.ClassDef)
+]
+COUNT = Counter(name for name, _ in CLASSES)
+SYSTEMS = {name: path for name, path in CLASSES if COUNT[name] == 1}
+"""Every class of a file of a system that has a name of its own, and that file."""
+SUBJECTS = {"model", "tokenizer", "head", "encoder", "text_encoder", "pipe", "pipeline"}
+"""What has a contract: nothing is asked of it by name."""
+LONG = {  # commands and whole procedures, read from top to bottom
+    *("train_tokenizer", "train_generator", "measure", "encode", "sample", "search_of"),
+    *("write_cache", "bits", "of_reference", "_of_pipeline", "load", "edit"),
+}
+MANY = {  # what a user calls, with the settings as names
+    *("sample", "edit", "write_cache", "encode", "__init__", "stream", "__call__", "draw_npz"),
+    "tune",
+}
+
+
+def called(tree: ast.AST, *names: str):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+            yield node
+
+
+def last(node: ast.AST) -> str:
+    """The last name of `model`, `self.model`, `pipe.model`."""
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+def asked_by_name(tree: ast.AST) -> list[str]:
+    """Attributes that something with a contract is asked for as if it had none."""
+    calls = called(tree, "getattr", "hasattr")
+    return [ast.unparse(call) for call in calls if last(call.args[0]) in SUBJECTS]
+
+
+def systems_named(path: Path, tree: ast.AST) -> list[str]:
+    """`isinstance` of a class of a system whose file this is not."""
+    return [
+        ast.unparse(call)
+        for call in called(tree, "isinstance")
+        for node in ast.walk(call.args[1])
+        if isinstance(node, ast.Name) and SYSTEMS.get(node.id, path) != path
+    ]
+
+
+@pytest.mark.parametrize("path", TREES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_shared_code_knows_no_system(path):
+    assert asked_by_name(TREES[path]) == []
+    assert systems_named(path, TREES[path]) == []
+
+
+def test_the_checks_find():
+    assert asked_by_name(ast.parse("getattr(self.model, 'masked', False)"))
+    assert asked_by_name(ast.parse("x = hasattr(tokenizer, 'moments')"))
+    assert not asked_by_name(ast.parse("getattr(config, 'layers')"))
+    assert systems_named(ROOT / "eval" / "x.py", ast.parse("isinstance(m, VAR | MAR)"))
+    assert not systems_named(SYSTEMS["VAR"], ast.parse("isinstance(m, VAR)"))
+    assert {"LlamaGen", "KLVAE", "T5", "VARConfig"} <= SYSTEMS.keys()
+
+
+def functions():
+    for tree in TREES.values():
+        yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def test_functions_are_short():
+    """At most 40 lines beside the docstring, and 8 arguments, but for those that are listed."""
+    long, many = set(), set()
+    for node in functions():
+        doc = node.body[0] if ast.get_docstring(node) else None
+        lines = node.end_lineno - node.lineno + 1
+        lines -= doc.end_lineno - doc.lineno + 1 if doc else 0
+        names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        if lines > 40:
+            long.add(node.name)
+        if len([name for name in names if name not in ("self", "cls")]) > 8:
+            many.add(node.name)
+    assert long <= LONG and many <= MANY
+    assert LONG <= long and MANY <= many, "what has become short is no exception any more"
