@@ -66,7 +66,7 @@ class Trained:
 def fresh(config: Any) -> Any:
     """A new tokenizer or model."""
     among = modules.TOKENIZERS | modules.MODELS
-    return modules.module_of(config, among)(config)
+    return modules.module_of(config, among)
 
 
 def learned(config: Any) -> int:
@@ -182,14 +182,14 @@ def facts(name: System, system: Trained, repeats: int) -> dict[str, Any]:
         },
         "psnr": told["held_out_psnr"],
         **(used(TokenCache(b / "codes.arrow")) if spec.discrete else {"usage": None}),
-        "passes": sampling.steps if masked else len(model.blocks()),
-        "head_passes": None if spec.discrete else int(sampling.head_steps),
+        "passes": sampling.reveal.steps if masked else len(model.blocks()),
+        "head_passes": None if spec.discrete else int(sampling.solver.steps),
         "seconds_1": statistics.median(one),
         "seconds_64": statistics.median(many),
         "train_s": training_seconds(b, second, spec.positions),
         "tokenizer_steps": first.train.steps,
         "tokenizer_train_s": training_seconds(a, first),
-        "guidance": f"{pipe.sampling.guidance:g} ({pipe.sampling.schedule})",
+        "guidance": f"{sampling.guidance.scale:g} ({sampling.guidance.schedule})",
         "dtype": str(pipe.dtype).removeprefix("torch."),
     }
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from common import report, seconds
 from smalti.codes import Cond, Turn
-from smalti.models.mar import MAR, SIZES, MARConfig
+from smalti.models.mar import MAR, SIZES, MARConfig, Prepared
 from smalti.nn.linear import packed
 from smalti.sampling.chance import Chance
 from smalti.sampling.guidance import Guidance
@@ -90,7 +90,7 @@ class Bench:
 
         return Times(seconds(trunk), seconds(head), found["codes"])
 
-    def ours(self, step: int, prepared: Tensor, cache: Any = None, fresh: bool = True) -> Times:
+    def ours(self, step: int, prepared: Prepared, cache: Any = None, fresh: bool = True) -> Times:
         model, turn = self.model, self.turn(step, fresh)
         assert turn.wanted is not None
         guide = GUIDANCE.at(step, self.steps, 1 - max(1, self.left[step + 1]) / self.left[0])

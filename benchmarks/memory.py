@@ -167,7 +167,7 @@ def child(name: str, batch: int, dtype: torch.dtype, device: str, quick: bool) -
     if isinstance(config, MARConfig):
         terms = paper_mar(config, batch, dtype, device)
     else:
-        top_p = RECIPES[name]().sampling.top_p
+        top_p = RECIPES[name]().sampling.filters.top_p
         terms = paper_llamagen(config, batch, dtype, device, top_p)
     return {
         "script": "memory",

@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     pipe = smalti.load(args.out / "generator" / "pipeline")
     report({"case": "reconstructions", **reconstructed(pipe), **took})
-    for guidance in dict.fromkeys([pipe.sampling.guidance, *args.guidance]):
-        pipe.sampling = replace(pipe.sampling, guidance=guidance)
+    for guidance in dict.fromkeys([pipe.sampling.guidance.scale, *args.guidance]):
+        pipe.sampling = pipe.sampling.changed(guidance=guidance)
         began = time.perf_counter()
         shares = matching(pipe, seed=1)
         spent = time.perf_counter() - began

@@ -10,6 +10,7 @@ from smalti.codes import Cond
 from smalti.eval.likelihood import likelihood
 from smalti.models import rar, var
 from smalti.sampling import orders
+from smalti.sampling.noise import Noise
 from smalti.train.objectives import Likelihood, LikelihoodConfig
 
 
@@ -22,6 +23,10 @@ def batch(model, count: int, first: int = 0):
         "chance": torch.ones(count),
         "shuffle": shuffle,
     }
+
+
+def noise_of(given) -> Noise:
+    return Noise(given["shuffle"], torch.zeros_like(given["shuffle"]))
 
 
 def test_the_share_is_one_falls_in_a_line_and_stays_zero():
@@ -54,13 +59,13 @@ def test_each_sample_has_its_own_order_and_some_the_models_own(own):
     given = batch(model, 64)
     scan = orders.order(own, (4, 4))
     for share, low, high in ((1.0, 0, 0), (0.5, 20, 44), (0.1, 50, 64)):
-        (drawn,) = objective.orders(given["shuffle"], share)
+        drawn = objective.orders(noise_of(given), share)
         orders.check_order(drawn, 16)
         kept = (drawn == scan).all(1)
         assert low <= kept.sum() <= high
         assert len(drawn[~kept].unique(dim=0)) == (~kept).sum(), "no two samples share an order"
     # step 50: half of the samples in random orders; the loss is that of those orders
-    (drawn,) = objective.orders(given["shuffle"], config.random_share(50))
+    drawn = objective.orders(noise_of(given), config.random_share(50))
     with torch.no_grad():
         expected = model.loss(given["codes"], Cond(labels=given["labels"]), orders=drawn).mean()
         found = objective(given, 50).totals["model"]
@@ -74,8 +79,8 @@ def test_each_sample_has_its_own_order_and_some_the_models_own(own):
 
 def test_an_order_does_not_depend_on_the_rest_of_the_batch():
     objective = Likelihood(build(rar.RAR, rar.tiny()), LikelihoodConfig(random_end=100))
-    (whole,) = objective.orders(batch(objective.model, 64)["shuffle"], 0.5)
-    (part,) = objective.orders(batch(objective.model, 8, 24)["shuffle"], 0.5)
+    whole = objective.orders(noise_of(batch(objective.model, 64)), 0.5)
+    part = objective.orders(noise_of(batch(objective.model, 8, 24)), 0.5)
     assert torch.equal(part, whole[24:32])
 
 
