@@ -16,8 +16,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
 
 
 def layers() -> list[list[str]]:
-    """The rooms as the page on architecture draws them, from the top: a room (a module or package of
-    smalti) imports rooms of lower layers only. `smalti` is the package itself."""
+    """The rooms as the page on architecture draws them, from the top: a room (a module or package
+    of smalti) imports rooms of lower layers only. `smalti` is the package itself."""
     line = re.search(r"^ *(__main__ >.*?)(?:\n\n|\n```)", PAGE.read_text(), re.M | re.S)
     assert line, f"{PAGE.name} has the line that begins with __main__ >"
     return [layer.split() for layer in line[1].split(">")]

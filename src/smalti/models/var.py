@@ -331,6 +331,10 @@ class VAR(Generator):
             shared = self.shared_adaln(F.silu(label)).unflatten(-1, (6, -1)).squeeze(1)
         return Prepared(label + self.start_pos, places.unsqueeze(0), label, shared)
 
+    def blocks(self, spec: TokenSpec | None = None) -> list[int]:
+        """Positions of each scale, of which there may be one."""
+        return [h * w for h, w in (spec or self.spec).grids]
+
     def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
         """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
         c, weight, length = self.config, self.pos, self.draws(spec).positions
