@@ -10,6 +10,7 @@ import pytest
 
 from smalti.config import read_json
 from smalti.files import (
+    begin_parts,
     check_file,
     check_folder,
     check_output,
@@ -203,3 +204,21 @@ def test_a_lock_leaves_no_folder_that_it_made(tmp_path):
     with lock(tmp_path / "a" / "lock", Path("run")):
         (tmp_path / "a" / "result").write_text("")
     assert os.listdir(tmp_path / "a") == ["result"]
+
+
+def test_a_folder_of_parts_and_other_things_is_left_alone(tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for name in ("000000003.rgb", "notes.txt"):
+        (folder / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"000000003\.rgb, notes\.txt"):
+        begin_parts(folder, {"seed": 0}, r"\d{9}\.rgb", "parts of a drawing")
+    assert sorted(p.name for p in folder.iterdir()) == ["000000003.rgb", "notes.txt"]
+
+
+def test_a_folder_of_parts_alone_begins_anew(tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / "000000003.rgb").write_text("half")
+    begin_parts(folder, {"seed": 0}, r"\d{9}\.rgb", "parts of a drawing")
+    assert [p.name for p in folder.iterdir()] == ["settings.json"]

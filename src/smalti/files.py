@@ -228,12 +228,13 @@ def remove_files(folder: Path, *names: str) -> None:
 
 def begin_parts(folder: Path, settings: dict[str, Any], part: str, kind: str) -> None:
     """Make the folder of a result's parts, or keep what is in it. It says what the result is of in
-    settings.json; without that it is one half removed, and its parts, by their names, go.
+    settings.json; one that holds parts and nothing else is one half removed, and they go.
 
     Raises ValueError, naming what is there, for a folder of something else.
     """
     if not (folder / SETTINGS).is_file():
-        remove_files(folder, part)
+        if all(re.fullmatch(part, name) for name in contents(folder)):
+            remove_files(folder, part)
         check_folder(folder, SETTINGS, settings, kind)
         write_json(folder / SETTINGS, settings)
     sweep(folder)
