@@ -28,10 +28,9 @@ from torch import Tensor
 import smalti
 from common import machine, report, seconds
 from comparison_edit import TOKENIZERS, edits, inpainting, spread
-from comparison_page import page
+from comparison_page import TITLES, page
 from smalti import modules
-from smalti.cli import demo
-from smalti.cli.demo import System, recipes
+from smalti.cli.demo import recipes
 from smalti.config import read_json
 from smalti.data.loader import Images
 from smalti.data.open import open_source
@@ -41,6 +40,7 @@ from smalti.data.transforms import Transform
 from smalti.eval.codebook import histogram, perplexity, usage
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline.pipeline import Pipeline
+from smalti.recipes import DEMOS
 from smalti.recipes.base import GeneratorRecipe, Recipe
 from smalti.runs import ladder
 from smalti.runs.generator import objective_of
@@ -49,8 +49,6 @@ from smalti.runs.run import train
 PARAMETERS, COMPUTE = 0.05, 0.02
 """How far a recipe may lie from LlamaGen's."""
 COLUMNS = 8
-
-SYSTEMS = demo.SYSTEMS
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def operations(recipe: GeneratorRecipe, batches: int = 8) -> float:
 
 def check_equal() -> None:
     """The recipes agree in parameters, and in operations of the whole training."""
-    full = {name: generator() for name, (_, generator) in SYSTEMS.items()}
+    full = {name: DEMOS[name].generator() for name in TITLES}
     for name, recipe in full.items():
         larger = learned(recipe.model) / learned(full["llamagen"].model) - 1
         assert abs(larger) < PARAMETERS, f"{name} has {larger:+.1%} parameters"
@@ -110,13 +108,13 @@ def check_equal() -> None:
         assert abs(steps / equal - 1) < COMPUTE, f"{name} has {steps} steps, not {equal:.0f}"
 
 
-def trained(name: System, data: str, quick: bool, out: Path) -> Trained:
+def trained(name: str, data: str, quick: bool, out: Path) -> Trained:
     """Train a system, or take what is there. Systems of one tokenizer share its run."""
     first, second = recipes(data, quick, 0, name)
     if quick:
         first = replace(first, train=replace(first.train, batch=4))
         second = replace(second, train=replace(second.train, batch=4))
-    a, b = (out / recipe.__name__ for recipe in SYSTEMS[name])
+    a, b = (out / recipe.__name__ for recipe in (DEMOS[name].tokenizer, DEMOS[name].generator))
     train(first, a)
     second = replace(second, tokenizer=str(a / "tokenizer"))
     train(second, b)
@@ -149,7 +147,7 @@ def used(codes: TokenCache) -> dict[str, Any]:
     }
 
 
-def facts(name: System, system: Trained, repeats: int) -> dict[str, Any]:
+def facts(name: str, system: Trained, repeats: int) -> dict[str, Any]:
     """What the table says of a system."""
     (first, second), (a, b), pipe = system.recipes, system.runs, system.pipe
     told, held, spec = read_json(a / "report.json"), read_json(b / "report.json"), pipe.model.spec
@@ -194,7 +192,7 @@ def facts(name: System, system: Trained, repeats: int) -> dict[str, Any]:
     }
 
 
-def figures(systems: dict[System, Trained], pictures: dict[str, Tensor], docs: Path) -> list[str]:
+def figures(systems: dict[str, Trained], pictures: dict[str, Tensor], docs: Path) -> list[str]:
     """Samples of each system, reconstructions of the tokenizers, VAR's scales. Returns the classes
     of the samples' columns."""
     classes = systems["llamagen"].pipe.classes[:COLUMNS]
@@ -223,20 +221,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default="emoji", help="other pictures, for a trial")
     args = parser.parse_args(arguments)
     check_equal()
-    systems: dict[System, Trained] = {
-        name: trained(name, args.data, args.quick, args.out) for name in SYSTEMS
+    systems: dict[str, Trained] = {
+        name: trained(name, args.data, args.quick, args.out) for name in TITLES
     }
     source = open_source(args.data)
     _, held = split(source, systems["var"].recipes[1].data.holdout)
     size = systems["var"].pipe.tokenizer.config.size[0]
     pictures = next(Images(source, held, Transform(size), 1).evaluation(len(held)))
 
-    table: dict[System, dict[str, Any]] = {
+    table: dict[str, dict[str, Any]] = {
         name: facts(name, system, 1 if args.quick else 5) for name, system in systems.items()
     }
     for row in table.values():
         report(row)
-    pipes: dict[System, Pipeline] = {name: system.pipe for name, system in systems.items()}
+    pipes: dict[str, Pipeline] = {name: system.pipe for name, system in systems.items()}
     draws = 1 if args.quick else 4
     painted = inpainting(pipes, pictures, draws)
     for way, row in painted.items():

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from smalti.cli.demo import System
 from smalti.codes import Cond, TokenSpec
 from smalti.engine.step import Known
 from smalti.eval.codebook import bits
@@ -19,7 +18,7 @@ from smalti.pipeline.editing import known_positions
 from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.orders import known_first, order
 
-WAYS: dict[str, tuple[System, bool | None]] = {
+WAYS: dict[str, tuple[str, bool | None]] = {
     "LlamaGen": ("llamagen", None),
     "RAR (known first)": ("rar", True),
     "RAR (row by row)": ("rar", False),
@@ -29,7 +28,7 @@ WAYS: dict[str, tuple[System, bool | None]] = {
     "Fluid": ("fluid", None),
 }
 """Systems, and whether a raster model sees all that is known before it draws."""
-TOKENIZERS: dict[str, System] = {
+TOKENIZERS: dict[str, str] = {
     "VQGAN alone": "llamagen",
     "multi-scale VQ-VAE alone": "var",
     "KL-VAE alone": "mar",
@@ -58,7 +57,7 @@ def spread(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
 
 
 def inpainting(
-    pipes: dict[System, Pipeline], pictures: dict[str, Tensor], draws: int
+    pipes: dict[str, Pipeline], pictures: dict[str, Tensor], draws: int
 ) -> dict[str, dict[str, Any]]:
     """Of each way and each mask: "psnr_MASK" against the original inside the mask, in dB of the
     mean squared error over all pictures and draws; "error_MASK" of each picture; and, for raster
@@ -111,7 +110,7 @@ def _bits(pipe: Pipeline, known: Known, labels: Tensor, first: bool) -> float:
     return bits(nats[~known.mask].double().mean().item())
 
 
-def edits(pipes: dict[System, Pipeline], pictures: dict[str, Tensor], rows: int = 6) -> Image.Image:
+def edits(pipes: dict[str, Pipeline], pictures: dict[str, Tensor], rows: int = 6) -> Image.Image:
     """A row for each of some pictures: original, mask, and each of `WAYS` with kept pixels."""
     some = spread(pictures, rows)
     height, width = some["images"].shape[2:]

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from comparison_edit import WAYS
-from smalti.cli.demo import System
 
-TITLES: dict[System, str] = {
+TITLES: dict[str, str] = {
     "llamagen": "LlamaGen",
     "rar": "RAR",
     "var": "VAR",
@@ -17,7 +16,7 @@ TITLES: dict[System, str] = {
     "mar": "MAR",
     "fluid": "Fluid",
 }
-Facts = dict[System, dict[str, Any]]
+Facts = dict[str, dict[str, Any]]
 Painted = dict[str, dict[str, Any]]
 
 

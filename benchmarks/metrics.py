@@ -17,8 +17,8 @@ from typing import Any
 
 from common import report
 from comparison_page import TITLES, rows_of
-from smalti.cli.demo import SYSTEMS
 from smalti.cli.evaluate import Options, run
+from smalti.recipes import DEMOS
 
 SOURCE = "emoji"
 
@@ -63,7 +63,8 @@ def main() -> None:
     pipe_options = replace(options, n=args.n, conditioning=True)
     drawn = {"real": numbers(run(f"{SOURCE}@train", replace(options, size=32), {}))}
     back: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, (tokenizer, generator) in SYSTEMS.items():
+    for name, demo in DEMOS.items():
+        tokenizer, generator = demo.tokenizer, demo.generator
         folder = args.runs / generator.__name__ / "pipeline"
         drawn[TITLES[name]] = numbers(run(str(folder), pipe_options, {}))
         if tokenizer.__name__ not in back:

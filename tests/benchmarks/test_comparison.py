@@ -14,6 +14,7 @@ from smalti.cli import demo
 from smalti.config import read_json
 from smalti.data.token_cache import TokenCache
 from smalti.heads.diffusion import DiffusionConfig
+from smalti.recipes import DEMOS
 from smalti.recipes.fluid import emoji_fluid
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.recipes.mar import emoji_klvae, emoji_mar
@@ -48,6 +49,13 @@ def small(recipe, **model):
 vqgan = small(emoji_vqgan, size=(16, 16), channels=8, latent=8, vocab=32, blocks=1, patch=2)
 msvqvae = small(emoji_msvqvae, size=(16, 16), channels=8, vocab=32, scales=pyramid(1, 2, 4))
 klvae = small(emoji_klvae, size=(16, 16), channels=8, latent=4, blocks=1, patch=2)
+
+
+def of(name, tokenizer, generator):
+    """The demo of a system with other recipes."""
+    return replace(DEMOS[name], tokenizer=tokenizer, generator=generator)
+
+
 WIDE = {"layers": 1, "heads": 2, "dim": 16}
 HEAD = {"head": DiffusionConfig(depth=1, width=16)}
 LIKELY = ("llamagen", "rar", "var")
@@ -67,7 +75,7 @@ def made(tmp_path_factory):
     folder, lines = tmp_path_factory.mktemp("comparison"), []
     with pytest.MonkeyPatch.context() as patch:
         for name, pair in SMALL.items():
-            patch.setitem(demo.SYSTEMS, name, pair)
+            patch.setitem(DEMOS, name, of(name, *pair))
         patch.setattr(demo, "QUICK", 0.001)
         patch.setattr("smalti.loading.fast_bf16", lambda device: False)
         patch.setattr(comparison, "check_equal", lambda: None)
@@ -139,7 +147,7 @@ def test_a_finished_run_is_used_again(made):
     assert len(before) == 9
     with pytest.MonkeyPatch.context() as patch:
         for name, pair in SMALL.items():
-            patch.setitem(demo.SYSTEMS, name, pair)
+            patch.setitem(DEMOS, name, of(name, *pair))
         patch.setattr(demo, "QUICK", 0.001)
         system = comparison.trained("rar", "shapes:60", True, runs)
     assert system.pipe.model.config.dim == 16
@@ -196,15 +204,15 @@ def test_the_recipes_are_equal_and_others_are_told(monkeypatch):
     def longer():
         return replace(emoji_rar(), train=replace(emoji_rar().train, steps=3700))
 
-    monkeypatch.setitem(demo.SYSTEMS, "rar", (emoji_vqgan, longer))
+    monkeypatch.setitem(DEMOS, "rar", of("rar", emoji_vqgan, longer))
     with pytest.raises(AssertionError, match="rar has 3700 steps, not 3543"):
         comparison.check_equal()
 
     def wider():
         return replace(emoji_var(), model=replace(emoji_var().model, dim=176))
 
-    monkeypatch.setitem(demo.SYSTEMS, "rar", (emoji_vqgan, emoji_rar))
-    monkeypatch.setitem(demo.SYSTEMS, "var", (emoji_msvqvae, wider))
+    monkeypatch.setitem(DEMOS, "rar", of("rar", emoji_vqgan, emoji_rar))
+    monkeypatch.setitem(DEMOS, "var", of("var", emoji_msvqvae, wider))
     with pytest.raises(AssertionError, match=r"var has \+\d+\.\d% parameters"):
         comparison.check_equal()
 

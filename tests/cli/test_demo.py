@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
-from smalti.cli import demo
+from smalti.cli import catalogue, demo
+from smalti.recipes import DEMOS, RECIPES
+from smalti.recipes.llamagen import emoji_llamagen
 
 
 @pytest.fixture
@@ -60,10 +62,29 @@ def test_a_quick_demo_says_no_minutes(run):
 def test_the_recipes_alone_do_not_depend_on_the_processor(monkeypatch):
     monkeypatch.setattr(demo, "fast_bf16", lambda device: False)
     _, second = demo.recipes("shapes:24", quick=False, seed=3)
-    assert second == demo.replace(demo.emoji_llamagen(), data=second.data, train=second.train)
+    assert second == demo.replace(emoji_llamagen(), data=second.data, train=second.train)
     assert (second.train.steps, second.train.seed) == (3000, 3)
 
 
 def test_every_system_has_its_minutes():
-    assert demo.MINUTES.keys() == demo.SYSTEMS.keys() == demo.PREDICTS.keys()
-    assert all(fast < slow for fast, slow in demo.MINUTES.values())
+    assert list(catalogue.demos().items()) == [(name, d.what) for name, d in DEMOS.items()]
+    assert all(d.minutes[0] < d.minutes[1] for d in DEMOS.values())
+
+
+def test_every_system_has_a_demo():
+    taken = {type(recipe().model) for recipe in RECIPES.values()}
+    shown = {type(r().model) for d in DEMOS.values() for r in (d.tokenizer, d.generator)}
+    assert {kind.__name__ for kind in taken - shown} == {"MaskGITVQGANConfig"}
+
+
+def test_a_full_demo_is_the_recipe():
+    for name, d in DEMOS.items():
+        recipes = demo.recipes("shapes:24", False, 0, name)
+        for ours, recipe in zip(recipes, (d.tokenizer, d.generator), strict=True):
+            assert ours.objective == recipe().objective and ours.model == recipe().model
+            assert ours.train.optim == recipe().train.optim
+
+
+def test_no_such_system():
+    with pytest.raises(ValueError, match="must be one of fluid, .* got 'vaar'; did you mean 'var'"):
+        demo.recipes("shapes:24", False, 0, "vaar")

@@ -17,11 +17,11 @@ import close
 import smalti
 from builders import build
 from small_systems import GENERATOR, TOKENIZER, write_pictures
-from smalti.cli import demo
 from smalti.cli.info import png_metadata
 from smalti.cli.main import main
 from smalti.modules import save_module
 from smalti.pictures import save_png
+from smalti.recipes import DEMOS
 from smalti.tokenizers import vqgan
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -183,7 +183,7 @@ def test_info_says_what_everything_is(work, pipeline, capsys):
 
 @pytest.mark.parametrize("system", ["llamagen", "rar", "var"])
 def test_demo_on_a_folder(tmp_path, monkeypatch, capsys, system):
-    first, second = (recipe() for recipe in demo.SYSTEMS[system])
+    first, second = DEMOS[system].tokenizer(), DEMOS[system].generator()
     inside = {"dim": 4} if system == "var" else {"latent": 8}
     small = replace(first.model, channels=8, vocab=16, **inside)
     width = {"rar": {"ffn_dim": 16}, "llamagen": {"multiple_of": 16}, "var": {}}[system]
@@ -193,7 +193,8 @@ def test_demo_on_a_folder(tmp_path, monkeypatch, capsys, system):
     ends = {"random_until": 10, "random_end": 20} if system == "rar" else {}
     goal = replace(second.objective, **ends)
     second = replace(second, model=thin, objective=goal, train=replace(second.train, **short))
-    monkeypatch.setitem(demo.SYSTEMS, system, (lambda: first, lambda: second))
+    small = replace(DEMOS[system], tokenizer=lambda: first, generator=lambda: second)
+    monkeypatch.setitem(DEMOS, system, small)
     folder = write_pictures(tmp_path / "pictures", 24, ("day", "night"))
     out = tmp_path / "out"
     command = ["demo", "--quick", "--data", f"folder:{folder}", "--out", str(out)]

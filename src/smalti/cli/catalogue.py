@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
-import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,20 +42,31 @@ class Listed:
         return f"{'tokenizers' if self.tokenizer else 'generators'}, {size}"
 
 
+RECIPE = re.compile(
+    r'^def ([a-z]\w*)\(\) -> (\w+):\n    """(.*?)(?:\n\n|""")', re.MULTILINE | re.DOTALL
+)
+"""A recipe: its name, its dataclass, the first paragraph of its docstring."""
+DEMO = re.compile(r'^DEMO = .*?what="(.*?)"', re.MULTILINE | re.DOTALL)
+
+
 @functools.cache
 def recipes() -> dict[str, Listed]:
     """All recipes by name, in the order of `recipes.RECIPES`."""
-    listed, modules = dict[str, Listed](), _imported("smalti.recipes")
-    for node in ast.walk(_parsed("smalti.recipes")):
-        match node:
-            case ast.Attribute(value=ast.Name(id=module), attr=name) if module in modules:
-                function = _defined(f"smalti.recipes.{module}").get(name)
-                if isinstance(function, ast.FunctionDef) and isinstance(function.returns, ast.Name):
-                    text = inspect.cleandoc(ast.get_docstring(function) or "").split("\n\n")[0]
-                    listed[name] = Listed(name, function.returns.id, " ".join(text.split()))
-            case _:
-                pass
-    return listed
+    return {
+        name: Listed(name, kind, " ".join(text.split()))
+        for module in _modules("smalti.recipes")
+        for name, kind, text in RECIPE.findall(_text(module))
+    }
+
+
+@functools.cache
+def demos() -> dict[str, str]:
+    """What `smalti demo` can train, as `recipes.DEMOS`, and what is unusual about each."""
+    return {
+        module.rpartition(".")[2]: what
+        for module in _modules("smalti.recipes")
+        for what in DEMO.findall(_text(module))
+    }
 
 
 @functools.cache
@@ -76,7 +87,8 @@ def _fields(module: str, name: str) -> Iterator[str]:
     for node in _defined(module)[name].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names = [part.id for part in ast.walk(node.annotation) if isinstance(part, ast.Name)]
-            groups = [place for place in (_class(module, n) for n in names) if place is not None]
+            places = [place for place in (_class(module, n) for n in names) if place is not None]
+            groups = [kind for place in places for kind in _kinds(*place)]
             match node.value:
                 case ast.Call(func=ast.Name(id="part")):  # its fields stand in its place
                     prefix = ""
@@ -105,6 +117,22 @@ def _class(module: str, name: str) -> tuple[str, str] | None:
     return _class(home, name) if home else None
 
 
+def _kinds(module: str, name: str) -> Iterator[tuple[str, str]]:
+    """The classes that a field of this class may hold: it, and those of its package derived from
+    it."""
+    yield module, name
+    package = module.rpartition(".")[0]
+    for other in _modules(package):
+        for derived in re.findall(rf"^class (\w+)\(.*\b{name}\b", _text(other), re.MULTILINE):
+            yield from _kinds(other, derived)
+
+
+def _modules(package: str) -> list[str]:
+    """The files of a package, by their names as modules."""
+    folder = ROOT.joinpath(*package.split(".")[1:])
+    return sorted(f"{package}.{file.stem}" for file in folder.glob("*.py") if file.stem[0] != "_")
+
+
 @functools.cache
 def _imported(module: str) -> dict[str, str]:
     """The modules of smalti that names of a module come from."""
@@ -126,6 +154,10 @@ def _defined(module: str) -> dict[str, Any]:
 
 @functools.cache
 def _parsed(module: str) -> ast.Module:
-    path = ROOT.joinpath(*module.split(".")[1:])
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(file.read_text(encoding="utf-8"))
+    return ast.parse(_text(module))
+
+
+@functools.cache
+def _text(module: str) -> str:
+    """The source of a module that is a file."""
+    return ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text(encoding="utf-8")

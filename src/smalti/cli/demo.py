@@ -7,10 +7,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
+from smalti.arguments import choose
 from smalti.data.open import open_source
 from smalti.devices.named import best_device, fast_bf16
 from smalti.files import (
@@ -27,48 +28,11 @@ from smalti.loading import load
 from smalti.pictures import grid, is_own, save_png
 from smalti.pipeline.pipeline import Pipeline, check_pipeline
 from smalti.progress import say_threads
+from smalti.recipes import DEMOS
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
-from smalti.recipes.fluid import emoji_fluid
-from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
-from smalti.recipes.mar import emoji_klvae, emoji_mar
-from smalti.recipes.maskgit import emoji_maskgit
-from smalti.recipes.rar import emoji_rar
-from smalti.recipes.var import emoji_msvqvae, emoji_var
 from smalti.runs.generator import credit
 from smalti.runs.run import train
-from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
-from smalti.train.trainer import TrainConfig
-
-System = Literal["llamagen", "rar", "var", "maskgit", "mar", "fluid"]
-
-SYSTEMS: dict[System, tuple[Any, Any]] = {
-    "llamagen": (emoji_vqgan, emoji_llamagen),
-    "rar": (emoji_vqgan, emoji_rar),
-    "var": (emoji_msvqvae, emoji_var),
-    "maskgit": (emoji_vqgan, emoji_maskgit),
-    "mar": (emoji_klvae, emoji_mar),
-    "fluid": (emoji_klvae, emoji_fluid),
-}
-"""The recipes of each system's tokenizer and generator."""
-
-PREDICTS: dict[System, str] = {
-    "llamagen": "each code from those before it",
-    "rar": "each code from others, in many orders and then in one",
-    "var": "all codes of a scale at once from the scales before it",
-    "maskgit": "hidden codes, however many, from those that are shown",
-    "mar": "hidden codes, of numbers, from those that are shown",
-    "fluid": "hidden codes, of numbers, from those that are shown",
-}
-
-MINUTES: dict[System, tuple[int, int]] = {
-    "llamagen": (4, 8),
-    "rar": (5, 9),
-    "var": (5, 10),
-    "maskgit": (5, 8),
-    "mar": (5, 9),
-    "fluid": (5, 9),
-}
-"""What a demo takes on two free cores with AVX-512 and bfloat16, and on two without."""
+from smalti.runs.schedule import R, with_steps
 
 QUICK = 0.05
 """Share of the full number of steps in a quick demo."""
@@ -78,36 +42,28 @@ PLAIN = 2 / 3
 
 
 def recipes(
-    data: str, quick: bool, seed: int, system: System = "llamagen", part: float = 1.0
+    data: str, quick: bool, seed: int, system: str = "llamagen", part: float = 1.0
 ) -> tuple[TokenizerRecipe, GeneratorRecipe]:
     """A system's two recipes: the emoji's, on `data`, all of it or a share of the steps, and of the
     generator's steps this part."""
     count = len(open_source(data))
     if count < 4:
         raise ValueError(f"{data} has {count} images; the demo needs at least 4")
-    share = QUICK if quick else 1.0
-    first, second = (recipe() for recipe in SYSTEMS[system])
-    first = replace(first, train=_short(first.train, share, seed))
-    if isinstance(first.objective, ReconstructionConfig):
-        codebook = first.objective.codebook
-        codebook = replace(codebook, warmup=min(codebook.warmup, first.train.steps // 2))
-        first = replace(first, objective=replace(first.objective, codebook=codebook))
-    goal, short = second.objective, _short(second.train, share * part, seed)
-    if isinstance(goal, LikelihoodConfig):
-        ratio = short.steps / second.train.steps
-        until, end = round(goal.random_until * ratio), round(goal.random_end * ratio)
-        goal = replace(goal, random_until=until, random_end=end)
-    second = replace(second, train=short, objective=goal)
-    source = DataConfig(source=data, flip=True)
-    return replace(first, data=source), replace(second, data=source)
+    share, source = QUICK if quick else 1.0, DataConfig(source=data, flip=True)
+    demo = DEMOS[choose(system, DEMOS, "system")]
+    first, second = demo.tokenizer(), demo.generator()
+    return (
+        replace(shortened(first, share, seed), data=source),
+        replace(shortened(second, share * part, seed), data=source),
+    )
 
 
-def _short(config: TrainConfig, share: float, seed: int) -> TrainConfig:
-    """A share of the steps, with two previews and two checkpoints."""
-    steps = max(20, round(config.steps * share))
-    optim = replace(config.optim, warmup=min(config.optim.warmup, steps // 5))
-    half = max(1, steps // 2)
-    return replace(config, steps=steps, seed=seed, optim=optim, save_every=half, preview_every=half)
+def shortened(recipe: R, share: float, seed: int) -> R:
+    """The recipe for a share of its steps, with two previews and two checkpoints."""
+    short = with_steps(recipe, max(20, round(recipe.train.steps * share)))
+    half = max(1, short.train.steps // 2)
+    train = replace(short.train, seed=seed, save_every=half, preview_every=half)
+    return replace(short, train=train)
 
 
 def demo(
@@ -115,7 +71,7 @@ def demo(
     out: Path = Path("demo"),
     quick: bool = False,
     seed: int = 0,
-    system: System = "llamagen",
+    system: str = "llamagen",
 ) -> Any:
     """Train both parts on `data`, draw, and write samples.png, reconstructions.png, report.json and
     pipeline/ into `out`. Returns the report."""
@@ -125,14 +81,14 @@ def demo(
         return _demo(data, out, quick, seed, system)
 
 
-def _demo(data: str, out: Path, quick: bool, seed: int, system: System) -> Any:
+def _demo(data: str, out: Path, quick: bool, seed: int, system: str) -> Any:
     began, device = time.monotonic(), best_device()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     plain = device.type == "cpu" and not fast_bf16(device)
     first, second = recipes(data, quick, seed, system, PLAIN if plain else 1.0)
     report = introduction(first, system, plain, quick, console)
     report["tokenizer"] = learn_codes(first, out, console)
-    report["generator"] = learn_to_predict(second, out, PREDICTS[system], console)
+    report["generator"] = learn_to_predict(second, out, DEMOS[system].predicts, console)
     report["sampling_images_per_s"] = draw(out, seed, console)
     seconds = time.monotonic() - began
     report |= {"seconds": seconds, "peak_memory_gib": peak_memory_gib(), "seed": seed}
@@ -159,7 +115,7 @@ def check(out: Path) -> None:
 
 
 def introduction(
-    first: TokenizerRecipe, system: System, plain: bool, quick: bool, console: Console
+    first: TokenizerRecipe, system: str, plain: bool, quick: bool, console: Console
 ) -> dict[str, Any]:
     """Say what is to come and how long it takes; what of it belongs into the report."""
     data, spec, size = first.data.source, first.model.spec, first.model.size[0]
@@ -171,7 +127,7 @@ def introduction(
     if text := credit(data):
         console.print(text)
     if not quick:
-        fast, slow = MINUTES[system]
+        fast, slow = DEMOS[system].minutes
         here = f" as here, where the generator trains {PLAIN:.0%} of its steps" if plain else ""
         console.print(
             f"It takes about {fast} minutes on two free cores with AVX-512 and bfloat16, about "

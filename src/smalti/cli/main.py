@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
 import os
 import sys
-import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,30 +34,37 @@ from smalti.files import check_file, expand
 from smalti.progress import say, show
 
 
-def demo(
-    system: Literal["llamagen", "rar", "var", "maskgit", "mar", "fluid"] = "llamagen",
-    data: str = "emoji",
-    out: Path = Path("demo"),
-    quick: bool = False,
-    seed: int = 0,
-    json: bool = False,
-) -> None:
-    """Train a small tokenizer and generator and draw images: the whole way, in minutes on a CPU.
+def demo(arguments: Sequence[str]) -> None:
+    """Train a small tokenizer and generator and draw images: the whole way, in minutes on a CPU."""
+    systems = catalogue.demos()
+    listed = ", ".join(f"{name} ({what})" for name, what in systems.items())
+
+    def command(
+        system: str = "llamagen",
+        data: str = "emoji",
+        out: Path = Path("demo"),
+        quick: bool = False,
+        seed: int = 0,
+        json: bool = False,
+    ) -> None:
+        from smalti.cli.demo import demo as run
+
+        report = run(data, out, quick, seed, system)
+        if json:
+            show(report)
+
+    command.__annotations__["system"] = Literal[tuple(systems)]
+    command.__doc__ = f"""{demo.__doc__}
 
     Args:
-        system: What is trained: LlamaGen, RAR (random orders), VAR (scale by scale), MaskGIT (the
-            surest codes first), MAR or Fluid (codes without a codebook, many at a time).
+        system: What is trained: {listed}.
         data: emoji, shapes, folder:PATH, parquet:PATH or hub:NAME.
         out: Folder for pictures, report and pipeline. A demo that was cut off goes on there.
         quick: A twentieth of the training, to see that everything works.
         seed: Random seed of training and drawing.
         json: Print the report on standard output.
     """
-    from smalti.cli.demo import demo as run
-
-    report = run(data, out, quick, seed, system)
-    if json:
-        show(report)
+    parse(command, "smalti demo", arguments)
 
 
 def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = False) -> None:
@@ -264,10 +271,10 @@ def parse_recipe(command: Callable[..., None], name: str, recipe: str, rest: Seq
     default = function()
     group = tyro.conf.arg(name="")
     command.__annotations__["recipe"] = Annotated[type(default), group, tyro.conf.AvoidSubcommands]
-    command.__doc__ = text = f"{function.__doc__}"
+    command.__doc__ = text = inspect.cleandoc(f"{function.__doc__}")
     prog = f"smalti {name} {recipe}"
     if {"-h", "--help"} & {*rest}:
-        print(recipe_page(f"{name} {recipe}", textwrap.dedent(text), options(command)))
+        print(recipe_page(f"{name} {recipe}", text, options(command)))
         return
     parse(command, prog, ["--help" if word == "--help-all" else word for word in rest])
 
@@ -310,7 +317,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 DRAWING = ("sample", "edit")
 """Commands that have an option for each setting of drawing."""
-LATE = ("train", "eval", "tune", "convert", "scaling")
+LATE = ("demo", "train", "eval", "tune", "convert", "scaling")
 """Commands that parse for themselves: their first word decides what the options are, or their
 options need imports that take seconds."""
 

@@ -46,7 +46,7 @@ def recipe_page(name: str, text: str, known: Sequence[Option]) -> str:
         left = f"  {option.name} {option.shown}".rstrip()
         indent = " " * 34
         first = f"{left:33} " if len(left) < 34 else f"{left}\n{indent}"
-        lines.append((first + textwrap.fill(option.help, 66, subsequent_indent=indent)).rstrip())
+        lines.append((first + f"\n{indent}".join(textwrap.wrap(option.help, 66))).rstrip())
     lines += ["", "all else, with its default:"]
     groups: dict[str, list[str]] = {}
     for option in known:

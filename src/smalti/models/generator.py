@@ -6,7 +6,7 @@ model overrides what differs; what it computes stands in its own file.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from smalti.codes import Reads, TokenSpec
 
 
+@dataclass(frozen=True)
 class GeneratorConfig:
-    """What the frozen dataclass of every generator's settings has in common."""
+    """What the settings of every generator have in common."""
 
     @property
     def spec(self) -> TokenSpec:
@@ -53,9 +54,9 @@ class GeneratorConfig:
 
     def with_known(self, **values: Any) -> Self:
         """The same with those of the values that it has a field for."""
-        known = {f.name for f in fields(self)}  # type: ignore[arg-type]
+        known = {f.name for f in fields(self)}
         chosen = {name: value for name, value in values.items() if name in known}
-        return replace(self, **chosen)  # type: ignore[type-var]
+        return replace(self, **chosen)
 
 
 def codes_of(spec: TokenSpec) -> dict[str, int]:

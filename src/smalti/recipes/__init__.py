@@ -1,61 +1,38 @@
-"""Recipes: functions that return everything about a training run, by name."""
+"""Recipes: functions that return everything about a training run, by name.
+
+Every file here is one of recipes. What `RECIPES` holds are its public functions without arguments;
+if it has a `DEMO`, the command `demo` has its name. A new file needs no line here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from types import ModuleType
 
-from smalti.recipes import fluid, llamagen, mar, maskgit, rar, text, var
-from smalti.recipes.base import Recipe
+from smalti.recipes.base import Demo, Recipe
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    f.__name__: f
-    for f in (
-        fluid.emoji_fluid,
-        fluid.emoji_fluid_t2i,
-        fluid.fluid_150m,
-        fluid.fluid_150m_raster,
-        fluid.fluid_369m,
-        fluid.fluid_665m,
-        fluid.fluid_1b,
-        fluid.fluid_3b,
-        fluid.fluid_10b,
-        llamagen.emoji_vqgan,
-        llamagen.emoji_llamagen,
-        llamagen.llamagen_vq16,
-        llamagen.llamagen_vq8,
-        llamagen.llamagen_b,
-        llamagen.llamagen_l,
-        llamagen.llamagen_xl,
-        llamagen.llamagen_xxl,
-        llamagen.llamagen_1b,
-        llamagen.llamagen_3b,
-        llamagen.llamagen_7b,
-        mar.emoji_klvae,
-        mar.emoji_mar,
-        mar.kl16,
-        mar.mar_b,
-        mar.mar_l,
-        mar.mar_h,
-        maskgit.emoji_maskgit,
-        maskgit.maskgit,
-        rar.emoji_rar,
-        rar.maskgit_vqgan,
-        rar.rar_b,
-        rar.rar_l,
-        rar.rar_xl,
-        rar.rar_xxl,
-        var.emoji_msvqvae,
-        var.emoji_var,
-        var.var_vqvae,
-        var.var_d16,
-        var.var_d20,
-        var.var_d24,
-        var.var_d30,
-        var.var_d36_512,
-        text.shapes_vqgan,
-        text.shapes_t2i,
-        text.emoji_t2i,
-        text.llamagen_t2i_stage1,
-        text.llamagen_t2i_stage2,
-    )
-}
+
+def _files() -> Iterator[ModuleType]:
+    for file in pkgutil.iter_modules(__path__):
+        if file.name != "base":
+            yield import_module(f"{__name__}.{file.name}")
+
+
+def _recipes(module: ModuleType) -> dict[str, Callable[[], Recipe]]:
+    """The recipes of a file, in their order there."""
+    return {
+        name: function
+        for name, function in vars(module).items()
+        if inspect.isfunction(function)
+        and function.__module__ == module.__name__
+        and not name.startswith("_")
+        and not inspect.signature(function).parameters
+    }
+
+
+FILES = {module.__name__.rpartition(".")[2]: module for module in _files()}
+RECIPES = {name: recipe for file in FILES.values() for name, recipe in _recipes(file).items()}
+DEMOS: dict[str, Demo] = {name: file.DEMO for name, file in FILES.items() if hasattr(file, "DEMO")}

@@ -11,8 +11,9 @@ from dataclasses import replace
 from smalti.heads.diffusion import DiffusionConfig
 from smalti.models.fluid import SIZES, FluidConfig
 from smalti.pipeline.sampling import Sampling
-from smalti.recipes.base import DataConfig, GeneratorRecipe, TextRecipe
+from smalti.recipes.base import DataConfig, Demo, GeneratorRecipe, TextRecipe
 from smalti.recipes.llamagen import emoji_llamagen
+from smalti.recipes.mar import emoji_klvae
 from smalti.text.byte_words import BytesConfig
 from smalti.text.t5 import T5Config
 from smalti.train.masked_loss import MaskedConfig
@@ -164,3 +165,12 @@ def emoji_fluid_t2i() -> TextRecipe:
             recipe.train, steps=4000, eval_every=800, preview_every=2000, save_every=2000
         ),
     )
+
+
+DEMO = Demo(
+    emoji_klvae,
+    emoji_fluid,
+    what="codes without a codebook, one transformer",
+    predicts="hidden codes, of numbers, from those that are shown",
+    minutes=(5, 9),
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from smalti.models.llamagen import SIZES, LlamaGenConfig
 from smalti.pipeline.sampling import Sampling
-from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
+from smalti.recipes.base import DataConfig, Demo, GeneratorRecipe, TokenizerRecipe
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
 from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
 from smalti.tokenizers.vqgan import VQGANConfig, vq8, vq16
@@ -172,3 +172,12 @@ def emoji_llamagen() -> GeneratorRecipe:
             save_every=1500,
         ),
     )
+
+
+DEMO = Demo(
+    emoji_vqgan,
+    emoji_llamagen,
+    what="one code after another",
+    predicts="each code from those before it",
+    minutes=(4, 8),
+)

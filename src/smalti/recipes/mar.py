@@ -8,7 +8,7 @@ from smalti.heads.diffusion import DiffusionConfig
 from smalti.interop.projects.mar import fid_sampling
 from smalti.models.mar import SIZES, MARConfig
 from smalti.pipeline.sampling import Sampling
-from smalti.recipes.base import DataConfig, GeneratorRecipe, KLRecipe
+from smalti.recipes.base import DataConfig, Demo, GeneratorRecipe, KLRecipe
 from smalti.recipes.llamagen import emoji_llamagen
 from smalti.recipes.var import IMAGES
 from smalti.tokenizers import kl_vae
@@ -160,3 +160,12 @@ def emoji_mar() -> GeneratorRecipe:
             recipe.train, steps=2400, eval_every=480, preview_every=1200, save_every=1200
         ),
     )
+
+
+DEMO = Demo(
+    emoji_klvae,
+    emoji_mar,
+    what="codes without a codebook, an encoder and a decoder",
+    predicts="hidden codes, of numbers, from those that are shown",
+    minutes=(5, 9),
+)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from smalti.models.maskgit import MaskGITConfig
 from smalti.pipeline.sampling import Sampling
-from smalti.recipes.base import DataConfig, GeneratorRecipe
-from smalti.recipes.llamagen import emoji_llamagen
+from smalti.recipes.base import DataConfig, Demo, GeneratorRecipe
+from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.recipes.var import IMAGES
 from smalti.train.masked_loss import MaskedConfig
 from smalti.train.optim import OptimConfig
@@ -65,3 +65,12 @@ def emoji_maskgit() -> GeneratorRecipe:
         objective=MaskedConfig(masking="cosine"),
         sampling=Sampling.of(guidance=2.0, schedule="linear", steps=12, confidence=4.5),
     )
+
+
+DEMO = Demo(
+    emoji_vqgan,
+    emoji_maskgit,
+    what="the surest codes first",
+    predicts="hidden codes, however many, from those that are shown",
+    minutes=(5, 8),
+)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from smalti.interop.projects.rar import fid_sampling
 from smalti.models.rar import SIZES, RARConfig
-from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
-from smalti.recipes.llamagen import UNCARED, emoji_llamagen, published_tokenizer
+from smalti.recipes.base import DataConfig, Demo, GeneratorRecipe, TokenizerRecipe
+from smalti.recipes.llamagen import UNCARED, emoji_llamagen, emoji_vqgan, published_tokenizer
 from smalti.tokenizers.maskgit_vqgan import f16
 from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig
@@ -122,3 +122,12 @@ def emoji_rar() -> GeneratorRecipe:
             recipe.train, steps=3540, eval_every=708, preview_every=1770, save_every=1770
         ),
     )
+
+
+DEMO = Demo(
+    emoji_vqgan,
+    emoji_rar,
+    what="codes in random orders",
+    predicts="each code from others, in many orders and then in one",
+    minutes=(5, 9),
+)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from smalti.interop.projects.var import FID
 from smalti.models.var import SIZES, VARConfig
 from smalti.pipeline.sampling import Sampling
-from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
+from smalti.recipes.base import DataConfig, Demo, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen, published_tokenizer
 from smalti.tokenizers.multiscale_vqvae import VAR512, MultiScaleConfig, var256
 from smalti.tokenizers.quantize.multiscale import pyramid
@@ -195,3 +195,12 @@ def emoji_var() -> GeneratorRecipe:
             recipe.train, steps=2020, eval_every=404, preview_every=1010, save_every=1010
         ),
     )
+
+
+DEMO = Demo(
+    emoji_msvqvae,
+    emoji_var,
+    what="scale by scale",
+    predicts="all codes of a scale at once from the scales before it",
+    minutes=(5, 10),
+)

@@ -13,14 +13,19 @@ from typing import Any
 
 from smalti.config import read_json
 from smalti.files import LOCK, expand
-from smalti.recipes.base import DataConfig, Recipe, TextRecipe, TokenizerRecipe
+from smalti.recipes import RECIPES
+from smalti.recipes.base import (
+    DataConfig,
+    GeneratorRecipe,
+    Recipe,
+    TextRecipe,
+    TokenizerRecipe,
+)
 from smalti.runs.data import warn_of_changes
 from smalti.runs.folder import check, say_longer
 from smalti.runs.generator import train_generator
 from smalti.runs.tokenizer import train_tokenizer
-from smalti.tokenizers.kl_vae import KLVAEConfig
-from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
-from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
+from smalti.tokenizers.base import TokenizerConfig
 from smalti.train.parallel import World, locked, on_main, start, stop
 
 
@@ -56,14 +61,8 @@ def train_among(recipe: Recipe, out: Path, world: World, note: str = "") -> dict
 
 # -- what to say at the end
 
-TAKES: dict[type[Any], tuple[str, str]] = {
-    MultiScaleConfig: ("emoji_var", "var_d16"),
-    KLVAEConfig: ("emoji_mar", "mar_b"),
-    MaskGITVQGANConfig: ("emoji_maskgit", "rar_b"),
-}
-"""A small and a published recipe of a generator for the codes of a kind of tokenizer."""
 SMALL = 64
-"""Up to so many pixels of a side the small one is advised."""
+"""Up to so many pixels of a side a small recipe is advised, above it a published one."""
 
 
 def ending(recipe: Recipe, out: Path, report: dict[str, Any]) -> str:
@@ -107,11 +106,26 @@ def following(recipe: Recipe, out: Path) -> str:
     return f"smalti sample {out}/pipeline --n 16 --out samples.png"
 
 
-def train_command(config: Any, tokenizer: Path, options: str) -> str:
+def train_command(config: TokenizerConfig, tokenizer: Path, options: str) -> str:
     """The command that trains a generator on the codes of a tokenizer of this configuration."""
-    small, published = TAKES.get(type(config), ("emoji_llamagen", "llamagen_b"))
-    name = small if config.size[0] <= SMALL else published
+    name = generator_for(config)
     return f"smalti train {name} --tokenizer {tokenizer}{options} --out runs/generator"
+
+
+def generator_for(config: TokenizerConfig) -> str:
+    """The recipe of a generator for the codes of such a tokenizer: the first in the file where the
+    first recipe of such a tokenizer is, a small one for small images."""
+    tokenizer = next(
+        name for name, recipe in RECIPES.items() if type(recipe().model) is type(config)
+    )
+    home, small = RECIPES[tokenizer].__module__, config.size[0] <= SMALL
+    return next(
+        name
+        for name, recipe in RECIPES.items()
+        if recipe.__module__ == home
+        and isinstance(recipe(), GeneratorRecipe)
+        and name.startswith("emoji_") == small
+    )
 
 
 def data_options(data: DataConfig) -> str:

@@ -23,13 +23,13 @@ from smalti.nn.linear import Linear
 from smalti.nn.mlp import SwiGLU
 from smalti.nn.norms import RMSNorm
 from smalti.nn.rope import rope_1d, rotate, rotation
-from smalti.text.encoders import PADDING
+from smalti.text.encoders import PADDING, TextConfig
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
-class BytesConfig:
+class BytesConfig(TextConfig):
     length: int = 32
     """T, words that are read; signs count as words."""
     word: int = 16

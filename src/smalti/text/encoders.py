@@ -8,6 +8,7 @@ B texts, T tokens, C the width of their features. A token is one number, or the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -16,6 +17,12 @@ from smalti.codes import Cond
 
 PADDING = -1
 """The token of a position that holds none."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The settings of a text encoder. All have a `length`, T, the tokens that are read, and a
+    `dim`, C."""
 
 
 class TextEncoder(Protocol):

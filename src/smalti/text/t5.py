@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from smalti.devices.named import fast_bf16
 from smalti.files import expand
 from smalti.text.clean import clean
-from smalti.text.encoders import PADDING
+from smalti.text.encoders import PADDING, TextConfig
 
 
 @dataclass(frozen=True)
-class T5Config:
+class T5Config(TextConfig):
     model: str = "google/flan-t5-xl"
     """Hub id or folder of a T5 with its tokenizer."""
     length: int = 120

@@ -6,6 +6,7 @@ system. B images, H, W image size, C codebook dimensions, h, w the latents' grid
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -13,6 +14,19 @@ from torch import Tensor, nn
 from smalti.codes import TokenSpec
 from smalti.nn.finite import require_finite
 from smalti.tokenizers.quantize.vq import Quantized
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """What the settings of every tokenizer have in common."""
+
+    size: tuple[int, int] = (256, 256)
+    """Height and width of the images in pixels, multiples of the downsampling factor."""
+
+    @property
+    def spec(self) -> TokenSpec:
+        """The codes that the tokenizer gives."""
+        raise NotImplementedError
 
 
 class ImageTokenizer(nn.Module):

@@ -23,13 +23,11 @@ from torch.nn import functional as F
 from smalti.codes import TokenSpec
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
-from smalti.tokenizers.base import ImageTokenizer, check_images, check_latent
+from smalti.tokenizers.base import ImageTokenizer, TokenizerConfig, check_images, check_latent
 
 
 @dataclass(frozen=True)
-class KLVAEConfig:
-    size: tuple[int, int] = (256, 256)
-    """Height and width of the images in pixels, multiples of the downsampling factor."""
+class KLVAEConfig(TokenizerConfig):
     patch: int = 1
     """Pixels of each side folded into channels before the first convolution; 1 as published, 2
     makes small models several times faster."""

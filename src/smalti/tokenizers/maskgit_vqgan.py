@@ -19,14 +19,18 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.nn.conv import Upsample, group_norm
-from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images, check_latent
+from smalti.tokenizers.base import (
+    ImageTokenizer,
+    Reconstruction,
+    TokenizerConfig,
+    check_images,
+    check_latent,
+)
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
 
 @dataclass(frozen=True)
-class MaskGITVQGANConfig:
-    size: tuple[int, int] = (256, 256)
-    """Height and width of the images in pixels, multiples of the downsampling factor."""
+class MaskGITVQGANConfig(TokenizerConfig):
     channels: int = 128
     """Width of the first level."""
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)

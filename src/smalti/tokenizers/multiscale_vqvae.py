@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from smalti.codes import TokenSpec
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
-from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images, check_latent
+from smalti.tokenizers.base import (
+    ImageTokenizer,
+    Reconstruction,
+    TokenizerConfig,
+    check_images,
+    check_latent,
+)
 from smalti.tokenizers.quantize import multiscale
 from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, pyramid
 
@@ -28,9 +34,7 @@ VAR512 = pyramid(1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 
 
 @dataclass(frozen=True)
-class MultiScaleConfig:
-    size: tuple[int, int] = (256, 256)
-    """Height and width of the images in pixels, multiples of the downsampling factor."""
+class MultiScaleConfig(TokenizerConfig):
     patch: int = 1
     """Pixels of each side folded into channels before the first convolution; 1 as published, 2
     makes small models several times faster."""

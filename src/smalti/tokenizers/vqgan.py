@@ -15,14 +15,18 @@ from torch import Tensor, nn
 from smalti.codes import TokenSpec
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
-from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images, check_latent
+from smalti.tokenizers.base import (
+    ImageTokenizer,
+    Reconstruction,
+    TokenizerConfig,
+    check_images,
+    check_latent,
+)
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
 
 @dataclass(frozen=True)
-class VQGANConfig:
-    size: tuple[int, int] = (256, 256)
-    """Height and width of the images in pixels, multiples of the downsampling factor."""
+class VQGANConfig(TokenizerConfig):
     patch: int = 1
     """Pixels of each side folded into channels before the first convolution; 1 as published, 2
     makes small models several times faster."""

@@ -17,16 +17,13 @@ from torch import Tensor, nn
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import shuffled
 from smalti.text.encoders import condition
-from smalti.train.objectives import Batch, Losses
+from smalti.train.objectives import Batch, Losses, ObjectiveConfig
 
 
 @dataclass(frozen=True)
-class MaskedConfig:
+class MaskedConfig(ObjectiveConfig):
     LOOP: ClassVar[str] = "masked"
-    """Of the models that are trained so."""
 
-    cond_dropout: float = 0.1
-    """Share of samples trained without their condition, for guidance."""
     masking: Literal["normal", "cosine"] = "normal"
     """How many positions are hidden: normal, as many in all samples of a step (MAR); cosine, in
     each sample another number (MaskGIT)."""

@@ -58,12 +58,23 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class LikelihoodConfig:
-    LOOP: ClassVar[str] = "causal"
-    """Of the models that are trained so."""
+class ObjectiveConfig:
+    """What the settings of every generator's objective have in common."""
 
+    LOOP: ClassVar[str]
+    """Of the models that are trained so."""
     cond_dropout: float = 0.1
     """Share of samples trained without their condition, for guidance."""
+
+    def objective(self, model: Any, encoder: Any | None, seed: int) -> Any:
+        """What a model, and a text encoder that learns with it, minimise."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig(ObjectiveConfig):
+    LOOP: ClassVar[str] = "causal"
+
     random_until: int = 0
     """Step up to which a raster model learns each sample in another random order."""
     random_end: int = 0
@@ -160,6 +171,10 @@ class PictureConfig:
     """Channels of the discriminator's first layer."""
     gan_layers: int = 3
     """Layers of the discriminator after the first."""
+
+    def objective(self, model: Any, seed: int, steps: int, begun: bool = False) -> Any:
+        """What a tokenizer minimises in so many steps; one that has `begun` knows its codes."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
