@@ -26,13 +26,14 @@ DEVIATIONS = 7
 
 def terms_of(module: nn.Module) -> int:
     """Number of products that a value passes on its way through a module: the inputs of one output
-    of every product or convolution, all added up. Parts side by side count too, so it is a bound.
+    of every product or convolution, all added up. Parts side by side count too, so it is a bound;
+    one at least, of a module that only adds.
 
     Tables are not counted: reading a row rounds nothing.
     """
     products = (part for part in module.modules() if not isinstance(part, nn.Embedding))
     weights = (w for part in products for w in part.parameters(recurse=False) if w.dim() > 1)
-    return sum(weight[0].numel() for weight in weights)
+    return max(1, sum(weight[0].numel() for weight in weights))
 
 
 def rounding(terms: int | nn.Module, dtype: torch.dtype = torch.float32) -> float:
