@@ -192,13 +192,20 @@ class ReconstructionConfig(PictureConfig):
     ) -> ReconstructionObjective:
         """What a tokenizer minimises in so many steps; one that has `begun` knows its codes.
 
-        Raises ValueError if there would be no codebook by the end.
+        Raises ValueError if there would be no codebook by the end, or nothing to learn before it.
         """
         care = replace(self.codebook, kmeans=False) if begun else self.codebook
         if model.codebook is not None and care.kmeans and care.warmup >= steps:
             raise ValueError(
                 f"objective.codebook.warmup must be below train.steps {steps}, got {care.warmup}"
             )
+        if model.codebook is not None and care.kmeans and care.warmup:
+            table = {id(p) for p in model.codebook.parameters()}
+            if all(id(p) in table for p in model.parameters()):
+                raise ValueError(
+                    "objective.codebook.warmup must be 0 for a tokenizer that has nothing to learn "
+                    f"but its codebook, got {care.warmup}"
+                )
         return ReconstructionObjective(model, replace(self, codebook=care), seed)
 
 
