@@ -1,4 +1,4 @@
-"""The projects whose released files `smalti convert` takes: a file here for each, with its `PROJECT`.
+"""The projects whose released files `smalti convert` takes: a file for each, with its `PROJECT`.
 
 A new file needs no line here.
 """
