@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Draw, Guide
+from smalti.config import check
 from smalti.nn.adaln import LN_EPS, modulate, normed
 from smalti.nn.linear import Linear
 from smalti.sampling.chance import Chance
@@ -53,11 +54,7 @@ class DiffusionConfig:
     """While drawing, predicted codes are kept in [-clip, clip]; 0 is off. HART: 1."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("diffusion", "flow"):
-            raise ValueError(f"kind must be diffusion or flow, got {self.kind!r}")
-        for name in ("depth", "width", "repeat", "timesteps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check(self, positive=("depth", "width", "repeat", "timesteps"))
         if not (math.isfinite(self.clip) and self.clip >= 0):
             raise ValueError(f"clip must be 0 (off) or more, got {self.clip}")
 

@@ -12,7 +12,6 @@ make one code, N = h / g * w / g codes, C = Z * g * g their channels.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
+from smalti.config import check
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
 from smalti.tokenizers.base import ImageTokenizer, check_images, check_latent
@@ -55,16 +55,13 @@ class KLVAEConfig:
     """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
-        autoencoder.check(self)
-        if self.group < 1:
-            raise ValueError(f"group must be at least 1, got {self.group}")
+        autoencoder.check_shape(self)
+        check(self, positive=("group",), above_zero=("scale",))
         if any(s % self.factor for s in self.size):
             raise ValueError(
                 f"size must be multiples of {self.factor} pixels, which make one code, "
                 f"got {self.size}"
             )
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"scale must be a positive number, got {self.scale}")
 
     @property
     def factor(self) -> int:

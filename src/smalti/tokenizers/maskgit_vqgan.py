@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
+from smalti.config import check
 from smalti.nn.conv import Upsample, group_norm
 from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images, check_latent
 from smalti.tokenizers.quantize.vq import VectorQuantizer
@@ -41,18 +42,18 @@ class MaskGITVQGANConfig:
     """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.vocab < 2:
-            raise ValueError(f"vocab must be at least 2, got {self.vocab}")
+        check(
+            self,
+            pairs=("size",),
+            several=("vocab",),
+            positive=("channels", "blocks", "dim"),
+            rates=("dropout",),
+        )
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(
                 f"multipliers must be one or more positive integers, got {self.multipliers}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if any(s < 1 or s % self.factor for s in self.size):
+        if any(s % self.factor for s in self.size):
             raise ValueError(f"size must be multiples of {self.factor} pixels, got {self.size}")
 
     @property

@@ -62,8 +62,8 @@ class MultiScaleConfig:
     """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
-        multiscale.check(self.scales, self.vocab, self.dim, self.phis, self.phi_ratio)
-        autoencoder.check(self)
+        multiscale.check_scales(self.scales, self.vocab, self.dim, self.phis, self.phi_ratio)
+        autoencoder.check_shape(self)
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd and positive, got {self.kernel}")
         (height, width), factor = self.size, self.factor

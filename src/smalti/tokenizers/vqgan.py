@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from smalti.codes import TokenSpec
+from smalti.config import check
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
 from smalti.tokenizers.base import ImageTokenizer, Reconstruction, check_images, check_latent
@@ -48,10 +49,8 @@ class VQGANConfig:
     """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
-        autoencoder.check(self)
-        for name, least in (("vocab", 2), ("dim", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        autoencoder.check_shape(self)
+        check(self, several=("vocab",), positive=("dim",))
 
     @property
     def factor(self) -> int:
