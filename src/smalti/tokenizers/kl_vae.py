@@ -106,6 +106,7 @@ class Autoencoded(NamedTuple):
 class KLVAE(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, N, C), row by row, and back."""
 
+    any_grid = True
     distributions = True
     config: KLVAEConfig
 
@@ -144,27 +145,29 @@ class KLVAE(ImageTokenizer):
         grouped = F.pixel_unshuffle(latent * self.config.scale, self.config.group)
         return grouped.flatten(2).transpose(1, 2)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Images (B, 3, H, W) to codes (B, N, C), the means of their distributions.
 
-        Raises ValueError for another image size, or pixels that are no numbers.
+        Raises ValueError for images of another size than that of `spec`, or pixels that are no
+        numbers.
         """
-        return self.moments(images)[..., : self.spec.channels]
+        return self.moments(images, spec)[..., : self.spec.channels]
 
-    def moments(self, images: Tensor) -> Tensor:
+    def moments(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Images (B, 3, H, W) to means and standard deviations of codes, (B, N, 2C).
 
         Raises ValueError as `encode` does.
         """
-        check_images(images, self.config.size)
+        check_images(images, self.size_of(spec))
         posterior = self.posterior(images)
         moments = torch.cat((self.codes(posterior.mean), self.codes(posterior.std)), -1)
         return check_latent(moments)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, N, C) to images (B, 3, H, W), about [-1, 1], not clamped."""
-        grid = codes.transpose(1, 2).unflatten(2, self.spec.grids[0])  # (B, C, h / g, w / g)
-        return self.render(F.pixel_shuffle(grid, self.config.group) / self.config.scale)
+        grid = self.gives(spec).grids[0]
+        latent = codes.transpose(1, 2).unflatten(2, grid)  # (B, C, h / g, w / g)
+        return self.render(F.pixel_shuffle(latent, self.config.group) / self.config.scale)
 
 
 def tiny() -> KLVAEConfig:

@@ -159,6 +159,8 @@ class Decoder(nn.Module):
 class MaskGITVQGAN(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, h * w), row by row, and back."""
 
+    any_grid = True
+
     def __init__(self, config: MaskGITVQGANConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
@@ -183,14 +185,15 @@ class MaskGITVQGAN(ImageTokenizer):
         quantized = self.quantize(z, entropy)
         return Reconstruction(self.render(quantized.latent.to(z.dtype)), z, quantized)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to codes (B, h * w). Raises ValueError for another image size."""
-        check_images(images, self.config.size)
+    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
+        """Images (B, 3, H, W) to codes (B, h * w). Raises ValueError for images of another size
+        than that of `spec`."""
+        check_images(images, self.size_of(spec))
         return self.quantize.encode(check_latent(self.latent(images))).flatten(1)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, h * w) to images (B, 3, H, W), clamped to [-1, 1]."""
-        grid = codes.unflatten(1, self.spec.grids[0])
+        grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w)
         return self.render(self.quantize.decode(grid)).clamp(-1, 1)
 
 
