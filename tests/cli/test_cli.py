@@ -248,8 +248,8 @@ TRAIN = "train emoji_vqgan --out x"
         ("encode p --tokenizer x --out x --prompt a", "unknown option --prompt"),
         ("encode p --tokenizer x --out x --height 3", "unknown option --height"),
         (f"{TRAIN} --train.batch 0", "train.batch must be at least 1, got 0"),
-        (f"{TRAIN} --train.optim.lr 0", "lr must be above 0, got 0.0"),
-        (f"{TRAIN} --train.optim.lr nan", "lr must be above 0, got nan"),
+        (f"{TRAIN} --train.optim.lr 0", "lr must be a positive number, got 0.0"),
+        (f"{TRAIN} --train.optim.lr nan", "lr must be a positive number, got nan"),
         (f"{TRAIN} --train.optim.clip nan", "clip must be 0 or more, got nan"),
         (
             f"{TRAIN} --objective.codebook.warmup -1",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Rowwise, Span, TokenSpec
+from smalti.config import check
 from smalti.heads.categorical import CategoricalHead
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.attention import KVCache, attend
@@ -52,17 +53,15 @@ class ImageGPTConfig(GeneratorConfig):
     """On embeddings and on the outputs of attention and feed-forward."""
 
     def __post_init__(self) -> None:
-        for name, least in (("vocab", 2), ("layers", 1), ("heads", 1), ("dim", 1), ("classes", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"grid must be two positive integers, got {self.grid}")
-        if self.dim % self.heads:
-            raise ValueError(f"dim must be a multiple of heads, got {self.dim}, {self.heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if not 0 < self.norm_eps < math.inf:
-            raise ValueError(f"norm_eps must be a positive number, got {self.norm_eps}")
+        check(
+            self,
+            pairs=("grid",),
+            several=("vocab",),
+            positive=("classes", "layers", "heads", "dim"),
+            above_zero=("norm_eps",),
+            rates=("dropout",),
+            multiple=("dim", "heads"),
+        )
 
     @property
     def spec(self) -> TokenSpec:

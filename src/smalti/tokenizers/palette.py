@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from smalti.codes import TokenSpec
+from smalti.config import check
 from smalti.tokenizers.base import (
     ImageTokenizer,
     Reconstruction,
@@ -30,10 +31,7 @@ class PaletteConfig(TokenizerConfig):
     """Colours V."""
 
     def __post_init__(self) -> None:
-        if self.vocab < 2:
-            raise ValueError(f"vocab must be at least 2, got {self.vocab}")
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size must be two positive integers, got {self.size}")
+        check(self, pairs=("size",), several=("vocab",))
 
     @property
     def factor(self) -> int:
@@ -47,6 +45,8 @@ class PaletteConfig(TokenizerConfig):
 
 class Palette(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, H * W), row by row, and back."""
+
+    any_grid = True
 
     def __init__(self, config: PaletteConfig) -> None:
         super().__init__()
@@ -69,14 +69,15 @@ class Palette(ImageTokenizer):
         quantized = self.quantize(images, entropy)
         return Reconstruction(quantized.latent.to(images.dtype), images, quantized)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to codes (B, H * W). Raises ValueError for another image size."""
-        check_images(images, self.config.size)
+    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
+        """Images (B, 3, H, W) to codes (B, H * W). Raises ValueError for images of another size
+        than that of `spec`."""
+        check_images(images, self.size_of(spec))
         return self.quantize.encode(check_latent(images)).flatten(1)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, H * W) to images (B, 3, H, W)."""
-        return self.quantize.decode(codes.unflatten(1, self.spec.grids[0]))
+        return self.quantize.decode(codes.unflatten(1, self.gives(spec).grids[0]))
 
 
 def tiny() -> PaletteConfig:
