@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from smalti.arguments import choose_number, fitting, refuse_unknown, several, whole
-from smalti.codes import Cond
+from smalti.codes import Cond, TokenSpec
 from smalti.config import settings_of, to_dict
 from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part, to_float, to_uint8
@@ -338,9 +338,11 @@ class Pipeline:
         return self.tokenizer.encode(self._for_tokenizer(to_float(images)))
 
     @torch.inference_mode()
-    def decode(self, codes: Tensor | np.ndarray) -> Tensor:
-        """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W)."""
-        codes, spec = torch.as_tensor(codes), self.model.spec
+    def decode(self, codes: Tensor | np.ndarray, spec: TokenSpec | None = None) -> Tensor:
+        """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W); `spec`
+        says on which grid they are, if not on the model's own."""
+        own: TokenSpec = self.model.spec
+        codes, spec = torch.as_tensor(codes), spec or own
         vectors = spec.discrete and codes.is_floating_point() and codes.dim() == 3
         if tuple(codes.shape[1:]) != spec.shape(1)[1:] and not vectors:
             wanted = ", ".join(map(str, spec.shape(1)[1:]))
@@ -349,7 +351,7 @@ class Pipeline:
             low, high = (int(n) for n in codes.aminmax())
             if low < 0 or high >= spec.vocab:
                 raise ValueError(f"codes must be in [0, {spec.vocab}), got {low} to {high}")
-        return to_uint8(self.tokenizer.decode(self._for_tokenizer(codes)))
+        return to_uint8(self.tokenizer.decode(self._for_tokenizer(codes), spec))
 
     def _for_tokenizer(self, x: Tensor) -> Tensor:
         """On the tokenizer's device, and floats in its dtype, whatever the generator has."""
