@@ -128,4 +128,39 @@ def _defined(module: str) -> dict[str, Any]:
 def _parsed(module: str) -> ast.Module:
     path = ROOT.joinpath(*module.split(".")[1:])
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(file.read_text(encoding="utf-8"))
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in tree.body:
+        for inner in (node, *(node.body if isinstance(node, ast.ClassDef) else ())):
+            if isinstance(inner, ast.FunctionDef):
+                del inner.body[1:]  # nothing below the docstring is read; trees are large
+    return tree
+
+
+# -- what can be converted
+
+
+@functools.cache
+def projects() -> dict[str, str]:
+    """The projects whose files `smalti convert` takes, with the module of each."""
+    found = dict[str, str]()
+    for node in ast.walk(_parsed("smalti.interop.projects")):
+        for pair in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
+            match pair:
+                case ast.Constant(str(name)), ast.Attribute(ast.Name(module), "PROJECT"):
+                    found[name] = f"smalti.interop.projects.{module}"
+                case _:
+                    pass
+    return found
+
+
+@functools.cache
+def conversion(project: str) -> tuple[str, ...]:
+    """The names of all fields of a project's options."""
+    module = projects()[project]
+    for node in ast.walk(_parsed(module)):
+        match node:
+            case ast.keyword("options", ast.Name(name)) if _class(module, name):
+                return tuple(_fields(module, name))
+            case _:
+                pass
+    raise AssertionError(f"{module} names no class of options")
