@@ -14,6 +14,7 @@ from smalti.cli import main as cli
 from smalti.cli.options import options
 from smalti.config import settings_of
 from smalti.interop.projects import PROJECTS
+from smalti.pipeline.sampling import Sampling
 from smalti.recipes import RECIPES
 from smalti.recipes.base import TokenizerRecipe
 
@@ -132,6 +133,7 @@ def test_the_catalogue_agrees_with_the_recipes():
         assert {option.name for option in known} <= fields
         assert [option.name for option in known if not option.help] == []
     assert list(catalogue.recipes()) == list(RECIPES)
+    assert catalogue.settings() == tuple(settings_of(Sampling))
 
 
 def test_the_catalogue_agrees_with_the_projects():

@@ -1,19 +1,17 @@
 """What recipes there are and which fields they have, read off their source.
 
 The command line knows names and lists recipes by this without importing torch, which takes
-seconds. It sees every field that a recipe of a kind can have; which of them a recipe has, its own
-dataclass says.
+seconds. A field is a line `name: type = default` of a class. Every field that a recipe of a kind
+can have is seen; which of them a recipe has, its own dataclass says.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("emoji_", "shapes_")
@@ -33,8 +31,8 @@ class Listed:
     @property
     def tokenizer(self) -> bool:
         """Whether it trains a tokenizer; else a generator."""
-        bases = _bases("smalti.recipes.base", self.kind)
-        return "TokenizerRecipe" in (self.kind, *(name for _, name in bases))
+        bases, _ = _classes("smalti.recipes.base")[self.kind]
+        return "TokenizerRecipe" in (self.kind, bases)
 
     @property
     def group(self) -> str:
@@ -82,36 +80,58 @@ def settings() -> tuple[str, ...]:
 
 
 def _fields(module: str, name: str) -> Iterator[str]:
-    for place in _bases(module, name):
+    bases, body = _classes(module)[name]
+    for place in _named(module, bases):
         yield from _fields(*place)
-    for node in _defined(module)[name].body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names = [part.id for part in ast.walk(node.annotation) if isinstance(part, ast.Name)]
-            places = [place for place in (_class(module, n) for n in names) if place is not None]
-            groups = [kind for place in places for kind in _kinds(*place)]
-            match node.value:
-                case ast.Call(func=ast.Name(id="part")):  # its fields stand in its place
-                    prefix = ""
-                case ast.Call(func=ast.Name(id="called"), args=[ast.Constant(str(other)), _]):
-                    prefix = other
-                case _:
-                    prefix = node.target.id
-            for place in groups:
-                dot = "." if prefix else ""
-                yield from (f"{prefix}{dot}{field}" for field in _fields(*place))
-            if not groups:
-                yield prefix
+    for field, kind, value in FIELD.findall(body):
+        groups = [found for place in _named(module, kind) for found in _kinds(*place)]
+        if value.startswith("part("):  # its fields stand in its place
+            prefix = ""
+        elif value.startswith("called("):
+            prefix = value.split('"')[1]
+        else:
+            prefix = field
+        dot = "." if prefix else ""
+        for place in groups:
+            yield from (f"{prefix}{dot}{inner}" for inner in _fields(*place))
+        if not groups:
+            yield prefix
 
 
-def _bases(module: str, name: str) -> list[tuple[str, str]]:
-    """The classes of smalti that a class is derived from."""
-    bases = [base.id for base in _defined(module)[name].bases if isinstance(base, ast.Name)]
-    return [place for place in (_class(module, base) for base in bases) if place is not None]
+FIELD = re.compile(r"(?m)^    (\w+): (.+?)(?: = (.*))?$")
+"""A field of a class: its name, its type, how its default begins."""
+CLASS = re.compile(r"(?m)^class (\w+)(?:\((.*)\))?:\n((?:(?: .*)?\n)*)")
+"""A class: its name, what it is derived from, and its body."""
+IMPORT = re.compile(r"(?m)^from (smalti\.[\w.]+) import (?:\(([^)]*)\)|(.*))$")
+"""An import: the module, and the names."""
+
+
+@functools.cache
+def _classes(module: str) -> dict[str, tuple[str, str]]:
+    """What each class of a module is derived from, and its body without docstrings."""
+    text = re.sub(r'(?s)""".*?"""', '""', _text(module))
+    return {name: (bases, body) for name, bases, body in CLASS.findall(text)}
+
+
+@functools.cache
+def _imported(module: str) -> dict[str, str]:
+    """The modules of smalti that names of a module come from."""
+    return {
+        name: home
+        for home, several, one in IMPORT.findall(_text(module))
+        for name in re.findall(r"\w+", several or one)
+    }
+
+
+def _named(module: str, words: str) -> list[tuple[str, str]]:
+    """Where the classes of smalti are defined that a module names in these words."""
+    places = (_class(module, name) for name in re.findall(r"\w+", words))
+    return [place for place in places if place is not None]
 
 
 def _class(module: str, name: str) -> tuple[str, str] | None:
     """Where a class of smalti that a module names is defined; None if it is no class of smalti."""
-    if isinstance(_defined(module).get(name), ast.ClassDef):
+    if name in _classes(module):
         return module, name
     home = _imported(module).get(name)
     return _class(home, name) if home else None
@@ -131,35 +151,6 @@ def _modules(package: str) -> list[str]:
     """The files of a package, by their names as modules."""
     folder = ROOT.joinpath(*package.split(".")[1:])
     return sorted(f"{package}.{file.stem}" for file in folder.glob("*.py") if file.stem[0] != "_")
-
-
-@functools.cache
-def _imported(module: str) -> dict[str, str]:
-    """The modules of smalti that names of a module come from."""
-    return {
-        alias.name: node.module
-        for node in _parsed(module).body
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("smalti.")
-        for alias in node.names
-        if node.module
-    }
-
-
-@functools.cache
-def _defined(module: str) -> dict[str, Any]:
-    """The classes and functions that a module defines."""
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    return {node.name: node for node in _parsed(module).body if isinstance(node, kinds)}
-
-
-@functools.cache
-def _parsed(module: str) -> ast.Module:
-    tree = ast.parse(_text(module))
-    for node in tree.body:
-        for inner in (node, *(node.body if isinstance(node, ast.ClassDef) else ())):
-            if isinstance(inner, ast.FunctionDef):
-                del inner.body[1:]  # nothing below the docstring is read; trees are large
-    return tree
 
 
 @functools.cache
@@ -183,10 +174,5 @@ def projects() -> dict[str, str]:
 def conversion(project: str) -> tuple[str, ...]:
     """The names of all fields of a project's options."""
     module = projects()[project]
-    for node in ast.walk(_parsed(module)):
-        match node:
-            case ast.keyword("options", ast.Name(name)) if _class(module, name):
-                return tuple(_fields(module, name))
-            case _:
-                pass
-    raise AssertionError(f"{module} names no class of options")
+    (name,) = re.findall(r"(?m)^    options=(\w+),", _text(module))
+    return tuple(_fields(module, name))
