@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -72,13 +73,15 @@ def encode(
     about = _about(source, tokenizer, transform, text)
     about |= {"half": half, "posterior": sampled}
     held_out = set(split(source, holdout)[1])
-    parts = Parts(out.with_name(out.name + ".parts"), about)
+    parts = Parts(parts_of(out), about)
     step = max(1, batch // max(transform.view_count, 1))
     settings = parts.settings(holdout, torch.device(device).type, step)
-    if out.exists() and is_own(out) and _finished(out, parts, source, held_out, replace):
-        return 0
     coder = Coder(tokenizer, transform, source, held_out, text, sampled, device)
-    with lock(out.with_name(f".{out.name}{LOCK}"), out):
+    with held(out):
+        if out.exists() and _finished(out, parts, source, held_out, replace):
+            if not parts.others(settings):  # killed when all but their removal was done
+                parts.remove()
+            return 0
         left = parts.begin(settings, source, replace)
         try:
             parts.fill(coder, left, step)
@@ -100,6 +103,22 @@ def encode(
                 parts.remove()
     tell(source)
     return len(left)
+
+
+def held(out: Path) -> AbstractContextManager[None]:
+    """Be the only process that writes the cache at `out`."""
+    return lock(out.with_name(f".{out.name}{LOCK}"), out)
+
+
+def parts_of(out: Path) -> Path:
+    """The folder of the parts of the cache at `out`."""
+    return out.with_name(out.name + ".parts")
+
+
+def tidy(out: Path) -> None:
+    """Remove what a process that was killed at its end left beside the complete cache at `out`."""
+    with held(out):
+        remove_files(parts_of(out), PART, SETTINGS)
 
 
 def _about(source: Source, tokenizer: Any, transform: Transform, text: Any) -> dict[str, Any]:
@@ -202,12 +221,16 @@ class Parts(NamedTuple):
     def path(self, start: int, stop: int) -> Path:
         return self.folder / f"{start:09d}-{stop:09d}.arrow"
 
+    def others(self, settings: dict[str, Any]) -> list[str]:
+        """The settings that were others when what is there was begun."""
+        begun = self.folder / SETTINGS
+        have = read_json(begun) if begun.is_file() else settings
+        return [name for name in settings if have.get(name) != settings[name]]
+
     def begin(self, settings: dict[str, Any], source: Source, replace: bool) -> range:
         """Make the folder, or go on with what is in it; the images that are left. Raises ValueError
         if it is of something else."""
-        begun = self.folder / SETTINGS
-        have = read_json(begun) if begun.is_file() else settings
-        other = [name for name in settings if have.get(name) != settings[name]]
+        other = self.others(settings)
         if other and not replace:
             name = other[0].replace("_fingerprint", "")
             raise ValueError(

@@ -26,7 +26,7 @@ from smalti.pipeline.pipeline import Pipeline, check_pipeline
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.runs.data import check_codes_of, check_data
-from smalti.runs.encode import encode
+from smalti.runs.encode import encode, tidy
 from smalti.runs.finetune import adapted, built, open_pipeline, share
 from smalti.runs.folder import claim, finish, without_held_out
 from smalti.runs.tokenizer import spread
@@ -283,6 +283,8 @@ def open_codes(
             )
             if frozen is not None:
                 frozen.release()
+        elif world.main:
+            tidy(path)
     wait(world)
     cache = TokenCache(path)
     cache.require(fingerprint(tokenizer))
