@@ -24,11 +24,11 @@ SYSTEMS = {name: path for name, path in CLASSES if COUNT[name] == 1}
 SUBJECTS = {"model", "tokenizer", "head", "encoder", "text_encoder", "pipe", "pipeline"}
 """What has a contract: nothing is asked of it by name."""
 LONG = {  # commands and whole procedures, read from top to bottom
-    *("train_tokenizer", "train_generator", "measure", "encode", "sample", "search_of"),
-    *("write_cache", "bits", "of_reference", "_of_pipeline", "load", "edit"),
+    *("train_tokenizer", "train_generator", "measure", "sample", "search_of"),
+    *("bits", "of_reference", "_of_pipeline", "load", "edit"),
 }
 MANY = {  # what a user calls, with the settings as names
-    *("sample", "edit", "write_cache", "encode", "__init__", "stream", "__call__", "draw_npz"),
+    *("sample", "edit", "__init__", "stream", "__call__", "draw_npz"),
     "tune",
 }
 

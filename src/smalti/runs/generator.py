@@ -26,7 +26,7 @@ from smalti.pipeline.pipeline import Pipeline, check_pipeline
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.runs.data import check_codes_of, check_data
-from smalti.runs.encode import encode, tidy
+from smalti.runs.encode import Coder, encode, tidy
 from smalti.runs.finetune import adapted, built, open_pipeline, share
 from smalti.runs.folder import claim, finish, without_held_out
 from smalti.runs.tokenizer import spread
@@ -271,16 +271,8 @@ def open_codes(
         if world.main and not holds(path, source):
             transform = recipe.data.transform(tokenizer.config.size[0])
             share, device = recipe.data.holdout, world.device
-            encode(
-                source,
-                tokenizer,
-                transform,
-                path,
-                share,
-                device=device,
-                text=frozen,
-                replace=True,
-            )
+            coder = Coder(source, tokenizer, transform, frozen, share, device=device)
+            encode(coder, path, replace=True)
             if frozen is not None:
                 frozen.release()
         elif world.main:
