@@ -35,7 +35,7 @@ from smalti.tokenizers.vqgan import VQGAN
 from smalti.train.checkpoint import Writer
 from smalti.train.objectives import Likelihood, ReconstructionObjective
 from smalti.train.parallel import World, autocast
-from smalti.train.trainer import TrainConfig, Trainer
+from smalti.train.trainer import LiveLine, TrainConfig, Trainer
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -123,7 +123,9 @@ def make(
     positions: int = 1,
 ) -> Trainer:
     config = replace(config, eval_every=0, preview_every=0)
-    return Trainer(objective, batches, config, run, WORLD, show=show, units_per_item=positions)
+    return Trainer(
+        objective, batches, config, run, WORLD, LiveLine(show=show, units_per_item=positions)
+    )
 
 
 def measure(name: str, trainer: Trainer, rounds: int, count: int, warm: int) -> None:

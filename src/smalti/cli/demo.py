@@ -34,6 +34,7 @@ from smalti.recipes.mar import emoji_klvae, emoji_mar
 from smalti.recipes.maskgit import emoji_maskgit
 from smalti.recipes.rar import emoji_rar
 from smalti.recipes.var import emoji_msvqvae, emoji_var
+from smalti.runs.folder import Report
 from smalti.runs.generator import credit
 from smalti.runs.run import train
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
@@ -190,7 +191,7 @@ def introduction(
     }
 
 
-def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> dict[str, float]:
+def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> Report:
     """Train the tokenizer; its report."""
     spec = recipe.model.spec
     scales = f"{len(spec.grids)} scales, " if len(spec.grids) > 1 else ""
@@ -208,9 +209,7 @@ def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> dict[st
     return report
 
 
-def learn_to_predict(
-    recipe: GeneratorRecipe, out: Path, what: str, console: Console
-) -> dict[str, float]:
+def learn_to_predict(recipe: GeneratorRecipe, out: Path, what: str, console: Console) -> Report:
     """Train the generator on the codes of the images, which the run writes first; its report."""
     console.print("[bold]2 of 4[/] the images are written as codes")
     console.print(f"[bold]3 of 4[/] a generator learns to predict {what}")
@@ -233,7 +232,7 @@ def draw(out: Path, seed: int, console: Console) -> float:
     return len(images) / seconds
 
 
-def learnt(report: dict[str, float]) -> str:
+def learnt(report: Report) -> str:
     """A sentence on a generator's report."""
     if "held_out_diffusion_loss" in report:
         return f"the diffusion loss of held-out codes is {report['held_out_diffusion_loss']:.3f}"
