@@ -27,7 +27,7 @@ from smalti.codes import TokenSpec
 from smalti.data.loader import Batches, Images
 from smalti.data.open import open_source
 from smalti.data.source import split
-from smalti.data.token_cache import CodeBatches, TokenCache, write_cache
+from smalti.data.token_cache import CodeBatches, Encoding, TokenCache, write_cache
 from smalti.models.llamagen import LlamaGen
 from smalti.recipes.base import GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan, llamagen_b
@@ -35,7 +35,7 @@ from smalti.tokenizers.vqgan import VQGAN
 from smalti.train.checkpoint import Writer
 from smalti.train.objectives import Likelihood, ReconstructionObjective
 from smalti.train.parallel import World, autocast
-from smalti.train.trainer import TrainConfig, Trainer
+from smalti.train.trainer import LiveLine, TrainConfig, Trainer
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -104,7 +104,7 @@ def generator(recipe: GeneratorRecipe, run: Path) -> Trainer:
     names = [str(i) for i in range(classes)]
     path = run.with_name(run.name + ".arrow")
     spec = TokenSpec(spec.grids, spec.vocab)
-    write_cache(path, rows, spec=spec, views=2, transform={}, classes=names, **about)
+    write_cache(path, rows, Encoding(spec, 2, transform={}, classes=names, **about))
     cache = TokenCache(path)
     batches = CodeBatches(cache, cache.indices("train"), recipe.train.batch)
     objective = Likelihood(LlamaGen(recipe.model), recipe.objective)
@@ -123,7 +123,9 @@ def make(
     positions: int = 1,
 ) -> Trainer:
     config = replace(config, eval_every=0, preview_every=0)
-    return Trainer(objective, batches, config, run, WORLD, show=show, units_per_item=positions)
+    return Trainer(
+        objective, batches, config, run, WORLD, LiveLine(show=show, units_per_item=positions)
+    )
 
 
 def measure(name: str, trainer: Trainer, rounds: int, count: int, warm: int) -> None:

@@ -24,11 +24,11 @@ SYSTEMS = {name: path for name, path in CLASSES if COUNT[name] == 1}
 SUBJECTS = {"model", "tokenizer", "head", "encoder", "text_encoder", "pipe", "pipeline"}
 """What has a contract: nothing is asked of it by name."""
 LONG = {  # commands and whole procedures, read from top to bottom
-    *("train_tokenizer", "train_generator", "encode", "sample"),
-    *("write_cache", "load", "edit"),
+    "sample",
+    *("load", "edit"),
 }
 MANY = {  # what a user calls, with the settings as names
-    *("sample", "edit", "write_cache", "encode", "__init__", "stream", "__call__", "draw_npz"),
+    *("sample", "edit", "stream", "__call__", "draw_npz"),
 }
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from smalti.codes import TokenSpec
 from smalti.data import token_cache
-from smalti.data.token_cache import CodeBatches, TokenCache, write_cache
+from smalti.data.token_cache import CodeBatches, Encoding, TokenCache, write_cache
 
 VQ = TokenSpec(grids=((2, 3),), vocab=300)
 SPECS = {
@@ -44,7 +44,8 @@ def write(path, spec, codes, given=None, **changes):
         "source_fingerprint": "bbbb",
         "classes": ["x", "y", "z"],
     }
-    return write_cache(path, rows(codes) if given is None else given, **(about | changes))
+    encoding = Encoding(**(about | changes))
+    return write_cache(path, rows(codes) if given is None else given, encoding)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smalti.codes import Cond, TokenSpec
-from smalti.data.token_cache import CodeBatches, TokenCache, write_cache
+from smalti.data.token_cache import CodeBatches, Encoding, TokenCache, write_cache
 
 
 @pytest.mark.parametrize(("classes", "labels"), [([], [0, 0]), (["a", "b"], [-1, 1])])
@@ -13,7 +13,8 @@ def test_labels(tmp_path, classes, labels):
     rows = ((np.zeros((1, 4), int), label, "", False, str(i)) for i, label in enumerate(given))
     about = {"tokenizer_fingerprint": "", "source": "", "source_fingerprint": "", "transform": {}}
     spec = TokenSpec(((2, 2),), 8)
-    write_cache(tmp_path / "c.arrow", rows, spec=spec, views=1, classes=classes, **about)
+    encoding = Encoding(spec, views=1, classes=classes, **about)
+    write_cache(tmp_path / "c.arrow", rows, encoding)
     batches = CodeBatches(TokenCache(tmp_path / "c.arrow"), [0, 1], 2, train=False)
     (batch,) = batches.evaluation(2)
     assert batch["labels"].tolist() == labels

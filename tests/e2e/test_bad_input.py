@@ -416,7 +416,7 @@ def test_ctrl_c_while_encoding(pipeline, tmp_path, monkeypatch, capsys):
     command = ["encode", "shapes:50000", "--tokenizer", pipeline, "--out", out]
     fill = Parts.fill
 
-    def pressed(self, coder, left, step):
+    def pressed(self, coder, left):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Parts, "fill", pressed)

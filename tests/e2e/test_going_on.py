@@ -183,6 +183,16 @@ def test_a_run_of_an_earlier_smalti_goes_on(again, capsys):
     assert "24 images were encoded then, it holds 23 now" in line
 
 
+def test_parts_of_codes_that_are_whole_are_removed(again):
+    parts = again / "g" / "codes.arrow.parts"
+    parts.mkdir()
+    shutil.copy(again / "g" / "codes.arrow", parts / "000000000-000000024.arrow")
+    (parts / "settings.json").write_text("{}")
+    (again / "g" / f".codes.arrow{LOCK}").touch()
+    main(generator(again, again / "g"))
+    assert [p.name for p in (again / "g").iterdir() if "codes" in p.name] == ["codes.arrow"]
+
+
 def test_one_process_writes_a_run(again, capsys):
     g = again / "g"
     with lock(g / LOCK, g):

@@ -1,5 +1,6 @@
 """Killed at any moment and started again with the same command, a run ends with the same bytes."""
 
+import itertools
 import json
 import os
 import random
@@ -16,11 +17,12 @@ from small_systems import GENERATOR, TOKENIZER
 
 PARENT = """
 import contextlib, json, os, sys
-import smalti.cli.main, smalti.runs.run, smalti.files
+import torch._dynamo, smalti.cli.main, smalti.runs.encode, smalti.runs.run, smalti.files
 with contextlib.suppress(ImportError):
     from torch.utils.tensorboard import writer  # all that is slow is imported once
 
 write, calls = smalti.files._write, 0
+smalti.runs.encode.EVERY = 0.0  # a part after each batch
 
 def fatal(file, data):
     global calls
@@ -30,18 +32,30 @@ def fatal(file, data):
         os.kill(os.getpid(), 9)
     write(file, data)
 
+def watch(event, given):
+    global calls
+    made = event == "open" and given[2] & (os.O_WRONLY | os.O_RDWR)
+    if made or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+        calls += os.path.basename(arguments[-1]) in str(given[0])
+        if calls == change:
+            os.kill(os.getpid(), 9)
+
 for line in sys.stdin:
-    last, arguments = json.loads(line)
+    last, change, arguments = json.loads(line)
     child = os.fork()
     if not child:
         if last:
             smalti.files._write = fatal
+        if change:
+            sys.addaudithook(watch)
         smalti.cli.main.main(arguments)
         os._exit(0)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""Imports once, then runs each command in a child; `last` is the write to die in, or 0."""
+"""Imports once, then runs each command in a child; `last` is the write of tensors to die in, or 0;
+`change` is the file or folder to die before: to open for writing, rename or remove one whose path
+has the name of the output, the last argument."""
 
 
 class Runs:
@@ -57,10 +71,13 @@ class Runs:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
-    def __call__(self, command: list[str], last: int = 0, after: float = 0.0) -> int:
-        """The exit code of a run, killed in a write or after some seconds, if asked for."""
+    def __call__(
+        self, command: list[str], last: int = 0, after: float = 0.0, change: int = 0
+    ) -> int:
+        """The exit code of a run, killed in a write, after some seconds or before a change of its
+        output's files, if asked for."""
         assert self.parent.stdin and self.parent.stdout
-        print(json.dumps([last, command]), file=self.parent.stdin, flush=True)
+        print(json.dumps([last, change, command]), file=self.parent.stdin, flush=True)
         child = int(self.parent.stdout.readline())
         if after:
             time.sleep(after)
@@ -117,3 +134,38 @@ def test_a_generator(run, tmp_path):
     assert run([*command, "--out", str(tmp_path / "whole")]) == 0
     killed_again_and_again(run, [*command, "--out", str(tmp_path / "k")], random.Random(2))
     assert_same(tmp_path / "whole", tmp_path / "k", ("pipeline", "checkpoints"))
+
+
+@pytest.fixture(scope="module")
+def codes(run: Runs, tmp_path_factory) -> tuple[list[str], bytes]:
+    """A command that encodes, but for the name of its output, and what it then writes."""
+    folder = tmp_path_factory.mktemp("codes")
+    assert run([*TRAIN, "--out", str(folder / "t")]) == 0
+    command = ["encode", "shapes:96", "--tokenizer", str(folder / "t" / "tokenizer"), "--out"]
+    assert run([*command, str(folder / "codes.arrow")]) == 0
+    return command, (folder / "codes.arrow").read_bytes()
+
+
+def test_codes_before_every_change_of_a_file(run, codes, tmp_path):
+    """Three parts, their joining and their removal."""
+    command, whole = codes
+    for change in itertools.count(1):
+        out = tmp_path / str(change) / "codes.arrow"
+        code = run([*command, str(out)], change=change)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        assert run([*command, str(out)]) == 0
+        assert [p.name for p in out.parent.iterdir()] == [out.name], change
+        assert out.read_bytes() == whole
+    assert change > 25
+
+
+def test_codes_again_and_again(run, codes, tmp_path):
+    command, whole = codes
+    out, chance = tmp_path / "codes.arrow", random.Random(3)
+    for _ in range(8):
+        code = run([*command, str(out)], after=chance.uniform(0.02, 0.2))
+        assert code in (0, -signal.SIGKILL)
+    assert run([*command, str(out)]) == 0
+    assert out.read_bytes() == whole and [p.name for p in tmp_path.iterdir()] == [out.name]

@@ -9,7 +9,7 @@ import torch
 import smalti
 from builders import build, models, pipeline, tokenizers
 from smalti.codes import Cond, Draw
-from smalti.data.token_cache import TokenCache, write_cache
+from smalti.data.token_cache import Encoding, TokenCache, write_cache
 from smalti.data.transforms import to_uint8
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Watch
@@ -177,19 +177,16 @@ def test_a_picture_of_no_numbers_is_not_drawn():
 def test_features_of_captions(tmp_path):
     spec, path = pipeline("llamagen").tokenizer.spec, tmp_path / "codes.arrow"
     codes = np.zeros((1, spec.positions), np.int64)
-    about = {
-        "spec": spec, "views": 1, "tokenizer_fingerprint": "a", "transform": {}, "source": "x",
-        "source_fingerprint": "b", "classes": [],
-        "text": {"type": "t5", "config": {"length": 4, "dim": 2}, "fingerprint": "c"},
-    }  # fmt: skip
+    text = {"type": "t5", "config": {"length": 4, "dim": 2}, "fingerprint": "c"}
+    encoding = Encoding(spec, 1, "a", {}, "x", "b", [], text)
     words = np.ones((3, 2), np.float32)
-    write_cache(path, [(codes, -1, "a cat", False, "cat.png", words)], **about)
+    write_cache(path, [(codes, -1, "a cat", False, "cat.png", words)], encoding)
     assert TokenCache(path).text([0])[0].sum() == 6
     for value in (math.nan, 1e6):  # float16 ends at 65504
         spoilt = words.copy()
         spoilt[1, 1] = value
         with pytest.raises(ValueError, match="features of 'cat.png' must be finite numbers"):
-            write_cache(path, [(codes, -1, "a cat", False, "cat.png", spoilt)], **about)
+            write_cache(path, [(codes, -1, "a cat", False, "cat.png", spoilt)], encoding)
     content = path.read_bytes()
     good, bad = np.full(6, 1, np.float16).tobytes(), np.full(6, np.nan, np.float16).tobytes()
     assert content.count(good) == 1

@@ -46,7 +46,8 @@ def tokenizer():
 
 def encoded(out, tokenizer, folder, **changes):
     transform = Transform(tokenizer.config.size[0], flip=True)
-    return encode(Folder(str(folder)), tokenizer, transform, out, **{"batch": 8, **changes})
+    given = {"batch": 8, **changes}
+    return encode(Coder(Folder(str(folder)), tokenizer, transform, **given), out)
 
 
 @pytest.fixture
@@ -145,9 +146,9 @@ def test_other_settings_are_refused_by_name(
     place = out if finished else tmp_path / "a.arrow.parts"
     words = f"{place} (holds codes|is) of another {what if what != 'transform' else ''}"
     with pytest.raises(ValueError, match=words):
-        encode(source, tokenizer, transform, out, **given)
-    assert encode(source, tokenizer, transform, out, **given, replace=True) == 24
-    assert encode(source, tokenizer, transform, out, **given) == 0
+        encode(Coder(source, tokenizer, transform, **given), out)
+    assert encode(Coder(source, tokenizer, transform, **given), out, replace=True) == 24
+    assert encode(Coder(source, tokenizer, transform, **given), out) == 0
 
 
 def test_parts_of_somebody_else_stay(photos, tokenizer, tmp_path):

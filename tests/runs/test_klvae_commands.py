@@ -18,7 +18,7 @@ from smalti.data.transforms import Transform, to_float
 from smalti.modules import fingerprint, load_module
 from smalti.recipes import RECIPES
 from smalti.recipes.mar import emoji_klvae
-from smalti.runs.encode import encode
+from smalti.runs.encode import Coder, encode
 from smalti.tokenizers.kl_vae import KLVAE, tiny
 
 SMALL = [
@@ -117,7 +117,7 @@ def test_images_whose_codes_are_no_numbers_are_named(tmp_path):
     model.quant_conv.bias.data[0] = float("nan")
     out = tmp_path / "codes.arrow"
     with pytest.raises(ValueError, match="codes of '0': latents of the tokenizer must be finite"):
-        encode(open_source("shapes:4"), model, Transform(16), out)
+        encode(Coder(open_source("shapes:4"), model, Transform(16)), out)
     assert not out.exists()
 
 

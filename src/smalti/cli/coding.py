@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -14,18 +14,42 @@ from smalti.config import read_json
 from smalti.files import check_file, expand
 from smalti.progress import say, show
 
+if TYPE_CHECKING:  # they import torch
+    from smalti.data.source import Source
+    from smalti.runs.encode import Coder
+    from smalti.tokenizers.base import ImageTokenizer
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a token cache holds of the images."""
+
+    text: str | None = None
+    """Also keep the features of the captions: t5 is flan-t5-xl, else the hub id or folder of
+    another T5."""
+    clean: bool = False
+    """Clean the captions as the published text encoders were given them."""
+    crop: Literal["center", "ten"] = "center"
+    """The centre of each image, or ten crops of it."""
+    flip: bool = True
+    """Also the mirror image (ten crops always have it)."""
+    holdout: float = 0.1
+    """Share of the images marked as held out."""
+    posterior: Literal["sample", "mode"] | None = None
+    """Of a KL-VAE: sample keeps means and standard deviations of codes, of which each
+    epoch draws anew; mode keeps the means. Default: sample."""
+    half: bool = False
+    """Keep continuous codes as float16."""
+
+
+USUAL = Contents()
+
 
 def encode(
     data: Annotated[Positional[str], arg(metavar="DATA")],
     tokenizer: Path,
     out: Path,
-    text: str | None = None,
-    clean: bool = False,
-    crop: Literal["center", "ten"] = "center",
-    flip: bool = True,
-    holdout: float = 0.1,
-    posterior: Literal["sample", "mode"] | None = None,
-    half: bool = False,
+    contents: Annotated[Contents, arg(name="")] = USUAL,
     device: Device = "auto",
     json: bool = False,
 ) -> None:
@@ -38,45 +62,15 @@ def encode(
             hub:NAME; '?label=COLUMN&text=COLUMN' behind it chooses columns.
         tokenizer: Folder of a trained tokenizer, or of a pipeline.
         out: File to write.
-        text: Also keep the features of the captions: t5 is flan-t5-xl, else the hub id or folder of
-            another T5.
-        clean: Clean the captions as the published text encoders were given them.
-        crop: The centre of each image, or ten crops of it.
-        flip: Also the mirror image (ten crops always have it).
-        holdout: Share of the images marked as held out.
-        posterior: Of a KL-VAE: sample keeps means and standard deviations of codes, of which each
-            epoch draws anew; mode keeps the means. Default: sample.
-        half: Keep continuous codes as float16.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print what was written on standard output.
     """
-    from smalti.data.open import open_source
     from smalti.data.token_cache import TokenCache, is_own
-    from smalti.data.transforms import Transform
     from smalti.runs.encode import encode as run
-    from smalti.text.t5 import T5, config_of
 
     check_file(out, ".arrow", is_own)
     module = open_tokenizer(tokenizer, device)
-    transform = Transform(module.config.size[0], crop, flip)
-    if clean and text is None:
-        raise ValueError("--clean is for captions that a text encoder reads: give --text")
-    if module.spec.discrete and (posterior or half):
-        raise ValueError(
-            "--posterior and --half are for tokenizers of continuous codes, "
-            f"got one of {module.spec.vocab} discrete codes"
-        )
-    left = run(
-        open_source(data),
-        module,
-        transform,
-        out,
-        holdout,
-        device=next(module.parameters()).device,
-        text=None if text is None else T5(config_of(text, clean)),
-        posterior=posterior or "sample",
-        half=half,
-    )
+    left = run(coder_of(data, module, contents), out)
     cache = TokenCache(out)
     report = {"file": str(out), "images": len(cache), "views": cache.views, **asdict(cache.spec)}
     there = "" if left else ", which were there"
@@ -87,7 +81,36 @@ def encode(
 
         codes = f"{cache.views} views of {cache.spec.positions} codes each{there}"
         command = train_command(module.config, tokenizer, f" --codes {out}")
-        say(f"{out}: {len(cache)} images, {codes}" + ("" if text else f"; next: {command}"))
+        next_one = "" if contents.text else f"; next: {command}"
+        say(f"{out}: {len(cache)} images, {codes}{next_one}")
+
+
+def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
+    """What encodes the images of a source. Raises ValueError if the tokenizer, or an encoder of
+    captions, cannot give such contents."""
+    from smalti.data.open import open_source
+    from smalti.data.transforms import Transform
+    from smalti.runs.encode import Coder
+    from smalti.text.t5 import T5, config_of
+
+    text = contents.text
+    if contents.clean and text is None:
+        raise ValueError("--clean is for captions that a text encoder reads: give --text")
+    if tokenizer.spec.discrete and (contents.posterior or contents.half):
+        raise ValueError(
+            "--posterior and --half are for tokenizers of continuous codes, "
+            f"got one of {tokenizer.spec.vocab} discrete codes"
+        )
+    return Coder(
+        open_source(data),
+        tokenizer,
+        Transform(tokenizer.size[0], contents.crop, contents.flip),
+        None if text is None else T5(config_of(text, contents.clean)),
+        contents.holdout,
+        contents.posterior or "sample",
+        contents.half,
+        next(tokenizer.parameters()).device,
+    )
 
 
 def reconstruct(
@@ -126,7 +149,7 @@ def reconstruct(
         raise ValueError(f"--n must be at least 1, got {n}")
     check_file(out, ".png", is_own)
     module = open_tokenizer(tokenizer, device)
-    transform, part = Transform(module.config.size[0]), ""
+    transform, part = Transform(module.size[0]), ""
     if (picture := expand(images)).is_file() and not is_local(images):
         from smalti.data.decode import decode
 
@@ -146,7 +169,7 @@ def reconstruct(
         say(f"{out}: {len(pixels)} images{part}, {report['psnr']:.2f} dB")
 
 
-def chosen_part(images: str, tokenizer: Path) -> tuple[Any, Sequence[int], str]:
+def chosen_part(images: str, tokenizer: Path) -> tuple[Source, Sequence[int], str]:
     """The images that a source's name stands for: the source, their indices, and in words what
     part of it they are to the tokenizer in this folder. Raises ValueError if they are none."""
     from smalti.data.open import open_source
@@ -180,7 +203,7 @@ def _place(source: str) -> str:
     return f"{kind}:{Path(path).resolve()}" if colon and Path(path).exists() else source
 
 
-def open_tokenizer(folder: Path, device: str = "auto") -> Any:
+def open_tokenizer(folder: Path, device: str = "auto") -> ImageTokenizer:
     """The tokenizer in a folder of its own, or in a pipeline's."""
     from smalti import modules
     from smalti.devices.named import named_device

@@ -30,6 +30,7 @@ from smalti.pipeline.pipeline import Pipeline, check_pipeline
 from smalti.progress import say_threads
 from smalti.recipes import DEMOS
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
+from smalti.runs.folder import Report
 from smalti.runs.generator import credit
 from smalti.runs.run import train
 from smalti.runs.schedule import R, with_steps
@@ -146,7 +147,7 @@ def introduction(
     }
 
 
-def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> dict[str, float]:
+def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> Report:
     """Train the tokenizer; its report."""
     spec = recipe.model.spec
     scales = f"{len(spec.grids)} scales, " if len(spec.grids) > 1 else ""
@@ -164,9 +165,7 @@ def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> dict[st
     return report
 
 
-def learn_to_predict(
-    recipe: GeneratorRecipe, out: Path, what: str, console: Console
-) -> dict[str, float]:
+def learn_to_predict(recipe: GeneratorRecipe, out: Path, what: str, console: Console) -> Report:
     """Train the generator on the codes of the images, which the run writes first; its report."""
     console.print("[bold]2 of 4[/] the images are written as codes")
     console.print(f"[bold]3 of 4[/] a generator learns to predict {what}")
@@ -189,7 +188,7 @@ def draw(out: Path, seed: int, console: Console) -> float:
     return len(images) / seconds
 
 
-def learnt(report: dict[str, float]) -> str:
+def learnt(report: Report) -> str:
     """A sentence on a generator's report."""
     if "held_out_diffusion_loss" in report:
         return f"the diffusion loss of held-out codes is {report['held_out_diffusion_loss']:.3f}"

@@ -5,7 +5,7 @@ A figure is drawn by the agg backend, without a screen and without matplotlib's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,8 @@ def smoothed(values: np.ndarray, smoothing: float) -> np.ndarray:
     return out
 
 
-def plot_scaling(report: dict[str, Any], out: Path) -> None:
-    """What `recipes.ladder` reports: the losses of all sizes over parameters, and on their way over
+def plot_scaling(report: Mapping[str, Any], out: Path) -> None:
+    """What `runs.ladder` reports: the losses of all sizes over parameters, and on their way over
     compute with the lower envelope, both with their laws. A cross is what the law of the other
     sizes, a power law, says about the largest."""
     figure, (left, right) = _figure(2)

@@ -10,8 +10,10 @@ B images, V views, N positions, T tokens of a caption, C width of their features
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -56,55 +58,63 @@ def storage(spec: TokenSpec, half: bool = False) -> np.dtype:
     )
 
 
-def write_cache(
-    path: str | Path,
-    rows: Iterable[tuple[Any, ...]],
-    *,
-    spec: TokenSpec,
-    views: int,
-    tokenizer_fingerprint: str,
-    transform: dict[str, Any],
-    source: str,
-    source_fingerprint: str,
-    classes: list[str],
-    half: bool = False,
-    posterior: bool = False,
-    text: dict[str, Any] | None = None,
-) -> int:
+@dataclass(frozen=True)
+class Encoding:
+    """What the codes of a cache are of, and how they are kept."""
+
+    spec: TokenSpec
+    views: int
+    """V."""
+    tokenizer_fingerprint: str
+    transform: dict[str, int | str | bool]
+    """How images became views: the fields of a `Transform`."""
+    source: str
+    source_fingerprint: str
+    classes: list[str]
+    text: dict[str, Any] | None = None
+    """Type, config (with `length` and `dim`) and fingerprint of the encoder that made the features
+    of captions, which are stored as float16; None: there are none."""
+    half: bool = False
+    """Continuous codes are stored as float16."""
+    posterior: bool = False
+    """Means and standard deviations of codes are stored."""
+
+    def differences(self, other: Encoding) -> list[str]:
+        """Names of the fields that differ, but for the source's name, which may be another one of
+        the same images."""
+        names = [f.name for f in fields(self) if f.name != "source"]
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+    def metadata(self) -> dict[bytes, bytes]:
+        """As it stands in the schema."""
+        about = {
+            "version": 1, "spec": to_dict(self.spec), "views": self.views,
+            "tokenizer": self.tokenizer_fingerprint, "transform": self.transform,
+            "source": self.source, "source_fingerprint": self.source_fingerprint,
+            "classes": self.classes, "text": self.text, "posterior": self.posterior,
+        }  # fmt: skip
+        return {META: json.dumps(about).encode()}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the codes of an image as they are stored, (V, N, ...)."""
+        return (self.views, *stored(self.spec, self.posterior))
+
+
+def write_cache(path: str | Path, rows: Iterable[tuple[Any, ...]], encoding: Encoding) -> int:
     """Write the rows (see `Row`) and return how many they were.
 
-    The file appears under its name only when it is complete. `half` stores continuous codes as
-    float16, `posterior` says that they are means and standard deviations. `text` says what encoder
-    made the features of captions: its type, config (with `length` and `dim`) and fingerprint; they
-    are stored as float16. Raises ValueError if there are no rows, or for a row that does not match
-    `spec`, or whose codes or features are NaN or infinite.
+    The file appears under its name only when it is complete. Raises ValueError if there are no
+    rows, or for a row that does not match the encoding, or whose codes or features are NaN or
+    infinite.
     """
     path = expand(path)
     check_own(path, is_own)
-    meta = {
-        "version": 1, "spec": to_dict(spec), "views": views, "tokenizer": tokenizer_fingerprint,
-        "transform": transform, "source": source, "source_fingerprint": source_fingerprint,
-        "classes": classes, "text": text, "posterior": posterior,
-    }  # fmt: skip
-    dtype = storage(spec, half)
-    shape = (views, *stored(spec, posterior))
-    schema = pa.schema(
-        [
-            ("codes", pa.list_(pa.from_numpy_dtype(dtype), int(np.prod(shape)))),
-            ("label", pa.int64()),
-            ("caption", pa.string()),
-            ("held_out", pa.bool_()),
-            ("key", pa.string()),
-            *([("text", pa.large_list(pa.float16()))] if text else ()),
-        ],
-        metadata={META: json.dumps(meta).encode()},
-    )
-    count, source_rows = 0, iter(rows)
+    schema, count, rest = _schema(encoding), 0, iter(rows)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         with pa.ipc.new_file(file, schema) as writer:
-            while chunk := [Row(*row) for row in islice(source_rows, ROWS)]:
-                codes = [_checked(r, spec, shape, dtype) for r in chunk]
-                writer.write_batch(_record_batch(chunk, codes, schema))
+            while chunk := [Row(*row) for row in islice(rest, ROWS)]:
+                writer.write_batch(_record_batch(chunk, encoding, schema))
                 count += len(chunk)
         if not count:
             raise ValueError(f"there are no rows to write to {path}")
@@ -128,45 +138,72 @@ def stored(spec: TokenSpec, posterior: bool) -> tuple[int, ...]:
     return (positions, 2 * spec.channels) if posterior else (positions, *trailing)
 
 
-def _checked(row: Row, spec: TokenSpec, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    codes = np.asarray(row.codes)
-    if codes.shape != shape:
-        raise ValueError(f"codes of {row.key!r} must have shape {shape}, got {codes.shape}")
-    if spec.discrete and (codes.min() < 0 or codes.max() >= spec.vocab or codes.dtype.kind == "f"):
-        raise ValueError(
-            f"codes of {row.key!r} must be integers in [0, {spec.vocab}), "
-            f"got {codes.dtype} in [{codes.min()}, {codes.max()}]"
-        )
-    with np.errstate(over="ignore"):
-        codes = codes.astype(dtype)
-    if not spec.discrete and not np.isfinite(codes).all():
-        raise ValueError(f"codes of {row.key!r} must be finite numbers of {dtype}, got NaN or inf")
-    return codes
-
-
-def _record_batch(chunk: list[Row], codes: list[np.ndarray], schema: Any) -> Any:
-    field = schema.field("codes").type
-    flat = pa.array(np.concatenate([c.ravel() for c in codes]))
+def _schema(encoding: Encoding) -> pa.Schema:
+    """The columns of a cache."""
+    code = pa.from_numpy_dtype(storage(encoding.spec, encoding.half))
     columns = [
-        pa.FixedSizeListArray.from_arrays(flat, type=field),
+        ("codes", pa.list_(code, math.prod(encoding.shape))),
+        ("label", pa.int64()),
+        ("caption", pa.string()),
+        ("held_out", pa.bool_()),
+        ("key", pa.string()),
+    ]
+    if encoding.text:
+        columns.append(("text", pa.large_list(pa.float16())))
+    return pa.schema(columns, metadata=encoding.metadata())
+
+
+def _record_batch(chunk: list[Row], encoding: Encoding, schema: pa.Schema) -> pa.RecordBatch:
+    """Rows as they are stored."""
+    codes = np.concatenate([row.ravel() for row in _codes(chunk, encoding)])
+    columns = [
+        pa.FixedSizeListArray.from_arrays(pa.array(codes), type=schema.field("codes").type),
         pa.array([r.label for r in chunk], pa.int64()),
         pa.array([r.caption for r in chunk], pa.string()),
         pa.array([r.held_out for r in chunk], pa.bool_()),
         pa.array([r.key for r in chunk], pa.string()),
     ]
-    if "text" in schema.names:
-        rows = [np.zeros(0) if r.text is None else r.text.ravel() for r in chunk]
-        ends = np.cumsum([0, *map(len, rows)])
-        with np.errstate(over="ignore"):
-            values = [row.astype(np.float16) for row in rows]
-        bad = [r.key for r, v in zip(chunk, values, strict=True) if not np.isfinite(v).all()]
-        if bad:
-            raise ValueError(
-                f"caption features of {bad[0]!r} must be finite numbers of float16, got NaN or inf"
-            )
-        values = pa.array(np.concatenate(values))
-        columns.append(pa.LargeListArray.from_arrays(pa.array(ends), values))
+    if encoding.text:
+        columns.append(_features(chunk))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _codes(chunk: list[Row], encoding: Encoding) -> Iterator[np.ndarray]:
+    """The codes of each row, in the type that is stored. Raises ValueError for those that are none
+    of the encoding."""
+    spec, shape, dtype = encoding.spec, encoding.shape, storage(encoding.spec, encoding.half)
+    for row in chunk:
+        codes = np.asarray(row.codes)
+        if codes.shape != shape:
+            raise ValueError(f"codes of {row.key!r} must have shape {shape}, got {codes.shape}")
+        if spec.discrete and (
+            codes.min() < 0 or codes.max() >= spec.vocab or codes.dtype.kind == "f"
+        ):
+            raise ValueError(
+                f"codes of {row.key!r} must be integers in [0, {spec.vocab}), "
+                f"got {codes.dtype} in [{codes.min()}, {codes.max()}]"
+            )
+        with np.errstate(over="ignore"):
+            codes = codes.astype(dtype)
+        if not spec.discrete and not np.isfinite(codes).all():
+            raise ValueError(
+                f"codes of {row.key!r} must be finite numbers of {dtype}, got NaN or inf"
+            )
+        yield codes
+
+
+def _features(chunk: list[Row]) -> pa.Array:
+    """The features of each row's caption, float16. Raises ValueError for those that are none."""
+    rows = [np.zeros(0) if r.text is None else r.text.ravel() for r in chunk]
+    with np.errstate(over="ignore"):
+        values = [row.astype(np.float16) for row in rows]
+    bad = [r.key for r, v in zip(chunk, values, strict=True) if not np.isfinite(v).all()]
+    if bad:
+        raise ValueError(
+            f"caption features of {bad[0]!r} must be finite numbers of float16, got NaN or inf"
+        )
+    ends = pa.array(np.cumsum([0, *map(len, rows)]))
+    return pa.LargeListArray.from_arrays(ends, pa.array(np.concatenate(values)))
 
 
 class TokenCache:
@@ -199,7 +236,7 @@ class TokenCache:
         self.views: int = meta["views"]
         self.tokenizer: str = meta["tokenizer"]
         """Fingerprint of the tokenizer that made the codes."""
-        self.transform: dict[str, Any] = meta["transform"]
+        self.transform: dict[str, int | str | bool] = meta["transform"]
         self.source: str = meta["source"]
         self.source_fingerprint: str = meta["source_fingerprint"]
         self.classes: list[str] = meta["classes"]
@@ -303,21 +340,22 @@ class TokenCache:
         """The keys of rows: what their source calls them."""
         return self._table["key"].take(pa.array(rows)).to_pylist()
 
-    def about(self) -> dict[str, Any]:
-        """What the cache says that it is of, by the names of `write_cache`, but for the source's
-        name, which may be another one of the same images."""
+    @property
+    def encoding(self) -> Encoding:
+        """What the cache says that it is of."""
         codes = self._table.schema.field("codes").type.value_type
-        return {
-            "spec": to_dict(self.spec),
-            "views": self.views,
-            "tokenizer_fingerprint": self.tokenizer,
-            "transform": self.transform,
-            "source_fingerprint": self.source_fingerprint,
-            "classes": self.classes,
-            "half": codes == pa.float16(),
-            "posterior": self.posterior,
-            "text": self.encoder,
-        }
+        return Encoding(
+            self.spec,
+            self.views,
+            self.tokenizer,
+            self.transform,
+            self.source,
+            self.source_fingerprint,
+            self.classes,
+            self.encoder,
+            half=codes == pa.float16(),
+            posterior=self.posterior,
+        )
 
     def rows(self) -> Iterator[Row]:
         """All rows as `write_cache` takes them, codes and features in the types they are stored

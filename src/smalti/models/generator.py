@@ -125,5 +125,9 @@ class Generator(nn.Module):
         """The vectors (B, n, C) that codes stand for, of a model that draws mixtures."""
         raise ValueError("smooth is for multi-scale models; this one has a single grid")
 
+    def init_weights(self) -> None:
+        """Draw new weights."""
+        raise NotImplementedError
+
     def learn_from(self, tokenizer: Any) -> None:
         """Take over what a new model needs of the tokenizer whose codes it is to learn."""

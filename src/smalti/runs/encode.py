@@ -6,14 +6,15 @@ same however often the process was killed.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +22,14 @@ import torch
 from smalti.config import read_json, to_dict
 from smalti.data.skipped import none_left, read, tell
 from smalti.data.source import Example, Source, require_captions, split
-from smalti.data.token_cache import Row, TokenCache, is_own, write_cache
+from smalti.data.token_cache import Encoding, Row, TokenCache, is_own, write_cache
 from smalti.data.transforms import Transform, to_float
 from smalti.files import LOCK, SETTINGS, begin_parts, check_own, expand, lock, remove_files
 from smalti.modules import fingerprint, identity
 from smalti.nn.finite import NotFinite
 from smalti.progress import say, track
+from smalti.text.encoders import TextEncoder
+from smalti.tokenizers.base import ImageTokenizer
 
 EVERY = 10.0
 """Seconds of work that are lost at most when the process is killed."""
@@ -34,94 +37,77 @@ PART = r"\d{9}-\d{9}\.arrow"
 """Names of parts: numbers of the first image and of the one behind the last."""
 
 
-def encode(
-    source: Source,
-    tokenizer: Any,
-    transform: Transform,
-    out: Path,
-    holdout: float = 0.1,
-    batch: int = 64,
-    device: torch.device | str = "cpu",
-    text: Any = None,
-    posterior: Literal["sample", "mode"] = "sample",
-    half: bool = False,
-    replace: bool = False,
-) -> int:
+def encode(coder: Coder, out: Path, replace: bool = False) -> int:
     """Encode every fixed view of every image, write the cache at `out`, and return how many images
     were left to encode: cut off, the same call goes on with the parts in the folder `out`.parts.
 
-    A share `holdout` of the images is marked held out, the same ones whatever the tokenizer. `text`
-    is a frozen encoder whose features of the captions are to be kept. Of a tokenizer that gives
-    distributions of codes, `posterior` keeps them, to draw a sample in each epoch, or their means;
-    `half` keeps continuous codes as float16. Codes and parts of something else that are there
-    already are refused, or begun anew with `replace`. Images that cannot be decoded are left out,
-    and named on standard error.
-    Raises ValueError if the transform does not give the tokenizer's image size, if there are no
-    captions for `text`, if codes are no numbers, if no image can be decoded, and while another
-    process writes there; KeyboardInterrupt says how many images are encoded.
+    Codes and parts of something else that are there already are refused, or begun anew with
+    `replace`. Images that cannot be decoded are left out, and named on standard error.
+    Raises ValueError for what cannot be encoded (`Coder.check`), if codes are no numbers, if no
+    image can be decoded, and while another process writes there; KeyboardInterrupt says how many
+    images are encoded.
     """
-    out, sampled = expand(out), posterior == "sample" and tokenizer.distributions
-    if text is not None:
-        require_captions(source)
-    if tuple(tokenizer.config.size) != (transform.size, transform.size):
-        raise ValueError(
-            f"the tokenizer reads images of {tokenizer.config.size} pixels, "
-            f"the transform gives {transform.size}"
-        )
+    out = expand(out)
+    coder.check()
     check_own(out, is_own)
-    about = _about(source, tokenizer, transform, text)
-    about |= {"half": half, "posterior": sampled}
-    held_out = set(split(source, holdout)[1])
-    parts = Parts(out.with_name(out.name + ".parts"), about)
-    step = max(1, batch // max(transform.view_count, 1))
-    settings = parts.settings(holdout, torch.device(device).type, step)
-    if out.exists() and is_own(out) and _finished(out, parts, source, held_out, replace):
-        return 0
-    coder = Coder(tokenizer, transform, source, held_out, text, sampled, device)
-    with lock(out.with_name(f".{out.name}{LOCK}"), out):
-        left = parts.begin(settings, source, replace)
-        try:
-            parts.fill(coder, left, step)
-            write_cache(out, parts.rows(), **about)
-            parts.remove()
-        except KeyboardInterrupt:
-            if not (done := parts.done()):
-                raise
-            raise KeyboardInterrupt(
-                f"stopped; {done[-1][1]} of {len(source)} images are encoded, the same command "
-                "goes on with the rest"
-            ) from None
-        except OSError as error:
-            if parts.folder not in Path(error.filename or out).parents:
-                raise  # it is about something else
-            raise OSError(error.errno, error.strerror or str(error), str(out)) from error
-        finally:
-            if not parts.done():
+    parts, settings = Parts(parts_of(out), coder.encoding), coder.settings()
+    with held(out):
+        if out.exists() and _finished(out, coder, replace):
+            if not parts.others(settings):  # killed when all but their removal was done
                 parts.remove()
-    tell(source)
+            return 0
+        left = parts.begin(settings, coder.source, replace)
+        with _told(parts, out, len(coder.source)):
+            parts.fill(coder, left)
+            write_cache(out, parts.rows(), coder.encoding)
+            parts.remove()
+    tell(coder.source)
     return len(left)
 
 
-def _about(source: Source, tokenizer: Any, transform: Transform, text: Any) -> dict[str, Any]:
-    """What the codes are of, as `write_cache` takes it."""
-    return {
-        "spec": tokenizer.spec,
-        "views": transform.view_count,
-        "tokenizer_fingerprint": fingerprint(tokenizer),
-        "transform": asdict(transform),
-        "source": source.name,
-        "source_fingerprint": source.fingerprint(),
-        "classes": source.classes,
-        "text": None if text is None else identity(text),
-    }
+@contextmanager
+def _told(parts: Parts, out: Path, count: int) -> Iterator[None]:
+    """A context whose end is told of the cache at `out` of so many images, not of its parts, and
+    after which there is no folder of parts that holds none."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (done := parts.done()):
+            raise
+        raise KeyboardInterrupt(
+            f"stopped; {done[-1][1]} of {count} images are encoded, the same command "
+            "goes on with the rest"
+        ) from None
+    except OSError as error:
+        if parts.folder not in Path(error.filename or out).parents:
+            raise  # it is about something else
+        raise OSError(error.errno, error.strerror or str(error), str(out)) from error
+    finally:
+        if not parts.done():
+            parts.remove()
 
 
-def _finished(out: Path, parts: Parts, source: Source, held_out: set[int], replace: bool) -> bool:
+def held(out: Path) -> AbstractContextManager[None]:
+    """Be the only process that writes the cache at `out`."""
+    return lock(out.with_name(f".{out.name}{LOCK}"), out)
+
+
+def parts_of(out: Path) -> Path:
+    """The folder of the parts of the cache at `out`."""
+    return out.with_name(out.name + ".parts")
+
+
+def tidy(out: Path) -> None:
+    """Remove what a process that was killed at its end left beside the complete cache at `out`."""
+    with held(out):
+        remove_files(parts_of(out), PART, SETTINGS)
+
+
+def _finished(out: Path, coder: Coder, replace: bool) -> bool:
     """Whether `out` holds these codes. Raises ValueError if it holds others that stay."""
-    cache = TokenCache(out)
-    have, wanted = cache.about(), parts.about | {"spec": to_dict(parts.about["spec"])}
-    names = [name for name in have if have[name] != json.loads(json.dumps(wanted))[name]]
-    keys = {source.key(i) for i in held_out} & set(cache.keys(cache.indices("all")))
+    cache, key = TokenCache(out), coder.source.key
+    names = coder.encoding.differences(cache.encoding)
+    keys = {key(i) for i in coder.held_out} & set(cache.keys(cache.indices("all")))
     if not names and set(cache.keys(cache.held_out)) != keys:
         names = ["holdout"]
     if not names or replace:
@@ -132,16 +118,76 @@ def _finished(out: Path, parts: Parts, source: Source, held_out: set[int], repla
     )
 
 
-class Coder(NamedTuple):
-    """Makes rows of a token cache of images."""
+@dataclass(frozen=True)
+class Coder:
+    """Makes rows of a token cache of images: what is read, by what, and what is kept of it."""
 
-    tokenizer: Any
-    transform: Transform
     source: Source
-    held_out: set[int]
-    text: Any
-    sampled: bool
-    device: torch.device | str
+    tokenizer: ImageTokenizer
+    transform: Transform
+    text: TextEncoder | None = None
+    """A frozen encoder whose features of the captions are kept."""
+    holdout: float = 0.1
+    """Share of the images that are marked held out, the same ones whatever the tokenizer."""
+    posterior: Literal["sample", "mode"] = "sample"
+    """Of a tokenizer that gives distributions of codes: keep them, to draw a sample in each epoch,
+    or their means."""
+    half: bool = False
+    """Keep continuous codes as float16."""
+    device: torch.device | str = "cpu"
+    batch: int = 64
+    """Views at a time."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether distributions of codes are kept."""
+        return self.posterior == "sample" and self.tokenizer.distributions
+
+    @property
+    def step(self) -> int:
+        """Images at a time."""
+        return max(1, self.batch // max(self.transform.view_count, 1))
+
+    @cached_property
+    def held_out(self) -> set[int]:
+        return set(split(self.source, self.holdout)[1])
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """What the codes are of."""
+        return Encoding(
+            self.tokenizer.spec,
+            self.transform.view_count,
+            fingerprint(self.tokenizer),
+            asdict(self.transform),
+            self.source.name,
+            self.source.fingerprint(),
+            self.source.classes,
+            None if self.text is None else identity(self.text),
+            self.half,
+            self.sampled,
+        )
+
+    def settings(self) -> dict[str, object]:
+        """What the bytes of the result depend on, as JSON values."""
+        about = to_dict(self.encoding) | {
+            "holdout": self.holdout,
+            "device": torch.device(self.device).type,
+            "step": self.step,
+        }
+        return {name: value for name, value in about.items() if name not in ("spec", "source")}
+
+    def check(self) -> None:
+        """Raise ValueError if there are no captions for the text encoder, if the transform does not
+        give the tokenizer's image size, or if so large a share cannot be held out."""
+        _ = self.held_out
+        if self.text is not None:
+            require_captions(self.source)
+        if self.tokenizer.size != (self.transform.size, self.transform.size):
+            raise ValueError(
+                f"the tokenizer reads images of {self.tokenizer.size} pixels, "
+                f"the transform gives {self.transform.size}"
+            )
 
     @torch.inference_mode()
     def __call__(self, chosen: Iterable[int]) -> list[Row]:
@@ -179,14 +225,7 @@ class Parts(NamedTuple):
     """A folder of what is encoded so far: token caches of images in turn."""
 
     folder: Path
-    about: dict[str, Any]
-    """What `write_cache` takes."""
-
-    def settings(self, holdout: float, device: str, step: int) -> dict[str, Any]:
-        """What the bytes of the result depend on, as JSON values."""
-        about = {k: v for k, v in self.about.items() if k not in ("spec", "source")}
-        about |= {"holdout": holdout, "device": device, "step": step}
-        return json.loads(json.dumps(about))
+    encoding: Encoding
 
     def done(self) -> list[tuple[int, int]]:
         """First and last images of the parts, in order, as far as none is missing."""
@@ -202,12 +241,16 @@ class Parts(NamedTuple):
     def path(self, start: int, stop: int) -> Path:
         return self.folder / f"{start:09d}-{stop:09d}.arrow"
 
-    def begin(self, settings: dict[str, Any], source: Source, replace: bool) -> range:
-        """Make the folder, or go on with what is in it; the images that are left. Raises ValueError
-        if it is of something else."""
+    def others(self, settings: dict[str, object]) -> list[str]:
+        """The settings that were others when what is there was begun."""
         begun = self.folder / SETTINGS
         have = read_json(begun) if begun.is_file() else settings
-        other = [name for name in settings if have.get(name) != settings[name]]
+        return [name for name in settings if have.get(name) != settings[name]]
+
+    def begin(self, settings: dict[str, object], source: Source, replace: bool) -> range:
+        """Make the folder, or go on with what is in it; the images that are left. Raises ValueError
+        if it is of something else."""
+        other = self.others(settings)
         if other and not replace:
             name = other[0].replace("_fingerprint", "")
             raise ValueError(
@@ -229,13 +272,14 @@ class Parts(NamedTuple):
             say(f"{left.start} of {len(source)} images are encoded already; going on with the rest")
         return left
 
-    def fill(self, coder: Coder, left: range, step: int) -> None:
-        """Encode what is left, `step` images at a time, and write a part now and then."""
+    def fill(self, coder: Coder, left: range) -> None:
+        """Encode what is left and write a part now and then."""
         blocks, since = list[tuple[int, int, list[Row]]](), time.monotonic()
+        step = coder.step
 
         def write() -> None:
             if rows := [row for *_, some in blocks for row in some]:
-                write_cache(self.path(blocks[0][0], blocks[-1][1]), rows, **self.about)
+                write_cache(self.path(blocks[0][0], blocks[-1][1]), rows, self.encoding)
                 blocks.clear()
 
         try:
@@ -260,7 +304,9 @@ class Parts(NamedTuple):
             yield from TokenCache(self.path(start, stop)).rows()
 
 
-def features(encoder: Any, captions: list[str], device: torch.device | str) -> list[np.ndarray]:
+def features(
+    encoder: TextEncoder, captions: list[str], device: torch.device | str
+) -> list[np.ndarray]:
     """The features of each caption, (tokens, C) float16 without padding; none of an empty one."""
     found, mask = encoder(encoder.tokenize(captions).to(device))
     rows, masks = found.cpu().to(torch.float16).numpy(), mask.cpu().numpy()  # as the cache stores

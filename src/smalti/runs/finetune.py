@@ -21,9 +21,11 @@ from smalti.codes import TokenSpec
 from smalti.config import read_json
 from smalti.files import expand
 from smalti.loading import download, load
+from smalti.models.generator import Generator
 from smalti.modules import fingerprint, load_module, tokenizer_folder
 from smalti.pipeline.pipeline import Pipeline
 from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
+from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.lora import adapt, targets
 
 RATES = ("dropout", "drop_path")
@@ -55,7 +57,7 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
     return pipe
 
 
-def same_but_for_size(recipe: GeneratorRecipe, tokenizer: Any) -> Any:
+def same_but_for_size(recipe: GeneratorRecipe, tokenizer: ImageTokenizer) -> ImageTokenizer:
     """The recipe's tokenizer, which must be the pipeline's, perhaps for images of another size."""
     other, _ = load_module(tokenizer_folder(expand(recipe.tokenizer)), modules.TOKENIZERS)
     sized = copy.copy(tokenizer)
@@ -72,7 +74,7 @@ def same_but_for_size(recipe: GeneratorRecipe, tokenizer: Any) -> Any:
     return other
 
 
-def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> Any:
+def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> ImageTokenizer:
     """The tokenizer that a run in `out` begins from: a folder, a pipeline's or a hub id's.
 
     Raises ValueError if there is none, if it is of another kind than the recipe's, or if the run
@@ -92,7 +94,7 @@ def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> Any:
 
 def adapted(
     pipe: Pipeline, recipe: GeneratorRecipe, classes: Sequence[str], spec: TokenSpec
-) -> Any:
+) -> Generator:
     """The pipeline's model for other classes, with the recipe's dropout and LoRA; LlamaGen also for
     another grid, which has no weights.
 
@@ -114,7 +116,7 @@ def adapted(
         table = class_table(weights["cls_embedding.weight"], pipe.classes, classes)
         weights["cls_embedding.weight"] = table
         config = replace(config, classes=len(classes))
-    model = built(config, modules.MODELS, weights)
+    model: Generator = built(config, modules.MODELS, weights)
     if recipe.lora.rank:
         adapt(model, recipe.lora, whole=[model.reader])
     return model
@@ -132,8 +134,8 @@ def class_table(old: Tensor, before: Sequence[str], after: Sequence[str]) -> Ten
     return torch.stack([*begun, old[-1]])  # (C + 1, D)
 
 
-def built(config: Any, among: dict[str, modules.Entry], weights: dict[str, Tensor]) -> Any:
-    """A module with copies of the weights, all of them to be trained."""
+def built(config: object, among: dict[str, modules.Entry], weights: dict[str, Tensor]) -> Any:
+    """A registered module with copies of the weights, all of them to be trained."""
     with torch.device("meta"):
         model = modules.module_of(config, among)
     model.load_state_dict({k: v.clone() for k, v in weights.items()}, assign=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from smalti.config import read_json, settings_of, to_dict, value_of
 from smalti.data import skipped
@@ -17,6 +17,10 @@ from smalti.runs.data import note, same_content
 from smalti.train import checkpoint
 from smalti.train.parallel import World
 
+T = TypeVar("T")
+
+Report = dict[str, float | str | list[str]]
+"""What a run says of itself in the end: its steps, what was measured, and what it learned from."""
 LATER = (
     "log_every",
     "eval_every",
@@ -95,11 +99,11 @@ def claim(
             write_json(out / "init.json", {"init": recipe.init, **begun})
 
 
-def filled(told: Any, config: Any) -> Any:
+def filled(told: object, config: object) -> object:
     """What a run says of its recipe, with the defaults of fields that came after it."""
     if not dataclasses.is_dataclass(config) or not isinstance(told, dict):
         return told
-    later: dict[str, Any] = {}
+    later: dict[str, object] = {}
     for name, setting in settings_of(type(config)).items():
         field = setting.field
         if name in told:
@@ -111,7 +115,7 @@ def filled(told: Any, config: Any) -> Any:
     return told | json.loads(json.dumps(later, default=to_dict))  # tuples are lists
 
 
-def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+def differences(a: object, b: object, name: str = "") -> list[tuple[str, object, object]]:
     """Where two JSON values differ: (dotted name, old, new)."""
     if isinstance(a, dict) and isinstance(b, dict):
         keys = dict.fromkeys([*a, *b])
@@ -120,7 +124,7 @@ def differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
     return [] if a == b else [(name, a, b)]
 
 
-def without_held_out(chosen: Any, world: World) -> Any:
+def without_held_out(chosen: T, world: World) -> T:
     """What is measured where nothing is held out: the training images; says so."""
     if world.main:
         say("no image is held out: what is measured is measured on the images of training")
@@ -128,10 +132,10 @@ def without_held_out(chosen: Any, world: World) -> Any:
 
 
 def finish(
-    out: Path, recipe: Recipe, measured: dict[str, Any], source: Source | None = None
-) -> dict[str, Any]:
+    out: Path, recipe: Recipe, measured: dict[str, float], source: Source | None = None
+) -> Report:
     """Write and return the report."""
-    report = {"steps": recipe.train.steps, **measured}
+    report: Report = {"steps": recipe.train.steps, **measured}
     if source is not None:
         report |= {"source": source.name, "source_fingerprint": source.fingerprint()}
         report |= skipped.report(source.skipped)

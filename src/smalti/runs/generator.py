@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from smalti import modules
@@ -20,23 +21,27 @@ from smalti.eval.codebook import histograms, unigram_bits
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
 from smalti.files import expand
+from smalti.models.generator import Generator, GeneratorConfig
 from smalti.modules import fingerprint, load_module, tokenizer_folder
 from smalti.pictures import named_grid, save_png, to_pil
 from smalti.pipeline.pipeline import Pipeline, check_pipeline
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.runs.data import check_codes_of, check_data
-from smalti.runs.encode import encode
+from smalti.runs.encode import Coder, encode, tidy
 from smalti.runs.finetune import adapted, built, open_pipeline, share
-from smalti.runs.folder import claim, finish, without_held_out
+from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.tokenizer import spread
 from smalti.sampling import orders
 from smalti.sampling.noise import Noise
-from smalti.text.encoders import condition
+from smalti.text.encoders import TextEncoder, condition
+from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.lora import merge
-from smalti.train.objectives import LikelihoodConfig
-from smalti.train.parallel import Precision, World, autocast, on_main, wait
-from smalti.train.trainer import Trainer
+from smalti.train.objectives import LikelihoodConfig, Objective
+from smalti.train.parallel import World, autocast, on_main, wait
+from smalti.train.trainer import LiveLine, Trainer
+
+C = TypeVar("C", bound=GeneratorConfig)
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,12 @@ class Parts:
 
     pipeline: Pipeline
     """Holds the model that is trained."""
-    learned: Any | None
+    learned: TextEncoder | None
     """The text encoder, if it is trained too."""
     cache: TokenCache
-    chosen: Any
+    chosen: np.ndarray
     """Rows of the cache to train on."""
-    held: Any
+    held: np.ndarray
     """Rows of the cache to measure on."""
     begun: str
     """Fingerprint of the pipeline that the run goes on from, or ""."""
@@ -67,21 +72,25 @@ class Parts:
         return CodeBatches(self.cache, self.held, size, train=False, encoder=text)
 
 
-def train_generator(
-    recipe: GeneratorRecipe, out: Path, world: World, note: str = ""
-) -> dict[str, Any]:
-    """Train a generator on codes; `out`/pipeline is what `smalti sample` takes."""
-    on_main(world, lambda: check_pipeline(out / "pipeline"))
-    parts = open_parts(recipe, out, world)
-    pipeline, model, learned = parts.pipeline, parts.pipeline.model, parts.learned
-    held_out, seed = parts.held_out(recipe), recipe.train.seed
+@dataclass(frozen=True)
+class Look:
+    """What is seen of a generator, on the way and in the end."""
 
-    def evaluate() -> dict[str, float]:
-        with autocast(world.device, recipe.train.precision):
-            return likelihood(model, held_out.evaluation(64), world.device, encoder=learned)
+    parts: Parts
+    recipe: GeneratorRecipe
+    world: World
 
-    def preview(path: Path) -> None:
+    def evaluate(self) -> dict[str, float]:
+        """How likely held-out codes are."""
+        model, device = self.parts.pipeline.model, self.world.device
+        batches = self.parts.held_out(self.recipe).evaluation(64)
+        with autocast(device, self.recipe.train.precision):
+            return likelihood(model, batches, device, encoder=self.parts.learned)
+
+    def preview(self, path: Path) -> None:
+        """Draw pictures of all classes, or of held-out captions."""
         # not under autocast: keys and values are cached in the dtype of the weights
+        parts, pipeline = self.parts, self.parts.pipeline
         if pipeline.text is None:
             count = max(32, min(64, len(pipeline.classes) * 4))
             batch = {"labels": torch.arange(count) % len(pipeline.classes)}
@@ -90,24 +99,45 @@ def train_generator(
             some = spread(parts.held, 32)
             chosen = CodeBatches(parts.cache, some, 32, train=False, encoder=pipeline.text)
             batch, names = next(chosen.evaluation(32)), parts.cache.captions_of(some)
-        images = drawn(pipeline, batch, learned, seed)
+        images = drawn(pipeline, batch, parts.learned, self.recipe.train.seed)
         save_png(named_grid(images, names, 2 if images[0].width <= 64 else 1), path, {})
 
-    objective = objective_of(model, recipe, learned)
+    def measured(self) -> dict[str, float]:
+        """What the report says of held-out codes, in every order of a model that knows many."""
+        pipeline = self.parts.pipeline
+        measured = {f"held_out_{k}": v for k, v in self.evaluate().items()}
+        if pipeline.sampling.sees_known_first(pipeline.model):
+            measured |= self.by_order()
+        return measured
+
+    def by_order(self) -> dict[str, float]:
+        """Held-out bits per token in every order."""
+        found, device = dict[str, float](), self.world.device
+        model, batches = self.parts.pipeline.model, self.parts.held_out(self.recipe)
+        for name in orders.NAMES:
+            with autocast(device, self.recipe.train.precision):
+                told = likelihood(model, batches.evaluation(64), device, order=name)
+            found[f"bits_per_token_{name.replace('-', '_')}"] = told["bits_per_token"]
+        return found
+
+
+def train_generator(recipe: GeneratorRecipe, out: Path, world: World, note: str = "") -> Report:
+    """Train a generator on codes; `out`/pipeline is what `smalti sample` takes."""
+    on_main(world, lambda: check_pipeline(out / "pipeline"))
+    parts = open_parts(recipe, out, world)
+    pipeline, cache, look = parts.pipeline, parts.cache, Look(parts, recipe, world)
+    objective = objective_of(pipeline.model, recipe, parts.learned)
     trainer = Trainer(
         objective,
         parts.batches(recipe, world),
         recipe.train,
         out,
         world,
-        title="generator",
-        unit="tokens",
-        units_per_item=model.spec.positions,
-        evaluate=evaluate,
-        preview=preview,
+        LiveLine("generator", unit="tokens", units_per_item=pipeline.model.spec.positions),
+        look.evaluate,
+        look.preview,
     )
-    cache, own = parts.cache, not recipe.codes
-    codes = "" if own else cache.fingerprint()
+    codes = cache.fingerprint() if recipe.codes else ""
     claim(out, recipe, world, fingerprint=parts.begun, tokenizer=cache.tokenizer, codes=codes)
     if note and world.main:
         say(note)
@@ -118,12 +148,10 @@ def train_generator(
         if not world.main:
             return {}
         objective.eval()
-        measured = {f"held_out_{k}": v for k, v in evaluate().items()}
-        if pipeline.sampling.sees_known_first(model):
-            measured |= by_order(model, held_out, world, recipe.train.precision)
-        merge(model)
+        measured = look.measured()
+        merge(pipeline.model)
         pipeline.save_pretrained(out / "pipeline")
-        measured |= compared(parts, measured, seed)
+        measured |= compared(parts, measured, recipe.train.seed)
     return finish(out, recipe, measured)
 
 
@@ -151,11 +179,7 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
         model = adapted(begun, recipe, classes, cache.spec)
     else:
         config = fitted(recipe.model, tokenizer, len(classes), encoder)
-        model: Any = modules.module_of(config, modules.MODELS)
-        torch.manual_seed(recipe.train.seed)
-        for part in (model, learned):
-            if part is not None:
-                part.init_weights()
+        model = fresh(config, learned, recipe.train.seed)
         model.learn_from(tokenizer)
     sampling = begun.sampling if begun else recipe.sampling
     if model.any_order and not begun and one_order:
@@ -165,19 +189,19 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
 
 
-def by_order(
-    model: Any, held_out: CodeBatches, world: World, precision: Precision
-) -> dict[str, float]:
-    """Held-out bits per token in every order."""
-    found: dict[str, float] = {}
-    for name in orders.NAMES:
-        with autocast(world.device, precision):
-            told = likelihood(model, held_out.evaluation(64), world.device, order=name)
-        found[f"bits_per_token_{name.replace('-', '_')}"] = told["bits_per_token"]
-    return found
+def fresh(config: GeneratorConfig, learned: TextEncoder | None, seed: int) -> Generator:
+    """A new model, and new weights of the text encoder that learns with it."""
+    model: Generator = modules.module_of(config, modules.MODELS)
+    torch.manual_seed(seed)
+    for part in (model, learned):
+        if part is not None:
+            part.init_weights()
+    return model
 
 
-def objective_of(model: Any, recipe: GeneratorRecipe, learned: Any | None) -> Any:
+def objective_of(
+    model: Generator, recipe: GeneratorRecipe, learned: TextEncoder | None
+) -> Objective:
     """What the model minimises. Raises ValueError if the recipe's objective is for another loop."""
     goal = recipe.objective
     if goal.LOOP != model.loop:
@@ -210,7 +234,7 @@ def unigram_of(parts: Parts) -> float:
     return unigram_bits(counts, cache.codes(parts.held, 0))
 
 
-def open_tokenizer(recipe: GeneratorRecipe, world: World) -> Any:
+def open_tokenizer(recipe: GeneratorRecipe, world: World) -> ImageTokenizer:
     """The recipe's tokenizer, on the device of the run."""
     if not recipe.tokenizer:
         raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
@@ -218,7 +242,7 @@ def open_tokenizer(recipe: GeneratorRecipe, world: World) -> Any:
     return load_module(folder, modules.TOKENIZERS, world.device)[0]
 
 
-def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> Any | None:
+def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> TextEncoder | None:
     """The text encoder, of the pipeline that the run begins from or of the recipe; None if it
     trains on classes."""
     if begun:
@@ -231,7 +255,7 @@ def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> Any | None:
     return modules.module_of(recipe.text, modules.TEXT)
 
 
-def fitted(config: Any, tokenizer: Any, classes: int, encoder: Any | None) -> Any:
+def fitted(config: C, tokenizer: ImageTokenizer, classes: int, encoder: TextEncoder | None) -> C:
     """A model's configuration with what the codes and the condition decide.
 
     Raises ValueError if the model predicts other codes than the tokenizer gives.
@@ -244,8 +268,8 @@ def fitted(config: Any, tokenizer: Any, classes: int, encoder: Any | None) -> An
 
 @torch.inference_mode()
 def drawn(
-    pipeline: Pipeline, batch: dict[str, Tensor], encoder: Any | None, seed: int
-) -> list[Any]:
+    pipeline: Pipeline, batch: dict[str, Tensor], encoder: TextEncoder | None, seed: int
+) -> list[Image.Image]:
     """Pictures for the labels or captions of a batch. Cached features are used as they are."""
     batch = {k: v.to(pipeline.device) for k, v in batch.items()}
     cond = condition(batch, encoder)
@@ -255,7 +279,11 @@ def drawn(
 
 
 def open_codes(
-    recipe: GeneratorRecipe, out: Path, tokenizer: Any, encoder: Any | None, world: World
+    recipe: GeneratorRecipe,
+    out: Path,
+    tokenizer: ImageTokenizer,
+    encoder: TextEncoder | None,
+    world: World,
 ) -> TokenCache:
     """The recipe's token cache; made in the run's folder where the recipe names none."""
     frozen = encoder if encoder is not None and not encoder.learned else None
@@ -269,20 +297,14 @@ def open_codes(
         on_main(world, lambda: check_data(out, source, recipe.data, classes=encoder is None))
         claim(out, recipe, world, source)
         if world.main and not holds(path, source):
-            transform = recipe.data.transform(tokenizer.config.size[0])
+            transform = recipe.data.transform(tokenizer.size[0])
             share, device = recipe.data.holdout, world.device
-            encode(
-                source,
-                tokenizer,
-                transform,
-                path,
-                share,
-                device=device,
-                text=frozen,
-                replace=True,
-            )
+            coder = Coder(source, tokenizer, transform, frozen, share, device=device)
+            encode(coder, path, replace=True)
             if frozen is not None:
                 frozen.release()
+        elif world.main:
+            tidy(path)
     wait(world)
     cache = TokenCache(path)
     cache.require(fingerprint(tokenizer))
@@ -301,12 +323,12 @@ def holds(path: Path, source: Source) -> bool:
     return path.exists() and TokenCache(path).source_fingerprint == source.fingerprint()
 
 
-def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, Any]:
+def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, str | float]:
     """What a pipeline says of where it comes from; whose art it began from stays said."""
-    told: dict[str, Any] = {"source": cache.source, "credit": credit(cache.source)}
-    told["holdout"] = cache.holdout
+    art = credit(cache.source)
+    told = {"source": cache.source, "credit": art, "holdout": cache.holdout}
     if begun:
-        told |= {"init": begun.fingerprint, "credit": told["credit"] or begun.info.get("credit")}
+        told |= {"init": begun.fingerprint, "credit": art or begun.info.get("credit")}
     return {k: v for k, v in told.items() if v}
 
 

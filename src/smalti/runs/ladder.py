@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from smalti import __version__
+from smalti.config import written
 from smalti.data.token_cache import TokenCache
 from smalti.eval import scaling
 from smalti.files import LOCK, write_json
+from smalti.models.generator import GeneratorConfig
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe
 from smalti.runs.folder import check, claim
@@ -40,8 +42,13 @@ from smalti.runs.generator import (
 )
 from smalti.runs.run import train_among
 from smalti.train.log import read_metrics
+from smalti.train.objectives import Batch, Objective
 from smalti.train.parallel import World, blocks, locked, on_main, start, stop
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
 FEWEST = scaling.needed(floor=False) + 1
 """Sizes of a ladder: what a power law takes, and one to predict."""
 EVALUATIONS = 20
@@ -55,12 +62,68 @@ PER_LAYER = ("layers", "encoder_layers", "decoder_layers", "heads", "decoder_hea
 PER_WIDTH = ("ffn_dim", "decoder_dim")
 
 
-def layers_of(config: Any) -> int:
+Law = dict[str, Any]
+"""What `scaling.study` says of a law, or under "none" why there is none."""
+
+
+class Size(TypedDict):
+    """What a finished run is in the laws: its size, its costs and its held-out loss on the way."""
+
+    layers: int
+    dim: int
+    heads: int
+    lr: float
+    parameters: int
+    """Those of the layers, as the literature counts them: without embeddings of codes, classes and
+    positions and without the head."""
+    parameters_all: int
+    """All that are trained."""
+    operations_per_step: float
+    tokens_per_step: int
+    steps: int
+    unit: str
+    """One of `LOSSES`."""
+    curve: list[tuple[int, float]]
+    """Steps and held-out losses."""
+
+
+class About(TypedDict):
+    """What a ladder learned from, and how."""
+
+    model: str
+    source: str
+    source_fingerprint: str
+    tokenizer: str
+    codes: str
+    images: int
+    views: int
+    held_out_images: int
+    batch: int
+    warmup: int
+    seed: int
+    versions: dict[str, str]
+
+
+class Ladder(About):
+    """scaling.json."""
+
+    loss: str
+    sizes: list[Size]
+    laws: dict[str, dict[str, Law]]
+    """Over what, with and without a floor."""
+
+
+def layers_of(config: object) -> int:
     """The size of a model: its layers or, of one that has an encoder, those of the encoder."""
-    return getattr(config, "layers", 0) or config.encoder_layers
+    return getattr(config, "layers", 0) or getattr(config, "encoder_layers", 0)
 
 
-def sized(config: Any, layers: int) -> Any:
+def number(config: GeneratorConfig, name: str) -> int:
+    """A setting that models of every system have: `dim` or `heads`."""
+    return written(config)[name]
+
+
+def sized(config: C, layers: int) -> C:
     """The model of so many layers, `layers_of`, and the same proportions.
 
     Raises ValueError for less than one, and where the model cannot be of that size.
@@ -73,10 +136,10 @@ def sized(config: Any, layers: int) -> Any:
     def scaled(count: int) -> int:
         return max(1, round(count * share)) if count else 0
 
-    new: dict[str, Any] = {name: scaled(own[name]) for name in PER_LAYER if name in own}
-    new["dim"] = own["dim"] // own["heads"] * new["heads"]
-    wider = new["dim"] / own["dim"]
-    new |= {name: round(own[name] * wider) for name in PER_WIDTH if name in own}
+    new: dict[str, object] = {name: scaled(own[name]) for name in PER_LAYER if name in own}
+    dim = own["dim"] // own["heads"] * scaled(own["heads"])
+    wider = dim / own["dim"]
+    new |= {"dim": dim} | {name: round(own[name] * wider) for name in PER_WIDTH if name in own}
     if "drop_path" in own:
         new["drop_path"] = own["drop_path"] * share
     if "head" in own:
@@ -87,9 +150,9 @@ def sized(config: Any, layers: int) -> Any:
 
 def rung(recipe: GeneratorRecipe, layers: int) -> GeneratorRecipe:
     """The recipe of one size, evaluated on the way and without pictures before the end."""
-    own: Any = recipe.model
-    model, optim = sized(own, layers), recipe.train.optim
-    slower = replace(optim, lr=optim.lr * (own.dim / model.dim) ** 0.5)
+    own, optim = recipe.model, recipe.train.optim
+    model = sized(own, layers)
+    slower = replace(optim, lr=optim.lr * (number(own, "dim") / number(model, "dim")) ** 0.5)
     most = max(1, recipe.train.steps // EVALUATIONS)
     every = min(recipe.train.eval_every or most, most)
     trained = replace(recipe.train, optim=slower, eval_every=every, preview_every=0)
@@ -98,8 +161,8 @@ def rung(recipe: GeneratorRecipe, layers: int) -> GeneratorRecipe:
 
 def climb(
     recipe: GeneratorRecipe, sizes: Sequence[int], out: Path, note: str = ""
-) -> dict[str, Any]:
-    """Train every size in a folder of `out`, fit, and write and return scaling.json ({} on other
+) -> Ladder | None:
+    """Train every size in a folder of `out`, fit, and write and return scaling.json (None on other
     ranks). Raises ValueError for fewer than four sizes, and as `train` does."""
     sizes = sorted(set(sizes))
     if len(sizes) < FEWEST:
@@ -131,22 +194,23 @@ def _climbed(
     out: Path,
     world: World,
     note: str,
-) -> dict[str, Any]:
+) -> Ladder | None:
     """Train each size, measure it, and fit."""
     cache = _opened(recipe, out, world)
     if note and world.main:
         say(note)
-    measured = list[dict[str, Any]]()
+    measured = list[Size]()
     for layers, one in rungs.items():
         one, run = replace(one, codes=str(cache.path)), out / f"layers-{layers:02d}"
         if world.main:
-            say(f"{layers} layers, width {sized(recipe.model, layers).dim}: {run}")
+            say(f"{layers} layers, width {number(one.model, 'dim')}: {run}")
         train_among(one, run, world)
         if world.main:
             measured.append(measure(one, run, world.device))
     if not world.main:
-        return {}
-    report = _about(recipe, cache) | {
+        return None
+    report: Ladder = {
+        **_about(recipe, cache),
         "loss": measured[0]["unit"],
         "sizes": measured,
         "laws": laws(measured, recipe.train.optim.warmup, recipe.train.seed),
@@ -164,7 +228,7 @@ def _opened(recipe: GeneratorRecipe, out: Path, world: World) -> TokenCache:
     return cache
 
 
-def _about(recipe: GeneratorRecipe, cache: TokenCache) -> dict[str, Any]:
+def _about(recipe: GeneratorRecipe, cache: TokenCache) -> About:
     return {
         "model": type(recipe.model).__name__.removesuffix("Config"),
         "source": cache.source,
@@ -181,13 +245,9 @@ def _about(recipe: GeneratorRecipe, cache: TokenCache) -> dict[str, Any]:
     }
 
 
-def measure(recipe: GeneratorRecipe, run: Path, device: torch.device) -> dict[str, Any]:
-    """What a finished run is in the laws: its size, its costs and its held-out loss on the way.
-
-    "parameters" are those of the layers, as the literature counts them: without embeddings of
-    codes, classes and positions and without the head; "parameters_all" are all that are trained.
-    """
-    world, config = World(0, 1, device), cast(Any, recipe.model)
+def measure(recipe: GeneratorRecipe, run: Path, device: torch.device) -> Size:
+    """What a finished run is in the laws."""
+    world, config = World(0, 1, device), recipe.model
     parts = open_parts(recipe, run, world)
     objective = objective_of(parts.pipeline.model, recipe, parts.learned).to(device).train()
     batches, (unit, curve) = parts.batches(recipe, world), loss_curve(run)
@@ -200,8 +260,8 @@ def measure(recipe: GeneratorRecipe, run: Path, device: torch.device) -> dict[st
     )
     return {
         "layers": layers_of(config),
-        "dim": config.dim,
-        "heads": config.heads,
+        "dim": number(config, "dim"),
+        "heads": number(config, "heads"),
         "lr": recipe.train.optim.lr,
         "parameters": sum(map(learned, blocks(objective.model))),
         "parameters_all": learned(objective.model),
@@ -218,7 +278,7 @@ def learned(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def operations(objective: Any, batches: Iterable[dict[str, Any]]) -> float:
+def operations(objective: Objective, batches: Iterable[Batch]) -> float:
     """Of a training step, forward and backward, as `torch.utils.flop_counter` counts them, a
     multiplication and an addition as two: the mean over real steps of these batches."""
     count = 0
@@ -237,7 +297,7 @@ def loss_curve(run: Path) -> tuple[str, list[tuple[int, float]]]:
     return name, [(r["step"], float(r[key])) for r in records if key in r]
 
 
-def laws(sizes: Sequence[dict[str, Any]], warmup: int, seed: int) -> dict[str, Any]:
+def laws(sizes: Sequence[Size], warmup: int, seed: int) -> dict[str, dict[str, Law]]:
     """Both laws over parameters, compute and tokens; evaluations in the warm-up do not count.
 
     Over parameters: the loss at the end. Over compute: the lower envelope of all sizes on the way.
@@ -265,7 +325,7 @@ def laws(sizes: Sequence[dict[str, Any]], warmup: int, seed: int) -> dict[str, A
     }
 
 
-def _study(runs: list[np.ndarray], floor: bool, envelope: bool, seed: int) -> dict[str, Any]:
+def _study(runs: list[np.ndarray], floor: bool, envelope: bool, seed: int) -> Law:
     """A law, or why there is none: what was trained is not lost for that."""
     try:
         return scaling.study(runs, floor, envelope, seed)
@@ -273,7 +333,7 @@ def _study(runs: list[np.ndarray], floor: bool, envelope: bool, seed: int) -> di
         return {"none": str(error)}
 
 
-def tables(report: dict[str, Any]) -> list[Table]:
+def tables(report: Ladder) -> list[Table]:
     """The sizes and the laws, for a terminal."""
     title = f"{report['model']} on {report['source']}, {report['loss']}"
     sizes = Table(title=title, box=SIMPLE_HEAD)
@@ -301,7 +361,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
     return [sizes, found]
 
 
-def _row(law: dict[str, Any], name: str) -> list[str]:
+def _row(law: Law, name: str) -> list[str]:
     """A law in a table."""
     if "none" in law:
         return [f"{name}: {law['none']}"]

@@ -9,7 +9,6 @@ run returns its report at once. One process, or those of one `torchrun`, writes 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from smalti.config import read_json
 from smalti.files import LOCK, expand
@@ -22,14 +21,14 @@ from smalti.recipes.base import (
     TokenizerRecipe,
 )
 from smalti.runs.data import warn_of_changes
-from smalti.runs.folder import check, say_longer
+from smalti.runs.folder import Report, check, say_longer
 from smalti.runs.generator import train_generator
 from smalti.runs.tokenizer import train_tokenizer
 from smalti.tokenizers.base import TokenizerConfig
 from smalti.train.parallel import World, locked, on_main, start, stop
 
 
-def train(recipe: Recipe, out: Path, note: str = "") -> dict[str, Any]:
+def train(recipe: Recipe, out: Path, note: str = "") -> Report:
     """Run a recipe to its end in the folder `out` and return the report ({} on other ranks); say
     the note once the work begins.
 
@@ -43,7 +42,7 @@ def train(recipe: Recipe, out: Path, note: str = "") -> dict[str, Any]:
         stop()
 
 
-def train_among(recipe: Recipe, out: Path, world: World, note: str = "") -> dict[str, Any]:
+def train_among(recipe: Recipe, out: Path, world: World, note: str = "") -> Report:
     """`train` by processes that have joined already."""
     on_main(world, lambda: check(out, recipe))
     report = out / "report.json"
@@ -65,7 +64,7 @@ SMALL = 64
 """Up to so many pixels of a side a small recipe is advised, above it a published one."""
 
 
-def ending(recipe: Recipe, out: Path, report: dict[str, Any]) -> str:
+def ending(recipe: Recipe, out: Path, report: Report) -> str:
     """Where a finished run has left what, how good it is, and the command that comes next."""
     part = "tokenizer" if isinstance(recipe, TokenizerRecipe) else "pipeline"
     where = f"{out}/{part}; pictures in {out}/previews, all numbers in {out}/report.json"
@@ -79,7 +78,7 @@ def ending(recipe: Recipe, out: Path, report: dict[str, Any]) -> str:
     )
 
 
-def measured(report: dict[str, Any]) -> str:
+def measured(report: Report) -> str:
     """The numbers of a report that say most, in words."""
     if "held_out_psnr" in report:
         usage = report.get("held_out_usage")
@@ -91,6 +90,7 @@ def measured(report: dict[str, Any]) -> str:
     if bits is None:
         bits, most = report["held_out_bits_per_token_bound"], "at most "
     below = report["below_unigram"]
+    assert isinstance(below, float)
     apart = f"{abs(below):.0%} {'below' if below >= 0 else 'above'}"
     return (
         f"held-out codes take {most}{bits:.2f} bits each, {apart} what their frequencies alone tell"

@@ -14,12 +14,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from smalti.config import read_json
 from smalti.recipes.base import Recipe
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 R = TypeVar("R", bound=Recipe)
+D = TypeVar("D", bound="DataclassInstance")
 
 POINTS = (
     "train.optim.warmup",
@@ -50,7 +54,7 @@ def follow(recipe: R, default: Recipe, named: Collection[str], out: Path) -> tup
     path = out / "recipe.json"
     if path.is_file():
         begun = read_json(path)
-        values |= {n: _read(begun, n) for n in FOLLOWING if _read(begun, n) is not None}
+        values |= {n: v for n in FOLLOWING if (v := _read(begun, n)) is not None}
     changed = {
         name: value
         for name, value in values.items()
@@ -83,23 +87,23 @@ def _scaled(recipe: Recipe, steps: int) -> dict[str, int]:
     return values
 
 
-def _get(config: Any, name: str) -> Any:
-    """The field of a dotted name; None if there is none."""
+def _get(config: object, name: str) -> int | None:
+    """The number of steps in the field of a dotted name; None if there is none."""
     for part in name.split("."):
         config = getattr(config, part, None)
-    return config
+    return config if isinstance(config, int) else None
 
 
-def _read(values: Any, name: str) -> Any:
+def _read(values: object, name: str) -> int | None:
     """The same of a JSON object."""
     for part in name.split("."):
         values = values.get(part) if isinstance(values, dict) else None
-    return values
+    return values if isinstance(values, int) else None
 
 
-def _set(config: Any, values: dict[str, Any]) -> Any:
+def _set(config: D, values: dict[str, int]) -> D:
     """The dataclass with other values of fields, given by dotted names."""
-    here = {name: value for name, value in values.items() if "." not in name}
+    here: dict[str, object] = {name: value for name, value in values.items() if "." not in name}
     for group in {name.partition(".")[0] for name in values if "." in name}:
         inner = {n.partition(".")[2]: v for n, v in values.items() if n.startswith(f"{group}.")}
         assert is_dataclass(getattr(config, group)), group

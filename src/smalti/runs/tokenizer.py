@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from smalti import modules
 from smalti.data.loader import Images
 from smalti.data.open import open_source
 from smalti.data.skipped import tell
-from smalti.data.source import split
-from smalti.data.transforms import to_float, to_uint8
+from smalti.data.source import Source, split
+from smalti.data.transforms import Transform, to_float, to_uint8
 from smalti.eval.reconstruction import latent_std, reconstruction
 from smalti.modules import check_module, fingerprint, save_module
 from smalti.pictures import grid, save_png, to_pil
@@ -22,14 +23,58 @@ from smalti.progress import say
 from smalti.recipes.base import TokenizerRecipe
 from smalti.runs.data import check_data
 from smalti.runs.finetune import open_tokenizer
-from smalti.runs.folder import claim, finish, without_held_out
+from smalti.runs.folder import Report, claim, finish, without_held_out
+from smalti.tokenizers.base import ImageTokenizer
+from smalti.train.kl import KLObjective
+from smalti.train.objectives import ReconstructionObjective
 from smalti.train.parallel import World, on_main
-from smalti.train.trainer import Trainer
+from smalti.train.trainer import LiveLine, Trainer
 
 
-def train_tokenizer(
-    recipe: TokenizerRecipe, out: Path, world: World, note: str = ""
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Pictures:
+    """The images that a run learns from and is measured on."""
+
+    source: Source
+    chosen: list[int]
+    """Those of training."""
+    transform: Transform
+    training: Images
+    held_out: Images
+    shown: Images
+    """Some of those held out."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is seen of a tokenizer, on the way and in the end."""
+
+    tokenizer: ImageTokenizer
+    pictures: Pictures
+    device: torch.device
+
+    def evaluate(self) -> dict[str, float]:
+        """How well held-out images come back."""
+        return reconstruction(self.tokenizer, self.pictures.held_out.evaluation(64), self.device)
+
+    def preview(self, path: Path) -> None:
+        """Write held-out images and what comes back."""
+        images = next(self.pictures.shown.evaluation(32))["images"]
+        save_png(comparison(self.tokenizer, images.to(self.device)), path, {})
+
+    def measured(self) -> dict[str, float]:
+        """What the report says of a trained one, which takes note of the scale of its latents."""
+        self.tokenizer.eval()
+        measured = {f"held_out_{k}": v for k, v in self.evaluate().items()}
+        if self.tokenizer.distributions:
+            pictures, chosen = self.pictures, self.pictures.chosen
+            some = chosen[:: len(chosen) // 512 + 1]
+            seen = Images(pictures.source, some, pictures.transform, 64).evaluation(64)
+            measured |= self.tokenizer.rescale(latent_std(self.tokenizer, seen, self.device))
+        return measured
+
+
+def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str = "") -> Report:
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
     source = open_source(recipe.data.source)
     on_main(world, lambda: check_data(out, source, recipe.data, classes=False))
@@ -37,73 +82,82 @@ def train_tokenizer(
     known = tell(source) if world.main else 0
     begun = open_tokenizer(recipe, out) if recipe.init else None
     shape = begun.config if begun else recipe.model
-    height, width = shape.size
-    if height != width:
-        raise ValueError(f"training takes square images, got model.size {shape.size}")
-    transform = recipe.data.transform(height)
-    chosen, held = split(source, recipe.data.holdout)
-    config, seed = recipe.train, recipe.train.seed
-    batches = Images(source, chosen, transform, config.batch, seed, world.rank, world.size)
-    held = held if held else without_held_out(chosen, world)
-    plain = replace(transform, flip=False)
-    held_out = Images(source, held, plain, config.batch, seed)
-    some = Images(source, spread(held, 32), plain, config.batch, seed)
-    torch.manual_seed(seed)
-    mark = fingerprint(begun) if begun else ""
-    fresh = begun or modules.module_of(recipe.model, modules.TOKENIZERS)
-    objective = recipe.objective.objective(fresh, seed, config.steps, begun is not None)
-    model = objective.model
-
-    def evaluate() -> dict[str, float]:
-        return reconstruction(model, held_out.evaluation(64), world.device)
-
-    def preview(path: Path) -> None:
-        images = next(some.evaluation(32))["images"]
-        save_png(comparison(model, images.to(world.device)), path, {})
-
+    pictures = open_pictures(recipe, source, shape.size, world)
+    objective = objective_of(recipe, begun)
+    look = Look(objective.model, pictures, world.device)
     trainer = Trainer(
         objective,
-        batches,
-        config,
+        pictures.training,
+        recipe.train,
         out,
         world,
-        title="tokenizer",
-        show=("loss", "psnr", *objective.shown),
-        evaluate=evaluate,
-        preview=preview,
+        LiveLine("tokenizer", ("loss", "psnr", *objective.shown)),
+        look.evaluate,
+        look.preview,
     )
+    mark = fingerprint(begun) if begun else ""
     claim(out, recipe, world, source, fingerprint=mark)
-    if note and world.main:
-        say(note)
-    if recipe.objective.gan_weight and recipe.objective.gan_start >= config.steps and world.main:
-        start = f"objective.gan_start {recipe.objective.gan_start}"
-        say(f"no discriminator takes part: {start} is not before the last of {config.steps} steps")
+    if world.main:
+        say_notes(recipe, note)
     trainer.fit()
     with trainer.averaged():
         if not world.main:
             return {}
-        model.eval()
-        measured = {f"held_out_{k}": v for k, v in evaluate().items()}
-        if model.distributions:
-            seen = Images(source, chosen[:: len(chosen) // 512 + 1], transform, config.batch)
-            measured |= model.rescale(latent_std(model, seen.evaluation(64), world.device))
+        measured = look.measured()
         learned_on = {"source": source.name, "holdout": recipe.data.holdout}
-        save_module(model, out / "tokenizer", **learned_on)
+        save_module(look.tokenizer, out / "tokenizer", **learned_on)
     tell(source, known)
     return finish(out, recipe, measured, source)
 
 
-def spread(indices: Sequence[int], n: int) -> list[int]:
+def open_pictures(
+    recipe: TokenizerRecipe, source: Source, size: tuple[int, int], world: World
+) -> Pictures:
+    """The images of a source for a tokenizer of this size. Raises ValueError if it is no square."""
+    height, width = size
+    if height != width:
+        raise ValueError(f"training takes square images, got model.size {size}")
+    transform, batch, seed = recipe.data.transform(height), recipe.train.batch, recipe.train.seed
+    chosen, held = split(source, recipe.data.holdout)
+    training = Images(source, chosen, transform, batch, seed, world.rank, world.size)
+    held = held if held else without_held_out(chosen, world)
+    plain = replace(transform, flip=False)
+    held_out = Images(source, held, plain, batch, seed)
+    shown = Images(source, spread(held, 32), plain, batch, seed)
+    return Pictures(source, chosen, transform, training, held_out, shown)
+
+
+def objective_of(
+    recipe: TokenizerRecipe, begun: ImageTokenizer | None
+) -> ReconstructionObjective | KLObjective:
+    """What a new tokenizer, or the one that the run begins from, minimises."""
+    steps, seed = recipe.train.steps, recipe.train.seed
+    torch.manual_seed(seed)
+    fresh = begun or modules.module_of(recipe.model, modules.TOKENIZERS)
+    return recipe.objective.objective(fresh, seed, steps, begun is not None)
+
+
+def say_notes(recipe: TokenizerRecipe, note: str) -> None:
+    """Say what is to be known once the work begins."""
+    goal, steps = recipe.objective, recipe.train.steps
+    if note:
+        say(note)
+    if goal.gan_weight and goal.gan_start >= steps:
+        start = f"objective.gan_start {goal.gan_start}"
+        say(f"no discriminator takes part: {start} is not before the last of {steps} steps")
+
+
+def spread(indices: Sequence[int] | np.ndarray, n: int) -> list[int]:
     """At most n of the indices, evenly spread over them: sources put what is alike together."""
     n = min(n, len(indices))
     return [int(indices[i * len(indices) // n]) for i in range(n)]
 
 
 @torch.inference_mode()
-def comparison(model: Any, images: torch.Tensor) -> Any:
+def comparison(model: ImageTokenizer, images: torch.Tensor) -> Image.Image:
     """Images (B, 3, H, W) uint8 and what comes back: rows of originals over reconstructions."""
     back = to_uint8(model.decode(model.encode(to_float(images))))
-    rows: list[Any] = []
+    rows: list[Image.Image] = []
     for i in range(0, len(images), 8):
         rows += to_pil(images[i : i + 8]) + to_pil(back[i : i + 8])
     return grid(rows, columns=min(8, len(images)), zoom=max(1, 64 // images.shape[-1]))

@@ -22,7 +22,7 @@ from smalti.config import check
 from smalti.devices.named import fast_bf16
 from smalti.files import expand
 from smalti.text.clean import clean
-from smalti.text.encoders import PADDING, TextConfig
+from smalti.text.encoders import PADDING, TextConfig, TextEncoder
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,19 @@ class Parts(NamedTuple):
     model: nn.Module
 
 
-class T5(nn.Module):
-    """Tokens of texts to features of a frozen T5. A `TextEncoder` without parameters of its own.
+class T5(TextEncoder):
+    """Tokens of texts to features of a frozen T5. It has no parameters of its own.
 
     Raises ValueError at the first text if there is no such T5, or if it has another width.
     """
 
+    config: T5Config
     learned = False
 
     def __init__(self, config: T5Config) -> None:
         super().__init__()
         self.config = config
         self._parts: Parts | None = None  # a tuple hides the weights from state_dict and optimizer
-
-    @property
-    def capacity(self) -> int:
-        return self.config.length
 
     @property
     def parts(self) -> Parts:

@@ -18,7 +18,7 @@ from smalti.config import check
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import shuffled
 from smalti.text.encoders import condition
-from smalti.train.objectives import Batch, Losses, ObjectiveConfig
+from smalti.train.objectives import Batch, Losses, Objective, ObjectiveConfig
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _cdf(x: float) -> float:
     return 0.5 * math.erfc(-x / math.sqrt(2))
 
 
-class MaskedObjective(nn.Module):
+class MaskedObjective(Objective):
     """Mean loss at hidden positions (nats, or the diffusion loss), with condition dropout.
 
     All random numbers are those of each item and of the step, so they are the same on any number of
@@ -79,9 +79,6 @@ class MaskedObjective(nn.Module):
             self.model = nn.ModuleDict({"generator": model, "encoder": encoder})
         self.config, self.seed = config, seed
         self._parts: tuple[Any, Any] = model, encoder  # a tuple registers nothing twice
-
-    def optimized(self) -> dict[str, nn.Module]:
-        return {"model": self.model}
 
     def forward(self, batch: Batch, step: int) -> Losses:
         (model, encoder), config = self._parts, self.config
@@ -106,6 +103,3 @@ class MaskedObjective(nn.Module):
         return torch.zeros_like(order, dtype=torch.bool).scatter(
             1, order, (torch.arange(positions, device=order.device) >= hidden).expand(order.shape)
         )
-
-    def advice(self, logs: dict[str, float]) -> str | None:
-        return None

@@ -9,7 +9,7 @@ separate steps because no total reaches the parameters of another optimizer.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,21 +41,23 @@ class Losses(NamedTuple):
     """Detached scalars to log."""
 
 
-class Objective(Protocol):
-    """What the trainer knows: an nn.Module with these."""
+class Objective(nn.Module):
+    """What the trainer knows, with the answers that most objectives give."""
 
     model: nn.Module
     """What is saved, averaged and evaluated in the end."""
 
     def optimized(self) -> dict[str, nn.Module]:
         """The modules that each optimizer trains, by the optimizer's name."""
-        ...
+        return {"model": self.model}
 
-    def forward(self, batch: Batch, step: int) -> Losses: ...
+    def forward(self, batch: Batch, step: int) -> Losses:
+        """The losses of a batch at a step."""
+        raise NotImplementedError
 
     def advice(self, logs: dict[str, float]) -> str | None:
         """A sentence for the user if the logged numbers call for one."""
-        ...
+        return None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class LikelihoodConfig(ObjectiveConfig):
         return (self.random_end - step) / (self.random_end - self.random_until)
 
 
-class Likelihood(nn.Module):
+class Likelihood(Objective):
     """Mean negative log-likelihood of codes (nats per position), or the diffusion loss of
     continuous ones, with condition dropout.
 
@@ -122,9 +124,6 @@ class Likelihood(nn.Module):
         self.config = config
         self._parts: tuple[Any, Any] = model, encoder  # a tuple registers nothing twice
 
-    def optimized(self) -> dict[str, nn.Module]:
-        return {"model": self.model}
-
     def forward(self, batch: Batch, step: int) -> Losses:
         model, encoder = self._parts
         cond = condition(batch, encoder).dropped(batch["chance"] < self.config.cond_dropout)
@@ -142,9 +141,6 @@ class Likelihood(nn.Module):
         usual = order("row-major", model.spec.grids[0]) if usual is None else usual
         chosen = noise.uniform(noise.seeds.new_zeros(1)) < share  # (b, 1)
         return torch.where(chosen, shuffles, usual.to(noise.seeds.device))
-
-    def advice(self, logs: dict[str, float]) -> str | None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -209,9 +205,11 @@ class ReconstructionConfig(PictureConfig):
         return ReconstructionObjective(model, replace(self, codebook=care), seed)
 
 
-class PictureObjective(nn.Module):
+class PictureObjective(Objective):
     """Pixel, perceptual and adversarial losses of a tokenizer, which has a `last_layer`."""
 
+    model: Any
+    """An `ImageTokenizer` with what the losses of its kind ask for."""
     shown: tuple[str, ...]
     """Further logs for the live line, beside loss and PSNR."""
 
@@ -240,9 +238,6 @@ class PictureObjective(nn.Module):
         if self.perceptual is not None:
             self.perceptual.eval()
         return self
-
-    def advice(self, logs: dict[str, float]) -> str | None:
-        return None
 
     def _reconstruction(self, out: Tensor, images: Tensor, logs: dict[str, Tensor]) -> Tensor:
         """Weighted pixel and perceptual loss. The log "psnr" is in dB, of a [0, 1] range."""

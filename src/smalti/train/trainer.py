@@ -28,7 +28,7 @@ from smalti.train.ema import Ema
 from smalti.train.guard import Guard, GuardConfig
 from smalti.train.interrupt import Interrupt
 from smalti.train.log import Log
-from smalti.train.objectives import Batch, Losses
+from smalti.train.objectives import Batch, Losses, Objective
 from smalti.train.optim import OptimConfig, adamw, fill_state, lr_at, weight_decay_at
 from smalti.train.parallel import (
     Parallel,
@@ -91,6 +91,20 @@ class TrainingStopped(ArithmeticError):
     """Training cannot go on; the last checkpoint is intact."""
 
 
+@dataclass(frozen=True)
+class LiveLine:
+    """How a run speaks of itself while it goes on."""
+
+    title: str = "training"
+    """What is trained."""
+    show: tuple[str, ...] = ("loss",)
+    """Numbers that are shown, of all that are logged."""
+    unit: str = "images"
+    """What its speed is counted in."""
+    units_per_item: int = 1
+    """So many of them are in an item of a batch."""
+
+
 Evaluate = Callable[[], dict[str, float]]
 Preview = Callable[[Path], None]
 
@@ -105,15 +119,12 @@ class Trainer:
 
     def __init__(
         self,
-        objective: Any,
+        objective: Objective,
         batches: Batches,
         config: TrainConfig,
         run: Path,
         world: World,
-        title: str = "training",
-        show: tuple[str, ...] = ("loss",),
-        unit: str = "images",
-        units_per_item: int = 1,
+        line: LiveLine | None = None,
         evaluate: Evaluate | None = None,
         preview: Preview | None = None,
     ) -> None:
@@ -124,16 +135,15 @@ class Trainer:
                 f"{world.size} x {config.accumulate}"
             )
         self.sharded = config.parallel == "fsdp"
-        self.objective: Any = objective
+        self.objective = objective
         if self.sharded:
-            self.trained = shard(objective, world, config.precision)
+            self.trained: Objective = shard(objective, world, config.precision)
         else:
             self.trained = objective.to(world.device)
         self.batches, self.config, self.run, self.world = batches, config, run, world
-        self.title, self.show, self.unit = title, list(show), unit
-        self.units = config.batch * units_per_item
+        self.line = line or LiveLine()
         self.evaluate, self.preview = evaluate, preview
-        self.modules: dict[str, nn.Module] = self.trained.optimized()
+        self.modules = self.trained.optimized()
         self.optimizers = {n: adamw(m, config.optim) for n, m in self.modules.items()}
         self.ema = Ema(self.trained.model, config.ema) if config.ema else None
         self.guard = Guard(config.guard).to(world.device)
@@ -220,9 +230,9 @@ class Trainer:
             stack.callback(self.writer.close)
             said: list[str] = []
             resumed = self.resume(said.append)
-            log = stack.enter_context(Log(self.run, self.title, self.step, steps, main))
+            log = stack.enter_context(Log(self.run, self.line.title, self.step, steps, main))
             if resumed:
-                said.append(f"{self.title}: going on from step {self.step} in {self.run}")
+                said.append(f"{self.line.title}: going on from step {self.step} in {self.run}")
             for text in said:
                 log.say(text)
             module = self.trained if self.sharded else replicate(self.trained, self.world)
@@ -236,7 +246,7 @@ class Trainer:
             self.writer.wait()
 
     def _loop(self, module: nn.Module, stream: Iterator[Batch], log: Log) -> None:
-        steps = self.config.steps
+        config, speed, steps = self.config, f"{self.line.unit}_per_s", self.config.steps
         advised, since, clock = False, self.step, time.perf_counter()
         waited = 0.0
         while self.step < steps:
@@ -255,9 +265,10 @@ class Trainer:
             if due["log"]:
                 numbers = self._numbers(losses, norms)
                 seconds = time.perf_counter() - clock
-                numbers[f"{self.unit}_per_s"] = self.units * (self.step - since) / seconds
+                units = config.batch * self.line.units_per_item * (self.step - since)
+                numbers[speed] = units / seconds
                 numbers["data_share"] = waited / seconds
-                log.record(self.step, numbers, [*self.show, f"{self.unit}_per_s"])
+                log.record(self.step, numbers, [*self.line.show, speed])
                 text = None if advised else self.trained.advice(numbers)
                 if text and self.step > steps // 10:
                     log.say(f"advice: {text}")
