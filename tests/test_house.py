@@ -27,8 +27,7 @@ LONG = {  # commands and whole procedures, read from top to bottom
     *("measure", "sample", "search_of", "bits", "of_reference", "_of_pipeline", "load", "edit"),
 }
 MANY = {  # what a user calls, with the settings as names
-    *("sample", "edit", "stream", "__call__", "draw_npz"),
-    "tune",
+    *("sample", "edit", "stream", "__call__", "draw_npz", "tune"),
 }
 
 
