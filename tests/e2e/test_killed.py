@@ -141,13 +141,13 @@ def codes(run: Runs, tmp_path_factory) -> tuple[list[str], bytes]:
     """A command that encodes, but for the name of its output, and what it then writes."""
     folder = tmp_path_factory.mktemp("codes")
     assert run([*TRAIN, "--out", str(folder / "t")]) == 0
-    command = ["encode", "shapes:96", "--tokenizer", str(folder / "t" / "tokenizer"), "--out"]
+    command = ["encode", "shapes:64", "--tokenizer", str(folder / "t" / "tokenizer"), "--out"]
     assert run([*command, str(folder / "codes.arrow")]) == 0
     return command, (folder / "codes.arrow").read_bytes()
 
 
 def test_codes_before_every_change_of_a_file(run, codes, tmp_path):
-    """Three parts, their joining and their removal."""
+    """Two parts, their joining and their removal."""
     command, whole = codes
     for change in itertools.count(1):
         out = tmp_path / str(change) / "codes.arrow"
