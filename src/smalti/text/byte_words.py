@@ -23,7 +23,7 @@ from smalti.nn.linear import Linear
 from smalti.nn.mlp import SwiGLU
 from smalti.nn.norms import RMSNorm
 from smalti.nn.rope import rope_1d, rotate, rotation
-from smalti.text.encoders import PADDING, TextConfig
+from smalti.text.encoders import PADDING, TextConfig, TextEncoder
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -70,8 +70,8 @@ class Block(nn.Module):
         return x + self.feed_forward(self.ffn_norm(x))
 
 
-class ByteEncoder(nn.Module):
-    """Words as bytes to features. A `TextEncoder`; case makes no difference."""
+class ByteEncoder(TextEncoder):
+    """Words as bytes to features; case makes no difference."""
 
     learned = True
 
@@ -89,11 +89,6 @@ class ByteEncoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
         nn.init.normal_(self.embedding.weight)
-
-    @property
-    def capacity(self) -> int:
-        """T, the words that are read."""
-        return self.config.length
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Bytes of words (B, T, W) int64, words left padded and bytes right padded with -1."""

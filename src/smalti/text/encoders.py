@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.codes import Cond
 
@@ -25,27 +25,30 @@ class TextConfig:
     `dim`, C."""
 
 
-class TextEncoder(Protocol):
-    """An nn.Module with these. A text's features do not depend on the others of its batch."""
+class TextEncoder(nn.Module):
+    """What every text encoder says. A text's features do not depend on the others of its batch."""
 
     config: Any
     """`config.length` is T, the tokens that are read; `config.dim` is C."""
-    capacity: int
-    """T."""
     learned: bool
     """True: trained together with the generator. False: frozen, its features can be cached."""
 
+    @property
+    def capacity(self) -> int:
+        """T, the tokens that are read."""
+        return self.config.length
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Tokens (B, T, ...) int64 of the texts, cut at T and left padded with -1."""
-        ...
+        raise NotImplementedError
 
     def count(self, text: str) -> int:
         """How many tokens a text has. Those beyond T are not read."""
-        ...
+        raise NotImplementedError
 
-    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, T, C), zeros at padding, and their mask (B, T) bool."""
-        ...
+        raise NotImplementedError
 
 
 def condition(batch: dict[str, Tensor], encoder: TextEncoder | None = None) -> Cond:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from smalti.devices.named import fast_bf16
 from smalti.files import expand
 from smalti.text.clean import clean
-from smalti.text.encoders import PADDING, TextConfig
+from smalti.text.encoders import PADDING, TextConfig, TextEncoder
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Parts(NamedTuple):
     model: nn.Module
 
 
-class T5(nn.Module):
-    """Tokens of texts to features of a frozen T5. A `TextEncoder` without parameters of its own.
+class T5(TextEncoder):
+    """Tokens of texts to features of a frozen T5, without parameters of its own.
 
     Raises ValueError at the first text if there is no such T5, or if it has another width.
     """
@@ -60,10 +60,6 @@ class T5(nn.Module):
         super().__init__()
         self.config = config
         self._parts: Parts | None = None  # a tuple hides the weights from state_dict and optimizer
-
-    @property
-    def capacity(self) -> int:
-        return self.config.length
 
     @property
     def parts(self) -> Parts:

@@ -134,6 +134,9 @@ class MultiScaleVQVAE(ImageTokenizer):
         [-1, 1], not clamped; of the first `scales` scales, which is all if None."""
         return self.render(self.quantize.decode(codes, scales))
 
+    def preview(self, codes: Tensor, scales: int) -> Tensor:
+        return self.decode(codes, scales)
+
 
 def tiny() -> MultiScaleConfig:
     """A model of a few thousand parameters, for tests."""
