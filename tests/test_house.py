@@ -28,7 +28,7 @@ LONG = {  # commands and whole procedures, read from top to bottom
     *("write_cache", "bits", "of_reference", "_of_pipeline", "load", "edit"),
 }
 MANY = {  # what a user calls, with the settings as names
-    *("sample", "edit", "write_cache", "encode", "__init__", "stream", "__call__", "draw_npz"),
+    *("sample", "edit", "write_cache", "encode", "__init__"),
     "tune",
 }
 

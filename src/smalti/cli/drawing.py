@@ -145,7 +145,7 @@ def sample_npz(
     world = start(device)
     try:
         pipe = load(pipeline, world.device, dtype)
-        drawn = draw_npz(pipe, npz, count, request, world=world, **given)
+        drawn = draw_npz(pipe, npz, count, world=world, **request, **given)
     finally:
         stop()
     if not world.main:
