@@ -25,7 +25,7 @@ SUBJECTS = {"model", "tokenizer", "head", "encoder", "text_encoder", "pipe", "pi
 """What has a contract: nothing is asked of it by name."""
 LONG = {  # commands and whole procedures, read from top to bottom
     *("train_tokenizer", "train_generator", "measure", "encode", "sample", "search_of"),
-    *("write_cache", "bits", "of_reference", "_of_pipeline", "load", "edit"),
+    *("write_cache", "bits", "of_reference", "_of_pipeline", "edit"),
 }
 MANY = {  # what a user calls, with the settings as names
     *("sample", "edit", "write_cache", "encode", "__init__"),
