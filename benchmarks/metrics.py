@@ -17,7 +17,8 @@ from typing import Any
 
 from common import report
 from comparison_page import TITLES, rows_of
-from smalti.cli.evaluate import Options, run
+from smalti.cli.evaluate import Options
+from smalti.cli.subjects import report_of
 from smalti.recipes import DEMOS
 
 SOURCE = "emoji"
@@ -61,15 +62,15 @@ def main() -> None:
     metrics = tuple(args.metrics.split(","))
     options = Options(reference=f"{SOURCE}@held", metrics=metrics, level=args.level)
     pipe_options = replace(options, n=args.n, conditioning=True)
-    drawn = {"real": numbers(run(f"{SOURCE}@train", replace(options, size=32), {}))}
+    drawn = {"real": numbers(report_of(f"{SOURCE}@train", replace(options, size=32), {}))}
     back: dict[str, dict[str, dict[str, Any]]] = {}
     for name, demo in DEMOS.items():
         tokenizer, generator = demo.tokenizer, demo.generator
         folder = args.runs / generator.__name__ / "pipeline"
-        drawn[TITLES[name]] = numbers(run(str(folder), pipe_options, {}))
+        drawn[TITLES[name]] = numbers(report_of(str(folder), pipe_options, {}))
         if tokenizer.__name__ not in back:
             folder = args.runs / tokenizer.__name__ / "tokenizer"
-            back[tokenizer.__name__] = numbers(run(str(folder), options, {}))
+            back[tokenizer.__name__] = numbers(report_of(str(folder), options, {}))
     for name, column in (drawn | back).items():
         values = {k: m["value"] for k, m in column.items()}
         intervals = {k: m["interval"] for k, m in column.items() if m["interval"]}

@@ -1,13 +1,16 @@
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import models, tokenizers
 from smalti.config import (
+    check,
     did_you_mean,
     from_dict,
     read_json,
@@ -140,3 +143,71 @@ def test_what_is_no_json_object_names_the_file(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text)
     with pytest.raises(ValueError, match="a.json (is not valid JSON|must hold a JSON object)"):
         read_json(tmp_path / "a.json")
+
+
+@dataclass(frozen=True)
+class Ranges:
+    kind: Literal["a", "b"] = "a"
+    layers: int = 2
+    vocab: int = 2
+    warmup: int = 0
+    lr: float = 1.0
+    decay: float = 0.0
+    dropout: float = 0.0
+    share: float = 1.0
+    grid: tuple[int, ...] = (1, 1)
+    dim: int = 4
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            "here.",
+            pairs=("grid",),
+            multiple=("dim", "layers"),
+            positive=("layers", "dim"),
+            several=("vocab",),
+            counts=("warmup",),
+            above_zero=("lr",),
+            amounts=("decay",),
+            rates=("dropout",),
+            shares=("share",),
+        )
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"kind": "c"}, "kind must be one of a, b, got 'c'"),
+        ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"layers": 2.0}, "layers must be a whole number, got 2.0"),
+        ({"layers": math.nan}, "layers must be a whole number, got nan"),
+        ({"vocab": 1}, "vocab must be at least 2, got 1"),
+        ({"warmup": -1}, "warmup must be 0 or more, got -1"),
+        ({"warmup": "1"}, "warmup must be a whole number, got '1'"),
+        ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
+        ({"lr": None}, "lr must be a number, got None"),
+        ({"decay": -1e-9}, "decay must be 0 or more, got -1e-09"),
+        ({"dropout": 1.0}, "dropout must be in [0, 1), got 1.0"),
+        ({"share": 1.01}, "share must be in [0, 1], got 1.01"),
+        ({"grid": (4, 0)}, "grid must be two positive integers, got (4, 0)"),
+        ({"grid": (4, 4.0)}, "grid must be two positive integers, got (4, 4.0)"),
+        ({"grid": (4,)}, "grid must be two positive integers, got (4,)"),
+        ({"dim": 5}, "dim must be a multiple of layers, got 5, 2"),
+    ],
+)
+def test_ranges(bad, message):
+    with pytest.raises(ValueError) as error:
+        Ranges(**bad)
+    assert str(error.value) == f"here.{message}"
+
+
+@pytest.mark.parametrize("name", ["lr", "decay", "dropout", "share"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_range_has_what_is_no_number(name, value):
+    with pytest.raises(ValueError, match=f"here.{name} must be .* got {value}"):
+        Ranges(**{name: value})
+
+
+def test_what_is_in_the_ranges():
+    Ranges("b", 1, 2, 5, 1e-300, 1e300, 1 - 1e-16, 0, (3, 4), 7)
+    Ranges(layers=np.int64(2), lr=np.float32(0.5), decay=0, share=1)

@@ -24,11 +24,10 @@ SYSTEMS = {name: path for name, path in CLASSES if COUNT[name] == 1}
 SUBJECTS = {"model", "tokenizer", "head", "encoder", "text_encoder", "pipe", "pipeline"}
 """What has a contract: nothing is asked of it by name."""
 LONG = {  # commands and whole procedures, read from top to bottom
-    *("train_tokenizer", "train_generator", "measure", "encode", "search_of"),
-    *("write_cache", "bits", "of_reference", "_of_pipeline"),
+    *("train_tokenizer", "train_generator", "encode", "write_cache"),
 }
 MANY = {  # what a user calls, with the settings as names
-    *("write_cache", "encode", "__init__", "tune"),
+    *("write_cache", "encode", "__init__"),
 }
 
 

@@ -1,7 +1,8 @@
 """Frozen dataclasses to JSON and back, strictly: a field that does not exist is an error.
 
 A dataclass may hold others whose fields are written as if they were its own (`part`): in a file and
-on the command line such a record is flat. A field may have another name there (`called`).
+on the command line such a record is flat. A field may have another name there (`called`). Where a
+field has a range, the dataclass checks it (`check`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
+import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -87,6 +91,67 @@ def changed(config: T, values: Mapping[str, Any], where: str = "") -> T:
             direct[first] = value
     inner = {name: changed(getattr(config, name), told) for name, told in parts.items()}
     return dataclasses.replace(config, **direct, **inner)  # type: ignore[type-var]
+
+
+class Range(NamedTuple):
+    """Numbers that `check` allows."""
+
+    allowed: str
+    """What they are, in words."""
+    least: float
+    most: float = sys.float_info.max
+    whole: bool = False
+
+
+RANGES = {
+    "positive": Range("at least 1", 1, whole=True),
+    "several": Range("at least 2", 2, whole=True),
+    "counts": Range("0 or more", 0, whole=True),
+    "above_zero": Range("a positive number", math.nextafter(0, 1)),
+    "amounts": Range("0 or more", 0),
+    "rates": Range("in [0, 1)", 0, math.nextafter(1, 0)),
+    "shares": Range("in [0, 1]", 0, 1),
+}
+"""What `check` knows by these names. NaN and infinity are in no range."""
+
+
+def check(
+    config: Any,
+    where: str = "",
+    pairs: Sequence[str] = (),
+    multiple: tuple[str, str] | None = None,
+    **ranges: Sequence[str],
+) -> None:
+    """Check the fields of a dataclass: `check(self, positive=("layers", "dim"), rates=("ema",))`.
+
+    Each of `ranges` has the names of fields whose values must be in that range of `RANGES`; `pairs`
+    must be two positive integers; of `multiple`, the first field must be a multiple of the second.
+    Fields with a `Literal` type are checked unasked. `where` stands before names in messages.
+    Raises ValueError naming the field, its value and the values allowed.
+    """
+    for setting in settings_of(typing.cast(type[Any], type(config))).values():
+        choices, value = typing.get_args(setting.hint), value_of(config, setting)
+        if typing.get_origin(setting.hint) is typing.Literal and value not in choices:
+            name = where + setting.path[-1]
+            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+    for kind, names in ranges.items():
+        allowed, least, most, whole = RANGES[kind]
+        for name in names:
+            value = getattr(config, name)
+            if not isinstance(value, Integral if whole else Real):
+                number = "a whole number" if whole else "a number"
+                raise ValueError(f"{where}{name} must be {number}, got {value!r}")
+            if not least <= float(value) <= most:
+                raise ValueError(f"{where}{name} must be {allowed}, got {value}")
+    for name in pairs:
+        value = getattr(config, name)
+        if len(value) != 2 or not all(isinstance(n, int) and n >= 1 for n in value):
+            raise ValueError(f"{where}{name} must be two positive integers, got {value}")
+    if multiple is not None:
+        name, other = multiple
+        value, by = getattr(config, name), getattr(config, other)
+        if value % by:
+            raise ValueError(f"{where}{name} must be a multiple of {other}, got {value}, {by}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

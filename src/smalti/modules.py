@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
-from smalti.models import fluid, llamagen, mar, maskgit, rar, var
+from smalti.models import fluid, imagegpt, llamagen, mar, maskgit, rar, var
 from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
 from smalti.text import byte_words as byte_level
 from smalti.text import t5
-from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, palette, vqgan
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,12 @@ TOKENIZERS = {
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
+    "palette": Entry(palette.PaletteConfig, palette.Palette, palette.tiny),
     "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
 }
 MODELS = {
     "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),
+    "imagegpt": Entry(imagegpt.ImageGPTConfig, imagegpt.ImageGPT, imagegpt.tiny),
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
     "mar": Entry(mar.MARConfig, mar.MAR, mar.tiny),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),

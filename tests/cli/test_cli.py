@@ -12,6 +12,8 @@ from smalti import __version__
 from smalti.cli import catalogue
 from smalti.cli import main as cli
 from smalti.cli.options import options
+from smalti.config import settings_of
+from smalti.interop.projects import PROJECTS
 from smalti.recipes import RECIPES
 from smalti.recipes.base import TokenizerRecipe
 
@@ -132,6 +134,12 @@ def test_the_catalogue_agrees_with_the_recipes():
     assert list(catalogue.recipes()) == list(RECIPES)
 
 
+def test_the_catalogue_agrees_with_the_projects():
+    assert list(catalogue.projects()) == list(PROJECTS)
+    for name, project in PROJECTS.items():
+        assert catalogue.conversion(name) == tuple(settings_of(project.options))
+
+
 def test_what_comes_after_a_conversion():
     pipeline = {"kind": "pipeline", "tokenizer": {}}
     drawn = "--n 6 --out samples.png (smalti info c says more)"
@@ -150,37 +158,51 @@ def command_of(recipe):
     return command
 
 
+SUBJECTS = {
+    "demo": [],
+    "train": ["emoji_rar"],
+    "scaling": ["emoji_rar"],
+    "convert": ["llamagen"],
+    "reconstruct": ["x", "y"],
+}
+"""What comes before the options; of other commands anything."""
+
+
+def without_torch(arguments):
+    """What the command line says and its exit code where importing torch is an error."""
+    script = (
+        "import sys\nsys.modules['torch'] = None\n"
+        f"from smalti.cli.main import main\nmain({arguments!r})"
+    )
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, "eval compare"])
+def test_an_unknown_option_is_told_without_torch(name):
+    done = without_torch([*name.split(), *SUBJECTS.get(name, ["x"]), "--jsn"])
+    near = "--n" if name == "eval" else "--json"
+    words = f"unknown option --jsn; did you mean {near}?"
+    assert done.stderr == f"smalti {name.split()[0]}: {words}\n" and done.returncode == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["--help"], 0),
-        (["train", "--help"], 0),
-        (["smaple"], 2),
-        (["sample", "p", "--zzz"], 2),
-        (["train", "emoji_rar", "--train.stepps", "3"], 2),
-        (["train", "emoji_rrr", "--out", "x"], 2),
-        (["scaling", "emoji_vqgan", "--out", "x"], 2),
+        ("--help", 0),
+        ("train --help", 0),
+        ("smaple", 2),
+        ("sample p --zzz", 2),
+        ("train emoji_rar --train.stepps 3", 2),
+        ("train emoji_rrr --out x", 2),
+        ("scaling emoji_vqgan --out x", 2),
+        ("convert lamagen --out x", 2),
+        ("convert rar --weights ema", 2),
     ],
 )
 def test_names_are_known_without_torch(arguments, code):
-    script = (
-        "import sys\nfrom smalti.cli.main import main\n"
-        f"try: main({arguments!r})\n"
-        "except SystemExit as stop: print(stop.code)\n"
-        "else: print(0)\nprint('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-2:] == [str(code), "False"]
-
-
-def test_help_needs_no_torch():
-    code = (
-        "import sys; from smalti.cli.main import main; main(['--help']); "
-        "print('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "False"
+    done = without_torch(arguments.split())
+    assert done.returncode == code, done.stderr
+    assert len(done.stderr.splitlines()) == (1 if code else 0)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +270,8 @@ TRAIN = "train emoji_vqgan --out x"
         ("encode p --tokenizer x --out x --prompt a", "unknown option --prompt"),
         ("encode p --tokenizer x --out x --height 3", "unknown option --height"),
         (f"{TRAIN} --train.batch 0", "train.batch must be at least 1, got 0"),
-        (f"{TRAIN} --train.optim.lr 0", "lr must be above 0, got 0.0"),
-        (f"{TRAIN} --train.optim.lr nan", "lr must be above 0, got nan"),
+        (f"{TRAIN} --train.optim.lr 0", "lr must be a positive number, got 0.0"),
+        (f"{TRAIN} --train.optim.lr nan", "lr must be a positive number, got nan"),
         (f"{TRAIN} --train.optim.clip nan", "clip must be 0 or more, got nan"),
         (
             f"{TRAIN} --objective.codebook.warmup -1",

@@ -2,7 +2,7 @@
 what each gives alone; rows leave and others take their place; a cache can be read without being
 written."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -222,8 +222,10 @@ def test_a_model_without_positions_draws_other_grids():
     drawn = generate(model, cond, noise, Guidance(2.0), spec=oblong.spec)
     assert torch.equal(drawn, generate(oblong, cond, noise, Guidance(2.0)))
     assert drawn.shape == (2, 15)
-    with pytest.raises(ValueError, match="this model draws TokenSpec"):
-        generate(model, cond, noise, spec=build(*CASES["fluid-raster-continuous"]).spec)
+    of_scales = replace(model.spec, grids=((1, 1), (2, 2)))
+    for spec in (build(*CASES["fluid-raster-continuous"]).spec, of_scales):
+        with pytest.raises(ValueError, match="this model draws TokenSpec"):
+            generate(model, cond, noise, spec=spec)
     for other in ("rar", "var", "mar", "maskgit", "fluid", "fluid-raster"):
         fixed = build(*models()[other])
         with pytest.raises(ValueError, match="this model draws TokenSpec"):

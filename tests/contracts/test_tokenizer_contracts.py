@@ -1,5 +1,7 @@
 """What every registered tokenizer promises, at its tiny size with random weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -114,18 +116,18 @@ def each_scale_codes_what_is_left(tokenizer, images, codes):
 def test_the_first_scales_alone_are_a_picture(tokenizer, images):
     codes, sizes = tokenizer.encode(images), [h * w for h, w in tokenizer.spec.grids]
     for k in range(1, len(sizes) + 1):
-        pixels = tokenizer.decode(codes, k)
+        pixels = tokenizer.decode(codes, scales=k)
         assert pixels.shape == images.shape and pixels.isfinite().all()
         other = codes.clone()
         other[:, sum(sizes[:k]) :] = 0
-        assert torch.equal(tokenizer.decode(other, k), pixels), "finer scales do not matter"
-        assert (tokenizer.decode(codes, k - 1) - pixels).abs().max() > 1e-3, "scale k does"
-    assert torch.equal(tokenizer.decode(codes, len(sizes)), tokenizer.decode(codes))
+        assert torch.equal(tokenizer.decode(other, scales=k), pixels), "finer scales do not matter"
+        assert (tokenizer.decode(codes, scales=k - 1) - pixels).abs().max() > 1e-3, "scale k does"
+    assert torch.equal(tokenizer.decode(codes, scales=len(sizes)), tokenizer.decode(codes))
     vectors = tokenizer.quantize.embed(codes)
     assert torch.equal(tokenizer.decode(vectors), tokenizer.decode(codes))
     for wrong in (-1, len(sizes) + 1):
         with pytest.raises(ValueError, match=f"from 0 to {len(sizes)}, got {wrong}"):
-            tokenizer.decode(codes, wrong)
+            tokenizer.decode(codes, scales=wrong)
 
 
 @torch.no_grad()
@@ -204,6 +206,62 @@ def test_an_image_of_another_size_is_refused(tokenizer, images):
     for wrong in (images[..., : width // 2], images[:, :1], images.repeat(1, 1, 2, 1)):
         with pytest.raises(ValueError, match=rf"images must be \(B, 3, {height}, {width}\), got"):
             tokenizer.encode(wrong)
+
+
+def elsewhere(spec):
+    """The same codes on another grid, the only one."""
+    height, width = spec.grids[-1]
+    return replace(spec, grids=((height + 1, 2 * width),))
+
+
+FREE = [name for name, (module, _) in CASES.items() if module.any_grid]
+BOUND = [name for name in CASES if name not in FREE]
+free = pytest.mark.parametrize("tokenizer", FREE, indirect=True, scope="module")
+bound = pytest.mark.parametrize("tokenizer", BOUND, indirect=True, scope="module")
+
+
+@free
+@torch.no_grad()
+def test_another_grid_is_that_of_a_tokenizer_of_its_size(tokenizer):
+    spec = elsewhere(tokenizer.spec)
+    size = tokenizer.size_of(spec)
+    wanted = type(tokenizer)(replace(tokenizer.config, size=size)).eval()
+    wanted.load_state_dict(tokenizer.state_dict())
+    assert wanted.spec == spec and size != tokenizer.size
+    images = torch.rand(B, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(tokenizer.encode(images, spec), wanted.encode(images))
+    codes = random_codes(spec, B)
+    pixels = tokenizer.decode(codes, spec)
+    assert pixels.shape == images.shape and torch.equal(pixels, wanted.decode(codes))
+    if tokenizer.distributions:
+        assert torch.equal(tokenizer.moments(images, spec), wanted.moments(images))
+
+
+@free
+def test_images_and_codes_that_do_not_fit_the_grid_are_refused(tokenizer, images):
+    spec = elsewhere(tokenizer.spec)
+    height, width = tokenizer.size_of(spec)
+    with pytest.raises(ValueError, match=rf"images must be \(B, 3, {height}, {width}\), got"):
+        tokenizer.encode(images, spec)
+    others = replace(spec, channels=spec.channels + 1), replace(spec, grids=spec.grids * 2)
+    for wrong in others:
+        with pytest.raises(ValueError, match=f"{type(tokenizer).__name__} gives TokenSpec.*, got"):
+            tokenizer.decode(random_codes(wrong, B), wrong)
+
+
+@bound
+@torch.no_grad()
+def test_a_tokenizer_of_fixed_grids_refuses_others(tokenizer, images):
+    spec = elsewhere(tokenizer.spec)
+    for refused in (
+        lambda: tokenizer.encode(images, spec),
+        lambda: tokenizer.decode(random_codes(spec, B), spec),
+    ):
+        with pytest.raises(ValueError, match=f"{type(tokenizer).__name__} gives TokenSpec.*, got"):
+            refused()
+    codes = tokenizer.encode(images, tokenizer.spec)
+    assert torch.equal(codes, tokenizer.encode(images))
+    assert torch.equal(tokenizer.decode(codes, tokenizer.spec), tokenizer.decode(codes))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -106,6 +106,8 @@ class SignQuantizer(nn.Module):
 
 
 class BitTokenizer(ImageTokenizer):
+    any_grid = True
+
     def __init__(self, config: BitConfig) -> None:
         super().__init__()
         self.config, self.spec, self.quantize = config, config.spec, SignQuantizer()
@@ -120,11 +122,11 @@ class BitTokenizer(ImageTokenizer):
     def render(self, latent: Tensor) -> Tensor:
         return F.pixel_shuffle(self.out(self.decoder(latent)), self.config.factor)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
         return self.quantize(self.latent(images)).codes
 
-    def decode(self, codes: Tensor) -> Tensor:
-        signs = (2.0 * codes - 1).transpose(1, 2).unflatten(2, self.spec.grids[0])
+    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
+        signs = (2.0 * codes - 1).transpose(1, 2).unflatten(2, self.gives(spec).grids[0])
         return self.render(signs)
 
 

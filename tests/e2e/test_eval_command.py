@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from builders import pipeline
-from smalti.cli.evaluate import held_out, share_of
 from smalti.cli.main import main
+from smalti.cli.subjects import held_out, share_of
 from smalti.data.open import open_source
 from smalti.data.source import split
 from smalti.data.token_cache import TokenCache
@@ -213,11 +213,7 @@ def test_a_broken_picture_is_named_or_counted(work, tmp_path, capsys):
 
 
 def test_a_search_finds_writes_and_goes_on(work, tmp_path, capsys, monkeypatch):
-    import shutil
-
-    from smalti.cli import tune as tuning
-
-    monkeypatch.setattr(tuning, "LEAST", 4)
+    monkeypatch.setattr("smalti.eval.halving.LEAST", 4)
     pipe = shutil.copytree(work / "llamagen", tmp_path / "pipe")
     given = ["--reference", work / "b", "--budget", 72, "--candidates", 4, "--guidance", 1, 3]
     given += ["--temperature", 0.5, 1, "--top-p", 1, "--out", tmp_path / "tuned", "--write"]
@@ -240,7 +236,7 @@ def test_a_search_finds_writes_and_goes_on(work, tmp_path, capsys, monkeypatch):
         raise AssertionError("what was measured is measured again")
 
     shutil.copy(work / "llamagen" / "pipeline.json", pipe / "pipeline.json")
-    monkeypatch.setattr(tuning.Scorer, "__call__", never)
+    monkeypatch.setattr("smalti.cli.search.Scorer.__call__", never)
     run("tune", pipe, *given, "--json")
     assert json.loads(capsys.readouterr().out) == told
     line = mistake(capsys, "tune", pipe, *given, "--seed", 5)

@@ -259,7 +259,7 @@ def test_a_trained_head_draws_every_mode_with_every_solver(kind):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "score"}, "kind must be diffusion or flow, got 'score'"),
+        ({"kind": "score"}, "kind must be one of diffusion, flow, got 'score'"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"repeat": 0}, "repeat must be at least 1, got 0"),

@@ -127,7 +127,7 @@ def test_sizes(size, expected):
         ({"grid": (4, 0)}, r"grid must be two positive integers, got \(4, 0\)"),
         ({"layers": 0}, "layers must be at least 1, got 0"),
         ({"class_length": 0}, "class_length must be at least 1, got 0"),
-        ({"order": "spiral"}, "order must be random or raster, got 'spiral'"),
+        ({"order": "spiral"}, "order must be one of random, raster, got 'spiral'"),
         ({"aligner_layers": -1}, "aligner_layers must be 0 or more, got -1"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"heads": 3}, "dim must be a multiple of heads, got 32, 3"),

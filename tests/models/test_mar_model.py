@@ -223,12 +223,12 @@ def test_a_new_model_predicts_no_noise():
     [
         ({"dim": 33}, "dim must be a multiple of heads, got 33, 2"),
         ({"decoder_dim": 31}, "dim must be a multiple of heads, got 31, 2"),
-        ({"decoder_heads": -1}, "decoder_heads and decoder_dim must be 0 or more, got -1, 0"),
+        ({"decoder_heads": -1}, "decoder_heads must be 0 or more, got -1"),
         ({"buffer": 0}, "buffer must be at least 1, got 0"),
         ({"channels": 0}, "channels must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"mlp_ratio": 0.01}, "mlp_ratio 0.01 leaves nothing of 32"),
-        ({"mlp_ratio": float("nan")}, "mlp_ratio must be a number, got nan"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio must be a positive number, got nan"),
         ({"grid": (0, 4)}, r"grid must be two positive integers, got \(0, 4\)"),
     ],
 )

@@ -14,7 +14,7 @@ import smalti
 from builders import build, random_codes
 from builders import pipeline as small
 from smalti.cli.info import png_metadata
-from smalti.data.transforms import Transform
+from smalti.data.transforms import Transform, to_uint8
 from smalti.engine.step import Known
 from smalti.models import llamagen
 from smalti.modules import save_module
@@ -266,6 +266,17 @@ def test_encode_and_decode_round_trip_through_uint8(pipe):
     images = pipe.decode(random_codes(pipe.model.spec, 2))
     assert images.dtype == torch.uint8 and images.shape == (2, 3, 16, 16)
     assert pipe.encode(images).shape == (2, 16)
+
+
+def test_codes_on_another_grid_are_decoded(pipe):
+    spec = replace(pipe.model.spec, grids=((3, 5),))
+    codes = random_codes(spec, 2)
+    images = pipe.decode(codes, spec)
+    assert images.shape == (2, 3, 12, 20)
+    with torch.inference_mode():
+        assert torch.equal(images, to_uint8(pipe.tokenizer.decode(codes, spec)))
+    with pytest.raises(ValueError, match=r"codes must be \(B, 16\), got \(2, 15\)"):
+        pipe.decode(codes)
 
 
 def test_one_picture_is_encoded_as_in_training(pipe):

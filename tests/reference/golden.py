@@ -33,8 +33,9 @@ SHARES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 2e-3}
 its largest value."""
 
 
-def folders(family: str) -> list[Any]:
-    """Parameters for `pytest.mark.parametrize("folder", folders("rar"))`, one for each folder.
+def folders(family: str = "") -> list[Any]:
+    """Parameters for `pytest.mark.parametrize("folder", folders("rar"))`, one for each folder of a
+    family, or of all.
 
     A single skipped one, with the reason, where the root does not exist.
     """
@@ -44,7 +45,7 @@ def folders(family: str) -> list[Any]:
     paths = [
         path.parent
         for path in sorted(ROOT.glob("*/config.json"))
-        if json.loads(path.read_text(encoding="utf-8")).get("family") == family
+        if family in ("", json.loads(path.read_text(encoding="utf-8")).get("family"))
     ]
     return [pytest.param(path, id=path.name) for path in paths]
 

@@ -36,7 +36,7 @@ def check(model: MultiScaleVQVAE, config: dict[str, Any], io: Vectors) -> None:
         io.check("rand_fhat", quantizer.decode(drawn))
         for codes in (drawn, quantizer.embed(drawn)):
             io.clamped("rand_decode_last", model.decode(codes), -1, 1)
-        io.clamped("rand_decode_first", model.decode(drawn[:1], 1), -1, 1)
+        io.clamped("rand_decode_first", model.decode(drawn[:1], scales=1), -1, 1)
         io.check("rand_var_input", quantizer.inputs(drawn))
     io.done()
 

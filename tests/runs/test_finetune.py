@@ -214,7 +214,7 @@ def test_a_tokenizer_goes_on_with_its_codebook(work, tmp_path, capsys):
     [
         (["--init", "{work}/t/tokenizer"], "t/tokenizer is not a pipeline: it has no pipeline"),
         (["--init", "nowhere"], "nowhere is neither a folder nor a hub id"),
-        (["--lora.rank", "-1"], "lora.rank must be 0 or more and lora.alpha above 0, got -1"),
+        (["--lora.rank", "-1"], "lora.rank must be 0 or more, got -1"),
         (["--lora.rank", "17"], "lora.rank must be at most 16, the smaller width of layers.0"),
         ([*LORA, "--lora.targets", "wq"], "lora.targets must be among wqkv, wo, w1, w3, w2, proj"),
         ([*LORA, "--init", ""], "lora.rank 4 needs --init PIPELINE"),

@@ -154,10 +154,39 @@ def _defined(module: str) -> dict[str, Any]:
 
 @functools.cache
 def _parsed(module: str) -> ast.Module:
-    return ast.parse(_text(module))
+    tree = ast.parse(_text(module))
+    for node in tree.body:
+        for inner in (node, *(node.body if isinstance(node, ast.ClassDef) else ())):
+            if isinstance(inner, ast.FunctionDef):
+                del inner.body[1:]  # nothing below the docstring is read; trees are large
+    return tree
 
 
 @functools.cache
 def _text(module: str) -> str:
     """The source of a module that is a file."""
     return ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text(encoding="utf-8")
+
+
+# -- what can be converted
+
+
+@functools.cache
+def projects() -> dict[str, str]:
+    """The projects whose files `smalti convert` takes, as `interop.projects.PROJECTS`, with the
+    module of each."""
+    modules = _modules("smalti.interop.projects")
+    return {module.rpartition(".")[2].replace("_", "-"): module for module in modules}
+
+
+@functools.cache
+def conversion(project: str) -> tuple[str, ...]:
+    """The names of all fields of a project's options."""
+    module = projects()[project]
+    for node in ast.walk(_parsed(module)):
+        match node:
+            case ast.keyword("options", ast.Name(name)) if _class(module, name):
+                return tuple(_fields(module, name))
+            case _:
+                pass
+    raise AssertionError(f"{module} names no class of options")

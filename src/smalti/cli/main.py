@@ -29,6 +29,7 @@ from smalti.cli.coding import encode, reconstruct
 from smalti.cli.drawing import edit, sample, with_settings
 from smalti.cli.options import check, check_names, field_docs, fields_named, options, spelled
 from smalti.cli.pages import recipe_list, recipe_page
+from smalti.cli.tune import tune
 from smalti.config import changed, did_you_mean, settings_of, value_of
 from smalti.files import check_file, expand
 from smalti.progress import say, show
@@ -181,14 +182,17 @@ def plot(
 
 def convert(arguments: Sequence[str]) -> None:
     """Make a pipeline of released weights: `smalti convert PROJECT --tokenizer FILE --out DIR`."""
-    from smalti.interop.convert import convert as run
-    from smalti.interop.projects import PROJECTS, overview
-
     if not arguments or arguments[0] in ("-h", "--help"):
+        from smalti.interop.projects import overview
+
         print(overview())
         return
     name, *rest = arguments
-    name = choose(name, PROJECTS, "project")
+    name = choose(name, catalogue.projects(), "project")
+    check_names(rest, ["--out", "--json", *map(spelled, catalogue.conversion(name))])
+    from smalti.interop.convert import convert as run
+    from smalti.interop.projects import PROJECTS
+
     project = PROJECTS[name]
 
     def command(out: Path, files: Any, json: bool = False) -> None:
@@ -225,14 +229,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] == "compare":
         parse(measuring.compare_reports, "smalti eval compare", arguments[1:])
     else:
-        parse(with_settings(measuring.evaluate), "smalti eval", arguments)
-
-
-def tune(arguments: Sequence[str]) -> None:
-    """Find the settings of drawing that a metric likes best: `smalti tune PIPELINE`."""
-    from smalti.cli import tune as tuning
-
-    parse(tuning.tune, "smalti tune", arguments)
+        parse_drawing(measuring.evaluate, "smalti eval", arguments)
 
 
 # -- recipes
@@ -317,9 +314,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 DRAWING = ("sample", "edit")
 """Commands that have an option for each setting of drawing."""
-LATE = ("demo", "train", "eval", "tune", "convert", "scaling")
-"""Commands that parse for themselves: their first word decides what the options are, or their
-options need imports that take seconds."""
+LATE = ("demo", "train", "eval", "convert", "scaling")
+"""Commands that parse for themselves: their first word decides what the options are."""
 
 
 GROUPS = {

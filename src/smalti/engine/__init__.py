@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 
 from smalti.engine import causal, masked
-from smalti.engine.step import Model, Request, Step
+from smalti.engine.step import Loop, Model, Request, Step
 from smalti.nn.linear import packed
 
-LOOPS = {"causal": causal.stream, "masked": masked.stream}
+LOOPS: dict[Loop, Callable[[Any, Request], Iterator[Step]]] = {
+    "causal": causal.stream,
+    "masked": masked.stream,
+}
+"""What draws the models of each loop; a loop asks them for more than a `Model` has."""
 
 
 def stream(model: Model, request: Request) -> Iterator[Step]:

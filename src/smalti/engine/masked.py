@@ -109,7 +109,7 @@ class Plan(NamedTuple):
     @staticmethod
     def of(reveal: Reveal, ready: Tensor) -> Plan:
         """The plan of rows of which some positions are `ready`, (B, N) bool."""
-        positions, unknown = ready.shape[1], [int(n) for n in (~ready).sum(1).tolist()]
+        positions, unknown = ready.shape[1], [int(n) for n in (~ready).sum(1).cpu()]
         steps = min(reveal.count(positions), max(unknown, default=0))
         return Plan([[n, *reveal.left(n, steps)] for n in unknown], positions)
 

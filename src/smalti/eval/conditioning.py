@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti.config import check
 from smalti.data.loader import Images, prefetch
 from smalti.data.open import open_source
 from smalti.data.skipped import tell
@@ -62,9 +63,7 @@ class ClassifierConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("pixels", "channels", "steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check(self, positive=("pixels", "channels", "steps", "batch"))
 
 
 class Classifier(nn.Module):

@@ -161,46 +161,47 @@ def of_reference(
     are kept apart, to be resampled together.
     """
     needs = {METRICS[m].needs for m in how.metrics if METRICS[m].reference}
-    found = Gathered(images=len(reference))
-    for name, mean, cov in (("pool", "mu", "sigma"), ("spatial", "mu_s", "sigma_s")):
-        if not paired and mean in reference.statistics and name in needs:
-            values = reference.statistics
-            found.known[name] = Gaussian(
-                torch.from_numpy(values[mean]), torch.from_numpy(values[cov])
-            )
-    needs -= set(found.known)
-    if found.known:
-        _check_widths(reference, found.known, how)
+    known = {} if paired else _stated(reference, needs)
+    if known:
+        _check_widths(reference, known, how)
+    needs -= set(known)
     if not needs:
-        return found
-    asked = [m for m in how.metrics if METRICS[m].reference and METRICS[m].needs in needs]
-
-    def require() -> None:  # before a pass, and after it without those that cannot be read
-        reference.require(", ".join(asked), how.least)
-
-    require()
+        return Gathered(known=known, images=len(reference))
+    _require(reference, how, needs)
     if paired and how.draws:
-        new = gather(reference.batches(how.batch), how, needs, ROOM / 2)
-        require()
-        return new
-    kept = None
-    if cache is not None:
-        level = "" if how.level is None else f"-{how.level}"
-        name = "-".join((KEPT, reference.hash, how.extractor, *sorted(needs))) + level
-        kept = cache / f"{name}.safetensors"
-        if kept.is_file():
-            with suppress(SafetensorError):  # a damaged file is written anew
-                return _read(kept, found, len(reference))
-    new = gather(reference.batches(how.batch), replace(how, draws=0), needs)
-    require()
-    new.known = {n: new.gaussian(n) for n in new.moments} | found.known
+        return _pass(reference, how, needs, ROOM / 2)
+    kept = None if cache is None else cache / _name(reference, how, needs)
+    if kept is not None and kept.is_file():
+        with suppress(SafetensorError):  # a damaged file is written anew
+            return _read(kept, known, len(reference))
+    new = _pass(reference, replace(how, draws=0), needs)
+    new.known = {n: new.gaussian(n) for n in new.moments} | known
     new.moments = {}
-    size = sum(g.cov.numel() * g.cov.itemsize for g in new.known.values())
-    if kept is not None and size <= ROOM:
-        try:
-            _write(kept, new)
-        except OSError as error:
-            say(f"what is known of the reference is not kept: {error}")
+    if kept is not None:
+        _keep(kept, new)
+    return new
+
+
+def _stated(reference: ImageSet, needs: set[str]) -> dict[str, Gaussian]:
+    """The statistics that the reference's file holds, of those that are needed."""
+    values = reference.statistics
+    return {
+        name: Gaussian(torch.from_numpy(values[mean]), torch.from_numpy(values[cov]))
+        for name, mean, cov in (("pool", "mu", "sigma"), ("spatial", "mu_s", "sigma_s"))
+        if mean in values and name in needs
+    }
+
+
+def _require(reference: ImageSet, how: How, needs: set[str]) -> None:
+    """Raise ValueError if the reference has too few pictures for what is needed of them."""
+    asked = [m for m in how.metrics if METRICS[m].reference and METRICS[m].needs in needs]
+    reference.require(", ".join(asked), how.least)
+
+
+def _pass(reference: ImageSet, how: How, needs: set[str], room: float = ROOM) -> Gathered:
+    """A pass over the reference. Raises ValueError if too few pictures could be read."""
+    new = gather(reference.batches(how.batch), how, needs, room)
+    _require(reference, how, needs)
     return new
 
 
@@ -215,6 +216,23 @@ def _check_widths(reference: ImageSet, known: dict[str, Gaussian], how: How) -> 
             )
 
 
+def _name(reference: ImageSet, how: How, needs: set[str]) -> str:
+    """The file of what is kept of a reference: other pictures or networks have another name."""
+    level = "" if how.level is None else f"-{how.level}"
+    name = "-".join((KEPT, reference.hash, how.extractor, *sorted(needs)))
+    return f"{name}{level}.safetensors"
+
+
+def _keep(path: Path, found: Gathered) -> None:
+    """Write what is known of a reference, if it is not too large; a full disk is no error."""
+    if sum(g.cov.numel() * g.cov.itemsize for g in found.known.values()) > ROOM:
+        return
+    try:
+        _write(path, found)
+    except OSError as error:
+        say(f"what is known of the reference is not kept: {error}")
+
+
 def _write(path: Path, found: Gathered) -> None:
     tensors = {f"{name}.m": g.mean for name, g in found.known.items()}
     tensors |= {f"{name}.c": g.cov for name, g in found.known.items()}
@@ -224,10 +242,9 @@ def _write(path: Path, found: Gathered) -> None:
         save_file({k: t.contiguous() for k, t in tensors.items()}, temporary, counts)
 
 
-def _read(path: Path, found: Gathered, images: int) -> Gathered:
+def _read(path: Path, known: dict[str, Gaussian], images: int) -> Gathered:
     tensors = load_file(path)
-    for name in {key.partition(".")[0] for key in tensors if "." in key}:
-        found.known[name] = Gaussian(tensors[f"{name}.m"], tensors[f"{name}.c"], images)
-    found.images = images
-    found.rows = [tensors["rows"]] if "rows" in tensors else []
-    return found
+    names = {key.partition(".")[0] for key in tensors if "." in key}
+    read = {n: Gaussian(tensors[f"{n}.m"], tensors[f"{n}.c"], images) for n in names}
+    rows = [tensors["rows"]] if "rows" in tensors else []
+    return Gathered(known=known | read, rows=rows, images=images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,40 @@ def measure(
     `real` is `of_reference`, where it is known. Raises ValueError if a metric needs a reference and
     there is none, or pictures that are not there, for pictures of two sizes, and for too few.
     """
+    _check(samples, reference, how)
+    paired = kind == "reconstruction"
+    against = reference if any(METRICS[m].reference for m in how.metrics) else None
+    if real is None:
+        real = Gathered() if against is None else of_reference(against, how, cache, paired)
+    drawn = gather(samples.batches(how.batch), how, how.needs, ROOM / 2 if paired else ROOM)
+    if drawn.images < how.least:
+        names = ", ".join(how.metrics)
+        raise ValueError(f"{names}: needs at least {how.least} pictures, got {drawn.images}")
+    for text in _warnings(samples, drawn, how):
+        say(text)
+    alone = {"images": drawn.images, "kind": kind, "preparation": preparation(samples)}
+    beside = alone
+    if against is not None:
+        beside = alone | {"reference": against.hash, "reference_images": len(against)}
+        beside["preparation"] += f"; reference {preparation(against)}"
+    numbers = _numbers(drawn, real, how, paired)
+    return [
+        Measured(
+            counted(f"r{metric}" if paired else metric, drawn.images, FULL),
+            _definition(metric, how, drawn, real),
+            value,
+            better=METRICS[metric].better,
+            interval=interval,
+            resampled="reference" if paired or metric == "recall" else "images",
+            extractor=how.extractor if metric in NETWORK else "",
+            **(beside if METRICS[metric].reference else alone),
+        )
+        for metric, (value, interval) in ((m, numbers[m]) for m in how.metrics)
+    ]
+
+
+def _check(samples: Stream, reference: ImageSet | None, how: How) -> None:
+    """Raise ValueError for what can be seen to be wrong before any picture is measured."""
     against = [m for m in how.metrics if METRICS[m].reference]
     if against and reference is None:
         raise ValueError(f"{', '.join(against)}: a reference is needed, give --reference")
@@ -41,46 +75,18 @@ def measure(
         samples.require(", ".join(how.metrics))
         if reference is not None:
             same_size(samples, reference)
-    paired = kind == "reconstruction"
-    if real is None:
-        real = Gathered()
-        if against and reference is not None:
-            real = of_reference(reference, how, cache, paired)
-    drawn = gather(samples.batches(how.batch), how, how.needs, ROOM / 2 if paired else ROOM)
-    if drawn.images < how.least:
-        names = ", ".join(how.metrics)
-        raise ValueError(f"{names}: needs at least {how.least} pictures, got {drawn.images}")
+
+
+def _warnings(samples: Stream, drawn: Gathered, how: How) -> Iterator[str]:
+    """What a reader of the numbers should know."""
     if "inception_score" in how.metrics and _sorted(samples):
-        say("the pictures are sorted by class, so the consecutive splits of the score see few each")
-    numbers = _numbers(drawn, real, how, paired)
+        few = "the consecutive splits of the score see few each"
+        yield f"the pictures are sorted by class, so {few}"
     for name, blocks in drawn.moments.items():
         if text := too_few(drawn.images, blocks[0].mean.shape[-1]):
-            say(f"{name}: {text}")
+            yield f"{name}: {text}"
         if how.draws and len(blocks) == 1:
-            say(f"{name}: there is no interval: {drawn.single[name]}")
-    about = {"images": drawn.images, "kind": kind, "preparation": preparation(samples)}
-    found = []
-    for metric in how.metrics:
-        value, interval = numbers[metric]
-        rule = METRICS[metric]
-        name = f"r{metric}" if kind == "reconstruction" else metric
-        given = about
-        if rule.reference and reference is not None:
-            given = about | {"reference": reference.hash, "reference_images": len(reference)}
-            given["preparation"] += f"; reference {preparation(reference)}"
-        found.append(
-            Measured(
-                counted(name, drawn.images, FULL),
-                _definition(metric, how, drawn, real),
-                value,
-                better=rule.better,
-                interval=interval,
-                resampled="reference" if paired or metric == "recall" else "images",
-                extractor=how.extractor if metric in NETWORK else "",
-                **given,
-            )
-        )
-    return found
+            yield f"{name}: there is no interval: {drawn.single[name]}"
 
 
 def _sorted(samples: Any) -> bool:

@@ -110,31 +110,13 @@ def _conditions(pipe: Any, reference: ImageSet) -> bool:
 
 def bits(pipe: Any, reference: ImageSet, how: How) -> list[Measured]:
     """The pipeline's likelihood of the reference's pictures, or the loss that takes its place."""
-    size = tuple(pipe.tokenizer.config.size)
-    if reference.size != size or not _conditions(pipe, reference):
+    if reference.size != tuple(pipe.tokenizer.config.size) or not _conditions(pipe, reference):
         say("the likelihood is left out: the reference has other classes or another size")
         return []
-
-    def codes() -> Iterator[dict[str, Tensor]]:
-        for rows in reference.numbered(how.batch):
-            given, numbers = {"codes": pipe.encode(rows.images)}, rows.numbers
-            if pipe.text is not None:
-                texts = [reference.caption(i) for i in numbers.tolist()]
-                yield given | {"text_tokens": pipe.text.tokenize(texts)}
-            else:
-                labels = reference.labels[numbers] if reference.classes else np.zeros_like(numbers)
-                yield given | {"labels": torch.from_numpy(labels)}
-
-    lost = losses(pipe.model, codes(), pipe.device, encoder=pipe.text).numpy()
+    coded = _coded(pipe, reference, how.batch)
+    lost = losses(pipe.model, coded, pipe.device, encoder=pipe.text).numpy()
     interval = of_means(lost, how.draws, how.seed)
-
-    def named(loss: float) -> dict[str, float]:
-        told = as_bits(pipe.model, loss)
-        per_image = {k: v for k, v in told.items() if k.startswith("bits_per_image")}
-        pixels = 3 * size[0] * size[1]
-        return told | {k.replace("image", "dimension"): v / pixels for k, v in per_image.items()}
-
-    low, high = (named(loss) for loss in interval or (0.0, 0.0))
+    low, high = (_units(pipe, loss) for loss in interval or (0.0, 0.0))
     images = len(lost)
     about = {"images": images, "kind": "likelihood", "better": "lower"}
     about |= {"reference": reference.hash, "reference_images": images}
@@ -151,6 +133,27 @@ def bits(pipe: Any, reference: ImageSet, how: How) -> list[Measured]:
             interval=interval and (low[name], high[name]),
             **about,
         )
-        for name, value in named(float(lost.mean())).items()
+        for name, value in _units(pipe, float(lost.mean())).items()
         if not name.startswith("nats")
     ]
+
+
+def _coded(pipe: Any, reference: ImageSet, batch: int) -> Iterator[dict[str, Tensor]]:
+    """The reference's pictures as codes, each batch with its labels or captions."""
+    for rows in reference.numbered(batch):
+        given, numbers = {"codes": pipe.encode(rows.images)}, rows.numbers
+        if pipe.text is not None:
+            texts = [reference.caption(i) for i in numbers.tolist()]
+            yield given | {"text_tokens": pipe.text.tokenize(texts)}
+        else:
+            labels = reference.labels[numbers] if reference.classes else np.zeros_like(numbers)
+            yield given | {"labels": torch.from_numpy(labels)}
+
+
+def _units(pipe: Any, loss: float) -> dict[str, float]:
+    """A loss per image in every unit, bits per dimension (a colour of a pixel) among them."""
+    height, width = pipe.tokenizer.config.size
+    told = as_bits(pipe.model, loss)
+    per_image = {k: v for k, v in told.items() if k.startswith("bits_per_image")}
+    pixels = 3 * height * width
+    return told | {k.replace("image", "dimension"): v / pixels for k, v in per_image.items()}

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Draw, Guide
+from smalti.config import check
 from smalti.nn.adaln import LN_EPS, modulate, normed
 from smalti.nn.linear import Linear
 from smalti.sampling.chance import Chance
@@ -53,11 +54,7 @@ class DiffusionConfig:
     """While drawing, predicted codes are kept in [-clip, clip]; 0 is off. HART: 1."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("diffusion", "flow"):
-            raise ValueError(f"kind must be diffusion or flow, got {self.kind!r}")
-        for name in ("depth", "width", "repeat", "timesteps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check(self, positive=("depth", "width", "repeat", "timesteps"))
         if not (math.isfinite(self.clip) and self.clip >= 0):
             raise ValueError(f"clip must be 0 (off) or more, got {self.clip}")
 
@@ -184,7 +181,8 @@ class DiffusionHead(nn.Module):
         t = numbers.uniform(slots, repeat, TRAINING)  # (B, n, repeat)
         if self.kind == "diffusion":
             t = (t.double() * self.config.timesteps).long()
-        eps = numbers.normal(slots, repeat * self.channels, TRAINING).unflatten(-1, (repeat, -1))
+        eps = numbers.normal(slots, repeat * self.channels, TRAINING)
+        eps = eps.view(*eps.shape[:-1], repeat, self.channels)  # (B, n, repeat, C)
         parts = self.errors(h.unsqueeze(2), codes.unsqueeze(2), t, eps)  # each (B, n, repeat)
         return torch.stack(list(parts.values())).sum(0).mean(-1)
 
@@ -199,12 +197,13 @@ class DiffusionHead(nn.Module):
         fit the head.
         """
         way, temperature = self.way(chance.solver), chance.filters.temperature
-        numbers = chance.noise.normal(way.draws * self.channels).unflatten(-1, (way.draws, -1))
-        rows = numbers.flatten(0, 1).transpose(0, 1).contiguous()  # (draws, R, C)
-        z = h.unflatten(0, (-1, len(numbers))).flatten(1, 2)  # (branches, R, D)
+        numbers = chance.noise.normal(way.draws * self.channels)  # (B, n, draws * C)
+        rows = numbers.view(-1, way.draws, self.channels).transpose(0, 1)  # (draws, R, C)
+        branches = len(h) // len(numbers)
+        z = h.reshape(branches, rows.shape[1], h.shape[-1])  # (branches, R, D)
         if isinstance(temperature, Tensor):  # of each row
             temperature = temperature.repeat_interleave(numbers.shape[1]).unsqueeze(-1)  # (R, 1)
-        codes = self.solve(z, chance.guide, rows, way, temperature, len(numbers))
+        codes = self.solve(z, chance.guide, rows.contiguous(), way, temperature, len(numbers))
         codes = codes.view(*numbers.shape[:2], self.channels)  # (B, n, C)
         return Draw(codes, torch.full_like(codes[..., 0], math.nan), h)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from smalti.interop.kinds import expect
-from smalti.interop.pickles import Checkpoint, read_checkpoint
+from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project
 from smalti.interop.saved import dtype_of, save_pipeline, save_tokenizer
 from smalti.modules import assemble
@@ -58,7 +58,7 @@ def wanted_weights(options: Any) -> str:
 
 def read_part(part: Part, path: Path, weights: str = "model") -> Checkpoint:
     """A file of this kind. Raises ValueError naming what it is if it is of another."""
-    return expect(read_checkpoint(path, weights, part.inside), part)
+    return expect(part.read(path, weights, part.inside), part)
 
 
 def build(

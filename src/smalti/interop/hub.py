@@ -20,6 +20,7 @@ from huggingface_hub.utils import WeakFileLock
 from smalti.config import no_such
 from smalti.data.hub_rows import reason
 from smalti.interop.convert import convert
+from smalti.interop.pickles import SINGLE
 from smalti.interop.project import Project
 from smalti.interop.projects import PROJECTS
 
@@ -35,7 +36,8 @@ class Released(NamedTuple):
 
 
 def find(text: str) -> Released | None:
-    """The released files that an id means; None if it means none.
+    """The released files that an id means, in their repository or, by names that say what they are,
+    in a copy of it; None if it means none.
 
     Raises ValueError naming the models of a repository, or the tokenizers of a model.
     """
@@ -44,16 +46,18 @@ def find(text: str) -> Released | None:
     model, _, tokenizer = files.partition("+")
     for project in PROJECTS.values():
         for repo, (tokenizers, models, home) in project.repositories.items():
-            if f"{owner}/{name}" == repo and model not in models:
+            own = f"{owner}/{name}" == repo
+            if own and model not in models:
                 ids = ", ".join(f"{repo}/{m}" for m in models)
                 raise ValueError(f"{repo} holds several models, got {text!r}; load one of {ids}")
-            if model in models and tokenizer and tokenizer not in tokenizers:
+            if model not in models or (model in SINGLE and not own):
+                continue
+            if tokenizer and tokenizer not in tokenizers:
                 raise ValueError(
                     f"the tokenizer must be one of {', '.join(tokenizers)}, got {tokenizer!r}"
                 )
-            if model in models:
-                vq = tokenizer or tokenizers[0]
-                return Released(project, f"{owner}/{name}", model, home or repo, vq)
+            vq = tokenizer or tokenizers[0]
+            return Released(project, f"{owner}/{name}", model, home or repo, vq)
     return None
 
 

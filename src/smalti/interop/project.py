@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from smalti.interop.pickles import PARTS
+from smalti.interop.pickles import PARTS, Checkpoint, read_checkpoint
 from smalti.interop.saved import Repository
 from smalti.pipeline.sampling import Sampling
 
@@ -31,6 +32,8 @@ class Part(NamedTuple):
     """How names begin of which such a file has none, where the marks are another kind's too."""
     inside: str = PARTS[0]
     """Where a file of VAR's trainer holds it."""
+    read: Callable[[Path, str, str], Checkpoint] = read_checkpoint
+    """What reads such a file, of its path, the weights that are wanted, and `inside`."""
 
 
 def on_grid(codes: Any, config: Any) -> Any:
@@ -49,8 +52,8 @@ def no_text(config: Any, options: Any) -> Any:
 
 
 class Project(NamedTuple):
-    """A project whose released files become pipelines. A new one is a file with such a record, and
-    a line in `projects/__init__.py`."""
+    """A project whose released files become pipelines. A new one is a file in `projects` with
+    such a record, named `PROJECT`."""
 
     options: type[Any]
     """A dataclass whose fields are the command's options: the file `tokenizer`, the file `model`

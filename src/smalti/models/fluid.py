@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec, Turn
+from smalti.config import check
 from smalti.heads.categorical import CategoricalHead
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
 from smalti.models.generator import Generator, GeneratorConfig, codes_of
@@ -76,19 +77,14 @@ class FluidConfig(GeneratorConfig):
     """Of continuous codes."""
 
     def __post_init__(self) -> None:
-        for name in ("class_length", "layers", "heads", "dim", "ffn_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"grid must be two positive integers, got {self.grid}")
-        if self.order not in ("random", "raster"):
-            raise ValueError(f"order must be random or raster, got {self.order!r}")
-        if self.aligner_layers < 0:
-            raise ValueError(f"aligner_layers must be 0 or more, got {self.aligner_layers}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.dim % self.heads:
-            raise ValueError(f"dim must be a multiple of heads, got {self.dim}, {self.heads}")
+        check(
+            self,
+            pairs=("grid",),
+            multiple=("dim", "heads"),
+            positive=("class_length", "layers", "heads", "dim", "ffn_dim"),
+            counts=("aligner_layers",),
+            rates=("dropout",),
+        )
         if (self.vocab > 0) == (self.channels > 0):
             raise ValueError(
                 "codes have either a vocab or channels, "

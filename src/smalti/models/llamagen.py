@@ -12,7 +12,6 @@ Letters: B images, T prefix length, N positions, D width, H heads, V codebook en
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
+from smalti.config import check
 from smalti.heads.categorical import CategoricalHead
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.attention import KVCache, attend
@@ -70,17 +70,13 @@ class LlamaGenConfig(GeneratorConfig):
     """The scan in which codes are learned and drawn: see `smalti.sampling.orders`."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab", "layers", "heads", "dim", "multiple_of"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"grid must be two positive integers, got {self.grid}")
-        for name in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        for name in ("norm_eps", "rope_base"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
+        check(
+            self,
+            pairs=("grid",),
+            positive=("vocab", "layers", "heads", "dim", "multiple_of"),
+            rates=("dropout", "drop_path"),
+            above_zero=("norm_eps", "rope_base"),
+        )
         if (self.classes > 0) == (self.text_length > 0):
             raise ValueError(
                 "a model has either classes or a text prefix, "

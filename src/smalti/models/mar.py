@@ -14,7 +14,6 @@ P buffer rows, r known positions that the encoder reads, m positions to predict.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Rowwise, TokenSpec, Turn
+from smalti.config import check
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.models.mar_stack import Cache, Kept, Shape, Stack
@@ -66,32 +66,15 @@ class MARConfig(GeneratorConfig):
     head: DiffusionConfig = field(default_factory=DiffusionConfig)
 
     def __post_init__(self) -> None:
-        names = (
-            "channels",
-            "classes",
-            "encoder_layers",
-            "decoder_layers",
-            "heads",
-            "dim",
-            "buffer",
+        layers = ("encoder_layers", "decoder_layers")
+        check(
+            self,
+            pairs=("grid",),
+            positive=("channels", "classes", *layers, "heads", "dim", "buffer"),
+            counts=("decoder_heads", "decoder_dim"),
+            rates=("dropout", "attention_dropout"),
+            above_zero=("norm_eps", "mlp_ratio"),
         )
-        for name in names:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"grid must be two positive integers, got {self.grid}")
-        if min(self.decoder_heads, self.decoder_dim) < 0:
-            raise ValueError(
-                "decoder_heads and decoder_dim must be 0 or more, "
-                f"got {self.decoder_heads}, {self.decoder_dim}"
-            )
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not 0 < self.norm_eps < math.inf:
-            raise ValueError(f"norm_eps must be a positive number, got {self.norm_eps}")
-        if not math.isfinite(self.mlp_ratio):
-            raise ValueError(f"mlp_ratio must be a number, got {self.mlp_ratio}")
         for stack in (self.encoder, self.decoder):
             if stack.dim % stack.heads:
                 raise ValueError(f"dim must be a multiple of heads, got {stack.dim}, {stack.heads}")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.codes import Cond, Draw, Rowwise, TokenSpec, Turn
+from smalti.config import check
 from smalti.heads.categorical import CategoricalHead
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.attention import attend
@@ -52,15 +53,9 @@ class MaskGITConfig(GeneratorConfig):
     """Of attention probabilities and of the outputs of attention and feed-forward."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab", "classes", "layers", "heads", "dim", "ffn_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"grid must be two positive integers, got {self.grid}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.dim % self.heads:
-            raise ValueError(f"dim must be a multiple of heads, got {self.dim}, {self.heads}")
+        sizes = ("vocab", "classes", "layers", "heads", "dim", "ffn_dim")
+        multiple = ("dim", "heads")
+        check(self, pairs=("grid",), multiple=multiple, positive=sizes, rates=("dropout",))
 
     @property
     def spec(self) -> TokenSpec:

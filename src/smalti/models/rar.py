@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Rowwise, Span, TokenSpec
+from smalti.config import check
 from smalti.heads.categorical import CategoricalHead
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.adaln import LN_EPS, modulate, normed
@@ -59,15 +60,9 @@ class RARConfig(GeneratorConfig):
     """The scan in which codes are drawn, and learned where orders are not random."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab", "classes", "layers", "heads", "dim", "ffn_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"grid must be two positive integers, got {self.grid}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.dim % self.heads:
-            raise ValueError(f"dim must be a multiple of heads, got {self.dim}, {self.heads}")
+        sizes = ("vocab", "classes", "layers", "heads", "dim", "ffn_dim")
+        multiple = ("dim", "heads")
+        check(self, pairs=("grid",), multiple=multiple, positive=sizes, rates=("dropout",))
         scan(self.order, self.grid)
 
     @property

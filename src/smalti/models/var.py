@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
+from smalti.config import check
 from smalti.heads.categorical import CategoricalHead
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.adaln import modulate, normed
@@ -35,7 +36,7 @@ from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw, mixture
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.tokenizers.multiscale_vqvae import VAR256
-from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, check, pyramid
+from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, check_scales, pyramid
 
 SHARPEST = 100.0
 """The largest factor that l2-normalised queries are scaled by."""
@@ -77,19 +78,14 @@ class VARConfig(GeneratorConfig):
     """Scale of the gates as initialised; published: 1e-3 to 5e-6, smaller for deeper models."""
 
     def __post_init__(self) -> None:
-        check(self.scales, self.vocab, self.latent, self.phis, self.phi_ratio)
-        for name in ("classes", "layers", "heads", "dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.mlp_ratio <= 0:
-            raise ValueError(f"mlp_ratio must be above 0, got {self.mlp_ratio}")
-        if not 0 < self.norm_eps < math.inf:
-            raise ValueError(f"norm_eps must be a positive number, got {self.norm_eps}")
-        if self.dim % self.heads:
-            raise ValueError(f"dim must be a multiple of heads, got {self.dim}, {self.heads}")
+        check_scales(self.scales, self.vocab, self.latent, self.phis, self.phi_ratio)
+        check(
+            self,
+            multiple=("dim", "heads"),
+            positive=("classes", "layers", "heads", "dim"),
+            rates=("dropout", "drop_path"),
+            above_zero=("mlp_ratio", "norm_eps"),
+        )
 
     @property
     def spec(self) -> TokenSpec:

@@ -16,6 +16,7 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.config import check
 from smalti.nn.conv import Downsample, ResnetBlock, SpatialAttention, Upsample, group_norm
 
 
@@ -47,11 +48,10 @@ def factor(config: Shape) -> int:
     return config.patch * 2 ** (len(config.multipliers) - 1)
 
 
-def check(config: Shape) -> None:
+def check_shape(config: Shape) -> None:
     """Raise ValueError unless this makes an encoder and a decoder of images of its size."""
-    for name in ("patch", "channels", "blocks", "latent"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    sizes = ("patch", "channels", "blocks", "latent")
+    check(config, pairs=("size",), positive=sizes, rates=("dropout",))
     if not config.multipliers or min(config.multipliers + config.decoder_multipliers) < 1:
         raise ValueError(
             "multipliers must be one or more positive integers, "
@@ -62,9 +62,7 @@ def check(config: Shape) -> None:
             f"decoder_multipliers must be as many as multipliers {config.multipliers}, "
             f"got {config.decoder_multipliers}"
         )
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {config.dropout}")
-    if any(s < 1 or s % factor(config) for s in config.size):
+    if any(s % factor(config) for s in config.size):
         raise ValueError(f"size must be multiples of {factor(config)} pixels, got {config.size}")
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from smalti.codes import TokenSpec
 from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part, to_float, to_uint8
 from smalti.engine.step import Step
@@ -34,9 +35,12 @@ def encoded(tokenizer: ImageTokenizer, images: Tensor | np.ndarray | Picture) ->
 
 
 @torch.inference_mode()
-def decoded(tokenizer: ImageTokenizer, codes: Tensor | np.ndarray) -> Tensor:
-    """Codes (B, N, ...), or vectors (B, N, C) that stand for them, to uint8 images (B, 3, H, W)."""
-    codes, spec = torch.as_tensor(codes), tokenizer.spec
+def decoded(
+    tokenizer: ImageTokenizer, codes: Tensor | np.ndarray, spec: TokenSpec | None = None
+) -> Tensor:
+    """Codes (B, N, ...) of a `spec`, by default the tokenizer's own, or vectors (B, N, C) that
+    stand for them, to uint8 images (B, 3, H, W)."""
+    codes, spec = torch.as_tensor(codes), tokenizer.spec if spec is None else spec
     vectors = spec.discrete and codes.is_floating_point() and codes.dim() == 3
     if tuple(codes.shape[1:]) != spec.shape(1)[1:] and not vectors:
         wanted = ", ".join(map(str, spec.shape(1)[1:]))
@@ -45,7 +49,7 @@ def decoded(tokenizer: ImageTokenizer, codes: Tensor | np.ndarray) -> Tensor:
         low, high = (int(n) for n in codes.aminmax())
         if low < 0 or high >= spec.vocab:
             raise ValueError(f"codes must be in [0, {spec.vocab}), got {low} to {high}")
-    return to_uint8(tokenizer.decode(_for(tokenizer, codes)))
+    return to_uint8(tokenizer.decode(_for(tokenizer, codes), spec))
 
 
 @torch.inference_mode()

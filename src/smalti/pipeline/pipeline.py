@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from smalti.arguments import choose_number, fitting, refuse_unknown, several, whole
+from smalti.codes import TokenSpec
 from smalti.config import settings_of, to_dict
 from smalti.data.decode import Picture
 from smalti.devices.named import cast, is_dtype, named_device, named_dtype
@@ -300,9 +301,10 @@ class Pipeline:
         array (H, W, 3), resized and cropped to its middle as in training."""
         return encoded(self.tokenizer, images)
 
-    def decode(self, codes: Tensor | np.ndarray) -> Tensor:
-        """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W)."""
-        return decoded(self.tokenizer, codes)
+    def decode(self, codes: Tensor | np.ndarray, spec: TokenSpec | None = None) -> Tensor:
+        """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W); `spec`
+        says on which grid they are, if not on the model's own."""
+        return decoded(self.tokenizer, codes, spec)
 
     def tagged(self, images: Tensor, part: Part, **more: Json) -> list[Image.Image]:
         """uint8 images (B, 3, H, W) as pictures that say how they were drawn, and `more`."""

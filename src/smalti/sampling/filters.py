@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from smalti.config import check
+
 MIN_TEMPERATURE = 1e-5
 
 
@@ -34,8 +36,7 @@ class Filters:
     picture (VAR's more_smooth)."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
+        check(self, amounts=("temperature",))
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (off) or more, got {self.top_k}")
         if not 0 < self.top_p <= 1:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from smalti.codes import Cond, Guide
-from smalti.config import called
+from smalti.config import called, check
 
 Schedule = Literal["constant", "linear", "cosine", "power-cosine", "interval", "list"]
 
@@ -128,13 +128,9 @@ class Guidance:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
-        if self.schedule not in get_args(Schedule):
-            allowed = ", ".join(get_args(Schedule))
-            raise ValueError(f"guidance schedule must be one of {allowed}, got {self.schedule!r}")
+        check(self, "guidance ", amounts=("power", "parallel", "rescale"))
         if not (math.isfinite(self.scale) and self.scale >= 0):
             raise ValueError(f"guidance scale must be 0 or more (1 is off), got {self.scale}")
-        if self.power < 0:
-            raise ValueError(f"guidance power must be 0 or more, got {self.power}")
         if not 0 <= self.start < self.stop <= 1:
             raise ValueError(
                 f"guidance interval must satisfy 0 <= start < stop <= 1, "
@@ -148,10 +144,6 @@ class Guidance:
         for i, scale in enumerate(self.scales):
             if not (math.isfinite(scale) and scale >= 0):
                 raise ValueError(f"guidance scales must be 0 or more, got {scale} at {i}")
-        for name in ("parallel", "rescale"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"guidance {name} must be 0 or more, got {value}")
         if not -1 < self.momentum < 1:
             raise ValueError(f"guidance momentum must be between -1 and 1, got {self.momentum}")
 

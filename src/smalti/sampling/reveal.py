@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smalti.config import called, did_you_mean
+from smalti.config import called, check, did_you_mean
 
 MOST = 64
 """Steps where none are asked for, of which there are no more than positions."""
@@ -38,11 +38,10 @@ class Reveal:
     weight, which falls to 0; None: the model's own way, or an order that is asked for."""
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        weight = self.confidence
-        if weight is not None and not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"confidence must be 0 or more, got {weight}")
+        if self.steps is not None:
+            check(self, positive=("steps",))
+        if self.confidence is not None:
+            check(self, amounts=("confidence",))
         shares = self.shares
         if shares is not None and self.steps not in (None, len(shares)):
             raise ValueError(f"reveal has {len(shares)} shares, one for each step, of which there "

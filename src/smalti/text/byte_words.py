@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from smalti.config import check
 from smalti.nn.attention import attend
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import SwiGLU
@@ -42,9 +43,7 @@ class BytesConfig(TextConfig):
     """Attention heads."""
 
     def __post_init__(self) -> None:
-        for name in ("length", "word", "dim", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check(self, positive=("length", "word", "dim", "layers", "heads"))
         if self.dim % (2 * self.heads):
             raise ValueError(f"dim must be a multiple of 2 * heads, got {self.dim}, {self.heads}")
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from smalti.config import check
 from smalti.devices.named import fast_bf16
 from smalti.files import expand
 from smalti.text.clean import clean
@@ -36,9 +37,7 @@ class T5Config(TextConfig):
     """Clean captions as upstream's option does, which also puts them into lower case."""
 
     def __post_init__(self) -> None:
-        for name in ("length", "dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check(self, positive=("length", "dim"))
 
 
 class Parts(NamedTuple):

@@ -6,7 +6,7 @@ system. B images, H, W image size, C codebook dimensions, h, w the latents' grid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -30,8 +30,13 @@ class TokenizerConfig:
 
 
 class ImageTokenizer(nn.Module):
-    """A `Tokenizer` that can be trained, with the answers that most of them give."""
+    """A `Tokenizer` that can be trained, with the answers that most of them give.
 
+    `encode` and `decode` take the codes that are asked for (`spec`), by default its own.
+    """
+
+    any_grid: bool = False
+    """Whether it has no weights of positions, so that it has codes on other grids than its own."""
     distributions: bool = False
     """Whether its encoder gives distributions of codes, by `moments`."""
 
@@ -43,6 +48,23 @@ class ImageTokenizer(nn.Module):
         """Height and width of the images in pixels."""
         height, width = self.config.size
         return height, width
+
+    def gives(self, spec: TokenSpec | None) -> TokenSpec:
+        """The codes of images: those of `spec`, or its own if that is None.
+
+        Raises ValueError if it has no such codes.
+        """
+        if spec is None or spec == self.spec:
+            return self.spec
+        same = replace(spec, grids=self.spec.grids) == self.spec
+        if self.any_grid and same and len(spec.grids) == len(self.spec.grids):
+            return spec
+        raise ValueError(f"{type(self).__name__} gives {self.spec}, got {spec}")
+
+    def size_of(self, spec: TokenSpec | None) -> tuple[int, int]:
+        """Height and width in pixels of images with these codes. Raises ValueError as `gives`."""
+        height, width = self.gives(spec).grids[-1]
+        return height * self.factor, width * self.factor
 
     @property
     def factor(self) -> int:
@@ -60,11 +82,11 @@ class ImageTokenizer(nn.Module):
         """The weight whose gradients balance an adaptive GAN loss."""
         return self.get_parameter("decoder.conv_out.weight")
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to codes (B, N, *trailing)."""
         raise NotImplementedError
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, N, *trailing) to images (B, 3, H, W), about [-1, 1]."""
         raise NotImplementedError
 
@@ -77,7 +99,7 @@ class ImageTokenizer(nn.Module):
         became of it; most tokenizers have codes of a fixed scale, and say nothing."""
         return {}
 
-    def moments(self, images: Tensor) -> Tensor:
+    def moments(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Images (B, 3, H, W) to means and standard deviations of codes, (B, N, 2C)."""
         raise ValueError(f"{type(self).__name__} gives codes, not distributions of codes")
 

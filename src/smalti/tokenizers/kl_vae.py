@@ -12,7 +12,6 @@ make one code, N = h / g * w / g codes, C = Z * g * g their channels.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
+from smalti.config import check
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
 from smalti.tokenizers.base import ImageTokenizer, TokenizerConfig, check_images, check_latent
@@ -53,16 +53,13 @@ class KLVAEConfig(TokenizerConfig):
     """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
-        autoencoder.check(self)
-        if self.group < 1:
-            raise ValueError(f"group must be at least 1, got {self.group}")
+        autoencoder.check_shape(self)
+        check(self, positive=("group",), above_zero=("scale",))
         if any(s % self.factor for s in self.size):
             raise ValueError(
                 f"size must be multiples of {self.factor} pixels, which make one code, "
                 f"got {self.size}"
             )
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"scale must be a positive number, got {self.scale}")
 
     @property
     def factor(self) -> int:
@@ -107,6 +104,7 @@ class Autoencoded(NamedTuple):
 class KLVAE(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, N, C), row by row, and back."""
 
+    any_grid = True
     distributions = True
     config: KLVAEConfig
 
@@ -145,27 +143,29 @@ class KLVAE(ImageTokenizer):
         grouped = F.pixel_unshuffle(latent * self.config.scale, self.config.group)
         return grouped.flatten(2).transpose(1, 2)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Images (B, 3, H, W) to codes (B, N, C), the means of their distributions.
 
-        Raises ValueError for another image size, or pixels that are no numbers.
+        Raises ValueError for images of another size than that of `spec`, or pixels that are no
+        numbers.
         """
-        return self.moments(images)[..., : self.spec.channels]
+        return self.moments(images, spec)[..., : self.spec.channels]
 
-    def moments(self, images: Tensor) -> Tensor:
+    def moments(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Images (B, 3, H, W) to means and standard deviations of codes, (B, N, 2C).
 
         Raises ValueError as `encode` does.
         """
-        check_images(images, self.config.size)
+        check_images(images, self.size_of(spec))
         posterior = self.posterior(images)
         moments = torch.cat((self.codes(posterior.mean), self.codes(posterior.std)), -1)
         return check_latent(moments)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, N, C) to images (B, 3, H, W), about [-1, 1], not clamped."""
-        grid = codes.transpose(1, 2).unflatten(2, self.spec.grids[0])  # (B, C, h / g, w / g)
-        return self.render(F.pixel_shuffle(grid, self.config.group) / self.config.scale)
+        grid = self.gives(spec).grids[0]
+        latent = codes.transpose(1, 2).unflatten(2, grid)  # (B, C, h / g, w / g)
+        return self.render(F.pixel_shuffle(latent, self.config.group) / self.config.scale)
 
 
 def tiny() -> KLVAEConfig:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
+from smalti.config import check
 from smalti.nn.conv import Upsample, group_norm
 from smalti.tokenizers.base import (
     ImageTokenizer,
@@ -45,18 +46,18 @@ class MaskGITVQGANConfig(TokenizerConfig):
     """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "blocks", "dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.vocab < 2:
-            raise ValueError(f"vocab must be at least 2, got {self.vocab}")
+        check(
+            self,
+            pairs=("size",),
+            several=("vocab",),
+            positive=("channels", "blocks", "dim"),
+            rates=("dropout",),
+        )
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(
                 f"multipliers must be one or more positive integers, got {self.multipliers}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if any(s < 1 or s % self.factor for s in self.size):
+        if any(s % self.factor for s in self.size):
             raise ValueError(f"size must be multiples of {self.factor} pixels, got {self.size}")
 
     @property
@@ -162,6 +163,8 @@ class Decoder(nn.Module):
 class MaskGITVQGAN(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, h * w), row by row, and back."""
 
+    any_grid = True
+
     def __init__(self, config: MaskGITVQGANConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
@@ -186,14 +189,15 @@ class MaskGITVQGAN(ImageTokenizer):
         quantized = self.quantize(z, entropy)
         return Reconstruction(self.render(quantized.latent.to(z.dtype)), z, quantized)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to codes (B, h * w). Raises ValueError for another image size."""
-        check_images(images, self.config.size)
+    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
+        """Images (B, 3, H, W) to codes (B, h * w). Raises ValueError for images of another size
+        than that of `spec`."""
+        check_images(images, self.size_of(spec))
         return self.quantize.encode(check_latent(self.latent(images))).flatten(1)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, h * w) to images (B, 3, H, W), clamped to [-1, 1]."""
-        grid = codes.unflatten(1, self.spec.grids[0])
+        grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w)
         return self.render(self.quantize.decode(grid)).clamp(-1, 1)
 
 

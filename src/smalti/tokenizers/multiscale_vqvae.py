@@ -66,8 +66,8 @@ class MultiScaleConfig(TokenizerConfig):
     """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
-        multiscale.check(self.scales, self.vocab, self.dim, self.phis, self.phi_ratio)
-        autoencoder.check(self)
+        multiscale.check_scales(self.scales, self.vocab, self.dim, self.phis, self.phi_ratio)
+        autoencoder.check_shape(self)
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd and positive, got {self.kernel}")
         (height, width), factor = self.size, self.factor
@@ -124,18 +124,23 @@ class MultiScaleVQVAE(ImageTokenizer):
         quantized = self.quantize(z, entropy)
         return Reconstruction(self.render(quantized.latent.to(z.dtype)), z, quantized)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to codes (B, N). Raises ValueError for another image size."""
-        check_images(images, self.config.size)
+    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
+        """Images (B, 3, H, W) to codes (B, N). Raises ValueError for another image size, and for
+        other scales than its own."""
+        check_images(images, self.size_of(spec))
         return self.quantize.encode(check_latent(self.latent(images)))
 
-    def decode(self, codes: Tensor, scales: int | None = None) -> Tensor:
+    def decode(
+        self, codes: Tensor, spec: TokenSpec | None = None, scales: int | None = None
+    ) -> Tensor:
         """Codes (B, N), or vectors (B, N, C) in their place, to images (B, 3, H, W), about
-        [-1, 1], not clamped; of the first `scales` scales, which is all if None."""
+        [-1, 1], not clamped; of the first `scales` scales, which is all if None. Raises ValueError
+        for a `spec` with other scales than its own."""
+        self.gives(spec)
         return self.render(self.quantize.decode(codes, scales))
 
     def preview(self, codes: Tensor, scales: int) -> Tensor:
-        return self.decode(codes, scales)
+        return self.decode(codes, scales=scales)
 
 
 def tiny() -> MultiScaleConfig:

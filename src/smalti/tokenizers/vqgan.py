@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from smalti.codes import TokenSpec
+from smalti.config import check
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
 from smalti.tokenizers.base import (
@@ -52,10 +53,8 @@ class VQGANConfig(TokenizerConfig):
     """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
-        autoencoder.check(self)
-        for name, least in (("vocab", 2), ("dim", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        autoencoder.check_shape(self)
+        check(self, several=("vocab",), positive=("dim",))
 
     @property
     def factor(self) -> int:
@@ -70,6 +69,8 @@ class VQGANConfig(TokenizerConfig):
 
 class VQGAN(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, h * w), row by row, and back."""
+
+    any_grid = True
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -97,14 +98,15 @@ class VQGAN(ImageTokenizer):
         quantized = self.quantize(z, entropy)
         return Reconstruction(self.render(quantized.latent.to(z.dtype)), z, quantized)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to codes (B, h * w). Raises ValueError for another image size."""
-        check_images(images, self.config.size)
+    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
+        """Images (B, 3, H, W) to codes (B, h * w). Raises ValueError for images of another size
+        than that of `spec`."""
+        check_images(images, self.size_of(spec))
         return self.quantize.encode(check_latent(self.latent(images))).flatten(1)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, h * w) to images (B, 3, H, W), about [-1, 1], not clamped."""
-        grid = codes.unflatten(1, self.spec.grids[0])
+        grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w)
         return self.render(self.quantize.decode(grid))
 
 

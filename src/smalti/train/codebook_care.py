@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
+from smalti.config import check
+
 
 class Quantizer(Protocol):
     """What is known of a quantizer, of one scale or of several."""
@@ -59,11 +61,7 @@ class CodebookConfig:
     those that are used least; 0 leaves it. It needs `patience`."""
 
     def __post_init__(self) -> None:
-        for name, least in (("warmup", 0), ("patience", 0), ("samples", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
-        if not 0 <= self.share < 1:
-            raise ValueError(f"share must be in [0, 1), got {self.share}")
+        check(self, counts=("warmup", "patience"), positive=("samples",), rates=("share",))
 
 
 class CodebookCare(nn.Module):

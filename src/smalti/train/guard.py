@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from smalti.config import check
+
 FINE, NOT_A_NUMBER, SPIKE = 0, 1, 2
 SETTLING = 100
 """Steps before a leap is looked for."""
@@ -32,8 +34,7 @@ class GuardConfig:
     """At a spike: report it, leave the step out, or stop the run."""
 
     def __post_init__(self) -> None:
-        if not self.spike >= 0:
-            raise ValueError(f"train.guard.spike must be 0 or more, got {self.spike}")
+        check(self, "train.guard.", amounts=("spike",))
 
 
 class Event(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from smalti.config import check
 from smalti.data.transforms import to_float
 from smalti.train.objectives import Batch, Losses, PictureConfig, PictureObjective
 
@@ -24,8 +25,7 @@ class KLConfig(PictureConfig):
     """Of an image's divergence in nats, beside the sum of its pixels' losses."""
 
     def __post_init__(self) -> None:
-        if not self.kl_weight >= 0:
-            raise ValueError(f"kl_weight must be 0 or more, got {self.kl_weight}")
+        check(self, amounts=("kl_weight",))
 
     def objective(self, model: Any, seed: int, steps: int, begun: bool = False) -> KLObjective:
         """What a tokenizer minimises."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from smalti.config import check
 from smalti.nn.linear import Linear, linear
 
 STACKS = ("layers.", "encoder.layers.", "decoder.layers.")
@@ -32,11 +33,7 @@ class LoraConfig:
     in every layer of the model."""
 
     def __post_init__(self) -> None:
-        if self.rank < 0 or self.alpha <= 0:
-            raise ValueError(
-                "lora.rank must be 0 or more and lora.alpha above 0, "
-                f"got {self.rank}, {self.alpha:g}"
-            )
+        check(self, "lora.", counts=("rank",), above_zero=("alpha",))
 
 
 class LoraLinear(Linear):

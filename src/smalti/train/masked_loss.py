@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from smalti.config import check
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import shuffled
 from smalti.text.encoders import condition
@@ -35,11 +36,7 @@ class MaskedConfig(ObjectiveConfig):
     """Share of each target that is spread over all codes; discrete codes only."""
 
     def __post_init__(self) -> None:
-        for name in ("cond_dropout", "least", "smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if not 0 < self.deviation < math.inf:
-            raise ValueError(f"deviation must be above 0, got {self.deviation}")
+        check(self, shares=("cond_dropout", "least", "smoothing"), above_zero=("deviation",))
 
     def objective(self, model: Any, encoder: Any | None, seed: int) -> MaskedObjective:
         """What a model, and a text encoder that learns with it, minimise."""

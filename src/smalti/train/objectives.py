@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from smalti.config import check
 from smalti.data.transforms import to_float
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import order, shuffled
@@ -81,8 +82,7 @@ class LikelihoodConfig(ObjectiveConfig):
     """Step from which it learns its own order alone; the share falls linearly in between."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cond_dropout <= 1:
-            raise ValueError(f"cond_dropout must be in [0, 1], got {self.cond_dropout}")
+        check(self, shares=("cond_dropout",))
         if not 0 <= self.random_until <= self.random_end:
             raise ValueError(
                 "random orders must satisfy 0 <= random_until <= random_end, "
@@ -192,13 +192,20 @@ class ReconstructionConfig(PictureConfig):
     ) -> ReconstructionObjective:
         """What a tokenizer minimises in so many steps; one that has `begun` knows its codes.
 
-        Raises ValueError if there would be no codebook by the end.
+        Raises ValueError if there would be no codebook by the end, or nothing to learn before it.
         """
         care = replace(self.codebook, kmeans=False) if begun else self.codebook
         if model.codebook is not None and care.kmeans and care.warmup >= steps:
             raise ValueError(
                 f"objective.codebook.warmup must be below train.steps {steps}, got {care.warmup}"
             )
+        if model.codebook is not None and care.kmeans and care.warmup:
+            table = {id(p) for p in model.codebook.parameters()}
+            if all(id(p) in table for p in model.parameters()):
+                raise ValueError(
+                    "objective.codebook.warmup must be 0 for a tokenizer that has nothing to learn "
+                    f"but its codebook, got {care.warmup}"
+                )
         return ReconstructionObjective(model, replace(self, codebook=care), seed)
 
 

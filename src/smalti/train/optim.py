@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from smalti.config import check
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -34,11 +36,8 @@ class OptimConfig:
     """Largest gradient norm, for each optimizer; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be above 0, got {self.lr}")
-        for name in ("warmup", "hold", "final_lr", "weight_decay", "clip"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        amounts = ("final_lr", "weight_decay", "clip")
+        check(self, above_zero=("lr",), counts=("warmup", "hold"), amounts=amounts)
         if not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"betas must be in [0, 1), got {self.betas}")
 

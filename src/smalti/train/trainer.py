@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from smalti.config import check
 from smalti.data.loader import Batches, prefetch
 from smalti.nn.finite import NotFinite
 from smalti.progress import say_threads
@@ -78,9 +79,8 @@ class TrainConfig:
     """cuda, cpu, mps, or auto: the best there is."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        whole = ("steps", "batch", "accumulate", "log_every", "save_every", "keep")
+        check(self, "train.", positive=whole)
         if self.batch % self.accumulate:
             raise ValueError(
                 f"train.accumulate must divide train.batch {self.batch}, got {self.accumulate}"

@@ -1,15 +1,20 @@
-"""The projects whose released files smalti reads, by the names that `smalti convert` takes."""
+"""The projects whose released files `smalti convert` takes: a file for each, with its `PROJECT`.
+
+A new file needs no line here.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
 
 from smalti.interop.project import Project
-from smalti.interop.projects import llamagen, mar, maskgit_vqgan, rar, var
 
 PROJECTS: dict[str, Project] = {
-    "llamagen": llamagen.PROJECT,
-    "mar": mar.PROJECT,
-    "maskgit-vqgan": maskgit_vqgan.PROJECT,
-    "rar": rar.PROJECT,
-    "var": var.PROJECT,
+    file.name.replace("_", "-"): import_module(f"{__name__}.{file.name}").PROJECT
+    for file in pkgutil.iter_modules(__path__)
 }
+"""By the word that `smalti convert` takes."""
 
 
 FILES = """

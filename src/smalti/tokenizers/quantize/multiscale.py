@@ -51,7 +51,7 @@ class MultiScaleQuantizer(nn.Module):
         l2_norm: bool = False,
     ) -> None:
         super().__init__()
-        check(grids, vocab, dim, phis, phi_ratio)
+        check_scales(grids, vocab, dim, phis, phi_ratio)
         self.grids, self.vocab, self.l2_norm = grids, vocab, l2_norm
         self.sizes = [h * w for h, w in grids]
         self.embedding = nn.Embedding(vocab, dim)
@@ -173,7 +173,9 @@ def mean(losses: list[Tensor]) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def check(grids: tuple[Grid, ...], vocab: int, dim: int, phis: int, phi_ratio: float) -> None:
+def check_scales(
+    grids: tuple[Grid, ...], vocab: int, dim: int, phis: int, phi_ratio: float
+) -> None:
     """Raise ValueError unless these make a `MultiScaleQuantizer`."""
     if vocab < 2 or dim < 1:
         raise ValueError(f"vocab must be at least 2 and dim at least 1, got {vocab}, {dim}")

@@ -1,0 +1,14 @@
+"""Files of the whole field, told apart by the names of their tensors."""
+
+from pathlib import Path
+
+import pytest
+from golden import folders, load
+
+from smalti.interop.kinds import KINDS, prefixes
+
+
+@pytest.mark.parametrize("folder", folders())
+def test_no_file_is_of_two_kinds(folder: Path):
+    _, weights, _ = load(folder)
+    assert len([kind.title for kind in KINDS if prefixes(weights, kind) == [""]]) <= 1
