@@ -15,6 +15,7 @@ from smalti.files import expand
 from smalti.modules import load_module
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
+from smalti.text.encoders import TextEncoder
 
 
 def load(
@@ -38,16 +39,12 @@ def load(
     if unknown:
         raise ValueError(_unknown(*unknown))
     device, weights = named_device(device), named_dtype(dtype)
+    if weights is None:
+        weights = torch.bfloat16 if fast_bf16(device) else torch.float32
     folder = expand(path)
     if not folder.is_dir():
         folder = download(str(path))
-    if not (folder / "pipeline.json").is_file():
-        raise ValueError(f"{folder} is not a pipeline: it has no pipeline.json{within(folder)}")
-    info = read_json(folder / "pipeline.json")
-    if info.get("format") != 1:
-        raise ValueError(f"{folder}/pipeline.json: format must be 1, got {info.get('format')!r}")
-    if weights is None:
-        weights = torch.bfloat16 if fast_bf16(device) else torch.float32
+    info = _read_info(folder)
     tokenizer, told = load_module(folder / "tokenizer", modules.TOKENIZERS, device, verify=verify)
     model, model_info = load_module(folder / "model", modules.MODELS, device, weights, verify)
     mark = told["fingerprint"]
@@ -58,17 +55,33 @@ def load(
         )
     text = _load_text(folder, model_info.get("text"), device, weights, verify)
     sampling = from_dict(Sampling, info.get("sampling", {}), f"{folder}/pipeline.json: sampling")
-    classes = info.get("classes", [])
-    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
-        raise ValueError(f"{folder}/pipeline.json: classes must be names, got {classes!r}")
-    if len(classes) not in (0, model.reads.classes):
-        raise ValueError(
-            f"{folder}/pipeline.json names {len(classes)} classes, "
-            f"the model has {model.reads.classes}"
-        )
+    classes = _classes(folder, info, model.reads.classes)
     marks = (mark, model_info["fingerprint"], model_info.get("text"))
     info["fingerprint"] = "-".join(m for m in marks if m is not None)
     return Pipeline(tokenizer, model, classes, sampling, info, text)
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    """The pipeline.json of a folder. Raises ValueError if it has none that can be read here."""
+    file = folder / "pipeline.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} is not a pipeline: it has no pipeline.json{within(folder)}")
+    info = read_json(file)
+    if info.get("format") != 1:
+        raise ValueError(f"{file}: format must be 1, got {info.get('format')!r}")
+    return info
+
+
+def _classes(folder: Path, info: dict[str, Any], count: int) -> list[str]:
+    """The names of the `count` classes of a model, or none. Raises ValueError for anything else."""
+    classes = info.get("classes", [])
+    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+        raise ValueError(f"{folder}/pipeline.json: classes must be names, got {classes!r}")
+    if len(classes) not in (0, count):
+        raise ValueError(
+            f"{folder}/pipeline.json names {len(classes)} classes, the model has {count}"
+        )
+    return classes
 
 
 def _unknown(name: str, *_: str) -> str:
@@ -87,7 +100,7 @@ def within(run: Path) -> str:
 
 def _load_text(
     folder: Path, mark: str | None, device: torch.device, dtype: torch.dtype, verify: bool
-) -> Any:
+) -> TextEncoder | None:
     """The text encoder with the fingerprint `mark`, which is None for a model without text."""
     if mark is None:
         return None

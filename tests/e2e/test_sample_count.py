@@ -54,17 +54,17 @@ def mistake(capsys, *arguments) -> str:
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The numbers of all images that are drawn; `stop` is the call that Ctrl-C hits."""
-    call, log = Pipeline.__call__, {"images": [], "calls": 0, "stop": 0}
+    """The numbers of all images that are drawn; `stop` is the part that Ctrl-C hits."""
+    draw, log = Pipeline.drawn, {"images": [], "calls": 0, "stop": 0}
 
-    def watched(self, *args, **given):
+    def watched(self, part, known=None):
         log["calls"] += 1
         if log["calls"] == log["stop"]:
             raise KeyboardInterrupt
-        log["images"] += range(given["first"], given["first"] + given["n"])
-        return call(self, *args, **given)
+        log["images"] += range(part.first, part.first + len(part.asked))
+        return draw(self, part, known)
 
-    monkeypatch.setattr(Pipeline, "__call__", watched)
+    monkeypatch.setattr(Pipeline, "drawn", watched)
     return log
 
 

@@ -363,15 +363,15 @@ def test_what_is_no_picture_is_named(llama, tmp_path, monkeypatch):
 
 
 def test_an_edit_is_made_of_public_calls(llama, monkeypatch):
-    """Of a pipeline it needs `encode`, `codes` and `decode`, which anyone may call."""
+    """Of a pipeline it needs `encode`, `drawn` and `decode`, which anyone may call."""
     image, calls = fitting(llama), []
-    for name in ("encode", "codes", "decode"):
+    for name in ("encode", "drawn", "decode"):
         real = getattr(llama, name)
         monkeypatch.setattr(
             llama, name, lambda *a, _n=name, _f=real, **k: (calls.append(_n), _f(*a, **k))[1]
         )
     edited = llama.edit(image, lower_right(image), seed=np.int64(3), n=torch.tensor(2))
-    assert calls == ["encode", "codes", "decode", "decode"]
+    assert calls == ["encode", "drawn", "decode", "decode"]
     assert [e.info["smalti"]["index"] for e in edited] == [0, 1]
     wanted = editing.edit(llama, image, lower_right(image), seed=3, n=2)
     assert np.array_equal(array(edited), array(wanted))
@@ -497,13 +497,13 @@ def test_windows_cover_the_canvas_and_each_sees_a_patch(extend):
 
 
 def test_no_window_draws_with_the_noise_of_another(llama, monkeypatch):
-    seeds, stream = [], llama._stream
+    seeds, draw = [], llama.drawn
 
-    def spy(part, seed, *rest):
-        seeds.append(seed)
-        return stream(part, seed, *rest)
+    def spy(part, *rest):
+        seeds.append(part.seed)
+        return draw(part, *rest)
 
-    monkeypatch.setattr(llama, "_stream", spy)
+    monkeypatch.setattr(llama, "drawn", spy)
     image = fitting(llama)
     llama.edit(image, lower_right(image), extend={"left": 4, "bottom": 4}, seed=7)
     assert seeds[0] == 7 and len(set(seeds)) == 4

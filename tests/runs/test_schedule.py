@@ -69,7 +69,7 @@ REPRS = {
 """Of all recipes before schedules followed, apart from eval_every: 16 digits of the sha256."""
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", REPRS)
 def test_recipes_are_what_they_were(name):
     text = re.sub(r"eval_every=\d+", "eval_every=0", repr(RECIPES[name]()))
     text = text.replace(", on_changed='stop'", "")  # fields that came later

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, make_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,112 +46,151 @@ def chosen(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+FLAT = arg(name="")
+"""A group of options, each under its own name."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What images are drawn for."""
+
+    classes: Annotated[tuple[str, ...], arg(aliases=["--class"])] = ()
+    """Ids or names, drawn in turn; default: all."""
+    text: tuple[str, ...] = ()
+    """Prompts, drawn in turn, for a pipeline that draws from texts."""
+    prompts: Path | None = None
+    """A text file with a prompt on each line, after those of --text."""
+    negative: str | None = None
+    """A prompt that guidance leads away from."""
+
+    def named(self) -> dict[str, Any]:
+        """As a pipeline takes them."""
+        from smalti.text.prompts import read_prompts
+
+        texts = [*self.text, *(read_prompts(self.prompts) if self.prompts is not None else ())]
+        return {
+            "classes": self.classes or None,
+            "text": texts or None,
+            "negative": self.negative,
+        }
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images as pictures."""
+
+    n: int | None = None
+    """Number of images; default: one of each class or prompt."""
+    out: Path = OUT
+    """A .png file gets all images as a grid, with a column for each class or prompt under
+    its name; any other name is a folder, one PNG per image."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Images in one file."""
+
+    count: int | None = None
+    """With --npz: how many images. Classes or prompts are interleaved: image i has number
+    i modulo how many there are, so that every part of the file is as mixed as all of it."""
+    npz: Path | None = None
+    """An .npz file as evaluations take it (arr_0 uint8 (N, H, W, 3), arr_1 the classes), with
+    a .json file beside it. A drawing that was cut off goes on; processes of torchrun share
+    the work, and with as many threads each the file is the same."""
+    balanced: bool = False
+    """With --npz: exactly as many images of each class or prompt; --count must then be a
+    multiple of their number. Without it some have one more than others."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Which images of a request, and how many at a time."""
+
+    seed: int = 0
+    """Random seed."""
+    first: int = 0
+    """Number of the first image: image i of a seed is always the same."""
+    batch: int = 64
+    """Images drawn at a time."""
+    like: Path | None = None
+    """A PNG of one image that smalti drew: draw it again."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a command that draws runs, and how it reports."""
+
+    device: Device = "auto"
+    """Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps."""
+    dtype: Dtype = "auto"
+    """Of the generator's weights: float32, bfloat16, float16, or auto, which is bfloat16
+    where the device is faster in it and float32 elsewhere."""
+    json: bool = False
+    """Print files and settings on standard output."""
+
+
 def sample(
     pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
-    classes: Annotated[tuple[str, ...], arg(aliases=["--class"])] = (),
-    text: tuple[str, ...] = (),
-    prompts: Path | None = None,
-    negative: str | None = None,
-    n: int | None = None,
-    out: Path = OUT,
-    count: int | None = None,
-    npz: Path | None = None,
-    balanced: bool = False,
+    conditions: Annotated[Conditions, FLAT] = Conditions(),  # noqa: B008 - it is frozen, as all are
+    pictures: Annotated[Pictures, FLAT] = Pictures(),  # noqa: B008
+    archive: Annotated[Archive, FLAT] = Archive(),  # noqa: B008
+    numbers: Annotated[Numbers, FLAT] = Numbers(),  # noqa: B008
+    run: Annotated[Run, FLAT] = Run(),  # noqa: B008
     settings: Any = None,
-    seed: int = 0,
-    first: int = 0,
-    batch: int = 64,
-    like: Path | None = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    json: bool = False,
 ) -> None:
     """Draw images from a pipeline. Settings not given are the pipeline's own.
 
     Args:
         pipeline: Folder or Hugging Face hub id.
-        classes: Ids or names, drawn in turn; default: all.
-        text: Prompts, drawn in turn, for a pipeline that draws from texts.
-        prompts: A text file with a prompt on each line, after those of --text.
-        negative: A prompt that guidance leads away from.
-        n: Number of images; default: one of each class or prompt.
-        out: A .png file gets all images as a grid, with a column for each class or prompt under
-            its name; any other name is a folder, one PNG per image.
-        count: With --npz: how many images. Classes or prompts are interleaved: image i has number
-            i modulo how many there are, so that every part of the file is as mixed as all of it.
-        npz: An .npz file as evaluations take it (arr_0 uint8 (N, H, W, 3), arr_1 the classes), with
-            a .json file beside it. A drawing that was cut off goes on; processes of torchrun share
-            the work, and with as many threads each the file is the same.
-        balanced: With --npz: exactly as many images of each class or prompt; --count must then be a
-            multiple of their number. Without it some have one more than others.
-        seed: Random seed.
-        first: Number of the first image: image i of a seed is always the same.
-        batch: Images drawn at a time.
-        like: A PNG of one image that smalti drew: draw it again.
-        device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
-        dtype: Of the generator's weights: float32, bfloat16, float16, or auto, which is bfloat16
-            where the device is faster in it and float32 elsewhere.
-        json: Print files and settings on standard output.
     """
-    from functools import partial
-
-    from smalti.config import written
     from smalti.loading import load
-    from smalti.text.prompts import read_prompts
 
-    texts = [*text, *(read_prompts(prompts) if prompts is not None else ())]
-    request = {"classes": classes or None, "text": texts or None, "negative": negative}
-    changes = chosen(settings)
-    if (count is None) != (npz is None) or (balanced and npz is None):
+    named, changes = conditions.named(), chosen(settings)
+    if (archive.count is None) != (archive.npz is None) or (archive.balanced and not archive.npz):
         raise ValueError("--count N and --npz FILE go together, and --balanced with them")
-    if npz is not None and count is not None:
-        if n is not None or like is not None or out != OUT:
+    if archive.npz is not None:
+        if pictures != Pictures() or numbers.like is not None:
             raise ValueError("--n, --out and --like are for pictures, not for --npz")
-        given = {"seed": seed, "first": first, "batch": batch, "balanced": balanced, **changes}
-        sample_npz(pipeline, npz, count, request, given, (device, dtype), json)
+        sample_npz(pipeline, archive, numbers, named | changes, run)
         return
-    check_place(out)
-    pipe = load(pipeline, device, dtype)
-    if like is not None:
-        tag = read_tag(like, pipe.fingerprint)
-        # a setting that the picture does not name was unknown when it was drawn, so at its default
-        usual = written(type(pipe.sampling)())
-        changes = {name: tag.get(name, value) for name, value in usual.items()} | changes
-        n, seed, first = 1, tag["seed"], tag["index"]
-        request = {k: tag[k] for k in ("text", "negative") if k in tag}
-        request |= {"classes": [tag["class"]]} if "class" in tag else {}
+    check_place(pictures.out)
+    pipe = load(pipeline, run.device, run.dtype)
+    if numbers.like is not None:
+        tag = read_tag(numbers.like, pipe.fingerprint)
+        wanted, n, first = as_drawn(tag) | changes, 1, tag["index"]
     else:
-        n = n if n is not None else max(1, len(texts or classes or pipe.classes))
-    finish(partial(pipe, seed=seed, **request, **changes), out, n, first, batch, json)
+        each = len(named["text"] or named["classes"] or pipe.classes)
+        wanted, n, first = {"seed": numbers.seed, **named, **changes}, pictures.n, numbers.first
+        n = max(1, each) if n is None else n
+    began, images = time.monotonic(), list[Any]()
+    for number, count in batches(n, first, numbers.batch, pictures.out):
+        images += pipe(n=count, first=number, batch=numbers.batch, **wanted)
+    finish(images, pictures.out, time.monotonic() - began, run.json)
 
 
 def sample_npz(
-    pipeline: str,
-    npz: Path,
-    count: int,
-    request: dict[str, Any],
-    given: dict[str, Any],
-    place: tuple[str, str],
-    json: bool,
+    pipeline: str, archive: Archive, numbers: Numbers, wanted: dict[str, Any], run: Run
 ) -> None:
-    """`smalti sample --npz`, on all processes; the main one says what became of it. `place` are
-    device and dtype."""
+    """`smalti sample --npz`, on all processes; the main one says what became of it."""
     from smalti.loading import load
     from smalti.pipeline.npz import draw_npz
     from smalti.train.parallel import start, stop
 
+    assert archive.npz is not None and archive.count is not None
+    npz, count, began = archive.npz, archive.count, time.monotonic()
     check_output(npz)
-    (device, dtype), began = place, time.monotonic()
-    world = start(device)
+    given = {k: getattr(numbers, k) for k in ("seed", "first", "batch")}
+    world = start(run.device)
     try:
-        pipe = load(pipeline, world.device, dtype)
-        drawn = draw_npz(pipe, npz, count, request, world=world, **given)
+        pipe = load(pipeline, world.device, run.dtype)
+        balanced = archive.balanced
+        drawn = draw_npz(pipe, npz, count, balanced=balanced, world=world, **given, **wanted)
     finally:
         stop()
     if not world.main:
         return
     seconds = time.monotonic() - began
-    if json:
+    if run.json:
         show({"file": str(npz), "count": count, "drawn": drawn, "seconds": seconds})
     else:
         before = f", {count - drawn} of them before" if drawn < count else ""
@@ -172,94 +211,118 @@ def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
     return tag
 
 
+def as_drawn(tag: dict[str, Any]) -> dict[str, Any]:
+    """What a picture was drawn for and how, as a pipeline takes it. A setting that its tag does not
+    name was unknown when it was drawn, so at its default."""
+    from smalti.config import written
+    from smalti.pipeline.sampling import Sampling
+
+    settings = {name: tag.get(name, value) for name, value in written(Sampling()).items()}
+    conditions = {name: tag[name] for name in ("text", "negative") if name in tag}
+    conditions |= {"classes": [tag["class"]]} if "class" in tag else {}
+    return {"seed": tag["seed"], **conditions, **settings}
+
+
+@dataclass(frozen=True)
+class Original:
+    """The picture that is edited."""
+
+    image: Path
+    """Picture; one of another size than the model's is resized and cropped to its middle."""
+    mask: Path | None = None
+    """Picture of the same size. Where it has transparency, what is transparent is painted
+    anew, whatever its colours; of any other, what is white. The rest is kept."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the painted part is drawn for."""
+
+    classes: Annotated[tuple[str, ...], arg(name="class", aliases=["--classes"])] = ()
+    """Ids or names, drawn in turn; default: without a class."""
+    text: tuple[str, ...] = ()
+    """Prompts, drawn in turn, for a pipeline that draws from texts; default: without a text."""
+    negative: str | None = None
+    """A prompt that guidance leads away from."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """What lies around the painted part."""
+
+    extend: str | None = None
+    """Pixels to add at the sides, such as left=16,top=8, at the model's size."""
+    keep_pixels: bool = False
+    """What is kept comes back bit by bit, with a seam inside the painted part,
+    instead of as the tokenizer's reconstruction."""
+
+
+@dataclass(frozen=True)
+class Edited:
+    """Which pictures are drawn, and where they are written."""
+
+    n: int | None = None
+    """Number of pictures; default: one of each class or prompt."""
+    out: Path = Path("edited.png")
+    """A .png file gets all pictures as a grid, with a column for each class or prompt under
+    its name; any other name is a folder, one PNG per picture."""
+    seed: int = 0
+    """Random seed."""
+    first: int = 0
+    """Number of the first picture: picture i of a seed is always the same."""
+    batch: int = 64
+    """Pictures drawn at a time."""
+
+
 def edit(
     pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
-    image: Path,
-    mask: Path | None = None,
-    classes: Annotated[tuple[str, ...], arg(name="class", aliases=["--classes"])] = (),
-    text: tuple[str, ...] = (),
-    negative: str | None = None,
-    extend: str | None = None,
-    keep_pixels: bool = False,
-    n: int | None = None,
-    out: Path = Path("edited.png"),
+    original: Annotated[Original, FLAT],
+    subject: Annotated[Subject, FLAT] = Subject(),  # noqa: B008 - it is frozen, as all are
+    around: Annotated[Around, FLAT] = Around(),  # noqa: B008
+    edited: Annotated[Edited, FLAT] = Edited(),  # noqa: B008
+    run: Annotated[Run, FLAT] = Run(),  # noqa: B008
     settings: Any = None,
-    seed: int = 0,
-    first: int = 0,
-    batch: int = 64,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    json: bool = False,
 ) -> None:
     """Paint a part of a picture anew, or go on beyond its edges.
 
     Args:
         pipeline: Folder or Hugging Face hub id.
-        image: Picture; one of another size than the model's is resized and cropped to its middle.
-        mask: Picture of the same size. Where it has transparency, what is transparent is painted
-            anew, whatever its colours; of any other, what is white. The rest is kept.
-        classes: Ids or names, drawn in turn; default: without a class.
-        text: Prompts, drawn in turn, for a pipeline that draws from texts; default: without a text.
-        negative: A prompt that guidance leads away from.
-        extend: Pixels to add at the sides, such as left=16,top=8, at the model's size.
-        keep_pixels: What is kept comes back bit by bit, with a seam inside the painted part,
-            instead of as the tokenizer's reconstruction.
-        n: Number of pictures; default: one of each class or prompt.
-        out: A .png file gets all pictures as a grid, with a column for each class or prompt under
-            its name; any other name is a folder, one PNG per picture.
-        seed: Random seed.
-        first: Number of the first picture: picture i of a seed is always the same.
-        batch: Pictures drawn at a time.
-        device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
-        dtype: Of the generator's weights: float32, bfloat16, float16, or auto, which is bfloat16
-            where the device is faster in it and float32 elsewhere.
-        json: Print files and settings on standard output.
     """
-    check_place(out)
+    check_place(edited.out)
     from smalti.loading import load
     from smalti.pipeline.editing import Extend
 
-    sides = None if extend is None else Extend.parse(extend)
-    pipe = load(pipeline, device, dtype)
-
-    def draw(**part: int) -> list[Any]:
-        return pipe.edit(
-            image,
-            mask,
-            classes=classes or None,
-            text=text or None,
-            negative=negative,
-            extend=sides,
-            keep_pixels=keep_pixels,
-            seed=seed,
-            **part,
-            **chosen(settings),
-        )
-
-    finish(draw, out, max(1, len(text or classes)) if n is None else n, first, batch, json)
+    task = {"mask": original.mask, "keep_pixels": around.keep_pixels}
+    task["extend"] = None if around.extend is None else Extend.parse(around.extend)
+    wanted = {name: value or None for name, value in asdict(subject).items()}
+    wanted |= {"seed": edited.seed, **chosen(settings)}
+    pipe = load(pipeline, run.device, run.dtype)
+    n = max(1, len(subject.text or subject.classes)) if edited.n is None else edited.n
+    began, images = time.monotonic(), list[Any]()
+    for number, count in batches(n, edited.first, edited.batch, edited.out):
+        part = {"n": count, "first": number, "batch": edited.batch}
+        images += pipe.edit(original.image, **task, **wanted, **part)
+    finish(images, edited.out, time.monotonic() - began, run.json)
 
 
-def finish(
-    draw: Callable[..., list[Any]],
-    out: Path,
-    n: int,
-    first: int,
-    batch: int,
-    json: bool,
-) -> None:
-    """Draw images first ... first + n - 1 by `draw(n=, first=)`, write them and say so."""
+def batches(n: int, first: int, batch: int, out: Path) -> Iterator[tuple[int, int]]:
+    """Images first ... first + n - 1 batch by batch: the number of the first, and how many.
+    Conditions go by the image's number, so parts of a request join up.
+
+    Raises ValueError for bad numbers, and if the images in `out` would replace somebody's files.
+    """
     if n < 1 or batch < 1 or first < 0:
         raise ValueError(
             f"--n and --batch must be at least 1 and --first 0 or more, got {n}, {batch}, {first}"
         )
     if out.suffix.lower() != ".png":
         check_numbers(out, range(first, first + n))
-    began = time.monotonic()
-    images: list[Any] = []
     for start in track(range(0, n, batch), "drawing", scale=batch, of=n):
-        # conditions go by the image's number, so parts of a request join up
-        images += draw(n=min(batch, n - start), first=first + start, batch=batch)
-    seconds = time.monotonic() - began
+        yield first + start, min(batch, n - start)
+
+
+def finish(images: Sequence[Any], out: Path, seconds: float, json: bool) -> None:
+    """Write images that were drawn in so many seconds, and say so."""
     files = write(images, out)
     speed = len(images) / seconds
     if json:

@@ -202,7 +202,7 @@ def _draw(
 
     given = {"seed": options.seed, "batch": options.batch, "balanced": options.balanced}
     try:
-        draw_npz(pipe, file, count, request, **given, **sampling)
+        draw_npz(pipe, file, count, **request, **given, **sampling)
     except KeyboardInterrupt:
         if options.keep is None:
             raise KeyboardInterrupt("stopped; --keep FILE.npz would keep pictures") from None

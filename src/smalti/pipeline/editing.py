@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -22,14 +22,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from smalti.arguments import plain, whole
+from smalti.arguments import plain
 from smalti.codes import TokenSpec
 from smalti.config import did_you_mean
 from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part
 from smalti.engine.step import Known
-from smalti.pipeline.pipeline import Classes, Pipeline
-from smalti.pipeline.request import Part, nothing, parts
+from smalti.pipeline.facts import Json
+from smalti.pipeline.pipeline import Pipeline
+from smalti.pipeline.request import Drawing, Part, Wanted, divided, nothing
+from smalti.tokenizers.base import ImageTokenizer
 
 ALWAYS_KNOWN = 3
 """A coarse scale of so few positions is known entirely, as VAR has it: it is a mean colour."""
@@ -40,16 +42,12 @@ def edit(
     image: Picture,
     mask: Picture | None = None,
     *,
-    classes: Classes | None = None,
-    text: str | Sequence[str] | None = None,
-    negative: str | Sequence[str] | None = None,
     extend: Mapping[str, int] | None = None,
     keep_pixels: bool = False,
     n: int | None = None,
-    seed: int = 0,
     first: int = 0,
     batch: int = 64,
-    **sampling: Any,
+    **wanted: Unpack[Wanted],
 ) -> list[Image.Image]:
     """Paint a part of a picture anew, or go on beyond its edges; the other arguments are those of
     `Pipeline.__call__`.
@@ -61,34 +59,35 @@ def edit(
         mask: of the image's size. Where it has transparency, what is transparent (alpha below 128)
             is painted anew, whatever its colours; of any other mask what is white (above 127, or
             True). A patch with any such pixel is drawn.
-        classes, text: None draws without a condition.
         extend: pixels to add at left, right, top and bottom, at the model's size.
         keep_pixels: what is kept comes back as it is, with a seam inside the painted part, instead
             of as the tokenizer's reconstruction.
+        classes, text: None draws without a condition.
     Raises ValueError naming what is allowed.
     """
-    pipe.settings(sampling).check(pipe.model)
-    seed = whole(seed, "seed")
-    if classes is not None or text is not None:
-        asked = pipe.asked(classes=classes, text=text, negative=negative)
-    else:
-        asked = nothing(pipe.text is not None, negative)
-        sampling = sampling if negative is not None else _without_guidance(pipe, sampling)
+    drawing = _drawing(pipe, wanted)
     task = plan(pipe.tokenizer, image, mask, extend, keep_pixels)
     images: list[Image.Image] = []
-    for part in parts(asked, n, first, batch):
-        drawn = paint(pipe, task, part, seed, sampling)
-        images += pipe.tagged(drawn, part, seed, sampling, edit=task.tag())
+    for part in drawing.parts(n, first, batch):
+        images += pipe.tagged(paint(pipe, task, part), part, edit=task.tag())
     return images
 
 
-def _without_guidance(pipe: Pipeline, sampling: dict[str, Any]) -> dict[str, Any]:
-    """Settings without a condition. Raises ValueError if they ask for guidance: it would lead away
-    from nothing to nothing."""
-    if sampling.get("guidance", 1.0) != 1.0:
+def _drawing(pipe: Pipeline, wanted: Wanted) -> Drawing:
+    """What is asked for, which may be nothing. Raises ValueError for settings that cannot be, and
+    for guidance that would lead away from nothing to nothing."""
+    given, how = divided(wanted)
+    negative = given.get("negative")
+    conditioned = given.get("classes") is not None or given.get("text") is not None
+    asked = pipe.asked(**given) if conditioned else nothing(pipe.text is not None, negative)
+    drawing = pipe.drawing(asked, **how)
+    drawing.sampling.check(pipe.model)
+    if conditioned or negative is not None:
+        return drawing
+    if (guidance := how.get("guidance", 1.0)) != 1.0:
         what = "a class" if pipe.text is None else "a text"
-        raise ValueError(f"guidance {sampling['guidance']} needs {what} to lead to")
-    return sampling | {"guidance": 1.0}
+        raise ValueError(f"guidance {guidance} needs {what} to lead to")
+    return replace(drawing, sampling=drawing.sampling.changed(guidance=1.0))
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class Edit:
     patch: tuple[int, int]
     """Height and width of a patch in pixels."""
 
-    def tag(self) -> dict[str, Any]:
+    def tag(self) -> dict[str, Json]:
         """What a picture's metadata say of its edit; image and mask by their hash."""
         found = {"image": _hash(self.pixels)}
         found |= {"mask": _hash(self.painted)} if self.painted.any() else {}
@@ -156,7 +155,7 @@ class Edit:
 
 
 def plan(
-    tokenizer: Any,
+    tokenizer: ImageTokenizer,
     image: Picture,
     mask: Picture | None,
     extend: Mapping[str, int] | None,
@@ -167,7 +166,7 @@ def plan(
     Raises ValueError for pictures that cannot be read, that are too small or do not fit each other,
     for a mask of nothing or of everything, and for an extension beyond what the model has.
     """
-    size, (h, w) = tuple(tokenizer.config.size), tokenizer.spec.grids[-1]
+    size, (h, w) = tokenizer.size, tokenizer.spec.grids[-1]
     patch, sides = (size[0] // h, size[1] // w), Extend.of(extend)
     _check_extend(sides, size, patch)
     as_is = opened(image, "the image")
@@ -276,11 +275,11 @@ def _hash(x: Tensor) -> str:
     return hashlib.sha256(x.numpy().tobytes()).hexdigest()[:16]
 
 
-def paint(pipe: Pipeline, edit: Edit, part: Part, seed: int, sampling: dict[str, Any]) -> Tensor:
+def paint(pipe: Pipeline, edit: Edit, part: Part) -> Tensor:
     """Carry out an edit for B images: uint8 (B, 3, top + H + bottom, left + W + right)."""
     start, painted = edit.pixels.to(pipe.device), edit.painted.to(pipe.device)
     if painted.any():
-        images = _redraw(start, ~painted, pipe, part, seed, sampling)
+        images = _redraw(start, ~painted, pipe, part)
     else:
         images = pipe.decode(pipe.encode(start)).expand(len(part.asked), -1, -1, -1)
     if edit.keep_pixels:
@@ -293,20 +292,14 @@ def paint(pipe: Pipeline, edit: Edit, part: Part, seed: int, sampling: dict[str,
     for number, (y, x) in enumerate(e.windows(), 1):
         place = (slice(e.top + y, e.top + y + height), slice(e.left + x, e.left + x + width))
         window, keep = images[..., *place], known[place]
-        drawn = _redraw(window, keep, pipe, part, window_seed(seed, number), sampling)
+        again = part._replace(seed=window_seed(part.seed, number))
+        drawn = _redraw(window, keep, pipe, again)
         images[..., *place] = seam(drawn, window, keep, _width(edit))
         known[place] = True
     return images
 
 
-def _redraw(
-    images: Tensor,
-    keep: Tensor,
-    pipe: Pipeline,
-    part: Part,
-    seed: int,
-    sampling: dict[str, Any],
-) -> Tensor:
+def _redraw(images: Tensor, keep: Tensor, pipe: Pipeline, part: Part) -> Tensor:
     """Images (B or 1, 3, H, W) with all patches drawn anew but those that lie in `keep` (H, W),
     (B, 3, H, W)."""
     spec, count = pipe.tokenizer.spec, len(part.asked)
@@ -316,8 +309,7 @@ def _redraw(
     codes = torch.cat([pipe.encode(image[None]) for image in images])
     mask = known_positions(spec, cells[None])
     known = Known(codes.expand(count, *codes.shape[1:]), mask.expand(count, -1))
-    drawn = pipe.codes(part.asked, seed=seed, first=part.first, known=known, **sampling)
-    return torch.cat([pipe.decode(row[None]) for row in drawn])
+    return torch.cat([pipe.decode(row[None]) for row in pipe.drawn(part, known)])
 
 
 def _width(edit: Edit) -> int:

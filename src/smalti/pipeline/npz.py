@@ -12,7 +12,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -31,8 +31,10 @@ from smalti.files import (
     replacing,
     write_json,
 )
+from smalti.pipeline.coded import short
+from smalti.pipeline.facts import Json
 from smalti.pipeline.pipeline import Pipeline
-from smalti.pipeline.request import Asked
+from smalti.pipeline.request import Drawing, Part, Wanted, divided
 from smalti.progress import track
 from smalti.train.parallel import World, locked, on_main, wait
 
@@ -44,73 +46,66 @@ def draw_npz(
     pipe: Pipeline,
     out: Path,
     count: int,
-    request: dict[str, Any],
     *,
-    seed: int = 0,
     first: int = 0,
     batch: int = 64,
     balanced: bool = False,
     world: World | None = None,
-    **sampling: Any,
+    **wanted: Unpack[Wanted],
 ) -> int:
     """Draw `count` images into the .npz file `out`, and return how many of them were drawn now.
 
-    `request` are conditions as `Pipeline.__call__` takes them, in turn; `balanced` insists on as
-    many images of each. The file holds arr_0, uint8 (count, H, W, 3), and for classes arr_1, int64
+    The other arguments are those of `Pipeline.__call__`; `balanced` insists on as many images of
+    each class or prompt. The file holds arr_0, uint8 (count, H, W, 3), and for classes arr_1, int64
     (count,); the .json file beside it says how they were drawn. Until it is there parts wait in the
     folder `out`.parts. Called by all processes of `world`.
     Raises ValueError for numbers that cannot be, if a file or parts of other settings are there,
     and while another process draws the file; KeyboardInterrupt says how many images there are.
     """
-    out, asked, world = expand(out), pipe.asked(**request), world or World(0, 1, pipe.device)
+    given, how = divided(wanted)
+    out, asked, world = expand(out), pipe.asked(**given), world or World(0, 1, pipe.device)
     _check(out, len(asked), count, first, batch, balanced)
-    numbers = {"count": count, "seed": seed, "first": first, "batch": batch}
+    drawing = pipe.drawing(asked, **how)
+    numbers = {"count": count, "seed": drawing.seed, "first": first, "batch": batch}
     numbers = {name: whole(value, name) for name, value in numbers.items()}
-    settings = numbers | _told(pipe, asked, sampling)
-    height, width = pipe.tokenizer.config.size
-    parts = Parts(out.with_name(out.name + ".parts"), count, batch, height, width)
-    if _finished(out, parts.folder, settings):
+    parts = drawing.parts(count, first, batch)
+    settings = numbers | _told(pipe, drawing)
+    folder = Folder(out.with_name(out.name + ".parts"), *pipe.tokenizer.size)
+    if _finished(out, folder.path, settings):
         return 0
     with locked(world, out.with_name(f".{out.name}{LOCK}"), out):
-        labels = [a["class"] for a in asked if "class" in a]
-        turns = [labels[(first + i) % len(labels)] for i in range(count)] if labels else []
-        return _drawn(pipe, out, parts, settings, turns, world, **request, **sampling)
+        on_main(world, lambda: begin_parts(folder.path, settings, PART, "parts of a drawing"))
+        missing = [part for part in parts if not folder.has(part)]
+        wait(world)  # nobody draws before all have looked
+        try:
+            _draw(pipe, missing, folder, world)
+            if world.main:
+                write_json(out.with_suffix(".json"), settings)  # first: by it the other is known
+                _join(parts, folder, out)
+                remove_files(folder.path, PART, SETTINGS)
+        except KeyboardInterrupt:
+            have = _images([part for part in parts if folder.has(part)])
+            raise KeyboardInterrupt(
+                f"stopped; {have} of {count} images are drawn, the same command goes on with the "
+                "rest"
+            ) from None
+    return _images(missing)
 
 
-def _drawn(
-    pipe: Pipeline,
-    out: Path,
-    parts: Parts,
-    settings: dict[str, Any],
-    labels: list[int],
-    world: World,
-    **given: Any,
-) -> int:
-    """Draw the parts that are missing, join all, and return how many images were drawn."""
-    count, batch, first = parts.count, parts.batch, settings["first"]
-    on_main(world, lambda: begin_parts(parts.folder, settings, PART, "parts of a drawing"))
-    missing = [start for start in range(0, count, batch) if not parts.has(start)]
-    wait(world)  # nobody draws before all have looked
-    mine, ours = missing[world.rank :: world.size], sum(map(parts.length, missing))
-    try:
-        for start in (
-            track(mine, "drawing", scale=batch * world.size, of=ours) if world.main else mine
-        ):
-            n = parts.length(start)
-            at = {"n": n, "first": first + start, "seed": settings["seed"], "batch": n}
-            images = pipe(**given, **at)
-            parts.write(start, np.stack([np.asarray(image) for image in images]))
-        wait(world)
-        if world.main:
-            write_json(out.with_suffix(".json"), settings)  # first: by it the other one is known
-            _join(parts, labels, out)
-            remove_files(parts.folder, PART, SETTINGS)
-    except KeyboardInterrupt:
-        have = sum(parts.length(s) for s in range(0, count, batch) if parts.has(s))
-        raise KeyboardInterrupt(
-            f"stopped; {have} of {count} images are drawn, the same command goes on with the rest"
-        ) from None
-    return sum(map(parts.length, missing))
+def _draw(pipe: Pipeline, missing: list[Part], folder: Folder, world: World) -> None:
+    """Draw the parts that are missing, this process its share of them."""
+    mine = missing[world.rank :: world.size]
+    if world.main and mine:
+        scale, ours = len(mine[0].asked) * world.size, _images(missing)
+        mine = track(mine, "drawing", scale=scale, of=ours)
+    for part in mine:
+        images = pipe.decode(pipe.drawn(part))  # (n, 3, H, W)
+        folder.write(part, images.permute(0, 2, 3, 1).cpu().numpy())
+    wait(world)
+
+
+def _images(parts: list[Part]) -> int:
+    return sum(len(part.asked) for part in parts)
 
 
 def _check(out: Path, turns: int, count: int, first: int, batch: int, balanced: bool) -> None:
@@ -130,21 +125,21 @@ def _check(out: Path, turns: int, count: int, first: int, batch: int, balanced: 
         )
 
 
-def _told(pipe: Pipeline, asked: list[Asked], changes: dict[str, Any]) -> dict[str, Any]:
-    """What the images depend on beside their numbers, as JSON values."""
-    settings = pipe.settings(changes)
-    settings.check(pipe.model)
-    if "class" in asked[0]:
-        about = {"classes": [a["class"] for a in asked], "class_names": pipe.classes}
+def _told(pipe: Pipeline, drawing: Drawing) -> dict[str, Json]:
+    """What the images depend on beside their numbers."""
+    drawing.sampling.check(pipe.model)
+    asked = drawing.asked
+    if pipe.text is None:
+        about = {"classes": [a.get("class") for a in asked], "class_names": pipe.classes}
     else:
-        about = {key: [a[key] for a in asked] for key in asked[0]}
+        about = {key: [a.get(key) for a in asked] for key in asked[0]}
     return {
         **about,
         "pipeline": pipe.fingerprint,
-        "size": list(pipe.tokenizer.config.size),
-        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "size": list(pipe.tokenizer.size),
+        "dtype": short(pipe.dtype),
         "device": pipe.device.type,
-        "sampling": to_dict(settings),
+        "sampling": to_dict(drawing.sampling),
         "versions": {"smalti": __version__, "torch": str(torch.__version__)},
     }
 
@@ -154,7 +149,7 @@ def is_own(out: Path) -> bool:
     return is_json_of(out.with_suffix(".json"), ("pipeline", "count"))
 
 
-def _finished(out: Path, folder: Path, settings: dict[str, Any]) -> bool:
+def _finished(out: Path, folder: Path, settings: dict[str, Json]) -> bool:
     """Whether `out` is there. Raises ValueError if it, or what there is of it in `folder`, has
     other settings, and for files of something else."""
     beside, begun = out.with_suffix(".json"), folder / SETTINGS
@@ -169,64 +164,59 @@ def _finished(out: Path, folder: Path, settings: dict[str, Any]) -> bool:
         if old != new:
             where = folder if told is begun else out
             raise ValueError(
-                f"{where} was drawn with {name} {_short(old)}, now it is {_short(new)}: "
+                f"{where} was drawn with {name} {_cut(old)}, now it is {_cut(new)}: "
                 "give the same settings or another name, or remove it"
             )
     return told is beside
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+def _flat(settings: dict[str, Json]) -> dict[str, Json]:
     """Settings and those of their groups under one name each."""
     groups = [settings, *(value for value in settings.values() if isinstance(value, dict))]
     return {k: v for group in groups for k, v in group.items() if not isinstance(v, dict)}
 
 
-def _short(value: Any) -> str:
+def _cut(value: Json) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A folder of finished parts: the pixels, row by row, of up to `batch` images each."""
+class Folder:
+    """A folder of finished parts: the pixels of their images, row by row."""
 
-    folder: Path
-    count: int
-    batch: int
+    path: Path
     height: int
     width: int
 
-    def length(self, start: int) -> int:
-        """The number of images of the part that begins with number `start`."""
-        return min(self.batch, self.count - start)
+    def file(self, part: Part) -> Path:
+        return self.path / f"{part.offset:09d}.rgb"
 
-    def path(self, start: int) -> Path:
-        return self.folder / f"{start:09d}.rgb"
+    def has(self, part: Part) -> bool:
+        file, size = self.file(part), len(part.asked) * self.height * self.width * 3
+        return file.is_file() and file.stat().st_size == size
 
-    def has(self, start: int) -> bool:
-        path, size = self.path(start), self.length(start) * self.height * self.width * 3
-        return path.is_file() and path.stat().st_size == size
-
-    def write(self, start: int, pixels: np.ndarray) -> None:
+    def write(self, part: Part, pixels: np.ndarray) -> None:
         """Write uint8 pixels (n, H, W, 3) onto the disk, or nothing."""
-        with replacing(self.path(start)) as temporary, open(temporary, "wb") as file:
-            file.write(pixels.data)
+        with replacing(self.file(part)) as temporary, open(temporary, "wb") as file:
+            file.write(np.ascontiguousarray(pixels).data)
             file.flush()
             os.fsync(file.fileno())
 
 
-def _join(parts: Parts, labels: list[int], out: Path) -> None:
+def _join(parts: list[Part], folder: Folder, out: Path) -> None:
     """Write the .npz file of all parts, one in memory at a time; its bytes depend on nothing else.
 
     The name of an array in the archive has no date, so that equal images give equal files.
     """
-    shape = (parts.count, parts.height, parts.width, 3)
+    shape = (_images(parts), folder.height, folder.width, 3)
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    labels = [asked["class"] for part in parts for asked in part.asked if "class" in asked]
     with replacing(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, parts.count, parts.batch):
-                file.write(parts.path(start).read_bytes())
+            for part in parts:
+                file.write(folder.file(part).read_bytes())
         if labels:
             with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as file:
                 np.lib.format.write_array(file, np.array(labels, np.int64))

@@ -12,46 +12,52 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Unpack
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from smalti.arguments import choose_number, fitting, refuse_unknown, several, whole
-from smalti.codes import Cond, TokenSpec
+from smalti.codes import TokenSpec
 from smalti.config import settings_of, to_dict
-from smalti.data.decode import Picture, opened, to_rgb
-from smalti.data.transforms import center_part, to_float, to_uint8
+from smalti.data.decode import Picture
 from smalti.devices.named import cast, is_dtype, named_device, named_dtype
 from smalti.engine import stream
-from smalti.engine.step import Known, Step
+from smalti.engine.step import Known, Request
 from smalti.files import check_folder, expand, filling, remove_files, write_json
 from smalti.models.generator import Generator
 from smalti.modules import FILES, check_module, fingerprint, name_of, write_module
 from smalti.nn.finite import require_finite_weights
 from smalti.pictures import to_pil
-from smalti.pipeline.request import Asked, Part, parts, prompted
-from smalti.pipeline.sampling import Sampling
+from smalti.pipeline.coded import decoded, encoded, preview, short
+from smalti.pipeline.facts import Facts, Json
+from smalti.pipeline.request import (
+    Asked,
+    Classes,
+    Drawing,
+    How,
+    Part,
+    Texts,
+    Wanted,
+    divided,
+    prompted,
+    read_conditions,
+)
+from smalti.pipeline.sampling import Sampling, Settings
 from smalti.sampling.noise import Noise
+from smalti.text.encoders import TextEncoder
 from smalti.text.prompts import warn_of_long
+from smalti.tokenizers.base import ImageTokenizer
 
 ARGUMENTS = (
     *("classes", "text", "negative", "n", "seed", "first", "batch", "known"),
     *("image", "mask", "extend", "keep_pixels"),
 )
 """What calls take beside settings of drawing."""
-
-
-class Facts(dict[str, Any]):
-    """A dictionary that prints one fact a line, long ones cut."""
-
-    def __repr__(self) -> str:
-        lines = (f"{name}: {value!r}" for name, value in self.items())
-        return "\n".join(line if len(line) <= 100 else f"{line[:97]}..." for line in lines)
 
 
 class Partial(NamedTuple):
@@ -62,10 +68,6 @@ class Partial(NamedTuple):
     step: int
     """Steps done."""
     total: int
-
-
-Classes = int | str | Sequence[int | str] | np.ndarray | Tensor
-"""Numbers and names."""
 
 
 class Pipeline:
@@ -83,12 +85,12 @@ class Pipeline:
 
     def __init__(
         self,
-        tokenizer: Any,
-        model: Any,
+        tokenizer: ImageTokenizer,
+        model: Generator,
         classes: Sequence[str] = (),
         sampling: Sampling | None = None,
-        info: dict[str, Any] | None = None,
-        text: Any = None,
+        info: Mapping[str, Json] | None = None,
+        text: TextEncoder | None = None,
     ) -> None:
         if tokenizer.spec != model.spec:
             raise ValueError(
@@ -104,13 +106,13 @@ class Pipeline:
         count = sum(p.numel() for p in self.model.parameters())
         some = ", ".join(self.classes[:6]) + (", ..." if len(self.classes) > 6 else "")
         of = "texts" if self.text is not None else f"{len(self.classes)} classes ({some})"
-        (height, width), spec = self.tokenizer.config.size, self.model.spec
+        (height, width), spec = self.tokenizer.size, self.model.spec
         codes = f"of {spec.vocab}" if spec.discrete else f"of {spec.channels} numbers"
         return (
             f"Pipeline of {name_of(self.model)}, {count:,} parameters, draws {of}\n"
             f"  {width} x {height} pixels as {spec.positions} codes {codes}, by "
             f"{name_of(self.tokenizer)}\n"
-            f"  on {self.device} in {_short(self.dtype)}"
+            f"  on {self.device} in {short(self.dtype)}"
         )
 
     @property
@@ -123,7 +125,7 @@ class Pipeline:
 
     def to(
         self,
-        *places: Any,
+        *places: torch.device | torch.dtype | str | int | None,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | str | None = None,
     ) -> Pipeline:
@@ -132,7 +134,7 @@ class Pipeline:
         The tokenizer stays in float32. Names are those of `smalti.load`.
         """
         for place in places:
-            if is_dtype(place):
+            if isinstance(place, torch.dtype) or (isinstance(place, str) and is_dtype(place)):
                 dtype = place
             else:
                 device = place
@@ -152,24 +154,20 @@ class Pipeline:
 
     def __call__(
         self,
-        conditions: Any = None,
+        conditions: Classes | Texts | None = None,
         n: int | None = None,
         *,
-        classes: Classes | None = None,
-        text: str | Sequence[str] | None = None,
-        negative: str | Sequence[str] | None = None,
-        seed: int = 0,
         first: int = 0,
         batch: int = 64,
         known: Known | None = None,
-        **sampling: Any,
+        **wanted: Unpack[Wanted],
     ) -> list[Image.Image]:
         """Draw n images of the given classes or prompts, in turn.
 
         Args:
             conditions: what the pipeline draws from: the same as `classes`, or else as `text`.
-            classes: names or numbers; None takes all classes.
             n: number of images; None draws one of each class or prompt given.
+            classes: names or numbers; None takes all classes.
             text: prompts, of a pipeline that draws from texts.
             negative: what guidance leads away from, for all prompts or one for each; None leads
                 away from no text at all.
@@ -177,27 +175,47 @@ class Pipeline:
                 same whatever n and batch are.
             batch: images drawn at a time.
             known: codes that are given, (n, N) and a mask.
-            sampling: any field of `Sampling` (guidance, temperature, top_k, top_p, ...), else the
-                pipeline's default.
+            guidance, temperature, top_k, top_p, ...: any field of `Settings`, else the pipeline's
+                default.
         Each image carries in `info["smalti"]` what is needed to draw it again. Raises ValueError
         naming what is allowed.
         """
-        asked = self.asked(conditions, classes=classes, text=text, negative=negative)
         images: list[Image.Image] = []
-        for part in parts(asked, n, first, batch):
-            place = {"seed": seed, "first": part.first, "known": part.rows(known)}
-            codes = self.codes(part.asked, **place, **sampling)
-            images += self.tagged(self.decode(codes), part, seed, sampling)
+        for part in self._drawing(conditions, wanted).parts(n, first, batch):
+            codes = self.drawn(part, part.rows(known))
+            images += self.tagged(self.decode(codes), part)
         return images
+
+    def stream(
+        self,
+        conditions: Classes | Texts | None = None,
+        n: int | None = None,
+        *,
+        first: int = 0,
+        every: int | None = None,
+        known: Known | None = None,
+        **wanted: Unpack[Wanted],
+    ) -> Iterator[Partial]:
+        """The images of `__call__`, in one batch, every so many steps and at the end; by default
+        every scale, or every 16 codes."""
+        if every is None:
+            every = 16 if len(self.model.spec.grids) == 1 else 1
+        every = whole(every, "every", 1)
+        (part,) = self._drawing(conditions, wanted).parts(n, first, batch=None)
+        for step in stream(self.model, self._request(part, known)):
+            done = step.done
+            if done == step.total:
+                yield Partial(self.tagged(self.decode(step.drawn), part), done, done)
+            elif done % every == 0:
+                yield Partial(preview(self.tokenizer, step), done, step.total)
 
     def codes(
         self,
-        asked: Any,
+        asked: Sequence[Asked] | Classes | Texts,
         *,
-        seed: int = 0,
         first: int = 0,
         known: Known | None = None,
-        **sampling: Any,
+        **how: Unpack[How],
     ) -> Tensor:
         """Draw what `decode` takes, in one batch: codes (B, N, ...), or vectors (B, N, C) that
         stand for them.
@@ -205,73 +223,61 @@ class Pipeline:
         Args:
             asked: B conditions, one for each image: as `self.asked` gives them, or classes or
                 prompts themselves.
-            seed, first, sampling: as of `__call__`.
+            first, and seed and settings of drawing: as of `__call__`.
             known: codes that are given, (B, N, ...) and a mask.
         """
-        asked = several(asked)
-        if not all(isinstance(condition, dict) for condition in asked):
-            asked = self.asked(asked)
-        if not asked:
-            raise ValueError("the number of classes or prompts must be at least 1, got 0")
-        part = Part(0, whole(first, "first", 0), asked)
+        each = several(asked)
+        if not all(isinstance(condition, dict) for condition in each):
+            each = self.asked(each)
+        (part,) = self.drawing(each, **how).parts(None, 0, None)
+        return self.drawn(part._replace(first=whole(first, "first", 0)), known)
+
+    def drawn(self, part: Part, known: Known | None = None) -> Tensor:
+        """What `codes` gives, of a part of a request; `known` are the codes of its images."""
         codes = self.model.spec.empty(len(part.asked), self.device)
-        for step in self._stream(part, seed, known, sampling):
+        for step in stream(self.model, self._request(part, known)):
             codes = step.drawn
         return codes
 
-    def stream(
-        self,
-        conditions: Any = None,
-        n: int | None = None,
-        *,
-        classes: Classes | None = None,
-        text: str | Sequence[str] | None = None,
-        negative: str | Sequence[str] | None = None,
-        seed: int = 0,
-        first: int = 0,
-        every: int | None = None,
-        known: Known | None = None,
-        **sampling: Any,
-    ) -> Iterator[Partial]:
-        """The images of `__call__`, in one batch, every so many steps and at the end; by default
-        every scale, or every 16 codes."""
-        if every is None:
-            every = 16 if len(self.model.spec.grids) == 1 else 1
-        every = whole(every, "every", 1)
-        asked = self.asked(conditions, classes=classes, text=text, negative=negative)
-        (part,) = parts(asked, n, first, batch=None)
-        for step in self._stream(part, seed, known, sampling):
-            done = step.done
-            if done == step.total:
-                images = self.tagged(self.decode(step.drawn), part, seed, sampling)
-                yield Partial(images, done, done)
-            elif done % every == 0:
-                yield Partial(self._preview(step), done, step.total)
+    def _request(self, part: Part, known: Known | None) -> Request:
+        cond, negative = read_conditions(part.asked, self.text, self.device)
+        noise = Noise.request(part.seed, len(part.asked), part.first, self.device)
+        return part.sampling.request(self.model, cond, noise, known, negative)
+
+    # -- what is asked
+
+    def _drawing(self, conditions: Classes | Texts | None, wanted: Wanted) -> Drawing:
+        given, how = divided(wanted)
+        return self.drawing(self.asked(conditions, **given), **how)
+
+    def drawing(self, asked: list[Asked], seed: int = 0, **sampling: Unpack[Settings]) -> Drawing:
+        """Conditions, and how they are to be drawn. Raises ValueError as `settings` does."""
+        return Drawing(asked, whole(seed, "seed"), self.settings(sampling))
 
     def asked(
         self,
-        conditions: Any = None,
+        conditions: Classes | Texts | None = None,
         *,
         classes: Classes | None = None,
-        text: Any = None,
-        negative: Any = None,
+        text: Texts | None = None,
+        negative: Texts | None = None,
     ) -> list[Asked]:
         """The conditions of a request, in turn; image i has condition i modulo their number."""
-        if conditions is not None:
-            if classes is not None or text is not None:
-                raise ValueError(f"classes or texts are given twice: {conditions!r} and by name")
-            classes, text = (conditions, None) if self.text is None else (None, conditions)
+        if conditions is not None and (classes is not None or text is not None):
+            raise ValueError(f"classes or texts are given twice: {conditions!r} and by name")
         if self.text is not None:
             if classes is not None:
                 raise ValueError(f"this pipeline draws from texts, not classes, got {classes!r}")
-            asked = prompted(text, negative)
-            warn_of_long([v for a in asked for v in a.values()], self.text)
+            asked = prompted(text if conditions is None else conditions, negative)
+            texts = [t for a in asked for t in (a.get("text"), a.get("negative"))]
+            warn_of_long([t for t in texts if t is not None], self.text)
             return asked
         if text is not None or negative is not None:
             given = text if text is not None else negative
             raise ValueError(f"this pipeline draws classes, not texts, got {given!r}")
-        named = range(len(self.classes)) if classes is None else several(classes)
-        numbers = [self.class_id(name) for name in named]
+        named = classes if conditions is None else conditions
+        each = range(len(self.classes)) if named is None else several(named)
+        numbers = [self.class_id(name) for name in each]
         return [{"class": i, "class_name": self.classes[i]} for i in numbers]
 
     def class_id(self, name: int | str) -> int:
@@ -279,38 +285,7 @@ class Pipeline:
         other case; an integer is its number."""
         return choose_number(name, self.classes, "class")
 
-    def _stream(
-        self,
-        part: Part,
-        seed: int,
-        known: Known | None,
-        sampling: dict[str, Any],
-    ) -> Iterator[Step]:
-        settings, seed = self.settings(sampling), whole(seed, "seed")
-        cond, negative = self._conds(part.asked)
-        noise = Noise.request(seed, len(part.asked), part.first, self.device)
-        yield from stream(self.model, settings.request(self.model, cond, noise, known, negative))
-
-    def _conds(self, asked: list[Asked]) -> tuple[Cond, Cond | None]:
-        """The condition of a batch, and the negative one where there are negative prompts."""
-        if self.text is None:
-            ids = [-1 if a["class"] is None else a["class"] for a in asked]
-            return Cond.of_labels(torch.tensor(ids, device=self.device)), None
-        cond = self._read([a["text"] for a in asked])
-        if "negative" not in asked[0]:
-            return cond, None
-        return cond, self._read([a["negative"] for a in asked])
-
-    @torch.inference_mode()
-    def _read(self, texts: list[str]) -> Cond:
-        """Encode texts, equal ones once, and each alone: a batch would round otherwise. An empty
-        one is no condition, though a frozen encoder gives it an end mark."""
-        read = {t: self.text(self.text.tokenize([t]).to(self.device)) for t in dict.fromkeys(texts)}
-        features, masks = zip(*(read[t] for t in texts), strict=True)
-        told = torch.tensor([[bool(t)] for t in texts], device=self.device)  # (B, 1)
-        return Cond.of_text(torch.cat(features), torch.cat(masks) & told)
-
-    def settings(self, changes: dict[str, Any]) -> Sampling:
+    def settings(self, changes: Settings) -> Sampling:
         """The pipeline's own with some changed. Raises ValueError for a name that is none and for
         what is no number where one is wanted."""
         known = settings_of(Sampling)
@@ -321,65 +296,26 @@ class Pipeline:
 
     # -- codes and images
 
-    @torch.inference_mode()
     def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
         """uint8 images (B, 3, H, W) to codes (B, N, ...); or one picture, a PIL image, file or
         array (H, W, 3), resized and cropped to its middle as in training."""
-        size = tuple(self.tokenizer.config.size)
-        if not isinstance(images, Tensor | np.ndarray) or images.ndim != 4:
-            pixels = center_part(to_rgb(opened(images, "the image"), "the image"), size)
-            images = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
-        images = torch.as_tensor(images)
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, *size):
-            raise ValueError(
-                f"images must be uint8 (B, 3, {size[0]}, {size[1]}), "
-                f"got {_short(images.dtype)} {tuple(images.shape)}"
-            )
-        return self.tokenizer.encode(self._for_tokenizer(to_float(images)))
+        return encoded(self.tokenizer, images)
 
-    @torch.inference_mode()
     def decode(self, codes: Tensor | np.ndarray, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W); `spec`
         says on which grid they are, if not on the model's own."""
-        codes, asked = torch.as_tensor(codes), self.model.spec if spec is None else spec
-        vectors = asked.discrete and codes.is_floating_point() and codes.dim() == 3
-        if tuple(codes.shape[1:]) != asked.shape(1)[1:] and not vectors:
-            wanted = ", ".join(map(str, asked.shape(1)[1:]))
-            raise ValueError(f"codes must be (B, {wanted}), got {tuple(codes.shape)}")
-        if asked.discrete and not vectors and codes.numel():
-            low, high = (int(n) for n in codes.aminmax())
-            if low < 0 or high >= asked.vocab:
-                raise ValueError(f"codes must be in [0, {asked.vocab}), got {low} to {high}")
-        return to_uint8(self.tokenizer.decode(self._for_tokenizer(codes), asked))
+        return decoded(self.tokenizer, codes, spec)
 
-    def _for_tokenizer(self, x: Tensor) -> Tensor:
-        """On the tokenizer's device, and floats in its dtype, whatever the generator has."""
-        weight = next(self.tokenizer.parameters())
-        return x.to(weight.device, weight.dtype if x.is_floating_point() else torch.int64)
-
-    @torch.inference_mode()
-    def _preview(self, step: Step) -> list[Image.Image]:
-        """Decode what there is: the scales so far, or grey over cells that are not drawn yet."""
-        if len(self.model.spec.grids) > 1:
-            drawn = self._for_tokenizer(step.drawn)
-            return to_pil(to_uint8(self.tokenizer.decode(drawn, scales=step.done)))
-        images, grid = self.decode(step.drawn), self.model.spec.grids[0]  # (B, 3, H, W)
-        drawn = step.ready.view(-1, 1, *grid).float()
-        cells = nn.functional.interpolate(drawn, images.shape[2:], mode="nearest")
-        return to_pil(torch.where(cells > 0, images, torch.full_like(images, 128)))
-
-    def tagged(
-        self, images: Tensor, part: Part, seed: int, sampling: dict[str, Any], **more: Any
-    ) -> list[Image.Image]:
-        """uint8 images (B, 3, H, W) as pictures that say how they were drawn."""
-        pictures, settings = to_pil(images), to_dict(self.settings(sampling))
+    def tagged(self, images: Tensor, part: Part, **more: Json) -> list[Image.Image]:
+        """uint8 images (B, 3, H, W) as pictures that say how they were drawn, and `more`."""
+        pictures, settings = to_pil(images), to_dict(part.sampling)
         for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
             picture.info["smalti"] = {
                 "pipeline": self.fingerprint,
-                "seed": whole(seed, "seed"),
+                "seed": part.seed,
                 "index": part.first + i,
                 **asked,
-                "dtype": _short(self.dtype),
+                "dtype": short(self.dtype),
                 **settings,
                 **more,
             }
@@ -393,7 +329,7 @@ class Pipeline:
         if "fingerprint" not in self.info:
             parts = [p for p in (self.tokenizer, self.model, self.text) if p is not None]
             self.info["fingerprint"] = "-".join(fingerprint(part) for part in parts)
-        return self.info["fingerprint"]
+        return str(self.info["fingerprint"])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the pipeline's folder: a new or empty one, or that of another pipeline, of which
@@ -446,11 +382,7 @@ def check_pipeline(folder: Path) -> None:
         check_module(folder / part)
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _check_text(model: Generator, text: Any | None) -> None:
+def _check_text(model: Generator, text: TextEncoder | None) -> None:
     """Raise ValueError unless a model reads what the encoder gives."""
     wanted = model.reads.text
     given = None if text is None else (text.config.length, text.config.dim)

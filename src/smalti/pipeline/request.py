@@ -1,17 +1,66 @@
-"""What a pipeline is asked for: classes or prompts in turn, cut into batches."""
+"""What a pipeline is asked for: conditions in turn, a seed and settings, cut into batches.
+
+Image i of a request is decided by its conditions, its seed and its settings, and by nothing else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from smalti.arguments import whole
+from smalti.codes import Cond
 from smalti.engine.step import Known
+from smalti.pipeline.sampling import Sampling, Settings
+from smalti.text.encoders import TextEncoder
 from smalti.text.prompts import checked
 
-Asked = dict[str, Any]
+Classes = int | str | Sequence[int | str] | np.ndarray | Tensor
+"""Numbers and names."""
+Texts = str | Sequence[str] | np.ndarray
+"""One text or several."""
+Asked = TypedDict(
+    "Asked", {"class": int | None, "class_name": str, "text": str, "negative": str}, total=False
+)
 """The condition of one image, as its metadata say it: class and class_name, or text and, where one
-was given, negative."""
+was given, negative. A class of None is no condition, as an empty text is."""
+
+
+class Conditions(TypedDict, total=False):
+    """What images are drawn for, as calls name it."""
+
+    classes: Classes | None
+    """Numbers or names, in turn; None takes all classes."""
+    text: Texts | None
+    """Prompts, in turn, of a pipeline that draws from texts."""
+    negative: Texts | None
+    """What guidance leads away from, for all prompts or one for each."""
+
+
+class How(Settings, total=False):
+    """How images are drawn, as calls name it: settings of drawing, and a seed."""
+
+    seed: int
+    """A whole number; 0 if it is not given."""
+
+
+class Wanted(Conditions, How, total=False):
+    """All that decides what the images of a call are, as calls name it."""
+
+
+def divided(wanted: Wanted) -> tuple[Conditions, How]:
+    """The conditions of a call, and how it draws them."""
+    conditions = Conditions(
+        classes=wanted.pop("classes", None),
+        text=wanted.pop("text", None),
+        negative=wanted.pop("negative", None),
+    )
+    return conditions, wanted
 
 
 class Part(NamedTuple):
@@ -22,6 +71,8 @@ class Part(NamedTuple):
     first: int
     """Number of the first in the request."""
     asked: list[Asked]
+    seed: int
+    sampling: Sampling
 
     def rows(self, known: Known | None) -> Known | None:
         """The known codes of these images."""
@@ -31,27 +82,39 @@ class Part(NamedTuple):
         return Known(known.codes[self.offset : end], known.mask[self.offset : end])
 
 
-def parts(asked: Sequence[Asked], n: int | None, first: int, batch: int | None) -> list[Part]:
-    """Images first ... first + n - 1 of a request, conditions in turn, in batches.
+@dataclass(frozen=True)
+class Drawing:
+    """A request: image i has the condition i modulo their number."""
 
-    n None is one of each condition, batch None all at once. Raises ValueError for bad numbers.
-    """
-    n = len(asked) if n is None else whole(n, "n", 1)
-    first, batch = whole(first, "first", 0), n if batch is None else whole(batch, "batch", 1)
-    if not asked:
-        raise ValueError("the number of classes or prompts must be at least 1, got 0")
-    turns = [asked[(first + i) % len(asked)] for i in range(n)]
-    return [Part(i, first + i, turns[i : i + batch]) for i in range(0, n, batch)]
+    asked: list[Asked]
+    seed: int
+    sampling: Sampling
+
+    def parts(self, n: int | None, first: int, batch: int | None) -> list[Part]:
+        """Images first ... first + n - 1, in batches.
+
+        n None is one of each condition, batch None all at once. Raises ValueError for bad numbers.
+        """
+        n = len(self.asked) if n is None else whole(n, "n", 1)
+        first, batch = whole(first, "first", 0), n if batch is None else whole(batch, "batch", 1)
+        if not self.asked:
+            raise ValueError("the number of classes or prompts must be at least 1, got 0")
+        turns = [self.asked[(first + i) % len(self.asked)] for i in range(n)]
+        return [
+            Part(i, first + i, turns[i : i + batch], self.seed, self.sampling)
+            for i in range(0, n, batch)
+        ]
 
 
-def prompted(text: Any, negative: Any = None) -> list[Asked]:
-    """A prompt or several, with one negative prompt for all or one for each."""
+def prompted(text: Classes | Texts | None, negative: Texts | None = None) -> list[Asked]:
+    """A prompt or several, with one negative prompt for all or one for each. Raises ValueError for
+    what is no text."""
     if text is None:
         raise ValueError("this pipeline draws from texts: give it a prompt")
     return _with(checked(text), negative)
 
 
-def nothing(texts: bool, negative: Any = None) -> list[Asked]:
+def nothing(texts: bool, negative: Texts | None = None) -> list[Asked]:
     """No class; or, of a pipeline that draws from `texts`, no text."""
     if texts:
         return _with([""], negative)
@@ -60,7 +123,7 @@ def nothing(texts: bool, negative: Any = None) -> list[Asked]:
     return [{"class": None}]
 
 
-def _with(texts: list[str], negative: Any) -> list[Asked]:
+def _with(texts: list[str], negative: Texts | None) -> list[Asked]:
     if negative is None:
         return [{"text": t} for t in texts]
     negatives = checked(negative, "negative prompt")
@@ -71,3 +134,27 @@ def _with(texts: list[str], negative: Any) -> list[Asked]:
         )
     negatives = negatives * len(texts) if len(negatives) == 1 else negatives
     return [{"text": t, "negative": u} for t, u in zip(texts, negatives, strict=True)]
+
+
+def read_conditions(
+    asked: list[Asked], encoder: TextEncoder | None, device: torch.device
+) -> tuple[Cond, Cond | None]:
+    """The condition of a batch as a model takes it, read by the `encoder` of a pipeline that draws
+    from texts; and the negative one where there are negative prompts."""
+    if encoder is None:
+        ids = [-1 if a["class"] is None else a["class"] for a in asked if "class" in a]
+        return Cond.of_labels(torch.tensor(ids, device=device)), None
+    texts = [a["text"] for a in asked if "text" in a]
+    negatives = [a["negative"] for a in asked if "negative" in a]
+    cond = _read(texts, encoder, device)
+    return cond, _read(negatives, encoder, device) if negatives else None
+
+
+@torch.inference_mode()
+def _read(texts: list[str], encoder: TextEncoder, device: torch.device) -> Cond:
+    """Encode texts, equal ones once, and each alone: a batch would round otherwise. An empty one is
+    no condition, though a frozen encoder gives it an end mark."""
+    read = {t: encoder(encoder.tokenize([t]).to(device)) for t in dict.fromkeys(texts)}
+    features, masks = zip(*(read[t] for t in texts), strict=True)
+    told = torch.tensor([[bool(t)] for t in texts], device=device)  # (B, 1)
+    return Cond.of_text(torch.cat(features), torch.cat(masks) & told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from smalti.config import changed, part, settings_of, value_of, written
 from smalti.engine.step import Known, Request
 from smalti.models.generator import Generator
 from smalti.sampling.filters import Filters
-from smalti.sampling.guidance import Guidance
+from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import known_first, order, shuffled
 from smalti.sampling.reveal import Reveal
@@ -21,6 +22,36 @@ MASKED = ("steps", "reveal", "confidence", "refresh")
 CONTINUOUS = ("solver", "head_steps")
 DISCRETE = ("top_k", "top_p")
 """Settings that mean something to such models, or codes, alone."""
+
+
+class Settings(TypedDict, total=False):
+    """The settings of `Sampling` by the names that calls, files and options have for them.
+
+    Here is what each can be; what it means stands at the fields of `Sampling` and of its parts.
+    Wherever a number is taken, those of numpy and torch are.
+    """
+
+    guidance: float
+    schedule: Schedule
+    power: float
+    start: float
+    stop: float
+    scales: tuple[float, ...]
+    parallel: float
+    rescale: float
+    momentum: float
+    temperature: float
+    top_k: int
+    top_p: float
+    smooth: bool
+    order: str
+    known_first: bool | None
+    steps: int | None
+    reveal: str
+    confidence: float | None
+    refresh: int
+    solver: str
+    head_steps: str
 
 
 @dataclass(frozen=True, repr=False)

@@ -101,7 +101,7 @@ def emoji_palette() -> TokenizerRecipe:
             steps=200,
             batch=64,
             optim=OptimConfig(lr=1e-3, weight_decay=0.0),
-            eval_every=100,
+            eval_every=40,
             preview_every=100,
             save_every=100,
         ),

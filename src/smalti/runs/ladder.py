@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -45,10 +45,7 @@ from smalti.train.log import read_metrics
 from smalti.train.objectives import Batch, Objective
 from smalti.train.parallel import World, blocks, locked, on_main, start, stop
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-C = TypeVar("C", bound="DataclassInstance")
+C = TypeVar("C", bound=GeneratorConfig)
 FEWEST = scaling.needed(floor=False) + 1
 """Sizes of a ladder: what a power law takes, and one to predict."""
 EVALUATIONS = 20

@@ -82,13 +82,17 @@ class ImageTokenizer(nn.Module):
         """The weight whose gradients balance an adaptive GAN loss."""
         return self.get_parameter("decoder.conv_out.weight")
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to codes (B, N, *trailing)."""
         raise NotImplementedError
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, N, *trailing) to images (B, 3, H, W) in about [-1, 1]."""
+    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
+        """Codes (B, N, *trailing) to images (B, 3, H, W), about [-1, 1]."""
         raise NotImplementedError
+
+    def preview(self, codes: Tensor, scales: int) -> Tensor:
+        """Images of the first `scales` scales of codes; of a tokenizer of one grid, of all."""
+        return self.decode(codes)
 
     def rescale(self, std: float) -> dict[str, float]:
         """Take note of the standard deviation of the latents of training images, and say what

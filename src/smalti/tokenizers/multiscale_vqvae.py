@@ -139,6 +139,9 @@ class MultiScaleVQVAE(ImageTokenizer):
         self.gives(spec)
         return self.render(self.quantize.decode(codes, scales))
 
+    def preview(self, codes: Tensor, scales: int) -> Tensor:
+        return self.decode(codes, scales=scales)
+
 
 def tiny() -> MultiScaleConfig:
     """A model of a few thousand parameters, for tests."""
