@@ -211,7 +211,7 @@ def test_a_damaged_file_is_named(copy, capsys, file, damage):
     assert not (copy / "x.png").exists()
 
 
-TYPES = "type must be one of fluid, llamagen, mar, rar, var, maskgit"
+TYPES = f"type must be one of {', '.join(MODELS)}"
 
 
 @pytest.mark.parametrize(

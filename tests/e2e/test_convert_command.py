@@ -11,6 +11,7 @@ import smalti
 from builders import build
 from official import Runs, official, other, wrapped, write
 from smalti.cli.main import main
+from smalti.interop.projects import PROJECTS
 from smalti.models.llamagen import LlamaGen, tiny
 from smalti.modules import MODELS, TOKENIZERS, load_module
 from smalti.tokenizers import vqgan
@@ -178,8 +179,9 @@ def test_a_local_file_names_the_command(files, capsys, tmp_path):
 
 def test_an_unknown_project(capsys):
     line = mistake(capsys, ["convert", "llamagin", "--out", "x"])
-    names = "llamagen, mar, maskgit-vqgan, rar, var"
-    wanted = f"project must be one of {names}, got 'llamagin'; did you mean 'llamagen'?"
+    wanted = (
+        f"project must be one of {', '.join(PROJECTS)}, got 'llamagin'; did you mean 'llamagen'?"
+    )
     assert line == f"smalti convert: {wanted}"
 
 
