@@ -56,6 +56,23 @@ def test_threads_sleep_beside_other_work(machine, load, cores):
     assert threads.tell() is None, "it is said once"
 
 
+def test_work_that_has_ended_is_not_waited_for(machine):
+    assert chosen(machine(**{"proc/loadavg": "1.20 0.90 0.50 1/150 999\n"})) == ({}, None)
+
+
+def test_work_that_is_only_passing_is_not_waited_for(machine, monkeypatch):
+    root = machine(**{"proc/loadavg": BUSY})
+    file, looks = root / "proc/loadavg", threads.pauses
+
+    def passing():
+        for i, _ in enumerate(looks()):
+            file.write_text(QUIET if i == 3 else BUSY)
+            yield
+
+    monkeypatch.setattr(threads, "pauses", passing)
+    assert chosen(root) == ({}, None)
+
+
 def test_other_work_matters_where_it_needs_our_cores(machine):
     assert chosen(machine(cores=64, usable=8, **{"proc/loadavg": BUSY})) == ({}, None)
 
