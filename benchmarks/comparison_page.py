@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,28 @@ def known_first(painted: Painted) -> str:
     return ";\n".join(told)
 
 
+def wrapped(page: str, width: int = 110) -> str:
+    """The page with lines of text and of lists no longer than this. Blocks that begin as tables,
+    pictures, headings or code stay as they are."""
+    blocks = []
+    for block in page.split("\n\n"):
+        if not block.startswith(("|", "!", "#", "```", " ")):
+            items = re.split(r"\n(?=- )", block)
+            indents = ["  " if item.startswith("- ") else "" for item in items]
+            block = "\n".join(
+                textwrap.fill(
+                    " ".join(item.split()),
+                    width,
+                    subsequent_indent=indent,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+                for item, indent in zip(items, indents, strict=True)
+            )
+        blocks.append(block)
+    return "\n\n".join(blocks).rstrip("\n") + "\n"
+
+
 def page(facts: Facts, painted: Painted, about: dict[str, Any]) -> str:
     """The whole page."""
     llamagen, rar, var = (facts[name] for name in ("llamagen", "rar", "var"))
@@ -132,7 +156,7 @@ def page(facts: Facts, painted: Painted, about: dict[str, Any]) -> str:
     def speed(system: dict[str, Any], batch: int) -> float:
         return llamagen[f"seconds_{batch}"] / system[f"seconds_{batch}"]
 
-    return (
+    return wrapped(
         Path(__file__)
         .with_name("comparison.md")
         .read_text()
