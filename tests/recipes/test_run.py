@@ -9,7 +9,8 @@ from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan, llamagen_vq16
 from smalti.recipes.mar import emoji_klvae
 from smalti.recipes.rar import maskgit_vqgan
 from smalti.recipes.var import emoji_msvqvae, var_vqvae
-from smalti.runs.run import ending, measured
+from smalti.runs.run import ending, measured, train_command
+from smalti.tokenizers.base import TokenizerConfig
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,7 @@ def test_the_command_that_comes_next(recipe, following):
     assert where == f"it is in run/{part}; pictures in run/previews, all numbers in run/report.json"
     assert following_line.startswith(f"next: smalti {following}")
     assert plot == "      smalti plot run --out run/curves.png"
+
+
+def test_no_recipe_is_named_for_codes_that_none_learns():
+    assert "train RECIPE --tokenizer t " in train_command(TokenizerConfig(), Path("t"), "")

@@ -11,7 +11,7 @@ from builders import build, tokenizers
 from small_systems import write_pictures
 from smalti.data.folder import Folder
 from smalti.data.transforms import Transform
-from smalti.runs.encode import Coder, encode, features
+from smalti.runs.encode import Coder, Parts, encode, features, tidy
 from smalti.text import byte_words as byte_level
 from smalti.tokenizers import vqgan
 
@@ -159,3 +159,17 @@ def test_parts_of_somebody_else_stay(photos, tokenizer, tmp_path):
         encoded(tmp_path / "a.arrow", tokenizer, photos)
     assert (parts / "notes.txt").read_text() == "mine"
     assert {p.name for p in tmp_path.iterdir()} == {"photos", "a.arrow.parts"}
+
+
+def test_a_folder_of_somebody_else_beside_complete_codes_stays(tmp_path):
+    out, folder = tmp_path / "codes.arrow", tmp_path / "codes.arrow.parts"
+    folder.mkdir()
+    for name in ("000000000-000000004.arrow", "settings.json", "notes.txt"):
+        (folder / name).write_text("{}")
+    before = sorted(path.name for path in folder.iterdir())
+    tidy(out)
+    assert sorted(path.name for path in folder.iterdir()) == before
+    (folder / "settings.json").unlink()
+    assert not Parts(folder, None).left({})
+    (folder / "notes.txt").unlink()
+    assert Parts(folder, None).left({})

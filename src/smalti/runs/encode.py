@@ -24,7 +24,16 @@ from smalti.data.skipped import none_left, read, tell
 from smalti.data.source import Example, Source, require_captions, split
 from smalti.data.token_cache import Encoding, Row, TokenCache, is_own, write_cache
 from smalti.data.transforms import Transform, to_float
-from smalti.files import LOCK, SETTINGS, begin_parts, check_own, expand, lock, remove_files
+from smalti.files import (
+    LOCK,
+    SETTINGS,
+    begin_parts,
+    check_own,
+    contents,
+    expand,
+    lock,
+    remove_files,
+)
 from smalti.modules import fingerprint, identity
 from smalti.nn.finite import NotFinite
 from smalti.progress import say, track
@@ -53,7 +62,7 @@ def encode(coder: Coder, out: Path, replace: bool = False) -> int:
     parts, settings = Parts(parts_of(out), coder.encoding), coder.settings()
     with held(out):
         if out.exists() and _finished(out, coder, replace):
-            if not parts.others(settings):  # killed when all but their removal was done
+            if parts.left(settings):  # killed when all but their removal was done
                 parts.remove()
             return 0
         left = parts.begin(settings, coder.source, replace)
@@ -99,8 +108,10 @@ def parts_of(out: Path) -> Path:
 
 def tidy(out: Path) -> None:
     """Remove what a process that was killed at its end left beside the complete cache at `out`."""
+    parts = parts_of(out)
     with held(out):
-        remove_files(parts_of(out), PART, SETTINGS)
+        if all(re.fullmatch(PART, name) or name == SETTINGS for name in contents(parts)):
+            remove_files(parts, PART, SETTINGS)
 
 
 def _finished(out: Path, coder: Coder, replace: bool) -> bool:
@@ -240,6 +251,12 @@ class Parts(NamedTuple):
 
     def path(self, start: int, stop: int) -> Path:
         return self.folder / f"{start:09d}-{stop:09d}.arrow"
+
+    def left(self, settings: dict[str, object]) -> bool:
+        """Whether what is there is of these settings, or parts and nothing else."""
+        if (self.folder / SETTINGS).is_file():
+            return not self.others(settings)
+        return all(re.fullmatch(PART, name) for name in contents(self.folder))
 
     def others(self, settings: dict[str, object]) -> list[str]:
         """The settings that were others when what is there was begun."""

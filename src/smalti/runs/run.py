@@ -114,18 +114,18 @@ def train_command(config: TokenizerConfig, tokenizer: Path, options: str) -> str
 
 def generator_for(config: TokenizerConfig) -> str:
     """The recipe of a generator for the codes of such a tokenizer: the first in the file where the
-    first recipe of such a tokenizer is, a small one for small images."""
-    tokenizer = next(
-        name for name, recipe in RECIPES.items() if type(recipe().model) is type(config)
-    )
-    home, small = RECIPES[tokenizer].__module__, config.size[0] <= SMALL
-    return next(
+    first recipe of such a tokenizer is, a small one for small images; RECIPE if there is none."""
+    made, small = {name: recipe() for name, recipe in RECIPES.items()}, config.size[0] <= SMALL
+    alike = (RECIPES[n].__module__ for n, r in made.items() if type(r.model) is type(config))
+    home = next(alike, None)
+    fitting = (
         name
-        for name, recipe in RECIPES.items()
-        if recipe.__module__ == home
-        and isinstance(recipe(), GeneratorRecipe)
+        for name, recipe in made.items()
+        if isinstance(recipe, GeneratorRecipe)
+        and RECIPES[name].__module__ == home
         and name.startswith("emoji_") == small
     )
+    return next(fitting, "RECIPE")
 
 
 def data_options(data: DataConfig) -> str:
