@@ -3,7 +3,7 @@ brings its own files' worth and nothing else; no shared module knows them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,8 @@ class DepthModel(LlamaGen):
     """LlamaGen over stacks of codes, or over bits."""
 
     def __init__(self, config: DepthConfig) -> None:
-        super().__init__(config)
+        super().__init__(replace(config, depth=0, channels=0))
+        self.config, self.spec = config, config.spec
         self.tok_embeddings = Summed(config.vocab * config.spec.trailing[0], config.dim)
         self.head = DepthHead(config.dim, config.vocab, config.spec.trailing)
 

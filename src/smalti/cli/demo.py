@@ -38,7 +38,7 @@ from smalti.runs.schedule import R, with_steps
 QUICK = 0.05
 """Share of the full number of steps in a quick demo."""
 
-PLAIN = 2 / 3
+PLAIN = 0.5
 """Share of the generator's steps on a processor without bfloat16, which takes longer for each."""
 
 
@@ -60,10 +60,10 @@ def recipes(
 
 
 def shortened(recipe: R, share: float, seed: int) -> R:
-    """The recipe for a share of its steps, with two previews and two checkpoints."""
+    """The recipe for a share of its steps, with two evaluations, previews and checkpoints."""
     short = with_steps(recipe, max(20, round(recipe.train.steps * share)))
     half = max(1, short.train.steps // 2)
-    train = replace(short.train, seed=seed, save_every=half, preview_every=half)
+    train = replace(short.train, seed=seed, save_every=half, preview_every=half, eval_every=half)
     return replace(short, train=train)
 
 

@@ -31,6 +31,17 @@ class MaskedModel(Model, Protocol[P, C]):
 
     confidence: float | None
     """The weight of the noise with which it reveals where it is surest; None: in an order."""
+    parts: int
+    """How many parts of a position are hidden and revealed by themselves. Where there are several,
+    `Turn`, `Draw`, `hidden` and `loss` are of N * parts units in place of N positions."""
+
+    def split(self, codes: Tensor) -> Tensor:
+        """Codes (B, N, *trailing) as units, (B, N * parts, ...)."""
+        ...
+
+    def join(self, units: Tensor) -> Tensor:
+        """Units as codes."""
+        ...
 
     def prepare(self, cond: Cond, spec: TokenSpec | None = None) -> P:
         """All that no drawn code changes, once per image."""
@@ -63,15 +74,18 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
     Raises ValueError as `engine.causal.stream` does, and for what `Reveal` refuses.
     """
     spec = check_request(model, request)
-    _check_can(spec, request)
+    _check_can(spec, request, spec.positions * model.parts)
     codes, ready = _begin(spec, request)
+    parts, units = model.parts, model.split(codes)
+    ready = ready.repeat_interleave(parts, 1)  # (B, N * parts)
     plan = Plan.of(request.reveal, ready)
     if not plan.steps:
-        yield Step(1, 1, codes, codes.new_zeros(len(codes), 0, dtype=torch.float32), ready)
+        none = codes.new_zeros(len(codes), 0, dtype=torch.float32)
+        yield Step(1, 1, codes, none, _whole(ready, parts))
         return
-    taker: Taker = ByOrder(request, ready)
+    taker: Taker = ByOrder(request, ready, parts)
     if request.reveal.confidence is not None:
-        taker = Surest(request, plan.steps, spec.positions)
+        taker = Surest(request, plan.steps, ready.shape[1])
     branches = request.guidance.branches(request.cond, request.negative)
     prepared = model.prepare(branches, spec)
     cache = model.cache(branches.batch, spec) if request.refresh > 1 else None
@@ -81,12 +95,17 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
         guide = request.guidance.at(i, plan.steps, plan.share(i))
         asked = taker.ask(i, before, after)
         fresh = i % request.refresh == 0
-        turn = Turn(ready, asked.wanted, spec.positions - min(before), fresh)
+        turn = Turn(ready, asked.wanted, ready.shape[1] - min(before), fresh)
         chance = Chance(guide, asked.noise, request.filters, request.solver)
-        draw = model.draw(codes, prepared, turn, cache, chance)
+        draw = model.draw(units, prepared, turn, cache, chance)
         watch.see(draw)
-        codes, ready = taker.take(codes, ready, draw, asked)
-        yield Step(i + 1, plan.steps, codes, draw.logp, ready)
+        units, ready = taker.take(units, ready, draw, asked)
+        yield Step(i + 1, plan.steps, model.join(units), draw.logp, _whole(ready, parts))
+
+
+def _whole(ready: Tensor, parts: int) -> Tensor:
+    """Which positions are ready, (B, N), of those of which all parts are, (B, N * parts)."""
+    return ready if parts == 1 else ready.view(len(ready), -1, parts).all(-1)
 
 
 def _begin(spec: TokenSpec, request: Request) -> tuple[Tensor, Tensor]:
@@ -158,9 +177,13 @@ class Taker(Protocol):
 class ByOrder:
     """Reveals positions in an order, each of which is drawn once (MAR, Fluid)."""
 
-    def __init__(self, request: Request, ready: Tensor) -> None:
+    def __init__(self, request: Request, ready: Tensor, parts: int = 1) -> None:
         orders, self.noise = request.orders, request.noise
-        orders = shuffled(self.noise, ready.shape[1]) if orders is None else orders
+        if orders is None:
+            orders = shuffled(self.noise, ready.shape[1])
+        elif parts > 1:  # a position's parts one after another
+            each = torch.arange(parts, device=orders.device)
+            orders = (orders.unsqueeze(-1) * parts + each).flatten(-2)
         self.orders = known_first(orders.to(ready.device), ready)  # (B, N)
 
     def ask(self, step: int, before: Sequence[int], after: Sequence[int]) -> Asked:
@@ -209,9 +232,9 @@ def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(mask.view(*mask.shape, *[1] * (b.dim() - 2)), a.to(b), b)
 
 
-def _check_can(spec: TokenSpec, request: Request) -> None:
+def _check_can(spec: TokenSpec, request: Request, units: int) -> None:
     reveal = request.reveal
-    reveal.count(spec.positions)
+    reveal.count(units)
     if request.refresh < 1:
         raise ValueError(f"refresh must be at least 1, got {request.refresh}")
     if reveal.confidence is None:

@@ -78,12 +78,13 @@ def losses(
 
 
 def _hidden_loss(model: Any, codes: Tensor, cond: Cond, noise: Noise) -> Tensor:
-    """The mean loss of each image at hidden positions, (B,)."""
-    positions = model.spec.positions
+    """The mean loss of each image at hidden positions, (B,); where parts of positions are hidden
+    by themselves, that at hidden parts times their number."""
+    positions = model.spec.positions * model.parts
     # the golden ratio spreads the numbers of hidden positions evenly over any number of images
     share = (noise.index.double() + 0.5) * (5**0.5 - 1) / 2 % 1  # (B,)
     hidden = 1 + (share * positions).long().unsqueeze(1)  # (B, 1), 1 ... N
     order = shuffled(noise, positions)
     known = torch.arange(positions, device=codes.device) >= hidden
     known = torch.zeros_like(known).scatter(1, order, known)
-    return model.loss(codes, cond, known, noise).sum(1) / hidden.squeeze(1)
+    return model.loss(codes, cond, known, noise).sum(1) / hidden.squeeze(1) * model.parts

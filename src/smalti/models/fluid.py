@@ -29,11 +29,12 @@ from torch import Tensor, nn
 
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec, Turn
 from smalti.config import check
-from smalti.heads.categorical import CategoricalHead
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
-from smalti.models.generator import Generator, GeneratorConfig, codes_of
+from smalti.heads.of_codes import head_of
+from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.adaln import LN_EPS
 from smalti.nn.attention import KVCache, attend
+from smalti.nn.code_embedding import code_embedding
 from smalti.nn.cross import Context, CrossAttention, split
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
@@ -50,7 +51,7 @@ class FluidConfig(GeneratorConfig):
     vocab: int = 0
     """Codebook entries; 0 for continuous codes."""
     channels: int = 16
-    """Width C of a continuous code; 0 for discrete codes."""
+    """Width C of a continuous code, or bits of a code with vocab 2; 0 for codes of one number."""
     classes: int = 0
     """Class labels; the null class is one more row. 0 for a text-conditional model."""
     class_length: int = 4
@@ -85,9 +86,9 @@ class FluidConfig(GeneratorConfig):
             counts=("aligner_layers",),
             rates=("dropout",),
         )
-        if (self.vocab > 0) == (self.channels > 0):
+        if self.vocab != 2 and (self.vocab > 0) == (self.channels > 0):
             raise ValueError(
-                "codes have either a vocab or channels, "
+                "codes have a vocab, channels, or bits as channels with vocab 2, "
                 f"got vocab {self.vocab}, channels {self.channels}"
             )
         if (self.classes > 0) == (self.text_length > 0):
@@ -102,7 +103,7 @@ class FluidConfig(GeneratorConfig):
 
     def fitted(self, tokenizer: Any, reads: Reads) -> FluidConfig:
         """As of any model; it takes discrete and continuous codes alike."""
-        codes = codes_of(tokenizer.spec)
+        codes = self.codes_of(tokenizer)
         return self.with_known(grid=self.one_grid(tokenizer), **codes, **reads.settings())
 
 
@@ -219,7 +220,7 @@ class Fluid(Generator):
         positions, dim = self.spec.positions, config.dim
         discrete = self.spec.discrete
         self.code_embeddings = (
-            nn.Embedding(config.vocab, dim) if discrete else Linear(config.channels, dim)
+            code_embedding(self.spec, dim) if discrete else Linear(config.channels, dim)
         )
         self.blank = nn.Parameter(torch.empty(dim))  # the mask token, or what a raster begins with
         self.cell_pos = nn.Embedding(positions, dim)
@@ -230,7 +231,7 @@ class Fluid(Generator):
         self.layers = nn.ModuleList([Block(config) for _ in range(config.layers)])
         self.norm = nn.LayerNorm(dim, LN_EPS)
         self.head = (
-            CategoricalHead(dim, config.vocab, bias=True)
+            head_of(self.spec, dim, bias=True)
             if discrete
             else DiffusionHead(dim, config.channels, config.head)
         )

@@ -35,7 +35,19 @@ class GeneratorConfig:
                 f"{self.name} predicts {kinds[self.spec.discrete]} codes, "
                 f"but the tokenizer, a {kind}, gives {kinds[spec.discrete]} ones"
             )
-        return self.with_known(grid=grid, **codes_of(spec), **reads.settings())
+        return self.with_known(grid=grid, **self.codes_of(tokenizer), **reads.settings())
+
+    def codes_of(self, tokenizer: Any) -> dict[str, int]:
+        """What a position of a tokenizer's codes holds, by the names that configurations have for
+        it. Raises ValueError if this one has no field for some of it."""
+        spec, known = tokenizer.spec, {f.name for f in fields(self)}
+        codes = {"vocab": spec.vocab, "depth": spec.depth, "channels": spec.channels}
+        if any(count and name not in known for name, count in codes.items()):
+            raise ValueError(
+                f"{self.name} predicts one number at each position, but the tokenizer, a "
+                f"{type(tokenizer).__name__}, gives {held(spec)}"
+            )
+        return codes
 
     @property
     def name(self) -> str:
@@ -59,9 +71,12 @@ class GeneratorConfig:
         return replace(self, **chosen)
 
 
-def codes_of(spec: TokenSpec) -> dict[str, int]:
-    """What a position holds, by the names that configurations have for it."""
-    return {"vocab": spec.vocab, "depth": spec.depth, "channels": spec.channels}
+def held(spec: TokenSpec) -> str:
+    """What a position holds, in words."""
+    each = f"{spec.depth} " if spec.depth else ""
+    if not spec.channels:
+        return f"{each}numbers below {spec.vocab}"
+    return f"{each}codes of {spec.channels} {'bits' if spec.discrete else 'continuous numbers'}"
 
 
 class Generator(nn.Module):
@@ -77,6 +92,8 @@ class Generator(nn.Module):
     """Masked models that reveal where they are surest: the weight of the noise at first."""
     smooth: bool = False
     """Whether it can draw mixtures of codes (`Draw.vectors`)."""
+    parts: int = 1
+    """Masked models: how many parts of a position are hidden and revealed by themselves."""
     FLOAT32: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names of weights that stay in float32 when others are loaded in less."""
     NO_DECAY: ClassVar[tuple[str, ...]] = ()
@@ -120,6 +137,20 @@ class Generator(nn.Module):
         if self.any_grid and alike and replace(spec, grids=self.spec.grids) == self.spec:
             return spec
         raise ValueError(f"this model draws {self.spec}, got {spec}")
+
+    @property
+    def random_loss(self) -> bool:
+        """Whether its loss draws random numbers, which training gives it."""
+        return not self.spec.discrete
+
+    def split(self, codes: Tensor) -> Tensor:
+        """Codes (B, N, *trailing) as their parts, (B, N * parts, ...), which is what a masked model
+        of several parts draws and has a loss of."""
+        return codes
+
+    def join(self, units: Tensor) -> Tensor:
+        """Parts (B, N * parts, ...) as codes (B, N, *trailing)."""
+        return units
 
     def embed(self, codes: Tensor) -> Tensor:
         """The vectors (B, n, C) that codes stand for, of a model that draws mixtures."""

@@ -21,9 +21,10 @@ from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
-from smalti.heads.categorical import CategoricalHead
+from smalti.heads.of_codes import head_of
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.attention import KVCache, attend
+from smalti.nn.code_embedding import code_embedding
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import SwiGLU
 from smalti.nn.norms import RMSNorm
@@ -39,7 +40,9 @@ class LlamaGenConfig(GeneratorConfig):
     grid: tuple[int, int] = (16, 16)
     """Height and width of the code grid."""
     vocab: int = 16384
-    """Codebook entries."""
+    """Codebook entries; 2 with `channels`."""
+    channels: int = 0
+    """Bits of a code; 0: a code is a number."""
     classes: int = 1000
     """Class labels; the null class is one more row. 0 for a text-conditional model."""
     text_length: int = 0
@@ -74,6 +77,7 @@ class LlamaGenConfig(GeneratorConfig):
             self,
             pairs=("grid",),
             positive=("vocab", "layers", "heads", "dim", "multiple_of"),
+            counts=("channels",),
             rates=("dropout", "drop_path"),
             above_zero=("norm_eps", "rope_base"),
         )
@@ -90,7 +94,7 @@ class LlamaGenConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab)
+        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
 
     @property
     def head_dim(self) -> int:
@@ -196,7 +200,7 @@ class TextPrefix(nn.Module):
 
 
 class LlamaGen(Generator):
-    """Codes (B, N) given a class or a text. A `CausalModel`; one code per step."""
+    """Codes (B, N), or bits (B, N, K), given a class or a text. A `CausalModel`; one a step."""
 
     any_grid = True
     config: LlamaGenConfig
@@ -204,7 +208,7 @@ class LlamaGen(Generator):
     def __init__(self, config: LlamaGenConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.tok_embeddings = nn.Embedding(config.vocab, config.dim)
+        self.tok_embeddings = code_embedding(self.spec, config.dim)
         if config.classes:
             self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
         else:
@@ -212,7 +216,7 @@ class LlamaGen(Generator):
         rates = drop_path_rates(config.drop_path, config.layers)
         self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.head = CategoricalHead(config.dim, config.vocab)
+        self.head = head_of(self.spec, config.dim)
         self.init_weights()
 
     def init_weights(self) -> None:

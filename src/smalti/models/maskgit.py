@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from smalti.codes import Cond, Draw, Rowwise, TokenSpec, Turn
 from smalti.config import check
-from smalti.heads.categorical import CategoricalHead
+from smalti.heads.of_codes import head_of
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.attention import attend
+from smalti.nn.code_embedding import code_embedding
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
@@ -38,7 +39,9 @@ class MaskGITConfig(GeneratorConfig):
     grid: tuple[int, int] = (16, 16)
     """Height and width of the code grid."""
     vocab: int = 1024
-    """Codebook entries; the mask token is one more row."""
+    """Codebook entries, to which the mask token is one more row; 2 with `channels`."""
+    channels: int = 0
+    """Bits of a code; 0: a code is a number."""
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 24
@@ -54,12 +57,12 @@ class MaskGITConfig(GeneratorConfig):
 
     def __post_init__(self) -> None:
         sizes = ("vocab", "classes", "layers", "heads", "dim", "ffn_dim")
-        multiple = ("dim", "heads")
-        check(self, pairs=("grid",), multiple=multiple, positive=sizes, rates=("dropout",))
+        check(self, pairs=("grid",), multiple=("dim", "heads"), positive=sizes)
+        check(self, rates=("dropout",), counts=("channels",))
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab)
+        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
 
 
 @dataclass
@@ -106,14 +109,14 @@ class MaskGIT(Generator):
     def __init__(self, config: MaskGITConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.tok_embeddings = nn.Embedding(config.vocab + 1, config.dim)
+        self.tok_embeddings = code_embedding(self.spec, config.dim, hidden=True)
         self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
         self.pos = nn.Parameter(torch.empty(1 + self.spec.positions, config.dim))
         self.norm = nn.LayerNorm(config.dim, LN_EPS)
         self.layers = nn.ModuleList([Block(config) for _ in range(config.layers)])
         self.out = Linear(config.dim, config.dim)
         self.out_norm = nn.LayerNorm(config.dim, LN_EPS)
-        self.head = CategoricalHead(config.dim, config.vocab, bias=True)
+        self.head = head_of(self.spec, config.dim, bias=True)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -139,8 +142,8 @@ class MaskGIT(Generator):
 
     def hidden(self, codes: Tensor, cond: Prepared, turn: Turn, cache: None = None) -> Tensor:
         """Hidden states (B, m, D) of the wanted positions; reads codes (B, N) of known ones."""
-        ids = codes.masked_fill(~turn.known, self.config.vocab)
-        x = torch.cat((cond.label, self.tok_embeddings(ids)), 1) + self.pos  # (B, 1 + N, D)
+        x = self.tok_embeddings(codes, turn.known)  # (B, N, D)
+        x = torch.cat((cond.label, x), 1) + self.pos  # (B, 1 + N, D)
         x = dropped(self.norm(x), self.config.dropout if self.training else 0.0, 0.0)
         for layer in self.layers:
             x = layer(x)
@@ -168,7 +171,7 @@ class MaskGIT(Generator):
         """Negative log-likelihood of each unknown code given the known ones, 0 at those: (B, N) in
         nats. `known` (B, N) bool; None: nothing is known."""
         if known is None:
-            known = torch.zeros_like(codes, dtype=torch.bool)
+            known = codes.new_zeros(codes.shape[:2], dtype=torch.bool)
         h = self.hidden(codes, self.prepare(cond), Turn(known, None, codes.shape[1]))
         cells = torch.arange(codes.shape[1], device=codes.device)
         return self.head.loss(h, codes, SlotNoise.of(noise, codes, cells)).masked_fill(known, 0.0)

@@ -23,10 +23,11 @@ from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Rowwise, Span, TokenSpec
 from smalti.config import check
-from smalti.heads.categorical import CategoricalHead
+from smalti.heads.of_codes import head_of
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.adaln import LN_EPS, modulate, normed
 from smalti.nn.attention import KVCache, attend
+from smalti.nn.code_embedding import code_embedding
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
@@ -43,7 +44,9 @@ class RARConfig(GeneratorConfig):
     grid: tuple[int, int] = (16, 16)
     """Height and width of the code grid."""
     vocab: int = 1024
-    """Codebook entries."""
+    """Codebook entries; 2 with `channels`."""
+    channels: int = 0
+    """Bits of a code; 0: a code is a number."""
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 24
@@ -61,13 +64,13 @@ class RARConfig(GeneratorConfig):
 
     def __post_init__(self) -> None:
         sizes = ("vocab", "classes", "layers", "heads", "dim", "ffn_dim")
-        multiple = ("dim", "heads")
-        check(self, pairs=("grid",), multiple=multiple, positive=sizes, rates=("dropout",))
+        check(self, pairs=("grid",), multiple=("dim", "heads"), positive=sizes)
+        check(self, rates=("dropout",), counts=("channels",))
         scan(self.order, self.grid)
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab)
+        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
 
     @property
     def head_dim(self) -> int:
@@ -207,7 +210,7 @@ class RAR(Generator):
         super().__init__()
         self.config, self.spec = config, config.spec
         positions, dim = self.spec.positions, config.dim
-        self.tok_embeddings = nn.Embedding(config.vocab, dim)
+        self.tok_embeddings = code_embedding(self.spec, dim)
         self.cls_embedding = nn.Embedding(config.classes + 1, dim)
         self.start = nn.Parameter(torch.empty(dim))
         self.start_pos = nn.Parameter(torch.empty(2, dim))
@@ -216,7 +219,7 @@ class RAR(Generator):
         self.steps = nn.Embedding(positions + 1, dim)
         self.layers = nn.ModuleList([Block(config) for _ in range(config.layers)])
         self.adaln = nn.Linear(dim, 2 * dim)
-        self.head = CategoricalHead(dim, config.vocab, bias=True)
+        self.head = head_of(self.spec, dim, bias=True)
         self.init_weights()
 
     def init_weights(self) -> None:

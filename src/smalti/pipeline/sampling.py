@@ -129,7 +129,7 @@ class Sampling:
             if value != settings[name].field.default:
                 raise ValueError(f"{name} {value} is for {why}")
         if model.loop == "masked":
-            self.revealed(model).count(model.spec.positions)
+            self.revealed(model).count(model.spec.positions * model.parts)
         if not model.spec.discrete:
             model.head.way(self.solver)
 

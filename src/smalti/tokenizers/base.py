@@ -37,6 +37,9 @@ class ImageTokenizer(nn.Module):
 
     any_grid: bool = False
     """Whether it has no weights of positions, so that it has codes on other grids than its own."""
+    pyramid: bool = False
+    """Whether its codes are scales, each of what the coarser ones left over. Then its quantizer,
+    `quantize`, is a `Pyramid`."""
     distributions: bool = False
     """Whether its encoder gives distributions of codes, by `moments`."""
 

@@ -92,8 +92,9 @@ class MaskedObjective(Objective):
         return Losses({"model": loss / usual}, {"loss": loss.detach() / hidden})
 
     def known(self, noise: Noise, step: int) -> Tensor:
-        """Which positions of each sample are not hidden in this step, (b, N) bool."""
-        positions, first = self._parts[0].spec.positions, torch.zeros(1, dtype=torch.int64)
+        """Which positions, or parts of them, are not hidden in this step, (b, N * parts) bool."""
+        model, first = self._parts[0], torch.zeros(1, dtype=torch.int64)
+        positions = model.spec.positions * model.parts
         if self.config.masking == "cosine":
             numbers = noise.uniform(first)  # (b, 1)
         else:

@@ -128,7 +128,7 @@ class Likelihood(Objective):
         model, encoder = self._parts
         cond = condition(batch, encoder).dropped(batch["chance"] < self.config.cond_dropout)
         share, noise, orders = self.config.random_share(step), None, None
-        if share or not model.spec.discrete:  # else nothing random is left to decide
+        if share or model.random_loss:  # else nothing random is left to decide
             noise = Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))
             orders = self.orders(noise, share) if share else None
         loss = model.loss(batch["codes"], cond, orders, noise).mean()

@@ -1,0 +1,77 @@
+"""Codes as groups of bits: what models see that draw a code in several parts.
+
+Open-MAGVIT2 (Luo et al. 2024, arXiv:2409.04410) draws 6 bits of a code and then 12; MaskBit (Weber
+et al. 2024, arXiv:2409.16211) hides and reveals halves of a code by themselves. The id of a group
+has the group's first bit as its least significant one. B images, N positions, K bits, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from smalti.codes import TokenSpec
+
+
+class Groups(nn.Module):
+    """Codes of K bits, or numbers below 2^K, to the ids of groups of their bits, and back.
+
+    Raises ValueError unless the widths are those of a code of `spec`.
+    """
+
+    powers: Tensor
+
+    def __init__(self, spec: TokenSpec, widths: Sequence[int]) -> None:
+        super().__init__()
+        bits = code_bits(spec)
+        if not widths or min(widths) < 1 or sum(widths) != bits:
+            raise ValueError(
+                f"groups must be positive and together the {bits} bits of a code, got {widths}"
+            )
+        self.widths, self.bits, self.numbers = tuple(widths), bits, not spec.channels
+        powers = torch.cat([2 ** torch.arange(width) for width in self.widths])  # (K,)
+        self.register_buffer("powers", powers, persistent=False)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many ids each group has."""
+        return tuple(2**width for width in self.widths)
+
+    def split(self, codes: Tensor) -> Tensor:
+        """Codes (B, N, K), or numbers (B, N), to ids of groups (B, N, G)."""
+        bits = to_bits(codes, self.bits) if self.numbers else codes
+        parts = (bits * self.powers).split(self.widths, -1)
+        return torch.stack([part.sum(-1) for part in parts], -1)
+
+    def unpack(self, ids: Tensor) -> Tensor:
+        """Ids of groups (..., G) to the bits of a code (..., K)."""
+        parts = zip(ids.unbind(-1), self.widths, strict=True)
+        return torch.cat([to_bits(part, width) for part, width in parts], -1)
+
+    def join(self, ids: Tensor) -> Tensor:
+        """Ids of groups (B, N, G) to codes (B, N, K), or numbers (B, N)."""
+        bits = self.unpack(ids)
+        return to_number(bits) if self.numbers else bits
+
+
+def code_bits(spec: TokenSpec) -> int:
+    """K, the bits of a code. Raises ValueError for codes that are not all of so many bits."""
+    if not spec.discrete or spec.depth or (spec.channels and spec.vocab != 2):
+        raise ValueError(f"groups of bits are of codes of bits or of one number, got {spec}")
+    if not spec.channels and spec.vocab & (spec.vocab - 1):
+        raise ValueError(
+            f"groups of bits need a vocabulary that is a power of two, got {spec.vocab}"
+        )
+    return spec.channels or spec.vocab.bit_length() - 1
+
+
+def to_bits(numbers: Tensor, count: int) -> Tensor:
+    """Numbers (...) to bits (..., count), the least significant first."""
+    return numbers.unsqueeze(-1) >> torch.arange(count, device=numbers.device) & 1
+
+
+def to_number(bits: Tensor) -> Tensor:
+    """Bits (..., K), the least significant first, to numbers (...)."""
+    return (bits << torch.arange(bits.shape[-1], device=bits.device)).sum(-1)
