@@ -13,7 +13,7 @@ Letters: B images, T prefix length, N positions, D width, H heads, V codebook en
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,13 @@ from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
 from smalti.models.generator import Generator, GeneratorConfig
-from smalti.nn.attention import KVCache, attend
+from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.linear import Linear
-from smalti.nn.mlp import SwiGLU
+from smalti.nn.llama import Block, Place, feed_forward_width
 from smalti.nn.norms import RMSNorm
-from smalti.nn.residual import drop_path_rates, dropped
-from smalti.nn.rope import rope_2d, rotate, rotation
+from smalti.nn.residual import drop_path_rates
+from smalti.nn.rope import rope_2d, rotation
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange, restore, scan
@@ -107,8 +107,7 @@ class LlamaGenConfig(GeneratorConfig):
 
     @property
     def ffn_dim(self) -> int:
-        hidden = int(self.ffn_multiplier * int(2 * 4 * self.dim / 3))
-        return -(-hidden // self.multiple_of) * self.multiple_of
+        return feed_forward_width(self.dim, self.multiple_of, self.ffn_multiplier)
 
 
 @dataclass
@@ -121,62 +120,6 @@ class Prepared(Rowwise):
     """(1, T + N, 1, head_dim / 2) complex64; with an order for each row, (B, T + N, ...)."""
     visible: Tensor | None
     """(B, T + N) bool, False where a text position is padding; None without text."""
-
-
-class Place(NamedTuple):
-    """Where the rows of one call stand in the sequence, shared by all layers."""
-
-    positions: Tensor
-    """(n,) or (B, n) sequence positions."""
-    reach: int
-    """Keys below this position are read."""
-    rotation: Tensor
-    mask: Tensor | None
-    causal: bool
-    keep: bool
-    """Whether keys and values are written to the cache."""
-
-
-class Attention(nn.Module):
-    def __init__(self, config: LlamaGenConfig) -> None:
-        super().__init__()
-        self.heads, self.kv_heads = config.heads, config.kv_heads or config.heads
-        self.wqkv = Linear(
-            config.dim, (self.heads + 2 * self.kv_heads) * config.head_dim, bias=False
-        )
-        self.wo = Linear(config.dim, config.dim, bias=False)
-
-    def forward(self, x: Tensor, place: Place, layer: int, cache: KVCache | None) -> Tensor:
-        heads, kv = self.heads, self.kv_heads
-        qkv = self.wqkv(x).unflatten(-1, (heads + 2 * kv, -1))  # (B, n, H + 2 H_kv, hd)
-        qk = rotate(qkv[:, :, : heads + kv], place.rotation).transpose(1, 2)
-        q, k = qk[:, :heads], qk[:, heads:]  # (B, H, n, hd), (B, H_kv, n, hd)
-        v = qkv[:, :, heads + kv :].transpose(1, 2)
-        if cache is not None:
-            k, v = cache.update(layer, place.positions, place.reach, k, v, place.keep)
-        y = attend(q, k, v, place.mask, place.causal)
-        return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
-
-    def __init__(self, config: LlamaGenConfig, drop_path: float) -> None:
-        super().__init__()
-        self.attention = Attention(config)
-        self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
-        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
-        self.dropout, self.drop_path = config.dropout, drop_path
-
-    def residual(self, x: Tensor, y: Tensor) -> Tensor:
-        if not self.training:
-            return x + y
-        return x + dropped(y, self.dropout, self.drop_path)
-
-    def forward(self, x: Tensor, place: Place, layer: int, cache: KVCache | None) -> Tensor:
-        x = self.residual(x, self.attention(self.attention_norm(x), place, layer, cache))
-        return self.residual(x, self.feed_forward(self.ffn_norm(x)))
 
 
 class TextPrefix(nn.Module):
