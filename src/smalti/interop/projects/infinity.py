@@ -90,7 +90,9 @@ def vae_sizes(checkpoint: Checkpoint, cells: int | None = None) -> InfinityVAECo
 def bits_of(checkpoint: Checkpoint) -> int:
     """Bits of a latent cell. Raises ValueError if tensors of a file do not agree in them."""
     bits = shape(checkpoint, "encoder.conv_out.conv.weight", 4, NAME)[0]
-    held = {"decoder.conv_in.conv.weight": shape(checkpoint, "decoder.conv_in.conv.weight", 4, NAME)[1]}
+    held = {
+        "decoder.conv_in.conv.weight": shape(checkpoint, "decoder.conv_in.conv.weight", 4, NAME)[1]
+    }
     held |= {name: len(t) for name, t in checkpoint.state.items() if MASK.fullmatch(name)}
     for name, found in held.items():
         if found != bits:
