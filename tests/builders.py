@@ -37,6 +37,7 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     captions = {"classes": 0, "text_length": 6, "text_dim": 12, "aligner_layers": 1}
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
     oblong = replace(maskgit.tiny(), grid=(2, 5), heads=4)
+    bits = {"vocab": 2, "channels": 5}
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
@@ -49,6 +50,11 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "rar-wide": (rar.RAR, wide),
         "var-shared": (var.VAR, shared),
         "maskgit-oblong": (maskgit.MaskGIT, oblong),
+        "llamagen-bits": (llamagen.LlamaGen, replace(small, **bits)),
+        "rar-bits": (rar.RAR, replace(wide, **bits)),
+        "maskgit-bits": (maskgit.MaskGIT, replace(oblong, **bits)),
+        "fluid-bits": (fluid.fluid, replace(random, **bits)),
+        "fluid-raster-bits": (fluid.fluid, replace(random, order="raster", **bits)),
     }
 
 
@@ -60,6 +66,14 @@ def causal_models() -> dict[str, tuple[type[nn.Module], Any]]:
 def masked_models() -> dict[str, tuple[type[nn.Module], Any]]:
     """Those of `models` that fill in hidden codes."""
     return {name: (m, c) for name, (m, c) in models().items() if is_masked(m(c))}
+
+
+def of_each_value(model: Any, h: Tensor) -> Tensor:
+    """Logits of each value of a code's number, (B, n, V), or of each of its bits, (B, n, K, 2)."""
+    logits = model.head.logits(h)
+    if not model.spec.channels:
+        return logits
+    return torch.stack((torch.zeros_like(logits), logits), -1)
 
 
 def is_masked(model: Any) -> bool:

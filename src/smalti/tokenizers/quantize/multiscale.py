@@ -183,6 +183,11 @@ def check_scales(
         raise ValueError(f"phis must be 0 (one for each scale) or more, got {phis}")
     if not 0 <= phi_ratio <= 1:
         raise ValueError(f"phi_ratio must be in [0, 1], got {phi_ratio}")
+    check_grids(grids)
+
+
+def check_grids(grids: tuple[Grid, ...]) -> None:
+    """Raise ValueError unless these are scales, coarse to fine."""
     if not grids or min(min(g) for g in grids) < 1:
         raise ValueError(f"scales must be pairs of positive integers, got {grids}")
     for before, after in zip(grids, grids[1:], strict=False):
