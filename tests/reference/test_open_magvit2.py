@@ -18,7 +18,7 @@ from smalti.interop.projects.open_magvit2 import gpt_state
 from smalti.models.open_magvit2 import OpenMAGVIT2, OpenMAGVIT2Config
 from smalti.nn.groups import Groups, to_number
 from smalti.sampling.guidance import Guidance
-from smalti.tokenizers.open_magvit2 import OpenMAGVIT2LFQConfig, OpenMAGVIT2LFQ
+from smalti.tokenizers.open_magvit2 import OpenMAGVIT2LFQ, OpenMAGVIT2LFQConfig
 
 
 def tokenizer_config(told: dict[str, Any], size: tuple[int, int]) -> OpenMAGVIT2LFQConfig:
@@ -112,7 +112,7 @@ def test_open_magvit2_gpt(folder: Path):
     scale, ratios = split_guidance(io["cfg_scale"].tolist())
     ours = replace(model_config(config["constructor"]), guidance_ratios=ratios)
     model = OpenMAGVIT2(ours).eval()
-    model.load_state_dict(gpt_state(float32(weights), ours))
+    model.load_state_dict(gpt_state(float32(weights)))
     check_model(model, scale, io)
 
 

@@ -14,6 +14,7 @@ B images, n positions, D width, G groups, R rows of all branches and positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +61,12 @@ class FactorisedHead(nn.Module):
 
     def init_weights(self) -> None:
         """Zeros for the logits: any code is as likely as any other."""
-        for part in self.parts:
+        for part in self.each():
             part.init_weights()
+
+    def each(self) -> list[CategoricalHead]:
+        """The head of each group."""
+        return cast(list[CategoricalHead], list(self.parts))
 
     def embed(self, codes: Tensor) -> Tensor:
         """What a model reads of codes, the sum of a row for each group: (B, n, D)."""
@@ -93,13 +98,13 @@ class FactorisedHead(nn.Module):
     def logits(self, h: Tensor, codes: Tensor) -> list[Tensor]:
         """Of each group given the groups of `codes` before it, (B, n, ids of the group) float32."""
         states = self.states(h, self.groups.split(codes)).unbind(2)
-        return [part.logits(state) for part, state in zip(self.parts, states, strict=True)]
+        return [part.logits(state) for part, state in zip(self.each(), states, strict=True)]
 
     def loss(self, h: Tensor, codes: Tensor, noise: SlotNoise | None = None) -> Tensor:
         """Negative log-likelihood of each position, the sum over its groups: (B, n) in nats."""
         ids = self.groups.split(codes)
         states = self.states(h, ids).unbind(2)
-        given = zip(self.parts, states, ids.unbind(-1), strict=True)
+        given = zip(self.each(), states, ids.unbind(-1), strict=True)
         return torch.stack([part.loss(state, i) for part, state, i in given]).sum(0)
 
     def guides(self, guide: Guide) -> list[Guide]:
@@ -114,7 +119,7 @@ class FactorisedHead(nn.Module):
         cache = KVCache(*size, h.dtype, h.device)
         numbers = chance.noise.uniform(len(places))  # (B, n, G)
         ids, logps = list[Tensor](), list[Tensor]()
-        for g, (part, table) in enumerate(zip(self.parts, self.tables, strict=True)):
+        for g, (part, table) in enumerate(zip(self.each(), self.tables, strict=True)):
             for i, layer in enumerate(self.layers):
                 x = layer(x, places[g], i, cache)
             state = self.norm(x).view_as(h)

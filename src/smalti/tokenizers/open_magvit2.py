@@ -239,7 +239,7 @@ class OpenMAGVIT2LFQ(ImageTokenizer):
 
 def tiny() -> OpenMAGVIT2LFQConfig:
     """A model of a few thousand parameters, for tests."""
-    return OpenMAGVIT2LFQConfig(size=(16, 16), channels=8, multipliers=(1, 2, 2), blocks=1, bits=6)
+    return OpenMAGVIT2LFQConfig(size=(16, 16), channels=12, multipliers=(1, 2, 2), blocks=1, bits=6)
 
 
 def f16(size: int = 256) -> OpenMAGVIT2LFQConfig:
