@@ -54,6 +54,11 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "rar-bits": (rar.RAR, replace(wide, **bits)),
         "maskgit-bits": (maskgit.MaskGIT, replace(oblong, **bits)),
         "fluid-bits": (fluid.fluid, replace(random, **bits)),
+        "var-bits": (
+            var.VAR,
+            replace(var.tiny(), scales=((1, 2), (2, 3), (3, 5)), **bits, latent=5),
+        ),
+        "var-cells": (var.VAR, replace(var.tiny(), vocab=2, channels=8, latent=2)),
         "fluid-raster-bits": (fluid.fluid, replace(random, order="raster", **bits)),
     }
 

@@ -16,7 +16,7 @@ entries, C codebook dimensions.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
-from smalti.heads.categorical import CategoricalHead
+from smalti.heads.of_codes import head_of
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.adaln import modulate, normed
 from smalti.nn.attention import KVCache, attend
@@ -36,7 +36,8 @@ from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw, mixture
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.tokenizers.multiscale_vqvae import VAR256
-from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, check_scales, pyramid
+from smalti.tokenizers.quantize.multiscale import pyramid
+from smalti.tokenizers.quantize.pyramids import check_pyramid, pyramid_of
 
 SHARPEST = 100.0
 """The largest factor that l2-normalised queries are scaled by."""
@@ -47,11 +48,13 @@ class VARConfig(GeneratorConfig):
     scales: tuple[tuple[int, int], ...] = VAR256
     """Height and width of each grid, coarse to fine."""
     vocab: int = 4096
-    """Codebook entries, the same for all scales."""
+    """Codebook entries, the same for all scales; 2 with `channels`."""
+    channels: int = 0
+    """Bits of a code; 0: a code is a number."""
     latent: int = 32
-    """Codebook dimensions C."""
+    """Codebook dimensions C, or bits of a cell of the latent."""
     phis: int = 4
-    """Convolutions behind the codebook; 0: one for each scale."""
+    """Convolutions behind the codebook; 0: one for each scale. Bits have none."""
     phi_ratio: float = 0.5
     """Share of those convolutions in what they give."""
     classes: int = 1000
@@ -78,7 +81,7 @@ class VARConfig(GeneratorConfig):
     """Scale of the gates as initialised; published: 1e-3 to 5e-6, smaller for deeper models."""
 
     def __post_init__(self) -> None:
-        check_scales(self.scales, self.vocab, self.latent, self.phis, self.phi_ratio)
+        check_pyramid(self.spec, self.latent, self.phis, self.phi_ratio)
         check(
             self,
             multiple=("dim", "heads"),
@@ -89,17 +92,17 @@ class VARConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec(self.scales, self.vocab)
+        return TokenSpec(self.scales, self.vocab, channels=self.channels)
 
     @property
     def head_dim(self) -> int:
         return self.dim // self.heads
 
     def fitted(self, tokenizer: Any, reads: Reads) -> VARConfig:
-        """The same with the codebook and the classes. Raises ValueError if the tokenizer does not
-        code scales, or other ones."""
-        spec, shape = tokenizer.spec, tokenizer.config
-        if not isinstance(tokenizer.codebook, MultiScaleQuantizer):
+        """The same with the codes and the classes. Raises ValueError if the tokenizer does not code
+        scales, or other ones."""
+        spec = tokenizer.spec
+        if not tokenizer.pyramid:
             raise ValueError(
                 f"VAR predicts scales of codes, but the tokenizer, a {type(tokenizer).__name__}, "
                 f"gives {len(spec.grids)} grid"
@@ -110,8 +113,8 @@ class VARConfig(GeneratorConfig):
                 f"model.scales must be the tokenizer's, {spec.grids}, got {self.scales}; give "
                 f"--model.scales {given}"
             )
-        codes = {"latent": shape.dim, "phis": shape.phis, "phi_ratio": shape.phi_ratio}
-        return replace(self, vocab=spec.vocab, classes=reads.classes, **codes)
+        codes = self.codes_of(tokenizer) | tokenizer.quantize.settings()
+        return self.with_known(classes=reads.classes, **codes)
 
 
 @dataclass
@@ -258,13 +261,13 @@ class Block(nn.Module):
 
 
 class VAR(Generator):
-    """Codes (B, N) of all scales given a class. A `CausalModel`; one scale per step."""
+    """Codes (B, N), or bits (B, N, K), of all scales given a class. A `CausalModel`; a scale a
+    step."""
 
     NO_DECAY = ("pos", "start_pos", "scale_embedding.*", "*.constants", "*.log_scale")
     """What has no weight decay, as published; classes have."""
     FLOAT32 = ("quantize.",)
     """What stays in float32 when the model is loaded in another dtype."""
-    smooth = True
     config: VARConfig
 
     def __init__(self, config: VARConfig) -> None:
@@ -272,10 +275,10 @@ class VAR(Generator):
         self.config, self.spec = config, config.spec
         dim = config.dim
         self.sizes = self.blocks()
-        self.quantize = MultiScaleQuantizer(
-            config.scales, config.vocab, config.latent, config.phis, config.phi_ratio
-        ).requires_grad_(False)
-        self.word_embed = nn.Linear(config.latent, dim)
+        quantize = pyramid_of(self.spec, config.latent, config.phis, config.phi_ratio)
+        self.quantize = quantize.requires_grad_(False)
+        self.smooth = not config.channels
+        self.word_embed = nn.Linear(config.channels or config.latent, dim)
         self.cls_embedding = nn.Embedding(config.classes + 1, dim)
         self.start_pos = nn.Parameter(torch.empty(self.sizes[0], dim))
         self.pos = nn.Parameter(torch.empty(self.spec.positions, dim))
@@ -285,7 +288,7 @@ class VAR(Generator):
         rates = drop_path_rates(config.drop_path, config.layers)
         self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
         self.adaln = nn.Linear(dim, 2 * dim)
-        self.head = CategoricalHead(dim, config.vocab, bias=True)
+        self.head = head_of(self.spec, dim, bias=True)
         self.init_weights()
 
     @torch.no_grad()
@@ -339,7 +342,7 @@ class VAR(Generator):
         return cache
 
     def embed(self, codes: Tensor) -> Tensor:
-        """The vectors (B, n, C) that codes (B, n) stand for."""
+        """The vectors (B, n, C) that codes (B, n, ...) stand for."""
         return self.quantize.embed(codes)
 
     def read(self, codes: Tensor, span: Span, cache: Cache | None) -> Tensor | None:
@@ -358,7 +361,7 @@ class VAR(Generator):
             last = codes[:, sum(self.sizes[: scale - 1]) : sum(self.sizes[:scale])]
             vectors = last if last.is_floating_point() else self.embed(last)  # (B, n, C)
             if latent is None:
-                latent = vectors.new_zeros(len(codes), vectors.shape[-1], *self.spec.grids[-1])
+                latent = self.quantize.empty(len(codes), vectors)
             latent = self.quantize.add(latent, vectors, scale - 1)
             if span.keep:
                 cache.latent, cache.scales = latent, scale
@@ -422,7 +425,8 @@ class VAR(Generator):
         ramp = self.scale_of(span) / max(len(self.sizes) - 1, 1)
         weights = mixture(logits, noise.gumbel(logits.shape[-1]), ramp)
         drawn = draw(logits, noise.uniform())
-        return Draw(*drawn, h, weights @ self.quantize.embedding.weight)
+        every = torch.arange(self.config.vocab, device=h.device)
+        return Draw(*drawn, h, weights @ self.embed(every))
 
     def loss(
         self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None

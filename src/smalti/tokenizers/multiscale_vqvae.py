@@ -95,6 +95,8 @@ class MultiScaleConfig(TokenizerConfig):
 class MultiScaleVQVAE(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, N), scale by scale, and back."""
 
+    pyramid = True
+
     def __init__(self, config: MultiScaleConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec

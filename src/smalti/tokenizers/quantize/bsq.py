@@ -97,11 +97,13 @@ class MultiScaleBSQ(nn.Module):
         size = self.cell_grid((grids or self.grids)[k])
         return left if left.shape[2:] == size else F.interpolate(left, size, mode="area")
 
-    def empty(self, batch: int, grids: Grids | None = None, like: Tensor | None = None) -> Tensor:
-        """The latent (B, K, H, W) of no codes, float32, on the device of `like`."""
-        size = self.cell_grid((grids or self.grids)[-1])
-        device = None if like is None else like.device
-        return torch.zeros(batch, self.bits, *size, device=device)
+    def empty(self, batch: int, like: Tensor, grids: Grids | None = None) -> Tensor:
+        """The latent (B, K, H, W) of no codes, in the dtype and on the device of `like`."""
+        return like.new_zeros(batch, self.bits, *self.cell_grid((grids or self.grids)[-1]))
+
+    def settings(self) -> dict[str, int | float]:
+        """What a model of these codes has to know of it beside them."""
+        return {"latent": self.bits}
 
     # -- codes
 
@@ -144,7 +146,7 @@ class MultiScaleBSQ(nn.Module):
         if scales is not None and not 0 <= scales <= len(grids):
             raise ValueError(f"scales must be from 0 to {len(grids)}, got {scales}")
         parts = self.vectors(codes).split(sizes_of(grids), 1)
-        latent = self.empty(len(codes), grids, codes)
+        latent = self.empty(len(codes), parts[0], grids)
         for k in range(len(grids) if scales is None else scales):
             latent = self.add(latent, parts[k], k, grids)
         return latent
@@ -158,7 +160,7 @@ class MultiScaleBSQ(nn.Module):
         it, shrunk."""
         grids = grids or self.grids
         parts, read = self.vectors(codes).split(sizes_of(grids), 1), list[Tensor]()
-        latent = self.empty(len(codes), grids, codes)
+        latent = self.empty(len(codes), parts[0], grids)
         for k in range(len(grids) - 1):
             latent = self.add(latent, parts[k], k, grids)
             read.append(self.shrink(latent, k + 1, grids))

@@ -52,7 +52,7 @@ class MultiScaleQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         check_scales(grids, vocab, dim, phis, phi_ratio)
-        self.grids, self.vocab, self.l2_norm = grids, vocab, l2_norm
+        self.grids, self.vocab, self.phis, self.l2_norm = grids, vocab, phis, l2_norm
         self.sizes = [h * w for h, w in grids]
         self.embedding = nn.Embedding(vocab, dim)
         count = phis or len(grids)
@@ -76,6 +76,19 @@ class MultiScaleQuantizer(nn.Module):
     def embed(self, codes: Tensor) -> Tensor:
         """The vectors (B, n, C) that codes (B, n) stand for."""
         return self.embedding(codes)
+
+    def empty(self, batch: int, like: Tensor) -> Tensor:
+        """The latent (B, C, h, w) of no codes, in the dtype and on the device of `like`."""
+        return like.new_zeros(batch, self.embedding.embedding_dim, *self.grids[-1])
+
+    def settings(self) -> dict[str, int | float]:
+        """What a model of these codes has to know of it beside them."""
+        ratio = next((phi.ratio for phi in self.phi if isinstance(phi, Phi)), 0.0)
+        return {
+            "latent": self.embedding.embedding_dim,
+            "phis": self.phis,
+            "phi_ratio": ratio,
+        }
 
     def add(self, latent: Tensor, vectors: Tensor, k: int) -> Tensor:
         """`latent` (B, C, h, w) and what vectors (B, n_k, C) of scale k add to it."""
@@ -137,7 +150,7 @@ class MultiScaleQuantizer(nn.Module):
             raise ValueError(f"scales must be from 0 to {len(self.grids)}, got {scales}")
         vectors = codes if codes.is_floating_point() else self.embed(codes)  # (B, N, C)
         parts = vectors.split(self.sizes, 1)
-        latent = vectors.new_zeros(len(vectors), vectors.shape[2], *self.grids[-1])
+        latent = self.empty(len(vectors), vectors)
         for k in range(len(parts) if scales is None else scales):
             latent = self.add(latent, parts[k], k)
         return latent
@@ -146,7 +159,7 @@ class MultiScaleQuantizer(nn.Module):
         """What predicts scales 1 ... K-1, (B, N - n_0, C): at each scale the latent of those before
         it, shrunk."""
         parts, read = self.embed(codes).split(self.sizes, 1), list[Tensor]()
-        latent = parts[0].new_zeros(len(codes), parts[0].shape[2], *self.grids[-1])
+        latent = self.empty(len(codes), parts[0])
         for k in range(len(parts) - 1):
             latent = self.add(latent, parts[k], k)
             read.append(self.shrink(latent, k + 1))
