@@ -20,6 +20,7 @@ from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.reveal import Reveal
 from smalti.tokenizers.maskbit import MaskBitVQGAN, MaskBitVQGANConfig
+from smalti.tokenizers.quantize.lfq import soft_codes
 
 SMOOTHING = 0.1
 """Of upstream's losses."""
@@ -105,12 +106,24 @@ def check_tokenizer(model: MaskBitVQGAN, told: dict[str, Any], io: Vectors) -> N
     io.check("reconstruction", (model.decode(codes) + 1) / 2)
     losses = out.quantized.losses
     commitment = told["commitment_cost"] * losses["commitment"]
-    entropy = told["entropy_loss_weight"] * losses["entropy"]
+    lost = lost_below(model, out.latent)
+    entropy = told["entropy_loss_weight"] * (losses["entropy"] - lost)
     io.check("commitment_loss", commitment)
     # a difference of two entropies, of at most log 2 nats of each bit
     most = told["entropy_loss_weight"] * model.spec.bits * math.log(2)
     io.check("train_entropy_loss", entropy, size=most)
     io.check("train_quantizer_loss", commitment + entropy, size=most)
+
+
+def lost_below(model: MaskBitVQGAN, latent: Tensor) -> Tensor:
+    """What upstream's entropy of a position misses of ours, which is exact: it raises probabilities
+    below 1e-5 to that before their logarithm."""
+    rows = latent.movedim(1, -1).flatten(0, -2)  # (P, K)
+    p = soft_codes(rows.double(), model.config.temperature)  # (P, 2^K)
+    exact, clamped = (-(p * p.clamp(min=least).log()).sum(-1).mean() for least in (1e-300, 1e-5))
+    torch.testing.assert_close(model.quantize.entropies(latent)[0].double(), exact)
+    assert 0 <= exact - clamped <= p.shape[1] * 1e-5 / math.e
+    return (exact - clamped).float()
 
 
 def official_codes(model: MaskBit, codes: Tensor) -> Tensor:
@@ -166,11 +179,8 @@ def check_sampler(
     assert not told["use_sampling_annealing"]
     schedule = {"cosine": "power-cosine", "none": "constant"}[told["guidance_annealing"]]
     guidance = Guidance(1 + told["guidance_scale"], schedule, power=told["scale_pow"])
-    reveal = Reveal(
-        told["num_steps"],
-        told["mask_schedule_strategy"],
-        confidence=told["randomize_temperature"],
-    )
+    schedule = shares(told, math.prod(io["sample_u"].shape[2:]))
+    reveal = Reveal(told["num_steps"], schedule, confidence=told["randomize_temperature"])
     predicted = remembered(model)
     noise = Replayed(io["sample_u"].flatten(2), io["sample_gumbel"].flatten(2))
     cond, filters = Cond(labels=io["class_ids"]), Filters(told["softmax_temperature"])
@@ -183,6 +193,24 @@ def check_sampler(
     if model.spec.channels:
         io.check("sample_image", (tokenizer.decode(codes) + 1) / 2)
         io.check("codes_image", (tokenizer.decode(given) + 1) / 2)
+
+
+def shares(told: dict[str, Any], units: int) -> str:
+    """Our schedule of the recorded run: arccos, or of others, which upstream rounds otherwise, the
+    share of units that is hidden after each step."""
+    ratios = {
+        "root": lambda r: 1 - r**0.5,
+        "square": lambda r: 1 - r**2,
+        "cosine": lambda r: (r * math.pi * 0.5).cos(),
+        "linear": lambda r: 1 - r,
+    }
+    steps, name = told["num_steps"], told["mask_schedule_strategy"]
+    if name == "arccos":
+        return name
+    counts = [
+        float((ratios[name](torch.tensor(i / steps)) * units).floor()) for i in range(1, steps)
+    ]
+    return ",".join(map(str, [(count + 0.5) / units for count in counts] + [0]))
 
 
 def remembered(model: MaskBit) -> list[Tensor]:

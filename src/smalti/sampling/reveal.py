@@ -87,7 +87,7 @@ class Reveal:
             if shares is None:
                 wanted = SCHEDULES[self.schedule](unknown, i / steps)
             else:
-                wanted = math.floor(unknown * shares[math.ceil(i / steps * len(shares)) - 1])
+                wanted = math.floor(unknown * shares[(i * len(shares) - 1) // steps])
             later = max(min(hidden, 1), min(hidden - 1, steps - i))  # something for each step
             hidden = max(later, min(hidden - 1, wanted)) if i < steps else 0
             result.append(hidden)
