@@ -9,7 +9,8 @@ import torch
 import smalti
 from builders import build, models, pipeline, tokenizers
 from smalti.codes import Cond, Draw
-from smalti.data.token_cache import Encoding, TokenCache, write_cache
+from smalti.data.token_cache import TokenCache
+from smalti.data.token_file import Encoding, write_cache
 from smalti.data.transforms import to_uint8
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Watch
