@@ -13,7 +13,7 @@ from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Step
-from smalti.models import fluid, llamagen, maskgit, rar, var
+from smalti.models import fluid, llamagen, maskgit, open_magvit2, rar, var
 from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -38,6 +38,8 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
     oblong = replace(maskgit.tiny(), grid=(2, 5), heads=4)
     bits = {"vocab": 2, "channels": 5}
+    numbers = replace(open_magvit2.tiny(), vocab=32, channels=0, groups=(1, 2, 2), grid=(2, 5))
+    numbers = replace(numbers, order="spiral-in", intra_layers=2)
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
@@ -59,6 +61,7 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
             replace(var.tiny(), scales=((1, 2), (2, 3), (3, 5)), **bits, latent=5),
         ),
         "var-cells": (var.VAR, replace(var.tiny(), vocab=2, channels=8, latent=2)),
+        "open_magvit2-numbers": (open_magvit2.OpenMAGVIT2, numbers),
         "fluid-raster-bits": (fluid.fluid, replace(random, order="raster", **bits)),
     }
 
@@ -150,8 +153,11 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
         scales=((1, 1), (2, 3), (4, 6)),
         cells=2,
     )
+    lfq, signs = found["open_magvit2_lfq"]
+    narrow = replace(signs, size=(8, 24), patch=2, multipliers=(2, 1), blocks=2, bits=1)
     return found | {
         "infinity_vae-cells": (infinity, cells),
+        "open_magvit2_lfq-narrow": (lfq, narrow),
         "kl_vae-grouped": (kl, grouped),
         "kl_vae-oblong": (kl, flat),
         "maskgit_vqgan-oblong": (maskgit, long),
@@ -197,6 +203,8 @@ def pipeline(name: str, **options: Any) -> Pipeline:
     elif len(grids) > 1:
         kind = "multiscale_vqvae"
         changes = {"vocab": spec.vocab, "scales": grids, "phis": model.config.phis}
+    elif spec.channels:
+        kind, changes = "open_magvit2_lfq", {"bits": spec.channels}
     else:
         kind, changes = "vqgan", {"vocab": spec.vocab}
     module, config = tokenizers()[kind]
