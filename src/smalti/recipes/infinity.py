@@ -13,9 +13,9 @@ from smalti.train.trainer import TrainConfig
 def infinity_vae(model: InfinityVAEConfig) -> TokenizerRecipe:
     """A tokenizer of a published size, for pictures of 256 pixels.
 
-    The trainer is another repository, FoundationVision/BitVAE. What the released code says of it is
-    taken from there: pixels weigh 4 (absolute), the entropy 0.1 over an inverse temperature of 100,
-    the adversary 1, Adam's averages; pictures, batch, rate and length are those of LlamaGen's VQ-16.
+    Their trainer is another repository, FoundationVision/BitVAE. What the released code says of it
+    is taken over: pixels weigh 4 (absolute), the entropy 0.1 over an inverse temperature of 100,
+    the adversary 1, Adam's averages. Pictures, batch, rate and length are LlamaGen's.
     """
     return TokenizerRecipe(
         data=DataConfig(source="folder:imagenet/train", crop="random", flip=True, holdout=0.01),
