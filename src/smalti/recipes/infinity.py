@@ -82,8 +82,8 @@ def infinity_vae_d56() -> TokenizerRecipe:
 def emoji_bsq() -> TokenizerRecipe:
     """A small multi-scale binary spherical tokenizer, 32 pixels to six scales of 12 bits.
 
-    The grids are those of `emoji_msvqvae`, 1 x 1 to 8 x 8, at a half more bits a position; about
-    two minutes on two CPU cores.
+    The network and the grids, 1 x 1 to 8 x 8, are those of `emoji_msvqvae`, at 12 bits a position
+    in place of 8; about three minutes on two CPU cores.
 
     smalti train emoji_bsq --out runs/emoji-bsq
     """
