@@ -143,9 +143,20 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
         latent=3,
         attention_at=(2, 4),
     )
+    infinity, few = found["infinity_vae"]
+    cells = replace(  # of 2 x 2 cells, normalised in 24 groups
+        few,
+        size=(16, 24),
+        channels=24,
+        multipliers=(1, 2),
+        decoder_multipliers=(2, 1),
+        scales=((1, 1), (2, 3), (4, 6)),
+        cells=2,
+    )
     lfq, signs = found["open_magvit2_lfq"]
     narrow = replace(signs, size=(8, 24), patch=2, multipliers=(2, 1), blocks=2, bits=1)
     return found | {
+        "infinity_vae-cells": (infinity, cells),
         "open_magvit2_lfq-narrow": (lfq, narrow),
         "kl_vae-grouped": (kl, grouped),
         "kl_vae-oblong": (kl, flat),
