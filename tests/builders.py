@@ -140,7 +140,18 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
         latent=3,
         attention_at=(2, 4),
     )
+    infinity, few = found["infinity_vae"]
+    cells = replace(  # of 2 x 2 cells, normalised in 24 groups
+        few,
+        size=(16, 24),
+        channels=24,
+        multipliers=(1, 2),
+        decoder_multipliers=(2, 1),
+        scales=((1, 1), (2, 3), (4, 6)),
+        cells=2,
+    )
     return found | {
+        "infinity_vae-cells": (infinity, cells),
         "kl_vae-grouped": (kl, grouped),
         "kl_vae-oblong": (kl, flat),
         "maskgit_vqgan-oblong": (maskgit, long),

@@ -17,6 +17,7 @@ from smalti.interop.projects.llamagen import GPT_NAMES
 from smalti.models.mar import MAR
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
+from smalti.tokenizers.infinity import InfinityVAE, InfinityVAEConfig
 from smalti.tokenizers.kl_vae import KLVAE
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
@@ -37,6 +38,8 @@ def official(module: nn.Module) -> dict[str, Tensor]:
         return official_vae(state, len(module.config.multipliers))
     if isinstance(module, KLVAE):
         return official_conv(state, len(module.config.multipliers))
+    if isinstance(module, InfinityVAE):
+        return official_infinity_vae(state, module.config)
     if isinstance(module, MaskGITVQGAN):
         return {k.replace(".upsample.conv.", ".upsample_conv."): t for k, t in state.items()}
     return {OFFICIAL.get(name, name): tensor for name, tensor in state.items()}
@@ -142,6 +145,17 @@ def official_conv(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
         r"\.mid\.2\.": ".mid.block_2.", r"\.phi\.": ".quant_resi.qresi_ls.",
     }  # fmt: skip
     return renamed(found, renames)
+
+
+def official_infinity_vae(state: dict[str, Tensor], config: InfinityVAEConfig) -> dict[str, Tensor]:
+    """With wrapped convolutions and norms, and a constant of the quantizer, held twice."""
+    renames = {
+        r"\.(conv\w*|nin_shortcut)\.(weight|bias)$": r".\1.conv.\2",
+        r"\.(norm\w+)\.(weight|bias)$": r".\1.norm.\2",
+    }
+    found = renamed(official_conv(state, len(config.multipliers)), renames)
+    mask = 2 ** torch.arange(config.bits - 1, -1, -1)
+    return found | {f"{name}.lfq.mask": mask for name in ("quantizer", "quantize")}
 
 
 def renamed(state: dict[str, Tensor], patterns: dict[str, str]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from smalti.models.llamagen import LlamaGenConfig
 from smalti.models.mar import MARConfig
 from smalti.models.rar import RARConfig
 from smalti.models.var import VARConfig
+from smalti.tokenizers.infinity import InfinityVAEConfig
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
 from smalti.tokenizers.multiscale_vqvae import MultiScaleConfig
@@ -388,4 +389,35 @@ def maskgit_config(
         vocab=quantizer["num_embeddings"],
         dim=quantizer["embedding_dim"],
         dropout=conf["dropout"],
+    )
+
+
+# -- Infinity
+INFINITY_FIXED: dict[str, Any] = {"schedule_mode": None, "test_mode": None, "vqgan_ckpt": None}
+"""Options of `vae_model` that change nothing here: schedules are given."""
+
+
+def infinity_config(
+    constructor: Mapping[str, Any],
+    scales: Sequence[Sequence[int]],
+    base_ch: int = 128,
+    num_res_blocks: int = 2,
+) -> InfinityVAEConfig:
+    """`vae_model` of infinity/models/bsq_vae/vae.py, for scales (1, h, w), and what it fixes."""
+    made = {"patch_size": 16, "encoder_ch_mult": (1, 2, 4, 4, 4)} | dict(constructor)
+    down = tuple(made.pop("encoder_ch_mult"))
+    up = tuple(made.pop("decoder_ch_mult", (1, 2, 4, 4, 4)))
+    bits, patch = made.pop("codebook_dim"), made.pop("patch_size")
+    assert made.pop("codebook_size", 2**bits) == 2**bits
+    assert patch == 2 ** (len(down) - 1), "each level but the last halves the size"
+    assert made.keys() <= INFINITY_FIXED.keys(), f"unknown options {made.keys()}"
+    grids = tuple((h, w) for _, h, w in scales)
+    return InfinityVAEConfig(
+        size=(grids[-1][0] * patch, grids[-1][1] * patch),
+        channels=base_ch,
+        multipliers=down,
+        decoder_multipliers=() if up == down else up,
+        blocks=num_res_blocks,
+        scales=grids,
+        bits=bits,
     )

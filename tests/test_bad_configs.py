@@ -10,6 +10,7 @@ from smalti.codes import Cond, TokenSpec
 from smalti.engine.step import Known
 from smalti.models import llamagen
 from smalti.sampling.noise import Noise
+from smalti.tokenizers import infinity as infinity_vae
 from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
 from smalti.train.kl import KLConfig
 
@@ -79,6 +80,27 @@ def test_vqgan(bad, message):
 def test_multiscale_vqvae(bad, message):
     with pytest.raises(ValueError, match=message):
         replace(multiscale_vqvae.tiny(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            {"scales": ((1, 1), (2, 2))},
+            r"must be \(4, 4\), which is size \(16, 16\) / 4, got \(2, 2\)",
+        ),
+        ({"cells": 3}, r"size must be multiples of 12 pixels, got \(16, 16\)"),
+        ({"cells": 2}, r"must be \(2, 2\), which is size \(16, 16\) / 8, got \(4, 4\)"),
+        ({"scales": ((2, 2), (1, 1), (4, 4))}, r"ascend, got \(1, 1\) behind \(2, 2\)"),
+        ({"scales": ()}, r"pairs of positive integers, got \(\)"),
+        ({"bits": 0}, "bits must be at least 1, got 0"),
+        ({"cells": 0}, "cells must be at least 1, got 0"),
+        ({"blocks": 0}, "blocks must be at least 1, got 0"),
+    ],
+)
+def test_infinity_vae(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(infinity_vae.tiny(), **bad)
 
 
 @pytest.mark.parametrize(

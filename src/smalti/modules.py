@@ -24,6 +24,7 @@ from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
 from smalti.text import byte_words as byte_level
 from smalti.text import t5
+from smalti.tokenizers import infinity as infinity_vae
 from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, palette, vqgan
 
 
@@ -48,6 +49,9 @@ TOKENIZERS = {
     ),
     "palette": Entry(palette.PaletteConfig, palette.Palette, palette.tiny),
     "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
+    "infinity_vae": Entry(
+        infinity_vae.InfinityVAEConfig, infinity_vae.InfinityVAE, infinity_vae.tiny
+    ),
 }
 MODELS = {
     "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),

@@ -87,12 +87,25 @@ def nearest(tokenizer, latent, codes, width):
     return chosen.float()
 
 
+def signs(latent, codes, width):
+    """Check that the bits (B, n, K c c) of each position are the signs of its c x c cells of a
+    latent (B, K, c h, c w), row by row, and in a position channel by channel."""
+    cells = round((codes.shape[2] / latent.shape[1]) ** 0.5)
+    for i in range(codes.shape[1]):
+        row, column = (cells * place for place in divmod(i, width))
+        patch = latent[:, :, row : row + cells, column : column + cells]
+        assert torch.equal(codes[:, i], (patch > 0).long().flatten(1))
+
+
 @discrete
 @torch.no_grad()
-def test_codes_are_the_nearest_rows_in_raster_order(tokenizer, images):
+def test_codes_are_the_nearest_rows_or_the_signs_in_raster_order(tokenizer, images):
     codes = tokenizer.encode(images)
     if len(tokenizer.spec.grids) > 1:
         latent = each_scale_codes_what_is_left(tokenizer, images, codes)
+    elif tokenizer.spec.channels:
+        signs(tokenizer.latent(images), codes, tokenizer.spec.grids[0][1])
+        latent = tokenizer.quantize.decode(codes.unflatten(1, tokenizer.spec.grids[0]))
     else:
         latent = nearest(tokenizer, tokenizer.latent(images), codes, tokenizer.spec.grids[0][1])
     pixels = shown(tokenizer, tokenizer.render(latent))
@@ -103,15 +116,23 @@ def each_scale_codes_what_is_left(tokenizer, images, codes):
     """The same at every scale, of the latent less what the coarser scales' codes decode to."""
     quantizer, grids = tokenizer.quantize, tokenizer.spec.grids
     z, begin = tokenizer.latent(images), 0
+    cells = z.shape[2] // grids[-1][0]
     for k, (height, width) in enumerate(grids):
         left = z - quantizer.decode(codes, k)
-        left = F.interpolate(left, (height, width), mode="area")
-        nearest(tokenizer, left, codes[:, begin : begin + height * width], width)
+        left = F.interpolate(left, (cells * height, cells * width), mode="area")
+        part = codes[:, begin : begin + height * width]
+        if tokenizer.spec.channels:
+            signs(left, part, width)
+        else:
+            nearest(tokenizer, left, part, width)
         begin += height * width
     return quantizer.decode(codes)
 
 
-@pytest.mark.parametrize("tokenizer", [n for n in CASES if "multiscale" in n], indirect=True)
+SCALED = [name for name, (_, config) in CASES.items() if len(config.spec.grids) > 1]
+
+
+@pytest.mark.parametrize("tokenizer", SCALED, indirect=True)
 @torch.no_grad()
 def test_the_first_scales_alone_are_a_picture(tokenizer, images):
     codes, sizes = tokenizer.encode(images), [h * w for h, w in tokenizer.spec.grids]
@@ -153,7 +174,7 @@ def changes(code, spec):
 def test_training_forward_renders_what_encode_and_decode_do(tokenizer, images):
     out = tokenizer(images)
     codes = tokenizer.encode(images)
-    assert torch.equal(out.quantized.codes.flatten(1), codes)
+    assert torch.equal(out.quantized.codes.view_as(codes), codes)
     pixels = shown(tokenizer, out.images)
     close_pixels(tokenizer, pixels, tokenizer.decode(codes), images)
     book = tokenizer.quantize.decode(out.quantized.codes)
@@ -187,7 +208,8 @@ def test_reconstruction_alone_passes_the_quantizer_straight_through(tokenizer, i
     pictures = images.clone().requires_grad_()
     (tokenizer(pictures).images - images).square().mean().backward()
     assert pictures.grad is not None and pictures.grad.abs().max() > 1e-9
-    assert tokenizer.quantize.embedding.weight.grad is None, "only its own loss trains it"
+    grads = [weight.grad for weight in tokenizer.quantize.parameters()]
+    assert not any(grad is not None for grad in grads), "only its own loss trains it"
     tokenizer.zero_grad()
 
 
@@ -209,9 +231,9 @@ def test_an_image_of_another_size_is_refused(tokenizer, images):
 
 
 def elsewhere(spec):
-    """The same codes on another grid, the only one."""
+    """The same codes on another grid, of several the last one."""
     height, width = spec.grids[-1]
-    return replace(spec, grids=((height + 1, 2 * width),))
+    return replace(spec, grids=(*spec.grids[:-1], (height + 1, 2 * width)))
 
 
 FREE = [name for name, (module, _) in CASES.items() if module.any_grid]
@@ -225,7 +247,8 @@ bound = pytest.mark.parametrize("tokenizer", BOUND, indirect=True, scope="module
 def test_another_grid_is_that_of_a_tokenizer_of_its_size(tokenizer):
     spec = elsewhere(tokenizer.spec)
     size = tokenizer.size_of(spec)
-    wanted = type(tokenizer)(replace(tokenizer.config, size=size)).eval()
+    scales = {"scales": spec.grids} if len(spec.grids) > 1 else {}
+    wanted = type(tokenizer)(replace(tokenizer.config, size=size, **scales)).eval()
     wanted.load_state_dict(tokenizer.state_dict())
     assert wanted.spec == spec and size != tokenizer.size
     images = torch.rand(B, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1

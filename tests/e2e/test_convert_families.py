@@ -22,7 +22,9 @@ from smalti.models.rar import RAR
 from smalti.models.var import VAR
 from smalti.modules import MODELS, TOKENIZERS, load_module
 from smalti.pipeline.pipeline import Pipeline
+from smalti.tokenizers import infinity as infinity_vae
 from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers.infinity import InfinityVAE
 from smalti.tokenizers.kl_vae import KLVAE
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
@@ -63,6 +65,7 @@ MODULES = {
     "var-vq": (MultiScaleVQVAE, VAE),
     "mar": (MAR, MAR_CONFIG),
     "mar-vae": (KLVAE, kl_vae.tiny()),
+    "infinity-vq": (InfinityVAE, infinity_vae.tiny()),
 }
 TITLES = {
     "llamagen": ("a LlamaGen generator", "llamagen --model"),
@@ -73,6 +76,7 @@ TITLES = {
     "var-vq": ("a VAR tokenizer", "var --tokenizer"),
     "mar": ("a MAR generator", "mar --model"),
     "mar-vae": ("a KL-VAE", "mar --tokenizer"),
+    "infinity-vq": ("an Infinity tokenizer", "infinity --tokenizer"),
 }
 SLOTS = {
     ("llamagen", "--tokenizer"): "llamagen-vq", ("llamagen", "--model"): "llamagen",
@@ -80,6 +84,7 @@ SLOTS = {
     ("var", "--tokenizer"): "var-vq", ("var", "--model"): "var",
     ("mar", "--tokenizer"): "mar-vae", ("mar", "--model"): "mar",
     ("maskgit-vqgan", "--tokenizer"): "maskgit-vq",
+    ("infinity", "--tokenizer"): "infinity-vq",
 }  # fmt: skip
 """What each option of each family takes."""
 NEEDED = {"llamagen": ["--grid", "4"], "mar": ["--scale", "0.5", "--heads", "2"]}

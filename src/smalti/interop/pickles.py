@@ -28,7 +28,16 @@ from smalti.progress import track
 
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """What DDP, compile, FSDP and activation checkpoints put into the names of tensors."""
-HOLDERS = ("model", "module", "state_dict", "model_state_dict", "net", "params", "checkpoint")
+HOLDERS = (
+    "model",
+    "module",
+    "state_dict",
+    "model_state_dict",
+    "net",
+    "params",
+    "checkpoint",
+    "vae",
+)
 """Where a file holds its weights: plain scripts, DeepSpeed, Lightning, and others; the first that
 is there."""
 AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict")
