@@ -4,10 +4,10 @@ Han, Liu, Jiang, Yan, Zhang, Yuan, Peng, Liu 2024, "Infinity: Scaling Bitwise Au
 Modeling for High-Resolution Image Synthesis" (arXiv:2412.04431).
 
 Unusual: as VAR it reads the picture so far, but a code is bits, which need no table, so the model
-keeps nothing of its tokenizer. Layers also read a text. Positions turn queries and keys, spread over
-the largest grid of their aspect ratio, so that one model draws every aspect ratio and number of
-pixels. In training some of the bits that it reads are wrong, and the bits to predict are those that
-make it good (bitwise self-correction). Guidance may mix hidden states in place of logits.
+keeps nothing of its tokenizer. Layers also read a text. Positions turn queries and keys; they are
+spread over the largest grid of their aspect ratio, so that one model draws every aspect ratio and
+number of pixels. In training some of the bits that it reads are wrong, and the bits to predict are
+those that make it good (bitwise self-correction). Guidance may mix hidden states.
 
 Letters: B images, N positions of all scales, n of one, S scales, D width, H heads, K bits of a cell
 of the latent, C bits of a position, T words, E width of their features.
@@ -325,8 +325,7 @@ class Infinity(Generator):
         check_grids(spec.grids)
         if len(spec.grids) > self.config.most_scales:
             raise ValueError(
-                f"this model draws at most {self.config.most_scales} scales, "
-                f"got {len(spec.grids)}"
+                f"this model draws at most {self.config.most_scales} scales, got {len(spec.grids)}"
             )
         return spec
 
@@ -379,9 +378,7 @@ class Infinity(Generator):
         a cache the span must be all slots."""
         return self.transform(self.read(codes, cond, span, cache), cond, span, cache)
 
-    def read(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None
-    ) -> Tensor | None:
+    def read(self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None) -> Tensor | None:
         """The picture so far at the grid of the span, (B, n, C); None at the first scale. Without a
         cache, of all scales but the first."""
         return picture(self.quantizer(cond.grids), codes, span, sizes_of(cond.grids), cache)
@@ -410,9 +407,7 @@ class Infinity(Generator):
         scale, shift = self.adaln(F.silu(cond.cond)).chunk(2, -1)
         return modulate(normed(x, self.config.norm_eps), shift, scale)  # (B, n, D)
 
-    def draw(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: Cache, chance: Chance
-    ) -> Draw:
+    def draw(self, codes: Tensor, cond: Prepared, span: Span, cache: Cache, chance: Chance) -> Draw:
         """Draw the codes of a scale, (B, n, C)."""
         guide = chance.guide
         seen = self.read(codes, cond, span, cache)  # of the images, once for all branches

@@ -61,9 +61,7 @@ class CrossAttention(nn.Module):
     which a softmax does not see.
     """
 
-    def __init__(
-        self, dim: int, heads: int, dropout: float = 0.0, key_bias: bool = True
-    ) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, key_bias: bool = True) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.wq = Linear(dim, dim)
