@@ -207,12 +207,12 @@ class TextPool(nn.Module):
         self.query = nn.Parameter(torch.empty(self.heads, dim // self.heads))
         self.wkv = Linear(config.text_dim, 2 * dim, bias=False)
         self.v_bias = nn.Parameter(torch.zeros(dim))
-        self.wo = Linear(dim, dim)
+        self.wo = nn.Linear(dim, dim)
 
     def forward(self, words: Tensor, mask: Tensor) -> Tensor:
         k, v = self.wkv(words).chunk(2, -1)  # each (B, T, D)
         k, v = split(k, self.heads), split(v + self.v_bias, self.heads)
-        q = self.query[:, None].expand(len(words), -1, -1, -1)  # (B, H, 1, D / H)
+        q = self.query[:, None].repeat(len(words), 1, 1, 1)  # (B, H, 1, D / H)
         return self.wo(attend(q, k, v, mask).flatten(1).unsqueeze(1))  # (B, 1, D)
 
 
