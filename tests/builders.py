@@ -13,7 +13,7 @@ from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Step
-from smalti.models import fluid, infinity, llamagen, maskgit, rar, var
+from smalti.models import fluid, infinity, llamagen, maskgit, open_magvit2, rar, var
 from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -38,6 +38,8 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
     oblong = replace(maskgit.tiny(), grid=(2, 5), heads=4)
     bits = {"vocab": 2, "channels": 5}
+    numbers = replace(open_magvit2.tiny(), vocab=32, channels=0, groups=(1, 2, 2), grid=(2, 5))
+    numbers = replace(numbers, order="spiral-in", intra_layers=2)
     return found | {
         "llamagen-text": (llamagen.LlamaGen, text),
         "llamagen-grouped": (llamagen.LlamaGen, grouped),
@@ -70,6 +72,7 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
             ),
         ),
         "var-cells": (var.VAR, replace(var.tiny(), vocab=2, channels=8, latent=2)),
+        "open_magvit2-numbers": (open_magvit2.OpenMAGVIT2, numbers),
         "fluid-raster-bits": (fluid.fluid, replace(random, order="raster", **bits)),
     }
 
@@ -161,8 +164,11 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
         scales=((1, 1), (2, 3), (4, 6)),
         cells=2,
     )
+    lfq, signs = found["open_magvit2_lfq"]
+    narrow = replace(signs, size=(8, 24), patch=2, multipliers=(2, 1), blocks=2, bits=1)
     return found | {
         "infinity_vae-cells": (infinity, cells),
+        "open_magvit2_lfq-narrow": (lfq, narrow),
         "kl_vae-grouped": (kl, grouped),
         "kl_vae-oblong": (kl, flat),
         "maskgit_vqgan-oblong": (maskgit, long),
@@ -206,9 +212,13 @@ def pipeline(name: str, **options: Any) -> Pipeline:
     if not spec.discrete:
         kind, changes = "kl_vae", {"latent": spec.channels}
     elif len(grids) > 1:
-        kind = "infinity_vae" if spec.channels else "multiscale_vqvae"
-        settings = {"bits": spec.channels} if spec.channels else {"phis": model.config.phis}
-        changes = {"scales": grids, **({} if spec.channels else {"vocab": spec.vocab}), **settings}
+        kind, changes = "multiscale_vqvae", {"vocab": spec.vocab, "scales": grids}
+        if spec.channels:
+            kind, changes = "infinity_vae", {"bits": spec.channels, "scales": grids}
+        else:
+            changes["phis"] = model.config.phis
+    elif spec.channels:
+        kind, changes = "open_magvit2_lfq", {"bits": spec.channels}
     else:
         kind, changes = "vqgan", {"vocab": spec.vocab}
     module, config = tokenizers()[kind]

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
-from smalti.models import fluid, imagegpt, infinity, llamagen, mar, maskgit, rar, var
+from smalti.models import fluid, imagegpt, infinity, llamagen, mar, maskgit, open_magvit2, rar, var
 from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
 from smalti.text import byte_words as byte_level
 from smalti.text import t5
 from smalti.tokenizers import infinity as infinity_vae
 from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, palette, vqgan
+from smalti.tokenizers import open_magvit2 as lfq
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ TOKENIZERS = {
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
+    "open_magvit2_lfq": Entry(lfq.OpenMAGVIT2LFQConfig, lfq.OpenMAGVIT2LFQ, lfq.tiny),
     "palette": Entry(palette.PaletteConfig, palette.Palette, palette.tiny),
     "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
     "infinity_vae": Entry(
@@ -59,6 +61,9 @@ MODELS = {
     "infinity": Entry(infinity.InfinityConfig, infinity.Infinity, infinity.tiny),
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
     "mar": Entry(mar.MARConfig, mar.MAR, mar.tiny),
+    "open_magvit2": Entry(
+        open_magvit2.OpenMAGVIT2Config, open_magvit2.OpenMAGVIT2, open_magvit2.tiny
+    ),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
     "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),

@@ -21,6 +21,8 @@ from smalti import modules
 from smalti.codes import Cond, Span
 from smalti.engine.causal import spans
 from smalti.engine.step import Known
+from smalti.heads.bitwise import BitwiseHead
+from smalti.heads.categorical import CategoricalHead
 from smalti.modules import load_module, save_module
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import ClassifierFree, Guidance
@@ -244,8 +246,9 @@ def test_loss_is_that_of_the_hidden_states(model):
 
 
 def row_loss(model, hidden: Tensor, codes: Tensor, b: int) -> Tensor:
-    """The loss (N,) of row b, position by position and by definition."""
-    if model.spec.discrete:
+    """The loss (N,) of row b, position by position, and by definition where the values of a
+    position do not depend on each other."""
+    if isinstance(model.head, CategoricalHead | BitwiseHead):
         logp = of_each_value(model, hidden).double().log_softmax(-1)  # (B, N, *trailing, V)
         return -torch.stack(
             [logp[b, i].gather(-1, code.unsqueeze(-1)).sum() for i, code in enumerate(codes[b])]

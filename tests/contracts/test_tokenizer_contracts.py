@@ -72,8 +72,12 @@ def test_encode_is_deterministic_and_of_each_image_alone(tokenizer, images):
 
 
 def nearest(tokenizer, latent, codes, width):
-    """Check that codes (B, n) are the nearest rows to a latent (B, C, h, w), row by row; the rows
-    in its place."""
+    """Check that codes (B, n, *trailing) are the nearest ones to a latent (B, C, h, w), row by row:
+    rows of the codebook, or signs; their vectors in its place."""
+    if tokenizer.codebook is None:
+        signs = torch.where(latent > 0, 1.0, -1.0)
+        assert torch.equal(codes, (signs.flatten(2).transpose(1, 2) > 0).long())
+        return signs
     z, book = latent.double(), tokenizer.quantize.embedding.weight.double()
     if tokenizer.quantize.l2_norm:
         z, book = z / z.norm(dim=1, keepdim=True), book / book.norm(dim=1, keepdim=True)

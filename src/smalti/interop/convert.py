@@ -40,7 +40,7 @@ def tokenizer_of(project: Project, options: Any) -> nn.Module:
 def pipeline_of(project: Project, options: Any) -> Pipeline:
     """The pipeline of two files, whose weights stay in them unless they are of another dtype."""
     assert project.model is not None
-    vq = read_part(project.tokenizer, options.tokenizer)
+    vq = read_part(project.tokenizer, options.tokenizer, project.tokenizer.weights)
     checkpoint = read_part(project.model, options.model, wanted_weights(options))
     codes = project.tokenizer.config(vq, options)
     config = project.model.config(checkpoint, options, codes)

@@ -34,6 +34,9 @@ class Part(NamedTuple):
     """Where a file of VAR's trainer holds it."""
     read: Callable[[Path, str, str], Checkpoint] = read_checkpoint
     """What reads such a file, of its path, the weights that are wanted, and `inside`."""
+    weights: str = "model"
+    """Which weights a tokenizer has in a pipeline: "model", "ema", or "" for the moving average
+    where its file has one."""
 
 
 def on_grid(codes: Any, config: Any) -> Any:

@@ -21,8 +21,6 @@ class Groups(nn.Module):
     Raises ValueError unless the widths are those of a code of `spec`.
     """
 
-    powers: Tensor
-
     def __init__(self, spec: TokenSpec, widths: Sequence[int]) -> None:
         super().__init__()
         bits = code_bits(spec)
@@ -31,8 +29,6 @@ class Groups(nn.Module):
                 f"groups must be positive and together the {bits} bits of a code, got {widths}"
             )
         self.widths, self.bits, self.numbers = tuple(widths), bits, not spec.channels
-        powers = torch.cat([2 ** torch.arange(width) for width in self.widths])  # (K,)
-        self.register_buffer("powers", powers, persistent=False)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -42,8 +38,7 @@ class Groups(nn.Module):
     def split(self, codes: Tensor) -> Tensor:
         """Codes (B, N, K), or numbers (B, N), to ids of groups (B, N, G)."""
         bits = to_bits(codes, self.bits) if self.numbers else codes
-        parts = (bits * self.powers).split(self.widths, -1)
-        return torch.stack([part.sum(-1) for part in parts], -1)
+        return torch.stack([to_number(part) for part in bits.split(self.widths, -1)], -1)
 
     def unpack(self, ids: Tensor) -> Tensor:
         """Ids of groups (..., G) to the bits of a code (..., K)."""

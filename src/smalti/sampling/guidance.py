@@ -87,6 +87,30 @@ class Projected:
         return cond + (_each(self.scale, cond) - 1) * change  # (B, ..., C)
 
 
+@dataclass(frozen=True)
+class Further:
+    """A guide that leads `ratio` times as far away from the conditional prediction as `guide`.
+
+    At its scale s the scale is 1 + ratio * (s - 1), whatever the schedule: for models that draw
+    parts of a code with different guidance.
+    """
+
+    guide: Guide
+    ratio: float
+
+    @property
+    def clean(self) -> bool:
+        return self.guide.clean
+
+    def tile(self, x: Tensor) -> Tensor:
+        return self.guide.tile(x)
+
+    def merge(self, pred: Tensor) -> Tensor:
+        merged = self.guide.merge(pred)  # (B, ...)
+        cond = pred[: len(merged)]
+        return cond + self.ratio * (merged - cond)
+
+
 def _each(scale: float | Tensor, like: Tensor) -> float | Tensor:
     """A number as it is; the scale of each row (B,) so that it multiplies (B, ...)."""
     return scale.view(-1, *[1] * (like.dim() - 1)) if isinstance(scale, Tensor) else scale

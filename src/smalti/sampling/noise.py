@@ -105,7 +105,8 @@ class SlotNoise(NamedTuple):
     step: int | Tensor = 0
     """Counts the times that slots may be drawn again, in masked generation: a number or (B,)."""
     ahead: Tensor | None = None
-    """What `uniform` gives, where a loop has computed it for all its steps at once."""
+    """What `uniform` gives, where a loop has computed it for all its steps at once; for as many
+    numbers of a slot as are here."""
 
     @staticmethod
     def of(noise: Noise | None, codes: Tensor, slots: Tensor) -> SlotNoise:
@@ -113,10 +114,14 @@ class SlotNoise(NamedTuple):
         return SlotNoise(noise or Noise.request(0, len(codes), device=codes.device), slots)
 
     def uniform(self, width: int = 0) -> Tensor:
-        """Numbers in [0, 1), (B, n), or (B, n, width) for a slot that holds several codes."""
-        if self.ahead is not None:
-            return self.ahead
-        return self.source.uniform(self.slots, width, step=2 * self.step)
+        """Numbers in [0, 1), (B, n), or (B, n, width) for a slot that holds several codes.
+
+        The first numbers of a slot are the same whatever the width.
+        """
+        ahead = self.ahead
+        if ahead is None or width > (ahead.shape[2] if ahead.dim() == 3 else 0):
+            return self.source.uniform(self.slots, width, step=2 * self.step)
+        return ahead if ahead.dim() == 2 else ahead[..., :width] if width else ahead[..., 0]
 
     def gumbel(self, width: int) -> Tensor:
         """Gumbel noise (B, n, width), other numbers than `uniform`."""

@@ -63,6 +63,13 @@ class CodebookConfig:
     def __post_init__(self) -> None:
         check(self, counts=("warmup", "patience"), positive=("samples",), rates=("share",))
 
+    @property
+    def chosen(self) -> bool:
+        """Whether it is some care, and not what a recipe has by default; a warm-up, which follows
+        the number of steps, does not count."""
+        default = CodebookConfig(warmup=self.warmup)
+        return (self.kmeans or self.patience > 0) and self != default
+
 
 class CodebookCare(nn.Module):
     """Watches one quantizer, whose scales have the `grids`. All state is in buffers, so a resumed

@@ -188,9 +188,15 @@ class ReconstructionConfig(PictureConfig):
     ) -> ReconstructionObjective:
         """What a tokenizer minimises in so many steps; one that has `begun` knows its codes.
 
-        Raises ValueError if there would be no codebook by the end, or nothing to learn before it.
+        Raises ValueError if there would be no codebook by the end, or nothing to learn before it,
+        or if care is asked for where no table is.
         """
         care = replace(self.codebook, kmeans=False) if begun else self.codebook
+        if model.codebook is None and self.codebook.chosen:
+            raise ValueError(
+                "objective.codebook is care for a table of codes, which a "
+                f"{type(model).__name__} does not have, got {self.codebook}"
+            )
         if model.codebook is not None and care.kmeans and care.warmup >= steps:
             raise ValueError(
                 f"objective.codebook.warmup must be below train.steps {steps}, got {care.warmup}"

@@ -1,0 +1,284 @@
+"""Open-MAGVIT2: a Llama in raster order whose codes are bits, drawn in groups.
+
+Luo et al. 2024, "Open-MAGVIT2: An Open-Source Project Toward Democratizing Auto-regressive Visual
+Generation" (arXiv:2409.04410).
+
+Unusual: a vocabulary of 2^18 has neither a table nor a softmax of that size. A code is read as the
+sum of a row for each group of its bits, and drawn group by group: the head is a transformer over
+the groups (`heads/factorised.py`), behind one over the picture. Both have LlamaGen's layers, and
+LlamaGen's rotary table with a row of ZEROS for the class, whose query and key so vanish. Codes may
+also be numbers below a power of two, of which the bits are grouped.
+
+Letters: B images, N positions, D width, H heads, K bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
+from smalti.config import check
+from smalti.heads.factorised import FactorisedHead
+from smalti.models.generator import Generator, GeneratorConfig, held
+from smalti.nn.attention import KVCache
+from smalti.nn.groups import Groups, code_bits
+from smalti.nn.llama import Block, Place, feed_forward_width
+from smalti.nn.residual import drop_path_rates
+from smalti.nn.rope import rope_2d, rotation
+from smalti.sampling.chance import Chance
+from smalti.sampling.noise import Noise, SlotNoise
+from smalti.sampling.orders import arrange, restore, scan
+
+
+@dataclass(frozen=True)
+class OpenMAGVIT2Config(GeneratorConfig):
+    grid: tuple[int, int] = (16, 16)
+    """Height and width of the code grid."""
+    vocab: int = 2
+    """Codebook entries, a power of two; 2 with `channels`."""
+    channels: int = 18
+    """Bits K of a code; 0: a code is a number."""
+    groups: tuple[int, ...] = (6, 12)
+    """Bits of each group; where a tokenizer's codes have more or fewer, so many groups share them
+    evenly."""
+    classes: int = 1000
+    """Class labels; the null class is one more row."""
+    layers: int = 24
+    """Transformer blocks over the picture."""
+    intra_layers: int = 2
+    """Transformer blocks over the groups of a code."""
+    heads: int = 16
+    """Attention heads of both."""
+    dim: int = 1024
+    """Width D of both, a multiple of 4 * heads."""
+    multiple_of: int = 256
+    """The feed-forward width is 8/3 D rounded up to a multiple of this."""
+    norm_eps: float = 1e-5
+    """Added to the mean square in normalisation layers."""
+    rope_base: float = 10000.0
+    """Base of the frequencies of rotary positions."""
+    dropout: float = 0.1
+    """On embeddings and on the outputs of attention and feed-forward."""
+    drop_path: float = 0.0
+    """Rate of the last layer's dropped residual branches; earlier layers have less."""
+    order: str = "row-major"
+    """The scan in which codes are learned and drawn: see `smalti.sampling.orders`."""
+    guidance_ratios: tuple[float, ...] = ()
+    """How many times as far guidance leads away from 1 for each group; () is once."""
+    temperature_ratios: tuple[float, ...] = ()
+    """How many times as high the temperature of each group is; () is once."""
+
+    def __post_init__(self) -> None:
+        sizes = ("classes", "layers", "intra_layers", "heads", "dim", "multiple_of")
+        check(self, pairs=("grid",), positive=sizes, several=("vocab",), counts=("channels",))
+        check(self, rates=("dropout", "drop_path"), above_zero=("norm_eps", "rope_base"))
+        if self.dim % (4 * self.heads):
+            raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
+        scan(self.order, self.grid)
+        Groups(self.spec, self.groups)
+        for name in ("guidance_ratios", "temperature_ratios"):
+            ratios = getattr(self, name)
+            if ratios and (len(ratios) != len(self.groups) or not all(map(above_zero, ratios))):
+                raise ValueError(
+                    f"{name} must be a positive number for each of the {len(self.groups)} groups, "
+                    f"or (), got {ratios}"
+                )
+
+    @property
+    def spec(self) -> TokenSpec:
+        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+    @property
+    def ffn_dim(self) -> int:
+        return feed_forward_width(self.dim, self.multiple_of)
+
+    def fitted(self, tokenizer: Any, reads: Reads) -> Self:
+        """The same with what the tokenizer's codes and the condition decide.
+
+        Raises ValueError if the codes are not bits, or numbers below a power of two.
+        """
+        spec: TokenSpec = tokenizer.spec
+        if len(spec.grids) > 1 or not spec.discrete:
+            return super().fitted(tokenizer, reads)
+        try:
+            groups = shared(code_bits(spec), self.groups)
+        except ValueError:
+            raise ValueError(
+                f"{self.name} predicts groups of bits, which needs codes of bits or numbers below "
+                f"a power of two, but the tokenizer, a {type(tokenizer).__name__}, gives "
+                f"{held(spec)}"
+            ) from None
+        ratios = {}
+        if len(groups) != len(self.groups):
+            ratios = {"guidance_ratios": (), "temperature_ratios": ()}
+        codes = {"vocab": spec.vocab, "channels": spec.channels, "groups": groups}
+        return super(type(self), replace(self, **codes, **ratios)).fitted(tokenizer, reads)
+
+
+def above_zero(value: float) -> bool:
+    return 0 < value < float("inf")
+
+
+def shared(bits: int, groups: tuple[int, ...]) -> tuple[int, ...]:
+    """The groups, or as many, but none of them empty, that share `bits` evenly, the last ones the
+    odd bits."""
+    if sum(groups) == bits:
+        return groups
+    count = min(len(groups), bits)
+    return tuple((bits + i) // count for i in range(count))
+
+
+@dataclass
+class Prepared(Rowwise):
+    """All that no drawn code changes."""
+
+    label: Tensor
+    """(B, 1, D)."""
+    rotation: Tensor
+    """(1, 1 + N, 1, head_dim / 2) complex64; with an order for each row, (B, 1 + N, ...)."""
+
+
+class OpenMAGVIT2(Generator):
+    """Bits (B, N, K), or numbers (B, N), given a class. A `CausalModel`; one code a step."""
+
+    any_grid = True
+    config: OpenMAGVIT2Config
+
+    def __init__(self, config: OpenMAGVIT2Config) -> None:
+        super().__init__()
+        self.config, self.spec = config, config.spec
+        self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
+        rates = drop_path_rates(config.drop_path, config.layers)
+        self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
+        self.head = FactorisedHead(
+            Groups(self.spec, config.groups),
+            config,
+            config.intra_layers,
+            config.rope_base,
+            config.guidance_ratios,
+            config.temperature_ratios,
+        )
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Normal(0, 0.02) everywhere; zero logits, so that the first loss is K ln 2."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        self.head.init_weights()
+
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
+        return scan(self.config.order, (spec or self.spec).grids[0])
+
+    def rope_table(self, spec: TokenSpec | None = None) -> Tensor:
+        """Zeros for the class, then the grid's rotations: (1 + N, head_dim / 2, 2) float32."""
+        grid = (spec or self.spec).grids[0]
+        table = rope_2d(*grid, self.config.head_dim, self.config.rope_base)
+        return F.pad(table, (0, 0, 0, 0, 1, 0))
+
+    def prepare(
+        self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
+    ) -> Prepared:
+        """Class embeddings and rotary rows of a batch of conditions, drawn in `orders`, (N,) or
+        (B, N), on the grid of `spec`."""
+        spec = self.draws(spec)
+        label = self.cls_embedding(cond.class_ids(null=self.config.classes)).unsqueeze(1)
+        turn = rotation(self.rope_table(spec).to(label.device))
+        orders = self.order(spec) if orders is None else orders
+        if orders is not None:  # a row turns by the cell of the code that it holds
+            turn = turn[F.pad(orders.to(turn.device) + 1, (1, 0))]
+        return Prepared(label, turn if turn.dim() == 4 else turn.unsqueeze(0))
+
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> KVCache:
+        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
+        c, weight = self.config, self.cls_embedding.weight
+        size = (c.layers, batch, c.heads, 1 + self.draws(spec).positions, c.head_dim)
+        return KVCache(*size, weight.dtype, weight.device)
+
+    def place(self, prepared: Prepared, span: Span) -> Place:
+        """Slot i is position i of the sequence: 0 holds the class, i code i - 1."""
+        turn = arrange(prepared.rotation, span.slots)
+        # one new row sees every key, and a first block is plainly causal
+        if span.first or (span.start is not None and span.slots.numel() == 1):
+            return Place(span.slots, span.reach, turn, None, span.first, span.keep)
+        keys = torch.arange(span.reach, device=span.slots.device)
+        mask = keys <= span.slots.view(-1, 1, span.slots.shape[-1], 1)  # (1 or B, 1, n, reach)
+        return Place(span.slots, span.reach, turn, mask, False, span.keep)
+
+    def hidden(
+        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None
+    ) -> Tensor:
+        """Hidden states (B, n, D) of a span; reads codes (B, N, *trailing), in the order in which
+        they are drawn, of earlier slots only. Without a cache the span must be all slots."""
+        before = (span.slots[1:] if span.first else span.slots) - 1
+        x = self.head.embed(arrange(codes, before))  # (B, n, D)
+        if span.first:
+            x = torch.cat((cond.label.to(x.dtype), x), 1)
+        if self.training:
+            x = F.dropout(x, self.config.dropout)
+        place = self.place(cond, span)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, place, i, cache)
+        return x  # the head normalises
+
+    def draw(
+        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None, chance: Chance
+    ) -> Draw:
+        """Draw the codes of a span, (B, n, *trailing)."""
+        guide = chance.guide
+        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
+        return self.head.sample(h, chance)
+
+    def loss(
+        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
+        """Negative log-likelihood of codes (B, N, *trailing), predicted in `orders`, at each
+        position: (B, N) in nats. Codes and loss are row by row."""
+        orders = self.order() if orders is None else orders
+        codes = arrange(codes, orders)
+        span = Span.whole(self.spec.positions, codes.device)
+        h = self.hidden(codes, self.prepare(cond, orders), span)
+        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
+        return restore(loss, orders)
+
+
+def tiny() -> OpenMAGVIT2Config:
+    """A model of a few thousand parameters, for tests."""
+    return OpenMAGVIT2Config(
+        grid=(4, 4),
+        channels=5,
+        groups=(2, 3),
+        classes=5,
+        layers=2,
+        intra_layers=1,
+        heads=2,
+        dim=32,
+        multiple_of=32,
+        dropout=0.0,
+    )
+
+
+def _sized(layers: int, intra_layers: int, heads: int, dim: int) -> dict[str, Any]:
+    return {"layers": layers, "intra_layers": intra_layers, "heads": heads, "dim": dim}
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "B": _sized(24, 2, 16, 1024),
+    "L": _sized(36, 3, 20, 1280),
+    "XL": _sized(48, 4, 24, 1536),
+}
+"""Layers, heads and width of every published size."""
