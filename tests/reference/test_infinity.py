@@ -36,7 +36,9 @@ def text_of(features: Tensor, lengths: Tensor, most: int) -> Cond:
 
 
 def model_of(config: dict[str, Any], weights: dict[str, Tensor]) -> Infinity:
+    """The model of a folder, whose training differs from evaluation in weights alone."""
     settings = infinity_gpt_config(config["constructor"], config["scale_schedule"], flip=0.0)
+    settings = replace(settings, dropout=0.0, drop_path=0.0)
     model = Infinity(settings)
     model.load_state_dict(model_state(float32(weights), settings))
     return model.eval()
