@@ -13,7 +13,7 @@ from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Step
-from smalti.models import fluid, llamagen, maskbit, maskgit, open_magvit2, rar, var
+from smalti.models import fluid, infinity, llamagen, maskbit, maskgit, open_magvit2, rar, var
 from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -62,6 +62,17 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "var-bits": (
             var.VAR,
             replace(var.tiny(), scales=((1, 2), (2, 3), (3, 5)), **bits, latent=5),
+        ),
+        "infinity-cells": (
+            infinity.Infinity,
+            replace(
+                infinity.tiny(),
+                scales=((1, 2), (2, 3), (3, 5)),
+                bits=3,
+                cells=2,
+                shared_adaln=False,
+                l2_norm=False,
+            ),
         ),
         "var-cells": (var.VAR, replace(var.tiny(), vocab=2, channels=8, latent=2)),
         "open_magvit2-numbers": (open_magvit2.OpenMAGVIT2, numbers),
@@ -207,8 +218,11 @@ def pipeline(name: str, **options: Any) -> Pipeline:
     if not spec.discrete:
         kind, changes = "kl_vae", {"latent": spec.channels}
     elif len(grids) > 1:
-        kind = "multiscale_vqvae"
-        changes = {"vocab": spec.vocab, "scales": grids, "phis": model.config.phis}
+        kind, changes = "multiscale_vqvae", {"vocab": spec.vocab, "scales": grids}
+        if spec.channels:
+            kind, changes = "infinity_vae", {"bits": spec.channels, "scales": grids}
+        else:
+            changes["phis"] = model.config.phis
     elif spec.channels:
         kind, changes = "open_magvit2_lfq", {"bits": spec.channels}
     else:
@@ -234,10 +248,10 @@ def random_codes(spec: TokenSpec, batch: int, seed: int = 0) -> Tensor:
 def random_cond(model: Any, batch: int, seed: int = 0) -> Cond:
     """Labels, or left-padded texts of different lengths, whichever the model takes."""
     generator = torch.Generator().manual_seed(seed)
-    config = model.config
-    if config.classes:
-        return Cond(labels=torch.randint(config.classes, (batch,), generator=generator))
-    lengths = torch.randint(1, config.text_length, (batch,), generator=generator)
-    mask = torch.arange(config.text_length) >= config.text_length - lengths[:, None]
-    text = torch.randn(batch, config.text_length, config.text_dim, generator=generator)
+    reads = model.reads
+    if reads.classes:
+        return Cond(labels=torch.randint(reads.classes, (batch,), generator=generator))
+    lengths = torch.randint(1, reads.text_length, (batch,), generator=generator)
+    mask = torch.arange(reads.text_length) >= reads.text_length - lengths[:, None]
+    text = torch.randn(batch, reads.text_length, reads.text_dim, generator=generator)
     return Cond(text=text * mask[..., None], text_mask=mask)

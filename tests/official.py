@@ -14,8 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smalti.interop.projects.llamagen import GPT_NAMES
+from smalti.interop.projects.open_magvit2 import NAMES
+from smalti.models.infinity import Infinity
 from smalti.models.mar import MAR
 from smalti.models.maskbit import MaskBit
+from smalti.models.open_magvit2 import OpenMAGVIT2
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
 from smalti.tokenizers.infinity import InfinityVAE, InfinityVAEConfig
@@ -40,6 +43,8 @@ def official(module: nn.Module) -> dict[str, Tensor]:
         return official_vae(state, len(module.config.multipliers))
     if isinstance(module, KLVAE):
         return official_conv(state, len(module.config.multipliers))
+    if isinstance(module, Infinity):
+        return official_infinity(state)
     if isinstance(module, InfinityVAE):
         return official_infinity_vae(state, module.config)
     if isinstance(module, MaskBit):
@@ -48,6 +53,9 @@ def official(module: nn.Module) -> dict[str, Tensor]:
         return official_maskbit_vqgan(state, module.config.bits)
     if isinstance(module, MaskGITVQGAN):
         return {k.replace(".upsample.conv.", ".upsample_conv."): t for k, t in state.items()}
+    if isinstance(module, OpenMAGVIT2):
+        renames = {f"^{re.escape(ours)}": theirs for theirs, ours in NAMES.items()}
+        return renamed(state, renames)
     return {OFFICIAL.get(name, name): tensor for name, tensor in state.items()}
 
 
@@ -151,6 +159,32 @@ def official_conv(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
         r"\.mid\.2\.": ".mid.block_2.", r"\.phi\.": ".quant_resi.qresi_ls.",
     }  # fmt: skip
     return renamed(found, renames)
+
+
+def official_infinity(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With two logits for each bit and the buffers of upstream; layers numbered throughout."""
+    for name in list(state):
+        if name.endswith(".q_bias"):
+            state[name.replace("q_bias", "zero_k_bias")] = torch.zeros_like(state[name])
+        last = name.rpartition(".")[2]
+        axes = {"start_pos": 2, "log_scale": 1, "constants": 2, "query": 1}.get(last, 0)
+        state[name] = state[name][(None,) * axes]
+        if name.startswith("head."):  # any two of this difference
+            half = 0.5 * state[name]
+            state[name] = torch.stack((-half, half), 1).flatten(0, 1)
+    renames = {
+        r"^null$": "cfg_uncond", r"^start_pos$": "pos_start", r"^scale_embedding": "lvl_embed",
+        r"^pool\.query$": "text_proj_for_sos.ca.mat_q",
+        r"^pool\.wkv": "text_proj_for_sos.ca.mat_kv",
+        r"^pool\.wo": "text_proj_for_sos.ca.proj", r"^pool\.": "text_proj_for_sos.ca.",
+        r"^text_proj\.": "text_proj_for_ca.", r"^shared_adaln\.": "shared_ada_lin.1.",
+        r"^adaln\.": "head_nm.ada_lin.1.", r"^head\.proj\.": "head.", r"^layers\.": "blocks.",
+        r"\.adaln\.": ".ada_lin.1.", r"\.constants$": ".ada_gss", r"\.attention\.": ".sa.",
+        r"\.cross\.": ".ca.", r"\.cross_norm\.": ".ca_norm.", r"\.wqkv\.": ".mat_qkv.",
+        r"\.wq\.": ".mat_q.", r"\.wkv\.": ".mat_kv.", r"\.wo\.": ".proj.",
+        r"\.log_scale$": ".scale_mul_1H11", r"\.feed_forward\.w(\d)": r".ffn.fc\1",
+    }  # fmt: skip
+    return renamed(state, renames)
 
 
 def official_infinity_vae(state: dict[str, Tensor], config: InfinityVAEConfig) -> dict[str, Tensor]:

@@ -19,7 +19,18 @@ from torch import Tensor, nn
 
 from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
-from smalti.models import fluid, imagegpt, llamagen, mar, maskbit, maskgit, open_magvit2, rar, var
+from smalti.models import (
+    fluid,
+    imagegpt,
+    infinity,
+    llamagen,
+    mar,
+    maskbit,
+    maskgit,
+    open_magvit2,
+    rar,
+    var,
+)
 from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
 from smalti.text import byte_words as byte_level
@@ -62,6 +73,7 @@ TOKENIZERS = {
 MODELS = {
     "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),
     "imagegpt": Entry(imagegpt.ImageGPTConfig, imagegpt.ImageGPT, imagegpt.tiny),
+    "infinity": Entry(infinity.InfinityConfig, infinity.Infinity, infinity.tiny),
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
     "mar": Entry(mar.MARConfig, mar.MAR, mar.tiny),
     "open_magvit2": Entry(

@@ -151,7 +151,7 @@ def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> Report:
     """Train the tokenizer; its report."""
     spec = recipe.model.spec
     scales = f"{len(spec.grids)} scales, " if len(spec.grids) > 1 else ""
-    what = f"out of {spec.vocab}" if spec.discrete else f"of {spec.channels} numbers"
+    what = spec.words
     console.print(
         f"[bold]1 of 4[/] a tokenizer learns to write an image as {scales}{spec.positions} codes "
         f"{what}, and to read it back"
@@ -180,12 +180,20 @@ def draw(out: Path, seed: int, console: Console) -> float:
     console.print("[bold]4 of 4[/] new images are drawn")
     pipeline: Pipeline = load(out / "generator-run" / "pipeline")
     began = time.monotonic()
-    images = pipeline(n=64, seed=seed)
+    named = None if pipeline.text is None else captions(str(pipeline.info["source"]), 64)
+    images = pipeline(named, n=64, seed=seed)
     seconds = time.monotonic() - began
     tags = {"images": [image.info["smalti"] for image in images]}
     save_png(grid(images, 8, zoom=2), out / "samples.png", tags)
     pipeline.save_pretrained(out / "pipeline")
     return len(images) / seconds
+
+
+def captions(data: str, count: int) -> list[str]:
+    """At most so many captions, all different, spread over a source."""
+    source = open_source(data)
+    every = sorted({source.caption(i) for i in range(len(source))} - {""})
+    return every[:: -(-len(every) // count)]
 
 
 def learnt(report: Report) -> str:

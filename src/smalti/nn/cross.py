@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from smalti.codes import Rowwise
@@ -54,18 +55,24 @@ def split(x: Tensor, heads: int) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Queries of rows (B, n, D), keys and values of a `Context`; all D wide."""
+    """Queries of rows (B, n, D), keys and values of a `Context`; all D wide.
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+    Without `key_bias` only values have a bias: that of keys moves all products of a query alike,
+    which a softmax does not see.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, key_bias: bool = True) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.wq = Linear(dim, dim)
-        self.wkv = Linear(dim, 2 * dim)
+        self.wkv = Linear(dim, 2 * dim, bias=key_bias)
+        self.v_bias = None if key_bias else nn.Parameter(torch.zeros(dim))
         self.wo = Linear(dim, dim)
 
     def keys(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of words (B, T, D), each (B, H, T, head_dim)."""
         k, v = self.wkv(words).chunk(2, -1)
+        v = v if self.v_bias is None else v + self.v_bias
         return split(k, self.heads), split(v, self.heads)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:

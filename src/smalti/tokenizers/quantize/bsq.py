@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.tokenizers.quantize.lfq import LookupFree
+from smalti.tokenizers.quantize.lfq import bit_entropy
 from smalti.tokenizers.quantize.multiscale import Grid, check_grids, mean
 from smalti.tokenizers.quantize.vq import Quantized
 
@@ -57,7 +57,6 @@ class MultiScaleBSQ(nn.Module):
             raise ValueError(f"bits and cells must be at least 1, got {bits}, {cells}")
         self.grids, self.bits, self.cells = grids, bits, cells
         self.sizes = sizes_of(grids)
-        self.signs = LookupFree(bits, group=1, temperature=0.01 * math.sqrt(bits))
 
     # -- vectors, and maps of them
 
@@ -192,6 +191,37 @@ class MultiScaleBSQ(nn.Module):
         inputs = torch.cat([latent.new_zeros(len(latent), 0, labels[0].shape[2]), *read], 1)
         return Corrected(inputs, torch.cat(labels, 1), torch.cat(shown, 1))
 
+    @torch.no_grad()
+    def correct_codes(
+        self, codes: Tensor, uniform: Tensor, strength: Tensor, grids: Grids | None = None
+    ) -> Corrected:
+        """`correct` of the latent that codes (B, N, C) were made of, of which no more is known than
+        that: at each scale what it leaves is as long as what the codes from there on add up to, and
+        has the sign of its code. So labels are the codes until a bit is wrong."""
+        grids, labels, shown, read = grids or self.grids, [], [], []
+        sizes = sizes_of(grids)
+        rate = F.pad(strength, (0, max(0, len(grids) - strength.shape[-1])))  # (B or 1, S)
+        with torch.autocast(codes.device.type, enabled=False):
+            parts = self.embed(codes).split(sizes, 1)
+            added = [
+                self.spread(self.as_map(part, grid), grids)
+                for part, grid in zip(parts, grids, strict=True)
+            ]
+            left = torch.stack(added).sum(0)  # (B, K, H, W)
+            error = sofar = torch.zeros_like(left)
+            for k, numbers in enumerate(uniform.split(sizes, 1)):
+                signs = self.as_map(parts[k], grids[k])
+                true = (self.remains(left, k, grids).abs() + 1e-6) * signs.sign()
+                labels.append(self.code(true - self.remains(error, k, grids)))
+                shown.append(labels[-1] ^ (numbers < rate[..., k, None, None]))
+                wrong = self.embed(shown[-1]) - parts[k]
+                error = error + self.spread(self.as_map(wrong, grids[k]), grids)
+                sofar, left = sofar + added[k], left - added[k]
+                if k + 1 < len(grids):
+                    read.append(self.shrink(sofar + error, k + 1, grids))
+        inputs = torch.cat([left.new_zeros(len(left), 0, codes.shape[2]), *read], 1)
+        return Corrected(inputs, torch.cat(labels, 1), torch.cat(shown, 1))
+
     def forward(self, z: Tensor, entropy: bool = False) -> Quantized:
         """Quantize for training. Gradients of the latent pass through the directions of what each
         scale codes. Losses are means over scales, of directions: their distance from their codes,
@@ -207,10 +237,20 @@ class MultiScaleBSQ(nn.Module):
                 latent = latent + self.spread(unit + (signs - unit).detach(), grids)
                 losses.append({"commitment": F.mse_loss(unit, signs)})
                 if entropy:
-                    sure, even = self.signs.entropies(unit)
-                    losses[-1]["entropy"] = sure - even
+                    losses[-1]["entropy"] = entropy_loss(unit)
         means = {name: mean([one[name] for one in losses]) for name in losses[0]}
         return Quantized(latent, torch.cat(codes, 1), means)
+
+
+def entropy_loss(unit: Tensor) -> Tensor:
+    """How unsure each bit of directions (B, K, h, w) is, less how evenly it is used, summed over
+    the bits, in nats. Bits are drawn by a softmax of 2 z.c / 0.01 over their two vectors c; the
+    small constant is upstream's."""
+    logits = (4 / 0.01 / math.sqrt(unit.shape[1])) * unit.movedim(1, -1).flatten(0, -2)  # (P, K)
+    ones = logits.sigmoid().mean(0)  # (K,)
+    shares = torch.stack((ones, 1 - ones))
+    even = -(shares * (shares + 1e-8).log()).sum()
+    return bit_entropy(logits).sum(1).mean() - even
 
 
 def sizes_of(grids: Grids) -> list[int]:
