@@ -31,6 +31,8 @@ from smalti.tokenizers.maskbit import MaskBitVQGAN, MaskBitVQGANConfig
 NAME = "MaskBit"
 HEADS = {1024: 16}
 """Attention heads of the published width."""
+MOST = 24
+"""Bits of the longest codes of which a table is looked at."""
 
 
 def drawn(scale: float, noise: float, power: float, steps: int = 64) -> Sampling:
@@ -79,6 +81,26 @@ class MaskBitFiles:
 
 # -- configurations
 
+CONSTANTS = ("quantize.bits_to_indices", "quantize.codebook", "bits_to_indices")
+"""What files hold beside weights: powers of two, and all codes."""
+
+
+def check_constants(checkpoint: Checkpoint) -> None:
+    """Raise ValueError if constants of a file do not have the values of codes of bits, the first of
+    which is the least significant one."""
+    for name in CONSTANTS:
+        found = checkpoint.state.get(name)
+        if found is None:
+            continue
+        bits = found.shape[-1] if found.dim() else 0
+        wanted = 2 ** torch.arange(bits)
+        if name.endswith("codebook"):
+            wanted = signs(to_bits(torch.arange(2 ** min(bits, MOST)), bits))
+        if found.shape != wanted.shape or not torch.equal(found.to(wanted), wanted):
+            raise ValueError(
+                f"{checkpoint.path}: {name} does not have the values of codes of {bits} bits"
+            )
+
 
 def lfq_sizes(checkpoint: Checkpoint) -> MaskBitVQGANConfig:
     """The config of a tokenizer's checkpoint, for images of a single code.
@@ -95,6 +117,7 @@ def lfq_sizes(checkpoint: Checkpoint) -> MaskBitVQGANConfig:
             f"{checkpoint.path} is no tokenizer of bits: it has a table of {len(state[table])} "
             f"codes, {table}"
         )
+    check_constants(checkpoint)
     channels, levels = width("encoder.conv_in.weight"), count(checkpoint, "encoder.down.")
     widths = [width(f"encoder.down.{i}.res_blocks.0.conv1.weight") for i in range(levels)]
     blocks, others = (
@@ -129,8 +152,9 @@ def bert_sizes(checkpoint: Checkpoint, heads: int | None = None) -> MaskBitConfi
     `heads` is needed for sizes that were never published. Raises ValueError if it is missing, or if
     the tensors are not those of such a generator.
     """
+    check_constants(checkpoint)
     dim, bits = _shape(checkpoint, "input_proj.weight", 2)
-    positions = _shape(checkpoint, "pos_emb", 3)[1] - 1
+    groups, positions = _groups(checkpoint, bits), _shape(checkpoint, "pos_emb", 3)[1] - 1
     side = math.isqrt(max(positions, 0))
     if not side or side * side != positions:
         raise ValueError(
@@ -141,7 +165,7 @@ def bert_sizes(checkpoint: Checkpoint, heads: int | None = None) -> MaskBitConfi
     return MaskBitConfig(
         grid=(side, side),
         channels=bits,
-        groups=_groups(checkpoint, bits),
+        groups=groups,
         classes=_shape(checkpoint, "class_emb.weight", 2)[0] - 1,
         layers=count(checkpoint, "transformer.layers."),
         heads=heads or HEADS[dim],
@@ -196,8 +220,6 @@ BERT_NAMES = (
 )
 """The same of a generator."""
 
-CONSTANTS = ("quantize.bits_to_indices", "quantize.codebook", "bits_to_indices")
-
 
 def _renamed(name: str, names: Sequence[tuple[str, str]]) -> str:
     for theirs, ours in names:
@@ -205,25 +227,14 @@ def _renamed(name: str, names: Sequence[tuple[str, str]]) -> str:
     return name
 
 
-def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that are no constants. Raises ValueError for a constant of other values."""
-    for name in CONSTANTS:
-        if (found := state.get(name)) is not None:
-            bits = found.shape[-1]
-            wanted = 2 ** torch.arange(bits)
-            if found.dim() == 2:
-                wanted = signs(to_bits(torch.arange(2**bits), bits))
-            if not torch.equal(found.to(wanted), wanted):
-                raise ValueError(f"{name} does not have the values of codes of {bits} bits")
-    return {name: tensor for name, tensor in state.items() if name not in CONSTANTS}
-
-
 def lfq_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict of an official tokenizer's. Raises ValueError for constants that are none."""
+    """Our state dict of an official tokenizer's."""
     levels = 1 + max(int(n.split(".")[2]) for n in state if n.startswith("decoder.up."))
     legacy = levels > 1 and "decoder.up.0.upsample_conv.weight" not in state
     found = dict[str, Tensor]()
-    for name, tensor in _weights(state).items():
+    for name, tensor in state.items():
+        if name in CONSTANTS:
+            continue
         if name.startswith("decoder.up.") and not legacy:
             parts = name.split(".")
             parts[2] = str(levels - 1 - int(parts[2]))
@@ -233,8 +244,8 @@ def lfq_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def bert_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict of an official generator's. Raises ValueError for constants that are none."""
-    found = {_renamed(name, BERT_NAMES): tensor for name, tensor in _weights(state).items()}
+    """Our state dict of an official generator's."""
+    found = {_renamed(n, BERT_NAMES): tensor for n, tensor in state.items() if n not in CONSTANTS}
     return found | {"pos": found["pos"].squeeze(0)}
 
 
