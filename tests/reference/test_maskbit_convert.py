@@ -1,5 +1,4 @@
-"""`smalti convert maskbit` on files of the golden weights: the pipeline gives what the official code
-gives."""
+"""`smalti convert maskbit` on files of the golden weights: pipelines give what upstream gives."""
 
 from dataclasses import replace
 from pathlib import Path
