@@ -1,4 +1,4 @@
-"""Recipes of MAR, MaskGIT and MaskBit as published: what their docstrings say, and that they fit."""
+"""Recipes of MAR, MaskGIT and MaskBit as published: that they are what their docstrings say."""
 
 import re
 
