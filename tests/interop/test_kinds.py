@@ -19,7 +19,9 @@ OURS = {
 }  # fmt: skip
 UNPUBLISHED = {"maskgit", "fluid"}
 """Models of ours whose files no project publishes for torch."""
-CASES = models() | tokenizers()
+NO_FILE = {"rar-bits"}
+"""Variants that files of a project cannot be: RAR's hold a table of codes."""
+CASES = {name: case for name, case in (models() | tokenizers()).items() if name not in NO_FILE}
 
 
 def registered(name: str) -> str:

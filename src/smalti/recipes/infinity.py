@@ -21,9 +21,9 @@ from smalti.train.trainer import TrainConfig
 def infinity_vae(model: InfinityVAEConfig) -> TokenizerRecipe:
     """A tokenizer of a published size, for pictures of 256 pixels.
 
-    The trainer is another repository, FoundationVision/BitVAE. What the released code says of it is
-    taken from there: pixels weigh 4 (absolute), the entropy 0.1 over an inverse temperature of 100,
-    the adversary 1, Adam's averages; pictures, batch, rate and length are those of LlamaGen's VQ-16.
+    Their trainer is another repository, FoundationVision/BitVAE. What the released code says of it
+    is taken over: pixels weigh 4 (absolute), the entropy 0.1 over an inverse temperature of 100,
+    the adversary 1, Adam's averages. Pictures, batch, rate and length are LlamaGen's.
     """
     return TokenizerRecipe(
         data=DataConfig(source="folder:imagenet/train", crop="random", flip=True, holdout=0.01),
@@ -90,8 +90,8 @@ def infinity_vae_d56() -> TokenizerRecipe:
 def emoji_bsq() -> TokenizerRecipe:
     """A small multi-scale binary spherical tokenizer, 32 pixels to six scales of 12 bits.
 
-    The grids are those of `emoji_msvqvae`, 1 x 1 to 8 x 8, at a half more bits a position; about
-    two minutes on two CPU cores.
+    The network and the grids, 1 x 1 to 8 x 8, are those of `emoji_msvqvae`, at 12 bits a position
+    in place of 8; about three minutes on two CPU cores.
 
     smalti train emoji_bsq --out runs/emoji-bsq
     """
