@@ -24,10 +24,12 @@ from torch import Tensor, nn
 
 from common import report, seconds
 from smalti.codes import TokenSpec
+from smalti.data.code_batches import CodeBatches
 from smalti.data.loader import Batches, Images
 from smalti.data.open import open_source
 from smalti.data.source import split
-from smalti.data.token_cache import CodeBatches, Encoding, TokenCache, write_cache
+from smalti.data.token_cache import TokenCache
+from smalti.data.token_file import Encoding, write_cache
 from smalti.models.llamagen import LlamaGen
 from smalti.recipes.base import GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan, llamagen_b

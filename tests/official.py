@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smalti.interop.projects.llamagen import GPT_NAMES
+from smalti.interop.projects.open_magvit2 import NAMES
 from smalti.models.mar import MAR
+from smalti.models.open_magvit2 import OpenMAGVIT2
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
 from smalti.tokenizers.infinity import InfinityVAE, InfinityVAEConfig
@@ -42,6 +44,9 @@ def official(module: nn.Module) -> dict[str, Tensor]:
         return official_infinity_vae(state, module.config)
     if isinstance(module, MaskGITVQGAN):
         return {k.replace(".upsample.conv.", ".upsample_conv."): t for k, t in state.items()}
+    if isinstance(module, OpenMAGVIT2):
+        renames = {f"^{re.escape(ours)}": theirs for theirs, ours in NAMES.items()}
+        return renamed(state, renames)
     return {OFFICIAL.get(name, name): tensor for name, tensor in state.items()}
 
 

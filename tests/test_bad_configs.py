@@ -11,7 +11,7 @@ from smalti.engine.step import Known
 from smalti.models import llamagen
 from smalti.sampling.noise import Noise
 from smalti.tokenizers import infinity as infinity_vae
-from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, open_magvit2, vqgan
 from smalti.train.kl import KLConfig
 
 
@@ -140,6 +140,22 @@ def test_maskgit_vqgan(bad, message):
 def test_kl_vae(bad, message):
     with pytest.raises(ValueError, match=message):
         replace(kl_vae.tiny(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"patch": 0}, "patch must be at least 1, got 0"),
+        ({"blocks": 0}, "blocks must be at least 1, got 0"),
+        ({"bits": 0}, "bits must be at least 1, got 0"),
+        ({"entropy_group": 0}, "entropy_group must be at least 1, got 0"),
+        ({"multipliers": ()}, r"multipliers must be one or more positive integers, got \(\)"),
+        ({"size": (16, 18)}, r"size must be multiples of 4 pixels, got \(16, 18\)"),
+    ],
+)
+def test_open_magvit2_lfq(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(open_magvit2.tiny(), **bad)
 
 
 @pytest.mark.parametrize("weight", [-1e-6, float("nan")])

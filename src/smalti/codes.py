@@ -63,8 +63,20 @@ class TokenSpec:
             return math.inf
         return math.log2(self.vocab) * math.prod(self.trailing)
 
+    @property
+    def words(self) -> str:
+        """What a code is, behind the word "codes": "out of 512", "of 18 bits", "of 16 numbers"."""
+        if not self.channels:
+            return f"out of {self.vocab}" + (f", {self.depth} at each position" * bool(self.depth))
+        return f"of {self.channels} {'bits' if self.discrete else 'numbers'}"
+
     def shape(self, batch: int) -> tuple[int, ...]:
         return (batch, self.positions, *self.trailing)
+
+    def widened(self, codes: Tensor) -> Tensor:
+        """Codes as models take them, int64 if discrete: bits are read from a token cache as uint8,
+        an eighth of it."""
+        return codes.long() if self.discrete else codes
 
     def empty(self, batch: int, device: torch.device | str | None = None) -> Tensor:
         """Codes of zeros, (B, N, *trailing): int64 if discrete, float32 if not."""

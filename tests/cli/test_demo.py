@@ -40,7 +40,7 @@ def run(tmp_path, monkeypatch, capsys):
     ("fast", "steps", "until", "words"),
     [
         (True, 3540, 1770, "about 9 on two without.\n"),
-        (False, 2360, 1180, "on two without as here, where the generator trains 67% of its steps."),
+        (False, 1770, 885, "on two without as here, where the generator trains 50% of its steps."),
     ],
 )
 def test_a_slower_processor_trains_less_and_both_times_are_said(run, fast, steps, until, words):

@@ -212,16 +212,16 @@ def test_guides_and_filters_of_rows_do_what_each_does_alone():
         RowFilters.of([Filters(), Filters(smooth=True)])
 
 
+@pytest.mark.parametrize("name", ["llamagen", "open_magvit2"])
 @torch.inference_mode()
-def test_a_model_without_positions_draws_other_grids():
+def test_a_model_without_positions_draws_other_grids(name):
     """As the model of that grid with the same weights."""
-    name = "llamagen"
     module, config = CASES[name]
     model, oblong = build(module, config), build(module, config.with_known(grid=(3, 5)))
     cond, noise = random_cond(model, 2), Noise.request(5, 2)
     drawn = generate(model, cond, noise, Guidance(2.0), spec=oblong.spec)
     assert torch.equal(drawn, generate(oblong, cond, noise, Guidance(2.0)))
-    assert drawn.shape == (2, 15)
+    assert drawn.shape == (2, 15, *model.spec.trailing)
     of_scales = replace(model.spec, grids=((1, 1), (2, 2)))
     for spec in (build(*CASES["fluid-raster-continuous"]).spec, of_scales):
         with pytest.raises(ValueError, match="this model draws TokenSpec"):

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smalti.codes import TokenSpec
-from smalti.data import token_cache
-from smalti.data.token_cache import CodeBatches, Encoding, TokenCache, write_cache
+from smalti.data import token_file
+from smalti.data.code_batches import CodeBatches
+from smalti.data.token_cache import TokenCache
+from smalti.data.token_file import Encoding, write_cache
 
 VQ = TokenSpec(grids=((2, 3),), vocab=300)
 SPECS = {
@@ -50,7 +52,7 @@ def write(path, spec, codes, given=None, **changes):
 
 @pytest.fixture
 def short_batches(monkeypatch):
-    monkeypatch.setattr(token_cache, "ROWS", 4)
+    monkeypatch.setattr(token_file, "ROWS", 4)
 
 
 @pytest.mark.parametrize(("source", "share"), [("folder:x", 0.1), ("emoji:skin_tones", 0.5)])
@@ -72,7 +74,9 @@ def test_round_trip(tmp_path, short_batches, name):
     order, views = [10, 0, 4, 4, 7], np.array([0, 1, 1, 0, 1])
     read = cache.codes(order, views)
     assert read.shape == spec.shape(5)
-    assert read.dtype == (torch.int64 if spec.discrete else torch.float32)
+    whole = torch.uint8 if spec.vocab == 2 else torch.int64
+    assert read.dtype == (whole if spec.discrete else torch.float32)
+    assert spec.widened(read).dtype == (torch.int64 if spec.discrete else torch.float32)
     assert (read.numpy() == codes[order, views]).all()
     assert (cache.codes(order).numpy() == codes[order, 0]).all()
     assert cache._parts[0].dtype == STORED.get(name, name)
@@ -97,9 +101,9 @@ def test_half_precision(tmp_path):
 
 def test_a_cache_outlives_a_change_of_the_batch_length(tmp_path, monkeypatch):
     codes = make(VQ, 11)
-    monkeypatch.setattr(token_cache, "ROWS", 3)
+    monkeypatch.setattr(token_file, "ROWS", 3)
     write(tmp_path / "a.arrow", VQ, codes)
-    monkeypatch.setattr(token_cache, "ROWS", 5)
+    monkeypatch.setattr(token_file, "ROWS", 5)
     read = TokenCache(tmp_path / "a.arrow").codes(np.arange(11))
     assert (read.numpy() == codes[:, 0]).all()
 
@@ -436,3 +440,38 @@ def test_a_damaged_file_is_an_error_or_gives_codes_of_the_vocabulary(whole, tmp_
         assert "damaged.arrow" in str(error)
     else:
         assert 0 <= codes.min() and codes.max() < cache.spec.vocab
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 2**16))
+@settings(max_examples=30, deadline=None)
+def test_bits_are_packed_and_come_back(tmp_path_factory, bits, positions, seed):
+    spec, path = TokenSpec(((1, positions),), 2, channels=bits), tmp_path_factory.mktemp("c") / "a"
+    codes = make(spec, 5, seed=seed)
+    write(path, spec, codes)
+    cache = TokenCache(path)
+    assert cache._parts[0].shape == (5, 2, -(-positions * bits // 8))
+    assert (cache.codes(np.arange(5), 1).numpy() == codes[:, 1]).all()
+    again = [row.codes for row in cache.rows()]
+    assert (np.stack(again) == codes).all()
+
+
+def test_32_bits_take_little_more_than_4_bytes(tmp_path):
+    spec = TokenSpec(((16, 16),), 2, channels=32)
+    write(tmp_path / "a.arrow", spec, make(spec, 1000, views=1))
+    assert (tmp_path / "a.arrow").stat().st_size / (1000 * 256) <= 4.2
+
+
+def test_bits_that_an_earlier_smalti_did_not_pack(tmp_path, monkeypatch):
+    spec, codes = SPECS["bits"], make(SPECS["bits"], 6)
+    monkeypatch.setattr(Encoding, "version", property(lambda _: token_file.PLAIN))
+    write(tmp_path / "a.arrow", spec, codes)
+    cache = TokenCache(tmp_path / "a.arrow")
+    assert cache._parts[0].shape == codes.shape
+    assert (cache.codes(np.arange(6), 1).numpy() == codes[:, 1]).all()
+
+
+def test_a_version_that_is_to_come_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Encoding, "version", property(lambda _: 3))
+    write(tmp_path / "a.arrow", VQ, make(VQ, 4))
+    with pytest.raises(ValueError, match="version 3, this smalti reads versions 1 and 2"):
+        TokenCache(tmp_path / "a.arrow")

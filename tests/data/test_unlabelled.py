@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from smalti.codes import Cond, TokenSpec
-from smalti.data.token_cache import CodeBatches, Encoding, TokenCache, write_cache
+from smalti.data.code_batches import CodeBatches
+from smalti.data.token_cache import TokenCache
+from smalti.data.token_file import Encoding, write_cache
 
 
 @pytest.mark.parametrize(("classes", "labels"), [([], [0, 0]), (["a", "b"], [-1, 1])])

@@ -19,6 +19,8 @@ from builders import (
 from smalti.codes import Cond, Draw, Reads, TokenSpec
 from smalti.engine.causal import spans
 from smalti.engine.step import Known, width
+from smalti.heads.bitwise import BitwiseHead
+from smalti.heads.categorical import CategoricalHead
 from smalti.models import var
 from smalti.models.generator import Generator
 from smalti.models.var import VAR
@@ -73,7 +75,7 @@ def slow_generate(model, cond, noise, guidance, filters, solver) -> tuple[Tensor
             model.hidden(codes, model.prepare(c), everything)[:, new] for c in (cond, cond.null())
         ]
         scale = guidance.scale_at(i, len(blocks))
-        if not model.spec.discrete:
+        if not isinstance(model.head, CategoricalHead | BitwiseHead):
             numbers = SlotNoise(noise, everything.slots[new])
             chance = Chance(ClassifierFree(scale), numbers, filters, solver)
             found = model.head.sample(torch.cat(hidden), chance)

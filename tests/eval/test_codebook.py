@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from smalti.codes import TokenSpec
 from smalti.eval.codebook import (
+    baseline_bits,
+    bit_counts,
     bits,
     entropy,
     entropy_1d_tokenizer,
@@ -16,12 +18,15 @@ from smalti.eval.codebook import (
     histograms,
     hits_var,
     margin_var,
+    parts,
     perplexity,
     perplexity_taming,
+    unigram_bits,
     usage,
     usage_unitok,
     usage_var,
 )
+from smalti.nn.groups import group_bits, numbered
 
 COUNTS = st.lists(st.integers(0, 50), min_size=1, max_size=20).filter(any).map(torch.tensor)
 
@@ -73,3 +78,41 @@ def test_margin_and_moving_average_of_var():
     assert hits_var(average, counts.flip(0), 1).tolist() == pytest.approx([9, 1])
     assert hits_var(average, counts.flip(0), 100).tolist() == pytest.approx([9.9, 0.1])
     assert hits_var(torch.zeros(2), counts, 1).tolist() == pytest.approx([1, 0])
+
+
+@given(bits=st.sampled_from([1, 5, 10, 18, 19, 24, 32]), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_bits_are_counted_in_groups_and_each_alone(bits, seed):
+    spec = TokenSpec(((1, 2), (2, 3)), 2, channels=bits)
+    codes = torch.randint(0, 2, spec.shape(3), generator=torch.Generator().manual_seed(seed))
+    width, found = group_bits(spec), histograms(codes, spec)
+    ids = numbered(codes, spec)
+    assert width <= 16 and found.shape == (2, -(-bits // width), 2**width)
+    assert torch.equal(histograms(codes.to(torch.uint8), spec), found)
+    first = [sum(int(b) << i for i, b in enumerate(code[:width])) for code in codes[0].tolist()]
+    assert ids[0, :, 0].tolist() == first
+    counts = parts(found, spec)
+    for i in range(bits):
+        assert (
+            counts[f"_bit{i}"].tolist()
+            == torch.bincount(codes[..., i].flatten(), minlength=2).tolist()
+        )
+    assert counts["_1x2"].sum() == 3 * 2 * found.shape[1]
+    assert ("_group1" in counts) == (bits > 16)
+    assert counts[""].sum() == ids.numel()
+
+
+def test_the_baseline_of_bits_is_the_better_of_groups_and_bits():
+    spec = TokenSpec(((4, 16),), 2, channels=6)
+    codes = torch.randint(0, 2, spec.shape(40), generator=torch.Generator().manual_seed(0))
+    assert baseline_bits(histograms(codes, spec), codes, spec) <= 6.01
+    few = histograms(codes[:1], spec)  # too few for 64 codes, enough for 6 bits
+    alone = unigram_bits(bit_counts(few.sum(0), spec), codes)
+    assert baseline_bits(few, codes, spec) == pytest.approx(alone)
+    same = codes.clone()
+    same[..., 1:] = same[..., :1]  # bits that say the same
+    assert baseline_bits(histograms(same, spec), same, spec) == pytest.approx(1, abs=0.05)
+    plain = TokenSpec(((4, 16),), 7)
+    ids = torch.randint(0, 7, plain.shape(5))
+    counts = histograms(ids, plain)
+    assert baseline_bits(counts, ids, plain) == unigram_bits(counts[0, 0], ids)

@@ -9,17 +9,28 @@ from builders import models, tokenizers
 from official import official
 from smalti.interop.kinds import KINDS, expect, kind_of
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.projects import infinity, llamagen, mar, maskgit_vqgan, rar, var
+from smalti.interop.projects import (
+    infinity,
+    llamagen,
+    mar,
+    maskgit_vqgan,
+    open_magvit2,
+    rar,
+    var,
+)
 from smalti.modules import name_of
 
 OURS = {
     "llamagen": llamagen.MODEL, "vqgan": llamagen.TOKENIZER, "rar": rar.MODEL,
     "maskgit_vqgan": maskgit_vqgan.TOKENIZER, "var": var.MODEL, "multiscale_vqvae": var.TOKENIZER,
     "kl_vae": mar.TOKENIZER, "mar": mar.MODEL, "infinity_vae": infinity.TOKENIZER,
+    "open_magvit2": open_magvit2.MODEL, "open_magvit2_lfq": open_magvit2.TOKENIZER,
 }  # fmt: skip
 UNPUBLISHED = {"maskgit", "fluid"}
 """Models of ours whose files no project publishes for torch."""
-CASES = models() | tokenizers()
+NO_FILE = {"rar-bits"}
+"""Variants that files of a project cannot be: RAR's hold a table of codes."""
+CASES = {name: case for name, case in (models() | tokenizers()).items() if name not in NO_FILE}
 
 
 def registered(name: str) -> str:

@@ -14,14 +14,16 @@ from smalti.cli.info import describe
 from smalti.cli.main import main
 from smalti.interop.hub import find
 from smalti.interop.projects import PROJECTS
-from smalti.models import rar, var
+from smalti.models import open_magvit2, rar, var
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
+from smalti.models.open_magvit2 import OpenMAGVIT2
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
 from smalti.text.t5 import T5Config
 from smalti.tokenizers import multiscale_vqvae
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
+from smalti.tokenizers.open_magvit2 import OpenMAGVIT2LFQ, OpenMAGVIT2LFQConfig
 from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 
@@ -159,6 +161,23 @@ def test_var(hub, name):
     ]
     assert pipe.tokenizer.config.scales == pipe.model.config.scales == pyramid(*sides)
     assert pipe.sampling.guidance.scale == 2.5 and len(pipe(n=2, seed=1)) == 2
+
+
+def test_open_magvit2_has_a_repository_for_each_size(hub):
+    """Of 256 pixels, as published; width and depth here tell the size, and so the heads."""
+    size = {"layers": 2, "intra_layers": 1, "heads": 2, "dim": 32}
+    tokenizer = OpenMAGVIT2LFQConfig(channels=2, multipliers=(1, 1, 1, 1, 1), blocks=1, bits=5)
+    home = "TencentARC/Open-MAGVIT2-Tokenizer-256-resolution"
+    repo = "TencentARC/Open-MAGVIT2-AR-B-256-resolution"
+    hub.add(home, "imagenet_256_L.ckpt", build(OpenMAGVIT2LFQ, tokenizer))
+    hub.add(repo, "AR_256_B.ckpt", build(OpenMAGVIT2, open_magvit2.tiny()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(open_magvit2.SIZES, "B", size)
+        pipe = smalti.load(f"{repo}/AR_256_B.ckpt", "cpu", torch.float32)
+    assert hub.asked == [f"{repo}/AR_256_B.ckpt", f"{home}/imagenet_256_L.ckpt"]
+    assert pipe.tokenizer.config == tokenizer and pipe.model.config.grid == (16, 16)
+    assert pipe.sampling.guidance.scale == 1.9
+    assert pipe.model.config.guidance_ratios == pytest.approx((1.0, 1.0 / 0.9))
 
 
 def test_sample_draws_from_a_hub_id(hub, tmp_path, capsys):

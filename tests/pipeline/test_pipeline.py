@@ -406,7 +406,7 @@ def test_a_pipeline_says_what_it_is(pipe):
     count = sum(p.numel() for p in pipe.model.parameters())
     assert repr(pipe).splitlines() == [
         f"Pipeline of llamagen, {count:,} parameters, draws 5 classes ({', '.join(NAMES)})",
-        "  16 x 16 pixels as 16 codes of 32, by vqgan",
+        "  16 x 16 pixels as 16 codes out of 32, by vqgan",
         "  on cpu in float32",
     ]
     assert "draws texts" in repr(small("llamagen-text"))

@@ -21,7 +21,7 @@ from small_systems import GENERATOR, TOKENIZER, write_pictures
 from smalti import modules
 from smalti.cli.main import main
 from smalti.config import read_json
-from smalti.data.token_cache import CodeBatches
+from smalti.data.code_batches import CodeBatches
 from smalti.models import llamagen
 from smalti.modules import load_module, save_module
 from smalti.pipeline.pipeline import Pipeline

@@ -143,7 +143,7 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
     command = ["encode", "shapes:4", "--tokenizer", tmp_path / "v" / "tokenizer", "--out"]
     for more in (("--posterior", "mode"), ("--half",)):
         line = failed(capsys, *command, tmp_path / "codes.arrow", *more)
-        assert "for tokenizers of continuous codes, got one of 16 discrete codes" in line
+        assert "for tokenizers of continuous codes, got one of codes out of 16" in line
     line = failed(capsys, *train, "--init", tmp_path / "v")
     assert "holds a vqgan, which this recipe does not train: it takes KLVAEConfig" in line
 

@@ -129,3 +129,14 @@ def test_slots_that_are_drawn_again_get_other_numbers_but_the_same_normal_ones()
     assert not (gumbels[0] == gumbels[1]).any() and not (gumbels[1] == gumbels[2]).any()
     assert torch.equal(turns[0].normal(6), turns[2].normal(6))
     assert torch.equal(turns[0].normal(6), noise.normal(SLOTS, 6))
+
+
+def test_what_a_loop_computed_ahead_serves_every_width_that_it_has():
+    """Fewer numbers of a slot are the first of those ahead; more are computed, and are the same."""
+    noise, slots = Noise.request(3, 2), torch.tensor([4, 1])
+    wide, plain = noise.uniform(slots, 6), noise.uniform(slots)
+    for ahead in (None, plain, wide, noise.uniform(slots, 2)):
+        given = SlotNoise(noise, slots, ahead=ahead)
+        assert torch.equal(given.uniform(), plain)
+        for width in (1, 2, 5, 6):
+            assert torch.equal(given.uniform(width), wide[..., :width])

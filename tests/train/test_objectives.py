@@ -15,7 +15,7 @@ from smalti.eval.likelihood import likelihood
 from smalti.models import llamagen
 from smalti.text import byte_words as byte_level
 from smalti.text.byte_words import ByteEncoder
-from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, open_magvit2, vqgan
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.train.codebook_care import CodebookConfig
 from smalti.train.gan import discriminator_loss, generator_loss
@@ -276,3 +276,16 @@ def test_advice_names_only_options_that_the_tokenizer_has():
         text = trained.advice({"usage": 0.01}) or ""
         assert ("--model.l2-norm" in text) == hasattr(config, "l2_norm")
         assert "--model.vocab" in text
+
+
+def test_care_for_a_table_is_refused_where_there_is_none():
+    """What a recipe has by default is none that was asked for, nor is a warm-up that follows the
+    steps."""
+    signs = build(open_magvit2.OpenMAGVIT2LFQ, open_magvit2.tiny())
+    for care in (CodebookConfig(), CodebookConfig(warmup=3), CodebookConfig(False, 7, 0)):
+        goal = replace(GAN, gan_weight=0.0, codebook=care)
+        assert goal.objective(signs, seed=0, steps=10).care is None
+    for care in (CodebookConfig(patience=50), CodebookConfig(True, patience=0)):
+        goal = replace(GAN, gan_weight=0.0, codebook=care)
+        with pytest.raises(ValueError, match="which a OpenMAGVIT2LFQ does not have, got Codebook"):
+            goal.objective(signs, seed=0, steps=10)

@@ -65,7 +65,8 @@ def encode(
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print what was written on standard output.
     """
-    from smalti.data.token_cache import TokenCache, is_own
+    from smalti.data.token_cache import TokenCache
+    from smalti.data.token_file import is_own
     from smalti.runs.encode import encode as run
 
     check_file(out, ".arrow", is_own)
@@ -99,7 +100,7 @@ def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
     if tokenizer.spec.discrete and (contents.posterior or contents.half):
         raise ValueError(
             "--posterior and --half are for tokenizers of continuous codes, "
-            f"got one of {tokenizer.spec.vocab} discrete codes"
+            f"got one of codes {tokenizer.spec.words}"
         )
     return Coder(
         open_source(data),

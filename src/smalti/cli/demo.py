@@ -151,7 +151,7 @@ def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> Report:
     """Train the tokenizer; its report."""
     spec = recipe.model.spec
     scales = f"{len(spec.grids)} scales, " if len(spec.grids) > 1 else ""
-    what = f"out of {spec.vocab}" if spec.discrete else f"of {spec.channels} numbers"
+    what = spec.words
     console.print(
         f"[bold]1 of 4[/] a tokenizer learns to write an image as {scales}{spec.positions} codes "
         f"{what}, and to read it back"

@@ -2,7 +2,11 @@
 
 All of them are functions of counts (`histogram`), which are added up over batches: the mean of each
 batch's usage or perplexity is another, smaller number. Projects define some of them otherwise;
-their variants carry their names. V codes, K scales, D codes at each position.
+their variants carry their names.
+
+A bit alone says little, so codes of bits are counted in groups of bits, each as one number
+(`nn.groups.numbered`).
+V codes, K scales, D codes, or groups of bits, at each position.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import TokenSpec
+from smalti.nn.groups import group_bits, numbered, to_bits
 
 
 def histogram(codes: Tensor, vocab: int) -> Tensor:
@@ -22,21 +27,36 @@ def histogram(codes: Tensor, vocab: int) -> Tensor:
 
 def histograms(codes: Tensor, spec: TokenSpec) -> Tensor:
     """How often each code of (B, N, *trailing) occurs at each scale and place within a position:
-    (K, D, V) int64 on the CPU. D counts depths and bits; it is 1 where a position has one code."""
-    codes = codes.reshape(*codes.shape[:2], math.prod(spec.trailing))  # (B, N, D)
+    (K, D, V) int64 on the CPU. D counts depths, or groups of bits; it is 1 where a position has one
+    code."""
+    codes, width = numbered(codes, spec), group_bits(spec)
+    vocab = 2**width if width else spec.vocab
     scales = [part.unbind(2) for part in codes.split([h * w for h, w in spec.grids], 1)]
-    return torch.stack([torch.stack([histogram(d, spec.vocab) for d in part]) for part in scales])
+    return torch.stack([torch.stack([histogram(d, vocab) for d in part]) for part in scales])
+
+
+def bit_counts(counts: Tensor, spec: TokenSpec) -> Tensor:
+    """Of `histograms` (..., D, V) of codes of bits, how often each bit is 0 and
+    1: (..., bits, 2)."""
+    ones = to_bits(torch.arange(counts.shape[-1]), group_bits(spec))  # (V, width)
+    found = torch.stack((counts @ (1 - ones), counts @ ones), -1)  # (..., D, width, 2)
+    return found.flatten(-3, -2)[..., : spec.channels, :]
 
 
 def parts(counts: Tensor, spec: TokenSpec) -> dict[str, Tensor]:
     """Of `histograms` (K, D, V): the counts (V,) of all codes, named "", and where there are
-    several of each scale ("_2x2") and of each depth ("_depth0") or bit ("_bit0")."""
-    found = {"": counts.sum((0, 1))}
+    several of each scale ("_2x2"), of each depth ("_depth0") or group of bits ("_group0"), and of
+    each bit ("_bit0"). Groups of bits count as different codes."""
+    groups = group_bits(spec)
+    every = counts.sum(0)  # (D, V)
+    found = {"": every.flatten() if groups else every.sum(0)}
     if len(counts) > 1:
-        found |= {f"_{h}x{w}": c.sum(0) for (h, w), c in zip(spec.grids, counts, strict=True)}
-    if counts.shape[1] > 1:
-        place = "bit" if spec.channels else "depth"
-        found |= {f"_{place}{i}": c for i, c in enumerate(counts.sum(0))}
+        each = counts.flatten(1) if groups else counts.sum(1)
+        found |= {f"_{h}x{w}": c for (h, w), c in zip(spec.grids, each, strict=True)}
+    if len(every) > 1:
+        found |= {f"_{'group' if groups else 'depth'}{i}": c for i, c in enumerate(every)}
+    if groups:
+        found |= {f"_bit{i}": c for i, c in enumerate(bit_counts(every, spec))}
     return found
 
 
@@ -53,6 +73,17 @@ def entropy(counts: Tensor) -> float:
 def perplexity(counts: Tensor) -> float:
     """exp of the entropy of the codes: how many equally frequent codes would be as diverse."""
     return math.exp(entropy(counts))
+
+
+def baseline_bits(counts: Tensor, held_out: Tensor, spec: TokenSpec) -> float:
+    """Bits per position of held-out codes (B, N, *trailing) under `histograms` (K, D, V) of the
+    training codes, whatever the scale; of codes of bits, by each group or each bit alone, whichever
+    takes fewer."""
+    every = counts.sum(0)  # (D, V)
+    found = unigram_bits(every, numbered(held_out, spec))
+    if group_bits(spec):
+        found = min(found, unigram_bits(bit_counts(every, spec), held_out.long()))
+    return found
 
 
 def unigram_bits(counts: Tensor, held_out: Tensor) -> float:

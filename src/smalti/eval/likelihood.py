@@ -63,7 +63,7 @@ def losses(
     found, count, device = [], 0, torch.device(device)
     for batch in batches:
         batch = {k: v.to(device) for k, v in batch.items()}
-        codes, cond = batch["codes"], condition(batch, encoder)
+        codes, cond = model.spec.widened(batch["codes"]), condition(batch, encoder)
         with torch.autocast(device.type, precision, enabled=precision is not None):
             noise = Noise.request(0, len(codes), count, device)
             if model.loop == "masked":

@@ -7,6 +7,7 @@ has the group's first bit as its least significant one. B images, N positions, K
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -70,3 +71,26 @@ def to_bits(numbers: Tensor, count: int) -> Tensor:
 def to_number(bits: Tensor) -> Tensor:
     """Bits (..., K), the least significant first, to numbers (...)."""
     return (bits << torch.arange(bits.shape[-1], device=bits.device)).sum(-1)
+
+
+MOST = 16
+"""Bits that are counted together."""
+
+
+def group_bits(spec: TokenSpec) -> int:
+    """Bits of each group in which codes of bits are counted: all of up to 16, or groups as large as
+    divide them evenly, or else about evenly, the last one smaller. 0: codes are numbers."""
+    bits = spec.channels if spec.discrete else 0
+    if bits <= MOST:
+        return bits
+    even = max(n for n in range(1, MOST + 1) if bits % n == 0)
+    return even if even >= MOST // 2 else math.ceil(bits / math.ceil(bits / MOST))
+
+
+def numbered(codes: Tensor, spec: TokenSpec) -> Tensor:
+    """What is counted of codes (B, N, *trailing): (B, N, D) numbers, of each depth or of each group
+    of bits, the first bit of which is the least significant."""
+    codes = codes.reshape(*codes.shape[:2], math.prod(spec.trailing))
+    if not (width := group_bits(spec)):
+        return codes
+    return torch.stack([to_number(part.long()) for part in codes.split(width, 2)], 2)

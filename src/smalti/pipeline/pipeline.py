@@ -107,10 +107,9 @@ class Pipeline:
         some = ", ".join(self.classes[:6]) + (", ..." if len(self.classes) > 6 else "")
         of = "texts" if self.text is not None else f"{len(self.classes)} classes ({some})"
         (height, width), spec = self.tokenizer.size, self.model.spec
-        codes = f"of {spec.vocab}" if spec.discrete else f"of {spec.channels} numbers"
         return (
             f"Pipeline of {name_of(self.model)}, {count:,} parameters, draws {of}\n"
-            f"  {width} x {height} pixels as {spec.positions} codes {codes}, by "
+            f"  {width} x {height} pixels as {spec.positions} codes {spec.words}, by "
             f"{name_of(self.tokenizer)}\n"
             f"  on {self.device} in {short(self.dtype)}"
         )

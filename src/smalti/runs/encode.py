@@ -22,7 +22,8 @@ import torch
 from smalti.config import read_json, to_dict
 from smalti.data.skipped import none_left, read, tell
 from smalti.data.source import Example, Source, require_captions, split
-from smalti.data.token_cache import Encoding, Row, TokenCache, is_own, write_cache
+from smalti.data.token_cache import TokenCache
+from smalti.data.token_file import Encoding, Row, is_own, write_cache
 from smalti.data.transforms import Transform, to_float
 from smalti.files import (
     LOCK,

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from smalti import modules
 from smalti.codes import Reads
+from smalti.data.code_batches import CodeBatches
 from smalti.data.open import open_source
 from smalti.data.source import Source, require_captions, require_labels
-from smalti.data.token_cache import CodeBatches, TokenCache
+from smalti.data.token_cache import TokenCache
 from smalti.engine import stream
-from smalti.eval.codebook import histograms, unigram_bits
+from smalti.eval.codebook import baseline_bits, histograms
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
 from smalti.files import expand
@@ -230,8 +231,8 @@ def unigram_of(parts: Parts) -> float:
     cache = parts.cache
     blocks = np.array_split(parts.chosen, len(parts.chosen) // 4096 + 1)  # never all in memory
     views = ((rows, v) for rows in blocks for v in range(cache.views))
-    counts = sum((histograms(cache.codes(*v), cache.spec).sum(0) for v in views), torch.tensor(0))
-    return unigram_bits(counts, cache.codes(parts.held, 0))
+    counts = sum((histograms(cache.codes(*v), cache.spec) for v in views), torch.tensor(0))
+    return baseline_bits(counts, cache.codes(parts.held, 0), cache.spec)
 
 
 def open_tokenizer(recipe: GeneratorRecipe, world: World) -> ImageTokenizer:

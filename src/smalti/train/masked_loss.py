@@ -85,7 +85,7 @@ class MaskedObjective(Objective):
         cond = condition(batch, encoder).dropped(batch["chance"] < config.cond_dropout)
         noise = Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))
         known = self.known(noise, step)
-        loss = model.loss(batch["codes"], cond, known, noise).sum()
+        loss = model.loss(model.spec.widened(batch["codes"]), cond, known, noise).sum()
         hidden = (~known).sum()
         # not the count of this rank's samples, of which other ranks have more or less
         usual = 2 / math.pi * known.numel() if config.masking == "cosine" else hidden

@@ -21,6 +21,7 @@ from smalti.data.transforms import to_float
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import order, shuffled
 from smalti.text.encoders import condition
+from smalti.train.code_meter import CodeMeter
 from smalti.train.codebook_care import CodebookCare, CodebookConfig
 from smalti.train.gan import (
     GanLoss,
@@ -131,7 +132,7 @@ class Likelihood(Objective):
         if share or model.random_loss:  # else nothing random is left to decide
             noise = Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))
             orders = self.orders(noise, share) if share else None
-        loss = model.loss(batch["codes"], cond, orders, noise).mean()
+        loss = model.loss(model.spec.widened(batch["codes"]), cond, orders, noise).mean()
         return Losses({"model": loss}, {"loss": loss.detach()})
 
     def orders(self, noise: Noise, share: float) -> Tensor:
@@ -302,16 +303,18 @@ class ReconstructionObjective(PictureObjective):
     """Losses of pictures and of the quantizer, after LlamaGen.
 
     `model` is a tokenizer with `latent`, `quantize` and `render`, as `VQGAN` has. One whose codes
-    need no table (`codebook` is None) has nothing to be kept alive.
+    need no table (`codebook` is None) has nothing to be kept alive, but its codes are counted.
     """
 
     def __init__(self, model: Any, config: ReconstructionConfig, seed: int = 0) -> None:
         super().__init__(model, config)
         self.config = config
-        self.care, self.shown = None, ()
+        self.care = self.meter = None
         if model.codebook is not None:
             self.care = CodebookCare(model.codebook, config.codebook, seed, model.spec.grids)
             self.shown = ("usage", *(f"usage_{name}" for name in self.care.names))
+        else:
+            self.meter, self.shown = CodeMeter(model.spec), ("usage",)
 
     def forward(self, batch: Batch, step: int) -> Losses:
         images, config, care = to_float(batch["images"]), self.config, self.care
@@ -340,9 +343,9 @@ class ReconstructionObjective(PictureObjective):
             logs[name] = loss.detach()
         totals = self._judged(step, images, out, reconstruction, total, logs)
         logs["loss"] = total.detach()
-        if care is not None:
-            care.observe(quantized.codes)
-            logs |= care.meters()
+        if (meter := care or self.meter) is not None:
+            meter.observe(quantized.codes)
+            logs |= meter.meters()
         return Losses(totals, logs)
 
     def _warmup(self, images: Tensor, care: CodebookCare) -> Losses:

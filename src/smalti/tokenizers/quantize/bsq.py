@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.tokenizers.quantize.lfq import LookupFree
+from smalti.tokenizers.quantize.lfq import bit_entropy
 from smalti.tokenizers.quantize.multiscale import Grid, check_grids, mean
 from smalti.tokenizers.quantize.vq import Quantized
 
@@ -57,7 +57,6 @@ class MultiScaleBSQ(nn.Module):
             raise ValueError(f"bits and cells must be at least 1, got {bits}, {cells}")
         self.grids, self.bits, self.cells = grids, bits, cells
         self.sizes = sizes_of(grids)
-        self.signs = LookupFree(bits, group=1, temperature=0.01 * math.sqrt(bits))
 
     # -- vectors, and maps of them
 
@@ -207,10 +206,20 @@ class MultiScaleBSQ(nn.Module):
                 latent = latent + self.spread(unit + (signs - unit).detach(), grids)
                 losses.append({"commitment": F.mse_loss(unit, signs)})
                 if entropy:
-                    sure, even = self.signs.entropies(unit)
-                    losses[-1]["entropy"] = sure - even
+                    losses[-1]["entropy"] = entropy_loss(unit)
         means = {name: mean([one[name] for one in losses]) for name in losses[0]}
         return Quantized(latent, torch.cat(codes, 1), means)
+
+
+def entropy_loss(unit: Tensor) -> Tensor:
+    """How unsure each bit of directions (B, K, h, w) is, less how evenly it is used, summed over
+    the bits, in nats. Bits are drawn by a softmax of 2 z.c / 0.01 over their two vectors c; the
+    small constant is upstream's."""
+    logits = (4 / 0.01 / math.sqrt(unit.shape[1])) * unit.movedim(1, -1).flatten(0, -2)  # (P, K)
+    ones = logits.sigmoid().mean(0)  # (K,)
+    shares = torch.stack((ones, 1 - ones))
+    even = -(shares * (shares + 1e-8).log()).sum()
+    return bit_entropy(logits).sum(1).mean() - even
 
 
 def sizes_of(grids: Grids) -> list[int]:

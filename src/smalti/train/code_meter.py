@@ -1,0 +1,48 @@
+"""How codes are used while a tokenizer learns that has no table to care for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from smalti.codes import TokenSpec
+from smalti.nn.groups import group_bits, numbered
+
+WINDOW = 100
+"""Steps after which a code that did not occur is unused."""
+
+
+class CodeMeter(nn.Module):
+    """Counts codes of `spec`: numbers, or groups of bits. All state is in buffers, so a resumed run
+    goes on exactly."""
+
+    age: Tensor
+    counts: Tensor
+
+    def __init__(self, spec: TokenSpec) -> None:
+        super().__init__()
+        self.spec, width = spec, group_bits(spec)
+        groups = numbered(spec.empty(1), spec).shape[2]
+        vocab = 2**width if width else spec.vocab
+        self.register_buffer("age", torch.full((groups, vocab), WINDOW))
+        self.register_buffer("counts", torch.zeros(groups, vocab))
+
+    @torch.no_grad()
+    def observe(self, codes: Tensor) -> None:
+        """Count the codes of a batch, (B, N, *trailing) or (B, h, w, *trailing)."""
+        codes = codes.reshape(len(codes), -1, *self.spec.trailing)
+        vocab = self.counts.shape[1]
+        groups = numbered(codes, self.spec).unbind(2)
+        used = torch.stack([torch.bincount(g.flatten(), minlength=vocab) for g in groups]).float()
+        if dist.is_initialized():
+            dist.all_reduce(used)
+        self.counts.mul_(0.99).add_(used)
+        self.age.add_(1).masked_fill_(used > 0, 0)
+
+    def meters(self) -> dict[str, Tensor]:
+        """The share of codes that occurred in the last steps, and the perplexity of their counts:
+        means over groups."""
+        shares = self.counts / self.counts.sum(1, keepdim=True).clamp(min=1)
+        perplexity = torch.special.entr(shares).sum(1).exp()
+        return {"usage": (self.age < WINDOW).float().mean(), "perplexity": perplexity.mean()}

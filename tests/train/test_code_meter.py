@@ -1,0 +1,33 @@
+"""The meter of codes that no table is cared for."""
+
+import pytest
+import torch
+
+from smalti.codes import TokenSpec
+from smalti.train.code_meter import WINDOW, CodeMeter
+
+
+def test_codes_of_the_last_steps_are_in_use():
+    spec = TokenSpec(((2, 2),), 2, channels=3)
+    meter = CodeMeter(spec)
+    assert meter.meters()["usage"] == 0
+    some = torch.tensor([[[0, 0, 0], [1, 0, 0], [1, 1, 1], [1, 1, 1]]])
+    meter.observe(some.view(1, 2, 2, 3))
+    assert meter.meters()["usage"] == pytest.approx(3 / 8)
+    entropy = 0.5 * 2 * torch.tensor(4.0).log() / 2 + 0.5 * torch.tensor(2.0).log()
+    assert meter.meters()["perplexity"] == pytest.approx(entropy.exp().item())
+    for _ in range(WINDOW - 1):
+        meter.observe(some[:, :1].expand(1, 4, 3))
+    assert meter.meters()["usage"] == pytest.approx(3 / 8)
+    meter.observe(some[:, :1].expand(1, 4, 3))
+    assert meter.meters()["usage"] == pytest.approx(1 / 8)
+
+
+def test_groups_of_many_bits_and_numbers_are_counted_apart():
+    bits = CodeMeter(TokenSpec(((1, 2),), 2, channels=20))
+    bits.observe(torch.zeros(3, 2, 20, dtype=torch.int64))
+    assert bits.counts.shape == (2, 2**10) and bits.meters()["usage"] == 2**-10
+    numbers = CodeMeter(TokenSpec(((1, 2),), 6))
+    numbers.observe(torch.tensor([[0, 5]]))
+    assert numbers.meters()["usage"] == pytest.approx(2 / 6)
+    assert numbers.meters()["perplexity"] == pytest.approx(2)
