@@ -40,7 +40,7 @@ class IndexPropagation(VectorQuantizer):
     """
 
     def __init__(self, vocab: int, dim: int, temperature: float = 0.01) -> None:
-        super().__init__(vocab, dim, l2_norm=False)
+        super().__init__(vocab, dim, l2_norm=True)  # what care makes codes of has one length
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature must be a positive number, got {temperature}")
         self.temperature = temperature
@@ -48,6 +48,25 @@ class IndexPropagation(VectorQuantizer):
     def init_weights(self) -> None:
         """Normal(0, 1), as upstream: the start decides how sharp the first softmax is."""
         nn.init.normal_(self.embedding.weight)
+
+    def codebook(self) -> Tensor:
+        """The vectors that codes stand for, (V, C), of any length."""
+        return self.embedding.weight
+
+    def rows(self, z: Tensor) -> Tensor:
+        """Latents (B, C, h, w) as the vectors that are multiplied, (P, C), float32."""
+        return z.permute(0, 2, 3, 1).flatten(0, 2).float()
+
+    def compared(self, z: Tensor) -> list[Tensor]:
+        """What k-means and restarts make codes of: directions of latents, as long as codes are on
+        average. Among codes of one length the largest product is that of the nearest direction."""
+        length = self.codebook().detach().float().norm(dim=1).mean()
+        return [F.normalize(self.rows(z), dim=-1) * length]
+
+    def unquantized(self, z: Tensor) -> Tensor:
+        """What stands for `z` (B, C, h, w) while there is no codebook: its direction, as long as
+        the codes that k-means makes."""
+        return as_map(F.normalize(self.rows(z), dim=-1), z)
 
     def blocks(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Latents (P, C) in blocks that are compared with the table at once."""
