@@ -26,6 +26,7 @@ from smalti.models import (
     infinity,
     llamagen,
     mar,
+    maskbit,
     maskgit,
     open_magvit2,
     rar,
@@ -38,6 +39,7 @@ from smalti.text import t5
 from smalti.tokenizers import fsq, kl_vae, maskgit_vqgan, multiscale_vqvae, palette, vqgan
 from smalti.tokenizers import ibq as ibq_tokenizer
 from smalti.tokenizers import infinity as infinity_vae
+from smalti.tokenizers import maskbit as maskbit_vqgan
 from smalti.tokenizers import open_magvit2 as lfq
 
 
@@ -64,6 +66,9 @@ TOKENIZERS = {
     "ibq_tokenizer": Entry(
         ibq_tokenizer.IBQTokenizerConfig, ibq_tokenizer.IBQTokenizer, ibq_tokenizer.tiny
     ),
+    "maskbit_vqgan": Entry(
+        maskbit_vqgan.MaskBitVQGANConfig, maskbit_vqgan.MaskBitVQGAN, maskbit_vqgan.tiny
+    ),
     "open_magvit2_lfq": Entry(lfq.OpenMAGVIT2LFQConfig, lfq.OpenMAGVIT2LFQ, lfq.tiny),
     "palette": Entry(palette.PaletteConfig, palette.Palette, palette.tiny),
     "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
@@ -83,6 +88,7 @@ MODELS = {
     ),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
+    "maskbit": Entry(maskbit.MaskBitConfig, maskbit.MaskBit, maskbit.tiny),
     "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),
 }
 TEXT = {
