@@ -13,7 +13,7 @@ from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Step
-from smalti.models import fluid, infinity, llamagen, maskbit, maskgit, open_magvit2, rar, var
+from smalti.models import fluid, ibq, infinity, llamagen, maskbit, maskgit, open_magvit2, rar, var
 from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -76,6 +76,11 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         ),
         "var-cells": (var.VAR, replace(var.tiny(), vocab=2, channels=8, latent=2)),
         "open_magvit2-numbers": (open_magvit2.OpenMAGVIT2, numbers),
+        "ibq-shared": (
+            ibq.IBQ,
+            replace(ibq.tiny(), shared_adaln=True, grid=(2, 5), order="spiral-in"),
+        ),
+        "ibq-bits": (ibq.IBQ, replace(ibq.tiny(), **bits)),
         "fluid-raster-bits": (fluid.fluid, replace(random, order="raster", **bits)),
     }
 
@@ -169,9 +174,17 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
         scales=((1, 1), (2, 3), (4, 6)),
         cells=2,
     )
+    fsq, plain_levels = found["fsq"]
+    odd = replace(plain_levels, size=(8, 24), multipliers=(2, 1), levels=(5, 7, 3, 9))
+    ibq_kind, small_ibq = found["ibq_tokenizer"]
+    long_ibq = replace(  # attention at two levels of encoder and decoder
+        small_ibq, size=(16, 48), patch=2, multipliers=(2, 1, 3), blocks=2, attention_at=(2, 4)
+    )
     lfq, signs = found["open_magvit2_lfq"]
     narrow = replace(signs, size=(8, 24), patch=2, multipliers=(2, 1), blocks=2, bits=1)
     return found | {
+        "fsq-levels": (fsq, odd),
+        "ibq_tokenizer-oblong": (ibq_kind, long_ibq),
         "infinity_vae-cells": (infinity, cells),
         "open_magvit2_lfq-narrow": (lfq, narrow),
         "kl_vae-grouped": (kl, grouped),

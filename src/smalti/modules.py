@@ -21,6 +21,7 @@ from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
     fluid,
+    ibq,
     imagegpt,
     infinity,
     llamagen,
@@ -35,8 +36,9 @@ from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
 from smalti.text import byte_words as byte_level
 from smalti.text import t5
+from smalti.tokenizers import fsq, kl_vae, maskgit_vqgan, multiscale_vqvae, palette, vqgan
+from smalti.tokenizers import ibq as ibq_tokenizer
 from smalti.tokenizers import infinity as infinity_vae
-from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, palette, vqgan
 from smalti.tokenizers import maskbit as maskbit_vqgan
 from smalti.tokenizers import open_magvit2 as lfq
 
@@ -60,6 +62,10 @@ TOKENIZERS = {
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
+    "fsq": Entry(fsq.FSQConfig, fsq.FSQ, fsq.tiny),
+    "ibq_tokenizer": Entry(
+        ibq_tokenizer.IBQTokenizerConfig, ibq_tokenizer.IBQTokenizer, ibq_tokenizer.tiny
+    ),
     "maskbit_vqgan": Entry(
         maskbit_vqgan.MaskBitVQGANConfig, maskbit_vqgan.MaskBitVQGAN, maskbit_vqgan.tiny
     ),
@@ -72,6 +78,7 @@ TOKENIZERS = {
 }
 MODELS = {
     "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),
+    "ibq": Entry(ibq.IBQConfig, ibq.IBQ, ibq.tiny),
     "imagegpt": Entry(imagegpt.ImageGPTConfig, imagegpt.ImageGPT, imagegpt.tiny),
     "infinity": Entry(infinity.InfinityConfig, infinity.Infinity, infinity.tiny),
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),

@@ -25,6 +25,7 @@ OURS = {
     "llamagen": llamagen.MODEL, "vqgan": llamagen.TOKENIZER, "rar": rar.MODEL,
     "maskgit_vqgan": maskgit_vqgan.TOKENIZER, "var": var.MODEL, "multiscale_vqvae": var.TOKENIZER,
     "kl_vae": mar.TOKENIZER, "mar": mar.MODEL, "infinity_vae": infinity.TOKENIZER,
+    "infinity": infinity.MODEL,
     "maskbit": maskbit.MODEL, "maskbit_vqgan": maskbit.TOKENIZER,
     "open_magvit2": open_magvit2.MODEL, "open_magvit2_lfq": open_magvit2.TOKENIZER,
 }  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 import torch
 from golden import float32, folders, load
 from safetensors.torch import save_file
-from test_infinity import check, head_of, model_of
+from test_infinity_transformer import check, head_of, model_of
 from test_rar_convert import same
 from torch import Tensor
 

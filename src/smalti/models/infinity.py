@@ -38,8 +38,7 @@ from smalti.models.pyramid_stack import (
     scales_of,
 )
 from smalti.nn.adaln import modulate, normed
-from smalti.nn.attention import attend
-from smalti.nn.cross import Context, CrossAttention, split
+from smalti.nn.cross import AttentivePool, Context, CrossAttention
 from smalti.nn.linear import Linear
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import drop_path_rates, dropped
@@ -198,24 +197,6 @@ def turns(grids: Grids, head_dim: int) -> Tensor:
         return rotation(torch.cat(tables)).squeeze(1)
 
 
-class TextPool(nn.Module):
-    """One vector (B, 1, D) of the words of a text (B, T, E), by attention with learned queries."""
-
-    def __init__(self, config: InfinityConfig) -> None:
-        super().__init__()
-        dim, self.heads = config.dim, config.pool_heads
-        self.query = nn.Parameter(torch.empty(self.heads, dim // self.heads))
-        self.wkv = Linear(config.text_dim, 2 * dim, bias=False)
-        self.v_bias = nn.Parameter(torch.zeros(dim))
-        self.wo = nn.Linear(dim, dim)
-
-    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
-        k, v = self.wkv(words).chunk(2, -1)  # each (B, T, D)
-        k, v = split(k, self.heads), split(v + self.v_bias, self.heads)
-        q = self.query[:, None].repeat(len(words), 1, 1, 1)  # (B, H, 1, D / H)
-        return self.wo(attend(q, k, v, mask).flatten(1).unsqueeze(1))  # (B, 1, D)
-
-
 class Block(Modulated):
     """Attention to the picture and feed-forward, each scaled, shifted and gated by the text, and
     attention to its words between them."""
@@ -260,7 +241,7 @@ class Infinity(Generator):
         dim, channels = config.dim, self.spec.channels
         self.null = nn.Parameter(torch.empty(config.text_length, config.text_dim))
         self.text_norm = RMSNorm(config.text_dim, config.norm_eps)
-        self.pool = TextPool(config)
+        self.pool = AttentivePool(config.text_dim, dim, config.pool_heads)
         self.text_proj = nn.Sequential(
             Linear(config.text_dim, dim), nn.GELU("tanh"), Linear(dim, dim)
         )
@@ -286,8 +267,8 @@ class Infinity(Generator):
                 nn.init.trunc_normal_(module.weight, std=std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        for weight in (self.start_pos, self.pool.query):
-            nn.init.trunc_normal_(weight, std=std)
+        self.pool.init_weights()
+        nn.init.trunc_normal_(self.start_pos, std=std)
         nn.init.trunc_normal_(self.null, std=1.2).mul_(c.text_dim**-0.5)
         self.head.proj.weight.mul_(0.02)
         self.adaln.weight.mul_(1e-3)

@@ -80,3 +80,27 @@ class CrossAttention(nn.Module):
         q = split(self.wq(x), self.heads)
         y = attend(q, *context.read(self), context.mask, dropout=dropout)
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
+
+
+class AttentivePool(nn.Module):
+    """One vector (B, 1, D) of words (B, T, C), by attention with a learned query for each head."""
+
+    def __init__(self, width: int, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.empty(heads, dim // heads))
+        self.wkv = Linear(width, 2 * dim, bias=False)
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.wo = nn.Linear(dim, dim)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """The queries alone; a model draws products with its others."""
+        nn.init.trunc_normal_(self.query, std=(3 * self.query.numel()) ** -0.5)
+
+    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+        """`mask` (B, 1, 1, T) is True at words that are no padding."""
+        k, v = self.wkv(words).chunk(2, -1)  # each (B, T, D)
+        k, v = split(k, self.heads), split(v + self.v_bias, self.heads)
+        q = self.query[:, None].repeat(len(words), 1, 1, 1)  # (B, H, 1, D / H)
+        return self.wo(attend(q, k, v, mask).flatten(1).unsqueeze(1))  # (B, 1, D)
