@@ -1,4 +1,4 @@
-"""Recipes of MAR, MaskGIT and MaskBit as published: that they are what their docstrings say."""
+"""Published recipes of MAR, MaskGIT and MaskBit: what their docstrings say, and that they fit."""
 
 import re
 
