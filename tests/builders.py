@@ -13,7 +13,7 @@ from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Step
-from smalti.models import fluid, infinity, llamagen, maskgit, open_magvit2, rar, var
+from smalti.models import fluid, ibq, infinity, llamagen, maskbit, maskgit, open_magvit2, rar, var
 from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -37,6 +37,7 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     captions = {"classes": 0, "text_length": 6, "text_dim": 12, "aligner_layers": 1}
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
     oblong = replace(maskgit.tiny(), grid=(2, 5), heads=4)
+    thirds = replace(maskbit.tiny(), vocab=64, channels=0, groups=3, grid=(2, 5), prenorm=True)
     bits = {"vocab": 2, "channels": 5}
     numbers = replace(open_magvit2.tiny(), vocab=32, channels=0, groups=(1, 2, 2), grid=(2, 5))
     numbers = replace(numbers, order="spiral-in", intra_layers=2)
@@ -52,6 +53,8 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "rar-wide": (rar.RAR, wide),
         "var-shared": (var.VAR, shared),
         "maskgit-oblong": (maskgit.MaskGIT, oblong),
+        "maskbit-numbers": (maskbit.MaskBit, thirds),
+        "maskbit-whole": (maskbit.MaskBit, replace(maskbit.tiny(), channels=5, groups=1)),
         "llamagen-bits": (llamagen.LlamaGen, replace(small, **bits)),
         "rar-bits": (rar.RAR, replace(wide, **bits)),
         "maskgit-bits": (maskgit.MaskGIT, replace(oblong, **bits)),
@@ -73,6 +76,11 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         ),
         "var-cells": (var.VAR, replace(var.tiny(), vocab=2, channels=8, latent=2)),
         "open_magvit2-numbers": (open_magvit2.OpenMAGVIT2, numbers),
+        "ibq-shared": (
+            ibq.IBQ,
+            replace(ibq.tiny(), shared_adaln=True, grid=(2, 5), order="spiral-in"),
+        ),
+        "ibq-bits": (ibq.IBQ, replace(ibq.tiny(), **bits)),
         "fluid-raster-bits": (fluid.fluid, replace(random, order="raster", **bits)),
     }
 
@@ -142,6 +150,8 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     directions = replace(tiny, scales=((2, 2), (4, 4)), phis=2, phi_ratio=1.0, l2_norm=True)
     maskgit, plain = found["maskgit_vqgan"]
     long = replace(plain, size=(8, 24), multipliers=(2, 1, 3), blocks=2)
+    maskbit_vqgan, halves = found["maskbit_vqgan"]
+    pooled = replace(halves, size=(8, 24), multipliers=(2, 1, 3), strided=False, bits=3)
     kl, smooth = found["kl_vae"]
     grouped = replace(smooth, group=2, scale=1.5)
     flat = replace(
@@ -164,14 +174,23 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
         scales=((1, 1), (2, 3), (4, 6)),
         cells=2,
     )
+    fsq, plain_levels = found["fsq"]
+    odd = replace(plain_levels, size=(8, 24), multipliers=(2, 1), levels=(5, 7, 3, 9))
+    ibq_kind, small_ibq = found["ibq_tokenizer"]
+    long_ibq = replace(  # attention at two levels of encoder and decoder
+        small_ibq, size=(16, 48), patch=2, multipliers=(2, 1, 3), blocks=2, attention_at=(2, 4)
+    )
     lfq, signs = found["open_magvit2_lfq"]
     narrow = replace(signs, size=(8, 24), patch=2, multipliers=(2, 1), blocks=2, bits=1)
     return found | {
+        "fsq-levels": (fsq, odd),
+        "ibq_tokenizer-oblong": (ibq_kind, long_ibq),
         "infinity_vae-cells": (infinity, cells),
         "open_magvit2_lfq-narrow": (lfq, narrow),
         "kl_vae-grouped": (kl, grouped),
         "kl_vae-oblong": (kl, flat),
         "maskgit_vqgan-oblong": (maskgit, long),
+        "maskbit_vqgan-pooled": (maskbit_vqgan, replace(pooled, decoder_blocks=2)),
         "vqgan-variant": (module, variant),
         "vqgan-wide": (module, wide),
         "vqgan-uneven": (module, uneven),

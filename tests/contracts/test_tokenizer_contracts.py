@@ -10,6 +10,7 @@ import close
 from builders import build, random_codes, tokenizers
 from smalti import modules
 from smalti.modules import load_module, save_module
+from smalti.tokenizers.ibq import IBQTokenizer
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 
 B = 2
@@ -17,6 +18,8 @@ CASES = tokenizers()
 DISCRETE = [name for name, (_, config) in CASES.items() if config.spec.discrete]
 discrete = pytest.mark.parametrize("tokenizer", DISCRETE, indirect=True, scope="module")
 CLAMPED = (MaskGITVQGAN,)
+PRODUCTS = (IBQTokenizer,)
+"""What takes the code with the largest product, not the nearest, and lets pictures train codes."""
 
 
 def shown(tokenizer, images):
@@ -72,23 +75,36 @@ def test_encode_is_deterministic_and_of_each_image_alone(tokenizer, images):
 
 
 def nearest(tokenizer, latent, codes, width):
-    """Check that codes (B, n, *trailing) are the nearest ones to a latent (B, C, h, w), row by row:
-    rows of the codebook, or signs; their vectors in its place."""
+    """Check that codes (B, n) are the nearest ones to a latent (B, C, h, w), row by row: rows of
+    the codebook, or those with the largest product; levels of each channel; their vectors in its
+    place."""
     if tokenizer.codebook is None:
-        signs = torch.where(latent > 0, 1.0, -1.0)
-        assert torch.equal(codes, (signs.flatten(2).transpose(1, 2) > 0).long())
-        return signs
+        return levels(tokenizer, latent, codes)
     z, book = latent.double(), tokenizer.quantize.embedding.weight.double()
-    if tokenizer.quantize.l2_norm:
+    products = isinstance(tokenizer, PRODUCTS)
+    if tokenizer.quantize.l2_norm and not products:
         z, book = z / z.norm(dim=1, keepdim=True), book / book.norm(dim=1, keepdim=True)
     chosen = torch.empty_like(z)
     for b in range(B):
         for i, code in enumerate(codes[b].tolist()):
             row, column = divmod(i, width)
-            distances = (book - z[b, :, row, column]).square().sum(1)
+            cell = z[b, :, row, column]
+            distances = -(book @ cell) if products else (book - cell).square().sum(1)
             assert distances[code] <= distances.min() + 1e-5
             chosen[b, :, row, column] = book[code]
     return chosen.float()
+
+
+def levels(tokenizer, latent, codes):
+    """Check that the digits of codes (B, n) are the nearest whole numbers to what a latent
+    (B, K, h, w) is squashed to; their values in its place."""
+    quantizer = tokenizer.quantize
+    digits = quantizer.split(codes)  # (B, n, K)
+    squashed = quantizer.bounded(latent.flatten(2).mT)
+    lowest = torch.tensor(quantizer.levels) // 2
+    assert (squashed - (digits - lowest)).abs().max() <= 0.5 + 1e-5
+    assert digits.amin() >= 0 and (digits < torch.tensor(quantizer.levels)).all()
+    return quantizer.values(digits).mT.unflatten(2, latent.shape[2:]).contiguous()
 
 
 def signs(latent, codes, width):
@@ -213,7 +229,10 @@ def test_reconstruction_alone_passes_the_quantizer_straight_through(tokenizer, i
     (tokenizer(pictures).images - images).square().mean().backward()
     assert pictures.grad is not None and pictures.grad.abs().max() > 1e-9
     grads = [weight.grad for weight in tokenizer.quantize.parameters()]
-    assert not any(grad is not None for grad in grads), "only its own loss trains it"
+    if isinstance(tokenizer, PRODUCTS):
+        assert all((grad.abs().amax(1) > 0).all() for grad in grads), "every code learns"
+    else:
+        assert not any(grad is not None for grad in grads), "only its own loss trains it"
     tokenizer.zero_grad()
 
 
@@ -274,6 +293,26 @@ def test_images_and_codes_that_do_not_fit_the_grid_are_refused(tokenizer, images
     for wrong in others:
         with pytest.raises(ValueError, match=f"{type(tokenizer).__name__} gives TokenSpec.*, got"):
             tokenizer.decode(random_codes(wrong, B), wrong)
+
+
+@free
+def test_a_size_has_the_codes_of_its_grid(tokenizer):
+    (height, width), factor = tokenizer.size, tokenizer.factor
+    assert tokenizer.spec_of((height, width)) == tokenizer.spec
+    if len(tokenizer.spec.grids) == 1:  # those of scales have schedules of their own
+        spec = elsewhere(tokenizer.spec)
+        assert tokenizer.spec_of(tokenizer.size_of(spec)) == spec
+    for wrong in (0, *([height + 1] if factor > 1 else ())):
+        with pytest.raises(ValueError, match=f"^size must be .*, got {wrong}x{width}$"):
+            tokenizer.spec_of((wrong, width))
+
+
+@bound
+def test_a_tokenizer_of_fixed_grids_has_one_size(tokenizer):
+    height, width = tokenizer.size
+    assert tokenizer.spec_of((height, width)) == tokenizer.spec
+    with pytest.raises(ValueError, match=f"size must be {height}x{width}, the only one of this "):
+        tokenizer.spec_of((height, 2 * width))
 
 
 @bound

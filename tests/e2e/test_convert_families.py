@@ -15,18 +15,21 @@ import smalti
 from builders import build
 from official import official, write
 from smalti.cli.main import main
-from smalti.models import infinity, llamagen, mar, rar, var
+from smalti.models import infinity, llamagen, mar, maskbit, rar, var
 from smalti.models.infinity import Infinity
 from smalti.models.llamagen import LlamaGen
 from smalti.models.mar import MAR
+from smalti.models.maskbit import MaskBit
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
 from smalti.modules import MODELS, TOKENIZERS, load_module
 from smalti.pipeline.pipeline import Pipeline
 from smalti.tokenizers import infinity as infinity_vae
 from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers import maskbit as maskbit_vqgan
 from smalti.tokenizers.infinity import InfinityVAE
 from smalti.tokenizers.kl_vae import KLVAE
+from smalti.tokenizers.maskbit import MaskBitVQGAN
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.tokenizers.quantize.multiscale import pyramid
@@ -68,6 +71,8 @@ MODULES = {
     "mar-vae": (KLVAE, kl_vae.tiny()),
     "infinity": (Infinity, infinity.tiny()),
     "infinity-vq": (InfinityVAE, infinity_vae.tiny()),
+    "maskbit": (MaskBit, replace(maskbit.tiny(), dropout=0.1)),
+    "maskbit-vq": (MaskBitVQGAN, maskbit_vqgan.tiny()),
 }
 TITLES = {
     "llamagen": ("a LlamaGen generator", "llamagen --model"),
@@ -80,6 +85,8 @@ TITLES = {
     "mar-vae": ("a KL-VAE", "mar --tokenizer"),
     "infinity": ("an Infinity transformer", "infinity --model"),
     "infinity-vq": ("an Infinity tokenizer", "infinity --tokenizer"),
+    "maskbit": ("a MaskBit generator", "maskbit --model"),
+    "maskbit-vq": ("a MaskBit tokenizer", "maskbit --tokenizer"),
 }
 SLOTS = {
     ("llamagen", "--tokenizer"): "llamagen-vq", ("llamagen", "--model"): "llamagen",
@@ -88,12 +95,14 @@ SLOTS = {
     ("mar", "--tokenizer"): "mar-vae", ("mar", "--model"): "mar",
     ("maskgit-vqgan", "--tokenizer"): "maskgit-vq",
     ("infinity", "--tokenizer"): "infinity-vq", ("infinity", "--model"): "infinity",
+    ("maskbit", "--tokenizer"): "maskbit-vq", ("maskbit", "--model"): "maskbit",
 }  # fmt: skip
 """What each option of each family takes."""
 NEEDED = {
     "llamagen": ["--grid", "4"],
     "mar": ["--scale", "0.5", "--heads", "2"],
     "infinity": ["--cells", "1", "--budget", "0.06M"],
+    "maskbit": ["--heads", "2"],
 }
 """What small files do not say."""
 

@@ -137,20 +137,24 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, Z, h, w) to images (B, 3, H, W); `attention`: also at the deepest level."""
+    """Latents (B, Z, h, w) to images (B, 3, H, W); `attention` as the encoder's, of levels counted
+    as there, from full size."""
 
-    def __init__(self, config: Shape, attention: bool = True) -> None:
+    def __init__(self, config: Shape, attention: Sequence[int] | None = None) -> None:
         super().__init__()
         multipliers = config.decoder_multipliers or config.multipliers
         widths = [config.channels * m for m in reversed(multipliers)]
+        last = len(widths) - 1
+        if attention is None:
+            attention = [last] if config.attention else []
         self.conv_in = nn.Conv2d(config.latent, widths[0], 3, padding=1)
         self.mid = middle(widths[0], config)
         self.conv_blocks = nn.ModuleList()
         before = widths[0]
         for i, width in enumerate(widths):
-            attends = attention and config.attention and i == 0
+            attends = last - i in attention
             level = Level(before, width, config.blocks + 1, attends, config.dropout)
-            if i < len(widths) - 1:
+            if i < last:
                 level.upsample = Upsample(width)
             self.conv_blocks.append(level)
             before = width

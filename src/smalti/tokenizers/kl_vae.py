@@ -114,7 +114,7 @@ class KLVAE(ImageTokenizer):
         cells = [config.patch * 2**i for i in range(len(config.multipliers))]
         levels = [i for i, cell in enumerate(cells) if cell in config.attention_at]
         self.encoder = Encoder(config, 2 * config.latent, levels if config.attention else [])
-        self.decoder = Decoder(config, attention=False)
+        self.decoder = Decoder(config, attention=())
         self.quant_conv = nn.Conv2d(2 * config.latent, 2 * config.latent, 1)
         self.post_quant_conv = nn.Conv2d(config.latent, config.latent, 1)
 

@@ -182,6 +182,8 @@ class ReconstructionConfig(PictureConfig):
     """Pulls latents towards codes."""
     entropy: float = 0.0
     """Weight of the entropy loss: sure assignments, all codes equally often."""
+    joint: float = 1.0
+    """Pulls codes and latents together, of quantizers in which a latent moves all codes."""
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
 
     def objective(
@@ -334,6 +336,7 @@ class ReconstructionObjective(PictureObjective):
             "codebook": config.quantizer_weight,
             "commitment": config.commitment,
             "entropy": config.entropy,
+            "joint": config.joint,
         }
         for name, loss in quantized.losses.items():
             total = total + weights[name] * loss

@@ -1,0 +1,220 @@
+"""IBQ (TencentARC/SEED-Voken, commit b9a17ea).
+
+The hub has Lightning checkpoints: of tokenizers as trained and their moving average, and of
+generators, each of which also holds the tokenizer whose codes it learned, those of the average.
+Tensors do not tell the grid, 16 x 16 codes of all published ones, and the heads. Nor do they tell
+that a code is the one with the largest product: a VQGAN of taming-transformers, whose codes are the
+nearest ones, has tensors of the same names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from smalti.interop.lightning import read_lightning
+from smalti.interop.pickles import Checkpoint
+from smalti.interop.project import Part, Project, sized
+from smalti.interop.projects.llamagen import ffn_settings
+from smalti.interop.projects.var import vae_state
+from smalti.interop.saved import Dtype, Repository, pair
+from smalti.interop.tensor_shapes import count, shape
+from smalti.models.ibq import IBQ, SIZES, IBQConfig
+from smalti.pipeline.sampling import Sampling
+from smalti.tokenizers.ibq import IBQTokenizer, IBQTokenizerConfig
+
+NAME = "IBQ"
+
+PUBLISHED = {
+    "B": Sampling.of(guidance=2.25, temperature=1.1),
+    "L": Sampling.of(guidance=2.0),
+    "XL": Sampling.of(guidance=2.35, temperature=1.15),
+    "XXL": Sampling.of(guidance=2.85, temperature=1.2),
+}
+"""How each size was drawn for its FID."""
+
+
+@dataclass(frozen=True)
+class IBQFiles:
+    """A tokenizer and a generator of IBQ as a pipeline; without --model, the tokenizer alone.
+
+    smalti convert ibq --tokenizer imagenet256_16384.ckpt --model AR_256_B.ckpt --out ibq-b
+    """
+
+    tokenizer: Path
+    """Checkpoint of the tokenizer, or of a generator, which holds it too."""
+    model: Path | None = None
+    """Checkpoint of the generator."""
+    size: str = "256"
+    """Pixels of an image, 256 or height x width, 256x384."""
+    heads: int | None = None
+    """Attention heads; needed for sizes that were never published."""
+    weights: Literal["ema", "model"] | None = None
+    """The moving average, or the weights as trained; of the generator where there is one, else of
+    the tokenizer; default: the average where the file has one, as a pipeline's tokenizer is."""
+    dtype: Dtype = "stored"
+    """Of the generator's weights in the pipeline."""
+
+
+# -- configurations
+
+
+def tokenizer_sizes(checkpoint: Checkpoint) -> IBQTokenizerConfig:
+    """The config of a tokenizer's checkpoint, for images of a single code.
+
+    Raises ValueError if the tensors are not those of such a tokenizer.
+    """
+
+    def width(name: str) -> int:
+        return _shape(checkpoint, name, 4)[0]
+
+    channels, colours, *_ = _shape(checkpoint, "encoder.conv_in.weight", 4)
+    levels = count(checkpoint, "encoder.down.")
+    widths = [width(f"encoder.down.{i}.block.0.conv1.weight") for i in range(levels)]
+    vocab, dim = _shape(checkpoint, "quantize.embedding.weight", 2)
+    patch = max(math.isqrt(colours // 3), 1)
+    cells, factor = [patch * 2**i for i in range(levels)], patch * 2 ** max(levels - 1, 0)
+    attends = [count(checkpoint, f"encoder.down.{i}.attn.") > 0 for i in range(levels)]
+    return IBQTokenizerConfig(
+        size=(factor, factor),
+        patch=patch,
+        channels=channels,
+        multipliers=tuple(w // channels for w in widths),
+        blocks=count(checkpoint, "encoder.down.0.block."),
+        latent=width("encoder.conv_out.weight"),
+        vocab=vocab,
+        dim=dim,
+        attention_at=tuple(c for c, found in zip(cells, attends, strict=True) if found),
+    )
+
+
+def ar_sizes(checkpoint: Checkpoint, grid: tuple[int, int], heads: int | None = None) -> IBQConfig:
+    """The config of a generator's checkpoint that draws `grid` codes.
+
+    `heads` is needed for sizes that were never published. Raises ValueError if it is missing, or if
+    the tensors are not those of such a generator.
+    """
+    if any(name.startswith("embedding_projection.") for name in checkpoint.state):
+        raise ValueError(
+            f"{checkpoint.path} reads codes as rows of its tokenizer's table, through an "
+            "embedding_projection; only generators with a table of their own are converted"
+        )
+    vocab, dim = _shape(checkpoint, "tok_emb.weight", 2)
+    layers = count(checkpoint, "blocks.")
+    size = size_name(layers, dim)
+    if not heads and not size:
+        raise ValueError(
+            f"{checkpoint.path}: no published model has {layers} layers of width {dim}; "
+            "give --heads"
+        )
+    width = _shape(checkpoint, "blocks.0.feed_forward.w1.weight", 2)[0]
+    multiple_of, multiplier = ffn_settings(dim, width)
+    if multiplier != 1:
+        raise ValueError(
+            f"{checkpoint.path}: feed-forwards of width {dim} are no {NAME}'s, got {width}"
+        )
+    return IBQConfig(
+        grid=grid,
+        vocab=vocab,
+        classes=_shape(checkpoint, "class_emb.embedding_table.weight", 2)[0] - 1,
+        layers=layers,
+        heads=heads or SIZES[size]["heads"],
+        dim=dim,
+        multiple_of=multiple_of,
+        shared_adaln="shared_ada_lin.1.weight" in checkpoint.state,
+    )
+
+
+def size_name(layers: int, dim: int) -> str:
+    """The name of a published size; "" if there is none."""
+    found = [name for name, s in SIZES.items() if (s["layers"], s["dim"]) == (layers, dim)]
+    return found[0] if found else ""
+
+
+def _shape(checkpoint: Checkpoint, name: str, axes: int) -> tuple[int, ...]:
+    return shape(checkpoint, name, axes, NAME)
+
+
+# -- names
+
+RENAMES = (
+    ("tok_emb.", "tok_embeddings."),
+    ("class_emb.embedding_table.", "cls_embedding."),
+    ("shared_ada_lin.1.", "shared_adaln."),
+    ("head_nm.rmsnorm.", "norm."),
+    ("head_nm.ada_lin.1.", "adaln."),
+    (".ada_lin.1.", ".adaln."),
+    (".ada_gss", ".constants"),
+    ("blocks.", "layers."),
+    ("head.weight", "head.proj.weight"),
+)
+"""Parts of official names and of ours, in this order."""
+
+
+def ar_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict of an official one."""
+    ours: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith(".ada_gss"):
+            tensor = tensor.flatten(0, -2)  # (6, D)
+        for theirs, own in RENAMES:
+            name = name.replace(theirs, own)
+        ours[name] = tensor
+    return ours
+
+
+# -- the record
+
+
+def _generator(checkpoint: Checkpoint, options: IBQFiles, codes: IBQTokenizerConfig) -> IBQConfig:
+    config = ar_sizes(checkpoint, pair("--size", options.size, codes.factor), options.heads)
+    if config.vocab != codes.vocab:
+        raise ValueError(
+            f"{checkpoint.path} draws one of {config.vocab} codes; the tokenizer has {codes.vocab}"
+        )
+    return config
+
+
+def _alone(codes: Any, checkpoint: Checkpoint, options: IBQFiles) -> Any:
+    return sized(codes, pair("--size", options.size, codes.factor))
+
+
+TOKENIZER = Part(
+    title="an IBQ tokenizer",
+    marks=("encoder.mid.attn_1.q.", "quantize.embedding.", "post_quant_conv."),
+    module=IBQTokenizer,
+    config=lambda checkpoint, options: tokenizer_sizes(checkpoint),
+    state=lambda state, *_: vae_state(state),
+    read=read_lightning,
+    weights="",
+)
+
+MODEL = Part(
+    title="an IBQ generator",
+    marks=("tok_emb.", "blocks.0.attention.wqkv.", "head_nm.rmsnorm."),
+    module=IBQ,
+    config=_generator,
+    state=lambda state, *_: ar_state(state),
+    read=read_lightning,
+)
+
+HOME = "TencentARC/IBQ-Tokenizer-16384"
+
+PROJECT = Project(
+    options=IBQFiles,
+    tokenizer=TOKENIZER,
+    alone=_alone,
+    model=MODEL,
+    sampling=lambda config: PUBLISHED[size_name(config.layers, config.dim) or "B"],
+    repositories={
+        f"TencentARC/IBQ-AR-{size}": Repository(
+            ("imagenet256_16384.ckpt",), (f"AR_256_{size}.ckpt",), HOME
+        )
+        for size in SIZES
+    },
+)
