@@ -13,7 +13,7 @@ from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Step
-from smalti.models import fluid, ibq, llamagen, maskgit, open_magvit2, rar, var
+from smalti.models import fluid, ibq, infinity, llamagen, maskbit, maskgit, open_magvit2, rar, var
 from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -37,6 +37,7 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     captions = {"classes": 0, "text_length": 6, "text_dim": 12, "aligner_layers": 1}
     wide = replace(rar.tiny(), grid=(3, 5), order="subsample")
     oblong = replace(maskgit.tiny(), grid=(2, 5), heads=4)
+    thirds = replace(maskbit.tiny(), vocab=64, channels=0, groups=3, grid=(2, 5), prenorm=True)
     bits = {"vocab": 2, "channels": 5}
     numbers = replace(open_magvit2.tiny(), vocab=32, channels=0, groups=(1, 2, 2), grid=(2, 5))
     numbers = replace(numbers, order="spiral-in", intra_layers=2)
@@ -52,6 +53,8 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "rar-wide": (rar.RAR, wide),
         "var-shared": (var.VAR, shared),
         "maskgit-oblong": (maskgit.MaskGIT, oblong),
+        "maskbit-numbers": (maskbit.MaskBit, thirds),
+        "maskbit-whole": (maskbit.MaskBit, replace(maskbit.tiny(), channels=5, groups=1)),
         "llamagen-bits": (llamagen.LlamaGen, replace(small, **bits)),
         "rar-bits": (rar.RAR, replace(wide, **bits)),
         "maskgit-bits": (maskgit.MaskGIT, replace(oblong, **bits)),
@@ -59,6 +62,17 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "var-bits": (
             var.VAR,
             replace(var.tiny(), scales=((1, 2), (2, 3), (3, 5)), **bits, latent=5),
+        ),
+        "infinity-cells": (
+            infinity.Infinity,
+            replace(
+                infinity.tiny(),
+                scales=((1, 2), (2, 3), (3, 5)),
+                bits=3,
+                cells=2,
+                shared_adaln=False,
+                l2_norm=False,
+            ),
         ),
         "var-cells": (var.VAR, replace(var.tiny(), vocab=2, channels=8, latent=2)),
         "open_magvit2-numbers": (open_magvit2.OpenMAGVIT2, numbers),
@@ -136,6 +150,8 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     directions = replace(tiny, scales=((2, 2), (4, 4)), phis=2, phi_ratio=1.0, l2_norm=True)
     maskgit, plain = found["maskgit_vqgan"]
     long = replace(plain, size=(8, 24), multipliers=(2, 1, 3), blocks=2)
+    maskbit_vqgan, halves = found["maskbit_vqgan"]
+    pooled = replace(halves, size=(8, 24), multipliers=(2, 1, 3), strided=False, bits=3)
     kl, smooth = found["kl_vae"]
     grouped = replace(smooth, group=2, scale=1.5)
     flat = replace(
@@ -174,6 +190,7 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
         "kl_vae-grouped": (kl, grouped),
         "kl_vae-oblong": (kl, flat),
         "maskgit_vqgan-oblong": (maskgit, long),
+        "maskbit_vqgan-pooled": (maskbit_vqgan, replace(pooled, decoder_blocks=2)),
         "vqgan-variant": (module, variant),
         "vqgan-wide": (module, wide),
         "vqgan-uneven": (module, uneven),
@@ -214,8 +231,11 @@ def pipeline(name: str, **options: Any) -> Pipeline:
     if not spec.discrete:
         kind, changes = "kl_vae", {"latent": spec.channels}
     elif len(grids) > 1:
-        kind = "multiscale_vqvae"
-        changes = {"vocab": spec.vocab, "scales": grids, "phis": model.config.phis}
+        kind, changes = "multiscale_vqvae", {"vocab": spec.vocab, "scales": grids}
+        if spec.channels:
+            kind, changes = "infinity_vae", {"bits": spec.channels, "scales": grids}
+        else:
+            changes["phis"] = model.config.phis
     elif spec.channels:
         kind, changes = "open_magvit2_lfq", {"bits": spec.channels}
     else:
@@ -241,10 +261,10 @@ def random_codes(spec: TokenSpec, batch: int, seed: int = 0) -> Tensor:
 def random_cond(model: Any, batch: int, seed: int = 0) -> Cond:
     """Labels, or left-padded texts of different lengths, whichever the model takes."""
     generator = torch.Generator().manual_seed(seed)
-    config = model.config
-    if config.classes:
-        return Cond(labels=torch.randint(config.classes, (batch,), generator=generator))
-    lengths = torch.randint(1, config.text_length, (batch,), generator=generator)
-    mask = torch.arange(config.text_length) >= config.text_length - lengths[:, None]
-    text = torch.randn(batch, config.text_length, config.text_dim, generator=generator)
+    reads = model.reads
+    if reads.classes:
+        return Cond(labels=torch.randint(reads.classes, (batch,), generator=generator))
+    lengths = torch.randint(1, reads.text_length, (batch,), generator=generator)
+    mask = torch.arange(reads.text_length) >= reads.text_length - lengths[:, None]
+    text = torch.randn(batch, reads.text_length, reads.text_dim, generator=generator)
     return Cond(text=text * mask[..., None], text_mask=mask)

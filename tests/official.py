@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from smalti.interop.projects.llamagen import GPT_NAMES
 from smalti.interop.projects.open_magvit2 import NAMES
 from smalti.models.ibq import IBQ
+from smalti.models.infinity import Infinity
 from smalti.models.mar import MAR
+from smalti.models.maskbit import MaskBit
 from smalti.models.open_magvit2 import OpenMAGVIT2
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
 from smalti.tokenizers.ibq import IBQTokenizer
 from smalti.tokenizers.infinity import InfinityVAE, InfinityVAEConfig
 from smalti.tokenizers.kl_vae import KLVAE
+from smalti.tokenizers.maskbit import MaskBitVQGAN
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 
@@ -44,8 +47,14 @@ def official(module: nn.Module) -> dict[str, Tensor]:
         return official_conv(state, len(module.config.multipliers))
     if isinstance(module, IBQ):
         return official_ibq(state)
+    if isinstance(module, Infinity):
+        return official_infinity(state)
     if isinstance(module, InfinityVAE):
         return official_infinity_vae(state, module.config)
+    if isinstance(module, MaskBit):
+        return official_maskbit(state, module.groups.widths[0])
+    if isinstance(module, MaskBitVQGAN):
+        return official_maskbit_vqgan(state, module.config.bits)
     if isinstance(module, MaskGITVQGAN):
         return {k.replace(".upsample.conv.", ".upsample_conv."): t for k, t in state.items()}
     if isinstance(module, OpenMAGVIT2):
@@ -168,6 +177,32 @@ def official_conv(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
     return renamed(found, renames)
 
 
+def official_infinity(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With two logits for each bit and the buffers of upstream; layers numbered throughout."""
+    for name in list(state):
+        if name.endswith(".q_bias"):
+            state[name.replace("q_bias", "zero_k_bias")] = torch.zeros_like(state[name])
+        last = name.rpartition(".")[2]
+        axes = {"start_pos": 2, "log_scale": 1, "constants": 2, "query": 1}.get(last, 0)
+        state[name] = state[name][(None,) * axes]
+        if name.startswith("head."):  # any two of this difference
+            half = 0.5 * state[name]
+            state[name] = torch.stack((-half, half), 1).flatten(0, 1)
+    renames = {
+        r"^null$": "cfg_uncond", r"^start_pos$": "pos_start", r"^scale_embedding": "lvl_embed",
+        r"^pool\.query$": "text_proj_for_sos.ca.mat_q",
+        r"^pool\.wkv": "text_proj_for_sos.ca.mat_kv",
+        r"^pool\.wo": "text_proj_for_sos.ca.proj", r"^pool\.": "text_proj_for_sos.ca.",
+        r"^text_proj\.": "text_proj_for_ca.", r"^shared_adaln\.": "shared_ada_lin.1.",
+        r"^adaln\.": "head_nm.ada_lin.1.", r"^head\.proj\.": "head.", r"^layers\.": "blocks.",
+        r"\.adaln\.": ".ada_lin.1.", r"\.constants$": ".ada_gss", r"\.attention\.": ".sa.",
+        r"\.cross\.": ".ca.", r"\.cross_norm\.": ".ca_norm.", r"\.wqkv\.": ".mat_qkv.",
+        r"\.wq\.": ".mat_q.", r"\.wkv\.": ".mat_kv.", r"\.wo\.": ".proj.",
+        r"\.log_scale$": ".scale_mul_1H11", r"\.feed_forward\.w(\d)": r".ffn.fc\1",
+    }  # fmt: skip
+    return renamed(state, renames)
+
+
 def official_infinity_vae(state: dict[str, Tensor], config: InfinityVAEConfig) -> dict[str, Tensor]:
     """With wrapped convolutions and norms, and a constant of the quantizer, held twice."""
     renames = {
@@ -177,6 +212,43 @@ def official_infinity_vae(state: dict[str, Tensor], config: InfinityVAEConfig) -
     found = renamed(official_conv(state, len(config.multipliers)), renames)
     mask = 2 ** torch.arange(config.bits - 1, -1, -1)
     return found | {f"{name}.lfq.mask": mask for name in ("quantizer", "quantize")}
+
+
+def official_maskbit(state: dict[str, Tensor], width: int) -> dict[str, Tensor]:
+    """With the powers of two of a group's bits."""
+    renames = {
+        r"^cls_embedding\.": "class_emb.", r"^bit_proj\.": "input_proj.", r"^pos$": "pos_emb",
+        r"^norm\.": "first_layer.0.", r"^last_norm\.": "norm_after_transformer.",
+        r"^out\.": "last_layer.0.", r"^out_norm\.": "last_layer.2.",
+        r"^predict\.": "prediction_layer.", r"^layers\.": "transformer.layers.",
+        r"\.wqkv\.": ".0.mha.in_proj_", r"\.wo\.": ".0.mha.out_proj.", r"\.norm1\.": ".0.norm.",
+        r"\.feed_forward\.w1\.": ".1.net.0.", r"\.feed_forward\.w2\.": ".1.net.2.",
+        r"\.norm2\.": ".1.norm.",
+    }  # fmt: skip
+    state["pos"] = state["pos"][None]
+    return renamed(state, renames) | {"bits_to_indices": (2 ** torch.arange(width)).int()}
+
+
+def official_maskbit_vqgan(
+    state: dict[str, Tensor], bits: int, legacy: bool = False
+) -> dict[str, Tensor]:
+    """With the constants of upstream's quantizer; without `legacy` levels of the decoder stand in
+    the order in which they are run."""
+    levels = len({name.split(".")[2] for name in state if name.startswith("decoder.up.")})
+    renames = {
+        r"^encoder\.halve\.(\d+)\.conv\.": r"encoder.down.\1.down_conv.",
+        r"\.upsample\.conv\.": ".upsample_conv.", r"\.block\.": ".res_blocks.",
+        r"\.mid\.": ".mid.res_blocks.",
+    }  # fmt: skip
+    if not legacy:
+        state = {
+            re.sub(r"^(decoder\.up\.)(\d+)", lambda m: f"{m[1]}{levels - 1 - int(m[2])}", n): t
+            for n, t in state.items()
+        }
+    powers = (2 ** torch.arange(bits)).int()
+    codes = (torch.arange(2**bits)[:, None].int() & powers) != 0
+    constants = {"bits_to_indices": powers, "codebook": codes.float() * 2 - 1}
+    return renamed(state, renames) | {f"quantize.{n}": t for n, t in constants.items()}
 
 
 def renamed(state: dict[str, Tensor], patterns: dict[str, str]) -> dict[str, Tensor]:

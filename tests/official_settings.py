@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smalti.heads.diffusion import DiffusionConfig
+from smalti.models.infinity import InfinityConfig
 from smalti.models.llamagen import LlamaGenConfig
 from smalti.models.mar import MARConfig
 from smalti.models.rar import RARConfig
@@ -420,4 +421,73 @@ def infinity_config(
         blocks=num_res_blocks,
         scales=grids,
         bits=bits,
+    )
+
+
+INFINITY_GPT_DEFAULTS: dict[str, Any] = {
+    "text_channels": 0,
+    "text_maxlen": 0,
+    "embed_dim": 1024,
+    "depth": 16,
+    "num_heads": 16,
+    "mlp_ratio": 4.0,
+    "drop_rate": 0.0,
+    "drop_path_rate": 0.0,
+    "norm_eps": 1e-6,
+    "shared_aln": False,
+    "cos_attn": True,
+    "apply_spatial_patchify": 0,
+    "vae_local": {},
+}
+"""Arguments of `Infinity` in models/infinity.py, those that shape weights or outputs."""
+
+INFINITY_GPT_FIXED = {
+    "rms_norm": False,
+    "head_aln": True,
+    "nm0": False,
+    "tau": 1,
+    "swiglu": False,
+    "head_depth": 1,
+    "use_bit_label": 1,
+    "add_lvl_embeding_only_first_block": 1,
+    "rope2d_each_sa_layer": 1,
+    "rope2d_normalized_by_hw": 2,
+}
+"""What all published models have."""
+
+INFINITY_GPT_TRAINING = {
+    *("cond_drop_rate", "rand_uncond", "customized_flash_attn", "fused_mlp", "fused_norm"),
+    *("block_chunks", "pad_to_multiplier", "use_flex_attn", "inference_mode", "pn"),
+    *("cross_attn_layer_scale", "checkpointing", "batch_size", "train_h_div_w_list"),
+}
+
+
+def infinity_gpt_config(
+    constructor: Mapping[str, Any], schedule: Sequence[Sequence[int]], **ours: Any
+) -> InfinityConfig:
+    """Our config of the arguments of the official `Infinity` and its schedule of scales, and other
+    settings by our names. Raises ValueError for an option that no published model has."""
+    given = dict(constructor)
+    for name, value in INFINITY_GPT_FIXED.items():
+        if given.pop(name, value) != value:
+            raise ValueError(f"{name} must be {value}, got {constructor[name]}")
+    if given.get("cross_attn_layer_scale", -1) >= 0:
+        raise ValueError("cross_attn_layer_scale must be negative, which is none")
+    args = _filled(given, INFINITY_GPT_DEFAULTS, INFINITY_GPT_TRAINING, "Infinity")
+    return InfinityConfig(
+        scales=tuple((h, w) for _, h, w in schedule),
+        bits=args["vae_local"]["embed_dim"],
+        cells=2 if args["apply_spatial_patchify"] else 1,
+        text_length=args["text_maxlen"],
+        text_dim=args["text_channels"],
+        layers=args["depth"],
+        heads=args["num_heads"],
+        dim=args["embed_dim"],
+        mlp_ratio=args["mlp_ratio"],
+        shared_adaln=bool(args["shared_aln"]),
+        l2_norm=bool(args["cos_attn"]),
+        norm_eps=args["norm_eps"],
+        dropout=args["drop_rate"],
+        drop_path=args["drop_path_rate"],
+        **ours,
     )

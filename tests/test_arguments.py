@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from smalti.arguments import choose, choose_number, fitting, in_our_words, several, whole
+from smalti.arguments import (
+    by,
+    choose,
+    choose_number,
+    fitting,
+    in_our_words,
+    several,
+    sides,
+    whole,
+)
 
 # -- names
 
@@ -139,6 +148,44 @@ def test_one_or_several(values, wanted):
     assert several(values) == wanted
 
 
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ("48x32", (48, 32)),
+        ("48", (48, 48)),
+        (48, (48, 48)),
+        ((48, 32), (48, 32)),
+        ([np.int64(48), torch.tensor(32)], (48, 32)),
+        (np.array([48, 32]), (48, 32)),
+        (torch.tensor([48, 32]), (48, 32)),
+    ],
+)
+def test_height_and_width(value, wanted):
+    assert sides(value, "size") == wanted
+    assert sides(by(wanted), "size") == wanted
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("48x", "size must be a height and a width, such as 48x32, got '48x'"),
+        ("48x32x3", "such as 48x32, got '48x32x3'"),
+        ("-48x32", "such as 48x32, got '-48x32'"),
+        ("", "such as 48x32, got ''"),
+        ((), r"such as 48x32, got \(\)"),
+        ((1, 2, 3), r"such as 48x32, got \(1, 2, 3\)"),
+        ((48, "32"), "size must be a whole number, got '32'"),
+        ((48, 32.0), "size must be a whole number, got 32.0"),
+        (True, "size must be a whole number, got True"),
+        ("0x32", "size must be at least 1, got 0"),
+        ((48, -1), "size must be at least 1, got -1"),
+    ],
+)
+def test_what_is_no_height_and_width(value, words):
+    with pytest.raises(ValueError, match=words):
+        sides(value, "size")
+
+
 # -- other libraries' words
 
 OURS = ["guidance", "text", "seed", "n", "steps", "classes", "top_k", "head_steps"]
@@ -162,6 +209,8 @@ def test_words_of_others_are_answered_with_ours(word, words):
 
 
 def test_words_at_the_command_line():
+    assert "height has no counterpart here" in in_our_words("height", OURS)
+    assert "height is size here" in in_our_words("height", [*OURS, "size"])
     text = in_our_words("num-sampling-steps", OURS, "--")
     assert text.startswith("--num-sampling-steps is --head-steps here")
     assert in_our_words("prompt", ["data"]) == "" and in_our_words("banana", OURS) == ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -141,6 +142,25 @@ def fitting(value: Any, what: str, types: Iterable[type]) -> Any:
     return value
 
 
+def sides(value: Any, what: str) -> tuple[int, int]:
+    """Height and width in pixels: two numbers, one for both, or a text such as "48x32" or "48".
+
+    Raises ValueError for anything else.
+    """
+    typed = isinstance(value, str) and re.fullmatch("[0-9]+(x[0-9]+)?", value)
+    each = [int(side) for side in value.split("x")] if typed else several(value)
+    if len(each) not in (1, 2) or isinstance(value, str) and not typed:
+        raise ValueError(f"{what} must be a height and a width, such as 48x32, got {value!r}")
+    height, width = (whole(side, what, 1) for side in (each[0], each[-1]))
+    return height, width
+
+
+def by(size: Sequence[int]) -> str:
+    """Height and width as they are typed: 48x32."""
+    height, width = size
+    return f"{height}x{width}"
+
+
 # -- other libraries' words
 
 _GUIDANCE = ("guidance", "u + s * (c - u), 1 is off")
@@ -151,7 +171,8 @@ _STEPS = (
     "of models that reveal codes in steps; head_steps is of continuous codes; others take one step "
     "for each code or scale",
 )
-_SIZE = ("", "pictures have the size that the model learned; extend, in an edit, goes beyond")
+_SIZE = ("size", "height and width of the pictures in pixels")
+_OWN_SIZE = ("", "pictures have the size that the model learned; extend, in an edit, goes beyond")
 _RANDOM = ("temperature", "codes are always drawn at random; top_k 1 takes the likeliest")
 _LENGTH = ("", "an image has as many codes as the model learned")
 _RESULT = ("", "images are a list of PIL pictures; pipe.codes and pipe.decode give tensors")
@@ -180,7 +201,8 @@ WORDS: dict[str, tuple[str, str]] = {
         ("class_labels", "class_label", "labels", "label", "class_ids", "class_id", "y"),
         ("classes", "names or numbers"),
     ),
-    **dict.fromkeys(("height", "width", "size", "image_size", "resolution"), _SIZE),
+    **dict.fromkeys(("height", "width", "image_size", "resolution"), _SIZE),
+    "size": _OWN_SIZE,
     **dict.fromkeys(("output_type", "return_dict", "return_tensors"), _RESULT),
     "do_sample": _RANDOM,
     **dict.fromkeys(("num_beams", "repetition_penalty", "typical_p", "min_p"), _RANDOM),
@@ -210,6 +232,8 @@ def in_our_words(word: str, allowed: Iterable[str], dashes: str = "") -> str:
     or the nearest one that is, or ""."""
     allowed = list(allowed)
     ours, meaning = WORDS.get(word.replace("-", "_"), (None, ""))
+    if ours not in allowed:  # a word of ours may have no counterpart in some calls
+        ours, meaning = WORDS.get(ours or "", (ours, meaning))
     if ours == "":
         return f"{dashes}{word} has no counterpart here: {meaning}"
     if ours in allowed:

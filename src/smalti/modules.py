@@ -19,7 +19,19 @@ from torch import Tensor, nn
 
 from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
-from smalti.models import fluid, ibq, imagegpt, llamagen, mar, maskgit, open_magvit2, rar, var
+from smalti.models import (
+    fluid,
+    ibq,
+    imagegpt,
+    infinity,
+    llamagen,
+    mar,
+    maskbit,
+    maskgit,
+    open_magvit2,
+    rar,
+    var,
+)
 from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
 from smalti.text import byte_words as byte_level
@@ -27,6 +39,7 @@ from smalti.text import t5
 from smalti.tokenizers import fsq, kl_vae, maskgit_vqgan, multiscale_vqvae, palette, vqgan
 from smalti.tokenizers import ibq as ibq_tokenizer
 from smalti.tokenizers import infinity as infinity_vae
+from smalti.tokenizers import maskbit as maskbit_vqgan
 from smalti.tokenizers import open_magvit2 as lfq
 
 
@@ -53,6 +66,9 @@ TOKENIZERS = {
     "ibq_tokenizer": Entry(
         ibq_tokenizer.IBQTokenizerConfig, ibq_tokenizer.IBQTokenizer, ibq_tokenizer.tiny
     ),
+    "maskbit_vqgan": Entry(
+        maskbit_vqgan.MaskBitVQGANConfig, maskbit_vqgan.MaskBitVQGAN, maskbit_vqgan.tiny
+    ),
     "open_magvit2_lfq": Entry(lfq.OpenMAGVIT2LFQConfig, lfq.OpenMAGVIT2LFQ, lfq.tiny),
     "palette": Entry(palette.PaletteConfig, palette.Palette, palette.tiny),
     "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
@@ -64,6 +80,7 @@ MODELS = {
     "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),
     "ibq": Entry(ibq.IBQConfig, ibq.IBQ, ibq.tiny),
     "imagegpt": Entry(imagegpt.ImageGPTConfig, imagegpt.ImageGPT, imagegpt.tiny),
+    "infinity": Entry(infinity.InfinityConfig, infinity.Infinity, infinity.tiny),
     "llamagen": Entry(llamagen.LlamaGenConfig, llamagen.LlamaGen, llamagen.tiny),
     "mar": Entry(mar.MARConfig, mar.MAR, mar.tiny),
     "open_magvit2": Entry(
@@ -71,6 +88,7 @@ MODELS = {
     ),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
+    "maskbit": Entry(maskbit.MaskBitConfig, maskbit.MaskBit, maskbit.tiny),
     "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),
 }
 TEXT = {

@@ -48,19 +48,33 @@ def same(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= 1e-3 * b.abs().max())
 
 
-def some_known(model, share: float = 0.5, rows: int = B) -> Tensor:
-    """The same number of known positions in each row, other ones in each."""
-    count = int(share * model.spec.positions)
-    order = shuffled(Noise.request(9, rows), model.spec.positions)
-    return torch.zeros(rows, model.spec.positions, dtype=torch.bool).scatter(
-        1, order[:, :count], True
+def units(model) -> int:
+    """What is hidden by itself: positions, or their parts."""
+    return model.spec.positions * model.parts
+
+
+def some(count: int, share: float, rows: int) -> Tensor:
+    """The same share of so many in each row, other ones in each, (rows, count) bool."""
+    order = shuffled(Noise.request(9, rows), count)
+    return torch.zeros(rows, count, dtype=torch.bool).scatter(
+        1, order[:, : int(share * count)], True
     )
 
 
+def some_known(model, share: float = 0.5, rows: int = B) -> Tensor:
+    """Which units are known, as many in each row."""
+    return some(units(model), share, rows)
+
+
 @torch.no_grad()
-def hidden(model, codes: Tensor, cond: Cond, known: Tensor, wanted=None, reach=None) -> Tensor:
+def hidden(model, given: Tensor, cond: Cond, known: Tensor, wanted=None, reach=None) -> Tensor:
+    """Of units that are given."""
     reach = int(known.sum(1).max()) if reach is None else reach
-    return model.hidden(codes, model.prepare(cond), Turn(known, wanted, reach))
+    return model.hidden(given, model.prepare(cond), Turn(known, wanted, reach))
+
+
+def random_units(model, seed: int = 0) -> Tensor:
+    return model.split(random_codes(model.spec, B, seed=seed))
 
 
 def ways(model) -> list[Reveal]:
@@ -72,10 +86,10 @@ def ways(model) -> list[Reveal]:
 
 
 def test_hidden_reads_known_codes_alone(model):
-    codes, cond, known = random_codes(model.spec, B), random_cond(model, B), some_known(model)
-    other = random_codes(model.spec, B, seed=1)
+    codes, cond, known = random_units(model), random_cond(model, B), some_known(model)
+    other = random_units(model, seed=1)
     before = hidden(model, codes, cond, known)
-    assert before.shape[:2] == (B, model.spec.positions)
+    assert before.shape[:2] == (B, units(model))
     shown = known.view(*known.shape, *[1] * (codes.dim() - 2))
     after = hidden(model, torch.where(shown, codes, other), cond, known)
     close.values(after, before, model)
@@ -84,16 +98,16 @@ def test_hidden_reads_known_codes_alone(model):
 
 
 def test_wanted_positions_are_rows_of_all(model):
-    codes, cond, known = random_codes(model.spec, B), random_cond(model, B), some_known(model)
+    codes, cond, known = random_units(model), random_cond(model, B), some_known(model)
     everything = hidden(model, codes, cond, known)
-    wanted = shuffled(Noise.request(2, B), model.spec.positions)[:, :5]
+    wanted = shuffled(Noise.request(2, B), units(model))[:, :5]
     rows = everything.gather(1, wanted[..., None].expand(-1, -1, everything.shape[-1]))
     found = hidden(model, codes, cond, known, wanted)
     close.values(found, rows, model)
 
 
 def test_rows_may_know_different_numbers_and_reach_may_be_larger(model):
-    codes, cond, n = random_codes(model.spec, B), random_cond(model, B), model.spec.positions
+    codes, cond, n = random_units(model), random_cond(model, B), units(model)
     known = torch.arange(n) < torch.tensor([0, 3, n - 1])[:, None]
     together = hidden(model, codes, cond, known)
     close.values(hidden(model, codes, cond, known, reach=n), together, model)
@@ -143,14 +157,15 @@ def test_guidance_1_equals_no_guidance_and_3_is_something_else(model):
 def test_every_step_shows_more_and_nothing_changes_again(model):
     cond, noise, n = random_cond(model, B), Noise.request(3, B), model.spec.positions
     for reveal in ways(model):
-        left = reveal.left(n, reveal.count(n))
+        left = reveal.left(units(model), reveal.count(units(model)))
         before, ready = model.spec.empty(B), torch.zeros(B, n, dtype=torch.bool)
         for step, hidden_now in zip(stream(model, cond, noise, reveal=reveal), left, strict=True):
             assert not torch.is_inference_mode_enabled(), "the caller's mode is its own"
-            assert ((~step.ready).sum(1) == hidden_now).all()
+            left_out = (~step.ready).sum(1)  # of positions that have several parts, some part is
+            assert (left_out <= hidden_now).all() and (left_out * model.parts >= hidden_now).all()
             assert step.ready[ready].all() and step.total == len(left)
             assert torch.equal(step.codes[ready], before[ready])
-            assert not step.codes[~step.ready].any()
+            assert model.parts > 1 or not step.codes[~step.ready].any()
             before, ready = step.codes.clone(), step.ready.clone()
         assert ready.all()
 
@@ -158,7 +173,7 @@ def test_every_step_shows_more_and_nothing_changes_again(model):
 def test_known_codes_come_out_unchanged_and_the_others_react(model):
     cond, noise = random_cond(model, B), Noise.request(3, B)
     free = generate(model, cond, noise)
-    mask = some_known(model, 0.4)
+    mask = some(model.spec.positions, 0.4, B)
     mask[0] = False  # each row has its own mask
     for reveal in ways(model):
         results = []
@@ -180,10 +195,11 @@ def test_a_given_order_is_followed(model):
     reveal = Reveal(n, "linear")
     for i, step in enumerate(stream(model, cond, noise, orders=backwards, reveal=reveal)):
         assert torch.equal(step.ready[0], torch.arange(n) >= n - 1 - i)
-    mask = some_known(model, 0.3)
+    mask = some(n, 0.3, B)
     known, orders = Known(random_codes(model.spec, B), mask), shuffled(noise, n)
     expected = known_first(orders, mask)
     count = int(mask[0].sum())
+    reveal = Reveal(n - count, "linear")
     steps = stream(model, cond, noise, known=known, orders=orders, reveal=reveal)
     for i, step in enumerate(steps):
         for row in range(B):
@@ -195,7 +211,7 @@ def test_a_given_order_is_followed(model):
 def test_loss_is_0_at_known_positions_and_does_not_depend_on_the_batch(model):
     codes, cond, known = random_codes(model.spec, B), random_cond(model, B), some_known(model)
     loss = model.loss(codes, cond, known=known)
-    assert loss.shape == (B, model.spec.positions) and loss.dtype == torch.float32
+    assert loss.shape == (B, units(model)) and loss.dtype == torch.float32
     assert loss.isfinite().all() and not loss[known].any() and (loss[~known] != 0).all()
     noise = Noise.request(0, B)
     for i in range(B):
@@ -264,7 +280,8 @@ def test_training(name):
         optimizer.step()
         losses.append(loss.item())
     if model.spec.discrete:
-        assert losses[0] == pytest.approx(model.spec.bits * math.log(2), abs=0.1)
+        bits = model.spec.bits / model.parts
+        assert losses[0] == pytest.approx(bits * math.log(2), abs=0.1)
     assert all(math.isfinite(loss) for loss in losses)
     assert sum(losses[-3:]) < 0.85 * sum(losses[:3])
     # the query of a key does not see its constant part

@@ -295,6 +295,26 @@ def test_images_and_codes_that_do_not_fit_the_grid_are_refused(tokenizer, images
             tokenizer.decode(random_codes(wrong, B), wrong)
 
 
+@free
+def test_a_size_has_the_codes_of_its_grid(tokenizer):
+    (height, width), factor = tokenizer.size, tokenizer.factor
+    assert tokenizer.spec_of((height, width)) == tokenizer.spec
+    if len(tokenizer.spec.grids) == 1:  # those of scales have schedules of their own
+        spec = elsewhere(tokenizer.spec)
+        assert tokenizer.spec_of(tokenizer.size_of(spec)) == spec
+    for wrong in (0, *([height + 1] if factor > 1 else ())):
+        with pytest.raises(ValueError, match=f"^size must be .*, got {wrong}x{width}$"):
+            tokenizer.spec_of((wrong, width))
+
+
+@bound
+def test_a_tokenizer_of_fixed_grids_has_one_size(tokenizer):
+    height, width = tokenizer.size
+    assert tokenizer.spec_of((height, width)) == tokenizer.spec
+    with pytest.raises(ValueError, match=f"size must be {height}x{width}, the only one of this "):
+        tokenizer.spec_of((height, 2 * width))
+
+
 @bound
 @torch.no_grad()
 def test_a_tokenizer_of_fixed_grids_refuses_others(tokenizer, images):

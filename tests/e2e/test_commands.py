@@ -135,6 +135,26 @@ def test_sample_into_a_folder_and_one_image_again(pipeline, tmp_path):
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "one.png").read_bytes()
 
 
+def test_pictures_of_another_size_and_one_of_them_again(pipeline, tmp_path, capsys):
+    command = ["sample", pipeline, "--classes", "0", "1", "--size", "48x32", "--out"]
+    report = told(capsys, *command, tmp_path / "many")
+    assert [i["size"] for i in report["images"]] == [[48, 32]] * 2
+    picture = tmp_path / "many" / "000001.png"
+    with Image.open(picture) as image:
+        assert image.size == (32, 48)
+    again = ["sample", pipeline, "--like", str(picture), "--out"]
+    main([*again, str(tmp_path / "one.png")])
+    assert png_metadata(tmp_path / "one.png") == png_metadata(picture)
+    one, drawn = (np.asarray(Image.open(p)) for p in (tmp_path / "one.png", picture))
+    close.pixels(one, drawn, smalti.load(pipeline).tokenizer)  # alone, in a batch
+    main([*again, str(tmp_path / "wide.png"), "--size", "32x64"])
+    with Image.open(tmp_path / "wide.png") as image:
+        assert image.size == (64, 32)
+    main([*command, str(tmp_path / "sheet.png")])
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert image.width == 2 * (2 * 32 + 2) + 2 and image.height > 2 * 48 + 2
+
+
 def test_reconstruct_a_source_and_a_file(work, pipeline, tmp_path, capsys):
     out = tmp_path / "r.png"
     report = told(capsys, "reconstruct", work / "t" / "tokenizer", "shapes:5", "--out", out)
@@ -279,6 +299,8 @@ def test_mistakes_without_a_pipeline(tmp_path, monkeypatch, capsys, command, wor
         ("--batch -1 --out x", "batch"),
         ("--first -3", "-3"),
         ("--like nothing.png", "nothing.png"),
+        ("--size 48x30", "size must be multiples of 4 pixels, got 48x30"),
+        ("--size 48,32", "--size must be a height and a width, such as 48x32, got '48,32'"),
     ],
 )
 def test_mistakes_with_a_pipeline(tmp_path, monkeypatch, capsys, pipeline, options, words):

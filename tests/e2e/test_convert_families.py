@@ -15,17 +15,21 @@ import smalti
 from builders import build
 from official import official, write
 from smalti.cli.main import main
-from smalti.models import llamagen, mar, rar, var
+from smalti.models import infinity, llamagen, mar, maskbit, rar, var
+from smalti.models.infinity import Infinity
 from smalti.models.llamagen import LlamaGen
 from smalti.models.mar import MAR
+from smalti.models.maskbit import MaskBit
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
 from smalti.modules import MODELS, TOKENIZERS, load_module
 from smalti.pipeline.pipeline import Pipeline
 from smalti.tokenizers import infinity as infinity_vae
 from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, vqgan
+from smalti.tokenizers import maskbit as maskbit_vqgan
 from smalti.tokenizers.infinity import InfinityVAE
 from smalti.tokenizers.kl_vae import KLVAE
+from smalti.tokenizers.maskbit import MaskBitVQGAN
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.tokenizers.quantize.multiscale import pyramid
@@ -65,7 +69,10 @@ MODULES = {
     "var-vq": (MultiScaleVQVAE, VAE),
     "mar": (MAR, MAR_CONFIG),
     "mar-vae": (KLVAE, kl_vae.tiny()),
+    "infinity": (Infinity, infinity.tiny()),
     "infinity-vq": (InfinityVAE, infinity_vae.tiny()),
+    "maskbit": (MaskBit, replace(maskbit.tiny(), dropout=0.1)),
+    "maskbit-vq": (MaskBitVQGAN, maskbit_vqgan.tiny()),
 }
 TITLES = {
     "llamagen": ("a LlamaGen generator", "llamagen --model"),
@@ -76,7 +83,10 @@ TITLES = {
     "var-vq": ("a VAR tokenizer", "var --tokenizer"),
     "mar": ("a MAR generator", "mar --model"),
     "mar-vae": ("a KL-VAE", "mar --tokenizer"),
+    "infinity": ("an Infinity transformer", "infinity --model"),
     "infinity-vq": ("an Infinity tokenizer", "infinity --tokenizer"),
+    "maskbit": ("a MaskBit generator", "maskbit --model"),
+    "maskbit-vq": ("a MaskBit tokenizer", "maskbit --tokenizer"),
 }
 SLOTS = {
     ("llamagen", "--tokenizer"): "llamagen-vq", ("llamagen", "--model"): "llamagen",
@@ -84,10 +94,16 @@ SLOTS = {
     ("var", "--tokenizer"): "var-vq", ("var", "--model"): "var",
     ("mar", "--tokenizer"): "mar-vae", ("mar", "--model"): "mar",
     ("maskgit-vqgan", "--tokenizer"): "maskgit-vq",
-    ("infinity", "--tokenizer"): "infinity-vq",
+    ("infinity", "--tokenizer"): "infinity-vq", ("infinity", "--model"): "infinity",
+    ("maskbit", "--tokenizer"): "maskbit-vq", ("maskbit", "--model"): "maskbit",
 }  # fmt: skip
 """What each option of each family takes."""
-NEEDED = {"llamagen": ["--grid", "4"], "mar": ["--scale", "0.5", "--heads", "2"]}
+NEEDED = {
+    "llamagen": ["--grid", "4"],
+    "mar": ["--scale", "0.5", "--heads", "2"],
+    "infinity": ["--cells", "1", "--budget", "0.06M"],
+    "maskbit": ["--heads", "2"],
+}
 """What small files do not say."""
 
 
@@ -197,6 +213,22 @@ def test_dtype_is_of_the_generator_alone(files, tmp_path, family, name):
     assert {t.dtype for t in tokenizer.state_dict().values()} == {torch.float32}
     kinds = {k.startswith("quantize."): t.dtype for k, t in model.state_dict().items()}
     assert kinds.pop(False) == getattr(torch, name) and set(kinds.values()) <= {torch.float32}
+
+
+def test_a_pipeline_of_scales_of_bits(files, tmp_path, capsys):
+    """Its text encoder is named, and asked for when a text is drawn."""
+    out = tmp_path / "p"
+    main([*command(files, out, "infinity", "--text", "some/t5", "--ratio", 1.25), "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["text"]["config"]["model"] == "some/t5"
+    pipe, wanted = smalti.load(out, "cpu", torch.float32), module("infinity")
+    grids = infinity_vae.schedule(1.25, "0.06M")
+    assert pipe.model.config == replace(
+        infinity.tiny(), scales=grids, multiple_of=1, gate=5e-6, drop_path=0.1
+    )
+    assert pipe.tokenizer.size == (4 * grids[-1][0], 4 * grids[-1][1])
+    for name, tensor in wanted.state_dict().items():
+        assert torch.allclose(pipe.model.state_dict()[name], tensor)
 
 
 def test_grids_and_sizes_that_are_given(files, tmp_path):

@@ -154,6 +154,20 @@ def test_other_settings_are_refused_by_name(folder, tmp_path, drawn, capsys, cha
     assert drawn["images"] == []
 
 
+def test_images_of_another_size(folder, tmp_path, drawn, capsys):
+    out = tmp_path / "a.npz"
+    command = [folder, "--count", 5, "--batch", 2, "--npz", out, "--size", "24x8"]
+    drawn["stop"] = 2
+    assert sample(*command) == 130
+    drawn["stop"] = 0
+    assert "was drawn with size [24, 8], now it is [16, 16]" in mistake(capsys, *command[:-2])
+    assert sample(*command) == 0 and drawn["images"] == [0, 1, 2, 3, 4]
+    images = load(folder)(n=5, batch=2, size=(24, 8))
+    with np.load(out) as file:
+        assert np.array_equal(file["arr_0"], np.stack([np.asarray(i) for i in images]))
+    assert json.loads(out.with_suffix(".json").read_text())["size"] == [24, 8]
+
+
 def test_another_pipeline_is_refused(folder, tmp_path, capsys):
     out = tmp_path / "a.npz"
     assert sample(folder, "--count", 2, "--npz", out) == 0

@@ -14,6 +14,7 @@ from smalti.interop.projects import (
     infinity,
     llamagen,
     mar,
+    maskbit,
     maskgit_vqgan,
     open_magvit2,
     rar,
@@ -26,6 +27,8 @@ OURS = {
     "maskgit_vqgan": maskgit_vqgan.TOKENIZER, "var": var.MODEL, "multiscale_vqvae": var.TOKENIZER,
     "kl_vae": mar.TOKENIZER, "mar": mar.MODEL, "infinity_vae": infinity.TOKENIZER,
     "ibq": ibq.MODEL, "ibq_tokenizer": ibq.TOKENIZER,
+    "infinity": infinity.MODEL,
+    "maskbit": maskbit.MODEL, "maskbit_vqgan": maskbit.TOKENIZER,
     "open_magvit2": open_magvit2.MODEL, "open_magvit2_lfq": open_magvit2.TOKENIZER,
 }  # fmt: skip
 UNPUBLISHED = {"maskgit", "fluid"}

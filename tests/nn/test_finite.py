@@ -93,7 +93,7 @@ def test_a_pipeline_keeps_what_was_there(tmp_path):
 
 def stream(model, known=None):
     cond = Cond(labels=torch.tensor([1, 2]))
-    if not model.config.classes:
+    if not model.reads.classes:
         size = (2, model.config.text_length, model.config.text_dim)
         cond = Cond.of_text(torch.ones(size), torch.ones(size[:2], dtype=torch.bool))
     return LOOPS[model.loop](model, Request(cond, Noise.request(0, 2), known=known))

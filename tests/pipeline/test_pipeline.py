@@ -132,7 +132,7 @@ def test_numbers_of_other_libraries_draw_the_same(pipe):
         ({"cfg": 3}, "cfg is guidance here"),
         ({"generator": torch.Generator()}, "generator is seed here: a whole number"),
         ({"num_images_per_prompt": 4}, "num_images_per_prompt is n here: .* in all"),
-        ({"height": 64}, "height has no counterpart here: pictures have the size"),
+        ({"height": 64}, "height is size here: height and width of the pictures in pixels"),
         ({"image": "x.png"}, "image is an argument of other calls, not of this one"),
         ({"clases": [1]}, "sampling has .*, got clases; did you mean 'classes'"),
         ({"guidance": 2.0, "temprature": 1}, "got temprature; did you mean 'temperature'"),

@@ -1,4 +1,4 @@
-"""Recipes of MAR and MaskGIT as published: what their docstrings say, and that they fit."""
+"""Published recipes of MAR, MaskGIT and MaskBit: what their docstrings say, and that they fit."""
 
 import re
 
@@ -11,9 +11,16 @@ from smalti.pipeline.sampling import Sampling
 from smalti.recipes import RECIPES
 from smalti.recipes.var import IMAGES
 from smalti.tokenizers.kl_vae import KLVAE
+from smalti.tokenizers.maskbit import MaskBitVQGAN
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 
-SIZES = {"mar_b": (208, 20), "mar_l": (478, 20), "mar_h": (942, 20), "maskgit": (173, 16)}
+SIZES = {
+    "mar_b": (208, 20),
+    "mar_l": (478, 20),
+    "mar_h": (942, 20),
+    "maskgit": (173, 16),
+    "maskbit_10bit": (305, 20),
+}
 """Million parameters, and bytes of each: weights, gradients, two moments, an average if any."""
 
 
@@ -24,13 +31,14 @@ def test_sizes_and_memory(name):
         model = modules.module_of(recipe.model, modules.MODELS)
         vae = KLVAE(RECIPES["kl16"]().model)
         vq = MaskGITVQGAN(RECIPES["maskgit_vqgan"]().model)
+        lfq = MaskBitVQGAN(RECIPES["maskbit_tokenizer_10bit"]().model)
     parameters = sum(p.numel() for p in model.parameters())
     assert round(parameters / 1e6) == millions and each == (20 if recipe.train.ema else 16)
     text = RECIPES[name].__doc__ or ""
     assert f"{millions} M parameters" in text
     assert float(re.findall(r"On paper ([\d.]+) GB", text)[0]) == round(parameters * each / 1e9, 1)
     recipe.sampling.check(model)
-    tokenizer = vq if name == "maskgit" else vae
+    tokenizer = {"maskgit": vq, "maskbit_10bit": lfq}.get(name, vae)
     recipe.model.fitted(tokenizer, Reads(recipe.model.classes))
     assert model.spec == tokenizer.spec
 
@@ -60,3 +68,32 @@ def test_maskgit():
     optim, goal = recipe.train.optim, recipe.objective
     assert (optim.lr, optim.betas, optim.weight_decay) == (1e-4, (0.9, 0.96), 0.045)
     assert (goal.masking, goal.smoothing, recipe.train.batch) == ("cosine", 0.1, 256)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16, 18])
+def test_maskbit(bits):
+    recipe, first = RECIPES[f"maskbit_{bits}bit"](), RECIPES[f"maskbit_tokenizer_{bits}bit"]()
+    assert recipe.model.channels == first.model.bits == bits and recipe.model.groups == 2
+    assert recipe.model.fitted(MaskBitVQGAN(first.model), Reads(1000)) == recipe.model
+    optim, goal = recipe.train.optim, recipe.objective
+    assert (optim.lr, optim.betas, optim.weight_decay) == (1e-4, (0.9, 0.96), 0.045)
+    assert (goal.masking, goal.smoothing, goal.known_weight) == ("arccos", 0.1, 1.0)
+    assert recipe.train.steps == first.train.steps == 1_350_000
+    assert recipe.train.steps * 1024 // IMAGES == 1079 and first.train.steps * 256 // IMAGES == 269
+    losses = first.objective
+    weights = (losses.pixel_weight, losses.commitment, losses.entropy, losses.gan_weight)
+    assert weights == (1.0, 0.25, 0.02, 0.02) and losses.gan_start == 20_000
+    sampling = recipe.sampling
+    assert (sampling.reveal.steps, sampling.reveal.schedule) == (64, "arccos")
+    assert sampling.guidance.schedule == "power-cosine"
+
+
+def test_the_small_maskbit_has_the_parameters_of_the_others():
+    def parameters(name: str) -> int:
+        with torch.device("meta"):
+            model = modules.module_of(RECIPES[name]().model, modules.MODELS)
+        return sum(p.numel() for p in model.parameters())
+
+    assert parameters("emoji_maskbit") == pytest.approx(parameters("emoji_llamagen"), rel=0.02)
+    spec = RECIPES["emoji_lfq"]().model.spec
+    assert RECIPES["emoji_maskbit"]().model.spec == spec

@@ -176,16 +176,16 @@ def test_linear_by_what_is_revealed_is_that_of_mar():
         assert guide == ClassifierFree(1 + (cfg - 1) * (positions - masked) / positions)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "power-cosine"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @given(st.integers(2, 50), st.data())
 def test_ramps_follow_the_share(schedule, steps, data):
     share = data.draw(st.floats(0, 1))
-    guidance = Guidance(3.0, schedule, power=2.0)
+    guidance = Guidance(3.0, schedule)
     found = {guidance.scale_at(step, steps, share) for step in range(steps)}
     assert len(found) == 1 and 1 <= found.pop() <= 3
     assert guidance.scale_at(0, steps, 0.0) == 1 and guidance.scale_at(0, steps, 1.0) == 3
-    other = Guidance(3.0, "interval", start=0.5)
-    assert other.scale_at(0, steps, share) == other.scale_at(0, steps)
+    for other in (Guidance(3.0, "interval", start=0.5), Guidance(3.0, "power-cosine", power=2.0)):
+        assert other.scale_at(1, steps, share) == other.scale_at(1, steps)
 
 
 pairs = st.integers(0, 2**31).map(

@@ -30,6 +30,10 @@ def test_the_published_schedules():
     assert Reveal(schedule="linear").left(25, 5) == [20, 15, 10, 5, 0]
     assert Reveal(schedule="meissonic-linear").left(25, 5) == [20, 15, 9, 4, 0]
     assert Reveal(schedule="square").left(16, 4) == [15, 12, 7, 0]
+    # MaskBit: floor(n * acos(r) / (pi / 2)), in float32: of half of the steps 2 / 3 are hidden
+    assert Reveal(schedule="arccos").left(32, 4) == [26, 21, 14, 0]
+    assert Reveal(schedule="arccos").left(512, 64)[31] == 341
+    assert Reveal(schedule="arccos").left(512, 64)[-2:] == [57, 0]
 
 
 def test_as_many_steps_as_positions_reveal_one_each():
@@ -41,6 +45,10 @@ def test_shares_as_numbers():
     assert custom.count(20) == 3 and custom.left(20, 3) == [18, 10, 0]
     assert Reveal(schedule="0,0,0").left(20, 3) == [2, 1, 0], "each step reveals something"
     assert custom.left(2, 2) == [1, 0], "fewer unknown positions take fewer steps"
+    for steps in range(1, 101):  # 7 / 25 * 25 is more than 7
+        shares = [1 - (i - 0.1) / steps for i in range(1, steps)] + [0]
+        many = Reveal(schedule=",".join(map(str, shares)))
+        assert many.left(5 * steps, steps) == list(range(5 * steps - 5, -1, -5))
 
 
 def test_more_steps_than_unknown_positions_reveal_what_there_is():
@@ -69,7 +77,7 @@ def test_how_many_steps():
         ({"steps": 4, "schedule": "0.5,0"}, "2 shares, one for each step, of which there are 4"),
         (
             {"schedule": "cosin"},
-            "cosine, linear, square, meissonic, meissonic-linear or shares such as",
+            "cosine, linear, square, arccos, meissonic, meissonic-linear or shares such as",
         ),
         ({"schedule": "0.5,0.6,0"}, "fall from 1 to 0"),
         ({"schedule": "0.5,0.1"}, "fall from 1 to 0"),

@@ -187,6 +187,72 @@ def test_wrong_bits_are_made_good_by_the_labels_behind_them():
     assert apart[0] < 0.6 * apart[1]
 
 
+def slow_of_codes(quantizer, codes, flips):
+    """Labels and inputs of one image's codes (N, C) of which no latent is known."""
+    maps = [2.0 * x - 1 for x in cellwise(quantizer, codes)]
+    size = quantizer.cell_grid(quantizer.grids[-1])
+    added = [bilinear(x / math.sqrt(quantizer.bits), size) for x in maps]
+    sofar, labels, inputs = torch.zeros_like(added[0]), [], []
+    for k, grid in enumerate(quantizer.grids):
+        here = quantizer.cell_grid(grid)
+        size_of_true = area(torch.stack(added[k:]).sum(0), here).abs()
+        true = maps[k] * (size_of_true + 1e-6)
+        missed = area(torch.stack(added)[:k].sum(0) - sofar, here)
+        bits = true + missed > 0
+        labels.append(positions(bits.long(), quantizer.cells))
+        shown = torch.where(bits ^ flips[k], 1.0, -1.0)
+        sofar = sofar + bilinear(shown / math.sqrt(quantizer.bits), size)
+        if k + 1 < len(quantizer.grids):
+            after = quantizer.cell_grid(quantizer.grids[k + 1])
+            inputs.append(positions(bilinear(sofar, after), quantizer.cells))
+    return torch.cat(labels), torch.cat([*inputs, labels[0][:0].float()])
+
+
+@case
+@pytest.mark.parametrize("rates", [[0.3, 0.0, 0.9, 0.5], [0.2, 0.2]])
+def test_codes_alone_are_corrected_as_the_loop_does(case, rates):
+    quantizer = MultiScaleBSQ(**CASES[case])
+    codes, generator = quantizer.encode(latents(quantizer)), torch.Generator().manual_seed(3)
+    uniform = torch.rand(codes.shape, generator=generator)
+    found = quantizer.correct_codes(codes, uniform, torch.tensor(rates))
+    rate = torch.zeros(len(quantizer.grids))
+    rate[: len(rates)] = torch.tensor(rates[: len(rate)])
+    limits = rate.repeat_interleave(torch.tensor(quantizer.sizes))[:, None]
+    for b in range(len(codes)):
+        flips = uniform[b] < limits
+        labels, read = slow_of_codes(quantizer, codes[b], cellwise(quantizer, flips))
+        sure = (found.labels[b] == labels).float().mean()
+        assert sure > 0.99, "but for sums that round to nothing"
+        if sure == 1:
+            assert torch.equal(found.shown[b] != labels, flips)
+            torch.testing.assert_close(found.inputs[b], read, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.inputs, quantizer.inputs(found.shown), rtol=0, atol=1e-5)
+
+
+@case
+def test_codes_without_a_wrong_bit_are_their_own_labels(case):
+    """Also of codes that no latent has: their sum alone would give others."""
+    quantizer = MultiScaleBSQ(**CASES[case])
+    shape = (3, sum(quantizer.sizes), quantizer.bits * quantizer.cells**2)
+    codes = torch.randint(2, shape, generator=torch.Generator().manual_seed(2))
+    found = quantizer.correct_codes(codes, torch.zeros(shape), torch.zeros(2))
+    assert torch.equal(found.labels, codes) and torch.equal(found.shown, codes)
+    torch.testing.assert_close(found.inputs, quantizer.inputs(codes), rtol=0, atol=1e-5)
+
+
+def test_codes_alone_tell_nearly_what_the_latent_tells():
+    """Better than the sum of the codes in place of the latent."""
+    quantizer = MultiScaleBSQ(((1, 1), (2, 2), (4, 4), (6, 6), (8, 8)), 8)
+    z = latents(quantizer, 16)
+    codes, strength = quantizer.encode(z), torch.full((5,), 0.2)
+    uniform = torch.rand(codes.shape, generator=torch.Generator().manual_seed(5))
+    wanted = quantizer.correct(z, uniform, strength).labels
+    found = quantizer.correct_codes(codes, uniform, strength).labels
+    summed = quantizer.correct(quantizer.decode(codes), uniform, strength).labels
+    shares = [(labels == wanted).float().mean().item() for labels in (found, summed, codes)]
+    assert shares[0] > 0.88 > shares[2] > shares[1]
+
+
 def entropy(p):
     return -(p * p.clamp_min(1e-30).log()).sum()
 

@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from builders import build
+from builders import build, random_codes
+from smalti.data.transforms import to_uint8
+from smalti.engine.step import Step
+from smalti.pipeline.coded import preview
 from smalti.tokenizers import infinity
 from smalti.tokenizers.infinity import (
     BUDGETS,
@@ -119,3 +123,27 @@ def test_scales_that_do_not_ascend_are_refused():
 def test_the_same_tokenizer_for_other_images():
     config = at(InfinityVAEConfig(bits=16), schedule(2.0, "0.25M"))
     assert config.size == (736, 368) and config.scales[-1] == (46, 23)
+
+
+def test_a_size_has_the_scales_of_its_published_schedule():
+    model = build(InfinityVAE, infinity.tiny())  # 4 pixels a position
+    found = {model.spec_of((4 * h, 4 * w)).grids for h, w in (schedule(*one)[-1] for one in ALL)}
+    assert found == {schedule(*one) for one in ALL}
+    assert model.spec_of((80, 60)) == replace(model.spec, grids=schedule(1.333))
+    assert model.spec_of((16, 16)) == model.spec, "its own, which is none of them"
+    words = r"size must be one of 16x16, .*, 64x64, .*, 256x256, .*444x148, got 64x60"
+    with pytest.raises(ValueError, match=words) as error:
+        model.spec_of((64, 60))
+    assert str(error.value).count(", ") == 61
+
+
+@torch.inference_mode()
+def test_scales_of_another_size_are_shown_as_they_are_drawn():
+    model = build(InfinityVAE, infinity.tiny())
+    spec = model.spec_of((80, 60))
+    codes = random_codes(spec, 2)
+    step = Step(3, 7, codes, torch.zeros(2, 12), torch.zeros(2, spec.positions, dtype=torch.bool))
+    images = preview(model, step, spec)
+    assert [image.size for image in images] == [(60, 80)] * 2
+    wanted = to_uint8(model.decode(codes, spec, scales=3))
+    assert np.array_equal(np.stack([np.asarray(i) for i in images]), wanted.permute(0, 2, 3, 1))

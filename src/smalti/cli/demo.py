@@ -13,6 +13,7 @@ from rich.console import Console
 
 from smalti.arguments import choose
 from smalti.data.open import open_source
+from smalti.data.source import require_captions
 from smalti.devices.named import best_device, fast_bf16
 from smalti.files import (
     LOCK,
@@ -29,7 +30,7 @@ from smalti.pictures import grid, is_own, save_png
 from smalti.pipeline.pipeline import Pipeline, check_pipeline
 from smalti.progress import say_threads
 from smalti.recipes import DEMOS
-from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
+from smalti.recipes.base import DataConfig, GeneratorRecipe, TextRecipe, TokenizerRecipe
 from smalti.runs.folder import Report
 from smalti.runs.generator import credit
 from smalti.runs.run import train
@@ -47,12 +48,15 @@ def recipes(
 ) -> tuple[TokenizerRecipe, GeneratorRecipe]:
     """A system's two recipes: the emoji's, on `data`, all of it or a share of the steps, and of the
     generator's steps this part."""
-    count = len(open_source(data))
+    opened = open_source(data)
+    count = len(opened)
     if count < 4:
         raise ValueError(f"{data} has {count} images; the demo needs at least 4")
     share, source = QUICK if quick else 1.0, DataConfig(source=data, flip=True)
     demo = DEMOS[choose(system, DEMOS, "system")]
     first, second = demo.tokenizer(), demo.generator()
+    if isinstance(second, TextRecipe):
+        require_captions(opened)
     return (
         replace(shortened(first, share, seed), data=source),
         replace(shortened(second, share * part, seed), data=source),
@@ -94,11 +98,12 @@ def _demo(data: str, out: Path, quick: bool, seed: int, system: str) -> Any:
     seconds = time.monotonic() - began
     report |= {"seconds": seconds, "peak_memory_gib": peak_memory_gib(), "seed": seed}
     write_json(out / "report.json", report)
+    about = '--text "..."' if isinstance(second, TextRecipe) else "--classes 0"
     console.print(
         f"done in {seconds:.0f} s. Look at {out}/samples.png and "
         f"{out}/reconstructions.png; the numbers are in {out}/report.json.\n"
         f"Next:\n"
-        f"  smalti sample {out}/pipeline --classes 0 --n 16 --guidance 3 --out more.png\n"
+        f"  smalti sample {out}/pipeline {about} --n 16 --guidance 3 --out more.png\n"
         f"  smalti demo --data folder:PATH --out mine      your own images\n"
         f"  smalti train --help                            every recipe",
         markup=False,
@@ -180,12 +185,20 @@ def draw(out: Path, seed: int, console: Console) -> float:
     console.print("[bold]4 of 4[/] new images are drawn")
     pipeline: Pipeline = load(out / "generator-run" / "pipeline")
     began = time.monotonic()
-    images = pipeline(n=64, seed=seed)
+    named = None if pipeline.text is None else captions(str(pipeline.info["source"]), 64)
+    images = pipeline(named, n=64, seed=seed)
     seconds = time.monotonic() - began
     tags = {"images": [image.info["smalti"] for image in images]}
     save_png(grid(images, 8, zoom=2), out / "samples.png", tags)
     pipeline.save_pretrained(out / "pipeline")
     return len(images) / seconds
+
+
+def captions(data: str, count: int) -> list[str]:
+    """At most so many captions, all different, spread over a source."""
+    source = open_source(data)
+    every = sorted({source.caption(i) for i in range(len(source))} - {""})
+    return every[:: -(-len(every) // count)]
 
 
 def learnt(report: Report) -> str:

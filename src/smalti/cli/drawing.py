@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from smalti.arguments import sides
 from smalti.files import OTHER_KINDS, check_file, check_output, check_own, sweep
 from smalti.progress import say, show, track
 
@@ -104,16 +105,23 @@ class Archive:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Which images of a request, and how many at a time."""
+    """Which images of a request, of which size, and how many at a time."""
 
     seed: int = 0
     """Random seed."""
+    size: str | None = None
+    """Height and width in pixels, such as 48x32, of a pipeline that draws other sizes than its
+    own, which is the default."""
     first: int = 0
     """Number of the first image: image i of a seed is always the same."""
     batch: int = 64
     """Images drawn at a time."""
     like: Path | None = None
     """A PNG of one image that smalti drew: draw it again."""
+
+    def sized(self) -> dict[str, Any]:
+        """The size that is asked for, as a pipeline takes it; nothing if it is its own."""
+        return {} if self.size is None else {"size": sides(self.size, "--size")}
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ def sample(
     """
     from smalti.loading import load
 
-    named, changes = conditions.named(), chosen(settings)
+    named, changes = conditions.named(), numbers.sized() | chosen(settings)
     if (archive.count is None) != (archive.npz is None) or (archive.balanced and not archive.npz):
         raise ValueError("--count N and --npz FILE go together, and --balanced with them")
     if archive.npz is not None:
@@ -218,9 +226,9 @@ def as_drawn(tag: dict[str, Any]) -> dict[str, Any]:
     from smalti.pipeline.sampling import Sampling
 
     settings = {name: tag.get(name, value) for name, value in written(Sampling()).items()}
-    conditions = {name: tag[name] for name in ("text", "negative") if name in tag}
-    conditions |= {"classes": [tag["class"]]} if "class" in tag else {}
-    return {"seed": tag["seed"], **conditions, **settings}
+    asked = {name: tag[name] for name in ("text", "negative", "size") if name in tag}
+    asked |= {"classes": [tag["class"]]} if "class" in tag else {}
+    return {"seed": tag["seed"], **asked, **settings}
 
 
 @dataclass(frozen=True)

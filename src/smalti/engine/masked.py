@@ -83,9 +83,11 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
         none = codes.new_zeros(len(codes), 0, dtype=torch.float32)
         yield Step(1, 1, codes, none, _whole(ready, parts))
         return
-    taker: Taker = ByOrder(request, ready, parts)
-    if request.reveal.confidence is not None:
-        taker = Surest(request, plan.steps, ready.shape[1])
+    taker: Taker = (
+        ByOrder(request, ready, parts)
+        if request.reveal.confidence is None
+        else Surest(request, plan.steps, ready.shape[1])
+    )
     branches = request.guidance.branches(request.cond, request.negative)
     prepared = model.prepare(branches, spec)
     cache = model.cache(branches.batch, spec) if request.refresh > 1 else None

@@ -12,27 +12,17 @@ from smalti.sampling.filters import draw
 from smalti.sampling.noise import SlotNoise
 
 
-class CategoricalHead(nn.Module):
-    """Hidden states (B, N, D) to codes (B, N), int64 in [0, vocab)."""
+class Softmax(nn.Module):
+    """Logits (B, N, V) to codes (B, N), int64 in [0, V): the head of a model that computes logits
+    itself."""
 
     smoothing: float = 0.0
     """Share of each target that training spreads over all codes (Szegedy et al. 2015,
     arXiv:1512.00567)."""
 
-    def __init__(self, dim: int, vocab: int, bias: bool = False) -> None:
-        super().__init__()
-        if vocab < 2:
-            raise ValueError(f"vocab must be at least 2, got {vocab}")
-        self.proj = Linear(dim, vocab, bias=bias)
-
-    def init_weights(self) -> None:
-        """Zeros: any code is as likely as any other."""
-        for weight in self.proj.parameters():
-            nn.init.zeros_(weight)
-
     def logits(self, h: Tensor) -> Tensor:
         """(B, N, V) in float32."""
-        return self.proj(h).float()
+        return h.float()
 
     def merged(self, h: Tensor, guide: Guide) -> Tensor:
         """Guided logits (B, n, V) of hidden states of all branches (branches * B, n, D).
@@ -59,3 +49,22 @@ class CategoricalHead(nn.Module):
         logits = chance.filters(self.merged(h, chance.guide))
         codes, logp = draw(logits, chance.noise.uniform())
         return Draw(codes, logp, h)
+
+
+class CategoricalHead(Softmax):
+    """Hidden states (B, N, D) to codes (B, N), int64 in [0, vocab)."""
+
+    def __init__(self, dim: int, vocab: int, bias: bool = False) -> None:
+        super().__init__()
+        if vocab < 2:
+            raise ValueError(f"vocab must be at least 2, got {vocab}")
+        self.proj = Linear(dim, vocab, bias=bias)
+
+    def init_weights(self) -> None:
+        """Zeros: any code is as likely as any other."""
+        for weight in self.proj.parameters():
+            nn.init.zeros_(weight)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(B, N, V) in float32."""
+        return self.proj(h).float()

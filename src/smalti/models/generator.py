@@ -94,6 +94,8 @@ class Generator(nn.Module):
     """Whether it can draw mixtures of codes (`Draw.vectors`)."""
     parts: int = 1
     """Masked models: how many parts of a position are hidden and revealed by themselves."""
+    known_weight: float | None = None
+    """Masked models: what the loss of known codes counts in training; None: they predict none."""
     FLOAT32: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names of weights that stay in float32 when others are loaded in less."""
     NO_DECAY: ClassVar[tuple[str, ...]] = ()
@@ -151,6 +153,11 @@ class Generator(nn.Module):
     def join(self, units: Tensor) -> Tensor:
         """Parts (B, N * parts, ...) as codes (B, N, *trailing)."""
         return units
+
+    def weighed(self, losses: Tensor, known: Tensor) -> Tensor:
+        """Losses (B, N * parts), those of known parts times `known_weight` in training, else 0."""
+        share = self.known_weight or 0.0 if self.training else 0.0
+        return losses.where(~known, share * losses)
 
     def embed(self, codes: Tensor) -> Tensor:
         """The vectors (B, n, C) that codes stand for, of a model that draws mixtures."""

@@ -23,9 +23,10 @@ from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Rowwise, Span, TokenSpec
 from smalti.config import check
-from smalti.heads.categorical import CategoricalHead
+from smalti.heads.of_codes import head_of
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.nn.attention import KVCache, attend
+from smalti.nn.code_embedding import code_embedding
 from smalti.nn.linear import Linear
 from smalti.nn.norms import RMSNorm
 from smalti.sampling.chance import Chance
@@ -38,7 +39,9 @@ class ImageGPTConfig(GeneratorConfig):
     grid: tuple[int, int] = (32, 32)
     """Height and width in pixels."""
     vocab: int = 512
-    """Colours V."""
+    """Colours V; 2 with `channels`."""
+    channels: int = 0
+    """Bits of a code; 0: a code is a number, as published."""
     classes: int = 1
     """Class labels; the null class is one more row. 1: pictures of one kind, as published."""
     layers: int = 24
@@ -57,6 +60,7 @@ class ImageGPTConfig(GeneratorConfig):
             self,
             pairs=("grid",),
             several=("vocab",),
+            counts=("channels",),
             positive=("classes", "layers", "heads", "dim"),
             above_zero=("norm_eps",),
             rates=("dropout",),
@@ -65,7 +69,7 @@ class ImageGPTConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab)
+        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
 
     @property
     def head_dim(self) -> int:
@@ -147,12 +151,12 @@ class ImageGPT(Generator):
     def __init__(self, config: ImageGPTConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.tok_embeddings = nn.Embedding(config.vocab, config.dim)
+        self.tok_embeddings = code_embedding(self.spec, config.dim)
         self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
         self.positions = nn.Parameter(torch.empty(config.spec.positions, config.dim))
         self.layers = nn.ModuleList([Block(config) for _ in range(config.layers)])
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.head = CategoricalHead(config.dim, config.vocab)
+        self.head = head_of(self.spec, config.dim)
         self.init_weights()
 
     def init_weights(self) -> None:

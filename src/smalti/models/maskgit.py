@@ -23,15 +23,12 @@ from smalti.codes import Cond, Draw, Rowwise, TokenSpec, Turn
 from smalti.config import check
 from smalti.heads.of_codes import head_of
 from smalti.models.generator import Generator, GeneratorConfig
-from smalti.nn.attention import attend
+from smalti.nn.bert import LN_EPS, Block
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.linear import Linear
-from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
-
-LN_EPS = 1e-12
 
 
 @dataclass(frozen=True)
@@ -73,35 +70,12 @@ class Prepared(Rowwise):
     """(B, 1, D): the token of the class."""
 
 
-class Block(nn.Module):
-    """Attention of all to all and feed-forward, each normalised with what it was added to."""
-
-    def __init__(self, config: MaskGITConfig) -> None:
-        super().__init__()
-        self.heads, self.dropout = config.heads, config.dropout
-        self.wqkv = Linear(config.dim, 3 * config.dim)
-        self.wo = Linear(config.dim, config.dim)
-        self.norm1 = nn.LayerNorm(config.dim, LN_EPS)
-        self.feed_forward = MLP(config.dim, config.ffn_dim)
-        self.norm2 = nn.LayerNorm(config.dim, LN_EPS)
-
-    def attention(self, x: Tensor) -> Tensor:
-        qkv = self.wqkv(x).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, H, hd)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, n, hd)
-        y = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
-        return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
-
-    def forward(self, x: Tensor) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
-        x = self.norm1(x + dropped(self.attention(x), dropout, 0.0))
-        return self.norm2(x + dropped(self.feed_forward(x), dropout, 0.0))
-
-
 class MaskGIT(Generator):
     """Codes (B, N) given a class. A `MaskedModel`."""
 
     loop = "masked"
     confidence = 4.5
+    known_weight = 0.0
     config: MaskGITConfig
     NO_DECAY = ("*_embedding*.*", "pos")
     """What has no weight decay beside norms and biases."""
@@ -113,7 +87,8 @@ class MaskGIT(Generator):
         self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
         self.pos = nn.Parameter(torch.empty(1 + self.spec.positions, config.dim))
         self.norm = nn.LayerNorm(config.dim, LN_EPS)
-        self.layers = nn.ModuleList([Block(config) for _ in range(config.layers)])
+        sizes = config.dim, config.heads, config.ffn_dim, config.dropout
+        self.layers = nn.ModuleList([Block(*sizes) for _ in range(config.layers)])
         self.out = Linear(config.dim, config.dim)
         self.out_norm = nn.LayerNorm(config.dim, LN_EPS)
         self.head = head_of(self.spec, config.dim, bias=True)
@@ -168,13 +143,14 @@ class MaskGIT(Generator):
     def loss(
         self, codes: Tensor, cond: Cond, known: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
-        """Negative log-likelihood of each unknown code given the known ones, 0 at those: (B, N) in
-        nats. `known` (B, N) bool; None: nothing is known."""
+        """Negative log-likelihood of each unknown code given the known ones: (B, N) in nats; 0 at
+        those, but in training `known_weight` times theirs. `known` (B, N) bool; None: nothing is
+        known."""
         if known is None:
             known = codes.new_zeros(codes.shape[:2], dtype=torch.bool)
         h = self.hidden(codes, self.prepare(cond), Turn(known, None, codes.shape[1]))
         cells = torch.arange(codes.shape[1], device=codes.device)
-        return self.head.loss(h, codes, SlotNoise.of(noise, codes, cells)).masked_fill(known, 0.0)
+        return self.weighed(self.head.loss(h, codes, SlotNoise.of(noise, codes, cells)), known)
 
 
 def tiny() -> MaskGITConfig:

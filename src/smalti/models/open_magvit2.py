@@ -81,12 +81,14 @@ class OpenMAGVIT2Config(GeneratorConfig):
             raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
         scan(self.order, self.grid)
         Groups(self.spec, self.groups)
-        for name in ("guidance_ratios", "temperature_ratios"):
-            ratios = getattr(self, name)
-            if ratios and (len(ratios) != len(self.groups) or not all(map(above_zero, ratios))):
+        for name, least in (("guidance_ratios", 0.0), ("temperature_ratios", 1e-9)):
+            ratios: tuple[float, ...] = getattr(self, name)
+            good = all(least <= ratio < float("inf") for ratio in ratios)
+            if ratios and (len(ratios) != len(self.groups) or not good):
+                allowed = "a positive number" if least else "0 or more"
                 raise ValueError(
-                    f"{name} must be a positive number for each of the {len(self.groups)} groups, "
-                    f"or (), got {ratios}"
+                    f"{name} must be {allowed} for each of the {len(self.groups)} groups, or (), "
+                    f"got {ratios}"
                 )
 
     @property
@@ -127,10 +129,6 @@ class OpenMAGVIT2Config(GeneratorConfig):
             ratios = {"guidance_ratios": (), "temperature_ratios": ()}
         codes = {"vocab": spec.vocab, "channels": spec.channels, "groups": groups}
         return super(type(self), replace(self, **codes, **ratios)).fitted(tokenizer, reads)
-
-
-def above_zero(value: float) -> bool:
-    return 0 < value < float("inf")
 
 
 def shared(bits: int, groups: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,9 +15,8 @@ entries, C codebook dimensions.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,20 +26,24 @@ from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
 from smalti.models.generator import Generator, GeneratorConfig
+from smalti.models.pyramid_stack import (
+    Cache,
+    Modulated,
+    Place,
+    Shape,
+    picture,
+    place_of,
+    scale_of,
+    scales_of,
+)
 from smalti.nn.adaln import modulate, normed
-from smalti.nn.attention import KVCache, attend
-from smalti.nn.linear import Linear
-from smalti.nn.mlp import MLP
-from smalti.nn.residual import drop_path_rates, dropped
+from smalti.nn.residual import drop_path_rates
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw, mixture
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.tokenizers.multiscale_vqvae import VAR256
 from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.tokenizers.quantize.pyramids import check_pyramid, pyramid_of
-
-SHARPEST = 100.0
-"""The largest factor that l2-normalised queries are scaled by."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,18 @@ class VARConfig(GeneratorConfig):
         return TokenSpec(self.scales, self.vocab, channels=self.channels)
 
     @property
-    def head_dim(self) -> int:
-        return self.dim // self.heads
+    def shape(self) -> Shape:
+        """Sizes of the layers."""
+        return Shape(
+            layers=self.layers,
+            heads=self.heads,
+            dim=self.dim,
+            ffn_dim=round(self.mlp_ratio * self.dim),
+            scale=None if self.l2_norm else 0.25 * (self.dim // self.heads) ** -0.5,
+            shared_adaln=self.shared_adaln,
+            norm_eps=self.norm_eps,
+            dropout=self.dropout,
+        )
 
     def fitted(self, tokenizer: Any, reads: Reads) -> VARConfig:
         """The same with the codes and the classes. Raises ValueError if the tokenizer does not code
@@ -131,123 +144,8 @@ class Prepared(Rowwise):
     """(B, 6, D): the modulation that all layers share, if they do."""
 
 
-class Cache(KVCache):
-    """Keys and values, the picture so far, and each layer's modulation. All rows are at one scale:
-    images that are drawn together begin together."""
-
-    scales: int = 0
-    """How many scales are in the latent."""
-    latent: Tensor | None = None
-    """(B, C, h, w): the sum of the scales drawn so far; of images alone, not of all branches."""
-    modulations: dict[int, Tensor]
-    """(B, 6, D) of each layer, the same for all scales."""
-
-    def rows(self, index: Tensor) -> Self:
-        other = super().rows(index)
-        other.modulations = {}
-        if self.latent is not None:
-            other.latent = self.latent.index_select(0, index[index < len(self.latent)])
-        return other
-
-    def put(self, index: Tensor, other: KVCache) -> None:
-        assert isinstance(other, Cache)
-        if self.scales != other.scales:
-            raise ValueError(
-                "images of scales begin together: rows before scale "
-                f"{other.scales} cannot join rows before scale {self.scales}"
-            )
-        super().put(index, other)
-        self.modulations = {}
-        if self.latent is not None and other.latent is not None:
-            images = index[index < len(self.latent)]
-            self.latent.index_copy_(0, images, other.latent)
-
-
-class Place(NamedTuple):
-    """Where the rows of one call stand in the sequence, shared by all layers."""
-
-    slots: Tensor
-    """(n,)."""
-    reach: int
-    """Keys below this slot are read."""
-    mask: Tensor | None
-    keep: bool
-    """Whether keys and values are written to the cache."""
-
-
-def to_length(x: Tensor, length: Tensor | float) -> Tensor:
-    """The vectors x (..., C) scaled to `length`, which is broadcast to (..., 1)."""
-    return x * (length / x.norm(dim=-1, keepdim=True).clamp_min(1e-12))
-
-
-class Attention(nn.Module):
-    """Queries and values have a bias, keys have none."""
-
-    def __init__(self, config: VARConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.wqkv = Linear(config.dim, 3 * config.dim, bias=False)
-        self.q_bias = nn.Parameter(torch.zeros(config.dim))
-        self.v_bias = nn.Parameter(torch.zeros(config.dim))
-        self.wo = Linear(config.dim, config.dim)
-        self.log_scale = None
-        self.scale = 0.25 * config.head_dim**-0.5
-        if config.l2_norm:
-            self.log_scale = nn.Parameter(torch.full((config.heads, 1, 1), 4.0).log())
-            self.scale = 1.0
-
-    def forward(self, x: Tensor, place: Place, layer: int, cache: Cache | None) -> Tensor:
-        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = (self.wqkv(x) + bias).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, H, hd)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, n, hd)
-        if self.log_scale is not None:
-            length = self.log_scale.clamp(max=math.log(SHARPEST)).exp()  # (H, 1, 1)
-            q, k = to_length(q, length), to_length(k, 1.0)
-        if cache is not None:
-            k, v = cache.update(layer, place.slots, place.reach, k, v, place.keep)
-        y = attend(q, k, v, place.mask, scale=self.scale)
-        return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
-
-
-class Block(nn.Module):
+class Block(Modulated):
     """Attention and feed-forward, each scaled, shifted and gated by the condition."""
-
-    def __init__(self, config: VARConfig, drop_path: float) -> None:
-        super().__init__()
-        self.attention = Attention(config)
-        self.feed_forward = MLP(config.dim, round(config.mlp_ratio * config.dim), "tanh")
-        if config.shared_adaln:
-            self.constants = nn.Parameter(torch.empty(6, config.dim))
-        else:
-            self.adaln = nn.Linear(config.dim, 6 * config.dim)
-        self.eps, self.dropout, self.drop_path = config.norm_eps, config.dropout, drop_path
-
-    def soften(self, config: VARConfig) -> None:
-        """Make the branches small and their gates nearly off, in initialised weights."""
-        for output in (self.attention.wo, self.feed_forward.w2):
-            output.weight.div_((2 * config.layers) ** 0.5)
-        if config.shared_adaln:
-            rows = nn.init.trunc_normal_(self.constants, std=config.dim**-0.5)
-        else:
-            rows = self.adaln.weight.unflatten(0, (6, -1))
-        rows[:2].mul_(config.gate)
-        rows[2:].mul_(0.5)
-
-    def modulation(self, cond: Prepared, layer: int, cache: Cache | None) -> Tensor:
-        """(B, 6, D): gates, scales and shifts of attention and feed-forward."""
-        if cache is not None and layer in cache.modulations:
-            return cache.modulations[layer]
-        if cond.shared is not None:
-            found = cond.shared + self.constants
-        else:
-            found = self.adaln(F.silu(cond.cond)).unflatten(-1, (6, -1)).squeeze(1)
-        if cache is not None:
-            cache.modulations[layer] = found
-        return found
-
-    def residual(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
-        y = dropped(y, self.dropout, self.drop_path) if self.training else y
-        return torch.addcmul(x, gate, y)
 
     def forward(
         self, x: Tensor, cond: Prepared, place: Place, layer: int, cache: Cache | None
@@ -286,7 +184,7 @@ class VAR(Generator):
         if config.shared_adaln:
             self.shared_adaln = nn.Linear(dim, 6 * dim)
         rates = drop_path_rates(config.drop_path, config.layers)
-        self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
+        self.layers = nn.ModuleList([Block(config.shape, rate) for rate in rates])
         self.adaln = nn.Linear(dim, 2 * dim)
         self.head = head_of(self.spec, dim, bias=True)
         self.init_weights()
@@ -307,7 +205,7 @@ class VAR(Generator):
         self.adaln.weight.mul_(0.5)
         for layer in self.modules():
             if isinstance(layer, Block):
-                layer.soften(c)
+                layer.soften(c.gate)
 
     def learn_from(self, tokenizer: Any) -> None:
         """Take over codebook and convolutions of the tokenizer whose codes are to be learned."""
@@ -320,11 +218,8 @@ class VAR(Generator):
         self.draws(spec)
         ids = cond.class_ids(null=self.config.classes)
         label = self.cls_embedding(ids).unsqueeze(1)  # (B, 1, D)
-        sizes = torch.tensor(self.sizes, device=label.device)
-        scale = torch.arange(len(sizes), device=label.device).repeat_interleave(
-            sizes, output_size=self.spec.positions
-        )
-        places = self.pos + self.scale_embedding(scale)  # (N, D)
+        scales = scales_of(self.sizes, label.device)
+        places = self.pos + self.scale_embedding(scales)  # (N, D)
         shared = None
         if self.config.shared_adaln:
             shared = self.shared_adaln(F.silu(label)).unflatten(-1, (6, -1)).squeeze(1)
@@ -336,10 +231,7 @@ class VAR(Generator):
 
     def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
         """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
-        c, weight, length = self.config, self.pos, self.draws(spec).positions
-        cache = Cache(c.layers, batch, c.heads, length, c.head_dim, weight.dtype, weight.device)
-        cache.modulations = {}
-        return cache
+        return self.config.shape.cache(batch, self.draws(spec).positions, self.pos)
 
     def embed(self, codes: Tensor) -> Tensor:
         """The vectors (B, n, C) that codes (B, n, ...) stand for."""
@@ -350,39 +242,7 @@ class VAR(Generator):
 
         `codes` (B, N), or vectors (B, N, C). Without a cache, of all scales but the first.
         """
-        if cache is None:
-            with torch.autocast(codes.device.type, enabled=False):
-                return self.quantize.inputs(codes)
-        scale = self.scale_of(span)
-        if scale == 0:
-            return None
-        latent = cache.latent
-        if cache.scales < scale:
-            last = codes[:, sum(self.sizes[: scale - 1]) : sum(self.sizes[:scale])]
-            vectors = last if last.is_floating_point() else self.embed(last)  # (B, n, C)
-            if latent is None:
-                latent = self.quantize.empty(len(codes), vectors)
-            latent = self.quantize.add(latent, vectors, scale - 1)
-            if span.keep:
-                cache.latent, cache.scales = latent, scale
-        assert latent is not None
-        return self.quantize.shrink(latent, scale)
-
-    def scale_of(self, span: Span) -> int:
-        """The number of the scale that a span fills."""
-        starts = [sum(self.sizes[:k]) for k in range(len(self.sizes))]
-        if span.start not in starts:
-            raise ValueError("all rows of a batch of scales must be at the same scale")
-        return starts.index(span.start)
-
-    def place(self, span: Span, cache: Cache | None) -> Place:
-        """Attention between scales is causal: a mask without a cache, nothing to hide with one."""
-        device, mask = span.slots.device, None
-        if cache is None:
-            sizes = torch.tensor(self.sizes, device=device)
-            scale = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
-            mask = scale[:, None] >= scale  # (N, N)
-        return Place(span.slots, span.reach, mask, span.keep)
+        return picture(self.quantize, codes, span, self.sizes, cache)
 
     def hidden(
         self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None = None
@@ -400,7 +260,7 @@ class VAR(Generator):
             x = self.word_embed(seen.to(x.dtype))  # (B, n, D)
             x = torch.cat((cond.first, x), 1) if span.first else x
         x = x + cond.places[:, span.slots]
-        place = self.place(span, cache)
+        place = place_of(span, self.sizes, cache)
         for i, layer in enumerate(self.layers):
             x = layer(x, cond, place, i, cache)
         scale, shift = self.adaln(F.silu(cond.cond)).chunk(2, -1)
@@ -422,7 +282,7 @@ class VAR(Generator):
         if not filters.smooth:
             return self.head.sample(h, chance)
         logits = filters(self.head.merged(h, guide))  # (B, n, V)
-        ramp = self.scale_of(span) / max(len(self.sizes) - 1, 1)
+        ramp = scale_of(span, self.sizes) / max(len(self.sizes) - 1, 1)
         weights = mixture(logits, noise.gumbel(logits.shape[-1]), ramp)
         drawn = draw(logits, noise.uniform())
         every = torch.arange(self.config.vocab, device=h.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from smalti.codes import Rowwise
@@ -54,18 +55,24 @@ def split(x: Tensor, heads: int) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Queries of rows (B, n, D), keys and values of a `Context`; all D wide."""
+    """Queries of rows (B, n, D), keys and values of a `Context`; all D wide.
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+    Without `key_bias` only values have a bias: that of keys moves all products of a query alike,
+    which a softmax does not see.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, key_bias: bool = True) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.wq = Linear(dim, dim)
-        self.wkv = Linear(dim, 2 * dim)
+        self.wkv = Linear(dim, 2 * dim, bias=key_bias)
+        self.v_bias = None if key_bias else nn.Parameter(torch.zeros(dim))
         self.wo = Linear(dim, dim)
 
     def keys(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of words (B, T, D), each (B, H, T, head_dim)."""
         k, v = self.wkv(words).chunk(2, -1)
+        v = v if self.v_bias is None else v + self.v_bias
         return split(k, self.heads), split(v, self.heads)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -73,3 +80,27 @@ class CrossAttention(nn.Module):
         q = split(self.wq(x), self.heads)
         y = attend(q, *context.read(self), context.mask, dropout=dropout)
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
+
+
+class AttentivePool(nn.Module):
+    """One vector (B, 1, D) of words (B, T, C), by attention with a learned query for each head."""
+
+    def __init__(self, width: int, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Parameter(torch.empty(heads, dim // heads))
+        self.wkv = Linear(width, 2 * dim, bias=False)
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.wo = nn.Linear(dim, dim)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """The queries alone; a model draws products with its others."""
+        nn.init.trunc_normal_(self.query, std=(3 * self.query.numel()) ** -0.5)
+
+    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+        """`mask` (B, 1, 1, T) is True at words that are no padding."""
+        k, v = self.wkv(words).chunk(2, -1)  # each (B, T, D)
+        k, v = split(k, self.heads), split(v + self.v_bias, self.heads)
+        q = self.query[:, None].repeat(len(words), 1, 1, 1)  # (B, H, 1, D / H)
+        return self.wo(attend(q, k, v, mask).flatten(1).unsqueeze(1))  # (B, 1, D)

@@ -31,6 +31,20 @@ def rope_2d(height: int, width: int, head_dim: int, base: float = 10000.0) -> Te
     return torch.cat((rows, columns), 2).flatten(0, 1)
 
 
+def rope_2d_within(
+    grid: tuple[int, int], whole: tuple[int, int], head_dim: int, base: float = 10000.0
+) -> Tensor:
+    """Table of a grid whose rows and columns are spread over those of the `whole` one, which is as
+    large or larger: (height * width, head_dim / 2, 2). So a place in the picture turns alike on
+    every grid."""
+    table = rope_2d(*whole, head_dim, base).unflatten(0, whole)
+    rows, columns = (
+        (torch.arange(side) * (full / side)).round().long()
+        for side, full in zip(grid, whole, strict=True)
+    )
+    return table[rows][:, columns].flatten(0, 1)
+
+
 def rotation(table: Tensor) -> Tensor:
     """The table as what `rotate` multiplies by: complex numbers (n, 1, head_dim / 2)."""
     return torch.view_as_complex(table.contiguous()).unsqueeze(1)

@@ -53,12 +53,16 @@ def decoded(
 
 
 @torch.inference_mode()
-def preview(tokenizer: ImageTokenizer, step: Step) -> list[Image.Image]:
-    """Decode what there is: the scales so far, or grey over cells that are not drawn yet."""
-    grid, *others = tokenizer.spec.grids
+def preview(
+    tokenizer: ImageTokenizer, step: Step, spec: TokenSpec | None = None
+) -> list[Image.Image]:
+    """Decode what there is of codes of a `spec`, by default the tokenizer's own: the scales so far,
+    or grey over cells that are not drawn yet."""
+    grid, *others = tokenizer.gives(spec).grids
     if others:
-        return to_pil(to_uint8(tokenizer.preview(_for(tokenizer, step.drawn), step.done)))
-    images = decoded(tokenizer, step.drawn)  # (B, 3, H, W)
+        codes = _for(tokenizer, step.drawn)
+        return to_pil(to_uint8(tokenizer.preview(codes, step.done, spec)))
+    images = decoded(tokenizer, step.drawn, spec)  # (B, 3, H, W)
     drawn = step.ready.view(-1, 1, *grid).float()
     cells = nn.functional.interpolate(drawn, images.shape[2:], mode="nearest")
     return to_pil(torch.where(cells > 0, images, torch.full_like(images, 128)))

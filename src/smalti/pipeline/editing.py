@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from smalti.arguments import plain
+from smalti.arguments import by, plain
 from smalti.codes import TokenSpec
 from smalti.config import did_you_mean
 from smalti.data.decode import Picture, opened, to_rgb
@@ -74,13 +74,16 @@ def edit(
 
 
 def _drawing(pipe: Pipeline, wanted: Wanted) -> Drawing:
-    """What is asked for, which may be nothing. Raises ValueError for settings that cannot be, and
-    for guidance that would lead away from nothing to nothing."""
+    """What is asked for, which may be nothing. Raises ValueError for settings that cannot be, for
+    another size than the model's, and for guidance that would lead away from nothing to nothing."""
     given, how = divided(wanted)
     negative = given.get("negative")
     conditioned = given.get("classes") is not None or given.get("text") is not None
     asked = pipe.asked(**given) if conditioned else nothing(pipe.text is not None, negative)
     drawing = pipe.drawing(asked, **how)
+    if drawing.spec is not None:
+        sizes = (by(pipe.tokenizer.size_of(spec)) for spec in (None, drawing.spec))
+        raise ValueError("pictures are edited at size {}, the model's own, got {}".format(*sizes))
     drawing.sampling.check(pipe.model)
     if conditioned or negative is not None:
         return drawing

@@ -70,7 +70,7 @@ def draw_npz(
     numbers = {name: whole(value, name) for name, value in numbers.items()}
     parts = drawing.parts(count, first, batch)
     settings = numbers | _told(pipe, drawing)
-    folder = Folder(out.with_name(out.name + ".parts"), *pipe.tokenizer.size)
+    folder = Folder(out.with_name(out.name + ".parts"), *pipe.tokenizer.size_of(drawing.spec))
     if _finished(out, folder.path, settings):
         return 0
     with locked(world, out.with_name(f".{out.name}{LOCK}"), out):
@@ -99,7 +99,7 @@ def _draw(pipe: Pipeline, missing: list[Part], folder: Folder, world: World) -> 
         scale, ours = len(mine[0].asked) * world.size, _images(missing)
         mine = track(mine, "drawing", scale=scale, of=ours)
     for part in mine:
-        images = pipe.decode(pipe.drawn(part))  # (n, 3, H, W)
+        images = pipe.decode(pipe.drawn(part), part.spec)  # (n, 3, H, W)
         folder.write(part, images.permute(0, 2, 3, 1).cpu().numpy())
     wait(world)
 
@@ -127,7 +127,7 @@ def _check(out: Path, turns: int, count: int, first: int, batch: int, balanced: 
 
 def _told(pipe: Pipeline, drawing: Drawing) -> dict[str, Json]:
     """What the images depend on beside their numbers."""
-    drawing.sampling.check(pipe.model)
+    drawing.sampling.check(pipe.model, drawing.spec)
     asked = drawing.asked
     if pipe.text is None:
         about = {"classes": [a.get("class") for a in asked], "class_names": pipe.classes}
@@ -136,7 +136,7 @@ def _told(pipe: Pipeline, drawing: Drawing) -> dict[str, Json]:
     return {
         **about,
         "pipeline": pipe.fingerprint,
-        "size": list(pipe.tokenizer.size),
+        "size": list(pipe.tokenizer.size_of(drawing.spec)),
         "dtype": short(pipe.dtype),
         "device": pipe.device.type,
         "sampling": to_dict(drawing.sampling),

@@ -41,11 +41,13 @@ from smalti.pipeline.request import (
     Drawing,
     How,
     Part,
+    Size,
     Texts,
     Wanted,
     divided,
     prompted,
     read_conditions,
+    spec_of,
 )
 from smalti.pipeline.sampling import Sampling, Settings
 from smalti.sampling.noise import Noise
@@ -54,7 +56,7 @@ from smalti.text.prompts import warn_of_long
 from smalti.tokenizers.base import ImageTokenizer
 
 ARGUMENTS = (
-    *("classes", "text", "negative", "n", "seed", "first", "batch", "known"),
+    *("classes", "text", "negative", "n", "seed", "size", "first", "batch", "known"),
     *("image", "mask", "extend", "keep_pixels"),
 )
 """What calls take beside settings of drawing."""
@@ -170,6 +172,7 @@ class Pipeline:
             text: prompts, of a pipeline that draws from texts.
             negative: what guidance leads away from, for all prompts or one for each; None leads
                 away from no text at all.
+            size: height and width in pixels, of a pipeline that draws other sizes than its own.
             seed, first: image i of this call is image first + i of the request `seed`; it is the
                 same whatever n and batch are.
             batch: images drawn at a time.
@@ -182,7 +185,7 @@ class Pipeline:
         images: list[Image.Image] = []
         for part in self._drawing(conditions, wanted).parts(n, first, batch):
             codes = self.drawn(part, part.rows(known))
-            images += self.tagged(self.decode(codes), part)
+            images += self.tagged(self.decode(codes, part.spec), part)
         return images
 
     def stream(
@@ -204,9 +207,10 @@ class Pipeline:
         for step in stream(self.model, self._request(part, known)):
             done = step.done
             if done == step.total:
-                yield Partial(self.tagged(self.decode(step.drawn), part), done, done)
+                images = self.decode(step.drawn, part.spec)
+                yield Partial(self.tagged(images, part), done, done)
             elif done % every == 0:
-                yield Partial(preview(self.tokenizer, step), done, step.total)
+                yield Partial(preview(self.tokenizer, step, part.spec), done, step.total)
 
     def codes(
         self,
@@ -217,12 +221,13 @@ class Pipeline:
         **how: Unpack[How],
     ) -> Tensor:
         """Draw what `decode` takes, in one batch: codes (B, N, ...), or vectors (B, N, C) that
-        stand for them.
+        stand for them. Those of another size than the pipeline's own are decoded with its
+        `spec_of(size)`.
 
         Args:
             asked: B conditions, one for each image: as `self.asked` gives them, or classes or
                 prompts themselves.
-            first, and seed and settings of drawing: as of `__call__`.
+            first, and seed, size and settings of drawing: as of `__call__`.
             known: codes that are given, (B, N, ...) and a mask.
         """
         each = several(asked)
@@ -233,7 +238,7 @@ class Pipeline:
 
     def drawn(self, part: Part, known: Known | None = None) -> Tensor:
         """What `codes` gives, of a part of a request; `known` are the codes of its images."""
-        codes = self.model.spec.empty(len(part.asked), self.device)
+        codes = self.model.draws(part.spec).empty(len(part.asked), self.device)
         for step in stream(self.model, self._request(part, known)):
             codes = step.drawn
         return codes
@@ -241,7 +246,7 @@ class Pipeline:
     def _request(self, part: Part, known: Known | None) -> Request:
         cond, negative = read_conditions(part.asked, self.text, self.device)
         noise = Noise.request(part.seed, len(part.asked), part.first, self.device)
-        return part.sampling.request(self.model, cond, noise, known, negative)
+        return part.sampling.request(self.model, cond, noise, known, negative, part.spec)
 
     # -- what is asked
 
@@ -249,9 +254,17 @@ class Pipeline:
         given, how = divided(wanted)
         return self.drawing(self.asked(conditions, **given), **how)
 
-    def drawing(self, asked: list[Asked], seed: int = 0, **sampling: Unpack[Settings]) -> Drawing:
-        """Conditions, and how they are to be drawn. Raises ValueError as `settings` does."""
-        return Drawing(asked, whole(seed, "seed"), self.settings(sampling))
+    def drawing(
+        self,
+        asked: list[Asked],
+        seed: int = 0,
+        size: Size | None = None,
+        **sampling: Unpack[Settings],
+    ) -> Drawing:
+        """Conditions, and how they are to be drawn. Raises ValueError as `settings` and `spec_of`
+        do."""
+        spec = spec_of(self.tokenizer, self.model, size)
+        return Drawing(asked, whole(seed, "seed"), self.settings(sampling), spec)
 
     def asked(
         self,
@@ -295,6 +308,13 @@ class Pipeline:
 
     # -- codes and images
 
+    def spec_of(self, size: Size | None) -> TokenSpec:
+        """The codes of pictures of a height and width in pixels; None is the pipeline's own size.
+
+        Raises ValueError, naming the sizes that there are, if it does not draw this one.
+        """
+        return spec_of(self.tokenizer, self.model, size) or self.model.spec
+
     def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
         """uint8 images (B, 3, H, W) to codes (B, N, ...); or one picture, a PIL image, file or
         array (H, W, 3), resized and cropped to its middle as in training."""
@@ -308,12 +328,14 @@ class Pipeline:
     def tagged(self, images: Tensor, part: Part, **more: Json) -> list[Image.Image]:
         """uint8 images (B, 3, H, W) as pictures that say how they were drawn, and `more`."""
         pictures, settings = to_pil(images), to_dict(part.sampling)
+        size = {} if part.spec is None else {"size": list(self.tokenizer.size_of(part.spec))}
         for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
             picture.info["smalti"] = {
                 "pipeline": self.fingerprint,
                 "seed": part.seed,
                 "index": part.first + i,
                 **asked,
+                **size,
                 "dtype": short(self.dtype),
                 **settings,
                 **more,

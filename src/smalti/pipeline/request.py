@@ -13,17 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smalti.arguments import whole
-from smalti.codes import Cond
+from smalti.arguments import by, sides, whole
+from smalti.codes import Cond, TokenSpec
 from smalti.engine.step import Known
+from smalti.models.generator import Generator
+from smalti.modules import name_of
 from smalti.pipeline.sampling import Sampling, Settings
 from smalti.text.encoders import TextEncoder
 from smalti.text.prompts import checked
+from smalti.tokenizers.base import ImageTokenizer
 
 Classes = int | str | Sequence[int | str] | np.ndarray | Tensor
 """Numbers and names."""
 Texts = str | Sequence[str] | np.ndarray
 """One text or several."""
+Size = int | str | Sequence[int] | np.ndarray | Tensor
+"""Height and width in pixels, one number for both, or a text such as "48x32"."""
 Asked = TypedDict(
     "Asked", {"class": int | None, "class_name": str, "text": str, "negative": str}, total=False
 )
@@ -43,10 +48,12 @@ class Conditions(TypedDict, total=False):
 
 
 class How(Settings, total=False):
-    """How images are drawn, as calls name it: settings of drawing, and a seed."""
+    """How images are drawn, as calls name it: settings of drawing, a seed, and a size."""
 
     seed: int
     """A whole number; 0 if it is not given."""
+    size: Size | None
+    """Height and width in pixels; None is the pipeline's own."""
 
 
 class Wanted(Conditions, How, total=False):
@@ -73,6 +80,8 @@ class Part(NamedTuple):
     asked: list[Asked]
     seed: int
     sampling: Sampling
+    spec: TokenSpec | None = None
+    """The codes of another size than the pipeline's own."""
 
     def rows(self, known: Known | None) -> Known | None:
         """The known codes of these images."""
@@ -89,6 +98,8 @@ class Drawing:
     asked: list[Asked]
     seed: int
     sampling: Sampling
+    spec: TokenSpec | None = None
+    """The codes of another size than the pipeline's own."""
 
     def parts(self, n: int | None, first: int, batch: int | None) -> list[Part]:
         """Images first ... first + n - 1, in batches.
@@ -101,9 +112,22 @@ class Drawing:
             raise ValueError("the number of classes or prompts must be at least 1, got 0")
         turns = [self.asked[(first + i) % len(self.asked)] for i in range(n)]
         return [
-            Part(i, first + i, turns[i : i + batch], self.seed, self.sampling)
+            Part(i, first + i, turns[i : i + batch], self.seed, self.sampling, self.spec)
             for i in range(0, n, batch)
         ]
+
+
+def spec_of(tokenizer: ImageTokenizer, model: Generator, size: Size | None) -> TokenSpec | None:
+    """The codes of pictures of this size; None if it is the tokenizer's own, or is not given.
+
+    Raises ValueError, naming the sizes that there are, if both do not have it.
+    """
+    if size is None or (pixels := sides(size, "size")) == tokenizer.size:
+        return None
+    if not model.any_grid:
+        one = f"{by(tokenizer.size)}, the only one that {name_of(model)} draws"
+        raise ValueError(f"size must be {one}, got {by(pixels)}")
+    return model.draws(tokenizer.spec_of(pixels))
 
 
 def prompted(text: Classes | Texts | None, negative: Texts | None = None) -> list[Asked]:

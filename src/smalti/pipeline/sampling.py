@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from torch import Tensor
 
-from smalti.codes import Cond
+from smalti.codes import Cond, TokenSpec
 from smalti.config import changed, part, settings_of, value_of, written
 from smalti.engine.step import Known, Request
 from smalti.models.generator import Generator
@@ -96,9 +96,11 @@ class Sampling:
         noise: Noise,
         known: Known | None = None,
         negative: Cond | None = None,
+        spec: TokenSpec | None = None,
     ) -> Request:
-        """What a loop is asked for. Raises ValueError as `check` does."""
-        self.check(model)
+        """What a loop is asked for; `spec` are codes on another grid than the model's own. Raises
+        ValueError as `check` does."""
+        self.check(model, spec)
         return Request(
             cond,
             noise,
@@ -109,10 +111,11 @@ class Sampling:
             self.refresh,
             known,
             negative,
-            self.orders(model, noise, known),
+            self.orders(model, noise, known, spec),
+            spec,
         )
 
-    def check(self, model: Generator) -> None:
+    def check(self, model: Generator, spec: TokenSpec | None = None) -> None:
         """Raise ValueError for what cannot be, and for settings that are of another kind of model:
         they would do nothing."""
         refused = dict[str, str]()
@@ -129,7 +132,7 @@ class Sampling:
             if value != settings[name].field.default:
                 raise ValueError(f"{name} {value} is for {why}")
         if model.loop == "masked":
-            self.revealed(model).count(model.spec.positions * model.parts)
+            self.revealed(model).count(model.draws(spec).positions * model.parts)
         if not model.spec.discrete:
             model.head.way(self.solver)
 
@@ -140,21 +143,27 @@ class Sampling:
             return self.reveal
         return replace(self.reveal, confidence=model.confidence)
 
-    def orders(self, model: Generator, noise: Noise, known: Known | None = None) -> Tensor | None:
+    def orders(
+        self,
+        model: Generator,
+        noise: Noise,
+        known: Known | None = None,
+        spec: TokenSpec | None = None,
+    ) -> Tensor | None:
         """Positions in the order in which `model` is to draw them, (N,) or (B, N); None is its
         own."""
-        (grid, *others), asked = model.spec.grids, None
+        (grid, *others), asked = model.draws(spec).grids, None
         if not isinstance(self.order, str):
             raise ValueError(f"order must be the name of one, got {self.order!r}")
         if others and (self.order or self.known_first):
             raise ValueError(f"orders are for models of one grid; this one has {len(others) + 1}")
         if self.order == "random":
-            asked = shuffled(noise, model.spec.positions)
+            asked = shuffled(noise, grid[0] * grid[1])
         elif self.order:
             asked = order(self.order, grid)
         if known is None or model.loop == "masked" or not self.sees_known_first(model):
             return asked
-        usual = model.order() if asked is None else asked
+        usual = model.order(spec) if asked is None else asked
         usual = order("row-major", grid) if usual is None else usual
         return known_first(usual.to(known.mask.device), known.mask)
 

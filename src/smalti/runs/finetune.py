@@ -95,8 +95,8 @@ def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> ImageTokenizer:
 def adapted(
     pipe: Pipeline, recipe: GeneratorRecipe, classes: Sequence[str], spec: TokenSpec
 ) -> Generator:
-    """The pipeline's model for other classes, with the recipe's dropout and LoRA; LlamaGen also for
-    another grid, which has no weights.
+    """The pipeline's model for other classes, with the recipe's dropout and LoRA, and for other
+    grids if it has no weights of them.
 
     Raises ValueError if the codes have other grids than the model's positions.
     """
@@ -106,13 +106,13 @@ def adapted(
     rates = {f.name: getattr(wanted, f.name) for f in fields(wanted) if f.name in RATES}
     config = replace(config, **rates)
     if pipe.model.any_grid:
-        config = replace(config, grid=spec.grids[0])
+        config = config.with_known(grid=spec.grids[0], scales=spec.grids)
     elif config.spec.grids != spec.grids:
         raise ValueError(
             f"{recipe.init} has positions for grids {config.spec.grids}, "
             f"the codes have {spec.grids}"
         )
-    if config.classes:  # a model of texts takes new captions as it is
+    if pipe.model.reads.classes:  # a model of texts takes new captions as it is
         table = class_table(weights["cls_embedding.weight"], pipe.classes, classes)
         weights["cls_embedding.weight"] = table
         config = replace(config, classes=len(classes))

@@ -55,7 +55,8 @@ COUNTED = 8
 LOSSES = ("nats_per_token", "nats_per_token_bound", "diffusion_loss")
 """What likelihood models, masked ones and those of continuous codes are measured by."""
 NAMES = {"parameters": "N", "compute": "C", "tokens": "D"}
-PER_LAYER = ("layers", "encoder_layers", "decoder_layers", "heads", "decoder_heads", "kv_heads")
+LAYERS = ("layers", "encoder_layers", "decoder_layers", "intra_layers")
+PER_LAYER = (*LAYERS, "heads", "decoder_heads", "kv_heads")
 PER_WIDTH = ("ffn_dim", "decoder_dim")
 
 

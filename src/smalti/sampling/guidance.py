@@ -2,10 +2,11 @@
 
 c is the prediction under the condition and u the one without. How s changes over the steps of a
 generation is the schedule. Upstream systems count differently; in this convention they are
-LlamaGen, RAR: s is their scale; VAR: s = 1 + cfg, linear; Muse and MAR: linear in what is revealed.
+LlamaGen, RAR: s is their scale; VAR: s = 1 + cfg, linear; MaskBit: s = 1 + its scale; Muse and MAR:
+linear in what is revealed.
 Sources: Ho and Salimans 2022 (arXiv:2207.12598); power-cosine: Gao et al. 2023 (arXiv:2303.14389),
-as RAR uses it; interval: Kynkaanniemi et al. 2024 (arXiv:2404.07724), LlamaGen's `cfg_interval`;
-projected: Sadat, Hilliges, Weber 2024 (arXiv:2410.02416), "APG".
+as RAR and MaskBit use it; interval: Kynkaanniemi et al. 2024 (arXiv:2404.07724), LlamaGen's
+`cfg_interval`; projected: Sadat, Hilliges, Weber 2024 (arXiv:2410.02416), "APG".
 """
 
 from __future__ import annotations
@@ -132,8 +133,8 @@ class Guidance:
     text more closely and varies less."""
     schedule: Schedule = "constant"
     """How guidance changes over the steps: constant; linear and cosine: a ramp from 1;
-    power-cosine: RAR's ramp, which ends just below its scale; interval: between start and stop, 1
-    outside; list: the numbers of scales."""
+    power-cosine: that of RAR and MaskBit, which ends just below its scale; interval: between start
+    and stop, 1 outside; list: the numbers of scales."""
     power: float = 1.0
     """Exponent of the power-cosine schedule; the larger, the later the ramp; 0 is constant."""
     start: float = 0.0
@@ -193,7 +194,8 @@ class Guidance:
         """The scale of step `step` (0 ... steps - 1).
 
         `share`, where steps differ in size, is how much of all that is drawn will be drawn when
-        this step is done, 0 to 1; it takes the place of the step's number in the three ramps.
+        this step is done, 0 to 1; it takes the place of the step's number in linear and cosine.
+        The published systems with power-cosine count steps, whatever their size.
         """
         if not 0 <= step < steps:
             raise ValueError(f"step must be in 0 ... {steps - 1}, got {step}")
@@ -205,8 +207,7 @@ class Guidance:
         elif self.schedule == "cosine":
             weight = 0.5 * (1 - math.cos(math.pi * ramp))
         elif self.schedule == "power-cosine":
-            ramp = step / steps if share is None else share
-            weight = 0.5 * (1 - math.cos(math.pi * ramp**self.power))
+            weight = 0.5 * (1 - math.cos(math.pi * (step / steps) ** self.power))
         elif self.schedule == "interval":
             # half a step of slack: start and stop may be rounded fractions of whole steps
             first, last = self.start * steps - 0.5, self.stop * steps - 0.5

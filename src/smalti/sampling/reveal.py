@@ -1,11 +1,12 @@
 """Which positions masked generation reveals at each step: how many, and how the surest are chosen.
 
 A schedule says what share of the unknown positions is still hidden after a share r of the steps:
-cosine cos(pi r / 2) (MaskGIT, MAR), linear 1 - r, square 1 - r^2, meissonic and meissonic-linear
-cosine and linear in float32, as there, which may hide one position fewer; or shares as numbers,
-"0.9,0.5,0", one for each step.
-Sources: Chang et al. 2022 (arXiv:2202.04200); Li et al. 2024 (arXiv:2406.11838); Bai et al. 2024
-(arXiv:2410.08261).
+cosine cos(pi r / 2) (MaskGIT, MAR), linear 1 - r, square 1 - r^2, arccos acos(r) / (pi / 2)
+(MaskBit), meissonic and meissonic-linear cosine and linear; those of MaskBit and Meissonic are
+computed in float32, as there, and may hide one position fewer. Or shares as numbers, "0.9,0.5,0",
+one for each step.
+Sources: Chang et al. 2022 (arXiv:2202.04200); Li et al. 2024 (arXiv:2406.11838); Weber et al. 2024
+(arXiv:2409.16211); Bai et al. 2024 (arXiv:2410.08261).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Reveal:
     """Masked models: steps in which a picture is revealed, at most one for each position; None: 64,
     or as many as there are positions or shares, if that is fewer."""
     schedule: str = called("reveal", "cosine")
-    """Masked models: cosine, linear, square, meissonic, meissonic-linear, or the shares of
+    """Masked models: cosine, linear, square, arccos, meissonic, meissonic-linear, or the shares of
     positions that are hidden after each step, such as 0.8,0.4,0."""
     confidence: float | None = None
     """Masked models of discrete codes: reveal where the model is surest, after Gumbel noise of this
@@ -86,7 +87,7 @@ class Reveal:
             if shares is None:
                 wanted = SCHEDULES[self.schedule](unknown, i / steps)
             else:
-                wanted = math.floor(unknown * shares[math.ceil(i / steps * len(shares)) - 1])
+                wanted = math.floor(unknown * shares[(i * len(shares) - 1) // steps])
             later = max(min(hidden, 1), min(hidden - 1, steps - i))  # something for each step
             hidden = max(later, min(hidden - 1, wanted)) if i < steps else 0
             result.append(hidden)
@@ -103,6 +104,10 @@ def _cosine32(n: int, share: float) -> int:
     return int((n * torch.cos(torch.tensor(share) * math.pi * 0.5)).floor())
 
 
+def _arccos32(n: int, share: float) -> int:
+    return int((n * (torch.acos(torch.tensor(share)) / (math.pi * 0.5))).floor())
+
+
 def _linear32(n: int, share: float) -> int:
     return int((n * (1 - torch.tensor(share))).floor())
 
@@ -111,6 +116,7 @@ SCHEDULES: dict[str, Callable[[int, float], int]] = {
     "cosine": lambda n, share: math.floor(n * math.cos(math.pi / 2 * share)),
     "linear": lambda n, share: math.floor(n * (1 - share) + 1e-9),  # 10 * (1 - 0.8) is 2
     "square": lambda n, share: math.floor(n * (1 - share * share)),
+    "arccos": _arccos32,
     "meissonic": _cosine32,
     "meissonic-linear": _linear32,
 }

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from smalti.arguments import by
 from smalti.codes import TokenSpec
 from smalti.nn.finite import require_finite
 from smalti.tokenizers.quantize.vq import Quantized
@@ -69,6 +70,22 @@ class ImageTokenizer(nn.Module):
         height, width = self.gives(spec).grids[-1]
         return height * self.factor, width * self.factor
 
+    def spec_of(self, size: tuple[int, int]) -> TokenSpec:
+        """The codes of images of this height and width in pixels.
+
+        Raises ValueError, naming the sizes that there are, if it has none of this one.
+        """
+        factor = self.factor
+        if size == self.size:
+            return self.spec
+        if not self.any_grid:
+            one = f"{by(self.size)}, the only one of this {type(self).__name__}"
+            raise ValueError(f"size must be {one}, got {by(size)}")
+        if min(size) < 1 or any(side % factor for side in size):
+            raise ValueError(f"size must be multiples of {factor} pixels, got {by(size)}")
+        grid = (size[0] // factor, size[1] // factor)
+        return self.gives(replace(self.spec, grids=(grid,)))
+
     @property
     def factor(self) -> int:
         """Image pixels per code of the last grid, along one side."""
@@ -93,9 +110,9 @@ class ImageTokenizer(nn.Module):
         """Codes (B, N, *trailing) to images (B, 3, H, W), about [-1, 1]."""
         raise NotImplementedError
 
-    def preview(self, codes: Tensor, scales: int) -> Tensor:
+    def preview(self, codes: Tensor, scales: int, spec: TokenSpec | None = None) -> Tensor:
         """Images of the first `scales` scales of codes; of a tokenizer of one grid, of all."""
-        return self.decode(codes)
+        return self.decode(codes, spec)
 
     def rescale(self, std: float) -> dict[str, float]:
         """Take note of the standard deviation of the latents of training images, and say what

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from smalti.arguments import by
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn import autoencoder
@@ -183,6 +184,20 @@ class InfinityVAE(ImageTokenizer):
             raise ValueError(f"{known} gives {self.spec}, got {spec}: {error}") from None
         return spec
 
+    def spec_of(self, size: tuple[int, int]) -> TokenSpec:
+        """The codes of images of this height and width in pixels: its own, or those of a published
+        schedule.
+
+        Raises ValueError, naming the sizes that there are, for any other size.
+        """
+        published = [schedule(ratio, budget) for budget in BUDGETS for ratio in SCHEDULES]
+        every = {(h * self.factor, w * self.factor): g for g in published for h, w in g[-1:]}
+        every[self.size] = self.spec.grids
+        if size not in every:
+            known = ", ".join(by(one) for one in sorted(every, key=lambda s: (s[0] * s[1], s)))
+            raise ValueError(f"size must be one of {known}, got {by(size)}")
+        return self.gives(replace(self.spec, grids=every[size]))
+
     def latent(self, images: Tensor) -> Tensor:
         """(B, K, c h, c w) before quantization."""
         return self.encoder(images)
@@ -209,8 +224,8 @@ class InfinityVAE(ImageTokenizer):
         [-1, 1], not clamped; of the first `scales` scales, which is all if None."""
         return self.render(self.quantize.decode(codes, scales, self.gives(spec).grids))
 
-    def preview(self, codes: Tensor, scales: int) -> Tensor:
-        return self.decode(codes, scales=scales)
+    def preview(self, codes: Tensor, scales: int, spec: TokenSpec | None = None) -> Tensor:
+        return self.decode(codes, spec, scales)
 
 
 def groups(channels: int) -> int:

@@ -12,6 +12,7 @@ Letters: B images, H, W image size, h, w code grid, C codebook dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -94,21 +95,25 @@ class Block(nn.Module):
         return h + (x if self.nin_shortcut is None else self.nin_shortcut(h))
 
 
-def _blocks(in_channels: int, channels: int, config: MaskGITVQGANConfig) -> nn.Sequential:
-    widths = [in_channels] + [channels] * config.blocks
-    return nn.Sequential(
-        *(Block(a, b, config.dropout) for a, b in zip(widths, widths[1:], strict=False))
-    )
+def blocks(in_channels: int, channels: int, count: int, dropout: float = 0.0) -> nn.Sequential:
+    """Residual blocks, the first of which changes the width."""
+    widths = [in_channels] + [channels] * count
+    return nn.Sequential(*(Block(a, b, dropout) for a, b in zip(widths, widths[1:], strict=False)))
 
 
 class Level(nn.Module):
     """Residual blocks of one resolution, then twice the size if asked for."""
 
     def __init__(
-        self, in_channels: int, channels: int, config: MaskGITVQGANConfig, double: bool = False
+        self,
+        in_channels: int,
+        channels: int,
+        count: int,
+        dropout: float = 0.0,
+        double: bool = False,
     ) -> None:
         super().__init__()
-        self.block = _blocks(in_channels, channels, config)
+        self.block = blocks(in_channels, channels, count, dropout)
         self.upsample = Upsample(channels) if double else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,9 +128,12 @@ class Encoder(nn.Module):
         widths = [config.channels * m for m in (1, *config.multipliers)]
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.down = nn.ModuleList(
-            [Level(a, b, config) for a, b in zip(widths, widths[1:], strict=False)]
+            [
+                Level(a, b, config.blocks, config.dropout)
+                for a, b in zip(widths, widths[1:], strict=False)
+            ]
         )
-        self.mid = _blocks(widths[-1], widths[-1], config)
+        self.mid = blocks(widths[-1], widths[-1], config.blocks, config.dropout)
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.dim, 1)
 
@@ -137,17 +145,18 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, C, h, w) to images (B, 3, H, W), about [0, 1]."""
+    """Latents (B, C, h, w) to images (B, 3, H, W), about [0, 1]; `levels` are widths, and `count`
+    is how many residual blocks each of them has."""
 
-    def __init__(self, config: MaskGITVQGANConfig) -> None:
+    def __init__(self, dim: int, levels: Sequence[int], count: int, dropout: float = 0.0) -> None:
         super().__init__()
-        widths = [config.channels * m for m in (*config.multipliers, config.multipliers[-1])]
-        self.conv_in = nn.Conv2d(config.dim, widths[-1], 3, padding=1)
-        self.mid = _blocks(widths[-1], widths[-1], config)
+        widths = [*levels, levels[-1]]
+        self.conv_in = nn.Conv2d(dim, widths[-1], 3, padding=1)
+        self.mid = blocks(widths[-1], widths[-1], count, dropout)
         self.up = nn.ModuleList(
             [
-                Level(widths[i + 1], widths[i], config, double=i > 0)
-                for i in range(len(config.multipliers))
+                Level(widths[i + 1], widths[i], count, dropout, double=i > 0)
+                for i in range(len(levels))
             ]
         )
         self.norm_out = group_norm(widths[0])
@@ -169,7 +178,8 @@ class MaskGITVQGAN(ImageTokenizer):
         super().__init__()
         self.config, self.spec = config, config.spec
         self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        levels = [config.channels * m for m in config.multipliers]
+        self.decoder = Decoder(config.dim, levels, config.blocks, config.dropout)
         self.quantize = VectorQuantizer(config.vocab, config.dim, l2_norm=False)
 
     @property

@@ -141,8 +141,8 @@ class MultiScaleVQVAE(ImageTokenizer):
         self.gives(spec)
         return self.render(self.quantize.decode(codes, scales))
 
-    def preview(self, codes: Tensor, scales: int) -> Tensor:
-        return self.decode(codes, scales=scales)
+    def preview(self, codes: Tensor, scales: int, spec: TokenSpec | None = None) -> Tensor:
+        return self.decode(codes, spec, scales)
 
 
 def tiny() -> MultiScaleConfig:

@@ -2,7 +2,7 @@
 
 How many are hidden follows the published systems. MAR: one share for a whole batch, normal around 1
 and cut off at a least share, so that an encoder of known positions has rows of one length. MaskGIT:
-cos(pi u / 2) of each sample, u uniform.
+cos(pi u / 2) of each sample, u uniform; MaskBit: acos(u) / (pi / 2).
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ from smalti.train.objectives import Batch, Losses, Objective, ObjectiveConfig
 class MaskedConfig(ObjectiveConfig):
     LOOP: ClassVar[str] = "masked"
 
-    masking: Literal["normal", "cosine"] = "normal"
-    """How many positions are hidden: normal, as many in all samples of a step (MAR); cosine, in
-    each sample another number (MaskGIT)."""
+    masking: Literal["normal", "cosine", "arccos"] = "normal"
+    """How many positions are hidden: normal, as many in all samples of a step (MAR); in each sample
+    another number: cosine (MaskGIT), arccos (MaskBit)."""
     least: float = 0.7
     """Least share of hidden positions, with normal."""
     deviation: float = 0.25
     """Of the normal distribution around 1."""
     smoothing: float = 0.0
     """Share of each target that is spread over all codes; discrete codes only."""
+    known_weight: float = 0.0
+    """What the loss of codes that are shown counts beside that of hidden ones; 1 in MaskBit, 0 in
+    others. Held-out losses are of hidden ones alone."""
 
     def __post_init__(self) -> None:
         check(self, shares=("cond_dropout", "least", "smoothing"), above_zero=("deviation",))
+        check(self, amounts=("known_weight",))
 
     def objective(self, model: Any, encoder: Any | None, seed: int) -> MaskedObjective:
         """What a model, and a text encoder that learns with it, minimise."""
@@ -47,6 +51,8 @@ class MaskedConfig(ObjectiveConfig):
         uniform = uniform.double()
         if self.masking == "cosine":
             share = (math.pi / 2 * uniform).cos()
+        elif self.masking == "arccos":
+            share = uniform.acos() * 2 / math.pi
         else:  # the inverse of the distribution function between the limits
             below, half = _cdf((self.least - 1) / self.deviation), 0.5
             share = 1 + self.deviation * torch.special.ndtri(below + (half - below) * uniform)
@@ -74,6 +80,13 @@ class MaskedObjective(Objective):
             )
         if config.smoothing:
             model.head.smoothing = config.smoothing
+        if config.known_weight and model.known_weight is None:
+            raise ValueError(
+                "known_weight is for models that predict codes which they are shown as well: it "
+                f"must be 0, got {config.known_weight}"
+            )
+        if config.known_weight:
+            model.known_weight = config.known_weight
         self.model = model
         if encoder is not None:
             self.model = nn.ModuleDict({"generator": model, "encoder": encoder})
@@ -88,17 +101,18 @@ class MaskedObjective(Objective):
         loss = model.loss(model.spec.widened(batch["codes"]), cond, known, noise).sum()
         hidden = (~known).sum()
         # not the count of this rank's samples, of which other ranks have more or less
-        usual = 2 / math.pi * known.numel() if config.masking == "cosine" else hidden
-        return Losses({"model": loss / usual}, {"loss": loss.detach() / hidden})
+        usual = hidden if config.masking == "normal" else 2 / math.pi * known.numel()
+        usual, found = (n + config.known_weight * (known.numel() - n) for n in (usual, hidden))
+        return Losses({"model": loss / usual}, {"loss": loss.detach() / found})
 
     def known(self, noise: Noise, step: int) -> Tensor:
         """Which positions, or parts of them, are not hidden in this step, (b, N * parts) bool."""
         model, first = self._parts[0], torch.zeros(1, dtype=torch.int64)
         positions = model.spec.positions * model.parts
-        if self.config.masking == "cosine":
-            numbers = noise.uniform(first)  # (b, 1)
-        else:
+        if self.config.masking == "normal":
             numbers = Noise.request(self.seed, 1, first=step).uniform(first)  # (1, 1)
+        else:
+            numbers = noise.uniform(first)  # (b, 1)
         hidden = self.config.counts(numbers, positions).to(noise.seeds.device)
         order = shuffled(noise, positions)
         return torch.zeros_like(order, dtype=torch.bool).scatter(

@@ -287,6 +287,7 @@ TOKENIZER = Part(
 MODEL = Part(
     title="a VAR transformer",
     marks=("lvl_embed.",),
+    lacks=("text_proj_for_sos.",),
     module=VAR,
     config=_transformer,
     state=lambda state, _, tokenizer: var_state(state, tokenizer.state_dict()),

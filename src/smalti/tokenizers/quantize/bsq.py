@@ -191,6 +191,37 @@ class MultiScaleBSQ(nn.Module):
         inputs = torch.cat([latent.new_zeros(len(latent), 0, labels[0].shape[2]), *read], 1)
         return Corrected(inputs, torch.cat(labels, 1), torch.cat(shown, 1))
 
+    @torch.no_grad()
+    def correct_codes(
+        self, codes: Tensor, uniform: Tensor, strength: Tensor, grids: Grids | None = None
+    ) -> Corrected:
+        """`correct` of the latent that codes (B, N, C) were made of, of which no more is known than
+        that: at each scale what it leaves is as long as what the codes from there on add up to, and
+        has the sign of its code. So labels are the codes until a bit is wrong."""
+        grids, labels, shown, read = grids or self.grids, [], [], []
+        sizes = sizes_of(grids)
+        rate = F.pad(strength, (0, max(0, len(grids) - strength.shape[-1])))  # (B or 1, S)
+        with torch.autocast(codes.device.type, enabled=False):
+            parts = self.embed(codes).split(sizes, 1)
+            added = [
+                self.spread(self.as_map(part, grid), grids)
+                for part, grid in zip(parts, grids, strict=True)
+            ]
+            left = torch.stack(added).sum(0)  # (B, K, H, W)
+            error = sofar = torch.zeros_like(left)
+            for k, numbers in enumerate(uniform.split(sizes, 1)):
+                signs = self.as_map(parts[k], grids[k])
+                true = (self.remains(left, k, grids).abs() + 1e-6) * signs.sign()
+                labels.append(self.code(true - self.remains(error, k, grids)))
+                shown.append(labels[-1] ^ (numbers < rate[..., k, None, None]))
+                wrong = self.embed(shown[-1]) - parts[k]
+                error = error + self.spread(self.as_map(wrong, grids[k]), grids)
+                sofar, left = sofar + added[k], left - added[k]
+                if k + 1 < len(grids):
+                    read.append(self.shrink(sofar + error, k + 1, grids))
+        inputs = torch.cat([left.new_zeros(len(left), 0, codes.shape[2]), *read], 1)
+        return Corrected(inputs, torch.cat(labels, 1), torch.cat(shown, 1))
+
     def forward(self, z: Tensor, entropy: bool = False) -> Quantized:
         """Quantize for training. Gradients of the latent pass through the directions of what each
         scale codes. Losses are means over scales, of directions: their distance from their codes,

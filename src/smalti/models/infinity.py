@@ -1,0 +1,472 @@
+"""Infinity: a transformer that predicts a picture scale by scale, all bits of a scale at once.
+
+Han, Liu, Jiang, Yan, Zhang, Yuan, Peng, Liu 2024, "Infinity: Scaling Bitwise AutoRegressive
+Modeling for High-Resolution Image Synthesis" (arXiv:2412.04431).
+
+Unusual: as VAR it reads the picture so far, but a code is bits, which need no table, so the model
+keeps nothing of its tokenizer. Layers also read a text. Positions turn queries and keys; they are
+spread over the largest grid of their aspect ratio, so that one model draws every aspect ratio and
+number of pixels. In training some of the bits that it reads are wrong, and the bits to predict are
+those that make it good (bitwise self-correction). Guidance may mix hidden states.
+
+Letters: B images, N positions of all scales, n of one, S scales, D width, H heads, K bits of a cell
+of the latent, C bits of a position, T words, E width of their features.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.codes import Cond, Draw, Guide, Reads, Rowwise, Span, TokenSpec
+from smalti.config import check
+from smalti.heads.bitwise import BitwiseHead
+from smalti.models.generator import Generator, GeneratorConfig, held
+from smalti.models.pyramid_stack import (
+    Cache,
+    Modulated,
+    Place,
+    Shape,
+    picture,
+    place_of,
+    scales_of,
+)
+from smalti.nn.adaln import modulate, normed
+from smalti.nn.cross import AttentivePool, Context, CrossAttention
+from smalti.nn.linear import Linear
+from smalti.nn.norms import RMSNorm
+from smalti.nn.residual import drop_path_rates, dropped
+from smalti.nn.rope import rope_2d_within, rotation
+from smalti.sampling.chance import Chance
+from smalti.sampling.noise import Noise, SlotNoise
+from smalti.tokenizers.infinity import SCHEDULES, ratio_of, schedule
+from smalti.tokenizers.quantize.bsq import Corrected, Grids, MultiScaleBSQ, sizes_of
+from smalti.tokenizers.quantize.multiscale import check_grids, pyramid
+
+POOLED = 128
+"""Text features that each head of the pooling reads; half as many in models wider than 4096."""
+
+
+@dataclass(frozen=True)
+class InfinityConfig(GeneratorConfig):
+    scales: tuple[tuple[int, int], ...] = schedule()
+    """Height and width of each grid, coarse to fine, that the model learns; it draws others too."""
+    bits: int = 32
+    """Bits of a latent cell, K."""
+    cells: int = 1
+    """Latent cells of each side that a position covers; 2 in the largest model."""
+    text_length: int = 512
+    """Words that a text has at most, T."""
+    text_dim: int = 2048
+    """Width of the features of a word, E."""
+    layers: int = 32
+    """Transformer blocks."""
+    heads: int = 16
+    """Attention heads."""
+    dim: int = 2048
+    """Width D, a multiple of 4 * `heads`."""
+    mlp_ratio: float = 4.0
+    """Width of the feed-forward as a multiple of D."""
+    multiple_of: int = 256
+    """That width is rounded to a multiple of this."""
+    shared_adaln: bool = True
+    """One modulation for all layers, to which each adds its own constants."""
+    l2_norm: bool = True
+    """Normalise queries and keys; False scales their products by 1 / sqrt(head_dim)."""
+    most_scales: int = 15
+    """Scales that there are embeddings of."""
+    norm_eps: float = 1e-6
+    """Added to the variance in normalisation layers."""
+    dropout: float = 0.0
+    """On the outputs of attention and feed-forward."""
+    drop_path: float = 0.0
+    """Rate of the last layer's dropped residual branches; earlier layers have less."""
+    gate: float = 5e-6
+    """Scale of the gates as initialised."""
+    flip: float = 0.3
+    """In training, the largest share of the bits of a scale that are wrong; 0: none are."""
+    flip_scales: int = 13
+    """The first scales, of which bits are wrong in training."""
+    guide_at: tuple[int, ...] = (0,)
+    """Blocks, from 1, after which guidance mixes hidden states of its branches; 0: logits."""
+
+    def __post_init__(self) -> None:
+        check_grids(self.scales)
+        check(
+            self,
+            multiple=("dim", "heads"),
+            positive=(
+                *("bits", "cells", "text_length", "text_dim", "layers", "heads", "dim"),
+                *("multiple_of", "most_scales"),
+            ),
+            counts=("flip_scales",),
+            rates=("dropout", "drop_path"),
+            shares=("flip",),
+            above_zero=("mlp_ratio", "norm_eps"),
+        )
+        if self.dim % (4 * self.heads):
+            raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
+        if self.dim % self.pool_heads:
+            raise ValueError(
+                f"dim must be a multiple of {self.pool_heads}, the heads that read "
+                f"{self.text_dim} features of a text, got {self.dim}"
+            )
+        if len(self.scales) > self.most_scales:
+            raise ValueError(
+                f"scales must be at most most_scales {self.most_scales}, got {len(self.scales)}"
+            )
+        if not self.guide_at or not all(0 <= block <= self.layers for block in self.guide_at):
+            raise ValueError(
+                f"guide_at must be blocks from 0 to {self.layers}, got {self.guide_at}"
+            )
+
+    @property
+    def spec(self) -> TokenSpec:
+        return TokenSpec(self.scales, vocab=2, channels=self.bits * self.cells**2)
+
+    @property
+    def pool_heads(self) -> int:
+        """Heads with which a text is pooled."""
+        return max(1, self.text_dim // (POOLED if self.dim <= 4096 else POOLED // 2))
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes of the layers."""
+        width = self.mlp_ratio * self.dim / self.multiple_of
+        return Shape(
+            layers=self.layers,
+            heads=self.heads,
+            dim=self.dim,
+            ffn_dim=max(1, round(width)) * self.multiple_of,
+            scale=None if self.l2_norm else (self.dim // self.heads) ** -0.5,
+            shared_adaln=self.shared_adaln,
+            norm_eps=self.norm_eps,
+            dropout=self.dropout,
+        )
+
+    def fitted(self, tokenizer: Any, reads: Reads) -> InfinityConfig:
+        """The same with the scales and bits of the tokenizer, and the text. Raises ValueError if
+        there are no scales, no bits or no text."""
+        spec, kind = tokenizer.spec, type(tokenizer).__name__
+        if not tokenizer.pyramid or spec.vocab != 2 or not spec.channels:
+            grids = len(spec.grids)
+            raise ValueError(
+                f"Infinity predicts scales of bits, but the tokenizer, a {kind}, gives {grids} "
+                f"grid{'s' if grids > 1 else ''} of {held(spec)}"
+            )
+        if not reads.text_length:
+            raise ValueError(
+                "Infinity draws from texts: take a recipe with a text encoder, such as "
+                "emoji_infinity"
+            )
+        bits = tokenizer.quantize.settings()["latent"]
+        cells = math.isqrt(spec.channels // bits)
+        return self.with_known(scales=spec.grids, bits=bits, cells=cells, **reads.settings())
+
+
+@dataclass
+class Prepared(Rowwise):
+    """All that no drawn code changes."""
+
+    context: Context
+    """What cross-attention reads."""
+    cond: Tensor
+    """(B, 1, D): the text as one vector, which modulates the layers."""
+    shared: Tensor | None
+    """(B, 6, D): the modulation that all layers share, if they do."""
+    rotation: Tensor
+    """(1, N, head_dim / 2) complex: how queries and keys are turned."""
+    grids: Grids
+    """Height and width of each scale."""
+
+
+@lru_cache(maxsize=32)
+def turns(grids: Grids, head_dim: int) -> Tensor:
+    """How queries and keys turn, (N, head_dim / 2) complex. Positions are spread over the largest
+    published grid of the aspect ratio, or of other grids over the last."""
+    ratio = ratio_of(grids)
+    largest = grids[-1] if ratio is None else SCHEDULES[ratio][-1]
+    with torch.inference_mode(False):  # what is kept must also serve training
+        tables = [rope_2d_within(grid, largest, head_dim) for grid in grids]
+        return rotation(torch.cat(tables)).squeeze(1)
+
+
+class Block(Modulated):
+    """Attention to the picture and feed-forward, each scaled, shifted and gated by the text, and
+    attention to its words between them."""
+
+    def __init__(self, shape: Shape, drop_path: float) -> None:
+        super().__init__(shape, drop_path)
+        self.cross_norm = nn.LayerNorm(shape.dim, shape.norm_eps)
+        self.cross = CrossAttention(shape.dim, shape.heads, key_bias=False)
+
+    @torch.no_grad()
+    def soften(self, gate: float, rest: float = 0.5) -> None:
+        super().soften(gate, rest)
+        self.cross.wo.weight.div_((2 * self.shape.layers) ** 0.5)
+
+    def forward(
+        self, x: Tensor, cond: Prepared, place: Place, layer: int, cache: Cache | None
+    ) -> Tensor:
+        parts = self.modulation(cond, layer, cache).split(1, 1)
+        gate1, gate2, scale1, scale2, shift1, shift2 = parts  # each (B, 1, D)
+        h = modulate(normed(x, self.eps), shift1, scale1)
+        x = self.residual(x, gate1, self.attention(h, place, layer, cache))
+        h = self.cross(self.cross_norm(x), cond.context)
+        x = x + (dropped(h, self.shape.dropout, 0.0) if self.training else h)
+        h = modulate(normed(x, self.eps), shift2, scale2)
+        return self.residual(x, gate2, self.feed_forward(h))
+
+
+class Infinity(Generator):
+    """Bits (B, N, C) of all scales given a text. A `CausalModel`; a scale a step."""
+
+    NO_DECAY = (
+        *("start_pos", "scale_embedding.*", "null", "pool.query"),
+        *("*.constants", "*.log_scale"),
+    )
+    """What has no weight decay, as published."""
+    any_grid = True
+    config: InfinityConfig
+
+    def __init__(self, config: InfinityConfig) -> None:
+        super().__init__()
+        self.config, self.spec = config, config.spec
+        dim, channels = config.dim, self.spec.channels
+        self.null = nn.Parameter(torch.empty(config.text_length, config.text_dim))
+        self.text_norm = RMSNorm(config.text_dim, config.norm_eps)
+        self.pool = AttentivePool(config.text_dim, dim, config.pool_heads)
+        self.text_proj = nn.Sequential(
+            Linear(config.text_dim, dim), nn.GELU("tanh"), Linear(dim, dim)
+        )
+        self.start_pos = nn.Parameter(torch.empty(dim))
+        self.scale_embedding = nn.Embedding(config.most_scales, dim)
+        self.word_embed = nn.Linear(channels, dim)
+        if config.shared_adaln:
+            self.shared_adaln = nn.Linear(dim, 6 * dim)
+        rates = drop_path_rates(config.drop_path, config.layers)
+        self.layers = nn.ModuleList([Block(config.shape, rate) for rate in rates])
+        self.adaln = nn.Linear(dim, 2 * dim)
+        self.head = BitwiseHead(dim, channels, bias=True)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Normal(0, 1 / sqrt(3 D)) with zero biases; outputs of residual branches smaller with
+        depth, the head, the gates, scales and shifts nearly off; words of a null text of about
+        length 1."""
+        c, std = self.config, (3 * self.config.dim) ** -0.5
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        self.pool.init_weights()
+        nn.init.trunc_normal_(self.start_pos, std=std)
+        nn.init.trunc_normal_(self.null, std=1.2).mul_(c.text_dim**-0.5)
+        self.head.proj.weight.mul_(0.02)
+        self.adaln.weight.mul_(1e-3)
+        for layer in self.modules():
+            if isinstance(layer, Block):
+                layer.soften(c.gate, 1e-3)
+
+    # -- what it says of itself
+
+    @property
+    def reads(self) -> Reads:
+        return Reads(0, self.config.text_length, self.config.text_dim)
+
+    @property
+    def reader(self) -> nn.Module:
+        return self.text_proj
+
+    @property
+    def random_loss(self) -> bool:
+        return self.config.flip > 0
+
+    def blocks(self, spec: TokenSpec | None = None) -> list[int]:
+        """Positions of each scale, of which there may be one."""
+        return sizes_of((spec or self.spec).grids)
+
+    def draws(self, spec: TokenSpec | None) -> TokenSpec:
+        """The codes to draw: those of `spec`, of whatever scales, or its own if that is None.
+
+        Raises ValueError for more scales than it knows, and for other codes.
+        """
+        if spec is None or spec == self.spec:
+            return self.spec
+        if replace(spec, grids=self.spec.grids) != self.spec:
+            raise ValueError(f"this model draws {self.spec}, got {spec}")
+        check_grids(spec.grids)
+        if len(spec.grids) > self.config.most_scales:
+            raise ValueError(
+                f"this model draws at most {self.config.most_scales} scales, got {len(spec.grids)}"
+            )
+        return spec
+
+    def quantizer(self, grids: Grids) -> MultiScaleBSQ:
+        """What the tokenizer makes of codes on these grids; it has no weights."""
+        return MultiScaleBSQ(grids, self.config.bits, self.config.cells)
+
+    # -- what it reads
+
+    def words(self, cond: Cond) -> tuple[Tensor, Tensor]:
+        """Features of words (B, T, E), normalised, and where there are any, (B, 1, 1, T). The j-th
+        word of a null text is the j-th learned one, of as many as the text has."""
+        if cond.text is None or cond.text_mask is None:
+            raise ValueError("this model is text-conditional: give text and text_mask")
+        text, mask = cond.text.to(self.null.dtype), cond.text_mask.bool()
+        if cond.drop is not None:
+            number = (mask.cumsum(1) - 1).clamp(min=0)  # (B, T), of each word in its text
+            text = torch.where(cond.drop[:, None, None], self.null[number], text)
+        return self.text_norm(text), mask[:, None, None]
+
+    def prepare(
+        self,
+        cond: Cond,
+        orders: Tensor | None = None,
+        spec: TokenSpec | None = None,
+        keep: bool = True,
+    ) -> Prepared:
+        """The text, the modulation and the positions of a batch. Without `keep`, for training,
+        layers store nothing of the text."""
+        grids, shared = self.draws(spec).grids, None
+        with torch.autocast(self.null.device.type, enabled=False):
+            words, mask = self.words(cond)
+            pooled = self.pool(words, mask)  # (B, 1, D)
+            words = self.text_proj(words)  # (B, T, D)
+            if self.config.shared_adaln:
+                shared = self.shared_adaln(F.silu(pooled)).unflatten(-1, (6, -1)).squeeze(1)
+        turn = turns(grids, self.config.dim // self.config.heads).to(pooled.device)
+        return Prepared(Context(words, mask, keep), pooled, shared, turn.unsqueeze(0), grids)
+
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
+        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
+        return self.config.shape.cache(batch, self.draws(spec).positions, self.start_pos)
+
+    # -- the transformer
+
+    def hidden(
+        self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None = None
+    ) -> Tensor:
+        """Hidden states (B, n, D) of a span; reads codes (B, N, C) of earlier scales only. Without
+        a cache the span must be all slots."""
+        return self.transform(self.read(codes, cond, span, cache), cond, span, cache)
+
+    def read(self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None) -> Tensor | None:
+        """The picture so far at the grid of the span, (B, n, C); None at the first scale. Without a
+        cache, of all scales but the first."""
+        return picture(self.quantizer(cond.grids), codes, span, sizes_of(cond.grids), cache)
+
+    def transform(
+        self,
+        seen: Tensor | None,
+        cond: Prepared,
+        span: Span,
+        cache: Cache | None,
+        guide: Guide | None = None,
+    ) -> Tensor:
+        """Hidden states (B, n, D) of what was `read`; a guide mixes those of its branches."""
+        sizes, parts = sizes_of(cond.grids), list[Tensor]()
+        if span.first:
+            parts.append((cond.cond + self.start_pos).expand(-1, sizes[0], -1))
+        if seen is not None:
+            parts.append(self.word_embed(seen.to(cond.cond.dtype)))
+        scales = scales_of(sizes, span.slots.device)[span.slots]
+        x = torch.cat(parts, 1) + self.scale_embedding(scales)  # (B, n, D)
+        place = place_of(span, sizes, cache, cond.rotation[0])
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cond, place, i, cache)
+            if guide is not None and i + 1 in self.config.guide_at:
+                x = guide.tile(guide.merge(x))
+        scale, shift = self.adaln(F.silu(cond.cond)).chunk(2, -1)
+        return modulate(normed(x, self.config.norm_eps), shift, scale)  # (B, n, D)
+
+    def draw(self, codes: Tensor, cond: Prepared, span: Span, cache: Cache, chance: Chance) -> Draw:
+        """Draw the codes of a scale, (B, n, C)."""
+        guide = chance.guide
+        seen = self.read(codes, cond, span, cache)  # of the images, once for all branches
+        seen = None if seen is None else guide.tile(seen)
+        h = self.transform(seen, cond, span, cache, guide)
+        if 0 not in self.config.guide_at:  # mixed already: the first branch is all there is
+            h = guide.tile(h[: len(codes)])
+        return self.head.sample(h, chance)
+
+    # -- training
+
+    def loss(
+        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
+        """Negative log-likelihood of codes (B, N, C) at each position, (B, N) in nats.
+
+        In training the model reads wrong bits, predicts what makes them good, and coarse scales
+        weigh more, all together as much as in evaluation.
+        """
+        prepared = self.prepare(cond, keep=False)
+        span = Span.whole(self.spec.positions, codes.device)
+        if not (self.training and self.config.flip):
+            seen = self.read(codes, prepared, span, None)
+        else:
+            wrong = self.corrected(codes, noise)
+            seen, codes = wrong.inputs, wrong.labels
+        h = self.transform(seen, prepared, span, None)
+        loss = self.head.loss(h, codes)
+        return loss * self.weights(codes.device) if self.training else loss
+
+    def corrected(self, codes: Tensor, noise: Noise | None) -> Corrected:
+        """Inputs and labels of codes (B, N, C) some of whose bits are shown wrong: of each image
+        and scale another share, in steps of a hundredth up to `flip`."""
+        c, device = self.config, codes.device
+        scales = torch.arange(min(c.flip_scales, len(c.scales)), device=device)
+        numbers = SlotNoise.of(noise, codes, scales).source
+        share = numbers.uniform(scales, step=1)  # (B, S)
+        strength = (share * (round(100 * c.flip) + 1)).floor() / 100
+        slots = torch.arange(self.spec.positions, device=device)
+        uniform = numbers.uniform(slots, self.spec.channels)  # (B, N, C)
+        return self.quantizer(c.scales).correct_codes(codes, uniform, strength)
+
+    def weights(self, device: torch.device) -> Tensor:
+        """The weight of each position in training, (N,): the side of its cell, so that the mean
+        is 1."""
+        sizes = torch.tensor(self.blocks(), device=device)
+        sides = (sizes[-1] / sizes).sqrt().repeat_interleave(sizes)
+        return sides / sides.mean()
+
+
+def tiny() -> InfinityConfig:
+    """A model of a few thousand parameters, for tests."""
+    return InfinityConfig(
+        scales=pyramid(1, 2, 4),
+        bits=6,
+        text_length=6,
+        text_dim=12,
+        layers=2,
+        heads=2,
+        dim=32,
+        multiple_of=32,
+        gate=0.01,
+    )
+
+
+def _sized(layers: int, dim: int, heads: int) -> dict[str, Any]:
+    return {"layers": layers, "dim": dim, "heads": heads}
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "125M": _sized(12, 768, 8),
+    "361M": _sized(16, 1152, 12),
+    "940M": _sized(24, 1536, 16),
+    "2B": _sized(32, 2048, 16),
+    "2.2B": _sized(32, 2080, 20),
+    "4.7B": _sized(40, 2688, 24),
+    "8B": _sized(40, 3584, 28),
+    "20B": _sized(58, 4608, 36),
+}
+"""Layers, width and heads by name. Weights of 125M, 2B and 8B are published; the others are sizes
+of the paper and of the official code."""
