@@ -232,6 +232,7 @@ def test_every_published_id_is_found():
                 assert found[1:] == (repo, model, home or repo, tokenizers[0])
     assert count >= 9 + 4 + 5
     for other in (
+        "me/copy/AR_256_B.ckpt",  # of two projects
         "me/fruit",
         "a/b/c",
         "fruit",
