@@ -18,15 +18,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from smalti.models.ibq import IBQConfig
-from smalti.models.maskbit import MaskBitConfig
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import report, seconds
 from smalti import modules
+from smalti.models.ibq import IBQConfig
 from smalti.models.infinity import InfinityConfig
 from smalti.models.llamagen import LlamaGenConfig
+from smalti.models.maskbit import MaskBitConfig
 from smalti.models.open_magvit2 import OpenMAGVIT2Config
 from smalti.tokenizers.infinity import schedule
 from smalti.tokenizers.quantize.multiscale import pyramid

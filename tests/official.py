@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from smalti.interop.projects.llamagen import GPT_NAMES
 from smalti.interop.projects.open_magvit2 import NAMES
+from smalti.models.ibq import IBQ
 from smalti.models.infinity import Infinity
 from smalti.models.mar import MAR
 from smalti.models.maskbit import MaskBit
 from smalti.models.open_magvit2 import OpenMAGVIT2
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
+from smalti.tokenizers.ibq import IBQTokenizer
 from smalti.tokenizers.infinity import InfinityVAE, InfinityVAEConfig
 from smalti.tokenizers.kl_vae import KLVAE
 from smalti.tokenizers.maskbit import MaskBitVQGAN
@@ -41,8 +43,10 @@ def official(module: nn.Module) -> dict[str, Tensor]:
         return official_var(state, module.sizes)
     if isinstance(module, MultiScaleVQVAE):
         return official_vae(state, len(module.config.multipliers))
-    if isinstance(module, KLVAE):
+    if isinstance(module, KLVAE | IBQTokenizer):
         return official_conv(state, len(module.config.multipliers))
+    if isinstance(module, IBQ):
+        return official_ibq(state)
     if isinstance(module, Infinity):
         return official_infinity(state)
     if isinstance(module, InfinityVAE):
@@ -130,6 +134,18 @@ def official_var(state: dict[str, Tensor], sizes: Sequence[int]) -> dict[str, Te
     }  # fmt: skip
     buffers = {"lvl_1L": level[None], "attn_bias_for_masking": hidden[None, None]}
     return renamed(state, renames) | buffers
+
+
+def official_ibq(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With constants of four axes."""
+    state = {k: t[None, None] if k.endswith(".constants") else t for k, t in state.items()}
+    renames = {
+        r"^tok_embeddings\.": "tok_emb.", r"^cls_embedding\.": "class_emb.embedding_table.",
+        r"^shared_adaln\.": "shared_ada_lin.1.", r"^norm\.": "head_nm.rmsnorm.",
+        r"^adaln\.": "head_nm.ada_lin.1.", r"\.adaln\.": ".ada_lin.1.",
+        r"\.constants$": ".ada_gss", r"^layers\.": "blocks.", r"^head\.proj\.": "head.",
+    }  # fmt: skip
+    return renamed(state, renames)
 
 
 def official_vae(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:

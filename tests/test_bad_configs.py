@@ -8,10 +8,11 @@ import torch
 from builders import build, generate, random_codes
 from smalti.codes import Cond, TokenSpec
 from smalti.engine.step import Known
-from smalti.models import llamagen
+from smalti.models import ibq, llamagen
 from smalti.sampling.noise import Noise
+from smalti.tokenizers import fsq, kl_vae, maskgit_vqgan, multiscale_vqvae, open_magvit2, vqgan
+from smalti.tokenizers import ibq as ibq_tokenizer
 from smalti.tokenizers import infinity as infinity_vae
-from smalti.tokenizers import kl_vae, maskgit_vqgan, multiscale_vqvae, open_magvit2, vqgan
 from smalti.train.kl import KLConfig
 
 
@@ -156,6 +157,52 @@ def test_kl_vae(bad, message):
 def test_open_magvit2_lfq(bad, message):
     with pytest.raises(ValueError, match=message):
         replace(open_magvit2.tiny(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"vocab": 1}, "vocab must be at least 2, got 1"),
+        ({"dim": 0}, "dim must be at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be a positive number, got 0.0"),
+        ({"decoder_multipliers": (1, 2)}, r"as many as multipliers \(1, 2, 2\), got \(1, 2\)"),
+        ({"size": (16, 18)}, r"size must be multiples of 4 pixels, got \(16, 18\)"),
+    ],
+)
+def test_ibq_tokenizer(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(ibq_tokenizer.tiny(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"levels": ()}, r"levels must be one or more integers from 2 to 512, .* got \(\)"),
+        ({"levels": (8, 1)}, r"levels must be .*, got \(8, 1\)"),
+        ({"latent": 0}, "latent must be at least 1, got 0"),
+        ({"size": (16, 18)}, r"size must be multiples of 4 pixels, got \(16, 18\)"),
+    ],
+)
+def test_fsq(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(fsq.tiny(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"classes": 0}, "classes must be at least 1, got 0"),
+        ({"vocab": 1}, "vocab must be at least 2, got 1"),
+        ({"channels": -1}, "channels must be 0 or more, got -1"),
+        ({"gate": 0.0}, "gate must be a positive number, got 0.0"),
+        ({"dim": 30}, r"dim must be a multiple of 4 \* heads, got 30, 2"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_ibq(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(ibq.tiny(), **bad)
 
 
 @pytest.mark.parametrize("weight", [-1e-6, float("nan")])

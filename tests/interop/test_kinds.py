@@ -10,6 +10,7 @@ from official import official
 from smalti.interop.kinds import KINDS, expect, kind_of
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.projects import (
+    ibq,
     infinity,
     llamagen,
     mar,
@@ -25,14 +26,15 @@ OURS = {
     "llamagen": llamagen.MODEL, "vqgan": llamagen.TOKENIZER, "rar": rar.MODEL,
     "maskgit_vqgan": maskgit_vqgan.TOKENIZER, "var": var.MODEL, "multiscale_vqvae": var.TOKENIZER,
     "kl_vae": mar.TOKENIZER, "mar": mar.MODEL, "infinity_vae": infinity.TOKENIZER,
+    "ibq": ibq.MODEL, "ibq_tokenizer": ibq.TOKENIZER,
     "infinity": infinity.MODEL,
     "maskbit": maskbit.MODEL, "maskbit_vqgan": maskbit.TOKENIZER,
     "open_magvit2": open_magvit2.MODEL, "open_magvit2_lfq": open_magvit2.TOKENIZER,
 }  # fmt: skip
 UNPUBLISHED = {"maskgit", "fluid"}
 """Models of ours whose files no project publishes for torch."""
-NO_FILE = {"rar-bits"}
-"""Variants that files of a project cannot be: RAR's hold a table of codes."""
+NO_FILE = {"rar-bits", "ibq-bits"}
+"""Variants that files of a project cannot be: RAR's and IBQ's hold a table of codes."""
 CASES = {name: case for name, case in (models() | tokenizers()).items() if name not in NO_FILE}
 
 

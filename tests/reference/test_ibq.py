@@ -7,7 +7,11 @@ import pytest
 import torch
 from golden import Vectors, float32, folders, load, size_of
 
+from official import other, write
+from smalti import modules
+from smalti.cli.main import main
 from smalti.interop.projects.var import vae_state
+from smalti.modules import load_module
 from smalti.tokenizers.ibq import IBQTokenizer, IBQTokenizerConfig
 
 
@@ -84,3 +88,19 @@ def check_training(model: IBQTokenizer, told: dict[str, Any], io: Vectors) -> No
     on_codes, on_latent = torch.autograd.grad(total, [quantizer.embedding.weight, z])
     io.check("grad_codebook", on_codes)
     io.check("grad_latent", on_latent)
+
+
+@pytest.mark.parametrize("folder", folders("ibq"))
+def test_a_file_of_its_weights_is_converted(folder: Path, tmp_path: Path):
+    """Lightning's, which holds other weights beside the moving average."""
+    config, weights, io = load(folder)
+    average = {f"model_ema.{name.replace('.', '')}": t for name, t in weights.items()}
+    file = write({"state_dict": other(weights) | average}, tmp_path / "imagenet256.ckpt")
+    height, width = size_of(io["image"])
+    words = ["--tokenizer", str(file), "--size", f"{height}x{width}"]
+    main(["convert", "ibq", *words, "--out", str(tmp_path / "t")])
+    model, _ = load_module(tmp_path / "t", modules.TOKENIZERS, dtype=torch.float32)
+    told = tokenizer_config(config["constructor"], (height, width))
+    assert model.config == told
+    with torch.no_grad():
+        io.check("indices", model.encode(io["image"]))

@@ -15,7 +15,7 @@ from smalti.eval.likelihood import likelihood
 from smalti.models import llamagen
 from smalti.text import byte_words as byte_level
 from smalti.text.byte_words import ByteEncoder
-from smalti.tokenizers import maskgit_vqgan, multiscale_vqvae, open_magvit2, vqgan
+from smalti.tokenizers import ibq, maskgit_vqgan, multiscale_vqvae, open_magvit2, vqgan
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.train.codebook_care import CodebookConfig
 from smalti.train.gan import discriminator_loss, generator_loss
@@ -289,3 +289,19 @@ def test_care_for_a_table_is_refused_where_there_is_none():
         goal = replace(GAN, gan_weight=0.0, codebook=care)
         with pytest.raises(ValueError, match="which a OpenMAGVIT2LFQ does not have, got Codebook"):
             goal.objective(signs, seed=0, steps=10)
+
+
+def test_the_joint_loss_is_weighed():
+    model = build(ibq.IBQTokenizer, ibq.tiny()).train()
+    images = torch.rand(2, 3, *model.size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    care = CodebookConfig(kmeans=False, patience=0)
+    losses = []
+    for weight in (0.0, 0.7):
+        goal = ReconstructionConfig(
+            perceptual="none", gan_weight=0.0, entropy=0.1, joint=weight, codebook=care
+        )
+        losses.append(goal.objective(model, seed=0, steps=10)({"images": images}, 0))
+    terms = losses[1].logs
+    more = losses[1].totals["model"] - losses[0].totals["model"]
+    torch.testing.assert_close(more.detach(), 0.7 * terms["joint"], rtol=1e-4, atol=1e-5)
+    assert terms["joint"] > 0 and {"codebook", "commitment", "entropy"} <= terms.keys()

@@ -44,21 +44,27 @@ def find(text: str) -> Released | None:
     owner, _, rest = text.partition("/")
     name, _, files = rest.partition("/")
     model, _, tokenizer = files.partition("+")
-    for project in PROJECTS.values():
-        for repo, (tokenizers, models, home) in project.repositories.items():
-            own = f"{owner}/{name}" == repo
-            if own and model not in models:
-                ids = ", ".join(f"{repo}/{m}" for m in models)
-                raise ValueError(f"{repo} holds several models, got {text!r}; load one of {ids}")
-            if model not in models or (model in SINGLE and not own):
-                continue
-            if tokenizer and tokenizer not in tokenizers:
-                raise ValueError(
-                    f"the tokenizer must be one of {', '.join(tokenizers)}, got {tokenizer!r}"
-                )
-            vq = tokenizer or tokenizers[0]
-            return Released(project, f"{owner}/{name}", model, home or repo, vq)
-    return None
+    among = {
+        repo: (project, published)
+        for project in PROJECTS.values()
+        for repo, published in project.repositories.items()
+    }
+    found = f"{owner}/{name}"
+    if found in among:
+        models = among[found][1].models
+        if model not in models:
+            ids = ", ".join(f"{found}/{m}" for m in models)
+            raise ValueError(f"{found} holds several models, got {text!r}; load one of {ids}")
+        repo = found
+    else:  # a copy
+        holders = [r for r, (_, published) in among.items() if model in published.models]
+        if len(holders) != 1 or model in SINGLE:
+            return None
+        repo = holders[0]
+    project, (tokenizers, _, home) = among[repo]
+    if tokenizer and tokenizer not in tokenizers:
+        raise ValueError(f"the tokenizer must be one of {', '.join(tokenizers)}, got {tokenizer!r}")
+    return Released(project, found, model, home or repo, tokenizer or tokenizers[0])
 
 
 def fetch(released: Released) -> Path:

@@ -148,6 +148,9 @@ def ibq_xxl() -> GeneratorRecipe:
 def emoji_ibq() -> TokenizerRecipe:
     """A small IBQ tokenizer, 32 pixels to 8 x 8 codes of 512, as wide as `emoji_vqgan`.
 
+    Its codes begin as directions of latents: at the rate of small recipes, the published start is
+    of codes that are never taken.
+
     smalti train emoji_ibq --out runs/emoji-ibq
     """
     return replace(
@@ -163,7 +166,14 @@ def emoji_ibq() -> TokenizerRecipe:
             dim=8,
             attention=False,
         ),
-        objective=replace(TERMS, perceptual="none", gan_weight=0.0),
+        objective=ReconstructionConfig(
+            perceptual="none",
+            gan_weight=0.0,
+            joint=0.1,
+            commitment=0.1,
+            quantizer_weight=0.1,
+            entropy=0.05,
+        ),
     )
 
 

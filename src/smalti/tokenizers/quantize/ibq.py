@@ -10,7 +10,7 @@ to the weights of a softmax over all codes, and so does every code. So codes do 
 The softmax over a table of 2^18 codes is never stored: it is attention of latents to codes, of
 which torch keeps one number for each latent. The largest product, and the entropy loss, are taken
 of so many latents at a time that `ENTRIES` numbers are enough. The slow way is in
-`tests/tokenizers/test_ibq.py`.
+`tests/tokenizers/test_index_propagation.py`.
 
 Letters: B images, C codebook dimensions, h, w code grid, P = B * h * w positions, V codes.
 """
