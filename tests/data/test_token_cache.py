@@ -451,6 +451,7 @@ def test_bits_are_packed_and_come_back(tmp_path_factory, bits, positions, seed):
     cache = TokenCache(path)
     assert cache._parts[0].shape == (5, 2, -(-positions * bits // 8))
     assert (cache.codes(np.arange(5), 1).numpy() == codes[:, 1]).all()
+    assert cache.codes([]).shape == (0, positions, bits)
     again = [row.codes for row in cache.rows()]
     assert (np.stack(again) == codes).all()
 
