@@ -116,3 +116,13 @@ def test_the_baseline_of_bits_is_the_better_of_groups_and_bits():
     ids = torch.randint(0, 7, plain.shape(5))
     counts = histograms(ids, plain)
     assert baseline_bits(counts, ids, plain) == unigram_bits(counts[0, 0], ids)
+
+
+def test_all_codes_of_a_smaller_group_are_all_there_are():
+    spec = TokenSpec(((32, 32), (32, 32)), 2, channels=17)  # 9 and 8
+    bits = torch.arange(1024)[:, None] // 2 ** torch.arange(17) % 2
+    codes = torch.where(torch.arange(17) < 9, bits, bits.roll(9, 1))
+    found = parts(histograms(torch.cat((codes, 0 * codes))[None], spec), spec)
+    assert [len(found[name]) for name in ("", "_group0", "_group1")] == [768, 512, 256]
+    assert usage(found[""]) == usage(found["_group0"]) == usage(found["_group1"]) == 1
+    assert entropy(found["_group1"]) > 1.5 and len(found["_bit16"]) == 2

@@ -14,8 +14,9 @@ from smalti.cli.info import describe
 from smalti.cli.main import main
 from smalti.interop.hub import find
 from smalti.interop.projects import PROJECTS
-from smalti.models import ibq, open_magvit2, rar, var
+from smalti.models import ibq, infinity, open_magvit2, rar, var
 from smalti.models.ibq import IBQ
+from smalti.models.infinity import Infinity
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.models.open_magvit2 import OpenMAGVIT2
 from smalti.models.rar import RAR
@@ -23,6 +24,7 @@ from smalti.models.var import VAR
 from smalti.text.t5 import T5Config
 from smalti.tokenizers import multiscale_vqvae
 from smalti.tokenizers.ibq import IBQTokenizer, IBQTokenizerConfig
+from smalti.tokenizers.infinity import InfinityVAE, InfinityVAEConfig
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.tokenizers.open_magvit2 import OpenMAGVIT2LFQ, OpenMAGVIT2LFQConfig
@@ -200,6 +202,25 @@ def test_ibq_has_a_repository_for_each_size_and_one_tokenizer(hub):
     assert drawn == (2.35, 1.15)
 
 
+@pytest.mark.parametrize("dim", [32, 64])
+def test_infinity(hub, dim):
+    """The smallest model, here of width 32, is for fewer pixels, and takes another tokenizer."""
+    repo, vae = "FoundationVision/Infinity", ("infinity_vae_d32reg.pth", "infinity_vae_d16.pth")
+    name = "infinity_125M_256x256.pth" if dim == 32 else "infinity_2b_reg.pth"
+    shape = InfinityVAEConfig((16, 16), 1, 8, (1,) * 5, blocks=1, scales=((1, 1),), bits=6)
+    hub.add(repo, vae[dim == 32], build(InfinityVAE, shape))
+    hub.add(repo, name, build(Infinity, replace(infinity.tiny(), dim=dim)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(infinity.SIZES, "125M", {"layers": 2, "dim": 32, "heads": 2})
+        rest = f"{name}+{vae[1]}" if dim == 32 else name
+        pipe = smalti.load(f"{repo}/{rest}", "cpu", torch.float32)
+    assert hub.asked == [f"{repo}/{name}", f"{repo}/{vae[dim == 32]}"]
+    side = 256 if dim == 32 else 1024
+    assert pipe.tokenizer.size == (side, side) and pipe.classes == []
+    assert pipe.text.config == T5Config("google/flan-t5-xl", 6, 12)
+    assert (pipe.sampling.guidance.scale, pipe.sampling.filters.temperature) == (4.0, 0.5)
+
+
 def test_sample_draws_from_a_hub_id(hub, tmp_path, capsys):
     out = tmp_path / "x.png"
     main(["sample", f"{OFFICIAL}/c2i_B_256.pt", "--classes", "2", "--out", str(out)])
@@ -213,6 +234,7 @@ def test_a_repository_of_several_models_names_them(hub, rest):
         (TEXT, "t2i_XL_stage1_256.pt"),
         ("yucornetto/RAR", "rar_b.bin"),
         ("FoundationVision/var", "var_d16.pth"),
+        ("FoundationVision/Infinity", "infinity_2b_reg.pth"),
     ):
         with pytest.raises(ValueError, match=f"several models, .*load one of {repo}/{first}, "):
             smalti.load(repo + rest)

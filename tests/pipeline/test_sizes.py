@@ -1,5 +1,6 @@
 """Pictures of another size than the one that a pipeline learned."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,17 +11,17 @@ import close
 from builders import build, models, random_codes
 from builders import pipeline as small
 from smalti.cli.drawing import as_drawn
+from smalti.cli.main import main
 from smalti.data.transforms import to_uint8
 from smalti.engine import stream
 from smalti.engine.step import Known
 from smalti.pictures import to_pil
 from smalti.pipeline.pipeline import Pipeline
+from smalti.tokenizers.infinity import schedule
 
 BUILT = {name: build(*one) for name, one in models().items()}
-FREE = [name for name, m in BUILT.items() if m.any_grid and len(m.spec.grids) == 1]
-BITS = [name for name, m in BUILT.items() if len(m.spec.grids) > 1 and m.spec.channels]
-"""Of scales of bits, for which `small` has no tokenizer."""
-BOUND = [name for name, m in BUILT.items() if not m.any_grid and name not in BITS]
+FREE = [name for name, m in BUILT.items() if m.any_grid]
+BOUND = [name for name in BUILT if name not in FREE]
 
 
 def pixels(images) -> np.ndarray:
@@ -33,10 +34,11 @@ def asked(pipe: Pipeline, count: int = 3) -> dict:
     return {"classes": list(range(count))}
 
 
-def grid_of(pipe: Pipeline) -> tuple[int, int]:
-    """Another grid than the pipeline's own, as wide as that is high and higher."""
-    (h, w), *_ = pipe.model.spec.grids
-    return w + 1, h
+def size_of(pipe: Pipeline) -> tuple[int, int]:
+    """Another size than the pipeline's own, of another ratio: of scales a published one."""
+    (h, w), *scales = pipe.model.spec.grids
+    h, w = schedule(1.333)[-1] if scales else (w + 1, h)
+    return h * pipe.tokenizer.factor, w * pipe.tokenizer.factor
 
 
 @pytest.fixture(params=FREE)
@@ -45,17 +47,16 @@ def pipe(request) -> Pipeline:
 
 
 def test_there_are_models_of_any_size():
-    assert {"llamagen", "llamagen-text", "llamagen-spiral", "llamagen-bits"} <= set(FREE)
+    assert {"llamagen", "llamagen-text", "llamagen-bits", "infinity"} <= set(FREE)
 
 
 def test_another_size(pipe):
-    (h, w), factor = grid_of(pipe), pipe.tokenizer.factor
-    size, conditions = (h * factor, w * factor), asked(pipe)
+    size, conditions, own = size_of(pipe), asked(pipe), pipe.model.spec
     images = pipe(**conditions, size=size, seed=3)
     assert [image.size for image in images] == [(size[1], size[0])] * 3
     assert len(np.unique(pixels(images).reshape(3, -1), axis=0)) == 3
-    spec = replace(pipe.model.spec, grids=((h, w),))
-    assert pipe.spec_of(size) == spec
+    spec = pipe.spec_of(size)
+    assert spec == replace(own, grids=spec.grids) and pipe.tokenizer.size_of(spec) == size
     codes = pipe.codes(pipe.asked(**conditions), size=size, seed=3)
     assert codes.shape == spec.shape(3)
     close.pixels(pixels(to_pil(pipe.decode(codes, spec))), pixels(images), pipe.tokenizer)
@@ -65,7 +66,7 @@ def test_another_size(pipe):
 
 def test_another_size_is_what_the_loop_draws_on_its_grid(pipe):
     """Against the engine, asked for the grid by hand."""
-    size = tuple(side * pipe.tokenizer.factor for side in grid_of(pipe))
+    size = size_of(pipe)
     (part,) = pipe.drawing(pipe.asked(**asked(pipe)), seed=3).parts(3, 0, None)
     assert part.spec is None, "its own size"
     request = replace(pipe._request(part, None), spec=pipe.tokenizer.spec_of(size))
@@ -74,13 +75,13 @@ def test_another_size_is_what_the_loop_draws_on_its_grid(pipe):
 
 
 def test_numbers_batches_and_streams_agree(pipe):
-    size = tuple(side * pipe.tokenizer.factor for side in grid_of(pipe))
-    conditions = asked(pipe) | {"size": size, "seed": 5}
+    size = size_of(pipe)
+    conditions, several = asked(pipe) | {"size": size, "seed": 5}, len(pipe.model.spec.grids) > 1
     wanted = pixels(pipe(n=5, **conditions))
     close.pixels(pixels(pipe(n=5, batch=2, **conditions)), wanted, pipe.tokenizer)
     parts = pipe(n=2, **conditions) + pipe(n=3, first=2, **conditions)
     close.pixels(pixels(parts), wanted, pipe.tokenizer)
-    *before, last = pipe.stream(n=5, every=5, **conditions)
+    *before, last = pipe.stream(n=5, every=None if several else 5, **conditions)
     assert np.array_equal(pixels(last.images), wanted)
     assert last.total == len(pipe.model.blocks(pipe.spec_of(size)))
     assert before and all(pixels(part.images).shape == wanted.shape for part in before)
@@ -99,7 +100,7 @@ def test_the_own_size_is_as_if_none_were_given(pipe):
 
 
 def test_a_picture_is_drawn_again_from_what_it_says(pipe):
-    size = tuple(side * pipe.tokenizer.factor for side in grid_of(pipe))
+    size = size_of(pipe)
     image = pipe(**asked(pipe, 1), n=1, first=4, size=size, seed=2, temperature=0.9)[0]
     tag = image.info["smalti"]
     again = pipe(n=1, first=tag["index"], **as_drawn(tag))[0]
@@ -190,3 +191,26 @@ def test_edits_are_of_the_own_size():
     (edited,) = pipe.edit(image, hole, classes=0, size=(16, 16))
     assert "size" not in edited.info["smalti"]
     assert np.array_equal(np.asarray(edited), np.asarray(pipe.edit(image, hole, classes=0)[0]))
+
+
+@pytest.mark.usefixtures("float32")
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("infinity", "80x68", "size must be one of 16x16, 44x88, .* 80x60, .*444x148, got 80x68"),
+        ("infinity", "640x480", "size must be one of .*, got 640x480"),
+        ("var", "32x32", "size must be 16x16, the only one that var draws, got 32x32"),
+        ("llamagen", "15x16", "size must be multiples of 4 pixels, got 15x16"),
+    ],
+)
+def test_at_the_command_line_a_size_that_there_is_not_is_one_line(
+    name, size, words, tmp_path, capsys
+):
+    """Another aspect ratio, and another number of pixels, of a model of published schedules."""
+    small(name).save_pretrained(tmp_path / "p")
+    ask = ["--text", "a heart"] if name == "infinity" else []
+    out = tmp_path / "a.png"
+    with pytest.raises(SystemExit) as stop:
+        main(["sample", str(tmp_path / "p"), *ask, "--size", size, "--out", str(out)])
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("smalti")]
+    assert stop.value.code == 2 and re.search(words, line) and not out.exists()

@@ -23,6 +23,7 @@ from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise, SlotNoise
+from smalti.tokenizers.quantize.bsq import MultiScaleBSQ
 
 Head = dict[str, Tensor]
 """The official head."""
@@ -77,8 +78,7 @@ def check_forward(model: Infinity, head: Head, cond: Cond, stride: int, io: Vect
     io.check("sos", prepared.cond)
     assert prepared.context.mask is not None
     io.check("ca_kv", prepared.context.words[prepared.context.mask.flatten(1)])
-    if prepared.shared is not None:
-        io.check("cond_gss", prepared.shared)
+    io.check("cond_gss", prepared.cond if prepared.shared is None else prepared.shared)
     turn = torch.view_as_real(prepared.rotation[0]).movedim(-1, 0)
     io.check("rope_cos_sin", turn[:, ::stride])
     h = model.hidden(codes, prepared, Span.whole(model.spec.positions))
@@ -98,6 +98,18 @@ def folded(ours: Tensor, golden: Tensor) -> None:
     close(ours, ones - zeros, size=golden.abs().max().item())
 
 
+def rows_of(bits: list[Tensor], quantizer: MultiScaleBSQ) -> Tensor:
+    """The bits (B, N, C) of maps or rows of positions, or of cells, scale by scale."""
+    parts = []
+    for part, grid in zip(bits, quantizer.grids, strict=True):
+        part = part.flatten(1, -2)  # (B, n, C), or (B, c c n, K)
+        if part.shape[1] != grid[0] * grid[1]:
+            cells = part.transpose(1, 2).unflatten(2, quantizer.cell_grid(grid)).float()
+            part = quantizer.as_rows(cells)
+        parts.append(part.long())
+    return torch.cat(parts, 1)
+
+
 def check_run(
     model: Infinity,
     head: Head,
@@ -115,7 +127,8 @@ def check_run(
     plain = name == "nocfg"  # a run without temperature as well
     guidance, tau = Guidance(1.0 if plain else config["cfg"]), 1.0 if plain else config["tau"]
     negative = negative if name == "negative" else None
-    codes = torch.cat(io.series(f"gen_{name}_bits_"), 1).long().flatten(2)
+    quantizer = model.quantizer(model.config.scales)
+    codes = rows_of(io.series(f"gen_{name}_bits_"), quantizer)
     filters, noise = Filters(tau, top_k=1), Noise.request(0, cond.batch)
     branches = guidance.branches(cond, negative)
     prepared, cache = model.prepare(branches), model.cache(branches.batch)
@@ -136,7 +149,6 @@ def check_run(
     assert sure.any()
     drawn = generate(model, cond, noise, guidance, filters, negative=negative)
     assert torch.equal(drawn[sure], codes[sure])
-    quantizer = model.quantizer(model.config.scales)
     io.check(f"gen_{name}_summed_codes", quantizer.decode(codes))
     model.config = replace(model.config, guide_at=(0,))
 

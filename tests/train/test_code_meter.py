@@ -27,6 +27,10 @@ def test_groups_of_many_bits_and_numbers_are_counted_apart():
     bits = CodeMeter(TokenSpec(((1, 2),), 2, channels=20))
     bits.observe(torch.zeros(3, 2, 20, dtype=torch.int64))
     assert bits.counts.shape == (2, 2**10) and bits.meters()["usage"] == 2**-10
+    uneven = CodeMeter(TokenSpec(((32, 32),), 2, channels=17))  # 9 and 8
+    every = torch.arange(1024)[:, None] // 2 ** torch.arange(17) % 2
+    uneven.observe(torch.where(torch.arange(17) < 9, every, every.roll(9, 1))[None])
+    assert uneven.meters()["usage"] == 1
     numbers = CodeMeter(TokenSpec(((1, 2),), 6))
     numbers.observe(torch.tensor([[0, 5]]))
     assert numbers.meters()["usage"] == pytest.approx(2 / 6)

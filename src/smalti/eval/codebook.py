@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import TokenSpec
-from smalti.nn.groups import group_bits, numbered, to_bits
+from smalti.nn.groups import group_bits, numbered, to_bits, values
 
 
 def histogram(codes: Tensor, vocab: int) -> Tensor:
@@ -29,8 +29,7 @@ def histograms(codes: Tensor, spec: TokenSpec) -> Tensor:
     """How often each code of (B, N, *trailing) occurs at each scale and place within a position:
     (K, D, V) int64 on the CPU. D counts depths, or groups of bits; it is 1 where a position has one
     code."""
-    codes, width = numbered(codes, spec), group_bits(spec)
-    vocab = 2**width if width else spec.vocab
+    codes, vocab = numbered(codes, spec), max(values(spec))
     scales = [part.unbind(2) for part in codes.split([h * w for h, w in spec.grids], 1)]
     return torch.stack([torch.stack([histogram(d, vocab) for d in part]) for part in scales])
 
@@ -49,15 +48,21 @@ def parts(counts: Tensor, spec: TokenSpec) -> dict[str, Tensor]:
     each bit ("_bit0"). Groups of bits count as different codes."""
     groups = group_bits(spec)
     every = counts.sum(0)  # (D, V)
-    found = {"": every.flatten() if groups else every.sum(0)}
+    found = {"": torch.cat(_each(every, spec)) if groups else every.sum(0)}
     if len(counts) > 1:
-        each = counts.flatten(1) if groups else counts.sum(1)
-        found |= {f"_{h}x{w}": c for (h, w), c in zip(spec.grids, each, strict=True)}
+        scales = [torch.cat(_each(c, spec)) if groups else c.sum(0) for c in counts]
+        found |= {f"_{h}x{w}": c for (h, w), c in zip(spec.grids, scales, strict=True)}
     if len(every) > 1:
-        found |= {f"_{'group' if groups else 'depth'}{i}": c for i, c in enumerate(every)}
+        kind = "group" if groups else "depth"
+        found |= {f"_{kind}{i}": c for i, c in enumerate(_each(every, spec))}
     if groups:
         found |= {f"_bit{i}": c for i, c in enumerate(bit_counts(every, spec))}
     return found
+
+
+def _each(counts: Tensor, spec: TokenSpec) -> list[Tensor]:
+    """Counts (D, V) of each depth or group, (V,), without what a smaller group cannot be."""
+    return [count[:n] for count, n in zip(counts, values(spec), strict=True)]
 
 
 def usage(counts: Tensor) -> float:

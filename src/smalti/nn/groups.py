@@ -87,6 +87,15 @@ def group_bits(spec: TokenSpec) -> int:
     return even if even >= MOST // 2 else math.ceil(bits / math.ceil(bits / MOST))
 
 
+def values(spec: TokenSpec) -> list[int]:
+    """How many different numbers there are for each of the D of `numbered`: of the last group of
+    bits fewer where it is smaller."""
+    width, count = group_bits(spec), math.prod(spec.trailing)
+    if not width:
+        return [spec.vocab] * count
+    return [2 ** min(width, count - first) for first in range(0, count, width)]
+
+
 def numbered(codes: Tensor, spec: TokenSpec) -> Tensor:
     """What is counted of codes (B, N, *trailing): (B, N, D) numbers, of each depth or of each group
     of bits, the first bit of which is the least significant."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from smalti.codes import TokenSpec
-from smalti.nn.groups import group_bits, numbered
+from smalti.nn.groups import numbered, values
 
 WINDOW = 100
 """Steps after which a code that did not occur is unused."""
@@ -22,11 +22,10 @@ class CodeMeter(nn.Module):
 
     def __init__(self, spec: TokenSpec) -> None:
         super().__init__()
-        self.spec, width = spec, group_bits(spec)
-        groups = numbered(spec.empty(1), spec).shape[2]
-        vocab = 2**width if width else spec.vocab
-        self.register_buffer("age", torch.full((groups, vocab), WINDOW))
-        self.register_buffer("counts", torch.zeros(groups, vocab))
+        self.spec, sizes = spec, values(spec)
+        self.vocab = sum(sizes)
+        self.register_buffer("age", torch.full((len(sizes), max(sizes)), WINDOW))
+        self.register_buffer("counts", torch.zeros(len(sizes), max(sizes)))
 
     @torch.no_grad()
     def observe(self, codes: Tensor) -> None:
@@ -41,8 +40,8 @@ class CodeMeter(nn.Module):
         self.age.add_(1).masked_fill_(used > 0, 0)
 
     def meters(self) -> dict[str, Tensor]:
-        """The share of codes that occurred in the last steps, and the perplexity of their counts:
-        means over groups."""
+        """The share of codes that occurred in the last steps, of those of all groups, and the
+        perplexity of their counts, the mean over groups."""
         shares = self.counts / self.counts.sum(1, keepdim=True).clamp(min=1)
         perplexity = torch.special.entr(shares).sum(1).exp()
-        return {"usage": (self.age < WINDOW).float().mean(), "perplexity": perplexity.mean()}
+        return {"usage": (self.age < WINDOW).sum() / self.vocab, "perplexity": perplexity.mean()}

@@ -64,8 +64,8 @@ class InfinityFiles:
     shards."""
     ratio: float = 1.0
     """Height / width of its pictures, one of the published ones; it has codes of all others too."""
-    budget: Literal["0.06M", "0.25M", "0.60M", "1M"] = "1M"
-    """Their pixels, likewise."""
+    budget: Literal["0.06M", "0.25M", "0.60M", "1M"] | None = None
+    """Their pixels, likewise; default: 1M, of the model of 125 M parameters 0.06M."""
     bits: int | None = None
     """Bits of a latent cell, to be sure; default: as many as the tensors have."""
     cells: int | None = None
@@ -132,7 +132,8 @@ def bits_of(checkpoint: Checkpoint) -> int:
 def model_sizes(
     checkpoint: Checkpoint, codes: InfinityVAEConfig, heads: int | None = None
 ) -> InfinityConfig:
-    """The config of a transformer's checkpoint, for codes of the tokenizer's bits and scales.
+    """The config of a transformer's checkpoint, for codes of the tokenizer's bits and scales,
+    which no tensor tells.
 
     `heads` is needed where neither the tensors nor the published sizes tell them. Raises ValueError
     if they do not, or if the tensors are not those of Infinity, or of other bits.
@@ -329,10 +330,11 @@ TOKENIZER = Part(
 def _model(
     checkpoint: Checkpoint, options: InfinityFiles, codes: InfinityVAEConfig
 ) -> InfinityConfig:
-    scales = schedule(options.ratio, options.budget)
-    config = model_sizes(checkpoint, at(codes, scales), options.heads)
+    config = model_sizes(checkpoint, codes, options.heads)
+    small = config.dim == SIZES["125M"]["dim"]
+    scales = schedule(options.ratio, options.budget or ("0.06M" if small else "1M"))
     length = config.text_length if options.text_length is None else options.text_length
-    return replace(config, text_length=length, norm_eps=options.norm_eps)
+    return replace(config, scales=scales, text_length=length, norm_eps=options.norm_eps)
 
 
 def _sampling(config: InfinityConfig) -> Sampling:
@@ -351,7 +353,7 @@ MODEL = Part(
 PROJECT = Project(
     options=InfinityFiles,
     tokenizer=TOKENIZER,
-    alone=lambda codes, _, options: at(codes, schedule(options.ratio, options.budget)),
+    alone=lambda codes, _, options: at(codes, schedule(options.ratio, options.budget or "1M")),
     model=MODEL,
     fit=lambda codes, config: at(codes, config.scales),
     sampling=_sampling,
