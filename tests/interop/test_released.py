@@ -184,8 +184,6 @@ def test_open_magvit2_has_a_repository_for_each_size(hub):
     assert pipe.model.config.guidance_ratios == pytest.approx((1.0, 1.0 / 0.9))
 
 
-<<<<<<< HEAD
-=======
 def test_ibq_has_a_repository_for_each_size_and_one_tokenizer(hub):
     """Files of the same names as Open-MAGVIT2's, told apart by their repositories."""
     tokenizer = IBQTokenizerConfig(
@@ -204,7 +202,6 @@ def test_ibq_has_a_repository_for_each_size_and_one_tokenizer(hub):
     assert drawn == (2.35, 1.15)
 
 
->>>>>>> wt-ibq
 @pytest.mark.parametrize("dim", [32, 64])
 def test_infinity(hub, dim):
     """The smallest model, here of width 32, is for fewer pixels, and takes another tokenizer."""
@@ -222,27 +219,6 @@ def test_infinity(hub, dim):
     assert pipe.tokenizer.size == (side, side) and pipe.classes == []
     assert pipe.text.config == T5Config("google/flan-t5-xl", 6, 12)
     assert (pipe.sampling.guidance.scale, pipe.sampling.filters.temperature) == (4.0, 0.5)
-<<<<<<< HEAD
-
-
-def test_ibq_has_a_repository_for_each_size_and_one_tokenizer(hub):
-    """Files of the same names as Open-MAGVIT2's, told apart by their repositories."""
-    tokenizer = IBQTokenizerConfig(
-        channels=2, multipliers=(1, 1, 1, 1, 1), blocks=1, latent=3, vocab=32, dim=3
-    )
-    home, repo = "TencentARC/IBQ-Tokenizer-16384", "TencentARC/IBQ-AR-XL"
-    hub.add(home, "imagenet256_16384.ckpt", build(IBQTokenizer, tokenizer))
-    hub.add(repo, "AR_256_XL.ckpt", build(IBQ, ibq.tiny()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ibq.SIZES, "XL", {"layers": 2, "heads": 2, "dim": 32})
-        pipe = smalti.load(f"{repo}/AR_256_XL.ckpt", "cpu", torch.float32)
-    assert hub.asked == [f"{repo}/AR_256_XL.ckpt", f"{home}/imagenet256_16384.ckpt"]
-    assert pipe.tokenizer.config == tokenizer and pipe.model.config.grid == (16, 16)
-    assert pipe.model.config.heads == 2
-    drawn = pipe.sampling.guidance.scale, pipe.sampling.filters.temperature
-    assert drawn == (2.35, 1.15)
-=======
->>>>>>> wt-ibq
 
 
 def test_sample_draws_from_a_hub_id(hub, tmp_path, capsys):
