@@ -14,7 +14,8 @@ from smalti.cli.info import describe
 from smalti.cli.main import main
 from smalti.interop.hub import find
 from smalti.interop.projects import PROJECTS
-from smalti.models import infinity, open_magvit2, rar, var
+from smalti.models import ibq, infinity, open_magvit2, rar, var
+from smalti.models.ibq import IBQ
 from smalti.models.infinity import Infinity
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.models.open_magvit2 import OpenMAGVIT2
@@ -22,6 +23,7 @@ from smalti.models.rar import RAR
 from smalti.models.var import VAR
 from smalti.text.t5 import T5Config
 from smalti.tokenizers import multiscale_vqvae
+from smalti.tokenizers.ibq import IBQTokenizer, IBQTokenizerConfig
 from smalti.tokenizers.infinity import InfinityVAE, InfinityVAEConfig
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
@@ -180,6 +182,24 @@ def test_open_magvit2_has_a_repository_for_each_size(hub):
     assert pipe.tokenizer.config == tokenizer and pipe.model.config.grid == (16, 16)
     assert pipe.sampling.guidance.scale == 1.9
     assert pipe.model.config.guidance_ratios == pytest.approx((1.0, 1.0 / 0.9))
+
+
+def test_ibq_has_a_repository_for_each_size_and_one_tokenizer(hub):
+    """Files of the same names as Open-MAGVIT2's, told apart by their repositories."""
+    tokenizer = IBQTokenizerConfig(
+        channels=2, multipliers=(1, 1, 1, 1, 1), blocks=1, latent=3, vocab=32, dim=3
+    )
+    home, repo = "TencentARC/IBQ-Tokenizer-16384", "TencentARC/IBQ-AR-XL"
+    hub.add(home, "imagenet256_16384.ckpt", build(IBQTokenizer, tokenizer))
+    hub.add(repo, "AR_256_XL.ckpt", build(IBQ, ibq.tiny()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ibq.SIZES, "XL", {"layers": 2, "heads": 2, "dim": 32})
+        pipe = smalti.load(f"{repo}/AR_256_XL.ckpt", "cpu", torch.float32)
+    assert hub.asked == [f"{repo}/AR_256_XL.ckpt", f"{home}/imagenet256_16384.ckpt"]
+    assert pipe.tokenizer.config == tokenizer and pipe.model.config.grid == (16, 16)
+    assert pipe.model.config.heads == 2
+    drawn = pipe.sampling.guidance.scale, pipe.sampling.filters.temperature
+    assert drawn == (2.35, 1.15)
 
 
 @pytest.mark.parametrize("dim", [32, 64])

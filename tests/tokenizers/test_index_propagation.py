@@ -91,11 +91,13 @@ def test_blocks_change_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("entropy", [False, True])
-def test_nothing_that_is_kept_has_a_number_for_each_latent_and_code(monkeypatch, entropy):
+@pytest.mark.parametrize("batch", [1, 4])
+def test_nothing_that_is_kept_has_a_number_for_each_latent_and_code(monkeypatch, batch, entropy):
     """Of 256 latents and 1024 codes of 4 dimensions the table is the largest that is kept for the
     gradient; the slow way keeps 64 times as much."""
     torch.manual_seed(0)
-    quantizer, z = IndexPropagation(1024, 4), torch.randn(4, 4, 8, 8, requires_grad=True)
+    quantizer, z = IndexPropagation(1024, 4), torch.randn(batch, 4, 256 // batch, 1)
+    z.requires_grad_()
     monkeypatch.setattr(ibq, "ENTRIES", 2**14)
     kept = [0]
 

@@ -55,7 +55,7 @@ class IndexPropagation(VectorQuantizer):
 
     def rows(self, z: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the vectors that are multiplied, (P, C), float32."""
-        return z.permute(0, 2, 3, 1).flatten(0, 2).float()
+        return z.permute(0, 2, 3, 1).flatten(0, 2).float().contiguous()
 
     def compared(self, z: Tensor) -> list[Tensor]:
         """What k-means and restarts make codes of: directions of latents, as long as codes are on
@@ -114,7 +114,8 @@ class IndexPropagation(VectorQuantizer):
 
 def soft_choice(rows: Tensor, book: Tensor) -> Tensor:
     """The mean (P, C) of codes (V, C) by a softmax of their products with latents (P, C), whose
-    gradient goes to latents and codes by their products alone."""
+    gradient goes to latents and codes by their products alone. Rows must be contiguous: attention
+    that never holds all products is for such alone."""
     latents, codes = rows[None, None], book[None, None]  # one image, one head
     found = F.scaled_dot_product_attention(latents, codes, codes.detach(), scale=1.0)
     return found[0, 0]
