@@ -40,8 +40,7 @@ def adapted(config: LoraConfig = CONFIG, scale: float = 0.1, kind: str = "llamag
     module, size = models()[kind]
     plain = build(module, size)
     model = copy.deepcopy(plain)
-    of_text = kind.startswith("llamagen") or not size.classes
-    adapt(model, config, [model.norm if of_text else model.cls_embedding])
+    adapt(model, config, [model.norm if kind.startswith("llamagen") else model.reader])
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, LoraLinear):

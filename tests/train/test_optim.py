@@ -86,6 +86,9 @@ def test_what_a_model_spares_has_no_decay(kind):
         assert {"encoder_pos", "decoder_pos", "head_pos", "cls_embedding.weight"} <= decayed
         assert {n for n in names.values() if n.startswith("head.")} <= plain
         return
+    if kind.startswith("maskbit"):  # all weights but biases and norms
+        assert {"pos", "cls_embedding.weight", "bit_proj.weight"} <= decayed
+        return
     tables = {n for n in names.values() if re.search("_pos|^pos$|^steps|scale_embedding", n)}
     assert tables <= plain
     if kind.startswith("rar"):
