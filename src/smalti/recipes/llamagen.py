@@ -179,5 +179,5 @@ DEMO = Demo(
     emoji_llamagen,
     what="one code after another",
     predicts="each code from those before it",
-    minutes=(4, 9),
+    minutes=(4, 7),
 )
