@@ -66,9 +66,10 @@ def test_the_recipes_alone_do_not_depend_on_the_processor(monkeypatch):
     assert (second.train.steps, second.train.seed) == (3000, 3)
 
 
-def test_every_system_has_its_minutes():
+def test_every_system_has_its_words_and_the_minutes_that_were_measured():
     assert list(catalogue.demos().items()) == [(name, d.what) for name, d in DEMOS.items()]
-    assert all(d.minutes[0] < d.minutes[1] for d in DEMOS.values())
+    measured = [d.minutes for d in DEMOS.values() if d.minutes]
+    assert len(measured) >= 6 and all(fast < slow for fast, slow in measured)
 
 
 def test_a_full_demo_is_the_recipe():

@@ -315,7 +315,8 @@ def first_loss(model, codes: Tensor) -> float:
 
 @pytest.mark.parametrize("name", CASES)
 def test_training(name):
-    """From its own initialisation: knows nothing, falls in 20 steps, moves every parameter."""
+    """From its own initialisation: knows nothing, falls in 20 steps (30 of bits, of which each, and
+    not each code, has a row to learn), moves every parameter."""
     torch.manual_seed(0)
     module, config = CASES[name]
     model = module(config).train()
@@ -323,7 +324,7 @@ def test_training(name):
     cond = random_cond(model, 4).dropped(torch.tensor([True, False, False, False]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses, moved, first = [], set(), first_loss(model, codes)
-    for _ in range(20):
+    for _ in range(30 if model.spec.channels and model.spec.discrete else 20):
         loss = model.loss(codes, cond).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -335,7 +336,7 @@ def test_training(name):
         losses.append(loss.item())
     assert losses[0] == pytest.approx(first, abs=0.1)
     assert all(math.isfinite(loss) for loss in losses)
-    assert losses[-1] < 0.85 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     assert moved >= {key for key in learned(model) if visible(key)}
 
 

@@ -132,8 +132,8 @@ def introduction(
     )
     if text := credit(data):
         console.print(text)
-    if not quick:
-        fast, slow = DEMOS[system].minutes
+    if not quick and (minutes := DEMOS[system].minutes):
+        fast, slow = minutes
         here = f" as here, where the generator trains {PLAIN:.0%} of its steps" if plain else ""
         console.print(
             f"It takes about {fast} minutes on two free cores with AVX-512 and bfloat16, about "

@@ -117,5 +117,6 @@ class Demo:
     """What is unusual about the system, in a few words."""
     predicts: str
     """What the generator learns: what it predicts, and from what."""
-    minutes: tuple[int, int]
-    """What it takes on two free cores with AVX-512 and bfloat16, and on two without."""
+    minutes: tuple[int, int] | None = None
+    """What it takes on two free cores with AVX-512 and bfloat16, and on two without; None: nobody
+    has measured both."""

@@ -224,5 +224,4 @@ DEMO = Demo(
     emoji_ibq_ar,
     what="one code after another, of a table of which every code learns",
     predicts="each code from those before it, in layers that the class modulates",
-    minutes=(4, 9),
 )

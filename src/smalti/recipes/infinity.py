@@ -230,5 +230,4 @@ DEMO = Demo(
     emoji_infinity,
     what="bits, scale by scale, from texts",
     predicts="all bits of a scale at once from the scales before it and a name",
-    minutes=(6, 11),
 )

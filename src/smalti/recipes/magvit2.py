@@ -150,5 +150,4 @@ DEMO = Demo(
     emoji_magvit2,
     what="bits in groups, one group after another",
     predicts="the groups of each code's bits from the codes before it",
-    minutes=(4, 9),
 )

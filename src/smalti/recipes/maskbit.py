@@ -181,5 +181,4 @@ DEMO = Demo(
     emoji_maskbit,
     what="the surest groups of bits first",
     predicts="hidden groups of bits, however many, from those that are shown",
-    minutes=(5, 8),
 )
