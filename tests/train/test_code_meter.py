@@ -16,6 +16,9 @@ def test_codes_of_the_last_steps_are_in_use():
     assert meter.meters()["usage"] == pytest.approx(3 / 8)
     entropy = 0.5 * 2 * torch.tensor(4.0).log() / 2 + 0.5 * torch.tensor(2.0).log()
     assert meter.meters()["perplexity"] == pytest.approx(entropy.exp().item())
+    first = meter.counts.clone()
+    meter.observe(some)
+    assert torch.allclose(meter.counts, 1.99 * first), "older counts fade by a hundredth a step"
     for _ in range(WINDOW - 1):
         meter.observe(some[:, :1].expand(1, 4, 3))
     assert meter.meters()["usage"] == pytest.approx(3 / 8)
