@@ -178,22 +178,27 @@ def emoji_ibq() -> TokenizerRecipe:
 
 
 def emoji_ibq_ar() -> GeneratorRecipe:
-    """A small IBQ generator on the codes of `emoji_ibq`, as deep and wide as `emoji_llamagen`.
+    """A small IBQ generator on the codes of `emoji_ibq`, as deep as `emoji_llamagen`, and narrower, as
+    the class modulates every layer.
 
     smalti train emoji_ibq_ar --tokenizer runs/emoji-ibq/tokenizer --out runs/emoji-ibq-ar
     """
+    recipe = emoji_llamagen()
     return replace(
-        emoji_llamagen(),
+        recipe,
         model=IBQConfig(
             grid=(8, 8),
             vocab=512,
             classes=9,
             layers=4,
             heads=4,
-            dim=192,
-            multiple_of=64,
+            dim=160,
+            multiple_of=4,
             dropout=0.2,
             drop_path=0.1,
+        ),
+        train=replace(
+            recipe.train, steps=4200, eval_every=840, preview_every=2100, save_every=2100
         ),
     )
 

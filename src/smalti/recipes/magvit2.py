@@ -127,8 +127,9 @@ def emoji_magvit2() -> GeneratorRecipe:
 
     smalti train emoji_magvit2 --tokenizer runs/emoji-lfq/tokenizer --out runs/emoji-magvit2
     """
+    recipe = emoji_llamagen()
     return replace(
-        emoji_llamagen(),
+        recipe,
         model=OpenMAGVIT2Config(
             grid=(8, 8),
             channels=9,
@@ -138,9 +139,12 @@ def emoji_magvit2() -> GeneratorRecipe:
             intra_layers=1,
             heads=4,
             dim=192,
-            multiple_of=64,
+            multiple_of=96,
             dropout=0.2,
             drop_path=0.1,
+        ),
+        train=replace(
+            recipe.train, steps=2380, eval_every=476, preview_every=1190, save_every=1190
         ),
     )
 

@@ -156,8 +156,9 @@ def emoji_maskbit() -> GeneratorRecipe:
 
     smalti train emoji_maskbit --tokenizer runs/emoji-lfq/tokenizer --out runs/emoji-maskbit
     """
+    recipe = emoji_llamagen()
     return replace(
-        emoji_llamagen(),
+        recipe,
         model=MaskBitConfig(
             grid=(8, 8),
             channels=9,
@@ -172,6 +173,9 @@ def emoji_maskbit() -> GeneratorRecipe:
         objective=MaskedConfig(masking="arccos", known_weight=1.0),
         sampling=Sampling.of(
             guidance=2.0, schedule="linear", steps=16, reveal="arccos", confidence=4.5
+        ),
+        train=replace(
+            recipe.train, steps=2800, eval_every=560, preview_every=1400, save_every=1400
         ),
     )
 
