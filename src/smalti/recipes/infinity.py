@@ -219,9 +219,7 @@ def emoji_infinity() -> TextRecipe:
         ),
         text=words,
         sampling=Sampling.of(guidance=2.0, temperature=0.9, top_p=0.97),
-        train=replace(
-            recipe.train, steps=1650, eval_every=330, preview_every=825, save_every=825
-        ),
+        train=replace(recipe.train, steps=1650, eval_every=330, preview_every=825, save_every=825),
     )
 
 
