@@ -73,11 +73,16 @@ def learned(config: Any) -> int:
     return ladder.learned(fresh(config))
 
 
-@cache
-def operations(recipe: GeneratorRecipe, batches: int = 8) -> float:
+def operations(recipe: GeneratorRecipe) -> float:
     """Of a training step, forward and backward, at the recipe's batch, also of the encoder of texts
     that learns with a model: of one of two batches if they take equally many, else the mean over
     batches of pictures drawn from the source, as RAR modulates equal conditions once."""
+    return counted(replace(recipe, train=replace(recipe.train, steps=1)))
+
+
+@cache
+def counted(recipe: GeneratorRecipe, batches: int = 8) -> float:
+    """The same, whatever the number of steps."""
     source, rng = open_source(recipe.data.source), np.random.default_rng(0)
     model, size = fresh(recipe.model).train(), recipe.train.batch
     encoder = open_encoder(recipe, None)

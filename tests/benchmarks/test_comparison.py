@@ -36,7 +36,7 @@ with pytest.MonkeyPatch.context() as patch:
 
 
 def small(recipe, **model):
-    """The recipe with a small model that trains for twenty steps in a quick demo."""
+    """The recipe with a small model that trains for four steps in a quick demo."""
 
     def made():
         full = recipe()
@@ -99,7 +99,8 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, pair in SMALL.items():
             patch.setitem(DEMOS, name, of(name, *pair))
-        patch.setattr(demo, "QUICK", 0.001)
+        patch.setattr(demo, "FEWEST", 4)
+        patch.setattr(demo, "QUICK", 0.0)
         patch.setattr("smalti.loading.fast_bf16", lambda device: False)
         patch.setattr(comparison, "check_equal", lambda: None)
         kinds = zip(comparison_bits.KINDS, ALIKE, strict=True)
@@ -131,8 +132,8 @@ def test_the_page_holds_the_numbers_of_the_runs(made):
             assert line["bits_per_image"] is None
             assert f"| {report['held_out_diffusion_loss']:.4f} |" in text
         assert f"{line['parameters']:,}" in text and line["parameters"] > 1000
-        assert line["steps"] == report["steps"] == 20
-        assert line["operations"] == 20 * line["operations_per_step"]
+        assert line["steps"] == report["steps"] == 4
+        assert line["operations"] == 4 * line["operations_per_step"]
     psnr = read_json(folder / "runs" / "small_vqgan" / "report.json")["held_out_psnr"]
     assert f"**{psnr:.2f} dB** | **{psnr:.2f} dB**" in text  # one tokenizer for three systems
     assert text.count(f"**{psnr:.2f} dB**") >= 3
@@ -182,7 +183,8 @@ def test_a_finished_run_is_used_again(made):
     with pytest.MonkeyPatch.context() as patch:
         for name, pair in SMALL.items():
             patch.setitem(DEMOS, name, of(name, *pair))
-        patch.setattr(demo, "QUICK", 0.001)
+        patch.setattr(demo, "FEWEST", 4)
+        patch.setattr(demo, "QUICK", 0.0)
         system = comparison.trained("rar", "shapes:60", True, runs)
     assert system.pipe.model.config.dim == 16
     assert {path: path.stat().st_mtime_ns for path in before} == before
