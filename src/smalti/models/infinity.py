@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.arguments import an
 from smalti.codes import Cond, Draw, Guide, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.bitwise import BitwiseHead
@@ -153,11 +154,11 @@ class InfinityConfig(GeneratorConfig):
     def fitted(self, tokenizer: Any, reads: Reads) -> InfinityConfig:
         """The same with the scales and bits of the tokenizer, and the text. Raises ValueError if
         there are no scales, no bits or no text."""
-        spec, kind = tokenizer.spec, type(tokenizer).__name__
+        spec, kind = tokenizer.spec, an(type(tokenizer).__name__)
         if not tokenizer.pyramid or spec.vocab != 2 or not spec.channels:
             grids = len(spec.grids)
             raise ValueError(
-                f"Infinity predicts scales of bits, but the tokenizer, a {kind}, gives {grids} "
+                f"Infinity predicts scales of bits, but the tokenizer, {kind}, gives {grids} "
                 f"grid{'s' if grids > 1 else ''} of {held(spec)}"
             )
         if not reads.text_length:

@@ -178,8 +178,8 @@ def emoji_ibq() -> TokenizerRecipe:
 
 
 def emoji_ibq_ar() -> GeneratorRecipe:
-    """A small IBQ generator on the codes of `emoji_ibq`, as deep as `emoji_llamagen`, and narrower, as
-    the class modulates every layer.
+    """A small IBQ generator on the codes of `emoji_ibq`, as deep as `emoji_llamagen`, and narrower,
+    as the class modulates every layer.
 
     smalti train emoji_ibq_ar --tokenizer runs/emoji-ibq/tokenizer --out runs/emoji-ibq-ar
     """
@@ -220,7 +220,9 @@ def emoji_fsq() -> TokenizerRecipe:
             levels=(8, 8, 8),
             attention=False,
         ),
-        objective=ReconstructionConfig(perceptual="none", gan_weight=0.0),
+        objective=ReconstructionConfig(
+            perceptual="none", gan_weight=0.0, codebook=UNCARED.codebook
+        ),
     )
 
 

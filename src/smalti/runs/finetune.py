@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti import modules
+from smalti.arguments import an
 from smalti.codes import TokenSpec
 from smalti.config import read_json
 from smalti.files import expand
@@ -42,7 +43,7 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
     given, wanted = pipe.model.config, recipe.model
     if type(given) is not type(wanted):
         raise ValueError(
-            f"{recipe.init} holds a {modules.name_of(pipe.model)}, which this recipe does not "
+            f"{recipe.init} holds {an(modules.name_of(pipe.model))}, which this recipe does not "
             f"train: it takes {type(wanted).__name__}"
         )
     kinds = ["text" if t else "classes" for t in (pipe.text, isinstance(recipe, TextRecipe))]
@@ -85,7 +86,7 @@ def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> ImageTokenizer:
     model, _ = load_module(folder, modules.TOKENIZERS)
     if type(model.config) is not type(recipe.model):
         raise ValueError(
-            f"{recipe.init} holds a {modules.name_of(model)}, which this recipe does not train: "
+            f"{recipe.init} holds {an(modules.name_of(model))}, which this recipe does not train: "
             f"it takes {type(recipe.model).__name__}"
         )
     require_same(out, recipe.init, fingerprint(model))
