@@ -240,7 +240,9 @@ def emoji_fsq() -> TokenizerRecipe:
             levels=(8, 8, 8),
             attention=False,
         ),
-        objective=ReconstructionConfig(perceptual="none", gan_weight=0.0),
+        objective=ReconstructionConfig(
+            perceptual="none", gan_weight=0.0, codebook=UNCARED.codebook
+        ),
     )
 
 

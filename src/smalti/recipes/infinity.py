@@ -8,7 +8,7 @@ from smalti.interop.projects.infinity import DRAWN, DRAWN_8B
 from smalti.models.infinity import SIZES, InfinityConfig
 from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, Demo, TextRecipe, TokenizerRecipe
-from smalti.recipes.llamagen import emoji_llamagen
+from smalti.recipes.llamagen import UNCARED, emoji_llamagen
 from smalti.text.byte_words import BytesConfig
 from smalti.text.t5 import T5Config
 from smalti.tokenizers.infinity import InfinityVAEConfig, published, published_d56, schedule
@@ -34,6 +34,7 @@ def infinity_vae(model: InfinityVAEConfig) -> TokenizerRecipe:
             commitment=0.25,
             entropy=0.001,
             gan_weight=1.0,
+            codebook=UNCARED.codebook,
         ),
         train=TrainConfig(
             steps=400_000,
@@ -106,7 +107,9 @@ def emoji_bsq() -> TokenizerRecipe:
             scales=pyramid(1, 2, 3, 4, 6, 8),
             bits=12,
         ),
-        objective=ReconstructionConfig(perceptual="none", gan_weight=0.0, entropy=0.001),
+        objective=ReconstructionConfig(
+            perceptual="none", gan_weight=0.0, entropy=0.001, codebook=UNCARED.codebook
+        ),
         train=TrainConfig(
             steps=1500,
             batch=16,
