@@ -28,6 +28,7 @@ from smalti.models import (
     mar,
     maskbit,
     maskgit,
+    meissonic,
     open_magvit2,
     rar,
     var,
@@ -90,6 +91,7 @@ MODELS = {
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
     "maskbit": Entry(maskbit.MaskBitConfig, maskbit.MaskBit, maskbit.tiny),
     "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),
+    "meissonic": Entry(meissonic.MeissonicConfig, meissonic.Meissonic, meissonic.tiny),
 }
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
