@@ -361,6 +361,14 @@ class Meissonic(Generator):
     def reader(self) -> nn.Module:
         return self.text_proj
 
+    @torch.no_grad()
+    def learn_text(self, encoder: Any) -> None:
+        """Let what an encoder that does not learn says of an empty text stand for no text."""
+        if not encoder.learned:
+            features, _ = encoder(encoder.tokenize([""]))
+            self.null.copy_(features[0])
+            encoder.release()
+
     def draws(self, spec: TokenSpec | None) -> TokenSpec:
         """The codes to draw: those of `spec`, or its own. Raises ValueError for other codes, and
         for a grid that cannot be compressed."""
