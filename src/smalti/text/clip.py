@@ -120,9 +120,19 @@ def config_of(model: str, tokens: int = CLIPConfig.tokens) -> CLIPConfig:
     if model == CLIPConfig.model:
         return CLIPConfig(tokens=tokens)
     with _named(model) as transformers:
-        path = places_of(model)[0]
-        found = transformers.CLIPTextConfig.from_pretrained(path)
+        found = settings_of(transformers, places_of(model)[0])
         return CLIPConfig(model, tokens, found.hidden_size, found.projection_dim)
+
+
+def settings_of(transformers: Any, where: str) -> Any:
+    """The settings of the text's encoder, of a folder that may hold the pictures' as well."""
+    found = transformers.AutoConfig.from_pretrained(where)
+    if found.model_type == "clip":
+        found.text_config.projection_dim = found.projection_dim
+        return found.text_config
+    if found.model_type != "clip_text_model":
+        raise ValueError(f"it is a {found.model_type}")
+    return found
 
 
 def places_of(model: str) -> list[str]:
@@ -138,7 +148,8 @@ def load(config: CLIPConfig) -> Parts:
     with _named(config.model) as transformers:
         where, words = places_of(config.model)
         tokenizer = transformers.AutoTokenizer.from_pretrained(words)
-        model = transformers.CLIPTextModelWithProjection.from_pretrained(where)
+        settings = settings_of(transformers, where)
+        model = transformers.CLIPTextModelWithProjection.from_pretrained(where, config=settings)
     found = (model.config.hidden_size, model.config.projection_dim)
     if found != (config.words, config.pooled):
         raise ValueError(
@@ -166,6 +177,4 @@ def _named(model: str) -> Iterator[Any]:
 
 def tiny() -> CLIPConfig:
     """A CLIP of random weights that the hub keeps for tests."""
-    return CLIPConfig(
-        model="hf-internal-testing/tiny-random-clip", tokens=12, words=32, pooled=64
-    )
+    return CLIPConfig(model="hf-internal-testing/tiny-random-clip", tokens=12, words=32, pooled=64)

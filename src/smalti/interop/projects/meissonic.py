@@ -255,9 +255,7 @@ def joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
 # -- the record
 
 
-def _model(
-    checkpoint: Checkpoint, options: MeissonicFiles, codes: VQGANConfig
-) -> MeissonicConfig:
+def _model(checkpoint: Checkpoint, options: MeissonicFiles, codes: VQGANConfig) -> MeissonicConfig:
     config = model_sizes(checkpoint, pair("--size", options.size, codes.factor), options.axes)
     if config.vocab != codes.vocab:
         raise ValueError(
