@@ -1,6 +1,7 @@
 """Features of a CLIP's text encoder against outputs of the official code: those of whole texts, the
 layers behind the words, and what becomes of both. The pictures' encoder is read as it is."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_clip(folder: Path, tmp_path, monkeypatch):
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda where: None)
     monkeypatch.setattr("smalti.text.clip.fast_bf16", lambda device: False)
     ids, text = io["input_ids"], config["constructor"]["text"]
-    encoder = CLIP(config_of(path, ids.shape[1]))
+    encoder = CLIP(replace(config_of(path), tokens=ids.shape[1]))
     width, pooled = text["hidden_size"], config["constructor"]["projection_dim"]
     assert encoder.config == CLIPConfig(path, ids.shape[1], width, pooled)
     features, _ = encoder(ids)

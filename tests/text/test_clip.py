@@ -74,7 +74,7 @@ def test_folders_of_diffusers_are_read(folder, tmp_path):
     tokens = clip(folder).tokenize(CAPTIONS)
     assert torch.equal(clip(apart).tokenize(CAPTIONS), tokens)
     assert torch.equal(clip(apart)(tokens)[0], clip(folder)(tokens)[0])
-    assert config_of(apart, LENGTH) == CLIPConfig(apart, LENGTH, words=16, pooled=12)
+    assert config_of(apart) == CLIPConfig(apart, LENGTH, words=16, pooled=12)
 
 
 def test_the_weights_are_no_part_of_the_module(folder):
@@ -98,8 +98,9 @@ def test_what_cannot_be_loaded_is_named(folder, tmp_path):
         CLIP(CLIPConfig(folder)).tokenize(["a"])
     with pytest.raises(ValueError, match=f"{folder} reads 9 tokens, got tokens 10"):
         CLIP(CLIPConfig(folder, 10, 16, 12)).tokenize(["a"])
-    assert config_of(folder, LENGTH) == CLIPConfig(folder, LENGTH, words=16, pooled=12)
+    assert config_of(folder) == CLIPConfig(folder, LENGTH, words=16, pooled=12)
     write_t5(tmp_path / "t5", CAPTIONS)
+    assert config_of("clip") == config_of(CLIPConfig.model) == CLIPConfig()
     (tmp_path / "empty").mkdir()
     for ask in (config_of, lambda model: CLIP(CLIPConfig(model)).tokenize(["a"])):
         with pytest.raises(ValueError, match="empty is no CLIP that can be loaded"):

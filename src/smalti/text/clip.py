@@ -115,12 +115,16 @@ class CLIP(TextEncoder):
         return features, torch.ones(features.shape[:2], dtype=torch.bool, device=device)
 
 
-def config_of(model: str, tokens: int = CLIPConfig.tokens) -> CLIPConfig:
-    """The configuration of a CLIP, a hub id or folder. Raises ValueError if there is none."""
-    if model == CLIPConfig.model:
-        return CLIPConfig(tokens=tokens)
+def config_of(model: str) -> CLIPConfig:
+    """The configuration of a CLIP: clip for OpenCLIP's ViT-H, else a hub id or folder.
+
+    Raises ValueError if there is none.
+    """
+    if model in ("clip", CLIPConfig.model):
+        return CLIPConfig()
     with _named(model) as transformers:
         found = settings_of(transformers, places_of(model)[0])
+        tokens = found.max_position_embeddings
         return CLIPConfig(model, tokens, found.hidden_size, found.projection_dim)
 
 

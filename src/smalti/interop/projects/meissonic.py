@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +134,8 @@ def vq_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def model_sizes(
     checkpoint: Checkpoint, grid: tuple[int, int], axes: tuple[int, int, int] | None = None
 ) -> MeissonicConfig:
-    """The config of a transformer's checkpoint that draws `grid` codes. The length of texts is that
-    of CLIP's; `factor` is the tokenizer's.
+    """The config of a transformer's checkpoint that draws `grid` codes; the length of texts and the
+    pixels of a code, which no tensor tells, are the published ones.
 
     Raises ValueError if the tensors are not those of Meissonic, or if `axes` do not fit them.
     """
@@ -261,7 +261,7 @@ def _model(checkpoint: Checkpoint, options: MeissonicFiles, codes: VQGANConfig) 
         raise ValueError(
             f"{checkpoint.path} draws one of {config.vocab} codes; the tokenizer has {codes.vocab}"
         )
-    return config.with_known(factor=codes.factor)
+    return replace(config, factor=codes.factor, text_length=config_of(options.text).length)
 
 
 def _alone(codes: Any, checkpoint: Checkpoint, options: MeissonicFiles) -> Any:
@@ -290,7 +290,7 @@ PROJECT = Project(
     alone=_alone,
     model=MODEL,
     sampling=lambda config: DRAWN,
-    text=lambda config, options: CLIP(config_of(options.text, config.text_length - 1)),
+    text=lambda config, options: CLIP(config_of(options.text)),
     repositories={
         "MeissonFlow/Meissonic": Repository(
             ("vqvae/diffusion_pytorch_model.safetensors",),
