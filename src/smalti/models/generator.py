@@ -170,3 +170,6 @@ class Generator(nn.Module):
 
     def learn_from(self, tokenizer: Any) -> None:
         """Take over what a new model needs of the tokenizer whose codes it is to learn."""
+
+    def learn_text(self, encoder: Any) -> None:
+        """Take over what a new model needs of the text encoder whose features it is to read."""

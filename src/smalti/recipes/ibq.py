@@ -178,8 +178,9 @@ def emoji_ibq() -> TokenizerRecipe:
 
 
 def emoji_ibq_ar() -> GeneratorRecipe:
-    """A small IBQ generator on the codes of `emoji_ibq`, as deep as `emoji_llamagen`, and narrower,
-    as the class modulates every layer.
+    """A small IBQ generator on the codes of `emoji_ibq`, as deep as `emoji_llamagen`.
+
+    It is narrower, as the class modulates every layer.
 
     smalti train emoji_ibq_ar --tokenizer runs/emoji-ibq/tokenizer --out runs/emoji-ibq-ar
     """
@@ -201,6 +202,25 @@ def emoji_ibq_ar() -> GeneratorRecipe:
             recipe.train, steps=4200, eval_every=840, preview_every=2100, save_every=2100
         ),
     )
+
+
+def emoji_ibq64() -> TokenizerRecipe:
+    """The tokenizer `emoji_ibq` for 64 pixels: a level more, 8 x 8 codes of 4,096.
+
+    smalti train emoji_ibq64 --out runs/emoji-ibq64
+    """
+    recipe = emoji_ibq()
+    model = replace(recipe.model, size=(64, 64), multipliers=(1, 2, 2), vocab=4096)
+    return replace(recipe, model=model)
+
+
+def emoji_ibq_ar64() -> GeneratorRecipe:
+    """The generator `emoji_ibq_ar` on the codes of `emoji_ibq64`.
+
+    smalti train emoji_ibq_ar64 --tokenizer runs/emoji-ibq64/tokenizer --out runs/emoji-ibq-ar64
+    """
+    recipe = emoji_ibq_ar()
+    return replace(recipe, model=replace(recipe.model, vocab=4096))
 
 
 def emoji_fsq() -> TokenizerRecipe:

@@ -226,6 +226,25 @@ def emoji_infinity() -> TextRecipe:
     )
 
 
+def emoji_bsq64() -> TokenizerRecipe:
+    """The tokenizer `emoji_bsq` for 64 pixels: a level more, the same scales, of 16 bits.
+
+    smalti train emoji_bsq64 --out runs/emoji-bsq64
+    """
+    recipe = emoji_bsq()
+    model = replace(recipe.model, size=(64, 64), multipliers=(1, 2, 2), bits=16)
+    return replace(recipe, model=model)
+
+
+def emoji_infinity64() -> TextRecipe:
+    """The generator `emoji_infinity` on the codes of `emoji_bsq64`, from names too.
+
+    smalti train emoji_infinity64 --tokenizer runs/emoji-bsq64/tokenizer --out runs/emoji-infinity64
+    """
+    recipe = emoji_infinity()
+    return replace(recipe, model=replace(recipe.model, bits=16))
+
+
 DEMO = Demo(
     emoji_bsq,
     emoji_infinity,

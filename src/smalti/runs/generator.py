@@ -183,6 +183,8 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
         config = fitted(recipe.model, tokenizer, len(classes), encoder)
         model = fresh(config, learned, recipe.train.seed)
         model.learn_from(tokenizer)
+        if encoder is not None:
+            model.learn_text(encoder)
     sampling = begun.sampling if begun else recipe.sampling
     if model.any_order and not begun and one_order:
         sampling = sampling.changed(known_first=False)  # it learns a single order

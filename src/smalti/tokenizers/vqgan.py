@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from smalti.codes import TokenSpec
 from smalti.config import check
@@ -27,6 +27,10 @@ class VQGANConfig(ConvConfig):
     """Codebook dimensions C."""
     l2_norm: bool = True
     """Normalise latents and codebook rows when they are compared and decoded."""
+    deep_attention: bool = True
+    """With `attention`, whether the deepest level has it; False: the middle alone."""
+    unit: bool = False
+    """Whether the convolutions see pixels in [0, 1], and not in [-1, 1]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,8 +47,9 @@ class VQGAN(ConvTokenizer):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        levels = None if config.deep_attention else ()
+        self.encoder = Encoder(config, attention=levels)
+        self.decoder = Decoder(config, attention=levels)
         self.quantize = VectorQuantizer(config.vocab, config.dim, config.l2_norm)
         self.quant_conv = nn.Conv2d(config.latent, config.dim, 1)
         self.post_quant_conv = nn.Conv2d(config.dim, config.latent, 1)
@@ -52,6 +57,15 @@ class VQGAN(ConvTokenizer):
     @property
     def codebook(self) -> nn.Module:
         return self.quantize
+
+    def latent(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) before quantization."""
+        return super().latent((images + 1) / 2 if self.config.unit else images)
+
+    def render(self, latent: Tensor) -> Tensor:
+        """Codebook vectors (B, C, h, w) to images (B, 3, H, W), not clamped."""
+        images = super().render(latent)
+        return 2 * images - 1 if self.config.unit else images
 
 
 def tiny() -> VQGANConfig:
