@@ -85,6 +85,10 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
                 l2_norm=False,
             ),
         ),
+        "infinity-numbers": (
+            infinity.Infinity,
+            replace(infinity.tiny(), bits=0, vocab=32, latent=4),
+        ),
         "var-cells": (var.VAR, replace(var.tiny(), vocab=2, channels=8, latent=2)),
         "open_magvit2-numbers": (open_magvit2.OpenMAGVIT2, numbers),
         "ibq-shared": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -369,3 +370,14 @@ def write(content: Any, path: Path, old: bool = False) -> Path:
     else:
         torch.save(content, path, _use_new_zipfile_serialization=not old)
     return path
+
+
+def shards(weights: dict[str, Tensor], folder: Path) -> Path:
+    """The folder with two shards and their index, as large models are published."""
+    named = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(weights)}
+    for file in set(named.values()):
+        held = {name: weights[name].contiguous() for name in weights if named[name] == file}
+        save_file(held, folder / file)
+    index = {"metadata": {}, "weight_map": named}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
