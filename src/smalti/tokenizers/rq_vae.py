@@ -144,7 +144,9 @@ class RQVAE(ImageTokenizer):
         """Codes (B, h * w, D) to images (B, 3, H, W), about [-1, 1], not clamped; of the first
         `depth` depths, which is all if None. Raises ValueError unless there are so many."""
         grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w, D)
-        return self.render(self.quantize.partial(grid, self.config.depth if depth is None else depth))
+        return self.render(
+            self.quantize.partial(grid, self.config.depth if depth is None else depth)
+        )
 
 
 def fold(x: Tensor, cells: int) -> Tensor:

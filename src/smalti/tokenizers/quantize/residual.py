@@ -36,8 +36,7 @@ class ResidualQuantizer(nn.Module):
         super().__init__()
         if vocab < 2 or dim < 1 or depth < 1:
             raise ValueError(
-                "vocab must be at least 2, dim and depth at least 1, "
-                f"got {vocab}, {dim}, {depth}"
+                f"vocab must be at least 2, dim and depth at least 1, got {vocab}, {dim}, {depth}"
             )
         self.vocab, self.depth, self.tables = vocab, depth, 1 if shared else depth
         self.embedding = nn.Embedding(vocab * self.tables, dim)
