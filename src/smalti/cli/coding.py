@@ -119,6 +119,7 @@ def reconstruct(
     images: Annotated[Positional[str], arg(metavar="IMAGES")],
     out: Path = Path("reconstructions.png"),
     n: int = 32,
+    depth: int | None = None,
     device: Device = "auto",
     json: bool = False,
 ) -> None:
@@ -133,6 +134,8 @@ def reconstruct(
             With @held or @train behind a source, the images that training held out, or the others.
         out: PNG to write.
         n: Number of images, at most.
+        depth: Read back the first so many codes of each position, or scales, alone: a coarser
+            picture; default: all.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print PSNR and codebook usage on standard output.
     """
@@ -145,11 +148,14 @@ def reconstruct(
     from smalti.eval.reconstruction import reconstruction
     from smalti.pictures import is_own, save_png
     from smalti.runs.tokenizer import comparison, spread
+    from smalti.tokenizers.base import check_levels
 
     if n < 1:
         raise ValueError(f"--n must be at least 1, got {n}")
     check_file(out, ".png", is_own)
     module = open_tokenizer(tokenizer, device)
+    if depth is not None:
+        check_levels(depth, module.levels)
     transform, part = Transform(module.size[0]), ""
     if (picture := expand(images)).is_file() and not is_local(images):
         from smalti.data.decode import decode
@@ -161,9 +167,9 @@ def reconstruct(
         batches = list(Images(source, spread(chosen, n), transform, 1).evaluation(64))
         tell(source)
     place = next(module.parameters()).device
-    report = reconstruction(module, batches, place)
+    report = reconstruction(module, batches, place, depth)
     pixels = torch.cat([b["images"] for b in batches])
-    save_png(comparison(module, pixels.to(place)), out, {"reconstruction": report})
+    save_png(comparison(module, pixels.to(place), depth), out, {"reconstruction": report})
     if json:
         show({"file": str(out), **report})
     else:

@@ -105,6 +105,10 @@ class RQVAE(ImageTokenizer):
         self.post_quant_conv = nn.Conv2d(config.dim, config.latent, 1)
 
     @property
+    def levels(self) -> int:
+        return self.config.depth
+
+    @property
     def codebook(self) -> nn.Module:
         return self.quantize
 
@@ -144,9 +148,11 @@ class RQVAE(ImageTokenizer):
         """Codes (B, h * w, D) to images (B, 3, H, W), about [-1, 1], not clamped; of the first
         `depth` depths, which is all if None. Raises ValueError unless there are so many."""
         grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w, D)
-        return self.render(
-            self.quantize.partial(grid, self.config.depth if depth is None else depth)
-        )
+        most = self.config.depth
+        return self.render(self.quantize.partial(grid, most if depth is None else depth))
+
+    def preview(self, codes: Tensor, levels: int, spec: TokenSpec | None = None) -> Tensor:
+        return self.decode(codes, spec, levels)
 
 
 def fold(x: Tensor, cells: int) -> Tensor:

@@ -70,7 +70,8 @@ class ResidualQuantizer(nn.Module):
 
         Raises ValueError unless there are so many.
         """
-        check_depth(depth, self.depth)
+        if not 1 <= depth <= self.depth:
+            raise ValueError(f"depth must be from 1 to {self.depth}, got {depth}")
         vectors = self.embed(codes)[..., :depth, :].sum(-2)  # (B, h, w, C)
         return vectors.permute(0, 3, 1, 2).contiguous()
 
@@ -159,9 +160,3 @@ class ResidualQuantizer(nn.Module):
 
 def mean(losses: list[Tensor]) -> Tensor:
     return torch.stack(losses).mean()
-
-
-def check_depth(depth: int, most: int) -> None:
-    """Raise ValueError unless a tokenizer of `most` depths has so many."""
-    if not 1 <= depth <= most:
-        raise ValueError(f"depth must be from 1 to {most}, got {depth}")
