@@ -1,4 +1,4 @@
-"""Residual quantization: against a plain search, sums, soft and drawn codes, cells of a position."""
+"""Residual quantization against a plain search; sums, soft and drawn codes, cells of a position."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from builders import build
 from smalti.tokenizers.quantize.residual import ResidualQuantizer
+from smalti.tokenizers.quantize.vq import entropy_loss
 from smalti.tokenizers.rq_vae import RQVAE, RQVAEConfig, f16, f32, fold, tiny, unfold
 
 DEPTH = 3
@@ -85,8 +86,6 @@ def test_losses_move_what_they_are_to_move():
 def test_entropy_is_the_mean_over_depths():
     quantizer, z = made(False), latents()
     loss = quantizer(z, entropy=True).losses["entropy"]
-    from smalti.tokenizers.quantize.vq import entropy_loss
-
     each = [
         entropy_loss(-quantizer.distances(rows, d)) for d, rows in enumerate(quantizer.compared(z))
     ]

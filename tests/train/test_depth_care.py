@@ -106,7 +106,7 @@ def test_averages_are_those_of_the_latents_of_a_code():
     table = weight.clone()
     averages.place(table)
     torch.testing.assert_close(table, sums / mass[:, None])
-    torch.testing.assert_close(table[2], weight[2]), "an unused code stays where it is"
+    torch.testing.assert_close(table[2], weight[2])  # an unused code stays where it is
     averages.mass[2] = 0
     averages.sums[2] = 0
     averages.place(table)

@@ -87,7 +87,7 @@ def _unpack(tar: tarfile.TarFile, path: Path, part: str, out: Path) -> None:
     models = [p for p in files if p.name == SINGLE[-1]]
     found = [p for p in models if part in p.parts] if len(models) > 1 else models
     if len(found) != 1:
-        names = ", ".join(map(str, models)) or "nothing of the kind"
+        names = ", ".join(map(str, models)) or "none"
         raise ValueError(f"{path} must hold one {SINGLE[-1]}, or one in {part}/, got {names}")
     for name in (CONFIG, SINGLE[-1]):
         member = files.get(found[0].with_name(name))

@@ -136,9 +136,7 @@ def tables(state: Mapping[str, Tensor], depth: int, vocab: int, shared: bool) ->
     if not shared:
         return [rows[:-1] for rows in found]
     if other := [n for n, rows in zip(names, found, strict=True) if not rows.equal(found[0])]:
-        raise ValueError(
-            f"{other[0]} must be the table of all depths, shared_codebook, got another"
-        )
+        raise ValueError(f"{other[0]} must be the shared table of all depths, got another")
     return [found[0][:-1]]
 
 
