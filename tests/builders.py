@@ -13,7 +13,18 @@ from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Step
-from smalti.models import fluid, ibq, infinity, llamagen, maskbit, maskgit, open_magvit2, rar, var
+from smalti.models import (
+    fluid,
+    ibq,
+    infinity,
+    llamagen,
+    maskbit,
+    maskgit,
+    meissonic,
+    open_magvit2,
+    rar,
+    var,
+)
 from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -74,6 +85,10 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
                 l2_norm=False,
             ),
         ),
+        "infinity-numbers": (
+            infinity.Infinity,
+            replace(infinity.tiny(), bits=0, vocab=32, latent=4),
+        ),
         "var-cells": (var.VAR, replace(var.tiny(), vocab=2, channels=8, latent=2)),
         "open_magvit2-numbers": (open_magvit2.OpenMAGVIT2, numbers),
         "ibq-shared": (
@@ -81,6 +96,12 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
             replace(ibq.tiny(), shared_adaln=True, grid=(2, 5), order="spiral-in"),
         ),
         "ibq-bits": (ibq.IBQ, replace(ibq.tiny(), **bits)),
+        "meissonic-pooled": (
+            meissonic.Meissonic,
+            replace(
+                meissonic.tiny(), pooled=7, word_dim=9, guided=2.0, compress=False, grid=(2, 5)
+            ),
+        ),
         "fluid-raster-bits": (fluid.fluid, replace(random, order="raster", **bits)),
     }
 

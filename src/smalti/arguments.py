@@ -17,6 +17,17 @@ from smalti.config import did_you_mean
 # -- names
 
 
+def an(name: str) -> str:
+    """A name of a class or system behind the article that it is spoken with: "a VQGAN", "an
+    OpenMAGVIT2". Capitals that are no syllable are spelled: "an LFQ" (el), "a MAR"."""
+    first, second = name[:1], name[1:2]
+    if first.isupper() and second.isupper() and not {first, second} & {*"AEIOU"}:
+        vowel = first in "FHLMNRSX"
+    else:
+        vowel = first.lower() in "aeio" or (first in "Uu" and not re.match("[Uu][ns]i", name))
+    return f"{'an' if vowel else 'a'} {name}"
+
+
 def choose(name: str, names: Iterable[str], what: str) -> str:
     """The one of `names` that `name` is: exactly, or else in other case.
 

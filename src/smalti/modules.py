@@ -28,6 +28,7 @@ from smalti.models import (
     mar,
     maskbit,
     maskgit,
+    meissonic,
     open_magvit2,
     rar,
     var,
@@ -35,7 +36,7 @@ from smalti.models import (
 from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
 from smalti.text import byte_words as byte_level
-from smalti.text import t5
+from smalti.text import clip, t5
 from smalti.tokenizers import (
     fsq,
     kl_vae,
@@ -99,9 +100,11 @@ MODELS = {
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
     "maskbit": Entry(maskbit.MaskBitConfig, maskbit.MaskBit, maskbit.tiny),
     "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),
+    "meissonic": Entry(meissonic.MeissonicConfig, meissonic.Meissonic, meissonic.tiny),
 }
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
+    "clip": Entry(clip.CLIPConfig, clip.CLIP, clip.tiny),
     "t5": Entry(t5.T5Config, t5.T5, t5.tiny),
 }
 

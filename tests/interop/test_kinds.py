@@ -16,6 +16,7 @@ from smalti.interop.projects import (
     mar,
     maskbit,
     maskgit_vqgan,
+    meissonic,
     open_magvit2,
     rar,
     var,
@@ -29,6 +30,7 @@ OURS = {
     "ibq": ibq.MODEL, "ibq_tokenizer": ibq.TOKENIZER,
     "infinity": infinity.MODEL,
     "maskbit": maskbit.MODEL, "maskbit_vqgan": maskbit.TOKENIZER,
+    "meissonic": meissonic.MODEL,
     "open_magvit2": open_magvit2.MODEL, "open_magvit2_lfq": open_magvit2.TOKENIZER,
 }  # fmt: skip
 UNPUBLISHED = {"maskgit", "fluid"}

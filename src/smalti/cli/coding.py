@@ -62,7 +62,7 @@ def encode(
     Args:
         data: A folder of pictures, .parquet files ('data/train-*.parquet'), emoji, shapes or
             hub:NAME; '?label=COLUMN&text=COLUMN' behind it chooses columns.
-        tokenizer: Folder of a trained tokenizer, or of a pipeline.
+        tokenizer: Folder of a trained tokenizer, or of a pipeline, or a hub id.
         out: File to write.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print what was written on standard output.
@@ -131,7 +131,7 @@ def reconstruct(
     tokenizer was trained on only the held-out ones are taken.
 
     Args:
-        tokenizer: Folder of a tokenizer, or of a pipeline.
+        tokenizer: Folder of a tokenizer, or of a pipeline, or a hub id.
         images: A folder of pictures, .parquet files, emoji, shapes, hub:NAME, or one image file.
             With @held or @train behind a source, the images that training held out, or the others.
         out: PNG to write.
@@ -223,9 +223,7 @@ def _place(source: str) -> str:
 
 
 def open_tokenizer(folder: Path, device: str = "auto") -> ImageTokenizer:
-    """The tokenizer in a folder of its own, or in a pipeline's."""
-    from smalti import modules
-    from smalti.devices.named import named_device
-    from smalti.modules import load_module, tokenizer_folder
+    """The tokenizer in a folder of its own, in a pipeline's, or of a hub id."""
+    from smalti.loading import load_tokenizer
 
-    return load_module(tokenizer_folder(folder), modules.TOKENIZERS, named_device(device))[0]
+    return load_tokenizer(folder, device)

@@ -96,7 +96,7 @@ def train(arguments: Sequence[str]) -> None:
     from smalti.recipes import RECIPES
     from smalti.runs.run import ending
     from smalti.runs.run import train as run
-    from smalti.runs.schedule import follow
+    from smalti.runs.schedule import check_idle, follow
 
     default = RECIPES[name]()
 
@@ -105,7 +105,9 @@ def train(arguments: Sequence[str]) -> None:
         recipe: Any = default,
         json: Annotated[bool, arg(help="Print the report on standard output.")] = False,
     ) -> None:
-        recipe, note = follow(recipe, default, fields_named(arguments), out)
+        named = fields_named(arguments)
+        check_idle(recipe, named)
+        recipe, note = follow(recipe, default, named, out)
         report = run(recipe, out, note)
         if json and report:
             show(report)

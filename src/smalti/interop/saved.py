@@ -23,10 +23,13 @@ class Repository(NamedTuple):
     """What a repository of the hub publishes."""
 
     tokenizers: tuple[str, ...]
-    """The models learned codes of the first one."""
-    models: tuple[str, ...]
+    """The models learned codes of the first one, but for those that say otherwise."""
+    models: tuple[str, ...] = ()
+    """Files, or folders of shards, whose names have no ending; none where tokenizers are alone."""
     home: str = ""
     """The repository of the tokenizers, if it is another one."""
+    learned: tuple[tuple[str, str], ...] = ()
+    """Models that learned codes of another tokenizer than the first, and its name."""
 
 
 def save_pipeline(make: Callable[[], Pipeline], out: Path, source: str, *files: Path) -> None:

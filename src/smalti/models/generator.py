@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
+from smalti.arguments import an
 from smalti.codes import Reads, TokenSpec
 
 
@@ -28,12 +29,12 @@ class GeneratorConfig:
 
         Raises ValueError if the model cannot predict such codes.
         """
-        spec, kind, grid = tokenizer.spec, type(tokenizer).__name__, self.one_grid(tokenizer)
+        spec, kind, grid = tokenizer.spec, an(type(tokenizer).__name__), self.one_grid(tokenizer)
         if self.spec.discrete != spec.discrete:
             kinds = ("continuous", "discrete")
             raise ValueError(
                 f"{self.name} predicts {kinds[self.spec.discrete]} codes, "
-                f"but the tokenizer, a {kind}, gives {kinds[spec.discrete]} ones"
+                f"but the tokenizer, {kind}, gives {kinds[spec.discrete]} ones"
             )
         return self.with_known(grid=grid, **self.codes_of(tokenizer), **reads.settings())
 
@@ -44,8 +45,8 @@ class GeneratorConfig:
         codes = {"vocab": spec.vocab, "depth": spec.depth, "channels": spec.channels}
         if any(count and name not in known for name, count in codes.items()):
             raise ValueError(
-                f"{self.name} predicts one number at each position, but the tokenizer, a "
-                f"{type(tokenizer).__name__}, gives {held(spec)}"
+                f"{self.name} predicts one number at each position, but the tokenizer, "
+                f"{an(type(tokenizer).__name__)}, gives {held(spec)}"
             )
         return codes
 
@@ -60,7 +61,7 @@ class GeneratorConfig:
         if others:
             raise ValueError(
                 f"{self.name} predicts one grid of codes, "
-                f"but the tokenizer, a {type(tokenizer).__name__}, gives {1 + len(others)} grids"
+                f"but the tokenizer, {an(type(tokenizer).__name__)}, gives {1 + len(others)} grids"
             )
         return grid
 
@@ -169,3 +170,6 @@ class Generator(nn.Module):
 
     def learn_from(self, tokenizer: Any) -> None:
         """Take over what a new model needs of the tokenizer whose codes it is to learn."""
+
+    def learn_text(self, encoder: Any) -> None:
+        """Take over what a new model needs of the text encoder whose features it is to read."""

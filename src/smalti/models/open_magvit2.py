@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.arguments import an
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.factorised import FactorisedHead
@@ -121,7 +122,7 @@ class OpenMAGVIT2Config(GeneratorConfig):
         except ValueError:
             raise ValueError(
                 f"{self.name} predicts groups of bits, which needs codes of bits or numbers below "
-                f"a power of two, but the tokenizer, a {type(tokenizer).__name__}, gives "
+                f"a power of two, but the tokenizer, {an(type(tokenizer).__name__)}, gives "
                 f"{held(spec)}"
             ) from None
         ratios = {}

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.arguments import an
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
@@ -117,7 +118,7 @@ class VARConfig(GeneratorConfig):
         spec = tokenizer.spec
         if not tokenizer.pyramid:
             raise ValueError(
-                f"VAR predicts scales of codes, but the tokenizer, a {type(tokenizer).__name__}, "
+                f"VAR predicts scales of codes, but the tokenizer, {an(type(tokenizer).__name__)}, "
                 f"gives {len(spec.grids)} grid"
             )
         if self.scales != spec.grids:

@@ -49,6 +49,10 @@ class VQGANConfig(TokenizerConfig):
     """Normalise latents and codebook rows when they are compared and decoded."""
     attention: bool = True
     """Attention at the deepest level and in the middle."""
+    deep_attention: bool = True
+    """With `attention`, whether the deepest level has it; False: the middle alone."""
+    unit: bool = False
+    """Whether the convolutions see pixels in [0, 1], and not in [-1, 1]."""
     dropout: float = 0.0
     """Dropout inside the residual blocks."""
 
@@ -75,8 +79,9 @@ class VQGAN(ImageTokenizer):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        levels = None if config.deep_attention else ()
+        self.encoder = Encoder(config, attention=levels)
+        self.decoder = Decoder(config, attention=levels)
         self.quantize = VectorQuantizer(config.vocab, config.dim, config.l2_norm)
         self.quant_conv = nn.Conv2d(config.latent, config.dim, 1)
         self.post_quant_conv = nn.Conv2d(config.dim, config.latent, 1)
@@ -87,11 +92,13 @@ class VQGAN(ImageTokenizer):
 
     def latent(self, images: Tensor) -> Tensor:
         """(B, C, h, w) before quantization."""
+        images = (images + 1) / 2 if self.config.unit else images
         return self.quant_conv(self.encoder(images))
 
     def render(self, latent: Tensor) -> Tensor:
         """Codebook vectors (B, C, h, w) to images (B, 3, H, W), not clamped."""
-        return self.decoder(self.post_quant_conv(latent))
+        images = self.decoder(self.post_quant_conv(latent))
+        return 2 * images - 1 if self.config.unit else images
 
     def forward(self, images: Tensor, entropy: bool = False) -> Reconstruction:
         z = self.latent(images)  # (B, C, h, w)

@@ -81,6 +81,12 @@ class CodebookConfig:
         default = CodebookConfig(warmup=self.warmup)
         return (self.kmeans or self.patience > 0) and self != default
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """The fields that do nothing as the others stand, and the field that each is a part of."""
+        start = {} if self.kmeans else {"warmup": "kmeans", "samples": "kmeans"}
+        return start if self.patience else start | {"share": "patience"}
+
 
 class CodebookCare(nn.Module):
     """Watches one quantizer, whose scales have the `grids`, and whose positions have `depth` codes,

@@ -216,5 +216,13 @@ PROJECT = Project(
             ("imagenet256_16384.ckpt",), (f"AR_256_{size}.ckpt",), HOME
         )
         for size in SIZES
+    }
+    | {
+        f"TencentARC/IBQ-Tokenizer-{vocab}": Repository((f"imagenet256_{vocab}.ckpt",))
+        for vocab in (1024, 8192, 16384, 262144)
+    }
+    | {
+        f"TencentARC/IBQ-Tokenizer-{vocab}-Pretrain": Repository((f"IBQ_pretrain_{vocab}.ckpt",))
+        for vocab in (16384, 262144)
     },
 )

@@ -46,7 +46,8 @@ class LlamaGenFiles:
     model: Path | None = None
     """Checkpoint of the generator."""
     size: str = ""
-    """Pixels of an image, 256 or height x width, 256x384; default: what the checkpoint says."""
+    """Pixels of an image, 256 or height x width, 256x384; default: what the checkpoint says,
+    of a tokenizer alone else 256."""
     grid: str = ""
     """Codes of an image, 16 or 16x24, instead of --size."""
     heads: int | None = None
@@ -273,6 +274,13 @@ def _grid(options: LlamaGenFiles, checkpoint: Checkpoint, factor: int) -> tuple[
     return pair("--size", options.size, factor) if options.size else grid_of(checkpoint, factor)
 
 
+def _alone(codes: Any, checkpoint: Checkpoint, options: LlamaGenFiles) -> Any:
+    """For images of 256 pixels where nothing says otherwise: it has codes of any size."""
+    if not (options.size or options.grid or option(checkpoint, "image_size", 0)):
+        options = replace(options, size="256")
+    return sized(codes, _grid(options, checkpoint, codes.factor))
+
+
 def _sampling(config: LlamaGenConfig) -> Sampling:
     if not config.classes:
         return Sampling.of(guidance=7.5, top_k=1000)
@@ -305,7 +313,7 @@ MODEL = Part(
 PROJECT = Project(
     options=LlamaGenFiles,
     tokenizer=TOKENIZER,
-    alone=lambda codes, checkpoint, options: sized(codes, _grid(options, checkpoint, codes.factor)),
+    alone=_alone,
     model=MODEL,
     sampling=_sampling,
     text=_text,

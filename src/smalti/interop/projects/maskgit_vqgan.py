@@ -13,7 +13,7 @@ from torch import Tensor
 
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, sized
-from smalti.interop.saved import pair
+from smalti.interop.saved import Repository, pair
 from smalti.interop.tensor_shapes import count, shape
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
 
@@ -75,4 +75,5 @@ PROJECT = Project(
     options=MaskGITFiles,
     tokenizer=TOKENIZER,
     alone=lambda codes, _, options: sized(codes, pair("--size", options.size, codes.factor)),
+    repositories={"fun-research/TiTok": Repository(("maskgit-vqgan-imagenet-f16-256.bin",))},
 )

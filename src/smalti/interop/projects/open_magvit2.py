@@ -248,5 +248,6 @@ PROJECT = Project(
             ("imagenet_256_L.ckpt",), (f"AR_256_{size}.ckpt",), HOME
         )
         for size in SIZES
-    },
+    }
+    | {HOME: Repository(("imagenet_256_L.ckpt",))},
 )
