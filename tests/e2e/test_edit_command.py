@@ -149,6 +149,7 @@ def test_an_edited_picture_is_not_drawn_again_by_sample(llama, tmp_path, capsys)
         ("--mask", "mask"),
     ],
 )
+@pytest.mark.usefixtures("loaded_once")
 def test_mistakes(llama, tmp_path, monkeypatch, capsys, options, words):
     monkeypatch.chdir(tmp_path)
     for name, size, level in (
