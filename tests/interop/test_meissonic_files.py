@@ -16,6 +16,7 @@ import smalti
 from builders import build
 from official import diffusers_vq, official
 from smalti.cli.main import main
+from smalti.data.token_cache import TokenCache
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.projects.meissonic import (
     DRAWN,
@@ -26,8 +27,9 @@ from smalti.interop.projects.meissonic import (
 )
 from smalti.models import meissonic
 from smalti.models.meissonic import Meissonic, MeissonicConfig
-from smalti.modules import assemble, load_module
+from smalti.modules import assemble, load_module, save_module
 from smalti.recipes.meissonic import meissonic as published
+from smalti.text.clip import CLIP, config_of
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 from tiny_clip import write_clip
 
@@ -149,6 +151,20 @@ def convert(folder: Path, out: Path, *more: str) -> None:
     files = ["--tokenizer", str(folder / "vqvae"), "--model", str(folder / "transformer")]
     words = ["--text", str(folder), "--size", "16", "--out", str(out)]
     main(["convert", "meissonic", *files, *words, *more])
+
+
+def test_features_of_captions_are_kept(released, tmp_path, monkeypatch):
+    """A token cache has what the encoder says, in half precision."""
+    monkeypatch.setattr("smalti.text.clip.fast_bf16", lambda device: False)
+    folder, _, vq = released
+    save_module(vq, tmp_path / "vq")
+    words = ["--tokenizer", str(tmp_path / "vq"), "--text", f"clip:{folder}", "--no-flip"]
+    main(["encode", "shapes:6", *words, "--out", str(tmp_path / "codes.arrow")])
+    cache, encoder = TokenCache(tmp_path / "codes.arrow"), CLIP(config_of(str(folder)))
+    found, mask = cache.text([1, 4])
+    wanted, _ = encoder(encoder.tokenize(cache.captions_of([1, 4])))
+    assert mask.all() and found.shape == (2, 10, 16)
+    torch.testing.assert_close(found.float(), wanted, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
