@@ -186,6 +186,28 @@ def test_a_released_folder_becomes_a_pipeline(released, tmp_path, monkeypatch):
     assert [p.size for p in wide] == [(24, 8)]
 
 
+def test_a_hub_id_is_a_folder(released, tmp_path, monkeypatch):
+    """Transformer and tokenizer are folders of the repository, whose files have the same name."""
+    given, model, vq = released
+    home = tmp_path / "hub" / "snapshots" / "c0ffee"
+    for name, state in (("transformer", official(model)), ("vqvae", diffusers_vq(vq.state_dict()))):
+        (home / name).mkdir(parents=True)
+        file = home / name / "diffusion_pytorch_model.safetensors"
+        save_file({n: t.contiguous() for n, t in state.items()}, file)
+    (home / "transformer" / "config.json").write_text(json.dumps({"axes_dims_rope": AXES}))
+    asked = []
+    where = "smalti.interop.hub.snapshot_download"
+    monkeypatch.setattr(where, lambda repo, allow_patterns: asked.extend(allow_patterns) or home)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    words = "smalti.interop.projects.meissonic.config_of"
+    monkeypatch.setattr(words, lambda name: config_of(str(given)))
+    pipe = smalti.load("MeissonFlow/Meissonic/transformer", "cpu", torch.float32)
+    assert asked == ["transformer/*", "vqvae/*"] and pipe.tokenizer.size == (1024, 1024)
+    assert pipe.info["source"] == "MeissonFlow/Meissonic at c0ffee"
+    name = "diffusion_pytorch_model.safetensors"
+    assert pipe.info["files"].keys() == {f"vqvae/{name}", f"transformer/{name}"}
+
+
 def test_a_tokenizer_alone(released, tmp_path):
     folder, _, vq = released
     file = folder / "vqvae" / "diffusion_pytorch_model.safetensors"

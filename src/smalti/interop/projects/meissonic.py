@@ -292,9 +292,6 @@ PROJECT = Project(
     sampling=lambda config: DRAWN,
     text=lambda config, options: CLIP(config_of(options.text)),
     repositories={
-        "MeissonFlow/Meissonic": Repository(
-            ("vqvae/diffusion_pytorch_model.safetensors",),
-            ("transformer/diffusion_pytorch_model.safetensors",),
-        ),
+        "MeissonFlow/Meissonic": Repository(("vqvae",), ("transformer",)),
     },
 )
