@@ -116,6 +116,17 @@ def test_tokenizers_come_back(change):
     assert found.keys() == ours.keys() and all(torch.equal(found[k], ours[k]) for k in ours)
 
 
+@torch.no_grad()
+def test_convolutions_may_see_pixels_between_0_and_1():
+    """Upstream's pictures are (images + 1) / 2 of ours, in and out."""
+    vq, plain = build(VQGAN, VQ), build(VQGAN, replace(VQ, unit=False))
+    images = 2 * torch.rand(2, 3, 16, 16) - 1
+    codes = vq.encode(images)
+    assert torch.equal(codes, plain.encode((images + 1) / 2))
+    torch.testing.assert_close((vq.decode(codes) + 1) / 2, plain.decode(codes))
+    assert not torch.equal(codes, plain.encode(images))
+
+
 # -- folders
 
 

@@ -237,7 +237,9 @@ def model_state(state: Mapping[str, Tensor], config: MeissonicConfig) -> dict[st
             tensor = torch.cat((tensor[: config.vocab], tensor[-1:]))
         for pattern, own in RENAMES:
             name = re.sub(pattern, own, name)
-        ours[name] = tensor
+        if found := re.match(r"single\.(\d+)\.", name):  # behind the others
+            name = f"layers.{config.joint_layers + int(found[1])}.{name[found.end() :]}"
+        ours[re.sub(r"^joint\.", "layers.", name)] = tensor
     return joined(ours)
 
 
