@@ -42,6 +42,10 @@ class Filters:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
+    def at(self, depth: int, depths: int) -> Filters:
+        """Those of one of so many depths."""
+        return self
+
     def __call__(self, logits: Tensor) -> Tensor:
         """Filtered logits (..., V) in float32; dropped codes are -inf."""
         logits = logits.float() / max(self.temperature, MIN_TEMPERATURE)
@@ -72,6 +76,10 @@ class RowFilters(NamedTuple):
             torch.tensor([f.top_p for f in filters], device=device),
             smooth.pop(),
         )
+
+    def at(self, depth: int, depths: int) -> RowFilters:
+        """Those of one of so many depths."""
+        return self
 
     def __call__(self, logits: Tensor) -> Tensor:
         """What `Filters` does, row by row: logits (B, ..., V) to filtered logits, float32."""
