@@ -328,7 +328,8 @@ class ReconstructionObjective(PictureObjective):
         self.config = config
         self.care = self.meter = None
         if model.codebook is not None:
-            self.care = CodebookCare(model.codebook, config.codebook, seed, model.spec.grids)
+            spec = model.spec
+            self.care = CodebookCare(model.codebook, config.codebook, seed, spec.grids, spec.depth)
             self.shown = ("usage", *(f"usage_{name}" for name in self.care.names))
         else:
             self.meter, self.shown = CodeMeter(model.spec), ("usage",)
@@ -344,6 +345,7 @@ class ReconstructionObjective(PictureObjective):
         z = self.model.latent(images)  # (B, C, h, w)
         if care is not None:
             # before the codebook is used: a graph must not see its rows change
+            care.settle(self.model.codebook)
             care.restart(self.model.codebook, z.detach(), step)
         quantized = self.model.quantize(z, entropy=config.entropy > 0)
         out = self.model.render(quantized.latent.to(z.dtype))
@@ -355,11 +357,16 @@ class ReconstructionObjective(PictureObjective):
             "entropy": config.entropy,
             "joint": config.joint,
         }
+        if config.codebook.decay:  # codes are averages, which no gradient moves
+            weights["codebook"] = 0.0
         for name, loss in quantized.losses.items():
-            total = total + weights[name] * loss
+            if weights[name]:
+                total = total + weights[name] * loss
             logs[name] = loss.detach()
         totals = self._judged(step, images, out, reconstruction, total, logs)
         logs["loss"] = total.detach()
+        if care is not None:
+            care.average(self.model.codebook, z.detach(), quantized.codes)
         if (meter := care or self.meter) is not None:
             meter.observe(quantized.codes)
             logs |= meter.meters()

@@ -53,6 +53,8 @@ class MultiScaleQuantizer(nn.Module):
     K scales in turn, 0 is one for each; `phi_ratio` is their share beside the identity.
     """
 
+    tables = 1
+
     def __init__(
         self,
         grids: tuple[Grid, ...],
@@ -117,7 +119,7 @@ class MultiScaleQuantizer(nn.Module):
 
     # -- codes
 
-    def distances(self, rows: Tensor) -> Tensor:
+    def distances(self, rows: Tensor, level: int = 0) -> Tensor:
         """Squared distances of rows (n, C) to every code, (n, V), float32; with `l2_norm` both
         are normalised."""
         rows, book = rows.float(), self.embedding.weight.float()
