@@ -57,7 +57,7 @@ class RQTransformerConfig(GeneratorConfig):
     text_vocab: int = 0
     """Ids of text tokens, which the model reads itself; 0: it reads features of a text encoder."""
     text_weight: float = 0.0
-    """Share of the loss of the text's own tokens in training, with `text_vocab` (published: 0.1)."""
+    """Share of the text's own loss in training, with `text_vocab` (published: 0.1)."""
     layers: int = 12
     """Transformer blocks over positions."""
     head_layers: int = 4
