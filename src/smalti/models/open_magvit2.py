@@ -173,6 +173,10 @@ class OpenMAGVIT2(Generator):
         )
         self.init_weights()
 
+    @property
+    def turns(self) -> int:
+        return len(self.config.groups)
+
     def init_weights(self) -> None:
         """Normal(0, 0.02) everywhere; zero logits, so that the first loss is K ln 2."""
         for module in self.modules():

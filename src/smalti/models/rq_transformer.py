@@ -229,6 +229,8 @@ class RQTransformer(Generator):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+            if isinstance(module, CodeVectors):
+                module.init_weights()
         for table in (self.positions, self.prefix_positions):
             nn.init.normal_(table, std=0.02)
         if self.config.text_length:

@@ -85,7 +85,7 @@ class DepthTable(nn.Embedding):
 class CodeVectors(nn.Module):
     """The vectors of a tokenizer's codes, which a model holds and does not learn: stacks of codes
     (B, n, G) to vectors (B, n, C). With `shared` all depths have the same ones. Until `learn_from`
-    they are zeros.
+    they are random.
     """
 
     vectors: Tensor
@@ -95,6 +95,9 @@ class CodeVectors(nn.Module):
         self.depth, self.vocab, self.dim, self.shared = depth, vocab, dim, shared
         tables = 1 if shared else depth
         self.register_buffer("vectors", torch.zeros(tables * vocab, dim))  # (T * V, C)
+
+    def init_weights(self) -> None:
+        nn.init.normal_(self.vectors)
 
     def learn_from(self, book: Any) -> None:
         """Take the vectors of a tokenizer's `book`, which `embed`s codes (..., G) as vectors

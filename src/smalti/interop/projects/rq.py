@@ -202,6 +202,12 @@ def transformer_sizes(arch: Mapping[str, Any]) -> RQTransformerConfig:
     )
 
 
+def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.yaml says of a generator, whose number of codes may stand with the data."""
+    arch, data = config.get("arch", config), config.get("dataset", {})
+    return {**{n: v for n, v in data.items() if n == "vocab_size"}, **arch}
+
+
 def generator_sizes(
     checkpoint: Checkpoint, options: Any, codes: RQVAEConfig
 ) -> RQTransformerConfig:
@@ -211,7 +217,7 @@ def generator_sizes(
     """
     where = f"{checkpoint.path} and its {CONFIG}"
     try:
-        config = transformer_sizes(told(checkpoint).get("arch", checkpoint.args))
+        config = transformer_sizes(architecture(told(checkpoint)))
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ValueError(f"{where} are not those of an RQ-Transformer ({what})") from None
