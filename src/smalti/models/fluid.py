@@ -32,6 +32,7 @@ from smalti.config import check
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
 from smalti.heads.of_codes import head_of
 from smalti.models.generator import Generator, GeneratorConfig
+from smalti.models.raster_stack import causal, visible
 from smalti.nn.adaln import LN_EPS
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.code_embedding import code_embedding
@@ -369,11 +370,9 @@ class RasterFluid(Fluid):
         return self.transform(x, self.view(cond, span), cache)
 
     def view(self, cond: Prepared, span: Span) -> View:
-        slots = span.slots
-        if span.start is not None and (span.first or len(slots) == 1):
+        if causal(span):
             return View(None, span.first, span, cond.context)
-        keys = torch.arange(span.reach, device=slots.device)
-        mask = keys <= slots.view(-1, 1, slots.shape[-1], 1)  # (1 or B, 1, n, reach)
+        mask = visible(span.slots, span.reach)  # (1 or B, 1, n, reach)
         return View(mask, False, span, cond.context)
 
     def draw(

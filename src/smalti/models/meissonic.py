@@ -399,9 +399,9 @@ class Meissonic(Generator):
         """Texts as a whole (B, .) and micro-conditions (B, 5) as a vector, (B, D)."""
         micro = sinusoid(micro).flatten(1).to(whole.dtype)  # (B, 5 * 256)
         told = self.text_embed(self.cond_embed(torch.cat((whole, micro), 1)))
-        if self.guide_embed is None:
+        if self.guide_embed is None or self.config.guided is None:
             return told
-        guidance = torch.tensor([self.config.guided], device=whole.device)
+        guidance = torch.full((len(whole),), self.config.guided, device=whole.device)
         return told + self.guide_embed(sinusoid(THOUSAND * guidance))
 
     def micro(self, grid: tuple[int, int], device: torch.device | str | None = None) -> Tensor:

@@ -41,7 +41,7 @@ class Filters:
     def __post_init__(self) -> None:
         for name in EACH:
             if isinstance(value := getattr(self, name), list):  # of a file
-                object.__setattr__(self, name, tuple(value))
+                object.__setattr__(self, name, tuple(cast(list[float], value)))
         if counts := {len(values) for values in self.several.values()}:
             if 0 in counts or len(counts) > 1:
                 given = "; ".join(f"{name} {words(v)}" for name, v in self.several.items())
@@ -136,8 +136,9 @@ class RowFilters(NamedTuple):
             return self
         if self.top_k.shape[1] != depths:
             raise ValueError(f"filters are for {self.top_k.shape[1]} codes, not for {depths}")
-        columns = (part[:, depth] for part in (self.temperature, self.top_k, self.top_p))
-        return RowFilters(*columns, self.smooth)
+        return RowFilters(
+            self.temperature[:, depth], self.top_k[:, depth], self.top_p[:, depth], self.smooth
+        )
 
     def __call__(self, logits: Tensor) -> Tensor:
         """What `Filters` does, row by row: logits (B, ..., V) to filtered logits, float32."""

@@ -8,7 +8,7 @@ all depths is stored once for each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -162,20 +162,9 @@ def transformer_sizes(arch: Mapping[str, Any]) -> RQTransformerConfig:
     vocab, text = arch["vocab_size"], arch.get("block_size_cond", 0) > 1
     vocabs = (vocab,) * depth if isinstance(vocab, int) else tuple(vocab)
     body, head = arch["body"], arch["head"]
-    blocks = [stack.get("block", {}) for stack in (body, head)]
-    gelus = {block.get("gelu", "v1") for block in blocks}
-    heads = {block["n_head"] for block in blocks}
-    plain = [block.get(name, True) for block in blocks for name in ("mlp_bias", "attn_bias")]
-    extras = [arch.get(name) for name in ("use_padding_emb", "scaled_head_emb_vqvae")]
-    if len(gelus | set(GELUS)) > len(GELUS) or len(gelus) > 1 or len(heads) > 1:
-        raise ValueError(
-            "body and head must have the same n_head, and gelu v1 or v2, "
-            f"got {sorted(heads)} and {sorted(gelus)}"
-        )
-    if not all(plain) or any(extras):
-        raise ValueError(
-            "layers must have biases, without use_padding_emb and scaled_head_emb_vqvae"
-        )
+    block = layer_sizes([stack.get("block", {}) for stack in (body, head)])
+    if any(arch.get(name) for name in ("use_padding_emb", "scaled_head_emb_vqvae")):
+        raise ValueError("use_padding_emb and scaled_head_emb_vqvae must be off")
     seen = max(arch.get("vocab_size_cond", 0), 1)
     return RQTransformerConfig(
         grid=(rows, columns),
@@ -188,7 +177,6 @@ def transformer_sizes(arch: Mapping[str, Any]) -> RQTransformerConfig:
         text_weight=0.1 if text else 0.0,
         layers=body["n_layer"],
         head_layers=head["n_layer"],
-        heads=heads.pop(),
         dim=arch["embed_dim"],
         code_dim=arch.get("input_embed_dim") or 1,
         body_vectors=arch.get("input_emb_vqvae", False),
@@ -196,10 +184,28 @@ def transformer_sizes(arch: Mapping[str, Any]) -> RQTransformerConfig:
         sums=arch.get("cumsum_depth_ctx", False),
         shared_embedding=arch.get("shared_tok_emb", False),
         shared_classifier=arch.get("shared_cls_emb", False),
-        gelu=GELUS[gelus.pop()],
-        dropout=blocks[0].get("resid_pdrop", 0.1),
+        **block,
         embedding_dropout=arch.get("embd_pdrop", 0.0),
     )
+
+
+def layer_sizes(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Our settings of the layers of body and head. Raises ValueError if they differ, or are not
+    ours."""
+    gelus = {block.get("gelu", "v1") for block in blocks}
+    heads = {block["n_head"] for block in blocks}
+    if len(heads) > 1 or gelus not in ({"v1"}, {"v2"}):
+        raise ValueError(
+            "body and head must have the same n_head, and gelu v1 or v2, "
+            f"got {sorted(heads)} and {sorted(gelus)}"
+        )
+    if not all(block.get(name, True) for block in blocks for name in ("mlp_bias", "attn_bias")):
+        raise ValueError("layers must have biases")
+    return {
+        "heads": heads.pop(),
+        "gelu": GELUS[gelus.pop()],
+        "dropout": blocks[0].get("resid_pdrop", 0.1),
+    }
 
 
 def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
