@@ -1,7 +1,9 @@
 """RQ-VAE and its quantizer against outputs of the official codes: RQ-Transformer's, DnD's and
 VILA-U's."""
 
+import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,16 @@ def tensors(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def built(folder: Path) -> tuple[RQVAE, dict[str, Any], Vectors]:
     config, weights, io = load(folder)
     told = settings(config)
-    model = RQVAE(sizes(told, told["ddconfig"])).eval()
-    assert model.config.size == size_of(io["image"])
+    model = RQVAE(replace(sizes(told, told["ddconfig"]), size=size_of(io["image"]))).eval()
     model.load_state_dict(tokenizer_state(float32(tensors(weights)), model.config))
     return model, told, io
+
+
+def temperature(folder: Path) -> float:
+    """Of soft codes, which a note says."""
+    notes = " ".join(load(folder)[0]["notes"])
+    found = re.search(r"get_soft_codes .*?temp = ([\d.]+)", notes)
+    return float(found[1]) if found else 0.5
 
 
 def nhwc(x: Tensor) -> Tensor:
@@ -84,7 +92,7 @@ def check(model: RQVAE, told: dict[str, Any], io: Vectors, names: dict[str, str]
 def test_the_tokenizer_of_rq_transformer(folder: Path):
     model, told, io = built(folder)
     check(model, told, io, {})
-    soft, codes = model.soft_codes(io["image"], 0.5)
+    soft, codes = model.soft_codes(io["image"], temperature(folder))
     io.check("soft_codes", soft)
     assert torch.equal(codes, model.encode(io["image"]))
     _the_generators(io)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from builders import build
+from smalti.tokenizers import fsq
 from smalti.tokenizers.quantize.residual import ResidualQuantizer
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 from smalti.tokenizers.rq_vae import RQVAE, tiny
@@ -151,6 +152,29 @@ def test_training_with_averages_moves_codes_without_gradients(shared):
     assert not torch.equal(table, start), "the averages of the first step are now the codes"
     state = goal.state_dict()
     assert "care.averages.sums" in state and state["care.averages.sums"].shape == table.shape
+
+
+def test_a_resumed_training_goes_on_with_its_averages():
+    """All that averages are is in the state of the objective."""
+    config = ReconstructionConfig(
+        perceptual="none", gan_weight=0.0, codebook=CodebookConfig(kmeans=False, decay=0.9)
+    )
+    goal = config.objective(build(RQVAE, tiny()), seed=0, steps=10)
+    again = config.objective(build(RQVAE, tiny(), seed=1), seed=0, steps=10)
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    goal({"images": images}, 0)
+    again.load_state_dict(goal.state_dict())
+    for step in (1, 2):
+        losses = [g({"images": images}, step).totals["model"].item() for g in (goal, again)]
+        assert losses[0] == losses[1]
+    assert torch.equal(goal.model.quantize.embedding.weight, again.model.quantize.embedding.weight)
+
+
+def test_averages_that_are_asked_of_no_table_are_refused():
+    asked = CodebookConfig(kmeans=False, patience=0, decay=0.9)
+    goal = ReconstructionConfig(perceptual="none", gan_weight=0.0, codebook=asked)
+    with pytest.raises(ValueError, match="objective.codebook is care for a table of codes"):
+        goal.objective(build(fsq.FSQ, fsq.tiny()), seed=0, steps=10)
 
 
 def test_one_code_at_each_position_may_be_averaged_as_well():

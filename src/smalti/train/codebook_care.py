@@ -28,10 +28,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn import functional as F
 
 from smalti.config import check
 from smalti.train.code_averages import CodeAverages
+from smalti.train.kmeans import kmeans
 
 
 class Quantizer(Protocol):
@@ -79,7 +79,8 @@ class CodebookConfig:
         """Whether it is some care, and not what a recipe has by default; a warm-up, which follows
         the number of steps, does not count."""
         default = CodebookConfig(warmup=self.warmup)
-        return (self.kmeans or self.patience > 0) and self != default
+        some = self.kmeans or self.patience > 0 or self.decay > 0
+        return some and self != default
 
     @property
     def idle(self) -> dict[str, str]:
@@ -305,32 +306,6 @@ class CodebookCare(nn.Module):
 
 def _perplexity(counts: Tensor) -> Tensor:
     return torch.special.entr(counts / counts.sum().clamp(min=1)).sum().exp()
-
-
-def kmeans(
-    rows: Tensor, clusters: int, generator: torch.Generator, spherical: bool, rounds: int = 10
-) -> Tensor:
-    """Lloyd's algorithm: centres (clusters, C) of rows (n, C); empty clusters take random rows.
-
-    With `spherical` the centres are normalised after each round.
-    """
-    if not len(rows):
-        raise ValueError("k-means needs at least one row")
-    pick = torch.randperm(len(rows), generator=generator)
-    if len(rows) < clusters:  # repeat rows, a little apart
-        pick = torch.randint(len(rows), (clusters,), generator=generator)
-    centres = rows[pick[:clusters].to(rows.device)].clone()
-    if len(rows) < clusters:
-        centres += 0.01 * torch.randn(centres.shape, generator=generator).to(rows.device)
-    for _ in range(rounds):
-        nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in rows.split(16384)])
-        sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
-        sizes = torch.bincount(nearest, minlength=clusters)
-        spare = torch.randint(len(rows), (clusters,), generator=generator).to(rows.device)
-        centres = torch.where(sizes[:, None] > 0, sums / sizes[:, None].clamp(min=1), rows[spare])
-        if spherical:
-            centres = F.normalize(centres, dim=-1)
-    return centres
 
 
 def _gather(rows: Tensor) -> Tensor:
