@@ -147,7 +147,7 @@ class Generator(nn.Module):
         return not self.spec.discrete
 
     @property
-    def turns(self) -> int:
+    def depths(self) -> int:
         """How many codes of a position are drawn one after another, each by filters of its own."""
         return self.spec.depth or 1
 

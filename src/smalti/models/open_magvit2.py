@@ -160,7 +160,7 @@ class OpenMAGVIT2(RasterLlama):
         self.init_weights()
 
     @property
-    def turns(self) -> int:
+    def depths(self) -> int:
         return len(self.config.groups)
 
     def init_weights(self) -> None:

@@ -131,7 +131,7 @@ class Sampling:
             value = value_of(self, settings[name])
             if value != settings[name].field.default:
                 raise ValueError(f"{name} {value} is for {why}")
-        self.filters.require(model.turns)
+        self.filters.require(model.depths)
         if model.loop == "masked":
             self.revealed(model).count(model.draws(spec).positions * model.parts)
         if not model.spec.discrete:
