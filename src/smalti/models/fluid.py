@@ -53,6 +53,8 @@ class FluidConfig(GeneratorConfig):
     """Codebook entries; 0 for continuous codes."""
     channels: int = 16
     """Width C of a continuous code, or bits of a code with vocab 2; 0 for codes of one number."""
+    depth: int = 0
+    """Discrete codes at each position, drawn one after another; 0: one."""
     classes: int = 0
     """Class labels; the null class is one more row. 0 for a text-conditional model."""
     class_length: int = 4
@@ -84,13 +86,18 @@ class FluidConfig(GeneratorConfig):
             pairs=("grid",),
             multiple=("dim", "heads"),
             positive=("class_length", "layers", "heads", "dim", "ffn_dim"),
-            counts=("aligner_layers",),
+            counts=("aligner_layers", "depth"),
             rates=("dropout",),
         )
         if self.vocab != 2 and (self.vocab > 0) == (self.channels > 0):
             raise ValueError(
                 "codes have a vocab, channels, or bits as channels with vocab 2, "
                 f"got vocab {self.vocab}, channels {self.channels}"
+            )
+        if self.depth and self.channels:
+            raise ValueError(
+                "several codes at a position are numbers, "
+                f"got depth {self.depth}, channels {self.channels}"
             )
         if (self.classes > 0) == (self.text_length > 0):
             raise ValueError(
@@ -100,7 +107,7 @@ class FluidConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     def fitted(self, tokenizer: Any, reads: Reads) -> FluidConfig:
         """As of any model; it takes discrete and continuous codes alike."""

@@ -43,6 +43,8 @@ class IBQConfig(GeneratorConfig):
     """Codebook entries; 2 with `channels`."""
     channels: int = 0
     """Bits of a code; 0: a code is a number."""
+    depth: int = 0
+    """Codes at each position, drawn one after another; 0: one."""
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 16
@@ -70,7 +72,9 @@ class IBQConfig(GeneratorConfig):
 
     def __post_init__(self) -> None:
         sizes = ("classes", "layers", "heads", "dim", "multiple_of")
-        check(self, pairs=("grid",), positive=sizes, several=("vocab",), counts=("channels",))
+        check(
+            self, pairs=("grid",), positive=sizes, several=("vocab",), counts=("channels", "depth")
+        )
         check(self, rates=("dropout", "drop_path"), above_zero=("norm_eps", "rope_base", "gate"))
         if self.dim % (4 * self.heads):
             raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
@@ -78,7 +82,7 @@ class IBQConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     @property
     def kv_heads(self) -> int:

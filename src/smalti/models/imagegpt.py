@@ -41,6 +41,8 @@ class ImageGPTConfig(GeneratorConfig):
     """Colours V; 2 with `channels`."""
     channels: int = 0
     """Bits of a code; 0: a code is a number, as published."""
+    depth: int = 0
+    """Codes at each position, drawn one after another; 0: one."""
     classes: int = 1
     """Class labels; the null class is one more row. 1: pictures of one kind, as published."""
     layers: int = 24
@@ -59,7 +61,7 @@ class ImageGPTConfig(GeneratorConfig):
             self,
             pairs=("grid",),
             several=("vocab",),
-            counts=("channels",),
+            counts=("channels", "depth"),
             positive=("classes", "layers", "heads", "dim"),
             above_zero=("norm_eps",),
             rates=("dropout",),
@@ -68,7 +70,7 @@ class ImageGPTConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     @property
     def head_dim(self) -> int:

@@ -41,6 +41,10 @@ class LlamaGenConfig(GeneratorConfig):
     """Codebook entries; 2 with `channels`."""
     channels: int = 0
     """Bits of a code; 0: a code is a number."""
+    depth: int = 0
+    """Codes at each position, drawn one after another; 0: one."""
+    depth_layers: int = 1
+    """Transformer blocks of the head that draws the codes of a position, if there are several."""
     classes: int = 1000
     """Class labels; the null class is one more row. 0 for a text-conditional model."""
     text_length: int = 0
@@ -74,8 +78,8 @@ class LlamaGenConfig(GeneratorConfig):
         check(
             self,
             pairs=("grid",),
-            positive=("vocab", "layers", "heads", "dim", "multiple_of"),
-            counts=("channels",),
+            positive=("vocab", "layers", "heads", "dim", "multiple_of", "depth_layers"),
+            counts=("channels", "depth"),
             rates=("dropout", "drop_path"),
             above_zero=("norm_eps", "rope_base"),
         )
@@ -92,7 +96,7 @@ class LlamaGenConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     @property
     def head_dim(self) -> int:
@@ -129,7 +133,8 @@ class TextPrefix(nn.Module):
 
 
 class LlamaGen(RasterLlama):
-    """Codes (B, N), or bits (B, N, K), given a class or a text. A `CausalModel`; one a step."""
+    """Codes (B, N), bits (B, N, K) or stacks of codes (B, N, G), given a class or a
+    text. A `CausalModel`; one position a step."""
 
     config: LlamaGenConfig
 
@@ -144,7 +149,7 @@ class LlamaGen(RasterLlama):
         rates = drop_path_rates(config.drop_path, config.layers)
         self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.head = head_of(self.spec, config.dim)
+        self.head = head_of(self.spec, config.dim, depth_layers=config.depth_layers)
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -55,6 +55,8 @@ class MeissonicConfig(GeneratorConfig):
     """Codebook entries, to which the mask token is one more row; 2 with `channels`."""
     channels: int = 0
     """Bits of a code; 0: a code is a number."""
+    depth: int = 0
+    """Codes at each position, drawn one after another; 0: one."""
     factor: int = 16
     """Pixels of a code along one side, by which the model is told how large a picture is."""
     text_length: int = 78
@@ -90,7 +92,7 @@ class MeissonicConfig(GeneratorConfig):
 
     def __post_init__(self) -> None:
         sizes = ("vocab", "factor", "text_length", "text_dim", "heads", "dim")
-        counts = ("channels", "word_dim", "pooled", "joint_layers", "single_layers")
+        counts = ("channels", "depth", "word_dim", "pooled", "joint_layers", "single_layers")
         check(self, pairs=("grid",), positive=sizes, counts=counts, rates=("dropout",))
         if len(self.axes) != 3 or min(self.axes) < 2 or any(n % 2 for n in self.axes):
             raise ValueError(f"axes must be three even positive numbers, got {self.axes}")
@@ -109,7 +111,7 @@ class MeissonicConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     @property
     def widths(self) -> tuple[int, int]:

@@ -159,6 +159,10 @@ class OpenMAGVIT2(RasterLlama):
         )
         self.init_weights()
 
+    @property
+    def depths(self) -> int:
+        return len(self.config.groups)
+
     def init_weights(self) -> None:
         """Normal(0, 0.02) everywhere; zero logits, so that the first loss is K ln 2."""
         for module in self.modules():

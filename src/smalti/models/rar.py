@@ -46,6 +46,8 @@ class RARConfig(GeneratorConfig):
     """Codebook entries; 2 with `channels`."""
     channels: int = 0
     """Bits of a code; 0: a code is a number."""
+    depth: int = 0
+    """Codes at each position, drawn one after another; 0: one."""
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 24
@@ -64,12 +66,12 @@ class RARConfig(GeneratorConfig):
     def __post_init__(self) -> None:
         sizes = ("vocab", "classes", "layers", "heads", "dim", "ffn_dim")
         check(self, pairs=("grid",), multiple=("dim", "heads"), positive=sizes)
-        check(self, rates=("dropout",), counts=("channels",))
+        check(self, rates=("dropout",), counts=("channels", "depth"))
         scan(self.order, self.grid)
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     @property
     def head_dim(self) -> int:
@@ -226,7 +228,7 @@ class RAR(Raster):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
