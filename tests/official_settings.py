@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from smalti.heads.diffusion import DiffusionConfig
@@ -12,6 +13,7 @@ from smalti.models.llamagen import LlamaGenConfig
 from smalti.models.mar import MARConfig
 from smalti.models.rar import RARConfig
 from smalti.models.var import VARConfig
+from smalti.tokenizers.hart_vae import HARTVAEConfig
 from smalti.tokenizers.infinity import InfinityVAEConfig
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
@@ -221,6 +223,31 @@ def var_config(constructor: Mapping[str, Any], vocab: int, latent: int, **codes:
         dropout=args["drop_rate"],
         drop_path=args["drop_path_rate"],
     )
+
+
+# -- HART
+HART_VAE_DEFAULTS = VAE_DEFAULTS | {"ch": 160, "ch_mult": [1, 1, 2, 2, 4]}
+"""Arguments of `HARTAutoEncoderConfig`, those that shape weights or outputs."""
+
+HART_VAE_OTHER = {
+    *("beta", "test_mode", "levels", "hybrid", "disable_quant_resi"),
+    *("freeze_codebook_for_hybrid", "quantizer_type"),
+}
+"""Those that say how it is trained; `disable_quant_resi` works on VAR's quantizer alone."""
+
+
+def hart_vae_config(constructor: Mapping[str, Any]) -> HARTVAEConfig:
+    """Our config of the official arguments of `HARTAutoEncoderConfig`. Raises ValueError for an
+    unknown one, for another quantizer, and for a second decoder."""
+    given = dict(constructor)
+    if given.get("quantizer_type", "var_hybrid") != "var_hybrid" or given.pop(
+        "double_decoder", False
+    ):
+        raise ValueError(f"a hybrid quantizer and one decoder, got {constructor}")
+    args = _filled(given, HART_VAE_DEFAULTS, HART_VAE_OTHER, "HART")
+    multipliers = args.pop("ch_mult")
+    plain = vae_config(args, multipliers)
+    return HARTVAEConfig(**{f.name: getattr(plain, f.name) for f in fields(plain)})
 
 
 # -- RAR
