@@ -21,6 +21,7 @@ from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
     fluid,
+    hart,
     ibq,
     imagegpt,
     infinity,
@@ -36,7 +37,7 @@ from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
 from smalti.text import byte_words as byte_level
 from smalti.text import t5
-from smalti.tokenizers import fsq, kl_vae, maskgit_vqgan, multiscale_vqvae, palette, vqgan
+from smalti.tokenizers import fsq, hart_vae, kl_vae, maskgit_vqgan, multiscale_vqvae, palette, vqgan
 from smalti.tokenizers import ibq as ibq_tokenizer
 from smalti.tokenizers import infinity as infinity_vae
 from smalti.tokenizers import maskbit as maskbit_vqgan
@@ -71,6 +72,7 @@ TOKENIZERS = {
     ),
     "open_magvit2_lfq": Entry(lfq.OpenMAGVIT2LFQConfig, lfq.OpenMAGVIT2LFQ, lfq.tiny),
     "palette": Entry(palette.PaletteConfig, palette.Palette, palette.tiny),
+    "hart_vae": Entry(hart_vae.HARTVAEConfig, hart_vae.HARTVAE, hart_vae.tiny),
     "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
     "infinity_vae": Entry(
         infinity_vae.InfinityVAEConfig, infinity_vae.InfinityVAE, infinity_vae.tiny
@@ -78,6 +80,7 @@ TOKENIZERS = {
 }
 MODELS = {
     "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),
+    "hart": Entry(hart.HARTConfig, hart.HART, hart.tiny),
     "ibq": Entry(ibq.IBQConfig, ibq.IBQ, ibq.tiny),
     "imagegpt": Entry(imagegpt.ImageGPTConfig, imagegpt.ImageGPT, imagegpt.tiny),
     "infinity": Entry(infinity.InfinityConfig, infinity.Infinity, infinity.tiny),
