@@ -270,6 +270,12 @@ def places(grids: tuple[tuple[int, int], ...]) -> Tensor:
         return torch.cat([place.view(-1, 2) for place in found])
 
 
+def numbers(mask: Tensor) -> Tensor:
+    """The number of each word in its text, (B, T), of which `mask` are no padding; padding has that
+    of the word before it, or 0."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
 class HART(Generator):
     """Vectors (B, N, C) of all scales given a text. A `CausalModel`; a scale a step."""
 
@@ -386,7 +392,7 @@ class HART(Generator):
     def turned(self, mask: Tensor) -> Tensor:
         """How words, of which `mask` (B, T) is no padding, and the picture are turned."""
         width = self.config.dim // self.config.heads
-        number = (mask.cumsum(1) - 1).clamp(min=0)  # (B, T)
+        number = numbers(mask)  # (B, T)
         picture = places(self.config.scales).to(mask.device) + number[:, -1:, None]  # (B, N - 1, 2)
         return torch.cat((rope_halves(number[..., None], width), rope_halves(picture, width)), 1)
 
