@@ -228,7 +228,10 @@ def pipeline(name: str, **options: Any) -> Pipeline:
     """A pipeline of the model `name` of `models()` and a tokenizer that speaks of its codes."""
     model = build(*models()[name])
     spec, grids = model.spec, model.spec.grids
-    if not spec.discrete:
+    if not spec.discrete and len(grids) > 1:
+        kind, changes = "hart_vae", {"dim": spec.channels, "scales": grids}
+        changes |= {"vocab": model.config.vocab, "phis": model.config.phis}
+    elif not spec.discrete:
         kind, changes = "kl_vae", {"latent": spec.channels}
     elif len(grids) > 1:
         kind, changes = "multiscale_vqvae", {"vocab": spec.vocab, "scales": grids}

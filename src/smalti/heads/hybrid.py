@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Draw
-from smalti.heads.categorical import CategoricalHead
+from smalti.heads.categorical import Softmax
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
+from smalti.nn.linear import Linear
 from smalti.nn.norms import RMSNorm
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters, draw, mixture
@@ -43,7 +44,7 @@ class Codebook(Protocol):
         ...
 
 
-class HybridHead(CategoricalHead):
+class HybridHead(Softmax):
     """Hidden states (B, n, 2 D) to vectors (B, n, C): of each the first D, modulated, are for the
     softmax, the others, as they are, for the diffusion.
 
@@ -63,7 +64,8 @@ class HybridHead(CategoricalHead):
         scale: float,
         eps: float,
     ) -> None:
-        super().__init__(dim, shared[0].vocab, bias=True)
+        super().__init__()
+        self.proj = Linear(dim, shared[0].vocab)
         self.norm = RMSNorm(dim, eps)
         self.diffusion = DiffusionHead(dim, channels, diffusion)
         self.dim, self.sizes, self.scale = dim, sizes, scale
@@ -72,7 +74,7 @@ class HybridHead(CategoricalHead):
 
     def logits(self, h: Tensor) -> Tensor:
         """(B, n, V) in float32."""
-        return super().logits(h[..., : self.dim])
+        return self.proj(h[..., : self.dim]).float()
 
     def condition(self, h: Tensor, vectors: Tensor) -> Tensor:
         """What the rest depends on, (B, n, D): hidden states and the vectors of drawn codes."""

@@ -193,6 +193,8 @@ class Prepared(Rowwise):
     """(B, 1, D): the text as one vector, which modulates the layers."""
     last: Tensor
     """(B, 1, D): another one, which modulates what the softmax reads."""
+    numbers: Tensor
+    """(1, K, D): by which scales are told apart."""
     context: Context
     """What cross-attention reads."""
 
@@ -292,8 +294,8 @@ class HART(Generator):
         codebook = HybridQuantizer(
             config.scales, config.vocab, config.latent, config.phis, config.phi_ratio
         )
-        self.quantize = codebook.requires_grad_(False)
         self.word_embed = nn.Linear(config.latent, dim)
+        self.quantize = codebook.requires_grad_(False)
         if config.text_norm:
             self.text_norm = RMSNorm(config.text_dim, config.norm_eps)
         self.text_proj = nn.Linear(config.text_dim, dim)
@@ -412,9 +414,13 @@ class HART(Generator):
         if self.config.pool == "avg" or self.config.adaln == "shared":
             shown = mask.unsqueeze(-1).to(words.dtype)
             pooled = (words * shown).sum(1, keepdim=True) / shown.sum(1, keepdim=True).clamp(min=1)
+        count = torch.arange(len(self.sizes), device=words.device)
+        scales = self.scale_embedding(count)[None]  # (1, K, D)
         # the words of layers carry the number of their scale, those that are pooled do not
-        first = self.scale_embedding(torch.zeros(1, dtype=torch.int64, device=words.device))
-        return Prepared(words + first, self.turned(mask), pooled, most, Context(words, None, keep))
+        return Prepared(
+            words + scales[:, :1], self.turned(mask), pooled, most, scales,
+            Context(words, None, keep),
+        )  # fmt: skip
 
     def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
         """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
@@ -433,15 +439,15 @@ class HART(Generator):
     ) -> Tensor:
         """Hidden states (B, n, 2 D) of a span; reads vectors (B, N, C) of earlier scales only.
         Without a cache the span must be all slots."""
-        seen = self.inputs(self.read(codes, span, cache), span.slots)
+        seen = self.inputs(self.read(codes, span, cache), cond, span.slots)
         return self.transform(seen, cond, self.place(cond, span, cache), cache, span.first)
 
-    def inputs(self, seen: Tensor | None, slots: Tensor) -> Tensor | None:
+    def inputs(self, seen: Tensor | None, cond: Prepared, slots: Tensor) -> Tensor | None:
         """What was `read` at `slots` behind the first scale, as rows of the layers, (B, n, D)."""
         if seen is None:
             return None
-        scales = scales_of(self.sizes, slots.device)[slots[..., slots.shape[-1] - seen.shape[1] :]]
-        return self.word_embed(seen.to(self.word_embed.weight.dtype)) + self.scale_embedding(scales)
+        scales = scales_of(self.sizes, slots.device)[slots[len(slots) - seen.shape[1] :]]
+        return self.word_embed(seen.to(cond.words.dtype)) + cond.numbers[:, scales]
 
     def place(self, cond: Prepared, span: Span, cache: Cache | None) -> Place:
         """Where the rows of a span, and with its first those of the text, stand."""
@@ -476,7 +482,7 @@ class HART(Generator):
         """Draw the vectors of a scale, (B, n, C)."""
         seen = self.read(codes, span, cache)  # of the images, once for all branches
         seen = None if seen is None else chance.guide.tile(seen)
-        place, seen = self.place(cond, span, cache), self.inputs(seen, span.slots)
+        place, seen = self.place(cond, span, cache), self.inputs(seen, cond, span.slots)
         if self.config.refine_steps > 1 and span.reach == self.spec.positions:
             assert seen is not None
             orders = chance.guide.tile(shuffled(chance.noise.source, self.sizes[-1]))
@@ -546,7 +552,7 @@ class HART(Generator):
         """Hidden states (B, N', 2 D) at some slots (B, N') alone, as if there were no others."""
         span = Span.whole(self.spec.positions, codes.device)
         place = self.place(prepared, span, None)
-        inputs = self.inputs(self.read(codes, span, None), span.slots)
+        inputs = self.inputs(self.read(codes, span, None), prepared, span.slots)
         assert inputs is not None and place.mask is not None
         words = torch.arange(self.prefix, device=slots.device).expand(len(slots), -1)
         turns = _taken(prepared.turns, torch.cat((words, self.prefix + slots), 1))
@@ -573,5 +579,5 @@ def tiny() -> HARTConfig:
         dim=32,
         multiple_of=32,
         gate=0.01,
-        head=DiffusionConfig(depth=2, width=32, repeat=8, clip=1.0),
+        head=DiffusionConfig(depth=1, width=32, clip=1.0),
     )

@@ -67,7 +67,7 @@ def tiny() -> HARTVAEConfig:
         channels=8,
         multipliers=(1, 2, 2),
         blocks=1,
-        scales=pyramid(1, 2, 4),
+        scales=pyramid(1, 2, 3, 4),
         vocab=32,
         dim=4,
     )
