@@ -581,3 +581,10 @@ def tiny() -> HARTConfig:
         gate=0.01,
         head=DiffusionConfig(depth=1, width=32, clip=1.0),
     )
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "700M": {"layers": 24, "heads": 24, "dim": 1536, "adaln": "none"},
+}
+"""Layers, heads, width and modulation by name [M]: no code says them, but with them there are as
+many parameters as published, 732 M."""
