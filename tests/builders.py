@@ -13,7 +13,7 @@ from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Step
-from smalti.models import fluid, ibq, infinity, llamagen, maskbit, maskgit, open_magvit2, rar, var
+from smalti.models import fluid, hart, ibq, infinity, llamagen, maskbit, maskgit, open_magvit2, rar, var
 from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -72,6 +72,20 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
                 cells=2,
                 shared_adaln=False,
                 l2_norm=False,
+            ),
+        ),
+        "hart-cross": (
+            hart.HART,
+            replace(
+                hart.tiny(),
+                scales=((1, 1), (2, 3), (3, 5)),
+                text_norm=False,
+                feed_forward="gelu",
+                adaln="shared",
+                cross=True,
+                waves=False,
+                l2_norm=False,
+                rest_scale=0.0,
             ),
         ),
         "var-cells": (var.VAR, replace(var.tiny(), vocab=2, channels=8, latent=2)),

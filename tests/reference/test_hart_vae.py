@@ -8,7 +8,7 @@ import torch
 from golden import Vectors, float32, folders, load
 
 from official_settings import hart_vae_config
-from smalti.interop.projects.var import vae_state
+from smalti.interop.projects.hart import vae_state
 from smalti.tokenizers.hart_vae import HARTVAE
 
 

@@ -35,6 +35,11 @@ class Codebook(Protocol):
 
     @property
     def vocab(self) -> int: ...
+    @property
+    def rest_std(self) -> Tensor:
+        """The standard deviation of the rest."""
+        ...
+
     def embed(self, codes: Tensor) -> Tensor:
         """The vectors (B, n, C) of codes (B, n)."""
         ...
@@ -49,7 +54,8 @@ class HybridHead(Softmax):
     softmax, the others, as they are, for the diffusion.
 
     `sizes` are the positions of each scale, by which slots are told apart. `word_embed` reads
-    vectors, as the model does; it and the codebook are the model's, and no weights of the head.
+    vectors, as the model does; it and the codebook are the model's, and no weights of the head. A
+    rest is learned divided by `scale`, or if that is 0 by what the codebook says.
     """
 
     kind = "cross-entropy and diffusion"
@@ -68,13 +74,18 @@ class HybridHead(Softmax):
         self.proj = Linear(dim, shared[0].vocab)
         self.norm = RMSNorm(dim, eps)
         self.diffusion = DiffusionHead(dim, channels, diffusion)
-        self.dim, self.sizes, self.scale = dim, sizes, scale
+        self.dim, self.sizes, self.fixed = dim, sizes, scale
         self._shared = shared  # a tuple registers nothing twice
         self.begin = sum(sizes[:-1])
 
     def logits(self, h: Tensor) -> Tensor:
         """(B, n, V) in float32."""
         return self.proj(h[..., : self.dim]).float()
+
+    @property
+    def scale(self) -> float | Tensor:
+        """By which a rest is divided."""
+        return self.fixed or self._shared[0].rest_std.clamp(min=1e-6)
 
     def condition(self, h: Tensor, vectors: Tensor) -> Tensor:
         """What the rest depends on, (B, n, D): hidden states and the vectors of drawn codes."""

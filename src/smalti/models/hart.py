@@ -111,7 +111,8 @@ class HARTConfig(GeneratorConfig):
     head: DiffusionConfig = DiffusionConfig(clip=1.0)
     """What draws the rest of the last scale."""
     rest_scale: float = 0.6
-    """By which a rest is divided before it is learned."""
+    """By which a rest is divided before it is learned; 0: its deviation while the tokenizer was
+    trained."""
     refine_steps: int = 1
     """Passes in which the last scale is drawn, each of which sees the ones before."""
     masked: float = 0.5
@@ -129,7 +130,8 @@ class HARTConfig(GeneratorConfig):
                 *("refine_steps", "kept"),
             ),
             rates=("dropout", "drop_path", "masked"),
-            above_zero=("mlp_ratio", "norm_eps", "rest_scale"),
+            above_zero=("mlp_ratio", "norm_eps"),
+            amounts=("rest_scale",),
         )
         if self.dim % (4 * self.heads):
             raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
@@ -491,13 +493,17 @@ class HART(Generator):
             h = self.transform(seen, cond, place, cache, span.first)
         return self.head.sample(h, chance)
 
+    def reveal(self, count: int) -> list[int]:
+        """How many of the positions of the last scale are left before each pass, and in the end."""
+        steps = self.config.refine_steps
+        return [count, *Reveal(steps=steps).left(count, steps)]
+
     def refined(
         self, seen: Tensor, cond: Prepared, place: Place, cache: Cache, orders: Tensor
     ) -> Tensor:
         """Hidden states (B, n, 2 D) of the last scale, some positions after others: those that
         come last in `orders` (B, n) first. What is drawn at them is not read by the others."""
-        steps, count, start = self.config.refine_steps, seen.shape[1], place.reach - seen.shape[1]
-        left = [count, *Reveal(steps=steps).left(count, steps)]
+        count, start, left = seen.shape[1], place.reach - seen.shape[1], self.reveal(seen.shape[1])
         hidden = seen.new_zeros(*seen.shape[:2], 2 * self.config.dim)
         turns = place.rotation
         assert turns is not None

@@ -63,7 +63,7 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 def rope_halves(positions: Tensor, head_dim: int, base: float = 10000.0) -> Tensor:
-    """Table (..., 2, head_dim) of the cosines and sines of positions (..., axes) of one or two axes.
+    """Table (..., 2, head_dim), cosines and sines, of positions (..., axes) of one or two axes.
 
     Of two axes the first half of the dimensions has the angles of the first: a pair then has an
     angle of either, so that it is not only turned. Released weights depend on it.

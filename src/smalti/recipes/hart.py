@@ -114,8 +114,8 @@ def emoji_hart() -> TextRecipe:
             multiple_of=32,
             adaln="shared",
             dropout=0.1,
-            head=DiffusionConfig(depth=2, width=192, clip=3.0),
-            rest_scale=0.3,
+            head=DiffusionConfig(depth=2, width=192, clip=4.0),
+            rest_scale=0.0,
         ),
         text=words,
         sampling=Sampling.of(

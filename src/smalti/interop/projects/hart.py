@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from smalti.config import read_json
@@ -210,14 +211,14 @@ LAYER = (
 
 
 def vae_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict of an official one, without its second decoder."""
+    """Our state dict of an official one, without its second decoder; no file says how large rests
+    are, only the transformer's code."""
     second = ("decoder2.", "post_quant_conv2.")
-    return var.vae_state({n: t for n, t in state.items() if not n.startswith(second)})
+    ours = var.vae_state({n: t for n, t in state.items() if not n.startswith(second)})
+    return ours | {"quantize.rest_std": torch.tensor(HARTConfig.rest_scale)}
 
 
-def model_state(
-    state: Mapping[str, Tensor], tokenizer: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def model_state(state: Mapping[str, Tensor], tokenizer: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict of an official one and of our tokenizer's, whose quantizer the model keeps."""
     ours = {name: t for name, t in tokenizer.items() if name.startswith("quantize.")}
     for name, tensor in state.items():
@@ -232,7 +233,9 @@ def renamed(name: str) -> str:
     if name.startswith("diffloss."):
         return mar.renamed(name).replace("head.", "head.diffusion.", 1)
     if not name.startswith("blocks."):
-        fits = (ours + name.removeprefix(begin) for begin, ours in RENAMES if name.startswith(begin))
+        fits = (
+            ours + name.removeprefix(begin) for begin, ours in RENAMES if name.startswith(begin)
+        )
         return next(fits, name)
     found = next(((a, b) for a, b in LAYER if a in name), ("", ""))
     return name.replace(*found, 1).replace("blocks.", "layers.", 1)

@@ -12,11 +12,16 @@ scales, h, w the last and largest grid.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from smalti.tokenizers.quantize.multiscale import Grid, MultiScaleQuantizer
 from smalti.tokenizers.quantize.vq import Quantized
+
+RATE = 0.02
+"""Of the running mean of the rest's deviation."""
 
 
 class HybridQuantizer(MultiScaleQuantizer):
@@ -26,6 +31,9 @@ class HybridQuantizer(MultiScaleQuantizer):
     last scale serves these alone: the residual is added as it is. Other settings are those of
     `MultiScaleQuantizer`.
     """
+
+    rest_std: Tensor
+    """The standard deviation of the rest, a running mean over training."""
 
     def __init__(
         self,
@@ -39,6 +47,7 @@ class HybridQuantizer(MultiScaleQuantizer):
     ) -> None:
         super().__init__(grids, vocab, dim, phis, phi_ratio, l2_norm)
         self.discrete = discrete
+        self.register_buffer("rest_std", torch.ones(()))
 
     def settings(self) -> dict[str, int | float]:
         """What a model of these codes has to know of it beside the scales."""
@@ -53,6 +62,16 @@ class HybridQuantizer(MultiScaleQuantizer):
         found."""
         with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):
             return self.nearest(vectors.float())
+
+    def walk(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """As of scales; in training it measures the rest."""
+        rows = codes = None
+        for rows, codes, latent in super().walk(z):
+            yield rows, codes, latent
+        if self.training and rows is not None and codes is not None:
+            with torch.no_grad():
+                found = (rows - self.embed(codes)).square().mean().sqrt()
+                self.rest_std.lerp_(found.to(self.rest_std), RATE)
 
     def encode(self, z: Tensor) -> Tensor:
         """Vectors (B, N, C), float32, of latents (B, C, h, w)."""
