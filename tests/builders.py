@@ -13,7 +13,18 @@ from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Step
-from smalti.models import fluid, hart, ibq, infinity, llamagen, maskbit, maskgit, open_magvit2, rar, var
+from smalti.models import (
+    fluid,
+    hart,
+    ibq,
+    infinity,
+    llamagen,
+    maskbit,
+    maskgit,
+    open_magvit2,
+    rar,
+    var,
+)
 from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance

@@ -92,9 +92,6 @@ def model_sizes(checkpoint: Checkpoint, options: HARTFiles, codes: HARTVAEConfig
     def size(name: str, axes: int = 2) -> tuple[int, ...]:
         return shape(checkpoint, name, axes, NAME)
 
-    def has(name: str) -> bool:
-        return name in checkpoint.state
-
     dim, width = size("context_embed.weight")
     vocab, latent = size("head.weight")[0], size("word_embed.weight")[1]
     if (vocab, latent) != (codes.vocab, codes.dim):
@@ -103,10 +100,6 @@ def model_sizes(checkpoint: Checkpoint, options: HARTFiles, codes: HARTVAEConfig
             f"{codes.vocab} of {codes.dim}"
         )
     length, scales = text_and_scales(checkpoint, options)
-    swiglu = has("blocks.0.ffn.gate_proj.weight")
-    inner = size(f"blocks.0.ffn.{'gate_proj' if swiglu else 'fc1'}.weight")[0]
-    own, shared = has("blocks.0.ada_lin.1.weight"), has("blocks.0.scale_shift_table")
-    waves = has("lvl_embed.mlp.0.weight")
     return HARTConfig(
         scales=scales,
         vocab=vocab,
@@ -115,18 +108,12 @@ def model_sizes(checkpoint: Checkpoint, options: HARTFiles, codes: HARTVAEConfig
         phi_ratio=codes.phi_ratio,
         text_length=length,
         text_dim=width,
-        text_norm=has("context_norm.weight"),
+        text_norm="context_norm.weight" in checkpoint.state,
         layers=count(checkpoint, "blocks."),
         heads=heads_of(checkpoint, options.heads),
         dim=dim,
-        mlp_ratio=(1.5 if swiglu else 1.0) * inner / dim,
-        multiple_of=256 if swiglu and inner % 256 == 0 else 1,
-        feed_forward="swiglu" if swiglu else "gelu",
-        adaln="own" if own else "shared" if shared else "none",
         pool=options.pool or pooling(checkpoint),
-        cross=has("blocks.0.cross_attn.q_linear.weight"),
-        waves=waves,
-        l2_norm=has("blocks.0.attn.scale_mul_1H11"),
+        waves="lvl_embed.mlp.0.weight" in checkpoint.state,
         norm_eps=option(checkpoint, "norm_eps", HARTConfig.norm_eps),
         dropout=option(checkpoint, "drop_rate", HARTConfig.dropout),
         drop_path=option(checkpoint, "drop_path_rate", HARTConfig.drop_path),
@@ -136,7 +123,27 @@ def model_sizes(checkpoint: Checkpoint, options: HARTFiles, codes: HARTVAEConfig
             repeat=option(checkpoint, "diffusion_batch_mul", DiffusionConfig.repeat),
             clip=1.0,
         ),
+        **layer_kinds(checkpoint, dim),
     )
+
+
+def layer_kinds(checkpoint: Checkpoint, dim: int) -> dict[str, Any]:
+    """What the tensors of the first layer say of all."""
+    has = {
+        name.removeprefix("blocks.0.") for name in checkpoint.state if name.startswith("blocks.0")
+    }
+    swiglu = "ffn.gate_proj.weight" in has
+    name = f"blocks.0.ffn.{'gate_proj' if swiglu else 'fc1'}.weight"
+    inner = shape(checkpoint, name, 2, NAME)[0]
+    shared = "shared" if "scale_shift_table" in has else "none"
+    return {
+        "mlp_ratio": (1.5 if swiglu else 1.0) * inner / dim,
+        "multiple_of": 256 if swiglu and inner % 256 == 0 else 1,
+        "feed_forward": "swiglu" if swiglu else "gelu",
+        "adaln": "own" if "ada_lin.1.weight" in has else shared,
+        "cross": "cross_attn.q_linear.weight" in has,
+        "l2_norm": "attn.scale_mul_1H11" in has,
+    }
 
 
 def pooling(checkpoint: Checkpoint) -> Literal["avg", "max"]:
