@@ -36,7 +36,7 @@ from smalti.models import (
 from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
 from smalti.text import byte_words as byte_level
-from smalti.text import t5
+from smalti.text import language_model, t5
 from smalti.tokenizers import fsq, hart_vae, kl_vae, maskgit_vqgan, multiscale_vqvae, palette, vqgan
 from smalti.tokenizers import ibq as ibq_tokenizer
 from smalti.tokenizers import infinity as infinity_vae
@@ -96,6 +96,9 @@ MODELS = {
 }
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
+    "language_model": Entry(
+        language_model.LanguageModelConfig, language_model.LanguageModel, language_model.tiny
+    ),
     "t5": Entry(t5.T5Config, t5.T5, t5.tiny),
 }
 

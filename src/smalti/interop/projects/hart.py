@@ -27,6 +27,7 @@ from smalti.interop.saved import Dtype, Repository
 from smalti.interop.tensor_shapes import count, option, shape
 from smalti.models.hart import HART, HARTConfig
 from smalti.pipeline.sampling import Sampling
+from smalti.text.language_model import LanguageModel, LanguageModelConfig
 from smalti.tokenizers.hart_vae import HART1024, HARTVAE, HARTVAEConfig
 from smalti.tokenizers.quantize.multiscale import pyramid
 
@@ -56,6 +57,10 @@ class HARTFiles:
     """How words are pooled for the layers; default: what config.json says, or avg."""
     quant_resi: float = HARTVAEConfig.phi_ratio
     """Share of the convolutions behind the codebook in what they give, 0 to 1."""
+    text: str = LanguageModelConfig.model
+    """Hub id or folder of the language model that reads texts."""
+    instruction: str = ""
+    """What stands before every text; upstream's script has an instruction to describe pictures."""
     dtype: Dtype = "stored"
     """Of the transformer's weights in the pipeline."""
 
@@ -267,6 +272,11 @@ def _fit(codes: HARTVAEConfig, config: HARTConfig) -> HARTVAEConfig:
     return replace(codes, scales=config.scales, size=size)
 
 
+def _text(config: HARTConfig, options: HARTFiles) -> LanguageModel:
+    length, dim = config.text_length, config.text_dim
+    return LanguageModel(LanguageModelConfig(options.text, length, dim, options.instruction))
+
+
 TOKENIZER = Part(
     title="a HART tokenizer",
     marks=("quantize.quant_resi.",),
@@ -292,6 +302,7 @@ PROJECT = Project(
     model=MODEL,
     fit=_fit,
     sampling=drawn,
+    text=_text,
     repositories={
         "mit-han-lab/hart-0.7b-1024px": Repository(
             ("tokenizer/pytorch_model.bin",), ("llm/ema_model.bin",)
