@@ -75,7 +75,7 @@ def test_folders_as_published_become_what_they_were(config, tmp_path):
 def test_the_moving_average_is_taken_of_a_folder(tmp_path):
     _, folder = published(tmp_path)
     chosen = read(folder, "model", "")
-    assert chosen.path.name == "ema_model.bin" and chosen.args["num_heads"] == 2
+    assert chosen.files[0].name == "ema_model.bin" and chosen.args["num_heads"] == 2
     other = read(folder / "pytorch_model.bin", "model", "")
     assert not torch.equal(chosen.state["head.weight"], other.state["head.weight"])
 

@@ -57,7 +57,7 @@ def test_every_module_of_ours_is_of_one_kind(name):
         return
     expect(Checkpoint(Path("x.pt"), state, {}), wanted)
     for other in KINDS:
-        if other is not wanted:
+        if other.marks != wanted.marks:  # files of two projects may have the same names
             with pytest.raises(ValueError, match=f"^x.pt looks like {wanted.title}; try"):
                 expect(Checkpoint(Path("x.pt"), state, {}), other)
 

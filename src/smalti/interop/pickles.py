@@ -45,8 +45,13 @@ AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict")
 Lightning."""
 PARTS = ("var_wo_ddp", "vae_local")
 """Where VAR's trainer holds its transformer and its tokenizer, under "trainer"."""
-SINGLE = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
-"""Names of weights in a folder of the hub."""
+SINGLE = (
+    "ema_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors",
+)
+"""Names of weights in a folder of the hub; the first that is there."""
 
 
 class Checkpoint(NamedTuple):

@@ -65,17 +65,10 @@ class HARTFiles:
     """Of the transformer's weights in the pipeline."""
 
 
-# -- files
-
-AVERAGE = "ema_model.bin"
-
-
 def read(path: Path, weights: str, part: str) -> Checkpoint:
-    """A checkpoint, of a folder its moving average, with the options of the config.json beside
-    it."""
-    folder = path if path.is_dir() else path.parent
-    found = read_checkpoint(folder / AVERAGE if (path / AVERAGE).is_file() else path, weights, part)
-    about = folder / "config.json"
+    """A checkpoint, with the options of the config.json in its folder, if there is one."""
+    about = (path if path.is_dir() else path.parent) / "config.json"
+    found = read_checkpoint(path, weights, part)
     return found._replace(args=read_json(about)) if about.is_file() else found
 
 
@@ -305,7 +298,7 @@ PROJECT = Project(
     text=_text,
     repositories={
         "mit-han-lab/hart-0.7b-1024px": Repository(
-            ("tokenizer/pytorch_model.bin",), ("llm/ema_model.bin",)
+            ("tokenizer/model.safetensors", "tokenizer/pytorch_model.bin"), ("llm/ema_model.bin",)
         )
     },
 )
