@@ -10,6 +10,7 @@ from official import official
 from smalti.interop.kinds import KINDS, expect, kind_of
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.projects import (
+    hart,
     ibq,
     infinity,
     llamagen,
@@ -27,7 +28,7 @@ OURS = {
     "maskgit_vqgan": maskgit_vqgan.TOKENIZER, "var": var.MODEL, "multiscale_vqvae": var.TOKENIZER,
     "kl_vae": mar.TOKENIZER, "mar": mar.MODEL, "infinity_vae": infinity.TOKENIZER,
     "ibq": ibq.MODEL, "ibq_tokenizer": ibq.TOKENIZER,
-    "infinity": infinity.MODEL,
+    "infinity": infinity.MODEL, "hart": hart.MODEL,
     "maskbit": maskbit.MODEL, "maskbit_vqgan": maskbit.TOKENIZER,
     "open_magvit2": open_magvit2.MODEL, "open_magvit2_lfq": open_magvit2.TOKENIZER,
 }  # fmt: skip
