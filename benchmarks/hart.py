@@ -27,7 +27,7 @@ from smalti import modules
 from smalti.codes import Cond, Draw
 from smalti.data.loader import Images
 from smalti.data.open import open_source
-from smalti.data.splits import split
+from smalti.data.source import split
 from smalti.data.transforms import Transform, to_float, to_uint8
 from smalti.engine import causal
 from smalti.eval.reconstruction import psnr
