@@ -121,6 +121,7 @@ class VARConfig(GeneratorConfig):
                 f"VAR predicts scales of codes, but the tokenizer, {an(type(tokenizer).__name__)}, "
                 f"gives {len(spec.grids)} grid"
             )
+        self.check_kind(tokenizer)
         if self.scales != spec.grids:
             given = " ".join(f"{h} {w}" for h, w in spec.grids)
             raise ValueError(
