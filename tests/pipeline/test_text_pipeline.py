@@ -1,6 +1,8 @@
 """Drawing from prompts: requests, negative prompts, files."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -236,9 +238,10 @@ def test_mistakes_are_one_line(folder, tmp_path, monkeypatch, capsys, options, w
     assert stop.value.code == 2 and words in line
 
 
-def test_a_long_prompt_is_one_line_at_the_command_line(folder, tmp_path, capfd):
-    command = ["sample", folder, "--n", "2", "--batch", "1", "--text", "x" * 10_000]
-    main([*command, "--out", str(tmp_path / "a.png")])
-    told, drawn = capfd.readouterr().err.splitlines()
+def test_a_long_prompt_is_one_line_at_the_command_line(folder, tmp_path):
+    command = [sys.executable, "-m", "smalti", "sample", folder, "--n", "2", "--batch", "1"]
+    command += ["--text", "x" * 10_000, "--out", str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told, drawn = done.stderr.splitlines()
     assert told.startswith("smalti sample: the prompt 'xxx") and "2500 tokens; the first 12" in told
     assert "2 images" in drawn
