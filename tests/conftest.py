@@ -46,6 +46,18 @@ def loaded_once(read_pipelines, monkeypatch):
 
 
 @pytest.fixture(scope="module")
+def few_resamples():
+    """Intervals of a ladder's laws from 40 resamples in place of 1,000: they are made as they are
+    from more."""
+    from smalti.eval.scaling import study
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr("smalti.eval.scaling.study", functools.partial(study, resamples=40))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
 def float32():
     """One arithmetic on every machine."""
     patch = pytest.MonkeyPatch()

@@ -14,7 +14,7 @@ from smalti.cli.main import main
 from smalti.modules import save_module
 from smalti.tokenizers import kl_vae, multiscale_vqvae, vqgan
 
-pytestmark = pytest.mark.usefixtures("float32")
+pytestmark = pytest.mark.usefixtures("float32", "few_resamples")
 
 TRAIN = "--data.source shapes:48 --train.steps 6 --train.batch 8 --train.optim.warmup 0".split()
 TRAIN += "--train.save-every 4 --train.precision fp32 --train.device cpu".split()
@@ -31,7 +31,7 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ladder(tokenizer, tmp_path_factory):
+def ladder(tokenizer, few_resamples, tmp_path_factory):
     """The folder of a ladder of four sizes."""
     out = tmp_path_factory.mktemp("ladders") / "ladder"
     given = ["emoji_llamagen", "--tokenizer", tokenizer, "--out", str(out)]

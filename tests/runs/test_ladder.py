@@ -155,7 +155,7 @@ def test_the_loss_of_every_kind_of_model(tmp_path, name):
     assert loss_curve(tmp_path) == (name, [(1, 3.0), (2, 2.0)])
 
 
-def test_the_points_of_the_laws():
+def test_the_points_of_the_laws(few_resamples):
     """Made-up sizes that follow laws of parameters, compute and tokens."""
     sizes = []
     for n in (1e3, 1e4, 1e5, 1e6, 1e7):
