@@ -30,6 +30,7 @@ class GeneratorConfig:
         Raises ValueError if the model cannot predict such codes.
         """
         grid = self.one_grid(tokenizer)
+        self.check_kind(tokenizer)
         return self.with_known(grid=grid, **self.codes_of(tokenizer), **reads.settings())
 
     def check_kind(self, tokenizer: Any) -> None:
@@ -46,7 +47,6 @@ class GeneratorConfig:
         """What a position of a tokenizer's codes holds, by the names that configurations have for
         it. Raises ValueError if this one has no field for some of it."""
         spec, known = tokenizer.spec, {f.name for f in fields(self)}
-        self.check_kind(tokenizer)
         codes = {"vocab": spec.vocab, "depth": spec.depth, "channels": spec.channels}
         if any(count and name not in known for name, count in codes.items()):
             raise ValueError(

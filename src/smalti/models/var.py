@@ -127,6 +127,7 @@ class VARConfig(GeneratorConfig):
                 f"model.scales must be the tokenizer's, {spec.grids}, got {self.scales}; give "
                 f"--model.scales {given}"
             )
+        self.check_kind(tokenizer)
         codes = self.codes_of(tokenizer) | tokenizer.quantize.settings()
         return self.with_known(classes=reads.classes, **codes)
 
