@@ -8,6 +8,7 @@ import torch
 from builders import build, random_codes
 from smalti.codes import Cond, Reads, Span
 from smalti.models.ibq import IBQ, SIZES, IBQConfig, tiny
+from smalti.nn.autoencoder import levels_at
 from smalti.recipes import RECIPES
 from smalti.recipes.var import IMAGES
 from smalti.tokenizers.fsq import FSQ
@@ -29,7 +30,7 @@ def test_published_tokenizers():
     with torch.device("meta"):
         sizes = [sum(p.numel() for p in IBQTokenizer(f16(v)).parameters()) for v in (1024, 262144)]
     assert sizes[1] - sizes[0] == (262144 - 1024) * 256
-    assert f16().attends == [4] and f16().spec.grids == ((16, 16),)
+    assert levels_at(f16(), f16().attention_at) == [4] and f16().spec.grids == ((16, 16),)
     for vocab, epochs in ((1024, 330), (8192, 280), (16384, 330), (262144, 330)):
         recipe = RECIPES[f"ibq_tokenizer_{vocab}"]()
         assert recipe.model == f16(vocab)

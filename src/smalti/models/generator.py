@@ -29,8 +29,8 @@ class GeneratorConfig:
 
         Raises ValueError if the model cannot predict such codes.
         """
-        self.check_kind(tokenizer)
         grid = self.one_grid(tokenizer)
+        self.check_kind(tokenizer)
         return self.with_known(grid=grid, **self.codes_of(tokenizer), **reads.settings())
 
     def check_kind(self, tokenizer: Any) -> None:

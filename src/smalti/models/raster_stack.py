@@ -87,6 +87,26 @@ def visible(positions: Tensor, reach: int) -> Tensor:
     return keys <= positions.view(-1, 1, positions.shape[-1], 1)
 
 
+def place_of(
+    span: Span, prefix: int, rotation: Tensor | None, known: Tensor | None = None
+) -> Place:
+    """Where the rows of a span stand behind a prefix of T positions: how they turn, of the
+    rotations (1 or B, T + N, ...) of all if there are any, and what they see, of what is `known`,
+    (B, T + N) bool, or of all."""
+    start = prefix - 1  # the sequence position of slot 0
+    positions = span.slots + start
+    if span.first:
+        positions = torch.cat((torch.arange(start, device=positions.device), positions))
+    reach, turn = start + span.reach, None if rotation is None else arrange(rotation, positions)
+    if known is None and causal(span):
+        return Place(positions, reach, turn, None, span.first, span.keep)
+    mask = visible(positions, reach)  # (1 or B, 1, n, reach)
+    if known is not None:
+        own = torch.arange(reach, device=positions.device) == positions[..., None, :, None]
+        mask = mask & known[:, None, None, :reach] | own  # padding sees itself: no empty row
+    return Place(positions, reach, turn, mask, False, span.keep)
+
+
 @dataclass
 class Prepared(Rowwise):
     """All that no drawn code changes."""
@@ -132,16 +152,4 @@ class RasterLlama(Raster):
 
     def place(self, prepared: Prepared, span: Span) -> Place:
         """Where the rows of a span stand in the sequence, and what they see."""
-        start = self.prefix - 1  # the sequence position of slot 0
-        positions = span.slots + start
-        if span.first:
-            positions = torch.cat((torch.arange(start, device=positions.device), positions))
-        reach, turn = start + span.reach, arrange(prepared.rotation, positions)
-        if prepared.visible is None and causal(span):
-            return Place(positions, reach, turn, None, span.first, span.keep)
-        mask = visible(positions, reach)  # (1 or B, 1, n, reach)
-        if prepared.visible is not None:
-            mask = mask & prepared.visible[:, None, None, :reach]
-            keys = torch.arange(reach, device=positions.device)
-            mask = mask | (keys == positions.view(-1, 1, positions.shape[-1], 1))
-        return Place(positions, reach, turn, mask, False, span.keep)
+        return place_of(span, self.prefix, prepared.rotation, prepared.visible)

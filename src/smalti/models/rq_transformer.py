@@ -23,17 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.arguments import an
-from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
+from smalti.codes import Cond, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.depth import DepthConfig, DepthHead
-from smalti.models.generator import Generator, GeneratorConfig, held
+from smalti.models.generator import GeneratorConfig, held
+from smalti.models.raster_stack import Raster, place_of
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import CodeVectors, DepthTable, vectors_of
 from smalti.nn.gpt import LN_EPS, Block
 from smalti.nn.linear import Linear
-from smalti.nn.llama import Place
 from smalti.nn.mlp import Gelu
-from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange, restore
 
@@ -174,7 +173,7 @@ class Prepared(Rowwise):
     """(B, T + N) bool, False where a text position is padding; None without text."""
 
 
-class RQTransformer(Generator):
+class RQTransformer(Raster):
     """Stacks of codes (B, N, G) given a class or a text. A `CausalModel`; one stack a step."""
 
     NO_DECAY = (r"positions$", r"^prefix_positions$")
@@ -297,25 +296,6 @@ class RQTransformer(Generator):
         length = c.prefix + self.draws(spec).positions
         return KVCache(c.layers, batch, c.heads, length, c.head_dim, weight.dtype, weight.device)
 
-    def place(self, prepared: Prepared, span: Span) -> Place:
-        """Where the rows of a span stand in the sequence, and what they see."""
-        start = self.config.prefix - 1  # the sequence position of slot 0
-        positions = span.slots + start
-        if span.first:
-            before = torch.arange(start, device=positions.device)
-            positions = torch.cat((before, positions))
-        reach = span.reach + start
-        alone = span.start is not None and span.slots.numel() == 1
-        if prepared.visible is None and (span.first or alone):
-            return Place(positions, reach, None, None, span.first, span.keep)
-        keys = torch.arange(reach, device=positions.device)
-        queries = positions.view(-1, 1, positions.shape[-1], 1)  # (1 or B, 1, n, 1)
-        mask = keys <= queries  # (1 or B, 1, n, reach)
-        if prepared.visible is not None:
-            mask = mask & prepared.visible[:, None, None, :reach]
-            mask = mask | (keys == queries)  # padding sees itself: no empty row
-        return Place(positions, reach, None, mask, False, span.keep)
-
     def sequence(
         self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None
     ) -> Tensor:
@@ -326,7 +306,7 @@ class RQTransformer(Generator):
         if span.first:
             x = torch.cat((cond.prefix.to(x.dtype), x), 1)  # (B, T - 1 + n, D)
         x = F.dropout(x, self.config.embedding_dropout, self.training)
-        place = self.place(cond, span)
+        place = place_of(span, self.config.prefix, None, cond.visible)
         for i, layer in enumerate(self.layers):
             x = layer(x, place, i, cache)
         return x
@@ -337,14 +317,6 @@ class RQTransformer(Generator):
         """Hidden states (B, n, D) of a span; reads codes (B, N, G), in the order in which they are
         drawn, of earlier slots only. Without a cache the span must be all slots."""
         return self.sequence(codes, cond, span, cache)[:, -span.slots.shape[-1] :]
-
-    def draw(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None, chance: Chance
-    ) -> Draw:
-        """Draw the stacks of a span, (B, n, G)."""
-        guide = chance.guide
-        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
-        return self.head.sample(h, chance)
 
     # -- learning
 

@@ -48,6 +48,13 @@ def factor(config: Shape) -> int:
     return config.patch * 2 ** (len(config.multipliers) - 1)
 
 
+def levels_at(config: Shape, cells: Sequence[int]) -> list[int]:
+    """Levels, from full size on, whose cells are so many pixels wide; none without attention."""
+    if not config.attention:
+        return []
+    return [i for i in range(len(config.multipliers)) if config.patch * 2**i in cells]
+
+
 def check_shape(config: Shape) -> None:
     """Raise ValueError unless this makes an encoder and a decoder of images of its size."""
     sizes = ("patch", "channels", "blocks", "latent")

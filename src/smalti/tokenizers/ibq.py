@@ -18,7 +18,7 @@ from torch import nn
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.nn.autoencoder import Decoder, Encoder
+from smalti.nn.autoencoder import Decoder, Encoder, levels_at
 from smalti.tokenizers.one_grid import ConvConfig, ConvTokenizer
 from smalti.tokenizers.quantize.ibq import IndexPropagation
 
@@ -44,13 +44,6 @@ class IBQTokenizerConfig(ConvConfig):
     def spec(self) -> TokenSpec:
         return TokenSpec((self.grid,), self.vocab)
 
-    @property
-    def attends(self) -> list[int]:
-        """The levels with attention, from full size on."""
-        cells = [self.patch * 2**i for i in range(len(self.multipliers))]
-        found = [i for i, cell in enumerate(cells) if cell in self.attention_at]
-        return found if self.attention else []
-
 
 class IBQTokenizer(ConvTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, h * w), row by row, and back."""
@@ -58,8 +51,9 @@ class IBQTokenizer(ConvTokenizer):
     def __init__(self, config: IBQTokenizerConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.encoder = Encoder(config, attention=config.attends)
-        self.decoder = Decoder(config, config.attends)
+        levels = levels_at(config, config.attention_at)
+        self.encoder = Encoder(config, attention=levels)
+        self.decoder = Decoder(config, levels)
         self.quantize = IndexPropagation(config.vocab, config.dim, config.temperature)
         self.quant_conv = nn.Conv2d(config.latent, config.dim, 1)
         self.post_quant_conv = nn.Conv2d(config.dim, config.latent, 1)

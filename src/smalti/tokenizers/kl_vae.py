@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn import autoencoder
-from smalti.nn.autoencoder import Decoder, Encoder
+from smalti.nn.autoencoder import Decoder, Encoder, levels_at
 from smalti.tokenizers.base import ImageTokenizer, TokenizerConfig, check_images, check_latent
 
 
@@ -111,9 +111,8 @@ class KLVAE(ImageTokenizer):
     def __init__(self, config: KLVAEConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        cells = [config.patch * 2**i for i in range(len(config.multipliers))]
-        levels = [i for i, cell in enumerate(cells) if cell in config.attention_at]
-        self.encoder = Encoder(config, 2 * config.latent, levels if config.attention else [])
+        levels = levels_at(config, config.attention_at)
+        self.encoder = Encoder(config, 2 * config.latent, levels)
         self.decoder = Decoder(config, attention=())
         self.quant_conv = nn.Conv2d(2 * config.latent, 2 * config.latent, 1)
         self.post_quant_conv = nn.Conv2d(config.latent, config.latent, 1)

@@ -20,33 +20,16 @@ from torch import Tensor, nn
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.nn import autoencoder
-from smalti.nn.autoencoder import Decoder, Encoder
-from smalti.tokenizers.base import (
-    ImageTokenizer,
-    Reconstruction,
-    TokenizerConfig,
-    check_images,
-    check_latent,
-)
+from smalti.nn.autoencoder import Decoder, Encoder, levels_at
+from smalti.tokenizers.base import check_latent
+from smalti.tokenizers.one_grid import ConvConfig, ConvTokenizer, check_levels
 from smalti.tokenizers.quantize.residual import ResidualQuantizer
 
 
 @dataclass(frozen=True)
-class RQVAEConfig(TokenizerConfig):
-    patch: int = 1
-    """Pixels of each side folded into channels before the first convolution; 1 as published, 2
-    makes small models several times faster."""
-    channels: int = 128
-    """Width of the first level."""
+class RQVAEConfig(ConvConfig):
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
     """Width of each level as a multiple of `channels`; each but the last halves the size."""
-    decoder_multipliers: tuple[int, ...] = ()
-    """The same for the decoder's levels, as many; () = those of the encoder."""
-    blocks: int = 2
-    """Residual blocks per level in the encoder; the decoder has one more."""
-    latent: int = 256
-    """Channels Z between the convolutions and the codebook."""
     vocab: int = 16384
     """Codes of a table."""
     dim: int = 256
@@ -57,48 +40,34 @@ class RQVAEConfig(TokenizerConfig):
     """One table for all depths; if not, each has its own."""
     cells: int = 1
     """Latent cells of each side that a position of codes covers, r."""
-    attention: bool = True
-    """Attention in the middle of encoder and decoder, and at the levels of `attention_at`."""
     attention_at: tuple[int, ...] = (32,)
     """Pixels per cell, along one side, of the levels with attention."""
-    dropout: float = 0.0
-    """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
-        autoencoder.check_shape(self)
+        super().__post_init__()
         check(self, several=("vocab",), positive=("dim", "depth", "cells"))
-        if any(s % self.factor for s in self.size):
-            raise ValueError(f"size must be multiples of {self.factor} pixels, got {self.size}")
+        check_levels(self)
 
     @property
     def factor(self) -> int:
         """Image pixels per position, along one side."""
-        return autoencoder.factor(self) * self.cells
+        return super().factor * self.cells
 
     @property
     def spec(self) -> TokenSpec:
-        h, w = self.size
-        return TokenSpec(((h // self.factor, w // self.factor),), self.vocab, self.depth)
-
-    @property
-    def attends(self) -> list[int]:
-        """The levels with attention, from full size on."""
-        cells = [self.patch * 2**i for i in range(len(self.multipliers))]
-        found = [i for i, cell in enumerate(cells) if cell in self.attention_at]
-        return found if self.attention else []
+        return TokenSpec((self.grid,), self.vocab, self.depth)
 
 
-class RQVAE(ImageTokenizer):
+class RQVAE(ConvTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, h * w, D), row by row, and
     back."""
-
-    any_grid = True
 
     def __init__(self, config: RQVAEConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.encoder = Encoder(config, attention=config.attends)
-        self.decoder = Decoder(config, config.attends)
+        levels = levels_at(config, config.attention_at)
+        self.encoder = Encoder(config, attention=levels)
+        self.decoder = Decoder(config, levels)
         width = config.dim * config.cells**2
         self.quantize = ResidualQuantizer(config.vocab, width, config.depth, config.shared)
         self.quant_conv = nn.Conv2d(config.latent, config.dim, 1)
@@ -114,22 +83,11 @@ class RQVAE(ImageTokenizer):
 
     def latent(self, images: Tensor) -> Tensor:
         """(B, C, h, w) before quantization."""
-        return fold(self.quant_conv(self.encoder(images)), self.config.cells)
+        return fold(super().latent(images), self.config.cells)
 
     def render(self, latent: Tensor) -> Tensor:
         """Sums of codes (B, C, h, w) to images (B, 3, H, W), not clamped."""
-        return self.decoder(self.post_quant_conv(unfold(latent, self.config.cells)))
-
-    def forward(self, images: Tensor, entropy: bool = False) -> Reconstruction:
-        z = self.latent(images)  # (B, C, h, w)
-        quantized = self.quantize(z, entropy)
-        return Reconstruction(self.render(quantized.latent.to(z.dtype)), z, quantized)
-
-    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """Images (B, 3, H, W) to codes (B, h * w, D). Raises ValueError for images of another size
-        than that of `spec`."""
-        check_images(images, self.size_of(spec))
-        return self.quantize.encode(check_latent(self.latent(images))).flatten(1, 2)
+        return super().render(unfold(latent, self.config.cells))
 
     def soft_codes(
         self, images: Tensor, temperature: float, uniform: Tensor | None = None
