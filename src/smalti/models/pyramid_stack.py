@@ -26,7 +26,7 @@ from smalti.nn.attention import KVCache, attend
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
-from smalti.nn.rope import rotate
+from smalti.nn.rope import rotate, rotate_halves
 from smalti.tokenizers.quantize.pyramids import Pyramid
 
 SHARPEST = 100.0
@@ -99,7 +99,8 @@ class Place(NamedTuple):
     keep: bool
     """Whether keys and values are written to the cache."""
     rotation: Tensor | None = None
-    """(n, head_dim / 2) complex: how queries and keys are turned, if they are."""
+    """How queries and keys are turned, if they are: (n, head_dim / 2) complex, or (B, n, 2,
+    head_dim), a table of `rope_halves`."""
 
 
 def scale_of(span: Span, sizes: Sequence[int]) -> int:
@@ -182,7 +183,8 @@ class Attention(nn.Module):
             length = self.log_scale.clamp(max=math.log(SHARPEST)).exp()  # (H, 1, 1)
             q, k = to_length(q, length), to_length(k, 1.0)
         if place.rotation is not None:
-            q, k = rotate(q, place.rotation), rotate(k, place.rotation)
+            turn = rotate if place.rotation.is_complex() else rotate_halves
+            q, k = turn(q, place.rotation), turn(k, place.rotation)
         if cache is not None:
             k, v = cache.update(layer, place.slots, place.reach, k, v, place.keep)
         y = attend(q, k, v, place.mask, scale=self.scale)
