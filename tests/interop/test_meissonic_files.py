@@ -83,7 +83,7 @@ def models(draw) -> MeissonicConfig:
     )
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(config=models())
 def test_models_come_back(config):
     stored = checkpoint(config)

@@ -1,9 +1,15 @@
 """Meissonic's schedules against outputs of the official scheduler: tokens are exact."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from golden import folders, load
 
+from smalti.codes import Cond, Draw
+from smalti.engine.masked import Plan, Surest
+from smalti.engine.step import Request
+from smalti.sampling.noise import Noise
 from smalti.sampling.reveal import Reveal, least_sure
 
 SCHEDULES = {"cosine": "meissonic", "linear": "meissonic-linear"}
@@ -37,3 +43,29 @@ def test_meissonic_scheduler(folder):
             codes = codes.masked_fill(hidden, mask)
         io.check(f"sample_out_{i}", codes)
     io.done()
+
+
+@pytest.mark.parametrize("folder", folders("meissonic_scheduler"))
+def test_the_loop_takes_what_the_scheduler_takes(folder: Path, monkeypatch):
+    """Step after step, from what the loop itself made of the step before."""
+    config, _, io = load(folder)
+    mask, steps = config["mask_token_id"], config["num_inference_steps"]
+    start = io["sample_in_0"].flatten(1)
+    if (start != mask).any():
+        pytest.skip("of pictures that begin with known codes the loop's shares are of the others")
+    span = config["temperature"]
+    first, last = span if isinstance(span, list) else (span, LAST)
+    reveal = Reveal(steps, SCHEDULES[config["masking_schedule"]], confidence=first - last)
+    cond, noise = Cond(labels=torch.zeros(len(start), dtype=torch.int64)), Noise.request(0, 1)
+    codes, ready = torch.zeros_like(start), torch.zeros_like(start, dtype=torch.bool)
+    plan = Plan.of(reveal, ready)
+    taker = Surest(Request(cond, noise, reveal=reveal), steps, start.shape[1])
+    assert plan.steps == steps
+    for i in range(steps):
+        doubt = io.get(f"gumbel_{i}", torch.zeros(start.shape))
+        monkeypatch.setattr("smalti.engine.masked.gumbel", lambda _, doubt=doubt: doubt)
+        logp, drawn = io[f"logits_{i}"].flatten(2).transpose(1, 2).log_softmax(-1).max(-1)
+        asked = taker.ask(i, *plan.hidden(i))
+        asked = asked._replace(weight=asked.weight + last)
+        codes, ready = taker.take(codes, ready, Draw(drawn, logp, logp), asked)
+        io.check(f"sample_out_{i}", codes.masked_fill(~ready, mask))

@@ -53,6 +53,8 @@ class MeissonicConfig(GeneratorConfig):
     """Height and width of the code grid that the model learns; it draws others too."""
     vocab: int = 8192
     """Codebook entries, to which the mask token is one more row; 2 with `channels`."""
+    depth: int = 0
+    """Codes at a position; 0: one."""
     channels: int = 0
     """Bits of a code; 0: a code is a number."""
     depth: int = 0

@@ -78,7 +78,7 @@ def emoji_meissonic() -> TextRecipe:
         objective=MaskedConfig(masking="cosine"),
         sampling=Sampling.of(guidance=3.0, steps=16, reveal="meissonic", confidence=2.0),
         train=replace(
-            recipe.train, steps=4000, eval_every=800, preview_every=2000, save_every=2000
+            recipe.train, steps=6000, eval_every=1200, preview_every=3000, save_every=3000
         ),
     )
 
