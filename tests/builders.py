@@ -98,9 +98,7 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "ibq-bits": (ibq.IBQ, replace(ibq.tiny(), **bits)),
         "meissonic-pooled": (
             meissonic.Meissonic,
-            replace(
-                meissonic.tiny(), pooled=7, word_dim=9, guided=2.0, compress=False, grid=(2, 5)
-            ),
+            replace(meissonic.tiny(), pooled=7, word_dim=9, guided=2.0, grid=(4, 6)),
         ),
         "fluid-raster-bits": (fluid.fluid, replace(random, order="raster", **bits)),
     }

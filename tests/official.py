@@ -60,7 +60,7 @@ def official(module: nn.Module) -> dict[str, Tensor]:
     if isinstance(module, MaskGITVQGAN):
         return {k.replace(".upsample.conv.", ".upsample_conv."): t for k, t in state.items()}
     if isinstance(module, Meissonic):
-        return official_meissonic(state)
+        return official_meissonic(state, module.config.joint_layers)
     if isinstance(module, OpenMAGVIT2):
         renames = {f"^{re.escape(ours)}": theirs for theirs, ours in NAMES.items()}
         return renamed(state, renames)
@@ -255,7 +255,7 @@ def official_maskbit_vqgan(
     return renamed(state, renames) | {f"quantize.{n}": t for n, t in constants.items()}
 
 
-def official_meissonic(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def official_meissonic(state: dict[str, Tensor], joint: int) -> dict[str, Tensor]:
     """With queries, keys and values apart, pointwise convolutions, rows of codes that nothing reads
     and no features of an empty text."""
     renames = {
@@ -284,6 +284,9 @@ def official_meissonic(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }  # fmt: skip
     found = {}
     for name, tensor in state.items():
+        if layer := re.match(r"layers\.(\d+)\.", name):
+            i, rest = int(layer[1]), name[layer.end() :]
+            name = f"joint.{i}.{rest}" if i < joint else f"single.{i - joint}.{rest}"
         if name == "tok_embeddings.weight":
             tensor = torch.cat((tensor[:-1], torch.ones_like(tensor[:3]), tensor[-1:]))
         if name in ("embed_proj.weight", "out.weight", "head.proj.weight"):

@@ -31,6 +31,7 @@ from smalti.models import (
     meissonic,
     open_magvit2,
     rar,
+    rq_transformer,
     var,
 )
 from smalti.models.generator import Generator
@@ -97,6 +98,9 @@ MODELS = {
         open_magvit2.OpenMAGVIT2Config, open_magvit2.OpenMAGVIT2, open_magvit2.tiny
     ),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
+    "rq_transformer": Entry(
+        rq_transformer.RQTransformerConfig, rq_transformer.RQTransformer, rq_transformer.tiny
+    ),
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
     "maskbit": Entry(maskbit.MaskBitConfig, maskbit.MaskBit, maskbit.tiny),
     "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),

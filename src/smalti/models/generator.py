@@ -146,6 +146,11 @@ class Generator(nn.Module):
         """Whether its loss draws random numbers, which training gives it."""
         return not self.spec.discrete
 
+    @property
+    def depths(self) -> int:
+        """How many codes of a position are drawn one after another, each by filters of its own."""
+        return self.spec.depth or 1
+
     def split(self, codes: Tensor) -> Tensor:
         """Codes (B, N, *trailing) as their parts, (B, N * parts, ...), which is what a masked model
         of several parts draws and has a loss of."""

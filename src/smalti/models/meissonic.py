@@ -55,6 +55,8 @@ class MeissonicConfig(GeneratorConfig):
     """Codebook entries, to which the mask token is one more row; 2 with `channels`."""
     channels: int = 0
     """Bits of a code; 0: a code is a number."""
+    depth: int = 0
+    """Codes at each position, drawn one after another; 0: one."""
     factor: int = 16
     """Pixels of a code along one side, by which the model is told how large a picture is."""
     text_length: int = 78
@@ -90,7 +92,7 @@ class MeissonicConfig(GeneratorConfig):
 
     def __post_init__(self) -> None:
         sizes = ("vocab", "factor", "text_length", "text_dim", "heads", "dim")
-        counts = ("channels", "word_dim", "pooled", "joint_layers", "single_layers")
+        counts = ("channels", "depth", "word_dim", "pooled", "joint_layers", "single_layers")
         check(self, pairs=("grid",), positive=sizes, counts=counts, rates=("dropout",))
         if len(self.axes) != 3 or min(self.axes) < 2 or any(n % 2 for n in self.axes):
             raise ValueError(f"axes must be three even positive numbers, got {self.axes}")
@@ -109,7 +111,7 @@ class MeissonicConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -324,8 +326,9 @@ class Meissonic(Generator):
         self.down = Resampling(dim, up=False) if config.compress else None
         self.in_norm = RMSNorm(dim, EPS)
         self.in_proj = Linear(dim, dim, bias=False)
-        self.joint = nn.ModuleList([JointBlock(config) for _ in range(config.joint_layers)])
-        self.single = nn.ModuleList([SingleBlock(config) for _ in range(config.single_layers)])
+        joint = [JointBlock(config) for _ in range(config.joint_layers)]
+        single = [SingleBlock(config) for _ in range(config.single_layers)]
+        self.layers = nn.ModuleList([*joint, *single])
         self.last_norm = RMSNorm(dim, EPS)
         self.last_proj = Linear(dim, dim, bias=False)
         self.up = Resampling(dim, up=True) if config.compress else None
@@ -397,9 +400,9 @@ class Meissonic(Generator):
         """Texts as a whole (B, .) and micro-conditions (B, 5) as a vector, (B, D)."""
         micro = sinusoid(micro).flatten(1).to(whole.dtype)  # (B, 5 * 256)
         told = self.text_embed(self.cond_embed(torch.cat((whole, micro), 1)))
-        if self.guide_embed is None:
+        if self.guide_embed is None or self.config.guided is None:
             return told
-        guidance = torch.tensor([self.config.guided], device=whole.device)
+        guidance = torch.full((len(whole),), self.config.guided, device=whole.device)
         return told + self.guide_embed(sinusoid(THOUSAND * guidance))
 
     def micro(self, grid: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
@@ -440,10 +443,11 @@ class Meissonic(Generator):
         x = self.in_proj(self.in_norm(x))
         told = F.silu(cond.told + self.time_embed(sinusoid(THOUSAND * self.time(turn))))
         words, rotation = cond.words, cond.rotation[0].unsqueeze(1)
-        for layer in self.joint:
+        joint = self.config.joint_layers
+        for layer in self.layers[:joint]:
             words, x = layer(words, x, told, rotation, cond.mask)
         x = torch.cat((words, x), 1)  # (B, T + n, D)
-        for layer in self.single:
+        for layer in self.layers[joint:]:
             x = layer(x, told, rotation, cond.mask)
         x = self.last_proj(self.last_norm(x[:, words.shape[1] :]))  # (B, n, D)
         if self.up is not None:
