@@ -104,5 +104,8 @@ def test_care_of_scales_is_refused_where_there_is_one(tmp_path, capsys):
     asked = [*SHAPES, "--objective.codebook.share", "0.5"]
     with pytest.raises(SystemExit):
         main(["train", "emoji_vqgan", *asked, "--out", str(tmp_path / "t")])
-    words = "objective.codebook.share is of several scales, of which a VQGAN has one, got 0.5"
+    words = (
+        "objective.codebook.share is of several scales or depths of one table, "
+        "of which a VQGAN has one, got 0.5"
+    )
     assert words in capsys.readouterr().err

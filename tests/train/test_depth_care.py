@@ -177,6 +177,18 @@ def test_averages_that_are_asked_of_no_table_are_refused():
         goal.objective(build(fsq.FSQ, fsq.tiny()), seed=0, steps=10)
 
 
+def test_settings_that_do_nothing_beside_others_are_refused():
+    goal = ReconstructionConfig(perceptual="none", gan_weight=0.0)
+    apart = build(RQVAE, replace(tiny(), shared=False))
+    shares = replace(goal, codebook=CodebookConfig(share=0.5, warmup=0))
+    with pytest.raises(ValueError, match=r"share is of several scales or depths .*, got 0\.5"):
+        shares.objective(apart, seed=0, steps=10)
+    assert shares.objective(build(RQVAE, tiny()), seed=0, steps=10).care is not None
+    averaged = replace(goal, quantizer_weight=0.5, codebook=CodebookConfig(decay=0.9, warmup=0))
+    with pytest.raises(ValueError, match="codebook.decay 0.9, got 0.5"):
+        averaged.objective(apart, seed=0, steps=10)
+
+
 def test_one_code_at_each_position_may_be_averaged_as_well():
     quantizer = build(lambda v: VectorQuantizer(v, 2, l2_norm=False), VOCAB)
     care = CodebookCare(quantizer, CodebookConfig(kmeans=False, decay=0.9), grids=((2, 2),))

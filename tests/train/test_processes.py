@@ -130,7 +130,7 @@ def test_a_tokenizer_of_several_depths(shared, tmp_path):
         load_module(tmp_path / run / "tokenizer", modules.TOKENIZERS)[0].quantize.embedding.weight
         for run in ("one", "two")
     ]
-    torch.testing.assert_close(tables[1], tables[0], rtol=0, atol=1e-3)
+    torch.testing.assert_close(tables[1], tables[0], rtol=0, atol=1e-2)
 
 
 def test_orders_and_scales_in_shards(command, tmp_path):

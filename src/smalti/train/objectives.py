@@ -203,7 +203,8 @@ class ReconstructionConfig(PictureConfig):
         """What a tokenizer minimises in so many steps; one that has `begun` knows its codes.
 
         Raises ValueError if there would be no codebook by the end, or nothing to learn before it,
-        or if care is asked for where no table is, or of several scales where there is one.
+        or if care is asked for where no table is, or of several scales or depths where there is
+        one, or for weights that do nothing beside it.
         """
         care = replace(self.codebook, kmeans=False) if begun else self.codebook
         if model.codebook is None and self.codebook.chosen:
@@ -212,11 +213,17 @@ class ReconstructionConfig(PictureConfig):
                 f"{an(type(model).__name__)} does not have, got {self.codebook}"
             )
         if model.codebook is not None and self.codebook.share != CodebookConfig.share:
-            if len(model.spec.grids) == 1:
+            levels = len(model.spec.grids) * max(model.spec.depth, 1)
+            if levels == model.codebook.tables:
                 raise ValueError(
-                    "objective.codebook.share is of several scales, of which "
-                    f"{an(type(model).__name__)} has one, got {self.codebook.share}"
+                    "objective.codebook.share is of several scales or depths of one table, of "
+                    f"which {an(type(model).__name__)} has one, got {self.codebook.share}"
                 )
+        if care.decay and self.quantizer_weight != ReconstructionConfig.quantizer_weight:
+            raise ValueError(
+                "objective.quantizer_weight does nothing where codes are moving averages, by "
+                f"objective.codebook.decay {care.decay}, got {self.quantizer_weight}"
+            )
         if model.codebook is not None and care.kmeans and care.warmup >= steps:
             raise ValueError(
                 f"objective.codebook.warmup must be below train.steps {steps}, got {care.warmup}"
