@@ -21,16 +21,16 @@ def head_of(
 ) -> CategoricalHead | BitwiseHead | DepthHead:
     """A head from hidden states of width `dim` to discrete codes.
 
-    A stack of codes has one of `depth_layers` of width `depth_dim`, 0 for about two thirds of
-    `dim`: the layers are run for each code, and so narrow that a stack of four costs a third of a
-    model of twelve layers. Raises ValueError for codes of another kind than numbers or bits at each
-    position.
+    A stack of codes has one of `depth_layers` of width `depth_dim`, 0 for half of `dim`: layers and
+    classifier run for each code of it, and so narrow that a stack of four costs at most a third of
+    a model of twelve layers. Raises ValueError for codes of another kind than numbers or bits at
+    each position.
     """
     if bits := bits_of(spec):
         return BitwiseHead(dim, bits, bias)
     if not spec.depth:
         return CategoricalHead(dim, spec.vocab, bias)
-    width = depth_dim or max(2 * dim // 3 // STEP * STEP, STEP)
+    width = depth_dim or max(dim // 2 // STEP * STEP, STEP)
     config = DepthConfig(
         layers=depth_layers,
         heads=max(n for n in range(1, max(width // HEAD_DIM, 1) + 1) if width % n == 0),

@@ -46,7 +46,7 @@ class LlamaGenConfig(GeneratorConfig):
     depth_layers: int = 1
     """Transformer blocks of the head that draws the codes of a position, if there are several."""
     depth_dim: int = 0
-    """Width of these blocks; 0: about two thirds of `dim`."""
+    """Width of these blocks; 0: half of `dim`."""
     classes: int = 1000
     """Class labels; the null class is one more row. 0 for a text-conditional model."""
     text_length: int = 0
