@@ -171,8 +171,11 @@ def test_each_code_of_a_position_may_have_its_own():
         ({"top_k": (3, -1)}, "top_k must be 0 .off. or more, got -1"),
         ({"top_p": (1.0, 0.0)}, "top_p must be above 0 and at most 1, got 0.0"),
         ({"temperature": (1.0, math.nan)}, "got nan"),
-        ({"top_k": (3, 1), "top_p": (0.1, 0.2, 0.3)}, "equally many values, got top_k 3,1; top_p"),
-        ({"top_k": ()}, "filters must have equally many values"),
+        (
+            {"top_k": (3, 1), "top_p": (0.1, 0.2, 0.3)},
+            "as many values each, at least one, got top_k 3,1; top_p",
+        ),
+        ({"top_k": ()}, "filters must have as many values each, at least one"),
     ],
 )
 def test_bad_values_of_each(values, message):
