@@ -1,5 +1,6 @@
 """Files of RQ-Transformer: every option of their config.yaml, a tar of both parts, refusals."""
 
+import json
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from test_rq_files import published, refused
 from torch import Tensor
 
@@ -161,11 +163,17 @@ def tar(tmp_path_factory) -> Callable[..., Path]:
     return packed
 
 
-def test_a_tar_becomes_a_pipeline(tar, tmp_path):
-    path, model = tar(), model_of({})
-    words = ["--tokenizer", str(path), "--model", str(path), "--out", str(tmp_path / "p")]
-    main(["convert", "rq", *words])
-    pipe = smalti.load(tmp_path / "p", device="cpu")
+@pytest.fixture(scope="module")
+def pipeline(tar, tmp_path_factory) -> Path:
+    """The folder that the command makes of a tar."""
+    path, out = str(tar()), tmp_path_factory.mktemp("converted") / "p"
+    main(["convert", "rq", "--tokenizer", path, "--model", path, "--out", str(out)])
+    return out
+
+
+def test_a_tar_becomes_a_pipeline(pipeline):
+    model = model_of({})
+    pipe = smalti.load(pipeline, device="cpu")
     assert pipe.sampling.filters.top_p == 0.92 and pipe.sampling.guidance.scale == 1.0
     vectors = pipe.tokenizer.quantize.embedding.weight
     assert torch.equal(pipe.model.head.seen.vectors, vectors)
@@ -173,6 +181,31 @@ def test_a_tar_becomes_a_pipeline(tar, tmp_path):
     codes, cond = random_codes(model.spec, 2), replace(random_cond(model, 2), drop=None)
     torch.testing.assert_close(pipe.model.loss(codes, cond), model.loss(codes, cond))
     assert pipe(classes=[1], n=1, top_k=(5, 3, 1), guidance=2.0)[0].size == (16, 16)
+
+
+def test_filters_of_each_depth_by_the_command(pipeline, tmp_path, capsys):
+    out = tmp_path / "x.png"
+    words = ["sample", str(pipeline), "--n", "2", "--out", str(out)]
+    main([*words, "--top-k", "5,3,1", "--temperature", "0.9"])
+    pipe, images = smalti.load(pipeline, device="cpu"), []
+    for filters in ({"top_k": (5, 3, 1), "temperature": 0.9}, {}):
+        images.append(pipe(n=2, **filters))
+    with Image.open(out) as sheet:
+        tags = json.loads(sheet.text["smalti"])["images"]
+    assert tags[0]["top_k"] == [5, 3, 1] and tags[0]["temperature"] == 0.9
+    assert images[0][0].info["smalti"]["top_k"] == [5, 3, 1]
+    assert images[0][0].tobytes() != images[1][0].tobytes()
+    pipe.sampling = pipe.sampling.changed(top_k=(5, 3, 1), temperature=0.9)
+    pipe.save_pretrained(tmp_path / "kept")
+    kept = smalti.load(tmp_path / "kept", device="cpu")
+    assert kept.sampling == pipe.sampling and kept(n=1)[0].tobytes() == images[0][0].tobytes()
+    capsys.readouterr()
+    for given, wrong in (("9,4", "one for each of the 3 codes of a position, got 9,4"),
+                         ("9,x,4", "--top-k must be an integer, or several with commas"),
+                         ("9,4,-1", "top_k must be 0 (off) or more, got -1")):  # fmt: skip
+        again = [*words[:-1], str(tmp_path / "y.png"), "--top-k", given]
+        assert wrong in refused(capsys, *again)
+    assert not (tmp_path / "y.png").exists()
 
 
 @pytest.mark.parametrize(
