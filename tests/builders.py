@@ -15,6 +15,7 @@ from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request, Step
 from smalti.models import (
     fluid,
+    hart,
     ibq,
     infinity,
     llamagen,
@@ -89,6 +90,20 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "infinity-numbers": (
             infinity.Infinity,
             replace(infinity.tiny(), bits=0, vocab=32, latent=4),
+        ),
+        "hart-cross": (
+            hart.HART,
+            replace(
+                hart.tiny(),
+                scales=((1, 1), (2, 3), (3, 5)),
+                text_norm=False,
+                feed_forward="gelu",
+                adaln="shared",
+                cross=True,
+                waves=False,
+                l2_norm=False,
+                rest_scale=0.0,
+            ),
         ),
         "var-cells": (var.VAR, replace(var.tiny(), vocab=2, channels=8, latent=2)),
         "open_magvit2-numbers": (open_magvit2.OpenMAGVIT2, numbers),
@@ -248,7 +263,10 @@ def pipeline(name: str, **options: Any) -> Pipeline:
     """A pipeline of the model `name` of `models()` and a tokenizer that speaks of its codes."""
     model = build(*models()[name])
     spec, grids = model.spec, model.spec.grids
-    if not spec.discrete:
+    if not spec.discrete and len(grids) > 1:
+        kind, changes = "hart_vae", {"dim": spec.channels, "scales": grids}
+        changes |= {"vocab": model.config.vocab, "phis": model.config.phis}
+    elif not spec.discrete:
         kind, changes = "kl_vae", {"latent": spec.channels}
     elif len(grids) > 1:
         kind, changes = "multiscale_vqvae", {"vocab": spec.vocab, "scales": grids}

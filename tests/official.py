@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from smalti.interop.projects.llamagen import GPT_NAMES
 from smalti.interop.projects.open_magvit2 import NAMES
+from smalti.models.hart import HART, HARTConfig
 from smalti.models.ibq import IBQ
 from smalti.models.infinity import Infinity
 from smalti.models.mar import MAR
@@ -43,7 +44,10 @@ def official(module: nn.Module) -> dict[str, Tensor]:
         return official_mar(state)
     if isinstance(module, VAR):
         return official_var(state, module.sizes)
+    if isinstance(module, HART):
+        return official_hart(state, module.config)
     if isinstance(module, MultiScaleVQVAE):
+        state.pop("quantize.rest_std", None)  # HART's, which no file has
         return official_vae(state, len(module.config.multipliers))
     if isinstance(module, KLVAE | IBQTokenizer):
         return official_conv(state, len(module.config.multipliers))
@@ -60,7 +64,7 @@ def official(module: nn.Module) -> dict[str, Tensor]:
     if isinstance(module, MaskGITVQGAN):
         return {k.replace(".upsample.conv.", ".upsample_conv."): t for k, t in state.items()}
     if isinstance(module, Meissonic):
-        return official_meissonic(state)
+        return official_meissonic(state, module.config.joint_layers)
     if isinstance(module, OpenMAGVIT2):
         renames = {f"^{re.escape(ours)}": theirs for theirs, ours in NAMES.items()}
         return renamed(state, renames)
@@ -181,6 +185,40 @@ def official_conv(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
     return renamed(found, renames)
 
 
+def official_hart(state: dict[str, Tensor], config: HARTConfig) -> dict[str, Tensor]:
+    """With the buffers of upstream, without the tokenizer's quantizer."""
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("quantize.")}
+    swiglu = config.feed_forward == "swiglu"
+    for name in list(state):
+        if name.endswith(".q_bias"):
+            state[name.replace("q_bias", "zero_k_bias")] = torch.zeros_like(state[name])
+        if name.endswith(".log_scale"):
+            state[name] = state[name][None]
+    renames = {
+        r"^text_proj": "context_embed", r"^text_norm": "context_norm",
+        r"^norm": "head_nm.ln_wo_grad",
+        r"^adaln": "head_nm.ada_lin.1", r"^head\.norm": "decoder_norm", r"^head\.proj": "head",
+        r"^scale_embedding\.w1": "lvl_embed.mlp.0", r"^scale_embedding\.w2": "lvl_embed.mlp.2",
+        r"^scale_embedding": "lvl_embed", r"^layers\.(\d+)\.norm": r"blocks.\1.ln_wo_grad",
+        r"^layers": "blocks", r"^(blocks\.\d+)\.adaln": r"\1.ada_lin.1",
+        r"\.constants$": ".scale_shift_table", r"\.attention\.wqkv": ".attn.qkv_proj",
+        r"\.attention\.wo": ".attn.proj", r"\.log_scale$": ".scale_mul_1H11",
+        r"\.attention\.": ".attn.", r"\.cross\.wq": ".cross_attn.q_linear",
+        r"\.cross\.wkv": ".cross_attn.kv_linear", r"\.cross\.wo": ".cross_attn.proj",
+        r"\.feed_forward\.w1": ".ffn.gate_proj" if swiglu else ".ffn.fc1",
+        r"\.feed_forward\.w2": ".ffn.down_proj" if swiglu else ".ffn.fc2",
+        r"\.feed_forward\.w3": ".ffn.up_proj", r"^head\.diffusion\.": "diffloss.net.",
+        r"\.time_embed\.w1": ".time_embed.mlp.0", r"\.time_embed\.w2": ".time_embed.mlp.2",
+        r"net\.blocks\.": "net.res_blocks.", r"(res_blocks\.\d+)\.norm": r"\1.in_ln",
+        r"(res_blocks\.\d+)\.w1": r"\1.mlp.0", r"(res_blocks\.\d+)\.w2": r"\1.mlp.2",
+        r"net\.adaln": "net.final_layer.adaln", r"\.adaln\.": ".adaLN_modulation.1.",
+        r"net\.out\.": "net.final_layer.linear.",
+    }  # fmt: skip
+    sizes = [config.text_length, *(h * w for h, w in config.scales[1:])]
+    levels = [k for k, n in enumerate(sizes) for _ in range(n)]
+    return renamed(state, renames) | {"lvl_1L": torch.tensor([levels], device="cpu")}
+
+
 def official_infinity(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """With two logits for each bit and the buffers of upstream; layers numbered throughout."""
     for name in list(state):
@@ -255,7 +293,7 @@ def official_maskbit_vqgan(
     return renamed(state, renames) | {f"quantize.{n}": t for n, t in constants.items()}
 
 
-def official_meissonic(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def official_meissonic(state: dict[str, Tensor], joint: int) -> dict[str, Tensor]:
     """With queries, keys and values apart, pointwise convolutions, rows of codes that nothing reads
     and no features of an empty text."""
     renames = {
@@ -284,6 +322,9 @@ def official_meissonic(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }  # fmt: skip
     found = {}
     for name, tensor in state.items():
+        if layer := re.match(r"layers\.(\d+)\.", name):
+            i, rest = int(layer[1]), name[layer.end() :]
+            name = f"joint.{i}.{rest}" if i < joint else f"single.{i - joint}.{rest}"
         if name == "tok_embeddings.weight":
             tensor = torch.cat((tensor[:-1], torch.ones_like(tensor[:3]), tensor[-1:]))
         if name in ("embed_proj.weight", "out.weight", "head.proj.weight"):

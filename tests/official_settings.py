@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from smalti.heads.diffusion import DiffusionConfig
+from smalti.models.hart import HARTConfig
 from smalti.models.infinity import InfinityConfig
 from smalti.models.llamagen import LlamaGenConfig
 from smalti.models.mar import MARConfig
 from smalti.models.rar import RARConfig
 from smalti.models.var import VARConfig
+from smalti.tokenizers.hart_vae import HARTVAEConfig
 from smalti.tokenizers.infinity import InfinityVAEConfig
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGANConfig
@@ -220,6 +223,106 @@ def var_config(constructor: Mapping[str, Any], vocab: int, latent: int, **codes:
         norm_eps=args["norm_eps"],
         dropout=args["drop_rate"],
         drop_path=args["drop_path_rate"],
+    )
+
+
+# -- HART
+HART_VAE_DEFAULTS = VAE_DEFAULTS | {"ch": 160, "ch_mult": [1, 1, 2, 2, 4]}
+"""Arguments of `HARTAutoEncoderConfig`, those that shape weights or outputs."""
+
+HART_VAE_OTHER = {
+    *("beta", "test_mode", "levels", "hybrid", "disable_quant_resi"),
+    *("freeze_codebook_for_hybrid", "quantizer_type"),
+}
+"""Those that say how it is trained; `disable_quant_resi` works on VAR's quantizer alone."""
+
+
+def hart_vae_config(constructor: Mapping[str, Any]) -> HARTVAEConfig:
+    """Our config of the official arguments of `HARTAutoEncoderConfig`. Raises ValueError for an
+    unknown one, for another quantizer, and for a second decoder."""
+    given = dict(constructor)
+    if given.get("quantizer_type", "var_hybrid") != "var_hybrid" or given.pop(
+        "double_decoder", False
+    ):
+        raise ValueError(f"a hybrid quantizer and one decoder, got {constructor}")
+    args = _filled(given, HART_VAE_DEFAULTS, HART_VAE_OTHER, "HART")
+    multipliers = args.pop("ch_mult")
+    plain = vae_config(args, multipliers)
+    return HARTVAEConfig(**{f.name: getattr(plain, f.name) for f in fields(plain)})
+
+
+HART_DEFAULTS: dict[str, Any] = {
+    "context_token": 77,
+    "context_dim": 768,
+    "depth": 16,
+    "embed_dim": 1024,
+    "num_heads": 16,
+    "mlp_ratio": 4.0,
+    "drop_rate": 0.0,
+    "drop_path_rate": 0.0,
+    "norm_eps": 1e-6,
+    "patch_nums": [1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
+    "diff_width": 1024,
+    "diff_depth": 6,
+    "diffusion_batch_mul": 4,
+    "mlp_type": "gpt2",
+    "attn_type": "gpt2",
+    "attn_l2_norm": False,
+    "shared_aln": False,
+    "disable_aln": False,
+    "use_timestep_embed": False,
+    "sep_aln_pooling_mode": "max",
+    "use_cross_attn": False,
+    "use_context_norm": False,
+    "sampler": "iddpm",
+}
+"""Arguments of `HARTForT2IConfig`, those that shape weights or outputs."""
+
+HART_OTHER = {
+    *("vae_path", "attn_drop_rate", "cond_drop_rate", "flash_if_available", "fused_if_available"),
+    *("num_sampling_steps", "context_norm_scale", "diffusion_head_repeats"),
+}
+"""Those that say how it is trained, computed or drawn from."""
+
+
+def hart_config(constructor: Mapping[str, Any], codes: HARTVAEConfig, **ours: Any) -> HARTConfig:
+    """Our config of the arguments of `HARTForT2IConfig`, of its tokenizer, and other settings by
+    our names. Raises ValueError for an unknown one, and for attention without rotation, which the
+    official code cannot draw with."""
+    args = _filled(constructor, HART_DEFAULTS, HART_OTHER, "HART")
+    if args["attn_type"] != "llama" or args["sampler"] != "iddpm":
+        raise ValueError(f"attn_type must be llama and sampler iddpm, got {args}")
+    swiglu = args["mlp_type"] == "llama"
+    own, shared = not args["disable_aln"], args["shared_aln"]
+    return HARTConfig(
+        scales=pyramid(*args["patch_nums"]),
+        vocab=codes.vocab,
+        latent=codes.dim,
+        phis=codes.phis,
+        phi_ratio=codes.phi_ratio,
+        text_length=args["context_token"],
+        text_dim=args["context_dim"],
+        text_norm=args["use_context_norm"],
+        layers=args["depth"],
+        heads=args["num_heads"],
+        dim=args["embed_dim"],
+        mlp_ratio=args["mlp_ratio"],
+        feed_forward="swiglu" if swiglu else "gelu",
+        adaln="own" if own else "shared" if shared else "none",
+        pool=args["sep_aln_pooling_mode"],
+        cross=args["use_cross_attn"],
+        waves=args["use_timestep_embed"],
+        l2_norm=args["attn_l2_norm"],
+        norm_eps=args["norm_eps"],
+        dropout=args["drop_rate"],
+        drop_path=args["drop_path_rate"],
+        head=DiffusionConfig(
+            depth=args["diff_depth"],
+            width=args["diff_width"],
+            repeat=args["diffusion_batch_mul"],
+            clip=1.0,
+        ),
+        **ours,
     )
 
 

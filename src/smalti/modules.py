@@ -21,6 +21,7 @@ from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
     fluid,
+    hart,
     ibq,
     imagegpt,
     infinity,
@@ -37,9 +38,10 @@ from smalti.models import (
 from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
 from smalti.text import byte_words as byte_level
-from smalti.text import clip, t5
+from smalti.text import clip, language_model, t5
 from smalti.tokenizers import (
     fsq,
+    hart_vae,
     kl_vae,
     maskgit_vqgan,
     multiscale_vqvae,
@@ -81,6 +83,7 @@ TOKENIZERS = {
     ),
     "open_magvit2_lfq": Entry(lfq.OpenMAGVIT2LFQConfig, lfq.OpenMAGVIT2LFQ, lfq.tiny),
     "palette": Entry(palette.PaletteConfig, palette.Palette, palette.tiny),
+    "hart_vae": Entry(hart_vae.HARTVAEConfig, hart_vae.HARTVAE, hart_vae.tiny),
     "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
     "infinity_vae": Entry(
         infinity_vae.InfinityVAEConfig, infinity_vae.InfinityVAE, infinity_vae.tiny
@@ -89,6 +92,7 @@ TOKENIZERS = {
 }
 MODELS = {
     "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),
+    "hart": Entry(hart.HARTConfig, hart.HART, hart.tiny),
     "ibq": Entry(ibq.IBQConfig, ibq.IBQ, ibq.tiny),
     "imagegpt": Entry(imagegpt.ImageGPTConfig, imagegpt.ImageGPT, imagegpt.tiny),
     "infinity": Entry(infinity.InfinityConfig, infinity.Infinity, infinity.tiny),
@@ -109,6 +113,9 @@ MODELS = {
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
     "clip": Entry(clip.CLIPConfig, clip.CLIP, clip.tiny),
+    "language_model": Entry(
+        language_model.LanguageModelConfig, language_model.LanguageModel, language_model.tiny
+    ),
     "t5": Entry(t5.T5Config, t5.T5, t5.tiny),
 }
 

@@ -115,7 +115,7 @@ def test_a_cohort_of_scales_has_a_request_in_each_row_and_rows_may_leave(name):
         drawn = model.draw(codes, prepared, span, cache, chance_of(noise, rows, span.slots))
         codes[:, span.slots] = drawn.codes
     for i, drawn in zip((0, 2), codes, strict=True):
-        assert torch.equal(drawn, alone(model, cond, noise, i))
+        assert same(model, drawn, alone(model, cond, noise, i))
     with pytest.raises(ValueError, match="images of scales begin together"):
         cache.put(torch.tensor([0]), model.cache(1))
 

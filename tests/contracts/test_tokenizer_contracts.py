@@ -248,10 +248,10 @@ def test_gradient_reaches_every_parameter(tokenizer, images):
     tokenizer.train().zero_grad()
     out = tokenizer(images)
     loss = (out.images - images).square().mean()
-    if tokenizer.spec.discrete:
-        loss = loss + sum(out.quantized.losses.values())
-    else:
+    if tokenizer.distributions:
         loss = loss + out.posterior.kl().mean()
+    else:
+        loss = loss + sum(out.quantized.losses.values())
     loss.backward()
     tokenizer.eval()
     gradients = {name: p.grad for name, p in tokenizer.named_parameters()}

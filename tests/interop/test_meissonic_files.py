@@ -16,6 +16,7 @@ import smalti
 from builders import build
 from official import diffusers_vq, official
 from smalti.cli.main import main
+from smalti.data.token_cache import TokenCache
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.projects.meissonic import (
     DRAWN,
@@ -26,8 +27,9 @@ from smalti.interop.projects.meissonic import (
 )
 from smalti.models import meissonic
 from smalti.models.meissonic import Meissonic, MeissonicConfig
-from smalti.modules import assemble, load_module
+from smalti.modules import assemble, load_module, save_module
 from smalti.recipes.meissonic import meissonic as published
+from smalti.text.clip import CLIP, config_of
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 from tiny_clip import write_clip
 
@@ -114,6 +116,17 @@ def test_tokenizers_come_back(change):
     assert found.keys() == ours.keys() and all(torch.equal(found[k], ours[k]) for k in ours)
 
 
+@torch.no_grad()
+def test_convolutions_may_see_pixels_between_0_and_1():
+    """Upstream's pictures are (images + 1) / 2 of ours, in and out."""
+    vq, plain = build(VQGAN, VQ), build(VQGAN, replace(VQ, unit=False))
+    images = 2 * torch.rand(2, 3, 16, 16) - 1
+    codes = vq.encode(images)
+    assert torch.equal(codes, plain.encode((images + 1) / 2))
+    torch.testing.assert_close((vq.decode(codes) + 1) / 2, plain.decode(codes))
+    assert not torch.equal(codes, plain.encode(images))
+
+
 # -- folders
 
 
@@ -151,6 +164,20 @@ def convert(folder: Path, out: Path, *more: str) -> None:
     main(["convert", "meissonic", *files, *words, *more])
 
 
+def test_features_of_captions_are_kept(released, tmp_path, monkeypatch):
+    """A token cache has what the encoder says, in half precision."""
+    monkeypatch.setattr("smalti.text.clip.fast_bf16", lambda device: False)
+    folder, _, vq = released
+    save_module(vq, tmp_path / "vq")
+    words = ["--tokenizer", str(tmp_path / "vq"), "--text", f"clip:{folder}", "--no-flip"]
+    main(["encode", "shapes:6", *words, "--out", str(tmp_path / "codes.arrow")])
+    cache, encoder = TokenCache(tmp_path / "codes.arrow"), CLIP(config_of(str(folder)))
+    found, mask = cache.text([1, 4])
+    wanted, _ = encoder(encoder.tokenize(cache.captions_of([1, 4])))
+    assert mask.all() and found.shape == (2, 10, 16)
+    torch.testing.assert_close(found.float(), wanted, rtol=1e-3, atol=1e-3)
+
+
 @torch.no_grad()
 def test_a_released_folder_becomes_a_pipeline(released, tmp_path, monkeypatch):
     monkeypatch.setattr("smalti.text.clip.fast_bf16", lambda device: False)
@@ -168,6 +195,28 @@ def test_a_released_folder_becomes_a_pipeline(released, tmp_path, monkeypatch):
     assert [p.size for p in pictures] == [(16, 16)] * 2
     wide = pipe("two cats", steps=3, seed=1, size=(8, 24), guidance=1.0)
     assert [p.size for p in wide] == [(24, 8)]
+
+
+def test_a_hub_id_is_a_folder(released, tmp_path, monkeypatch):
+    """Transformer and tokenizer are folders of the repository, whose files have the same name."""
+    given, model, vq = released
+    home = tmp_path / "hub" / "snapshots" / "c0ffee"
+    for name, state in (("transformer", official(model)), ("vqvae", diffusers_vq(vq.state_dict()))):
+        (home / name).mkdir(parents=True)
+        file = home / name / "diffusion_pytorch_model.safetensors"
+        save_file({n: t.contiguous() for n, t in state.items()}, file)
+    (home / "transformer" / "config.json").write_text(json.dumps({"axes_dims_rope": AXES}))
+    asked = []
+    where = "smalti.interop.hub.snapshot_download"
+    monkeypatch.setattr(where, lambda repo, allow_patterns: asked.extend(allow_patterns) or home)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    words = "smalti.interop.projects.meissonic.config_of"
+    monkeypatch.setattr(words, lambda name: config_of(str(given)))
+    pipe = smalti.load("MeissonFlow/Meissonic/transformer", "cpu", torch.float32)
+    assert asked == ["transformer/*", "vqvae/*"] and pipe.tokenizer.size == (1024, 1024)
+    assert pipe.info["source"] == "MeissonFlow/Meissonic at c0ffee"
+    name = "diffusion_pytorch_model.safetensors"
+    assert pipe.info["files"].keys() == {f"vqvae/{name}", f"transformer/{name}"}
 
 
 def test_a_tokenizer_alone(released, tmp_path):

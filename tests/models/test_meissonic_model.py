@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from builders import build, generate, random_codes, random_cond
+from builders import build, generate, random_codes, random_cond, texts
 from smalti.codes import Cond, Reads, TokenSpec, Turn
 from smalti.models import meissonic
 from smalti.models.meissonic import Meissonic, MeissonicConfig, places, sinusoid
@@ -163,6 +163,15 @@ def test_it_is_fitted_to_a_tokenizer():
 def test_bad_configs(bad, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **bad)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_no_text_is_an_empty_text_of_an_encoder_that_does_not_learn(learned):
+    model, words = Meissonic(replace(TINY, text_length=12, text_dim=16)), build(*texts()["bytes"])
+    words.learned, before = learned, model.null.clone()
+    model.learn_text(words)
+    empty, _ = words(words.tokenize([""]))
+    assert torch.equal(model.null, before if learned else empty[0])
 
 
 def test_a_text_is_needed():

@@ -41,9 +41,9 @@ def test_clip(folder: Path, tmp_path, monkeypatch):
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda where: None)
     monkeypatch.setattr("smalti.text.clip.fast_bf16", lambda device: False)
     ids, text = io["input_ids"], config["constructor"]["text"]
-    encoder = CLIP(replace(config_of(path), tokens=ids.shape[1]))
+    encoder = CLIP(replace(config_of(path), length=ids.shape[1] + 1))
     width, pooled = text["hidden_size"], config["constructor"]["projection_dim"]
-    assert encoder.config == CLIPConfig(path, ids.shape[1], width, pooled)
+    assert encoder.config == CLIPConfig(path, ids.shape[1] + 1, max(width, pooled))
     features, _ = encoder(ids)
     words, whole = features[:, :-1, :width], features[:, -1, :pooled]
     tower: Any = encoder.parts.model

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from smalti.text.clip import CLIP, CLIPConfig, config_of
+from smalti.text.frozen import frozen
+from smalti.text.t5 import T5Config
 from tiny_clip import write_clip
 from tiny_t5 import write_t5
 
@@ -25,7 +27,7 @@ def in_float32(monkeypatch):
 
 
 def clip(folder: str) -> CLIP:
-    return CLIP(CLIPConfig(folder, LENGTH, words=16, pooled=12))
+    return CLIP(CLIPConfig(folder, LENGTH + 1, dim=16))
 
 
 def upstream(folder: str, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,7 +76,7 @@ def test_folders_of_diffusers_are_read(folder, tmp_path):
     tokens = clip(folder).tokenize(CAPTIONS)
     assert torch.equal(clip(apart).tokenize(CAPTIONS), tokens)
     assert torch.equal(clip(apart)(tokens)[0], clip(folder)(tokens)[0])
-    assert config_of(apart) == CLIPConfig(apart, LENGTH, words=16, pooled=12)
+    assert config_of(apart) == CLIPConfig(apart, LENGTH + 1, dim=16)
 
 
 def test_the_weights_are_no_part_of_the_module(folder):
@@ -93,12 +95,11 @@ def test_long_texts_are_cut_and_counted(folder):
 
 
 def test_what_cannot_be_loaded_is_named(folder, tmp_path):
-    message = f"{folder} has features of widths 16 and 12, got words 1024 and pooled 1024"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"{folder} has features of width 16, got dim 1024"):
         CLIP(CLIPConfig(folder)).tokenize(["a"])
-    with pytest.raises(ValueError, match=f"{folder} reads 9 tokens, got tokens 10"):
-        CLIP(CLIPConfig(folder, 10, 16, 12)).tokenize(["a"])
-    assert config_of(folder) == CLIPConfig(folder, LENGTH, words=16, pooled=12)
+    with pytest.raises(ValueError, match=f"{folder} reads 9 tokens, got length 11"):
+        CLIP(CLIPConfig(folder, 11, 16)).tokenize(["a"])
+    assert config_of(folder) == CLIPConfig(folder, LENGTH + 1, dim=16)
     write_t5(tmp_path / "t5", CAPTIONS)
     assert config_of("clip") == config_of(CLIPConfig.model) == CLIPConfig()
     (tmp_path / "empty").mkdir()
@@ -115,8 +116,23 @@ def test_the_missing_extra_is_named(monkeypatch):
         CLIP(CLIPConfig()).tokenize(["a"])
 
 
-@pytest.mark.parametrize("bad", [{"tokens": 0}, {"words": -1}, {"pooled": 0}])
-def test_bad_configs(bad):
-    ((name, value),) = bad.items()
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
+@pytest.mark.parametrize(
+    ("bad", "message"), [({"length": 1}, "length must be at least 2"), ({"dim": 0}, "dim must be")]
+)
+def test_bad_configs(bad, message):
+    with pytest.raises(ValueError, match=message):
         CLIPConfig(**bad)
+
+
+def test_frozen_encoders_have_names(folder, tmp_path):
+    t5 = write_t5(tmp_path, CAPTIONS)
+    wanted = {
+        "t5": T5Config(),
+        t5: T5Config(t5, dim=16),
+        "clip": CLIPConfig(),
+        f"clip:{folder}": CLIPConfig(folder, LENGTH + 1, dim=16),
+    }
+    assert {name: frozen(name).config for name in wanted} == wanted
+    assert frozen("t5", clean=True).config == T5Config(clean=True)
+    with pytest.raises(ValueError, match="--clean is for T5, .* got --text clip"):
+        frozen("clip", clean=True)

@@ -27,8 +27,8 @@ class Contents:
     """What a token cache holds of the images."""
 
     text: str | None = None
-    """Also keep the features of the captions: t5 is flan-t5-xl, else the hub id or folder of
-    another T5."""
+    """Also keep the features of the captions: t5 is flan-t5-xl, clip OpenCLIP's ViT-H, clip:MODEL
+    the hub id or folder of another CLIP, and any other word that of another T5."""
     clean: bool = False
     """Clean the captions as the published text encoders were given them."""
     crop: Literal["center", "ten"] = "center"
@@ -94,7 +94,7 @@ def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
     from smalti.data.open import open_source
     from smalti.data.transforms import Transform
     from smalti.runs.encode import Coder
-    from smalti.text.t5 import T5, config_of
+    from smalti.text.frozen import frozen
 
     text = contents.text
     if contents.clean and text is None:
@@ -108,7 +108,7 @@ def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
         open_source(data),
         tokenizer,
         Transform(tokenizer.size[0], contents.crop, contents.flip),
-        None if text is None else T5(config_of(text, contents.clean)),
+        None if text is None else frozen(text, contents.clean),
         contents.holdout,
         contents.posterior or "sample",
         contents.half,

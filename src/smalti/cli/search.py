@@ -60,7 +60,7 @@ def candidates(pipe: Any, search: Search) -> list[dict[str, Any]]:
     """The settings to try, the pipeline's own first. Raises ValueError for one that cannot be."""
     names = ("guidance", "temperature", "top_k", "top_p")
     own = {n: v for n, v in written(pipe.sampling).items() if n in names}
-    if not pipe.model.spec.discrete:
+    if not pipe.model.filtered:
         names = names[:2]
         own = {n: own[n] for n in names}
     grid = [

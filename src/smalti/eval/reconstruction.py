@@ -90,7 +90,7 @@ def reconstruction(
     """Means over all images, after rounding to 8 bits: "psnr" (dB, images that come back exactly
     counted as 100 dB), "ssim" and "l1"; "images"; of discrete codes "usage", "perplexity" and
     "entropy_bits", and those of each scale and depth where there are several ("usage_2x2",
-    "usage_depth0"); of continuous ones "kl", an image's divergence from the normal distribution in
+    "usage_depth0"); of distributions "kl", an image's divergence from the normal distribution in
     nats, and "std", a latent's standard deviation for a given image, both means. With `depth`
     images come back of the first so many scales or depths alone."""
     values: list[Tensor] = []
@@ -106,7 +106,7 @@ def reconstruction(
         values.append(torch.stack(found).cpu())  # (3, B)
         if spec.discrete:
             counts = counts + histograms(codes, spec)
-        else:
+        elif tokenizer.distributions:
             posterior = tokenizer.posterior(to_float(images))
             found = torch.stack((posterior.kl(), posterior.std.flatten(1).mean(1)))
             posteriors.append(found.cpu())  # (2, B)
@@ -116,7 +116,7 @@ def reconstruction(
     result = dict(zip(("psnr", "ssim", "l1"), rows.mean(1).tolist(), strict=True))
     if isinstance(counts, Tensor):
         result |= _usages(counts, spec)
-    else:
+    elif posteriors:
         kl, std = torch.cat(posteriors, 1).mean(1).tolist()
         result |= {"kl": kl, "std": std}
     return result | {"images": float(rows.shape[1])}

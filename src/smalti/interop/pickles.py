@@ -46,12 +46,13 @@ Lightning."""
 PARTS = ("var_wo_ddp", "vae_local")
 """Where VAR's trainer holds its transformer and its tokenizer, under "trainer"."""
 SINGLE = (
+    "ema_model.bin",
     "model.safetensors",
     "pytorch_model.bin",
     "diffusion_pytorch_model.safetensors",
     "model.pt",
 )
-"""Names of weights in a folder of the hub."""
+"""Names of weights in a folder of the hub; the first that is there."""
 
 
 class Checkpoint(NamedTuple):

@@ -32,7 +32,7 @@ from smalti.config import check
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
 from smalti.heads.of_codes import head_of
 from smalti.models.generator import Generator, GeneratorConfig
-from smalti.models.raster_stack import causal, visible
+from smalti.models.raster_stack import Raster, causal, visible
 from smalti.nn.adaln import LN_EPS
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.code_embedding import code_embedding
@@ -42,7 +42,7 @@ from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
-from smalti.sampling.orders import arrange, restore
+from smalti.sampling.orders import arrange
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ class RandomFluid(Fluid):
         return self.head.loss(h, codes, SlotNoise.of(noise, codes, cells)).masked_fill(known, 0.0)
 
 
-class RasterFluid(Fluid):
+class RasterFluid(Fluid, Raster):
     """Row by row, one code per step, with causal attention. A `CausalModel`."""
 
     def prepare(
@@ -351,6 +351,9 @@ class RasterFluid(Fluid):
         if orders is not None:
             places = self.cell_pos(orders.to(places.device).view(-1, self.spec.positions))
         return Prepared(self.context(cond, keep), places)
+
+    def once(self, cond: Cond, orders: Tensor | None) -> Prepared:
+        return self.prepare(cond, orders, keep=False)
 
     def cache(self, batch: int, spec: TokenSpec | None = None) -> KVCache:
         """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
@@ -374,25 +377,6 @@ class RasterFluid(Fluid):
             return View(None, span.first, span, cond.context)
         mask = visible(span.slots, span.reach)  # (1 or B, 1, n, reach)
         return View(mask, False, span, cond.context)
-
-    def draw(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None, chance: Chance
-    ) -> Draw:
-        """Draw the codes of a span."""
-        guide = chance.guide
-        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
-        return self.head.sample(h, chance)
-
-    def loss(
-        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
-    ) -> Tensor:
-        """Negative log-likelihood in nats, or the diffusion loss, of each position given the codes
-        before it, in `orders`: (B, N). Codes and loss are row by row."""
-        codes = arrange(codes, orders)
-        span = Span.whole(self.spec.positions, codes.device)
-        h = self.hidden(codes, self.prepare(cond, orders, keep=False), span)
-        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
-        return restore(loss, orders)
 
 
 def fluid(config: FluidConfig) -> Fluid:

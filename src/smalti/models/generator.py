@@ -29,14 +29,19 @@ class GeneratorConfig:
 
         Raises ValueError if the model cannot predict such codes.
         """
-        spec, kind, grid = tokenizer.spec, an(type(tokenizer).__name__), self.one_grid(tokenizer)
-        if self.spec.discrete != spec.discrete:
-            kinds = ("continuous", "discrete")
-            raise ValueError(
-                f"{self.name} predicts {kinds[self.spec.discrete]} codes, "
-                f"but the tokenizer, {kind}, gives {kinds[spec.discrete]} ones"
-            )
+        self.check_kind(tokenizer)
+        grid = self.one_grid(tokenizer)
         return self.with_known(grid=grid, **self.codes_of(tokenizer), **reads.settings())
+
+    def check_kind(self, tokenizer: Any) -> None:
+        """Raise ValueError if a tokenizer gives continuous codes, and discrete ones are predicted,
+        or the other way round."""
+        mine, given, kinds = self.spec.discrete, tokenizer.spec.discrete, ("continuous", "discrete")
+        if mine != given:
+            raise ValueError(
+                f"{self.name} predicts {kinds[mine]} codes, "
+                f"but the tokenizer, {an(type(tokenizer).__name__)}, gives {kinds[given]} ones"
+            )
 
     def codes_of(self, tokenizer: Any) -> dict[str, int]:
         """What a position of a tokenizer's codes holds, by the names that configurations have for
@@ -95,6 +100,8 @@ class Generator(nn.Module):
     """Whether it can draw mixtures of codes (`Draw.vectors`)."""
     parts: int = 1
     """Masked models: how many parts of a position are hidden and revealed by themselves."""
+    reads_padding: bool = False
+    """Whether what stands in the place of missing words of a text is read like words."""
     known_weight: float | None = None
     """Masked models: what the loss of known codes counts in training; None: they predict none."""
     FLOAT32: ClassVar[tuple[str, ...]] = ()
@@ -106,6 +113,16 @@ class Generator(nn.Module):
     spec: TokenSpec
     head: Any
     """A `heads.base.Head`."""
+
+    @property
+    def filtered(self) -> bool:
+        """Whether codes are drawn from probabilities, which filters narrow."""
+        return self.spec.discrete
+
+    @property
+    def solved(self) -> bool:
+        """Whether numbers are drawn, by a solver; of hybrid codes both is true."""
+        return not self.spec.discrete
 
     @property
     def reads(self) -> Reads:

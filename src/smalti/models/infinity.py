@@ -31,11 +31,12 @@ from smalti.arguments import an
 from smalti.codes import Cond, Draw, Guide, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
-from smalti.models.generator import Generator, GeneratorConfig
+from smalti.models.generator import GeneratorConfig
 from smalti.models.pyramid_stack import (
     Cache,
     Modulated,
     Place,
+    ScaleModel,
     Shape,
     picture,
     place_of,
@@ -173,6 +174,7 @@ class InfinityConfig(GeneratorConfig):
                 f"Infinity predicts scales of codes, but the tokenizer, "
                 f"{an(type(tokenizer).__name__)}, gives {len(spec.grids)} grid"
             )
+        self.check_kind(tokenizer)
         if not reads.text_length:
             raise ValueError(
                 "Infinity draws from texts: take a recipe with a text encoder, such as "
@@ -239,7 +241,7 @@ class Block(Modulated):
         return self.residual(x, gate2, self.feed_forward(h))
 
 
-class Infinity(Generator):
+class Infinity(ScaleModel):
     """Bits (B, N, C), or numbers (B, N), of all scales given a text. A `CausalModel`; a scale a
     step."""
 
@@ -248,8 +250,6 @@ class Infinity(Generator):
         *("*.constants", "*.log_scale"),
     )
     """What has no weight decay, as published."""
-    FLOAT32 = ("quantize.",)
-    """What stays in float32 when the model is loaded in another dtype."""
     config: InfinityConfig
 
     def __init__(self, config: InfinityConfig) -> None:
@@ -260,7 +260,6 @@ class Infinity(Generator):
             self.spec, config.bits or config.latent, config.phis, config.phi_ratio
         )
         self.quantize = quantize.requires_grad_(False)
-        """What the tokenizer makes of codes, of which bits have no weights."""
         self.null = nn.Parameter(torch.empty(config.text_length, config.text_dim))
         self.text_norm = RMSNorm(config.text_dim, config.norm_eps)
         self.pool = AttentivePool(config.text_dim, dim, config.pool_heads)
@@ -284,11 +283,7 @@ class Infinity(Generator):
         depth, the head, the gates, scales and shifts nearly off; words of a null text of about
         length 1."""
         c, std = self.config, (3 * self.config.dim) ** -0.5
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding) and not name.startswith("quantize."):
-                nn.init.trunc_normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.init_normal()
         self.pool.init_weights()
         nn.init.trunc_normal_(self.start_pos, std=std)
         nn.init.trunc_normal_(self.null, std=1.2).mul_(c.text_dim**-0.5)
@@ -312,10 +307,6 @@ class Infinity(Generator):
     def random_loss(self) -> bool:
         return self.config.flip > 0
 
-    def blocks(self, spec: TokenSpec | None = None) -> list[int]:
-        """Positions of each scale, of which there may be one."""
-        return sizes_of((spec or self.spec).grids)
-
     def draws(self, spec: TokenSpec | None) -> TokenSpec:
         """The codes to draw: those of `spec`, bits of whatever scales, or its own if that is None.
 
@@ -337,11 +328,6 @@ class Infinity(Generator):
         if grids == self.spec.grids:
             return self.quantize
         return pyramid_of(replace(self.spec, grids=grids), self.config.bits)
-
-    def learn_from(self, tokenizer: Any) -> None:
-        """Take over codebook and convolutions of the tokenizer whose codes are to be learned, which
-        bits have not."""
-        self.quantize.load_state_dict(tokenizer.quantize.state_dict())
 
     # -- what it reads
 
@@ -375,18 +361,7 @@ class Infinity(Generator):
         turn = turns(grids, self.config.dim // self.config.heads).to(pooled.device)
         return Prepared(Context(words, mask, keep), pooled, shared, turn.unsqueeze(0), grids)
 
-    def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
-        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
-        return self.config.shape.cache(batch, self.draws(spec).positions, self.start_pos)
-
     # -- the transformer
-
-    def hidden(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None = None
-    ) -> Tensor:
-        """Hidden states (B, n, D) of a span; reads codes (B, N, ...) of earlier scales only.
-        Without a cache the span must be all slots."""
-        return self.transform(self.read(codes, cond, span, cache), cond, span, cache)
 
     def read(self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None) -> Tensor | None:
         """The picture so far at the grid of the span, (B, n, C); None at the first scale. Without a

@@ -326,8 +326,9 @@ class Meissonic(Generator):
         self.down = Resampling(dim, up=False) if config.compress else None
         self.in_norm = RMSNorm(dim, EPS)
         self.in_proj = Linear(dim, dim, bias=False)
-        self.joint = nn.ModuleList([JointBlock(config) for _ in range(config.joint_layers)])
-        self.single = nn.ModuleList([SingleBlock(config) for _ in range(config.single_layers)])
+        joint = [JointBlock(config) for _ in range(config.joint_layers)]
+        single = [SingleBlock(config) for _ in range(config.single_layers)]
+        self.layers = nn.ModuleList([*joint, *single])
         self.last_norm = RMSNorm(dim, EPS)
         self.last_proj = Linear(dim, dim, bias=False)
         self.up = Resampling(dim, up=True) if config.compress else None
@@ -442,10 +443,11 @@ class Meissonic(Generator):
         x = self.in_proj(self.in_norm(x))
         told = F.silu(cond.told + self.time_embed(sinusoid(THOUSAND * self.time(turn))))
         words, rotation = cond.words, cond.rotation[0].unsqueeze(1)
-        for layer in self.joint:
+        joint = self.config.joint_layers
+        for layer in self.layers[:joint]:
             words, x = layer(words, x, told, rotation, cond.mask)
         x = torch.cat((words, x), 1)  # (B, T + n, D)
-        for layer in self.single:
+        for layer in self.layers[joint:]:
             x = layer(x, told, rotation, cond.mask)
         x = self.last_proj(self.last_norm(x[:, words.shape[1] :]))  # (B, n, D)
         if self.up is not None:

@@ -36,6 +36,10 @@ class Raster(Generator):
         """What no drawn code changes of conditions, drawn in `orders`, (N,) or (B, N)."""
         raise NotImplementedError
 
+    def once(self, cond: Cond, orders: Tensor | None) -> Any:
+        """The same for one call of `hidden` on all positions, as in training."""
+        return self.prepare(cond, orders)
+
     def hidden(self, codes: Tensor, cond: Any, span: Span, cache: Any = None) -> Tensor:
         """Hidden states (B, n, D) of a span; reads codes (B, N, *trailing), in the order in which
         they are drawn, of earlier slots only. Without a cache the span must be all slots."""
@@ -66,7 +70,7 @@ class Raster(Generator):
         orders = self.order() if orders is None else orders
         codes = arrange(codes, orders)
         span = Span.whole(self.spec.positions, codes.device)
-        h = self.hidden(codes, self.prepare(cond, orders), span)
+        h = self.hidden(codes, self.once(cond, orders), span)
         loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
         return restore(loss, orders)
 

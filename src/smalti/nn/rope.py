@@ -2,6 +2,9 @@
 
 A table is (positions, head_dim / 2, 2): cosine and sine of each pair's angle, float32. Rotation is
 done in float32 and cast back. A row of zeros (LlamaGen's prefix) makes queries and keys zero.
+
+HART turns other pairs, i and i + head_dim / 2 (`rope_halves`, `rotate_halves`); positions there may
+be fractions, and other ones in each row of a batch.
 """
 
 from __future__ import annotations
@@ -57,3 +60,27 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+
+
+def rope_halves(positions: Tensor, head_dim: int, base: float = 10000.0) -> Tensor:
+    """Table (..., 2, head_dim), cosines and sines, of positions (..., axes) of one or two axes.
+
+    Of two axes the first half of the dimensions has the angles of the first: a pair then has an
+    angle of either, so that it is not only turned. Released weights depend on it.
+    """
+    axes = positions.shape[-1]
+    if head_dim % (2 * axes):
+        raise ValueError(f"head_dim must be a multiple of {2 * axes}, got {head_dim}")
+    frequency = base ** (
+        -torch.arange(0, head_dim, 2 * axes, device=positions.device).float() / head_dim
+    )
+    angle = positions.float().unsqueeze(-1) * frequency  # (..., axes, head_dim / 2 axes)
+    angle = torch.cat((angle, angle), -1).flatten(-2)  # (..., head_dim)
+    return torch.stack((angle.cos(), angle.sin()), -2)
+
+
+def rotate_halves(x: Tensor, table: Tensor) -> Tensor:
+    """Turn heads (B, H, n, head_dim) by rows (B, n, 2, head_dim) of a table of `rope_halves`."""
+    cos, sin = table.unsqueeze(1).unbind(-2)  # each (B, 1, n, head_dim)
+    first, second = x.chunk(2, -1)
+    return torch.addcmul(x * cos, torch.cat((-second, first), -1), sin).to(x.dtype)

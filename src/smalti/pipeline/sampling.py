@@ -121,11 +121,10 @@ class Sampling:
         refused = dict[str, str]()
         if model.loop != "masked":
             refused |= dict.fromkeys(MASKED, "masked models; this one draws codes in a row")
-        refused |= (
-            dict.fromkeys(CONTINUOUS, "continuous codes; this model draws discrete ones")
-            if model.spec.discrete
-            else dict.fromkeys(DISCRETE, "discrete codes; this model draws continuous ones")
-        )
+        if not model.solved:
+            refused |= dict.fromkeys(CONTINUOUS, "continuous codes; this model draws discrete ones")
+        if not model.filtered:
+            refused |= dict.fromkeys(DISCRETE, "discrete codes; this model draws continuous ones")
         settings = settings_of(Sampling)
         for name, why in refused.items():
             value = value_of(self, settings[name])
@@ -134,7 +133,7 @@ class Sampling:
         self.filters.require(model.depths)
         if model.loop == "masked":
             self.revealed(model).count(model.draws(spec).positions * model.parts)
-        if not model.spec.discrete:
+        if model.solved:
             model.head.way(self.solver)
 
     def revealed(self, model: Generator) -> Reveal:

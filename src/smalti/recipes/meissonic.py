@@ -26,8 +26,10 @@ def meissonic() -> TextRecipe:
     picture; here all are whole and as beautiful as those that are drawn. Its tokenizer is one of
     another project, which `smalti convert meissonic` takes.
 
+    smalti convert meissonic --tokenizer Meissonic/vqvae --out meissonic-vq
+    smalti encode parquet:captions --tokenizer meissonic-vq --text clip --no-flip --out codes.arrow
     torchrun --nproc-per-node 8 -m smalti train meissonic --train.parallel fsdp \\
-        --tokenizer meissonic-vq --out runs/meissonic
+        --tokenizer meissonic-vq --codes codes.arrow --out runs/meissonic
     """
     return TextRecipe(
         data=DataConfig(source="parquet:captions", flip=False, holdout=0.001),

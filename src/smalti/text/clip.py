@@ -35,25 +35,14 @@ FOLDERS = ("text_encoder", "tokenizer")
 class CLIPConfig(TextConfig):
     model: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
     """Hub id or folder of a CLIP with its tokenizer, or a folder of diffusers that holds both."""
-    tokens: int = 77
-    """Tokens that are read, the marks of beginning and end and the filling among them."""
-    words: int = 1024
-    """Width of a word's features, that of the encoder's layers."""
-    pooled: int = 1024
-    """Numbers of the text's embedding."""
+    length: int = 78
+    """T, a feature for each of T - 1 tokens, the marks of beginning and end and the filling among
+    them, and one for the whole text."""
+    dim: int = 1024
+    """C, the width of a word's features or of the text's embedding, of that CLIP the larger one."""
 
     def __post_init__(self) -> None:
-        check(self, positive=("tokens", "words", "pooled"))
-
-    @property
-    def length(self) -> int:
-        """T, a feature for each token and one for the whole text."""
-        return self.tokens + 1
-
-    @property
-    def dim(self) -> int:
-        """C."""
-        return max(self.words, self.pooled)
+        check(self, positive=("dim",), several=("length",))
 
 
 class Parts(NamedTuple):
@@ -86,7 +75,7 @@ class CLIP(TextEncoder):
 
     @property
     def capacity(self) -> int:
-        return self.config.tokens
+        return self.config.length - 1
 
     def release(self) -> None:
         """Give the memory back until the next text."""
@@ -95,8 +84,7 @@ class CLIP(TextEncoder):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Tokens (B, T - 1) int64 with both marks, filled up on the right as the encoder learned
         them."""
-        length = self.config.tokens
-        filled = {"padding": "max_length", "truncation": True, "max_length": length}
+        filled = {"padding": "max_length", "truncation": True, "max_length": self.capacity}
         return torch.tensor(self.parts.tokenizer(list(texts), **filled)["input_ids"])
 
     def count(self, text: str) -> int:
@@ -124,8 +112,12 @@ def config_of(model: str) -> CLIPConfig:
         return CLIPConfig()
     with _named(model) as transformers:
         found = settings_of(transformers, places_of(model)[0])
-        tokens = found.max_position_embeddings
-        return CLIPConfig(model, tokens, found.hidden_size, found.projection_dim)
+        return CLIPConfig(model, found.max_position_embeddings + 1, width_of(found))
+
+
+def width_of(settings: Any) -> int:
+    """The width of features, of the settings of an encoder."""
+    return max(settings.hidden_size, settings.projection_dim)
 
 
 def settings_of(transformers: Any, where: str) -> Any:
@@ -154,14 +146,10 @@ def load(config: CLIPConfig) -> Parts:
         tokenizer = transformers.AutoTokenizer.from_pretrained(words)
         settings = settings_of(transformers, where)
         model = transformers.CLIPTextModelWithProjection.from_pretrained(where, config=settings)
-    found = (model.config.hidden_size, model.config.projection_dim)
-    if found != (config.words, config.pooled):
-        raise ValueError(
-            f"{config.model} has features of widths {found[0]} and {found[1]}, got words "
-            f"{config.words} and pooled {config.pooled}"
-        )
-    if config.tokens > (most := model.config.max_position_embeddings):
-        raise ValueError(f"{config.model} reads {most} tokens, got tokens {config.tokens}")
+    if (width := width_of(settings)) != config.dim:
+        raise ValueError(f"{config.model} has features of width {width}, got dim {config.dim}")
+    if config.length - 1 > (most := settings.max_position_embeddings):
+        raise ValueError(f"{config.model} reads {most} tokens, got length {config.length}")
     return Parts(tokenizer, model.eval().requires_grad_(False))
 
 
@@ -181,4 +169,4 @@ def _named(model: str) -> Iterator[Any]:
 
 def tiny() -> CLIPConfig:
     """A CLIP of random weights that the hub keeps for tests."""
-    return CLIPConfig(model="hf-internal-testing/tiny-random-clip", tokens=12, words=32, pooled=64)
+    return CLIPConfig(model="hf-internal-testing/tiny-random-clip", length=13, dim=64)

@@ -101,14 +101,14 @@ def config_of(model: str, clean: bool = False) -> T5Config:
     """
     if model == "t5":
         return T5Config(clean=clean)
-    with _named(model) as transformers:
+    with loading(model) as transformers:
         found = transformers.AutoConfig.from_pretrained(str(expand(model)))
         return T5Config(model, dim=found.d_model, clean=clean)
 
 
 def load(config: T5Config) -> Parts:
     """Tokenizer and encoder of a T5 from the hub or a folder."""
-    with _named(config.model) as transformers:
+    with loading(config.model) as transformers:
         where = str(expand(config.model))
         tokenizer = transformers.AutoTokenizer.from_pretrained(where)
         model = transformers.T5EncoderModel.from_pretrained(where)
@@ -120,17 +120,17 @@ def load(config: T5Config) -> Parts:
 
 
 @contextmanager
-def _named(model: str) -> Iterator[Any]:
-    """`transformers`, with its complaints about a model as one line."""
+def loading(model: str, what: str = "T5") -> Iterator[Any]:
+    """`transformers`, with its complaints about a model, which is to be a `what`, as one line."""
     try:
         transformers = importlib.import_module("transformers")
     except ImportError:
-        raise ValueError('T5 needs `pip install "smalti[text]"`') from None
+        raise ValueError(f'a {what} needs `pip install "smalti[text]"`') from None
     try:
         yield transformers
     except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{model} is no T5 that can be loaded: {reason}") from None
+        raise ValueError(f"{model} is no {what} that can be loaded: {reason}") from None
 
 
 def tiny() -> T5Config:

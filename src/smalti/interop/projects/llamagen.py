@@ -24,7 +24,7 @@ from torch import Tensor
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, sized
 from smalti.interop.saved import Dtype, Repository, pair
-from smalti.interop.tensor_shapes import count, option, shape
+from smalti.interop.tensor_shapes import count, ffn_settings, option, shape
 from smalti.models.llamagen import SIZES, LlamaGen, LlamaGenConfig
 from smalti.pipeline.sampling import Sampling
 from smalti.text.t5 import T5, T5Config
@@ -164,14 +164,6 @@ def grid_of(checkpoint: Checkpoint, factor: int) -> tuple[int, int]:
     if size < factor or size % factor:
         raise ValueError(f"{path} does not say the size of its images: give --size or --grid")
     return size // factor, size // factor
-
-
-def ffn_settings(dim: int, width: int) -> tuple[int, float]:
-    """`multiple_of` and `ffn_multiplier` of a feed-forward width, as published if those fit."""
-    for multiple_of in (256, 128, 64, 32, 16, 8, 4, 2, 1):
-        if LlamaGenConfig(heads=1, dim=dim, multiple_of=multiple_of).ffn_dim == width:
-            return multiple_of, 1.0
-    return 1, (width + 0.5) / int(8 * dim / 3)  # one half keeps rounding from F - 1
 
 
 def _classes(checkpoint: Checkpoint, rows: int) -> int:

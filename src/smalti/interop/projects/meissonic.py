@@ -237,7 +237,9 @@ def model_state(state: Mapping[str, Tensor], config: MeissonicConfig) -> dict[st
             tensor = torch.cat((tensor[: config.vocab], tensor[-1:]))
         for pattern, own in RENAMES:
             name = re.sub(pattern, own, name)
-        ours[name] = tensor
+        if found := re.match(r"single\.(\d+)\.", name):  # behind the others
+            name = f"layers.{config.joint_layers + int(found[1])}.{name[found.end() :]}"
+        ours[re.sub(r"^joint\.", "layers.", name)] = tensor
     return joined(ours)
 
 
@@ -292,9 +294,6 @@ PROJECT = Project(
     sampling=lambda config: DRAWN,
     text=lambda config, options: CLIP(config_of(options.text)),
     repositories={
-        "MeissonFlow/Meissonic": Repository(
-            ("vqvae/diffusion_pytorch_model.safetensors",),
-            ("transformer/diffusion_pytorch_model.safetensors",),
-        ),
+        "MeissonFlow/Meissonic": Repository(("vqvae",), ("transformer",)),
     },
 )

@@ -286,7 +286,7 @@ TOKENIZER = Part(
 
 MODEL = Part(
     title="a VAR transformer",
-    marks=("lvl_embed.",),
+    marks=("lvl_embed.", "class_emb."),
     lacks=("text_proj_for_sos.",),
     module=VAR,
     config=_transformer,

@@ -1,0 +1,596 @@
+"""HART: a transformer that predicts a picture scale by scale, and of the last scale also what no
+code says.
+
+Tang, Wu, Yang, Xie, Chen, Chen, Zhang, Zhao, Liu, Han 2024, "HART: Efficient Visual Generation with
+Hybrid Autoregressive Transformer" (arXiv:2410.10812).
+
+Unusual: as VAR it reads the picture so far, in layers as Llama has them. The words of a text stand
+before the picture, in place of its first scale: the last of them predicts its one code. Padding
+among them is read too, as released weights expect. Positions turn queries and keys: those of words
+count up, those of the picture are rows and columns of the last scale and begin where the text ends.
+A code and its rest are one vector, so codes are float32 (B, N, C), and the codes inside them are
+found by looking for the nearest (`tokenizers.quantize.hybrid`). In training much of the last
+scale is left out.
+
+Letters: B images, N positions of all scales, n of one, K scales, D width, H heads, V codebook
+entries, C dimensions of vectors, T words, E width of their features.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
+from smalti.config import check
+from smalti.heads.diffusion import DiffusionConfig, TimeEmbedding
+from smalti.heads.hybrid import HybridHead
+from smalti.models.generator import Generator, GeneratorConfig, held
+from smalti.models.pyramid_stack import (
+    Attention,
+    Cache,
+    Place,
+    Shape,
+    picture,
+    scale_of,
+    scales_of,
+)
+from smalti.nn.adaln import modulate
+from smalti.nn.cross import Context, CrossAttention
+from smalti.nn.mlp import MLP, SwiGLU
+from smalti.nn.norms import RMSNorm
+from smalti.nn.residual import drop_path_rates, dropped
+from smalti.nn.rope import rope_halves
+from smalti.sampling.chance import Chance
+from smalti.sampling.noise import Noise, SlotNoise
+from smalti.sampling.orders import shuffled
+from smalti.sampling.reveal import Reveal
+from smalti.tokenizers.hart_vae import HART1024
+from smalti.tokenizers.quantize.hybrid import HybridQuantizer
+from smalti.tokenizers.quantize.multiscale import check_scales, pyramid
+
+KEPT = 0xFFFFFFFD
+"""A step of the noise that nothing else reads: how many positions training keeps."""
+
+
+@dataclass(frozen=True)
+class HARTConfig(GeneratorConfig):
+    scales: tuple[tuple[int, int], ...] = HART1024
+    """Height and width of each grid, coarse to fine; the first is one position."""
+    vocab: int = 4096
+    """Codebook entries, the same for all scales."""
+    latent: int = 32
+    """Dimensions C of the vectors."""
+    phis: int = 4
+    """Convolutions behind the codebook; 0: one for each scale."""
+    phi_ratio: float = 0.5
+    """Share of those convolutions in what they give."""
+    text_length: int = 300
+    """Words of a text with padding, T."""
+    text_dim: int = 1536
+    """Width of the features of a word, E."""
+    text_norm: bool = True
+    """Normalise the features before they are read."""
+    layers: int = 24
+    """Transformer blocks."""
+    heads: int = 24
+    """Attention heads."""
+    dim: int = 1536
+    """Width D, a multiple of 4 * `heads`."""
+    mlp_ratio: float = 4.0
+    """Width of a plain feed-forward as a multiple of D; two thirds of it are that of swiglu."""
+    multiple_of: int = 256
+    """The width of swiglu is rounded up to a multiple of this."""
+    feed_forward: Literal["swiglu", "gelu"] = "swiglu"
+    """The kind of feed-forward."""
+    adaln: Literal["own", "shared", "none"] = "own"
+    """What modulates layers: each its own product of the pooled text; the pooled text and constants
+    of each; nothing."""
+    pool: Literal["avg", "max"] = "avg"
+    """How words are pooled for layers of adaln own: the mean without padding, or the largest."""
+    cross: bool = False
+    """Layers also read the words by cross-attention."""
+    waves: bool = True
+    """Scales are told apart by waves of their number, as times of a diffusion; else by a table."""
+    l2_norm: bool = True
+    """Normalise queries and keys; False scales their products by 0.25 / sqrt(head_dim)."""
+    norm_eps: float = 1e-6
+    """Added to the variance in normalisation layers."""
+    dropout: float = 0.0
+    """On the outputs of attention and feed-forward."""
+    drop_path: float = 0.0
+    """Rate of the last layer's dropped residual branches; earlier layers have less."""
+    gate: float = 1e-5
+    """Scale of the gates as initialised."""
+    head: DiffusionConfig = DiffusionConfig(clip=1.0)
+    """What draws the rest of the last scale."""
+    rest_scale: float = 0.6
+    """By which a rest is divided before it is learned; 0: its deviation while the tokenizer was
+    trained."""
+    refine_steps: int = 1
+    """Passes in which the last scale is drawn, each of which sees the ones before."""
+    masked: float = 0.5
+    """Least share of the last scale that training leaves out."""
+    kept: int = 32
+    """Positions of the last scale that training has at least."""
+
+    def __post_init__(self) -> None:
+        check_scales(self.scales, self.vocab, self.latent, self.phis, self.phi_ratio)
+        check(
+            self,
+            multiple=("dim", "heads"),
+            positive=(
+                *("text_length", "text_dim", "layers", "heads", "dim", "multiple_of"),
+                *("refine_steps", "kept"),
+            ),
+            rates=("dropout", "drop_path", "masked"),
+            above_zero=("mlp_ratio", "norm_eps"),
+            amounts=("rest_scale",),
+        )
+        if self.dim % (4 * self.heads):
+            raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
+        if self.scales[0] != (1, 1) or len(self.scales) < 2:
+            raise ValueError(f"scales must be 1x1 and others after it, got {self.scales}")
+        finest = math.prod(self.scales[-1])
+        if self.refine_steps > finest:
+            raise ValueError(
+                f"refine_steps must be at most {finest}, the positions of the last scale, got "
+                f"{self.refine_steps}"
+            )
+
+    @property
+    def spec(self) -> TokenSpec:
+        return TokenSpec(self.scales, channels=self.latent)
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes of the layers."""
+        width = int(self.dim * self.mlp_ratio * 2 / 3)
+        width = -(-width // self.multiple_of) * self.multiple_of
+        plain = round(self.mlp_ratio * self.dim)
+        return Shape(
+            layers=self.layers,
+            heads=self.heads,
+            dim=self.dim,
+            ffn_dim=width if self.feed_forward == "swiglu" else plain,
+            scale=None if self.l2_norm else 0.25 * (self.dim // self.heads) ** -0.5,
+            shared_adaln=self.adaln == "shared",
+            norm_eps=self.norm_eps,
+            dropout=self.dropout,
+        )
+
+    def fitted(self, tokenizer: Any, reads: Reads) -> HARTConfig:
+        """The same with the scales and vectors of the tokenizer, and the text. Raises ValueError if
+        its codes are not hybrid, or if there is no text."""
+        spec, kind = tokenizer.spec, type(tokenizer).__name__
+        settings = tokenizer.quantize.settings() if tokenizer.pyramid else {}
+        if spec.discrete or "vocab" not in settings:
+            grids = len(spec.grids)
+            raise ValueError(
+                f"HART predicts scales of codes and a continuous rest, but the tokenizer, a {kind},"
+                f" gives {grids} grid{'s' if grids > 1 else ''} of {held(spec)}"
+            )
+        if not reads.text_length:
+            raise ValueError(
+                "HART draws from texts: take a recipe with a text encoder, such as emoji_hart"
+            )
+        return self.with_known(scales=spec.grids, **settings, **reads.settings())
+
+
+@dataclass
+class Prepared(Rowwise):
+    """All that no drawn code changes."""
+
+    words: Tensor
+    """(B, T, D): what stands before the picture."""
+    turns: Tensor
+    """(B, T + N - 1, 2, head_dim): how queries and keys of words and picture are turned."""
+    cond: Tensor
+    """(B, 1, D): the text as one vector, which modulates the layers."""
+    last: Tensor
+    """(B, 1, D): another one, which modulates what the softmax reads."""
+    numbers: Tensor
+    """(1, K, D): by which scales are told apart."""
+    context: Context
+    """What cross-attention reads."""
+
+
+class Block(nn.Module):
+    """Attention to words and picture and feed-forward, behind one and the same norm."""
+
+    def __init__(self, config: HARTConfig, drop_path: float) -> None:
+        super().__init__()
+        shape = config.shape
+        self.attention = Attention(shape)
+        if config.feed_forward == "swiglu":
+            self.feed_forward = SwiGLU(shape.dim, shape.ffn_dim)
+        else:
+            self.feed_forward = MLP(shape.dim, shape.ffn_dim, "tanh")
+        self.norm = RMSNorm(shape.dim, shape.norm_eps)
+        if config.adaln == "own":
+            self.adaln = nn.Linear(shape.dim, 6 * shape.dim)
+        elif config.adaln == "shared":
+            self.constants = nn.Parameter(torch.empty(6, shape.dim))
+        self.cross = CrossAttention(shape.dim, shape.heads) if config.cross else None
+        self.kind, self.dropout, self.drop_path = config.adaln, shape.dropout, drop_path
+
+    def modulation(self, cond: Prepared, layer: int, cache: Cache | None) -> Tensor | None:
+        """(B, 6, D): gates, scales and shifts of attention and feed-forward; None: there are
+        none."""
+        if self.kind == "none":
+            return None
+        if cache is not None and layer in cache.modulations:
+            return cache.modulations[layer]
+        if self.kind == "shared":
+            found = self.constants + cond.cond
+        else:
+            found = self.adaln(F.silu(cond.cond)).unflatten(-1, (6, -1)).squeeze(1)
+        if cache is not None:
+            cache.modulations[layer] = found
+        return found
+
+    def forward(
+        self, x: Tensor, cond: Prepared, place: Place, layer: int, cache: Cache | None, words: int
+    ) -> Tensor:
+        """Rows (B, n, D), of which the first are so many `words`."""
+        parts = self.modulation(cond, layer, cache)
+        gate1 = gate2 = scale1 = scale2 = shift1 = shift2 = None
+        if parts is not None:
+            gate1, gate2, scale1, scale2, shift1, shift2 = parts.split(1, 1)  # each (B, 1, D)
+        h = self.attention(self.modulated(x, shift1, scale1), place, layer, cache)
+        x = self.residual(x, gate1, h)
+        if self.cross is not None and x.shape[1] > words:
+            seen = x[:, words:]
+            seen = self.residual(seen, None, self.cross(seen, cond.context))
+            x = torch.cat((x[:, :words], seen), 1)
+        h = self.feed_forward(self.modulated(x, shift2, scale2))
+        return self.residual(x, gate2, h)
+
+    def modulated(self, x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+        x = self.norm(x)
+        return x if shift is None or scale is None else modulate(x, shift, scale)
+
+    def residual(self, x: Tensor, gate: Tensor | None, y: Tensor) -> Tensor:
+        y = dropped(y, self.dropout, self.drop_path) if self.training else y
+        return x + y if gate is None else torch.addcmul(x, gate, y)
+
+
+@lru_cache(maxsize=32)
+def places(grids: tuple[tuple[int, int], ...]) -> Tensor:
+    """Row and column of each position of all scales but the first, (N - 1, 2), as fractions of
+    those of the last."""
+    with torch.inference_mode(False):  # what is kept must also serve training
+        height, width = grids[-1]
+        found = [
+            torch.cartesian_prod(torch.arange(h) / h * height, torch.arange(w) / w * width)
+            for h, w in grids[1:]
+        ]
+        return torch.cat([place.view(-1, 2) for place in found])
+
+
+def numbers(mask: Tensor) -> Tensor:
+    """The number of each word in its text, (B, T), of which `mask` are no padding; padding has that
+    of the word before it, or 0."""
+    return (mask.cumsum(1) - 1).clamp(min=0)
+
+
+class HART(Generator):
+    """Vectors (B, N, C) of all scales given a text. A `CausalModel`; a scale a step."""
+
+    NO_DECAY = ("scale_embedding.weight", "*.constants", "*.log_scale")
+    FLOAT32 = ("quantize.",)
+    smooth = True
+    reads_padding = True
+    config: HARTConfig
+
+    def __init__(self, config: HARTConfig) -> None:
+        super().__init__()
+        self.config, self.spec = config, config.spec
+        dim, self.sizes = config.dim, self.blocks()
+        codebook = HybridQuantizer(
+            config.scales, config.vocab, config.latent, config.phis, config.phi_ratio
+        )
+        self.word_embed = nn.Linear(config.latent, dim)
+        self.quantize = codebook.requires_grad_(False)
+        if config.text_norm:
+            self.text_norm = RMSNorm(config.text_dim, config.norm_eps)
+        self.text_proj = nn.Linear(config.text_dim, dim)
+        count = len(config.scales)
+        self.scale_embedding = TimeEmbedding(dim) if config.waves else nn.Embedding(count, dim)
+        rates = drop_path_rates(config.drop_path, config.layers)
+        self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
+        self.norm = RMSNorm(dim, config.norm_eps)
+        self.adaln = nn.Linear(dim, 2 * dim)
+        self.head = HybridHead(
+            dim,
+            config.latent,
+            self.sizes,
+            (codebook, self.word_embed),
+            config.head,
+            config.rest_scale,
+            config.norm_eps,
+        )
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Normal(0, 0.02) with zero biases; outputs of residual branches smaller with depth, those
+        of cross-attention 0; the head and the gates nearly off."""
+        for name, module in self.named_modules():
+            if name.startswith("quantize."):
+                continue
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        self.head.proj.weight.mul_(0.02)
+        self.head.diffusion.init_weights()
+        self.adaln.weight.mul_(0.5)
+        for layer in self.modules():
+            if isinstance(layer, Block):
+                self.soften(layer)
+
+    def soften(self, layer: Block) -> None:
+        """Make the branches of a layer small, its gates nearly off."""
+        for output in (layer.attention.wo, layer.feed_forward.w2):
+            output.weight.div_((2 * self.config.layers) ** 0.5)
+        if layer.cross is not None:
+            nn.init.zeros_(layer.cross.wo.weight)
+        if layer.kind == "shared":
+            nn.init.normal_(layer.constants, std=self.config.dim**-0.5)
+        elif layer.kind == "own":
+            rows = layer.adaln.weight.unflatten(0, (6, -1))
+            rows[:2].mul_(self.config.gate)
+            rows[2:].mul_(0.5)
+
+    def learn_from(self, tokenizer: Any) -> None:
+        """Take over codebook and convolutions of the tokenizer whose codes are to be learned."""
+        self.quantize.load_state_dict(tokenizer.quantize.state_dict())
+
+    # -- what it says of itself
+
+    @property
+    def filtered(self) -> bool:
+        return True
+
+    @property
+    def reads(self) -> Reads:
+        return Reads(0, self.config.text_length, self.config.text_dim)
+
+    @property
+    def reader(self) -> nn.Module:
+        return self.text_proj
+
+    @property
+    def prefix(self) -> int:
+        """Words before the one that predicts the first code."""
+        return self.config.text_length - 1
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """The vectors (B, n, C) that codes stand for, which are vectors themselves."""
+        return self.quantize.embed(codes)
+
+    # -- what it reads
+
+    def words(self, cond: Cond) -> tuple[Tensor, Tensor]:
+        """Words (B, T, D) and which are no padding, (B, T); those of a null text are all alike, at
+        the first position."""
+        if cond.text is None or cond.text_mask is None:
+            raise ValueError("this model is text-conditional: give text and text_mask")
+        text, mask = cond.text.to(self.text_proj.weight.dtype), cond.text_mask.bool()
+        if text.shape[1:] != (self.config.text_length, self.config.text_dim):
+            wanted = (self.config.text_length, self.config.text_dim)
+            raise ValueError(f"text must be (B, {wanted[0]}, {wanted[1]}), got {tuple(text.shape)}")
+        if cond.drop is not None:
+            first = torch.arange(mask.shape[1], device=mask.device) == 0
+            text = text.masked_fill(cond.drop[:, None, None], 0.0)
+            mask = torch.where(cond.drop[:, None], first, mask)
+        return self.text_proj(self.text_norm(text) if self.config.text_norm else text), mask
+
+    def turned(self, mask: Tensor) -> Tensor:
+        """How words, of which `mask` (B, T) is no padding, and the picture are turned."""
+        width = self.config.dim // self.config.heads
+        number = numbers(mask)  # (B, T)
+        picture = places(self.config.scales).to(mask.device) + number[:, -1:, None]  # (B, N - 1, 2)
+        return torch.cat((rope_halves(number[..., None], width), rope_halves(picture, width)), 1)
+
+    def prepare(
+        self,
+        cond: Cond,
+        orders: Tensor | None = None,
+        spec: TokenSpec | None = None,
+        keep: bool = True,
+    ) -> Prepared:
+        """The words, the modulation and the positions of a batch. Without `keep`, for training,
+        layers store nothing of the text."""
+        self.draws(spec)
+        words, mask = self.words(cond)
+        most = words.amax(1, keepdim=True)  # (B, 1, D), of padding too
+        pooled = most
+        if self.config.pool == "avg" or self.config.adaln == "shared":
+            shown = mask.unsqueeze(-1).to(words.dtype)
+            pooled = (words * shown).sum(1, keepdim=True) / shown.sum(1, keepdim=True).clamp(min=1)
+        count = torch.arange(len(self.sizes), device=words.device)
+        scales = self.scale_embedding(count)[None]  # (1, K, D)
+        # the words of layers carry the number of their scale, those that are pooled do not
+        return Prepared(
+            words + scales[:, :1], self.turned(mask), pooled, most, scales,
+            Context(words, None, keep),
+        )  # fmt: skip
+
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
+        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
+        length = self.prefix + self.draws(spec).positions
+        return self.config.shape.cache(batch, length, self.text_proj.weight)
+
+    def read(self, codes: Tensor, span: Span, cache: Cache | None) -> Tensor | None:
+        """The picture so far at the grid of the span, (B, n, C); None at the first scale. Without a
+        cache, of all scales but the first."""
+        return picture(self.quantize, codes, span, self.sizes, cache)
+
+    # -- the transformer
+
+    def hidden(
+        self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None = None
+    ) -> Tensor:
+        """Hidden states (B, n, 2 D) of a span; reads vectors (B, N, C) of earlier scales only.
+        Without a cache the span must be all slots."""
+        seen = self.inputs(self.read(codes, span, cache), cond, span.slots)
+        return self.transform(seen, cond, self.place(cond, span, cache), cache, span.first)
+
+    def inputs(self, seen: Tensor | None, cond: Prepared, slots: Tensor) -> Tensor | None:
+        """What was `read` at `slots` behind the first scale, as rows of the layers, (B, n, D)."""
+        if seen is None:
+            return None
+        scales = scales_of(self.sizes, slots.device)[slots[len(slots) - seen.shape[1] :]]
+        return self.word_embed(seen.to(cond.words.dtype)) + cond.numbers[:, scales]
+
+    def place(self, cond: Prepared, span: Span, cache: Cache | None) -> Place:
+        """Where the rows of a span, and with its first those of the text, stand."""
+        positions, mask = span.slots + self.prefix, None
+        if cache is not None:
+            scale_of(span, self.sizes)  # refuses rows at different scales
+        if span.first:
+            words = torch.arange(self.prefix, device=positions.device)
+            positions = torch.cat((words, positions))
+        if cache is None:
+            scale = F.pad(scales_of(self.sizes, positions.device), (self.prefix, 0))
+            mask = scale[:, None] >= scale  # (T + N - 1, T + N - 1)
+        turns = cond.turns[:, positions]
+        return Place(positions, span.reach + self.prefix, mask, span.keep, turns)
+
+    def transform(
+        self, seen: Tensor | None, cond: Prepared, place: Place, cache: Cache | None, first: bool
+    ) -> Tensor:
+        """Hidden states (B, n, 2 D) of `inputs`, at `first` behind the words."""
+        parts = [cond.words] if first else []
+        x = torch.cat(parts if seen is None else [*parts, seen], 1)
+        words = cond.words.shape[1] if first else 0
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cond, place, i, cache, words)
+        x = x[:, self.prefix :] if first else x
+        scale, shift = self.adaln(F.silu(cond.last)).chunk(2, -1)
+        return torch.cat((modulate(self.norm(x), shift, scale), x), -1)
+
+    # -- drawing
+
+    def draw(self, codes: Tensor, cond: Prepared, span: Span, cache: Cache, chance: Chance) -> Draw:
+        """Draw the vectors of a scale, (B, n, C)."""
+        seen = self.read(codes, span, cache)  # of the images, once for all branches
+        seen = None if seen is None else chance.guide.tile(seen)
+        place, seen = self.place(cond, span, cache), self.inputs(seen, cond, span.slots)
+        if self.config.refine_steps > 1 and span.reach == self.spec.positions:
+            assert seen is not None
+            orders = chance.guide.tile(shuffled(chance.noise.source, self.sizes[-1]))
+            h = self.refined(seen, cond, place, cache, orders)
+        else:
+            h = self.transform(seen, cond, place, cache, span.first)
+        return self.head.sample(h, chance)
+
+    def reveal(self, count: int) -> list[int]:
+        """How many of the positions of the last scale are left before each pass, and in the end."""
+        steps = self.config.refine_steps
+        return [count, *Reveal(steps=steps).left(count, steps)]
+
+    def refined(
+        self, seen: Tensor, cond: Prepared, place: Place, cache: Cache, orders: Tensor
+    ) -> Tensor:
+        """Hidden states (B, n, 2 D) of the last scale, some positions after others: those that
+        come last in `orders` (B, n) first. What is drawn at them is not read by the others."""
+        count, start, left = seen.shape[1], place.reach - seen.shape[1], self.reveal(seen.shape[1])
+        hidden = seen.new_zeros(*seen.shape[:2], 2 * self.config.dim)
+        turns = place.rotation
+        assert turns is not None
+        rows = torch.arange(len(orders), device=seen.device)[:, None]
+        for before, after in zip(left, left[1:], strict=False):
+            chosen = orders[:, after:before]  # (B, m), whose keys stand behind those before them
+            begin, end = start + count - before, start + count - after
+            there = torch.arange(begin, end, device=seen.device)
+            here = Place(there, end, None, place.keep, _taken(turns, chosen))
+            hidden[rows, chosen] = self.transform(_taken(seen, chosen), cond, here, cache, False)
+        return hidden
+
+    # -- training
+
+    def loss(
+        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
+        """The loss of vectors (B, N, C) at each position, (B, N): nats of its code, and at the last
+        scale that of its rest. In training positions of the last scale that are left out have none,
+        and the others weigh more."""
+        prepared, n = self.prepare(cond, keep=False), self.spec.positions
+        span, finest = Span.whole(n, codes.device), self.sizes[-1]
+        numbers = SlotNoise.of(noise, codes, span.slots)
+        count = self.count(numbers.source) if self.training else finest
+        if count == finest:
+            return self.head.loss(self.hidden(codes, prepared, span), codes, numbers)
+        slots = self.shown(numbers.source, count).to(codes.device)  # (B, N')
+        h = self.partly(codes, prepared, slots)
+        nats, rest = self.head.losses(h, _taken(codes, slots), numbers._replace(slots=slots))
+        length = slots.shape[1]
+        losses = nats * (n / length) + F.pad(rest * (n / count), (length - count, 0))
+        return losses.new_zeros(codes.shape[:2]).scatter(1, slots, losses)
+
+    def count(self, noise: Noise) -> int:
+        """How many positions of the last scale training has: those that a normal distribution
+        around none leaves, cut off at 1 - `masked`, and `kept` at least; the same in all rows."""
+        finest, deviation = self.sizes[-1], 0.25
+        below = 0.5 * math.erfc((1 - self.config.masked) / deviation / math.sqrt(2))
+        number = noise.uniform(torch.zeros(1, dtype=torch.int64), step=KEPT)[0].double()
+        out = 1 + deviation * torch.special.ndtri(below + (0.5 - below) * number)
+        return max(finest - math.ceil(finest * float(out)), min(self.config.kept, finest))
+
+    def shown(self, noise: Noise, count: int) -> Tensor:
+        """The slots of all scales, of which the last has `count` positions of each image chosen by
+        chance: (B, N') int64, ascending."""
+        chosen = shuffled(noise, self.sizes[-1])[:, :count].sort(1).values
+        before = self.spec.positions - self.sizes[-1]
+        coarse = torch.arange(before, device=chosen.device).expand(len(chosen), -1)
+        return torch.cat((coarse, before + chosen), 1)
+
+    def partly(self, codes: Tensor, prepared: Prepared, slots: Tensor) -> Tensor:
+        """Hidden states (B, N', 2 D) at some slots (B, N') alone, as if there were no others."""
+        span = Span.whole(self.spec.positions, codes.device)
+        place = self.place(prepared, span, None)
+        inputs = self.inputs(self.read(codes, span, None), prepared, span.slots)
+        assert inputs is not None and place.mask is not None
+        words = torch.arange(self.prefix, device=slots.device).expand(len(slots), -1)
+        turns = _taken(prepared.turns, torch.cat((words, self.prefix + slots), 1))
+        length = turns.shape[1]
+        place = place._replace(mask=place.mask[:length, :length], rotation=turns)
+        return self.transform(_taken(inputs, slots[:, 1:] - 1), prepared, place, None, True)
+
+
+def _taken(rows: Tensor, index: Tensor) -> Tensor:
+    """The rows (B, N, ...) at (B, m)."""
+    return rows[torch.arange(len(index), device=index.device)[:, None], index]
+
+
+def tiny() -> HARTConfig:
+    """A model of a few thousand parameters, for tests."""
+    return HARTConfig(
+        scales=pyramid(1, 2, 4),
+        vocab=32,
+        latent=4,
+        text_length=6,
+        text_dim=12,
+        layers=2,
+        heads=2,
+        dim=32,
+        multiple_of=32,
+        gate=0.01,
+        head=DiffusionConfig(depth=1, width=32, clip=1.0),
+    )
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "700M": {"layers": 24, "heads": 24, "dim": 1536, "adaln": "none"},
+}
+"""Layers, heads, width and modulation by name [M]: no code says them, but with them there are as
+many parameters as published, 732 M."""
