@@ -27,6 +27,7 @@ from common import report, seconds
 from smalti.codes import Cond, Span
 from smalti.models.llamagen import SIZES, LlamaGen, LlamaGenConfig
 from smalti.models.rq_transformer import RQTransformerConfig
+from smalti.nn.linear import packed
 from smalti.sampling.chance import Chance
 from smalti.sampling.guidance import Unguided
 from smalti.sampling.noise import Noise, SlotNoise
@@ -53,6 +54,8 @@ class Decoding:
     def __init__(self, config: LlamaGenConfig, batch: int) -> None:
         torch.manual_seed(0)
         self.model = LlamaGen(config).eval()
+        self.weights = packed(self.model)  # as the loop has them
+        self.weights.__enter__()
         cond = Cond(labels=torch.arange(batch))
         self.prepared, self.cache = self.model.prepare(cond), self.model.cache(batch)
         self.codes, slot = self.model.spec.empty(batch), self.model.spec.positions // 2

@@ -67,6 +67,7 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "maskgit-oblong": (maskgit.MaskGIT, oblong),
         "maskbit-numbers": (maskbit.MaskBit, thirds),
         "maskbit-whole": (maskbit.MaskBit, replace(maskbit.tiny(), channels=5, groups=1)),
+        "llamagen-depth": (llamagen.LlamaGen, replace(small, depth=3, vocab=8)),
         "llamagen-bits": (llamagen.LlamaGen, replace(small, **bits)),
         "rar-bits": (rar.RAR, replace(wide, **bits)),
         "maskgit-bits": (maskgit.MaskGIT, replace(oblong, **bits)),

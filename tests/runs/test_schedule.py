@@ -78,6 +78,7 @@ def test_recipes_are_what_they_were(name):
         ", known_weight=0.0",
         ", depth=0",
         ", depth_layers=1",
+        ", depth_dim=0",
         ", decay=0.0",
     ):
         text = text.replace(later, "")  # fields that came later

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.sampling.filters import Filters, keep_top_k, keep_top_p
+from smalti.sampling.filters import Filters, RowFilters, keep_top_k, keep_top_p
 
 INF = math.inf
 LOG = [math.log(p) for p in (0.4, 0.3, 0.2, 0.1)]
@@ -155,3 +155,39 @@ def test_defaults_change_nothing():
 def test_bad_values(values, message):
     with pytest.raises(ValueError, match=message):
         Filters(**values)
+
+
+def test_each_code_of_a_position_may_have_its_own():
+    filters = Filters(temperature=(0.5, 2.0), top_k=(1, 0), top_p=0.9)
+    assert filters.at(0, 2) == Filters(0.5, 1, 0.9) and filters.at(1, 2) == Filters(2.0, 0, 0.9)
+    assert Filters(top_k=7).at(3, 5) == Filters(top_k=7)
+    assert Filters(top_k=[3, 4]) == Filters(top_k=(3, 4)), "as a file has them"
+    assert Filters(top_k=(3,))(torch.tensor(LOG)).isfinite().sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"top_k": (3, -1)}, "top_k must be 0 .off. or more, got -1"),
+        ({"top_p": (1.0, 0.0)}, "top_p must be above 0 and at most 1, got 0.0"),
+        ({"temperature": (1.0, math.nan)}, "got nan"),
+        (
+            {"top_k": (3, 1), "top_p": (0.1, 0.2, 0.3)},
+            "as many values each, at least one, got top_k 3,1; top_p",
+        ),
+        ({"top_k": ()}, "filters must have as many values each, at least one"),
+    ],
+)
+def test_bad_values_of_each(values, message):
+    with pytest.raises(ValueError, match=message):
+        Filters(**values)
+
+
+def test_as_many_values_as_codes():
+    filters = Filters(top_k=(900, 400))
+    with pytest.raises(ValueError, match="one for each of the 4 codes of a position, got 900,400"):
+        filters.at(0, 4)
+    with pytest.raises(ValueError, match="^top_k must be one value, got 900,400$"):
+        filters(torch.tensor(LOG))
+    with pytest.raises(ValueError, match="as many codes at a position"):
+        RowFilters.of([filters, Filters(top_k=(1, 2, 3))])

@@ -125,6 +125,8 @@ class DepthHead(HeadInTurn):
         other."""
         if self.config.positions:
             nn.init.normal_(self.positions, std=0.02)
+        if self.wide:
+            nn.init.zeros_(self.into.bias)
         super().init_weights()
 
     def each(self) -> list[CategoricalHead]:

@@ -45,6 +45,8 @@ class LlamaGenConfig(GeneratorConfig):
     """Codes at each position, drawn one after another; 0: one."""
     depth_layers: int = 1
     """Transformer blocks of the head that draws the codes of a position, if there are several."""
+    depth_dim: int = 0
+    """Width of these blocks; 0: half of `dim`."""
     classes: int = 1000
     """Class labels; the null class is one more row. 0 for a text-conditional model."""
     text_length: int = 0
@@ -79,7 +81,7 @@ class LlamaGenConfig(GeneratorConfig):
             self,
             pairs=("grid",),
             positive=("vocab", "layers", "heads", "dim", "multiple_of", "depth_layers"),
-            counts=("channels", "depth"),
+            counts=("channels", "depth", "depth_dim"),
             rates=("dropout", "drop_path"),
             above_zero=("norm_eps", "rope_base"),
         )
@@ -149,7 +151,9 @@ class LlamaGen(RasterLlama):
         rates = drop_path_rates(config.drop_path, config.layers)
         self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.head = head_of(self.spec, config.dim, depth_layers=config.depth_layers)
+        self.head = head_of(
+            self.spec, config.dim, depth_layers=config.depth_layers, depth_dim=config.depth_dim
+        )
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -261,7 +261,7 @@ class RQTransformer(Raster):
         total = book(codes)
         if not c.body_vectors:
             return total
-        return F.linear(total, self.code_mlp.weight) + c.depth * self.code_mlp.bias
+        return self.code_mlp(total) + (c.depth - 1) * self.code_mlp.bias
 
     def read_text(self, cond: Cond) -> Tensor:
         """Text features (B, T, C), or ids (B, T, 1), to embeddings (B, T, D)."""
