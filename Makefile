@@ -11,9 +11,9 @@ JOBS ?= auto
 demo: $(VENV)/has-emoji
 	$(BIN)/smalti demo $(DEMO)
 
-# one process for each core, a file of tests in one of them
+# one process for each core, a file of tests in one of them; in order, as the slow files come first
 test: $(VENV)/has-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TEST)
 
 lint: $(VENV)/has-dev
 	$(BIN)/ruff check .

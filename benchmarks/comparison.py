@@ -27,6 +27,7 @@ from torch import Tensor
 
 import smalti
 from common import machine, report, seconds
+from comparison_bits import rates
 from comparison_edit import TOKENIZERS, edits, inpainting, spread
 from comparison_page import TITLES, page
 from smalti import modules
@@ -37,13 +38,13 @@ from smalti.data.open import open_source
 from smalti.data.source import split
 from smalti.data.token_cache import TokenCache
 from smalti.data.transforms import Transform
-from smalti.eval.codebook import histogram, perplexity, usage
+from smalti.eval.codebook import histograms, parts, perplexity, usage
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline.pipeline import Pipeline
 from smalti.recipes import DEMOS
 from smalti.recipes.base import GeneratorRecipe, Recipe
 from smalti.runs import ladder
-from smalti.runs.generator import objective_of
+from smalti.runs.generator import objective_of, open_encoder
 from smalti.runs.run import train
 
 PARAMETERS, COMPUTE = 0.05, 0.02
@@ -72,28 +73,39 @@ def learned(config: Any) -> int:
     return ladder.learned(fresh(config))
 
 
+def operations(recipe: GeneratorRecipe) -> float:
+    """Of a training step, forward and backward, at the recipe's batch, also of the encoder of texts
+    that learns with a model: of one of two batches if they take equally many, else the mean over
+    batches of pictures drawn from the source, as RAR modulates equal conditions once."""
+    return counted(replace(recipe, train=replace(recipe.train, steps=1)))
+
+
 @cache
-def operations(recipe: GeneratorRecipe, batches: int = 8) -> float:
-    """Of a training step, forward and backward, at the recipe's batch: the mean over batches of
-    pictures drawn from the source, as RAR modulates equal conditions once."""
+def counted(recipe: GeneratorRecipe, batches: int = 8) -> float:
+    """The same, whatever the number of steps."""
     source, rng = open_source(recipe.data.source), np.random.default_rng(0)
-    labels = np.array([source.label(i) for i in range(len(source))])
     model, size = fresh(recipe.model).train(), recipe.train.batch
-    spec, objective = model.spec, objective_of(model, recipe, None)
-    shape = (size, spec.positions)
-    codes = (
-        torch.randint(spec.vocab, shape) if spec.discrete else torch.randn(*shape, *spec.trailing)
-    )
-    drawn = (
-        {
+    encoder = open_encoder(recipe, None)
+    spec, objective = model.spec, objective_of(model, recipe, encoder)
+    shape = spec.shape(size)
+    codes = torch.randint(spec.vocab, shape) if spec.discrete else torch.randn(shape)
+
+    def drawn(step: int) -> dict[str, Tensor]:
+        chosen = rng.choice(len(source), size).tolist()
+        batch = {
             "codes": codes,
-            "labels": torch.from_numpy(rng.choice(labels, size) % recipe.model.classes),
             "chance": torch.from_numpy(rng.random(size)),
             "shuffle": torch.arange(step * size, (step + 1) * size),
         }
-        for step in range(batches)
-    )
-    return ladder.operations(objective, drawn)
+        if encoder is not None:
+            return batch | {"text_tokens": encoder.tokenize([source.caption(i) for i in chosen])}
+        labels = [source.label(i) % recipe.model.classes for i in chosen]
+        return batch | {"labels": torch.tensor(labels)}
+
+    counts = [ladder.operations(objective, [drawn(step)]) for step in range(2)]
+    if counts[0] != counts[1]:
+        counts += [ladder.operations(objective, [drawn(step)]) for step in range(2, batches)]
+    return statistics.mean(counts)
 
 
 def check_equal() -> None:
@@ -134,37 +146,39 @@ def training_seconds(run: Path, recipe: Recipe, units: int = 1) -> float:
 
 def used(codes: TokenCache) -> dict[str, Any]:
     """How training images, mirrored ones too, use the codes: in all, and each scale."""
-    sizes, vocab = [h * w for h, w in codes.spec.grids], codes.spec.vocab
+    spec, scales = codes.spec, [f"{h}x{w}" for h, w in codes.spec.grids]
     views = [codes.codes(codes.train, view) for view in range(codes.views)]
-    parts = torch.cat(views).split(sizes, 1)
-    counts = [histogram(part, vocab) for part in parts]
+    counts = parts(histograms(torch.cat(views), spec), spec)
+    each = [counts[f"_{scale}"] for scale in scales] if len(scales) > 1 else [counts[""]]
     return {
-        "usage": usage(torch.stack(counts).sum(0)),
+        "usage": usage(counts[""]),
         "pictures_with_mirrors": len(codes.train) * codes.views,
-        "scales": [f"{h}x{w}" for h, w in codes.spec.grids],
-        "usage_by_scale": [usage(count) for count in counts],
-        "perplexity_by_scale": [perplexity(count) for count in counts],
+        "scales": scales,
+        "usage_by_scale": [usage(count) for count in each],
+        "perplexity_by_scale": [perplexity(count) for count in each],
     }
 
 
-def facts(name: str, system: Trained, repeats: int) -> dict[str, Any]:
-    """What the table says of a system."""
+def facts(name: str, system: Trained, repeats: int, names: list[str]) -> dict[str, Any]:
+    """What the table says of a system, which draws all classes, or these names."""
     (first, second), (a, b), pipe = system.recipes, system.runs, system.pipe
     told, held, spec = read_json(a / "report.json"), read_json(b / "report.json"), pipe.model.spec
     model, sampling = pipe.model, pipe.sampling
     masked = model.loop == "masked"
     bound = "_bound" if masked else ""
-    pipe(n=1)  # what is slow only once
-    one = [seconds(lambda i=i: pipe(n=1, seed=i)) for i in range(repeats)]
-    many = [seconds(lambda i=i: pipe(n=64, seed=i)) / 64 for i in range(repeats)]
+    asked = None if pipe.text is None else names
+    pipe(asked, n=1)  # what is slow only once
+    one = [seconds(lambda i=i: pipe(asked, n=1, seed=i)) for i in range(repeats)]
+    many = [seconds(lambda i=i: pipe(asked, n=64, seed=i)) / 64 for i in range(repeats)]
     return {
         "case": name,
         "parameters": learned(pipe.model.config),
+        "text_parameters": None if pipe.text is None else ladder.learned(pipe.text),
         "tokenizer": modules.name_of(pipe.tokenizer),
         "tokenizer_parameters": learned(pipe.tokenizer.config),
         "codes": spec.positions,
-        "vocab": spec.vocab if spec.discrete else None,
-        "channels": None if spec.discrete else spec.trailing[0],
+        "words": spec.words.removeprefix("out "),
+        "raw_bits": spec.bits * spec.positions if spec.discrete else None,
         "operations_per_step": operations(second),
         "steps": second.train.steps,
         "operations": operations(second) * second.train.steps,
@@ -192,12 +206,24 @@ def facts(name: str, system: Trained, repeats: int) -> dict[str, Any]:
     }
 
 
-def figures(systems: dict[str, Trained], pictures: dict[str, Tensor], docs: Path) -> list[str]:
-    """Samples of each system, reconstructions of the tokenizers, VAR's scales. Returns the classes
-    of the samples' columns."""
+def named(source: Any, classes: Sequence[str]) -> list[str]:
+    """The caption of the first picture of each class that has one."""
+    of = dict[str, str]()
+    for i in range(len(source)):
+        if caption := source.caption(i):
+            of.setdefault(source.classes[source.label(i)], caption)
+    return [of[name] for name in classes]
+
+
+def figures(
+    systems: dict[str, Trained], pictures: dict[str, Any], docs: Path, names: list[str]
+) -> list[str]:
+    """Samples of each system, by class or by name, reconstructions of the tokenizers, VAR's scales.
+    Returns the classes of the samples' columns."""
     classes = systems["llamagen"].pipe.classes[:COLUMNS]
     for name, system in systems.items():
-        drawn = system.pipe(classes, n=4 * len(classes), seed=0)
+        asked = classes if system.pipe.text is None else names
+        drawn = system.pipe(asked, n=4 * len(classes), seed=0)
         save_png(grid(drawn, len(classes), zoom=2), docs / f"comparison-{name}.png", {})
     images, rows = spread(pictures, 2 * COLUMNS)["images"], list[Any]()
     for some in images.split(COLUMNS):
@@ -227,10 +253,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = open_source(args.data)
     _, held = split(source, systems["var"].recipes[1].data.holdout)
     size = systems["var"].pipe.tokenizer.config.size[0]
-    pictures = next(Images(source, held, Transform(size), 1).evaluation(len(held)))
+    pictures: dict[str, Any] = dict(
+        next(Images(source, held, Transform(size), 1).evaluation(len(held)))
+    )
+    pictures["captions"] = [source.caption(i) for i in held]
+    names = named(source, systems["llamagen"].pipe.classes[:COLUMNS])
 
     table: dict[str, dict[str, Any]] = {
-        name: facts(name, system, 1 if args.quick else 5) for name, system in systems.items()
+        name: facts(name, system, 1 if args.quick else 5, names) for name, system in systems.items()
     }
     for row in table.values():
         report(row)
@@ -240,7 +270,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for way, row in painted.items():
         told = {k: v for k, v in row.items() if not isinstance(v, list)}
         report({"case": f"in-painting, {way}", **told})
-    classes = figures(systems, pictures, args.docs)
+    classes = figures(systems, pictures, args.docs, names)
+    equal = rates(args.data, args.quick, args.out, table)
+    for row in equal:
+        report(row)
     save_png(edits(pipes, pictures), args.docs / "edit.png", {})
     about = machine() | {
         "data": args.data,
@@ -248,9 +281,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "held_out": len(held),
         "pixels": size,
         "classes": classes,
+        "names": names,
         "draws": draws,
     }
-    (args.docs / "comparison.md").write_text(page(table, painted, about))
+    (args.docs / "comparison.md").write_text(page(table, painted, equal, about))
 
 
 if __name__ == "__main__":

@@ -22,15 +22,22 @@ WAYS: dict[str, tuple[str, bool | None]] = {
     "LlamaGen": ("llamagen", None),
     "RAR (known first)": ("rar", True),
     "RAR (row by row)": ("rar", False),
+    "Open-MAGVIT2": ("magvit2", None),
+    "IBQ": ("ibq", None),
     "VAR": ("var", None),
+    "Infinity": ("infinity", None),
     "MaskGIT": ("maskgit", None),
+    "MaskBit": ("maskbit", None),
     "MAR": ("mar", None),
     "Fluid": ("fluid", None),
 }
 """Systems, and whether a raster model sees all that is known before it draws."""
 TOKENIZERS: dict[str, str] = {
     "VQGAN alone": "llamagen",
+    "LFQ alone": "magvit2",
+    "IBQ alone": "ibq",
     "multi-scale VQ-VAE alone": "var",
+    "multi-scale BSQ alone": "infinity",
     "KL-VAE alone": "mar",
 }
 """Nothing is drawn: what a painter cannot beat by knowing every code."""
@@ -50,14 +57,19 @@ def half(h: int, w: int, seed: int) -> Tensor:
     return (chosen < h * w // 2).view(h, w)
 
 
-def spread(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+def spread(batch: dict[str, Any], count: int) -> dict[str, Any]:
     """Up to `count` pictures from all over a batch that is sorted by what they show."""
     step = max(1, round(len(batch["labels"]) / count))
     return {k: v[::step][:count] for k, v in batch.items()}
 
 
+def conditions(pipe: Pipeline, pictures: dict[str, Any]) -> list[Any]:
+    """What a pipeline draws such pictures from: their captions, or their classes."""
+    return pictures["captions"] if pipe.text is not None else pictures["labels"].tolist()
+
+
 def inpainting(
-    pipes: dict[str, Pipeline], pictures: dict[str, Tensor], draws: int
+    pipes: dict[str, Pipeline], pictures: dict[str, Any], draws: int
 ) -> dict[str, dict[str, Any]]:
     """Of each way and each mask: "psnr_MASK" against the original inside the mask, in dB of the
     mean squared error over all pictures and draws; "error_MASK" of each picture; and, for raster
@@ -77,18 +89,19 @@ def inpainting(
         for way, (name, first) in WAYS.items():
             pipe = pipes[name]
             known = Known(pipe.encode(images), known_positions(pipe.model.spec, ~hidden))
+            asked, spec = conditions(pipe, some), pipe.model.spec
             drawn = torch.stack(
-                [painted(pipe, known, labels, i, known_first=first) for i in range(draws)]
+                [painted(pipe, known, asked, i, known_first=first) for i in range(draws)]
             )
             found[way] |= told(mask, drawn, images, hidden)
-            if name in ("llamagen", "rar"):
+            if pipe.model.loop == "causal" and len(spec.grids) == 1 and spec.discrete:
                 found[way][f"bits_{mask}"] = _bits(pipe, known, labels, bool(first))
     return found
 
 
-def painted(pipe: Pipeline, known: Known, labels: Tensor, seed: int, **settings: Any) -> Tensor:
+def painted(pipe: Pipeline, known: Known, asked: list[Any], seed: int, **settings: Any) -> Tensor:
     """uint8 (B, 3, H, W): what `pipe.edit` draws, of all pictures at once and without a seam."""
-    drawn = pipe(labels.tolist(), n=len(labels), known=known, seed=seed, **settings)
+    drawn = pipe(asked, n=len(asked), known=known, seed=seed, **settings)
     return torch.from_numpy(np.stack([np.asarray(p) for p in drawn])).permute(0, 3, 1, 2)
 
 
@@ -110,7 +123,7 @@ def _bits(pipe: Pipeline, known: Known, labels: Tensor, first: bool) -> float:
     return bits(nats[~known.mask].double().mean().item())
 
 
-def edits(pipes: dict[str, Pipeline], pictures: dict[str, Tensor], rows: int = 6) -> Image.Image:
+def edits(pipes: dict[str, Pipeline], pictures: dict[str, Any], rows: int = 6) -> Image.Image:
     """A row for each of some pictures: original, mask, and each of `WAYS` with kept pixels."""
     some = spread(pictures, rows)
     height, width = some["images"].shape[2:]
@@ -118,11 +131,13 @@ def edits(pipes: dict[str, Pipeline], pictures: dict[str, Tensor], rows: int = 6
     lower = torch.zeros(h, w, dtype=torch.bool)
     lower[h // 2 :] = True
     tiles: list[Image.Image] = []
-    for i, (picture, label) in enumerate(zip(to_pil(some["images"]), some["labels"], strict=True)):
+    for i, picture in enumerate(to_pil(some["images"])):
         painted = (quarter(h, w), lower, half(h, w, i))[i % 3].numpy()
         mask = Image.fromarray(painted).resize((width, height), Image.Resampling.NEAREST)
         tiles += [picture, mask.convert("RGB")]
         for name, first in WAYS.values():
-            pipe, asked = pipes[name], [int(label)]
-            tiles += pipe.edit(picture, mask, classes=asked, keep_pixels=True, known_first=first)
+            pipe = pipes[name]
+            reads = "classes" if pipe.text is None else "text"
+            asked: dict[str, Any] = {reads: [conditions(pipe, some)[i]], "known_first": first}
+            tiles += pipe.edit(picture, mask, keep_pixels=True, **asked)
     return grid(tiles, columns=2 + len(WAYS), zoom=3)

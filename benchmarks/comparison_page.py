@@ -17,6 +17,10 @@ TITLES: dict[str, str] = {
     "maskgit": "MaskGIT",
     "mar": "MAR",
     "fluid": "Fluid",
+    "magvit2": "Open-MAGVIT2",
+    "ibq": "IBQ",
+    "maskbit": "MaskBit",
+    "infinity": "Infinity",
 }
 Facts = dict[str, dict[str, Any]]
 Painted = dict[str, dict[str, Any]]
@@ -46,8 +50,7 @@ def measured(facts: Facts) -> str:
     """The table, a column for each system."""
 
     def codes(f: dict[str, Any]) -> str:
-        among = f["vocab"] or f"{f['channels']} numbers"
-        return f"{f['codes']} of {among}"
+        return f"{f['codes']} {f['words']}"
 
     def passes(f: dict[str, Any]) -> str:
         return f"{f['passes']}" + told(f["head_passes"], "d", ", of the head ")
@@ -63,6 +66,7 @@ def measured(facts: Facts) -> str:
             f"{f['tokenizer_steps']}, {f['tokenizer_train_s']:.0f}"
         ),
         "codes of a picture": codes,
+        "bits of them, as they are stored": lambda f: told(f["raw_bits"], ",.0f"),
         "held-out bits per code": lambda f: told(
             f["bits_per_code"], ".3f", "≤ " if f["bound"] else ""
         ),
@@ -83,8 +87,46 @@ def measured(facts: Facts) -> str:
     return rows_of(["", *TITLES.values()], rows)
 
 
+def equal_bits(equal: list[dict[str, Any]]) -> str:
+    """Tokenizers, those of equally many bits one after another."""
+    rows = list[list[str]]()
+    for f in equal:
+        drawn = (
+            f"{TITLES[name]} {'≤ ' if name in f['bounds'] else ''}{bits:.1f}"
+            for name, bits in f["drawn"].items()
+        )
+        known = [f"{f['raw_bits']:,.0f}", f"{f['parameters']:,}", f"{f['psnr']:.2f}"]
+        entropy = f"{f['entropy_bits']:.2f} of {f['bits']:.0f}"
+        rows.append([f["tokenizer"], f["codes"], *known, entropy, "; ".join(drawn)])
+    names = ["tokenizer", "codes of a picture", "bits as stored", "parameters", "PSNR, dB"]
+    return rows_of([*names, "entropy of a code, bits", "held-out bits per picture"], rows)
+
+
+def what_bits_buy(equal: list[dict[str, Any]]) -> str:
+    """For each tokenizer with a yardstick of as many bits, in words, what changes."""
+    of, said = {f["recipe"]: f for f in equal}, list[str]()
+    for f in equal:
+        if not f["yardstick"]:
+            continue
+        table = of[f["yardstick"]]
+        assert f["raw_bits"] == table["raw_bits"], (f["tokenizer"], table["tokenizer"])
+        better = apart(f["psnr"] - table["psnr"], "dB", "better", "worse")
+        entropy = apart(f["entropy_bits"] - table["entropy_bits"], "bits")
+        line = f"- {f['tokenizer']}, against {table['tokenizer']}: pictures come back {better}; "
+        line += f"a code has {entropy} of entropy"
+        mine, theirs = (
+            min((bits for name, bits in t["drawn"].items() if name not in t["bounds"]), default=0)
+            for t in (f, table)
+        )
+        if mine and theirs:
+            more = "more" if mine > theirs else "fewer"
+            line += f"; its best generator needs {percent(abs(mine / theirs - 1))} {more} bits"
+        said.append(line + ".")
+    return "\n".join(said)
+
+
 def scales(var: dict[str, Any]) -> str:
-    """How VAR's scales use the codes."""
+    """How the codes of scales are used."""
     uses = [percent(u) for u in var["usage_by_scale"]]
     rows = [["codes in use", *uses, percent(var["usage"])]]
     rows += [["perplexity", *(f"{p:.0f}" for p in var["perplexity_by_scale"]), ""]]
@@ -149,9 +191,10 @@ def wrapped(page: str, width: int = 110) -> str:
     return "\n\n".join(blocks).rstrip("\n") + "\n"
 
 
-def page(facts: Facts, painted: Painted, about: dict[str, Any]) -> str:
+def page(facts: Facts, painted: Painted, equal: list[dict[str, Any]], about: dict[str, Any]) -> str:
     """The whole page."""
     llamagen, rar, var = (facts[name] for name in ("llamagen", "rar", "var"))
+    words = facts["infinity"]
 
     def speed(system: dict[str, Any], batch: int) -> float:
         return llamagen[f"seconds_{batch}"] / system[f"seconds_{batch}"]
@@ -178,6 +221,10 @@ def page(facts: Facts, painted: Painted, about: dict[str, Any]) -> str:
             seen=about["images"] - about["held_out"],
             orders=orders(rar),
             scales=scales(var),
+            scales_of_bits=scales(words),
+            equal=equal_bits(equal),
+            what_bits_buy=what_bits_buy(equal),
+            names="; ".join(about["names"]),
             classes=", ".join(about["classes"]),
             ways=", ".join(WAYS),
             edited=len(painted["VAR"]["error_half"]),

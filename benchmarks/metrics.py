@@ -64,7 +64,8 @@ def main() -> None:
     pipe_options = replace(options, n=args.n, conditioning=True)
     drawn = {"real": numbers(report_of(f"{SOURCE}@train", replace(options, size=32), {}))}
     back: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, demo in DEMOS.items():
+    compared = {name: demo for name, demo in DEMOS.items() if name in TITLES}
+    for name, demo in compared.items():
         tokenizer, generator = demo.tokenizer, demo.generator
         folder = args.runs / generator.__name__ / "pipeline"
         drawn[TITLES[name]] = numbers(report_of(str(folder), pipe_options, {}))

@@ -46,7 +46,7 @@ def recomputed(model: VAR) -> Tensor:
         cache, prepared = model.cache(branches.batch), model.prepare(branches)
         guide = guidance.at(i, len(steps))
         for before in steps[:i]:
-            seen = model.read(codes, before, cache)
+            seen = model.read(codes, prepared, before, cache)
             model.transform(None if seen is None else guide.tile(seen), prepared, before, cache)
         chance = Chance(guide, SlotNoise(NOISE, span.slots), SAMPLING.filters)
         draw = model.draw(codes, prepared, span, cache, chance)

@@ -2,7 +2,7 @@
 
     python benchmarks/token_cache.py [--rows N] [--rounds N]
 
-Both caches have 256 positions of so many bits, as bits or, up to 16, as ids of 16 bits.
+Both caches have 256 positions of so many bits, as bits or as ids that hold as many.
 `bytes_per_position` is that of the whole file (target for 32 bits: at most 4.2).
 `pictures_per_s` is read in batches of 64 random rows, the median of the rounds, in which the two
 take turns; `ratio` is that of bits to ids (target: at least 1).
@@ -45,8 +45,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(1)
-        ids = cache(Path(folder), TokenSpec(GRID, 1 << 16), args.rows)
         for bits in (10, 16, 18, 32):
+            ids = cache(Path(folder), TokenSpec(GRID, 1 << bits), args.rows)
             packed = cache(Path(folder), TokenSpec(GRID, 2, channels=bits), args.rows)
             speed = {"ids": [], "bits": []}
             for _ in range(args.rounds):

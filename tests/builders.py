@@ -21,6 +21,7 @@ from smalti.models import (
     llamagen,
     maskbit,
     maskgit,
+    meissonic,
     open_magvit2,
     rar,
     var,
@@ -85,6 +86,10 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
                 l2_norm=False,
             ),
         ),
+        "infinity-numbers": (
+            infinity.Infinity,
+            replace(infinity.tiny(), bits=0, vocab=32, latent=4),
+        ),
         "hart-cross": (
             hart.HART,
             replace(
@@ -106,6 +111,10 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
             replace(ibq.tiny(), shared_adaln=True, grid=(2, 5), order="spiral-in"),
         ),
         "ibq-bits": (ibq.IBQ, replace(ibq.tiny(), **bits)),
+        "meissonic-pooled": (
+            meissonic.Meissonic,
+            replace(meissonic.tiny(), pooled=7, word_dim=9, guided=2.0, grid=(4, 6)),
+        ),
         "fluid-raster-bits": (fluid.fluid, replace(random, order="raster", **bits)),
     }
 

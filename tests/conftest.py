@@ -4,6 +4,7 @@ Each process of tests computes on one thread and so do those that it starts: tes
 `OMP_NUM_THREADS=2 pytest` takes two.
 """
 
+import functools
 import os
 import signal
 
@@ -28,6 +29,20 @@ def pytest_xdist_auto_num_workers(config):
     processes."""
     cores = min(usable_cores(), round(cpu_quota() or 16), 16)
     return max(1, cores // 2 if config.option.markexpr == "multi" else cores)
+
+
+@pytest.fixture(scope="module")
+def read_pipelines():
+    """`load`, which reads each folder once in a module."""
+    from smalti.loading import load
+
+    return functools.cache(load)
+
+
+@pytest.fixture
+def loaded_once(read_pipelines, monkeypatch):
+    """For commands that refuse their settings: all share one pipeline that was read."""
+    monkeypatch.setattr("smalti.loading.load", read_pipelines)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from smalti.models.ibq import IBQ
 from smalti.models.infinity import Infinity
 from smalti.models.mar import MAR
 from smalti.models.maskbit import MaskBit
+from smalti.models.meissonic import Meissonic
 from smalti.models.open_magvit2 import OpenMAGVIT2
 from smalti.models.rar import RAR
 from smalti.models.var import VAR
@@ -61,6 +63,8 @@ def official(module: nn.Module) -> dict[str, Tensor]:
         return official_maskbit_vqgan(state, module.config.bits)
     if isinstance(module, MaskGITVQGAN):
         return {k.replace(".upsample.conv.", ".upsample_conv."): t for k, t in state.items()}
+    if isinstance(module, Meissonic):
+        return official_meissonic(state, module.config.joint_layers)
     if isinstance(module, OpenMAGVIT2):
         renames = {f"^{re.escape(ours)}": theirs for theirs, ours in NAMES.items()}
         return renamed(state, renames)
@@ -289,6 +293,65 @@ def official_maskbit_vqgan(
     return renamed(state, renames) | {f"quantize.{n}": t for n, t in constants.items()}
 
 
+def official_meissonic(state: dict[str, Tensor], joint: int) -> dict[str, Tensor]:
+    """With queries, keys and values apart, pointwise convolutions, rows of codes that nothing reads
+    and no features of an empty text."""
+    renames = {
+        r"^text_proj\.": "context_embedder.", r"^text_norm\.": "encoder_proj_layer_norm.",
+        r"^time_embed\.": "time_text_embed.timestep_embedder.",
+        r"^text_embed\.": "time_text_embed.text_embedder.",
+        r"^guide_embed\.": "time_text_embed.guidance_embedder.",
+        r"^(cond_embed|time_text.*)\.w([12])\.": r"\1.linear_\2.",
+        r"^tok_embeddings\.": "embed.embeddings.", r"^embed_norm\.": "embed.layer_norm.",
+        r"^embed_proj\.": "embed.conv.", r"^(down|up)\.": r"\1_block.\1sample.",
+        r"^in_(norm|proj)\.": r"project_to_hidden_\1.",
+        r"^last_(norm|proj)\.": r"project_from_hidden_\1.", r"hidden_proj": "hidden",
+        r"^out\.": "mlm_layer.conv1.", r"^out_norm\.": "mlm_layer.layer_norm.",
+        r"^head\.proj\.": "mlm_layer.conv2.", r"^joint\.": "transformer_blocks.",
+        r"^single\.": "single_transformer_blocks.", r"^(s\w+\.\d+)\.adaln": r"\1.norm.linear",
+        r"\.words\.adaln": ".norm1_context.linear", r"\.codes\.adaln": ".norm1.linear",
+        r"\.words\.feed_forward": ".ff_context.net", r"\.codes\.feed_forward": ".ff.net",
+        r"\.net\.w1": ".net.0.proj", r"\.net\.w2": ".net.2", r"\.wide\.": ".proj_mlp.",
+        r"^(s\w+\.\d+)\.attention\.wo": r"\1.proj_out",
+        r"\.words\.attention\.([qk])_norm": r".attn.norm_added_\1",
+        r"\.words\.attention\.wo": ".attn.to_add_out",
+        r"\.words\.attention\.([qkv])\.": r".attn.add_\1_proj.",
+        r"(\.codes)?\.attention\.([qk])_norm": r".attn.norm_\2",
+        r"\.codes\.attention\.wo": ".attn.to_out.0",
+        r"(\.codes)?\.attention\.([qkv])\.": r".attn.to_\2.",
+    }  # fmt: skip
+    found = {}
+    for name, tensor in state.items():
+        if layer := re.match(r"layers\.(\d+)\.", name):
+            i, rest = int(layer[1]), name[layer.end() :]
+            name = f"joint.{i}.{rest}" if i < joint else f"single.{i - joint}.{rest}"
+        if name == "tok_embeddings.weight":
+            tensor = torch.cat((tensor[:-1], torch.ones_like(tensor[:3]), tensor[-1:]))
+        if name in ("embed_proj.weight", "out.weight", "head.proj.weight"):
+            tensor = tensor[:, :, None, None]
+        if ".wqkv." in name:
+            parts = tensor.chunk(3)
+            found |= {name.replace("wqkv", n): t for n, t in zip("qkv", parts, strict=True)}
+        elif name != "null":
+            found[name] = tensor
+    return renamed(found, renames)
+
+
+def diffusers_vq(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a VQGAN as diffusers names them."""
+    renames = {
+        r"^encoder\.conv_blocks\.": "encoder.down_blocks.",
+        r"^decoder\.conv_blocks\.": "decoder.up_blocks.", r"\.res\.": ".resnets.",
+        r"\.(up|down)sample\.": r".\1samplers.0.", r"\.nin_shortcut\.": ".conv_shortcut.",
+        r"\.norm_out\.": ".conv_norm_out.", r"\.mid\.0\.": ".mid_block.resnets.0.",
+        r"\.mid\.2\.": ".mid_block.resnets.1.", r"\.mid\.1\.": ".mid_block.attentions.0.",
+        r"\.0\.norm\.": ".0.group_norm.", r"\.0\.([qkv])\.": r".0.to_\1.",
+        r"\.0\.proj_out\.": ".0.to_out.0.",
+    }  # fmt: skip
+    found = renamed(state, renames)
+    return {n: t.flatten(1) if ".to_" in n and t.dim() > 1 else t for n, t in found.items()}
+
+
 def renamed(state: dict[str, Tensor], patterns: dict[str, str]) -> dict[str, Tensor]:
     found = {}
     for name, tensor in state.items():
@@ -348,3 +411,14 @@ def write(content: Any, path: Path, old: bool = False) -> Path:
     else:
         torch.save(content, path, _use_new_zipfile_serialization=not old)
     return path
+
+
+def shards(weights: dict[str, Tensor], folder: Path) -> Path:
+    """The folder with two shards and their index, as large models are published."""
+    named = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(weights)}
+    for file in set(named.values()):
+        held = {name: weights[name].contiguous() for name in weights if named[name] == file}
+        save_file(held, folder / file)
+    index = {"metadata": {}, "weight_map": named}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from smalti.arguments import (
+    an,
     by,
     choose,
     choose_number,
@@ -18,6 +19,17 @@ from smalti.arguments import (
 )
 
 # -- names
+
+
+@pytest.mark.parametrize(
+    ("article", "names"),
+    [
+        ("a", "VQGAN VAR MAR RAR HART KLVAE LlamaGen MaskBitVQGAN UniTok PaletteTokenizer rar"),
+        ("an", "OpenMAGVIT2LFQ IBQTokenizer InfinityVAE FSQTokenizer RQVAE imagegpt ibq"),
+    ],
+)
+def test_names_have_the_article_that_they_are_spoken_with(article, names):
+    assert {an(name) for name in names.split()} == {f"{article} {name}" for name in names.split()}
 
 
 @pytest.mark.parametrize(

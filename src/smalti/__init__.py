@@ -7,25 +7,21 @@ from typing import TYPE_CHECKING, Any
 from smalti.devices import threads
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "load"]
+__all__ = ["Pipeline", "load", "load_tokenizer"]
 
 threads.choose()  # before anything imports torch
 
 if TYPE_CHECKING:
-    from smalti.loading import load
+    from smalti.loading import load, load_tokenizer
     from smalti.pipeline.pipeline import Pipeline
 
 
 def __getattr__(name: str) -> Any:
     """Imported when first used: `smalti --help` needs no torch."""
-    if name == "load":
-        from smalti.loading import load
+    if name in __all__:
+        from smalti import loading
 
-        return load
-    if name == "Pipeline":
-        from smalti.loading import Pipeline
-
-        return Pipeline
+        return getattr(loading, name)
     raise AttributeError(f"module 'smalti' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import typing
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,6 +16,17 @@ from typing import Any
 from smalti.config import did_you_mean
 
 # -- names
+
+
+def an(name: str) -> str:
+    """A name of a class or system behind the article that it is spoken with: "a VQGAN", "an
+    OpenMAGVIT2". Capitals that are no syllable are spelled: "an LFQ" (el), "a MAR"."""
+    first, second = name[:1], name[1:2]
+    if first.isupper() and second.isupper() and not {first, second} & {*"AEIOU"}:
+        vowel = first in "FHLMNRSX"
+    else:
+        vowel = first.lower() in "aeio" or (first in "Uu" and not re.match("[Uu][ns]i", name))
+    return f"{'an' if vowel else 'a'} {name}"
 
 
 def choose(name: str, names: Iterable[str], what: str) -> str:
@@ -125,12 +137,17 @@ def whole(value: Any, what: str, least: int | None = None) -> int:
     return number
 
 
-def fitting(value: Any, what: str, types: Iterable[type]) -> Any:
-    """A setting of one of the `types`, as Python's own value; an integer is a float as well.
+def fitting(value: Any, what: str, types: Iterable[Any]) -> Any:
+    """A setting of one of the `types`, as Python's own value; an integer is a float as well. Where
+    one of several types is a tuple, the others are those of what it holds.
 
     Raises ValueError for anything else and for numbers that are not finite.
     """
     value, types = plain(value), set(types)
+    if each := {kind for kind in types if typing.get_origin(kind) is tuple}:
+        types -= each
+        if isinstance(value, list | tuple):
+            return tuple(fitting(v, what, types) for v in value)
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, float) and not math.isfinite(number):
             raise ValueError(f"{what} must be a finite number, got {number}")

@@ -170,11 +170,15 @@ class Turn(NamedTuple):
     """No row has more known positions: encoders that leave unknown ones out pad to this."""
     fresh: bool = True
     """False: a model may use features that it kept from earlier steps."""
+    left: int | Tensor | None = None
+    """Steps that come after this one, of all rows or of each, (B,); None where no steps are
+    counted, as in training."""
 
     def tile(self, guide: Guide) -> Turn:
         """The turn of every branch."""
         wanted = None if self.wanted is None else guide.tile(self.wanted)
-        return self._replace(known=guide.tile(self.known), wanted=wanted)
+        left = guide.tile(self.left) if isinstance(self.left, Tensor) else self.left
+        return self._replace(known=guide.tile(self.known), wanted=wanted, left=left)
 
 
 @dataclass(frozen=True)

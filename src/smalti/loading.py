@@ -12,10 +12,11 @@ from smalti.arguments import in_our_words
 from smalti.config import did_you_mean, from_dict, no_such, read_json
 from smalti.devices.named import fast_bf16, named_device, named_dtype
 from smalti.files import expand
-from smalti.modules import load_module
+from smalti.modules import load_module, tokenizer_folder
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
 from smalti.text.encoders import TextEncoder
+from smalti.tokenizers.base import ImageTokenizer
 
 
 def load(
@@ -59,6 +60,29 @@ def load(
     marks = (mark, model_info["fingerprint"], model_info.get("text"))
     info["fingerprint"] = "-".join(m for m in marks if m is not None)
     return Pipeline(tokenizer, model, classes, sampling, info, text)
+
+
+def load_tokenizer(
+    path: str | Path, device: torch.device | str | int | None = None, verify: bool = True
+) -> ImageTokenizer:
+    """Load a tokenizer from its folder, from a pipeline's, or by a hub id.
+
+    A hub id is owner/name/file, such as TencentARC/IBQ-Tokenizer-1024/imagenet256_1024.ckpt.
+    Arguments are those of `load`. Raises ValueError if there is no tokenizer.
+    """
+    folder, place = tokenizer_at(path), named_device(device)
+    return load_module(folder, modules.TOKENIZERS, place, verify=verify)[0]
+
+
+def tokenizer_at(path: str | Path) -> Path:
+    """The folder of a tokenizer, of its own or in a pipeline, or what a hub id's file became."""
+    folder = expand(path)
+    if not folder.is_dir():
+        from smalti.interop import hub
+
+        if released := hub.find_tokenizer(str(path)):
+            return hub.fetch(released)
+    return tokenizer_folder(folder)
 
 
 def _read_info(folder: Path) -> dict[str, Any]:

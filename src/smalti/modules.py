@@ -29,15 +29,26 @@ from smalti.models import (
     mar,
     maskbit,
     maskgit,
+    meissonic,
     open_magvit2,
     rar,
+    rq_transformer,
     var,
 )
 from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
 from smalti.text import byte_words as byte_level
-from smalti.text import language_model, t5
-from smalti.tokenizers import fsq, hart_vae, kl_vae, maskgit_vqgan, multiscale_vqvae, palette, vqgan
+from smalti.text import clip, language_model, t5
+from smalti.tokenizers import (
+    fsq,
+    hart_vae,
+    kl_vae,
+    maskgit_vqgan,
+    multiscale_vqvae,
+    palette,
+    rq_vae,
+    vqgan,
+)
 from smalti.tokenizers import ibq as ibq_tokenizer
 from smalti.tokenizers import infinity as infinity_vae
 from smalti.tokenizers import maskbit as maskbit_vqgan
@@ -77,6 +88,7 @@ TOKENIZERS = {
     "infinity_vae": Entry(
         infinity_vae.InfinityVAEConfig, infinity_vae.InfinityVAE, infinity_vae.tiny
     ),
+    "rq_vae": Entry(rq_vae.RQVAEConfig, rq_vae.RQVAE, rq_vae.tiny),
 }
 MODELS = {
     "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),
@@ -90,12 +102,17 @@ MODELS = {
         open_magvit2.OpenMAGVIT2Config, open_magvit2.OpenMAGVIT2, open_magvit2.tiny
     ),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
+    "rq_transformer": Entry(
+        rq_transformer.RQTransformerConfig, rq_transformer.RQTransformer, rq_transformer.tiny
+    ),
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
     "maskbit": Entry(maskbit.MaskBitConfig, maskbit.MaskBit, maskbit.tiny),
     "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),
+    "meissonic": Entry(meissonic.MeissonicConfig, meissonic.Meissonic, meissonic.tiny),
 }
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
+    "clip": Entry(clip.CLIPConfig, clip.CLIP, clip.tiny),
     "language_model": Entry(
         language_model.LanguageModelConfig, language_model.LanguageModel, language_model.tiny
     ),

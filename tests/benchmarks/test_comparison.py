@@ -16,8 +16,12 @@ from smalti.data.token_cache import TokenCache
 from smalti.heads.diffusion import DiffusionConfig
 from smalti.recipes import DEMOS
 from smalti.recipes.fluid import emoji_fluid
+from smalti.recipes.ibq import emoji_fsq, emoji_ibq, emoji_ibq_ar
+from smalti.recipes.infinity import emoji_bsq, emoji_infinity
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
+from smalti.recipes.magvit2 import emoji_lfq, emoji_magvit2
 from smalti.recipes.mar import emoji_klvae, emoji_mar
+from smalti.recipes.maskbit import emoji_maskbit
 from smalti.recipes.maskgit import emoji_maskgit
 from smalti.recipes.rar import emoji_rar
 from smalti.recipes.var import emoji_msvqvae, emoji_var
@@ -26,12 +30,13 @@ from smalti.tokenizers.quantize.multiscale import pyramid
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import comparison
+    import comparison_bits
     import comparison_edit
     import comparison_page
 
 
 def small(recipe, **model):
-    """The recipe with a small model that trains for twenty steps in a quick demo."""
+    """The recipe with a small model that trains for four steps in a quick demo."""
 
     def made():
         full = recipe()
@@ -49,6 +54,13 @@ def small(recipe, **model):
 vqgan = small(emoji_vqgan, size=(16, 16), channels=8, latent=8, vocab=32, blocks=1, patch=2)
 msvqvae = small(emoji_msvqvae, size=(16, 16), channels=8, vocab=32, scales=pyramid(1, 2, 4))
 klvae = small(emoji_klvae, size=(16, 16), channels=8, latent=4, blocks=1, patch=2)
+THIN = {"size": (16, 16), "channels": 8, "patch": 2}  # all of 5 bits a code but the last
+lfq = small(emoji_lfq, bits=5, **THIN)
+ibq = small(emoji_ibq, latent=8, vocab=32, **THIN)
+fsq = small(emoji_fsq, latent=8, levels=(4, 8), **THIN)
+bsq = small(emoji_bsq, bits=7, scales=pyramid(1, 2, 4), **THIN)
+fewer = small(comparison_bits.emoji_bsq_8bits, bits=5, scales=pyramid(1, 2, 4), **THIN)
+ALIKE = (vqgan, ibq, fsq, lfq, msvqvae, fewer, bsq)
 
 
 def of(name, tokenizer, generator):
@@ -58,7 +70,8 @@ def of(name, tokenizer, generator):
 
 WIDE = {"layers": 1, "heads": 2, "dim": 16}
 HEAD = {"head": DiffusionConfig(depth=1, width=16)}
-LIKELY = ("llamagen", "rar", "var")
+LIKELY = ("llamagen", "rar", "var", "magvit2", "ibq", "infinity")
+BOUNDED = ("maskgit", "maskbit")
 SMALL = {
     "llamagen": (vqgan, small(emoji_llamagen, multiple_of=16, **WIDE)),
     "rar": (vqgan, small(emoji_rar, ffn_dim=32, **WIDE)),
@@ -66,6 +79,16 @@ SMALL = {
     "maskgit": (vqgan, small(emoji_maskgit, ffn_dim=32, **WIDE)),
     "mar": (klvae, small(emoji_mar, encoder_layers=1, decoder_layers=1, heads=2, dim=16, **HEAD)),
     "fluid": (klvae, small(emoji_fluid, ffn_dim=32, **WIDE, **HEAD)),
+    "magvit2": (
+        lfq,
+        small(emoji_magvit2, channels=5, groups=(2, 3), multiple_of=16, **WIDE),
+    ),
+    "ibq": (ibq, small(emoji_ibq_ar, multiple_of=16, **WIDE)),
+    "maskbit": (lfq, small(emoji_maskbit, channels=5, groups=5, ffn_dim=32, **WIDE)),
+    "infinity": (
+        bsq,
+        small(emoji_infinity, bits=7, scales=pyramid(1, 2, 4), multiple_of=16, **WIDE),
+    ),
 }
 
 
@@ -76,9 +99,16 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, pair in SMALL.items():
             patch.setitem(DEMOS, name, of(name, *pair))
-        patch.setattr(demo, "QUICK", 0.001)
+        patch.setattr(demo, "FEWEST", 4)
+        patch.setattr(demo, "QUICK", 0.0)
         patch.setattr("smalti.loading.fast_bf16", lambda device: False)
         patch.setattr(comparison, "check_equal", lambda: None)
+        kinds = zip(comparison_bits.KINDS, ALIKE, strict=True)
+        small_kinds = [
+            replace(kind, recipe=recipe, yardstick=kind.yardstick.replace("emoji", "small"))
+            for kind, recipe in kinds
+        ]
+        patch.setattr(comparison_bits, "KINDS", small_kinds)
         patch.setattr(comparison, "report", lines.append)
         words = ["--quick", "--data", "shapes:60", "--out", folder / "runs", "--docs", folder]
         comparison.main([str(word) for word in words])
@@ -90,28 +120,29 @@ def test_the_page_holds_the_numbers_of_the_runs(made):
     text = (folder / "comparison.md").read_text()
     assert "nan" not in text and "None" not in text
     for name in SMALL:
-        report = read_json(folder / "runs" / f"small_{name}" / "report.json")
+        report = read_json(folder / "runs" / SMALL[name][1].__name__ / "report.json")
         line = lines[name]
         if name in LIKELY:
             assert line["bits_per_image"] == report["held_out_bits_per_image"]
             assert f"| **{report['held_out_bits_per_image']:.1f}** |" in text
-        elif name == "maskgit":
+        elif name in BOUNDED:
             assert line["bits_per_image"] == report["held_out_bits_per_image_bound"]
             assert f"| **≤ {report['held_out_bits_per_image_bound']:.1f}** |" in text
         else:
             assert line["bits_per_image"] is None
             assert f"| {report['held_out_diffusion_loss']:.4f} |" in text
         assert f"{line['parameters']:,}" in text and line["parameters"] > 1000
-        assert line["steps"] == report["steps"] == 20
-        assert line["operations"] == 20 * line["operations_per_step"]
+        assert line["steps"] == report["steps"] == 4
+        assert line["operations"] == 4 * line["operations_per_step"]
     psnr = read_json(folder / "runs" / "small_vqgan" / "report.json")["held_out_psnr"]
     assert f"**{psnr:.2f} dB** | **{psnr:.2f} dB**" in text  # one tokenizer for three systems
     assert text.count(f"**{psnr:.2f} dB**") >= 3
-    assert [lines[n]["passes"] for n in LIKELY] == [16, 16, 3]
+    assert [lines[n]["passes"] for n in LIKELY] == [16, 16, 3, 16, 16, 3]
     assert [lines[n]["passes"] for n in SMALL if n not in LIKELY] == [
         SMALL[n][1]().sampling.reveal.steps for n in SMALL if n not in LIKELY
     ]
-    assert [lines[n]["codes"] for n in LIKELY] == [16, 16, 21]
+    assert [lines[n]["codes"] for n in LIKELY] == [16, 16, 21, 16, 16, 21]
+    assert [lines[n]["raw_bits"] for n in LIKELY] == [80, 80, 105, 80, 80, 147]
     assert list(lines["rar"]["bits_by_order"]) == [
         *("row-major", "spiral-in", "spiral-out", "z-curve", "subsample", "alternate", "random")
     ]
@@ -135,8 +166,12 @@ def test_every_picture_of_the_page_is_there(made):
         "comparison-maskgit.png": (8 * 34 + 2, 4 * 34 + 2),
         "comparison-mar.png": (8 * 34 + 2, 4 * 34 + 2),
         "comparison-fluid.png": (8 * 34 + 2, 4 * 34 + 2),
-        "comparison-reconstructions.png": (6 * 34 + 2, 4 * 34 + 2),  # six are held out
-        "edit.png": (9 * 50 + 2, 6 * 50 + 2),
+        "comparison-magvit2.png": (8 * 34 + 2, 4 * 34 + 2),
+        "comparison-ibq.png": (8 * 34 + 2, 4 * 34 + 2),
+        "comparison-maskbit.png": (8 * 34 + 2, 4 * 34 + 2),
+        "comparison-infinity.png": (8 * 34 + 2, 4 * 34 + 2),
+        "comparison-reconstructions.png": (6 * 34 + 2, 7 * 34 + 2),  # six are held out
+        "edit.png": (13 * 50 + 2, 6 * 50 + 2),
     }
 
 
@@ -144,14 +179,36 @@ def test_a_finished_run_is_used_again(made):
     folder, _ = made
     runs = folder / "runs"
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/metrics.jsonl")}
-    assert len(before) == 9
+    assert len(before) == 18
     with pytest.MonkeyPatch.context() as patch:
         for name, pair in SMALL.items():
             patch.setitem(DEMOS, name, of(name, *pair))
-        patch.setattr(demo, "QUICK", 0.001)
+        patch.setattr(demo, "FEWEST", 4)
+        patch.setattr(demo, "QUICK", 0.0)
         system = comparison.trained("rar", "shapes:60", True, runs)
     assert system.pipe.model.config.dim == 16
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_what_bits_buy_is_said_of_tokenizers_of_equally_many_bits(made):
+    folder, lines = made
+    found = [line for case, line in lines.items() if case.startswith("at equal bits")]
+    assert [f["raw_bits"] for f in found] == [80] * 4 + [105] * 2 + [147]
+    text = (folder / "comparison.md").read_text()
+    flat = " ".join(text.split())
+    for f, recipe in zip(found, ALIKE, strict=True):
+        told = read_json(folder / "runs" / recipe.__name__ / "report.json")
+        assert (f["recipe"], f["psnr"]) == (recipe.__name__, told["held_out_psnr"])
+        assert f"| {f['tokenizer']} | {f['codes']} | {f['raw_bits']:.0f} |" in text
+        assert (f"{f['tokenizer']}, against " in flat) == bool(f["yardstick"])
+    plain, _, _, signs, *_ = found
+    change = signs["psnr"] - plain["psnr"]
+    way = "better" if change > 0 else "worse"
+    assert f"against {plain['tokenizer']}: pictures come back {abs(change):.3g} dB {way};" in flat
+    best = min(lines[name]["bits_per_image"] for name in ("llamagen", "rar"))  # no bound
+    share = lines["magvit2"]["bits_per_image"] / best - 1
+    said = f"{100 * abs(share):.1f} % {'more' if share > 0 else 'fewer'} bits"
+    assert f"its best generator needs {said}" in flat
 
 
 def test_usage_counts_every_training_picture_and_its_mirror(made):
@@ -205,7 +262,7 @@ def test_the_recipes_are_equal_and_others_are_told(monkeypatch):
         return replace(emoji_rar(), train=replace(emoji_rar().train, steps=3700))
 
     monkeypatch.setitem(DEMOS, "rar", of("rar", emoji_vqgan, longer))
-    with pytest.raises(AssertionError, match="rar has 3700 steps, not 3543"):
+    with pytest.raises(AssertionError, match=r"rar has 3700 steps, not 35\d\d"):
         comparison.check_equal()
 
     def wider():

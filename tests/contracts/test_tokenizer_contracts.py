@@ -121,7 +121,9 @@ def signs(latent, codes, width):
 @torch.no_grad()
 def test_codes_are_the_nearest_rows_or_the_signs_in_raster_order(tokenizer, images):
     codes = tokenizer.encode(images)
-    if len(tokenizer.spec.grids) > 1:
+    if tokenizer.spec.depth:
+        latent = each_depth_codes_what_is_left(tokenizer, images, codes)
+    elif len(tokenizer.spec.grids) > 1:
         latent = each_scale_codes_what_is_left(tokenizer, images, codes)
     elif tokenizer.spec.channels:
         signs(tokenizer.latent(images), codes, tokenizer.spec.grids[0][1])
@@ -147,6 +149,47 @@ def each_scale_codes_what_is_left(tokenizer, images, codes):
             nearest(tokenizer, left, part, width)
         begin += height * width
     return quantizer.decode(codes)
+
+
+def each_depth_codes_what_is_left(tokenizer, images, codes):
+    """The same at every depth, of what those before it left over, position by position."""
+    quantizer, (grid, *_) = tokenizer.quantize, tokenizer.spec.grids
+    left = tokenizer.latent(images).flatten(2).mT.double()  # (B, n, C)
+    vectors = quantizer.embed(codes).double()  # (B, n, D, C)
+    for d in range(tokenizer.spec.depth):
+        book = quantizer.book(d).double()
+        distances = (left[:, :, None] - book).square().sum(-1)  # (B, n, V)
+        chosen = distances.gather(2, codes[..., d : d + 1])[..., 0]
+        assert (chosen <= distances.amin(2) + 1e-5).all()
+        assert torch.equal(vectors[:, :, d], book[codes[..., d]])
+        left = left - vectors[:, :, d]
+    return vectors.sum(2).float().mT.unflatten(2, grid).contiguous()
+
+
+DEEP = [name for name, (_, config) in CASES.items() if config.spec.depth > 1]
+
+
+@pytest.mark.parametrize("tokenizer", DEEP, indirect=True)
+@torch.no_grad()
+def test_the_first_depths_alone_are_a_picture(tokenizer, images):
+    codes, most = tokenizer.encode(images), tokenizer.spec.depth
+    assert tokenizer.levels == most
+    pictures = [tokenizer.preview(codes, d) for d in range(1, most + 1)]
+    assert torch.equal(pictures[-1], tokenizer.decode(codes))
+    for d, pixels in enumerate(pictures, 1):
+        other = codes.clone()
+        other[..., d:] = (other[..., d:] + 1) % tokenizer.spec.vocab
+        assert torch.equal(tokenizer.preview(other, d), pixels), "finer codes do not matter"
+    for coarse, fine in zip(pictures, pictures[1:], strict=False):
+        assert (coarse - fine).abs().max() > 1e-3, "each depth does"
+
+
+@torch.no_grad()
+def test_a_depth_that_there_is_not_is_refused(tokenizer, images):
+    codes, most = tokenizer.encode(images), tokenizer.levels
+    for wrong in (-1, most + 1):
+        with pytest.raises(ValueError, match=f"must be from [01] to {most}, got {wrong}"):
+            tokenizer.preview(codes, wrong)
 
 
 SCALED = [name for name, (_, config) in CASES.items() if len(config.spec.grids) > 1]

@@ -15,7 +15,8 @@ VQ = TokenSpec(grids=((2, 3),), vocab=300)
 SPECS = {
     "uint8": TokenSpec(grids=((2, 2),), vocab=256),
     "uint16": VQ,
-    "int32": TokenSpec(grids=((1, 4),), vocab=1 << 18),
+    "int32": TokenSpec(grids=((1, 4),), vocab=1 << 31),
+    "int64": TokenSpec(grids=((1, 4),), vocab=1 << 32),
     "residual": TokenSpec(grids=((2, 2),), vocab=16, depth=3),
     "bits": TokenSpec(grids=((1, 1), (2, 2)), vocab=2, channels=5),
     "continuous": TokenSpec(grids=((2, 2),), channels=4),

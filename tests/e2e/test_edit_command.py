@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from builders import pipeline
+from builders import models, pipeline
 from smalti import modules
 from smalti.cli.info import png_metadata
 from smalti.cli.main import main
+from smalti.pipeline.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -28,7 +29,9 @@ def llama(tmp_path_factory):
 def saved(name, tmp_path_factory):
     """A folder with `pipeline`, `image.png` of another size than the model's, and `mask.png`."""
     folder = tmp_path_factory.mktemp(name)
-    pipeline(name).save_pretrained(folder / "pipeline")
+    discrete = models()[name][1].spec.discrete
+    steps = {} if discrete else {"sampling": Sampling.of(head_steps="4")}  # they are of its own
+    pipeline(name, **steps).save_pretrained(folder / "pipeline")
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "image.png")
     mask = np.zeros((40, 40), np.uint8)
@@ -149,6 +152,7 @@ def test_an_edited_picture_is_not_drawn_again_by_sample(llama, tmp_path, capsys)
         ("--mask", "mask"),
     ],
 )
+@pytest.mark.usefixtures("loaded_once")
 def test_mistakes(llama, tmp_path, monkeypatch, capsys, options, words):
     monkeypatch.chdir(tmp_path)
     for name, size, level in (

@@ -113,6 +113,7 @@ REFUSED = cases(
 )
 
 
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize(("name", "options", "words"), REFUSED)
 def test_settings_that_cannot_be(folders, tmp_path, capsys, name, options, words):
     out = ["--n", 1, "--out", tmp_path / "x.png", *options.split()]
@@ -120,6 +121,7 @@ def test_settings_that_cannot_be(folders, tmp_path, capsys, name, options, words
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize(("name", "options", "words"), [c for c in REFUSED if c[0] in NAMES[:2]])
 def test_settings_of_an_edit_that_cannot_be(folders, tmp_path, capsys, name, options, words):
     given = ["--image", folders / "picture.png", "--mask", folders / "mask.png"]

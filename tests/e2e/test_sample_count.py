@@ -55,6 +55,10 @@ def mistake(capsys, *arguments) -> str:
 @pytest.fixture
 def drawn(monkeypatch):
     """The numbers of all images that are drawn; `stop` is the part that Ctrl-C hits."""
+    return watch(monkeypatch)
+
+
+def watch(monkeypatch):
     draw, log = Pipeline.drawn, {"images": [], "calls": 0, "stop": 0}
 
     def watched(self, part, known=None):
@@ -132,6 +136,22 @@ def test_a_stopped_drawing_goes_on_and_ends_with_the_same_bytes(folder, tmp_path
     assert sample(*command, out) == 0 and drawn["images"] == []  # it is there
 
 
+@pytest.fixture(scope="module")
+def begun(folder, tmp_path_factory):
+    """A folder for each part that Ctrl-C may hit, 0 for none, with what is left behind."""
+    folders = {stop: tmp_path_factory.mktemp(f"stop-{stop}") for stop in (0, 2)}
+    for stop, place in folders.items():
+        with pytest.MonkeyPatch.context() as patch:
+            watch(patch)["stop"] = stop
+            code = sample(folder, *BEGUN, place / "a.npz")
+            assert code == (130 if stop else 0)
+    return folders
+
+
+BEGUN = ["--count", 11, "--batch", 3, "--npz"]
+
+
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -143,13 +163,11 @@ def test_a_stopped_drawing_goes_on_and_ends_with_the_same_bytes(folder, tmp_path
     ],
 )
 @pytest.mark.parametrize("stop", [0, 2])
-def test_other_settings_are_refused_by_name(folder, tmp_path, drawn, capsys, change, words, stop):
-    out = tmp_path / "a.npz"
-    command = [folder, "--count", 11, "--batch", 3, "--npz", out]
-    drawn["stop"] = stop
-    assert sample(*command) == (130 if stop else 0)
-    drawn["images"] = []
-    line = mistake(capsys, *command, *change)
+def test_other_settings_are_refused_by_name(
+    folder, begun, tmp_path, drawn, capsys, change, words, stop
+):
+    out = shutil.copytree(begun[stop], tmp_path / "begun") / "a.npz"
+    line = mistake(capsys, folder, *BEGUN, out, *change)
     assert words in line and f"{out}{'.parts' if stop else ''} was drawn" in line
     assert drawn["images"] == []
 
@@ -209,6 +227,7 @@ def _made(folder, out):
         ("--count 2 --npz {out} --balanced --classes 0 1 2", "such as 3, got --count 2"),
     ],
 )
+@pytest.mark.usefixtures("loaded_once")
 def test_what_cannot_be(folder, tmp_path, capsys, options, words):
     given = options.format(out=tmp_path / "a.npz").split()
     assert words in mistake(capsys, folder, *given)
@@ -226,7 +245,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(folder, tmp_path, capsys):
 def test_ctrl_c_of_the_real_command(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("smalti.loading.fast_bf16", fast_bf16)  # the process has its own dtype
     out = tmp_path / "a.npz"
-    command = ["sample", str(folder), "--count", "120", "--batch", "1", "--npz", str(out)]
+    command = ["sample", str(folder), "--count", "48", "--batch", "1", "--npz", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "smalti", *command],
         env=ONE_THREAD,
@@ -238,10 +257,10 @@ def test_ctrl_c_of_the_real_command(folder, tmp_path, monkeypatch):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     line = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and " of 120 images are drawn, the same command" in line
+    assert process.returncode == 130 and " of 48 images are drawn, the same command" in line
     before = {p: p.stat().st_mtime_ns for p in parts.glob("*.rgb")}
-    assert 3 <= len(before) < 120 and len(line.splitlines()) == 1
-    assert not list(parts.glob("*.tmp")) and line.startswith(f"stopped; {len(before)} of 120")
+    assert 3 <= len(before) < 48 and len(line.splitlines()) == 1
+    assert not list(parts.glob("*.tmp")) and line.startswith(f"stopped; {len(before)} of 48")
     shutil.copytree(parts, tmp_path / "kept")
     assert sample(*command[1:]) == 0
     kept = np.concatenate(

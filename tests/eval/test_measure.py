@@ -166,9 +166,13 @@ def test_reconstructions_are_resampled_with_their_pictures(tmp_path):
         assert [n.metric for n in paired] == ["rfwd_100", "rfid_100", "rkid_100"]
         assert {n.resampled for n in paired} == {"reference"}
         numbers.append([(n.value, n.interval) for n in paired])
-        alone.append([n.interval for n in measure(Back(real), real, how)])
-        values = [n.value for n in measure(Back(real), real, replace(how, draws=0))]
-        assert [n.value for n in paired] == pytest.approx(values, rel=1e-7)
+        if seed < 3:
+            apart = measure(Back(real), real, how)
+            alone.append([n.interval for n in apart])
+            values = [n.value for n in apart]
+            assert [n.value for n in paired] == pytest.approx(values, rel=1e-7)
+    values = [n.value for n in measure(Back(real), real, replace(how, draws=0))]
+    assert [n.value for n in paired] == pytest.approx(values, rel=1e-7)
     for metric in range(3):
         assert holds([n[metric] for n in numbers])
         paired, other = (

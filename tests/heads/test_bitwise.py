@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from smalti.codes import TokenSpec
 from smalti.heads.bitwise import BitwiseHead
 from smalti.heads.categorical import CategoricalHead
+from smalti.heads.depth import DepthHead
 from smalti.heads.of_codes import head_of
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters
@@ -82,7 +83,8 @@ def test_which_head_draws_codes():
     grids = ((2, 2),)
     assert isinstance(head_of(TokenSpec(grids, 7), DIM), CategoricalHead)
     assert isinstance(head_of(TokenSpec(grids, 2, channels=7), DIM), BitwiseHead)
-    with pytest.raises(ValueError, match="one number or bits"):
-        head_of(TokenSpec(grids, 7, 2), DIM)
+    assert isinstance(head_of(TokenSpec(grids, 7, 2), DIM), DepthHead)
+    with pytest.raises(ValueError, match="numbers or bits"):
+        head_of(TokenSpec(grids, 2, 2, 3), DIM)
     with pytest.raises(ValueError, match="bits must be at least 1, got 0"):
         BitwiseHead(DIM, 0)

@@ -17,6 +17,7 @@ from smalti.interop.projects import (
     mar,
     maskbit,
     maskgit_vqgan,
+    meissonic,
     open_magvit2,
     rar,
     var,
@@ -30,6 +31,7 @@ OURS = {
     "ibq": ibq.MODEL, "ibq_tokenizer": ibq.TOKENIZER,
     "infinity": infinity.MODEL, "hart": hart.MODEL,
     "maskbit": maskbit.MODEL, "maskbit_vqgan": maskbit.TOKENIZER,
+    "meissonic": meissonic.MODEL,
     "open_magvit2": open_magvit2.MODEL, "open_magvit2_lfq": open_magvit2.TOKENIZER,
 }  # fmt: skip
 UNPUBLISHED = {"maskgit", "fluid"}

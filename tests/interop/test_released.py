@@ -9,10 +9,10 @@ import torch
 
 import smalti
 from builders import build
-from official import official, write
+from official import official, shards, write
 from smalti.cli.info import describe
 from smalti.cli.main import main
-from smalti.interop.hub import find
+from smalti.interop.hub import find, find_tokenizer
 from smalti.interop.projects import PROJECTS
 from smalti.models import ibq, infinity, open_magvit2, rar, var
 from smalti.models.ibq import IBQ
@@ -69,12 +69,18 @@ class Hub:
             raise OSError("404 Client Error\nmore lines")
         return str(self.path(repo, name))
 
+    def several(self, repo: str, allow_patterns: list[str]) -> str:
+        """As `snapshot_download`, of all files of a folder."""
+        self.asked += [f"{repo}/{pattern}" for pattern in allow_patterns]
+        return str(self.path(repo, ""))
+
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub with a class-conditional model of 4 x 4 codes under a published name."""
     hub = Hub(tmp_path / "hub")
     monkeypatch.setattr("smalti.interop.hub.hf_hub_download", hub)
+    monkeypatch.setattr("smalti.interop.hub.snapshot_download", hub.several)
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
     hub.add(OFFICIAL, "c2i_B_256.pt", build(LlamaGen, GPT))
     hub.add(OFFICIAL, "vq_ds16_c2i.pt", build(VQGAN, VQ))
@@ -212,13 +218,58 @@ def test_infinity(hub, dim):
     hub.add(repo, name, build(Infinity, replace(infinity.tiny(), dim=dim)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(infinity.SIZES, "125M", {"layers": 2, "dim": 32, "heads": 2})
-        rest = f"{name}+{vae[1]}" if dim == 32 else name
-        pipe = smalti.load(f"{repo}/{rest}", "cpu", torch.float32)
+        pipe = smalti.load(f"{repo}/{name}", "cpu", torch.float32)
     assert hub.asked == [f"{repo}/{name}", f"{repo}/{vae[dim == 32]}"]
     side = 256 if dim == 32 else 1024
     assert pipe.tokenizer.size == (side, side) and pipe.classes == []
     assert pipe.text.config == T5Config("google/flan-t5-xl", 6, 12)
     assert (pipe.sampling.guidance.scale, pipe.sampling.filters.temperature) == (4.0, 0.5)
+
+
+def test_the_largest_infinity_is_a_folder_of_shards(hub, tmp_path):
+    """Of 14 bits in each of 2 x 2 cells, whose tokenizer halves the picture three times."""
+    repo, vae = "FoundationVision/Infinity", "infinity_vae_d56_f8_14_patchify.pth"
+    shape = InfinityVAEConfig((16, 16), 1, 8, (1,) * 4, blocks=1, scales=((1, 1),), bits=6, cells=2)
+    hub.add(repo, vae, build(InfinityVAE, shape))
+    model = build(Infinity, replace(infinity.tiny(), cells=2))
+    folder = hub.path(repo, "infinity_8b_weights")
+    folder.mkdir()
+    shards(official(model), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(infinity.SIZES, "8B", {"layers": 2, "dim": 32, "heads": 2})
+        pipe = smalti.load(f"{repo}/infinity_8b_weights", "cpu", torch.float32)
+    assert hub.asked == [f"{repo}/infinity_8b_weights/*", f"{repo}/{vae}"]
+    assert pipe.info["source"] == f"{repo} at c0ffee" and len(pipe.info["files"]) == 4
+    assert pipe.model.config.cells == pipe.tokenizer.config.cells == 2
+    assert (pipe.sampling.guidance.scale, pipe.sampling.filters.temperature) == (3.0, 1.0)
+    kept = tmp_path / "home" / "smalti" / "FoundationVision--Infinity" / "c0ffee"
+    assert (kept / f"infinity_8b_weights+{Path(vae).stem}" / "pipeline.json").is_file()
+
+
+def test_a_tokenizer_alone(hub, tmp_path, capsys):
+    """By its id, wherever a tokenizer is asked for; it is no pipeline."""
+    repo, name = "TencentARC/IBQ-Tokenizer-8192", "imagenet256_8192.ckpt"
+    config = IBQTokenizerConfig(
+        channels=2, multipliers=(1, 1, 1, 1, 1), blocks=1, latent=3, vocab=32, dim=3
+    )
+    module = build(IBQTokenizer, config)
+    hub.add(repo, name, module)
+    with pytest.raises(ValueError, match=f"{repo} holds no model, .* its tokenizer, {repo}/{name}"):
+        smalti.load(f"{repo}/{name}")
+    assert hub.asked == []
+    found = smalti.load_tokenizer(f"{repo}/{name}", "cpu")
+    assert found.config == config
+    images = torch.rand(1, 3, 256, 256) * 2 - 1
+    assert torch.equal(found.encode(images), module.encode(images, found.spec))
+    kept = tmp_path / "home" / "smalti" / "TencentARC--IBQ-Tokenizer-8192" / "c0ffee"
+    assert (kept / "imagenet256_8192" / "config.json").is_file()
+    assert describe(f"{repo}/{name}")["source"] == f"{repo} at c0ffee"
+    out = tmp_path / "x.png"
+    main(["reconstruct", f"{repo}/{name}", "shapes:4", "--n", "1", "--out", str(out)])
+    assert out.is_file() and hub.asked == [f"{repo}/{name}"] * 3
+    assert "1 images" in capsys.readouterr().err
+    other = smalti.load_tokenizer(f"{OFFICIAL}/vq_ds8_c2i.pt", "cpu")
+    assert other.factor == 8 and isinstance(other, VQGAN)
 
 
 def test_sample_draws_from_a_hub_id(hub, tmp_path, capsys):
@@ -244,13 +295,19 @@ def test_a_repository_of_several_models_names_them(hub, rest):
 def test_every_published_id_is_found():
     count = 0
     for project in PROJECTS.values():
-        for repo, (tokenizers, models, home) in project.repositories.items():
+        for repo, (tokenizers, models, home, learned) in project.repositories.items():
             for model in models:
                 count += 1
                 found = find(f"{repo}/{model}")
                 assert found is not None and found.project is project
-                assert found[1:] == (repo, model, home or repo, tokenizers[0])
-    assert count >= 9 + 4 + 5
+                tokenizer = dict(learned).get(model, tokenizers[0])
+                assert found[1:] == (repo, model, home or repo, tokenizer)
+                assert tokenizer in tokenizers
+            for tokenizer in () if home else tokenizers:
+                count += not models
+                found = find_tokenizer(f"{repo}/{tokenizer}")
+                assert found == (project, repo, "", repo, tokenizer)
+    assert count >= 9 + 4 + 5 + 4
     for other in (
         "me/copy/AR_256_B.ckpt",  # of two projects
         "me/fruit",
@@ -262,7 +319,7 @@ def test_every_published_id_is_found():
         "me/fruit/c2i_B_256.pth",
         "me/fruit/pytorch_model.bin",
     ):
-        assert find(other) is None
+        assert find(other) is None and find_tokenizer(other) is None
 
 
 def test_failures_are_one_line_and_leave_nothing(hub, tmp_path):

@@ -241,7 +241,9 @@ def test_the_loss_is_of_what_is_shown():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"bits": 0}, "bits must be at least 1, got 0"),
+        ({"bits": -1}, "bits must be 0 or more, got -1"),
+        ({"bits": 0, "vocab": 1}, "vocab must be at least 2 and dim at least 1, got 1, 32"),
+        ({"vocab": 32}, "codes of bits have vocab 2 .*, got vocab 32, channels 6, latent 6"),
         ({"cells": 0}, "cells must be at least 1, got 0"),
         ({"layers": 0}, "layers must be at least 1, got 0"),
         ({"heads": 3}, "dim must be a multiple of heads, got 32, 3"),
@@ -270,10 +272,59 @@ def test_what_the_codes_and_the_text_decide():
     with pytest.raises(ValueError, match="Infinity draws from texts"):
         TINY.fitted(tokenizer, Reads(5))
     text = Reads(0, 9, 24)
-    with pytest.raises(ValueError, match="MaskGITVQGAN, gives 1 grid of numbers below"):
+    with pytest.raises(ValueError, match="a MaskGITVQGAN, gives 1 grid$"):
         TINY.fitted(MaskGITVQGAN(tiny_grid()), text)
-    with pytest.raises(ValueError, match="MultiScaleVQVAE, gives 4 grids of numbers below"):
-        TINY.fitted(MultiScaleVQVAE(tiny_scales()), text)
+    numbers = TINY.fitted(MultiScaleVQVAE(tiny_scales()), text)
+    assert (numbers.bits, numbers.vocab, numbers.latent, numbers.phis) == (0, 32, 4, 4)
+    assert numbers.fitted(tokenizer, text) == replace(config, latent=4)
+
+
+# -- numbers
+
+
+def numbers_and_codes(batch=64):
+    """A model of numbers that has taken over a tokenizer's table, and codes of pictures."""
+    tokenizer = build(MultiScaleVQVAE, tiny_scales())
+    model = build(Infinity, replace(TINY, flip_scales=2).fitted(tokenizer, Reads(0, 6, 12)))
+    model.learn_from(tokenizer)
+    images = torch.rand(batch, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return model, tokenizer.encode(images)
+
+
+@torch.no_grad()
+def test_wrong_numbers_are_shown_and_made_good():
+    model, codes = numbers_and_codes()
+    wrong = model.corrected(codes, Noise.request(0, 64))
+    shown, labels = (x.split(model.blocks(), 1) for x in (wrong.shown, wrong.labels))
+    flipped = [a != b for a, b in zip(shown, labels, strict=True)]
+    assert not flipped[2].any() and not flipped[3].any(), "beyond the first two none is wrong"
+    share = torch.cat(flipped[:2], 1).float()
+    assert 0.08 < share.mean() < 0.22
+    assert torch.equal(labels[0], codes[:, :1]), "nothing is wrong before the first scale"
+    assert wrong.shown.min() >= 0 and wrong.shown.max() < 32
+    right = ~share.bool().any(1)
+    assert right.any() and torch.equal(wrong.labels[right], codes[right])
+    assert (wrong.labels[~right] != codes[~right]).any(), "what is wrong is made good"
+    close.values(wrong.inputs, model.quantize.inputs(wrong.shown), model)
+
+
+@torch.no_grad()
+def test_what_is_made_good_is_nearer_to_the_picture():
+    """Than the picture's own codes behind the wrong ones."""
+    model, codes = numbers_and_codes()
+    wrong, first = model.corrected(codes, Noise.request(0, 64)), 1 + 4
+    picture = model.quantize.decode(codes)
+    kept = torch.cat((wrong.shown[:, :first], codes[:, first:]), 1)
+    good = torch.cat((wrong.shown[:, :first], wrong.labels[:, first:]), 1)
+    far, near = ((model.quantize.decode(c) - picture).square().mean() for c in (kept, good))
+    assert near < 0.9 * far
+
+
+def test_other_grids_of_numbers_are_refused():
+    model, _ = numbers_and_codes(1)
+    spec = replace(model.spec, grids=((1, 1), (2, 4)))
+    with pytest.raises(ValueError, match="this model draws TokenSpec"):
+        generate(model, random_cond(model, 1), Noise.request(0, 1), spec=spec)
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,10 @@ def test_bits_add_a_row_each_or_take_it_away():
     torch.testing.assert_close(seen[0, 1], expected[0, 1])
 
 
-@pytest.mark.parametrize("spec", [TokenSpec(GRID, 8, 2), TokenSpec(GRID, 3, channels=2),
+@pytest.mark.parametrize("spec", [TokenSpec(GRID, 2, 2, 3), TokenSpec(GRID, 3, channels=2),
                                   TokenSpec(GRID, channels=2)])  # fmt: skip
 def test_other_codes_are_refused(spec):
-    with pytest.raises(ValueError, match="must be one number or bits at each position"):
+    with pytest.raises(ValueError, match="must be numbers or bits at each position"):
         code_embedding(spec, 4)
 
 

@@ -17,18 +17,24 @@ from smalti.engine.step import Known
 from smalti.pictures import to_pil
 from smalti.pipeline import editing
 from smalti.pipeline.editing import Extend, known_positions, seam, whole_cells, window_seed
+from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
 from smalti.sampling.noise import Noise
 
 PATCH = 4  # of the tiny tokenizers
+KINDS = ("llamagen-grouped", "llamagen-text", "maskgit-oblong", "var-shared", "fluid")
+"""One of each kind that editing tells apart: of a grid, its order and its codes, of texts."""
+
+
+def quick(name: str) -> Pipeline:
+    if models()[name][1].spec.discrete:
+        return pipeline(name)
+    return pipeline(name, sampling=Sampling.of(head_steps="4"))  # enough to be told apart
 
 
 @pytest.fixture(params=models(), scope="module")
 def pipe(request):
-    model = models()[request.param][1]
-    if model.spec.discrete:
-        return pipeline(request.param)
-    return pipeline(request.param, sampling=Sampling.of(head_steps="4"))  # enough to be told apart
+    return quick(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +107,23 @@ def test_what_is_kept_is_bit_equal(pipe):
 
 
 def test_an_edit_depends_on_seed_and_number_alone(pipe):
+    """In two windows, the second of which sees what the first drew."""
+    image = fitting(pipe)
+    given = {"seed": 5, "extend": {"left": 5}, **asked(pipe)}
+    wanted = array(pipe.edit(image, lower_right(image), n=2, **given))
+    last = pipe.edit(image, lower_right(image), n=1, first=1, **given)
+    close.pixels(array(last), wanted[1:], pipe.tokenizer)
+    assert not np.array_equal(*wanted)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_edit_of_many_windows_does_not_depend_on_its_batch(name):
+    pipe = quick(name)
     image = fitting(pipe)
     given = {"seed": 5, "extend": {"left": 5, "top": 3}, **asked(pipe)}
-    wanted = array(pipe.edit(image, lower_right(image), n=3, **given))
+    wanted = array(pipe.edit(image, lower_right(image), n=3, batch=2, **given))
     again = array(pipe.edit(image, lower_right(image), n=3, batch=1, **given))
     close.pixels(again, wanted, pipe.tokenizer)
-    last = pipe.edit(image, lower_right(image), n=1, first=2, **given)
-    close.pixels(array(last), wanted[2:], pipe.tokenizer)
     assert len(np.unique(wanted.reshape(3, -1), axis=0)) == 3
 
 
@@ -457,7 +473,9 @@ def test_a_seam_keeps_what_is_kept_and_what_is_far(seed, width):
 # -- out-painting
 
 
-def test_extensions_make_larger_pictures_that_hold_the_given_one(pipe):
+@pytest.mark.parametrize("name", KINDS)
+def test_every_side_grows_around_the_given_picture(name):
+    pipe = quick(name)
     image = fitting(pipe)
     w, h = image.size
     (larger,) = pipe.edit(
@@ -466,6 +484,11 @@ def test_extensions_make_larger_pictures_that_hold_the_given_one(pipe):
     assert larger.size == (w + 5, h + 5)
     inner = np.asarray(larger)[4 : 4 + h, 3 : 3 + w]
     assert np.array_equal(inner, np.asarray(image))
+
+
+def test_extensions_make_larger_pictures_that_hold_the_given_one(pipe):
+    image = fitting(pipe)
+    w, h = image.size
     rough = pipe.edit(image, extend={"bottom": h - PATCH}, seed=2)
     assert rough[0].size == (w, 2 * h - PATCH)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]

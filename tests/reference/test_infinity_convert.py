@@ -1,6 +1,5 @@
 """Infinity's golden weights as released files: `smalti convert`, `smalti.load`, golden tensors."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +8,13 @@ from typing import Any
 import pytest
 import torch
 from golden import float32, folders, load
-from safetensors.torch import save_file
 from test_infinity_transformer import check, head_of, model_of
 from test_rar_convert import same
 from torch import Tensor
 
 import smalti
 from builders import build
-from official import official, wrapped, write
+from official import official, shards, wrapped, write
 from smalti import modules
 from smalti.cli.main import main
 from smalti.interop.projects.infinity import model_state
@@ -40,7 +38,8 @@ def numbered(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def files(weights: dict[str, Tensor], layout: str, folder: Path) -> Path:
     """A file, or a folder, of this layout."""
     if layout == "shards":
-        return shards(weights, folder)
+        (folder / "infinity_weights").mkdir()
+        return shards(weights, folder / "infinity_weights")
     content: Any = weights
     if layout == "numbered":
         content = numbered(weights)
@@ -52,19 +51,6 @@ def files(weights: dict[str, Tensor], layout: str, folder: Path) -> Path:
             k: t.transpose(1, 2) if k.endswith("scale_mul_1H11") else t for k, t in weights.items()
         }
     return write(content, folder / "infinity.pth", old=layout == "old")
-
-
-def shards(weights: dict[str, Tensor], folder: Path) -> Path:
-    """A folder of two shards and their index, as the largest model is published."""
-    folder = folder / "infinity_weights"
-    folder.mkdir()
-    named = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(weights)}
-    for file in set(named.values()):
-        held = {name: weights[name].contiguous() for name in weights if named[name] == file}
-        save_file(held, folder / file)
-    index = {"metadata": {}, "weight_map": named}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    return folder
 
 
 def tokenizer_file(bits: int, folder: Path) -> Path:

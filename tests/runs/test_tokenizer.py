@@ -8,6 +8,7 @@ from small_systems import TRAIN
 from smalti import modules
 from smalti.cli.main import main
 from smalti.modules import load_module
+from smalti.recipes import RECIPES
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 
 SMALL = [
@@ -16,6 +17,7 @@ SMALL = [
     *"--train.steps 6 --train.log-every 1".split(),
     *TRAIN,
 ]
+SHAPES = "--data.source shapes:64 --train.steps 6".split()
 SCALES = ("1x1", "2x2", "4x4")
 
 
@@ -79,3 +81,28 @@ def test_a_schedule_that_does_not_fit_is_one_line(tmp_path, capsys, more, words)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and words in error and len(error.splitlines()) == 1
     assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    "care",
+    ["warmup 3", "samples 8", "share 0.5", "patience 5", "kmeans"],
+)
+@pytest.mark.parametrize("recipe", ["emoji_bsq", "emoji_fsq", "emoji_lfq"])
+def test_care_that_cannot_be_taken_is_one_line(tmp_path, capsys, recipe, care):
+    """Of tokenizers without a table, whose recipes take none."""
+    assert not RECIPES[recipe]().objective.codebook.chosen
+    asked = [*SHAPES, *f"--objective.codebook.{care}".split()]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", recipe, *asked, "--out", str(tmp_path / "t")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and len(error.splitlines()) == 1
+    assert "objective.codebook" in error and "a table" in error
+    assert not (tmp_path / "t").exists()
+
+
+def test_care_of_scales_is_refused_where_there_is_one(tmp_path, capsys):
+    asked = [*SHAPES, "--objective.codebook.share", "0.5"]
+    with pytest.raises(SystemExit):
+        main(["train", "emoji_vqgan", *asked, "--out", str(tmp_path / "t")])
+    words = "objective.codebook.share is of several scales, of which a VQGAN has one, got 0.5"
+    assert words in capsys.readouterr().err

@@ -287,7 +287,7 @@ def test_care_for_a_table_is_refused_where_there_is_none():
         assert goal.objective(signs, seed=0, steps=10).care is None
     for care in (CodebookConfig(patience=50), CodebookConfig(True, patience=0)):
         goal = replace(GAN, gan_weight=0.0, codebook=care)
-        with pytest.raises(ValueError, match="which a OpenMAGVIT2LFQ does not have, got Codebook"):
+        with pytest.raises(ValueError, match="which an OpenMAGVIT2LFQ does not have, got Codebook"):
             goal.objective(signs, seed=0, steps=10)
 
 

@@ -114,6 +114,25 @@ def test_a_tokenizer_of_several_scales(tmp_path):
     assert report["held_out_usage_4x4"] > 0.3 and report["held_out_usage"] > 0.5
 
 
+@pytest.mark.parametrize("shared", ["--model.shared", "--model.no-shared"])
+def test_a_tokenizer_of_several_depths(shared, tmp_path):
+    """Averages over the latents of both processes; without restarts the order of rows is all that
+    is another."""
+    sizes = "--model.channels 8 --model.vocab 16 --model.dim 4 --model.size 16 16".split()
+    care = "--objective.codebook.no-kmeans --objective.codebook.patience 0".split()
+    begun = ["train", "emoji_rq", "--data.source", "shapes:64", *sizes, *care, shared, *TRAIN]
+    begun += "--train.steps 12 --train.log-every 1".split()
+    main([*begun, "--out", str(tmp_path / "one")])
+    launch(2, *begun, "--out", str(tmp_path / "two"))
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert two == pytest.approx(one, rel=1e-3)
+    tables = [
+        load_module(tmp_path / run / "tokenizer", modules.TOKENIZERS)[0].quantize.embedding.weight
+        for run in ("one", "two")
+    ]
+    torch.testing.assert_close(tables[1], tables[0], rtol=0, atol=1e-3)
+
+
 def test_orders_and_scales_in_shards(command, tmp_path):
     """RAR's orders belong to the items; VAR's quantizer is frozen and stays whole."""
     small = "--model.layers 1 --model.heads 2 --model.dim 16 --model.dropout 0".split()

@@ -15,6 +15,8 @@ from smalti.files import check_file, expand
 from smalti.progress import say, show
 
 if TYPE_CHECKING:  # they import torch
+    from torch import Tensor
+
     from smalti.data.source import Source
     from smalti.runs.encode import Coder
     from smalti.tokenizers.base import ImageTokenizer
@@ -25,8 +27,8 @@ class Contents:
     """What a token cache holds of the images."""
 
     text: str | None = None
-    """Also keep the features of the captions: t5 is flan-t5-xl, else the hub id or folder of
-    another T5."""
+    """Also keep the features of the captions: t5 is flan-t5-xl, clip OpenCLIP's ViT-H, clip:MODEL
+    the hub id or folder of another CLIP, and any other word that of another T5."""
     clean: bool = False
     """Clean the captions as the published text encoders were given them."""
     crop: Literal["center", "ten"] = "center"
@@ -60,7 +62,7 @@ def encode(
     Args:
         data: A folder of pictures, .parquet files ('data/train-*.parquet'), emoji, shapes or
             hub:NAME; '?label=COLUMN&text=COLUMN' behind it chooses columns.
-        tokenizer: Folder of a trained tokenizer, or of a pipeline.
+        tokenizer: Folder of a trained tokenizer, or of a pipeline, or a hub id.
         out: File to write.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print what was written on standard output.
@@ -92,7 +94,7 @@ def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
     from smalti.data.open import open_source
     from smalti.data.transforms import Transform
     from smalti.runs.encode import Coder
-    from smalti.text.t5 import T5, config_of
+    from smalti.text.frozen import frozen
 
     text = contents.text
     if contents.clean and text is None:
@@ -106,7 +108,7 @@ def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
         open_source(data),
         tokenizer,
         Transform(tokenizer.size[0], contents.crop, contents.flip),
-        None if text is None else T5(config_of(text, contents.clean)),
+        None if text is None else frozen(text, contents.clean),
         contents.holdout,
         contents.posterior or "sample",
         contents.half,
@@ -119,6 +121,7 @@ def reconstruct(
     images: Annotated[Positional[str], arg(metavar="IMAGES")],
     out: Path = Path("reconstructions.png"),
     n: int = 32,
+    depth: int | None = None,
     device: Device = "auto",
     json: bool = False,
 ) -> None:
@@ -128,46 +131,61 @@ def reconstruct(
     tokenizer was trained on only the held-out ones are taken.
 
     Args:
-        tokenizer: Folder of a tokenizer, or of a pipeline.
+        tokenizer: Folder of a tokenizer, or of a pipeline, or a hub id.
         images: A folder of pictures, .parquet files, emoji, shapes, hub:NAME, or one image file.
             With @held or @train behind a source, the images that training held out, or the others.
         out: PNG to write.
         n: Number of images, at most.
+        depth: Read back the first so many codes of each position, or scales, alone: a coarser
+            picture; default: all.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print PSNR and codebook usage on standard output.
     """
+    import torch
+
+    from smalti.eval.reconstruction import reconstruction
+    from smalti.pictures import is_own, save_png
+    from smalti.runs.tokenizer import comparison
+    from smalti.tokenizers.base import check_levels
+
+    if n < 1:
+        raise ValueError(f"--n must be at least 1, got {n}")
+    check_file(out, ".png", is_own)
+    module = open_tokenizer(tokenizer, device)
+    if depth is not None:
+        check_levels(depth, module.levels)
+    batches, part = shown(images, tokenizer, module.size[0], n)
+    place = next(module.parameters()).device
+    report = reconstruction(module, batches, place, depth)
+    pixels = torch.cat([b["images"] for b in batches])
+    save_png(comparison(module, pixels.to(place), depth), out, {"reconstruction": report})
+    if json:
+        show({"file": str(out), **report})
+    else:
+        say(f"{out}: {len(pixels)} images{part}, {report['psnr']:.2f} dB")
+
+
+def shown(images: str, tokenizer: Path, size: int, n: int) -> tuple[list[dict[str, Tensor]], str]:
+    """Batches of at most n images of a source, or of one file, in squares of `size` pixels, and in
+    words what part of it they are to the tokenizer in this folder."""
     import torch
 
     from smalti.data.loader import Images
     from smalti.data.open import is_local
     from smalti.data.skipped import tell
     from smalti.data.transforms import Transform
-    from smalti.eval.reconstruction import reconstruction
-    from smalti.pictures import is_own, save_png
-    from smalti.runs.tokenizer import comparison, spread
+    from smalti.runs.tokenizer import spread
 
-    if n < 1:
-        raise ValueError(f"--n must be at least 1, got {n}")
-    check_file(out, ".png", is_own)
-    module = open_tokenizer(tokenizer, device)
-    transform, part = Transform(module.size[0]), ""
+    transform = Transform(size)
     if (picture := expand(images)).is_file() and not is_local(images):
         from smalti.data.decode import decode
 
         pixels = torch.from_numpy(transform(decode(picture, images), None))[None]
-        batches = [{"images": pixels}]
-    else:
-        source, chosen, part = chosen_part(images, tokenizer)
-        batches = list(Images(source, spread(chosen, n), transform, 1).evaluation(64))
-        tell(source)
-    place = next(module.parameters()).device
-    report = reconstruction(module, batches, place)
-    pixels = torch.cat([b["images"] for b in batches])
-    save_png(comparison(module, pixels.to(place)), out, {"reconstruction": report})
-    if json:
-        show({"file": str(out), **report})
-    else:
-        say(f"{out}: {len(pixels)} images{part}, {report['psnr']:.2f} dB")
+        return [{"images": pixels}], ""
+    source, chosen, part = chosen_part(images, tokenizer)
+    batches = list(Images(source, spread(chosen, n), transform, 1).evaluation(64))
+    tell(source)
+    return batches, part
 
 
 def chosen_part(images: str, tokenizer: Path) -> tuple[Source, Sequence[int], str]:
@@ -205,9 +223,7 @@ def _place(source: str) -> str:
 
 
 def open_tokenizer(folder: Path, device: str = "auto") -> ImageTokenizer:
-    """The tokenizer in a folder of its own, or in a pipeline's."""
-    from smalti import modules
-    from smalti.devices.named import named_device
-    from smalti.modules import load_module, tokenizer_folder
+    """The tokenizer in a folder of its own, in a pipeline's, or of a hub id."""
+    from smalti.loading import load_tokenizer
 
-    return load_module(tokenizer_folder(folder), modules.TOKENIZERS, named_device(device))[0]
+    return load_tokenizer(folder, device)

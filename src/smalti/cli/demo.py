@@ -36,8 +36,8 @@ from smalti.runs.generator import credit
 from smalti.runs.run import train
 from smalti.runs.schedule import R, with_steps
 
-QUICK = 0.05
-"""Share of the full number of steps in a quick demo."""
+QUICK, FEWEST = 0.05, 20
+"""Share of the full number of steps in a quick demo, and how many there are at least."""
 
 PLAIN = 0.5
 """Share of the generator's steps on a processor without bfloat16, which takes longer for each."""
@@ -65,7 +65,7 @@ def recipes(
 
 def shortened(recipe: R, share: float, seed: int) -> R:
     """The recipe for a share of its steps, with two evaluations, previews and checkpoints."""
-    short = with_steps(recipe, max(20, round(recipe.train.steps * share)))
+    short = with_steps(recipe, max(FEWEST, round(recipe.train.steps * share)))
     half = max(1, short.train.steps // 2)
     train = replace(short.train, seed=seed, save_every=half, preview_every=half, eval_every=half)
     return replace(short, train=train)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from smalti.arguments import sides
+from smalti.cli.options import KINDS, spelled
 from smalti.files import OTHER_KINDS, check_file, check_output, check_own, sweep
 from smalti.progress import say, show, track
 
@@ -29,10 +31,12 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     from smalti.config import settings_of
     from smalti.pipeline.sampling import Sampling
 
-    made = [
-        (name, Annotated[s.hint | None, arg(help=field_docs(s.owner)[s.field.name])], None)
-        for name, s in settings_of(Sampling).items()
-    ]
+    made = list[tuple[str, Any, None]]()
+    for name, s in settings_of(Sampling).items():
+        text, kind = field_docs(s.owner)[s.field.name], one_or_each(s.hint)
+        metavar = None if kind is None else f"{kind.__name__.upper()}[,...]"
+        note = arg(help=text, metavar=metavar)
+        made.append((name, Annotated[(s.hint if kind is None else str) | None, note], None))
     group, signature = make_dataclass("Settings", made, frozen=True), inspect.signature(command)
     parameters = {**signature.parameters}
     parameters["settings"] = parameters["settings"].replace(default=group())
@@ -43,8 +47,36 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def chosen(settings: Any) -> dict[str, Any]:
     """The settings that were given, by name."""
+    from smalti.config import settings_of
+    from smalti.pipeline.sampling import Sampling
+
     values = {} if settings is None else asdict(settings)
-    return {name: value for name, value in values.items() if value is not None}
+    hints = {name: s.hint for name, s in settings_of(Sampling).items()} if values else {}
+    given = {name: value for name, value in values.items() if value is not None}
+    return {
+        name: value if (kind := one_or_each(hints[name])) is None else in_numbers(name, value, kind)
+        for name, value in given.items()
+    }
+
+
+def one_or_each(hint: Any) -> Any:
+    """The kind of number of a setting that is one number, or one for each code of a position;
+    None of any other setting."""
+    kinds = typing.get_args(hint)
+    return kinds[0] if any(typing.get_origin(kind) is tuple for kind in kinds) else None
+
+
+def in_numbers(name: str, word: str, kind: Callable[[str], Any]) -> Any:
+    """One number, or several with commas between them, as a tuple. Raises ValueError naming the
+    option for anything else."""
+    try:
+        found = tuple(kind(part) for part in word.split(","))
+    except ValueError:
+        raise ValueError(
+            f"{spelled(name)} must be {KINDS[kind]}, or several with commas between them, "
+            f"got {word!r}"
+        ) from None
+    return found[0] if len(found) == 1 else found
 
 
 FLAT = arg(name="")

@@ -42,9 +42,10 @@ def describe(text: str) -> dict[str, Any]:
             f"{path} is not a pipeline, a tokenizer, a model or a run; if it holds pictures, try "
             f"smalti info folder:{path}"
         )
-    from smalti.loading import download
+    from smalti.loading import download, tokenizer_at
 
-    return _pipeline(download(text))
+    alone = tokenizer_at(text)
+    return _module(alone) if alone.is_dir() else _pipeline(download(text))
 
 
 def png_metadata(path: Path) -> dict[str, Any]:

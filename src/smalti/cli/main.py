@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import functools
-import inspect
-import io
 import os
 import sys
 import warnings
@@ -16,22 +11,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
-from tyro.constructors import (
-    ConstructorRegistry,
-    StructConstructorSpec,
-    StructFieldSpec,
-    StructTypeInfo,
-)
 
-from smalti.arguments import choose, find
+from smalti.arguments import choose
 from smalti.cli import catalogue
 from smalti.cli.coding import encode, reconstruct
-from smalti.cli.drawing import edit, sample, with_settings
-from smalti.cli.options import check, check_names, field_docs, fields_named, options, spelled
-from smalti.cli.pages import recipe_list, recipe_page
+from smalti.cli.drawing import edit, sample
+from smalti.cli.options import check_names, spelled
+from smalti.cli.parsing import parse, parse_drawing
+from smalti.cli.training import scaling, train
 from smalti.cli.tune import tune
-from smalti.config import changed, did_you_mean, settings_of, value_of
-from smalti.files import check_file, expand
+from smalti.files import check_file
 from smalti.progress import say, show
 
 
@@ -86,72 +75,6 @@ def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = Fal
     for key, value in report.items():
         lines = value if key == "commands" else [value]
         print(f"{key}:", *lines, sep="\n  " if key == "commands" else " ")
-
-
-def train(arguments: Sequence[str]) -> None:
-    """Train a tokenizer or a generator: `smalti train RECIPE --out RUN [--field value ...]`."""
-    name = chosen_recipe("train", arguments, "--out RUN")
-    if name is None:
-        return
-    from smalti.recipes import RECIPES
-    from smalti.runs.run import ending
-    from smalti.runs.run import train as run
-    from smalti.runs.schedule import follow
-
-    default = RECIPES[name]()
-
-    def command(
-        out: Annotated[Path, arg(help="Folder of the run; the same command goes on there.")],
-        recipe: Any = default,
-        json: Annotated[bool, arg(help="Print the report on standard output.")] = False,
-    ) -> None:
-        recipe, note = follow(recipe, default, fields_named(arguments), out)
-        report = run(recipe, out, note)
-        if json and report:
-            show(report)
-        elif report:
-            say(ending(recipe, out, report))
-
-    parse_recipe(command, "train", name, arguments[1:])
-
-
-def scaling(arguments: Sequence[str]) -> None:
-    """Fit scaling laws to sizes of a model: `smalti scaling RECIPE --sizes 1 2 3 4 --out DIR`.
-
-    Trains the sizes, numbers of layers, on the same codes, and writes scaling.json and scaling.png;
-    what is finished is used again, what was cut off goes on. All else are fields of the recipe.
-    """
-    usage = "--sizes N N N N --out DIR"
-    name = chosen_recipe("scaling", arguments, usage, tokenizers=False)
-    if name is None:
-        return
-    from rich.console import Console
-
-    from smalti.cli.plots import plot_scaling, require
-    from smalti.recipes import RECIPES
-    from smalti.runs.ladder import climb, tables
-    from smalti.runs.schedule import follow
-
-    default = RECIPES[name]()
-
-    def command(
-        out: Annotated[Path, arg(help="Folder of the ladder; the same command goes on there.")],
-        sizes: Annotated[tuple[int, ...], arg(help="Numbers of layers, at least four.")],
-        recipe: Any = default,
-        json: Annotated[bool, arg(help="Print the laws on standard output.")] = False,
-    ) -> None:
-        require()  # not only when all is trained
-        recipe, note = follow(recipe, default, fields_named(arguments), out)
-        report = climb(recipe, sizes, out, note)
-        if not report:
-            return
-        plot_scaling(report, out / "scaling.png")
-        if json:
-            show(report)
-        else:
-            Console(stderr=True).print(*tables(report))
-
-    parse_recipe(command, "scaling", name, arguments[1:])
 
 
 def plot(
@@ -232,61 +155,6 @@ def evaluate(arguments: Sequence[str]) -> None:
         parse_drawing(measuring.evaluate, "smalti eval", arguments)
 
 
-# -- recipes
-
-
-def chosen_recipe(
-    command: str, arguments: Sequence[str], usage: str, tokenizers: bool = True
-) -> str | None:
-    """The recipe that the first of the arguments names; None if it asks for help: then all recipes
-    are printed. Raises ValueError if it names none, and for options that no such recipe has."""
-    listed = {n: r for n, r in catalogue.recipes().items() if tokenizers or not r.tokenizer}
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(recipe_list(command, usage, listed.values()))
-        return None
-    name = arguments[0]
-    if name.startswith("-"):
-        raise ValueError(
-            f"the recipe comes first, got {name!r}; smalti {command} --help lists all recipes"
-        )
-    index = find(name, list(listed), "recipe")
-    if index is None:
-        near = did_you_mean(name, listed)
-        more = "" if near else f"; smalti {command} --help lists all {len(listed)}"
-        raise ValueError(f"{name!r} is no recipe of smalti {command}{near or more}")
-    name = list(listed)[index]
-    known = ["--out", "--sizes", "--json", "--help-all", *map(spelled, catalogue.fields(name))]
-    check_names(arguments[1:], known)
-    return name
-
-
-def parse_recipe(command: Callable[..., None], name: str, recipe: str, rest: Sequence[str]) -> None:
-    """Run a command that takes a recipe, of whose own type every field becomes an option."""
-    from smalti.recipes import RECIPES
-
-    function = RECIPES[recipe]
-    default = function()
-    group = tyro.conf.arg(name="")
-    command.__annotations__["recipe"] = Annotated[type(default), group, tyro.conf.AvoidSubcommands]
-    command.__doc__ = text = inspect.cleandoc(f"{function.__doc__}")
-    prog = f"smalti {name} {recipe}"
-    if {"-h", "--help"} & {*rest}:
-        print(recipe_page(f"{name} {recipe}", text, options(command)))
-        return
-    parse(command, prog, ["--help" if word == "--help-all" else word for word in rest])
-
-
-def parse_drawing(command: Callable[..., None], prog: str, arguments: Sequence[str]) -> None:
-    """Run a command that draws, of whose settings each becomes an option. Their names are known by
-    their source: a mistake is told before torch is imported."""
-    others = [name for option in options(command) for name in option.names]
-    check_names(arguments, [*others, *map(spelled, catalogue.settings())])
-    parse(with_settings(command), prog, arguments)
-
-
-# -- shared
-
-
 def leave_processes() -> None:
     """End a process that `torchrun` started: all is written, and torch's threads of a process group
     can abort a process that unwinds."""
@@ -348,80 +216,6 @@ def overview() -> str:
             "smalti COMMAND --help says more.",
         ]
     )
-
-
-def parse(command: Callable[..., None], prog: str, arguments: Sequence[str]) -> None:
-    """Run a command with its arguments, which are checked and then read by tyro.
-
-    Raises ValueError for arguments that are wrong.
-    """
-    if not {"-h", "--help"} & {*arguments}:
-        check(arguments, options(command))
-    box = io.StringIO()
-    with contextlib.redirect_stderr(box):
-        try:
-            call = tyro.cli(_deferred(command), prog=prog, args=list(arguments), registry=FLAT)
-        except SystemExit as stop:
-            if not stop.code:
-                raise
-            raise ValueError(cause(stop) or box.getvalue()) from None
-    call()
-
-
-FLAT = ConstructorRegistry()
-"""What tyro has to know beside types."""
-
-
-@FLAT.struct_rule
-def _flat(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """A dataclass that holds others as parts has their fields as its own options."""
-    if not dataclasses.is_dataclass(info.type) or not isinstance(info.type, type):
-        return None
-    settings = settings_of(info.type)
-    if all(len(setting.path) == 1 for setting in settings.values()):
-        return None
-    default = info.default if isinstance(info.default, info.type) else info.type()
-    return StructConstructorSpec(
-        instantiate=lambda **values: changed(default, values),
-        fields=tuple(
-            StructFieldSpec(name, s.hint, value_of(default, s), field_docs(s.owner)[s.field.name])
-            for name, s in settings.items()
-        ),
-    )
-
-
-def cause(stop: BaseException) -> str:
-    """What a dataclass said when it refused its values, which made tyro end the program."""
-    said, error = "", stop.__context__
-    while error is not None:
-        said = str(error) if isinstance(error, ValueError) else said
-        error = error.__context__
-    return said
-
-
-def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """The command as a function that returns its call: parsing ends before work begins."""
-
-    @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Callable[[], None]:
-        named = {name: _at_home(value) for name, value in kwargs.items()}
-        return functools.partial(command, *map(_at_home, args), **named)
-
-    return wrapper
-
-
-def _at_home(value: Any) -> Any:
-    """An argument with every path in it as `files.expand` has it: a shell leaves `--out=~/x`."""
-    if isinstance(value, Path):
-        return expand(value)
-    if isinstance(value, tuple):
-        return tuple(map(_at_home, value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-        paths = {name: _at_home(v) for name, v in given.items() if isinstance(v, Path | tuple)}
-        changed = {name: v for name, v in paths.items() if v != given[name]}
-        return dataclasses.replace(value, **changed) if changed else value
-    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -54,9 +54,8 @@ def storage(spec: TokenSpec, half: bool = False) -> np.dtype:
     """The smallest type that holds a code; continuous codes are float32, or float16 if `half`."""
     if not spec.discrete:
         return np.dtype(np.float16 if half else np.float32)
-    return np.dtype(
-        np.uint8 if spec.vocab <= 1 << 8 else np.uint16 if spec.vocab <= 1 << 16 else np.int32
-    )
+    kinds = (np.uint8, np.uint16, np.int32, np.int64)
+    return np.dtype(next(kind for kind in kinds if spec.vocab - 1 <= np.iinfo(kind).max))
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,8 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
         guide = request.guidance.at(i, plan.steps, plan.share(i))
         asked = taker.ask(i, before, after)
         fresh = i % request.refresh == 0
-        turn = Turn(ready, asked.wanted, ready.shape[1] - min(before), fresh)
+        left = plan.steps - 1 - i
+        turn = Turn(ready, asked.wanted, ready.shape[1] - min(before), fresh, left)
         chance = Chance(guide, asked.noise, request.filters, request.solver)
         draw = model.draw(units, prepared, turn, cache, chance)
         watch.see(draw)

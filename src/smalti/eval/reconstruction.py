@@ -85,12 +85,14 @@ def reconstruction(
     tokenizer: Any,
     batches: Iterable[dict[str, Tensor]],
     device: torch.device | str = "cpu",
+    depth: int | None = None,
 ) -> dict[str, float]:
     """Means over all images, after rounding to 8 bits: "psnr" (dB, images that come back exactly
     counted as 100 dB), "ssim" and "l1"; "images"; of discrete codes "usage", "perplexity" and
     "entropy_bits", and those of each scale and depth where there are several ("usage_2x2",
     "usage_depth0"); of distributions "kl", an image's divergence from the normal distribution in
-    nats, and "std", a latent's standard deviation for a given image, both means."""
+    nats, and "std", a latent's standard deviation for a given image, both means. With `depth`
+    images come back of the first so many scales or depths alone."""
     values: list[Tensor] = []
     spec = tokenizer.spec
     counts: Tensor | int = 0
@@ -98,7 +100,8 @@ def reconstruction(
     for batch in batches:
         images = batch["images"].to(device)
         codes = tokenizer.encode(to_float(images))
-        out = to_uint8(tokenizer.decode(codes))
+        out = tokenizer.decode(codes) if depth is None else tokenizer.preview(codes, depth)
+        out = to_uint8(out)
         found = psnr(images, out).clamp(max=100), ssim(images, out), l1(images, out)
         values.append(torch.stack(found).cpu())  # (3, B)
         if spec.discrete:

@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -196,7 +196,8 @@ class DiffusionHead(nn.Module):
         Of the filters a head reads the temperature. Raises ValueError for a solver that does not
         fit the head.
         """
-        way, temperature = self.way(chance.solver), chance.filters.temperature
+        way = self.way(chance.solver)
+        temperature = cast(Temperature, chance.filters.temperature)
         numbers = chance.noise.normal(way.draws * self.channels)  # (B, n, draws * C)
         rows = numbers.view(-1, way.draws, self.channels).transpose(0, 1)  # (draws, R, C)
         branches = len(h) // len(numbers)

@@ -48,6 +48,8 @@ def pipeline_of(project: Project, options: Any) -> Pipeline:
     dtype = dtype_of(options.dtype)
     model = build(project.model, checkpoint, config, tokenizer, dtype)
     text = project.text(config, options)
+    if text is not None:
+        model.learn_text(text)
     return Pipeline(tokenizer, model, sampling=project.sampling(config), text=text)
 
 

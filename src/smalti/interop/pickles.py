@@ -40,7 +40,7 @@ HOLDERS = (
 )
 """Where a file holds its weights: plain scripts, DeepSpeed, Lightning, and others; the first that
 is there."""
-AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict")
+AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema")
 """Where a file holds their moving average, or how the names of its tensors begin: LlamaGen, MAR,
 Lightning."""
 PARTS = ("var_wo_ddp", "vae_local")
@@ -50,6 +50,7 @@ SINGLE = (
     "model.safetensors",
     "pytorch_model.bin",
     "diffusion_pytorch_model.safetensors",
+    "model.pt",
 )
 """Names of weights in a folder of the hub; the first that is there."""
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from smalti.interop.pickles import PARTS, Checkpoint, read_checkpoint
-from smalti.interop.saved import Repository
+from smalti.interop.saved import Repository, pair
 from smalti.pipeline.sampling import Sampling
 
 
@@ -47,6 +47,11 @@ def on_grid(codes: Any, config: Any) -> Any:
 def sized(codes: Any, grid: tuple[int, int]) -> Any:
     """A tokenizer's configuration for images of `grid` codes, height and width."""
     return replace(codes, size=(grid[0] * codes.factor, grid[1] * codes.factor))
+
+
+def at_size(codes: Any, checkpoint: Checkpoint, options: Any) -> Any:
+    """A tokenizer's configuration for images of the option --size, in pixels."""
+    return sized(codes, pair("--size", options.size, codes.factor))
 
 
 def no_text(config: Any, options: Any) -> Any:

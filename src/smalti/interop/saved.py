@@ -23,10 +23,13 @@ class Repository(NamedTuple):
     """What a repository of the hub publishes."""
 
     tokenizers: tuple[str, ...]
-    """The models learned codes of the first one."""
-    models: tuple[str, ...]
+    """The models learned codes of the first one, but for those that say otherwise."""
+    models: tuple[str, ...] = ()
+    """Files, or folders of shards, whose names have no ending; none where tokenizers are alone."""
     home: str = ""
     """The repository of the tokenizers, if it is another one."""
+    learned: tuple[tuple[str, str], ...] = ()
+    """Models that learned codes of another tokenizer than the first, and its name."""
 
 
 def save_pipeline(make: Callable[[], Pipeline], out: Path, source: str, *files: Path) -> None:
@@ -51,8 +54,15 @@ def save_tokenizer(make: Callable[[], nn.Module], out: Path, source: str, file: 
 
 
 def hashes(*paths: Path) -> dict[str, str]:
-    """The hash of each file by its name, of a sharded checkpoint of its index and every shard."""
-    return {file.name: sha256(file) for path in paths for file in files_of(path)}
+    """The hash of each file by its name, of a sharded checkpoint of its index and every shard; of
+    files of one name, by that of their folder too."""
+    files = [file for path in paths for file in files_of(path)]
+    names = [file.name for file in files]
+    unique = [
+        name if names.count(name) == 1 else f"{file.parent.name}/{name}"
+        for name, file in zip(names, files, strict=True)
+    ]
+    return {name: sha256(file) for name, file in zip(unique, files, strict=True)}
 
 
 def dtype_of(name: Dtype) -> torch.dtype | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from smalti.interop.pickles import Checkpoint
+from smalti.nn.llama import feed_forward_width
 
 T = TypeVar("T")
 
@@ -33,3 +34,11 @@ def option(checkpoint: Checkpoint, name: str, default: T) -> T:
         kind = type(default).__name__
         raise ValueError(f"{checkpoint.path}: option {name} must be {kind}, got {value!r}")
     return value
+
+
+def ffn_settings(dim: int, width: int) -> tuple[int, float]:
+    """`multiple_of` and `ffn_multiplier` of a feed-forward width, as published if those fit."""
+    for multiple_of in (256, 128, 64, 32, 16, 8, 4, 2, 1):
+        if feed_forward_width(dim, multiple_of) == width:
+            return multiple_of, 1.0
+    return 1, (width + 0.5) / int(8 * dim / 3)  # one half keeps rounding from F - 1

@@ -32,6 +32,7 @@ from smalti.config import check
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
 from smalti.heads.of_codes import head_of
 from smalti.models.generator import Generator, GeneratorConfig
+from smalti.models.raster_stack import Raster, causal, visible
 from smalti.nn.adaln import LN_EPS
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.code_embedding import code_embedding
@@ -41,7 +42,7 @@ from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
-from smalti.sampling.orders import arrange, restore
+from smalti.sampling.orders import arrange
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class FluidConfig(GeneratorConfig):
     """Codebook entries; 0 for continuous codes."""
     channels: int = 16
     """Width C of a continuous code, or bits of a code with vocab 2; 0 for codes of one number."""
+    depth: int = 0
+    """Discrete codes at each position, drawn one after another; 0: one."""
     classes: int = 0
     """Class labels; the null class is one more row. 0 for a text-conditional model."""
     class_length: int = 4
@@ -83,13 +86,18 @@ class FluidConfig(GeneratorConfig):
             pairs=("grid",),
             multiple=("dim", "heads"),
             positive=("class_length", "layers", "heads", "dim", "ffn_dim"),
-            counts=("aligner_layers",),
+            counts=("aligner_layers", "depth"),
             rates=("dropout",),
         )
         if self.vocab != 2 and (self.vocab > 0) == (self.channels > 0):
             raise ValueError(
                 "codes have a vocab, channels, or bits as channels with vocab 2, "
                 f"got vocab {self.vocab}, channels {self.channels}"
+            )
+        if self.depth and self.channels:
+            raise ValueError(
+                "several codes at a position are numbers, "
+                f"got depth {self.depth}, channels {self.channels}"
             )
         if (self.classes > 0) == (self.text_length > 0):
             raise ValueError(
@@ -99,7 +107,7 @@ class FluidConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     def fitted(self, tokenizer: Any, reads: Reads) -> FluidConfig:
         """As of any model; it takes discrete and continuous codes alike."""
@@ -327,7 +335,7 @@ class RandomFluid(Fluid):
         return self.head.loss(h, codes, SlotNoise.of(noise, codes, cells)).masked_fill(known, 0.0)
 
 
-class RasterFluid(Fluid):
+class RasterFluid(Fluid, Raster):
     """Row by row, one code per step, with causal attention. A `CausalModel`."""
 
     def prepare(
@@ -343,6 +351,9 @@ class RasterFluid(Fluid):
         if orders is not None:
             places = self.cell_pos(orders.to(places.device).view(-1, self.spec.positions))
         return Prepared(self.context(cond, keep), places)
+
+    def once(self, cond: Cond, orders: Tensor | None) -> Prepared:
+        return self.prepare(cond, orders, keep=False)
 
     def cache(self, batch: int, spec: TokenSpec | None = None) -> KVCache:
         """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
@@ -362,31 +373,10 @@ class RasterFluid(Fluid):
         return self.transform(x, self.view(cond, span), cache)
 
     def view(self, cond: Prepared, span: Span) -> View:
-        slots = span.slots
-        if span.start is not None and (span.first or len(slots) == 1):
+        if causal(span):
             return View(None, span.first, span, cond.context)
-        keys = torch.arange(span.reach, device=slots.device)
-        mask = keys <= slots.view(-1, 1, slots.shape[-1], 1)  # (1 or B, 1, n, reach)
+        mask = visible(span.slots, span.reach)  # (1 or B, 1, n, reach)
         return View(mask, False, span, cond.context)
-
-    def draw(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None, chance: Chance
-    ) -> Draw:
-        """Draw the codes of a span."""
-        guide = chance.guide
-        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
-        return self.head.sample(h, chance)
-
-    def loss(
-        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
-    ) -> Tensor:
-        """Negative log-likelihood in nats, or the diffusion loss, of each position given the codes
-        before it, in `orders`: (B, N). Codes and loss are row by row."""
-        codes = arrange(codes, orders)
-        span = Span.whole(self.spec.positions, codes.device)
-        h = self.hidden(codes, self.prepare(cond, orders, keep=False), span)
-        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
-        return restore(loss, orders)
 
 
 def fluid(config: FluidConfig) -> Fluid:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
+from smalti.arguments import an
 from smalti.codes import Reads, TokenSpec
 
 
@@ -38,7 +39,7 @@ class GeneratorConfig:
         if mine != given:
             raise ValueError(
                 f"{self.name} predicts {kinds[mine]} codes, "
-                f"but the tokenizer, a {type(tokenizer).__name__}, gives {kinds[given]} ones"
+                f"but the tokenizer, {an(type(tokenizer).__name__)}, gives {kinds[given]} ones"
             )
 
     def codes_of(self, tokenizer: Any) -> dict[str, int]:
@@ -49,8 +50,8 @@ class GeneratorConfig:
         codes = {"vocab": spec.vocab, "depth": spec.depth, "channels": spec.channels}
         if any(count and name not in known for name, count in codes.items()):
             raise ValueError(
-                f"{self.name} predicts one number at each position, but the tokenizer, a "
-                f"{type(tokenizer).__name__}, gives {held(spec)}"
+                f"{self.name} predicts one number at each position, but the tokenizer, "
+                f"{an(type(tokenizer).__name__)}, gives {held(spec)}"
             )
         return codes
 
@@ -65,7 +66,7 @@ class GeneratorConfig:
         if others:
             raise ValueError(
                 f"{self.name} predicts one grid of codes, "
-                f"but the tokenizer, a {type(tokenizer).__name__}, gives {1 + len(others)} grids"
+                f"but the tokenizer, {an(type(tokenizer).__name__)}, gives {1 + len(others)} grids"
             )
         return grid
 
@@ -162,6 +163,11 @@ class Generator(nn.Module):
         """Whether its loss draws random numbers, which training gives it."""
         return not self.spec.discrete
 
+    @property
+    def depths(self) -> int:
+        """How many codes of a position are drawn one after another, each by filters of its own."""
+        return self.spec.depth or 1
+
     def split(self, codes: Tensor) -> Tensor:
         """Codes (B, N, *trailing) as their parts, (B, N * parts, ...), which is what a masked model
         of several parts draws and has a loss of."""
@@ -186,3 +192,6 @@ class Generator(nn.Module):
 
     def learn_from(self, tokenizer: Any) -> None:
         """Take over what a new model needs of the tokenizer whose codes it is to learn."""
+
+    def learn_text(self, encoder: Any) -> None:
+        """Take over what a new model needs of the text encoder whose features it is to read."""

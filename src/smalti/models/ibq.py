@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Draw, Rowwise, Span, TokenSpec
+from smalti.codes import Cond, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
-from smalti.models.generator import Generator, GeneratorConfig
+from smalti.models.generator import GeneratorConfig
+from smalti.models.raster_stack import Prepared, RasterLlama
 from smalti.nn.adaln import modulate
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import code_embedding
@@ -31,10 +32,7 @@ from smalti.nn.llama import Attention, Place, feed_forward_width
 from smalti.nn.mlp import SwiGLU
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import drop_path_rates, dropped
-from smalti.nn.rope import rope_2d, rotation
-from smalti.sampling.chance import Chance
-from smalti.sampling.noise import Noise, SlotNoise
-from smalti.sampling.orders import arrange, restore, scan
+from smalti.sampling.orders import scan
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,8 @@ class IBQConfig(GeneratorConfig):
     """Codebook entries; 2 with `channels`."""
     channels: int = 0
     """Bits of a code; 0: a code is a number."""
+    depth: int = 0
+    """Codes at each position, drawn one after another; 0: one."""
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 16
@@ -72,7 +72,9 @@ class IBQConfig(GeneratorConfig):
 
     def __post_init__(self) -> None:
         sizes = ("classes", "layers", "heads", "dim", "multiple_of")
-        check(self, pairs=("grid",), positive=sizes, several=("vocab",), counts=("channels",))
+        check(
+            self, pairs=("grid",), positive=sizes, several=("vocab",), counts=("channels", "depth")
+        )
         check(self, rates=("dropout", "drop_path"), above_zero=("norm_eps", "rope_base", "gate"))
         if self.dim % (4 * self.heads):
             raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
@@ -80,7 +82,7 @@ class IBQConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     @property
     def kv_heads(self) -> int:
@@ -142,23 +144,18 @@ class Block(nn.Module):
 
 
 @dataclass
-class Prepared(Rowwise):
-    """All that no drawn code changes."""
+class Modulated(Prepared):
+    """All that no drawn code changes: the class, as prefix and as modulation."""
 
-    label: Tensor
-    """(B, 1, D)."""
     layers: Tensor
     """(B, L, 6, D): what modulates each layer."""
     last: Tensor
     """(B, 2, D): the scale and shift before the head."""
-    rotation: Tensor
-    """(1, 1 + N, 1, head_dim / 2) complex64; with an order for each row, (B, 1 + N, ...)."""
 
 
-class IBQ(Generator):
+class IBQ(RasterLlama):
     """Codes (B, N), or bits (B, N, K), given a class. A `CausalModel`; one code a step."""
 
-    any_grid = True
     config: IBQConfig
 
     def __init__(self, config: IBQConfig) -> None:
@@ -191,18 +188,9 @@ class IBQ(Generator):
         self.adaln.weight.mul_(0.5)
         self.head.init_weights()
 
-    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
-        return scan(self.config.order, (spec or self.spec).grids[0])
-
-    def rope_table(self, spec: TokenSpec | None = None) -> Tensor:
-        """Zeros for the class, then the grid's rotations: (1 + N, head_dim / 2, 2) float32."""
-        grid = (spec or self.spec).grids[0]
-        table = rope_2d(*grid, self.config.head_dim, self.config.rope_base)
-        return F.pad(table, (0, 0, 0, 0, 1, 0))
-
     def prepare(
         self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
-    ) -> Prepared:
+    ) -> Modulated:
         """Class embeddings, what they modulate, and rotary rows of a batch of conditions, drawn in
         `orders`, (N,) or (B, N), on the grid of `spec`."""
         spec, shared = self.draws(spec), None
@@ -212,65 +200,21 @@ class IBQ(Generator):
         blocks = [layer for layer in self.layers if isinstance(layer, Block)]
         layers = torch.stack([layer.modulation(label, shared) for layer in blocks], 1)
         last = self.adaln(F.silu(label)).unflatten(-1, (2, -1))  # (B, 2, D)
-        turn = rotation(self.rope_table(spec).to(label.device))
-        orders = self.order(spec) if orders is None else orders
-        if orders is not None:  # a row turns by the cell of the code that it holds
-            turn = turn[F.pad(orders.to(turn.device) + 1, (1, 0))]
-        turn = turn if turn.dim() == 4 else turn.unsqueeze(0)
-        return Prepared(label.unsqueeze(1), layers, last, turn)
-
-    def cache(self, batch: int, spec: TokenSpec | None = None) -> KVCache:
-        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
-        c, weight = self.config, self.tok_embeddings.weight
-        size = (c.layers, batch, c.heads, 1 + self.draws(spec).positions, c.head_dim)
-        return KVCache(*size, weight.dtype, weight.device)
-
-    def place(self, prepared: Prepared, span: Span) -> Place:
-        """Slot i is position i of the sequence: 0 holds the class, i code i - 1."""
-        turn = arrange(prepared.rotation, span.slots)
-        # one new row sees every key, and a first block is plainly causal
-        if span.first or (span.start is not None and span.slots.numel() == 1):
-            return Place(span.slots, span.reach, turn, None, span.first, span.keep)
-        keys = torch.arange(span.reach, device=span.slots.device)
-        mask = keys <= span.slots.view(-1, 1, span.slots.shape[-1], 1)  # (1 or B, 1, n, reach)
-        return Place(span.slots, span.reach, turn, mask, False, span.keep)
+        turns = self.turns(spec, orders, label.device)
+        return Modulated(label.unsqueeze(1), turns, None, layers, last)
 
     def hidden(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None
+        self, codes: Tensor, cond: Modulated, span: Span, cache: KVCache | None = None
     ) -> Tensor:
         """Hidden states (B, n, D) of a span; reads codes (B, N, *trailing), in the order in which
         they are drawn, of earlier slots only. Without a cache the span must be all slots."""
-        before = (span.slots[1:] if span.first else span.slots) - 1
-        x = self.tok_embeddings(arrange(codes, before))  # (B, n, D)
-        if span.first:
-            x = torch.cat((cond.label.to(x.dtype), x), 1)
-        if self.training:
-            x = F.dropout(x, self.config.dropout)
+        x = self.rows(codes, cond.prefix, span)  # (B, n, D)
+        x = F.dropout(x, self.config.dropout, self.training)
         place = self.place(cond, span)
         for i, layer in enumerate(self.layers):
             x = layer(x, cond.layers[:, i], place, i, cache)
         scale, shift = cond.last.split(1, 1)  # each (B, 1, D)
         return modulate(self.norm(x), shift, scale)
-
-    def draw(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None, chance: Chance
-    ) -> Draw:
-        """Draw the codes of a span, (B, n, *trailing)."""
-        guide = chance.guide
-        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
-        return self.head.sample(h, chance)
-
-    def loss(
-        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
-    ) -> Tensor:
-        """Negative log-likelihood of codes (B, N, *trailing), predicted in `orders`, at each
-        position: (B, N) in nats. Codes and loss are row by row."""
-        orders = self.order() if orders is None else orders
-        codes = arrange(codes, orders)
-        span = Span.whole(self.spec.positions, codes.device)
-        h = self.hidden(codes, self.prepare(cond, orders), span)
-        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
-        return restore(loss, orders)
 
 
 def tiny() -> IBQConfig:

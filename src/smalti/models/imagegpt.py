@@ -21,17 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Draw, Rowwise, Span, TokenSpec
+from smalti.codes import Cond, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
-from smalti.models.generator import Generator, GeneratorConfig
+from smalti.models.generator import GeneratorConfig
+from smalti.models.raster_stack import Raster, causal, visible
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.linear import Linear
 from smalti.nn.norms import RMSNorm
-from smalti.sampling.chance import Chance
-from smalti.sampling.noise import Noise, SlotNoise
-from smalti.sampling.orders import arrange, restore
+from smalti.sampling.orders import arrange
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class ImageGPTConfig(GeneratorConfig):
     """Colours V; 2 with `channels`."""
     channels: int = 0
     """Bits of a code; 0: a code is a number, as published."""
+    depth: int = 0
+    """Codes at each position, drawn one after another; 0: one."""
     classes: int = 1
     """Class labels; the null class is one more row. 1: pictures of one kind, as published."""
     layers: int = 24
@@ -60,7 +61,7 @@ class ImageGPTConfig(GeneratorConfig):
             self,
             pairs=("grid",),
             several=("vocab",),
-            counts=("channels",),
+            counts=("channels", "depth"),
             positive=("classes", "layers", "heads", "dim"),
             above_zero=("norm_eps",),
             rates=("dropout",),
@@ -69,7 +70,7 @@ class ImageGPTConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     @property
     def head_dim(self) -> int:
@@ -98,17 +99,9 @@ class Attention(nn.Module):
         q, k, v = qkv.unbind(2)  # (B, H, n, hd)
         if cache is not None:
             k, v = cache.update(layer, span.slots, span.reach, k, v, span.keep)
-        y = attend(q, k, v, visible(span), span.first)
+        mask = None if causal(span) else visible(span.slots, span.reach)
+        y = attend(q, k, v, mask, span.first)
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
-
-
-def visible(span: Span) -> Tensor | None:
-    """Which cached slots each slot of a span sees, (1 or B, 1, n, reach); None if all, or if a
-    first span is plainly causal."""
-    if span.first or (span.start is not None and span.slots.numel() == 1):
-        return None
-    queries = span.slots.view(-1, 1, span.slots.shape[-1], 1)
-    return torch.arange(span.reach, device=queries.device) <= queries
 
 
 class FeedForward(nn.Module):
@@ -142,7 +135,7 @@ class Block(nn.Module):
         return x + F.dropout(y, self.dropout, self.training)
 
 
-class ImageGPT(Generator):
+class ImageGPT(Raster):
     """Codes (B, N) given a class. A `CausalModel`; one code per step."""
 
     NO_DECAY = (r"^positions",)
@@ -192,34 +185,12 @@ class ImageGPT(Generator):
     ) -> Tensor:
         """Hidden states (B, n, D) of a span; reads codes (B, N), in the order in which they are
         drawn, of earlier slots only. Without a cache the span must be all slots."""
-        before = (span.slots[1:] if span.first else span.slots) - 1
-        x = self.tok_embeddings(arrange(codes, before))  # (B, n, D)
-        if span.first:
-            x = torch.cat((cond.start.to(x.dtype), x), 1)
+        x = self.rows(codes, cond.start, span)  # (B, n, D)
         x = x + arrange(cond.positions, span.slots)
         x = F.dropout(x, self.config.dropout, self.training)
         for i, layer in enumerate(self.layers):
             x = layer(x, span, i, cache)
         return self.norm(x)  # (B, n, D)
-
-    def draw(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None, chance: Chance
-    ) -> Draw:
-        """Draw the codes of a span, (B, n)."""
-        guide = chance.guide
-        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
-        return self.head.sample(h, chance)
-
-    def loss(
-        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
-    ) -> Tensor:
-        """Negative log-likelihood of codes (B, N), predicted in `orders`, at each position: (B, N)
-        in nats. Codes and loss are row by row."""
-        codes = arrange(codes, orders)
-        span = Span.whole(self.spec.positions, codes.device)
-        h = self.hidden(codes, self.prepare(cond, orders), span)
-        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
-        return restore(loss, orders)
 
 
 def tiny() -> ImageGPTConfig:

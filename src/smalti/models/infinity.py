@@ -9,8 +9,11 @@ spread over the largest grid of their aspect ratio, so that one model draws ever
 number of pixels. In training some of the bits that it reads are wrong, and the bits to predict are
 those that make it good (bitwise self-correction). Guidance may mix hidden states.
 
+It also learns scales of numbers, which is not of the paper: then it keeps their table, draws its
+own grids alone, and reads wrong numbers in training.
+
 Letters: B images, N positions of all scales, n of one, S scales, D width, H heads, K bits of a cell
-of the latent, C bits of a position, T words, E width of their features.
+of the latent, C bits of a position, V codebook entries, T words, E width of their features.
 """
 
 from __future__ import annotations
@@ -24,14 +27,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.arguments import an
 from smalti.codes import Cond, Draw, Guide, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
-from smalti.heads.bitwise import BitwiseHead
-from smalti.models.generator import Generator, GeneratorConfig, held
+from smalti.heads.of_codes import head_of
+from smalti.models.generator import GeneratorConfig
 from smalti.models.pyramid_stack import (
     Cache,
     Modulated,
     Place,
+    ScaleModel,
     Shape,
     picture,
     place_of,
@@ -46,8 +51,9 @@ from smalti.nn.rope import rope_2d_within, rotation
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.tokenizers.infinity import SCHEDULES, ratio_of, schedule
-from smalti.tokenizers.quantize.bsq import Corrected, Grids, MultiScaleBSQ, sizes_of
-from smalti.tokenizers.quantize.multiscale import check_grids, pyramid
+from smalti.tokenizers.quantize.bsq import Grids, sizes_of
+from smalti.tokenizers.quantize.multiscale import Corrected, check_grids, pyramid
+from smalti.tokenizers.quantize.pyramids import Pyramid, check_pyramid, pyramid_of
 
 POOLED = 128
 """Text features that each head of the pooling reads; half as many in models wider than 4096."""
@@ -58,9 +64,17 @@ class InfinityConfig(GeneratorConfig):
     scales: tuple[tuple[int, int], ...] = schedule()
     """Height and width of each grid, coarse to fine, that the model learns; it draws others too."""
     bits: int = 32
-    """Bits of a latent cell, K."""
+    """Bits of a latent cell, K; 0: a code is a number below `vocab`."""
     cells: int = 1
-    """Latent cells of each side that a position covers; 2 in the largest model."""
+    """Latent cells of each side that a position covers; 2 in the largest model, 1 of numbers."""
+    vocab: int = 2
+    """Codebook entries V, the same for all scales; 2 of bits."""
+    latent: int = 32
+    """Codebook dimensions of numbers."""
+    phis: int = 4
+    """Convolutions behind the codebook of numbers; 0: one for each scale."""
+    phi_ratio: float = 0.5
+    """Share of those convolutions in what they give."""
     text_length: int = 512
     """Words that a text has at most, T."""
     text_dim: int = 2048
@@ -90,26 +104,27 @@ class InfinityConfig(GeneratorConfig):
     gate: float = 5e-6
     """Scale of the gates as initialised."""
     flip: float = 0.3
-    """In training, the largest share of the bits of a scale that are wrong; 0: none are."""
+    """In training, the largest share of the bits, or numbers, of a scale that are wrong; 0: none
+    are."""
     flip_scales: int = 13
-    """The first scales, of which bits are wrong in training."""
+    """The first scales, of which some are wrong in training."""
     guide_at: tuple[int, ...] = (0,)
     """Blocks, from 1, after which guidance mixes hidden states of its branches; 0: logits."""
 
     def __post_init__(self) -> None:
-        check_grids(self.scales)
         check(
             self,
             multiple=("dim", "heads"),
             positive=(
-                *("bits", "cells", "text_length", "text_dim", "layers", "heads", "dim"),
-                *("multiple_of", "most_scales"),
+                *("cells", "text_length", "text_dim", "layers", "heads", "dim", "multiple_of"),
+                "most_scales",
             ),
-            counts=("flip_scales",),
+            counts=("bits", "flip_scales"),
             rates=("dropout", "drop_path"),
             shares=("flip",),
             above_zero=("mlp_ratio", "norm_eps"),
         )
+        check_pyramid(self.spec, self.bits or self.latent, self.phis, self.phi_ratio)
         if self.dim % (4 * self.heads):
             raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
         if self.dim % self.pool_heads:
@@ -128,7 +143,7 @@ class InfinityConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec(self.scales, vocab=2, channels=self.bits * self.cells**2)
+        return TokenSpec(self.scales, self.vocab, channels=self.bits * self.cells**2)
 
     @property
     def pool_heads(self) -> int:
@@ -151,23 +166,24 @@ class InfinityConfig(GeneratorConfig):
         )
 
     def fitted(self, tokenizer: Any, reads: Reads) -> InfinityConfig:
-        """The same with the scales and bits of the tokenizer, and the text. Raises ValueError if
-        there are no scales, no bits or no text."""
-        spec, kind = tokenizer.spec, type(tokenizer).__name__
-        if not tokenizer.pyramid or spec.vocab != 2 or not spec.channels:
-            grids = len(spec.grids)
+        """The same with the scales and codes of the tokenizer, and the text. Raises ValueError if
+        there are no scales or no text."""
+        spec = tokenizer.spec
+        if not tokenizer.pyramid:
             raise ValueError(
-                f"Infinity predicts scales of bits, but the tokenizer, a {kind}, gives {grids} "
-                f"grid{'s' if grids > 1 else ''} of {held(spec)}"
+                f"Infinity predicts scales of codes, but the tokenizer, "
+                f"{an(type(tokenizer).__name__)}, gives {len(spec.grids)} grid"
             )
         if not reads.text_length:
             raise ValueError(
                 "Infinity draws from texts: take a recipe with a text encoder, such as "
                 "emoji_infinity"
             )
-        bits = tokenizer.quantize.settings()["latent"]
-        cells = math.isqrt(spec.channels // bits)
-        return self.with_known(scales=spec.grids, bits=bits, cells=cells, **reads.settings())
+        codes = tokenizer.quantize.settings() | {"vocab": spec.vocab, "bits": 0, "cells": 1}
+        if spec.channels:
+            codes["bits"] = codes.pop("latent")
+            codes["cells"] = math.isqrt(spec.channels // codes["bits"])
+        return self.with_known(scales=spec.grids, **codes, **reads.settings())
 
 
 @dataclass
@@ -224,21 +240,25 @@ class Block(Modulated):
         return self.residual(x, gate2, self.feed_forward(h))
 
 
-class Infinity(Generator):
-    """Bits (B, N, C) of all scales given a text. A `CausalModel`; a scale a step."""
+class Infinity(ScaleModel):
+    """Bits (B, N, C), or numbers (B, N), of all scales given a text. A `CausalModel`; a scale a
+    step."""
 
     NO_DECAY = (
         *("start_pos", "scale_embedding.*", "null", "pool.query"),
         *("*.constants", "*.log_scale"),
     )
     """What has no weight decay, as published."""
-    any_grid = True
     config: InfinityConfig
 
     def __init__(self, config: InfinityConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        dim, channels = config.dim, self.spec.channels
+        dim, self.any_grid = config.dim, config.bits > 0
+        quantize = pyramid_of(
+            self.spec, config.bits or config.latent, config.phis, config.phi_ratio
+        )
+        self.quantize = quantize.requires_grad_(False)
         self.null = nn.Parameter(torch.empty(config.text_length, config.text_dim))
         self.text_norm = RMSNorm(config.text_dim, config.norm_eps)
         self.pool = AttentivePool(config.text_dim, dim, config.pool_heads)
@@ -247,13 +267,13 @@ class Infinity(Generator):
         )
         self.start_pos = nn.Parameter(torch.empty(dim))
         self.scale_embedding = nn.Embedding(config.most_scales, dim)
-        self.word_embed = nn.Linear(channels, dim)
+        self.word_embed = nn.Linear(self.spec.channels or config.latent, dim)
         if config.shared_adaln:
             self.shared_adaln = nn.Linear(dim, 6 * dim)
         rates = drop_path_rates(config.drop_path, config.layers)
         self.layers = nn.ModuleList([Block(config.shape, rate) for rate in rates])
         self.adaln = nn.Linear(dim, 2 * dim)
-        self.head = BitwiseHead(dim, channels, bias=True)
+        self.head = head_of(self.spec, dim, bias=True)
         self.init_weights()
 
     @torch.no_grad()
@@ -262,11 +282,7 @@ class Infinity(Generator):
         depth, the head, the gates, scales and shifts nearly off; words of a null text of about
         length 1."""
         c, std = self.config, (3 * self.config.dim) ** -0.5
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.init_normal()
         self.pool.init_weights()
         nn.init.trunc_normal_(self.start_pos, std=std)
         nn.init.trunc_normal_(self.null, std=1.2).mul_(c.text_dim**-0.5)
@@ -290,18 +306,14 @@ class Infinity(Generator):
     def random_loss(self) -> bool:
         return self.config.flip > 0
 
-    def blocks(self, spec: TokenSpec | None = None) -> list[int]:
-        """Positions of each scale, of which there may be one."""
-        return sizes_of((spec or self.spec).grids)
-
     def draws(self, spec: TokenSpec | None) -> TokenSpec:
-        """The codes to draw: those of `spec`, of whatever scales, or its own if that is None.
+        """The codes to draw: those of `spec`, bits of whatever scales, or its own if that is None.
 
         Raises ValueError for more scales than it knows, and for other codes.
         """
         if spec is None or spec == self.spec:
             return self.spec
-        if replace(spec, grids=self.spec.grids) != self.spec:
+        if not self.any_grid or replace(spec, grids=self.spec.grids) != self.spec:
             raise ValueError(f"this model draws {self.spec}, got {spec}")
         check_grids(spec.grids)
         if len(spec.grids) > self.config.most_scales:
@@ -310,9 +322,11 @@ class Infinity(Generator):
             )
         return spec
 
-    def quantizer(self, grids: Grids) -> MultiScaleBSQ:
-        """What the tokenizer makes of codes on these grids; it has no weights."""
-        return MultiScaleBSQ(grids, self.config.bits, self.config.cells)
+    def quantizer(self, grids: Grids) -> Pyramid:
+        """What the tokenizer makes of codes on these grids, its own or, of bits, others."""
+        if grids == self.spec.grids:
+            return self.quantize
+        return pyramid_of(replace(self.spec, grids=grids), self.config.bits)
 
     # -- what it reads
 
@@ -346,18 +360,7 @@ class Infinity(Generator):
         turn = turns(grids, self.config.dim // self.config.heads).to(pooled.device)
         return Prepared(Context(words, mask, keep), pooled, shared, turn.unsqueeze(0), grids)
 
-    def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
-        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
-        return self.config.shape.cache(batch, self.draws(spec).positions, self.start_pos)
-
     # -- the transformer
-
-    def hidden(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None = None
-    ) -> Tensor:
-        """Hidden states (B, n, D) of a span; reads codes (B, N, C) of earlier scales only. Without
-        a cache the span must be all slots."""
-        return self.transform(self.read(codes, cond, span, cache), cond, span, cache)
 
     def read(self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None) -> Tensor | None:
         """The picture so far at the grid of the span, (B, n, C); None at the first scale. Without a
@@ -389,7 +392,7 @@ class Infinity(Generator):
         return modulate(normed(x, self.config.norm_eps), shift, scale)  # (B, n, D)
 
     def draw(self, codes: Tensor, cond: Prepared, span: Span, cache: Cache, chance: Chance) -> Draw:
-        """Draw the codes of a scale, (B, n, C)."""
+        """Draw the codes of a scale, (B, n, ...)."""
         guide = chance.guide
         seen = self.read(codes, cond, span, cache)  # of the images, once for all branches
         seen = None if seen is None else guide.tile(seen)
@@ -403,9 +406,9 @@ class Infinity(Generator):
     def loss(
         self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
     ) -> Tensor:
-        """Negative log-likelihood of codes (B, N, C) at each position, (B, N) in nats.
+        """Negative log-likelihood of codes (B, N, ...) at each position, (B, N) in nats.
 
-        In training the model reads wrong bits, predicts what makes them good, and coarse scales
+        In training the model reads wrong codes, predicts what makes them good, and coarse scales
         weigh more, all together as much as in evaluation.
         """
         prepared = self.prepare(cond, keep=False)
@@ -420,16 +423,16 @@ class Infinity(Generator):
         return loss * self.weights(codes.device) if self.training else loss
 
     def corrected(self, codes: Tensor, noise: Noise | None) -> Corrected:
-        """Inputs and labels of codes (B, N, C) some of whose bits are shown wrong: of each image
-        and scale another share, in steps of a hundredth up to `flip`."""
+        """Inputs and labels of codes (B, N, ...), some of which, or of whose bits, are shown wrong:
+        of each image and scale another share, in steps of a hundredth up to `flip`."""
         c, device = self.config, codes.device
         scales = torch.arange(min(c.flip_scales, len(c.scales)), device=device)
         numbers = SlotNoise.of(noise, codes, scales).source
         share = numbers.uniform(scales, step=1)  # (B, S)
         strength = (share * (round(100 * c.flip) + 1)).floor() / 100
         slots = torch.arange(self.spec.positions, device=device)
-        uniform = numbers.uniform(slots, self.spec.channels)  # (B, N, C)
-        return self.quantizer(c.scales).correct_codes(codes, uniform, strength)
+        uniform = numbers.uniform(slots, *self.spec.trailing)  # (B, N, ...)
+        return self.quantize.correct_codes(codes, uniform, strength)
 
     def weights(self, device: torch.device) -> Tensor:
         """The weight of each position in training, (N,): the side of its cell, so that the mean

@@ -19,20 +19,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
+from smalti.codes import Cond, Reads, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
-from smalti.models.generator import Generator, GeneratorConfig
+from smalti.models.generator import GeneratorConfig
+from smalti.models.raster_stack import Prepared, RasterLlama
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.linear import Linear
-from smalti.nn.llama import Block, Place, feed_forward_width
+from smalti.nn.llama import Block, feed_forward_width
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import drop_path_rates
-from smalti.nn.rope import rope_2d, rotation
-from smalti.sampling.chance import Chance
-from smalti.sampling.noise import Noise, SlotNoise
-from smalti.sampling.orders import arrange, restore, scan
+from smalti.sampling.orders import scan
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,10 @@ class LlamaGenConfig(GeneratorConfig):
     """Codebook entries; 2 with `channels`."""
     channels: int = 0
     """Bits of a code; 0: a code is a number."""
+    depth: int = 0
+    """Codes at each position, drawn one after another; 0: one."""
+    depth_layers: int = 1
+    """Transformer blocks of the head that draws the codes of a position, if there are several."""
     classes: int = 1000
     """Class labels; the null class is one more row. 0 for a text-conditional model."""
     text_length: int = 0
@@ -76,8 +78,8 @@ class LlamaGenConfig(GeneratorConfig):
         check(
             self,
             pairs=("grid",),
-            positive=("vocab", "layers", "heads", "dim", "multiple_of"),
-            counts=("channels",),
+            positive=("vocab", "layers", "heads", "dim", "multiple_of", "depth_layers"),
+            counts=("channels", "depth"),
             rates=("dropout", "drop_path"),
             above_zero=("norm_eps", "rope_base"),
         )
@@ -94,7 +96,7 @@ class LlamaGenConfig(GeneratorConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     @property
     def head_dim(self) -> int:
@@ -108,18 +110,6 @@ class LlamaGenConfig(GeneratorConfig):
     @property
     def ffn_dim(self) -> int:
         return feed_forward_width(self.dim, self.multiple_of, self.ffn_multiplier)
-
-
-@dataclass
-class Prepared(Rowwise):
-    """All that no drawn code changes."""
-
-    prefix: Tensor
-    """(B, T, D)."""
-    rotation: Tensor
-    """(1, T + N, 1, head_dim / 2) complex64; with an order for each row, (B, T + N, ...)."""
-    visible: Tensor | None
-    """(B, T + N) bool, False where a text position is padding; None without text."""
 
 
 class TextPrefix(nn.Module):
@@ -142,15 +132,15 @@ class TextPrefix(nn.Module):
         return self.fc2(F.gelu(self.fc1(text), approximate="tanh"))
 
 
-class LlamaGen(Generator):
-    """Codes (B, N), or bits (B, N, K), given a class or a text. A `CausalModel`; one a step."""
+class LlamaGen(RasterLlama):
+    """Codes (B, N), bits (B, N, K) or stacks of codes (B, N, G), given a class or a
+    text. A `CausalModel`; one position a step."""
 
-    any_grid = True
     config: LlamaGenConfig
 
     def __init__(self, config: LlamaGenConfig) -> None:
         super().__init__()
-        self.config, self.spec = config, config.spec
+        self.config, self.spec, self.prefix = config, config.spec, config.prefix
         self.tok_embeddings = code_embedding(self.spec, config.dim)
         if config.classes:
             self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
@@ -159,7 +149,7 @@ class LlamaGen(Generator):
         rates = drop_path_rates(config.drop_path, config.layers)
         self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.head = head_of(self.spec, config.dim)
+        self.head = head_of(self.spec, config.dim, depth_layers=config.depth_layers)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -181,15 +171,6 @@ class LlamaGen(Generator):
     def reader(self) -> nn.Module:
         return self.cls_embedding if self.config.classes else self.text_prefix
 
-    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
-        return scan(self.config.order, (spec or self.spec).grids[0])
-
-    def rope_table(self, spec: TokenSpec | None = None) -> Tensor:
-        """Zeros for the prefix, then the grid's rotations: (T + N, head_dim / 2, 2) float32."""
-        grid = (spec or self.spec).grids[0]
-        table = rope_2d(*grid, self.config.head_dim, self.config.rope_base)
-        return F.pad(table, (0, 0, 0, 0, self.config.prefix, 0))
-
     def prepare(
         self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
     ) -> Prepared:
@@ -204,80 +185,19 @@ class LlamaGen(Generator):
                 raise ValueError("this model is text-conditional: give text and text_mask")
             prefix = self.text_prefix(cond.text, cond.drop)  # (B, T, D)
             visible = F.pad(cond.text_mask.bool(), (0, spec.positions), value=True)
-        turn = rotation(self.rope_table(spec).to(prefix.device))
-        orders = self.order(spec) if orders is None else orders
-        if orders is not None:  # a row turns by the cell of the code that it holds
-            cells = orders.to(turn.device) + self.config.prefix
-            turn = turn[F.pad(cells, (self.config.prefix, 0))]
-        return Prepared(prefix, turn if turn.dim() == 4 else turn.unsqueeze(0), visible)
-
-    def cache(self, batch: int, spec: TokenSpec | None = None) -> KVCache:
-        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
-        c, weight = self.config, self.tok_embeddings.weight
-        length = c.prefix + self.draws(spec).positions
-        heads = c.kv_heads or c.heads
-        return KVCache(c.layers, batch, heads, length, c.head_dim, weight.dtype, weight.device)
-
-    def place(self, prepared: Prepared, span: Span) -> Place:
-        start = self.config.prefix - 1  # the sequence position of slot 0
-        positions = span.slots + start
-        if span.first:
-            before = torch.arange(start, device=positions.device)
-            positions = torch.cat((before, positions))
-        reach = start + span.reach
-        rotation = arrange(prepared.rotation, positions)
-        # without text, one new row sees every key and a first block is plainly causal
-        alone = span.start is not None and span.slots.numel() == 1
-        if prepared.visible is None and (span.first or alone):
-            return Place(positions, reach, rotation, None, span.first, span.keep)
-        keys = torch.arange(reach, device=positions.device)
-        queries = positions.view(-1, 1, positions.shape[-1], 1)  # (1 or B, 1, n, 1)
-        mask = keys <= queries  # (1 or B, 1, n, reach)
-        if prepared.visible is not None:
-            mask = mask & prepared.visible[:, None, None, :reach]
-            mask = mask | (keys == queries)  # padding sees itself: no empty row
-        return Place(positions, reach, rotation, mask, False, span.keep)
+        return Prepared(prefix, self.turns(spec, orders, prefix.device), visible)
 
     def hidden(
         self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None
     ) -> Tensor:
         """Hidden states (B, n, D) of a span; reads codes (B, N), in the order in which they are
         drawn, of earlier slots only. Without a cache the span must be all slots."""
-        before = (span.slots[1:] if span.first else span.slots) - 1
-        x = self.tok_embeddings(arrange(codes, before))  # (B, n, D)
-        if span.first:
-            x = torch.cat((cond.prefix.to(x.dtype), x), 1)  # (B, T - 1 + n, D)
-        if self.training:
-            x = F.dropout(x, self.config.dropout)
+        x = self.rows(codes, cond.prefix, span)  # (B, n, D), at first (B, T - 1 + n, D)
+        x = F.dropout(x, self.config.dropout, self.training)
         place = self.place(cond, span)
         for i, layer in enumerate(self.layers):
             x = layer(x, place, i, cache)
         return self.norm(x[:, -span.slots.shape[-1] :])  # (B, n, D)
-
-    def draw(
-        self,
-        codes: Tensor,
-        cond: Prepared,
-        span: Span,
-        cache: KVCache | None,
-        chance: Chance,
-    ) -> Draw:
-        """Draw the codes of a span, (B, n)."""
-        guide = chance.guide
-        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
-        return self.head.sample(h, chance)
-
-    def loss(
-        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
-    ) -> Tensor:
-        """Negative log-likelihood of codes (B, N), predicted in `orders`, at each position: (B, N)
-        in nats. Codes and loss are row by row."""
-        orders = self.order() if orders is None else orders
-        codes = arrange(codes, orders)
-        span = Span.whole(self.spec.positions, codes.device)
-        h = self.hidden(codes, self.prepare(cond, orders), span)
-        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
-        return restore(loss, orders)
 
 
 def tiny() -> LlamaGenConfig:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.arguments import an
 from smalti.codes import Cond, Draw, Reads, Rowwise, TokenSpec, Turn
 from smalti.config import check
 from smalti.heads.categorical import Softmax
@@ -87,7 +88,7 @@ class MaskBitConfig(GeneratorConfig):
         except ValueError:
             raise ValueError(
                 f"{self.name} predicts groups of bits, which needs codes of bits or numbers below "
-                f"a power of two, but the tokenizer, a {type(tokenizer).__name__}, gives "
+                f"a power of two, but the tokenizer, {an(type(tokenizer).__name__)}, gives "
                 f"{held(spec)}"
             ) from None
         groups = min((n for n in range(self.groups, bits) if bits % n == 0), default=bits)

@@ -39,6 +39,8 @@ class MaskGITConfig(GeneratorConfig):
     """Codebook entries, to which the mask token is one more row; 2 with `channels`."""
     channels: int = 0
     """Bits of a code; 0: a code is a number."""
+    depth: int = 0
+    """Codes at each position, drawn one after another; 0: one."""
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 24
@@ -55,11 +57,11 @@ class MaskGITConfig(GeneratorConfig):
     def __post_init__(self) -> None:
         sizes = ("vocab", "classes", "layers", "heads", "dim", "ffn_dim")
         check(self, pairs=("grid",), multiple=("dim", "heads"), positive=sizes)
-        check(self, rates=("dropout",), counts=("channels",))
+        check(self, rates=("dropout",), counts=("channels", "depth"))
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
 
 @dataclass
@@ -99,7 +101,7 @@ class MaskGIT(Generator):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)

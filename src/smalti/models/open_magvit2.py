@@ -17,22 +17,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
+from smalti.arguments import an
+from smalti.codes import Cond, Reads, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.factorised import FactorisedHead
-from smalti.models.generator import Generator, GeneratorConfig, held
+from smalti.models.generator import GeneratorConfig, held
+from smalti.models.raster_stack import Prepared, RasterLlama
 from smalti.nn.attention import KVCache
 from smalti.nn.groups import Groups, code_bits
-from smalti.nn.llama import Block, Place, feed_forward_width
+from smalti.nn.llama import Block, feed_forward_width
 from smalti.nn.residual import drop_path_rates
-from smalti.nn.rope import rope_2d, rotation
-from smalti.sampling.chance import Chance
-from smalti.sampling.noise import Noise, SlotNoise
-from smalti.sampling.orders import arrange, restore, scan
+from smalti.sampling.orders import scan
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class OpenMAGVIT2Config(GeneratorConfig):
         except ValueError:
             raise ValueError(
                 f"{self.name} predicts groups of bits, which needs codes of bits or numbers below "
-                f"a power of two, but the tokenizer, a {type(tokenizer).__name__}, gives "
+                f"a power of two, but the tokenizer, {an(type(tokenizer).__name__)}, gives "
                 f"{held(spec)}"
             ) from None
         ratios = {}
@@ -140,20 +138,9 @@ def shared(bits: int, groups: tuple[int, ...]) -> tuple[int, ...]:
     return tuple((bits + i) // count for i in range(count))
 
 
-@dataclass
-class Prepared(Rowwise):
-    """All that no drawn code changes."""
-
-    label: Tensor
-    """(B, 1, D)."""
-    rotation: Tensor
-    """(1, 1 + N, 1, head_dim / 2) complex64; with an order for each row, (B, 1 + N, ...)."""
-
-
-class OpenMAGVIT2(Generator):
+class OpenMAGVIT2(RasterLlama):
     """Bits (B, N, K), or numbers (B, N), given a class. A `CausalModel`; one code a step."""
 
-    any_grid = True
     config: OpenMAGVIT2Config
 
     def __init__(self, config: OpenMAGVIT2Config) -> None:
@@ -172,21 +159,16 @@ class OpenMAGVIT2(Generator):
         )
         self.init_weights()
 
+    @property
+    def depths(self) -> int:
+        return len(self.config.groups)
+
     def init_weights(self) -> None:
         """Normal(0, 0.02) everywhere; zero logits, so that the first loss is K ln 2."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         self.head.init_weights()
-
-    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
-        return scan(self.config.order, (spec or self.spec).grids[0])
-
-    def rope_table(self, spec: TokenSpec | None = None) -> Tensor:
-        """Zeros for the class, then the grid's rotations: (1 + N, head_dim / 2, 2) float32."""
-        grid = (spec or self.spec).grids[0]
-        table = rope_2d(*grid, self.config.head_dim, self.config.rope_base)
-        return F.pad(table, (0, 0, 0, 0, 1, 0))
 
     def prepare(
         self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
@@ -195,63 +177,22 @@ class OpenMAGVIT2(Generator):
         (B, N), on the grid of `spec`."""
         spec = self.draws(spec)
         label = self.cls_embedding(cond.class_ids(null=self.config.classes)).unsqueeze(1)
-        turn = rotation(self.rope_table(spec).to(label.device))
-        orders = self.order(spec) if orders is None else orders
-        if orders is not None:  # a row turns by the cell of the code that it holds
-            turn = turn[F.pad(orders.to(turn.device) + 1, (1, 0))]
-        return Prepared(label, turn if turn.dim() == 4 else turn.unsqueeze(0))
+        return Prepared(label, self.turns(spec, orders, label.device), None)
 
-    def cache(self, batch: int, spec: TokenSpec | None = None) -> KVCache:
-        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
-        c, weight = self.config, self.cls_embedding.weight
-        size = (c.layers, batch, c.heads, 1 + self.draws(spec).positions, c.head_dim)
-        return KVCache(*size, weight.dtype, weight.device)
-
-    def place(self, prepared: Prepared, span: Span) -> Place:
-        """Slot i is position i of the sequence: 0 holds the class, i code i - 1."""
-        turn = arrange(prepared.rotation, span.slots)
-        # one new row sees every key, and a first block is plainly causal
-        if span.first or (span.start is not None and span.slots.numel() == 1):
-            return Place(span.slots, span.reach, turn, None, span.first, span.keep)
-        keys = torch.arange(span.reach, device=span.slots.device)
-        mask = keys <= span.slots.view(-1, 1, span.slots.shape[-1], 1)  # (1 or B, 1, n, reach)
-        return Place(span.slots, span.reach, turn, mask, False, span.keep)
+    def read(self, codes: Tensor) -> Tensor:
+        return self.head.embed(codes)
 
     def hidden(
         self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None
     ) -> Tensor:
         """Hidden states (B, n, D) of a span; reads codes (B, N, *trailing), in the order in which
         they are drawn, of earlier slots only. Without a cache the span must be all slots."""
-        before = (span.slots[1:] if span.first else span.slots) - 1
-        x = self.head.embed(arrange(codes, before))  # (B, n, D)
-        if span.first:
-            x = torch.cat((cond.label.to(x.dtype), x), 1)
-        if self.training:
-            x = F.dropout(x, self.config.dropout)
+        x = self.rows(codes, cond.prefix, span)  # (B, n, D)
+        x = F.dropout(x, self.config.dropout, self.training)
         place = self.place(cond, span)
         for i, layer in enumerate(self.layers):
             x = layer(x, place, i, cache)
         return x  # the head normalises
-
-    def draw(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None, chance: Chance
-    ) -> Draw:
-        """Draw the codes of a span, (B, n, *trailing)."""
-        guide = chance.guide
-        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
-        return self.head.sample(h, chance)
-
-    def loss(
-        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
-    ) -> Tensor:
-        """Negative log-likelihood of codes (B, N, *trailing), predicted in `orders`, at each
-        position: (B, N) in nats. Codes and loss are row by row."""
-        orders = self.order() if orders is None else orders
-        codes = arrange(codes, orders)
-        span = Span.whole(self.spec.positions, codes.device)
-        h = self.hidden(codes, self.prepare(cond, orders), span)
-        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
-        return restore(loss, orders)
 
 
 def tiny() -> OpenMAGVIT2Config:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Span
+from smalti.codes import Span, TokenSpec
+from smalti.models.generator import Generator
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
@@ -240,3 +241,53 @@ class Modulated(nn.Module):
     def residual(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
         y = dropped(y, self.shape.dropout, self.drop_path) if self.training else y
         return torch.addcmul(x, gate, y)
+
+
+class ScaleModel(Generator):
+    """Codes (B, N, *trailing), a scale a step, from the picture so far. A model has `prepare` and
+    `transform`."""
+
+    FLOAT32 = ("quantize.",)
+    """What stays in float32 when the model is loaded in another dtype."""
+    quantize: Any
+    """The tokenizer's quantizer, a `Pyramid`, frozen; of bits it has no weights."""
+    start_pos: nn.Parameter
+
+    def init_normal(self) -> None:
+        """Normal(0, 1 / sqrt(3 D)) with zero biases; the quantizer stays as it is."""
+        std = (3 * self.config.dim) ** -0.5
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding) and not name.startswith("quantize."):
+                nn.init.trunc_normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def learn_from(self, tokenizer: Any) -> None:
+        """Take over codebook and convolutions of the tokenizer whose codes are to be learned, which
+        bits have not."""
+        self.quantize.load_state_dict(tokenizer.quantize.state_dict())
+
+    def blocks(self, spec: TokenSpec | None = None) -> list[int]:
+        """Positions of each scale, of which there may be one."""
+        return [h * w for h, w in (spec or self.spec).grids]
+
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
+        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
+        return self.config.shape.cache(batch, self.draws(spec).positions, self.start_pos)
+
+    def read(self, codes: Tensor, cond: Any, span: Span, cache: Cache | None) -> Tensor | None:
+        """The picture so far at the grid of the span, (B, n, C); None at the first scale.
+
+        `codes` (B, N, *trailing), or vectors (B, N, C). Without a cache, of all scales but the
+        first.
+        """
+        return picture(self.quantize, codes, span, self.blocks(), cache)
+
+    def transform(self, seen: Tensor | None, cond: Any, span: Span, cache: Cache | None) -> Tensor:
+        """Hidden states (B, n, D) of what was `read`."""
+        raise NotImplementedError
+
+    def hidden(self, codes: Tensor, cond: Any, span: Span, cache: Cache | None = None) -> Tensor:
+        """Hidden states (B, n, D) of a span; reads codes (B, N, *trailing), or vectors (B, N, C),
+        of earlier scales only. Without a cache the span must be all slots."""
+        return self.transform(self.read(codes, cond, span, cache), cond, span, cache)

@@ -21,19 +21,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Draw, Rowwise, Span, TokenSpec
+from smalti.codes import Cond, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
-from smalti.models.generator import Generator, GeneratorConfig
+from smalti.models.generator import GeneratorConfig
+from smalti.models.raster_stack import Raster, causal, visible
 from smalti.nn.adaln import LN_EPS, modulate, normed
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
-from smalti.sampling.chance import Chance
-from smalti.sampling.noise import Noise, SlotNoise
-from smalti.sampling.orders import arrange, restore, scan
+from smalti.sampling.orders import arrange, scan
 
 MODULATED = 32
 """Steps whose modulation is computed at once while drawing."""
@@ -47,6 +46,8 @@ class RARConfig(GeneratorConfig):
     """Codebook entries; 2 with `channels`."""
     channels: int = 0
     """Bits of a code; 0: a code is a number."""
+    depth: int = 0
+    """Codes at each position, drawn one after another; 0: one."""
     classes: int = 1000
     """Class labels; the null class is one more row."""
     layers: int = 24
@@ -65,12 +66,12 @@ class RARConfig(GeneratorConfig):
     def __post_init__(self) -> None:
         sizes = ("vocab", "classes", "layers", "heads", "dim", "ffn_dim")
         check(self, pairs=("grid",), multiple=("dim", "heads"), positive=sizes)
-        check(self, rates=("dropout",), counts=("channels",))
+        check(self, rates=("dropout",), counts=("channels", "depth"))
         scan(self.order, self.grid)
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
     @property
     def head_dim(self) -> int:
@@ -198,7 +199,7 @@ class Block(nn.Module):
         return self.residual(x, gate2, h)
 
 
-class RAR(Generator):
+class RAR(Raster):
     """Codes (B, N) given a class. A `CausalModel`; one code per step, in any order."""
 
     NO_DECAY = ("*_embeddings.*", "*_embedding.*", "*_pos*", "steps.*", "adaln.*")
@@ -227,7 +228,7 @@ class RAR(Generator):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
@@ -268,10 +269,9 @@ class RAR(Generator):
             positions = torch.cat((positions.new_zeros(1), positions))
         modulation = self.modulation(prepared, positions, span, cache)
         reach = span.reach + 1
-        if span.start is not None and (span.first or len(positions) == 1):
+        if causal(span):
             return Place(positions, reach, None, span.first, span.keep, modulation)
-        keys = torch.arange(reach, device=positions.device)
-        mask = keys <= positions.view(-1, 1, positions.shape[-1], 1)  # (1 or B, 1, n, reach)
+        mask = visible(positions, reach)  # (1 or B, 1, n, reach)
         return Place(positions, reach, mask, False, span.keep, modulation)
 
     def modulation(
@@ -297,41 +297,13 @@ class RAR(Generator):
     ) -> Tensor:
         """Hidden states (B, n, D) of a span; reads codes (B, N), in the order in which they are
         drawn, of earlier slots only. Without a cache the span must be all slots."""
-        before = (span.slots[1:] if span.first else span.slots) - 1
-        x = self.tok_embeddings(arrange(codes, before))  # (B, n, D)
-        if span.first:
-            x = torch.cat((cond.start, x), 1)  # (B, 1 + n, D)
+        x = self.rows(codes, cond.start, span)  # (B, n, D), at first (B, 1 + n, D)
         place = self.place(cond, span, cache)
         x = x + arrange(cond.places, place.positions)
         for i, layer in enumerate(self.layers):
             x = layer(x, place, i, cache)
         scale, shift = place.modulation(self.adaln, place.positions).chunk(2, -1)
         return modulate(normed(x), shift, scale)[:, -span.slots.shape[-1] :]  # (B, n, D)
-
-    def draw(
-        self,
-        codes: Tensor,
-        cond: Prepared,
-        span: Span,
-        cache: Cache | None,
-        chance: Chance,
-    ) -> Draw:
-        """Draw the codes of a span, (B, n)."""
-        guide = chance.guide
-        h = self.hidden(guide.tile(codes), cond, span.tile(guide), cache)
-        return self.head.sample(h, chance)
-
-    def loss(
-        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
-    ) -> Tensor:
-        """Negative log-likelihood of codes (B, N), predicted in `orders`, at each position: (B, N)
-        in nats. Codes and loss are row by row."""
-        orders = self.order() if orders is None else orders
-        codes = arrange(codes, orders)
-        span = Span.whole(self.spec.positions, codes.device)
-        h = self.hidden(codes, self.prepare(cond, orders), span)
-        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
-        return restore(loss, orders)
 
 
 def tiny() -> RARConfig:

@@ -22,16 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.arguments import an
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
-from smalti.models.generator import Generator, GeneratorConfig
+from smalti.models.generator import GeneratorConfig
 from smalti.models.pyramid_stack import (
     Cache,
     Modulated,
     Place,
+    ScaleModel,
     Shape,
-    picture,
     place_of,
     scale_of,
     scales_of,
@@ -117,7 +118,7 @@ class VARConfig(GeneratorConfig):
         spec = tokenizer.spec
         if not tokenizer.pyramid:
             raise ValueError(
-                f"VAR predicts scales of codes, but the tokenizer, a {type(tokenizer).__name__}, "
+                f"VAR predicts scales of codes, but the tokenizer, {an(type(tokenizer).__name__)}, "
                 f"gives {len(spec.grids)} grid"
             )
         if self.scales != spec.grids:
@@ -158,14 +159,12 @@ class Block(Modulated):
         return self.residual(x, gate2, self.feed_forward(h))
 
 
-class VAR(Generator):
+class VAR(ScaleModel):
     """Codes (B, N), or bits (B, N, K), of all scales given a class. A `CausalModel`; a scale a
     step."""
 
     NO_DECAY = ("pos", "start_pos", "scale_embedding.*", "*.constants", "*.log_scale")
     """What has no weight decay, as published; classes have."""
-    FLOAT32 = ("quantize.",)
-    """What stays in float32 when the model is loaded in another dtype."""
     config: VARConfig
 
     def __init__(self, config: VARConfig) -> None:
@@ -194,11 +193,7 @@ class VAR(Generator):
         """Normal(0, 1 / sqrt(3 D)) with zero biases; outputs of residual branches smaller with
         depth, the head and the gates nearly off."""
         c, std = self.config, (3 * self.config.dim) ** -0.5
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding) and not name.startswith("quantize."):
-                nn.init.trunc_normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.init_normal()
         for weight in (self.start_pos, self.pos):
             nn.init.trunc_normal_(weight, std=std)
         self.head.proj.weight.mul_(0.02)
@@ -206,10 +201,6 @@ class VAR(Generator):
         for layer in self.modules():
             if isinstance(layer, Block):
                 layer.soften(c.gate)
-
-    def learn_from(self, tokenizer: Any) -> None:
-        """Take over codebook and convolutions of the tokenizer whose codes are to be learned."""
-        self.quantize.load_state_dict(tokenizer.quantize.state_dict())
 
     def prepare(
         self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
@@ -225,31 +216,9 @@ class VAR(Generator):
             shared = self.shared_adaln(F.silu(label)).unflatten(-1, (6, -1)).squeeze(1)
         return Prepared(label + self.start_pos, places.unsqueeze(0), label, shared)
 
-    def blocks(self, spec: TokenSpec | None = None) -> list[int]:
-        """Positions of each scale, of which there may be one."""
-        return [h * w for h, w in (spec or self.spec).grids]
-
-    def cache(self, batch: int, spec: TokenSpec | None = None) -> Cache:
-        """An empty cache for `batch` rows (all branches), in the dtype of the weights."""
-        return self.config.shape.cache(batch, self.draws(spec).positions, self.pos)
-
     def embed(self, codes: Tensor) -> Tensor:
         """The vectors (B, n, C) that codes (B, n, ...) stand for."""
         return self.quantize.embed(codes)
-
-    def read(self, codes: Tensor, span: Span, cache: Cache | None) -> Tensor | None:
-        """The picture so far at the grid of the span, (B, n, C); None at the first scale.
-
-        `codes` (B, N), or vectors (B, N, C). Without a cache, of all scales but the first.
-        """
-        return picture(self.quantize, codes, span, self.sizes, cache)
-
-    def hidden(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: Cache | None = None
-    ) -> Tensor:
-        """Hidden states (B, n, D) of a span; reads codes (B, N), or vectors (B, N, C), of earlier
-        scales only. Without a cache the span must be all slots."""
-        return self.transform(self.read(codes, span, cache), cond, span, cache)
 
     def transform(
         self, seen: Tensor | None, cond: Prepared, span: Span, cache: Cache | None
@@ -276,7 +245,7 @@ class VAR(Generator):
     ) -> Draw:
         """Draw the codes of a scale, (B, n), and with `filters.smooth` vectors (B, n, C)."""
         guide, noise, filters, _ = chance
-        seen = self.read(codes, span, cache)  # of the images, once for all branches
+        seen = self.read(codes, cond, span, cache)  # of the images, once for all branches
         seen = None if seen is None else guide.tile(seen)
         h = self.transform(seen, cond, span, cache)
         if not filters.smooth:

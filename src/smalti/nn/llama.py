@@ -48,7 +48,8 @@ class Place(NamedTuple):
     """(n,) or (B, n) sequence positions."""
     reach: int
     """Keys below this position are read."""
-    rotation: Tensor
+    rotation: Tensor | None
+    """None: without positions."""
     mask: Tensor | None
     causal: bool
     keep: bool
@@ -66,7 +67,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, place: Place, layer: int, cache: KVCache | None) -> Tensor:
         heads, kv = self.heads, self.kv_heads
         qkv = self.wqkv(x).unflatten(-1, (heads + 2 * kv, -1))  # (B, n, H + 2 H_kv, hd)
-        qk = rotate(qkv[:, :, : heads + kv], place.rotation).transpose(1, 2)
+        qk = qkv[:, :, : heads + kv]
+        if place.rotation is not None:
+            qk = rotate(qk, place.rotation)
+        qk = qk.transpose(1, 2)
         q, k = qk[:, :heads], qk[:, heads:]  # (B, H, n, hd), (B, H_kv, n, hd)
         v = qkv[:, :, heads + kv :].transpose(1, 2)
         if cache is not None:

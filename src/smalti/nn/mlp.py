@@ -24,12 +24,23 @@ class SwiGLU(nn.Module):
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
+Gelu = Literal["none", "tanh", "sigmoid"]
+
+
+def gelu(x: Tensor, approximate: Gelu = "none") -> Tensor:
+    """GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415), or one of its approximations."""
+    if approximate == "sigmoid":
+        return x * torch.sigmoid(1.702 * x)
+    return F.gelu(x, approximate=approximate)
+
+
 ROWS = 1024
 """Without gradients the wide features of so many rows are in memory at a time."""
 
 
 class MLP(nn.Module):
-    """w2(gelu(w1 x)) of (..., D), with biases; `approximate` is tanh in some published models.
+    """w2(gelu(w1 x)) of (..., D), with biases; some published models approximate GELU by a tanh,
+    others by a sigmoid.
 
     `dropout` is that of gelu(w1 x) in training.
     """
@@ -38,13 +49,13 @@ class MLP(nn.Module):
         self,
         dim: int,
         hidden: int,
-        approximate: Literal["none", "tanh"] = "none",
+        approximate: Gelu = "none",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.w1 = Linear(dim, hidden)
         self.w2 = Linear(hidden, dim)
-        self.approximate: Literal["none", "tanh"] = approximate
+        self.approximate: Gelu = approximate
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,5 +69,5 @@ class MLP(nn.Module):
 
     def part(self, x: Tensor) -> Tensor:
         """Of all rows at once."""
-        h = F.gelu(self.w1(x), approximate=self.approximate)
+        h = gelu(self.w1(x), self.approximate)
         return self.w2(F.dropout(h, self.dropout, self.training))

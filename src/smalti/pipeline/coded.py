@@ -36,10 +36,16 @@ def encoded(tokenizer: ImageTokenizer, images: Tensor | np.ndarray | Picture) ->
 
 @torch.inference_mode()
 def decoded(
-    tokenizer: ImageTokenizer, codes: Tensor | np.ndarray, spec: TokenSpec | None = None
+    tokenizer: ImageTokenizer,
+    codes: Tensor | np.ndarray,
+    spec: TokenSpec | None = None,
+    depth: int | None = None,
 ) -> Tensor:
     """Codes (B, N, ...) of a `spec`, by default the tokenizer's own, or vectors (B, N, C) that
-    stand for them, to uint8 images (B, 3, H, W)."""
+    stand for them, to uint8 images (B, 3, H, W); of the first `depth` levels, all if it is None.
+
+    Raises ValueError for codes that are none, and unless there are so many levels.
+    """
     codes, spec = torch.as_tensor(codes), tokenizer.spec if spec is None else spec
     vectors = spec.discrete and codes.is_floating_point() and codes.dim() == 3
     if tuple(codes.shape[1:]) != spec.shape(1)[1:] and not vectors:
@@ -49,20 +55,28 @@ def decoded(
         low, high = (int(n) for n in codes.aminmax())
         if low < 0 or high >= spec.vocab:
             raise ValueError(f"codes must be in [0, {spec.vocab}), got {low} to {high}")
-    return to_uint8(tokenizer.decode(_for(tokenizer, codes), spec))
+    codes = _for(tokenizer, codes)
+    if depth is not None:
+        return to_uint8(tokenizer.preview(codes, depth, spec))
+    return to_uint8(tokenizer.decode(codes, spec))
 
 
 @torch.inference_mode()
 def preview(
-    tokenizer: ImageTokenizer, step: Step, spec: TokenSpec | None = None
+    tokenizer: ImageTokenizer,
+    step: Step,
+    spec: TokenSpec | None = None,
+    depth: int | None = None,
 ) -> list[Image.Image]:
     """Decode what there is of codes of a `spec`, by default the tokenizer's own: the scales so far,
-    or grey over cells that are not drawn yet."""
+    or grey over cells that are not drawn yet. Not more than the first `depth` levels, if that is
+    given, are shown."""
     grid, *others = tokenizer.gives(spec).grids
     if others:
         codes = _for(tokenizer, step.drawn)
-        return to_pil(to_uint8(tokenizer.preview(codes, step.done, spec)))
-    images = decoded(tokenizer, step.drawn, spec)  # (B, 3, H, W)
+        scales = step.done if depth is None else min(step.done, depth)
+        return to_pil(to_uint8(tokenizer.preview(codes, scales, spec)))
+    images = decoded(tokenizer, step.drawn, spec, depth)  # (B, 3, H, W)
     drawn = step.ready.view(-1, 1, *grid).float()
     cells = nn.functional.interpolate(drawn, images.shape[2:], mode="nearest")
     return to_pil(torch.where(cells > 0, images, torch.full_like(images, 128)))

@@ -53,7 +53,7 @@ from smalti.pipeline.sampling import Sampling, Settings
 from smalti.sampling.noise import Noise
 from smalti.text.encoders import TextEncoder
 from smalti.text.prompts import warn_of_long
-from smalti.tokenizers.base import ImageTokenizer
+from smalti.tokenizers.base import ImageTokenizer, check_levels
 
 ARGUMENTS = (
     *("classes", "text", "negative", "n", "seed", "size", "first", "batch", "known"),
@@ -195,14 +195,18 @@ class Pipeline:
         *,
         first: int = 0,
         every: int | None = None,
+        depth: int | None = None,
         known: Known | None = None,
         **wanted: Unpack[Wanted],
     ) -> Iterator[Partial]:
         """The images of `__call__`, in one batch, every so many steps and at the end; by default
-        every scale, or every 16 codes."""
+        every scale, or every 16 codes. Those on the way are of the first `depth` codes of each
+        position, or scales, all if it is None."""
         if every is None:
             every = 16 if len(self.model.spec.grids) == 1 else 1
         every = whole(every, "every", 1)
+        if depth is not None:
+            check_levels(depth, self.tokenizer.levels)
         (part,) = self._drawing(conditions, wanted).parts(n, first, batch=None)
         for step in stream(self.model, self._request(part, known)):
             done = step.done
@@ -210,7 +214,7 @@ class Pipeline:
                 images = self.decode(step.drawn, part.spec)
                 yield Partial(self.tagged(images, part), done, done)
             elif done % every == 0:
-                yield Partial(preview(self.tokenizer, step, part.spec), done, step.total)
+                yield Partial(preview(self.tokenizer, step, part.spec, depth), done, step.total)
 
     def codes(
         self,
@@ -320,10 +324,16 @@ class Pipeline:
         array (H, W, 3), resized and cropped to its middle as in training."""
         return encoded(self.tokenizer, images)
 
-    def decode(self, codes: Tensor | np.ndarray, spec: TokenSpec | None = None) -> Tensor:
+    def decode(
+        self,
+        codes: Tensor | np.ndarray,
+        spec: TokenSpec | None = None,
+        depth: int | None = None,
+    ) -> Tensor:
         """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W); `spec`
-        says on which grid they are, if not on the model's own."""
-        return decoded(self.tokenizer, codes, spec)
+        says on which grid they are, if not on the model's own. With `depth` a coarser picture, of
+        the first so many codes of each position, or scales."""
+        return decoded(self.tokenizer, codes, spec, depth)
 
     def tagged(self, images: Tensor, part: Part, **more: Json) -> list[Image.Image]:
         """uint8 images (B, 3, H, W) as pictures that say how they were drawn, and `more`."""

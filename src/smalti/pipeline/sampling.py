@@ -40,9 +40,9 @@ class Settings(TypedDict, total=False):
     parallel: float
     rescale: float
     momentum: float
-    temperature: float
-    top_k: int
-    top_p: float
+    temperature: float | tuple[float, ...]
+    top_k: int | tuple[int, ...]
+    top_p: float | tuple[float, ...]
     smooth: bool
     order: str
     known_first: bool | None
@@ -130,6 +130,7 @@ class Sampling:
             value = value_of(self, settings[name])
             if value != settings[name].field.default:
                 raise ValueError(f"{name} {value} is for {why}")
+        self.filters.require(model.depths)
         if model.loop == "masked":
             self.revealed(model).count(model.draws(spec).positions * model.parts)
         if model.solved:

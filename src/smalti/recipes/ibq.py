@@ -178,8 +178,9 @@ def emoji_ibq() -> TokenizerRecipe:
 
 
 def emoji_ibq_ar() -> GeneratorRecipe:
-    """A small IBQ generator on the codes of `emoji_ibq`, as deep as `emoji_llamagen`, and narrower, as
-    the class modulates every layer.
+    """A small IBQ generator on the codes of `emoji_ibq`, as deep as `emoji_llamagen`.
+
+    It is narrower, as the class modulates every layer.
 
     smalti train emoji_ibq_ar --tokenizer runs/emoji-ibq/tokenizer --out runs/emoji-ibq-ar
     """
@@ -203,6 +204,25 @@ def emoji_ibq_ar() -> GeneratorRecipe:
     )
 
 
+def emoji_ibq64() -> TokenizerRecipe:
+    """The tokenizer `emoji_ibq` for 64 pixels: a level more, 8 x 8 codes of 4,096.
+
+    smalti train emoji_ibq64 --out runs/emoji-ibq64
+    """
+    recipe = emoji_ibq()
+    model = replace(recipe.model, size=(64, 64), multipliers=(1, 2, 2), vocab=4096)
+    return replace(recipe, model=model)
+
+
+def emoji_ibq_ar64() -> GeneratorRecipe:
+    """The generator `emoji_ibq_ar` on the codes of `emoji_ibq64`.
+
+    smalti train emoji_ibq_ar64 --tokenizer runs/emoji-ibq64/tokenizer --out runs/emoji-ibq-ar64
+    """
+    recipe = emoji_ibq_ar()
+    return replace(recipe, model=replace(recipe.model, vocab=4096))
+
+
 def emoji_fsq() -> TokenizerRecipe:
     """A small tokenizer of three channels of 8 levels, 512 codes, as wide as `emoji_vqgan`.
 
@@ -220,7 +240,9 @@ def emoji_fsq() -> TokenizerRecipe:
             levels=(8, 8, 8),
             attention=False,
         ),
-        objective=ReconstructionConfig(perceptual="none", gan_weight=0.0),
+        objective=ReconstructionConfig(
+            perceptual="none", gan_weight=0.0, codebook=UNCARED.codebook
+        ),
     )
 
 

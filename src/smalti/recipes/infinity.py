@@ -8,7 +8,7 @@ from smalti.interop.projects.infinity import DRAWN, DRAWN_8B
 from smalti.models.infinity import SIZES, InfinityConfig
 from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, Demo, TextRecipe, TokenizerRecipe
-from smalti.recipes.llamagen import emoji_llamagen
+from smalti.recipes.llamagen import UNCARED, emoji_llamagen
 from smalti.text.byte_words import BytesConfig
 from smalti.text.t5 import T5Config
 from smalti.tokenizers.infinity import InfinityVAEConfig, published, published_d56, schedule
@@ -34,6 +34,7 @@ def infinity_vae(model: InfinityVAEConfig) -> TokenizerRecipe:
             commitment=0.25,
             entropy=0.001,
             gan_weight=1.0,
+            codebook=UNCARED.codebook,
         ),
         train=TrainConfig(
             steps=400_000,
@@ -106,7 +107,9 @@ def emoji_bsq() -> TokenizerRecipe:
             scales=pyramid(1, 2, 3, 4, 6, 8),
             bits=12,
         ),
-        objective=ReconstructionConfig(perceptual="none", gan_weight=0.0, entropy=0.001),
+        objective=ReconstructionConfig(
+            perceptual="none", gan_weight=0.0, entropy=0.001, codebook=UNCARED.codebook
+        ),
         train=TrainConfig(
             steps=1500,
             batch=16,
@@ -221,6 +224,25 @@ def emoji_infinity() -> TextRecipe:
         sampling=Sampling.of(guidance=2.0, temperature=0.9, top_p=0.97),
         train=replace(recipe.train, steps=1650, eval_every=330, preview_every=825, save_every=825),
     )
+
+
+def emoji_bsq64() -> TokenizerRecipe:
+    """The tokenizer `emoji_bsq` for 64 pixels: a level more, the same scales, of 16 bits.
+
+    smalti train emoji_bsq64 --out runs/emoji-bsq64
+    """
+    recipe = emoji_bsq()
+    model = replace(recipe.model, size=(64, 64), multipliers=(1, 2, 2), bits=16)
+    return replace(recipe, model=model)
+
+
+def emoji_infinity64() -> TextRecipe:
+    """The generator `emoji_infinity` on the codes of `emoji_bsq64`, from names too.
+
+    smalti train emoji_infinity64 --tokenizer runs/emoji-bsq64/tokenizer --out runs/emoji-infinity64
+    """
+    recipe = emoji_infinity()
+    return replace(recipe, model=replace(recipe.model, bits=16))
 
 
 DEMO = Demo(

@@ -180,6 +180,15 @@ def emoji_maskbit() -> GeneratorRecipe:
     )
 
 
+def emoji_maskbit64() -> GeneratorRecipe:
+    """The generator `emoji_maskbit` on the codes of `emoji_lfq64`, two groups of 9 bits.
+
+    smalti train emoji_maskbit64 --tokenizer runs/emoji-lfq64/tokenizer --out runs/emoji-maskbit64
+    """
+    recipe = emoji_maskbit()
+    return replace(recipe, model=replace(recipe.model, channels=18, groups=2))
+
+
 DEMO = Demo(
     emoji_lfq,
     emoji_maskbit,

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from smalti import modules
+from smalti.arguments import an
 from smalti.codes import TokenSpec
 from smalti.config import read_json
-from smalti.files import expand
-from smalti.loading import download, load
+from smalti.loading import download, load, load_tokenizer, tokenizer_at
 from smalti.models.generator import Generator
 from smalti.modules import fingerprint, load_module, tokenizer_folder
 from smalti.pipeline.pipeline import Pipeline
@@ -42,7 +42,7 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
     given, wanted = pipe.model.config, recipe.model
     if type(given) is not type(wanted):
         raise ValueError(
-            f"{recipe.init} holds a {modules.name_of(pipe.model)}, which this recipe does not "
+            f"{recipe.init} holds {an(modules.name_of(pipe.model))}, which this recipe does not "
             f"train: it takes {type(wanted).__name__}"
         )
     kinds = ["text" if t else "classes" for t in (pipe.text, isinstance(recipe, TextRecipe))]
@@ -59,7 +59,7 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
 
 def same_but_for_size(recipe: GeneratorRecipe, tokenizer: ImageTokenizer) -> ImageTokenizer:
     """The recipe's tokenizer, which must be the pipeline's, perhaps for images of another size."""
-    other, _ = load_module(tokenizer_folder(expand(recipe.tokenizer)), modules.TOKENIZERS)
+    other = load_tokenizer(recipe.tokenizer, "cpu")
     sized = copy.copy(tokenizer)
     if type(other.config) is type(tokenizer.config):
         sizes = [f.name for f in fields(other.config) if f.name in ("size", "scales")]
@@ -80,12 +80,12 @@ def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> ImageTokenizer:
     Raises ValueError if there is none, if it is of another kind than the recipe's, or if the run
     began from another.
     """
-    folder = expand(recipe.init)
-    folder = tokenizer_folder(folder if folder.is_dir() else download(recipe.init))
+    folder = tokenizer_at(recipe.init)
+    folder = folder if folder.is_dir() else tokenizer_folder(download(recipe.init))
     model, _ = load_module(folder, modules.TOKENIZERS)
     if type(model.config) is not type(recipe.model):
         raise ValueError(
-            f"{recipe.init} holds a {modules.name_of(model)}, which this recipe does not train: "
+            f"{recipe.init} holds {an(modules.name_of(model))}, which this recipe does not train: "
             f"it takes {type(recipe.model).__name__}"
         )
     require_same(out, recipe.init, fingerprint(model))

@@ -22,8 +22,9 @@ from smalti.eval.codebook import baseline_bits, histograms
 from smalti.eval.likelihood import likelihood
 from smalti.eval.matching import matching
 from smalti.files import expand
+from smalti.loading import load_tokenizer
 from smalti.models.generator import Generator, GeneratorConfig
-from smalti.modules import fingerprint, load_module, tokenizer_folder
+from smalti.modules import fingerprint
 from smalti.pictures import named_grid, save_png, to_pil
 from smalti.pipeline.pipeline import Pipeline, check_pipeline
 from smalti.progress import say
@@ -182,6 +183,8 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
         config = fitted(recipe.model, tokenizer, len(classes), encoder)
         model = fresh(config, learned, recipe.train.seed)
         model.learn_from(tokenizer)
+        if encoder is not None:
+            model.learn_text(encoder)
     sampling = begun.sampling if begun else recipe.sampling
     if model.any_order and not begun and one_order:
         sampling = sampling.changed(known_first=False)  # it learns a single order
@@ -239,8 +242,7 @@ def open_tokenizer(recipe: GeneratorRecipe, world: World) -> ImageTokenizer:
     """The recipe's tokenizer, on the device of the run."""
     if not recipe.tokenizer:
         raise ValueError("a generator needs --tokenizer DIR, a folder made by training a tokenizer")
-    folder = tokenizer_folder(expand(recipe.tokenizer))
-    return load_module(folder, modules.TOKENIZERS, world.device)[0]
+    return load_tokenizer(recipe.tokenizer, world.device)
 
 
 def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> TextEncoder | None:

@@ -154,9 +154,13 @@ def spread(indices: Sequence[int] | np.ndarray, n: int) -> list[int]:
 
 
 @torch.inference_mode()
-def comparison(model: ImageTokenizer, images: torch.Tensor) -> Image.Image:
-    """Images (B, 3, H, W) uint8 and what comes back: rows of originals over reconstructions."""
-    back = to_uint8(model.decode(model.encode(to_float(images))))
+def comparison(
+    model: ImageTokenizer, images: torch.Tensor, depth: int | None = None
+) -> Image.Image:
+    """Images (B, 3, H, W) uint8 and what comes back, of the first `depth` scales or depths, all if
+    None: rows of originals over reconstructions."""
+    codes = model.encode(to_float(images))
+    back = to_uint8(model.decode(codes) if depth is None else model.preview(codes, depth))
     rows: list[Image.Image] = []
     for i in range(0, len(images), 8):
         rows += to_pil(images[i : i + 8]) + to_pil(back[i : i + 8])

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,38 +18,89 @@ from torch import Tensor
 from smalti.config import check
 
 MIN_TEMPERATURE = 1e-5
+EACH = ("temperature", "top_k", "top_p")
+"""Filters that may have a value for each code of a position."""
 
 
 @dataclass(frozen=True)
 class Filters:
     """How to draw from logits. Raises ValueError for a value out of range."""
 
-    temperature: float = 1.0
+    temperature: float | tuple[float, ...] = 1.0
     """Below 1 draws likelier codes, above 1 more varied ones; 0 means 1e-5, which is greedy but for
-    exact ties."""
-    top_k: int = 0
+    exact ties. A model of several codes at a position takes one value, or one for each of them; so
+    it does of top_k and top_p."""
+    top_k: int | tuple[int, ...] = 0
     """Draw from the k likeliest codes; 0 draws from all."""
-    top_p: float = 1.0
+    top_p: float | tuple[float, ...] = 1.0
     """Draw from the likeliest codes that hold this probability mass; 1 draws from all."""
     smooth: bool = False
     """Multi-scale models: draw mixtures of codes, sharper from scale to scale, for a smoother
     picture (VAR's more_smooth)."""
 
     def __post_init__(self) -> None:
+        for name in EACH:
+            if isinstance(value := getattr(self, name), list):  # of a file
+                object.__setattr__(self, name, tuple(cast(list[float], value)))
+        if counts := {len(values) for values in self.several.values()}:
+            if 0 in counts or len(counts) > 1:
+                given = "; ".join(f"{name} {words(v)}" for name, v in self.several.items())
+                raise ValueError(
+                    f"filters must have as many values each, at least one, got {given}"
+                )
+            for depth in range(counts.pop()):
+                self.one(depth)  # which checks its values
+            return
         check(self, amounts=("temperature",))
-        if self.top_k < 0:
+        if cast(int, self.top_k) < 0:
             raise ValueError(f"top_k must be 0 (off) or more, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
+        if not 0 < cast(float, self.top_p) <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+    @property
+    def several(self) -> dict[str, tuple[float, ...]]:
+        """The filters that have a value for each code of a position."""
+        return {name: v for name in EACH if isinstance(v := getattr(self, name), tuple)}
+
+    def one(self, depth: int) -> Filters:
+        """Those of one of the codes of a position."""
+        found: dict[str, Any] = {name: values[depth] for name, values in self.several.items()}
+        return replace(self, **found) if found else self
+
+    def require(self, depths: int) -> None:
+        """Raise ValueError if they are for another number of codes of a position."""
+        for name, values in self.several.items():
+            if len(values) != depths:
+                each = f", or one for each of the {depths} codes of a position" * (depths > 1)
+                raise ValueError(f"{name} must be one value{each}, got {words(values)}")
+
+    def at(self, depth: int, depths: int) -> Filters:
+        """Those of one of so many codes of a position. Raises ValueError as `require` does."""
+        self.require(depths)
+        return self.one(depth)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Filtered logits (..., V) in float32; dropped codes are -inf."""
-        logits = logits.float() / max(self.temperature, MIN_TEMPERATURE)
-        return keep_top_p(keep_top_k(logits, self.top_k), self.top_p)
+        temperature, top_k, top_p = self.numbers
+        logits = logits.float() / max(temperature, MIN_TEMPERATURE)
+        return keep_top_p(keep_top_k(logits, top_k), top_p)
+
+    @property
+    def numbers(self) -> tuple[float, int, float]:
+        """Temperature, top-k and top-p, each one value. Raises ValueError as `require` does."""
+        self.require(1)
+        one = self.one(0)
+        return cast(float, one.temperature), cast(int, one.top_k), cast(float, one.top_p)
+
+
+def words(values: Sequence[float]) -> str:
+    """Numbers as they are typed on the command line."""
+    return ",".join(map(str, values))
 
 
 class RowFilters(NamedTuple):
-    """The filters of rows that are drawn together, each by its own request."""
+    """The filters of rows that are drawn together, each by its own request. Where one of them has
+    values for each of G codes of a position, all are (B, G)."""
 
     temperature: Tensor
     """(B,)."""
@@ -66,11 +117,27 @@ class RowFilters(NamedTuple):
         smooth = {f.smooth for f in filters}
         if len(smooth) != 1:
             raise ValueError("rows that are drawn together are all smooth, or none of them is")
+        counts = {len(values) for f in filters for values in f.several.values()}
+        if len(counts) > 1:
+            raise ValueError("rows that are drawn together have as many codes at a position")
+        depths = range(max(counts, default=1))
+        table = [[f.one(d).numbers for d in depths] for f in filters]  # (B, G) of three numbers
+        columns = [
+            torch.tensor([[numbers[i] for numbers in row] for row in table], device=device)
+            for i in range(len(EACH))
+        ]
+        temperature, top_k, top_p = columns if counts else (c.squeeze(1) for c in columns)
+        return RowFilters(temperature, top_k, top_p, smooth.pop())
+
+    def at(self, depth: int, depths: int) -> RowFilters:
+        """Those of one of so many codes of a position. Raises ValueError if they are for another
+        number."""
+        if self.top_k.dim() == 1:
+            return self
+        if self.top_k.shape[1] != depths:
+            raise ValueError(f"filters are for {self.top_k.shape[1]} codes, not for {depths}")
         return RowFilters(
-            torch.tensor([f.temperature for f in filters], device=device),
-            torch.tensor([f.top_k for f in filters], device=device),
-            torch.tensor([f.top_p for f in filters], device=device),
-            smooth.pop(),
+            self.temperature[:, depth], self.top_k[:, depth], self.top_p[:, depth], self.smooth
         )
 
     def __call__(self, logits: Tensor) -> Tensor:

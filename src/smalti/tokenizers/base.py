@@ -110,8 +110,16 @@ class ImageTokenizer(nn.Module):
         """Codes (B, N, *trailing) to images (B, 3, H, W), about [-1, 1]."""
         raise NotImplementedError
 
-    def preview(self, codes: Tensor, scales: int, spec: TokenSpec | None = None) -> Tensor:
-        """Images of the first `scales` scales of codes; of a tokenizer of one grid, of all."""
+    @property
+    def levels(self) -> int:
+        """How many parts its codes have of which the first alone are a coarser picture: scales, or
+        the depths of a position; 1 where only all codes are one."""
+        return 1
+
+    def preview(self, codes: Tensor, levels: int, spec: TokenSpec | None = None) -> Tensor:
+        """Images of the first `levels` levels of codes. Raises ValueError unless there are so
+        many."""
+        check_levels(levels, self.levels)
         return self.decode(codes, spec)
 
     def rescale(self, std: float) -> dict[str, float]:
@@ -130,6 +138,12 @@ class Reconstruction(NamedTuple):
     latent: Tensor
     """(B, C, h, w) before quantization."""
     quantized: Quantized
+
+
+def check_levels(levels: int, most: int) -> None:
+    """Raise ValueError unless codes of `most` levels, scales or depths, have so many."""
+    if not 1 <= levels <= most:
+        raise ValueError(f"depth must be from 1 to {most}, got {levels}")
 
 
 def check_images(images: Tensor, size: tuple[int, int]) -> None:

@@ -14,63 +14,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder
-from smalti.tokenizers.base import (
-    ImageTokenizer,
-    Reconstruction,
-    TokenizerConfig,
-    check_images,
-    check_latent,
-)
+from smalti.tokenizers.one_grid import ConvConfig, ConvTokenizer
 from smalti.tokenizers.quantize.ibq import IndexPropagation
 
 
 @dataclass(frozen=True)
-class IBQTokenizerConfig(TokenizerConfig):
-    patch: int = 1
-    """Pixels of each side folded into channels before the first convolution; 1 as published, 2
-    makes small models several times faster."""
-    channels: int = 128
-    """Width of the first level."""
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    """Width of each level as a multiple of `channels`; each but the last halves the size."""
-    decoder_multipliers: tuple[int, ...] = ()
-    """The same for the decoder's levels, as many; () = those of the encoder."""
+class IBQTokenizerConfig(ConvConfig):
     blocks: int = 4
     """Residual blocks per level in the encoder; the decoder has one more."""
-    latent: int = 256
-    """Channels Z between the convolutions and the codebook."""
     vocab: int = 16384
     """Codebook entries."""
     dim: int = 256
     """Codebook dimensions C."""
     temperature: float = 0.01
     """Of the softmax whose entropy the entropy loss takes."""
-    attention: bool = True
-    """Attention in the middle of encoder and decoder, and at the levels of `attention_at`."""
     attention_at: tuple[int, ...] = (16,)
     """Pixels per cell, along one side, of the levels with attention."""
-    dropout: float = 0.0
-    """Dropout inside the residual blocks."""
 
     def __post_init__(self) -> None:
-        autoencoder.check_shape(self)
+        super().__post_init__()
         check(self, several=("vocab",), positive=("dim",), above_zero=("temperature",))
 
     @property
-    def factor(self) -> int:
-        """Image pixels per code, along one side."""
-        return autoencoder.factor(self)
-
-    @property
     def spec(self) -> TokenSpec:
-        h, w = self.size
-        return TokenSpec(((h // self.factor, w // self.factor),), self.vocab)
+        return TokenSpec((self.grid,), self.vocab)
 
     @property
     def attends(self) -> list[int]:
@@ -80,10 +52,8 @@ class IBQTokenizerConfig(TokenizerConfig):
         return found if self.attention else []
 
 
-class IBQTokenizer(ImageTokenizer):
+class IBQTokenizer(ConvTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, h * w), row by row, and back."""
-
-    any_grid = True
 
     def __init__(self, config: IBQTokenizerConfig) -> None:
         super().__init__()
@@ -97,30 +67,6 @@ class IBQTokenizer(ImageTokenizer):
     @property
     def codebook(self) -> nn.Module:
         return self.quantize
-
-    def latent(self, images: Tensor) -> Tensor:
-        """(B, C, h, w) before quantization."""
-        return self.quant_conv(self.encoder(images))
-
-    def render(self, latent: Tensor) -> Tensor:
-        """Codebook vectors (B, C, h, w) to images (B, 3, H, W), not clamped."""
-        return self.decoder(self.post_quant_conv(latent))
-
-    def forward(self, images: Tensor, entropy: bool = False) -> Reconstruction:
-        z = self.latent(images)  # (B, C, h, w)
-        quantized = self.quantize(z, entropy)
-        return Reconstruction(self.render(quantized.latent.to(z.dtype)), z, quantized)
-
-    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """Images (B, 3, H, W) to codes (B, h * w). Raises ValueError for images of another size
-        than that of `spec`."""
-        check_images(images, self.size_of(spec))
-        return self.quantize.encode(check_latent(self.latent(images))).flatten(1)
-
-    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """Codes (B, h * w) to images (B, 3, H, W), about [-1, 1], not clamped."""
-        grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w)
-        return self.render(self.quantize.decode(grid))
 
 
 def tiny() -> IBQTokenizerConfig:

@@ -224,8 +224,12 @@ class InfinityVAE(ImageTokenizer):
         [-1, 1], not clamped; of the first `scales` scales, which is all if None."""
         return self.render(self.quantize.decode(codes, scales, self.gives(spec).grids))
 
-    def preview(self, codes: Tensor, scales: int, spec: TokenSpec | None = None) -> Tensor:
-        return self.decode(codes, spec, scales)
+    @property
+    def levels(self) -> int:
+        return len(self.spec.grids)
+
+    def preview(self, codes: Tensor, levels: int, spec: TokenSpec | None = None) -> Tensor:
+        return self.decode(codes, spec, levels)
 
 
 def groups(channels: int) -> int:

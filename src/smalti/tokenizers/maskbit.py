@@ -19,19 +19,13 @@ from torch.nn import functional as F
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn.conv import Downsample, group_norm
-from smalti.tokenizers.base import (
-    ImageTokenizer,
-    Reconstruction,
-    TokenizerConfig,
-    check_images,
-    check_latent,
-)
 from smalti.tokenizers.maskgit_vqgan import Decoder, Level, blocks
+from smalti.tokenizers.one_grid import GridConfig, GridTokenizer, check_levels
 from smalti.tokenizers.quantize.lfq import LookupFree
 
 
 @dataclass(frozen=True)
-class MaskBitVQGANConfig(TokenizerConfig):
+class MaskBitVQGANConfig(GridConfig):
     channels: int = 128
     """Width of the first level."""
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
@@ -60,12 +54,7 @@ class MaskBitVQGANConfig(TokenizerConfig):
             above_zero=("temperature",),
             amounts=("entropy_rate",),
         )
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(
-                f"multipliers must be one or more positive integers, got {self.multipliers}"
-            )
-        if any(s % self.factor for s in self.size):
-            raise ValueError(f"size must be multiples of {self.factor} pixels, got {self.size}")
+        check_levels(self)
 
     @property
     def factor(self) -> int:
@@ -79,8 +68,7 @@ class MaskBitVQGANConfig(TokenizerConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        h, w = self.size
-        return TokenSpec(((h // self.factor, w // self.factor),), 2, channels=self.bits)
+        return TokenSpec((self.grid,), 2, channels=self.bits)
 
 
 class Encoder(nn.Module):
@@ -108,10 +96,8 @@ class Encoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
-class MaskBitVQGAN(ImageTokenizer):
+class MaskBitVQGAN(GridTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to bits (B, h * w, K), row by row, and back."""
-
-    any_grid = True
 
     def __init__(self, config: MaskBitVQGANConfig) -> None:
         super().__init__()
@@ -134,22 +120,6 @@ class MaskBitVQGAN(ImageTokenizer):
     def render(self, latent: Tensor) -> Tensor:
         """Latents (B, K, h, w) of -1 and 1 to images (B, 3, H, W), not clamped."""
         return self.decoder(latent) * 2 - 1
-
-    def forward(self, images: Tensor, entropy: bool = False) -> Reconstruction:
-        z = self.latent(images)  # (B, K, h, w)
-        quantized = self.quantize(z, entropy)
-        return Reconstruction(self.render(quantized.latent.to(z.dtype)), z, quantized)
-
-    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """Images (B, 3, H, W) to bits (B, h * w, K). Raises ValueError for images of another size
-        than that of `spec`."""
-        check_images(images, self.size_of(spec))
-        return self.quantize.encode(check_latent(self.latent(images))).flatten(1, 2)
-
-    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """Bits (B, h * w, K) to images (B, 3, H, W), about [-1, 1], not clamped."""
-        grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w, K)
-        return self.render(self.quantize.decode(grid))
 
 
 def tiny() -> MaskBitVQGANConfig:

@@ -21,18 +21,12 @@ from torch.nn import functional as F
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn.conv import Upsample, group_norm
-from smalti.tokenizers.base import (
-    ImageTokenizer,
-    Reconstruction,
-    TokenizerConfig,
-    check_images,
-    check_latent,
-)
+from smalti.tokenizers.one_grid import GridConfig, GridTokenizer, check_levels
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
 
 @dataclass(frozen=True)
-class MaskGITVQGANConfig(TokenizerConfig):
+class MaskGITVQGANConfig(GridConfig):
     channels: int = 128
     """Width of the first level."""
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
@@ -54,12 +48,7 @@ class MaskGITVQGANConfig(TokenizerConfig):
             positive=("channels", "blocks", "dim"),
             rates=("dropout",),
         )
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(
-                f"multipliers must be one or more positive integers, got {self.multipliers}"
-            )
-        if any(s % self.factor for s in self.size):
-            raise ValueError(f"size must be multiples of {self.factor} pixels, got {self.size}")
+        check_levels(self)
 
     @property
     def factor(self) -> int:
@@ -68,8 +57,7 @@ class MaskGITVQGANConfig(TokenizerConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        h, w = self.size
-        return TokenSpec(((h // self.factor, w // self.factor),), self.vocab)
+        return TokenSpec((self.grid,), self.vocab)
 
 
 class Block(nn.Module):
@@ -169,10 +157,8 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
-class MaskGITVQGAN(ImageTokenizer):
+class MaskGITVQGAN(GridTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, h * w), row by row, and back."""
-
-    any_grid = True
 
     def __init__(self, config: MaskGITVQGANConfig) -> None:
         super().__init__()
@@ -194,21 +180,9 @@ class MaskGITVQGAN(ImageTokenizer):
         """Codebook vectors (B, C, h, w) to images (B, 3, H, W), not clamped, as training needs."""
         return self.decoder(latent) * 2 - 1
 
-    def forward(self, images: Tensor, entropy: bool = False) -> Reconstruction:
-        z = self.latent(images)  # (B, C, h, w)
-        quantized = self.quantize(z, entropy)
-        return Reconstruction(self.render(quantized.latent.to(z.dtype)), z, quantized)
-
-    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """Images (B, 3, H, W) to codes (B, h * w). Raises ValueError for images of another size
-        than that of `spec`."""
-        check_images(images, self.size_of(spec))
-        return self.quantize.encode(check_latent(self.latent(images))).flatten(1)
-
     def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, h * w) to images (B, 3, H, W), clamped to [-1, 1]."""
-        grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w)
-        return self.render(self.quantize.decode(grid)).clamp(-1, 1)
+        return super().decode(codes, spec).clamp(-1, 1)
 
 
 def tiny() -> MaskGITVQGANConfig:

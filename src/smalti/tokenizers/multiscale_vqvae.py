@@ -141,8 +141,12 @@ class MultiScaleVQVAE(ImageTokenizer):
         self.gives(spec)
         return self.render(self.quantize.decode(codes, scales))
 
-    def preview(self, codes: Tensor, scales: int, spec: TokenSpec | None = None) -> Tensor:
-        return self.decode(codes, spec, scales)
+    @property
+    def levels(self) -> int:
+        return len(self.spec.grids)
+
+    def preview(self, codes: Tensor, levels: int, spec: TokenSpec | None = None) -> Tensor:
+        return self.decode(codes, spec, levels)
 
 
 def tiny() -> MultiScaleConfig:

@@ -24,13 +24,7 @@ from torch.nn import functional as F
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn.conv import group_norm
-from smalti.tokenizers.base import (
-    ImageTokenizer,
-    Reconstruction,
-    TokenizerConfig,
-    check_images,
-    check_latent,
-)
+from smalti.tokenizers.one_grid import GridConfig, GridTokenizer, check_levels
 from smalti.tokenizers.quantize.lfq import LookupFree
 
 EPS = 1e-6
@@ -38,7 +32,7 @@ EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class OpenMAGVIT2LFQConfig(TokenizerConfig):
+class OpenMAGVIT2LFQConfig(GridConfig):
     patch: int = 1
     """Pixels of each side folded into channels before the first convolution; 1 as published, 2
     makes small models several times faster."""
@@ -56,12 +50,7 @@ class OpenMAGVIT2LFQConfig(TokenizerConfig):
     def __post_init__(self) -> None:
         positive = ("patch", "channels", "blocks", "bits", "entropy_group")
         check(self, pairs=("size",), positive=positive)
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(
-                f"multipliers must be one or more positive integers, got {self.multipliers}"
-            )
-        if any(s % self.factor for s in self.size):
-            raise ValueError(f"size must be multiples of {self.factor} pixels, got {self.size}")
+        check_levels(self)
 
     @property
     def factor(self) -> int:
@@ -70,8 +59,7 @@ class OpenMAGVIT2LFQConfig(TokenizerConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        h, w = self.size
-        return TokenSpec(((h // self.factor, w // self.factor),), 2, channels=self.bits)
+        return TokenSpec((self.grid,), 2, channels=self.bits)
 
 
 class Block(nn.Module):
@@ -200,10 +188,8 @@ class Decoder(nn.Module):
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)
 
 
-class OpenMAGVIT2LFQ(ImageTokenizer):
+class OpenMAGVIT2LFQ(GridTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to bits (B, h * w, K), row by row, and back."""
-
-    any_grid = True
 
     def __init__(self, config: OpenMAGVIT2LFQConfig) -> None:
         super().__init__()
@@ -219,22 +205,6 @@ class OpenMAGVIT2LFQ(ImageTokenizer):
     def render(self, latent: Tensor) -> Tensor:
         """Latents (B, K, h, w) of -1 and 1 to images (B, 3, H, W), not clamped."""
         return self.decoder(latent)
-
-    def forward(self, images: Tensor, entropy: bool = False) -> Reconstruction:
-        z = self.latent(images)  # (B, K, h, w)
-        quantized = self.quantize(z, entropy)
-        return Reconstruction(self.render(quantized.latent.to(z.dtype)), z, quantized)
-
-    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """Images (B, 3, H, W) to bits (B, h * w, K). Raises ValueError for images of another size
-        than that of `spec`."""
-        check_images(images, self.size_of(spec))
-        return self.quantize.encode(check_latent(self.latent(images))).flatten(1, 2)
-
-    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """Bits (B, h * w, K) to images (B, 3, H, W), about [-1, 1], not clamped."""
-        grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w, K)
-        return self.render(self.quantize.decode(grid))
 
 
 def tiny() -> OpenMAGVIT2LFQConfig:

@@ -15,18 +15,12 @@ from torch import Tensor, nn
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.tokenizers.base import (
-    ImageTokenizer,
-    Reconstruction,
-    TokenizerConfig,
-    check_images,
-    check_latent,
-)
+from smalti.tokenizers.one_grid import GridConfig, GridTokenizer
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
 
 @dataclass(frozen=True)
-class PaletteConfig(TokenizerConfig):
+class PaletteConfig(GridConfig):
     vocab: int = 512
     """Colours V."""
 
@@ -43,10 +37,8 @@ class PaletteConfig(TokenizerConfig):
         return TokenSpec((self.size,), self.vocab)
 
 
-class Palette(ImageTokenizer):
+class Palette(GridTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, H * W), row by row, and back."""
-
-    any_grid = True
 
     def __init__(self, config: PaletteConfig) -> None:
         super().__init__()
@@ -64,20 +56,6 @@ class Palette(ImageTokenizer):
     def render(self, latent: Tensor) -> Tensor:
         """The colours themselves, (B, 3, H, W)."""
         return latent
-
-    def forward(self, images: Tensor, entropy: bool = False) -> Reconstruction:
-        quantized = self.quantize(images, entropy)
-        return Reconstruction(quantized.latent.to(images.dtype), images, quantized)
-
-    def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """Images (B, 3, H, W) to codes (B, H * W). Raises ValueError for images of another size
-        than that of `spec`."""
-        check_images(images, self.size_of(spec))
-        return self.quantize.encode(check_latent(images)).flatten(1)
-
-    def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """Codes (B, H * W) to images (B, 3, H, W)."""
-        return self.quantize.decode(codes.unflatten(1, self.gives(spec).grids[0]))
 
 
 def tiny() -> PaletteConfig:

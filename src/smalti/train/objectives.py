@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from smalti.arguments import an
 from smalti.config import check
 from smalti.data.transforms import to_float
 from smalti.sampling.noise import Noise
@@ -169,6 +170,11 @@ class PictureConfig:
     gan_layers: int = 3
     """Layers of the discriminator after the first."""
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """The fields that do nothing as the others stand, and the field that each is a part of."""
+        return {}
+
     def objective(self, model: Any, seed: int, steps: int, begun: bool = False) -> Any:
         """What a tokenizer minimises in so many steps; one that has `begun` knows its codes."""
         raise NotImplementedError
@@ -186,20 +192,31 @@ class ReconstructionConfig(PictureConfig):
     """Pulls codes and latents together, of quantizers in which a latent moves all codes."""
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """The fields that do nothing as the others stand, and the field that each is a part of."""
+        return {f"codebook.{name}": f"codebook.{of}" for name, of in self.codebook.idle.items()}
+
     def objective(
         self, model: Any, seed: int, steps: int, begun: bool = False
     ) -> ReconstructionObjective:
         """What a tokenizer minimises in so many steps; one that has `begun` knows its codes.
 
         Raises ValueError if there would be no codebook by the end, or nothing to learn before it,
-        or if care is asked for where no table is.
+        or if care is asked for where no table is, or of several scales where there is one.
         """
         care = replace(self.codebook, kmeans=False) if begun else self.codebook
         if model.codebook is None and self.codebook.chosen:
             raise ValueError(
-                "objective.codebook is care for a table of codes, which a "
-                f"{type(model).__name__} does not have, got {self.codebook}"
+                "objective.codebook is care for a table of codes, which "
+                f"{an(type(model).__name__)} does not have, got {self.codebook}"
             )
+        if model.codebook is not None and self.codebook.share != CodebookConfig.share:
+            if len(model.spec.grids) == 1:
+                raise ValueError(
+                    "objective.codebook.share is of several scales, of which "
+                    f"{an(type(model).__name__)} has one, got {self.codebook.share}"
+                )
         if model.codebook is not None and care.kmeans and care.warmup >= steps:
             raise ValueError(
                 f"objective.codebook.warmup must be below train.steps {steps}, got {care.warmup}"
@@ -311,7 +328,8 @@ class ReconstructionObjective(PictureObjective):
         self.config = config
         self.care = self.meter = None
         if model.codebook is not None:
-            self.care = CodebookCare(model.codebook, config.codebook, seed, model.spec.grids)
+            spec = model.spec
+            self.care = CodebookCare(model.codebook, config.codebook, seed, spec.grids, spec.depth)
             self.shown = ("usage", *(f"usage_{name}" for name in self.care.names))
         else:
             self.meter, self.shown = CodeMeter(model.spec), ("usage",)
@@ -327,6 +345,7 @@ class ReconstructionObjective(PictureObjective):
         z = self.model.latent(images)  # (B, C, h, w)
         if care is not None:
             # before the codebook is used: a graph must not see its rows change
+            care.settle(self.model.codebook)
             care.restart(self.model.codebook, z.detach(), step)
         quantized = self.model.quantize(z, entropy=config.entropy > 0)
         out = self.model.render(quantized.latent.to(z.dtype))
@@ -338,11 +357,16 @@ class ReconstructionObjective(PictureObjective):
             "entropy": config.entropy,
             "joint": config.joint,
         }
+        if config.codebook.decay:  # codes are averages, which no gradient moves
+            weights["codebook"] = 0.0
         for name, loss in quantized.losses.items():
-            total = total + weights[name] * loss
+            if weights[name]:
+                total = total + weights[name] * loss
             logs[name] = loss.detach()
         totals = self._judged(step, images, out, reconstruction, total, logs)
         logs["loss"] = total.detach()
+        if care is not None:
+            care.average(self.model.codebook, z.detach(), quantized.codes)
         if (meter := care or self.meter) is not None:
             meter.observe(quantized.codes)
             logs |= meter.meters()

@@ -20,7 +20,8 @@ PROJECTS: dict[str, Project] = {
 FILES = """
 A FILE is a checkpoint of torch (.pt, .pth, .bin, .ckpt), a .safetensors file, or the index of a
 checkpoint in shards (.index.json) or its folder. Nothing that is in it is run. What is on the hub
-needs no command: smalti sample OWNER/NAME/FILE converts it once and keeps it.
+needs no command: smalti sample OWNER/NAME/FILE converts it once and keeps it, and so does
+--tokenizer OWNER/NAME/FILE with a tokenizer.
 
 smalti convert PROJECT --help shows every option."""
 
@@ -35,5 +36,7 @@ def overview() -> str:
         words = (project.options.__doc__ or "").splitlines()[0].partition(";")[0]
         lines.append(f"  {name:14} {words}")
         for repo, published in project.repositories.items():
-            lines.append(f"  {'':14} on the hub: {repo}/{published.models[0]}, ...")
+            first, *others = published.models or published.tokenizers
+            more = ", ..." if others or published.models else ""
+            lines.append(f"  {'':14} on the hub: {repo}/{first}{more}")
     return "\n".join(lines) + "\n" + FILES

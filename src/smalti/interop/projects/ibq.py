@@ -12,23 +12,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
 
 from torch import Tensor
 
 from smalti.interop.lightning import read_lightning
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.project import Part, Project, sized
-from smalti.interop.projects.llamagen import ffn_settings
+from smalti.interop.project import Part, Project, at_size
 from smalti.interop.projects.var import vae_state
-from smalti.interop.saved import Dtype, Repository, pair
+from smalti.interop.saved import Repository, pair
+from smalti.interop.seed_voken import Published, VokenFiles
 from smalti.interop.tensor_shapes import count, shape
 from smalti.models.ibq import IBQ, SIZES, IBQConfig
 from smalti.pipeline.sampling import Sampling
 from smalti.tokenizers.ibq import IBQTokenizer, IBQTokenizerConfig
 
 NAME = "IBQ"
+LLAMAS = Published(NAME, SIZES)
 
 PUBLISHED = {
     "B": Sampling.of(guidance=2.25, temperature=1.1),
@@ -40,25 +39,11 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class IBQFiles:
+class IBQFiles(VokenFiles):
     """A tokenizer and a generator of IBQ as a pipeline; without --model, the tokenizer alone.
 
     smalti convert ibq --tokenizer imagenet256_16384.ckpt --model AR_256_B.ckpt --out ibq-b
     """
-
-    tokenizer: Path
-    """Checkpoint of the tokenizer, or of a generator, which holds it too."""
-    model: Path | None = None
-    """Checkpoint of the generator."""
-    size: str = "256"
-    """Pixels of an image, 256 or height x width, 256x384."""
-    heads: int | None = None
-    """Attention heads; needed for sizes that were never published."""
-    weights: Literal["ema", "model"] | None = None
-    """The moving average, or the weights as trained; of the generator where there is one, else of
-    the tokenizer; default: the average where the file has one, as a pipeline's tokenizer is."""
-    dtype: Dtype = "stored"
-    """Of the generator's weights in the pipeline."""
 
 
 # -- configurations
@@ -106,34 +91,14 @@ def ar_sizes(checkpoint: Checkpoint, grid: tuple[int, int], heads: int | None = 
         )
     vocab, dim = _shape(checkpoint, "tok_emb.weight", 2)
     layers = count(checkpoint, "blocks.")
-    size = size_name(layers, dim)
-    if not heads and not size:
-        raise ValueError(
-            f"{checkpoint.path}: no published model has {layers} layers of width {dim}; "
-            "give --heads"
-        )
-    width = _shape(checkpoint, "blocks.0.feed_forward.w1.weight", 2)[0]
-    multiple_of, multiplier = ffn_settings(dim, width)
-    if multiplier != 1:
-        raise ValueError(
-            f"{checkpoint.path}: feed-forwards of width {dim} are no {NAME}'s, got {width}"
-        )
+    llama = LLAMAS.llama(checkpoint, "blocks.", layers, dim, heads)
     return IBQConfig(
         grid=grid,
         vocab=vocab,
         classes=_shape(checkpoint, "class_emb.embedding_table.weight", 2)[0] - 1,
-        layers=layers,
-        heads=heads or SIZES[size]["heads"],
-        dim=dim,
-        multiple_of=multiple_of,
+        **llama,
         shared_adaln="shared_ada_lin.1.weight" in checkpoint.state,
     )
-
-
-def size_name(layers: int, dim: int) -> str:
-    """The name of a published size; "" if there is none."""
-    found = [name for name, s in SIZES.items() if (s["layers"], s["dim"]) == (layers, dim)]
-    return found[0] if found else ""
 
 
 def _shape(checkpoint: Checkpoint, name: str, axes: int) -> tuple[int, ...]:
@@ -180,10 +145,6 @@ def _generator(checkpoint: Checkpoint, options: IBQFiles, codes: IBQTokenizerCon
     return config
 
 
-def _alone(codes: Any, checkpoint: Checkpoint, options: IBQFiles) -> Any:
-    return sized(codes, pair("--size", options.size, codes.factor))
-
-
 TOKENIZER = Part(
     title="an IBQ tokenizer",
     marks=("encoder.mid.attn_1.q.", "quantize.embedding.", "post_quant_conv."),
@@ -208,13 +169,21 @@ HOME = "TencentARC/IBQ-Tokenizer-16384"
 PROJECT = Project(
     options=IBQFiles,
     tokenizer=TOKENIZER,
-    alone=_alone,
+    alone=at_size,
     model=MODEL,
-    sampling=lambda config: PUBLISHED[size_name(config.layers, config.dim) or "B"],
+    sampling=lambda config: PUBLISHED[LLAMAS.name(config.layers, config.dim) or "B"],
     repositories={
         f"TencentARC/IBQ-AR-{size}": Repository(
             ("imagenet256_16384.ckpt",), (f"AR_256_{size}.ckpt",), HOME
         )
         for size in SIZES
+    }
+    | {
+        f"TencentARC/IBQ-Tokenizer-{vocab}": Repository((f"imagenet256_{vocab}.ckpt",))
+        for vocab in (1024, 8192, 16384, 262144)
+    }
+    | {
+        f"TencentARC/IBQ-Tokenizer-{vocab}-Pretrain": Repository((f"IBQ_pretrain_{vocab}.ckpt",))
+        for vocab in (16384, 262144)
     },
 )

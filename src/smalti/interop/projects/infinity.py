@@ -360,7 +360,12 @@ PROJECT = Project(
     text=lambda config, options: T5(T5Config(options.text, config.text_length, config.text_dim)),
     repositories={
         "FoundationVision/Infinity": Repository(
-            TOKENIZERS, ("infinity_2b_reg.pth", "infinity_125M_256x256.pth")
+            TOKENIZERS,
+            ("infinity_2b_reg.pth", "infinity_125M_256x256.pth", "infinity_8b_weights"),
+            learned=(
+                ("infinity_125M_256x256.pth", "infinity_vae_d16.pth"),
+                ("infinity_8b_weights", "infinity_vae_d56_f8_14_patchify.pth"),
+            ),
         ),
     },
 )

@@ -24,7 +24,7 @@ from torch import Tensor
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, sized
 from smalti.interop.saved import Dtype, Repository, pair
-from smalti.interop.tensor_shapes import count, option, shape
+from smalti.interop.tensor_shapes import count, ffn_settings, option, shape
 from smalti.models.llamagen import SIZES, LlamaGen, LlamaGenConfig
 from smalti.pipeline.sampling import Sampling
 from smalti.text.t5 import T5, T5Config
@@ -46,7 +46,8 @@ class LlamaGenFiles:
     model: Path | None = None
     """Checkpoint of the generator."""
     size: str = ""
-    """Pixels of an image, 256 or height x width, 256x384; default: what the checkpoint says."""
+    """Pixels of an image, 256 or height x width, 256x384; default: what the checkpoint says,
+    of a tokenizer alone else 256."""
     grid: str = ""
     """Codes of an image, 16 or 16x24, instead of --size."""
     heads: int | None = None
@@ -165,14 +166,6 @@ def grid_of(checkpoint: Checkpoint, factor: int) -> tuple[int, int]:
     return size // factor, size // factor
 
 
-def ffn_settings(dim: int, width: int) -> tuple[int, float]:
-    """`multiple_of` and `ffn_multiplier` of a feed-forward width, as published if those fit."""
-    for multiple_of in (256, 128, 64, 32, 16, 8, 4, 2, 1):
-        if LlamaGenConfig(heads=1, dim=dim, multiple_of=multiple_of).ffn_dim == width:
-            return multiple_of, 1.0
-    return 1, (width + 0.5) / int(8 * dim / 3)  # one half keeps rounding from F - 1
-
-
 def _classes(checkpoint: Checkpoint, rows: int) -> int:
     """Classes of a table with a row for the null class."""
     classes = option(checkpoint, "num_classes", rows - 1)
@@ -273,6 +266,13 @@ def _grid(options: LlamaGenFiles, checkpoint: Checkpoint, factor: int) -> tuple[
     return pair("--size", options.size, factor) if options.size else grid_of(checkpoint, factor)
 
 
+def _alone(codes: Any, checkpoint: Checkpoint, options: LlamaGenFiles) -> Any:
+    """For images of 256 pixels where nothing says otherwise: it has codes of any size."""
+    if not (options.size or options.grid or option(checkpoint, "image_size", 0)):
+        options = replace(options, size="256")
+    return sized(codes, _grid(options, checkpoint, codes.factor))
+
+
 def _sampling(config: LlamaGenConfig) -> Sampling:
     if not config.classes:
         return Sampling.of(guidance=7.5, top_k=1000)
@@ -305,7 +305,7 @@ MODEL = Part(
 PROJECT = Project(
     options=LlamaGenFiles,
     tokenizer=TOKENIZER,
-    alone=lambda codes, checkpoint, options: sized(codes, _grid(options, checkpoint, codes.factor)),
+    alone=_alone,
     model=MODEL,
     sampling=_sampling,
     text=_text,

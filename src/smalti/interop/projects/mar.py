@@ -271,7 +271,7 @@ def _fit(codes: KLVAEConfig, config: MARConfig) -> KLVAEConfig:
 TOKENIZER = Part(
     title="a KL-VAE",
     marks=("encoder.down.", "decoder.up.", "quant_conv.", "post_quant_conv."),
-    lacks=("quantize.",),
+    lacks=("quantize",),
     module=KLVAE,
     config=lambda checkpoint, options: vae_sizes(checkpoint, options.scale),
     state=lambda state, *_: kl_state(state),

@@ -13,14 +13,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.project import Part, Project, sized
-from smalti.interop.saved import Dtype, Repository, pair
+from smalti.interop.project import Part, Project, at_size
+from smalti.interop.saved import Dtype, Repository
 from smalti.interop.tensor_shapes import count, shape
 from smalti.models.maskbit import MaskBit, MaskBitConfig
 from smalti.nn.code_embedding import signs
@@ -271,10 +270,6 @@ def _generator(
     return config
 
 
-def _alone(codes: Any, checkpoint: Checkpoint, options: MaskBitFiles) -> Any:
-    return sized(codes, pair("--size", options.size, codes.factor))
-
-
 TOKENIZER = Part(
     title="a MaskBit tokenizer",
     marks=("encoder.mid.res_blocks.", "decoder.mid.res_blocks."),
@@ -294,7 +289,7 @@ MODEL = Part(
 PROJECT = Project(
     options=MaskBitFiles,
     tokenizer=TOKENIZER,
-    alone=_alone,
+    alone=at_size,
     model=MODEL,
     sampling=lambda config: PUBLISHED.get(config.channels, PUBLISHED[14]),
     repositories={

@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.project import Part, Project, sized
-from smalti.interop.saved import pair
+from smalti.interop.project import Part, Project, at_size
+from smalti.interop.saved import Repository
 from smalti.interop.tensor_shapes import count, shape
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
 
@@ -74,5 +74,6 @@ TOKENIZER = Part(
 PROJECT = Project(
     options=MaskGITFiles,
     tokenizer=TOKENIZER,
-    alone=lambda codes, _, options: sized(codes, pair("--size", options.size, codes.factor)),
+    alone=at_size,
+    repositories={"fun-research/TiTok": Repository(("maskgit-vqgan-imagenet-f16-256.bin",))},
 )

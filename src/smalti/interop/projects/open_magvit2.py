@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from smalti.interop.lightning import read_lightning
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.project import Part, Project, sized
-from smalti.interop.projects.llamagen import ffn_settings
-from smalti.interop.saved import Dtype, Repository, pair
+from smalti.interop.project import Part, Project, at_size
+from smalti.interop.saved import Repository, pair
+from smalti.interop.seed_voken import Published, VokenFiles
 from smalti.interop.tensor_shapes import count, shape
 from smalti.models.open_magvit2 import SIZES, OpenMAGVIT2, OpenMAGVIT2Config
 from smalti.pipeline.sampling import Sampling
 from smalti.tokenizers.open_magvit2 import OpenMAGVIT2LFQ, OpenMAGVIT2LFQConfig
 
 NAME = "Open-MAGVIT2"
+LLAMAS = Published(NAME, SIZES)
 
 
 class Drawn(NamedTuple):
@@ -56,26 +56,12 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class OpenMAGVIT2Files:
+class OpenMAGVIT2Files(VokenFiles):
     """A tokenizer and a generator of Open-MAGVIT2; without --model, the tokenizer alone.
 
     smalti convert open-magvit2 --tokenizer imagenet_256_L.ckpt --model AR_256_B.ckpt \\
         --out open-magvit2-b
     """
-
-    tokenizer: Path
-    """Checkpoint of the tokenizer, or of a generator, which holds it too."""
-    model: Path | None = None
-    """Checkpoint of the generator."""
-    size: str = "256"
-    """Pixels of an image, 256 or height x width, 256x384."""
-    heads: int | None = None
-    """Attention heads; needed for sizes that were never published."""
-    weights: Literal["ema", "model"] | None = None
-    """The moving average, or the weights as trained; of the generator where there is one, else of
-    the tokenizer; default: the average where the file has one, as a pipeline's tokenizer is."""
-    dtype: Dtype = "stored"
-    """Of the generator's weights in the pipeline."""
 
 
 # -- configurations
@@ -118,36 +104,17 @@ def gpt_sizes(
     groups = tuple(_group_bits(checkpoint, name) for name in ("pre_emb", "post_emb"))
     rows, dim = _shape(checkpoint, "class_emb.embedding_table.weight", 2)
     layers = count(checkpoint, "spatial_blocks.")
-    size = size_name(layers, dim)
-    if not heads and not size:
-        raise ValueError(
-            f"{checkpoint.path}: no published model has {layers} layers of width {dim}; "
-            "give --heads"
-        )
-    width = _shape(checkpoint, "spatial_blocks.0.feed_forward.w1.weight", 2)[0]
-    multiple_of, multiplier = ffn_settings(dim, width)
-    if multiplier != 1:
-        raise ValueError(
-            f"{checkpoint.path}: feed-forwards of width {dim} are no {NAME}'s, got {width}"
-        )
+    llama = LLAMAS.llama(checkpoint, "spatial_blocks.", layers, dim, heads)
     found = OpenMAGVIT2Config(
         grid=grid,
         channels=sum(groups),
         groups=groups,
         classes=rows - 1,
-        layers=layers,
         intra_layers=count(checkpoint, "factorized_blocks."),
-        heads=heads or SIZES[size]["heads"],
-        dim=dim,
-        multiple_of=multiple_of,
+        **llama,
     )
+    size = LLAMAS.name(layers, dim)
     return replace(found, **PUBLISHED[size].ratios) if size else found
-
-
-def size_name(layers: int, dim: int) -> str:
-    """The name of a published size; "" if there is none."""
-    found = [name for name, s in SIZES.items() if (s["layers"], s["dim"]) == (layers, dim)]
-    return found[0] if found else ""
 
 
 def _group_bits(checkpoint: Checkpoint, name: str) -> int:
@@ -209,11 +176,7 @@ def _generator(
 
 
 def _sampling(config: OpenMAGVIT2Config) -> Sampling:
-    return PUBLISHED[size_name(config.layers, config.dim) or "L"].sampling
-
-
-def _alone(codes: Any, checkpoint: Checkpoint, options: OpenMAGVIT2Files) -> Any:
-    return sized(codes, pair("--size", options.size, codes.factor))
+    return PUBLISHED[LLAMAS.name(config.layers, config.dim) or "L"].sampling
 
 
 TOKENIZER = Part(
@@ -240,7 +203,7 @@ HOME = "TencentARC/Open-MAGVIT2-Tokenizer-256-resolution"
 PROJECT = Project(
     options=OpenMAGVIT2Files,
     tokenizer=TOKENIZER,
-    alone=_alone,
+    alone=at_size,
     model=MODEL,
     sampling=_sampling,
     repositories={
@@ -248,5 +211,6 @@ PROJECT = Project(
             ("imagenet_256_L.ckpt",), (f"AR_256_{size}.ckpt",), HOME
         )
         for size in SIZES
-    },
+    }
+    | {HOME: Repository(("imagenet_256_L.ckpt",))},
 )

@@ -19,28 +19,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.tokenizers.quantize.lfq import bit_entropy
-from smalti.tokenizers.quantize.multiscale import Grid, check_grids, mean
+from smalti.tokenizers.quantize.multiscale import Corrected, Grid, check_grids, mean
 from smalti.tokenizers.quantize.vq import Quantized
 
 Grids = tuple[Grid, ...]
-
-
-class Corrected(NamedTuple):
-    """What a model learns from when some of the bits that it reads are wrong."""
-
-    inputs: Tensor
-    """(B, N - n_0, C): what predicts the scales behind the first, of the bits that were shown."""
-    labels: Tensor
-    """(B, N, C): the bits to predict, each scale's of what the shown ones before it left."""
-    shown: Tensor
-    """(B, N, C): the labels, some of them flipped."""
 
 
 class MultiScaleBSQ(nn.Module):

@@ -11,6 +11,7 @@ N = n_0 + ... + n_(K-1), h, w the last and largest grid.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,17 @@ from torch.nn import functional as F
 from smalti.tokenizers.quantize.vq import Quantized, entropy_loss
 
 Grid = tuple[int, int]
+
+
+class Corrected(NamedTuple):
+    """What a model learns from when some of the codes that it reads are wrong."""
+
+    inputs: Tensor
+    """(B, N - n_0, C): what predicts the scales behind the first, of the codes that were shown."""
+    labels: Tensor
+    """(B, N, *trailing): codes to predict, each scale's of what the shown ones before it left."""
+    shown: Tensor
+    """(B, N, *trailing): the labels, some of them or of their bits changed."""
 
 
 class Phi(nn.Conv2d):
@@ -40,6 +52,8 @@ class MultiScaleQuantizer(nn.Module):
     row of the nearest direction. Rows are added as they are stored. `phis` convolutions serve the
     K scales in turn, 0 is one for each; `phi_ratio` is their share beside the identity.
     """
+
+    tables = 1
 
     def __init__(
         self,
@@ -105,7 +119,7 @@ class MultiScaleQuantizer(nn.Module):
 
     # -- codes
 
-    def distances(self, rows: Tensor) -> Tensor:
+    def distances(self, rows: Tensor, level: int = 0) -> Tensor:
         """Squared distances of rows (n, C) to every code, (n, V), float32; with `l2_norm` both
         are normalised."""
         rows, book = rows.float(), self.embedding.weight.float()
@@ -164,6 +178,34 @@ class MultiScaleQuantizer(nn.Module):
             latent = self.add(latent, parts[k], k)
             read.append(self.shrink(latent, k + 1))
         return torch.cat([parts[0][:, :0], *read], 1)
+
+    @torch.no_grad()
+    def correct_codes(self, codes: Tensor, uniform: Tensor, strength: Tensor) -> Corrected:
+        """What a model learns from that reads wrong codes and is to predict those that make them
+        good. A scale's label is the nearest code to its own vector less what the shown codes of
+        the scales before it added too much; so labels are the codes until one is wrong.
+
+        Args: codes (B, N); numbers (B, N) in [0, 1), where those below the strength of their scale
+        show another code, each of the others as likely; strengths (B, K), the first scales' if
+        there are fewer.
+        """
+        labels, shown, read = list[Tensor](), list[Tensor](), list[Tensor]()
+        rate = F.pad(strength, (0, max(0, len(self.grids) - strength.shape[-1])))  # (B, K)
+        vocab = self.vocab
+        with torch.autocast(codes.device.type, enabled=False):
+            parts = self.embed(codes).split(self.sizes, 1)
+            right = seen = self.empty(len(codes), parts[0])
+            for k, numbers in enumerate(uniform.split(self.sizes, 1)):
+                labels.append(self.nearest(parts[k] - self.shrink(seen - right, k)))
+                share = numbers / rate[:, k, None]  # (B, n_k), in [0, 1) where it is wrong
+                other = labels[-1] + 1 + (share.clamp(max=1) * (vocab - 1)).long()
+                shown.append(torch.where(share < 1, other % vocab, labels[-1]))
+                right = self.add(right, parts[k], k)
+                seen = self.add(seen, self.embed(shown[-1]), k)
+                if k + 1 < len(self.grids):
+                    read.append(self.shrink(seen, k + 1))
+        inputs = torch.cat([parts[0][:, :0], *read], 1)
+        return Corrected(inputs, torch.cat(labels, 1), torch.cat(shown, 1))
 
     def forward(self, z: Tensor, entropy: bool = False) -> Quantized:
         """Quantize for training. Losses are means over the scales: of the latent so far against

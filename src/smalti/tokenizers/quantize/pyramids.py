@@ -10,7 +10,12 @@ from torch import Tensor
 
 from smalti.codes import TokenSpec
 from smalti.tokenizers.quantize.bsq import MultiScaleBSQ
-from smalti.tokenizers.quantize.multiscale import MultiScaleQuantizer, check_grids, check_scales
+from smalti.tokenizers.quantize.multiscale import (
+    Corrected,
+    MultiScaleQuantizer,
+    check_grids,
+    check_scales,
+)
 
 
 class Pyramid(Protocol):
@@ -37,6 +42,11 @@ class Pyramid(Protocol):
 
     def inputs(self, codes: Tensor) -> Tensor:
         """What predicts all scales but the first, (B, N - n_0, C), of codes (B, N, *trailing)."""
+        ...
+
+    def correct_codes(self, codes: Tensor, uniform: Tensor, strength: Tensor) -> Corrected:
+        """What a model learns from that reads codes (B, N, *trailing) of which some are wrong:
+        where `uniform`, of that shape, is below the strength of the scale, (B, scales)."""
         ...
 
     def settings(self) -> dict[str, int | float]:

@@ -28,6 +28,8 @@ class VectorQuantizer(nn.Module):
     With `l2_norm`, latents and rows are normalised when used; the stored rows are free.
     """
 
+    tables = 1
+
     def __init__(self, vocab: int, dim: int, l2_norm: bool = True) -> None:
         super().__init__()
         if vocab < 2 or dim < 1:
@@ -52,14 +54,14 @@ class VectorQuantizer(nn.Module):
         return F.normalize(z, dim=-1) if self.l2_norm else z
 
     def compared(self, z: Tensor) -> list[Tensor]:
-        """The vectors that are compared at each scale, of which there is one."""
+        """The vectors that are compared at each level, of which there is one."""
         return [self.rows(z)]
 
     def unquantized(self, z: Tensor) -> Tensor:
         """What stands for `z` (B, C, h, w) while there is no codebook."""
         return as_map(self.rows(z), z)
 
-    def distances(self, rows: Tensor) -> Tensor:
+    def distances(self, rows: Tensor, level: int = 0) -> Tensor:
         """Squared distances to every code, (rows, V), float32."""
         book = self.codebook().float()
         return torch.addmm(
