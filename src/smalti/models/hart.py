@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.arguments import an
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.diffusion import DiffusionConfig, TimeEmbedding
@@ -168,12 +169,12 @@ class HARTConfig(GeneratorConfig):
     def fitted(self, tokenizer: Any, reads: Reads) -> HARTConfig:
         """The same with the scales and vectors of the tokenizer, and the text. Raises ValueError if
         its codes are not hybrid, or if there is no text."""
-        spec, kind = tokenizer.spec, type(tokenizer).__name__
+        spec, kind = tokenizer.spec, an(type(tokenizer).__name__)
         settings = tokenizer.quantize.settings() if tokenizer.pyramid else {}
         if spec.discrete or "vocab" not in settings:
             grids = len(spec.grids)
             raise ValueError(
-                f"HART predicts scales of codes and a continuous rest, but the tokenizer, a {kind},"
+                f"HART predicts scales of codes and a continuous rest, but the tokenizer, {kind},"
                 f" gives {grids} grid{'s' if grids > 1 else ''} of {held(spec)}"
             )
         if not reads.text_length:

@@ -174,6 +174,7 @@ class InfinityConfig(GeneratorConfig):
                 f"Infinity predicts scales of codes, but the tokenizer, "
                 f"{an(type(tokenizer).__name__)}, gives {len(spec.grids)} grid"
             )
+        self.check_kind(tokenizer)
         if not reads.text_length:
             raise ValueError(
                 "Infinity draws from texts: take a recipe with a text encoder, such as "
