@@ -114,6 +114,7 @@ class Normal:
     """A tokenizer whose only latent is the mean of an image, with a standard deviation of 0.5."""
 
     spec = TokenSpec(((1, 1),), channels=1)
+    distributions = True
 
     def posterior(self, images):
         mean = images.mean((1, 2, 3)).view(-1, 1, 1, 1)

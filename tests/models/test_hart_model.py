@@ -11,7 +11,7 @@ from builders import build, generate, random_codes, random_cond
 from smalti.codes import Reads, Span
 from smalti.engine.causal import spans
 from smalti.engine.step import Known
-from smalti.models import hart, var
+from smalti.models import hart, infinity, var
 from smalti.models.hart import HART, numbers
 from smalti.pipeline.sampling import Sampling
 from smalti.sampling.guidance import Guidance
@@ -180,6 +180,8 @@ def test_a_hybrid_tokenizer_and_no_other():
         TINY.fitted(hybrid, Reads(3))
     with pytest.raises(ValueError, match="VAR predicts discrete codes, but the .* a HARTVAE, giv"):
         replace(var.tiny(), scales=hybrid.spec.grids).fitted(hybrid, Reads(3))
+    with pytest.raises(ValueError, match="Infinity predicts discrete codes, but .* a HARTVAE, giv"):
+        infinity.tiny().fitted(hybrid, reads)
 
 
 def test_the_rest_has_the_scale_that_the_tokenizer_measured():

@@ -144,8 +144,9 @@ class HybridHead(Softmax):
         guide, noise, filters, _ = chance
         book, _ = self._shared
         logits = filters(self.merged(h, guide))  # (B, n, V)
-        codes, _ = draw(logits, noise.uniform())
-        rows = vectors = book.embed(codes).float()  # (B, n, C)
+        codes, logp = draw(logits, noise.uniform())
+        # a vector is no number where the logits are none
+        rows = vectors = book.embed(codes).float() + 0 * logp.unsqueeze(-1)  # (B, n, C)
         if filters.smooth:
             every = torch.arange(book.vocab, device=h.device)
             weights = mixture(logits, noise.gumbel(logits.shape[-1]), self.ramp(noise.slots))
