@@ -1,7 +1,8 @@
 """UniTok: images to a grid of stacks of sub-codes, by a hybrid of convolutions and a ViT.
 
 Ma et al. 2025, "UniTok: A Unified Tokenizer for Visual Generation and Understanding"
-(arXiv:2502.20321); the network is ViTamin (Chen et al. 2024, arXiv:2404.02132) and its mirror image.
+(arXiv:2502.20321); the network is ViTamin (Chen et al. 2024, arXiv:2404.02132) and its
+mirror image.
 
 Unusual: a position holds K codes of K tables, each for some of its channels, and attention brings
 tokens to the few channels that are quantized and back (`nn.projection`). The same codes are to be
@@ -219,6 +220,10 @@ class UniTok(GridTokenizer):
                     nn.init.zeros_(module.bias)
 
     @property
+    def understands(self) -> int:
+        return self.config.features
+
+    @property
     def codebook(self) -> nn.Module:
         return self.quantize
 
@@ -244,7 +249,7 @@ class UniTok(GridTokenizer):
 
         Raises ValueError if the tokenizer has none.
         """
-        if not self.config.features:
+        if not self.understands:
             raise ValueError("this tokenizer has no features of texts: its features are 0")
         return self.projection(self.fc_norm(tokens(self.expanded(latent)).mean(1)))
 

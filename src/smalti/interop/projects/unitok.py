@@ -56,9 +56,7 @@ def sizes(checkpoint: Checkpoint, options: UniTokFiles) -> UniTokConfig:
 
     state, path = checkpoint.state, checkpoint.path
     if any(name.startswith(("encoder.reg_token", "decoder.reg_token")) for name in state):
-        raise ValueError(
-            f"{path} has query tokens beside those of the picture; num_query must be 0"
-        )
+        raise ValueError(f"{path} has query tokens; num_query must be 0")
     places = state.get("encoder.pos_embed")
     if places is not None and places.any():
         raise ValueError(f"{path} has embeddings of positions, encoder.pos_embed must be zeros")
@@ -69,9 +67,7 @@ def sizes(checkpoint: Checkpoint, options: UniTokFiles) -> UniTokConfig:
     depth = count(checkpoint, "quantizer.codebooks.")
     vocab, part = wide("quantizer.codebooks.0.codebook.weight", 2)
     if options.heads is None and width % HEAD:
-        raise ValueError(
-            f"{path} has tokens of {width} channels, not heads of {HEAD}: give --heads"
-        )
+        raise ValueError(f"{path} has no heads of {HEAD} channels in {width}: give --heads")
     factor = 4 * 2 ** len(widths)
     features = "projection.weight" in state
     return UniTokConfig(

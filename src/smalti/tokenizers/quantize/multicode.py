@@ -21,8 +21,9 @@ from smalti.tokenizers.quantize.vq import Quantized, as_map, entropy_loss
 
 class MulticodeQuantizer(nn.Module):
     """Latents (B, K * c, h, w) to codes (B, h, w, K): of each part the row of its table with the
-    largest cosine, the first one on ties. Raises ValueError for numbers that make no such quantizer.
+    largest cosine, the first one on ties.
 
+    Raises ValueError for numbers that make no such quantizer.
     The tables are one behind the other in `embedding`, (K * V, c); rows are normalised when used.
     """
 
