@@ -69,9 +69,9 @@ def test_a_file_is_converted(causal: bool, tmp_path: Path):
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     codes = model.encode(images)
     assert torch.equal(found.encode(images), codes)
-    assert torch.equal(found.decode(codes), model.decode(codes))
+    torch.testing.assert_close(found.decode(codes), model.decode(codes))
     latent = model.quantize.decode(codes.unflatten(1, model.config.grid))
-    assert torch.equal(found.features(latent), model.features(latent))
+    torch.testing.assert_close(found.features(latent), model.features(latent))
 
 
 BAD = {
