@@ -1,4 +1,4 @@
-"""DnD: where codes are predicted, what the layers above read, guidance and filters of each depth."""
+"""DnD: where codes are predicted, what layers above read, guidance and filters of each depth."""
 
 from dataclasses import replace
 
