@@ -311,7 +311,7 @@ class DnD(RasterLlama):
 def tiny() -> DnDConfig:
     """A model of a few thousand parameters, for tests."""
     return DnDConfig(
-        grid=(4, 4), vocab=32, classes=5, layers=2, heads=2, dim=32, multiple_of=32, dropout=0.0
+        grid=(4, 4), vocab=32, classes=5, layers=3, heads=2, dim=32, multiple_of=32, dropout=0.0
     )
 
 
