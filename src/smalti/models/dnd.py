@@ -249,7 +249,8 @@ class DnD(RasterLlama):
             ids = choose(d, h)
             if d + 1 < last:
                 seen = self.tok_embeddings.each(ids.unsqueeze(-1), d).squeeze(-2)  # (B, n, D)
-                x = x + F.pad(seen, (0, 0, x.shape[1] - count, 0))
+                before = x.shape[1] - count  # rows of a text, which hold no code
+                x = x + (F.pad(seen, (0, 0, before, 0)) if before else seen)
         return h
 
     def hidden(

@@ -40,12 +40,12 @@ def test_published_sizes():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"at": (0,)}, r"at must be \(\) or 2 layers in ascending order, the last of them 1, got"),
-        ({"at": (1, 0)}, "at must be"),
-        ({"at": (0, 2)}, "at must be"),
-        ({"at": (1, 1)}, "at must be"),
-        ({"at": (-1, 1)}, "at must be"),
-        ({"depth": 3}, "depth must be at most layers 2, got 3"),
+        ({"at": (0,)}, r"at must be \(\) or 2 layers in ascending order, the last of them 2, got"),
+        ({"at": (2, 1)}, "at must be"),
+        ({"at": (0, 3)}, "at must be"),
+        ({"at": (2, 2)}, "at must be"),
+        ({"at": (-1, 2)}, "at must be"),
+        ({"depth": 4}, "depth must be at most layers 3, got 4"),
         ({"depth": 0}, "depth must be"),
         ({"vocab": 1}, "vocab must be"),
         ({"classes": 0}, "a model has either classes or a text prefix"),
