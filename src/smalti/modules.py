@@ -48,6 +48,7 @@ from smalti.tokenizers import (
     multiscale_vqvae,
     palette,
     rq_vae,
+    unitok,
     vqgan,
 )
 from smalti.tokenizers import ibq as ibq_tokenizer
@@ -90,6 +91,7 @@ TOKENIZERS = {
         infinity_vae.InfinityVAEConfig, infinity_vae.InfinityVAE, infinity_vae.tiny
     ),
     "rq_vae": Entry(rq_vae.RQVAEConfig, rq_vae.RQVAE, rq_vae.tiny),
+    "unitok": Entry(unitok.UniTokConfig, unitok.UniTok, unitok.tiny),
 }
 MODELS = {
     "dnd": Entry(dnd.DnDConfig, dnd.DnD, dnd.tiny),

@@ -48,6 +48,8 @@ class Images:
     """
 
     workers = 2
+    tokenize: Callable[[Sequence[str]], Tensor] | None = None
+    """Makes tokens of captions, which are then in batches as 'text_tokens'."""
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Images:
         if self.indices.min() < 0 or self.indices.max() >= len(source):
             raise ValueError(f"indices must be in [0, {len(source)}), got {self.indices}")
         self.labels = np.array([source.label(int(i)) for i in self.indices], dtype=np.int64)
+        self._shown = self.indices.copy()
         n, size = len(self.indices), transform.size
         self._budget = cache_bytes
         self._kept: dict[int, Image.Image] = {}
@@ -111,7 +114,11 @@ class Images:
 
     def _pack(self, pixels: np.ndarray, positions: np.ndarray) -> dict[str, Tensor]:
         labels = torch.from_numpy(self.labels[positions])
-        return {"images": torch.from_numpy(pixels), "labels": labels}
+        batch = {"images": torch.from_numpy(pixels), "labels": labels}
+        if self.tokenize is not None:
+            shown = self._shown[positions].tolist()
+            batch["text_tokens"] = self.tokenize([self.source.caption(i) for i in shown])
+        return batch
 
     def _centred(self, positions: np.ndarray) -> np.ndarray:
         """Centre crops, a fresh uint8 array (b, 3, H, W)."""
@@ -144,11 +151,13 @@ class Images:
         return image
 
     def _read(self, position: int) -> Image.Image:
-        """The picture of a position, or of the next one that has any; the label goes with it."""
+        """The picture of a position, or of the next one that has any; label and caption go with
+        it."""
         for other in range(position, position + len(self)):
-            example = read(self.source, int(self.indices[other % len(self)]))
+            index = int(self.indices[other % len(self)])
+            example = read(self.source, index)
             if example is not None:
-                self.labels[position] = example.label
+                self.labels[position], self._shown[position] = example.label, index
                 return example.image
         raise none_left(self.source)
 

@@ -14,7 +14,7 @@ from smalti import modules
 from smalti.data.loader import Images
 from smalti.data.open import open_source
 from smalti.data.skipped import tell
-from smalti.data.source import Source, split
+from smalti.data.source import Source, require_captions, split
 from smalti.data.transforms import Transform, to_float, to_uint8
 from smalti.eval.reconstruction import latent_std, reconstruction
 from smalti.modules import check_module, fingerprint, save_module
@@ -84,6 +84,9 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
     shape = begun.config if begun else recipe.model
     pictures = open_pictures(recipe, source, shape.size, world)
     objective = objective_of(recipe, begun)
+    if objective.reader is not None:
+        on_main(world, lambda: require_captions(source))
+        pictures.training.tokenize = objective.reader.tokenize
     look = Look(objective.model, pictures, world.device)
     trainer = Trainer(
         objective,

@@ -48,6 +48,11 @@ class ImageTokenizer(nn.Module):
     spec: TokenSpec
 
     @property
+    def understands(self) -> int:
+        """How many features of its codes (`features`) are compared with texts; 0: it has none."""
+        return 0
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images in pixels."""
         height, width = self.config.size

@@ -42,6 +42,8 @@ class Quantizer(Protocol):
     l2_norm: bool
     tables: int
     """T: one table for all levels, or one for each."""
+    parts: int
+    """Into how many parts, each as wide as a code, the channels of a latent are cut."""
     embedding: nn.Embedding
     """The tables, one behind the other: (T * V, C)."""
 
@@ -123,7 +125,7 @@ class CodebookCare(nn.Module):
         self.register_buffer("moved", torch.zeros(rows, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(levels, vocab))
         kept = math.ceil(config.samples * vocab / (height * width)) if config.kmeans else 0
-        self.register_buffer("pool", torch.zeros(kept, dim, height, width))
+        self.register_buffer("pool", torch.zeros(kept, dim * quantizer.parts, height, width))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         self.averages = None
         if config.decay:

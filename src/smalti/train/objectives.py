@@ -21,7 +21,7 @@ from smalti.config import check
 from smalti.data.transforms import to_float
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import order, shuffled
-from smalti.text.encoders import condition
+from smalti.text.encoders import TextEncoder, condition
 from smalti.train.code_meter import CodeMeter
 from smalti.train.codebook_care import CodebookCare, CodebookConfig
 from smalti.train.gan import (
@@ -48,6 +48,12 @@ class Objective(nn.Module):
 
     model: nn.Module
     """What is saved, averaged and evaluated in the end."""
+
+    @property
+    def reader(self) -> TextEncoder | None:
+        """What reads the captions of pictures, whose tokens are then in batches; None: nothing
+        does."""
+        return None
 
     def optimized(self) -> dict[str, nn.Module]:
         """The modules that each optimizer trains, by the optimizer's name."""
@@ -202,6 +208,13 @@ class ReconstructionConfig(PictureConfig):
     ) -> ReconstructionObjective:
         """What a tokenizer minimises in so many steps; one that has `begun` knows its codes.
 
+        Raises ValueError as `checked` does.
+        """
+        return ReconstructionObjective(model, self.checked(model, steps, begun), seed)
+
+    def checked(self, model: Any, steps: int, begun: bool) -> Self:
+        """The same with care as a tokenizer needs it that learns for so many steps.
+
         Raises ValueError if there would be no codebook by the end, or nothing to learn before it,
         or if care is asked for where no table is, or of several scales or depths where there is
         one, or for weights that do nothing beside it.
@@ -235,7 +248,7 @@ class ReconstructionConfig(PictureConfig):
                     "objective.codebook.warmup must be 0 for a tokenizer that has nothing to learn "
                     f"but its codebook, got {care.warmup}"
                 )
-        return ReconstructionObjective(model, replace(self, codebook=care), seed)
+        return replace(self, codebook=care)
 
 
 class PictureObjective(Objective):
@@ -371,13 +384,18 @@ class ReconstructionObjective(PictureObjective):
                 total = total + weights[name] * loss
             logs[name] = loss.detach()
         totals = self._judged(step, images, out, reconstruction, total, logs)
-        logs["loss"] = total.detach()
+        beside = self._beside(batch, quantized.latent, logs)
+        logs["loss"] = sum(beside.values(), total).detach()
         if care is not None:
             care.average(self.model.codebook, z.detach(), quantized.codes)
         if (meter := care or self.meter) is not None:
             meter.observe(quantized.codes)
             logs |= meter.meters()
-        return Losses(totals, logs)
+        return Losses(totals | beside, logs)
+
+    def _beside(self, batch: Batch, latent: Tensor, logs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What else is minimised, of what stands for codes (B, C, h, w), by optimizer: nothing."""
+        return {}
 
     def _warmup(self, images: Tensor, care: CodebookCare) -> Losses:
         """Plain autoencoding, before there is a codebook."""

@@ -54,6 +54,7 @@ class MultiScaleQuantizer(nn.Module):
     """
 
     tables = 1
+    parts = 1
 
     def __init__(
         self,

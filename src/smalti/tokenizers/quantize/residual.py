@@ -31,6 +31,7 @@ class ResidualQuantizer(nn.Module):
     """
 
     l2_norm = False
+    parts = 1
 
     def __init__(self, vocab: int, dim: int, depth: int, shared: bool = True) -> None:
         super().__init__()

@@ -29,6 +29,7 @@ class VectorQuantizer(nn.Module):
     """
 
     tables = 1
+    parts = 1
 
     def __init__(self, vocab: int, dim: int, l2_norm: bool = True) -> None:
         super().__init__()

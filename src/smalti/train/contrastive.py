@@ -1,0 +1,154 @@
+"""What a tokenizer minimises that is also to understand: its losses of pictures, and CLIP's.
+
+UniTok (Ma et al. 2025, arXiv:2502.20321), after CLIP (Radford et al. 2021, arXiv:2103.00020).
+
+Unusual: what is compared with a caption is the mean of what stands for the codes, so codes that say
+nothing of the meaning cost something. The text tower is trained together with the tokenizer, and
+left behind: the tokenizer alone is what is saved in the end.
+
+B pictures and captions, F features, T words.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import functional as F
+
+from smalti.arguments import an
+from smalti.config import check
+from smalti.nn.linear import Linear
+from smalti.text.byte_words import ByteEncoder, BytesConfig
+from smalti.text.encoders import TextEncoder
+from smalti.train.objectives import (
+    Batch,
+    ReconstructionConfig,
+    ReconstructionObjective,
+)
+
+LARGEST = math.log(100)
+"""Of the logarithm of the inverse temperature."""
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig(ReconstructionConfig):
+    contrastive: float = 1.0
+    """Weight of the contrastive loss between pictures and captions."""
+    text: BytesConfig = field(default_factory=BytesConfig)
+    """What reads the captions."""
+
+    def __post_init__(self) -> None:
+        check(self, above_zero=("contrastive",))
+
+    def objective(
+        self, model: Any, seed: int, steps: int, begun: bool = False
+    ) -> ContrastiveObjective:
+        """What a tokenizer minimises in so many steps; one that has `begun` knows its codes.
+
+        Raises ValueError for a tokenizer without features of texts, and as `checked` does.
+        """
+        if not model.understands:
+            raise ValueError(
+                "a contrastive loss is of tokenizers with features that texts are compared with, "
+                f"such as UniTok with model.features 256; got {an(type(model).__name__)} of none"
+            )
+        return ContrastiveObjective(model, self.checked(model, steps, begun), seed)
+
+
+class TextTower(nn.Module):
+    """Tokens of captions to features (B, F), the mean over the words of each."""
+
+    def __init__(self, config: BytesConfig, features: int) -> None:
+        super().__init__()
+        self.encoder = ByteEncoder(config)
+        self.projection = Linear(config.dim, features, bias=False)
+        self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        nn.init.normal_(self.projection.weight, std=config.dim**-0.5)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, F), and which captions have words, (B,) bool."""
+        words, mask = self.encoder(tokens)  # (B, T, C), (B, T)
+        mean = words.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        return self.projection(mean), mask.any(1)
+
+
+class ContrastiveObjective(ReconstructionObjective):
+    """Losses of pictures and of the quantizer, and a contrastive one with captions; pictures
+    without a caption have no part in it."""
+
+    def __init__(self, model: Any, config: ContrastiveConfig, seed: int = 0) -> None:
+        super().__init__(model, config, seed)
+        self.weight = config.contrastive
+        self.tower = TextTower(config.text, model.understands)
+        self.shown = (*self.shown, "retrieval")
+
+    @property
+    def reader(self) -> TextEncoder:
+        return self.tower.encoder
+
+    def optimized(self) -> dict[str, nn.Module]:
+        return super().optimized() | {"text": self.tower}
+
+    def _beside(self, batch: Batch, latent: Tensor, logs: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            self.tower.scale.clamp_(0.0, LARGEST)
+        pictures = F.normalize(self.model.features(latent).float(), dim=-1)
+        features, given = self.tower(batch["text_tokens"])
+        texts = F.normalize(features.float(), dim=-1)
+        pictures, texts, given = gathered(pictures), gathered(texts), together(given)
+        loss, found = contrastive_loss(pictures, texts, self.tower.scale.exp(), given)
+        logs["contrastive"], logs["retrieval"] = loss.detach(), found
+        return {"text": self.weight * loss}
+
+
+def contrastive_loss(
+    pictures: Tensor, texts: Tensor, scale: Tensor, given: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The mean of both cross-entropies, in nats, of unit features (B, F) of pictures and texts that
+    belong together, of the pairs that are `given`, (B,) bool; and the share of pictures whose own
+    text is the nearest. Both are 0 without a pair."""
+    pictures, texts = pictures[given], texts[given]
+    if not len(pictures):
+        return (pictures.sum() + texts.sum()) * scale, scale.new_zeros(())
+    logits, own = scale * pictures @ texts.T, torch.arange(len(texts), device=texts.device)
+    loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    return loss, (logits.argmax(1) == own).float().mean()
+
+
+class Gather(torch.autograd.Function):
+    """Rows of all processes, one after another. Gradients are summed over the processes, of which
+    each computes the loss of all rows: their mean over processes is then that of one process."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.count = len(rows)
+        return together(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous()
+        dist.all_reduce(total)
+        begin = dist.get_rank() * ctx.count
+        return total[begin : begin + ctx.count]
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """Rows (b, F) of all processes, through which gradients pass: (B, F)."""
+    if not dist.is_initialized():
+        return rows
+    out: Any = Gather.apply(rows)
+    return out
+
+
+def together(rows: Tensor) -> Tensor:
+    """Rows of all processes, one after another, as numbers."""
+    if not dist.is_initialized():
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
