@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from smalti.heads.diffusion import DiffusionConfig
+from smalti.models.dnd import DnDConfig
 from smalti.models.hart import HARTConfig
 from smalti.models.infinity import InfinityConfig
 from smalti.models.llamagen import LlamaGenConfig
@@ -135,6 +136,22 @@ def _filled(
             f"{what}: unknown settings {', '.join(unknown)} (known: {', '.join(defaults)})"
         )
     return {name: given.get(name, value) for name, value in defaults.items()}
+
+
+# -- DnD-Transformer
+def dnd_config(model_args: Mapping[str, Any]) -> DnDConfig:
+    """Our config of the official `ModelArgs` of gpt_multitoken_v3.py, which are LlamaGen's and
+    three more. Layers behind the last head, which nothing reads, are left out."""
+    args = dict(model_args)
+    count = args.pop("num_pred_heads", 2)
+    at = tuple(args.pop("pred_head_positions", [39, 47]))
+    shared = bool(args.pop("share_prediction_heads", 0))
+    if len(at) != count:
+        raise ValueError(f"pred_head_positions must be {count} layers, got {at}")
+    llama = {f.name: getattr(gpt_config(args), f.name) for f in fields(LlamaGenConfig)}
+    mine = {f.name for f in fields(DnDConfig)}
+    kept = {n: v for n, v in llama.items() if n in mine}
+    return DnDConfig(**kept | {"depth": count, "at": at, "layers": at[-1] + 1}, shared_heads=shared)
 
 
 # -- VAR

@@ -306,6 +306,15 @@ class Draw(NamedTuple):
     picture."""
 
 
+class Known(NamedTuple):
+    """Codes that are given, not drawn."""
+
+    codes: Tensor
+    """(B, N, *trailing)."""
+    mask: Tensor
+    """(B, N) bool, True where the code is given."""
+
+
 class Guide(Protocol):
     """Guidance at one step: one convention, u + s * (c - u); s = 1 is off."""
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
+    dnd,
     fluid,
     hart,
     ibq,
@@ -93,6 +94,7 @@ TOKENIZERS = {
     "unitok": Entry(unitok.UniTokConfig, unitok.UniTok, unitok.tiny),
 }
 MODELS = {
+    "dnd": Entry(dnd.DnDConfig, dnd.DnD, dnd.tiny),
     "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),
     "hart": Entry(hart.HARTConfig, hart.HART, hart.tiny),
     "ibq": Entry(ibq.IBQConfig, ibq.IBQ, ibq.tiny),

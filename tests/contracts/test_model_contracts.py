@@ -231,7 +231,22 @@ def test_known_codes_come_out_unchanged_and_the_others_react(model):
     assert not torch.equal(results[0][1:][~mask[1:]], results[1][1:][~mask[1:]])
 
 
+@torch.no_grad()
+def test_codes_beside_known_ones_are_drawn_from_them(model):
+    """log p of what is drawn is what the loss says of it given the known codes, not what would have
+    been drawn in their place."""
+    cond, given = random_cond(model, B), random_codes(model.spec, B, seed=1)
+    mask = torch.arange(model.spec.positions).expand(B, -1) % 3 != 1
+    codes, logp = drawn(model, cond, Noise.request(3, B), known=Known(given, mask))
+    assert torch.equal(codes[mask], given[mask])
+    new = in_order(model, ~mask)
+    loss = in_order(model, model.loss(codes, cond))
+    check_logp(model, -logp[new], loss[new] if model.spec.discrete else logp[new])
+
+
 def test_loss_is_that_of_the_hidden_states(model):
+    if model.between:
+        pytest.skip("codes are drawn between the layers: see test_drawing_agrees_with_the_loss")
     codes, cond = random_codes(model.spec, B), random_cond(model, B)
     with torch.no_grad():
         loss = in_order(model, model.loss(codes, cond))

@@ -75,7 +75,9 @@ def test_the_tokenizer_alone(files, tmp_path, capsys):
     assert tokenizer.config == replace(vqgan.tiny(), size=(32, 32), l2_norm=False)
     assert list(info["files"]) == ["vq.pt"]
     assert "t exists" in mistake(capsys, command(files, tmp_path / "t", "--size", "32", gpt=""))
-    assert "--size or --grid" in mistake(capsys, command(files, tmp_path / "u", gpt=""))
+    main(command(files, tmp_path / "u", gpt=""))
+    assert "taken for 256 pixels (--size)" in capsys.readouterr().err
+    assert load_module(tmp_path / "u", TOKENIZERS)[0].config.size == (256, 256)
 
 
 def test_a_pipeline_is_replaced_and_anything_else_is_not(files, tmp_path, capsys):

@@ -71,10 +71,19 @@ def slow_generate(model, cond, noise, guidance, filters, solver) -> tuple[Tensor
     blocks = model.blocks()
     for i, n in enumerate(blocks):
         new = slice(sum(blocks[:i]), sum(blocks[:i]) + n)
+        scale = guidance.scale_at(i, len(blocks))
+        if model.between:
+            before = Known(codes, (everything.slots < new.start).expand(cond.batch, -1))
+            numbers = SlotNoise(noise, everything.slots)
+            chance = Chance(ClassifierFree(scale), numbers, filters, solver, before)
+            both = model.prepare(Cond.cat([cond, cond.null()]))
+            found = model.draw(codes, both, everything, None, chance)
+            codes[:, new] = found.codes[:, new]
+            logps.append(found.logp[:, new])
+            continue
         hidden = [
             model.hidden(codes, model.prepare(c), everything)[:, new] for c in (cond, cond.null())
         ]
-        scale = guidance.scale_at(i, len(blocks))
         if not isinstance(model.head, CategoricalHead | BitwiseHead):
             numbers = SlotNoise(noise, everything.slots[new])
             chance = Chance(ClassifierFree(scale), numbers, filters, solver)

@@ -98,26 +98,26 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     for i, span in enumerate(steps):
         slots = span.slots
         numbers = SlotNoise(noise, slots, ahead=uniform[:, slots])
-        chance = Chance(guidance.at(i, len(steps)), numbers, request.filters, request.solver)
+        given = known and Known(known.codes[:, slots], known.mask[:, slots])
+        guide = guidance.at(i, len(steps))
+        chance = Chance(guide, numbers, request.filters, request.solver, given)
         read = codes if vectors is None else vectors
         draw = model.draw(read, prepared, span, cache, chance)
         watch.see(draw)
-        codes[:, slots] = _kept(draw.codes, known, slots)
+        codes[:, slots] = _kept(draw.codes, given)
         if draw.vectors is not None:
             if vectors is None:
                 vectors = draw.vectors.new_zeros(batch, spec.positions, draw.vectors.shape[-1])
-            vectors[:, slots] = _kept(draw.vectors, known, slots, model)
+            vectors[:, slots] = _kept(draw.vectors, given, model)
         ready = time <= slots[-1]
         yield Step(i + 1, len(steps), arrange(codes, back), draw.logp, ready, vectors)
 
 
-def _kept(
-    new: Tensor, known: Known | None, slots: Tensor, model: CausalModel[P, C] | None = None
-) -> Tensor:
-    """What was drawn at `slots`, with what is known where it is: codes, or a model's vectors."""
+def _kept(new: Tensor, known: Known | None, model: CausalModel[P, C] | None = None) -> Tensor:
+    """What was drawn at a span, with what is known where it is: codes, or a model's vectors."""
     if known is None:
         return new
-    mask, codes = known.mask[:, slots], known.codes[:, slots]
+    codes, mask = known
     mask = mask.reshape(*mask.shape, *[1] * (new.dim() - 2))
     return torch.where(mask, model.embed(codes).to(new) if model else codes, new)
 

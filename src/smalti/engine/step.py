@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from smalti.codes import Cond, Draw, Reads, TokenSpec
+from smalti.codes import Cond, Draw, Known, Reads, TokenSpec
 from smalti.nn.finite import require_finite
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -39,15 +39,6 @@ class Model(Protocol):
     def draws(self, spec: TokenSpec | None) -> TokenSpec:
         """The codes to draw: those of `spec`, or its own. Raises ValueError if it cannot."""
         ...
-
-
-class Known(NamedTuple):
-    """Codes that are given, not drawn."""
-
-    codes: Tensor
-    """(B, N, *trailing)."""
-    mask: Tensor
-    """(B, N) bool, True where the code is given."""
 
 
 @dataclass(frozen=True)

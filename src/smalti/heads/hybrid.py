@@ -141,7 +141,7 @@ class HybridHead(Softmax):
     def sample(self, h: Tensor, chance: Chance) -> Draw:
         """Draw vectors (B, n, C) of one scale from hidden states of all branches. With
         `filters.smooth` a code's row is a mixture of rows. They have no log-probability."""
-        guide, noise, filters, _ = chance
+        guide, noise, filters = chance.guide, chance.noise, chance.filters
         book, _ = self._shared
         logits = filters(self.merged(h, guide))  # (B, n, V)
         codes, logp = draw(logits, noise.uniform())

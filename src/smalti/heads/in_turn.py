@@ -109,9 +109,12 @@ class HeadInTurn(nn.Module):
 
     def losses(self, h: Tensor, codes: Tensor) -> Tensor:
         """Negative log-likelihood of each part, (B, n, G) in nats."""
-        parts = self.split(codes)
-        given = zip(self.each(), self.states(h, parts).unbind(2), parts.unbind(-1), strict=True)
-        return torch.stack([part.loss(state, ids) for part, state, ids in given], -1)
+        parts, heads = self.split(codes), self.each()
+        states = self.states(h, parts)
+        if all(head is heads[0] for head in heads):  # one product for all
+            return heads[0].loss(states.flatten(1, 2), parts.flatten(1, 2)).view_as(parts)
+        given = zip(heads, states.unbind(2), parts.unbind(-1), strict=True)
+        return torch.stack([head.loss(state, ids) for head, state, ids in given], -1)
 
     def loss(self, h: Tensor, codes: Tensor, noise: SlotNoise | None = None) -> Tensor:
         """Negative log-likelihood of each position, the sum over its parts: (B, n) in nats."""

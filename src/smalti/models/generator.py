@@ -55,6 +55,15 @@ class GeneratorConfig:
             )
         return codes
 
+    def check_stack(self, tokenizer: Any) -> None:
+        """Raise ValueError unless a tokenizer gives a stack of numbers at each position."""
+        spec: TokenSpec = tokenizer.spec
+        if not spec.depth or spec.channels:
+            raise ValueError(
+                f"{self.name} predicts a stack of codes at each position, but the tokenizer, "
+                f"{an(type(tokenizer).__name__)}, gives {held(spec)}"
+            )
+
     @property
     def name(self) -> str:
         """Of the system, as its class has it."""
@@ -96,6 +105,9 @@ class Generator(nn.Module):
     """Whether it has no weights of positions, so that it can draw other grids than its own."""
     confidence: float | None = None
     """Masked models that reveal where they are surest: the weight of the noise at first."""
+    between: bool = False
+    """Whether the codes of a position are drawn between the layers: then no head has the loss of
+    what `hidden` gives, and `draw` reads `Chance.known`."""
     smooth: bool = False
     """Whether it can draw mixtures of codes (`Draw.vectors`)."""
     parts: int = 1
@@ -112,7 +124,7 @@ class Generator(nn.Module):
     config: Any
     spec: TokenSpec
     head: Any
-    """A `heads.base.Head`."""
+    """A `heads.base.Head`; with `between`, what it predicts codes with."""
 
     @property
     def filtered(self) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,10 +25,10 @@ from smalti.models.generator import GeneratorConfig
 from smalti.models.raster_stack import Prepared, RasterLlama
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import code_embedding
-from smalti.nn.linear import Linear
 from smalti.nn.llama import Block, feed_forward_width
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import drop_path_rates
+from smalti.nn.text_prefix import TextPrefix
 from smalti.sampling.orders import scan
 
 
@@ -114,26 +113,6 @@ class LlamaGenConfig(GeneratorConfig):
         return feed_forward_width(self.dim, self.multiple_of, self.ffn_multiplier)
 
 
-class TextPrefix(nn.Module):
-    """Text features (B, T, C) to prefix embeddings (B, T, D); the null text is a constant."""
-
-    uncond: Tensor
-
-    def __init__(self, config: LlamaGenConfig) -> None:
-        super().__init__()
-        self.fc1 = Linear(config.text_dim, config.dim, bias=False)
-        self.fc2 = Linear(config.dim, config.dim, bias=False)
-        shape = (config.text_length, config.text_dim)
-        # upstream never trains it, but every checkpoint holds its own
-        self.register_buffer("uncond", torch.empty(shape))
-
-    def forward(self, text: Tensor, drop: Tensor | None) -> Tensor:
-        text = text.to(self.fc1.weight.dtype)
-        if drop is not None:
-            text = torch.where(drop[:, None, None], self.uncond.to(text.dtype), text)
-        return self.fc2(F.gelu(self.fc1(text), approximate="tanh"))
-
-
 class LlamaGen(RasterLlama):
     """Codes (B, N), bits (B, N, K) or stacks of codes (B, N, G), given a class or a
     text. A `CausalModel`; one position a step."""
@@ -147,7 +126,7 @@ class LlamaGen(RasterLlama):
         if config.classes:
             self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
         else:
-            self.text_prefix = TextPrefix(config)
+            self.text_prefix = TextPrefix(config.text_length, config.text_dim, config.dim)
         rates = drop_path_rates(config.drop_path, config.layers)
         self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
         self.norm = RMSNorm(config.dim, config.norm_eps)

@@ -22,11 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.arguments import an
 from smalti.codes import Cond, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.depth import DepthConfig, DepthHead
-from smalti.models.generator import GeneratorConfig, held
+from smalti.models.generator import GeneratorConfig
 from smalti.models.raster_stack import Raster, place_of
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import CodeVectors, DepthTable, vectors_of
@@ -148,13 +147,8 @@ class RQTransformerConfig(GeneratorConfig):
     def fitted(self, tokenizer: Any, reads: Reads) -> RQTransformerConfig:
         """As of any model; the tokenizer's tables decide the width of its code vectors and whether
         all depths have the same. Texts are read as features."""
-        spec = tokenizer.spec
-        if not spec.depth or spec.channels:
-            raise ValueError(
-                f"{self.name} predicts a stack of codes at each position, but the tokenizer, "
-                f"{an(type(tokenizer).__name__)}, gives {held(spec)}"
-            )
-        config = super().fitted(tokenizer, reads)
+        self.check_stack(tokenizer)
+        spec, config = tokenizer.spec, super().fitted(tokenizer, reads)
         vectors = vectors_of(tokenizer.codebook, spec.depth, spec.vocab)  # (G, V, C)
         alike = all(torch.equal(rows, vectors[0]) for rows in vectors)
         return replace(config, code_dim=vectors.shape[-1], shared_vectors=alike)

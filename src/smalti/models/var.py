@@ -245,7 +245,7 @@ class VAR(ScaleModel):
         chance: Chance,
     ) -> Draw:
         """Draw the codes of a scale, (B, n), and with `filters.smooth` vectors (B, n, C)."""
-        guide, noise, filters, _ = chance
+        guide, noise, filters = chance.guide, chance.noise, chance.filters
         seen = self.read(codes, cond, span, cache)  # of the images, once for all branches
         seen = None if seen is None else guide.tile(seen)
         h = self.transform(seen, cond, span, cache)

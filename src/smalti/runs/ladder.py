@@ -55,7 +55,11 @@ COUNTED = 8
 LOSSES = ("nats_per_token", "nats_per_token_bound", "diffusion_loss")
 """What likelihood models, masked ones and those of continuous codes are measured by."""
 NAMES = {"parameters": "N", "compute": "C", "tokens": "D"}
-LAYERS = ("layers", "encoder_layers", "decoder_layers", "intra_layers")
+LAYERS = (
+    *("layers", "encoder_layers", "decoder_layers", "intra_layers", "head_layers"),
+    *("joint_layers", "single_layers"),
+)
+"""What configurations call the numbers of their layers, of each stack that they have."""
 PER_LAYER = (*LAYERS, "heads", "decoder_heads", "kv_heads")
 PER_WIDTH = ("ffn_dim", "decoder_dim")
 
@@ -112,8 +116,8 @@ class Ladder(About):
 
 
 def layers_of(config: object) -> int:
-    """The size of a model: its layers or, of one that has an encoder, those of the encoder."""
-    return getattr(config, "layers", 0) or getattr(config, "encoder_layers", 0)
+    """The size of a model: its layers or, of one of several stacks, those of the deepest."""
+    return max(getattr(config, name, 0) for name in LAYERS)
 
 
 def number(config: GeneratorConfig, name: str) -> int:

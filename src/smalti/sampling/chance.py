@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from smalti.codes import Guide
+from smalti.codes import Guide, Known
 from smalti.sampling.filters import Filters, RowFilters
 from smalti.sampling.noise import SlotNoise
 from smalti.sampling.solvers import Solver
@@ -21,3 +21,6 @@ class Chance(NamedTuple):
     """Temperature, top-k, top-p: for all rows, or of each row."""
     solver: Solver = Solver()
     """Of continuous codes: how a head gets from noise to a latent."""
+    known: Known | None = None
+    """Codes of the span that are given, (B, n, *trailing): the loop takes them in place of what is
+    drawn, and a model that reads its codes within the step has to as well."""

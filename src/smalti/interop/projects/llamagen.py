@@ -27,6 +27,7 @@ from smalti.interop.saved import Dtype, Repository, pair
 from smalti.interop.tensor_shapes import count, ffn_settings, option, shape
 from smalti.models.llamagen import SIZES, LlamaGen, LlamaGenConfig
 from smalti.pipeline.sampling import Sampling
+from smalti.progress import say
 from smalti.text.t5 import T5, T5Config
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 
@@ -270,6 +271,7 @@ def _alone(codes: Any, checkpoint: Checkpoint, options: LlamaGenFiles) -> Any:
     """For images of 256 pixels where nothing says otherwise: it has codes of any size."""
     if not (options.size or options.grid or option(checkpoint, "image_size", 0)):
         options = replace(options, size="256")
+        say("nothing says for images of what size the tokenizer is: taken for 256 pixels (--size)")
     return sized(codes, _grid(options, checkpoint, codes.factor))
 
 
