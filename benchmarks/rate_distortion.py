@@ -28,18 +28,22 @@ from smalti.cli.subjects import report_of
 from smalti.config import read_json
 from smalti.data.open import open_source
 from smalti.recipes.base import DataConfig, GeneratorRecipe, TextRecipe, TokenizerRecipe
+from smalti.recipes.dnd import emoji_dnd
+from smalti.recipes.hart import emoji_hart, emoji_hart_vae
 from smalti.recipes.ibq import emoji_fsq, emoji_ibq, emoji_ibq_ar
 from smalti.recipes.infinity import emoji_bsq64, emoji_infinity64
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.recipes.magvit2 import emoji_lfq, emoji_magvit2
 from smalti.recipes.mar import emoji_klvae, emoji_mar
+from smalti.recipes.rq import emoji_rq64, emoji_rqt
+from smalti.recipes.unitok import emoji_unitok, emoji_unitok_ar
 from smalti.recipes.var import emoji_msvqvae, emoji_var
 from smalti.runs import ladder
 from smalti.runs.generator import fitted, open_encoder
 from smalti.runs.run import train
 from smalti.runs.schedule import with_steps
 
-TOKENIZER, GENERATOR = 40e12, 36e12
+TOKENIZER, GENERATOR = 15e12, 15e12
 """Operations of a training, forward and backward."""
 SIZE = (64, 64)
 
@@ -96,6 +100,12 @@ KINDS: dict[str, Kind] = {
     ),
     "scales": Kind("six scales of 256 codes", "scales", at64(emoji_msvqvae), emoji_var),
     "bsq": Kind("six scales of 16 bits", "scales of bits", emoji_bsq64, emoji_infinity64),
+    "rq": Kind("RQ, 4 of 512, depth head", "depth", emoji_rq64, emoji_rqt),
+    "rq_dnd": Kind("the same, drawn between layers", "depth", emoji_rq64, emoji_dnd),
+    "unitok": Kind("4 sub-codes of 512", "sub-codes", emoji_unitok, emoji_unitok_ar),
+    "hybrid": Kind(
+        "six scales of 256 codes and a rest", "a continuous rest", at64(emoji_hart_vae), emoji_hart
+    ),
     "kl": Kind("8 numbers", "numbers", at64(emoji_klvae), emoji_mar),
 }
 
@@ -111,6 +121,8 @@ def tokenizer_operations(recipe: TokenizerRecipe) -> float:
     images = torch.randint(0, 256, (recipe.train.batch, 3, *SIZE), dtype=torch.uint8)
     batch = {"images": images, "labels": torch.zeros(len(images), dtype=torch.int64)}
     batch["shuffle"] = torch.arange(len(images))
+    if objective.reader is not None:
+        batch["text_tokens"] = objective.reader.tokenize(["a small picture"] * len(images))
     return ladder.operations(objective, [batch])
 
 
@@ -128,7 +140,7 @@ def trained(name: str, data: str, quick: bool, out: Path) -> dict[str, Any]:
     budgets = (TOKENIZER, GENERATOR) if not quick else (each[0] * 20, each[1] * 20)
     first = with_steps(first, steps_for(budgets[0], each[0]))
     second = with_steps(second, steps_for(budgets[1], each[1]))
-    a, b = out / f"{name}-tokenizer", out / f"{name}-generator"
+    a, b = out / f"{name.split('_')[0]}-tokenizer", out / f"{name}-generator"
     train(first, a)
     train(replace(second, tokenizer=str(a / "tokenizer")), b)
     return {
