@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from smalti.data.loader import Images
@@ -49,7 +49,7 @@ def test_the_loss_falls_and_texts_find_their_pictures():
     for step in range(80):
         losses = goal(batch, step)
         assert set(losses.totals) == set(goal.optimized()) == {"model", "text"}
-        sum(losses.totals.values()).backward()
+        torch.stack(list(losses.totals.values())).sum().backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -106,7 +106,7 @@ def test_batches_have_the_captions_of_their_pictures():
 
 
 def gradients(goal, batch):
-    sum(goal(batch, 0).totals.values()).backward()
+    torch.stack(list(goal(batch, 0).totals.values())).sum().backward()
     return {n: p.grad for n, p in goal.named_parameters() if p.grad is not None}
 
 
@@ -129,7 +129,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     goal = objective()
     whole = gradients(goal, pairs(goal))
     where, out = tmp_path / "where", tmp_path / "gradients"
-    multiprocessing.spawn(part, (str(where), str(out)), nprocs=2)
+    spawn(part, (str(where), str(out)), nprocs=2)
     found = torch.load(out)
     assert found.keys() == whole.keys()
     for name, gradient in whole.items():
