@@ -276,6 +276,9 @@ def pipeline(name: str, **options: Any) -> Pipeline:
             changes["phis"] = model.config.phis
     elif spec.channels:
         kind, changes = "open_magvit2_lfq", {"bits": spec.channels}
+    elif spec.depth:
+        kind, changes = "rq_vae", {"vocab": spec.vocab, "depth": spec.depth}
+        changes["dim"] = getattr(model.config, "code_dim", tokenizers()["rq_vae"][1].dim)
     else:
         kind, changes = "vqgan", {"vocab": spec.vocab}
     module, config = tokenizers()[kind]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,8 @@ class Runs:
         child = int(self.parent.stdout.readline())
         if after:
             time.sleep(after)
-            os.kill(child, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may be done
+                os.kill(child, signal.SIGKILL)
         return int(self.parent.stdout.readline())
 
 

@@ -102,7 +102,7 @@ def test_settings():
         "intermediate_size": 192, "image_seq_len": 36, "condition_num_classes": 10, "dropout": 0.2,
     }  # fmt: skip
     given = {"generator": generator, "vq_model": {"codebook_size": 96}}
-    assert rar_config(given) == RARConfig((6, 6), 96, 0, 10, 3, 4, 64, 192, 0.2)
+    assert rar_config(given) == RARConfig((6, 6), 96, 0, 0, 10, 3, 4, 64, 192, 0.2)
     with pytest.raises(ValueError, match="image_seq_len is 35, a grid of 5x5 is not: give grid"):
         rar_config(given | {"generator": generator | {"image_seq_len": 35}})
     wide = rar_config(given | {"generator": generator | {"image_seq_len": 35}}, (5, 7))

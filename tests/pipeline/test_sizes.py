@@ -37,7 +37,7 @@ def asked(pipe: Pipeline, count: int = 3) -> dict:
 def size_of(pipe: Pipeline) -> tuple[int, int]:
     """Another size than the pipeline's own, of another ratio: of scales a published one."""
     (h, w), *scales = pipe.model.spec.grids
-    h, w = schedule(1.333)[-1] if scales else (w + 1, h)
+    h, w = schedule(1.333)[-1] if scales else (w + 2, h)
     return h * pipe.tokenizer.factor, w * pipe.tokenizer.factor
 
 

@@ -284,7 +284,7 @@ def numbers(mask: Tensor) -> Tensor:
 class HART(Generator):
     """Vectors (B, N, C) of all scales given a text. A `CausalModel`; a scale a step."""
 
-    NO_DECAY = ("scale_embedding.weight", "*.constants", "*.log_scale")
+    NO_DECAY = ("scale_embedding.*", "*.constants", "*.log_scale")
     FLOAT32 = ("quantize.",)
     smooth = True
     reads_padding = True

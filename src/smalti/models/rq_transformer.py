@@ -170,7 +170,7 @@ class Prepared(Rowwise):
 class RQTransformer(Raster):
     """Stacks of codes (B, N, G) given a class or a text. A `CausalModel`; one stack a step."""
 
-    NO_DECAY = (r"positions$", r"^prefix_positions$")
+    NO_DECAY = ("*positions",)
     config: RQTransformerConfig
     head: DepthHead
 

@@ -299,6 +299,7 @@ TOKENIZER = Part(
 MODEL = Part(
     title="a LlamaGen generator",
     marks=("tok_embeddings.", "layers.0.feed_forward.w3."),
+    lacks=("norm.0.",),
     module=LlamaGen,
     config=_generator,
     state=lambda state, config, _: gpt_state(state, config),
