@@ -170,7 +170,7 @@ def test_guidance_0_equals_no_condition_and_3_is_something_else(model):
     cond, noise = random_cond(model, B), Noise.request(5, B)
     codes, logp = drawn(model, cond.null(), noise)
     guided, guided_logp = drawn(model, cond, noise, Constant(0.0))
-    if not model.solved:  # a diffusion head takes its variance from the condition's branch
+    if not hybrid(model):  # its diffusion takes the variance from the condition's branch
         assert equal(model, codes, guided)
         check_logp(model, logp, guided_logp)
     strong, _ = drawn(model, cond, noise, Guidance(3.0))
@@ -370,10 +370,15 @@ def test_gradient_reaches_every_parameter(model):
     assert not [k for k in weak if visible(k)]
 
 
+def hybrid(model) -> bool:
+    """Whether it draws codes and a continuous rest."""
+    return model.filtered and model.solved
+
+
 def check_same(model, values: Tensor, expected: Tensor) -> None:
     """Exactly, but where times of a diffusion are embedded: products of few rows round by where
     their weights are in memory."""
-    if model.solved:
+    if hybrid(model):
         close.values(values, expected, model)
     else:
         assert torch.equal(values, expected)
@@ -401,7 +406,7 @@ def test_bfloat16_stays_close_to_float32(model, tmp_path):
     loss, exact = half.loss(codes, cond), model.loss(codes, cond)
     assert loss.dtype == torch.float32
     apart = (loss - exact).abs().flatten().sort().values
-    if model.filtered and model.solved:  # a loss that draws codes may draw some others
+    if hybrid(model):  # a loss that draws codes may draw some others
         apart = apart[: -len(apart) // 20]
     assert apart.max() <= 0.1
     assert apart.mean() < 0.03 < 0.3 < exact.std()
