@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from builders import build, generate, models, random_codes, random_cond
+from smalti.codes import Cond
 from smalti.models import llamagen
 from smalti.nn.linear import Linear, packed
 from smalti.sampling.noise import Noise
@@ -152,7 +153,7 @@ def test_frozen_weights_stay_bit_for_bit_and_the_loss_falls(tmp_path):
     with torch.no_grad(), trainer.averaged():
         model = trainer.objective.model.eval()
         batch = Codes().batch(0)
-        cond = llamagen.Cond.of_labels(batch["labels"])
+        cond = Cond.of_labels(batch["labels"])
         start = build(llamagen.LlamaGen, llamagen.tiny())
         assert model.loss(batch["codes"], cond).mean() < start.loss(batch["codes"], cond).mean()
 

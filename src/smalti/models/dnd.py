@@ -29,13 +29,12 @@ from smalti.codes import Cond, Draw, Reads, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.categorical import CategoricalHead
 from smalti.models.generator import GeneratorConfig
-from smalti.models.raster_stack import Prepared, RasterLlama
+from smalti.models.raster_stack import PrefixedLlama, Prepared
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import DepthTable
 from smalti.nn.llama import Block, feed_forward_width
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import drop_path_rates
-from smalti.nn.text_prefix import TextPrefix
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw
 from smalti.sampling.noise import Noise
@@ -168,7 +167,7 @@ class Classifiers(nn.Module):
         return cast(CategoricalHead, self.parts[min(depth, len(self.parts) - 1)])
 
 
-class DnD(RasterLlama):
+class DnD(PrefixedLlama):
     """Stacks of codes (B, N, G), given a class or a text. A `CausalModel`; one stack a step."""
 
     between = True
@@ -180,51 +179,13 @@ class DnD(RasterLlama):
         self.config, self.spec, self.prefix = config, config.spec, config.prefix
         dim = config.dim
         self.tok_embeddings = DepthTable((config.vocab,) * config.depth, dim, shared=True)
-        if config.classes:
-            self.cls_embedding = nn.Embedding(config.classes + 1, dim)
-        else:
-            self.text_prefix = TextPrefix(config.text_length, config.text_dim, dim)
+        self.make_prefix()
         rates = drop_path_rates(config.drop_path, config.layers)
         self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
         self.head = Classifiers(config)
         ends = [place + 1 for place in config.places]
         self.stages = [range(*pair) for pair in zip([0, *ends], ends, strict=False)]
         self.init_weights()
-
-    def init_weights(self) -> None:
-        """Normal(0, 0.02) everywhere; zero heads, so that the first loss is G ln V; a null text of
-        rows of length 1."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-        self.head.init_weights()
-        if self.config.text_length:
-            nn.init.normal_(self.text_prefix.uncond, std=self.config.text_dim**-0.5)
-
-    @property
-    def reads(self) -> Reads:
-        c = self.config
-        return Reads(c.classes, c.text_length, c.text_dim if c.text_length else 0)
-
-    @property
-    def reader(self) -> nn.Module:
-        return self.cls_embedding if self.config.classes else self.text_prefix
-
-    def prepare(
-        self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
-    ) -> Prepared:
-        """Prefix embeddings, position rows and padding of a batch of conditions, drawn in `orders`,
-        (N,) or (B, N), on the grid of `spec`."""
-        spec, visible = self.draws(spec), None
-        if self.config.classes:
-            ids = cond.class_ids(null=self.config.classes)
-            prefix = self.cls_embedding(ids).unsqueeze(1)  # (B, 1, D)
-        else:
-            if cond.text is None or cond.text_mask is None:
-                raise ValueError("this model is text-conditional: give text and text_mask")
-            prefix = self.text_prefix(cond.text, cond.drop)  # (B, T, D)
-            visible = F.pad(cond.text_mask.bool(), (0, spec.positions), value=True)
-        return Prepared(prefix, self.turns(spec, orders, prefix.device), visible)
 
     def passed(
         self,

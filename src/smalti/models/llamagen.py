@@ -18,17 +18,16 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Reads, Span, TokenSpec
+from smalti.codes import Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
 from smalti.models.generator import GeneratorConfig
-from smalti.models.raster_stack import Prepared, RasterLlama
+from smalti.models.raster_stack import PrefixedLlama, Prepared
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.llama import Block, feed_forward_width
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import drop_path_rates
-from smalti.nn.text_prefix import TextPrefix
 from smalti.sampling.orders import scan
 
 
@@ -113,7 +112,7 @@ class LlamaGenConfig(GeneratorConfig):
         return feed_forward_width(self.dim, self.multiple_of, self.ffn_multiplier)
 
 
-class LlamaGen(RasterLlama):
+class LlamaGen(PrefixedLlama):
     """Codes (B, N), bits (B, N, K) or stacks of codes (B, N, G), given a class or a
     text. A `CausalModel`; one position a step."""
 
@@ -123,10 +122,7 @@ class LlamaGen(RasterLlama):
         super().__init__()
         self.config, self.spec, self.prefix = config, config.spec, config.prefix
         self.tok_embeddings = code_embedding(self.spec, config.dim)
-        if config.classes:
-            self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
-        else:
-            self.text_prefix = TextPrefix(config.text_length, config.text_dim, config.dim)
+        self.make_prefix()
         rates = drop_path_rates(config.drop_path, config.layers)
         self.layers = nn.ModuleList([Block(config, rate) for rate in rates])
         self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -134,41 +130,6 @@ class LlamaGen(RasterLlama):
             self.spec, config.dim, depth_layers=config.depth_layers, depth_dim=config.depth_dim
         )
         self.init_weights()
-
-    def init_weights(self) -> None:
-        """Normal(0, 0.02) everywhere; a zero head, so that the first loss is ln V; a null text of
-        rows of length 1."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-        self.head.init_weights()
-        if self.config.text_length:
-            nn.init.normal_(self.text_prefix.uncond, std=self.config.text_dim**-0.5)
-
-    @property
-    def reads(self) -> Reads:
-        c = self.config
-        return Reads(c.classes, c.text_length, c.text_dim if c.text_length else 0)
-
-    @property
-    def reader(self) -> nn.Module:
-        return self.cls_embedding if self.config.classes else self.text_prefix
-
-    def prepare(
-        self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
-    ) -> Prepared:
-        """Prefix embeddings, position rows and padding of a batch of conditions, drawn in `orders`,
-        (N,) or (B, N), on the grid of `spec`."""
-        spec, visible = self.draws(spec), None
-        if self.config.classes:
-            ids = cond.class_ids(null=self.config.classes)
-            prefix = self.cls_embedding(ids).unsqueeze(1)  # (B, 1, D)
-        else:
-            if cond.text is None or cond.text_mask is None:
-                raise ValueError("this model is text-conditional: give text and text_mask")
-            prefix = self.text_prefix(cond.text, cond.drop)  # (B, T, D)
-            visible = F.pad(cond.text_mask.bool(), (0, spec.positions), value=True)
-        return Prepared(prefix, self.turns(spec, orders, prefix.device), visible)
 
     def hidden(
         self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None

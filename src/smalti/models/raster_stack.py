@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Draw, Rowwise, Span, TokenSpec
+from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.models.generator import Generator
 from smalti.nn.attention import KVCache
 from smalti.nn.llama import Place
 from smalti.nn.rope import rope_2d, rotation
+from smalti.nn.text_prefix import TextPrefix
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange, restore, scan
@@ -153,3 +154,51 @@ class RasterLlama(Raster):
     def place(self, prepared: Prepared, span: Span) -> Place:
         """Where the rows of a span stand in the sequence, and what they see."""
         return place_of(span, self.prefix, prepared.rotation, prepared.visible)
+
+
+class PrefixedLlama(RasterLlama):
+    """One behind a class, or behind the features of a text, as its configuration says: `classes`,
+    or `text_length` and `text_dim`."""
+
+    def make_prefix(self) -> None:
+        """Make the module that reads the condition."""
+        c = self.config
+        if c.classes:
+            self.cls_embedding = nn.Embedding(c.classes + 1, c.dim)
+        else:
+            self.text_prefix = TextPrefix(c.text_length, c.text_dim, c.dim)
+
+    def init_weights(self) -> None:
+        """Normal(0, 0.02) everywhere; zeros for the logits, so that any code is as likely at first;
+        a null text of rows of length 1."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        self.head.init_weights()
+        if self.config.text_length:
+            nn.init.normal_(self.text_prefix.uncond, std=self.config.text_dim**-0.5)
+
+    @property
+    def reads(self) -> Reads:
+        c = self.config
+        return Reads(c.classes, c.text_length, c.text_dim if c.text_length else 0)
+
+    @property
+    def reader(self) -> nn.Module:
+        return self.cls_embedding if self.config.classes else self.text_prefix
+
+    def prepare(
+        self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
+    ) -> Prepared:
+        """Prefix embeddings, position rows and padding of a batch of conditions, drawn in `orders`,
+        (N,) or (B, N), on the grid of `spec`."""
+        spec, visible = self.draws(spec), None
+        if self.config.classes:
+            ids = cond.class_ids(null=self.config.classes)
+            prefix = self.cls_embedding(ids).unsqueeze(1)  # (B, 1, D)
+        else:
+            if cond.text is None or cond.text_mask is None:
+                raise ValueError("this model is text-conditional: give text and text_mask")
+            prefix = self.text_prefix(cond.text, cond.drop)  # (B, T, D)
+            visible = F.pad(cond.text_mask.bool(), (0, spec.positions), value=True)
+        return Prepared(prefix, self.turns(spec, orders, prefix.device), visible)
