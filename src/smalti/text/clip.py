@@ -16,16 +16,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from smalti.config import check
 from smalti.devices.named import fast_bf16
 from smalti.files import expand
-from smalti.text.encoders import TextConfig, TextEncoder
+from smalti.text.encoders import TextConfig
+from smalti.text.pretrained import Parts, PretrainedEncoder
 
 FOLDERS = ("text_encoder", "tokenizer")
 """Where folders of diffusers keep the encoder and its tokenizer."""
@@ -45,41 +46,20 @@ class CLIPConfig(TextConfig):
         check(self, positive=("dim",), several=("length",))
 
 
-class Parts(NamedTuple):
-    """What `transformers` loads."""
-
-    tokenizer: Any
-    model: nn.Module
-
-
-class CLIP(TextEncoder):
+class CLIP(PretrainedEncoder):
     """Tokens of texts to features of a frozen CLIP. It has no parameters of its own.
 
     Raises ValueError at the first text if there is no such CLIP, or if it has other widths.
     """
 
     config: CLIPConfig
-    learned = False
 
-    def __init__(self, config: CLIPConfig) -> None:
-        super().__init__()
-        self.config = config
-        self._parts: Parts | None = None  # a tuple hides the weights from state_dict and optimizer
-
-    @property
-    def parts(self) -> Parts:
-        """Tokenizer and model, loaded at the first use."""
-        if self._parts is None:
-            self._parts = load(self.config)
-        return self._parts
+    def load(self) -> Parts:
+        return load(self.config)
 
     @property
     def capacity(self) -> int:
         return self.config.length - 1
-
-    def release(self) -> None:
-        """Give the memory back until the next text."""
-        self._parts = None
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Tokens (B, T - 1) int64 with both marks, filled up on the right as the encoder learned

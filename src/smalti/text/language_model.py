@@ -19,8 +19,8 @@ from torch import Tensor
 from smalti.config import check
 from smalti.devices.named import fast_bf16
 from smalti.files import expand
-from smalti.text.encoders import PADDING, TextConfig, TextEncoder
-from smalti.text.t5 import Parts, loading
+from smalti.text.encoders import PADDING, TextConfig
+from smalti.text.pretrained import Parts, PretrainedEncoder, loading
 
 
 @dataclass(frozen=True)
@@ -38,30 +38,16 @@ class LanguageModelConfig(TextConfig):
         check(self, positive=("length", "dim"))
 
 
-class LanguageModel(TextEncoder):
+class LanguageModel(PretrainedEncoder):
     """Tokens of texts to hidden states of a frozen model. It has no parameters of its own.
 
     Raises ValueError at the first text if there is no such model, or if it has another width.
     """
 
     config: LanguageModelConfig
-    learned = False
 
-    def __init__(self, config: LanguageModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self._parts: Parts | None = None  # a tuple hides the weights from state_dict and optimizer
-
-    @property
-    def parts(self) -> Parts:
-        """Tokenizer and model, loaded at the first use."""
-        if self._parts is None:
-            self._parts = load(self.config)
-        return self._parts
-
-    def release(self) -> None:
-        """Give the memory back until the next text."""
-        self._parts = None
+    def load(self) -> Parts:
+        return load(self.config)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Tokens (B, T) int64, right padded with -1."""

@@ -9,20 +9,19 @@ B texts, T tokens, C width.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from smalti.config import check
 from smalti.devices.named import fast_bf16
 from smalti.files import expand
 from smalti.text.clean import clean
-from smalti.text.encoders import PADDING, TextConfig, TextEncoder
+from smalti.text.encoders import PADDING, TextConfig
+from smalti.text.pretrained import Parts, PretrainedEncoder, loading
 
 
 @dataclass(frozen=True)
@@ -40,37 +39,16 @@ class T5Config(TextConfig):
         check(self, positive=("length", "dim"))
 
 
-class Parts(NamedTuple):
-    """What `transformers` loads."""
-
-    tokenizer: Any
-    model: nn.Module
-
-
-class T5(TextEncoder):
+class T5(PretrainedEncoder):
     """Tokens of texts to features of a frozen T5. It has no parameters of its own.
 
     Raises ValueError at the first text if there is no such T5, or if it has another width.
     """
 
     config: T5Config
-    learned = False
 
-    def __init__(self, config: T5Config) -> None:
-        super().__init__()
-        self.config = config
-        self._parts: Parts | None = None  # a tuple hides the weights from state_dict and optimizer
-
-    @property
-    def parts(self) -> Parts:
-        """Tokenizer and model, loaded at the first use."""
-        if self._parts is None:
-            self._parts = load(self.config)
-        return self._parts
-
-    def release(self) -> None:
-        """Give the memory back until the next text."""
-        self._parts = None
+    def load(self) -> Parts:
+        return load(self.config)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Tokens (B, T) int64 with the end mark, left padded with -1."""
@@ -117,20 +95,6 @@ def load(config: T5Config) -> Parts:
             f"{config.model} has features of width {model.config.d_model}, got dim {config.dim}"
         )
     return Parts(tokenizer, model.eval().requires_grad_(False))
-
-
-@contextmanager
-def loading(model: str, what: str = "T5") -> Iterator[Any]:
-    """`transformers`, with its complaints about a model, which is to be a `what`, as one line."""
-    try:
-        transformers = importlib.import_module("transformers")
-    except ImportError:
-        raise ValueError(f'a {what} needs `pip install "smalti[text]"`') from None
-    try:
-        yield transformers
-    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{model} is no {what} that can be loaded: {reason}") from None
 
 
 def tiny() -> T5Config:
