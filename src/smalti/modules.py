@@ -38,6 +38,7 @@ from smalti.models import (
 )
 from smalti.models.generator import Generator
 from smalti.nn.finite import require_finite_weights
+from smalti.nn.unfilled import unfilled
 from smalti.text import byte_words as byte_level
 from smalti.text import clip, language_model, t5
 from smalti.tokenizers import (
@@ -272,7 +273,7 @@ def assemble(
     Raises ValueError beginning with `where` if names or shapes are not those of the module, or, if
     `finite` is asked for, if weights are NaN or infinite, in the file or in the `dtype`.
     """
-    with torch.device("meta"):
+    with unfilled():
         module = kind(config)
     wanted = module.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())

@@ -134,15 +134,21 @@ def assert_same(whole: Path, killed: Path, parts: tuple[str, ...]) -> None:
 TRAIN = ["train", "emoji_vqgan", *TOKENIZER, "--train.steps", "24", "--train.save-every", "3"]
 
 
-def test_a_tokenizer(run, tmp_path):
-    assert run([*TRAIN, "--out", str(tmp_path / "whole")]) == 0
+@pytest.fixture(scope="module")
+def tokenizer(run: Runs, tmp_path_factory) -> Path:
+    """A run that was not killed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert run([*TRAIN, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_tokenizer(run, tokenizer, tmp_path):
     killed_again_and_again(run, [*TRAIN, "--out", str(tmp_path / "k")], random.Random(0))
-    assert_same(tmp_path / "whole", tmp_path / "k", ("tokenizer", "checkpoints"))
+    assert_same(tokenizer, tmp_path / "k", ("tokenizer", "checkpoints"))
 
 
-def test_a_generator(run, tmp_path):
-    assert run([*TRAIN, "--out", str(tmp_path / "t")]) == 0
-    command = ["train", "emoji_llamagen", "--tokenizer", str(tmp_path / "t" / "tokenizer")]
+def test_a_generator(run, tokenizer, tmp_path):
+    command = ["train", "emoji_llamagen", "--tokenizer", str(tokenizer / "tokenizer")]
     command += [*GENERATOR, "--train.steps", "24", "--train.save-every", "3", "--train.ema", "0.9"]
     assert run([*command, "--out", str(tmp_path / "whole")]) == 0
     killed_again_and_again(run, [*command, "--out", str(tmp_path / "k")], random.Random(2))
@@ -150,11 +156,10 @@ def test_a_generator(run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def codes(run: Runs, tmp_path_factory) -> tuple[list[str], bytes]:
+def codes(run: Runs, tokenizer: Path, tmp_path_factory) -> tuple[list[str], bytes]:
     """A command that encodes, but for the name of its output, and what it then writes."""
     folder = tmp_path_factory.mktemp("codes")
-    assert run([*TRAIN, "--out", str(folder / "t")]) == 0
-    command = ["encode", "shapes:33", "--tokenizer", str(folder / "t" / "tokenizer"), "--out"]
+    command = ["encode", "shapes:33", "--tokenizer", str(tokenizer / "tokenizer"), "--out"]
     assert run([*command, str(folder / "codes.arrow")]) == 0
     return command, (folder / "codes.arrow").read_bytes()
 

@@ -137,14 +137,15 @@ def _class(module: str, name: str) -> tuple[str, str] | None:
     return _class(home, name) if home else None
 
 
-def _kinds(module: str, name: str) -> Iterator[tuple[str, str]]:
+@functools.cache
+def _kinds(module: str, name: str) -> list[tuple[str, str]]:
     """The classes that a field of this class may hold: it, and those of its package derived from
     it."""
-    yield module, name
-    package = module.rpartition(".")[0]
-    for other in _modules(package):
+    found = [(module, name)]
+    for other in _modules(module.rpartition(".")[0]):
         for derived in re.findall(rf"^class (\w+)\(.*\b{name}\b", _text(other), re.MULTILINE):
-            yield from _kinds(other, derived)
+            found += _kinds(other, derived)
+    return found
 
 
 def _modules(package: str) -> list[str]:

@@ -7,6 +7,7 @@ import time
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ UNLABELLED = "image"
 """The class of images that have none."""
 
 
+@cache
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """A command that takes `settings` with an option for each setting of `Sampling`, which is None
     for the pipeline's own. Imports torch."""

@@ -131,8 +131,14 @@ def _fields(group: type[Any], values: Any, prefix: str) -> Iterator[Option]:
             default = field.default_factory()
         else:
             default = REQUIRED if field.default is dataclasses.MISSING else field.default
-        hint = typing.get_type_hints(owner, include_extras=True)[field.name]
+        hint = _hints(owner)[field.name]
         yield from _of(name, hint, default, prefix, field_docs(owner).get(field.name, ""))
+
+
+@functools.cache
+def _hints(owner: type[Any]) -> dict[str, Any]:
+    """The types of a dataclass's fields, with what is noted beside them."""
+    return typing.get_type_hints(owner, include_extras=True)
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from smalti.config import read_json
 from smalti.loading import download, load, load_tokenizer, tokenizer_at
 from smalti.models.generator import Generator
 from smalti.modules import fingerprint, load_module, tokenizer_folder
+from smalti.nn.unfilled import unfilled
 from smalti.pipeline.pipeline import Pipeline
 from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
 from smalti.tokenizers.base import ImageTokenizer
@@ -136,7 +137,7 @@ def class_table(old: Tensor, before: Sequence[str], after: Sequence[str]) -> Ten
 
 def built(config: object, among: dict[str, modules.Entry], weights: dict[str, Tensor]) -> Any:
     """A registered module with copies of the weights, all of them to be trained."""
-    with torch.device("meta"):
+    with unfilled():
         model = modules.module_of(config, among)
     model.load_state_dict({k: v.clone() for k, v in weights.items()}, assign=True)
     return model

@@ -1,0 +1,52 @@
+"""Modules without numbers."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from builders import models, tokenizers
+from smalti.nn.unfilled import unfilled
+
+CASES = models() | tokenizers()
+
+
+class Drawn(TorchDispatchMode):
+    """The operations that draw from a normal distribution."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found += ["normal"] if "normal" in str(func) else []
+        return func(*args, **(kwargs or {}))
+
+
+def fill(module: nn.Embedding) -> None:
+    nn.init.normal_(module.weight, std=0.02)
+    nn.init.normal_(tensor=module.weight)
+    nn.init.xavier_normal_(module.weight)
+    with torch.no_grad():
+        assert module.weight.normal_(std=2.0) is module.weight
+
+
+def test_nothing_is_drawn():
+    with Drawn() as drawn:
+        fill(nn.Embedding(3, 4))
+    assert len(drawn.found) == 5, "it sees those of a module that is filled"
+    with Drawn() as drawn, unfilled():
+        fill(nn.Embedding(3, 4))
+    assert drawn.found == []
+
+
+@pytest.mark.parametrize("name", ["llamagen", "var", "mar", "rq_vae", "kl_vae"])
+def test_names_shapes_and_types_are_those_of_the_module(name):
+    module, config = CASES[name]
+    with unfilled():
+        made = module(config).state_dict()
+    real = module(config).state_dict()
+    assert [(k, v.shape, v.dtype) for k, v in made.items()] == [
+        (k, v.shape, v.dtype) for k, v in real.items()
+    ]
+    assert all(tensor.is_meta for tensor in made.values())
