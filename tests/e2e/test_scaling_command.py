@@ -30,6 +30,12 @@ def tokenizer(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture
+def unplotted(monkeypatch):
+    """No figures, which take a second each: they are looked at elsewhere."""
+    monkeypatch.setattr("smalti.cli.plots.plot_scaling", lambda report, out: None)
+
+
 @pytest.fixture(scope="module")
 def ladder(tokenizer, few_resamples, tmp_path_factory):
     """The folder of a ladder of four sizes."""
@@ -78,7 +84,7 @@ def test_what_a_ladder_leaves_behind(ladder):
         assert image.size == (1200, 432)
 
 
-def test_what_is_finished_is_used_again(ladder, tokenizer, capsys):
+def test_what_is_finished_is_used_again(ladder, tokenizer, unplotted, capsys):
     before = {p: p.stat().st_mtime_ns for p in ladder.glob("layers-*/**/*") if p.is_file()}
     first = json.loads((ladder / "scaling.json").read_text())
     capsys.readouterr()
@@ -91,7 +97,7 @@ def test_what_is_finished_is_used_again(ladder, tokenizer, capsys):
     assert json.loads(capsys.readouterr().out) == first
 
 
-def test_a_ladder_that_was_cut_off_goes_on(ladder, tokenizer, tmp_path, capsys):
+def test_a_ladder_that_was_cut_off_goes_on(ladder, tokenizer, unplotted, tmp_path, capsys):
     """As if killed in the third size after its checkpoint; that gives the same numbers."""
     first = json.loads((ladder / "scaling.json").read_text())
     kept = tmp_path / "kept"
@@ -111,7 +117,7 @@ def test_a_ladder_that_was_cut_off_goes_on(ladder, tokenizer, tmp_path, capsys):
         assert new == old
 
 
-def test_a_ladder_grows(ladder, tokenizer):
+def test_a_ladder_grows(ladder, tokenizer, unplotted):
     before = (ladder / "layers-01" / "metrics.jsonl").stat().st_mtime_ns
     report = again(ladder, tokenizer, "--sizes", "6", "2", "1", "4", "3", "1")
     assert [s["layers"] for s in report["sizes"]] == [1, 2, 3, 4, 6]

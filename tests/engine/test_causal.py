@@ -246,15 +246,15 @@ def test_an_order_decides_what_is_drawn_when(name, each):
     orders = torch.stack([order("random", model.config.grid, seed) for seed in (1, 2, 3)])
     orders = orders if each else orders[0]
     rows = orders.expand(3, total)
-    seen = [s.codes.clone() for s in stream(model, cond, noise, orders=orders)]
-    for i, codes in enumerate(seen):
-        drawn, final = arrange(codes, rows), arrange(seen[-1], rows)
+    steps = [(s.codes.clone(), s.logp) for s in stream(model, cond, noise, orders=orders)]
+    (last, _), final = steps[-1], arrange(steps[-1][0], rows)
+    for i, (codes, _) in enumerate(steps):
+        drawn = arrange(codes, rows)
         assert not drawn[:, i + 1 :].any(), "cells to come are zero"
         assert torch.equal(drawn[:, : i + 1], final[:, : i + 1])
-    steps = list(stream(model, cond, noise, orders=orders))
-    logp = torch.cat([step.logp for step in steps], 1)
+    logp = torch.cat([logp for _, logp in steps], 1)
     with torch.no_grad():
-        loss = arrange(model.loss(seen[-1], cond, orders=orders), orders)
+        loss = arrange(model.loss(last, cond, orders=orders), orders)
     torch.testing.assert_close(-logp, loss, rtol=0, atol=1e-4)
     guided = generate(model, cond, noise, Guidance(3.0), orders=orders)
     for i in range(3):
