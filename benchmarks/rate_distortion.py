@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -27,7 +27,7 @@ from smalti.cli.evaluate import Options
 from smalti.cli.subjects import report_of
 from smalti.config import read_json
 from smalti.data.open import open_source
-from smalti.recipes.base import DataConfig, GeneratorRecipe, TextRecipe, TokenizerRecipe
+from smalti.recipes.base import DataConfig, GeneratorRecipe, Recipe, TextRecipe, TokenizerRecipe
 from smalti.recipes.dnd import emoji_dnd
 from smalti.recipes.hart import emoji_hart, emoji_hart_vae
 from smalti.recipes.ibq import emoji_fsq, emoji_ibq, emoji_ibq_ar
@@ -70,10 +70,13 @@ def at64(recipe: Callable[[], TokenizerRecipe], **changes: Any) -> Callable[[], 
     return made
 
 
-def of(recipe: Callable[[], GeneratorRecipe], **changes: Any) -> Callable[[], GeneratorRecipe]:
-    """A generator's recipe with some of the model changed."""
+R = TypeVar("R", bound=Recipe)
 
-    def made() -> GeneratorRecipe:
+
+def of(recipe: Callable[[], R], **changes: Any) -> Callable[[], R]:
+    """A recipe with some of the model changed."""
+
+    def made() -> R:
         small = recipe()
         return replace(small, model=replace(small.model, **changes))
 
@@ -102,7 +105,7 @@ KINDS: dict[str, Kind] = {
     "bsq": Kind("six scales of 16 bits", "scales of bits", emoji_bsq64, emoji_infinity64),
     "rq": Kind("RQ, 4 of 512, depth head", "depth", emoji_rq64, emoji_rqt),
     "rq_dnd": Kind("the same, drawn between layers", "depth", emoji_rq64, emoji_dnd),
-    "unitok": Kind("4 sub-codes of 512", "sub-codes", emoji_unitok, emoji_unitok_ar),
+    "unitok": Kind("4 sub-codes of 512", "sub-codes", of(emoji_unitok, layers=4), emoji_unitok_ar),
     "hybrid": Kind(
         "six scales of 256 codes and a rest", "a continuous rest", at64(emoji_hart_vae), emoji_hart
     ),
@@ -126,16 +129,25 @@ def tokenizer_operations(recipe: TokenizerRecipe) -> float:
     return ladder.operations(objective, [batch])
 
 
-def trained(name: str, data: str, quick: bool, out: Path) -> dict[str, Any]:
-    """Train a kind's tokenizer and generator, or take what is there; what is measured of them."""
-    kind = KINDS[name]
-    source = DataConfig(source=data, flip=True)
+def recipes(name: str, data: str) -> tuple[TokenizerRecipe, GeneratorRecipe]:
+    """Of a kind, on this data: the generator is one of the tokenizer's codes."""
+    kind, source = KINDS[name], DataConfig(source=data, flip=True)
     first = replace(kind.tokenizer(), data=source)
     second = replace(kind.generator(), data=source)
-    tokenizer = fresh(first.model)
-    encoder = open_encoder(second, None)
+    tokenizer, encoder = fresh(first.model), open_encoder(second, None)
     model = fitted(second.model, tokenizer, len(open_source(data).classes), encoder)
-    second = replace(second, model=model)
+    return first, replace(second, model=model)
+
+
+def encoder_size(tokenizer: Any) -> int:
+    """How many numbers the encoder of a tokenizer has."""
+    return sum(p.numel() for name, p in tokenizer.named_parameters() if "encoder" in name)
+
+
+def trained(name: str, data: str, quick: bool, out: Path) -> dict[str, Any]:
+    """Train a kind's tokenizer and generator, or take what is there; what is measured of them."""
+    kind, (first, second) = KINDS[name], recipes(name, data)
+    tokenizer = fresh(first.model)
     each = tokenizer_operations(first), counted(replace(second, data=second.data))
     budgets = (TOKENIZER, GENERATOR) if not quick else (each[0] * 20, each[1] * 20)
     first = with_steps(first, steps_for(budgets[0], each[0]))
@@ -150,8 +162,8 @@ def trained(name: str, data: str, quick: bool, out: Path) -> dict[str, Any]:
         "text": isinstance(second, TextRecipe),
         "steps": (first.train.steps, second.train.steps),
         "operations": (each[0] * first.train.steps, each[1] * second.train.steps),
-        "parameters": (learned(first.model), learned(model)),
-        "encoder": sum(p.numel() for n, p in tokenizer.named_parameters() if "encoder" in n),
+        "parameters": (learned(first.model), learned(second.model)),
+        "encoder": encoder_size(tokenizer),
     } | measured(tokenizer.spec, a, b, data)
 
 
