@@ -44,7 +44,7 @@ from smalti.models.pyramid_stack import (
 )
 from smalti.nn.adaln import modulate
 from smalti.nn.cross import Context, CrossAttention
-from smalti.nn.mlp import MLP, SwiGLU
+from smalti.nn.mlp import MLP, Gated
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import drop_path_rates, dropped
 from smalti.nn.rope import rope_halves
@@ -210,7 +210,7 @@ class Block(nn.Module):
         shape = config.shape
         self.attention = Attention(shape)
         if config.feed_forward == "swiglu":
-            self.feed_forward = SwiGLU(shape.dim, shape.ffn_dim)
+            self.feed_forward = Gated(shape.dim, shape.ffn_dim)
         else:
             self.feed_forward = MLP(shape.dim, shape.ffn_dim, "tanh")
         self.norm = RMSNorm(shape.dim, shape.norm_eps)

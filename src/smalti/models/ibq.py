@@ -29,7 +29,7 @@ from smalti.nn.adaln import modulate
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.llama import Attention, Place, feed_forward_width
-from smalti.nn.mlp import SwiGLU
+from smalti.nn.mlp import Gated
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import drop_path_rates, dropped
 from smalti.sampling.orders import scan
@@ -104,7 +104,7 @@ class Block(nn.Module):
     def __init__(self, config: IBQConfig, drop_path: float) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
+        self.feed_forward = Gated(config.dim, config.ffn_dim)
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         if config.shared_adaln:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.linear import Linear
-from smalti.nn.mlp import SwiGLU
+from smalti.nn.mlp import Gated
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import dropped
 from smalti.nn.rope import rotate
@@ -85,7 +85,7 @@ class Block(nn.Module):
     def __init__(self, config: Widths, drop_path: float) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.feed_forward = SwiGLU(config.dim, config.ffn_dim)
+        self.feed_forward = Gated(config.dim, config.ffn_dim)
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.dropout, self.drop_path = config.dropout, drop_path

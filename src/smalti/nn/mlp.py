@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,17 +12,19 @@ from torch.nn import functional as F
 from smalti.nn.linear import Linear
 
 
-class SwiGLU(nn.Module):
-    """w2(silu(w1 x) * w3 x) of (..., D), without biases (Shazeer 2020, arXiv:2002.05202)."""
+class Gated(nn.Module):
+    """w2(gate(w1 x) * w3 x) of (..., D), without biases (Shazeer 2020, arXiv:2002.05202): SwiGLU,
+    or with the tanh form of GELU GeGLU."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, gate: Literal["silu", "gelu"] = "silu") -> None:
         super().__init__()
+        self.gate = F.silu if gate == "silu" else partial(F.gelu, approximate="tanh")
         self.w1 = Linear(dim, hidden, bias=False)
         self.w3 = Linear(dim, hidden, bias=False)
         self.w2 = Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return self.w2(self.gate(self.w1(x)) * self.w3(x))
 
 
 Gelu = Literal["none", "tanh", "sigmoid"]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from smalti.config import check
 from smalti.nn.attention import attend
 from smalti.nn.linear import Linear
-from smalti.nn.mlp import SwiGLU
+from smalti.nn.mlp import Gated
 from smalti.nn.norms import RMSNorm
 from smalti.nn.rope import rope_1d, rotate, rotation
 from smalti.text.encoders import PADDING, TextConfig, TextEncoder
@@ -58,7 +58,7 @@ class Block(nn.Module):
         self.wqkv = Linear(config.dim, 3 * config.dim, bias=False)
         self.wo = Linear(config.dim, config.dim, bias=False)
         self.ffn_norm = RMSNorm(config.dim)
-        self.feed_forward = SwiGLU(config.dim, 2 * config.dim)
+        self.feed_forward = Gated(config.dim, 2 * config.dim)
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
         qkv = self.wqkv(self.attention_norm(x)).unflatten(-1, (3 * self.heads, -1))
