@@ -169,7 +169,8 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     found = {name: (item.module, item.tiny()) for name, item in modules.TOKENIZERS.items()}
     module, small = found["vqgan"]
     variant = replace(small, size=(16, 32), patch=2, l2_norm=False, attention=False)
-    wide = replace(small, channels=40)  # groups of more than one channel
+    # groups of more than one channel, attention where cells are small
+    wide = replace(small, channels=40, deep_attention=False, attention_at=(1, 2))
     uneven = replace(small, decoder_multipliers=(2, 1, 3))
     scaled, tiny = found["multiscale_vqvae"]
     oblong = replace(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.nn.autoencoder import Decoder, Encoder
+from smalti.nn.autoencoder import Decoder, Encoder, levels_at
 from smalti.tokenizers.one_grid import ConvConfig, ConvTokenizer
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
@@ -29,6 +29,8 @@ class VQGANConfig(ConvConfig):
     """Normalise latents and codebook rows when they are compared and decoded."""
     deep_attention: bool = True
     """With `attention`, whether the deepest level has it; False: the middle alone."""
+    attention_at: tuple[int, ...] = ()
+    """With `attention`, pixels per cell, along one side, of other levels that have it."""
     unit: bool = False
     """Whether the convolutions see pixels in [0, 1], and not in [-1, 1]."""
 
@@ -47,7 +49,7 @@ class VQGAN(ConvTokenizer):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        levels = None if config.deep_attention else ()
+        levels = levels_at(config, (config.factor,) * config.deep_attention + config.attention_at)
         self.encoder = Encoder(config, attention=levels)
         self.decoder = Decoder(config, attention=levels)
         self.quantize = VectorQuantizer(config.vocab, config.dim, config.l2_norm)

@@ -9,7 +9,6 @@ nearest ones, has tensors of the same names.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from smalti.interop.project import Part, Project, at_size
 from smalti.interop.projects.var import vae_state
 from smalti.interop.saved import Repository, pair
 from smalti.interop.seed_voken import Published, VokenFiles
+from smalti.interop.taming import convolutions
 from smalti.interop.tensor_shapes import count, shape
 from smalti.models.ibq import IBQ, SIZES, IBQConfig
 from smalti.pipeline.sampling import Sampling
@@ -54,28 +54,8 @@ def tokenizer_sizes(checkpoint: Checkpoint) -> IBQTokenizerConfig:
 
     Raises ValueError if the tensors are not those of such a tokenizer.
     """
-
-    def width(name: str) -> int:
-        return _shape(checkpoint, name, 4)[0]
-
-    channels, colours, *_ = _shape(checkpoint, "encoder.conv_in.weight", 4)
-    levels = count(checkpoint, "encoder.down.")
-    widths = [width(f"encoder.down.{i}.block.0.conv1.weight") for i in range(levels)]
     vocab, dim = _shape(checkpoint, "quantize.embedding.weight", 2)
-    patch = max(math.isqrt(colours // 3), 1)
-    cells, factor = [patch * 2**i for i in range(levels)], patch * 2 ** max(levels - 1, 0)
-    attends = [count(checkpoint, f"encoder.down.{i}.attn.") > 0 for i in range(levels)]
-    return IBQTokenizerConfig(
-        size=(factor, factor),
-        patch=patch,
-        channels=channels,
-        multipliers=tuple(w // channels for w in widths),
-        blocks=count(checkpoint, "encoder.down.0.block."),
-        latent=width("encoder.conv_out.weight"),
-        vocab=vocab,
-        dim=dim,
-        attention_at=tuple(c for c, found in zip(cells, attends, strict=True) if found),
-    )
+    return IBQTokenizerConfig(vocab=vocab, dim=dim, **convolutions(checkpoint, NAME))
 
 
 def ar_sizes(checkpoint: Checkpoint, grid: tuple[int, int], heads: int | None = None) -> IBQConfig:

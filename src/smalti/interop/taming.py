@@ -1,0 +1,36 @@
+"""Tokenizers whose tensors have the names of taming-transformers: sizes of their convolutions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from smalti.interop.pickles import Checkpoint
+from smalti.interop.tensor_shapes import count, shape
+
+
+def convolutions(checkpoint: Checkpoint, project: str) -> dict[str, Any]:
+    """Sizes of the encoder by the names of a `ConvConfig`, for images of a single code, and which
+    levels have attention.
+
+    Raises ValueError if the tensors are not those of such a tokenizer of the project.
+    """
+
+    def width(name: str) -> int:
+        return shape(checkpoint, name, 4, project)[0]
+
+    channels, colours, *_ = shape(checkpoint, "encoder.conv_in.weight", 4, project)
+    levels = count(checkpoint, "encoder.down.")
+    widths = [width(f"encoder.down.{i}.block.0.conv1.weight") for i in range(levels)]
+    patch = max(math.isqrt(colours // 3), 1)
+    cells = [patch * 2**i for i in range(levels)]
+    attends = [count(checkpoint, f"encoder.down.{i}.attn.") > 0 for i in range(levels)]
+    return {
+        "size": (patch * 2 ** max(levels - 1, 0),) * 2,
+        "patch": patch,
+        "channels": channels,
+        "multipliers": tuple(w // channels for w in widths),
+        "blocks": count(checkpoint, "encoder.down.0.block."),
+        "latent": width("encoder.conv_out.weight"),
+        "attention_at": tuple(c for c, found in zip(cells, attends, strict=True) if found),
+    }
