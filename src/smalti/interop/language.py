@@ -77,10 +77,10 @@ def config_of(told: Settings, where: str = "config.json") -> LanguageConfig:
     if scaling != "default":
         raise ValueError(f"{where}: rope_type must be default, got {scaling!r}")
     settings = KINDS[kind](told)
-    gate = told.get("hidden_act") or told.get("hidden_activation") or "silu"
-    if kind == "gemma":  # its first files say gelu, and mean the form with a tanh
-        gate = "gelu_pytorch_tanh" if gate == "gelu" else gate
-    if GATES.get(gate) != settings["feed_forward"]:
+    gate = told.get("hidden_act") or told.get("hidden_activation")
+    if kind == "gemma" and gate == "gelu":  # its first files say so, and mean the form with a tanh
+        gate = "gelu_pytorch_tanh"
+    if gate and GATES.get(gate) != settings["feed_forward"]:
         raise ValueError(f"{where}: the function of a {kind} cannot be {gate!r}")
     for name in ("mlp_bias", "use_sliding_window"):
         if told.get(name):

@@ -1,0 +1,74 @@
+"""Text and pictures as ids of one vocabulary."""
+
+import pytest
+import torch
+
+from smalti.models.one_vocabulary import OneVocabulary, tiny
+from smalti.text.sequence import CODE, Part, rows_of
+
+ORDER = (3, 0, 1, 2, *range(15, 3, -1))
+
+
+@pytest.fixture(params=[(), ORDER], ids=["in order", "permuted"])
+def model(request) -> OneVocabulary:
+    torch.manual_seed(0)
+    return OneVocabulary(tiny(order=request.param)).eval()
+
+
+def document(model: OneVocabulary, learned: bool = True) -> list[Part]:
+    codes = torch.tensor([0, 1, 2, 3, 14, 15])
+    return [Part(torch.tensor([40, 41])), Part(codes, model.spec, learned), Part(torch.tensor([3]))]
+
+
+def test_every_code_has_an_id_of_its_own(model):
+    codes = torch.arange(16)
+    ids = model.wrapping.id_of(codes)
+    assert sorted(ids.tolist()) == list(range(4, 20))
+    assert torch.equal(model.wrapping.code_of(ids), codes)
+    assert torch.equal(model.allowed(CODE).nonzero().flatten(), ids.sort().values)
+    assert model.allowed(21).nonzero().tolist() == [[21]]
+
+
+def test_the_loss_is_of_what_is_learned(model):
+    whole = rows_of([document(model)], model.wrapping)
+    assert whole.ids[0, 2] == 20 and whole.ids[0, 9] == 21
+    nats = model.loss(whole)
+    assert (nats[0, 1:] > 0).all() and nats[0, 0] == 0
+    read = model.loss(rows_of([document(model, learned=False)], model.wrapping))
+    assert read[0].nonzero().flatten().tolist() == [1, 10]
+    torch.testing.assert_close(read[0, [1, 10]], nats[0, [1, 10]])
+
+
+def test_padding_changes_nothing(model):
+    alone = model.loss(rows_of([document(model)], model.wrapping))[0]
+    for left in (False, True):
+        long = [Part(torch.arange(40, 60))]
+        both = rows_of([document(model), long], model.wrapping, left=left)
+        nats = model.loss(both)[0]
+        torch.testing.assert_close(nats[both.kept[0]], alone)
+        assert not nats[~both.kept[0]].any()
+
+
+def test_nothing_is_read_of_what_comes_after(model):
+    first = rows_of([document(model)], model.wrapping)
+    h = model.hidden(first)
+    for i in range(1, first.ids.shape[1]):
+        other = first._replace(ids=first.ids.clone())
+        other.ids[0, i] = 50
+        torch.testing.assert_close(model.hidden(other)[:, :i], h[:, :i])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"order": (0, 1)}, "order must hold each of the 16 codes once"),
+        ({"order": (0,) * 16}, "order must hold each of the 16 codes once"),
+        ({"first": 60}, "the vocabulary has 64 ids, got 75 among them"),
+        ({"end": 64}, "the vocabulary has 64 ids, got 64 among them"),
+        ({"begin": 19}, "begin must be no code's id, got 19"),
+        ({"codes": 0}, "codes must be at least 1, got 0"),
+    ],
+)
+def test_configurations_that_cannot_be(changes, words):
+    with pytest.raises(ValueError, match=words):
+        tiny(**changes)
