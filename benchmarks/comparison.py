@@ -173,7 +173,7 @@ def facts(name: str, system: Trained, repeats: int, names: list[str]) -> dict[st
     return {
         "case": name,
         "parameters": learned(pipe.model.config),
-        "text_parameters": None if pipe.text is None else ladder.learned(pipe.text),
+        "text_parameters": pipe.text and sum(p.numel() for p in pipe.text.parameters()),
         "tokenizer": modules.name_of(pipe.tokenizer),
         "tokenizer_parameters": learned(pipe.tokenizer.config),
         "codes": spec.positions,

@@ -143,6 +143,9 @@ def test_the_page_holds_the_numbers_of_the_runs(made):
     ]
     assert [lines[n]["codes"] for n in LIKELY] == [16, 16, 21, 16, 16, 21]
     assert [lines[n]["raw_bits"] for n in LIKELY] == [80, 80, 105, 80, 80, 147]
+    learned = lines["infinity"]["text_parameters"]  # the encoder of texts, and no other has one
+    assert learned > 1000 and f"with it, {learned:,} parameters" in " ".join(text.split())
+    assert all(lines[n]["text_parameters"] is None for n in SMALL if n != "infinity")
     assert list(lines["rar"]["bits_by_order"]) == [
         *("row-major", "spiral-in", "spiral-out", "z-curve", "subsample", "alternate", "random")
     ]
