@@ -115,6 +115,7 @@ def made(tmp_path_factory):
     return folder, {line["case"]: line for line in lines}
 
 
+@pytest.mark.slow  # ten systems are trained
 def test_the_page_holds_the_numbers_of_the_runs(made):
     folder, lines = made
     text = (folder / "comparison.md").read_text()
@@ -153,6 +154,7 @@ def test_the_page_holds_the_numbers_of_the_runs(made):
     assert not lines["llamagen"]["bits_by_order"] and not lines["var"]["bits_by_order"]
 
 
+@pytest.mark.slow  # ten systems are trained
 def test_every_picture_of_the_page_is_there(made):
     folder, _ = made
     text = (folder / "comparison.md").read_text()
@@ -178,6 +180,7 @@ def test_every_picture_of_the_page_is_there(made):
     }
 
 
+@pytest.mark.slow  # ten systems are trained
 def test_a_finished_run_is_used_again(made):
     folder, _ = made
     runs = folder / "runs"
@@ -193,6 +196,7 @@ def test_a_finished_run_is_used_again(made):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow  # ten systems are trained
 def test_what_bits_buy_is_said_of_tokenizers_of_equally_many_bits(made):
     folder, lines = made
     found = [line for case, line in lines.items() if case.startswith("at equal bits")]
@@ -214,6 +218,7 @@ def test_what_bits_buy_is_said_of_tokenizers_of_equally_many_bits(made):
     assert f"its best generator needs {said}" in flat
 
 
+@pytest.mark.slow  # ten systems are trained
 def test_usage_counts_every_training_picture_and_its_mirror(made):
     folder, lines = made
     cache = TokenCache(folder / "runs" / "small_var" / "codes.arrow")
@@ -258,6 +263,7 @@ def test_rar_modulates_equal_conditions_once():
     assert 5 < more + 1 < 9  # kinds of conditions among 16 pictures of nine classes or of none
 
 
+@pytest.mark.slow
 def test_the_recipes_are_equal_and_others_are_told(monkeypatch):
     comparison.check_equal()
 

@@ -16,6 +16,8 @@ import pytest
 
 from small_systems import GENERATOR, TOKENIZER
 
+pytestmark = pytest.mark.slow
+
 PARENT = """
 import contextlib, functools, importlib, json, os, pathlib, pkgutil, sys
 import pyarrow.compute, torch._dynamo, smalti

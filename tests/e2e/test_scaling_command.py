@@ -124,6 +124,7 @@ def test_a_ladder_grows(ladder, tokenizer, unplotted):
     assert (ladder / "layers-01" / "metrics.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["emoji_var", "emoji_maskgit", "emoji_mar"])
 def test_other_families(recipe, tmp_path):
     module, config, given, unit = {

@@ -36,7 +36,8 @@ def rows(ids: Tensor, kept: Tensor, labels: Tensor | None = None) -> Rows:
     kept = kept.bool()
     learned = torch.zeros_like(kept) if labels is None else labels != IGNORED
     positions = (kept.cumsum(1) - 1).clamp(min=0)
-    return Rows(ids, kept, learned, torch.zeros_like(ids), positions)
+    cells = torch.zeros(*ids.shape, 2, dtype=torch.int64)
+    return Rows(ids, kept, learned, torch.zeros_like(ids), positions, cells)
 
 
 def counted(some: Rows) -> Tensor:
@@ -57,6 +58,7 @@ def longer(some: Rows, ids: Tensor) -> Rows:
         F.pad(some.learned, (0, 1)),
         F.pad(some.spans, (0, 1)),
         torch.cat((some.positions, end), 1),
+        F.pad(some.cells, (0, 0, 0, 1)),
     )
 
 

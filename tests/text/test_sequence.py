@@ -54,6 +54,10 @@ def test_a_row_by_hand():
     assert rows.positions[0].tolist() == list(range(14))
     assert rows.labels[0].tolist() == [IGNORED] * 2 + rows.ids[0, 2:].tolist()
     assert rows.labels[1].tolist() == [6] + [IGNORED] * 13
+    assert rows.cells[0, 3:11].tolist() == [
+        *([0, 0], [0, 1], [0, 2], [0, 0], [1, 0], [1, 1], [1, 2], [0, 0])
+    ]
+    assert not rows.cells[0, :3].any() and not rows.cells[0, 11:].any()
     assert not rows.spans.any() and rows.vectors is None
 
 

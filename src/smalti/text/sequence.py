@@ -126,8 +126,15 @@ class Rows(NamedTuple):
     """(B, L) int64: the number of the picture that is seen whole from here, from 1; 0: none."""
     positions: Tensor
     """(B, L) int64: 0 at the first that is no padding."""
+    cells: Tensor
+    """(B, L, 2) int64: row and column of a picture's code in its grid, 0 elsewhere."""
     vectors: Tensor | None = None
     """(B, L, C) float, zeros elsewhere, of rows with vectors."""
+
+    @property
+    def drawn(self) -> Tensor:
+        """(B, L) bool: where vectors stand."""
+        return (self.ids == VECTOR) & self.kept
 
     @property
     def labels(self) -> Tensor:
@@ -151,14 +158,22 @@ class _Line:
 
     def __init__(self) -> None:
         self.ids, self.learned, self.spans = list[int](), list[bool](), list[int]()
-        self.positions = list[int]()
+        self.positions, self.cells = list[int](), list[tuple[int, int]]()
         self.vectors = list[tuple[int, Tensor]]()
         """Pictures of numbers and where they begin."""
         self.next, self.pictures = 0, 0
 
-    def add(self, ids: Sequence[int], learned: bool, span: int = 0, together: bool = False) -> None:
+    def add(
+        self,
+        ids: Sequence[int],
+        learned: bool,
+        span: int = 0,
+        together: bool = False,
+        cells: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Write ids down; `together` they have one position."""
         self.ids += ids
+        self.cells += cells or [(0, 0)] * len(ids)
         self.learned += [learned] * len(ids)
         self.spans += [span] * len(ids)
         count = len(ids)
@@ -176,8 +191,14 @@ class _Line:
         if ids is None:
             self.vectors.append((len(self.ids), part.content))
         written = [VECTOR] * len(part.content) if ids is None else ids.tolist()
-        self.add(written, part.learned, inside, wrapping.one_position)
+        self.add(written, part.learned, inside, wrapping.one_position, _cells(wrapping, spec))
         self.add(wrapping.end(spec), part.learned and wrapping.learns_end, around)
+
+
+def _cells(wrapping: Wrapping, spec: TokenSpec) -> list[tuple[int, int]]:
+    """Row and column of each position of a picture's plan; where no code stands, 0."""
+    found = iter([(y, x) for h, w in spec.grids for y in range(h) for x in range(w)])
+    return [next(found) if planned == CODE else (0, 0) for planned in wrapping.plan(spec)]
 
 
 def fitted(document: Document, wrapping: Wrapping, length: int) -> list[Part]:
@@ -227,6 +248,7 @@ def rows_of(
         padded([[int(x) for x in line.learned] for line in lines], 0, torch.bool),
         padded([line.spans for line in lines], 0),
         padded([line.positions for line in lines], 0),
+        torch.stack([padded([[c[i] for c in x.cells] for x in lines], 0) for i in (0, 1)], -1),
         _vectors(lines, starts, length),
     )
 

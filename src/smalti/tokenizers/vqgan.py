@@ -49,7 +49,8 @@ class VQGAN(ConvTokenizer):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        levels = levels_at(config, (config.factor,) * config.deep_attention + config.attention_at)
+        deepest = [config.factor] if config.deep_attention else []
+        levels = levels_at(config, [*deepest, *config.attention_at])
         self.encoder = Encoder(config, attention=levels)
         self.decoder = Decoder(config, attention=levels)
         self.quantize = VectorQuantizer(config.vocab, config.dim, config.l2_norm)
