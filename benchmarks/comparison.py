@@ -73,6 +73,11 @@ def learned(config: Any) -> int:
     return ladder.learned(fresh(config))
 
 
+def numbers(module: torch.nn.Module) -> int:
+    """How many numbers a module has, frozen or not."""
+    return sum(p.numel() for p in module.parameters())
+
+
 def operations(recipe: GeneratorRecipe) -> float:
     """Of a training step, forward and backward, at the recipe's batch, also of the encoder of texts
     that learns with a model: of one of two batches if they take equally many, else the mean over
@@ -173,7 +178,7 @@ def facts(name: str, system: Trained, repeats: int, names: list[str]) -> dict[st
     return {
         "case": name,
         "parameters": learned(pipe.model.config),
-        "text_parameters": pipe.text and sum(p.numel() for p in pipe.text.parameters()),
+        "text_parameters": None if pipe.text is None else numbers(pipe.text),
         "tokenizer": modules.name_of(pipe.tokenizer),
         "tokenizer_parameters": learned(pipe.tokenizer.config),
         "codes": spec.positions,

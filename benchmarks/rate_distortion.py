@@ -148,7 +148,7 @@ def trained(name: str, data: str, quick: bool, out: Path) -> dict[str, Any]:
     """Train a kind's tokenizer and generator, or take what is there; what is measured of them."""
     kind, (first, second) = KINDS[name], recipes(name, data)
     tokenizer = fresh(first.model)
-    each = tokenizer_operations(first), counted(replace(second, data=second.data))
+    each = tokenizer_operations(first), counted(second)
     budgets = (TOKENIZER, GENERATOR) if not quick else (each[0] * 20, each[1] * 20)
     first = with_steps(first, steps_for(budgets[0], each[0]))
     second = with_steps(second, steps_for(budgets[1], each[1]))

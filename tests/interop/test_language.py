@@ -83,6 +83,32 @@ def test_step_by_step_equals_the_whole(case):
     torch.testing.assert_close(torch.cat(parts, 1)[mask], whole[mask], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("swin", [False, True])
+@torch.no_grad()
+def test_layers_of_chameleon(swin, tmp_path):
+    """Of the larger model the norms stand behind attention and feed-forward."""
+    torch.manual_seed(0)
+    codec = {"embed_dim": 8, "num_embeddings": 4, "latent_channels": 8, "resolution": 8}
+    codec |= {"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1}
+    names = {"<image>": 9, **{f"IMGIMG{letter}Z": 4 + i for i, letter in enumerate("ABCD")}}
+    config = transformers.ChameleonConfig(
+        **SIZES,
+        num_key_value_heads=2,
+        swin_norm=swin,
+        vq_config=codec,
+        vocabulary_map=names,
+    )
+    theirs = transformers.ChameleonForConditionalGeneration(config).eval()
+    for parameter in theirs.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    theirs.save_pretrained(tmp_path)
+    ours, ids = load_language(tmp_path), torch.randint(10, 48, (2, 7))
+    assert ours.config.order == ("swin" if swin else "pre")
+    h = ours(ours.embed(ids), places(ours, torch.ones_like(ids).bool()))
+    expected = theirs.model(ids).last_hidden_state
+    torch.testing.assert_close(h, expected, rtol=0, atol=2e-5)
+
+
 def test_in_another_dtype(tmp_path):
     made("qwen2").save_pretrained(tmp_path)
     assert load_language(tmp_path).norm.weight.dtype == torch.float32
@@ -98,6 +124,8 @@ def test_in_another_dtype(tmp_path):
         ({"rope_scaling": {"type": "linear"}}, "rope_type must be default, got 'linear'"),
         ({"hidden_act": "relu"}, "the function of a llama cannot be 'relu'"),
         ({"mlp_bias": True}, "mlp_bias is not known"),
+        ({"hidden_size": None}, "hidden_size of a llama is missing"),
+        ({"model_type": "gemma"}, "head_dim of a gemma is missing"),
     ],
 )
 def test_settings_that_are_not_known(changes, words):
@@ -117,6 +145,7 @@ def test_old_files_name_positions_otherwise():
     [
         (lambda s: s.pop("model.norm.weight"), "1 tensors missing, such as norm.weight"),
         (lambda s: s.pop("model.layers.1.self_attn.k_proj.weight"), "such as layers.1.attention"),
+        (lambda s: s["model.norm.weight"].fill_(torch.nan), "model.norm.weight"),
         (lambda s: s.update(extra=torch.ones(2)), "extra is no part of a llama"),
         (
             lambda s: s.update({"lm_head.weight": torch.ones(9, 32)}),

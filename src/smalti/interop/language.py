@@ -17,6 +17,7 @@ from torch import Tensor
 from smalti.config import did_you_mean, read_json
 from smalti.interop.pickles import files_of, read_checkpoint
 from smalti.models.language import Language, LanguageConfig
+from smalti.nn.finite import require_finite_weights
 from smalti.nn.unfilled import unfilled
 
 Settings = Mapping[str, Any]
@@ -57,6 +58,12 @@ KINDS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "chameleon": _chameleon,
 }
 """What is set by a `model_type`, beside the sizes."""
+SIZES = (
+    *("vocab_size", "num_hidden_layers", "num_attention_heads", "hidden_size"),
+    "intermediate_size",
+)
+OWN = {"gemma": ("head_dim",)}
+"""Settings that there must be, of all kinds and of one."""
 GATES = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu", "gelu_new": "plain"}
 """Functions by their names there, and the feed-forward that has them."""
 
@@ -76,6 +83,8 @@ def config_of(told: Settings, where: str = "config.json") -> LanguageConfig:
     scaling = rope.get("rope_type", rope.get("type", "default"))
     if scaling != "default":
         raise ValueError(f"{where}: rope_type must be default, got {scaling!r}")
+    if missing := [name for name in (*SIZES, *OWN.get(kind, ())) if told.get(name) is None]:
+        raise ValueError(f"{where}: {missing[0]} of a {kind} is missing")
     settings = KINDS[kind](told)
     gate = told.get("hidden_act") or told.get("hidden_activation")
     if kind == "gemma" and gate == "gelu":  # its first files say so, and mean the form with a tanh
@@ -156,7 +165,8 @@ def place_of(name: str, config: LanguageConfig) -> Place | None:
 def fill(model: Language, tensors: Iterator[tuple[str, Tensor]], kind: str, where: str) -> None:
     """Copy the tensors of files of a `model_type` into a model.
 
-    Raises ValueError beginning with `where` if one is of no part, or of another shape, or missing.
+    Raises ValueError beginning with `where` if one is of no part, of another shape, missing, or has
+    NaN or infinite weights.
     """
     state, config = model.state_dict(), model.config
     missing = {name: len(tensor) for name, tensor in state.items()}
@@ -170,6 +180,7 @@ def fill(model: Language, tensors: Iterator[tuple[str, Tensor]], kind: str, wher
         into = ours[start : start + rows]
         if kind == "gemma" and name.endswith("norm.weight"):  # norms multiply by 1 + weight
             tensor = tensor.float() + 1
+        require_finite_weights({name: tensor}, where)
         if tensor.numel() != into.numel() or tensor.shape[-1] != into.shape[-1]:
             raise ValueError(
                 f"{where}: {name} has shape {tuple(tensor.shape)}, its settings ask for "
