@@ -3,6 +3,8 @@
 Loops here compute every row anew at each step: the slow version of what is drawn.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,17 @@ from golden import Vectors, close, float32, folders, load
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.codes import TokenSpec
+from smalti.codes import Cond, TokenSpec
+from smalti.engine import causal, mixed
+from smalti.engine.step import Request, Step
 from smalti.interop.language import config_of, fill
 from smalti.interop.projects.var import vae_state
 from smalti.models.one_vocabulary import OneVocabulary, OneVocabularyConfig
+from smalti.models.unified import Marks
 from smalti.sampling.filters import Filters
-from smalti.text.sequence import CODE, IGNORED, Part, Rows, rows_of
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.noise import Noise
+from smalti.text.sequence import IGNORED, Part, Rows, rows_of
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 
 NOTHING = -1e30
@@ -38,6 +45,11 @@ def rows(ids: Tensor, kept: Tensor, labels: Tensor | None = None) -> Rows:
     positions = (kept.cumsum(1) - 1).clamp(min=0)
     cells = torch.zeros(*ids.shape, 2, dtype=torch.int64)
     return Rows(ids, kept, learned, torch.zeros_like(ids), positions, cells)
+
+
+def codes_of(model: OneVocabulary) -> Tensor:
+    """Which ids stand for codes, (V,) bool."""
+    return model.wrapping.is_code(torch.arange(model.vocab), model.spec)
 
 
 def counted(some: Rows) -> Tensor:
@@ -77,8 +89,9 @@ def chameleon(config: dict[str, Any], weights: dict[str, Tensor]) -> OneVocabula
         len(told["vq_config"]["channel_multiplier"]) - 1
     )
     model = OneVocabularyConfig(
-        language, (side, side), len(order), min(names), tuple(order), ids["boi"], ids["eoi"]
-    )
+        language, (side, side), len(order), min(names), tuple(order), ids["boi"], ids["eoi"],
+        marks=Marks(ids["bos"], (ids["eos"], ids["sep"]), ids["pad"]),
+    )  # fmt: skip
     return made("chameleon", model, weights)
 
 
@@ -125,7 +138,7 @@ def check_pictures(model: OneVocabulary, codec: VQGAN, config: dict[str, Any], i
     io.check("image_bpe_ids", ids)
     assert torch.equal(model.wrapping.code_of(ids), codes)
     io.check("img2bpe", model.wrapping.id_of(torch.arange(model.config.codes)))
-    io.check("image_token_ids", model.allowed(CODE).nonzero().flatten())
+    io.check("image_token_ids", codes_of(model).nonzero().flatten())
     placeholder = io["input_ids"] == config["special_ids"]["image_placeholder"]
     full = io["input_ids"].masked_scatter(placeholder, ids)
     io.check("full_ids", full)
@@ -143,7 +156,7 @@ def check_likelihood(model: OneVocabulary, io: Vectors) -> None:
     kept, logits = some.kept, model.language.logits(h)
     close(h[kept], io["last_hidden"][kept])
     close(logits[kept], io["logits"][kept])
-    codes = model.allowed(CODE)
+    codes = codes_of(model)
     close(logits[kept][:, ~codes], io["logits_hf"][kept][:, ~codes])
     assert (io["logits_hf"][kept][:, codes] <= NOTHING).all(), "transformers writes no codes"
     assert torch.equal(some.labels, io["labels_all"])
@@ -170,7 +183,7 @@ def from_padding(some: Rows, logits: Tensor) -> Tensor:
 def check_text(model: OneVocabulary, config: dict[str, Any], io: Vectors) -> None:
     """Compare what is written after a prompt where no code may be. The file does not say which of
     its pictures stands in the prompt."""
-    prompt, codes = io["text_prompt_ids"], model.allowed(CODE)
+    prompt, codes = io["text_prompt_ids"], codes_of(model)
     placeholder = prompt == config["special_ids"]["image_placeholder"]
     written = list[Tensor]()
     for ids in io["image_bpe_ids"]:
@@ -179,6 +192,10 @@ def check_text(model: OneVocabulary, config: dict[str, Any], io: Vectors) -> Non
         for _ in range(io["text_greedy_ids"].shape[1]):
             some = longer(some, next_logits(model, some).masked_fill(codes, -torch.inf).argmax(-1))
         written.append(some.ids[:, prompt.shape[1] :])
+        blank = Part(torch.zeros(written[-1].shape[1], dtype=torch.int64))
+        context = rows_of([[Part(full[0]), blank]], model.wrapping)
+        writer = model.writer(context, len(blank.content), ~codes[None])
+        assert torch.equal(last(causal.stream(writer, greedy(1))), written[-1])
     same = [ids for ids in written if torch.equal(ids, io["text_greedy_ids"])]
     io.check("text_greedy_ids", (same or written)[0])
 
@@ -186,7 +203,7 @@ def check_text(model: OneVocabulary, config: dict[str, Any], io: Vectors) -> Non
 def check_drawing(model: OneVocabulary, config: dict[str, Any], io: Vectors) -> None:
     """Compare a picture drawn with the whole prompt, its pictures alone, and nothing."""
     some, weights = rows(io["gen_prompt_ids"], io["gen_prompt_mask"]), config["guidance"]
-    codes, mixed = model.allowed(CODE), list[Tensor]()
+    codes, mixed = codes_of(model), list[Tensor]()
     for _ in range(io["gen_image_ids"].shape[1]):
         full, pictures, nothing = next_logits(model, some).chunk(3)
         logits = nothing + weights["image"] * (pictures - nothing) + weights["text"] * (
@@ -198,6 +215,60 @@ def check_drawing(model: OneVocabulary, config: dict[str, Any], io: Vectors) -> 
     io.check("gen_mixed_image_logits", torch.stack(mixed, 1))
     drawn = some.ids[: len(io["gen_image_ids"]), io["gen_prompt_ids"].shape[1] :]
     io.check("gen_image_ids", drawn)
+    guidance = Guidance(weights["text"], pictures=weights["image"])
+    same_by_loop(model, io, guidance, model.wrapping.code_of(drawn))
+
+
+def same_by_loop(model: OneVocabulary, io: Vectors, guidance: Guidance, codes: Tensor) -> None:
+    """Compare codes with those of the loop, and rows with those that guidance asks for."""
+    documents = [document(model, ids[kept.bool()]) for ids, kept in prompts(io, len(codes))]
+    picture = mixed.picture_of(model)
+    whole = [[*parts, picture] for parts in documents]
+    branches = whole + [*map(model.nothing, whole)]
+    if guidance.pictures is not None:
+        branches = whole + [*map(model.pictures, whole)] + [*map(model.nothing, whole)]
+    asked = rows_of(branches, model.wrapping, left=True).ids
+    begin = asked.shape[1] - model.wrapping.length(picture) + 1
+    for ours, ids, kept in zip(
+        asked, io.get("gen_prompt_ids"), io.get("gen_prompt_mask").bool(), strict=True
+    ):
+        assert torch.equal(ours[begin - int(kept.sum()) : begin], ids[kept])
+    wish = mixed.MixedRequest(
+        documents,
+        replace(greedy(len(codes)), guidance=guidance),
+        torch.zeros(model.vocab, dtype=torch.bool),
+        first="picture",
+    )
+    drawn = [e.part for e in mixed.stream(model, wish) if isinstance(e, mixed.Finished)]
+    assert torch.equal(torch.stack([part.content for part in drawn]), codes)
+
+
+def prompts(io: Vectors, count: int) -> list[tuple[Tensor, Tensor]]:
+    """The prompts of so many pictures, with where they are no padding."""
+    pairs = zip(io.get("gen_prompt_ids"), io.get("gen_prompt_mask"), strict=True)
+    return list(pairs)[:count]
+
+
+def document(model: OneVocabulary, ids: Tensor) -> list[Part]:
+    """Ids that end where a picture begins, as parts."""
+    *parts, empty = ids.tensor_split((ids == model.config.begin).nonzero().flatten().tolist())
+    assert empty.tolist() == [model.config.begin]
+    found = [Part(parts[0])]
+    for part in parts[1:]:
+        end = 1 + model.spec.positions
+        found.append(Part(model.wrapping.code_of(part[1:end]), model.spec))
+        found.append(Part(part[end + 1 :]))
+    return found
+
+
+def greedy(batch: int) -> Request:
+    """The likeliest codes."""
+    cond = Cond(labels=torch.arange(batch))
+    return Request(cond, Noise.request(0, batch), filters=Filters(top_k=1))
+
+
+def last(steps: Iterator[Step]) -> Tensor:
+    return list(steps)[-1].codes
 
 
 # -- Liquid
@@ -208,8 +279,9 @@ def liquid(config: dict[str, Any], weights: dict[str, Tensor], count: int) -> On
     kind = told["kind"]
     language = config_of({**told, "model_type": kind, "hidden_act": None})
     model = OneVocabularyConfig(
-        language, (1, count), ids["n_codes"], ids["code_offset"], (), ids["boi"], ids["eoi"], False
-    )
+        language, (1, count), ids["n_codes"], ids["code_offset"], (), ids["boi"], ids["eoi"], False,
+        Marks(ids["bos"], (ids["eos"],), ids["pad"], ids["unconditional"]),
+    )  # fmt: skip
     return made(kind, model, weights)
 
 
@@ -255,7 +327,7 @@ def check_rows(model: OneVocabulary, config: dict[str, Any], io: Vectors) -> Non
 
 def check_guided(model: OneVocabulary, config: dict[str, Any], io: Vectors) -> None:
     """Compare a picture drawn with guidance, the likeliest code of those that filters leave."""
-    told, codes = config["sampling"], model.allowed(CODE)
+    told, codes = config["sampling"], codes_of(model)
     filters = Filters(told["temperature"], told["top_k"], told["top_p"])
     some = rows(io["gen_prompt_ids"], io["gen_prompt_mask"])
     mixed, kept = list[Tensor](), list[Tensor]()
@@ -270,6 +342,7 @@ def check_guided(model: OneVocabulary, config: dict[str, Any], io: Vectors) -> N
     io.check("gen_filtered", filtered.clamp(min=NOTHING), size=_size(io["gen_filtered"]))
     drawn = some.ids[: len(io["gen_codes"]), io["gen_prompt_ids"].shape[1] :]
     io.check("gen_codes", model.wrapping.code_of(drawn))
+    same_by_loop(model, io, Guidance(told["guidance"]), model.wrapping.code_of(drawn))
 
 
 def _size(values: Tensor) -> float:

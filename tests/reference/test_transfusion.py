@@ -15,8 +15,13 @@ from golden import Vectors, close, float32, folders, load
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.codes import TokenSpec
+from smalti.codes import Cond, TokenSpec
+from smalti.engine import mixed
+from smalti.engine.step import Request
 from smalti.models.transfusion import Transfusion, TransfusionConfig
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.noise import Noise
+from smalti.sampling.solvers import Solver
 from smalti.text.sequence import IGNORED, Part, Rows, rows_of
 
 RENAMES = (
@@ -177,12 +182,43 @@ def check_drawing(model: Transfusion, config: dict[str, Any], io: Vectors) -> No
         latent = latent + 2 * half * flow(between, middle)
     for name in ("sample_image_cached", "sample_image_uncached"):
         io.check(name, latent, share=1e-4)
+    close(by_loop(model, prompt, noise, Guidance(told["cfg"]), told["steps"] - 1), latent)
 
     rows = rows_of([[prompt, picture(between)]], model.wrapping)
     while rows.ids[0].ne(-1).sum() < len(io["sample_text"]):
         logits = model.logits(model.hidden(rows, rows.drawn * middle))[0, -1]
         rows = longer(rows, logits.argmax())
     io.check("sample_text", rows.ids[rows.ids != -1])
+
+
+def by_loop(
+    model: Transfusion, prompt: Part, noise: Tensor, guidance: Guidance, steps: int
+) -> Tensor:
+    """The picture (h, w, C) that the loop draws behind a text, which it reads once."""
+    height, width, _ = noise.shape
+    model.spec = replace(model.spec, grids=((height, width),))
+    how = Request(
+        Cond(labels=torch.arange(1)), Given(noise), guidance, solver=Solver("midpoint", str(steps))
+    )
+    nothing = torch.zeros(model.vocab, dtype=torch.bool)
+    wish = mixed.MixedRequest([[prompt]], how, nothing, first="picture")
+    *_, end = mixed.stream(model, wish)
+    assert isinstance(end, mixed.Finished)
+    return end.part.content.view_as(noise)
+
+
+class Given(Noise):
+    """Noise (h, w, C) of one picture that is given."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        super().__init__(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+        self.numbers = numbers.flatten(0, 1).unsqueeze(0)
+
+    def turn(self, number: int, rows: Tensor) -> Noise:
+        return self
+
+    def normal(self, slots: Tensor, width: int = 0, step: int = 0) -> Tensor:
+        return self.numbers
 
 
 def longer(rows: Rows, word: Tensor) -> Rows:

@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from smalti.engine import causal, masked
+from smalti.engine import causal, denoised, masked
 from smalti.engine.step import Loop, Model, Request, Step
 from smalti.nn.linear import packed
 
 LOOPS: dict[Loop, Callable[[Any, Request], Iterator[Step]]] = {
     "causal": causal.stream,
     "masked": masked.stream,
+    "denoised": denoised.stream,
 }
 """What draws the models of each loop; a loop asks them for more than a `Model` has."""
 

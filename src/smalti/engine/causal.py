@@ -90,7 +90,7 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     time = torch.arange(spec.positions, device=device) if back is None else back
     codes, vectors = spec.empty(batch, device), None  # in the order in which they are drawn
     uniform = noise.uniform(torch.arange(spec.positions), width(spec))
-    branches = guidance.branches(cond, request.negative)
+    branches = guidance.branches(cond, request.negative, request.pictures)
     cache = model.cache(branches.batch, spec)
     prepared = model.prepare(branches, _of_branches(orders, branches.batch // batch), spec)
     steps = spans(model.blocks(spec), device)

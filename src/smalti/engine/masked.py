@@ -88,7 +88,7 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
         if request.reveal.confidence is None
         else Surest(request, plan.steps, ready.shape[1])
     )
-    branches = request.guidance.branches(request.cond, request.negative)
+    branches = request.guidance.branches(request.cond, request.negative, request.pictures)
     prepared = model.prepare(branches, spec)
     cache = model.cache(branches.batch, spec) if request.refresh > 1 else None
     watch = Watch(spec, plan.steps)

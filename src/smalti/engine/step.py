@@ -18,7 +18,7 @@ from smalti.sampling.orders import check_order
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
 
-Loop = Literal["causal", "masked", "mixed"]
+Loop = Literal["causal", "masked", "denoised", "mixed"]
 
 
 class Model(Protocol):
@@ -62,6 +62,8 @@ class Request:
     """Codes that are given."""
     negative: Cond | None = None
     """B rows that take the place of the null condition in guidance."""
+    pictures: Cond | None = None
+    """B rows of the pictures of the conditions alone, of models that read text and pictures."""
     orders: Tensor | None = None
     """Positions in the order of drawing, (N,) or (B, N); None: the model's own."""
     spec: TokenSpec | None = None

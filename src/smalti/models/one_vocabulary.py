@@ -7,13 +7,16 @@ Unusual: nothing. A code of a picture is one more word, read from the same table
 same head; between the ids that begin and end a picture the model may write codes alone. Chameleon
 was trained so from the start; Liquid is a language model of text whose table was extended.
 
+Unusual, of drawing: what guidance compares a picture with is, for Liquid, a row that begins with an
+id for no text, and for Chameleon rows without text, of which one has the pictures before it.
+
 Letters: B rows, L positions, V ids, D width, K codes of a tokenizer, N codes of a picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,8 +27,11 @@ from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
+from smalti.models.unified import InTurn, Marks, Term, Unified, places
+from smalti.nn.attention import KVCache
 from smalti.nn.llama import Place
-from smalti.text.sequence import CODE, IGNORED, Rows, Wrapping
+from smalti.sampling.noise import Noise
+from smalti.text.sequence import IGNORED, Rows, Wrapping
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class OneVocabularyConfig:
     """The id after a picture."""
     learns_begin: bool = True
     """Whether a row whose picture is learned also learns to begin it."""
+    marks: Marks = field(default_factory=Marks)
+    """Ids that stand for no text."""
 
     def __post_init__(self) -> None:
         check(self, pairs=("grid",), positive=("codes",), counts=("first", "begin", "end"))
@@ -95,45 +103,95 @@ class Picture(Wrapping):
         ids = torch.tensor(self.order, device=codes.device).argsort()  # of each code
         return ids[codes] + self.first
 
+    def is_code(self, ids: Tensor, spec: TokenSpec) -> Tensor:
+        """Which ids are those of codes, bool."""
+        return (ids >= self.first) & (ids < self.first + spec.vocab)
+
     def code_of(self, ids: Tensor) -> Tensor:
         """The codes that ids stand for."""
         index = ids - self.first
         return torch.tensor(self.order, device=ids.device)[index] if self.order else index
 
 
-class OneVocabulary(torch.nn.Module):
+class OneVocabulary(Unified):
     """Rows of ids (B, L) to the ids that come next."""
+
+    NO_DECAY = ("*tok_embeddings.*",)
+    config: OneVocabularyConfig
+    wrapping: Picture
 
     def __init__(self, config: OneVocabularyConfig) -> None:
         super().__init__()
         self.config, self.spec, self.wrapping = config, config.spec, config.wrapping
+        self.marks = config.marks
         self.language = Language(config.language)
 
-    def place(self, rows: Rows) -> Place:
-        """Where whole rows stand."""
-        turns, length = self.language.turns(rows.positions), rows.ids.shape[1]
-        slots = torch.arange(length, device=rows.ids.device)
-        return Place(slots, length, turns, rows.mask()[:, None], False, True)
+    @property
+    def vocab(self) -> int:
+        return self.config.language.vocab
+
+    def init_weights(self) -> None:
+        self.language.init_weights()
+
+    def cache(self, batch: int, length: int) -> KVCache:
+        return self.language.cache(batch, length)
+
+    def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:
+        place = place_of(self.language, rows, begin, end)
+        return self.language(self.language.embed(rows.ids[:, begin:end]), place, cache)
 
     def hidden(self, rows: Rows) -> Tensor:
         """Hidden states (B, L, D) of whole rows."""
-        return self.language(self.language.embed(rows.ids), self.place(rows))
+        return self.read(rows, 0, rows.ids.shape[1], None)
+
+    def logits(self, h: Tensor) -> Tensor:
+        return self.language.logits(h)
 
     def loss(self, rows: Rows) -> Tensor:
         """Nats of each id that is learned, given all before it, (B, L); 0 elsewhere and where
-        nothing or padding is before it."""
-        logits = self.language.logits(self.hidden(rows)[:, :-1]).float()
-        labels = rows.labels[:, 1:].masked_fill(~rows.kept[:, :-1], IGNORED)
+        nothing is before it."""
+        logits = self.logits(self.hidden(rows)[:, :-1]).float()
+        labels = rows.targets[:, 1:]
         nats = F.cross_entropy(logits.mT, labels, ignore_index=IGNORED, reduction="none")
         return F.pad(nats, (1, 0))
 
-    def allowed(self, planned: int) -> Tensor:
-        """Which ids may stand where a picture's plan has `planned`, (V,) bool: any code, or that
-        id."""
-        ids = torch.arange(self.config.language.vocab)
-        if planned != CODE:
-            return ids == planned
-        return (ids >= self.config.first) & (ids < self.config.first + self.config.codes)
+    def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
+        """Nats of text and of codes, each of which counts as one id."""
+        loss, learned = self.loss(rows), rows.targets != IGNORED
+        codes = self.wrapping.is_code(rows.ids, self.spec)
+        return {"text": Term(loss, learned & ~codes), "codes": Term(loss, learned & codes)}
+
+    def picture(self, rows: Rows) -> CodesInTurn:
+        return CodesInTurn(
+            self, rows, self.spec, places(self.wrapping, self.spec, rows.ids.shape[1])
+        )
+
+
+class CodesInTurn(InTurn):
+    """Draws the codes of a picture, each of which is one id of all that the model could write."""
+
+    model: OneVocabulary
+
+    def ids(self, codes: Tensor) -> Tensor:
+        return self.model.wrapping.id_of(codes)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """Those of the ids of all codes, in the order of the codes: (B, 1, K)."""
+        codes = torch.arange(self.spec.vocab, device=h.device)
+        return self.model.logits(h)[..., self.ids(codes)]
+
+
+def place_of(language: Language, rows: Rows, begin: int, end: int) -> Place:
+    """Where the positions from `begin` to `end` of rows stand in a decoder."""
+    here = slice(begin, end)
+    return Place(
+        torch.arange(begin, end, device=rows.ids.device),
+        end,
+        language.turns(rows.positions[:, here]),
+        rows.mask(begin, end)[:, None],
+        False,
+        True,
+    )
 
 
 def tiny(**changes: Any) -> OneVocabularyConfig:

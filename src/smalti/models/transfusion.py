@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -27,10 +27,13 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
+from smalti.models.unified import Context, Drawer, Marks, Term, Unified, places
 from smalti.nn.attention import KVCache
 from smalti.nn.linear import Linear
 from smalti.nn.rope import rotate
-from smalti.text.sequence import IGNORED, Rows, Wrapping
+from smalti.sampling.noise import Noise
+from smalti.sampling.solvers import Path, Solver, path
+from smalti.text.sequence import IGNORED, Document, Part, Rows, Wrapping
 
 CHARACTERS = 128
 """Ids for what is written of a picture's shape: those of ASCII."""
@@ -66,12 +69,19 @@ class TransfusionConfig:
     """Whether vectors are told their row and column."""
     clean: bool = False
     """Whether the model says where a vector will be, in place of where it is going."""
+    grid: tuple[int, int] = (8, 8)
+    """Height and width of the pictures that it draws, in vectors."""
+    seen_from: float = 1.0
+    """The earliest time at which training shows a picture that is only read: 1 is without noise.
+    The paper: 0.5, of pictures that are learned as well."""
 
     def __post_init__(self) -> None:
         check(
             self,
             positive=("words", "channels", "layers", "heads", "head_dim", "dim"),
             above_zero=("mlp_ratio", "cap"),
+            pairs=("grid",),
+            shares=("seen_from",),
         )
         if self.head_dim % 2 or self.dim % 2:
             raise ValueError(f"head_dim and dim must be even, got {self.head_dim}, {self.dim}")
@@ -83,6 +93,11 @@ class TransfusionConfig:
         return self.words
 
     @property
+    def spec(self) -> TokenSpec:
+        """The numbers of a picture that it draws."""
+        return TokenSpec((self.grid,), channels=self.channels)
+
+    @property
     def vocab(self) -> int:
         """V, ids of words, of characters and of marks."""
         return self.words + 6 + CHARACTERS
@@ -90,7 +105,8 @@ class TransfusionConfig:
     @property
     def wrapping(self) -> Shaped:
         """How pictures are written."""
-        return Shaped("picture", one_position=True, learns_end=False, first=self.start)
+        silence = self.start + 2
+        return Shaped("picture", True, learns_end=False, silence=silence, first=self.start)
 
 
 @dataclass(frozen=True)
@@ -276,14 +292,18 @@ class Losses(NamedTuple):
     """(B, L) mean squared errors of where vectors are going; 0 elsewhere."""
 
 
-class Transfusion(nn.Module):
+class Transfusion(Unified):
     """Rows of words and vectors to the words that come next, and to where vectors are going."""
 
+    FLOAT32 = ("frequencies", "time.")
+    NO_DECAY = ("tok_embeddings.*", "*pseudo_queries")
     config: TransfusionConfig
 
     def __init__(self, config: TransfusionConfig) -> None:
         super().__init__()
         self.config, self.wrapping, dim = config, config.wrapping, config.dim
+        self.spec = config.spec
+        self.marks = Marks(config.start, (config.start + 1,), config.start, config.start + 2)
         self.tok_embeddings = nn.Embedding(config.vocab, dim)
         self.latent_in = nn.Linear(config.channels, dim)
         self.rows, self.columns = (axis(dim) if config.places else None for _ in range(2))
@@ -314,8 +334,11 @@ class Transfusion(nn.Module):
             if isinstance(module, Time):
                 nn.init.normal_(module.frequencies)
 
+    @property
+    def vocab(self) -> int:
+        return self.config.vocab
+
     def cache(self, batch: int, length: int) -> KVCache:
-        """An empty cache of `length` positions, in the dtype of the weights."""
         c, like = self.config, self.output.weight
         return KVCache(c.layers, batch, c.heads, length, c.head_dim, like.dtype, like.device)
 
@@ -324,16 +347,16 @@ class Transfusion(nn.Module):
         angles = positions.unsqueeze(-1) * self.frequencies
         return torch.polar(torch.ones_like(angles), angles).unsqueeze(-2)
 
-    def inputs(self, rows: Rows, vectors: Tensor | None) -> Tensor:
-        """What stands at each position, (B, L, D); `vectors` (B, L, C) where rows have some."""
-        x = self.tok_embeddings(rows.ids.clamp(min=0))
+    def inputs(self, rows: Rows, vectors: Tensor | None, here: slice = slice(None)) -> Tensor:
+        """What stands at positions, (B, n, D); `vectors` (B, L, C) where rows have some."""
+        x = self.tok_embeddings(rows.ids[:, here].clamp(min=0))
         if vectors is None:
             return x
-        seen = self.latent_in(vectors)
+        seen = self.latent_in(vectors[:, here].to(x.dtype))
         if self.rows is not None and self.columns is not None:
-            y, across = rows.cells.to(seen.dtype).unbind(-1)
+            y, across = rows.cells[:, here].to(seen.dtype).unbind(-1)
             seen = seen + self.rows(y.unsqueeze(-1)) + self.columns(across.unsqueeze(-1))
-        return torch.where(rows.drawn.unsqueeze(-1), seen, x)
+        return torch.where(rows.drawn[:, here].unsqueeze(-1), seen, x)
 
     def place(self, rows: Rows, times: Tensor, begin: int = 0, end: int | None = None) -> Place:
         """Where the positions from `begin` to `end` of rows stand, at times (B, L)."""
@@ -343,7 +366,7 @@ class Transfusion(nn.Module):
             torch.arange(begin, end, device=rows.ids.device),
             end,
             self.turns(rows.positions[:, here]),
-            rows.mask()[:, None, here, :end],
+            rows.mask(begin, end)[:, None],
             rows.drawn[:, here, None],
             self.time(times[:, here]),
             True,
@@ -363,6 +386,15 @@ class Transfusion(nn.Module):
             hiddens.append(x)
             x = layer.mixture(hiddens)
         return self.norm(x)
+
+    def read(
+        self, rows: Rows, begin: int, end: int, cache: KVCache | None, times: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states (B, n, D) of the positions from `begin` to `end`, behind what is in the
+        cache; vectors are at times (B, L), or without noise."""
+        times = rows.drawn.to(self.output.weight.dtype) if times is None else times
+        x = self.inputs(rows, rows.vectors, slice(begin, end))
+        return self.transform(x, self.place(rows, times, begin, end), cache)
 
     def hidden(self, rows: Rows, times: Tensor, vectors: Tensor | None = None) -> Tensor:
         """Hidden states (B, L, D) of whole rows, whose vectors are at times (B, L)."""
@@ -390,11 +422,69 @@ class Transfusion(nn.Module):
             h = self.hidden(rows, times, seen)
             errors = (self.flow(h, seen, times) - (rows.vectors - noise)).square().mean(-1)
             flow = errors.masked_fill(~rows.drawn, 0.0)
-        labels = rows.labels[:, 1:].masked_fill(~rows.kept[:, :-1], IGNORED)
+        labels = rows.targets[:, 1:]
         nats = F.cross_entropy(
             self.logits(h[:, :-1]).mT, labels, ignore_index=IGNORED, reduction="none"
         )
         return Losses(F.pad(nats, (1, 0)), flow)
+
+    def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
+        """Nats of text; squared errors of pictures that are learned. Each picture is at a time of
+        its own; one that is only read, from `seen_from` on."""
+        pictures = int(rows.spans.max()) if rows.spans.numel() else 0
+        slots = torch.arange(rows.ids.shape[1], device=rows.ids.device)
+        times = noise.uniform(torch.arange(pictures + 1, device=rows.ids.device), step=1)
+        times = times.gather(1, rows.spans)  # (B, L)
+        least = self.config.seen_from
+        times = torch.where(rows.learned, times, least + (1 - least) * times) * rows.drawn
+        losses = self.losses(rows, times, noise.normal(slots, self.config.channels))
+        return {
+            "text": Term(losses.text, rows.targets != IGNORED),
+            "flow": Term(losses.flow, rows.drawn & rows.learned),
+        }
+
+    def nothing(self, document: Document) -> Document:
+        """The same with an id of no text in the place of every other, as upstream has it."""
+        nothing, parts = self.config.start + 2, list[Part]()
+        for part in document:
+            ids = torch.full_like(part.content, nothing) if part.spec is None else part.content
+            parts.append(replace(part, content=ids, learned=part is document[-1], silent=True))
+        return parts
+
+    def pictures(self, document: Document) -> Document:
+        """The same as nothing: there the pictures stay."""
+        return self.nothing(document)
+
+    def picture(self, rows: Rows) -> Together:
+        return Together(self, rows)
+
+
+class Together(Drawer):
+    """Draws the vectors at the end of rows by the flow, behind what is read once: the slots of the
+    picture in the cache are written anew at every step, those before it are only read."""
+
+    loop = "denoised"
+    model: Transfusion
+
+    def __init__(self, model: Transfusion, rows: Rows) -> None:
+        super().__init__(model, rows, model.spec)
+        slots = places(model.wrapping, model.spec, rows.ids.shape[1])
+        self.begin, self.end = slots[0], slots[-1] + 1
+
+    def way(self, solver: Solver) -> Path:
+        """How a solver follows the flow."""
+        return path(solver, "flow")
+
+    def clean(self, x: Tensor, context: Context, time: float, point: tuple[float, float]) -> Tensor:
+        """The pictures (B, N, C) to which x (B, N, C) is going."""
+        rows, model = context.rows, self.model
+        if not context.read:
+            self.read(context, self.begin)
+        assert rows.vectors is not None
+        rows.vectors[:, self.begin : self.end] = x
+        times = torch.full(rows.ids.shape, point[0], dtype=x.dtype, device=x.device)
+        h = model.read(rows, self.begin, self.end, context.cache, times)
+        return x + point[1] * model.flow(h, x, times[:, self.begin : self.end]).to(x)
 
 
 def tiny(**changes: Any) -> TransfusionConfig:

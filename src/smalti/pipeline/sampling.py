@@ -40,6 +40,7 @@ class Settings(TypedDict, total=False):
     parallel: float
     rescale: float
     momentum: float
+    guidance_pictures: float | None
     temperature: float | tuple[float, ...]
     top_k: int | tuple[int, ...]
     top_p: float | tuple[float, ...]
@@ -123,6 +124,8 @@ class Sampling:
             refused |= dict.fromkeys(MASKED, "masked models; this one draws codes in a row")
         if not model.solved:
             refused |= dict.fromkeys(CONTINUOUS, "continuous codes; this model draws discrete ones")
+        if model.loop != "mixed":
+            refused |= {"guidance_pictures": "models that read text and pictures"}
         if not model.filtered:
             refused |= dict.fromkeys(DISCRETE, "discrete codes; this model draws continuous ones")
         settings = settings_of(Sampling)

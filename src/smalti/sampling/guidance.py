@@ -3,7 +3,9 @@
 c is the prediction under the condition and u the one without. How s changes over the steps of a
 generation is the schedule. Upstream systems count differently; in this convention they are
 LlamaGen, RAR: s is their scale; VAR: s = 1 + cfg, linear; MaskBit: s = 1 + its scale; Muse and MAR:
-linear in what is revealed.
+linear in what is revealed. Where a condition is text and pictures, its pictures alone can be a
+third branch i: u + p * (i - u) + s * (c - i), as Chameleon and InstructPix2Pix (Brooks et al. 2022,
+arXiv:2211.09800) have it.
 Sources: Ho and Salimans 2022 (arXiv:2207.12598); power-cosine: Gao et al. 2023 (arXiv:2303.14389),
 as RAR and MaskBit use it; interval: Kynkaanniemi et al. 2024 (arXiv:2404.07724), LlamaGen's
 `cfg_interval`; projected: Sadat, Hilliges, Weber 2024 (arXiv:2410.02416), "APG".
@@ -51,6 +53,23 @@ class ClassifierFree:
     def merge(self, pred: Tensor) -> Tensor:
         cond, uncond = pred.chunk(2)
         return uncond + (cond - uncond) * _each(self.scale, cond)  # (B, ...)
+
+
+@dataclass(frozen=True)
+class InSteps:
+    """Three branches: the condition, nothing, and the pictures of the condition alone. What the
+    pictures add counts `pictures` times, what the rest adds `scale` times."""
+
+    scale: float
+    pictures: float
+    clean = False
+
+    def tile(self, x: Tensor) -> Tensor:
+        return torch.cat((x, x, x))  # (3B, ...)
+
+    def merge(self, pred: Tensor) -> Tensor:
+        cond, uncond, seen = pred.chunk(3)
+        return uncond + self.pictures * (seen - uncond) + self.scale * (cond - seen)  # (B, ...)
 
 
 @dataclass
@@ -150,6 +169,9 @@ class Guidance:
     """APG: largest length of the guidance of a position, before the scale; 0 is off."""
     momentum: float = 0.0
     """APG: share of the last diffusion step's guidance that is added; below 0 as published."""
+    pictures: float | None = called("guidance_pictures", None)
+    """Conditions of text and pictures: the scale of the pictures alone, in a third branch, while
+    `guidance` is that of what the text adds; None has two branches."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
@@ -166,6 +188,12 @@ class Guidance:
                 f"guidance scales are for the schedule 'list', which needs at least one, got "
                 f"{self.scales} with {self.schedule!r}"
             )
+        if self.pictures is not None and self.projected:
+            raise ValueError(
+                f"APG has two branches: guidance_pictures must be None, got {self.pictures}"
+            )
+        if self.pictures is not None and not (math.isfinite(self.pictures) and self.pictures >= 0):
+            raise ValueError(f"guidance_pictures must be 0 or more, got {self.pictures}")
         for i, scale in enumerate(self.scales):
             if not (math.isfinite(scale) and scale >= 0):
                 raise ValueError(f"guidance scales must be 0 or more, got {scale} at {i}")
@@ -174,21 +202,36 @@ class Guidance:
 
     @property
     def off(self) -> bool:
-        return all(scale == 1.0 for scale in self.scales or (self.scale,))
+        scales = self.scales or (self.scale,)
+        return all(
+            scale == 1.0 for scale in (*scales, 1.0 if self.pictures is None else self.pictures)
+        )
 
     @property
     def projected(self) -> bool:
         """Whether any setting of APG differs from plain guidance."""
         return (self.parallel, self.rescale, self.momentum) != (1.0, 0.0, 0.0)
 
-    def branches(self, cond: Cond, negative: Cond | None = None) -> Cond:
-        """The condition of every branch: B rows when off, else 2B.
+    def branches(
+        self, cond: Cond, negative: Cond | None = None, pictures: Cond | None = None
+    ) -> Cond:
+        """The condition of every branch: B rows when off, else 2B, or 3B with `pictures`.
 
-        Last come the null rows or, if given, the `negative` ones, which guidance leads away from.
+        Second come the null rows or, if given, the `negative` ones, which guidance leads away from;
+        then the `pictures` of the conditions alone, where they have a scale of their own. Raises
+        ValueError if they have one and are not given.
         """
         if self.off:
             return cond
-        return Cond.cat([cond, cond.null() if negative is None else negative])
+        parts = [cond, cond.null() if negative is None else negative]
+        if self.pictures is not None:
+            if pictures is None:
+                raise ValueError(
+                    "guidance_pictures is for models that read text and pictures, "
+                    f"got {self.pictures}"
+                )
+            parts.append(pictures)
+        return Cond.cat(parts)
 
     def scale_at(self, step: int, steps: int, share: float | None = None) -> float:
         """The scale of step `step` (0 ... steps - 1).
@@ -221,6 +264,8 @@ class Guidance:
         if self.off:
             return Unguided()
         scale = self.scale_at(step, steps, share)
+        if self.pictures is not None:
+            return InSteps(scale, self.pictures)
         if self.projected:
             return Projected(scale, self.parallel, self.rescale, self.momentum)
         return ClassifierFree(scale)

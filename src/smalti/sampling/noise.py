@@ -68,6 +68,13 @@ class Noise:
         index = torch.arange(first, first + count, device=device)
         return Noise(torch.full_like(index, seed), index)
 
+    def turn(self, number: int, rows: Tensor) -> Noise:
+        """The numbers of some rows, (n,) int64, in another turn of the same requests, all others
+        than in the turns before; those of turn 0 are their own."""
+        # an odd factor: no two turns of a request have the same seed
+        seeds = self.seeds[rows] ^ (number * 0x9E3779B97F4A7C15 & (1 << 63) - 1)
+        return Noise(seeds, self.index[rows])
+
     def _words(self, slots: Tensor, width: int, step: int | Tensor, stream: int) -> Tensor:
         """(B, n, width rounded up to fours) unsigned 32-bit words; slots (n,) or (B, n), step a
         number or (B,)."""

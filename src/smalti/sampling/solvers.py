@@ -18,7 +18,8 @@ R rows, C channels, T diffusion steps, E evaluations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Literal
@@ -80,11 +81,18 @@ class Path:
     times: tuple[float, ...]
     """What the head embeds at each evaluation, (E,)."""
     points: Points
+    evaluations: int
+    """Of the head, in each step."""
     draws: int
     """Normal numbers for each value: the initial noise, and that of each step if it has any."""
-    solve: Callable[[Denoise, Tensor, Temperature], Tensor]
-    """The clean latent (R, C) of a denoiser, noise (draws, R, C) and a temperature, which scales
-    the noise of each step, so that it changes ancestral sampling alone."""
+    steps: Callable[[Denoise, Tensor, Temperature], Iterator[Tensor]]
+    """What x is after each step, (R, C), in the end the clean latent, of a denoiser, noise
+    (draws, R, C) and a temperature, which scales the noise of each step, so that it changes
+    ancestral sampling alone."""
+
+    def solve(self, denoise: Denoise, noise: Tensor, temperature: Temperature) -> Tensor:
+        """The clean latent (R, C)."""
+        return deque(self.steps(denoise, noise, temperature), maxlen=1).pop()
 
 
 @lru_cache(maxsize=64)
@@ -97,11 +105,12 @@ def path(solver: Solver, kind: Kind, timesteps: int = TIMES) -> Path:
     if kind == "diffusion":
         return respaced(timesteps, solver.steps, whole=name == "ancestral").path(name)
     steps = _sections(solver.steps)[0]
-    evaluations = steps * (2 if name == "midpoint" else 1)
+    each = 2 if name == "midpoint" else 1
+    evaluations = steps * each
     t = [i / evaluations for i in range(evaluations + 1)]
     points = tuple((u, 1 - u) for u in t)
-    solve = _midpoint if name == "midpoint" else _first_order
-    return Path(tuple(TIMES * u for u in t[:-1]), points, 1, partial(solve, points))
+    steps_of = _midpoint if name == "midpoint" else _first_order
+    return Path(tuple(TIMES * u for u in t[:-1]), points, each, 1, partial(steps_of, points))
 
 
 def _sections(steps: str) -> list[int]:
@@ -201,10 +210,10 @@ class Schedule:
         table = self.table[::-1]
         points = (*((a, b) for a, b, *_ in table), (1.0, 0.0))
         if name == "ancestral":
-            solve, draws = partial(_ancestral, [row[2:] for row in table]), len(table) + 1
+            steps, draws = partial(_ancestral, [row[2:] for row in table]), len(table) + 1
         else:
-            solve, draws = partial(_multistep if name == "dpm" else _first_order, points), 1
-        return Path(self.timesteps[::-1], points, draws, solve)
+            steps, draws = partial(_multistep if name == "dpm" else _first_order, points), 1
+        return Path(self.timesteps[::-1], points, 1, draws, steps)
 
 
 @lru_cache(maxsize=8)
@@ -230,7 +239,7 @@ def respaced(timesteps: int, steps: str, whole: bool = True) -> Schedule:
 
 def _ancestral(
     rows: list[tuple[float, ...]], denoise: Denoise, noise: Tensor, temperature: Temperature
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Draw each step back from its Gaussian; the last is its mean."""
     x = noise[0]
     for i, (mean_clean, mean_x, least, most) in enumerate(rows):
@@ -242,7 +251,7 @@ def _ancestral(
                 x = torch.addcmul(x, deviation * temperature, noise[1 + i])
             else:
                 x = torch.addcmul(x, deviation, noise[1 + i], value=temperature)
-    return x
+        yield x
 
 
 def _moved(x: Tensor, clean: Tensor, now: tuple[float, float], then: tuple[float, float]) -> Tensor:
@@ -253,26 +262,30 @@ def _moved(x: Tensor, clean: Tensor, now: tuple[float, float], then: tuple[float
 
 def _first_order(
     points: Points, denoise: Denoise, noise: Tensor, temperature: Temperature
-) -> Tensor:
+) -> Iterator[Tensor]:
     """DDIM, and Euler's method, which is the same: keep the noise and the clean latent that x seems
     to hold, and mix them anew."""
     x = noise[0]
     for i in range(len(points) - 1):
         x = _moved(x, denoise(x, i)[0], points[i], points[i + 1])
-    return x
+        yield x
 
 
-def _midpoint(points: Points, denoise: Denoise, noise: Tensor, temperature: Temperature) -> Tensor:
+def _midpoint(
+    points: Points, denoise: Denoise, noise: Tensor, temperature: Temperature
+) -> Iterator[Tensor]:
     """Go half a step, and the whole step with the velocity that is found there."""
     x = noise[0]
     for i in range(0, len(points) - 1, 2):
         middle = _moved(x, denoise(x, i)[0], points[i], points[i + 1])
         velocity = (denoise(middle, i + 1)[0] - middle) / points[i + 1][1]
         x = x + (points[i + 2][0] - points[i][0]) * velocity
-    return x
+        yield x
 
 
-def _multistep(points: Points, denoise: Denoise, noise: Tensor, temperature: Temperature) -> Tensor:
+def _multistep(
+    points: Points, denoise: Denoise, noise: Tensor, temperature: Temperature
+) -> Iterator[Tensor]:
     """DDIM with a clean latent that is extrapolated from the last two along log(a / b), unless the
     step is more than twice as long there as the one before: the last has no end."""
     x, before = noise[0], None
@@ -285,4 +298,4 @@ def _multistep(points: Points, denoise: Denoise, noise: Tensor, temperature: Tem
             if ahead <= 1:
                 target = clean + ahead * (clean - before)
         x, before = _moved(x, target, points[i], points[i + 1]), clean
-    return x
+        yield x

@@ -1,8 +1,8 @@
 """Text and pictures in one row: what stands at each position, who sees whom, and what is learned.
 
 A document is a list of parts. A model's `Wrapping` says which ids stand around a picture and at its
-positions; `rows_of` makes rows of documents, padded to one length. B rows, L positions, N codes of
-a picture, C numbers of a vector.
+positions; `rows_of` makes rows of documents, padded to one length, a document or several in each. B
+rows, L positions, N codes of a picture, C numbers of a vector.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 
@@ -47,6 +48,8 @@ class Part:
     """Of a picture; None: it is text."""
     learned: bool = True
     """Whether a model learns to write it; else it only reads it."""
+    silent: bool = False
+    """Of a picture that guidance compares with: ids before it that stand for no text."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.content.shape)
@@ -80,6 +83,8 @@ class Wrapping:
     """Whether the ids before a picture that is learned are learned too."""
     learns_end: bool = True
     """Whether those after it are."""
+    silence: int | None = None
+    """What stands before a silent picture in the place of each id; None: the same as before any."""
 
     def begin(self, spec: TokenSpec) -> Sequence[int]:
         """Ids before a picture."""
@@ -130,6 +135,20 @@ class Rows(NamedTuple):
     """(B, L, 2) int64: row and column of a picture's code in its grid, 0 elsewhere."""
     vectors: Tensor | None = None
     """(B, L, C) float, zeros elsewhere, of rows with vectors."""
+    owners: Tensor | None = None
+    """(B, L) int64: the number of the document in the row; None: each row is one document."""
+
+    def take(self, index: Tensor) -> Rows:
+        """Some of the rows, (n,) int64; they share no memory with these."""
+        return Rows(*(t if t is None else t.index_select(0, index) for t in self))
+
+    @property
+    def first(self) -> Tensor:
+        """(B, L) bool: where nothing is before a position but padding or another document."""
+        fresh = ~F.pad(self.kept, (1, 0))[:, :-1]
+        if self.owners is None:
+            return fresh
+        return fresh | (self.owners != F.pad(self.owners, (1, 0), value=-1)[:, :-1])
 
     @property
     def drawn(self) -> Tensor:
@@ -142,26 +161,44 @@ class Rows(NamedTuple):
         predicted from the one before it: a model shifts them."""
         return self.ids.masked_fill(~self.learned | (self.ids == VECTOR), IGNORED)
 
-    def mask(self) -> Tensor:
-        """(B, L, L) bool: row i sees j. What is before it, itself, and all of its own picture; no
-        padding, but of padding itself."""
-        length = self.ids.shape[1]
-        before = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
-        same = self.spans[:, :, None] == self.spans[:, None]
-        seen = before | (same & (self.spans > 0)[:, None])
-        itself = torch.eye(length, dtype=torch.bool, device=self.ids.device)
-        return (seen & self.kept[:, None]) | itself
+    @property
+    def targets(self) -> Tensor:
+        """(B, L) int64: labels without those of ids before which nothing is."""
+        return self.labels.masked_fill(self.first, IGNORED)
+
+    def mask(self, begin: int = 0, end: int | None = None) -> Tensor:
+        """(B, n, end) bool: the positions from `begin` to `end` see those below `end`. What is
+        before them, themselves, and all of their own picture; no padding, but of padding itself,
+        and of other documents nothing."""
+        end, device = self.ids.shape[1] if end is None else end, self.ids.device
+        here, keys = slice(begin, end), torch.arange(end, device=device)
+        itself = keys == keys[here, None]
+        same = self.spans[:, here, None] == self.spans[:, None, :end]
+        seen = (keys <= keys[here, None]) | (same & (self.spans[:, None, :end] > 0))
+        if self.owners is not None:
+            seen = seen & (self.owners[:, here, None] == self.owners[:, None, :end])
+        return (seen & self.kept[:, None, :end]) | itself
 
 
 class _Line:
-    """One document as it is written down."""
+    """Documents of one row as they are written down."""
 
     def __init__(self) -> None:
         self.ids, self.learned, self.spans = list[int](), list[bool](), list[int]()
         self.positions, self.cells = list[int](), list[tuple[int, int]]()
+        self.owners = list[int]()
         self.vectors = list[tuple[int, Tensor]]()
         """Pictures of numbers and where they begin."""
-        self.next, self.pictures = 0, 0
+        self.next, self.pictures, self.documents = 0, 0, 0
+
+    def document(self, document: Document, wrapping: Wrapping) -> None:
+        """Write a document down, whose positions begin at 0."""
+        self.next, self.documents = 0, self.documents + 1
+        for part in document:
+            if part.spec is None:
+                self.add(part.content.tolist(), part.learned)
+            else:
+                self.picture(part, wrapping)
 
     def add(
         self,
@@ -176,6 +213,7 @@ class _Line:
         self.cells += cells or [(0, 0)] * len(ids)
         self.learned += [learned] * len(ids)
         self.spans += [span] * len(ids)
+        self.owners += [self.documents] * len(ids)
         count = len(ids)
         self.positions += [self.next] * count if together else range(self.next, self.next + count)
         self.next += min(count, 1) if together else count
@@ -186,7 +224,10 @@ class _Line:
         self.pictures += 1
         inside = self.pictures if wrapping.full != "none" else 0
         around = self.pictures if wrapping.full == "wrapped" else 0
-        self.add(wrapping.begin(spec), part.learned and wrapping.learns_begin, around)
+        begin, silence = wrapping.begin(spec), wrapping.silence if part.silent else None
+        begin = begin if silence is None else [silence] * len(begin)
+        learned = part.learned and wrapping.learns_begin and silence is None
+        self.add(begin, learned, around)
         ids = wrapping.ids(part.content, spec)
         if ids is None:
             self.vectors.append((len(self.ids), part.content))
@@ -220,18 +261,23 @@ def fitted(document: Document, wrapping: Wrapping, length: int) -> list[Part]:
 def rows_of(
     documents: Sequence[Document], wrapping: Wrapping, pad: int = 0, left: bool = False
 ) -> Rows:
-    """Rows of documents, padded with the id `pad` behind the end, or before the beginning (`left`).
+    """A row of each document, padded with the id `pad` behind the end, or before the beginning
+    (`left`).
 
     Raises ValueError for vectors of several widths.
     """
+    return packed([[document] for document in documents], wrapping, pad, left)._replace(owners=None)
+
+
+def packed(
+    rows: Sequence[Sequence[Document]], wrapping: Wrapping, pad: int = 0, left: bool = False
+) -> Rows:
+    """Rows of several documents each, none of which sees another; else as `rows_of`."""
     lines = list[_Line]()
-    for document in documents:
+    for documents in rows:
         line = _Line()
-        for part in document:
-            if part.spec is None:
-                line.add(part.content.tolist(), part.learned)
-            else:
-                line.picture(part, wrapping)
+        for document in documents:
+            line.document(document, wrapping)
         lines.append(line)
     length = max((len(line.ids) for line in lines), default=0)
     starts = [length - len(line.ids) if left else 0 for line in lines]
@@ -250,6 +296,7 @@ def rows_of(
         padded([line.positions for line in lines], 0),
         torch.stack([padded([[c[i] for c in x.cells] for x in lines], 0) for i in (0, 1)], -1),
         _vectors(lines, starts, length),
+        padded([line.owners for line in lines], 0),
     )
 
 

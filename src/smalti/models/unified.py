@@ -1,0 +1,228 @@
+"""What every model of text and pictures in one row says of itself, and what draws behind its rows.
+
+A model gives hidden states of positions of rows, given what is in a cache before them, and what it
+predicts from them. The loops that draw pictures of one condition draw here too: their condition is
+the number of a row, whose end is still to be drawn, and guidance compares rows.
+
+Letters: B rows, L positions, n of one call, D width, V ids, N codes of a picture, K codes of a
+tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from smalti.codes import Cond, Draw, Reads, Span, TokenSpec
+from smalti.heads.categorical import Softmax
+from smalti.sampling.chance import Chance
+from smalti.sampling.filters import draw
+from smalti.sampling.noise import Noise
+from smalti.text.sequence import CODE, Document, Part, Rows, Wrapping
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Ids that stand for no text."""
+
+    start: int | None = 0
+    """Before a document; None: nothing."""
+    stops: tuple[int, ...] = (1,)
+    """Behind a document, the first where one is written."""
+    pad: int = 2
+    """Where there is nothing."""
+    nothing: int | None = None
+    """In the place of a text that guidance leaves out; None: nothing."""
+
+
+class Term(NamedTuple):
+    """A part of what training minimises."""
+
+    values: Tensor
+    """(B, L) at each position."""
+    where: Tensor
+    """(B, L) bool: positions that count."""
+
+
+class Unified(nn.Module):
+    """A module that reads and writes text and pictures in one row."""
+
+    loop: Literal["mixed"] = "mixed"
+    FLOAT32: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names of weights that stay in float32 when others are loaded in less."""
+    NO_DECAY: ClassVar[tuple[str, ...]] = ()
+    """Patterns of names of weights that have no weight decay, beside norms and biases."""
+
+    config: Any
+    spec: TokenSpec
+    """What a picture's codes are."""
+    wrapping: Wrapping
+    marks: Marks
+
+    @property
+    def vocab(self) -> int:
+        """V, ids that it reads and writes."""
+        raise NotImplementedError
+
+    def init_weights(self) -> None:
+        """Draw new weights."""
+        raise NotImplementedError
+
+    def cache(self, batch: int, length: int) -> Any:
+        """An empty cache of so many rows and positions."""
+        raise NotImplementedError
+
+    def read(self, rows: Rows, begin: int, end: int, cache: Any) -> Tensor:
+        """Hidden states (B, n, D) of the positions from `begin` to `end`, all before which the
+        cache holds; it holds these as well then."""
+        raise NotImplementedError
+
+    def logits(self, h: Tensor) -> Tensor:
+        """Logits (B, n, V) of the ids behind hidden states (B, n, D)."""
+        raise NotImplementedError
+
+    def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
+        """What training minimises, by kind: of text, and of pictures."""
+        raise NotImplementedError
+
+    def writer(self, rows: Rows, length: int, allowed: Tensor, penalty: float = 1.0) -> Writer:
+        """What draws so many ids at the end of rows, of those that are allowed, (B, V) bool."""
+        return Writer(self, rows, length, allowed, penalty)
+
+    def picture(self, rows: Rows) -> Drawer:
+        """What draws the picture at the end of rows, for one of the loops."""
+        raise NotImplementedError
+
+    # -- what guidance compares with
+
+    def nothing(self, document: Document) -> Document:
+        """A document that ends with a picture without what is before it."""
+        ids = [i for i in (self.marks.start, self.marks.nothing) if i is not None]
+        before = Part(torch.tensor(ids, dtype=torch.int64), learned=False)
+        return [before, replace(document[-1], silent=True)]
+
+    def pictures(self, document: Document) -> Document:
+        """The same without its text alone."""
+        before, last = self.nothing(document)
+        return [before, *(part for part in document[:-1] if part.spec is not None), last]
+
+
+@dataclass
+class Context:
+    """Rows whose end is drawn, and how far they have been read."""
+
+    rows: Rows
+    cache: Any
+    read: int = 0
+    """Positions that are in the cache."""
+
+
+class Drawer:
+    """What a loop takes for a model: it draws codes behind rows of a `Unified` one. The condition
+    of the loop is the numbers of rows."""
+
+    loop: Literal["causal", "masked", "denoised"] = "causal"
+    smooth = False
+    reads = Reads()
+
+    def __init__(self, model: Unified, rows: Rows, spec: TokenSpec) -> None:
+        self.model, self.rows, self.spec = model, rows, spec
+
+    def draws(self, spec: TokenSpec | None) -> TokenSpec:
+        return self.spec
+
+    def order(self, spec: TokenSpec | None = None) -> None:
+        """None: row by row."""
+
+    def blocks(self, spec: TokenSpec | None = None) -> Sequence[int]:
+        return [1] * self.spec.positions
+
+    def cache(self, batch: int, spec: TokenSpec | None = None) -> None:
+        """None: it is in the context."""
+
+    def prepare(
+        self, cond: Cond, orders: Tensor | None = None, spec: TokenSpec | None = None
+    ) -> Context:
+        """The rows with these numbers, of which nothing is read."""
+        assert cond.labels is not None
+        rows = self.rows.take(cond.labels)
+        return Context(rows, self.model.cache(*rows.ids.shape))
+
+    def read(self, context: Context, end: int) -> Tensor:
+        """Read what is not read of a context up to a position: hidden states (B, n, D)."""
+        begin, context.read = context.read, end
+        return self.model.read(context.rows, begin, end, context.cache)
+
+
+class InTurn(Drawer):
+    """Draws ids at positions of rows, one after another; ids between them stand there already."""
+
+    def __init__(self, model: Unified, rows: Rows, spec: TokenSpec, slots: Sequence[int]) -> None:
+        super().__init__(model, rows, spec)
+        self.slots = slots
+
+    def ids(self, codes: Tensor) -> Tensor:
+        """The ids (B,) of codes (B,)."""
+        return codes
+
+    def logits(self, h: Tensor) -> Tensor:
+        """Logits (B, 1, K) of codes."""
+        return self.model.logits(h)
+
+    def hidden(self, codes: Tensor, context: Context, span: Span, cache: None = None) -> Tensor:
+        """Hidden states (B, 1, D) from which the code of a span is predicted."""
+        number = span.start
+        assert number is not None
+        if number:
+            context.rows.ids[:, self.slots[number - 1]] = self.ids(codes[:, number - 1])
+        return self.read(context, self.slots[number])[:, -1:]
+
+    def draw(
+        self, codes: Tensor, context: Context, span: Span, cache: None, chance: Chance
+    ) -> Draw:
+        """Draw the code of a span, (B, 1)."""
+        h = self.hidden(chance.guide.tile(codes), context, span)
+        return Softmax().sample(self.logits(h), chance)._replace(h=h)
+
+
+class Writer(InTurn):
+    """Draws ids of text at the end of rows.
+
+    Args: how many ids; which may be written, (B, V) bool; the penalty of those that a row has
+    already (Keskar et al. 2019, arXiv:1909.05858), 1 is off.
+    """
+
+    def __init__(
+        self, model: Unified, rows: Rows, length: int, allowed: Tensor, penalty: float = 1.0
+    ) -> None:
+        end = rows.ids.shape[1]
+        spec = TokenSpec(((1, length),), model.vocab)
+        super().__init__(model, rows, spec, range(end - length, end))
+        self.allowed, self.penalty = allowed, penalty
+
+    def draw(
+        self, codes: Tensor, context: Context, span: Span, cache: None, chance: Chance
+    ) -> Draw:
+        h = self.hidden(chance.guide.tile(codes), context, span)
+        logits = Softmax().merged(self.logits(h), chance.guide)[:, 0]  # (B, V)
+        if self.penalty != 1:
+            count = len(logits)
+            before = context.rows.ids[:count, : context.read].clamp(min=0)
+            before = before.where(context.rows.kept[:count, : context.read], before[:, -1:])
+            again = logits.gather(1, before)
+            again = torch.where(again > 0, again / self.penalty, again * self.penalty)
+            logits = logits.scatter(1, before, again)
+        logits = logits.masked_fill(~self.allowed, -torch.inf)
+        ids, logp = draw(chance.filters(logits.unsqueeze(1)), chance.noise.uniform())
+        return Draw(ids, logp, h)
+
+
+def places(wrapping: Wrapping, spec: TokenSpec, length: int) -> list[int]:
+    """Where the codes stand of a picture at the end of rows of so many positions."""
+    plan = wrapping.plan(spec)
+    begin = length - len(wrapping.end(spec)) - len(plan)
+    return [begin + i for i, planned in enumerate(plan) if planned == CODE]
