@@ -7,16 +7,31 @@ of its files when it is opened; pixels that turn out to be broken are added when
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from smalti.data.source import Example, Source
+from smalti.data.source import Keyed
 from smalti.progress import say
 
 NAMED = 5
 """How many are named; all are counted."""
 
+T = TypeVar("T", covariant=True)
 
-def read(source: Source, i: int) -> Example | None:
+
+class Skipping(Keyed, Protocol):
+    """What knows which of its examples cannot be used: images, or documents."""
+
+    skipped: dict[str, str]
+    """Names of those, with the reason."""
+
+
+class Readable(Skipping, Protocol[T]):
+    """What gives an example by its number, or raises ValueError if that cannot be decoded."""
+
+    def __getitem__(self, i: int) -> T: ...
+
+
+def read(source: Readable[T], i: int) -> T | None:
     """Example i, or None, with a note in `source.skipped`, if it cannot be decoded."""
     try:
         return source[i]
@@ -49,13 +64,13 @@ def report(skipped: dict[str, str]) -> dict[str, Any]:
     return {"skipped": len(skipped), "skipped_first": sorted(skipped)[:NAMED]} if skipped else {}
 
 
-def tell(source: Source, known: int = 0) -> int:
+def tell(source: Skipping, known: int = 0) -> int:
     """Say on standard error what was skipped, if that is more than `known`; return how many."""
     if len(source.skipped) > known:
         say(f"{source.name}: {summary(source.skipped)}")
     return len(source.skipped)
 
 
-def none_left(source: Source) -> ValueError:
+def none_left(source: Skipping) -> ValueError:
     """The error of a source of which nothing can be used."""
     return ValueError(f"{source.name}: nothing is left to use; {summary(source.skipped)}")

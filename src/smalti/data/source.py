@@ -31,24 +31,30 @@ class Example(NamedTuple):
     """'' = none."""
 
 
-class Source(Protocol):
-    """A fixed, ordered set of images. Only `source[i]` decodes; all else is cheap."""
+class Keyed(Protocol):
+    """A fixed, ordered set of examples with names, so that some of them can be held out."""
 
     name: str
     """The string that opened it, such as 'folder:cats'."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, i: int) -> str:
+        """Stable name of example i, which decides whether it is held out; see `groups`."""
+        ...
+
+
+class Source(Keyed, Protocol):
+    """A fixed, ordered set of images. Only `source[i]` decodes; all else is cheap."""
+
     classes: list[str]
     """Names by label; [] if unlabelled."""
     skipped: dict[str, str]
     """Names of what could not be used, with the reason; see `smalti.data.skipped`."""
 
-    def __len__(self) -> int: ...
     def __getitem__(self, i: int) -> Example: ...
     def label(self, i: int) -> int: ...
     def caption(self, i: int) -> str: ...
-
-    def key(self, i: int) -> str:
-        """Stable name of example i, which decides whether it is held out; see `groups`."""
-        ...
 
     def size(self, i: int) -> int:
         """Bytes of the file of example i; 0 where it has none of its own."""
@@ -67,7 +73,7 @@ def groups(name: str, keys: Iterable[str]) -> list[str]:
     return list(keys)
 
 
-def split(source: Source, holdout: float) -> tuple[list[int], list[int]]:
+def split(source: Keyed, holdout: float) -> tuple[list[int], list[int]]:
     """Indices (train, held out), ascending; the fraction `holdout` is held out.
 
     A group (see `groups`) is never divided. Those with the smallest sha256 are held out, at least

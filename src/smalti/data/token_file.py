@@ -32,6 +32,8 @@ PLAIN, PACKED = 1, 2
 """Versions of the file: a number for each code, and eight codes in a byte."""
 
 META = b"smalti.token_cache"
+DOCUMENTS = b"smalti.documents"
+"""The marks of a token cache, and of a file of documents (`data.document_file`)."""
 COLUMNS = ["codes", "label", "caption", "held_out", "key"]
 ROWS = 1024
 """Rows of every record batch but the last."""
@@ -134,10 +136,15 @@ def write_cache(path: str | Path, rows: Iterable[tuple[Any, ...]], encoding: Enc
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is a token cache."""
+    """Whether a file holds codes that smalti wrote, of images or of documents."""
+    return has_mark(path, META, DOCUMENTS)
+
+
+def has_mark(path: Path, *marks: bytes) -> bool:
+    """Whether a file is one of Arrow with one of the marks."""
     try:
         with pa.memory_map(str(path)) as file:
-            return META in (pa.ipc.open_file(file).schema.metadata or {})
+            return bool((pa.ipc.open_file(file).schema.metadata or {}).keys() & set(marks))
     except (pa.ArrowException, OSError):
         return False
 

@@ -1,0 +1,310 @@
+"""Documents of drawn shapes in every direction, each with an oracle that judges a model's answer.
+
+`shapes-all:COUNT` mixes, in turns of ten: captions to draw and pictures to describe, questions
+about one to three shapes, instructions to edit, stories in which one shape changes, facts of the
+world, and riddles: "draw a small heart in the colour of the sea at the top left", whose colour no
+picture of training says (`shape_facts`). Document i depends on the seed and i alone.
+
+A document is written down as a `Script` first, whose last part is the answer; pictures are drawn
+when it is read. Shapes of one picture keep their jitter when one of their attributes changes, so
+that an edit has one right result to the pixel, and `check` can ask whether the rest was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from smalti.data.documents import CAPTION, Doc, Piece, asked
+from smalti.data.drawn_shapes import (
+    COLOURS,
+    PIXELS,
+    POSITIONS,
+    SHAPES,
+    SIZES,
+    Attributes,
+    draw,
+    recognise,
+)
+from smalti.data.shape_facts import KNOWN, WITHHELD, Fact
+from smalti.data.source import digest
+from smalti.data.transforms import center_crop
+
+TASKS = (
+    *("draw", "caption", "ask", "edit", "riddle"),
+    *("draw", "caption", "ask", "story", "fact"),
+)
+"""Document i is of the task i modulo their number."""
+CORNERS = tuple(position for position in POSITIONS if position != "in the centre")
+"""Where several shapes stand, which are small: they never touch."""
+COUNTS = ("one", "two", "three")
+KEPT = 5.0
+"""So many levels of 255, on average, may what an edit should keep differ from what it was."""
+
+T = TypeVar("T")
+Choices = dict[str, tuple[str, ...]]
+VALUES: Choices = {
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "size": tuple(SIZES),
+    "position": tuple(POSITIONS),
+}
+"""The values of each attribute of a shape."""
+
+
+class Scene(NamedTuple):
+    """A picture of shapes that do not touch."""
+
+    shapes: tuple[Attributes, ...]
+    seed: tuple[int, ...]
+    """Of the jitter, which a change of attributes leaves alone."""
+
+    def draw(self, pixels: int = PIXELS) -> Image.Image:
+        """The picture, RGB, `pixels` square."""
+        seeds = [[*self.seed, k + 1] for k in range(len(self.shapes))]
+        alone = [
+            np.asarray(draw(shape, pixels, np.random.default_rng(seed)))
+            for shape, seed in zip(self.shapes, seeds, strict=True)
+        ]
+        return Image.fromarray(np.minimum.reduce(alone))  # all of them on white
+
+    def changed(self, attribute: str, value: str) -> Scene:
+        """The picture with another attribute of its first shape."""
+        first, *others = self.shapes
+        return self._replace(shapes=(first._replace(**{attribute: value}), *others))
+
+
+Content = str | Scene
+
+
+class Script(NamedTuple):
+    """A document before its pictures are drawn."""
+
+    task: str
+    parts: tuple[tuple[Content, bool], ...]
+    """Texts and pictures, and whether each is learned. The last one is the answer."""
+
+    @property
+    def answer(self) -> Content:
+        return self.parts[-1][0]
+
+
+# -- what is asked
+
+
+def _one(rng: np.random.Generator, values: Sequence[T]) -> T:
+    return values[int(rng.integers(len(values)))]
+
+
+def _scene(rng: np.random.Generator, seed: tuple[int, ...], count: int = 1) -> Scene:
+    """A picture of one shape of any size anywhere, or of several small ones in corners."""
+    if count == 1:
+        return Scene((Attributes(*(_one(rng, values) for values in VALUES.values())),), seed)
+    places = [CORNERS[k] for k in rng.permutation(len(CORNERS))[:count]]
+    shapes = [Attributes(_one(rng, list(COLOURS)), _one(rng, SHAPES), "small", p) for p in places]
+    return Scene(tuple(shapes), seed)
+
+
+def _change(rng: np.random.Generator, shape: Attributes) -> tuple[str, str]:
+    """An attribute and another value of it."""
+    attribute = _one(rng, list(VALUES))
+    others = [v for v in VALUES[attribute] if v != getattr(shape, attribute)]
+    return attribute, _one(rng, others)
+
+
+def draw_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
+    """A caption, and its picture to draw."""
+    scene = _scene(rng, seed)
+    return Script("draw", ((scene.shapes[0].caption, False), (scene, True)))
+
+
+def caption_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
+    """A picture, and its caption to write."""
+    scene = _scene(rng, seed)
+    return Script("caption", ((scene, False), (CAPTION, False), (scene.shapes[0].caption, True)))
+
+
+def questions(shapes: Sequence[Attributes]) -> dict[str, list[tuple[str, str]]]:
+    """What can be asked about a picture of these shapes with one right answer: (question, answer)
+    by kind."""
+    colours, kinds = ([getattr(s, name) for s in shapes] for name in ("colour", "shape"))
+    own = [s for s in shapes if kinds.count(s.shape) == 1]
+    bright = [s for s in shapes if colours.count(s.colour) == 1]
+    found = {
+        "how many": [("How many shapes are there?", COUNTS[len(shapes) - 1])],
+        "colour": [(f"What colour is the {s.shape}?", s.colour) for s in own],
+        "shape": [(f"Which shape is {s.colour}?", s.shape) for s in bright]
+        + [(f"Which shape is {s.position}?", s.shape) for s in shapes],
+        "where": [(f"Where is the {s.shape}?", s.position) for s in own],
+        "size": [(f"How large is the {s.shape}?", s.size) for s in shapes if len(shapes) == 1],
+    }
+    return {kind: some for kind, some in found.items() if some}
+
+
+def ask_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
+    """A picture of one to three shapes, a question about it, and the answer to write."""
+    scene = _scene(rng, seed, int(rng.integers(1, len(COUNTS) + 1)))
+    question, answer = _one(rng, _one(rng, list(questions(scene.shapes).values())))
+    return Script("ask", ((scene, False), (asked(question), False), (answer, True)))
+
+
+def edit_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
+    """A picture, an instruction, and the picture after it to draw."""
+    scene = _scene(rng, seed)
+    attribute, value = _change(rng, scene.shapes[0])
+    what = _one(rng, ("it", f"the {scene.shapes[0].shape}"))
+    order = {
+        "shape": f"make {what} a {value}",
+        "position": f"move {what} to {value.partition(' ')[2]}",
+    }.get(attribute, f"make {what} {value}")
+    return Script("edit", ((scene, False), (order, False), (scene.changed(attribute, value), True)))
+
+
+def story_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
+    """A caption and its picture, and once or twice what changes and the picture after it; all but
+    the first caption is learned."""
+    scene = _scene(rng, seed)
+    parts: list[tuple[Content, bool]] = [(scene.shapes[0].caption, False), (scene, True)]
+    for _ in range(int(rng.integers(1, 3))):
+        attribute, value = _change(rng, scene.shapes[0])
+        scene = scene.changed(attribute, value)
+        parts += [(f"now it is {'a ' * (attribute == 'shape')}{value}", True), (scene, True)]
+    return Script("story", tuple(parts))
+
+
+def fact_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
+    """A sentence that tells a fact, all of it learned; its end is the answer."""
+    beginning, end = _one(rng, _one(rng, KNOWN + WITHHELD).statements())
+    return Script("fact", ((beginning, True), (end, True)))
+
+
+def riddle_script(
+    rng: np.random.Generator, seed: tuple[int, ...], facts: Sequence[Fact] = KNOWN
+) -> Script:
+    """A caption that names a colour or a shape by a thing that has it, and its picture to draw."""
+    fact = _one(rng, facts)
+    scene = _scene(rng, seed).changed(fact.quality, fact.value)
+    (shape,) = scene.shapes
+    what = shape.shape if fact.quality == "colour" else f"{shape.colour} thing"
+    named = f"in the {fact.quality} of {fact.thing}"
+    text = f"draw a {shape.size} {what} {named} {shape.position}"
+    return Script("riddle", ((text, False), (scene, True)))
+
+
+SCRIPTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Script]] = {
+    "draw": draw_script,
+    "caption": caption_script,
+    "ask": ask_script,
+    "edit": edit_script,
+    "story": story_script,
+    "fact": fact_script,
+    "riddle": riddle_script,
+    "withheld riddle": lambda rng, seed: riddle_script(rng, seed, WITHHELD)._replace(
+        task="withheld riddle"
+    ),
+}
+"""What writes a document of each task. Withheld riddles are for measuring: `TASKS` has none."""
+
+
+# -- the documents
+
+
+def open_shapes_all(options: str = "") -> ShapeDocuments:
+    """'' for 10,000 documents, or their number. Raises ValueError for anything else."""
+    if options and (not options.isdecimal() or int(options) < 1):
+        raise ValueError(
+            f"shapes-all:{options} is not known; allowed: shapes-all, shapes-all:COUNT (1 or more)"
+        )
+    name = f"shapes-all:{options}" if options else "shapes-all"
+    return ShapeDocuments(int(options or 10_000), name=name)
+
+
+class ShapeDocuments:
+    """`count` documents with pictures of `pixels` square, of the tasks in turns.
+
+    Raises ValueError if there are no documents, or for a task that is not one of `SCRIPTS`.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        seed: int = 0,
+        tasks: Sequence[str] = TASKS,
+        pixels: int = PIXELS,
+        name: str = "shapes-all",
+    ) -> None:
+        wrong = sorted(set(tasks) - SCRIPTS.keys())
+        if count < 1 or not tasks or wrong:
+            raise ValueError(
+                f"need a count of 1 or more and tasks among {', '.join(SCRIPTS)}, got {count} "
+                f"and {', '.join(wrong) or 'none'}"
+            )
+        self.name, self.count, self.seed, self.pixels = name, count, seed, pixels
+        self.tasks = tuple(tasks)
+        self.skipped: dict[str, str] = {}
+        self.tokenizers: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def script(self, i: int) -> Script:
+        """Document i before its pictures are drawn, which its oracle reads."""
+        if not 0 <= i < self.count:
+            raise IndexError(f"{self.name} has {self.count} documents, got {i}")
+        seed = (self.seed, i)
+        return SCRIPTS[self.task(i)](np.random.default_rng(seed), seed)
+
+    def __getitem__(self, i: int) -> Doc:
+        return [
+            Piece(content, learned=learned)
+            if isinstance(content, str)
+            else Piece(image=content.draw(self.pixels), learned=learned)
+            for content, learned in self.script(i).parts
+        ]
+
+    def task(self, i: int) -> str:
+        return self.tasks[i % len(self.tasks)]
+
+    def key(self, i: int) -> str:
+        return str(i)
+
+    def fingerprint(self) -> str:
+        some = [self[i] for i in range(min(2 * len(self.tasks), self.count))]
+        told = [
+            [p.text or np.asarray(p.image).tobytes().hex() for p in document] for document in some
+        ]  # they change with seed, pixels and the ways of writing and drawing
+        return digest([self.count, self.seed, self.pixels, self.tasks, told])
+
+
+# -- the oracles
+
+
+def check(script: Script, made: str | np.ndarray) -> bool:
+    """Whether a model's answer to a document is right: what it wrote, or uint8 pixels (H, H, 3).
+
+    A text must be the answer, whatever blanks stand around it. A picture must show all four
+    attributes; that of an edit must also keep what the instruction leaves alone (`distance`).
+    """
+    answer = script.answer
+    if isinstance(answer, str) or isinstance(made, str):
+        return isinstance(answer, str) and isinstance(made, str) and made.split() == answer.split()
+    if recognise(made) != answer.shapes[0]:
+        return False
+    return script.task != "edit" or distance(script, made) <= KEPT
+
+
+def distance(script: Script, made: np.ndarray) -> float:
+    """How far the drawn picture of an edit, uint8 (H, H, 3), is from the given one where the
+    instruction changes nothing: the mean difference of a pixel's colours, in levels of 255.
+
+    Raises ValueError if the document is no edit.
+    """
+    before, *_, after = (content for content, _ in script.parts)
+    if script.task != "edit" or isinstance(before, str) or isinstance(after, str):
+        raise ValueError(f"only an edit keeps a part of a picture, got a task {script.task!r}")
+    old, new = (center_crop(s.draw(), len(made)).astype(np.float64) for s in (before, after))
+    kept = np.abs(old - new).max(-1) < 1
+    return float(np.abs(made.astype(np.float64) - old)[kept].mean())
