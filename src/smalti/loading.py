@@ -13,10 +13,72 @@ from smalti.config import did_you_mean, from_dict, no_such, read_json
 from smalti.devices.named import fast_bf16, named_device, named_dtype
 from smalti.files import expand
 from smalti.modules import load_module, tokenizer_folder
+from smalti.pipeline.conversation import Phrases, Writing
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
+from smalti.pipeline.unified import UnifiedPipeline
 from smalti.text.encoders import TextEncoder
+from smalti.text.words import Words
 from smalti.tokenizers.base import ImageTokenizer
+
+
+def load_any(
+    path: str | Path,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | str | None = None,
+    verify: bool = True,
+    **unknown: Any,
+) -> Any:
+    """Load a pipeline: a `Pipeline`, or a `UnifiedPipeline` where the folder holds one of text and
+    pictures. Arguments are those of `load`."""
+    folder = expand(path)
+    if is_unified(folder) and not unknown:
+        return load_unified(folder, device, dtype, verify)
+    return load(path, device, dtype, verify, **unknown)
+
+
+def is_unified(folder: Path) -> bool:
+    """Whether a folder holds a pipeline of text and pictures."""
+    file = folder / "pipeline.json"
+    return file.is_file() and read_json(file).get("kind") == "unified"
+
+
+def load_unified(
+    path: str | Path,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | str | None = None,
+    verify: bool = True,
+) -> UnifiedPipeline:
+    """Load a pipeline of text and pictures from a folder or a hub id. Arguments are those of
+    `load`.
+
+    Raises ValueError for a pipeline of pictures alone, and if its parts do not belong together.
+    """
+    device, weights = named_device(device), named_dtype(dtype)
+    if weights is None:
+        weights = torch.bfloat16 if fast_bf16(device) else torch.float32
+    folder = expand(path)
+    if not folder.is_dir():
+        folder = download(str(path))
+    info = _read_info(folder)
+    if info.get("kind") != "unified":
+        raise ValueError(f"{folder} draws pictures and reads and writes no text")
+    tokenizer, told = load_module(folder / "tokenizer", modules.TOKENIZERS, device, verify=verify)
+    model, about = load_module(folder / "model", modules.UNIFIED, device, weights, verify)
+    words = Words.open(folder / "words")
+    marks = {"tokenizer": told["fingerprint"], "words": words.fingerprint()}
+    for name, mark in marks.items():
+        if about.get(name) != mark:
+            raise ValueError(
+                f"{folder}: the model was trained with {name} {about.get(name)}, the folder holds "
+                f"{name} {mark}"
+            )
+    parts = [
+        from_dict(kind, info.get(name, {}), f"{folder}/pipeline.json: {name}")
+        for name, kind in (("sampling", Sampling), ("writing", Writing), ("phrases", Phrases))
+    ]
+    info["fingerprint"] = "-".join((marks["tokenizer"], about["fingerprint"], marks["words"]))
+    return UnifiedPipeline(tokenizer, model, words, *parts, info)
 
 
 def load(
@@ -46,6 +108,11 @@ def load(
     if not folder.is_dir():
         folder = download(str(path))
     info = _read_info(folder)
+    if info.get("kind") == "unified":
+        raise ValueError(
+            f"{folder} is a pipeline of text and pictures, which this does not take: see smalti "
+            "sample, ask, caption, chat and edit"
+        )
     tokenizer, told = load_module(folder / "tokenizer", modules.TOKENIZERS, device, verify=verify)
     model, model_info = load_module(folder / "model", modules.MODELS, device, weights, verify)
     mark = told["fingerprint"]

@@ -31,12 +31,15 @@ from smalti.models import (
     maskbit,
     maskgit,
     meissonic,
+    one_vocabulary,
     open_magvit2,
     rar,
     rq_transformer,
+    transfusion,
     var,
 )
 from smalti.models.generator import Generator
+from smalti.models.unified import Unified
 from smalti.nn.finite import require_finite_weights
 from smalti.nn.unfilled import unfilled
 from smalti.text import byte_words as byte_level
@@ -115,6 +118,13 @@ MODELS = {
     "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),
     "meissonic": Entry(meissonic.MeissonicConfig, meissonic.Meissonic, meissonic.tiny),
 }
+UNIFIED = {
+    "one_vocabulary": Entry(
+        one_vocabulary.OneVocabularyConfig, one_vocabulary.OneVocabulary, one_vocabulary.tiny
+    ),
+    "transfusion": Entry(transfusion.TransfusionConfig, transfusion.Transfusion, transfusion.tiny),
+}
+"""Models of text and pictures in one sequence."""
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
     "clip": Entry(clip.CLIPConfig, clip.CLIP, clip.tiny),
@@ -142,7 +152,7 @@ def module_of(config: Any, among: dict[str, Entry]) -> Any:
 
 def name_of(module: Any) -> str:
     """The name under which a module's configuration is registered."""
-    for known in (TOKENIZERS, MODELS, TEXT):
+    for known in (TOKENIZERS, MODELS, UNIFIED, TEXT):
         for name, item in known.items():
             if type(getattr(module, "config", None)) is item.config:
                 return name
@@ -291,7 +301,7 @@ def assemble(
         if tensor.is_floating_point() and not tensors[name].is_floating_point():
             raise ValueError(f"{where}: {name} holds {tensors[name].dtype}, not weights")
     if dtype is not None:
-        exact = module.FLOAT32 if isinstance(module, Generator) else ()
+        exact = module.FLOAT32 if isinstance(module, Generator | Unified) else ()
         tensors = {
             k: v.to(dtype) if v.is_floating_point() and not k.startswith(exact) else v
             for k, v in tensors.items()

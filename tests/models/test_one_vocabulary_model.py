@@ -24,8 +24,8 @@ def test_every_code_has_an_id_of_its_own(model):
     codes = torch.arange(16)
     ids = model.wrapping.id_of(codes)
     assert sorted(ids.tolist()) == list(range(4, 20))
-    assert torch.equal(model.wrapping.code_of(ids), codes)
-    codes = model.wrapping.is_code(torch.arange(model.vocab), model.spec)
+    assert torch.equal(model.config.wrapping.code_of(ids), codes)
+    codes = model.config.wrapping.is_code(torch.arange(model.vocab), model.spec)
     assert torch.equal(codes.nonzero().flatten(), ids.sort().values)
 
 

@@ -49,7 +49,7 @@ def rows(ids: Tensor, kept: Tensor, labels: Tensor | None = None) -> Rows:
 
 def codes_of(model: OneVocabulary) -> Tensor:
     """Which ids stand for codes, (V,) bool."""
-    return model.wrapping.is_code(torch.arange(model.vocab), model.spec)
+    return model.config.wrapping.is_code(torch.arange(model.vocab), model.spec)
 
 
 def counted(some: Rows) -> Tensor:
@@ -136,7 +136,7 @@ def check_pictures(model: OneVocabulary, codec: VQGAN, config: dict[str, Any], i
     io.check("vq_indices", codes)
     ids = model.wrapping.id_of(codes)
     io.check("image_bpe_ids", ids)
-    assert torch.equal(model.wrapping.code_of(ids), codes)
+    assert torch.equal(model.config.wrapping.code_of(ids), codes)
     io.check("img2bpe", model.wrapping.id_of(torch.arange(model.config.codes)))
     io.check("image_token_ids", codes_of(model).nonzero().flatten())
     placeholder = io["input_ids"] == config["special_ids"]["image_placeholder"]
@@ -216,7 +216,7 @@ def check_drawing(model: OneVocabulary, config: dict[str, Any], io: Vectors) -> 
     drawn = some.ids[: len(io["gen_image_ids"]), io["gen_prompt_ids"].shape[1] :]
     io.check("gen_image_ids", drawn)
     guidance = Guidance(weights["text"], pictures=weights["image"])
-    same_by_loop(model, io, guidance, model.wrapping.code_of(drawn))
+    same_by_loop(model, io, guidance, model.config.wrapping.code_of(drawn))
 
 
 def same_by_loop(model: OneVocabulary, io: Vectors, guidance: Guidance, codes: Tensor) -> None:
@@ -256,7 +256,7 @@ def document(model: OneVocabulary, ids: Tensor) -> list[Part]:
     found = [Part(parts[0])]
     for part in parts[1:]:
         end = 1 + model.spec.positions
-        found.append(Part(model.wrapping.code_of(part[1:end]), model.spec))
+        found.append(Part(model.config.wrapping.code_of(part[1:end]), model.spec))
         found.append(Part(part[end + 1 :]))
     return found
 
@@ -341,8 +341,8 @@ def check_guided(model: OneVocabulary, config: dict[str, Any], io: Vectors) -> N
     filtered = torch.stack(kept, 1)
     io.check("gen_filtered", filtered.clamp(min=NOTHING), size=_size(io["gen_filtered"]))
     drawn = some.ids[: len(io["gen_codes"]), io["gen_prompt_ids"].shape[1] :]
-    io.check("gen_codes", model.wrapping.code_of(drawn))
-    same_by_loop(model, io, Guidance(told["guidance"]), model.wrapping.code_of(drawn))
+    io.check("gen_codes", model.config.wrapping.code_of(drawn))
+    same_by_loop(model, io, Guidance(told["guidance"]), model.config.wrapping.code_of(drawn))
 
 
 def _size(values: Tensor) -> float:

@@ -51,7 +51,7 @@ def stream(model: DenoisedModel[P], request: Request) -> Iterator[Step]:
     prepared = model.prepare(branches)
     slots = torch.arange(spec.positions, device=device)
     noise = request.noise.normal(slots, way.draws * spec.channels)
-    noise = noise.unflatten(-1, (way.draws, -1)).movedim(2, 0)  # (draws, B, N, C)
+    noise = noise.view(*noise.shape[:2], way.draws, -1).permute(2, 0, 1, 3)  # (draws, B, N, C)
     total, seen = len(way.times), noise[0]
 
     def denoise(x: Tensor, i: int) -> tuple[Tensor, Tensor]:

@@ -172,11 +172,11 @@ def _write(
         raise ValueError("the grammar leaves no id that may be written")
     blank = Part(torch.zeros(length, dtype=torch.int64))
     context = rows_of([[*row.parts, blank] for row in rows], model.wrapping, left=True)
-    writer = model.writer(_to(context, device), length, allowed, request.penalty)
+    writer = model.writer(context.to(device), length, allowed, request.penalty)
     wish = _request(request, rows, turn, replace(request.how, filters=request.text, known=None))
     written, ends = [list[int]() for _ in rows], list[int | None]([None for _ in rows])
     for step in causal.stream(writer, wish):
-        new = step.codes[:, step.done - 1].tolist()
+        new = [int(code) for code in step.codes[:, step.done - 1].cpu()]
         for i, row in enumerate(rows):
             if ends[i] is not None:
                 continue
@@ -219,7 +219,7 @@ def _draw(
         branches += [model.nothing(document) for document in documents]
         if guidance.pictures is not None:
             branches += [model.pictures(document) for document in documents]
-    drawer = model.picture(_to(rows_of(branches, wrapping, left=True), device))
+    drawer = model.picture(rows_of(branches, wrapping, left=True).to(device))
     wish = _request(request, rows, turn, request.how, len(branches) // len(rows))
     step = None
     for step in LOOPS[drawer.loop](drawer, wish):
@@ -249,7 +249,3 @@ def _request(
         negative=each[1] if branches > 1 else None,
         pictures=each[2] if branches > 2 else None,
     )
-
-
-def _to(rows: Rows, device: torch.device) -> Rows:
-    return Rows(*(t if t is None else t.to(device) for t in rows))

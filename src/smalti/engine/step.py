@@ -62,12 +62,12 @@ class Request:
     """Codes that are given."""
     negative: Cond | None = None
     """B rows that take the place of the null condition in guidance."""
-    pictures: Cond | None = None
-    """B rows of the pictures of the conditions alone, of models that read text and pictures."""
     orders: Tensor | None = None
     """Positions in the order of drawing, (N,) or (B, N); None: the model's own."""
     spec: TokenSpec | None = None
     """Codes on another grid than the model's own, if it can draw them."""
+    pictures: Cond | None = None
+    """B rows of the pictures of the conditions alone, of models that read text and pictures."""
 
 
 class Step(NamedTuple):

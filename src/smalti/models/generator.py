@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from smalti.arguments import an
 from smalti.codes import Reads, TokenSpec
+from smalti.sampling.solvers import Solver
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def held(spec: TokenSpec) -> str:
 class Generator(nn.Module):
     """A module that draws codes. B images, N positions."""
 
-    loop: Literal["causal", "masked", "mixed"] = "causal"
+    loop: Literal["causal", "masked", "denoised", "mixed"] = "causal"
     """Which loop of `engine` draws it."""
     any_order: bool = False
     """Whether known codes may come first, in whatever order: training has shown it many."""
@@ -125,6 +126,15 @@ class Generator(nn.Module):
     spec: TokenSpec
     head: Any
     """A `heads.base.Head`; with `between`, what it predicts codes with."""
+
+    @property
+    def draws_by(self) -> str:
+        """The loop that draws its pictures."""
+        return self.loop
+
+    def check_solver(self, solver: Solver) -> None:
+        """Raise ValueError for a solver that does not fit what draws its numbers."""
+        self.head.way(solver)
 
     @property
     def filtered(self) -> bool:

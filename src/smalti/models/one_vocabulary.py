@@ -16,8 +16,9 @@ Letters: B rows, L positions, V ids, D width, K codes of a tokenizer, N codes of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
-from smalti.models.unified import InTurn, Marks, Term, Unified, places
+from smalti.models.unified import InTurn, Marks, Term, Unified, UnifiedConfig, places
 from smalti.nn.attention import KVCache
 from smalti.nn.llama import Place
 from smalti.sampling.noise import Noise
@@ -35,7 +36,7 @@ from smalti.text.sequence import IGNORED, Rows, Wrapping
 
 
 @dataclass(frozen=True)
-class OneVocabularyConfig:
+class OneVocabularyConfig(UnifiedConfig):
     """A language model, and which of its ids are what."""
 
     language: LanguageConfig
@@ -55,9 +56,11 @@ class OneVocabularyConfig:
     """Whether a row whose picture is learned also learns to begin it."""
     marks: Marks = field(default_factory=Marks)
     """Ids that stand for no text."""
+    length: int = 4096
+    """Positions of a document, at most."""
 
     def __post_init__(self) -> None:
-        check(self, pairs=("grid",), positive=("codes",), counts=("first", "begin", "end"))
+        check(self, pairs=("grid",), positive=("codes", "length"), counts=("first", "begin", "end"))
         if self.order and sorted(self.order) != list(range(self.codes)):
             raise ValueError(f"order must hold each of the {self.codes} codes once")
         last = max(self.first + self.codes - 1, self.begin, self.end)
@@ -72,7 +75,22 @@ class OneVocabularyConfig:
         """The codes of a picture."""
         return TokenSpec((self.grid,), self.codes)
 
-    @property
+    def fitted(self, spec: TokenSpec, words: int, marks: Marks) -> Self:
+        """Codes follow the words, behind the ids that begin and end a picture."""
+        language = replace(self.language, vocab=words + 2 + spec.vocab)
+        return replace(
+            self,
+            language=language,
+            grid=self.check_spec(spec),
+            codes=spec.vocab,
+            begin=words,
+            end=words + 1,
+            first=words + 2,
+            order=(),
+            marks=marks,
+        )
+
+    @cached_property
     def wrapping(self) -> Picture:
         """How pictures are written."""
         return Picture(
@@ -97,11 +115,14 @@ class Picture(Wrapping):
     def end(self, spec: TokenSpec) -> Sequence[int]:
         return self.around[1:]
 
+    @cached_property
+    def _ids(self) -> Tensor:
+        """Which id of `order` each code has, (K,)."""
+        return torch.tensor(self.order).argsort()
+
     def id_of(self, codes: Tensor) -> Tensor:
-        if not self.order:
-            return codes + self.first
-        ids = torch.tensor(self.order, device=codes.device).argsort()  # of each code
-        return ids[codes] + self.first
+        index = self._ids.to(codes.device)[codes] if self.order else codes
+        return index + self.first
 
     def is_code(self, ids: Tensor, spec: TokenSpec) -> Tensor:
         """Which ids are those of codes, bool."""
@@ -118,7 +139,6 @@ class OneVocabulary(Unified):
 
     NO_DECAY = ("*tok_embeddings.*",)
     config: OneVocabularyConfig
-    wrapping: Picture
 
     def __init__(self, config: OneVocabularyConfig) -> None:
         super().__init__()
@@ -158,7 +178,7 @@ class OneVocabulary(Unified):
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of text and of codes, each of which counts as one id."""
         loss, learned = self.loss(rows), rows.targets != IGNORED
-        codes = self.wrapping.is_code(rows.ids, self.spec)
+        codes = self.config.wrapping.is_code(rows.ids, self.spec)
         return {"text": Term(loss, learned & ~codes), "codes": Term(loss, learned & codes)}
 
     def picture(self, rows: Rows) -> CodesInTurn:
@@ -173,7 +193,7 @@ class CodesInTurn(InTurn):
     model: OneVocabulary
 
     def ids(self, codes: Tensor) -> Tensor:
-        return self.model.wrapping.id_of(codes)
+        return self.model.config.wrapping.id_of(codes)
 
     def logits(self, h: Tensor) -> Tensor:
         """Those of the ids of all codes, in the order of the codes: (B, 1, K)."""

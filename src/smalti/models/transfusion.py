@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.models.unified import Context, Drawer, Marks, Term, Unified, places
+from smalti.models.unified import Context, Drawer, Marks, Term, Unified, UnifiedConfig, places
 from smalti.nn.attention import KVCache
 from smalti.nn.linear import Linear
 from smalti.nn.rope import rotate
@@ -42,7 +42,7 @@ SHARPEST = 1e-2
 
 
 @dataclass(frozen=True)
-class TransfusionConfig:
+class TransfusionConfig(UnifiedConfig):
     words: int = 256
     """Ids of text."""
     channels: int = 8
@@ -71,6 +71,8 @@ class TransfusionConfig:
     """Whether the model says where a vector will be, in place of where it is going."""
     grid: tuple[int, int] = (8, 8)
     """Height and width of the pictures that it draws, in vectors."""
+    length: int = 4096
+    """Positions of a document, at most."""
     seen_from: float = 1.0
     """The earliest time at which training shows a picture that is only read: 1 is without noise.
     The paper: 0.5, of pictures that are learned as well."""
@@ -78,13 +80,17 @@ class TransfusionConfig:
     def __post_init__(self) -> None:
         check(
             self,
-            positive=("words", "channels", "layers", "heads", "head_dim", "dim"),
+            positive=("words", "channels", "layers", "heads", "head_dim", "dim", "length"),
             above_zero=("mlp_ratio", "cap"),
             pairs=("grid",),
             shares=("seen_from",),
         )
         if self.head_dim % 2 or self.dim % 2:
             raise ValueError(f"head_dim and dim must be even, got {self.head_dim}, {self.dim}")
+
+    def fitted(self, spec: TokenSpec, words: int, marks: Marks) -> Self:
+        """It has marks of its own, behind the words."""
+        return replace(self, words=words, grid=self.check_spec(spec), channels=spec.channels)
 
     @property
     def start(self) -> int:
@@ -297,6 +303,7 @@ class Transfusion(Unified):
 
     FLOAT32 = ("frequencies", "time.")
     NO_DECAY = ("tok_embeddings.*", "*pseudo_queries")
+    draws_by = "denoised"
     config: TransfusionConfig
 
     def __init__(self, config: TransfusionConfig) -> None:
@@ -337,6 +344,9 @@ class Transfusion(Unified):
     @property
     def vocab(self) -> int:
         return self.config.vocab
+
+    def check_solver(self, solver: Solver) -> None:
+        path(solver, "flow")
 
     def cache(self, batch: int, length: int) -> KVCache:
         c, like = self.config, self.output.weight

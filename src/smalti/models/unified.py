@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from smalti.heads.categorical import Softmax
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw
 from smalti.sampling.noise import Noise
+from smalti.sampling.solvers import Solver
 from smalti.text.sequence import CODE, Document, Part, Rows, Wrapping
 
 
@@ -37,6 +38,36 @@ class Marks:
     """Where there is nothing."""
     nothing: int | None = None
     """In the place of a text that guidance leaves out; None: nothing."""
+
+
+@dataclass(frozen=True)
+class UnifiedConfig:
+    """What the settings of every such model have in common."""
+
+    @property
+    def spec(self) -> TokenSpec:
+        """The codes of a picture."""
+        raise NotImplementedError
+
+    def fitted(self, spec: TokenSpec, words: int, marks: Marks) -> Self:
+        """The same with what the tokenizers of pictures and of text decide: what codes are, how
+        many ids text has, and which of them are marks.
+
+        Raises ValueError if the model cannot write such codes.
+        """
+        raise NotImplementedError
+
+    def check_spec(self, spec: TokenSpec) -> tuple[int, int]:
+        """The one grid of codes as this model writes them, numbers or codes of one table as its
+        own are. Raises ValueError for others."""
+        mine, (grid, *others) = self.spec, spec.grids
+        if others or (spec.discrete, bool(spec.depth)) != (mine.discrete, bool(mine.depth)):
+            name = type(self).__name__.removesuffix("Config")
+            raise ValueError(
+                f"{name} writes pictures of one grid of codes {mine.words}, the tokenizer gives "
+                f"{len(spec.grids)} of codes {spec.words}"
+            )
+        return grid
 
 
 class Term(NamedTuple):
@@ -63,10 +94,36 @@ class Unified(nn.Module):
     wrapping: Wrapping
     marks: Marks
 
+    draws_by: Literal["causal", "masked", "denoised"] = "causal"
+    """The loop that draws its pictures."""
+    confidence: float | None = None
+    """Where that is the masked one: the weight of the noise at first."""
+    parts: int = 1
+    """Where that is the masked one: parts of a position that are revealed by themselves."""
+    depths: int = 1
+    """Codes of a position that are drawn one after another, each by filters of its own."""
+
     @property
     def vocab(self) -> int:
         """V, ids that it reads and writes."""
         raise NotImplementedError
+
+    @property
+    def filtered(self) -> bool:
+        """Whether codes are drawn from probabilities, which filters narrow."""
+        return self.spec.discrete
+
+    @property
+    def solved(self) -> bool:
+        """Whether numbers are drawn, by a solver."""
+        return not self.spec.discrete
+
+    def check_solver(self, solver: Solver) -> None:
+        """Raise ValueError for a solver that does not fit what draws its numbers."""
+
+    def draws(self, spec: TokenSpec | None) -> TokenSpec:
+        """The codes of a picture."""
+        return self.spec
 
     def init_weights(self) -> None:
         """Draw new weights."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 from torch import Tensor
 
 from smalti.codes import Cond, TokenSpec
 from smalti.config import changed, part, settings_of, value_of, written
-from smalti.engine.step import Known, Request
+from smalti.engine.step import Known, Loop, Request
 from smalti.models.generator import Generator
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance, Schedule
@@ -21,7 +21,27 @@ from smalti.sampling.solvers import Solver
 MASKED = ("steps", "reveal", "confidence", "refresh")
 CONTINUOUS = ("solver", "head_steps")
 DISCRETE = ("top_k", "top_p")
+ORDERED = ("order", "known_first")
 """Settings that mean something to such models, or codes, alone."""
+
+
+class Drawn(Protocol):
+    """What settings are checked against: what a model says of how it draws pictures."""
+
+    loop: Loop
+    confidence: float | None
+    parts: int
+
+    @property
+    def draws_by(self) -> str: ...
+    @property
+    def depths(self) -> int: ...
+    @property
+    def filtered(self) -> bool: ...
+    @property
+    def solved(self) -> bool: ...
+    def draws(self, spec: TokenSpec | None) -> TokenSpec: ...
+    def check_solver(self, solver: Solver) -> None: ...
 
 
 class Settings(TypedDict, total=False):
@@ -116,16 +136,18 @@ class Sampling:
             spec,
         )
 
-    def check(self, model: Generator, spec: TokenSpec | None = None) -> None:
+    def check(self, model: Drawn, spec: TokenSpec | None = None) -> None:
         """Raise ValueError for what cannot be, and for settings that are of another kind of model:
         they would do nothing."""
         refused = dict[str, str]()
-        if model.loop != "masked":
+        if model.draws_by != "masked":
             refused |= dict.fromkeys(MASKED, "masked models; this one draws codes in a row")
         if not model.solved:
             refused |= dict.fromkeys(CONTINUOUS, "continuous codes; this model draws discrete ones")
         if model.loop != "mixed":
             refused |= {"guidance_pictures": "models that read text and pictures"}
+        else:
+            refused |= dict.fromkeys(ORDERED, "models of pictures alone, which know orders")
         if not model.filtered:
             refused |= dict.fromkeys(DISCRETE, "discrete codes; this model draws continuous ones")
         settings = settings_of(Sampling)
@@ -134,12 +156,12 @@ class Sampling:
             if value != settings[name].field.default:
                 raise ValueError(f"{name} {value} is for {why}")
         self.filters.require(model.depths)
-        if model.loop == "masked":
+        if model.draws_by == "masked":
             self.revealed(model).count(model.draws(spec).positions * model.parts)
         if model.solved:
-            model.head.way(self.solver)
+            model.check_solver(self.solver)
 
-    def revealed(self, model: Generator) -> Reveal:
+    def revealed(self, model: Drawn) -> Reveal:
         """How a masked model reveals positions: its own way, unless another or an order is asked
         for."""
         if self.order or self.reveal.confidence is not None:

@@ -7,7 +7,7 @@ rows, L positions, N codes of a picture, C numbers of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -140,7 +140,14 @@ class Rows(NamedTuple):
 
     def take(self, index: Tensor) -> Rows:
         """Some of the rows, (n,) int64; they share no memory with these."""
-        return Rows(*(t if t is None else t.index_select(0, index) for t in self))
+        return self._each(lambda t: t.index_select(0, index))
+
+    def to(self, device: torch.device | str) -> Rows:
+        """The same on a device."""
+        return self._each(lambda t: t.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Rows:
+        return Rows._make(t if t is None else change(t) for t in self)
 
     @property
     def first(self) -> Tensor:

@@ -1,0 +1,135 @@
+"""What people give a model of text and pictures, as documents, and how it is put to a model.
+
+B documents, N positions of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from smalti.codes import TokenSpec
+from smalti.config import check
+from smalti.data.documents import CAPTION
+from smalti.models.unified import Unified
+from smalti.sampling.filters import Filters
+from smalti.text.sequence import Part
+from smalti.text.words import Words
+
+Piece = str | Image.Image | Path
+"""A text, or a picture or its file."""
+PLACE = "<image>"
+"""Where a picture stands in a text that is typed."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How text is written: what a pipeline stores beside its weights, and every call may change."""
+
+    words: int = 128
+    """Text: ids that are written at most before a picture or the end."""
+    text_temperature: float = 0.0
+    """Text: below 1 keeps to likely words, above 1 is more varied; 0 takes the likeliest."""
+    text_top_k: int = 0
+    """Text: draw from the k likeliest ids; 0 draws from all."""
+    text_top_p: float = 1.0
+    """Text: draw from the likeliest ids that hold this probability mass; 1 draws from all."""
+    penalty: float = 1.0
+    """Text: above 1 makes ids less likely that are there already; 1 is off."""
+
+    def __post_init__(self) -> None:
+        check(self, positive=("words",), above_zero=("penalty",))
+        _ = self.filters
+
+    @property
+    def filters(self) -> Filters:
+        """How ids are drawn."""
+        return Filters(self.text_temperature, self.text_top_k, self.text_top_p)
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """How a model was taught to be spoken to: what is asked stands in the place of {}."""
+
+    draw: str = "{}"
+    """Before a picture that is to be drawn of a text."""
+    caption: str = CAPTION
+    """Behind a picture that is to be described."""
+    ask: str = "{}\n"
+    """Behind a picture about which something is asked."""
+    edit: str = "{}"
+    """Behind a picture that is to be changed."""
+    say: str = "{}\n"
+    """What is said in a conversation."""
+
+    def __post_init__(self) -> None:
+        for name in ("draw", "ask", "edit", "say"):
+            if "{}" not in (phrase := getattr(self, name)):
+                raise ValueError(f"{name} must hold {{}}, for what is asked, got {phrase!r}")
+
+
+class Turn(NamedTuple):
+    """What one side says in a conversation: text and pictures."""
+
+    role: Literal["user", "model"]
+    pieces: Sequence[Piece]
+
+
+def placed(text: str, images: Sequence[Piece]) -> list[Piece]:
+    """A text that is typed with its pictures where it says `<image>`; where it does not say so,
+    they stand before it. Raises ValueError if it names another number of pictures."""
+    texts = text.split(PLACE)
+    if len(texts) == 1:
+        return [*images, text]
+    if len(texts) - 1 != len(images):
+        raise ValueError(
+            f"the text has {len(texts) - 1} places for pictures ({PLACE}), given are {len(images)}"
+        )
+    found: list[Piece] = [texts[0]]
+    for image, behind in zip(images, texts[1:], strict=True):
+        found += [image, behind]
+    return [piece for piece in found if piece != ""]
+
+
+def parts_of(
+    pieces: Sequence[Piece], model: Unified, words: Words, encode: Callable[[Piece], Tensor]
+) -> list[Part]:
+    """A document of pieces, behind the id that begins one."""
+    start, spec = model.marks.start, model.spec
+    parts = [] if start is None else [text_part([start])]
+    for piece in pieces:
+        if isinstance(piece, str):
+            parts.append(text_part(words.read(piece)))
+        else:
+            parts.append(picture_part(encode(piece), spec))
+    return parts
+
+
+def text_part(ids: Sequence[int], learned: bool = False) -> Part:
+    """Ids of a text."""
+    return Part(torch.tensor(list(ids), dtype=torch.int64), learned=learned)
+
+
+def picture_part(codes: Tensor, spec: TokenSpec, learned: bool = False) -> Part:
+    """Codes (N, *trailing) of a picture."""
+    return Part(spec.widened(codes), spec, learned)
+
+
+def said(turns: Sequence[Turn], phrases: Phrases) -> list[Piece]:
+    """A conversation as pieces. Raises ValueError unless it ends with what the user says."""
+    if not turns or turns[-1].role != "user":
+        raise ValueError("a conversation ends with what the user says")
+    pieces = list[Piece]()
+    for turn in turns:
+        words = phrases.say if turn.role == "user" else "{}\n"
+        mine = list(turn.pieces)
+        if mine and isinstance(mine[-1], str):
+            mine[-1] = words.replace("{}", mine[-1])
+        pieces += mine
+    return pieces

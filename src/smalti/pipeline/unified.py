@@ -1,0 +1,392 @@
+"""A pipeline of text and pictures: a model that reads and writes both, and its two tokenizers.
+
+    pipe = smalti.load("runs/shapes/pipeline")
+    images = pipe("a small red heart in the centre", n=4, seed=1)
+    pipe.ask("photo.png", "what colour is it?")
+    pipe.caption(["a.png", "b.png"])
+    pipe.instruct("photo.png", "make the circle blue")
+    for event in pipe.chat([Turn("user", ["draw a red heart"])]): ...
+
+The folder holds `pipeline.json`, `tokenizer/` of pictures, `words/` of text, and `model/`, which
+stores the fingerprints of both; parts that do not match are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from smalti.arguments import refuse_unknown, several, whole
+from smalti.codes import Cond, Known
+from smalti.config import changed, settings_of, to_dict
+from smalti.devices.named import cast, is_dtype, named_device, named_dtype
+from smalti.engine import mixed
+from smalti.engine.step import Request
+from smalti.files import filling, write_json
+from smalti.models.unified import Unified
+from smalti.modules import fingerprint, name_of, write_module
+from smalti.nn.finite import require_finite_weights
+from smalti.nn.linear import packed
+from smalti.pictures import to_pil
+from smalti.pipeline.coded import decoded, encoded, preview, short
+from smalti.pipeline.conversation import (
+    Phrases,
+    Piece,
+    Turn,
+    Writing,
+    parts_of,
+    placed,
+    said,
+)
+from smalti.pipeline.facts import Facts, Json
+from smalti.pipeline.pipeline import check_pipeline
+from smalti.pipeline.sampling import Sampling
+from smalti.sampling.noise import Noise
+from smalti.text.prompts import checked
+from smalti.text.sequence import Part
+from smalti.text.words import Words
+from smalti.tokenizers.base import ImageTokenizer
+
+
+class Said(NamedTuple):
+    """A text so far, or whole."""
+
+    row: int
+    text: str
+    whole: bool
+
+
+class Shown(NamedTuple):
+    """A picture on the way, or whole."""
+
+    row: int
+    image: Image.Image
+    whole: bool
+    step: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to come behind documents, beside how it is drawn and written."""
+
+    first: Literal["text", "picture"] = "text"
+    text: bool = True
+    """Whether text may be written."""
+    pictures: int = 0
+    """How many pictures there may be of each."""
+    seed: int = 0
+    number: int = 0
+    """That of the first document in its request."""
+    known: Known | None = None
+    """Codes (B, N, ...) of the first pictures that are given, and where."""
+    every: int | None = None
+    """Pictures on the way are shown every so many steps; None: not at all."""
+
+
+class UnifiedPipeline:
+    """Draws, describes, answers, changes pictures and talks. See `smalti.load`.
+
+    Settings are those of `Sampling` for pictures and of `Writing` for text, side by side. Arguments
+    and settings that cannot be raise ValueError naming what is allowed.
+    """
+
+    def __init__(
+        self,
+        tokenizer: ImageTokenizer,
+        model: Unified,
+        words: Words,
+        sampling: Sampling | None = None,
+        writing: Writing | None = None,
+        phrases: Phrases | None = None,
+        info: Mapping[str, Json] | None = None,
+    ) -> None:
+        if tokenizer.spec != model.spec:
+            raise ValueError(
+                f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
+            )
+        if words.vocab > model.vocab:
+            raise ValueError(
+                f"the text tokenizer has {words.vocab} ids, the model knows {model.vocab}"
+            )
+        self.tokenizer, self.model, self.words = tokenizer, model, words
+        self.sampling, self.writing = sampling or Sampling(), writing or Writing()
+        self.phrases, self.info = phrases or Phrases(), Facts(info or {})
+
+    def __repr__(self) -> str:
+        """What it is, with what, and where."""
+        count = sum(p.numel() for p in self.model.parameters())
+        (height, width), spec = self.tokenizer.size, self.model.spec
+        return (
+            f"UnifiedPipeline of {name_of(self.model)}, {count:,} parameters, {self.words.vocab} "
+            f"ids of text\n"
+            f"  pictures of {width} x {height} pixels as {spec.positions} codes {spec.words}, by "
+            f"{name_of(self.tokenizer)}\n"
+            f"  on {self.device} in {short(self.dtype)}"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @property
+    def length(self) -> int:
+        """Positions of a document, at most."""
+        return int(self.model.config.length)
+
+    def to(
+        self,
+        *places: torch.device | torch.dtype | str | int | None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> UnifiedPipeline:
+        """Move to a device, bring the model's weights to a dtype, or both; returns itself."""
+        for place in places:
+            if isinstance(place, torch.dtype) or (isinstance(place, str) and is_dtype(place)):
+                dtype = place
+            else:
+                device = place
+        weights = named_dtype(dtype)
+        where = self.device if device is None else named_device(device)
+        if weights is not None and weights != self.dtype:
+            _ = self.fingerprint  # of the weights as they were learned
+            cast(self.model, weights, self.model.FLOAT32)
+        self.tokenizer.to(where)
+        self.model.to(where)
+        return self
+
+    # -- what people ask for
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        n: int | None = None,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        batch: int = 16,
+        known: Known | None = None,
+        **settings: Any,
+    ) -> list[Image.Image]:
+        """Draw n images of the given texts, in turn; None draws one of each.
+
+        Image i is image first + i of the request `seed`. `known` are codes that are given, (n, N,
+        ...) and a mask. Each image says in `info["smalti"]` how it was drawn.
+        """
+        texts = checked(several(text))
+        n = len(texts) if n is None else whole(n, "n", 1)
+        asked = [texts[(first + i) % len(texts)] for i in range(n)]
+        images = list[Image.Image]()
+        for at in range(0, n, batch):
+            some = [[self.phrases.draw.replace("{}", t)] for t in asked[at : at + batch]]
+            given = known and Known(known.codes[at : at + batch], known.mask[at : at + batch])
+            wish = Wish("picture", False, 1, seed, first + at, given)
+            images += self._pictures(some, wish, asked[at : at + batch], settings)
+        return images
+
+    def ask(
+        self, images: Piece | Sequence[Piece], question: str, *, seed: int = 0, **settings: Any
+    ) -> str:
+        """Answer a question about one picture or several; where the question says `<image>` they
+        stand there, else before it. Raises ValueError if it names another number of them."""
+        some = list(images) if isinstance(images, list | tuple) else [images]
+        pieces = placed(self.phrases.ask.replace("{}", question), some)  # type: ignore[arg-type]
+        return self.answers([pieces], seed=seed, **settings)[0]
+
+    def caption(
+        self, images: Sequence[Piece], *, batch: int = 16, seed: int = 0, **settings: Any
+    ) -> list[str]:
+        """Describe each picture."""
+        found = list[str]()
+        for at in range(0, len(images), batch):
+            some = [[image, self.phrases.caption] for image in images[at : at + batch]]
+            found += self.answers(some, seed=seed, first=at, **settings)
+        return found
+
+    def instruct(
+        self,
+        image: Piece,
+        instruction: str,
+        n: int = 1,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        **settings: Any,
+    ) -> list[Image.Image]:
+        """Change a picture as an instruction says, n times."""
+        asked = [image, self.phrases.edit.replace("{}", instruction)]
+        wish = Wish("picture", False, 1, seed, first)
+        return self._pictures([asked] * n, wish, [instruction] * n, settings)
+
+    def chat(
+        self, turns: Sequence[Turn], *, seed: int = 0, pictures: int = 1, **settings: Any
+    ) -> Iterator[Said | Shown]:
+        """Reply in a conversation, in text and with at most so many pictures, streaming: texts as
+        they grow, pictures as they become clear. Raises ValueError for a conversation that is
+        longer than the model reads."""
+        wish = Wish(pictures=pictures, seed=seed, every=16)
+        return self.go_on([said(turns, self.phrases)], wish, **settings)
+
+    def answers(
+        self,
+        documents: Sequence[Sequence[Piece]],
+        *,
+        seed: int = 0,
+        first: int = 0,
+        **settings: Any,
+    ) -> list[str]:
+        """The text that follows on each document of pieces, without blanks around it."""
+        found = [""] * len(documents)
+        for event in self.go_on(documents, Wish(seed=seed, number=first), **settings):
+            if isinstance(event, Said) and event.whole:
+                found[event.row] = event.text.strip()
+        return found
+
+    def _pictures(
+        self,
+        documents: Sequence[Sequence[Piece]],
+        wish: Wish,
+        asked: Sequence[str],
+        settings: dict[str, Any],
+    ) -> list[Image.Image]:
+        """The picture that follows on each document, with how it was drawn."""
+        found = dict[int, Image.Image]()
+        for event in self.go_on(documents, wish, **settings):
+            if isinstance(event, Shown) and event.whole:
+                found[event.row] = event.image
+        sampling, _ = self.settings(settings)
+        for i, image in found.items():
+            image.info["smalti"] = {
+                "pipeline": self.fingerprint,
+                "seed": wish.seed,
+                "index": wish.number + i,
+                "text": asked[i],
+                "dtype": short(self.dtype),
+                **to_dict(sampling),
+            }
+        return [found[i] for i in range(len(documents))]
+
+    # -- documents
+
+    def go_on(
+        self, documents: Sequence[Sequence[Piece]], wish: Wish, **settings: Any
+    ) -> Iterator[Said | Shown]:
+        """Go on with documents of pieces, texts and pictures as they are given."""
+        parts = [parts_of(some, self.model, self.words, self._encode) for some in documents]
+        yield from self.events(parts, wish, **settings)
+
+    def events(
+        self, documents: Sequence[Sequence[Part]], wish: Wish, **settings: Any
+    ) -> Iterator[Said | Shown]:
+        """Go on with documents of ids and codes."""
+        spec, every = self.model.spec, wish.every
+        request = self._request(documents, wish, settings)
+        with torch.inference_mode(), packed(self.model):
+            for event in mixed.stream(self.model, request):
+                if isinstance(event, mixed.Wrote):
+                    yield Said(event.row, self.words.write(event.ids), False)
+                elif isinstance(event, mixed.Drawing):
+                    step = event.step
+                    if every and step.done % every == 0 and step.done < step.total:
+                        images = preview(self.tokenizer, step, spec)
+                        for row, image in zip(event.rows, images, strict=True):
+                            yield Shown(row, image, False, step.done, step.total)
+                elif event.part.spec is None:
+                    yield Said(event.row, self.words.write(event.part.content.tolist()), True)
+                else:
+                    (image,) = to_pil(decoded(self.tokenizer, event.part.content[None], spec))
+                    yield Shown(event.row, image, True, 1, 1)
+
+    def _request(
+        self, documents: Sequence[Sequence[Part]], wish: Wish, settings: dict[str, Any]
+    ) -> mixed.MixedRequest:
+        sampling, writing = self.settings(settings)
+        count, device = len(documents), self.device
+        written = torch.zeros(self.model.vocab, dtype=torch.bool)
+        written[: self.words.vocab] = self.words.written
+        how = Request(
+            Cond(labels=torch.arange(count, device=device)),
+            Noise.request(wish.seed, count, wish.number, device),
+            sampling.guidance,
+            sampling.filters,
+            sampling.solver,
+            sampling.revealed(self.model),
+            sampling.refresh,
+            wish.known,
+        )
+        return mixed.MixedRequest(
+            documents,
+            how,
+            written,
+            self.model.marks.stops,
+            writing.filters,
+            writing.penalty,
+            writing.words if wish.text else 0,
+            wish.pictures,
+            wish.first,
+            self.length,
+        )
+
+    def _encode(self, picture: Piece) -> Tensor:
+        return encoded(self.tokenizer, picture)[0].cpu()  # type: ignore[arg-type]
+
+    def settings(self, changes: Mapping[str, Any]) -> tuple[Sampling, Writing]:
+        """The pipeline's own with some changed. Raises ValueError for a name that is none, and for
+        settings that mean nothing to the model."""
+        drawing, writing = settings_of(Sampling), settings_of(Writing)
+        refuse_unknown(changes, [*drawing, *writing], ())
+        mine = {name: value for name, value in changes.items() if name in drawing}
+        sampling = self.sampling.changed(**mine)
+        sampling.check(self.model)
+        rest = {name: value for name, value in changes.items() if name in writing}
+        return sampling, changed(self.writing, rest, "writing")
+
+    # -- files
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of both tokenizers and the model."""
+        if "fingerprint" not in self.info:
+            marks = (fingerprint(self.tokenizer), fingerprint(self.model), self.words.fingerprint())
+            self.info["fingerprint"] = "-".join(marks)
+        return str(self.info["fingerprint"])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the pipeline's folder: a new or empty one, or that of another pipeline, of which
+        smalti's files are replaced and all others stay.
+
+        Raises ValueError, naming what is there, for a folder of something else, and naming the
+        weights if some are NaN or infinite.
+        """
+        folder = Path(folder).expanduser()
+        check_pipeline(folder)
+        for part in (self.tokenizer, self.model):
+            require_finite_weights(part.state_dict(), f"{folder} is not written")
+        with filling(folder) as temporary:
+            mark = write_module(self.tokenizer, temporary / "tokenizer")
+            words = self.words.fingerprint()
+            self.words.save(temporary / "words")
+            model = write_module(self.model, temporary / "model", tokenizer=mark, words=words)
+            told = ("source", "holdout", "credit", "files", "init")
+            about = {
+                "format": 1,
+                "kind": "unified",
+                "fingerprint": "-".join((mark, model, words)),
+                "sampling": to_dict(self.sampling),
+                "writing": to_dict(self.writing),
+                "phrases": to_dict(self.phrases),
+            }
+            write_json(
+                temporary / "pipeline.json",
+                about | {k: v for k, v in self.info.items() if k in told},
+            )
