@@ -11,7 +11,8 @@ from builders import build, tokenizers
 from small_systems import write_pictures
 from smalti.data.folder import Folder
 from smalti.data.transforms import Transform
-from smalti.runs.encode import Coder, Parts, encode, features, tidy
+from smalti.runs.encode import Parts, encode, tidy
+from smalti.runs.image_coder import Coder, features
 from smalti.text import byte_words as byte_level
 from smalti.tokenizers import vqgan
 

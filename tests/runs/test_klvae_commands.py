@@ -18,7 +18,8 @@ from smalti.data.transforms import Transform, to_float
 from smalti.modules import fingerprint, load_module
 from smalti.recipes import RECIPES
 from smalti.recipes.mar import emoji_klvae
-from smalti.runs.encode import Coder, encode
+from smalti.runs.encode import encode
+from smalti.runs.image_coder import Coder
 from smalti.tokenizers.kl_vae import KLVAE, tiny
 
 SMALL = [

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # they import torch
     from torch import Tensor
 
     from smalti.data.source import Source
-    from smalti.runs.encode import Coder
+    from smalti.runs.image_coder import Coder
     from smalti.tokenizers.base import ImageTokenizer
 
 
@@ -93,7 +93,7 @@ def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
     captions, cannot give such contents."""
     from smalti.data.open import open_source
     from smalti.data.transforms import Transform
-    from smalti.runs.encode import Coder
+    from smalti.runs.image_coder import Coder
     from smalti.text.frozen import frozen
 
     text = contents.text

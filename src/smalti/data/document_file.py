@@ -169,12 +169,12 @@ class DocumentCache:
             raise ValueError(f"version {version}, this smalti reads version {VERSION}")
         if table.schema.types != SCHEMA.types:
             raise ValueError(f"its columns must be {SCHEMA.types}, got {table.schema.types}")
-        self.coding = from_dict(Coding, meta)
-        self.spec: TokenSpec = self.coding.spec
-        self.tokenizer: str = self.coding.tokenizer["fingerprint"]
+        self.encoding = about = from_dict(Coding, meta)
+        self.spec: TokenSpec = about.spec
+        self.tokenizer: str = about.tokenizer["fingerprint"]
         """Fingerprint of the tokenizer that made the codes."""
         self.tokenizers = (self.tokenizer,)
-        self.source, self.source_fingerprint = self.coding.source, self.coding.source_fingerprint
+        self.source, self.source_fingerprint = about.source, about.source_fingerprint
         self.tasks: list[str] = table["task"].to_pylist()
         """(rows,) the task of each document."""
         held = np.asarray(table["held_out"].to_pylist(), dtype=bool)
@@ -227,6 +227,10 @@ class DocumentCache:
 
     def key(self, i: int) -> str:
         return self._keys[i]
+
+    def keys(self, rows: np.ndarray) -> list[str]:
+        """The keys of rows: the names of what the documents were made of."""
+        return [self._keys[i] for i in rows.tolist()]
 
     def rows(self) -> Iterator[Row]:
         """All documents as `write_documents` takes them."""

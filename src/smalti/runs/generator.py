@@ -30,9 +30,10 @@ from smalti.pipeline.pipeline import Pipeline, check_pipeline
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, TextRecipe
 from smalti.runs.data import check_codes_of, check_data
-from smalti.runs.encode import Coder, encode, tidy
+from smalti.runs.encode import encode, tidy
 from smalti.runs.finetune import adapted, built, open_pipeline, share
 from smalti.runs.folder import Report, claim, finish, without_held_out
+from smalti.runs.image_coder import Coder
 from smalti.runs.tokenizer import spread
 from smalti.sampling import orders
 from smalti.sampling.noise import Noise
