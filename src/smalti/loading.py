@@ -73,12 +73,12 @@ def load_unified(
                 f"{folder}: the model was trained with {name} {about.get(name)}, the folder holds "
                 f"{name} {mark}"
             )
-    parts = [
+    sampling, writing, phrases = (
         from_dict(kind, info.get(name, {}), f"{folder}/pipeline.json: {name}")
         for name, kind in (("sampling", Sampling), ("writing", Writing), ("phrases", Phrases))
-    ]
+    )
     info["fingerprint"] = "-".join((marks["tokenizer"], about["fingerprint"], marks["words"]))
-    return UnifiedPipeline(tokenizer, model, words, *parts, info)
+    return UnifiedPipeline(tokenizer, model, words, sampling, writing, phrases, info)
 
 
 def load(

@@ -34,12 +34,15 @@ from smalti.nn.llama import Place
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import IGNORED, Rows, Wrapping
 
+CHAMELEON = LanguageConfig(65536, 32, 32, 4096, 11008, qk_norm="heads")
+"""The language model of Chameleon-7B."""
+
 
 @dataclass(frozen=True)
 class OneVocabularyConfig(UnifiedConfig):
     """A language model, and which of its ids are what."""
 
-    language: LanguageConfig
+    language: LanguageConfig = field(default_factory=lambda: CHAMELEON)
     grid: tuple[int, int] = (32, 32)
     """Height and width of a picture in codes."""
     codes: int = 8192

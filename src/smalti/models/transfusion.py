@@ -304,6 +304,7 @@ class Transfusion(Unified):
     FLOAT32 = ("frequencies", "time.")
     NO_DECAY = ("tok_embeddings.*", "*pseudo_queries")
     draws_by = "denoised"
+    kinds = ("text", "flow")
     config: TransfusionConfig
 
     def __init__(self, config: TransfusionConfig) -> None:

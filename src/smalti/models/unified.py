@@ -88,6 +88,9 @@ class Unified(nn.Module):
     NO_DECAY: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of weights that have no weight decay, beside norms and biases."""
 
+    kinds: ClassVar[tuple[str, ...]] = ("text", "codes")
+    """What `terms` gives."""
+
     config: Any
     spec: TokenSpec
     """What a picture's codes are."""

@@ -28,10 +28,11 @@ ORDERED = ("order", "known_first")
 class Drawn(Protocol):
     """What settings are checked against: what a model says of how it draws pictures."""
 
-    loop: Loop
     confidence: float | None
     parts: int
 
+    @property
+    def loop(self) -> Loop: ...
     @property
     def draws_by(self) -> str: ...
     @property

@@ -9,12 +9,16 @@ from typing import Literal
 from smalti.data.transforms import Transform
 from smalti.models.generator import GeneratorConfig
 from smalti.models.llamagen import LlamaGenConfig
+from smalti.models.one_vocabulary import OneVocabularyConfig
+from smalti.models.unified import UnifiedConfig
+from smalti.pipeline.conversation import Writing
 from smalti.pipeline.sampling import Sampling
 from smalti.text.byte_words import BytesConfig
 from smalti.text.encoders import TextConfig
 from smalti.tokenizers.base import TokenizerConfig
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.tokenizers.vqgan import VQGANConfig
+from smalti.train.joint import JointConfig
 from smalti.train.kl import KLConfig
 from smalti.train.lora import LoraConfig
 from smalti.train.objectives import (
@@ -104,7 +108,38 @@ class TextRecipe(GeneratorRecipe):
     """Bytes: an encoder that learns with the generator; T5: frozen, its features are cached."""
 
 
-Recipe = TokenizerRecipe | GeneratorRecipe
+@dataclass(frozen=True)
+class UnifiedRecipe:
+    """Train a model that reads and writes text and pictures in one sequence; what codes and ids
+    there are it takes from its two tokenizers."""
+
+    init: str = ""
+    """Pipeline of text and pictures, a folder or a hub id, to go on from; its model and its
+    tokenizers are then taken."""
+    tokenizer: str = ""
+    """Folder of the trained tokenizer of pictures, or of a pipeline."""
+    words: str = ""
+    """Folder of the text tokenizer; empty: one of `vocab` ids is trained on the texts first."""
+    vocab: int = 512
+    """Ids of a text tokenizer that is trained first."""
+    documents: str = ""
+    """File made by `smalti encode`; empty: encode `data` first, into the run's folder."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(source="shapes-all", flip=False))
+    """Documents: shapes-all, captioned:SOURCE, qa:FILE.jsonl, docs:FILE.arrow, joined by +. Used
+    only where `documents` is empty."""
+    row: int = 512
+    """Positions of a row of training, which holds as many documents as fit."""
+    model: UnifiedConfig = field(default_factory=OneVocabularyConfig)
+    objective: JointConfig = field(default_factory=JointConfig)
+    sampling: Sampling = field(default_factory=Sampling)
+    """How pictures are drawn."""
+    writing: Writing = field(default_factory=Writing)
+    """How text is written."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """`batch` counts rows."""
+
+
+Recipe = TokenizerRecipe | GeneratorRecipe | UnifiedRecipe
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,13 @@ from smalti.recipes.base import (
     Recipe,
     TextRecipe,
     TokenizerRecipe,
+    UnifiedRecipe,
 )
 from smalti.runs.data import warn_of_changes
 from smalti.runs.folder import Report, check, say_longer
 from smalti.runs.generator import train_generator
 from smalti.runs.tokenizer import train_tokenizer
+from smalti.runs.unified import train_unified
 from smalti.tokenizers.base import TokenizerConfig
 from smalti.train.parallel import World, locked, on_main, start, stop
 
@@ -55,6 +57,8 @@ def train_among(recipe: Recipe, out: Path, world: World, note: str = "") -> Repo
             say_longer(out, recipe)
         if isinstance(recipe, TokenizerRecipe):
             return train_tokenizer(recipe, out, world, note)
+        if isinstance(recipe, UnifiedRecipe):
+            return train_unified(recipe, out, world, note)
         return train_generator(recipe, out, world, note)
 
 
@@ -80,6 +84,13 @@ def ending(recipe: Recipe, out: Path, report: Report) -> str:
 
 def measured(report: Report) -> str:
     """The numbers of a report that say most, in words."""
+    if "held_out_bits_per_byte" in report:
+        nats = {k[9:]: v for k, v in report.items() if k in ("held_out_codes", "held_out_flow")}
+        pictures = ", ".join(f"{value:.3f} of {name}" for name, value in nats.items())
+        return (
+            f"held-out text takes {report['held_out_bits_per_byte']:.3f} bits a byte; a position "
+            f"of held-out pictures loses {pictures}"
+        )
     if "held_out_psnr" in report:
         usage = report.get("held_out_usage")
         used = "" if usage is None else f"; {usage:.0%} of the codes occur in them"
@@ -101,7 +112,7 @@ def following(recipe: Recipe, out: Path) -> str:
     """The command that takes what a run has made."""
     if isinstance(recipe, TokenizerRecipe):
         return train_command(recipe.model, out / "tokenizer", data_options(recipe.data))
-    if isinstance(recipe, TextRecipe):
+    if isinstance(recipe, TextRecipe | UnifiedRecipe):
         return f'smalti sample {out}/pipeline --text "..." --n 16 --out samples.png'
     return f"smalti sample {out}/pipeline --n 16 --out samples.png"
 

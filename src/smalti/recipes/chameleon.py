@@ -1,0 +1,48 @@
+"""Chameleon (Meta 2024, arXiv:2405.09818) and a small model of its kind for two CPU cores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from smalti.models.language import LanguageConfig
+from smalti.models.one_vocabulary import OneVocabularyConfig
+from smalti.pipeline.sampling import Sampling
+from smalti.recipes.base import DataConfig, TokenizerRecipe, UnifiedRecipe
+from smalti.recipes.text import shapes_vqgan
+from smalti.train.joint import JointConfig
+from smalti.train.optim import OptimConfig
+from smalti.train.trainer import TrainConfig
+
+
+def small(dim: int = 256, layers: int = 6) -> LanguageConfig:
+    """A decoder as Chameleon's, of some million parameters."""
+    return LanguageConfig(512, layers, dim // 64, dim, 3 * dim, qk_norm="heads")
+
+
+def shapes_chameleon_vqgan() -> TokenizerRecipe:
+    """The tokenizer of `shapes_vqgan` for pictures of one to three shapes.
+
+    smalti train shapes_chameleon_vqgan --out runs/shapes-tokenizer
+    """
+    return replace(shapes_vqgan(), data=DataConfig(source="shapes", flip=False))
+
+
+def shapes_chameleon() -> UnifiedRecipe:
+    """A small model of one vocabulary that draws, describes, answers, edits and tells of shapes.
+
+    smalti train shapes_chameleon --tokenizer runs/shapes-tokenizer/tokenizer --out runs/chameleon
+    """
+    return UnifiedRecipe(
+        data=DataConfig(source="shapes-all:20000", flip=False, holdout=0.05),
+        model=OneVocabularyConfig(small(), length=512),
+        objective=JointConfig(cond_dropout=0.05),
+        sampling=Sampling.of(guidance=2.0, top_p=0.9),
+        train=TrainConfig(
+            steps=3000,
+            batch=12,
+            optim=OptimConfig(lr=1e-3, warmup=150),
+            eval_every=600,
+            preview_every=1500,
+            save_every=600,
+        ),
+    )

@@ -1,0 +1,249 @@
+"""A recipe of text and pictures and a folder in, a trained pipeline out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from smalti import modules
+from smalti.data.document_batches import DocumentBatches
+from smalti.data.document_file import DocumentCache
+from smalti.data.documents import Doc, open_documents
+from smalti.files import expand
+from smalti.loading import load_tokenizer, load_unified
+from smalti.models.unified import Marks, Unified
+from smalti.modules import fingerprint
+from smalti.pictures import named_grid, save_png
+from smalti.pipeline.conversation import picture_part, text_part
+from smalti.pipeline.pipeline import check_pipeline
+from smalti.pipeline.unified import Shown, UnifiedPipeline, Wish
+from smalti.progress import say
+from smalti.recipes.base import UnifiedRecipe
+from smalti.runs.documents import encode_documents
+from smalti.runs.folder import Report, claim, finish, without_held_out
+from smalti.runs.tokenizer import spread
+from smalti.sampling.noise import Noise
+from smalti.text.sequence import Document, Part
+from smalti.text.words import Words
+from smalti.tokenizers.base import ImageTokenizer
+from smalti.train.joint import rows_in
+from smalti.train.parallel import World, autocast, on_main, wait
+from smalti.train.trainer import LiveLine, Trainer
+
+KEPT = 1 << 16
+"""Documents that stay in memory as ids and codes."""
+
+
+class Reader:
+    """Documents of a file as a model takes them."""
+
+    def __init__(self, cache: DocumentCache, model: Unified, words: Words, share: float) -> None:
+        self.cache, self.model, self.words, self.share = cache, model, words, share
+        self.document = lru_cache(maxsize=KEPT)(self._document)
+
+    def _document(self, i: int) -> list[Part]:
+        """A document between the ids that begin and end one."""
+        return wrapped(self.cache.document(i), self.model, self.words)
+
+    def length(self, i: int) -> int:
+        """Positions of a document."""
+        return sum(self.model.wrapping.length(part) for part in self.document(i))
+
+    def __call__(self, i: int, chance: float) -> Document:
+        """A document that, where `chance` is below a share and it ends with a picture, has nothing
+        before that; below twice the share, no text."""
+        document = self.document(i)
+        *whole, stop = document
+        if chance >= 2 * self.share or whole[-1].spec is None:
+            return document
+        if chance < self.share:
+            return [*self.model.nothing(whole), stop]
+        seen = any(part.spec is not None for part in whole[:-1])
+        return [*self.model.pictures(whole), stop] if seen else document
+
+
+def wrapped(document: Doc, model: Unified, words: Words) -> list[Part]:
+    """A document of texts and codes between the ids that begin and end one."""
+    start, (stop, *_) = model.marks.start, model.marks.stops
+    parts = [] if start is None else [text_part([start])]
+    for piece in document:
+        if piece.codes is None:
+            parts.append(text_part(words.read(piece.text), piece.learned))
+        else:
+            parts.append(picture_part(piece.codes, model.spec, piece.learned))
+    return [*parts, text_part([stop], True)]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is seen of a model, on the way and in the end."""
+
+    pipeline: UnifiedPipeline
+    reader: Reader
+    held: Sequence[int]
+    batches: DocumentBatches
+    """Those that are held out."""
+    recipe: UnifiedRecipe
+    world: World
+
+    @torch.inference_mode()
+    def evaluate(self) -> dict[str, float]:
+        """How likely held-out documents are: nats or errors of each position that counts, and bits
+        of text for each byte of it."""
+        sums, counts = dict[str, float](), dict[str, float]()
+        model, device = self.pipeline.model, self.world.device
+        with autocast(device, self.recipe.train.precision):
+            for batch in self.batches.evaluation(self.recipe.train.batch):
+                rows = rows_in({k: v.to(device) for k, v in batch.items()})
+                seeds = batch["shuffle"].to(device)
+                terms = model.terms(rows, Noise(seeds, torch.zeros_like(seeds)))
+                for name, term in terms.items():
+                    sums[name] = sums.get(name, 0.0) + float((term.values * term.where).sum())
+                    counts[name] = counts.get(name, 0.0) + float(term.where.sum())
+        found = {name: sums[name] / max(counts[name], 1.0) for name in sums}
+        written = sum(
+            len(self.pipeline.words.write(part.content.tolist()).encode())
+            for i in self.held
+            for part in self.reader.document(i)
+            if part.spec is None and part.learned
+        )
+        if written:
+            found["bits_per_byte"] = sums["text"] / written / torch.log(torch.tensor(2.0)).item()
+        return found
+
+    def preview(self, path: Path) -> None:
+        """Draw pictures for held-out documents that end with one."""
+        documents = [self.reader.document(i)[:-1] for i in self.held]
+        asked = [document for document in documents if document[-1].spec is not None]
+        some = [asked[i] for i in spread(range(len(asked)), 16)]
+        if not some:
+            return
+        found = dict[int, Shown]()
+        for event in self.pipeline.events([d[:-1] for d in some], Wish("picture", False, 1)):
+            if isinstance(event, Shown) and event.whole:
+                found[event.row] = event
+        images = [found[i].image for i in range(len(some))]
+        names = [self.words_of(document) for document in some]
+        save_png(named_grid(images, names, 2 if images[0].width <= 64 else 1), path, {})
+
+    def words_of(self, document: Document) -> str:
+        """The texts of a document."""
+        texts = [part.content.tolist() for part in document if part.spec is None]
+        return " ".join(self.pipeline.words.write(ids) for ids in texts).strip()
+
+
+def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = "") -> Report:
+    """Train a model of text and pictures; `out`/pipeline is what `smalti sample` and `ask` take."""
+    on_main(world, lambda: check_pipeline(out / "pipeline"))
+    begun = load_unified(recipe.init, world.device, "float32") if recipe.init else None
+    if not recipe.tokenizer and begun is None:
+        raise ValueError("text and pictures need --tokenizer DIR, made by training a tokenizer")
+    tokenizer = begun.tokenizer if begun else load_tokenizer(recipe.tokenizer, world.device)
+    cache = open_file(recipe, out, tokenizer, world)
+    words = begun.words if begun else open_words(recipe, out, cache, world)
+    pipeline = begun or fresh(recipe, tokenizer, words, cache)
+    pipeline.model.requires_grad_(True)
+    mark = begun.fingerprint if begun else ""
+    reader = Reader(cache, pipeline.model, words, recipe.objective.cond_dropout)
+    chosen, held = cache.indices("train").tolist(), cache.indices("held_out").tolist()
+    held = held or without_held_out(chosen, world)
+    if world.main:
+        tell_of_long(recipe, reader, [*chosen, *held])
+    training, measuring = (batches(recipe, reader, some, world) for some in (chosen, held))
+    look = Look(pipeline, reader, held, measuring, recipe, world)
+    objective = recipe.objective.objective(pipeline.model)
+    line = LiveLine("model", ("loss", *pipeline.model.kinds), "positions", recipe.row)
+    trainer = Trainer(
+        objective, training, recipe.train, out, world, line, look.evaluate, look.preview
+    )
+    claim(out, recipe, world, fingerprint=mark, tokenizer=cache.tokenizer)
+    if note and world.main:
+        say(note)
+    trainer.fit()
+    with trainer.averaged():
+        if not world.main:
+            return {}
+        objective.eval()
+        measured = {f"held_out_{k}": v for k, v in look.evaluate().items()}
+        pipeline.info.pop("fingerprint", None)
+        pipeline.save_pretrained(out / "pipeline")
+    return finish(out, recipe, measured)
+
+
+def fresh(
+    recipe: UnifiedRecipe, tokenizer: ImageTokenizer, words: Words, cache: DocumentCache
+) -> UnifiedPipeline:
+    """A pipeline of a new model."""
+    stop = words.stop
+    if stop is None:
+        raise ValueError(f"{recipe.words} has no id for the end of a document: </s> or <eos>")
+    marks = Marks(words.start, (stop,), words.pad)
+    config = recipe.model.fitted(tokenizer.spec, words.vocab, marks)
+    torch.manual_seed(recipe.train.seed)
+    model: Unified = modules.module_of(config, modules.UNIFIED)
+    model.init_weights()
+    recipe.sampling.check(model)
+    about = {"source": cache.source}
+    return UnifiedPipeline(tokenizer, model, words, recipe.sampling, recipe.writing, None, about)
+
+
+def batches(
+    recipe: UnifiedRecipe, reader: Reader, chosen: Sequence[int], world: World
+) -> DocumentBatches:
+    """Rows of documents."""
+    return DocumentBatches(
+        chosen,
+        [reader.length(i) for i in chosen],
+        reader,
+        reader.model.wrapping,
+        batch=recipe.train.batch,
+        length=recipe.row,
+        pad=reader.model.marks.pad,
+        seed=recipe.train.seed,
+        rank=world.rank,
+        world=world.size,
+        name=reader.cache.key,
+    )
+
+
+def tell_of_long(recipe: UnifiedRecipe, reader: Reader, chosen: Sequence[int]) -> None:
+    """Say how many documents do not fit into a row, whose end is left out."""
+    long = [i for i in chosen if reader.length(i) > recipe.row]
+    if long:
+        say(
+            f"{len(long)} of {len(chosen)} documents are longer than --row {recipe.row} (the "
+            f"longest is {max(map(reader.length, long))}): what does not fit is left out"
+        )
+
+
+def open_file(
+    recipe: UnifiedRecipe, out: Path, tokenizer: ImageTokenizer, world: World
+) -> DocumentCache:
+    """The recipe's documents; made in the run's folder where it names no file."""
+    path = expand(recipe.documents) if recipe.documents else out / "documents.arrow"
+    if not recipe.documents:
+        documents = open_documents(recipe.data.source)  # its mistakes before the folder exists
+        claim(out, recipe, world)
+        if world.main:
+            encode_documents(documents, tokenizer, path, recipe.data.holdout)
+    wait(world)
+    cache = DocumentCache(path)
+    cache.require(fingerprint(tokenizer))
+    return cache
+
+
+def open_words(recipe: UnifiedRecipe, out: Path, cache: DocumentCache, world: World) -> Words:
+    """The recipe's text tokenizer; made in the run's folder where it names none."""
+    if recipe.words:
+        return Words.open(recipe.words)
+    folder = out / "words"
+    if world.main and not folder.exists():
+        chosen = cache.indices("train").tolist()
+        texts = [piece.text for i in chosen for piece in cache.document(i) if piece.text]
+        Words.train(texts, recipe.vocab).save(folder)
+    wait(world)
+    return Words.open(folder)
