@@ -95,7 +95,7 @@ def split(source: Keyed, holdout: float) -> tuple[list[int], list[int]]:
 
 
 def _uneven(group: list[str], held: int, share: float) -> str:
-    """Why the `held` examples are none, or far from the share that was meant; '' if they are not."""
+    """Why the `held` ones are none, or far from the share that was meant; '' if they are not."""
     (name, most), *_ = Counter(group).most_common(1)
     if len(group) == 1:
         return "nothing is held out of one example"
