@@ -15,8 +15,9 @@ from smalti.train.trainer import TrainConfig
 
 
 def small(dim: int = 256, layers: int = 6) -> LanguageConfig:
-    """A decoder as Chameleon's, of some million parameters."""
-    return LanguageConfig(512, layers, dim // 64, dim, 3 * dim, qk_norm="heads")
+    """A decoder as Chameleon's, of some million parameters. How many ids it knows its tokenizers
+    decide."""
+    return LanguageConfig(1 << 16, layers, dim // 64, dim, 3 * dim, qk_norm="heads")
 
 
 def shapes_chameleon_vqgan() -> TokenizerRecipe:
