@@ -8,12 +8,11 @@ from PIL import Image
 
 from smalti.data.documents import CAPTION, open_documents
 from smalti.data.drawn_shapes import COLOURS, SHAPES, Attributes, draw, recognise
+from smalti.data.open import open_source
 from smalti.data.shape_documents import (
-    CORNERS,
     KEPT,
     SCRIPTS,
     TASKS,
-    Scene,
     Script,
     ShapeDocuments,
     check,
@@ -21,6 +20,7 @@ from smalti.data.shape_documents import (
     questions,
 )
 from smalti.data.shape_facts import KNOWN, WITHHELD
+from smalti.data.shape_scenes import CORNERS, Scene, Scenes
 
 RED = Attributes("red", "circle", "small", "at the top left")
 
@@ -230,3 +230,18 @@ def test_what_is_no_number_and_no_task(count, tasks):
     for text in ("shapes-all:0", "shapes-all:x"):
         with pytest.raises(ValueError, match="shapes-all:COUNT"):
             open_documents(text)
+
+
+def test_scenes_are_pictures_of_one_to_three_shapes():
+    scenes = open_source("scenes:9")
+    assert (scenes.name, len(scenes), scenes.classes) == ("scenes:9", 9, [])
+    assert [len(scenes.scene(i).shapes) for i in range(9)] == [1, 2, 3] * 3
+    image, label, caption = scenes[4]
+    assert np.array_equal(image, Scenes(20).scene(4).draw()) and (label, caption) == (-1, "")
+    assert recognise(np.asarray(scenes[3].image)) == scenes.scene(3).shapes[0]
+    prints = {s.fingerprint() for s in (scenes, Scenes(9, 1), Scenes(10))}
+    assert len(prints) == 3 and len(open_source("scenes")) == 10_000
+    with pytest.raises(ValueError, match="allowed: scenes, scenes:COUNT"):
+        open_source("scenes:few")
+    with pytest.raises(IndexError, match="has 9 pictures, got 9"):
+        scenes[9]
