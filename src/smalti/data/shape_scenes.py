@@ -30,8 +30,7 @@ CORNERS = tuple(position for position in POSITIONS if position != "in the centre
 """Where several shapes stand, which are small: they never touch."""
 
 T = TypeVar("T")
-Choices = dict[str, tuple[str, ...]]
-VALUES: Choices = {
+VALUES: dict[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
     "size": tuple(SIZES),
