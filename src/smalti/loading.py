@@ -73,10 +73,10 @@ def load_unified(
                 f"{folder}: the model was trained with {name} {about.get(name)}, the folder holds "
                 f"{name} {mark}"
             )
-    sampling, writing, phrases = (
-        from_dict(kind, info.get(name, {}), f"{folder}/pipeline.json: {name}")
-        for name, kind in (("sampling", Sampling), ("writing", Writing), ("phrases", Phrases))
-    )
+    where = f"{folder}/pipeline.json"
+    sampling = from_dict(Sampling, info.get("sampling", {}), f"{where}: sampling")
+    writing = from_dict(Writing, info.get("writing", {}), f"{where}: writing")
+    phrases = from_dict(Phrases, info.get("phrases", {}), f"{where}: phrases")
     info["fingerprint"] = "-".join((marks["tokenizer"], about["fingerprint"], marks["words"]))
     return UnifiedPipeline(tokenizer, model, words, sampling, writing, phrases, info)
 

@@ -6,7 +6,7 @@ import inspect
 import time
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, make_dataclass
+from dataclasses import asdict, dataclass, make_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -185,7 +185,7 @@ def sample(
     Args:
         pipeline: Folder or Hugging Face hub id.
     """
-    from smalti.loading import load
+    from smalti.loading import load_any
 
     named, changes = conditions.named(), numbers.sized() | chosen(settings)
     if (archive.count is None) != (archive.npz is None) or (archive.balanced and not archive.npz):
@@ -196,7 +196,7 @@ def sample(
         sample_npz(pipeline, archive, numbers, named | changes, run)
         return
     check_place(pictures.out)
-    pipe = load(pipeline, run.device, run.dtype)
+    pipe = load_any(pipeline, run.device, run.dtype)
     if numbers.like is not None:
         tag = read_tag(numbers.like, pipe.fingerprint)
         wanted, n, first = as_drawn(tag) | changes, 1, tag["index"]
@@ -286,6 +286,9 @@ class Subject:
     """Prompts, drawn in turn, for a pipeline that draws from texts; default: without a text."""
     negative: str | None = None
     """A prompt that guidance leads away from."""
+    instruct: str | None = None
+    """What is to be changed, for a pipeline of text and pictures: it draws the whole picture
+    anew."""
 
 
 @dataclass(frozen=True)
@@ -331,12 +334,15 @@ def edit(
         pipeline: Folder or Hugging Face hub id.
     """
     check_place(edited.out)
+    if subject.instruct is not None:
+        instruct(pipeline, original, subject, around, edited, run, chosen(settings))
+        return
     from smalti.loading import load
     from smalti.pipeline.editing import Extend
 
     task = {"mask": original.mask, "keep_pixels": around.keep_pixels}
     task["extend"] = None if around.extend is None else Extend.parse(around.extend)
-    wanted = {name: value or None for name, value in asdict(subject).items()}
+    wanted = {name: value or None for name, value in asdict(subject).items() if name != "instruct"}
     wanted |= {"seed": edited.seed, **chosen(settings)}
     pipe = load(pipeline, run.device, run.dtype)
     n = max(1, len(subject.text or subject.classes)) if edited.n is None else edited.n
@@ -344,6 +350,33 @@ def edit(
     for number, count in batches(n, edited.first, edited.batch, edited.out):
         part = {"n": count, "first": number, "batch": edited.batch}
         images += pipe.edit(original.image, **task, **wanted, **part)
+    finish(images, edited.out, time.monotonic() - began, run.json)
+
+
+def instruct(
+    pipeline: str,
+    original: Original,
+    subject: Subject,
+    around: Around,
+    edited: Edited,
+    run: Run,
+    changes: dict[str, Any],
+) -> None:
+    """`smalti edit --instruct`."""
+    from smalti.loading import load_unified
+
+    if (original.mask, around, replace(subject, instruct=None)) != (None, Around(), Subject()):
+        raise ValueError(
+            "--instruct says what is to be changed: --mask, --extend, --text, --class and "
+            "--negative do not go with it"
+        )
+    assert subject.instruct is not None
+    pipe = load_unified(pipeline, run.device, run.dtype)
+    began, images = time.monotonic(), list[Any]()
+    for number, count in batches(edited.n or 1, edited.first, edited.batch, edited.out):
+        images += pipe.instruct(
+            original.image, subject.instruct, count, seed=edited.seed, first=number, **changes
+        )
     finish(images, edited.out, time.monotonic() - began, run.json)
 
 

@@ -18,6 +18,7 @@ from smalti.cli.coding import encode, reconstruct
 from smalti.cli.drawing import edit, sample
 from smalti.cli.options import check_names, spelled
 from smalti.cli.parsing import parse, parse_drawing
+from smalti.cli.talking import ask, caption, chat
 from smalti.cli.training import scaling, train
 from smalti.cli.tune import tune
 from smalti.files import check_file
@@ -172,6 +173,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "encode": encode,
     "sample": sample,
     "edit": edit,
+    "ask": ask,
+    "caption": caption,
+    "chat": chat,
     "reconstruct": reconstruct,
     "info": info,
     "convert": convert,
@@ -180,7 +184,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-DRAWING = ("sample", "edit")
+DRAWING = ("sample", "edit", "chat")
 """Commands that have an option for each setting of drawing."""
 LATE = ("demo", "train", "eval", "convert", "scaling")
 """Commands that parse for themselves: their first word decides what the options are."""
@@ -190,6 +194,7 @@ GROUPS = {
     "start": ("demo", "info"),
     "train": ("train", "encode", "scaling", "plot"),
     "draw": ("sample", "edit", "reconstruct"),
+    "text and pictures": ("ask", "caption", "chat"),
     "measure": ("eval", "tune"),
     "released weights": ("convert",),
 }

@@ -492,10 +492,11 @@ class Together(Drawer):
         if not context.read:
             self.read(context, self.begin)
         assert rows.vectors is not None
-        rows.vectors[:, self.begin : self.end] = x
-        times = torch.full(rows.ids.shape, point[0], dtype=x.dtype, device=x.device)
+        here = slice(self.begin, self.end)
+        rows.vectors[:, here], times = x, rows.drawn.to(x.dtype)
+        times[:, here] = point[0]
         h = model.read(rows, self.begin, self.end, context.cache, times)
-        return x + point[1] * model.flow(h, x, times[:, self.begin : self.end]).to(x)
+        return x + point[1] * model.flow(h, x, times[:, here]).to(x)
 
 
 def tiny(**changes: Any) -> TransfusionConfig:

@@ -119,6 +119,11 @@ class UnifiedPipeline:
         self.sampling, self.writing = sampling or Sampling(), writing or Writing()
         self.phrases, self.info = phrases or Phrases(), Facts(info or {})
 
+    @property
+    def classes(self) -> list[str]:
+        """None: it draws from texts."""
+        return []
+
     def __repr__(self) -> str:
         """What it is, with what, and where."""
         count = sum(p.numel() for p in self.model.parameters())
@@ -169,7 +174,7 @@ class UnifiedPipeline:
 
     def __call__(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | None = None,
         n: int | None = None,
         *,
         seed: int = 0,
@@ -183,6 +188,11 @@ class UnifiedPipeline:
         Image i is image first + i of the request `seed`. `known` are codes that are given, (n, N,
         ...) and a mask. Each image says in `info["smalti"]` how it was drawn.
         """
+        for name in ("classes", "negative", "size"):
+            if (value := settings.pop(name, None)) is not None:
+                raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")
+        if text is None:
+            raise ValueError("this pipeline draws from texts: give it a prompt")
         texts = checked(several(text))
         n = len(texts) if n is None else whole(n, "n", 1)
         asked = [texts[(first + i) % len(texts)] for i in range(n)]
@@ -294,7 +304,7 @@ class UnifiedPipeline:
         with torch.inference_mode(), packed(self.model):
             for event in mixed.stream(self.model, request):
                 if isinstance(event, mixed.Wrote):
-                    yield Said(event.row, self.words.write(event.ids), False)
+                    yield Said(event.row, self.words.write(event.ids, whole=False), False)
                 elif isinstance(event, mixed.Drawing):
                     step = event.step
                     if every and step.done % every == 0 and step.done < step.total:

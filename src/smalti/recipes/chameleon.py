@@ -14,9 +14,10 @@ from smalti.train.optim import OptimConfig
 from smalti.train.trainer import TrainConfig
 
 
-def small(dim: int = 256, layers: int = 6) -> LanguageConfig:
-    """A decoder as Chameleon's, of some million parameters."""
-    return LanguageConfig(512, layers, dim // 64, dim, 3 * dim, qk_norm="heads")
+def small(dim: int = 192, layers: int = 6) -> LanguageConfig:
+    """A decoder as Chameleon's, of some million parameters. How many ids it knows its tokenizers
+    decide."""
+    return LanguageConfig(1 << 16, layers, dim // 64, dim, 3 * dim, qk_norm="heads")
 
 
 def shapes_chameleon_vqgan() -> TokenizerRecipe:
@@ -33,16 +34,17 @@ def shapes_chameleon() -> UnifiedRecipe:
     smalti train shapes_chameleon --tokenizer runs/shapes-tokenizer/tokenizer --out runs/chameleon
     """
     return UnifiedRecipe(
-        data=DataConfig(source="shapes-all:20000", flip=False, holdout=0.05),
+        data=DataConfig(source="shapes-all:30000", flip=False, holdout=0.02),
+        row=288,
         model=OneVocabularyConfig(small(), length=512),
-        objective=JointConfig(cond_dropout=0.05),
+        objective=JointConfig(text=3.0, cond_dropout=0.05),
         sampling=Sampling.of(guidance=2.0, top_p=0.9),
         train=TrainConfig(
-            steps=3000,
-            batch=12,
-            optim=OptimConfig(lr=1e-3, warmup=150),
-            eval_every=600,
-            preview_every=1500,
-            save_every=600,
+            steps=3500,
+            batch=16,
+            optim=OptimConfig(lr=1e-3, schedule="cosine", final_lr=1e-4, warmup=150),
+            eval_every=500,
+            preview_every=1750,
+            save_every=250,
         ),
     )

@@ -1,0 +1,196 @@
+"""`smalti ask`, `caption` and `chat`: what a pipeline of text and pictures says. Imports torch when
+it begins."""
+
+from __future__ import annotations
+
+import json as jsons
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from smalti.cli.drawing import FLAT, Run, chosen, picture
+from smalti.cli.terminal import shown
+from smalti.files import check_output
+from smalti.progress import say, show, track
+
+
+@dataclass(frozen=True)
+class Text:
+    """How text is written; what is not given is the pipeline's own."""
+
+    words: int | None = None
+    """Ids that are written at most before a picture or the end."""
+    text_temperature: float | None = None
+    """Below 1 keeps to likely words, above 1 is more varied; 0 takes the likeliest."""
+    text_top_k: int | None = None
+    """Draw from the k likeliest ids; 0 draws from all."""
+    text_top_p: float | None = None
+    """Draw from the likeliest ids that hold this probability mass; 1 draws from all."""
+    penalty: float | None = None
+    """Above 1 makes ids less likely that are there already; 1 is off."""
+
+    def given(self) -> dict[str, Any]:
+        """What is given, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def ask(
+    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
+    question: Annotated[Positional[str], arg(metavar="QUESTION")],
+    image: tuple[Path, ...],
+    seed: int = 0,
+    text: Annotated[Text, FLAT] = Text(),  # noqa: B008 - it is frozen, as all are
+    run: Annotated[Run, FLAT] = Run(),  # noqa: B008
+) -> None:
+    """Answer a question about pictures.
+
+    Args:
+        pipeline: Folder or Hugging Face hub id of a pipeline of text and pictures.
+        question: What is asked; where it says <image>, pictures stand there, in turn, else before
+            it.
+        image: Pictures.
+        seed: Random seed.
+    """
+    from smalti.loading import load_unified
+
+    pipe = load_unified(pipeline, run.device, run.dtype)
+    answer = pipe.ask(list(image), question, seed=seed, **text.given())
+    if run.json:
+        show({"images": [str(i) for i in image], "question": question, "answer": answer})
+    else:
+        print(answer)
+
+
+def caption(
+    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
+    pictures: Annotated[Positional[str], arg(metavar="PICTURES")],
+    out: Path = Path("captions.jsonl"),
+    batch: int = 16,
+    seed: int = 0,
+    text: Annotated[Text, FLAT] = Text(),  # noqa: B008
+    run: Annotated[Run, FLAT] = Run(),  # noqa: B008
+) -> None:
+    """Describe pictures: a line {"file_name": ..., "text": ...} of each.
+
+    Args:
+        pipeline: Folder or Hugging Face hub id of a pipeline of text and pictures.
+        pictures: A folder of pictures, or any other source of them.
+        out: A .jsonl file; one that holds captions of some is gone on with.
+        batch: Pictures at a time.
+        seed: Random seed.
+    """
+    from smalti.data.open import open_source
+    from smalti.data.skipped import read, tell
+    from smalti.loading import load_unified
+
+    if out.suffix != ".jsonl" or batch < 1:
+        raise ValueError(f"--out must be a .jsonl file and --batch 1 or more, got {out}, {batch}")
+    check_output(out)
+    done = captions_in(out)
+    source = open_source(pictures)
+    left = [i for i in range(len(source)) if source.key(i) not in done]
+    if len(left) < len(source):
+        say(f"{out} holds {len(source) - len(left)} of {len(source)} captions; going on")
+    pipe = load_unified(pipeline, run.device, run.dtype)
+    with open(out, "a", encoding="utf-8") as file:
+        for at in track(range(0, len(left), batch), "describing", scale=batch, of=len(left)):
+            examples = {i: read(source, i) for i in left[at : at + batch]}
+            images = {i: e.image for i, e in examples.items() if e is not None}
+            found = pipe.caption(list(images.values()), seed=seed, **text.given())
+            for i, words in zip(images, found, strict=True):
+                line = {"file_name": source.key(i), "text": words}
+                file.write(jsons.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+    tell(source)
+    if run.json:
+        show({"file": str(out), "captions": len(source) - len(source.skipped)})
+    else:
+        say(f"{out}: captions of {len(source) - len(source.skipped)} pictures")
+
+
+def captions_in(path: Path) -> set[str]:
+    """The names of the pictures whose captions a file holds; none if there is no file. Raises
+    ValueError for a file of something else, which stays as it is."""
+    if not path.exists():
+        return set()
+    found = set[str]()
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            about = jsons.loads(line)
+            if set(about) != {"file_name", "text"}:
+                raise ValueError
+            found.add(about["file_name"])
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"{path} is not a file of captions (line {number}); it stays as it is: give "
+                "another --out"
+            ) from None
+    return found
+
+
+def chat(
+    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
+    image: tuple[Path, ...] = (),
+    out: Path = Path("chat"),
+    pictures: int = 1,
+    seed: int = 0,
+    text: Annotated[Text, FLAT] = Text(),  # noqa: B008
+    run: Annotated[Run, FLAT] = Run(),  # noqa: B008
+    settings: Any = None,
+) -> None:
+    """Talk with a pipeline of text and pictures: a line is what you say, "/image FILE" shows it a
+    picture, an empty line or the end of the input ends.
+
+    Args:
+        pipeline: Folder or Hugging Face hub id of a pipeline of text and pictures.
+        image: Pictures to begin with.
+        out: Folder for the pictures that it draws.
+        pictures: How many pictures a reply may have.
+        seed: Random seed.
+    """
+    from smalti.loading import load_unified
+    from smalti.pictures import save_png
+    from smalti.pipeline.conversation import Turn
+    from smalti.pipeline.unified import Said
+
+    check_output(out, folder=True)
+    pipe, turns, drawn = load_unified(pipeline, run.device, run.dtype), list[Any](), 0
+    for number, pieces in enumerate(heard(list(image))):
+        turns.append(Turn("user", pieces))
+        reply, given = list[Any](), {**chosen(settings), **text.given()}
+        for event in pipe.chat(turns, seed=seed + number, pictures=pictures, **given):
+            if not event.whole:
+                continue
+            if isinstance(event, Said):
+                print(event.text.strip(), flush=True)
+                reply.append(event.text)
+                continue
+            while (file := picture(out, drawn)).exists():  # of another conversation
+                drawn += 1
+            save_png(event.image, file)
+            print(shown(event.image) or file, flush=True)
+            reply.append(event.image)
+        turns.append(Turn("model", reply))
+
+
+def heard(images: list[Any]) -> Iterator[list[Any]]:
+    """What the user says, line by line, with the pictures that were shown before it."""
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        if line.startswith("/image "):
+            file = Path(line.removeprefix("/image ").strip()).expanduser()
+            if file.is_file():
+                images.append(file)
+            else:
+                say(f"no such file: {file}")
+            continue
+        yield [*images, line]
+        images.clear()
