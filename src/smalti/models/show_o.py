@@ -282,7 +282,7 @@ def tiny(**changes: Any) -> ShowOConfig:
         order="parallel", norm="layer", qk_norm="shared", feed_forward="plain", qkv_bias=True,
         out_bias=True, head_bias=True, turned=0.5,
     )  # fmt: skip
-    sizes: dict[str, Any] = {"language": language, "grid": (2, 3), "codes": 16, "first": 8}
+    sizes: dict[str, Any] = {"language": language, "grid": (2, 3), "codes": 16, "first": 4}
+    ids: dict[str, Any] = {"begin": 21, "end": 22, "draws": 23, "reads": 24, "pad": 2}
     sizes["sentence"] = (0, 1)
-    ids: dict[str, Any] = {"begin": 3, "end": 4, "draws": 5, "reads": 6, "pad": 2}
     return ShowOConfig(**sizes | ids | changes)
