@@ -21,6 +21,7 @@ from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
     dnd,
+    emu3,
     fluid,
     hart,
     ibq,
@@ -35,6 +36,7 @@ from smalti.models import (
     open_magvit2,
     rar,
     rq_transformer,
+    show_o,
     transfusion,
     var,
 )
@@ -119,9 +121,11 @@ MODELS = {
     "meissonic": Entry(meissonic.MeissonicConfig, meissonic.Meissonic, meissonic.tiny),
 }
 UNIFIED = {
+    "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
     "one_vocabulary": Entry(
         one_vocabulary.OneVocabularyConfig, one_vocabulary.OneVocabulary, one_vocabulary.tiny
     ),
+    "show_o": Entry(show_o.ShowOConfig, show_o.ShowO, show_o.tiny),
     "transfusion": Entry(transfusion.TransfusionConfig, transfusion.Transfusion, transfusion.tiny),
 }
 """Models of text and pictures in one sequence."""

@@ -63,6 +63,8 @@ def test_the_noise_on_confidence_falls_to_nothing():
     assert weights == pytest.approx([2, 1.6, 1.2, 0.8, 0.4, 0])
     linear = Reveal(schedule="meissonic-linear", confidence=2.0)
     assert [linear.weight(i, 6) for i in range(6)] == weights
+    show_o = Reveal(schedule="show-o", confidence=2.0)
+    assert [show_o.weight(i, 4) for i in range(4)] == pytest.approx([1.5, 0.75, 0.1875, 0])
     assert Reveal().weight(0, 3) == 0.0
 
 
@@ -77,7 +79,7 @@ def test_how_many_steps():
         ({"steps": 4, "schedule": "0.5,0"}, "2 shares, one for each step, of which there are 4"),
         (
             {"schedule": "cosin"},
-            "cosine, linear, square, arccos, meissonic, meissonic-linear or shares such as",
+            "cosine, linear, square, arccos, meissonic, meissonic-linear, show-o or shares such as",
         ),
         ({"schedule": "0.5,0.6,0"}, "fall from 1 to 0"),
         ({"schedule": "0.5,0.1"}, "fall from 1 to 0"),

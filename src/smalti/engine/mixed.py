@@ -123,7 +123,6 @@ def stream(model: MixedModel, request: MixedRequest) -> Iterator[Event]:
     and as the loops of pictures do.
     """
     picture = picture_of(model)
-    needed = model.wrapping.length(picture)
     rows = [
         _Row(i, list(document), request.pictures, request.first)
         for i, document in enumerate(request.documents)
@@ -132,7 +131,7 @@ def stream(model: MixedModel, request: MixedRequest) -> Iterator[Event]:
     while open_ := [row for row in rows if row.turn != "done"]:
         writing = [row for row in open_ if row.turn == "text"]
         if writing and request.most:
-            yield from _write(model, request, writing, needed, 2 * turn + 1)
+            yield from _write(model, request, writing, picture, 2 * turn + 1)
         for row in writing if not request.most else ():
             row.turn = "done"
         drawing = [row for row in rows if row.turn == "picture"]
@@ -146,22 +145,23 @@ def picture_of(model: MixedModel) -> Part:
     return Part(model.spec.empty(1)[0], model.spec)
 
 
-def _used(row: _Row, wrapping: Wrapping) -> int:
-    return sum(wrapping.length(part) for part in row.parts)
+def _used(row: _Row, wrapping: Wrapping, *more: Part) -> int:
+    """Positions of a row, with some parts more."""
+    return wrapping.size([*row.parts, *more])
 
 
 def _write(
-    model: MixedModel, request: MixedRequest, rows: list[_Row], needed: int, turn: int
+    model: MixedModel, request: MixedRequest, rows: list[_Row], picture: Part, turn: int
 ) -> Iterator[Event]:
     """A stretch of text of each row."""
     begin, device = model.wrapping.begin(model.spec)[0], request.how.noise.seeds.device
-    room = request.length - max(_used(row, model.wrapping) for row in rows)
+    room = request.length - max(_used(row, model.wrapping, blank_text()) for row in rows)
     if room < 1:
         raise ValueError(
             f"a document of {request.length - room} positions leaves no room for text: "
             f"the model reads {request.length}"
         )
-    length, allowed = min(request.most, room), _allowed(model, request, rows, needed).to(device)
+    length, allowed = min(request.most, room), _allowed(model, request, rows, picture).to(device)
     blank = Part(torch.zeros(length, dtype=torch.int64))
     context = rows_of([[*row.parts, blank] for row in rows], model.wrapping, left=True)
     writer = model.writer(context.to(device), length, allowed, request.penalty)
@@ -189,14 +189,13 @@ def _write(
             )
 
 
-def _allowed(model: MixedModel, request: MixedRequest, rows: list[_Row], needed: int) -> Tensor:
+def _allowed(model: MixedModel, request: MixedRequest, rows: list[_Row], picture: Part) -> Tensor:
     """Which ids each row may write, (B, V) bool: text, what ends it, and the begin of a picture
-    where one of so many positions fits."""
+    where one more fits."""
     allowed = request.words.expand(len(rows), -1).clone()
     allowed[:, list(request.stops)] = True
-    used = [_used(row, model.wrapping) for row in rows]
     fits = [
-        row.pictures > 0 and n + needed <= request.length for row, n in zip(rows, used, strict=True)
+        row.pictures > 0 and _used(row, model.wrapping, picture) <= request.length for row in rows
     ]
     allowed[:, model.wrapping.begin(model.spec)[0]] = torch.tensor(fits)
     if not allowed.any(1).all():
@@ -215,7 +214,7 @@ def _draw(
     """A picture of each row."""
     wrapping, device = model.wrapping, request.how.noise.seeds.device
     for row in rows:
-        if (used := _used(row, wrapping) + wrapping.length(picture)) > request.length:
+        if (used := _used(row, wrapping, picture)) > request.length:
             raise ValueError(
                 f"a picture more makes a document of {used} positions: "
                 f"the model reads {request.length}"

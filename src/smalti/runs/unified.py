@@ -51,7 +51,7 @@ class Reader:
 
     def length(self, i: int) -> int:
         """Positions of a document."""
-        return sum(self.model.wrapping.length(part) for part in self.document(i))
+        return self.model.wrapping.size(self.document(i))
 
     def __call__(self, i: int, chance: float) -> Document:
         """A document that, where `chance` is below a share and it ends with a picture, has nothing

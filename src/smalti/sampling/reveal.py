@@ -2,11 +2,12 @@
 
 A schedule says what share of the unknown positions is still hidden after a share r of the steps:
 cosine cos(pi r / 2) (MaskGIT, MAR), linear 1 - r, square 1 - r^2, arccos acos(r) / (pi / 2)
-(MaskBit), meissonic and meissonic-linear cosine and linear; those of MaskBit and Meissonic are
-computed in float32, as there, and may hide one position fewer. Or shares as numbers, "0.9,0.5,0",
-one for each step.
+(MaskBit), meissonic, meissonic-linear and show-o cosine, linear and cosine; those of MaskBit,
+Meissonic and Show-o are computed in float32, as there, and may hide one position fewer. Or shares
+as numbers, "0.9,0.5,0", one for each step. The noise on how sure the model is falls to 0 in a line;
+that of Show-o by the product of all shares of steps that were left so far, much sooner.
 Sources: Chang et al. 2022 (arXiv:2202.04200); Li et al. 2024 (arXiv:2406.11838); Weber et al. 2024
-(arXiv:2409.16211); Bai et al. 2024 (arXiv:2410.08261).
+(arXiv:2409.16211); Bai et al. 2024 (arXiv:2410.08261); Xie et al. 2024 (arXiv:2408.12528).
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Reveal:
     """Masked models: steps in which a picture is revealed, at most one for each position; None: 64,
     or as many as there are positions or shares, if that is fewer."""
     schedule: str = called("reveal", "cosine")
-    """Masked models: cosine, linear, square, arccos, meissonic, meissonic-linear, or the shares of
-    positions that are hidden after each step, such as 0.8,0.4,0."""
+    """Masked models: cosine, linear, square, arccos, meissonic, meissonic-linear, show-o, or the
+    shares of positions that are hidden after each step, such as 0.8,0.4,0."""
     confidence: float | None = None
     """Masked models of discrete codes: reveal where the model is surest, after Gumbel noise of this
     weight, which falls to 0; None: the model's own way, or an order that is asked for."""
@@ -95,6 +96,9 @@ class Reveal:
 
     def weight(self, step: int, steps: int) -> float:
         """The weight of the noise on the confidence at a step but the last."""
+        if self.schedule == "show-o":
+            left = (1 - (i + 1) / steps for i in range(step + 1))
+            return (self.confidence or 0.0) * math.prod(left)
         if self.schedule.startswith("meissonic"):
             return (self.confidence or 0.0) * (1 - step / max(steps - 1, 1))
         return (self.confidence or 0.0) * (1 - (step + 1) / steps)
@@ -119,6 +123,7 @@ SCHEDULES: dict[str, Callable[[int, float], int]] = {
     "arccos": _arccos32,
     "meissonic": _cosine32,
     "meissonic-linear": _linear32,
+    "show-o": _cosine32,
 }
 """How many of n positions are hidden after a share of the steps."""
 

@@ -50,6 +50,8 @@ class Part:
     """Whether a model learns to write it; else it only reads it."""
     silent: bool = False
     """Of a picture that guidance compares with: ids before it that stand for no text."""
+    before: tuple[int, ...] = ()
+    """Ids right before a picture that see it as those of its wrapping do."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.content.shape)
@@ -111,11 +113,20 @@ class Wrapping:
         written = torch.tensor(self.plan(spec))
         return written.masked_scatter(written == CODE, ids)
 
+    def written(self, document: Document) -> Document:
+        """The parts of a document as they are written down: with what stands around its texts."""
+        return document
+
     def length(self, part: Part) -> int:
         """Positions that a part takes."""
         if part.spec is None:
             return len(part.content)
-        return sum(len(ids(part.spec)) for ids in (self.begin, self.plan, self.end))
+        around = sum(len(ids(part.spec)) for ids in (self.begin, self.plan, self.end))
+        return len(part.before) + around
+
+    def size(self, document: Document) -> int:
+        """Positions that a document takes."""
+        return sum(self.length(part) for part in self.written(document))
 
 
 class Rows(NamedTuple):
@@ -201,7 +212,7 @@ class _Line:
     def document(self, document: Document, wrapping: Wrapping) -> None:
         """Write a document down, whose positions begin at 0."""
         self.next, self.documents = 0, self.documents + 1
-        for part in document:
+        for part in wrapping.written(document):
             if part.spec is None:
                 self.add(part.content.tolist(), part.learned)
             else:
@@ -233,6 +244,7 @@ class _Line:
         around = self.pictures if wrapping.full == "wrapped" else 0
         begin, silence = wrapping.begin(spec), wrapping.silence if part.silent else None
         begin = begin if silence is None else [silence] * len(begin)
+        self.add(part.before, False, around)
         learned = part.learned and wrapping.learns_begin and silence is None
         self.add(begin, learned, around)
         ids = wrapping.ids(part.content, spec)
@@ -252,15 +264,14 @@ def _cells(wrapping: Wrapping, spec: TokenSpec) -> list[tuple[int, int]]:
 def fitted(document: Document, wrapping: Wrapping, length: int) -> list[Part]:
     """The parts of a document that fit into so many positions. Text is cut where it must be; a
     picture that does not fit whole is left out with all that comes after it."""
-    parts, left = list[Part](), length
+    parts = list[Part]()
     for part in document:
-        needed = wrapping.length(part)
-        if needed <= left:
+        missing = wrapping.size([*parts, part]) - length
+        if missing <= 0:
             parts.append(part)
-            left -= needed
             continue
-        if part.spec is None and left:
-            parts.append(Part(part.content[:left], learned=part.learned))
+        if part.spec is None and len(part.content) > missing:
+            parts.append(Part(part.content[:-missing], learned=part.learned))
         break
     return parts
 
