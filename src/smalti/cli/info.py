@@ -18,7 +18,7 @@ from smalti.data.open import SCHEMES, open_source
 from smalti.data.skipped import read, report
 from smalti.data.token_cache import TokenCache
 from smalti.files import expand
-from smalti.text.words import FILE, Words
+from smalti.text.words import FILE, FOLDER, Words
 from smalti.train import checkpoint
 
 
@@ -162,6 +162,8 @@ def _pipeline(folder: Path) -> dict[str, Any]:
     parts = {"tokenizer": tokenizer, "model": _module(folder / "model")}
     if (folder / "text").is_dir():
         parts["text"] = _module(folder / "text")
+    if (folder / FOLDER).is_dir():
+        parts["words"] = _words(folder / FOLDER)
     return {"kind": "pipeline", **read_json(folder / "pipeline.json")} | parts
 
 

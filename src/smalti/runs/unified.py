@@ -71,9 +71,9 @@ def wrapped(document: Doc, model: Unified, words: Words) -> list[Part]:
     """A document of texts and codes between the ids that begin and end one."""
     start, (stop, *_) = model.marks.start, model.marks.stops
     parts = [] if start is None else [text_part([start])]
-    for piece in document:
+    for i, piece in enumerate(document):
         if piece.codes is None:
-            parts.append(text_part(words.read(piece.text), piece.learned))
+            parts.append(text_part(words.read(piece.text, begins=i == 0), piece.learned))
         else:
             parts.append(picture_part(piece.codes, model.spec, piece.learned))
     return [*parts, text_part([stop], True)]

@@ -125,7 +125,10 @@ class Words:
         """What reads texts that do not begin a document: no blank is put before those, unless it is
         put before every piece."""
         first, never = '"prepend_scheme": "first"', '"prepend_scheme": "never"'
-        behind = Tokenizer.from_str(json.dumps(self._json).replace(first, never))
+        text = json.dumps(self._json)
+        if first not in text:
+            return self._tokenizer
+        behind = Tokenizer.from_str(text.replace(first, never))
         behind.encode_special_tokens = True
         return behind
 
