@@ -69,8 +69,8 @@ def check(out: Path, recipe: Recipe) -> None:
 def other_recipe(out: Path, name: str, old: object, new: object) -> ValueError:
     """The error of a folder that holds a run of another recipe, by a field that differs."""
     return ValueError(
-        f"{out} holds a run of another recipe: {name} was {old!r}, now {new!r}. Give another --out, "
-        "or remove the folder to start over"
+        f"{out} holds a run of another recipe: {name} was {old!r}, now {new!r}. Give another "
+        "--out, or remove the folder to start over"
     )
 
 

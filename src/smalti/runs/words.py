@@ -18,6 +18,7 @@ from smalti.recipes.base import TextsConfig, WordsRecipe
 from smalti.runs.folder import Report, differences, other_recipe
 from smalti.text.words import FOLDER, Words
 
+
 def train_words(recipe: WordsRecipe, out: Path) -> Report:
     """Train a text tokenizer on the texts that the recipe names, in the folder `out`/words, and
     return the report; a finished run returns its own at once.
