@@ -1,5 +1,5 @@
-"""Transfusion (Zhou et al. 2024, arXiv:2408.11039): small models of its kind for two CPU cores, with
-pictures of few vectors, each of many numbers."""
+"""Transfusion (Zhou et al. 2024, arXiv:2408.11039): small models of its kind for two CPU cores,
+with pictures of few vectors, each of many numbers."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from smalti.recipes.mar import emoji_klvae
 from smalti.train.joint import JointConfig
 
 
-def emoji_klvae16() -> KLRecipe:
-    """The KL-VAE of `emoji_klvae` with a level more: 4 x 4 vectors of 16 numbers at 32 pixels.
+def emoji_klvae_2x2() -> KLRecipe:
+    """The KL-VAE of `emoji_klvae`, of whose vectors 2 x 2 neighbours make one: 4 x 4 of 32 numbers.
 
-    smalti train emoji_klvae16 --out runs/emoji-klvae16
+    smalti train emoji_klvae_2x2 --out runs/emoji-klvae
     """
     recipe = emoji_klvae()
-    levels = (*recipe.model.multipliers, recipe.model.multipliers[-1])
-    return replace(recipe, model=replace(recipe.model, multipliers=levels, channels=16))
+    return replace(recipe, model=replace(recipe.model, group=2))
 
 
-def shapes_klvae16() -> KLRecipe:
+def shapes_klvae_2x2() -> KLRecipe:
     """The same for pictures of shapes.
 
-    smalti train shapes_klvae16 --out runs/shapes-klvae16
+    smalti train shapes_klvae_2x2 --out runs/shapes-klvae
     """
-    return replace(emoji_klvae16(), data=DataConfig(source="scenes:10000", flip=False))
+    return replace(emoji_klvae_2x2(), data=DataConfig(source="scenes:10000", flip=False))
 
 
 def emoji_transfusion() -> UnifiedRecipe:
     """A small Transfusion that draws emoji from their names and names them.
 
-    smalti train emoji_transfusion --tokenizer runs/emoji-klvae16/tokenizer --out runs/transfusion
+    smalti train emoji_transfusion --tokenizer runs/emoji-klvae/tokenizer --out runs/transfusion
     """
     recipe = emoji_chameleon()
     return replace(
@@ -50,8 +49,8 @@ def emoji_transfusion() -> UnifiedRecipe:
 def shapes_transfusion() -> UnifiedRecipe:
     """A small Transfusion that draws, describes, answers, edits and tells of shapes.
 
-    smalti train shapes_klvae16 --out runs/shapes-klvae16
-    smalti train shapes_transfusion --tokenizer runs/shapes-klvae16/tokenizer \\
+    smalti train shapes_klvae_2x2 --out runs/shapes-klvae
+    smalti train shapes_transfusion --tokenizer runs/shapes-klvae/tokenizer \\
         --out runs/transfusion
     """
     recipe = shapes_chameleon()
@@ -66,12 +65,12 @@ def shapes_transfusion() -> UnifiedRecipe:
 
 
 def small() -> TransfusionConfig:
-    """A Transfusion of 4 million parameters."""
+    """A Transfusion of 9 million parameters, of which what the time decides has half."""
     return TransfusionConfig(layers=6, heads=3, head_dim=64, dim=192, length=512)
 
 
 DEMO = Demo(
-    emoji_klvae16,
+    emoji_klvae_2x2,
     emoji_transfusion,
     what="one transformer writes text word by word and draws pictures by a flow",
     predicts="the next id of a name, and where noise is going that becomes a picture",
