@@ -112,7 +112,7 @@ def test_info_says_what_it_is(lines, tmp_path, capsys):
         == about[1]
         == {
             "kind": "text tokenizer",
-            "ids": 270,
+            "vocab": 270,
             "model": "BPE",
             "marks": {"<s>": 0, "</s>": 1, "<pad>": 2},
             "fingerprint": Words.open(tmp_path / "r").fingerprint(),

@@ -104,7 +104,7 @@ def _words(path: Path) -> dict[str, Any]:
     words = Words.open(path)
     return {
         "kind": "text tokenizer",
-        "ids": words.vocab,
+        "vocab": words.vocab,
         "model": words.model,
         "marks": words.specials,
         "fingerprint": words.fingerprint(),
