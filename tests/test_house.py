@@ -14,7 +14,8 @@ CLASSES = [
     (node.name, path)
     for path, tree in TREES.items()
     if path.parent.name in ("models", "tokenizers", "text")
-    and path.stem not in ("generator", "base", "encoders", "mar_stack")
+    and path.stem
+    not in ("generator", "unified", "base", "encoders", "sequence", "words", "mar_stack")
     for node in tree.body
     if isinstance(node, ast.ClassDef)
 ]

@@ -102,11 +102,11 @@ def test_variants_of_emoji_stay_together_and_nothing_else_does():
 @pytest.mark.parametrize(
     "keys, said",
     [
-        (["a"], "nothing is held out of one image"),
-        (["a"] * 20, "nothing is held out: all 20 images have the key 'a'"),
+        (["a"], "nothing is held out of one example"),
+        (["a"] * 20, "nothing is held out: all 20 examples have the key 'a'"),
         (
             [*map(str, range(9)), *["x"] * 30],
-            "34 of 39 images are held out, not 50%: images of one key stay together, and 30 have "
+            "34 of 39 examples are held out, not 50%: those of one key stay together, and 30 have "
             "the key 'x'",
         ),
         ([*map(str, range(100))], ""),

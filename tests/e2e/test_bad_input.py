@@ -150,7 +150,7 @@ def test_nothing_held_out_is_said(tmp_path, capsys):
     given = [*TOKENIZER, "--data.source", source]
     assert run("train", "emoji_vqgan", "--out", tmp_path / "t", *given) == 0
     reason, said, *_ = capsys.readouterr().err.splitlines()
-    assert reason == f"{source}: nothing is held out of one image"
+    assert reason == f"{source}: nothing is held out of one example"
     assert said.startswith("no image is held out")
 
 

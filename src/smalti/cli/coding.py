@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -55,37 +55,81 @@ def encode(
     device: Device = "auto",
     json: bool = False,
 ) -> None:
-    """Write images as codes into a token cache, which generators train on.
+    """Write images as codes into a token cache, which generators train on, or documents of text and
+    pictures into one of documents.
 
     One that was cut off goes on with the same command.
 
     Args:
         data: A folder of pictures, .parquet files ('data/train-*.parquet'), emoji, shapes or
-            hub:NAME; '?label=COLUMN&text=COLUMN' behind it chooses columns.
+            hub:NAME; '?label=COLUMN&text=COLUMN' behind it chooses columns. Or documents:
+            captioned:SOURCE, qa:FILE.jsonl, shapes-all, docs:FILE.arrow, several joined by '+'.
         tokenizer: Folder of a trained tokenizer, or of a pipeline, or a hub id.
         out: File to write.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print what was written on standard output.
     """
-    from smalti.data.token_cache import TokenCache
+    from smalti.data.documents import is_documents
     from smalti.data.token_file import is_own
-    from smalti.runs.encode import encode as run
 
     check_file(out, ".arrow", is_own)
     module = open_tokenizer(tokenizer, device)
-    left = run(coder_of(data, module, contents), out)
-    cache = TokenCache(out)
-    report = {"file": str(out), "images": len(cache), "views": cache.views, **asdict(cache.spec)}
-    there = "" if left else ", which were there"
+    run = encode_documents if is_documents(data) else encode_images
+    report, said = run(data, module, out, contents, tokenizer)
     if json:
-        show(report)
+        show({"file": str(out), **report, **asdict(module.spec)})
     else:
-        from smalti.runs.run import train_command
+        say(f"{out}: {said}")
 
-        codes = f"{cache.views} views of {cache.spec.positions} codes each{there}"
-        command = train_command(module.config, tokenizer, f" --codes {out}")
-        next_one = "" if contents.text else f"; next: {command}"
-        say(f"{out}: {len(cache)} images, {codes}{next_one}")
+
+Encoded = tuple[dict[str, Any], str]
+"""What was written, for programs and in words."""
+
+
+def encode_images(
+    data: str, tokenizer: ImageTokenizer, out: Path, contents: Contents, folder: Path
+) -> Encoded:
+    """Encode the images of a source by the tokenizer of a folder."""
+    from smalti.data.token_cache import TokenCache
+    from smalti.runs.encode import encode as run
+    from smalti.runs.run import train_command
+
+    there = "" if run(coder_of(data, tokenizer, contents), out) else ", which were there"
+    cache = TokenCache(out)
+    codes = f"{cache.views} views of {cache.spec.positions} codes each{there}"
+    command = train_command(tokenizer.config, folder, f" --codes {out}")
+    next_one = "" if contents.text else f"; next: {command}"
+    report = {"images": len(cache), "views": cache.views}
+    return report, f"{len(cache)} images, {codes}{next_one}"
+
+
+def encode_documents(
+    data: str, tokenizer: ImageTokenizer, out: Path, contents: Contents, folder: Path
+) -> Encoded:
+    """Encode the pictures of documents by the tokenizer of a folder."""
+    from smalti.data.document_file import DocumentCache
+    from smalti.data.documents import open_documents
+    from smalti.runs.documents import encode_documents as run
+
+    check_contents(contents)
+    left = run(open_documents(data), tokenizer, out, contents.holdout)
+    cache = DocumentCache(out)
+    tasks = cache.counts()
+    listed = ", ".join(f"{count} {task}" for task, count in tasks.items())
+    words = f"{len(cache)} documents ({listed}), pictures of {cache.spec.positions} codes each"
+    return {"documents": len(cache), "tasks": tasks}, words + ("" if left else ", which were there")
+
+
+def check_contents(contents: Contents) -> None:
+    """Raise ValueError for what only a token cache of images can hold."""
+    usual = asdict(replace(USUAL, holdout=contents.holdout))
+    for name, value in asdict(contents).items():
+        if value != usual[name]:
+            option = f"--no-{name}" if value is False else f"--{name}"
+            raise ValueError(
+                f"{option} is for token caches of images: pictures of documents are the middle of "
+                "each, never mirrored, as means if codes are continuous"
+            )
 
 
 def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:

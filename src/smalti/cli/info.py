@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ from PIL import Image
 
 from smalti import modules
 from smalti.config import read_json
+from smalti.data.document_file import DocumentCache, is_document_file
+from smalti.data.documents import Documents, is_documents, open_documents
 from smalti.data.open import SCHEMES, open_source
+from smalti.data.skipped import read, report
 from smalti.data.token_cache import TokenCache
 from smalti.files import expand
 from smalti.train import checkpoint
 
 
 def describe(text: str) -> dict[str, Any]:
-    """Facts about a pipeline, tokenizer, model, run, token cache, picture or data source; of a
-    data source also which recipe suits it.
+    """Facts about a pipeline, tokenizer, model, run, token cache, picture, documents or a data
+    source; of a data source also which recipe suits it.
 
     Raises ValueError if it is none of them.
     """
@@ -28,8 +32,10 @@ def describe(text: str) -> dict[str, Any]:
         from smalti.cli.advice import advice
 
         return advice(open_source(text))
+    if is_documents(text):
+        return _documents(open_documents(text))
     if path.is_file():
-        return _picture(path) if path.suffix.lower() == ".png" else _cache(path)
+        return _file(path)
     if path.is_dir():
         for name, reader in (
             ("pipeline.json", _pipeline),
@@ -65,6 +71,39 @@ def png_metadata(path: Path) -> dict[str, Any]:
 
 def _picture(path: Path) -> dict[str, Any]:
     return {"kind": "picture", **png_metadata(path)}
+
+
+def _file(path: Path) -> dict[str, Any]:
+    """What a file is: a picture, documents that are encoded or, of all others, a token cache."""
+    if path.suffix.lower() == ".png":
+        return _picture(path)
+    return _encoded(DocumentCache(path)) if is_document_file(path) else _cache(path)
+
+
+def _documents(documents: Documents) -> dict[str, Any]:
+    """Facts about documents, whose first one is shown."""
+    tasks = Counter(documents.task(i) for i in range(len(documents)))
+    first = [piece.text or "(a picture)" for piece in read(documents, 0) or []]
+    return {
+        "kind": "documents",
+        "documents": len(documents),
+        "tasks": dict(tasks.most_common()),
+        "first": first,
+        "source": documents.name,
+        **report(documents.skipped),
+    }
+
+
+def _encoded(cache: DocumentCache) -> dict[str, Any]:
+    return {
+        **_documents(cache),
+        "held_out": len(cache.indices("held_out")),
+        "grids": cache.spec.grids,
+        "vocab": cache.spec.vocab,
+        "channels": cache.spec.channels,
+        "source": cache.source,
+        "tokenizer": cache.tokenizer,
+    }
 
 
 def _cache(path: Path) -> dict[str, Any]:

@@ -59,12 +59,12 @@ def demo(arguments: Sequence[str]) -> None:
 
 
 def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = False) -> None:
-    """Say what a folder or file of smalti is: pipeline, tokenizer, run, token cache or picture;
-    of your own pictures (folder:PATH) also which recipe suits them, and how long it takes.
+    """Say what a folder or file of smalti is: pipeline, tokenizer, run, codes or picture; of your
+    own pictures (folder:PATH) also which recipe suits them, and how long it takes.
 
     Args:
         path: Folder, file, Hugging Face hub id of a pipeline, or a data source: emoji, shapes,
-            folder:PATH, parquet:PATH or hub:NAME.
+            folder:PATH, parquet:PATH or hub:NAME, or documents: captioned:SOURCE, qa:FILE.jsonl.
         json: Print it as JSON on standard output.
     """
     from smalti.cli.info import describe

@@ -1,13 +1,14 @@
 """Rows of documents for training, several in a row: which stand where is a function of the step.
 
-In each epoch documents come in another order and are packed as they come: a row is full where the
-next one does not fit. B rows, L positions.
+In each epoch documents come in another order, and each joins one of the last rows where it fits, so
+that little is left empty. B rows, L positions.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,15 +17,44 @@ from torch import Tensor
 
 from smalti.text.sequence import Document, Rows, Wrapping, fitted, packed
 
+OPEN = 16
+"""Rows that a document may still join."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How documents become rows of batches."""
+
+    wrapping: Wrapping
+    """How pictures are written."""
+    length: int
+    """Positions of a row."""
+    batch: int
+    """Rows of a batch, over all ranks."""
+    pad: int = 0
+    """The id where nothing is."""
+    seed: int = 0
+    """Of the order of documents."""
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"a row must have at least 1 position, got {self.length}")
+        if self.batch < 1 or self.batch % self.world:
+            raise ValueError(
+                f"batch must be a positive multiple of world {self.world}, got {self.batch}"
+            )
+
 
 class DocumentBatches:
     """Batches of the fields of `Rows`, (b, length, ...), with 'shuffle' int64 (b,), a seed of each
     row.
 
     Args: which documents, and how long each is; how one is read, with a number in [0, 1) that
-    decides what is left out of it; how pictures are written; rows of a batch over all ranks, and
-    positions of a row. A document that is longer is cut as `text.sequence.fitted` says. Raises
-    ValueError if there are none, or for a bad batch or rank.
+    decides what is left out of it; how they are packed; the name of one, for messages. A document
+    that is longer than a row is cut as `text.sequence.fitted` says. Raises ValueError if there are
+    none.
     """
 
     def __init__(
@@ -32,24 +62,14 @@ class DocumentBatches:
         chosen: Sequence[int],
         lengths: Sequence[int],
         read: Callable[[int, float], Document],
-        wrapping: Wrapping,
-        *,
-        batch: int,
-        length: int,
-        pad: int = 0,
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
+        packing: Packing,
         name: Callable[[int], str] = str,
     ) -> None:
         if not len(chosen):
             raise ValueError("there are no documents to draw batches from")
-        if batch < 1 or batch % world:
-            raise ValueError(f"batch must be a positive multiple of world {world}, got {batch}")
-        self.chosen, self.lengths = list(chosen), np.minimum(np.asarray(lengths), length)
-        self.read, self.wrapping, self.length, self.pad = read, wrapping, length, pad
-        self.size, self.share, self.rank, self.seed = batch, batch // world, rank, seed
-        self.name = name
+        self.chosen, self.packing = list(chosen), packing
+        self.lengths = np.minimum(np.asarray(lengths), packing.length)
+        self.read, self.name, self.share = read, name, packing.batch // packing.world
         self._ends = [0]
         self._epoch = lru_cache(maxsize=4)(self._plan)
         self._chances = lru_cache(maxsize=4)(self._draw)
@@ -64,8 +84,10 @@ class DocumentBatches:
             epoch, members = self._row(number)
             chances = self._chances(epoch)
             rows.append([self._fitted(self.chosen[i], float(chances[i])) for i in members])
-            seeds.append(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
-        made = self._padded(packed(rows, self.wrapping, self.pad))
+            seeds.append(
+                int(np.random.SeedSequence([self.packing.seed, number]).generate_state(1)[0])
+            )
+        made = self._padded(packed(rows, self.packing.wrapping, self.packing.pad))
         return made | {"shuffle": torch.tensor(seeds)}
 
     def names(self, step: int) -> list[str]:
@@ -75,21 +97,21 @@ class DocumentBatches:
 
     def evaluation(self, batch: int) -> Iterator[dict[str, Tensor]]:
         """All documents once, in order, whole and nothing left out, in so many rows at a time."""
-        rows = _filled(range(len(self.chosen)), self.lengths, self.length)
+        rows = _filled(range(len(self.chosen)), self.lengths, self.packing.length)
         for start in range(0, len(rows), batch):
             some = [
                 [self._fitted(self.chosen[i], 1.0) for i in row] for row in rows[start:][:batch]
             ]
-            made = self._padded(packed(some, self.wrapping, self.pad))
+            made = self._padded(packed(some, self.packing.wrapping, self.packing.pad))
             yield made | {"shuffle": torch.arange(start, start + len(some))}
 
     def _fitted(self, i: int, chance: float) -> Document:
-        return fitted(self.read(i, chance), self.wrapping, self.length)
+        return fitted(self.read(i, chance), self.packing.wrapping, self.packing.length)
 
     def _numbers(self, step: int) -> range:
         if step < 0:
             raise ValueError(f"step must be 0 or more, got {step}")
-        first = step * self.size + self.rank * self.share
+        first = step * self.packing.batch + self.packing.rank * self.share
         return range(first, first + self.share)
 
     def _row(self, number: int) -> tuple[int, list[int]]:
@@ -100,15 +122,15 @@ class DocumentBatches:
         return epoch, self._epoch(epoch)[number - self._ends[epoch]]
 
     def _plan(self, epoch: int) -> list[list[int]]:
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.chosen))
-        return _filled(order.tolist(), self.lengths, self.length)
+        order = np.random.default_rng([self.packing.seed, epoch]).permutation(len(self.chosen))
+        return _filled(order.tolist(), self.lengths, self.packing.length)
 
     def _draw(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch, 1]).random(len(self.chosen))
+        return np.random.default_rng([self.packing.seed, epoch, 1]).random(len(self.chosen))
 
     def _padded(self, rows: Rows) -> dict[str, Tensor]:
-        short = self.length - rows.ids.shape[1]
-        fills = {"ids": self.pad}
+        short = self.packing.length - rows.ids.shape[1]
+        fills = {"ids": self.packing.pad}
         found = dict[str, Tensor]()
         for name, values in rows._asdict().items():
             if values is not None:
@@ -118,12 +140,20 @@ class DocumentBatches:
 
 
 def _filled(order: Sequence[int], lengths: np.ndarray, length: int) -> list[list[int]]:
-    """Numbers in rows, as they come."""
-    rows, left = list[list[int]](), 0
+    """Numbers in rows: each in the fullest of the last rows that it fits into, else a new one."""
+    rows, open_ = list[list[int]](), list[tuple[int, list[int]]]()
     for i in order:
-        if not rows or lengths[i] > left:
-            rows.append([])
-            left = length
-        rows[-1].append(i)
-        left -= int(lengths[i])
+        needed = int(lengths[i])
+        fits = [k for k, (left, _) in enumerate(open_) if left >= needed]
+        if fits:
+            k = min(fits, key=lambda k: open_[k][0])
+            left, row = open_[k]
+        else:
+            k, left, row = len(open_), length, []
+            rows.append(row)
+            open_.append((left, row))
+        row.append(i)
+        open_[k] = (left - needed, row)
+        if len(open_) > OPEN:
+            open_.remove(min(open_, key=lambda pair: pair[0]))
     return rows

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -221,6 +222,10 @@ class DocumentCache:
         if not _in_range(codes, spec):
             raise ValueError(f"codes {spec.words} are in [{codes.min()}, {codes.max()}]")
         return torch.from_numpy(codes.astype(np.int64 if spec.discrete else np.float32))
+
+    def counts(self) -> dict[str, int]:
+        """How many documents there are of each task, most first."""
+        return dict(Counter(self.tasks).most_common())
 
     def task(self, i: int) -> str:
         return self.tasks[i]

@@ -1,4 +1,5 @@
-"""The source of images that a text names: folder:PATH, parquet:PATH, hub:NAME, emoji, shapes."""
+"""The source of images that a text names: folder:PATH, parquet:PATH, hub:NAME, emoji, shapes,
+scenes."""
 
 from __future__ import annotations
 
@@ -16,10 +17,14 @@ from smalti.progress import say_once
 SCHEMES = {
     "emoji": "emoji or emoji:skin_tones",
     "shapes": "shapes or shapes:COUNT",
+    "scenes": "scenes or scenes:COUNT",
     "folder": "folder:PATH",
     "parquet": "parquet:PATH",
     "hub": "hub:NAME or hub:NAME:SPLIT",
 }
+
+BUILT_IN = ("emoji", "shapes", "scenes")
+"""Those that need no files."""
 
 
 def open_source(text: str) -> Source:
@@ -41,7 +46,7 @@ def open_source(text: str) -> Source:
 
 def _opened(text: str) -> Any:
     scheme, _, rest = text.partition(":")
-    if text in ("emoji", "shapes") and Path(text).is_dir():
+    if text in BUILT_IN and Path(text).is_dir():
         say_once(f"{text} is the built-in source; ./{text} is the folder of that name")
     if scheme == "emoji":
         from smalti.data.emoji import open_emoji
@@ -51,6 +56,10 @@ def _opened(text: str) -> Any:
         from smalti.data.drawn_shapes import open_shapes
 
         return open_shapes(rest)
+    if scheme == "scenes":
+        from smalti.data.shape_scenes import open_scenes
+
+        return open_scenes(rest)
     if scheme not in SCHEMES:
         return _opened(_local(text))
     if not rest:

@@ -13,23 +13,14 @@ that an edit has one right result to the pixel, and `check` can ask whether the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from smalti.data.documents import CAPTION, Doc, Piece, asked
-from smalti.data.drawn_shapes import (
-    COLOURS,
-    PIXELS,
-    POSITIONS,
-    SHAPES,
-    SIZES,
-    Attributes,
-    draw,
-    recognise,
-)
+from smalti.data.drawn_shapes import PIXELS, Attributes, recognise
 from smalti.data.shape_facts import KNOWN, WITHHELD, Fact
+from smalti.data.shape_scenes import MOST, VALUES, Scene, any_scene, one_of
 from smalti.data.source import digest
 from smalti.data.transforms import center_crop
 
@@ -38,44 +29,10 @@ TASKS = (
     *("draw", "caption", "ask", "story", "fact"),
 )
 """Document i is of the task i modulo their number."""
-CORNERS = tuple(position for position in POSITIONS if position != "in the centre")
-"""Where several shapes stand, which are small: they never touch."""
 COUNTS = ("one", "two", "three")
+"""How many shapes a picture has, in words."""
 KEPT = 5.0
 """So many levels of 255, on average, may what an edit should keep differ from what it was."""
-
-T = TypeVar("T")
-Choices = dict[str, tuple[str, ...]]
-VALUES: Choices = {
-    "colour": tuple(COLOURS),
-    "shape": SHAPES,
-    "size": tuple(SIZES),
-    "position": tuple(POSITIONS),
-}
-"""The values of each attribute of a shape."""
-
-
-class Scene(NamedTuple):
-    """A picture of shapes that do not touch."""
-
-    shapes: tuple[Attributes, ...]
-    seed: tuple[int, ...]
-    """Of the jitter, which a change of attributes leaves alone."""
-
-    def draw(self, pixels: int = PIXELS) -> Image.Image:
-        """The picture, RGB, `pixels` square."""
-        seeds = [[*self.seed, k + 1] for k in range(len(self.shapes))]
-        alone = [
-            np.asarray(draw(shape, pixels, np.random.default_rng(seed)))
-            for shape, seed in zip(self.shapes, seeds, strict=True)
-        ]
-        return Image.fromarray(np.minimum.reduce(alone))  # all of them on white
-
-    def changed(self, attribute: str, value: str) -> Scene:
-        """The picture with another attribute of its first shape."""
-        first, *others = self.shapes
-        return self._replace(shapes=(first._replace(**{attribute: value}), *others))
-
 
 Content = str | Scene
 
@@ -95,35 +52,22 @@ class Script(NamedTuple):
 # -- what is asked
 
 
-def _one(rng: np.random.Generator, values: Sequence[T]) -> T:
-    return values[int(rng.integers(len(values)))]
-
-
-def _scene(rng: np.random.Generator, seed: tuple[int, ...], count: int = 1) -> Scene:
-    """A picture of one shape of any size anywhere, or of several small ones in corners."""
-    if count == 1:
-        return Scene((Attributes(*(_one(rng, values) for values in VALUES.values())),), seed)
-    places = [CORNERS[k] for k in rng.permutation(len(CORNERS))[:count]]
-    shapes = [Attributes(_one(rng, list(COLOURS)), _one(rng, SHAPES), "small", p) for p in places]
-    return Scene(tuple(shapes), seed)
-
-
 def _change(rng: np.random.Generator, shape: Attributes) -> tuple[str, str]:
     """An attribute and another value of it."""
-    attribute = _one(rng, list(VALUES))
+    attribute = one_of(rng, list(VALUES))
     others = [v for v in VALUES[attribute] if v != getattr(shape, attribute)]
-    return attribute, _one(rng, others)
+    return attribute, one_of(rng, others)
 
 
 def draw_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A caption, and its picture to draw."""
-    scene = _scene(rng, seed)
+    scene = any_scene(rng, seed)
     return Script("draw", ((scene.shapes[0].caption, False), (scene, True)))
 
 
 def caption_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A picture, and its caption to write."""
-    scene = _scene(rng, seed)
+    scene = any_scene(rng, seed)
     return Script("caption", ((scene, False), (CAPTION, False), (scene.shapes[0].caption, True)))
 
 
@@ -146,16 +90,16 @@ def questions(shapes: Sequence[Attributes]) -> dict[str, list[tuple[str, str]]]:
 
 def ask_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A picture of one to three shapes, a question about it, and the answer to write."""
-    scene = _scene(rng, seed, int(rng.integers(1, len(COUNTS) + 1)))
-    question, answer = _one(rng, _one(rng, list(questions(scene.shapes).values())))
+    scene = any_scene(rng, seed, int(rng.integers(1, MOST + 1)))
+    question, answer = one_of(rng, one_of(rng, list(questions(scene.shapes).values())))
     return Script("ask", ((scene, False), (asked(question), False), (answer, True)))
 
 
 def edit_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A picture, an instruction, and the picture after it to draw."""
-    scene = _scene(rng, seed)
+    scene = any_scene(rng, seed)
     attribute, value = _change(rng, scene.shapes[0])
-    what = _one(rng, ("it", f"the {scene.shapes[0].shape}"))
+    what = one_of(rng, ("it", f"the {scene.shapes[0].shape}"))
     order = {
         "shape": f"make {what} a {value}",
         "position": f"move {what} to {value.partition(' ')[2]}",
@@ -166,7 +110,7 @@ def edit_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
 def story_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A caption and its picture, and once or twice what changes and the picture after it; all but
     the first caption is learned."""
-    scene = _scene(rng, seed)
+    scene = any_scene(rng, seed)
     parts: list[tuple[Content, bool]] = [(scene.shapes[0].caption, False), (scene, True)]
     for _ in range(int(rng.integers(1, 3))):
         attribute, value = _change(rng, scene.shapes[0])
@@ -177,7 +121,7 @@ def story_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
 
 def fact_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A sentence that tells a fact, all of it learned; its end is the answer."""
-    beginning, end = _one(rng, _one(rng, KNOWN + WITHHELD).statements())
+    beginning, end = one_of(rng, one_of(rng, KNOWN + WITHHELD).statements())
     return Script("fact", ((beginning, True), (end, True)))
 
 
@@ -185,8 +129,8 @@ def riddle_script(
     rng: np.random.Generator, seed: tuple[int, ...], facts: Sequence[Fact] = KNOWN
 ) -> Script:
     """A caption that names a colour or a shape by a thing that has it, and its picture to draw."""
-    fact = _one(rng, facts)
-    scene = _scene(rng, seed).changed(fact.quality, fact.value)
+    fact = one_of(rng, facts)
+    scene = any_scene(rng, seed).changed(fact.quality, fact.value)
     (shape,) = scene.shapes
     what = shape.shape if fact.quality == "colour" else f"{shape.colour} thing"
     named = f"in the {fact.quality} of {fact.thing}"

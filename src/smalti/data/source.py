@@ -95,17 +95,17 @@ def split(source: Keyed, holdout: float) -> tuple[list[int], list[int]]:
 
 
 def _uneven(group: list[str], held: int, share: float) -> str:
-    """Why the `held` images are none, or far from the share that was meant; '' if they are not."""
+    """Why the `held` ones are none, or far from the share that was meant; '' if they are not."""
     (name, most), *_ = Counter(group).most_common(1)
     if len(group) == 1:
-        return "nothing is held out of one image"
+        return "nothing is held out of one example"
     if not held:
-        return f"nothing is held out: all {len(group)} images have the key {name!r}"
+        return f"nothing is held out: all {len(group)} examples have the key {name!r}"
     part = held / len(group)
     if share / 2 <= part <= 2 * share and part <= (1 + share) / 2:
         return ""
     return (
-        f"{held} of {len(group)} images are held out, not {share:.0%}: images of one key stay "
+        f"{held} of {len(group)} examples are held out, not {share:.0%}: those of one key stay "
         f"together, and {most} have the key {name!r}"
     )
 

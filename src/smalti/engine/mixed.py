@@ -161,15 +161,7 @@ def _write(
             f"a document of {request.length - room} positions leaves no room for text: "
             f"the model reads {request.length}"
         )
-    length = min(request.most, room)
-    fits = [
-        row.pictures > 0 and _used(row, model.wrapping, picture) <= request.length for row in rows
-    ]
-    allowed = request.words.to(device).expand(len(rows), -1).clone()
-    allowed[:, list(request.stops)] = True
-    allowed[:, begin] = torch.tensor(fits, device=device)
-    if not allowed.any(1).all():
-        raise ValueError("the grammar leaves no id that may be written")
+    length, allowed = min(request.most, room), _allowed(model, request, rows, picture).to(device)
     blank = Part(torch.zeros(length, dtype=torch.int64))
     context = rows_of([[*row.parts, blank] for row in rows], model.wrapping, left=True)
     writer = model.writer(context.to(device), length, allowed, request.penalty)
@@ -195,6 +187,20 @@ def _write(
             yield Finished(
                 row.number, row.parts[-1] if ids else blank_text(), end not in (None, begin)
             )
+
+
+def _allowed(model: MixedModel, request: MixedRequest, rows: list[_Row], picture: Part) -> Tensor:
+    """Which ids each row may write, (B, V) bool: text, what ends it, and the begin of a picture
+    where one fits."""
+    allowed = request.words.expand(len(rows), -1).clone()
+    allowed[:, list(request.stops)] = True
+    fits = [
+        row.pictures > 0 and _used(row, model.wrapping, picture) <= request.length for row in rows
+    ]
+    allowed[:, model.wrapping.begin(model.spec)[0]] = torch.tensor(fits)
+    if not allowed.any(1).all():
+        raise ValueError("the grammar leaves no id that may be written")
+    return allowed
 
 
 def blank_text() -> Part:

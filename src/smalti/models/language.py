@@ -41,7 +41,9 @@ class LanguageConfig:
     vocab: int
     """V, ids that are read and written."""
     layers: int
+    """Transformer blocks."""
     heads: int
+    """Attention heads."""
     dim: int
     """Width D."""
     ffn_dim: int
@@ -53,6 +55,7 @@ class LanguageConfig:
     order: Literal["pre", "swin", "parallel"] = "pre"
     """Norms before attention and feed-forward, behind both, or one before both side by side."""
     norm: Literal["rms", "layer"] = "rms"
+    """Norms divide by the root mean square, or also subtract the mean."""
     norm_eps: float = 1e-5
     """Added to the variance in normalisation layers."""
     qk_norm: Literal["none", "shared", "heads"] = "none"
@@ -60,6 +63,7 @@ class LanguageConfig:
     feed_forward: Literal["silu", "gelu", "plain"] = "silu"
     """Gated by SiLU or by the tanh form of GELU, or plain with that GELU and biases."""
     qkv_bias: bool = False
+    """Whether queries, keys and values have a bias."""
     out_bias: bool = False
     """Whether what attention gives has a bias."""
     head_bias: bool = False
@@ -69,6 +73,7 @@ class LanguageConfig:
     embedding_scale: float = 1.0
     """The vectors of ids are multiplied by this."""
     rope_base: float = 10000.0
+    """Base of the frequencies of rotary positions."""
     turned: float = 1.0
     """Share of each head that positions turn."""
     dropout: float = 0.0

@@ -173,10 +173,10 @@ class OneVocabulary(Unified):
     def loss(self, rows: Rows) -> Tensor:
         """Nats of each id that is learned, given all before it, (B, L); 0 elsewhere and where
         nothing is before it."""
-        logits = self.logits(self.hidden(rows)[:, :-1]).float()
-        labels = rows.targets[:, 1:]
-        nats = F.cross_entropy(logits.mT, labels, ignore_index=IGNORED, reduction="none")
-        return F.pad(nats, (1, 0))
+        h, labels = self.hidden(rows)[:, :-1], rows.targets[:, 1:]
+        where = labels != IGNORED  # logits of nothing else are computed
+        nats = F.cross_entropy(self.logits(h[where]).float(), labels[where], reduction="none")
+        return F.pad(nats.new_zeros(labels.shape).masked_scatter(where, nats), (1, 0))
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of text and of codes, each of which counts as one id."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from smalti.models.language import LanguageConfig
 from smalti.models.one_vocabulary import OneVocabularyConfig
 from smalti.pipeline.sampling import Sampling
-from smalti.recipes.base import DataConfig, TokenizerRecipe, UnifiedRecipe
-from smalti.recipes.text import shapes_vqgan
+from smalti.recipes.base import DataConfig, UnifiedRecipe
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.trainer import TrainConfig
@@ -20,31 +17,24 @@ def small(dim: int = 192, layers: int = 6) -> LanguageConfig:
     return LanguageConfig(1 << 16, layers, dim // 64, dim, 3 * dim, qk_norm="heads")
 
 
-def shapes_chameleon_vqgan() -> TokenizerRecipe:
-    """The tokenizer of `shapes_vqgan` for pictures of one to three shapes.
-
-    smalti train shapes_chameleon_vqgan --out runs/shapes-tokenizer
-    """
-    return replace(shapes_vqgan(), data=DataConfig(source="shapes", flip=False))
-
-
 def shapes_chameleon() -> UnifiedRecipe:
     """A small model of one vocabulary that draws, describes, answers, edits and tells of shapes.
 
+    smalti train shapes_vqgan --out runs/shapes-tokenizer
     smalti train shapes_chameleon --tokenizer runs/shapes-tokenizer/tokenizer --out runs/chameleon
     """
     return UnifiedRecipe(
         data=DataConfig(source="shapes-all:30000", flip=False, holdout=0.02),
-        row=288,
+        row=240,
         model=OneVocabularyConfig(small(), length=512),
         objective=JointConfig(text=3.0, cond_dropout=0.05),
         sampling=Sampling.of(guidance=2.0, top_p=0.9),
         train=TrainConfig(
-            steps=3500,
-            batch=16,
+            steps=2800,
+            batch=20,
             optim=OptimConfig(lr=1e-3, schedule="cosine", final_lr=1e-4, warmup=150),
-            eval_every=500,
-            preview_every=1750,
+            eval_every=560,
+            preview_every=1400,
             save_every=250,
         ),
     )

@@ -104,7 +104,9 @@ class DocumentCoder(Encodes):
             if piece.image is not None
         }
         names = {place: view.numpy().tobytes() for place, view in views.items()}
-        first = {name: place for place, name in reversed(names.items())}
+        first = dict[bytes, tuple[int, int]]()
+        for place, name in names.items():
+            first.setdefault(name, place)
         codes = self._codes([views[place] for place in first.values()], [*first.values()])
         known = dict(zip(first, codes, strict=True))
         source, rows = self.source, list[Row]()

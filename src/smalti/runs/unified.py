@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from smalti import modules
-from smalti.data.document_batches import DocumentBatches
+from smalti.data.document_batches import DocumentBatches, Packing
 from smalti.data.document_file import DocumentCache
 from smalti.data.documents import Doc, open_documents
 from smalti.files import expand
@@ -195,19 +195,17 @@ def batches(
     recipe: UnifiedRecipe, reader: Reader, chosen: Sequence[int], world: World
 ) -> DocumentBatches:
     """Rows of documents."""
-    return DocumentBatches(
-        chosen,
-        [reader.length(i) for i in chosen],
-        reader,
+    packing = Packing(
         reader.model.wrapping,
-        batch=recipe.train.batch,
-        length=recipe.row,
-        pad=reader.model.marks.pad,
-        seed=recipe.train.seed,
-        rank=world.rank,
-        world=world.size,
-        name=reader.cache.key,
+        recipe.row,
+        recipe.train.batch,
+        reader.model.marks.pad,
+        recipe.train.seed,
+        world.rank,
+        world.size,
     )
+    lengths = [reader.length(i) for i in chosen]
+    return DocumentBatches(chosen, lengths, reader, packing, reader.cache.key)
 
 
 def tell_of_long(recipe: UnifiedRecipe, reader: Reader, chosen: Sequence[int]) -> None:
