@@ -15,6 +15,8 @@ from smalti.interop.saved import dtype_of, save_pipeline, save_tokenizer
 from smalti.modules import assemble
 from smalti.nn.finite import require_finite_weights
 from smalti.pipeline.pipeline import Pipeline
+from smalti.pipeline.unified import UnifiedPipeline
+from smalti.text.words import Words
 
 
 def convert(project: Project, options: Any, out: Path, source: str) -> None:
@@ -37,7 +39,7 @@ def tokenizer_of(project: Project, options: Any) -> nn.Module:
     return build(project.tokenizer, checkpoint, project.alone(codes, checkpoint, options))
 
 
-def pipeline_of(project: Project, options: Any) -> Pipeline:
+def pipeline_of(project: Project, options: Any) -> Pipeline | UnifiedPipeline:
     """The pipeline of two files, whose weights stay in them unless they are of another dtype."""
     assert project.model is not None
     vq = read_part(project.tokenizer, options.tokenizer, project.tokenizer.weights)
@@ -47,6 +49,9 @@ def pipeline_of(project: Project, options: Any) -> Pipeline:
     tokenizer = build(project.tokenizer, vq, project.fit(codes, config))
     dtype = dtype_of(options.dtype)
     model = build(project.model, checkpoint, config, tokenizer, dtype)
+    if project.phrases is not None:
+        words, drawn = Words.open(options.words), project.sampling(config)
+        return UnifiedPipeline(tokenizer, model, words, drawn, phrases=project.phrases)
     text = project.text(config, options)
     if text is not None:
         model.learn_text(text)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from smalti.interop.pickles import PARTS, Checkpoint, read_checkpoint
 from smalti.interop.saved import Repository, pair
+from smalti.pipeline.conversation import Phrases
 from smalti.pipeline.sampling import Sampling
 
 
@@ -78,5 +79,8 @@ class Project(NamedTuple):
     """How a pipeline draws, of its model's configuration."""
     text: Callable[[Any, Any], Any] = no_text
     """The text encoder that goes with a model's configuration and the options."""
+    phrases: Phrases | None = None
+    """Of models of text and pictures: how what people ask is put to them. The options then have
+    the file `words` of the text tokenizer."""
     repositories: dict[str, Repository] = {}
     """What is published on the hub, by id."""
