@@ -82,6 +82,7 @@ def read_checkpoint(path: Path, weights: str = "model", part: str = PARTS[0]) ->
     loaded = _load(files[0]) if len(files) == 1 else _shards(files)
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} is not a state dict but {type(loaded).__name__}")
+    loaded = {name: held for name, held in loaded.items() if held is not None}
     args = loaded.get("args")
     trainer = loaded.get("trainer")
     if isinstance(trainer, Mapping) and isinstance(trainer.get(part), Mapping):
@@ -106,13 +107,16 @@ def files_of(path: Path) -> tuple[Path, ...]:
         if len(indices) > 1:
             names = ", ".join(p.name for p in indices)
             raise ValueError(f"{path} holds several checkpoints; give one of {names}")
+        parts = sorted(path.glob("consolidated*.pth"))
+        if parts and not (indices or single):
+            return _consolidated(parts[0])
         if formats.is_ours(path) or not (indices or single):
             raise ValueError(f"{path} {formats.folder(path)}")
         path = (indices or single)[0]
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
     if not path.name.endswith(".index.json"):
-        return (path,)
+        return _consolidated(path)
     names = sorted(set(_weight_map(path).values()))
     shards = [path.parent / name for name in names]
     if missing := [shard.name for shard in shards if not shard.is_file()]:
@@ -120,6 +124,19 @@ def files_of(path: Path) -> tuple[Path, ...]:
             f"{path}: {len(missing)} of {len(shards)} shards missing: {', '.join(missing)}"
         )
     return (path, *shards)
+
+
+def _consolidated(path: Path) -> tuple[Path, ...]:
+    """The files of Meta's checkpoint, one for each process that it was trained by; any other file
+    is one by itself."""
+    if not re.fullmatch(r"consolidated\.\d\d\.pth", path.name):
+        return (path,)
+    found = sorted(path.parent.glob("consolidated.[0-9][0-9].pth"))
+    wanted = [path.with_name(f"consolidated.{i:02}.pth") for i in range(len(found))]
+    if found != wanted:
+        missing = next(file.name for file in wanted if file not in found)
+        raise ValueError(f"{path.parent}: {missing} is missing")
+    return tuple(found)
 
 
 def sha256(path: Path) -> str:
