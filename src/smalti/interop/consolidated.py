@@ -52,22 +52,23 @@ def is_one(path: Path) -> bool:
     return re.fullmatch(r"consolidated(\.\d\d)?\.pth", path.name) is not None
 
 
+def files(path: Path) -> tuple[Path, ...]:
+    """The files of a model. Raises ValueError if one of several is given."""
+    if path.is_file() and path.name != "consolidated.pth":
+        raise ValueError(f"{path} is a part of a model: give the folder of all parts")
+    return files_of(path)
+
+
 def renamed(name: str) -> str:
     """The name that transformers have for a tensor."""
-    part, _, kind = name.rpartition(".")
-    layer = re.match(r"layers\.\d+\.", part)
-    begin = layer[0] if layer else ""
-    plain = part.removeprefix(begin)
-    return (
-        f"model.{begin}{NAMES[plain]}.{kind}"
-        if layer and plain in NAMES
-        else (f"{NAMES[plain]}.{kind}" if plain in NAMES else name)
-    )
+    layer, rest = re.fullmatch(r"(layers\.\d+\.|)(.*)", name).groups()  # type: ignore[union-attr]
+    part, _, kind = rest.rpartition(".")
+    return f"{'model.' * bool(layer)}{layer}{NAMES[part]}.{kind}" if part in NAMES else name
 
 
 def first(path: Path) -> Checkpoint:
     """The first file of a model, with the names of transformers."""
-    checkpoint = read_checkpoint(files_of(path)[0])
+    checkpoint = read_checkpoint(files(path)[0])
     state = {renamed(n): t for n, t in checkpoint.state.items() if n != COMPUTED}
     return checkpoint._replace(path=path, state=state)
 
@@ -77,7 +78,7 @@ def settings(path: Path) -> dict[str, Any]:
 
     Raises ValueError if it is missing, or says less.
     """
-    folder, files = path if path.is_dir() else path.parent, files_of(path)
+    folder = path if path.is_dir() else path.parent
     told: dict[str, Any] = read_json(folder / "params.json")
     told = {**told, **told.get("model", {})}
     if missing := [n for n in ("dim", "n_layers", "n_heads", "norm_eps") if n not in told]:
@@ -91,7 +92,7 @@ def settings(path: Path) -> dict[str, Any]:
         "num_attention_heads": told["n_heads"],
         "num_key_value_heads": told.get("n_kv_heads") or told["n_heads"],
         "hidden_size": told["dim"],
-        "intermediate_size": width * len(files),
+        "intermediate_size": width * len(files(path)),
         "rms_norm_eps": told["norm_eps"],
         "rope_theta": told.get("rope_theta", 10000.0),
         "swin_norm": told.get("swin_norm", False),
@@ -103,14 +104,14 @@ def tensors(path: Path, config: LanguageConfig) -> Iterator[tuple[str, Tensor]]:
 
     Raises ValueError if a file lacks one.
     """
-    files = files_of(path)
-    states = [read_checkpoint(file).state for file in files]
+    parts = files(path)
+    states = [read_checkpoint(file).state for file in parts]
     for name in list(states[0]):
         if name == COMPUTED:
             continue
-        for file, state in zip(files, states, strict=True):
+        for file, state in zip(parts, states, strict=True):
             if name not in state:
-                raise ValueError(f"{file} has no {name}, which {files[0].name} has")
+                raise ValueError(f"{file} has no {name}, which {parts[0].name} has")
         yield renamed(name), whole(renamed(name), [state[name] for state in states], config)
 
 

@@ -107,16 +107,15 @@ def files_of(path: Path) -> tuple[Path, ...]:
         if len(indices) > 1:
             names = ", ".join(p.name for p in indices)
             raise ValueError(f"{path} holds several checkpoints; give one of {names}")
-        parts = sorted(path.glob("consolidated*.pth"))
-        if parts and not (indices or single):
-            return _consolidated(parts[0])
+        if (parts := sorted(path.glob("consolidated*.pth"))) and not (indices or single):
+            return _consolidated(path, parts)
         if formats.is_ours(path) or not (indices or single):
             raise ValueError(f"{path} {formats.folder(path)}")
         path = (indices or single)[0]
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
     if not path.name.endswith(".index.json"):
-        return _consolidated(path)
+        return (path,)
     names = sorted(set(_weight_map(path).values()))
     shards = [path.parent / name for name in names]
     if missing := [shard.name for shard in shards if not shard.is_file()]:
@@ -126,16 +125,12 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return (path, *shards)
 
 
-def _consolidated(path: Path) -> tuple[Path, ...]:
-    """The files of Meta's checkpoint, one for each process that it was trained by; any other file
-    is one by itself."""
-    if not re.fullmatch(r"consolidated\.\d\d\.pth", path.name):
-        return (path,)
-    found = sorted(path.parent.glob("consolidated.[0-9][0-9].pth"))
-    wanted = [path.with_name(f"consolidated.{i:02}.pth") for i in range(len(found))]
-    if found != wanted:
-        missing = next(file.name for file in wanted if file not in found)
-        raise ValueError(f"{path.parent}: {missing} is missing")
+def _consolidated(folder: Path, found: list[Path]) -> tuple[Path, ...]:
+    """The files of Meta's checkpoint: one, or one for each process that it was trained by."""
+    numbered = [folder / f"consolidated.{i:02}.pth" for i in range(len(found))]
+    if found != [folder / "consolidated.pth"] and found != numbered:
+        names = ", ".join(file.name for file in found)
+        raise ValueError(f"{folder} lacks files, or has too many: it has {names}")
     return tuple(found)
 
 
