@@ -50,6 +50,7 @@ from smalti.tokenizers import (
     fsq,
     hart_vae,
     kl_vae,
+    magvit2,
     maskgit_vqgan,
     multiscale_vqvae,
     palette,
@@ -79,6 +80,7 @@ TOKENIZERS = {
         multiscale_vqvae.MultiScaleVQVAE,
         multiscale_vqvae.tiny,
     ),
+    "magvit2": Entry(magvit2.MAGVIT2Config, magvit2.MAGVIT2, magvit2.tiny),
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),

@@ -50,6 +50,12 @@ def _chameleon(told: Settings) -> dict[str, Any]:
     return {"feed_forward": "silu", "qk_norm": "heads", "order": swin}
 
 
+DECODER = (
+    "model.embed_tokens.",
+    "model.layers.0.self_attn.q_proj.",
+    "model.layers.0.mlp.gate_proj.",
+)
+"""How names begin in a folder of any decoder with gates."""
 KINDS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "llama": _llama,
     "qwen2": _qwen2,
