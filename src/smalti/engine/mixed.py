@@ -191,7 +191,7 @@ def _write(
 
 def _allowed(model: MixedModel, request: MixedRequest, rows: list[_Row], picture: Part) -> Tensor:
     """Which ids each row may write, (B, V) bool: text, what ends it, and the begin of a picture
-    where one fits."""
+    where one more fits."""
     allowed = request.words.expand(len(rows), -1).clone()
     allowed[:, list(request.stops)] = True
     fits = [

@@ -262,6 +262,22 @@ class UnifiedPipeline:
                 found[event.row] = event.text.strip()
         return found
 
+    def follow(
+        self,
+        documents: Sequence[Sequence[Piece]],
+        picture: bool,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        **settings: Any,
+    ) -> list[str] | list[Image.Image]:
+        """The text, or the picture, that follows on each document of pieces, which are put to the
+        model as they are."""
+        if not picture:
+            return self.answers(documents, seed=seed, first=first, **settings)
+        wish = Wish("picture", False, 1, seed, first)
+        return self._pictures(documents, wish, [""] * len(documents), settings)
+
     def _pictures(
         self,
         documents: Sequence[Sequence[Piece]],
