@@ -40,6 +40,7 @@ from smalti.pipeline.conversation import (
     Piece,
     Turn,
     Writing,
+    as_picture,
     parts_of,
     placed,
     said,
@@ -209,8 +210,8 @@ class UnifiedPipeline:
     ) -> str:
         """Answer a question about one picture or several; where the question says `<image>` they
         stand there, else before it. Raises ValueError if it names another number of them."""
-        some = list(images) if isinstance(images, list | tuple) else [images]
-        pieces = placed(self.phrases.ask.replace("{}", question), some)  # type: ignore[arg-type]
+        some = images if isinstance(images, list | tuple) else [images]
+        pieces = placed(self.phrases.ask.replace("{}", question), [as_picture(i) for i in some])
         return self.answers([pieces], seed=seed, **settings)[0]
 
     def caption(
@@ -219,7 +220,7 @@ class UnifiedPipeline:
         """Describe each picture."""
         found = list[str]()
         for at in range(0, len(images), batch):
-            some = [[image, self.phrases.caption] for image in images[at : at + batch]]
+            some = [[as_picture(i), self.phrases.caption] for i in images[at : at + batch]]
             found += self.answers(some, seed=seed, first=at, **settings)
         return found
 
@@ -234,7 +235,7 @@ class UnifiedPipeline:
         **settings: Any,
     ) -> list[Image.Image]:
         """Change a picture as an instruction says, n times."""
-        asked = [image, self.phrases.edit.replace("{}", instruction)]
+        asked = [as_picture(image), self.phrases.edit.replace("{}", instruction)]
         wish = Wish("picture", False, 1, seed, first)
         return self._pictures([asked] * n, wish, [instruction] * n, settings)
 
