@@ -11,6 +11,7 @@ from builders import build, random_codes, tokenizers
 from smalti import modules
 from smalti.modules import load_module, save_module
 from smalti.tokenizers.ibq import IBQTokenizer
+from smalti.tokenizers.magvit2 import MAGVIT2
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 
 B = 2
@@ -127,8 +128,9 @@ def test_codes_are_the_nearest_rows_or_the_signs_in_raster_order(tokenizer, imag
         latent = each_depth_codes_what_is_left(tokenizer, images, codes)
     elif len(tokenizer.spec.grids) > 1:
         latent = each_scale_codes_what_is_left(tokenizer, images, codes)
-    elif tokenizer.spec.channels:
-        signs(tokenizer.latent(images), codes, tokenizer.spec.grids[0][1])
+    elif tokenizer.spec.channels or isinstance(tokenizer, MAGVIT2):
+        bits = codes if tokenizer.spec.channels else tokenizer.quantize.split(codes)
+        signs(tokenizer.latent(images), bits, tokenizer.spec.grids[0][1])
         latent = tokenizer.quantize.decode(codes.unflatten(1, tokenizer.spec.grids[0]))
     else:
         latent = nearest(tokenizer, tokenizer.latent(images), codes, tokenizer.spec.grids[0][1])

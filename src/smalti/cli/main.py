@@ -141,6 +141,8 @@ def convert(arguments: Sequence[str]) -> None:
 
 def after_conversion(report: dict[str, Any], out: Path) -> str:
     """The command that takes what was converted."""
+    if report["kind"] == "unified":
+        return f'smalti sample {out} --text "..." --n 6 --out samples.png (also ask, caption, chat)'
     if report["kind"] != "pipeline":
         return f"smalti encode folder:PATH --tokenizer {out} --out codes.arrow"
     about = '--text "..."' if "text" in report else "--classes 0 1 2"

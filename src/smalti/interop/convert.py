@@ -10,11 +10,13 @@ from torch import nn
 
 from smalti.interop.kinds import expect
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.project import Part, Project
+from smalti.interop.project import Part, Project, words_of
 from smalti.interop.saved import dtype_of, save_pipeline, save_tokenizer
 from smalti.modules import assemble
 from smalti.nn.finite import require_finite_weights
+from smalti.nn.unfilled import unfilled
 from smalti.pipeline.pipeline import Pipeline
+from smalti.pipeline.unified import UnifiedPipeline
 
 
 def convert(project: Project, options: Any, out: Path, source: str) -> None:
@@ -37,7 +39,7 @@ def tokenizer_of(project: Project, options: Any) -> nn.Module:
     return build(project.tokenizer, checkpoint, project.alone(codes, checkpoint, options))
 
 
-def pipeline_of(project: Project, options: Any) -> Pipeline:
+def pipeline_of(project: Project, options: Any) -> Pipeline | UnifiedPipeline:
     """The pipeline of two files, whose weights stay in them unless they are of another dtype."""
     assert project.model is not None
     vq = read_part(project.tokenizer, options.tokenizer, project.tokenizer.weights)
@@ -46,11 +48,31 @@ def pipeline_of(project: Project, options: Any) -> Pipeline:
     config = project.model.config(checkpoint, options, codes)
     tokenizer = build(project.tokenizer, vq, project.fit(codes, config))
     dtype = dtype_of(options.dtype)
-    model = build(project.model, checkpoint, config, tokenizer, dtype)
+    if project.model.fill is None:
+        model = build(project.model, checkpoint, config, tokenizer, dtype)
+    else:
+        model = filled(project.model, checkpoint, config, dtype)
+    if project.phrases is not None:
+        words, drawn = words_of(options), project.sampling(config)
+        for mark in project.phrases.marks:
+            words.id(mark)
+        return UnifiedPipeline(tokenizer, model, words, drawn, project.writing, project.phrases)
     text = project.text(config, options)
     if text is not None:
         model.learn_text(text)
     return Pipeline(tokenizer, model, sampling=project.sampling(config), text=text)
+
+
+def filled(part: Part, checkpoint: Checkpoint, config: Any, dtype: torch.dtype | None) -> Any:
+    """The module of a checkpoint, filled shard by shard; `dtype` None is that of the file."""
+    assert part.fill is not None
+    with unfilled():
+        module = part.module(config)
+    kinds = [t.dtype for t in checkpoint.state.values() if t.is_floating_point()]
+    module = module.to(dtype or kinds[0]).to_empty(device="cpu")
+    with torch.no_grad():
+        part.fill(module, checkpoint.path)
+    return module.eval().requires_grad_(False)
 
 
 def wanted_weights(options: Any) -> str:

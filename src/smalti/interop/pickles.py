@@ -82,6 +82,7 @@ def read_checkpoint(path: Path, weights: str = "model", part: str = PARTS[0]) ->
     loaded = _load(files[0]) if len(files) == 1 else _shards(files)
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} is not a state dict but {type(loaded).__name__}")
+    loaded = {name: held for name, held in loaded.items() if held is not None}
     args = loaded.get("args")
     trainer = loaded.get("trainer")
     if isinstance(trainer, Mapping) and isinstance(trainer.get(part), Mapping):
@@ -106,6 +107,8 @@ def files_of(path: Path) -> tuple[Path, ...]:
         if len(indices) > 1:
             names = ", ".join(p.name for p in indices)
             raise ValueError(f"{path} holds several checkpoints; give one of {names}")
+        if (parts := sorted(path.glob("consolidated*.pth"))) and not (indices or single):
+            return _consolidated(path, parts)
         if formats.is_ours(path) or not (indices or single):
             raise ValueError(f"{path} {formats.folder(path)}")
         path = (indices or single)[0]
@@ -120,6 +123,15 @@ def files_of(path: Path) -> tuple[Path, ...]:
             f"{path}: {len(missing)} of {len(shards)} shards missing: {', '.join(missing)}"
         )
     return (path, *shards)
+
+
+def _consolidated(folder: Path, found: list[Path]) -> tuple[Path, ...]:
+    """The files of Meta's checkpoint: one, or one for each process that it was trained by."""
+    numbered = [folder / f"consolidated.{i:02}.pth" for i in range(len(found))]
+    if found != [folder / "consolidated.pth"] and found != numbered:
+        names = ", ".join(file.name for file in found)
+        raise ValueError(f"{folder} lacks files, or has too many: it has {names}")
+    return tuple(found)
 
 
 def sha256(path: Path) -> str:

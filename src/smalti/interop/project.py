@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from smalti.interop.pickles import PARTS, Checkpoint, read_checkpoint
 from smalti.interop.saved import Repository, pair
+from smalti.pipeline.conversation import Phrases, Writing
 from smalti.pipeline.sampling import Sampling
+from smalti.text.words import FILE, Words
 
 
 class Part(NamedTuple):
@@ -37,6 +39,10 @@ class Part(NamedTuple):
     weights: str = "model"
     """Which weights a tokenizer has in a pipeline: "model", "ema", or "" for the moving average
     where its file has one."""
+    fill: Callable[[Any, Path], None] | None = None
+    """What writes the weights of a file, or of a folder of shards, into a new module, one shard
+    after another, so that converting needs the memory of one beside the module; `state` is not
+    used then."""
 
 
 def on_grid(codes: Any, config: Any) -> Any:
@@ -59,6 +65,17 @@ def no_text(config: Any, options: Any) -> Any:
     return None
 
 
+def words_of(options: Any) -> Words:
+    """The text tokenizer of a file, or of the folder that the model is in.
+
+    Raises ValueError naming the option if there is none.
+    """
+    folder = options.model if options.model.is_dir() else options.model.parent
+    if options.words is None and not (folder / FILE).is_file():
+        raise ValueError(f"{folder} has no {FILE}: give --words, a text tokenizer or its folder")
+    return Words.open(options.words or folder)
+
+
 class Project(NamedTuple):
     """A project whose released files become pipelines. A new one is a file in `projects` with
     such a record, named `PROJECT`."""
@@ -78,5 +95,10 @@ class Project(NamedTuple):
     """How a pipeline draws, of its model's configuration."""
     text: Callable[[Any, Any], Any] = no_text
     """The text encoder that goes with a model's configuration and the options."""
+    phrases: Phrases | None = None
+    """Of models of text and pictures: how what people ask is put to them. The options then have
+    the file `words` of the text tokenizer; None: it is in the folder of the model."""
+    writing: Writing = Writing()
+    """Of those: how they write text."""
     repositories: dict[str, Repository] = {}
     """What is published on the hub, by id."""

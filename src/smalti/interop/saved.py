@@ -14,6 +14,7 @@ from smalti.files import contents
 from smalti.interop.pickles import files_of, sha256
 from smalti.modules import check_module, save_module
 from smalti.pipeline.pipeline import Pipeline, check_pipeline
+from smalti.pipeline.unified import UnifiedPipeline
 from smalti.progress import waiting
 
 Dtype = Literal["stored", "float32", "bfloat16", "float16"]
@@ -32,7 +33,9 @@ class Repository(NamedTuple):
     """Models that learned codes of another tokenizer than the first, and its name."""
 
 
-def save_pipeline(make: Callable[[], Pipeline], out: Path, source: str, *files: Path) -> None:
+def save_pipeline(
+    make: Callable[[], Pipeline | UnifiedPipeline], out: Path, source: str, *files: Path
+) -> None:
     """Write what `make` makes of the files as the folder `out`, with their hashes.
 
     Raises ValueError if there is something else than a pipeline.

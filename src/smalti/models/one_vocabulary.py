@@ -59,6 +59,8 @@ class OneVocabularyConfig(UnifiedConfig):
     """Whether a row whose picture is learned also learns to begin it."""
     marks: Marks = field(default_factory=Marks)
     """Ids that stand for no text."""
+    reserved: tuple[tuple[int, int], ...] = ()
+    """Ranges of ids, the first and the last of each, that stand for no text either."""
     length: int = 4096
     """Positions of a document, at most."""
 
@@ -152,6 +154,16 @@ class OneVocabulary(Unified):
     @property
     def vocab(self) -> int:
         return self.config.language.vocab
+
+    @property
+    def written(self) -> Tensor:
+        """All ids but those of pictures and those that are reserved, (V,) bool."""
+        config, ids = self.config, torch.arange(self.vocab)
+        written = ~config.wrapping.is_code(ids, self.spec)
+        written[[config.begin, config.end]] = False
+        for first, last in config.reserved:
+            written[first : last + 1] = False
+        return written
 
     def init_weights(self) -> None:
         self.language.init_weights()

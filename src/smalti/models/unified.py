@@ -128,6 +128,12 @@ class Unified(nn.Module):
         """The codes of a picture."""
         return self.spec
 
+    @property
+    def written(self) -> Tensor:
+        """Which ids may be those of a text, (V,) bool, as far as the model knows: of what its text
+        tokenizer writes those that the model has another use for are left out."""
+        return torch.ones(self.vocab, dtype=torch.bool)
+
     def init_weights(self) -> None:
         """Draw new weights."""
         raise NotImplementedError

@@ -5,6 +5,7 @@ B documents, N positions of a picture.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ Piece = str | Image.Image | Path
 """A text, or a picture or its file."""
 PLACE = "<image>"
 """Where a picture stands in a text that is typed."""
+
+
+class Mark(str):
+    """The name of an id that stands for no text."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +67,50 @@ class Phrases:
     caption: str = CAPTION
     """Behind a picture that is to be described."""
     ask: str = "{}\n"
-    """Behind a picture about which something is asked."""
+    """Behind a picture about which something is asked, or around it, where it says `<image>`."""
     edit: str = "{}"
     """Behind a picture that is to be changed."""
     say: str = "{}\n"
-    """What is said in a conversation."""
+    """What is said in a conversation: texts and pictures."""
+    reply: str = "{}\n"
+    """What the model said in it."""
+    marks: tuple[str, ...] = ()
+    """What in all of these is no text but the name of an id, as the text tokenizer has it."""
 
     def __post_init__(self) -> None:
-        for name in ("draw", "ask", "edit", "say"):
+        for name in ("draw", "ask", "edit", "say", "reply"):
             if "{}" not in (phrase := getattr(self, name)):
                 raise ValueError(f"{name} must hold {{}}, for what is asked, got {phrase!r}")
+
+    def put(
+        self, phrase: str, asked: Sequence[Piece] = (), pictures: Sequence[Piece] = ()
+    ) -> list[Piece]:
+        """One of the phrases with what is asked in the place of {}, and pictures in that of
+        `<image>`, or before all where it has none. In what is asked nothing is a mark."""
+        holes = {PLACE: pictures, "{}": asked}
+        names = "|".join(map(re.escape, (*holes, *self.marks)))
+        pieces = list[Piece]() if PLACE in phrase else list(pictures)
+        for part in re.split(f"({names})", phrase):
+            if part in self.marks:
+                pieces.append(Mark(part))
+            else:
+                pieces += holes.get(part, [part])
+        return joined(pieces)
+
+
+def joined(pieces: Sequence[Piece]) -> list[Piece]:
+    """The same with texts that follow on each other as one, and without empty ones."""
+    found = list[Piece]()
+    for piece in pieces:
+        last = found[-1] if found else None
+        if piece == "":
+            continue
+        if isinstance(piece, str) and isinstance(last, str):
+            if not isinstance(piece, Mark) and not isinstance(last, Mark):
+                found[-1] = last + piece
+                continue
+        found.append(piece)
+    return found
 
 
 class Turn(NamedTuple):
@@ -114,7 +153,9 @@ def parts_of(
     start, spec = model.marks.start, model.spec
     parts = [] if start is None else [text_part([start])]
     for i, piece in enumerate(pieces):
-        if isinstance(piece, str):
+        if isinstance(piece, Mark):
+            parts.append(text_part([words.id(piece)]))
+        elif isinstance(piece, str):
             parts.append(text_part(words.read(piece, begins=i == 0)))
         else:
             parts.append(picture_part(encode(piece), spec))
@@ -132,14 +173,13 @@ def picture_part(codes: Tensor, spec: TokenSpec, learned: bool = False) -> Part:
 
 
 def said(turns: Sequence[Turn], phrases: Phrases) -> list[Piece]:
-    """A conversation as pieces. Raises ValueError unless it ends with what the user says."""
+    """A conversation as pieces; where there are no marks, nothing stands behind a picture that is
+    the last of a turn. Raises ValueError unless it ends with what the user says."""
     if not turns or turns[-1].role != "user":
         raise ValueError("a conversation ends with what the user says")
     pieces = list[Piece]()
     for turn in turns:
-        words = phrases.say if turn.role == "user" else "{}\n"
-        mine = list(turn.pieces)
-        if mine and isinstance(mine[-1], str):
-            mine[-1] = words.replace("{}", mine[-1])
-        pieces += mine
+        phrase, mine = phrases.say if turn.role == "user" else phrases.reply, list(turn.pieces)
+        closed = phrases.marks or (mine and isinstance(mine[-1], str))
+        pieces += phrases.put(phrase, mine) if closed else mine
     return pieces

@@ -36,6 +36,7 @@ from smalti.nn.linear import packed
 from smalti.pictures import to_pil
 from smalti.pipeline.coded import decoded, encoded, preview, short
 from smalti.pipeline.conversation import (
+    PLACE,
     Phrases,
     Piece,
     Turn,
@@ -199,7 +200,7 @@ class UnifiedPipeline:
         asked = [texts[(first + i) % len(texts)] for i in range(n)]
         images = list[Image.Image]()
         for at in range(0, n, batch):
-            some = [[self.phrases.draw.replace("{}", t)] for t in asked[at : at + batch]]
+            some = [self.phrases.put(self.phrases.draw, [t]) for t in asked[at : at + batch]]
             given = known and Known(known.codes[at : at + batch], known.mask[at : at + batch])
             wish = Wish("picture", False, 1, seed, first + at, given)
             images += self._pictures(some, wish, asked[at : at + batch], settings)
@@ -210,8 +211,12 @@ class UnifiedPipeline:
     ) -> str:
         """Answer a question about one picture or several; where the question says `<image>` they
         stand there, else before it. Raises ValueError if it names another number of them."""
-        some = images if isinstance(images, list | tuple) else [images]
-        pieces = placed(self.phrases.ask.replace("{}", question), [as_picture(i) for i in some])
+        given = images if isinstance(images, list | tuple) else [images]
+        some = [as_picture(image) for image in given]
+        if PLACE in question:
+            pieces = self.phrases.put(self.phrases.ask, placed(question, some))
+        else:
+            pieces = self.phrases.put(self.phrases.ask, [question], some)
         return self.answers([pieces], seed=seed, **settings)[0]
 
     def caption(
@@ -220,8 +225,9 @@ class UnifiedPipeline:
         """Describe each picture."""
         found = list[str]()
         for at in range(0, len(images), batch):
-            some = [[as_picture(i), self.phrases.caption] for i in images[at : at + batch]]
-            found += self.answers(some, seed=seed, first=at, **settings)
+            some = [as_picture(image) for image in images[at : at + batch]]
+            asked = [self.phrases.put(self.phrases.caption, pictures=[image]) for image in some]
+            found += self.answers(asked, seed=seed, first=at, **settings)
         return found
 
     def instruct(
@@ -235,7 +241,7 @@ class UnifiedPipeline:
         **settings: Any,
     ) -> list[Image.Image]:
         """Change a picture as an instruction says, n times."""
-        asked = [as_picture(image), self.phrases.edit.replace("{}", instruction)]
+        asked = self.phrases.put(self.phrases.edit, [instruction], [as_picture(image)])
         wish = Wish("picture", False, 1, seed, first)
         return self._pictures([asked] * n, wish, [instruction] * n, settings)
 
@@ -341,6 +347,7 @@ class UnifiedPipeline:
         count, device = len(documents), self.device
         written = torch.zeros(self.model.vocab, dtype=torch.bool)
         written[: self.words.vocab] = self.words.written
+        written &= self.model.written
         how = Request(
             Cond(labels=torch.arange(count, device=device)),
             Noise.request(wish.seed, count, wish.number, device),

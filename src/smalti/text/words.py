@@ -170,6 +170,11 @@ class Words:
         return str(self._json["model"].get("type") or "BPE")
 
     @cached_property
+    def names(self) -> dict[str, int]:
+        """All tokens, as they are written in the file, and their ids."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    @cached_property
     def specials(self) -> dict[str, int]:
         """Marks and their ids."""
         added = self._tokenizer.get_added_tokens_decoder().items()
