@@ -143,6 +143,8 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     if not recipe.tokenizer and begun is None:
         raise ValueError("text and pictures need --tokenizer DIR, made by training a tokenizer")
     tokenizer = begun.tokenizer if begun else load_tokenizer(recipe.tokenizer, world.device)
+    if begun is None:  # before the documents are made
+        recipe.model.check_spec(tokenizer.spec)
     cache = open_file(recipe, out, tokenizer, world)
     words = begun.words if begun else open_words(recipe, out, cache, world)
     pipeline = begun or fresh(recipe, tokenizer, words, cache)
