@@ -25,15 +25,21 @@ from smalti.files import (
     replacing,
     write_json,
 )
-from smalti.loading import load
+from smalti.loading import load_any
 from smalti.pictures import grid, is_own, save_png
-from smalti.pipeline.pipeline import Pipeline, check_pipeline
+from smalti.pipeline.pipeline import check_pipeline
 from smalti.progress import say_threads
 from smalti.recipes import DEMOS
-from smalti.recipes.base import DataConfig, GeneratorRecipe, TextRecipe, TokenizerRecipe
+from smalti.recipes.base import (
+    DataConfig,
+    GeneratorRecipe,
+    TextRecipe,
+    TokenizerRecipe,
+    UnifiedRecipe,
+)
 from smalti.runs.folder import Report
 from smalti.runs.generator import credit
-from smalti.runs.run import train
+from smalti.runs.run import measured, train
 from smalti.runs.schedule import R, with_steps
 
 QUICK, FEWEST = 0.05, 20
@@ -45,7 +51,7 @@ PLAIN = 0.5
 
 def recipes(
     data: str, quick: bool, seed: int, system: str = "llamagen", part: float = 1.0
-) -> tuple[TokenizerRecipe, GeneratorRecipe]:
+) -> tuple[TokenizerRecipe, GeneratorRecipe | UnifiedRecipe]:
     """A system's two recipes: the emoji's, on `data`, all of it or a share of the steps, and of the
     generator's steps this part."""
     opened = open_source(data)
@@ -55,8 +61,12 @@ def recipes(
     share, source = QUICK if quick else 1.0, DataConfig(source=data, flip=True)
     demo = DEMOS[choose(system, DEMOS, "system")]
     first, second = demo.tokenizer(), demo.generator()
-    if isinstance(second, TextRecipe):
+    if isinstance(second, TextRecipe | UnifiedRecipe):
         require_captions(opened)
+    if isinstance(second, UnifiedRecipe):  # names and pictures, either from the other
+        documents = replace(source, source=f"captioned:{data}", flip=False)
+        learned = replace(shortened(second, share * part, seed), data=documents)
+        return replace(shortened(first, share, seed), data=source), learned
     return (
         replace(shortened(first, share, seed), data=source),
         replace(shortened(second, share * part, seed), data=source),
@@ -98,7 +108,8 @@ def _demo(data: str, out: Path, quick: bool, seed: int, system: str) -> Any:
     seconds = time.monotonic() - began
     report |= {"seconds": seconds, "peak_memory_gib": peak_memory_gib(), "seed": seed}
     write_json(out / "report.json", report)
-    about = '--text "..."' if isinstance(second, TextRecipe) else "--classes 0"
+    texts = isinstance(second, TextRecipe | UnifiedRecipe)
+    about = '--text "..."' if texts else "--classes 0"
     console.print(
         f"done in {seconds:.0f} s. Look at {out}/samples.png and "
         f"{out}/reconstructions.png; the numbers are in {out}/report.json.\n"
@@ -170,7 +181,9 @@ def learn_codes(recipe: TokenizerRecipe, out: Path, console: Console) -> Report:
     return report
 
 
-def learn_to_predict(recipe: GeneratorRecipe, out: Path, what: str, console: Console) -> Report:
+def learn_to_predict(
+    recipe: GeneratorRecipe | UnifiedRecipe, out: Path, what: str, console: Console
+) -> Report:
     """Train the generator on the codes of the images, which the run writes first; its report."""
     console.print("[bold]2 of 4[/] the images are written as codes")
     console.print(f"[bold]3 of 4[/] a generator learns to predict {what}")
@@ -183,9 +196,9 @@ def learn_to_predict(recipe: GeneratorRecipe, out: Path, what: str, console: Con
 def draw(out: Path, seed: int, console: Console) -> float:
     """Draw samples.png and write the pipeline; images drawn per second."""
     console.print("[bold]4 of 4[/] new images are drawn")
-    pipeline: Pipeline = load(out / "generator-run" / "pipeline")
-    began = time.monotonic()
-    named = None if pipeline.text is None else captions(str(pipeline.info["source"]), 64)
+    pipeline = load_any(out / "generator-run" / "pipeline")
+    began, source = time.monotonic(), str(pipeline.info["source"]).removeprefix("captioned:")
+    named = None if pipeline.classes else captions(source, 64)
     images = pipeline(named, n=64, seed=seed)
     seconds = time.monotonic() - began
     tags = {"images": [image.info["smalti"] for image in images]}
@@ -203,6 +216,8 @@ def captions(data: str, count: int) -> list[str]:
 
 def learnt(report: Report) -> str:
     """A sentence on a generator's report."""
+    if "held_out_bits_per_byte" in report:
+        return measured(report)
     if "held_out_diffusion_loss" in report:
         return f"the diffusion loss of held-out codes is {report['held_out_diffusion_loss']:.3f}"
     bits, most = report.get("held_out_bits_per_token"), ""

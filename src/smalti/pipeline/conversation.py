@@ -120,6 +120,16 @@ class Turn(NamedTuple):
     pieces: Sequence[Piece]
 
 
+def as_picture(image: object) -> Image.Image | Path:
+    """A PIL image, or the file of a picture; its name may be a text. Raises ValueError for anything
+    else."""
+    if isinstance(image, str):
+        return Path(image).expanduser()
+    if not isinstance(image, Image.Image | Path):
+        raise ValueError(f"a picture must be a PIL image or a file, got {image!r}")
+    return image
+
+
 def placed(text: str, images: Sequence[Piece]) -> list[Piece]:
     """A text that is typed with its pictures where it says `<image>`; where it does not say so,
     they stand before it. Raises ValueError if it names another number of pictures."""

@@ -41,6 +41,7 @@ from smalti.pipeline.conversation import (
     Piece,
     Turn,
     Writing,
+    as_picture,
     parts_of,
     placed,
     said,
@@ -210,7 +211,8 @@ class UnifiedPipeline:
     ) -> str:
         """Answer a question about one picture or several; where the question says `<image>` they
         stand there, else before it. Raises ValueError if it names another number of them."""
-        some: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+        given = images if isinstance(images, list | tuple) else [images]
+        some = [as_picture(image) for image in given]
         if PLACE in question:
             pieces = self.phrases.put(self.phrases.ask, placed(question, some))
         else:
@@ -223,7 +225,7 @@ class UnifiedPipeline:
         """Describe each picture."""
         found = list[str]()
         for at in range(0, len(images), batch):
-            some = images[at : at + batch]
+            some = [as_picture(image) for image in images[at : at + batch]]
             asked = [self.phrases.put(self.phrases.caption, pictures=[image]) for image in some]
             found += self.answers(asked, seed=seed, first=at, **settings)
         return found
@@ -239,7 +241,7 @@ class UnifiedPipeline:
         **settings: Any,
     ) -> list[Image.Image]:
         """Change a picture as an instruction says, n times."""
-        asked = self.phrases.put(self.phrases.edit, [instruction], [image])
+        asked = self.phrases.put(self.phrases.edit, [instruction], [as_picture(image)])
         wish = Wish("picture", False, 1, seed, first)
         return self._pictures([asked] * n, wish, [instruction] * n, settings)
 
@@ -266,6 +268,22 @@ class UnifiedPipeline:
             if isinstance(event, Said) and event.whole:
                 found[event.row] = event.text.strip()
         return found
+
+    def follow(
+        self,
+        documents: Sequence[Sequence[Piece]],
+        picture: bool,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        **settings: Any,
+    ) -> list[str] | list[Image.Image]:
+        """The text, or the picture, that follows on each document of pieces, which are put to the
+        model as they are."""
+        if not picture:
+            return self.answers(documents, seed=seed, first=first, **settings)
+        wish = Wish("picture", False, 1, seed, first)
+        return self._pictures(documents, wish, [""] * len(documents), settings)
 
     def _pictures(
         self,

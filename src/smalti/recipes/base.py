@@ -147,7 +147,7 @@ class Demo:
     """What `smalti demo` trains of a system."""
 
     tokenizer: Callable[[], TokenizerRecipe]
-    generator: Callable[[], GeneratorRecipe]
+    generator: Callable[[], GeneratorRecipe | UnifiedRecipe]
     what: str
     """What is unusual about the system, in a few words."""
     predicts: str

@@ -87,10 +87,8 @@ def measured(report: Report) -> str:
     if "held_out_bits_per_byte" in report:
         nats = {k[9:]: v for k, v in report.items() if k in ("held_out_codes", "held_out_flow")}
         pictures = ", ".join(f"{value:.3f} of {name}" for name, value in nats.items())
-        return (
-            f"held-out text takes {report['held_out_bits_per_byte']:.3f} bits a byte; a position "
-            f"of held-out pictures loses {pictures}"
-        )
+        about = f"; a position of held-out pictures loses {pictures}" if pictures else ""
+        return f"held-out text takes {report['held_out_bits_per_byte']:.3f} bits a byte{about}"
     if "held_out_psnr" in report:
         usage = report.get("held_out_usage")
         used = "" if usage is None else f"; {usage:.0%} of the codes occur in them"

@@ -104,7 +104,7 @@ class Look:
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0.0) + float((term.values * term.where).sum())
                     counts[name] = counts.get(name, 0.0) + float(term.where.sum())
-        found = {name: sums[name] / max(counts[name], 1.0) for name in sums}
+        found = {name: sums[name] / counts[name] for name in sums if counts[name]}
         written = sum(
             len(self.pipeline.words.write(part.content.tolist()).encode())
             for i in self.held

@@ -1,0 +1,86 @@
+"""How well does a pipeline of text and pictures do what it is asked for? Shapes, judged exactly.
+
+    python benchmarks/unified.py PIPELINE [--count 200] [--out DIR] [setting=value ...]
+
+Prints a JSON line with the share of right answers of each task and its 95 % interval. With --out a
+sheet of pictures that were drawn and changed, and a list of questions and answers. Further words
+are settings of drawing and writing, such as guidance=2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from common import report
+from smalti.eval.shape_answers import ASKED, Judged, interval, judged
+from smalti.loading import load_unified
+from smalti.pictures import named_grid, save_png
+
+
+class With:
+    """A pipeline with some settings."""
+
+    def __init__(self, pipe: Any, settings: dict[str, Any]) -> None:
+        self.pipe, self.settings = pipe, settings
+
+    def follow(self, documents: Any, picture: bool, seed: int = 0) -> Any:
+        return self.pipe.follow(documents, picture, seed=seed, **self.settings)
+
+
+def sheet(found: list[Judged], path: Path) -> None:
+    """What is asked for, and what was drawn, of some; an edit's picture before beside it."""
+    images, names = list[Image.Image](), list[str]()
+    for one in found[:24]:
+        texts = [c for c, _ in one.script.parts if isinstance(c, str)]
+        mark = "right" if one.right else "wrong"
+        if one.script.task == "edit":
+            before = one.script.parts[0][0]
+            images.append(before.draw().resize(one.made.size))  # type: ignore[union-attr]
+            names.append("before")
+        images.append(one.made)  # type: ignore[arg-type]
+        names.append(f"{' '.join(texts)} ({mark})")
+    save_png(named_grid(images, names, 3), path, {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pipeline")
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("settings", nargs="*")
+    options = parser.parse_intermixed_args()
+    named = dict(word.split("=", 1) for word in options.settings)
+    settings = {name: ast.literal_eval(value) for name, value in named.items()}
+    pipe = load_unified(options.pipeline)
+    found, seconds = dict[str, Any](), dict[str, float]()
+    for task in ASKED:
+        began = time.monotonic()
+        made = judged(With(pipe, settings), task, options.count)
+        seconds[task] = round(time.monotonic() - began, 1)
+        right = sum(one.right for one in made)
+        found[task] = [right / len(made), *interval(right, len(made))]
+        if options.out is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
+            if isinstance(made[0].made, str):
+                lines = [
+                    {"asked": [c for c, _ in one.script.parts if isinstance(c, str)],
+                     "made": one.made, "right": one.right}
+                    for one in made
+                ]  # fmt: skip
+                text = "".join(json.dumps(line) + "\n" for line in lines)
+                (options.out / f"{task}.jsonl").write_text(text)
+            else:
+                sheet(made, options.out / f"{task.replace(' ', '-')}.png")
+    about = {"pipeline": pipe.fingerprint, "count": options.count, "settings": settings}
+    report(about | {"right": found, "seconds": seconds})
+
+
+if __name__ == "__main__":
+    main()

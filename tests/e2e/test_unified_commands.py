@@ -1,0 +1,140 @@
+"""Text and pictures in one sequence by commands: trained, asked, talked with; one line for every
+mistake."""
+
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from small_systems import TOKENIZER, TRAIN, write_pictures
+from smalti.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("float32")
+MODEL = [
+    *"--data.source shapes-all:40 --data.holdout 0.25 --row 96 --vocab 280".split(),
+    *"--train.steps 4".split(),
+    *TRAIN,
+]
+LAYERS = "--model.layers 2 --model.heads 2 --model.head-dim 8 --model.dim 16"
+DECODER = "--model.language.layers 1 --model.language.heads 2 --model.language.dim 16"
+SMALL = {
+    "shapes_chameleon": f"{DECODER} --model.language.ffn-dim 16",
+    "shapes_transfusion": LAYERS,
+}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A trained tokenizer `t`, a model of one vocabulary `g`, and pictures."""
+    folder = tmp_path_factory.mktemp("work")
+    main(["train", "shapes_vqgan", "--out", str(folder / "t"), *TOKENIZER])
+    train(folder, "g")
+    write_pictures(folder / "pictures", 3)
+    return folder
+
+
+def train(work, out, *more, recipe="shapes_chameleon", tokenizer="t"):
+    given = ["--tokenizer", str(work / tokenizer / "tokenizer"), "--out", str(work / out)]
+    main(["train", recipe, *given, *MODEL, *SMALL[recipe].split(), *more])
+
+
+def said(capsys, *arguments) -> str:
+    capsys.readouterr()
+    main([str(a) for a in arguments])
+    return capsys.readouterr().out
+
+
+def mistake(capsys, *arguments) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    return line
+
+
+def test_a_run_leaves_a_pipeline_that_draws(work, tmp_path, capsys):
+    report = json.loads((work / "g" / "report.json").read_text())
+    assert 0 < report["held_out_bits_per_byte"] < 10 and 0 < report["held_out_codes"] < 4
+    assert (work / "g" / "previews" / "step-00000004.png").is_file()
+    told = json.loads(said(
+        capsys, "sample", work / "g" / "pipeline", "--text", "a red heart", "--n", 2, "--guidance",
+        2, "--out", tmp_path / "s.png", "--json",
+    ))  # fmt: skip
+    assert [i["text"] for i in told["images"]] == ["a red heart"] * 2
+    assert Image.open(tmp_path / "s.png").size[0] > 16
+    again = said(
+        capsys, "train", "shapes_chameleon", "--tokenizer", work / "t" / "tokenizer", "--out",
+        work / "g", *MODEL, *SMALL["shapes_chameleon"].split(), "--json",
+    )  # fmt: skip
+    assert json.loads(again) == report  # it is finished
+    about = json.loads(said(capsys, "info", work / "g" / "pipeline", "--json"))
+    assert about["kind"] == "unified" and about["words"]["vocab"] == 280
+
+
+def test_a_run_goes_on_to_the_same_weights(work, capsys):
+    steps = ["--train.save-every", "2"]
+    train(work, "once", *steps, "--train.seed", "7")
+    train(work, "twice", *steps, "--train.seed", "7", "--train.steps", "2")
+    train(work, "twice", *steps, "--train.seed", "7")
+    one, two = (json.loads((work / n / "report.json").read_text()) for n in ("once", "twice"))
+    assert one["held_out_codes"] == pytest.approx(two["held_out_codes"], rel=0.05)
+    main(["train", "shapes_chameleon", "--init", str(work / "g" / "pipeline"), "--out",
+          str(work / "tuned"), *MODEL, *SMALL["shapes_chameleon"].split()])  # fmt: skip
+    assert (work / "tuned" / "pipeline" / "pipeline.json").is_file()
+
+
+def test_questions_captions_and_conversations(work, tmp_path, capsys, monkeypatch):
+    pipe, picture = work / "g" / "pipeline", work / "pictures" / "000.png"
+    answer = said(capsys, "ask", pipe, "what is it?", "--image", picture, "--words", 3)
+    told = said(capsys, "ask", pipe, "what is it?", "--image", picture, "--words", 3, "--json")
+    assert json.loads(told)["answer"] == answer.strip()
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text(json.dumps({"file_name": "001.png", "text": "mine"}) + "\n")
+    said(capsys, "caption", pipe, work / "pictures", "--out", captions, "--words", 3)
+    lines = [json.loads(line) for line in captions.read_text().splitlines()]
+    assert [line["file_name"] for line in lines] == ["001.png", "000.png", "002.png"]
+    assert lines[0]["text"] == "mine"
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"/image {picture}\nwhat is it?\ndraw it\n\n"))
+    heard = said(capsys, "chat", pipe, "--words", 3, "--out", tmp_path / "chat",
+                 "--text-temperature", 1)  # fmt: skip
+    assert len(heard.splitlines()) >= 2
+    said(capsys, "edit", pipe, "--image", picture, "--instruct", "make it blue", "--out",
+         tmp_path / "e.png")  # fmt: skip
+    assert Image.open(tmp_path / "e.png").size == (16, 16)
+
+
+def test_transfusion_trains_by_command(work, tmp_path, capsys):
+    kl = "--model.size 16 16 --model.channels 8 --model.latent 4 --train.steps 4".split()
+    main(["train", "shapes_klvae_2x2", "--data.source", "shapes:64", *kl, *TRAIN, "--out",
+          str(work / "k")])  # fmt: skip
+    train(work, "f", recipe="shapes_transfusion", tokenizer="k")
+    report = json.loads((work / "f" / "report.json").read_text())
+    assert report["held_out_flow"] > 0
+    said(capsys, "sample", work / "f" / "pipeline", "--text", "a red heart", "--head-steps", 2,
+         "--out", tmp_path / "s.png")  # fmt: skip
+    assert (tmp_path / "s.png").is_file()
+
+
+def test_mistakes_are_one_line(work, tmp_path, capsys):
+    pipe, picture = work / "g" / "pipeline", work / "pictures" / "000.png"
+    (tmp_path / "notes.jsonl").write_text('{"my": "notes"}\n')
+    for words, *command in (
+        ("give it a prompt", "sample", pipe),
+        ("no such file: gone.png", "ask", pipe, "what?", "--image", "gone.png"),
+        ("2 places for pictures", "ask", pipe, "<image> <image>?", "--image", picture),
+        ("leaves no room for text", "ask", pipe, "what? " * 999, "--image", picture),
+        ("is not a file of captions", "caption", pipe, work / "pictures", "--out",
+         tmp_path / "notes.jsonl"),
+        ("do not go with it", "edit", pipe, "--image", picture, "--instruct", "a", "--text", "b"),
+        ("is a pipeline of text and pictures", "eval", pipe),
+        ("is not a pipeline", "ask", work / "pictures", "what?", "--image", picture),
+        ("need --tokenizer", "train", "shapes_chameleon", "--out", tmp_path / "r"),
+        ("writes pictures of one grid", "train", "shapes_transfusion", "--tokenizer",
+         work / "t" / "tokenizer", "--out", tmp_path / "r", "--data.source", "shapes-all:20"),
+        ("unknown documents", "train", "shapes_chameleon", "--tokenizer", work / "t" / "tokenizer",
+         "--out", tmp_path / "r", "--data.source", "nothing"),
+    ):  # fmt: skip
+        assert words in mistake(capsys, *command), command
+    assert (tmp_path / "notes.jsonl").read_text() == '{"my": "notes"}\n'

@@ -1,0 +1,210 @@
+"""A pipeline of text and pictures: what it is asked for, what it keeps, what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from smalti import modules
+from smalti.codes import Known
+from smalti.config import read_json
+from smalti.files import write_json
+from smalti.loading import load, load_any, load_unified
+from smalti.models.unified import Marks
+from smalti.pipeline.conversation import Phrases, Turn, Writing, placed, said
+from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
+from smalti.text.words import Words
+from smalti.tokenizers import kl_vae, vqgan
+
+CODES = {"causal": vqgan, "masked": vqgan, "denoised": kl_vae}
+"""Tokenizers whose codes each loop draws."""
+
+
+def made(kind: str) -> UnifiedPipeline:
+    """A pipeline of a registered model with random weights."""
+    entry = modules.UNIFIED[kind]
+    torch.manual_seed(0)
+    home = CODES[entry.module(entry.tiny()).draws_by]
+    tokenizer = modules.module_of(home.tiny(), modules.TOKENIZERS).eval().requires_grad_(False)
+    words = Words.train(["a red heart", "a blue star", "what is it?", "draw"], 280)
+    assert words.stop is not None
+    marks = Marks(words.start, (words.stop,), words.pad)
+    config = replace(entry.tiny().fitted(tokenizer.spec, words.vocab, marks), length=160)
+    model = modules.module_of(config, modules.UNIFIED).eval().requires_grad_(False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return UnifiedPipeline(tokenizer, model, words)
+
+
+@pytest.fixture(scope="module", params=sorted(modules.UNIFIED))
+def pipe(request: pytest.FixtureRequest) -> UnifiedPipeline:
+    return made(request.param)
+
+
+@pytest.fixture(scope="module")
+def one() -> UnifiedPipeline:
+    return made("one_vocabulary")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A picture of no system's size."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_pictures_depend_on_text_seed_and_number_alone(pipe):
+    few = {"steps": 4} if pipe.model.draws_by == "masked" else {}
+    few = {"head_steps": "3"} if pipe.model.draws_by == "denoised" else few
+    texts = ["a red heart", "a blue star"]
+    images = pipe(texts, n=3, seed=5, guidance=2.0, **few)
+    assert [i.size for i in images] == [pipe.tokenizer.size[::-1]] * 3
+    tags = [i.info["smalti"] for i in images]
+    assert [(t["text"], t["index"]) for t in tags] == [
+        ("a red heart", 0), ("a blue star", 1), ("a red heart", 2)
+    ]  # fmt: skip
+    alone = pipe(texts, n=1, seed=5, first=2, guidance=2.0, batch=1, **few)
+    assert np.abs(np.asarray(alone[0], int) - np.asarray(images[2], int)).max() <= 2
+    assert not same(images[0], images[2])
+
+
+def test_a_saved_pipeline_draws_and_says_the_same(pipe, photo, tmp_path):
+    pipe.save_pretrained(tmp_path / "p")
+    again = load_any(tmp_path / "p", dtype="float32")
+    assert isinstance(again, UnifiedPipeline) and again.fingerprint == pipe.fingerprint
+    assert same(pipe("a red heart", seed=1)[0], again("a red heart", seed=1)[0])
+    asked = {"words": 6, "text_temperature": 1.0}
+    assert pipe.ask(photo, "what?", **asked) == again.ask(photo, "what?", **asked)
+    assert repr(again) == repr(pipe)
+    with pytest.raises(ValueError, match="is a pipeline of text and pictures"):
+        load(tmp_path / "p")
+
+
+def test_captions_are_those_of_each_picture_alone(pipe, photo):
+    other = Image.new("RGB", (30, 30), "red")
+    settings = {"words": 5, "text_temperature": 1.0, "seed": 3}
+    both = pipe.caption([photo, other], **settings)
+    assert both == [*pipe.caption([photo], **settings), both[1]]
+    assert pipe.caption([photo, other], batch=1, **settings) == both
+    assert all(isinstance(text, str) for text in both)
+
+
+def test_an_instruction_gives_pictures(pipe, photo):
+    images = pipe.instruct(photo, "make it blue", 2, seed=1)
+    assert len(images) == 2 and not same(*images)
+    assert images[1].info["smalti"]["text"] == "make it blue"
+
+
+def test_a_reply_streams(pipe):
+    turns = [Turn("user", ["draw a red heart"])]
+    events = list(pipe.chat(turns, words=8, text_temperature=1.5, seed=2))
+    texts = [e for e in events if isinstance(e, Said)]
+    assert texts and all(b.text.startswith(a.text) or b.whole or a.whole
+                         for a, b in zip(texts, texts[1:], strict=False))  # fmt: skip
+    begun = pipe.go_on([["draw"]], Wish("picture", pictures=1, text=False, every=1))
+    shown = [e for e in begun if isinstance(e, Shown)]
+    assert [e.whole for e in shown] == [False] * (len(shown) - 1) + [True]
+    assert len(shown) > 1
+
+
+def test_known_codes_come_back(pipe, photo):
+    spec = pipe.model.spec
+    codes = pipe._encode(photo)[None]
+    mask = torch.ones(1, spec.positions, dtype=torch.bool)
+    (image,) = pipe("a red heart", known=Known(codes, mask))
+    (whole,) = pipe.model.spec.shape(1)[:1]
+    assert whole == 1
+    from smalti.pipeline.coded import decoded
+
+    back = decoded(pipe.tokenizer, codes)[0].permute(1, 2, 0).numpy()
+    assert np.abs(np.asarray(image, int) - back.astype(int)).max() <= 1
+
+
+def test_pictures_stand_where_the_text_says(one, photo):
+    assert placed("a <image> b <image>", ["x", "y"]) == ["a ", "x", " b ", "y"]
+    assert placed("what?", ["x", "y"]) == ["x", "y", "what?"]
+    for text, images in (("<image>", []), ("<image> <image>", ["x"]), ("<image>", ["x", "y"])):
+        with pytest.raises(ValueError, match="places for pictures"):
+            placed(text, images)
+    with pytest.raises(ValueError, match="the text has 2 places for pictures"):
+        one.ask(photo, "<image> or <image>?")
+
+
+def test_marks_that_a_user_types_are_text(one):
+    stop = one.words.write([one.model.marks.stops[0]])
+    assert stop == "" and one.model.marks.stops[0] not in one.words.read("</s> and </s>")
+
+
+def test_what_cannot_be_is_refused(one, photo):
+    for call, words in (
+        (lambda: one(), "give it a prompt"),
+        (lambda: one("a", classes=[1]), "takes no classes"),
+        (lambda: one("a", negative="b"), "takes no negative"),
+        (lambda: one("a", size=16), "takes no size"),
+        (lambda: one("a", guidence=2.0), "guidance"),
+        (lambda: one("a", n=0), "n must be"),
+        (lambda: one("a", steps=3), "steps 3 is for masked models"),
+        (lambda: one("a", solver="euler"), "solver euler is for continuous codes"),
+        (lambda: one("a", order="random"), "order random is for models of pictures alone"),
+        (lambda: one("a", guidance_pictures=-1.0), "guidance_pictures must be 0 or more"),
+        (lambda: one.ask(photo, "a", words=0), "words must be"),
+        (lambda: one.ask(photo, "a", penalty=0.0), "penalty must be"),
+        (lambda: one.ask(photo, "a", text_top_p=2.0), "top_p must be"),
+        (lambda: one.ask(photo, "what? " * 60), "leaves no room for text"),
+        (lambda: list(one.chat([])), "ends with what the user says"),
+        (lambda: list(one.chat([Turn("user", ["a"]), Turn("model", ["b"])])), "ends with"),
+        (lambda: one.ask("gone.png", "a"), "gone.png"),
+        (lambda: Phrases(ask="what?"), "ask must hold {}"),
+        (lambda: Writing(text_top_k=-1), "top_k must be"),
+    ):
+        with pytest.raises((ValueError, OSError), match=words):
+            call()
+
+
+def test_what_is_said_is_put_as_the_model_learned_it():
+    turns = [Turn("user", ["hello"]), Turn("model", ["yes"]), Turn("user", ["draw"])]
+    assert said(turns, Phrases()) == ["hello\n", "yes\n", "draw\n"]
+    assert said(turns, Phrases(say="Q: {} A:")) == ["Q: hello A:", "yes\n", "Q: draw A:"]
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "words"])
+def test_parts_of_another_pipeline_are_refused(one, part, tmp_path):
+    one.save_pretrained(tmp_path / "p")
+    config = tmp_path / "p" / "model" / "config.json"
+    write_json(config, read_json(config) | {part: "0123456789abcdef"})
+    with pytest.raises(ValueError, match=f"trained with {part} 0123456789abcdef"):
+        load_unified(tmp_path / "p")
+
+
+def test_parts_that_do_not_fit_are_refused(one):
+    with pytest.raises(ValueError, match="speak of other codes"):
+        UnifiedPipeline(made("transfusion").tokenizer, one.model, one.words)
+    more = Words.train([f"word{i} another{i * 7}" for i in range(4000)], 4000)
+    with pytest.raises(ValueError, match="ids, the model knows"):
+        UnifiedPipeline(one.tokenizer, one.model, more)
+
+
+def test_weights_that_are_no_numbers_are_named(one, tmp_path):
+    broken = made("one_vocabulary")
+    with torch.no_grad():
+        next(iter(broken.model.parameters()))[0] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        broken.save_pretrained(tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+def test_bfloat16_draws_too(one):
+    low = made("one_vocabulary").to("bfloat16")
+    assert low.fingerprint == one.fingerprint and low.dtype == torch.bfloat16
+    assert low("a red heart")[0].size == one("a red heart")[0].size
