@@ -10,7 +10,7 @@ from smalti.models.show_o import ShowO, tiny
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.reveal import Reveal
-from smalti.text.sequence import Part, rows_of
+from smalti.text.sequence import Part, fitted, rows_of
 
 CODES = torch.tensor([0, 1, 2, 3, 14, 15])
 HIDDEN = 20
@@ -164,3 +164,14 @@ def test_positions_may_be_revealed_in_an_order(model):
 def test_configurations_that_cannot_be(changes, words):
     with pytest.raises(ValueError, match=words):
         tiny(**changes)
+
+
+@pytest.mark.parametrize("length", range(1, 26))
+def test_what_fits_is_counted_with_what_stands_around_it(model, length):
+    document = [text(40, 41, 42), picture(model), text(43, 44), picture(model)]
+    parts = fitted(document, model.wrapping, length)
+    ids = rows_of([parts], model.wrapping).ids if parts else torch.zeros(1, 0)
+    assert ids.shape[1] == model.wrapping.size(parts) <= length
+    more = document[: len(parts) + 1]
+    whole = all(part is given for part, given in zip(parts, document, strict=False))
+    assert not whole or len(parts) == 4 or model.wrapping.size(more) > length

@@ -62,6 +62,8 @@ KINDS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "gemma": _gemma,
     "phi": _phi,
     "chameleon": _chameleon,
+    "emu3_text_model": _llama,
+    "Emu3": _llama,
 }
 """What is set by a `model_type`, beside the sizes."""
 SIZES = (
@@ -166,6 +168,24 @@ def place_of(name: str, config: LanguageConfig) -> Place | None:
         if taken := re.fullmatch(r"self_attn\.([qkv])_proj", part):
             return Place(f"{layer}.attention.wqkv.{kind}", *starts[taken[1]])
     return Place(f"{WHOLE[part]}.{kind}") if part in WHOLE else None
+
+
+def language_state(state: Mapping[str, Tensor], config: LanguageConfig) -> dict[str, Tensor]:
+    """The tensors of a `Language` of those that a file has, with queries, keys and values in one;
+    what is of something else keeps its name."""
+    found, parts = dict[str, Tensor](), dict[str, dict[int, Tensor]]()
+    for name, tensor in state.items():
+        place = place_of(name, config)
+        if IGNORED.search(name):
+            continue
+        if place is None:
+            found[name] = tensor
+        elif place.rows:
+            parts.setdefault(place.name, {})[place.start] = tensor
+        else:
+            shared = place.name.rpartition(".")[0].endswith(("q_norm", "k_norm"))
+            found[place.name] = tensor.view(-1, config.width) if shared else tensor
+    return found | {n: torch.cat([p[i] for i in sorted(p)]) for n, p in parts.items()}
 
 
 def fill(model: Language, tensors: Iterator[tuple[str, Tensor]], kind: str, where: str) -> None:

@@ -213,20 +213,17 @@ class ShowO(Unified):
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of text, given all before it, and of hidden codes, given the rest of the row."""
-        hidden = self.hides(rows, noise)
+        hidden, codes = self.hides(rows, noise), self.config.wrapping.is_code(rows.ids, self.spec)
         shown = rows._replace(ids=rows.ids.masked_fill(hidden, self.config.first + self.spec.vocab))
-        logits = self.logits(self.read(shown, 0, rows.ids.shape[1], None)).float()
-        codes = self.config.wrapping.is_code(rows.ids, self.spec)
+        h = self.read(shown, 0, rows.ids.shape[1], None)
         text = (rows.targets != IGNORED) & ~codes
-        labels = rows.ids.masked_fill(~hidden, IGNORED)
-        # one table of labels: a position predicts its own code, or the id of text that is next
+        # a position predicts its own code where that is hidden, else the id of text that is next
         ahead = F.pad(rows.ids.masked_fill(~text, IGNORED)[:, 1:], (0, 1), value=IGNORED)
-        labels = torch.where(hidden, labels, ahead)
-        nats = F.cross_entropy(logits.mT, labels, ignore_index=IGNORED, reduction="none")
-        return {
-            "text": Term(F.pad(nats, (1, 0))[:, :-1], text),
-            "codes": Term(nats, hidden),
-        }
+        labels = torch.where(hidden, rows.ids, ahead)
+        where = labels != IGNORED  # logits of nothing else are computed
+        nats = F.cross_entropy(self.logits(h[where]).float(), labels[where], reduction="none")
+        nats = nats.new_zeros(labels.shape).masked_scatter(where, nats)
+        return {"text": Term(F.pad(nats, (1, 0))[:, :-1], text), "codes": Term(nats, hidden)}
 
     def picture(self, rows: Rows) -> Revealed:
         return Revealed(self, rows)

@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from smalti.interop.language import IGNORED, place_of
+from smalti.interop.language import language_state
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, at_size
 from smalti.interop.saved import Dtype, pair
@@ -152,21 +151,9 @@ def tokenizer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def model_state(state: Mapping[str, Tensor], config: ShowOConfig) -> dict[str, Tensor]:
     """Our state dict of an official model's."""
-    found, parts = dict[str, Tensor](), dict[str, dict[int, Tensor]]()
-    for name, tensor in state.items():
-        plain = name.removeprefix("showo.")
-        place = place_of(plain, config.language)
-        if IGNORED.search(plain):
-            continue
-        if place is None:
-            found[name] = tensor
-        elif place.rows:
-            parts.setdefault(place.name, {})[place.start] = tensor
-        else:
-            heads = place.name.rpartition(".")[0].endswith(("q_norm", "k_norm"))
-            found[f"language.{place.name}"] = tensor.unsqueeze(0) if heads else tensor
-    joined = {n: torch.cat([p[i] for i in sorted(p)]) for n, p in parts.items()}
-    return found | {f"language.{name}": tensor for name, tensor in joined.items()}
+    plain = {name.removeprefix("showo."): tensor for name, tensor in state.items()}
+    ours = language_state(plain, config.language)
+    return {f"language.{name}": tensor for name, tensor in ours.items()}
 
 
 # -- the record
