@@ -10,12 +10,17 @@ from smalti.interop.project import Part
 from smalti.interop.projects import PROJECTS
 from smalti.progress import say
 
-KINDS = {
-    part: f"{name} --{option}"
-    for name, project in reversed(PROJECTS.items())
-    for option, part in (("tokenizer", project.tokenizer), ("model", project.model))
-    if part is not None
-}
+
+def _kinds() -> dict[Part, str]:
+    found = dict[Part, str]()
+    for name, project in PROJECTS.items():
+        for option, part in (("model", project.model), ("tokenizer", project.tokenizer)):
+            if part is not None:
+                found.setdefault(part, f"{name} --{option}")
+    return dict(reversed(found.items()))
+
+
+KINDS = _kinds()
 """What takes a file of each kind: the project of `smalti convert`, and the option. Of a tokenizer
 that several share, the first that has it."""
 

@@ -55,7 +55,8 @@ DECODER = (
     "model.layers.0.self_attn.q_proj.",
     "model.layers.0.mlp.gate_proj.",
 )
-"""How names begin in a folder of any decoder with gates."""
+OTHER = ("model.layers.0.self_attn.q_norm.",)
+"""How names begin in a folder of any decoder with gates; those that Chameleon's alone has."""
 KINDS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "llama": _llama,
     "qwen2": _qwen2,

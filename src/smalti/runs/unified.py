@@ -145,6 +145,8 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
         raise ValueError("text and pictures need --tokenizer DIR, made by training a tokenizer")
     check_words(recipe, begun)
     tokenizer = begun.tokenizer if begun else load_tokenizer(recipe.tokenizer, world.device)
+    if begun is None:  # before the documents are made
+        recipe.model.check_spec(tokenizer.spec)
     cache = open_file(recipe, out, tokenizer, world)
     words = begun.words if begun else open_words(recipe, out, cache, world)
     pipeline = begun or fresh(recipe, tokenizer, words, cache)

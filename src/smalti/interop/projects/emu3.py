@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from smalti.config import read_json
-from smalti.interop.language import config_of, language_state
+from smalti.interop.language import DECODER, OTHER, config_of, language_state
 from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.project import Part, Project, at_size
 from smalti.interop.saved import Dtype, pair
@@ -214,7 +214,8 @@ TOKENIZER = Part(
 
 MODEL = Part(
     title="a model of Emu3",
-    marks=("model.embed_tokens.", "model.layers.0.self_attn.q_proj.", "lm_head."),
+    marks=DECODER,
+    lacks=OTHER,
     module=Emu3,
     config=model_sizes,
     state=lambda state, config, _: {

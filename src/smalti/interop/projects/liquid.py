@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smalti.config import read_json
-from smalti.interop.language import DECODER, config_of, fill, stored
+from smalti.interop.language import DECODER, OTHER, config_of, fill, stored
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, at_size, words_of
 from smalti.interop.projects.chameleon import TOKENIZER
@@ -93,7 +93,7 @@ MODEL = Part(
     module=OneVocabulary,
     config=model_sizes,
     state=lambda state, *_: state,
-    lacks=("model.layers.0.self_attn.q_norm.",),
+    lacks=OTHER,
     fill=fill_model,
 )
 
