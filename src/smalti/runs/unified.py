@@ -165,8 +165,8 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     trainer = Trainer(
         objective, training, recipe.train, out, world, line, look.evaluate, look.preview
     )
-    marks = {"fingerprint": mark, "tokenizer": cache.tokenizer, "words": words.fingerprint()}
-    claim(out, recipe, world, **marks)
+    begun_with = {"tokenizer": cache.tokenizer, "words": words.fingerprint()}
+    claim(out, recipe, world, None, fingerprint=mark, **begun_with)
     if note and world.main:
         say(note)
     trainer.fit()
