@@ -39,6 +39,8 @@ BROKEN = "\ufffd"
 """What stands for bytes that are no whole character."""
 LONGEST = 4
 """Bytes of a character, at most."""
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""A token that is one byte of a character, in tokenizers that fall back to bytes."""
 
 
 class Words:
@@ -88,7 +90,7 @@ class Words:
                 f"vocab must be at least {least}, for all bytes and {len(MARKS)} marks, got {vocab}"
             )
         looks = re.compile("|".join(map(re.escape, MARKS)))
-        texts = [part for text in texts for part in looks.split(text) if part]
+        texts = [part for text in texts for part in looks.split(_whole(text)) if part]
         if not texts:
             raise ValueError("there are no texts to learn from")
         made = Tokenizer(models.BPE())
@@ -110,7 +112,7 @@ class Words:
         tokenizer knows no other way to read it.
         """
         tokenizer = self._tokenizer if begins else self._behind
-        ids = tokenizer.encode(text.encode().decode(), add_special_tokens=False).ids
+        ids = tokenizer.encode(_whole(text), add_special_tokens=False).ids
         for name in (STARTS, STOPS, PADS):
             if (mark := self._first(name)) is not None and mark in ids:
                 raise ValueError(
@@ -136,6 +138,9 @@ class Words:
         `whole` text, the beginning of a character at its end is held back. Where it does not begin
         its document (`begins`), a blank before its first word stays."""
         known = [i for i in ids if 0 <= i < self.vocab]
+        if not whole:  # bytes in a row are broken together, also those that were whole before
+            while known and BYTE.fullmatch(self._tokenizer.id_to_token(known[-1]) or ""):
+                known.pop()
         text = self._decode(known, begins)
         if whole or not text.endswith(BROKEN):
             return text
@@ -211,8 +216,21 @@ class Words:
         return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json into a new or empty folder, or one of a text tokenizer. Raises
-        ValueError naming what is there for any other."""
+        """Write tokenizer.json into a new or empty folder; one that holds the same text tokenizer
+        stays as it is. Raises ValueError naming what is there for any other."""
         check_folder(folder, FILE, ("model",), "a text tokenizer")
+        if (folder / FILE).exists():
+            if (found := Words.open(folder).fingerprint()) != self.fingerprint():
+                raise ValueError(f"{folder} holds another text tokenizer, {found}: give another")
+            return
         with filling(folder) as temporary:
             write_json(temporary / FILE, self._json)
+
+
+def _whole(text: str) -> str:
+    """The text. Raises ValueError for half of a character, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"texts are of whole characters, got {text!r}") from None
+    return text
