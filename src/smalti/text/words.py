@@ -37,8 +37,6 @@ PADS = ("<pad>", "<|finetune_right_pad_id|>", "<|endoftext|>")
 """What released tokenizers call these."""
 BROKEN = "\ufffd"
 """What stands for bytes that are no whole character."""
-LONGEST = 4
-"""Bytes of a character, at most."""
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 """A token that is one byte of a character, in tokenizers that fall back to bytes."""
 
@@ -137,16 +135,13 @@ class Words:
         """The text of ids, without marks; ids that it does not know are left out. If it is not the
         `whole` text, the beginning of a character at its end is held back. Where it does not begin
         its document (`begins`), a blank before its first word stays."""
-        known = [i for i in ids if 0 <= i < self.vocab]
+        marks = set(self.specials.values())
+        known = [i for i in ids if 0 <= i < self.vocab and i not in marks]
         if not whole:  # bytes in a row are broken together, also those that were whole before
             while known and BYTE.fullmatch(self._tokenizer.id_to_token(known[-1]) or ""):
                 known.pop()
         text = self._decode(known, begins)
-        if whole or not text.endswith(BROKEN):
-            return text
-        # a released tokenizer may write no byte of a row of them before all are there
-        some = (self._decode(known[: len(known) - back], begins) for back in range(1, LONGEST))
-        return max((text.rstrip(BROKEN) for text in (text, *some)), key=len)
+        return text if whole else text.rstrip(BROKEN)
 
     def _decode(self, ids: list[int], begins: bool) -> str:
         before, shown = (), 0
