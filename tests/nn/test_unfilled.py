@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from builders import models, tokenizers
@@ -40,7 +41,15 @@ def test_nothing_is_drawn():
     assert drawn.found == []
 
 
-@pytest.mark.parametrize("name", ["llamagen", "var", "mar", "rq_vae", "kl_vae"])
+def test_nothing_is_scaled_to_one_length():
+    with unfilled():
+        codes = torch.empty(3, 4)
+        assert functional.normalize(codes, dim=-1) is codes
+        assert functional.normalize(input=codes) is codes
+    assert functional.normalize(torch.ones(1, 4)).tolist() == [[0.5] * 4]
+
+
+@pytest.mark.parametrize("name", ["llamagen", "var", "mar", "rq_vae", "kl_vae", "vqgan"])
 def test_names_shapes_and_types_are_those_of_the_module(name):
     module, config = CASES[name]
     with unfilled():

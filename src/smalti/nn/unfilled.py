@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 def unfilled() -> Iterator[None]:
     """Modules made here have tensors on the meta device: shapes and types, and no memory.
 
-    Nothing is drawn for them. `normal_` of a meta tensor would import `torch._dynamo` first, which
-    takes two seconds of every command that loads a pipeline.
+    Nothing is drawn for them, or scaled to one length. `normal_` or `normalize` of a meta tensor
+    would import `torch._dynamo` first, which takes seconds of every command that loads a pipeline.
     """
     with torch.device("meta"), _NothingDrawn():
         yield
@@ -28,4 +28,6 @@ class _NothingDrawn(TorchFunctionMode):
         named = kwargs or {}
         if func in (torch.Tensor.normal_, torch.nn.init.normal_):
             return args[0] if args else named["tensor"]
+        if func is torch.nn.functional.normalize:
+            return args[0] if args else named["input"]
         return func(*args, **named)
