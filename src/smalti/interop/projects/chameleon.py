@@ -9,6 +9,10 @@ A model is a folder of transformers, in shards, or Meta's `consolidated.pth` wit
 it, of the large model a file for each of four processes (`interop/consolidated.py`). Folders of
 transformers hold the tokenizer of pictures without its decoder, so that `vqgan.ckpt` is needed
 either way. Which id is which code, names of the text tokenizer say: IMGIMGBCZ is code 12.
+
+On the hub, facebook/chameleon-7b and -30b are gated: they are given to who asks, and have to be
+downloaded by hand, as Meta's files are. They were published without the ability to draw; Anole,
+which learned that anew, is free.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from smalti.interop.language import config_of, fill, stored
 from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.project import Part, Project, at_size, words_of
 from smalti.interop.projects.var import vae_state
-from smalti.interop.saved import Dtype, pair
+from smalti.interop.saved import Dtype, Repository, pair
 from smalti.interop.taming import convolutions
 from smalti.interop.tensor_shapes import shape
 from smalti.models.one_vocabulary import OneVocabulary, OneVocabularyConfig
@@ -213,4 +217,9 @@ PROJECT = Project(
         marks=(TURN,),
     ),
     writing=Writing(text_temperature=0.7, text_top_p=0.9, penalty=1.2),
+    repositories={
+        "GAIR/Anole-7b-v0.1": Repository(
+            ("tokenizer/vqgan.ckpt",), ("models/7b",), words="tokenizer/text_tokenizer.json"
+        ),
+    },
 )
