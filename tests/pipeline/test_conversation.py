@@ -38,11 +38,10 @@ def test_several_pictures_and_none():
 
 def test_a_conversation():
     turns = [Turn("user", ["hello", PICTURE]), Turn("model", ["yes"]), Turn("user", ["and"])]
-    assert kinds(said(turns, GEMMA)) == [
-        "[<turn>]", "user\nhello", PICTURE, "[<over>]", "\n", "[<turn>]", "model\nyes",
-        "[<over>]", "\n", "[<turn>]", "user\nand", "[<over>]", "\n", "[<turn>]", "model\n",
-    ]  # fmt: skip
-    assert said(turns, Phrases()) == ["hello", PICTURE, "yes\nand\n"]
+    user, model = ["[<over>]", "\n", "[<turn>]", "model\n"], ["yes", "[<over>]", "\n"]
+    first = ["[<turn>]", "user\nhello", PICTURE, *user]
+    assert kinds(said(turns, GEMMA)) == [*first, *model, "[<turn>]", "user\nand", *user]
+    assert said(turns, Phrases()) == ["hello", PICTURE, "yes\n", "and\n"]
     with pytest.raises(ValueError, match="ends with what the user says"):
         said(turns[:2], GEMMA)
 
