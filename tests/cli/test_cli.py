@@ -16,7 +16,7 @@ from smalti.config import settings_of
 from smalti.interop.projects import PROJECTS
 from smalti.pipeline.sampling import Sampling
 from smalti.recipes import RECIPES
-from smalti.recipes.base import TokenizerRecipe
+from smalti.recipes.base import TokenizerRecipe, WordsRecipe
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
@@ -127,7 +127,7 @@ def test_the_catalogue_agrees_with_the_recipes():
     for name, function in RECIPES.items():
         listed, recipe = catalogue.recipes()[name], function()
         assert listed.kind == type(recipe).__name__
-        assert listed.tokenizer == isinstance(recipe, TokenizerRecipe)
+        assert listed.tokenizer == isinstance(recipe, TokenizerRecipe | WordsRecipe)
         fields = {f"--{f.replace('_', '-')}" for f in catalogue.fields(name)}
         known = options(command_of(recipe))
         assert {option.name for option in known} <= fields

@@ -56,7 +56,7 @@ def mistake(capsys, *arguments) -> str:
 
 def test_a_run_leaves_a_pipeline_that_draws(work, tmp_path, capsys):
     report = json.loads((work / "g" / "report.json").read_text())
-    assert 0 < report["held_out_bits_per_byte"] < 10 and 0 < report["held_out_codes"] < 4
+    assert 0 < report["held_out_bits_per_byte"] < 10 and 0 < report["held_out_codes"] < 7
     assert (work / "g" / "previews" / "step-00000004.png").is_file()
     told = json.loads(said(
         capsys, "sample", work / "g" / "pipeline", "--text", "a red heart", "--n", 2, "--guidance",

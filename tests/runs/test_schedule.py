@@ -91,7 +91,7 @@ def test_recipes_are_what_they_were(name):
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == REPRS[name]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [n for n in RECIPES if n != "tokenizer_text"])
 def test_a_recipe_of_its_own_steps_is_itself(name, tmp_path):
     recipe = RECIPES[name]()
     assert with_steps(recipe, recipe.train.steps) == recipe

@@ -30,12 +30,19 @@ class Listed:
 
     @property
     def tokenizer(self) -> bool:
-        """Whether it trains a tokenizer; else a generator."""
+        """Whether it trains a tokenizer, of pictures or of text; else a generator."""
         bases, _ = _classes("smalti.recipes.base")[self.kind]
-        return "TokenizerRecipe" in (self.kind, bases)
+        return self.text_only or "TokenizerRecipe" in (self.kind, bases)
+
+    @property
+    def text_only(self) -> bool:
+        """Whether it trains a tokenizer of text."""
+        return self.kind == "WordsRecipe"
 
     @property
     def group(self) -> str:
+        if self.text_only:
+            return "tokenizers of text, in seconds"
         size = "small, for two CPU cores" if self.name.startswith(SMALL) else "published"
         return f"{'tokenizers' if self.tokenizer else 'generators'}, {size}"
 

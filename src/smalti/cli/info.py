@@ -18,12 +18,13 @@ from smalti.data.open import SCHEMES, open_source
 from smalti.data.skipped import read, report
 from smalti.data.token_cache import TokenCache
 from smalti.files import expand
+from smalti.text.words import FILE, FOLDER, Words
 from smalti.train import checkpoint
 
 
 def describe(text: str) -> dict[str, Any]:
-    """Facts about a pipeline, tokenizer, model, run, token cache, picture, documents or a data
-    source; of a data source also which recipe suits it.
+    """Facts about a pipeline, tokenizer of pictures or text, model, run, token cache, picture,
+    documents or a data source; of a data source also which recipe suits it.
 
     Raises ValueError if it is none of them.
     """
@@ -32,7 +33,7 @@ def describe(text: str) -> dict[str, Any]:
         from smalti.cli.advice import advice
 
         return advice(open_source(text))
-    if is_documents(text):
+    if is_documents(text) and not path.exists():
         return _documents(open_documents(text))
     if path.is_file():
         return _file(path)
@@ -41,6 +42,7 @@ def describe(text: str) -> dict[str, Any]:
             ("pipeline.json", _pipeline),
             ("recipe.json", _run),
             ("config.json", _module),
+            (FILE, _words),
         ):
             if (path / name).is_file():
                 return reader(path)
@@ -74,9 +76,12 @@ def _picture(path: Path) -> dict[str, Any]:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    """What a file is: a picture, documents that are encoded or, of all others, a token cache."""
+    """What a file is: a picture, a text tokenizer, documents that are encoded or, of all others, a
+    token cache."""
     if path.suffix.lower() == ".png":
         return _picture(path)
+    if path.suffix.lower() == ".json":
+        return _words(path)
     return _encoded(DocumentCache(path)) if is_document_file(path) else _cache(path)
 
 
@@ -91,6 +96,18 @@ def _documents(documents: Documents) -> dict[str, Any]:
         "first": first,
         "source": documents.name,
         **report(documents.skipped),
+    }
+
+
+def _words(path: Path) -> dict[str, Any]:
+    """Facts about a text tokenizer, its file or its folder."""
+    words = Words.open(path)
+    return {
+        "kind": "text tokenizer",
+        "vocab": words.vocab,
+        "model": words.model,
+        "marks": words.specials,
+        "fingerprint": words.fingerprint(),
     }
 
 
@@ -145,6 +162,8 @@ def _pipeline(folder: Path) -> dict[str, Any]:
     parts = {"tokenizer": tokenizer, "model": _module(folder / "model")}
     if (folder / "text").is_dir():
         parts["text"] = _module(folder / "text")
+    if (folder / FOLDER).is_dir():
+        parts["words"] = _words(folder / FOLDER)
     return {"kind": "pipeline", **read_json(folder / "pipeline.json")} | parts
 
 

@@ -64,7 +64,8 @@ def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = Fal
 
     Args:
         path: Folder, file, Hugging Face hub id of a pipeline, or a data source: emoji, shapes,
-            folder:PATH, parquet:PATH or hub:NAME, or documents: captioned:SOURCE, qa:FILE.jsonl.
+            folder:PATH, parquet:PATH or hub:NAME, or documents: captioned:SOURCE, qa:FILE.jsonl,
+            text:PATH.
         json: Print it as JSON on standard output.
     """
     from smalti.cli.info import describe

@@ -24,6 +24,9 @@ def train(arguments: Sequence[str]) -> None:
     name = chosen_recipe("train", arguments, "--out RUN")
     if name is None:
         return
+    if catalogue.recipes()[name].text_only:
+        train_words(name, arguments)
+        return
     from smalti.recipes import RECIPES
     from smalti.runs.run import ending
     from smalti.runs.run import train as run
@@ -43,6 +46,28 @@ def train(arguments: Sequence[str]) -> None:
         if json and report:
             show(report)
         elif report:
+            say(ending(recipe, out, report))
+
+    parse_recipe(command, "train", name, arguments[1:])
+
+
+def train_words(name: str, arguments: Sequence[str]) -> None:
+    """`train` for a recipe of a text tokenizer."""
+    from smalti.recipes import RECIPES
+    from smalti.runs.words import ending
+    from smalti.runs.words import train_words as run
+
+    default = RECIPES[name]()
+
+    def command(
+        out: Annotated[Path, arg(help="Folder of the run; the same command goes on there.")],
+        recipe: Any = default,
+        json: Annotated[bool, arg(help="Print the report on standard output.")] = False,
+    ) -> None:
+        report = run(recipe, out)
+        if json:
+            show(report)
+        else:
             say(ending(recipe, out, report))
 
     parse_recipe(command, "train", name, arguments[1:])
@@ -104,7 +129,7 @@ def chosen_recipe(
         raise ValueError(
             f"the recipe comes first, got {name!r}; smalti {command} --help lists all recipes"
         )
-    index = find(name, list(listed), "recipe")
+    index = find(name.replace("-", "_"), list(listed), "recipe")
     if index is None:
         near = did_you_mean(name, listed)
         more = "" if near else f"; smalti {command} --help lists all {len(listed)}"

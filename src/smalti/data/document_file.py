@@ -209,6 +209,10 @@ class DocumentCache:
     def __getitem__(self, i: int) -> Doc:
         return self.document(i)
 
+    def texts(self, i: int) -> list[str]:
+        """The texts of document i, whose codes are not read."""
+        return [part["text"] for part in self._parts[i].as_py() if part["text"]]
+
     def _piece(self, part: dict[str, Any]) -> Piece:
         codes = None if part["codes"] is None else self._codes(part["codes"])
         return Piece(part["text"] or "", learned=part["learned"], codes=codes)

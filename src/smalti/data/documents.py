@@ -33,6 +33,7 @@ SCHEMES = {
     "shapes-all": "shapes-all or shapes-all:COUNT",
     "qa": "qa:FILE.jsonl",
     "docs": "docs:FILE.arrow",
+    "text": "text:PATH (a .txt file, or a folder of them)",
 }
 JOINT = re.compile(rf"\+(?=(?:{'|'.join(SCHEMES)})(?:[:+]|$))")
 """A plus between two of them, not one of a path."""
@@ -86,6 +87,10 @@ class Documents(Keyed, Protocol):
 
     def __getitem__(self, i: int) -> Doc: ...
 
+    def texts(self, i: int) -> list[str]:
+        """The texts of document i in their order, without decoding or drawing a picture."""
+        ...
+
     def task(self, i: int) -> str:
         """What document i teaches, such as "draw", "caption" or "ask"."""
         ...
@@ -129,6 +134,10 @@ def _opened(text: str) -> Sequence[Documents]:
         from smalti.data.written import Written
 
         return [Written(rest)]
+    if scheme == "text":
+        from smalti.data.text_files import TextFiles
+
+        return [TextFiles(rest)]
     from smalti.data.document_file import DocumentCache
 
     there = Path(rest).expanduser().exists() or not glob.has_magic(rest)
@@ -166,6 +175,10 @@ class Captioned:
         picture = Piece(image=example.image, learned=False)
         return [picture, Piece(CAPTION, learned=False), Piece(example.caption)]
 
+    def texts(self, i: int) -> list[str]:
+        caption = self.source.caption(self._chosen[i // 2])
+        return [caption] if i % 2 == 0 else [CAPTION, caption]
+
     def task(self, i: int) -> str:
         return ("draw", "caption")[i % 2]
 
@@ -197,6 +210,10 @@ class Joined:
     def __getitem__(self, i: int) -> Doc:
         documents, at = self._at(i)
         return documents[at]
+
+    def texts(self, i: int) -> list[str]:
+        documents, at = self._at(i)
+        return documents.texts(at)
 
     def task(self, i: int) -> str:
         documents, at = self._at(i)

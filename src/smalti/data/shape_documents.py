@@ -209,6 +209,9 @@ class ShapeDocuments:
             for content, learned in self.script(i).parts
         ]
 
+    def texts(self, i: int) -> list[str]:
+        return [content for content, _ in self.script(i).parts if isinstance(content, str)]
+
     def task(self, i: int) -> str:
         return self.tasks[i % len(self.tasks)]
 

@@ -108,6 +108,9 @@ class Written:
             for p in self._lines[i][1]
         ]
 
+    def texts(self, i: int) -> list[str]:
+        return [part.text for part in self._lines[i][1] if part.text]
+
     def task(self, i: int) -> str:
         return self._lines[i][0]
 

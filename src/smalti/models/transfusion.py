@@ -48,7 +48,9 @@ class TransfusionConfig(UnifiedConfig):
     channels: int = 8
     """C, numbers of a vector of a picture."""
     layers: int = 12
+    """Transformer blocks."""
     heads: int = 12
+    """Attention heads."""
     head_dim: int = 64
     """Width of a head."""
     dim: int = 768

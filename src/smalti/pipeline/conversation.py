@@ -152,11 +152,11 @@ def parts_of(
     """A document of pieces, behind the id that begins one."""
     start, spec = model.marks.start, model.spec
     parts = [] if start is None else [text_part([start])]
-    for piece in pieces:
+    for i, piece in enumerate(pieces):
         if isinstance(piece, Mark):
             parts.append(text_part([words.id(piece)]))
         elif isinstance(piece, str):
-            parts.append(text_part(words.read(piece)))
+            parts.append(text_part(words.read(piece, begins=i == 0)))
         else:
             parts.append(picture_part(encode(piece), spec))
     return parts

@@ -11,8 +11,9 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
-from smalti.recipes.base import Demo, Recipe
+from smalti.recipes.base import Demo
 
 
 def _files() -> Iterator[ModuleType]:
@@ -21,8 +22,8 @@ def _files() -> Iterator[ModuleType]:
             yield import_module(f"{__name__}.{file.name}")
 
 
-def _recipes(module: ModuleType) -> dict[str, Callable[[], Recipe]]:
-    """The recipes of a file, in their order there."""
+def _recipes(module: ModuleType) -> dict[str, Callable[[], Any]]:
+    """The recipes of a file, each of a kind of `base`, in their order there."""
     return {
         name: function
         for name, function in vars(module).items()

@@ -143,6 +143,24 @@ Recipe = TokenizerRecipe | GeneratorRecipe | UnifiedRecipe
 
 
 @dataclass(frozen=True)
+class TextsConfig:
+    source: str = "shapes-all"
+    """Documents (shapes-all, captioned:SOURCE, qa:FILE.jsonl, docs:FILE.arrow), text files
+    (text:PATH, a .txt file or a folder of them), joined by +, or pictures with captions."""
+    holdout: float = 0.1
+    """Share of the documents, or lines, kept for evaluation, the same ones in every run."""
+
+
+@dataclass(frozen=True)
+class WordsRecipe:
+    """Train a text tokenizer on texts."""
+
+    vocab: int = 512
+    """Ids, of which 256 are bytes and three are marks; fewer if the texts give no more."""
+    data: TextsConfig = field(default_factory=TextsConfig)
+
+
+@dataclass(frozen=True)
 class Demo:
     """What `smalti demo` trains of a system."""
 

@@ -39,7 +39,7 @@ def emoji_transfusion() -> UnifiedRecipe:
     return replace(
         recipe,
         row=120,
-        model=small(),
+        model=_small(),
         objective=JointConfig(pictures=5.0, cond_dropout=0.1),
         sampling=Sampling.of(guidance=2.0, head_steps="25"),
         train=replace(recipe.train, batch=40),
@@ -57,14 +57,14 @@ def shapes_transfusion() -> UnifiedRecipe:
     return replace(
         recipe,
         row=120,
-        model=small(),
+        model=_small(),
         objective=JointConfig(pictures=5.0, cond_dropout=0.05),
         sampling=Sampling.of(guidance=2.0, head_steps="25"),
         train=replace(recipe.train, batch=40),
     )
 
 
-def small() -> TransfusionConfig:
+def _small() -> TransfusionConfig:
     """A Transfusion of 9 million parameters, of which what the time decides has half."""
     return TransfusionConfig(layers=6, heads=3, head_dim=64, dim=192, length=512)
 

@@ -56,10 +56,7 @@ def check(out: Path, recipe: Recipe) -> None:
         for name, old, new in found:
             elsewhere = old and new and same_content(out, name, recipe)
             if name.removeprefix("train.") not in allowed and not elsewhere:
-                raise ValueError(
-                    f"{out} holds a run of another recipe: {name} was {old!r}, now {new!r}. Give "
-                    "another --out, or remove the folder to start over"
-                )
+                raise other_recipe(out, name, old, new)
         done = checkpoint.found(out / "checkpoints")
         if done and (steps := int(done[-1].name.removeprefix("step-"))) > recipe.train.steps:
             raise ValueError(
@@ -67,6 +64,14 @@ def check(out: Path, recipe: Recipe) -> None:
                 f"got {recipe.train.steps}"
             )
     check_folder(out, "recipe.json", ("train",), "a run")
+
+
+def other_recipe(out: Path, name: str, old: object, new: object) -> ValueError:
+    """The error of a folder that holds a run of another recipe, by a field that differs."""
+    return ValueError(
+        f"{out} holds a run of another recipe: {name} was {old!r}, now {new!r}. Give another "
+        "--out, or remove the folder to start over"
+    )
 
 
 def say_longer(out: Path, recipe: Recipe) -> None:

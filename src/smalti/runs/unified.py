@@ -26,9 +26,10 @@ from smalti.recipes.base import UnifiedRecipe
 from smalti.runs.documents import encode_documents
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.tokenizer import spread
+from smalti.runs.words import texts_of, words_in
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import Document, Part
-from smalti.text.words import Words
+from smalti.text.words import FOLDER, STOPS, Words
 from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.joint import rows_in
 from smalti.train.parallel import World, autocast, on_main, wait
@@ -70,9 +71,9 @@ def wrapped(document: Doc, model: Unified, words: Words) -> list[Part]:
     """A document of texts and codes between the ids that begin and end one."""
     start, (stop, *_) = model.marks.start, model.marks.stops
     parts = [] if start is None else [text_part([start])]
-    for piece in document:
+    for i, piece in enumerate(document):
         if piece.codes is None:
-            parts.append(text_part(words.read(piece.text), piece.learned))
+            parts.append(text_part(words.read(piece.text, begins=i == 0), piece.learned))
         else:
             parts.append(picture_part(piece.codes, model.spec, piece.learned))
     return [*parts, text_part([stop], True)]
@@ -142,7 +143,10 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     begun = load_unified(recipe.init, world.device, "float32") if recipe.init else None
     if not recipe.tokenizer and begun is None:
         raise ValueError("text and pictures need --tokenizer DIR, made by training a tokenizer")
+    check_words(recipe, begun)
     tokenizer = begun.tokenizer if begun else load_tokenizer(recipe.tokenizer, world.device)
+    if begun is None:  # before the documents are made
+        recipe.model.check_spec(tokenizer.spec)
     cache = open_file(recipe, out, tokenizer, world)
     words = begun.words if begun else open_words(recipe, out, cache, world)
     pipeline = begun or fresh(recipe, tokenizer, words, cache)
@@ -179,8 +183,7 @@ def fresh(
 ) -> UnifiedPipeline:
     """A pipeline of a new model."""
     stop = words.stop
-    if stop is None:
-        raise ValueError(f"{recipe.words} has no id for the end of a document: </s> or <eos>")
+    assert stop is not None  # of `check_words`
     marks = Marks(words.start, (stop,), words.pad)
     config = recipe.model.fitted(tokenizer.spec, words.vocab, marks)
     torch.manual_seed(recipe.train.seed)
@@ -238,10 +241,27 @@ def open_words(recipe: UnifiedRecipe, out: Path, cache: DocumentCache, world: Wo
     """The recipe's text tokenizer; made in the run's folder where it names none."""
     if recipe.words:
         return Words.open(recipe.words)
-    folder = out / "words"
-    if world.main and not folder.exists():
-        chosen = cache.indices("train").tolist()
-        texts = [piece.text for i in chosen for piece in cache.document(i) if piece.text]
-        Words.train(texts, recipe.vocab).save(folder)
+    folder = out / FOLDER
+    if world.main:
+        words_in(folder, texts_of(cache, cache.indices("train").tolist()), recipe.vocab)
     wait(world)
     return Words.open(folder)
+
+
+def check_words(recipe: UnifiedRecipe, begun: UnifiedPipeline | None) -> None:
+    """Raise ValueError, naming it, if the text tokenizer that the recipe names is not that of the
+    pipeline which the run begins from, or has no id for the end of a document."""
+    if not recipe.words:
+        return
+    words = Words.open(recipe.words)
+    mine = words.fingerprint()
+    if begun is not None and mine != (theirs := begun.words.fingerprint()):
+        raise ValueError(
+            f"{recipe.words} is text tokenizer {mine}, but the model of {recipe.init} was trained "
+            f"with {theirs}: leave --words out, its own is then taken"
+        )
+    if words.stop is None:
+        raise ValueError(
+            f"{recipe.words} has no mark for the end of a document, which is one of "
+            f"{', '.join(STOPS)}; its marks are {', '.join(words.specials) or 'none'}"
+        )
