@@ -81,5 +81,7 @@ def test_a_full_demo_is_the_recipe():
 
 
 def test_no_such_system():
-    with pytest.raises(ValueError, match="must be one of chameleon, .* got 'vaar'; did you mean 'var'"):
+    with pytest.raises(
+        ValueError, match="must be one of chameleon, .* got 'vaar'; did you mean 'var'"
+    ):
         demo.recipes("shapes:24", False, 0, "vaar")
