@@ -154,6 +154,7 @@ def test_no_other_folder_is_written_to(lines, tmp_path, capsys):
     assert "holds a run of another recipe: init was '', now None" in mistake(capsys, *command)
 
 
-def test_the_ladder_has_no_text_tokenizers(tmp_path, capsys):
-    line = mistake(capsys, "scaling", "tokenizer-text", "--out", tmp_path / "r")
-    assert "'tokenizer-text' is no recipe of smalti scaling" in line
+@pytest.mark.parametrize("name", ["tokenizer-text", "shapes_chameleon"])
+def test_only_generators_of_codes_alone_have_a_ladder(name, tmp_path, capsys):
+    line = mistake(capsys, "scaling", name, "--out", tmp_path / "r")
+    assert f"{name!r} is no recipe of smalti scaling" in line

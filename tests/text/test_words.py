@@ -112,7 +112,11 @@ def test_nothing_else_is_written_over(words, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not a text tokenizer: it holds notes.txt"):
         words.save(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+    words.save(tmp_path / "w")
+    with pytest.raises(ValueError, match=f"w holds another text tokenizer, {words.fingerprint()}"):
+        Words.train(["another text"], 270).save(tmp_path / "w")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "w"]
+    assert Words.open(tmp_path / "w").fingerprint() == words.fingerprint()
     words.save(tmp_path / "words")
     with pytest.raises(ValueError, match="holds another text tokenizer"):
         Words.train(["another", "text"], 270).save(tmp_path / "words")

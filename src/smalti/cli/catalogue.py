@@ -35,6 +35,12 @@ class Listed:
         return self.text_only or "TokenizerRecipe" in (self.kind, bases)
 
     @property
+    def scaled(self) -> bool:
+        """Whether `smalti scaling` takes it: it trains a generator of codes alone."""
+        bases, _ = _classes("smalti.recipes.base")[self.kind]
+        return "GeneratorRecipe" in (self.kind, bases)
+
+    @property
     def text_only(self) -> bool:
         """Whether it trains a tokenizer of text."""
         return self.kind == "WordsRecipe"

@@ -80,7 +80,7 @@ def scaling(arguments: Sequence[str]) -> None:
     what is finished is used again, what was cut off goes on. All else are fields of the recipe.
     """
     usage = "--sizes N N N N --out DIR"
-    name = chosen_recipe("scaling", arguments, usage, tokenizers=False)
+    name = chosen_recipe("scaling", arguments, usage, scaled=True)
     if name is None:
         return
     from rich.console import Console
@@ -116,11 +116,11 @@ def scaling(arguments: Sequence[str]) -> None:
 
 
 def chosen_recipe(
-    command: str, arguments: Sequence[str], usage: str, tokenizers: bool = True
+    command: str, arguments: Sequence[str], usage: str, scaled: bool = False
 ) -> str | None:
     """The recipe that the first of the arguments names; None if it asks for help: then all recipes
     are printed. Raises ValueError if it names none, and for options that no such recipe has."""
-    listed = {n: r for n, r in catalogue.recipes().items() if tokenizers or not r.tokenizer}
+    listed = {n: r for n, r in catalogue.recipes().items() if r.scaled or not scaled}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(recipe_list(command, usage, listed.values()))
         return None

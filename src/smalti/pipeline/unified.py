@@ -322,12 +322,15 @@ class UnifiedPipeline:
         self, documents: Sequence[Sequence[Part]], wish: Wish, **settings: Any
     ) -> Iterator[Said | Shown]:
         """Go on with documents of ids and codes."""
-        spec, every = self.model.spec, wish.every
+        spec, words, every = self.model.spec, self.words, wish.every
+        behind = set[int]()  # rows whose next text does not begin what is written
         request = self._request(documents, wish, settings)
         with torch.inference_mode(), packed(self.model):
             for event in mixed.stream(self.model, request):
                 if isinstance(event, mixed.Wrote):
-                    yield Said(event.row, self.words.write(event.ids, whole=False), False)
+                    yield Said(
+                        event.row, words.write(event.ids, False, event.row not in behind), False
+                    )
                 elif isinstance(event, mixed.Drawing):
                     step = event.step
                     if every and step.done % every == 0 and step.done < step.total:
@@ -335,8 +338,10 @@ class UnifiedPipeline:
                         for row, image in zip(event.rows, images, strict=True):
                             yield Shown(row, image, False, step.done, step.total)
                 elif event.part.spec is None:
-                    yield Said(event.row, self.words.write(event.part.content.tolist()), True)
+                    ids = event.part.content.tolist()
+                    yield Said(event.row, words.write(ids, True, event.row not in behind), True)
                 else:
+                    behind.add(event.row)
                     (image,) = to_pil(decoded(self.tokenizer, event.part.content[None], spec))
                     yield Shown(event.row, image, True, 1, 1)
 

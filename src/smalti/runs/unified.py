@@ -23,6 +23,7 @@ from smalti.pipeline.pipeline import check_pipeline
 from smalti.pipeline.unified import Shown, UnifiedPipeline, Wish
 from smalti.progress import say
 from smalti.recipes.base import UnifiedRecipe
+from smalti.runs.data import mark_of
 from smalti.runs.documents import encode_documents
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.tokenizer import spread
@@ -164,7 +165,8 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     trainer = Trainer(
         objective, training, recipe.train, out, world, line, look.evaluate, look.preview
     )
-    claim(out, recipe, world, fingerprint=mark, tokenizer=cache.tokenizer)
+    begun_with = {"tokenizer": cache.tokenizer, "words": words.fingerprint()}
+    claim(out, recipe, world, None, fingerprint=mark, **begun_with)
     if note and world.main:
         say(note)
     trainer.fit()
@@ -238,9 +240,19 @@ def open_file(
 
 
 def open_words(recipe: UnifiedRecipe, out: Path, cache: DocumentCache, world: World) -> Words:
-    """The recipe's text tokenizer; made in the run's folder where it names none."""
+    """The recipe's text tokenizer; made in the run's folder where it names none.
+
+    Raises ValueError if it is not the one that the run began with.
+    """
     if recipe.words:
-        return Words.open(recipe.words)
+        words = Words.open(recipe.words)
+        mine, begun = words.fingerprint(), mark_of(out, "words")
+        if begun and begun != mine:
+            raise ValueError(
+                f"the run in {out} began with text tokenizer {begun}, {recipe.words} is {mine}: "
+                "bring that back, or give another --out"
+            )
+        return words
     folder = out / FOLDER
     if world.main:
         words_in(folder, texts_of(cache, cache.indices("train").tolist()), recipe.vocab)

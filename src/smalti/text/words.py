@@ -52,8 +52,7 @@ class Words:
             raise ValueError(f"it is no text tokenizer: {error}") from None
         self._tokenizer.encode_special_tokens = True  # what a user types is text
         self._json: dict[str, Any] = json.loads(text)
-        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
-        self.vocab = max(ids, default=-1) + 1
+        self.vocab = max(self.names.values(), default=-1) + 1
         """Ids there are: the last one, plus one."""
         if not self.vocab:
             raise ValueError("it is a text tokenizer of no ids")
@@ -160,7 +159,7 @@ class Words:
         """The id of a token. Raises ValueError naming the nearest one if there is none."""
         found = self._tokenizer.token_to_id(token)
         if found is None:
-            near = did_you_mean(token, self._tokenizer.get_vocab())
+            near = did_you_mean(token, self.names)
             raise ValueError(f"the text tokenizer has no {token!r}{near}")
         return found
 
@@ -184,7 +183,7 @@ class Words:
     def written(self) -> Tensor:
         """Which ids are text, (V,) bool: those of the vocabulary but for marks."""
         written = torch.zeros(self.vocab, dtype=torch.bool)
-        written[list(self._tokenizer.get_vocab(with_added_tokens=True).values())] = True
+        written[list(self.names.values())] = True
         written[list(self.specials.values())] = False
         return written
 

@@ -4,25 +4,29 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from builders import build
 from smalti import modules
 from smalti.cli import info
 from smalti.data.document_file import DocumentCache
 from smalti.data.documents import open_documents
+from smalti.engine.mixed import Finished, Wrote
 from smalti.models.unified import Marks
 from smalti.modules import save_module
-from smalti.pipeline.unified import UnifiedPipeline
+from smalti.pipeline.unified import Said, UnifiedPipeline, Wish
 from smalti.recipes.base import TextsConfig, WordsRecipe
 from smalti.recipes.chameleon import shapes_chameleon
 from smalti.runs.documents import encode_documents
+from smalti.runs.folder import claim
 from smalti.runs.run import train
 from smalti.runs.unified import open_words
 from smalti.runs.words import train_words
+from smalti.text.sequence import Part
 from smalti.text.words import Words
 from smalti.tokenizers import vqgan
 from smalti.train.parallel import start
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -91,4 +95,36 @@ def test_one_without_an_end_of_documents_is_refused(tokenizer, tmp_path):
         train(recipe, tmp_path / "run")
 
 
+def test_a_run_goes_on_with_the_one_that_it_began_with(tokenizer, words, tmp_path):
+    words.save(tmp_path / "w")
+    recipe, world = replace(shapes_chameleon(), words=str(tmp_path / "w")), start("cpu")
+    claim(tmp_path / "run", recipe, world, words=words.fingerprint())
+    cache = None  # none is read
+    assert open_words(recipe, tmp_path / "run", cache, world).read("red") == words.read("red")
+    (tmp_path / "w" / "tokenizer.json").unlink()
+    Words.train(["another text"], 270).save(tmp_path / "w")
+    with pytest.raises(ValueError, match=f"run began with text tokenizer {words.fingerprint()}, "):
+        open_words(recipe, tmp_path / "run", cache, world)
+
+
+def test_a_text_behind_a_picture_keeps_its_blank(tokenizer, monkeypatch):
+    """As it does where transformers writes a whole row."""
+    vocab = {word: i for i, word in enumerate(["<s>", "</s>", "\u2581", "a", "b"])}
+    made = Tokenizer(models.BPE(vocab, []))
+    made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), STRIP])
+    made.add_special_tokens(["<s>", "</s>"])
+    words, entry = Words(made.to_str()), modules.UNIFIED["one_vocabulary"]
+    config = entry.tiny().fitted(tokenizer.spec, words.vocab, Marks(0, (1,), 0))
+    pipeline = UnifiedPipeline(tokenizer, build(entry.module, config), words)
+    text, spec = torch.tensor([2, 3]), tokenizer.spec
+    picture = Part(spec.empty(1)[0], spec)
+    events = [Wrote(0, [2, 3]), Finished(0, Part(text), False), Finished(0, picture, False)]
+    events += [Wrote(0, [2, 3]), Finished(0, Part(text), True), Finished(1, Part(text), True)]
+    monkeypatch.setattr("smalti.engine.mixed.stream", lambda model, request: iter(events))
+    found = pipeline.events([[Part(text)]] * 2, Wish())
+    texts = [(said.row, said.text) for said in found if isinstance(said, Said)]
+    assert texts == [(0, "a"), (0, "a"), (0, " a"), (0, " a"), (1, "a")]
+
+
+STRIP = decoders.Strip(" ", 1, 0)
 CPU = replace(shapes_chameleon().train, steps=1, device="cpu", precision="fp32")
