@@ -31,10 +31,13 @@ def load_any(
 ) -> Any:
     """Load a pipeline: a `Pipeline`, or a `UnifiedPipeline` where the folder holds one of text and
     pictures. Arguments are those of `load`."""
-    folder = expand(path)
-    if is_unified(folder) and not unknown:
-        return load_unified(folder, device, dtype, verify)
-    return load(path, device, dtype, verify, **unknown)
+    if unknown:
+        raise ValueError(_unknown(*unknown))
+    place, weights, folder = named_device(device), named_dtype(dtype), expand(path)
+    if not folder.is_dir():
+        folder = download(str(path))
+    kind = load_unified if is_unified(folder) else load
+    return kind(folder, place, weights, verify)
 
 
 def is_unified(folder: Path) -> bool:

@@ -148,6 +148,10 @@ def test_old_files_name_positions_otherwise():
         (lambda s: s["model.norm.weight"].fill_(torch.nan), "model.norm.weight"),
         (lambda s: s.update(extra=torch.ones(2)), "extra is no part of a llama"),
         (
+            lambda s: s.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}),
+            "model.norm.weight holds torch.int8, not weights",
+        ),
+        (
             lambda s: s.update({"lm_head.weight": torch.ones(9, 32)}),
             r"lm_head.weight has shape \(9, 32\), its settings ask for \(48, 32\)",
         ),

@@ -1,6 +1,7 @@
 """Chameleon's and Liquid's files: small models that transformers writes become pipelines."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from builders import build
 from official import official_conv, write
 from smalti.cli.info import describe
 from smalti.cli.main import main
-from smalti.loading import load_unified
+from smalti.loading import load_any, load_unified
 from smalti.pipeline.unified import UnifiedPipeline
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -259,6 +260,37 @@ def test_files_of_meta_become_the_same(tmp_path, parts):
     assert files < set(describe(str(tmp_path / "out"))["files"])
 
 
+def test_anole_on_the_hub(tmp_path, monkeypatch):
+    """What is published there: Meta's files in one folder, both tokenizers in another."""
+    repo, home = "GAIR/Anole-7b-v0.1", tmp_path / "hub" / "snapshots" / "c0ffee"
+    theirs = chameleon(tmp_path / "hf", shared=1)
+    (home / "models").mkdir(parents=True)
+    meta(home / "models" / "7b", theirs, 1)
+    (home / "tokenizer").mkdir()
+    vqgan(home / "tokenizer")
+    words = home / "tokenizer" / "text_tokenizer.json"
+    words.write_text((tmp_path / "hf" / "tokenizer.json").read_text())
+    asked = list[str]()
+
+    def file(where: str, name: str) -> str:
+        asked.append(f"{where}/{name}")
+        return str(home / name)
+
+    def folder(where: str, allow_patterns: list[str]) -> str:
+        asked.extend(f"{where}/{pattern}" for pattern in allow_patterns)
+        return str(home)
+
+    monkeypatch.setattr("smalti.interop.hub.hf_hub_download", file)
+    monkeypatch.setattr("smalti.interop.hub.snapshot_download", folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    pipe = load_any(f"{repo}/models/7b", "cpu", "float32")
+    assert isinstance(pipe, UnifiedPipeline) and pipe.info["source"] == f"{repo} at c0ffee"
+    assert pipe.model.spec.grids == ((256, 256),)  # of 512 pixels, two to a code here
+    parts = ("models/7b/*", "tokenizer/vqgan.ckpt", "tokenizer/text_tokenizer.json")
+    assert asked == [f"{repo}/{part}" for part in parts]
+    assert load_any(f"{repo}/models/7b", "cpu", "float32").fingerprint == pipe.fingerprint
+
+
 # -- Liquid
 
 MARKS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "<unused3>")
@@ -298,3 +330,72 @@ def test_a_folder_of_liquid_becomes_a_pipeline(tmp_path, kind):
     row = [2, 4, *read("user\n"), 7, *codes, 8, *read("\nwhat?"), 5, *read("\n"), 4]
     row += read("model\n")
     assert pipe.ask(image, "what?", words=6) == answered(theirs, pipe, row, 6)
+
+
+# -- mistakes
+
+
+def refused(capsys: Any, folder: Path, project: str, *more: str) -> str:
+    """The one line that the command says, having written nothing."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        convert(project, folder, *more)
+    assert stop.value.code == 2 and not (folder / "out").exists()
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("smalti convert: ")
+    return line
+
+
+def test_mistakes_with_folders_of_chameleon_are_named(tmp_path, capsys):
+    vqgan(tmp_path)
+    chameleon(tmp_path / "hf")
+    hf = str(tmp_path / "hf")
+    said = refused(capsys, tmp_path, "chameleon", "--tokenizer", hf)
+    assert "without its decoder" in said and "give --tokenizer vqgan.ckpt" in said
+    said = refused(capsys, tmp_path, "liquid")
+    assert f"looks like a model of Chameleon; try: smalti convert chameleon --model {hf}" in said
+    other = [*NAMES[:4], NAMES[5], NAMES[4], *NAMES[6:]]
+    text_tokenizer(tmp_path / "other", other, SPECIALS)
+    said = refused(capsys, tmp_path, "chameleon", "--words", str(tmp_path / "other"))
+    assert "is id 5 there, and 4 in the text tokenizer" in said
+    write({"state_dict": official_conv(build(VQGAN, replace(VQ, vocab=9)).state_dict(), 2)},
+          tmp_path / "vqgan.ckpt")  # fmt: skip
+    said = refused(capsys, tmp_path, "chameleon")
+    assert "draws one of 12 codes; the tokenizer of pictures has 9" in said
+    (tmp_path / "hf" / "tokenizer.json").unlink()
+    said = refused(capsys, tmp_path, "chameleon")
+    assert f"{hf} has no tokenizer.json: give --words" in said
+
+
+def test_mistakes_with_files_of_meta_are_named(tmp_path, capsys):
+    vqgan(tmp_path)
+    theirs, at = chameleon(tmp_path / "hf", shared=2), tmp_path / "meta"
+    meta(at, theirs, 2)
+    words, model = ["--words", str(tmp_path / "hf")], ["--model", str(at)]
+    said = refused(capsys, tmp_path, "chameleon", *model)
+    assert "has no tokenizer.json: give --words" in said
+    part = str(at / "consolidated.00.pth")
+    said = refused(capsys, tmp_path, "chameleon", "--model", part, *words)
+    assert "is a part of a model: give the folder of all parts" in said
+    settings = (at / "params.json").read_text()
+    (at / "params.json").write_text(settings.replace("norm_eps", "eps"))
+    assert "says no norm_eps" in refused(capsys, tmp_path, "chameleon", *model, *words)
+    (at / "params.json").write_text(settings.replace('"qk_normalization": true, ', ""))
+    assert "qk_normalization" in refused(capsys, tmp_path, "chameleon", *model, *words)
+    (at / "consolidated.00.pth").unlink()
+    said = refused(capsys, tmp_path, "chameleon", *model, *words)
+    assert "lacks files, or has too many: it has consolidated.01.pth" in said
+
+
+def test_mistakes_with_folders_of_liquid_are_named(tmp_path, capsys):
+    vqgan(tmp_path)
+    liquid(tmp_path / "hf", "Qwen2")
+    said = refused(capsys, tmp_path, "chameleon")
+    assert "smalti convert liquid --model" in said
+    text_tokenizer(tmp_path / "plain", ["<boi>", "<eoi>"], ("<boi>", "<eoi>"))
+    said = refused(capsys, tmp_path, "liquid", "--words", str(tmp_path / "plain"))
+    assert "the text tokenizer has no '<unconditional>'" in said
+    more = [*MARKS, *(f"<more{i}>" for i in range(9))]
+    text_tokenizer(tmp_path / "longer", more, MARKS)
+    said = refused(capsys, tmp_path, "liquid", "--words", str(tmp_path / "longer"))
+    assert f"has no room for 12 codes behind {len(more) + 256} ids of text" in said

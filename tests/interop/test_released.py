@@ -295,18 +295,18 @@ def test_a_repository_of_several_models_names_them(hub, rest):
 def test_every_published_id_is_found():
     count = 0
     for project in PROJECTS.values():
-        for repo, (tokenizers, models, home, learned) in project.repositories.items():
+        for repo, (tokenizers, models, home, learned, words) in project.repositories.items():
             for model in models:
                 count += 1
                 found = find(f"{repo}/{model}")
                 assert found is not None and found.project is project
                 tokenizer = dict(learned).get(model, tokenizers[0])
-                assert found[1:] == (repo, model, home or repo, tokenizer)
+                assert found[1:] == (repo, model, home or repo, tokenizer, words)
                 assert tokenizer in tokenizers
             for tokenizer in () if home else tokenizers:
                 count += not models
                 found = find_tokenizer(f"{repo}/{tokenizer}")
-                assert found == (project, repo, "", repo, tokenizer)
+                assert found == (project, repo, "", repo, tokenizer, "")
     assert count >= 9 + 4 + 5 + 4
     for other in (
         "me/copy/AR_256_B.ckpt",  # of two projects

@@ -83,6 +83,8 @@ def settings(path: Path) -> dict[str, Any]:
     told = {**told, **told.get("model", {})}
     if missing := [n for n in ("dim", "n_layers", "n_heads", "norm_eps") if n not in told]:
         raise ValueError(f"{folder / 'params.json'} says no {missing[0]}")
+    if not told.get("qk_normalization"):
+        raise ValueError(f"{folder / 'params.json'}: qk_normalization must be true")
     one = first(path)
     vocab, _ = shape(one, "model.embed_tokens.weight", 2, "Meta")
     width, _ = shape(one, "model.layers.0.mlp.gate_proj.weight", 2, "Meta")

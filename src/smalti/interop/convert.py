@@ -69,7 +69,7 @@ def filled(part: Part, checkpoint: Checkpoint, config: Any, dtype: torch.dtype |
     with unfilled():
         module = part.module(config)
     kinds = [t.dtype for t in checkpoint.state.values() if t.is_floating_point()]
-    module = module.to(dtype or kinds[0]).to_empty(device="cpu")
+    module = module.to(dtype or next(iter(kinds), torch.float32)).to_empty(device="cpu")
     with torch.no_grad():
         part.fill(module, checkpoint.path)
     return module.eval().requires_grad_(False)

@@ -34,6 +34,8 @@ class Released(NamedTuple):
     home: str
     """Where the tokenizer is."""
     tokenizer: str
+    words: str = ""
+    """The text tokenizer, in the repository of the model, where it is not in the model's folder."""
 
 
 def find(text: str) -> Released | None:
@@ -65,11 +67,11 @@ def find(text: str) -> Released | None:
         if len(holders) != 1 or model in SINGLE:
             return None
         repo = holders[0]
-    project, (tokenizers, _, home, learned) = among[repo]
+    project, (tokenizers, _, home, learned, words) = among[repo]
     if tokenizer and tokenizer not in tokenizers:
         raise ValueError(f"the tokenizer must be one of {', '.join(tokenizers)}, got {tokenizer!r}")
     tokenizer = tokenizer or dict(learned).get(model, tokenizers[0])
-    return Released(project, found, model, home or repo, tokenizer)
+    return Released(project, found, model, home or repo, tokenizer, words)
 
 
 def find_tokenizer(text: str) -> Released | None:
@@ -95,7 +97,7 @@ def fetch(released: Released) -> Path:
 
     Raises ValueError if a file cannot be had or is not what its name says.
     """
-    project, repo, model, home, tokenizer = released
+    project, repo, model, home, tokenizer, words = released
     first = model or tokenizer
     path = get(repo, first)
     commit = path.parents[len(Path(first).parts) - 1].name
@@ -105,6 +107,7 @@ def fetch(released: Released) -> Path:
     with WeakFileLock(folder.with_name(folder.name + ".lock")):  # of several processes one converts
         if not (folder / ("pipeline.json" if model else "config.json")).is_file():
             files = {"model": path, "tokenizer": get(home, tokenizer)} if model else {}
+            files |= {"words": get(repo, words)} if words else {}
             options = project.options(**files or {"tokenizer": path})
             convert(project, options, folder, f"{repo} at {commit}")
     return folder

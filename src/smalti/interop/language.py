@@ -205,6 +205,8 @@ def fill(model: Language, tensors: Iterator[tuple[str, Tensor]], kind: str, wher
             raise ValueError(f"{where}: {name} is no part of a {kind} of these settings")
         ours, start, rows = state[place.name], place.start, place.rows or len(state[place.name])
         into = ours[start : start + rows]
+        if not tensor.is_floating_point():
+            raise ValueError(f"{where}: {name} holds {tensor.dtype}, not weights")
         if kind == "gemma" and name.endswith("norm.weight"):  # norms multiply by 1 + weight
             tensor = tensor.float() + 1
         require_finite_weights({name: tensor}, where)

@@ -31,6 +31,8 @@ class Repository(NamedTuple):
     """The repository of the tokenizers, if it is another one."""
     learned: tuple[tuple[str, str], ...] = ()
     """Models that learned codes of another tokenizer than the first, and its name."""
+    words: str = ""
+    """The text tokenizer of models of text and pictures, where it is not in their folder."""
 
 
 def save_pipeline(

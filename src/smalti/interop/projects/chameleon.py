@@ -9,6 +9,10 @@ A model is a folder of transformers, in shards, or Meta's `consolidated.pth` wit
 it, of the large model a file for each of four processes (`interop/consolidated.py`). Folders of
 transformers hold the tokenizer of pictures without its decoder, so that `vqgan.ckpt` is needed
 either way. Which id is which code, names of the text tokenizer say: IMGIMGBCZ is code 12.
+
+On the hub, facebook/chameleon-7b and -30b are gated: they are given to who asks, and have to be
+downloaded by hand, as Meta's files are. They were published without the ability to draw; Anole,
+which learned that anew, is free.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from smalti.interop.language import config_of, fill, stored
 from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.project import Part, Project, at_size, words_of
 from smalti.interop.projects.var import vae_state
-from smalti.interop.saved import Dtype, pair
+from smalti.interop.saved import Dtype, Repository, pair
 from smalti.interop.taming import convolutions
 from smalti.interop.tensor_shapes import shape
 from smalti.models.one_vocabulary import OneVocabulary, OneVocabularyConfig
@@ -38,6 +42,8 @@ CODE, LETTERS = "IMGIMG", str.maketrans("ABCDEFGHIJ", "0123456789")
 """How the name of a code's id begins; letters that spell its number, before a Z."""
 BEGIN, END, TURN = "<racm3:break>", "<eoss>", "<reserved08706>"
 """Before and after a picture; behind what one side says."""
+START, STOP, PAD = "<s>", "</s>", "<pad>"
+MARKS = (BEGIN, END, TURN, START, STOP, PAD)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def model_sizes(
     language = config_of(told, where)
     names = words.names
     for name, id in told.get("vocabulary_map", {}).items():
-        if names.get(name) != id:
+        if (name.startswith(CODE) or name in MARKS) and names.get(name) != id:
             raise ValueError(
                 f"{where}: {name} is id {id} there, and {names.get(name)} in the text tokenizer"
             )
@@ -103,7 +109,7 @@ def model_sizes(
         raise ValueError(
             f"{path} draws one of {len(order)} codes; the tokenizer of pictures has {codes.vocab}"
         )
-    stops = (words.id("</s>"), words.id(TURN))
+    stops = (words.id(STOP), words.id(TURN))
     return OneVocabularyConfig(
         language,
         pair("--size", options.size, codes.factor),
@@ -112,7 +118,7 @@ def model_sizes(
         () if order == tuple(range(len(order))) else order,
         begin=words.id(BEGIN),
         end=words.id(END),
-        marks=Marks(words.id("<s>"), stops, words.id("<pad>")),
+        marks=Marks(words.id(START), stops, words.id(PAD)),
         reserved=ranges(i for name, i in names.items() if name[0] == "<" and name != "<"),
         length=told.get("max_position_embeddings", 4096),
     )
@@ -213,4 +219,9 @@ PROJECT = Project(
         marks=(TURN,),
     ),
     writing=Writing(text_temperature=0.7, text_top_p=0.9, penalty=1.2),
+    repositories={
+        "GAIR/Anole-7b-v0.1": Repository(
+            ("tokenizer/vqgan.ckpt",), ("models/7b",), words="tokenizer/text_tokenizer.json"
+        ),
+    },
 )

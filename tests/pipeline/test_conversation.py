@@ -1,0 +1,57 @@
+"""How what people ask is put to a model: phrases with marks, pictures, conversations."""
+
+from pathlib import Path
+
+import pytest
+
+from smalti.pipeline.conversation import Mark, Phrases, Turn, joined, placed, said
+
+PICTURE, OTHER = Path("a.png"), Path("b.png")
+GEMMA = Phrases(
+    ask="<turn>user\n<image>\n{}<over>\n<turn>model\n",
+    say="<turn>user\n{}<over>\n<turn>model\n",
+    reply="{}<over>\n",
+    marks=("<turn>", "<over>"),
+)
+
+
+def kinds(pieces) -> list[str]:
+    """Pieces with marks in brackets."""
+    return [f"[{p}]" if isinstance(p, Mark) else p for p in pieces]
+
+
+def test_marks_are_those_of_phrases_and_never_of_what_is_asked():
+    pieces = GEMMA.put(GEMMA.ask, ["is <over> {} text?"], [PICTURE])
+    assert kinds(pieces) == [
+        "[<turn>]", "user\n", PICTURE, "\nis <over> {} text?", "[<over>]", "\n", "[<turn>]",
+        "model\n",
+    ]  # fmt: skip
+    plain = Phrases(ask="Q: {} A:")
+    assert plain.put(plain.ask, ["<over>?"], [PICTURE]) == [PICTURE, "Q: <over>? A:"]
+
+
+def test_several_pictures_and_none():
+    assert GEMMA.put(GEMMA.ask, ["?"], [PICTURE, OTHER])[2:4] == [PICTURE, OTHER]
+    asked = placed("<image> and <image>", [PICTURE, OTHER])
+    assert kinds(GEMMA.put(GEMMA.ask, asked))[1:5] == ["user\n\n", PICTURE, " and ", OTHER]
+
+
+def test_a_conversation():
+    turns = [Turn("user", ["hello", PICTURE]), Turn("model", ["yes"]), Turn("user", ["and"])]
+    user, model = ["[<over>]", "\n", "[<turn>]", "model\n"], ["yes", "[<over>]", "\n"]
+    first = ["[<turn>]", "user\nhello", PICTURE, *user]
+    assert kinds(said(turns, GEMMA)) == [*first, *model, "[<turn>]", "user\nand", *user]
+    assert said(turns, Phrases()) == ["hello", PICTURE, "yes\n", "and\n"]
+    with pytest.raises(ValueError, match="ends with what the user says"):
+        said(turns[:2], GEMMA)
+
+
+def test_texts_that_follow_on_each_other_are_one():
+    assert joined(["a", "", "b", Mark("m"), Mark("n"), "c", PICTURE, "d"]) == [
+        "ab", "m", "n", "c", PICTURE, "d",
+    ]  # fmt: skip
+
+
+def test_a_phrase_needs_a_place():
+    with pytest.raises(ValueError, match="reply must hold {}, for what is asked, got 'yes'"):
+        Phrases(reply="yes")
