@@ -43,7 +43,8 @@ def test_a_pipeline_draws_the_same_picture():
         load(BEFORE / "pipeline", device="cpu"),
         read_json(BEFORE / "pipeline/pipeline.json"),
     )
-    assert written(pipe.sampling) == {
+    later = {"guidance_pictures": None}  # settings that came after it
+    assert written(pipe.sampling) == later | {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in info["sampling"].items()
     }

@@ -77,7 +77,10 @@ class Constant:
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
-    def branches(self, cond: Cond, negative: Cond | None = None) -> Cond:
+    def branches(
+        self, cond: Cond, negative: Cond | None = None, pictures: Cond | None = None
+    ) -> Cond:
+        assert pictures is None
         return Cond.cat([cond, cond.null() if negative is None else negative])
 
     def at(self, step: int, steps: int) -> ClassifierFree:

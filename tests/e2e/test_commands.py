@@ -253,8 +253,9 @@ def test_a_mistake_is_exit_code_2_and_one_line():
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line == (
-        "smalti smaple: command must be one of demo, train, eval, tune, encode, sample, edit, "
-        "reconstruct, info, convert, scaling, plot, got 'smaple'; did you mean 'sample'?"
+        "smalti smaple: command must be one of demo, train, eval, tune, encode, sample, edit, ask, "
+        "caption, chat, reconstruct, info, convert, scaling, plot, got 'smaple'; did you mean "
+        "'sample'?"
     )
 
 

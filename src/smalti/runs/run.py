@@ -124,7 +124,8 @@ def train_command(config: TokenizerConfig, tokenizer: Path, options: str) -> str
 def generator_for(config: TokenizerConfig) -> str:
     """The recipe of a generator for the codes of such a tokenizer: the first in the file where the
     first recipe of such a tokenizer is, a small one for small images; RECIPE if there is none."""
-    made, small = {name: recipe() for name, recipe in RECIPES.items()}, config.size[0] <= SMALL
+    every, small = {name: recipe() for name, recipe in RECIPES.items()}, config.size[0] <= SMALL
+    made = {n: r for n, r in every.items() if isinstance(r, TokenizerRecipe | GeneratorRecipe)}
     alike = (RECIPES[n].__module__ for n, r in made.items() if type(r.model) is type(config))
     home = next(alike, None)
     fitting = (
