@@ -200,6 +200,25 @@ def test_a_stop_ends_and_no_picture_comes_that_does_not_fit(model: Unified):
     assert [(e.part.content.tolist(), e.last) for e in events] == [([], True)]  # type: ignore[union-attr]
 
 
+def test_a_document_that_is_full_ends(model: Unified):
+    """Behind a picture that leaves no room for text, and before one that no longer fits."""
+    begin, logits, calls = model.wrapping.begin(model.spec)[0], model.logits, [0]
+    document = [text(1)]
+    whole = model.wrapping.size([*document, picture(model)])
+    full = asked(model, [document], most=3, pictures=1, first="picture", length=whole)
+    assert [part.spec is None for part in finished(model, full)[0]] == [False]
+
+    def one_word_and_a_picture(h: Tensor) -> Tensor:
+        found = logits(h).clone()
+        found[..., 3 if not calls[0] else begin] += 1e4
+        calls[0] += 1
+        return found
+
+    model.logits = one_word_and_a_picture  # type: ignore[method-assign]
+    begun = asked(model, [document], most=whole, pictures=1, length=whole)
+    assert [part.content.tolist() for part in finished(model, begun)[0]] == [[3]]
+
+
 def test_what_cannot_go_on_is_refused(model: Unified):
     with pytest.raises(ValueError, match="leaves no room for text"):
         finished(model, asked(model, [[text(1, 2, 3)]], most=2, length=3))

@@ -129,11 +129,12 @@ def stream(model: MixedModel, request: MixedRequest) -> Iterator[Event]:
     ]
     turn = 0
     while open_ := [row for row in rows if row.turn != "done"]:
+        for row in open_:  # behind a picture there may be no room left
+            if row.turn == "text" and (not request.most or turn and _room(model, request, row) < 1):
+                row.turn = "done"
         writing = [row for row in open_ if row.turn == "text"]
-        if writing and request.most:
+        if writing:
             yield from _write(model, request, writing, picture, 2 * turn + 1)
-        for row in writing if not request.most else ():
-            row.turn = "done"
         drawing = [row for row in rows if row.turn == "picture"]
         if drawing:
             yield from _draw(model, request, drawing, picture, 2 * turn)
@@ -150,12 +151,17 @@ def _used(row: _Row, wrapping: Wrapping, *more: Part) -> int:
     return wrapping.size([*row.parts, *more])
 
 
+def _room(model: MixedModel, request: MixedRequest, row: _Row) -> int:
+    """How many ids of text a row has room for."""
+    return request.length - _used(row, model.wrapping, blank_text())
+
+
 def _write(
     model: MixedModel, request: MixedRequest, rows: list[_Row], picture: Part, turn: int
 ) -> Iterator[Event]:
     """A stretch of text of each row."""
     begin, device = model.wrapping.begin(model.spec)[0], request.how.noise.seeds.device
-    room = request.length - max(_used(row, model.wrapping, blank_text()) for row in rows)
+    room = min(_room(model, request, row) for row in rows)
     if room < 1:
         raise ValueError(
             f"a document of {request.length - room} positions leaves no room for text: "
@@ -180,9 +186,10 @@ def _write(
         if None not in ends:
             break
     for row, ids, end in zip(rows, written, ends, strict=True):
-        row.turn = "picture" if end == begin else "done"
         if ids:
             row.parts.append(Part(torch.tensor(ids), learned=False))
+        fits = _used(row, model.wrapping, picture) <= request.length  # behind what it wrote
+        row.turn = "picture" if end == begin and fits else "done"
         if ids or end != begin:
             yield Finished(
                 row.number, row.parts[-1] if ids else blank_text(), end not in (None, begin)
