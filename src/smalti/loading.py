@@ -57,13 +57,7 @@ def load_unified(
 
     Raises ValueError for a pipeline of pictures alone, and if its parts do not belong together.
     """
-    device, weights = named_device(device), named_dtype(dtype)
-    if weights is None:
-        weights = torch.bfloat16 if fast_bf16(device) else torch.float32
-    folder = expand(path)
-    if not folder.is_dir():
-        folder = download(str(path))
-    info = _read_info(folder)
+    folder, info, device, weights = _found(path, device, dtype)
     if info.get("kind") != "unified":
         raise ValueError(f"{folder} draws pictures and reads and writes no text")
     tokenizer, told = load_module(folder / "tokenizer", modules.TOKENIZERS, device, verify=verify)
@@ -104,13 +98,7 @@ def load(
     """
     if unknown:
         raise ValueError(_unknown(*unknown))
-    device, weights = named_device(device), named_dtype(dtype)
-    if weights is None:
-        weights = torch.bfloat16 if fast_bf16(device) else torch.float32
-    folder = expand(path)
-    if not folder.is_dir():
-        folder = download(str(path))
-    info = _read_info(folder)
+    folder, info, device, weights = _found(path, device, dtype)
     if info.get("kind") == "unified":
         raise ValueError(
             f"{folder} is a pipeline of text and pictures, which this does not take: see smalti "
@@ -153,6 +141,19 @@ def tokenizer_at(path: str | Path) -> Path:
         if released := hub.find_tokenizer(str(path)):
             return hub.fetch(released)
     return tokenizer_folder(folder)
+
+
+def _found(
+    path: str | Path, device: torch.device | str | int | None, dtype: torch.dtype | str | None
+) -> tuple[Path, dict[str, Any], torch.device, torch.dtype]:
+    """The folder of a pipeline and its pipeline.json, and the device and dtype of its weights."""
+    place, weights = named_device(device), named_dtype(dtype)
+    if weights is None:
+        weights = torch.bfloat16 if fast_bf16(place) else torch.float32
+    folder = expand(path)
+    if not folder.is_dir():
+        folder = download(str(path))
+    return folder, _read_info(folder), place, weights
 
 
 def _read_info(folder: Path) -> dict[str, Any]:

@@ -130,6 +130,7 @@ def test_mistakes_are_one_line(work, tmp_path, capsys):
         ("do not go with it", "edit", pipe, "--image", picture, "--instruct", "a", "--text", "b"),
         ("is a pipeline of text and pictures", "eval", pipe),
         ("is not a pipeline", "ask", work / "pictures", "what?", "--image", picture),
+        ("never mirrored", "train", "shapes_chameleon", "--out", tmp_path / "r", "--data.flip",),
         ("need --tokenizer", "train", "shapes_chameleon", "--out", tmp_path / "r"),
         ("writes pictures of one grid", "train", "shapes_transfusion", "--tokenizer",
          work / "t" / "tokenizer", "--out", tmp_path / "r", "--data.source", "shapes-all:20"),

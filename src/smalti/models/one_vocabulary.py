@@ -197,9 +197,7 @@ class OneVocabulary(Unified):
         return {"text": Term(loss, learned & ~codes), "codes": Term(loss, learned & codes)}
 
     def picture(self, rows: Rows) -> CodesInTurn:
-        return CodesInTurn(
-            self, rows, self.spec, places(self.wrapping, self.spec, rows.ids.shape[1])
-        )
+        return CodesInTurn(self, rows)
 
 
 class CodesInTurn(InTurn):
@@ -207,13 +205,18 @@ class CodesInTurn(InTurn):
 
     model: OneVocabulary
 
+    def __init__(self, model: OneVocabulary, rows: Rows) -> None:
+        spec = model.spec
+        super().__init__(model, rows, spec, places(model.wrapping, spec, rows.ids.shape[1]))
+        codes = torch.arange(spec.vocab, device=rows.ids.device)
+        self.table = model.config.wrapping.id_of(codes)  # (K,) once, not at every step
+
     def ids(self, codes: Tensor) -> Tensor:
-        return self.model.config.wrapping.id_of(codes)
+        return self.table[codes]
 
     def logits(self, h: Tensor) -> Tensor:
         """Those of the ids of all codes, in the order of the codes: (B, 1, K)."""
-        codes = torch.arange(self.spec.vocab, device=h.device)
-        return self.model.logits(h)[..., self.ids(codes)]
+        return self.model.logits(h)[..., self.table]
 
 
 def place_of(language: Language, rows: Rows, begin: int, end: int) -> Place:

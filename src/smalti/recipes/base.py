@@ -138,6 +138,14 @@ class UnifiedRecipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     """`batch` counts rows."""
 
+    def __post_init__(self) -> None:
+        if self.data.flip or self.data.crop != "center":
+            raise ValueError(
+                "pictures of documents are the middle of each and are never mirrored, as texts say "
+                f"left and right: data.flip must be False and data.crop center, got "
+                f"{self.data.flip}, {self.data.crop}"
+            )
+
 
 Recipe = TokenizerRecipe | GeneratorRecipe | UnifiedRecipe
 

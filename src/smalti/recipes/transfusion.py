@@ -35,15 +35,7 @@ def emoji_transfusion() -> UnifiedRecipe:
 
     smalti train emoji_transfusion --tokenizer runs/emoji-klvae/tokenizer --out runs/transfusion
     """
-    recipe = emoji_chameleon()
-    return replace(
-        recipe,
-        row=120,
-        model=_small(),
-        objective=JointConfig(pictures=5.0, cond_dropout=0.1),
-        sampling=Sampling.of(guidance=2.0, head_steps="25"),
-        train=replace(recipe.train, batch=40),
-    )
+    return _flow(emoji_chameleon())
 
 
 def shapes_transfusion() -> UnifiedRecipe:
@@ -53,20 +45,20 @@ def shapes_transfusion() -> UnifiedRecipe:
     smalti train shapes_transfusion --tokenizer runs/shapes-klvae/tokenizer \\
         --out runs/transfusion
     """
-    recipe = shapes_chameleon()
+    return _flow(shapes_chameleon())
+
+
+def _flow(recipe: UnifiedRecipe) -> UnifiedRecipe:
+    """The recipe of a small Chameleon for a Transfusion of 9 million parameters, of which what the
+    time decides has half."""
     return replace(
         recipe,
         row=120,
-        model=_small(),
-        objective=JointConfig(pictures=5.0, cond_dropout=0.05),
+        model=TransfusionConfig(layers=6, heads=3, head_dim=64, dim=192, length=512),
+        objective=JointConfig(pictures=5.0, cond_dropout=recipe.objective.cond_dropout),
         sampling=Sampling.of(guidance=2.0, head_steps="25"),
         train=replace(recipe.train, batch=40),
     )
-
-
-def _small() -> TransfusionConfig:
-    """A Transfusion of 9 million parameters, of which what the time decides has half."""
-    return TransfusionConfig(layers=6, heads=3, head_dim=64, dim=192, length=512)
 
 
 DEMO = Demo(

@@ -19,6 +19,7 @@ from smalti.models.unified import Marks, Unified
 from smalti.modules import fingerprint
 from smalti.pictures import named_grid, save_png
 from smalti.pipeline.conversation import picture_part, text_part
+from smalti.pipeline.facts import Json
 from smalti.pipeline.pipeline import check_pipeline
 from smalti.pipeline.unified import Shown, UnifiedPipeline, Wish
 from smalti.progress import say
@@ -26,6 +27,7 @@ from smalti.recipes.base import UnifiedRecipe
 from smalti.runs.data import mark_of
 from smalti.runs.documents import encode_documents
 from smalti.runs.folder import Report, claim, finish, without_held_out
+from smalti.runs.generator import credit
 from smalti.runs.tokenizer import spread
 from smalti.runs.words import texts_of, words_in
 from smalti.sampling.noise import Noise
@@ -152,7 +154,7 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     words = begun.words if begun else open_words(recipe, out, cache, world)
     pipeline = begun or fresh(recipe, tokenizer, words, cache)
     pipeline.model.requires_grad_(True)
-    mark = begun.fingerprint if begun else ""
+    mark, told = begun.fingerprint if begun else "", origin(cache, begun)
     reader = Reader(cache, pipeline.model, words, recipe.objective.cond_dropout)
     chosen, held = cache.indices("train").tolist(), cache.indices("held_out").tolist()
     held = held or without_held_out(chosen, world)
@@ -176,6 +178,7 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
         objective.eval()
         measured = {f"held_out_{k}": v for k, v in look.evaluate().items()}
         pipeline.info.pop("fingerprint", None)
+        pipeline.info |= told
         pipeline.save_pretrained(out / "pipeline")
     return finish(out, recipe, measured)
 
@@ -192,8 +195,17 @@ def fresh(
     model: Unified = modules.module_of(config, modules.UNIFIED)
     model.init_weights()
     recipe.sampling.check(model)
-    about = {"source": cache.source}
-    return UnifiedPipeline(tokenizer, model, words, recipe.sampling, recipe.writing, None, about)
+    return UnifiedPipeline(tokenizer, model, words, recipe.sampling, recipe.writing)
+
+
+def origin(cache: DocumentCache, begun: UnifiedPipeline | None) -> dict[str, Json]:
+    """What a pipeline says of where it comes from; whose art it began from stays said."""
+    sources = [name.removeprefix("captioned:") for name in cache.source.split("+")]
+    art = next((text for name in sources if (text := credit(name))), None)
+    told: dict[str, Json] = {"source": cache.source, "credit": art}
+    if begun:
+        told |= {"init": begun.fingerprint, "credit": art or begun.info.get("credit")}
+    return {name: value for name, value in told.items() if value}
 
 
 def batches(

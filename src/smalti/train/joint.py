@@ -4,7 +4,7 @@ each."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +17,6 @@ from smalti.train.objectives import Batch, Losses, Objective
 
 @dataclass(frozen=True)
 class JointConfig:
-    LOOP: ClassVar[str] = "mixed"
-
     text: float = 1.0
     """Weight of text."""
     pictures: float = 1.0
