@@ -3,7 +3,11 @@
 import pytest
 import torch
 
+from smalti.codes import Cond
+from smalti.engine import mixed
+from smalti.engine.step import Request
 from smalti.models.one_vocabulary import OneVocabulary, tiny
+from smalti.sampling.noise import Noise
 from smalti.text.sequence import Part, rows_of
 
 ORDER = (3, 0, 1, 2, *range(15, 3, -1))
@@ -27,6 +31,28 @@ def test_every_code_has_an_id_of_its_own(model):
     assert torch.equal(model.config.wrapping.code_of(ids), codes)
     codes = model.config.wrapping.is_code(torch.arange(model.vocab), model.spec)
     assert torch.equal(codes.nonzero().flatten(), ids.sort().values)
+
+
+@torch.inference_mode()
+def test_drawn_codes_are_those_of_their_ids(model, monkeypatch):
+    """Where the id of one code is the likeliest, that code is drawn, and its id is read next."""
+    wanted = int(model.wrapping.id_of(torch.tensor(5)))
+    logits = model.logits
+    ids = torch.arange(model.vocab)
+    monkeypatch.setattr(model, "logits", lambda h: logits(h) + 1e4 * (ids == wanted))
+    how = Request(Cond(labels=torch.arange(1)), Noise.request(0, 1))
+    nothing = torch.zeros(model.vocab, dtype=torch.bool)
+    wish = mixed.MixedRequest([[Part(torch.tensor([40]))]], how, nothing, first="picture")
+    read, seen = model.read, set[int]()
+
+    def watched(rows, begin, end, cache):
+        seen.update(rows.ids[0, begin:end].tolist())
+        return read(rows, begin, end, cache)
+
+    monkeypatch.setattr(model, "read", watched)
+    *_, last = mixed.stream(model, wish)
+    assert last.part.content.tolist() == [5] * 6
+    assert seen == {40, model.config.begin, wanted}
 
 
 def test_the_loss_is_of_what_is_learned(model):
