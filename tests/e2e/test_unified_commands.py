@@ -20,6 +20,7 @@ LAYERS = "--model.layers 2 --model.heads 2 --model.head-dim 8 --model.dim 16"
 DECODER = "--model.language.layers 1 --model.language.heads 2 --model.language.dim 16"
 SMALL = {
     "shapes_chameleon": f"{DECODER} --model.language.ffn-dim 16",
+    "shapes_emu3": f"{DECODER} --model.language.ffn-dim 16",
     "shapes_transfusion": LAYERS,
 }
 
@@ -115,6 +116,18 @@ def test_transfusion_trains_by_command(work, tmp_path, capsys):
     said(capsys, "sample", work / "f" / "pipeline", "--text", "a red heart", "--head-steps", 2,
          "--out", tmp_path / "s.png")  # fmt: skip
     assert (tmp_path / "s.png").is_file()
+
+
+def test_emu3_trains_by_command(work, tmp_path, capsys):
+    train(work, "e", recipe="shapes_emu3")
+    report = json.loads((work / "e" / "report.json").read_text())
+    assert 0 < report["held_out_bits_per_byte"] < 20 and 0 < report["held_out_codes"] < 7
+    pipe = work / "e" / "pipeline"
+    assert json.loads(said(capsys, "info", pipe, "--json"))["model"]["type"] == "emu3"
+    said(capsys, "sample", pipe, "--text", "a red heart", "--out", tmp_path / "s.png")
+    assert (tmp_path / "s.png").is_file()
+    picture = work / "pictures" / "000.png"
+    assert said(capsys, "ask", pipe, "what is it?", "--image", picture, "--words", 3).endswith("\n")
 
 
 def test_mistakes_are_one_line(work, tmp_path, capsys):

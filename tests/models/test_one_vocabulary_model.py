@@ -65,6 +65,18 @@ def test_the_loss_is_of_what_is_learned(model):
     torch.testing.assert_close(read[0, [1, 10]], nats[0, [1, 10]])
 
 
+def test_training_keeps_logits_small(model):
+    """By the square of what all of them are divided by, of each id that is learned."""
+    other = OneVocabulary(tiny(z_loss=0.5)).eval()
+    other.load_state_dict(model.state_dict())
+    rows = rows_of([document(model)], model.wrapping)
+    nats = model.loss(rows)
+    assert torch.equal(other.loss(rows), nats) and torch.equal(model.train().loss(rows), nats)
+    size = other.logits(other.hidden(rows)).logsumexp(-1)[:, :-1]
+    added = other.train().loss(rows)[:, 1:] - nats[:, 1:]
+    torch.testing.assert_close(added, 0.5 * size.square() * (nats[:, 1:] > 0))
+
+
 def test_padding_changes_nothing(model):
     alone = model.loss(rows_of([document(model)], model.wrapping))[0]
     for left in (False, True):

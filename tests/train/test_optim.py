@@ -33,6 +33,15 @@ def test_a_step_without_gradient_shrinks_weights_alone():
     assert torch.equal(module.bias, before["bias"])
 
 
+def test_the_first_step_is_the_sign_of_the_gradient_but_for_eps():
+    """Of a gradient g it is lr * g / (|g| + eps)."""
+    module = nn.Linear(1, 1, bias=False)
+    optimizer = adamw(module, OptimConfig(lr=0.1, weight_decay=0.0, eps=3.0))
+    before, module.weight.grad = module.weight.detach().clone(), torch.ones(1, 1)
+    optimizer.step()
+    torch.testing.assert_close(module.weight, before - 0.1 / (1 + 3))
+
+
 def test_constant_rate_after_a_linear_warm_up():
     config = OptimConfig(lr=2.0, warmup=4)
     assert [lr_at(s, 10, config) for s in (0, 1, 3, 4, 9)] == [0.5, 1.0, 2.0, 2.0, 2.0]

@@ -63,9 +63,13 @@ class OneVocabularyConfig(UnifiedConfig):
     """Ranges of ids, the first and the last of each, that stand for no text either."""
     length: int = 4096
     """Positions of a document, at most."""
+    z_loss: float = 0.0
+    """Training adds this times the squared logarithm of what logits are divided by, which keeps
+    them small; Chameleon: 1e-5."""
 
     def __post_init__(self) -> None:
-        check(self, pairs=("grid",), positive=("codes", "length"), counts=("first", "begin", "end"))
+        ids = ("first", "begin", "end")
+        check(self, pairs=("grid",), positive=("codes", "length"), counts=ids, amounts=("z_loss",))
         if self.order and sorted(self.order) != list(range(self.codes)):
             raise ValueError(f"order must hold each of the {self.codes} codes once")
         last = max(self.first + self.codes - 1, self.begin, self.end)
@@ -183,11 +187,14 @@ class OneVocabulary(Unified):
         return self.language.logits(h)
 
     def loss(self, rows: Rows) -> Tensor:
-        """Nats of each id that is learned, given all before it, (B, L); 0 elsewhere and where
-        nothing is before it."""
+        """Nats of each id that is learned, given all before it, (B, L), in training with the z-loss
+        of each; 0 elsewhere and where nothing is before it."""
         h, labels = self.hidden(rows)[:, :-1], rows.targets[:, 1:]
         where = labels != IGNORED  # logits of nothing else are computed
-        nats = F.cross_entropy(self.logits(h[where]).float(), labels[where], reduction="none")
+        logits = self.logits(h[where]).float()
+        nats = F.cross_entropy(logits, labels[where], reduction="none")
+        if self.training and self.config.z_loss:
+            nats = nats + self.config.z_loss * logits.logsumexp(-1).square()
         return F.pad(nats.new_zeros(labels.shape).masked_scatter(where, nats), (1, 0))
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:

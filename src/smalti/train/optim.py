@@ -27,6 +27,8 @@ class OptimConfig:
     """Where the fall ends, as a fraction of `lr`."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of AdamW's two moments."""
+    eps: float = 1e-8
+    """Added to the root of AdamW's second moment."""
     weight_decay: float = 0.05
     """On parameters of two or more dimensions; biases, norms and what a model names in `NO_DECAY`
     have none."""
@@ -37,7 +39,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         amounts = ("final_lr", "weight_decay", "clip")
-        check(self, above_zero=("lr",), counts=("warmup", "hold"), amounts=amounts)
+        check(self, above_zero=("lr", "eps"), counts=("warmup", "hold"), amounts=amounts)
         if not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"betas must be in [0, 1), got {self.betas}")
 
@@ -54,9 +56,8 @@ def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True
-    )
+    used = [g for g in groups if g["params"]]
+    return torch.optim.AdamW(used, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def fill_state(optimizer: torch.optim.AdamW) -> None:

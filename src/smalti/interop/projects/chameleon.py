@@ -181,6 +181,9 @@ def fill_model(model: OneVocabulary, path: Path) -> None:
 
 # -- the record
 
+DRAWN = Sampling.of(guidance=3.0, guidance_pictures=1.2, temperature=0.7, top_p=0.9)
+WRITTEN = Writing(text_temperature=0.7, text_top_p=0.9, penalty=1.2)
+"""How Meta's code draws and writes."""
 TOKENIZER = Part(
     title="a tokenizer of Chameleon",
     marks=("encoder.mid.attn_1.q.", "quantize.embedding.", "post_quant_conv."),
@@ -206,9 +209,7 @@ PROJECT = Project(
     tokenizer=TOKENIZER,
     alone=at_size,
     model=MODEL,
-    sampling=lambda config: Sampling.of(
-        guidance=3.0, guidance_pictures=1.2, temperature=0.7, top_p=0.9
-    ),
+    sampling=lambda config: DRAWN,
     phrases=Phrases(
         draw=f"{{}}{TURN}",
         caption=f"Describe this image.{TURN}",
@@ -218,7 +219,7 @@ PROJECT = Project(
         reply=f"{{}}{TURN}",
         marks=(TURN,),
     ),
-    writing=Writing(text_temperature=0.7, text_top_p=0.9, penalty=1.2),
+    writing=WRITTEN,
     repositories={
         "GAIR/Anole-7b-v0.1": Repository(
             ("tokenizer/vqgan.ckpt",), ("models/7b",), words="tokenizer/text_tokenizer.json"

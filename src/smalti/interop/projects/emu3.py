@@ -204,6 +204,8 @@ def model_state(state: Mapping[str, Tensor], config: Emu3Config) -> dict[str, Te
 
 # -- the record
 
+DRAWN = Sampling.of(guidance=3.0, top_k=2048)
+"""How the released script draws."""
 TOKENIZER = Part(
     title="a tokenizer of Emu3",
     marks=("encoder.down_block.down.", "decoder.up_block.up.", "quantize.embedding."),
@@ -230,6 +232,6 @@ PROJECT = Project(
     tokenizer=TOKENIZER,
     alone=at_size,
     model=MODEL,
-    sampling=lambda config: Sampling.of(guidance=3.0, top_k=2048),
+    sampling=lambda config: DRAWN,
     phrases=Phrases(ask="{} ASSISTANT:"),
 )

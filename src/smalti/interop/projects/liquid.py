@@ -87,6 +87,8 @@ def fill_model(model: OneVocabulary, path: Path) -> None:
     fill(model.language, stored(path), kind, str(path))
 
 
+DRAWN = Sampling.of(guidance=7.0, temperature=0.99, top_k=4096, top_p=0.96)
+"""How the released script draws."""
 MODEL = Part(
     title="a language model that draws",
     marks=DECODER,
@@ -102,7 +104,7 @@ PROJECT = Project(
     tokenizer=TOKENIZER,
     alone=at_size,
     model=MODEL,
-    sampling=lambda config: Sampling.of(guidance=7.0, temperature=0.99, top_k=4096, top_p=0.96),
+    sampling=lambda config: DRAWN,
     phrases=Phrases(
         draw="{} Generate an image based on this description.",
         caption="The caption of this image is:",

@@ -174,14 +174,18 @@ MODEL = Part(
     state=lambda state, config, _: model_state(state, config),
 )
 
+
+def drawn(config: ShowOConfig) -> Sampling:
+    """How the released script draws."""
+    return Sampling.of(guidance=6.0, steps=min(50, config.spec.positions), reveal="show-o")
+
+
 PROJECT = Project(
     options=ShowOFiles,
     tokenizer=TOKENIZER,
     alone=at_size,
     model=MODEL,
-    sampling=lambda config: Sampling.of(
-        guidance=6.0, steps=min(50, config.spec.positions), reveal="show-o"
-    ),
+    sampling=drawn,
     phrases=Phrases(
         caption="USER: \nPlease describe this image in detail. ASSISTANT:",
         ask="USER: \n{} ASSISTANT:",

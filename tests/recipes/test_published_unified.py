@@ -1,0 +1,79 @@
+"""Published recipes of text and pictures: their sizes, what they minimise, and that they fit."""
+
+import pytest
+import torch
+
+from smalti import modules
+from smalti.models.unified import Marks
+from smalti.recipes import RECIPES
+from smalti.tokenizers.emu3_vq import Emu3VQConfig
+from smalti.tokenizers.magvit2 import MAGVIT2Config
+from smalti.tokenizers.vqgan import VQGANConfig
+
+LLAMA_7B, LLAMA_3_8B, CODE_LLAMA_34B = 6_738_415_616, 8_030_261_248, 33_743_970_304
+GEMMA_7B, PHI = 8_537_680_896, 1_418_270_720
+SIZES = {
+    # two tables of 65,536 rows in place of 32,000, and norms of queries and keys of each head
+    "chameleon_7b": LLAMA_7B + 2 * 33_536 * 4096 + 32 * 4 * 4096,
+    "chameleon_34b": CODE_LLAMA_34B + 2 * 33_536 * 8192 + 48 * 2 * (64 + 8) * 128,
+    "liquid_7b": GEMMA_7B + 8192 * 3072,  # a row of the one table for each code
+    # more rows of two tables and of a bias; norms of queries and keys, weights and biases
+    "show_o": PHI + 7298 * (2 * 2048 + 1) + 24 * 4 * 64,
+    "emu3": LLAMA_3_8B + 2 * 56_366 * 4096,
+}
+"""Published counts of the language models that they are, and what is more or larger."""
+TOKENIZERS = {
+    "chameleon_7b": VQGANConfig(size=(512, 512), vocab=8192),
+    "chameleon_34b": VQGANConfig(size=(512, 512), vocab=8192),
+    "liquid_7b": VQGANConfig(size=(512, 512), vocab=8192),
+    "show_o": MAGVIT2Config(),
+    "emu3": Emu3VQConfig(size=(720, 720)),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes(name):
+    recipe = RECIPES[name]()
+    with torch.device("meta"):
+        model = modules.module_of(recipe.model, modules.UNIFIED)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == SIZES[name]
+    assert f"{count / 1e9:.1f} B parameters" in (RECIPES[name].__doc__ or "")
+    recipe.sampling.check(model)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_pictures_and_words(name):
+    recipe, codes = RECIPES[name](), TOKENIZERS[name].spec
+    fitted = recipe.model.fitted(codes, recipe.vocab, Marks(0, (1,), 2))
+    assert fitted.spec == recipe.model.spec == codes
+    published = recipe.model.language.vocab
+    assert 0 <= published - fitted.language.vocab + 2 < 200  # there some ids are of no use
+    around = sum(len(part(codes)) for part in (fitted.wrapping.begin, fitted.wrapping.end))
+    length = around + len(fitted.wrapping.plan(codes))
+    assert length + 100 < recipe.row <= recipe.model.length  # a picture and its text
+
+
+@pytest.mark.parametrize(
+    ("name", "optim", "rows", "weights"),
+    [
+        ("chameleon_7b", (1e-4, (0.9, 0.95), 1e-5, 0.1, 1.0, 4000), (4096, 2048), (1.0, 1.0)),
+        ("chameleon_34b", (1e-4, (0.9, 0.95), 1e-5, 0.1, 1.0, 4000), (4096, 3072), (1.0, 1.0)),
+        ("liquid_7b", (2e-5, (0.9, 0.999), 1e-8, 0.0, 1.0, 1758), (2048, 1024), (1.0, 1.0)),
+        ("show_o", (1e-4, (0.9, 0.999), 1e-8, 0.01, 1.0, 5000), (388, 1152), (0.1, 1.0)),
+        ("emu3", (5e-5, (0.9, 0.95), 1e-8, 0.1, 1.0, 2000), (9216, 512), (1.0, 0.5)),
+    ],
+)
+def test_numbers_of_training(name, optim, rows, weights):
+    recipe = RECIPES[name]()
+    o, train, goal = recipe.train.optim, recipe.train, recipe.objective
+    assert (o.lr, o.betas, o.eps, o.weight_decay, o.clip, o.warmup) == optim
+    assert (recipe.row, train.batch) == rows and goal.cond_dropout == 0.1
+    assert (goal.text, goal.pictures) == weights and train.recompute
+
+
+def test_chameleons_have_what_keeps_them_stable():
+    small, large = RECIPES["chameleon_7b"]().model, RECIPES["chameleon_34b"]().model
+    assert small.z_loss == large.z_loss == 1e-5
+    assert (small.language.dropout, large.language.dropout) == (0.1, 0.0)
+    assert (small.language.order, large.language.order) == ("pre", "swin")
