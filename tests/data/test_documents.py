@@ -1,12 +1,15 @@
 """Documents of captioned pictures and of what somebody wrote down, alone and joined."""
 
+import io
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from smalti.data.documents import CAPTION, Piece, asked, is_documents, open_documents
+from smalti.data.documents import CAPTION, KEYWORDS, Piece, asked, is_documents, open_documents
 from smalti.data.open import open_source
 from smalti.data.skipped import read
 from smalti.data.source import split
@@ -73,6 +76,63 @@ def test_pictures_without_a_caption_are_left_out_and_said_so(folder, capsys):
     (folder / "metadata.jsonl").unlink()
     with pytest.raises(ValueError, match="have no captions"):
         open_documents(f"captioned:{folder}")
+
+
+def emoji(tmp_path, words):
+    """Three styles of each of some emoji, whose code points are a column, with their keywords."""
+    styles = ("noto", "twemoji", "fluent3d")
+    rows = [(style, i, some) for i, some in enumerate(words) for style in styles]
+    table = {
+        "id": [f"{style}/{i}" for style, i, _ in rows],
+        "image": [png(60 * i, k % 3) for k, (_, i, _) in enumerate(rows)],
+        "caption": [f"emoji {i}" for _, i, _ in rows],
+        "keywords": [some for *_, some in rows],
+        "codepoints": [f"{i:04x}" for _, i, _ in rows],
+    }
+    pq.write_table(pa.table(table), tmp_path / "emoji.parquet")
+    return f"captioned:parquet:{tmp_path / 'emoji.parquet'}"
+
+
+def png(*colour):
+    file = io.BytesIO()
+    Image.new("RGB", (12, 12), (*colour, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_keywords_are_drawn_and_told(tmp_path):
+    name = emoji(tmp_path, [["cat ", "pet", ""], None, ["sun"]])
+    plain = open_documents(name)
+    assert len(plain) == 18 and {plain.task(i) for i in range(18)} == {"draw", "caption"}
+    documents = open_documents(f"{name}?keywords=keywords")
+    assert len(documents) == 4 * 6 + 2 * 3  # those of the second have none
+    assert [documents.task(i) for i in range(4)] == ["draw", "caption", "draw-keywords", "keywords"]
+    *_, drawn, told = (documents[i] for i in range(4))
+    assert texts(drawn) == ["cat, pet", ""] and learned(drawn) == [False, True]
+    assert texts(told) == ["", KEYWORDS, "cat, pet"] and learned(told) == [False, False, True]
+    assert all(np.asarray(p.image)[0, 0].tolist() == [0, 0, 0] for p in (drawn[1], told[0]))
+    assert [documents.texts(i) for i in (2, 3)] == [["cat, pet"], [KEYWORDS, "cat, pet"]]
+    assert [documents.task(i) for i in range(12, 16)] == ["draw", "caption"] * 2
+    assert np.asarray(documents[29][0].image)[0, 0].tolist() == [120, 2, 0]
+    assert texts(documents[29]) == ["", KEYWORDS, "sun"]
+    emoji(tmp_path, [["cat", "lion"], None, ["sun"]])
+    other = open_documents(f"{name}?keywords=keywords")
+    assert other.fingerprint() != documents.fingerprint() != plain.fingerprint()
+
+
+def test_all_styles_of_an_emoji_are_held_out_together(tmp_path):
+    name = emoji(tmp_path, [[f"word {i}"] for i in range(4)])
+    documents = open_documents(f"{name}?key=codepoints&keywords=keywords")
+    parts = [{documents.texts(i)[-1] for i in part} for part in split(documents, 0.5)]
+    assert [len(part) for part in parts] == [4, 4] and not parts[0] & parts[1]
+
+
+def test_keywords_that_are_not_there(tmp_path):
+    name = emoji(tmp_path, [["cat"]])
+    with pytest.raises(ValueError, match="'keyword' is no column that holds keywords; did you"):
+        open_documents(f"{name}?keywords=keyword")
+    Image.new("RGB", (12, 12)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="keywords= has no meaning here"):
+        open_documents(f"captioned:folder:{tmp_path}?keywords=tags")
 
 
 def test_questions_and_answers(folder):

@@ -30,10 +30,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("txt", "alt_text", "sentence", "sentences", "title"),
     ),
     "key": ("key", "__key__", "id"),
+    "keywords": (),
 }
-"""Usual names of the columns of each role; `file` is the one of a metadata file."""
+"""Usual names of the columns of each role; `file` is the one of a metadata file, and `keywords` are
+read where they are asked for alone."""
 
-OPTIONS = ("image", "label", "text", "key", "split")
+OPTIONS = ("image", "label", "text", "key", "keywords", "split")
 """What may stand behind the '?' of a source."""
 
 
@@ -64,8 +66,9 @@ def choose(role: str, columns: Sequence[str], asked: str | None, where: str) -> 
         return None
     if asked is not None:
         if asked not in columns:
+            what = role if role == "keywords" else f"a {role}"
             raise ValueError(
-                f"{where}: {asked!r} is no column that holds a {role}{did_you_mean(asked, columns)}"
+                f"{where}: {asked!r} is no column that holds {what}{did_you_mean(asked, columns)}"
                 f"; it has {', '.join(columns) or 'none'}"
             )
         return asked

@@ -14,7 +14,7 @@ from __future__ import annotations
 import bisect
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -46,6 +46,8 @@ def asked(question: str) -> str:
 
 CAPTION = asked("Caption:")
 """What a model is asked for the caption of the picture before it."""
+KEYWORDS = asked("Keywords:")
+"""What it is asked for the keywords of the picture before it."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def _opened(text: str) -> Sequence[Documents]:
 
 class Captioned:
     """Two documents of each captioned picture of a source: its caption and then the picture, to
-    draw it, and the picture and then its caption, to describe it.
+    draw it, and the picture and then its caption, to describe it. Two more of each picture with
+    keywords, if its source was asked for them: the same with these.
 
     Pictures without a caption are left out and said so. Raises ValueError if none has one.
     """
@@ -159,34 +162,40 @@ class Captioned:
         self.name, self.source = f"captioned:{source.name}", source
         self.skipped = source.skipped
         self.tokenizers: tuple[str, ...] = ()
-        keys = [source.key(i) for i in range(len(source))]
-        self._keys = groups(source.name, keys)
-        self._chosen = [i for i in range(len(source)) if source.caption(i).strip()]
-        if bare := len(source) - len(self._chosen):
+        self._keys = groups(source.name, [source.key(i) for i in range(len(source))])
+        self._keywords: Callable[[int], str] = getattr(source, "keywords", lambda i: "")
+        chosen = [i for i in range(len(source)) if source.caption(i).strip()]
+        self._pairs = [(i, w) for i in chosen for w in (False, True) if not w or self._keywords(i)]
+        """Of each two documents the picture, and whether they are about its keywords."""
+        if bare := len(source) - len(chosen):
             say_once(f"{self.name}: {bare} of {len(source)} images have no caption: left out")
 
     def __len__(self) -> int:
-        return 2 * len(self._chosen)
+        return 2 * len(self._pairs)
 
     def __getitem__(self, i: int) -> Doc:
-        example = self.source[self._chosen[i // 2]]
-        if i % 2 == 0:
-            return [Piece(example.caption, learned=False), Piece(image=example.image)]
-        picture = Piece(image=example.image, learned=False)
-        return [picture, Piece(CAPTION, learned=False), Piece(example.caption)]
+        image = self.source[self._pairs[i // 2][0]].image
+        *question, text = self.texts(i)
+        if not question:
+            return [Piece(text, learned=False), Piece(image=image)]
+        picture = Piece(image=image, learned=False)
+        return [picture, Piece(question[0], learned=False), Piece(text)]
 
     def texts(self, i: int) -> list[str]:
-        caption = self.source.caption(self._chosen[i // 2])
-        return [caption] if i % 2 == 0 else [CAPTION, caption]
+        at, worded = self._pairs[i // 2]
+        text = self._keywords(at) if worded else self.source.caption(at)
+        return [text] if i % 2 == 0 else [KEYWORDS if worded else CAPTION, text]
 
     def task(self, i: int) -> str:
-        return ("draw", "caption")[i % 2]
+        tasks = ("draw-keywords", "keywords") if self._pairs[i // 2][1] else ("draw", "caption")
+        return tasks[i % 2]
 
     def key(self, i: int) -> str:
-        return self._keys[self._chosen[i // 2]]
+        return self._keys[self._pairs[i // 2][0]]
 
     def fingerprint(self) -> str:
-        return digest(["captioned", CAPTION, self.source.fingerprint()])
+        words = [[KEYWORDS, i, self._keywords(i)] for i, worded in self._pairs if worded]
+        return digest(["captioned", CAPTION, self.source.fingerprint(), *words])
 
 
 class Joined:

@@ -30,6 +30,8 @@ def open_hub(text: str, options: dict[str, str] | None = None, name: str | None 
     """
     repo, _, part = text.partition(":")
     name, options = name or f"hub:{text}", options or {}
+    if "keywords" in options:
+        raise ValueError(f"{name}: keywords are read of .parquet files alone")
     if "split" in options:
         raise ValueError(f"{name}: a split of the hub is named by hub:{repo}:{options['split']}")
     try:

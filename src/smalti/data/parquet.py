@@ -2,8 +2,9 @@
 
 The image column holds the bytes of an image file, bare or as a struct {bytes, path}; of several the
 one with a usual name, else the only one. Optional columns hold labels (integers or strings),
-captions (strings, or lists of which the first is read) and keys (else file name and row number).
-Their usual names are in `smalti.data.columns`, and a note says which columns are not used.
+captions (strings, or lists of which the first is read), keywords (the same, all of which are read,
+where '?keywords=' names it) and keys (else file name and row number). Their usual names are in
+`smalti.data.columns`, and a note says which columns are not used.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class Parquet:
 
     Of a folder without .parquet files those at any depth below it are read. Files of several parts
     of a dataset are refused, unless '?split=train' takes those of one or '?split=all' all.
-    `options` choose columns by their role: image, label, text, key.
-    Labels, captions and keys are read when it is opened, images a row group at a time when they
-    are wanted. Reading in order is cheap at any size; reading at random is so while the files fit
+    `options` choose columns by their role: image, label, text, key, keywords.
+    All but images is read when it is opened, images a row group at a time when they are wanted.
+    Reading in order is cheap at any size; reading at random is so while the files fit
     in `CACHE_BYTES`.
     Raises ValueError naming the file that is missing, is no parquet file or has no image column.
     """
@@ -61,6 +62,7 @@ class Parquet:
         chosen = self._choose(asked)
         labels: list[object] = []
         self._captions: list[str] = []
+        self._keywords: list[str] = []
         self._keys: list[str] = []
         self._groups: list[tuple[int, int]] = []  # (file, row group)
         starts = [0]
@@ -70,6 +72,7 @@ class Parquet:
             rows = _columns(file, stems[f], chosen)
             labels += rows["label"]
             self._captions += rows["text"]
+            self._keywords += rows["keywords"]
             self._keys += rows["key"]
             for g in range(file.num_row_groups):
                 self._groups.append((f, g))
@@ -126,7 +129,7 @@ class Parquet:
         return chosen, root
 
     def _choose(self, asked: dict[str, str]) -> dict[str, str | None]:
-        """The columns of label, text and key; notes what is not used."""
+        """The columns of label, text, key and keywords; notes what is not used."""
         fields = {f.name: f.type for file in self._files for f in file.schema_arrow}
         texts = [n for n, kind in fields.items() if _is_text(kind)]
         integers = [n for n, kind in fields.items() if pa.types.is_integer(kind)]
@@ -138,8 +141,9 @@ class Parquet:
             )
         lists = [n for n, kind in fields.items() if _is_list(kind) and _is_text(kind.value_type)]
         fitting = {"label": classes, "text": texts + lists, "key": texts + integers}
+        fitting["keywords"] = lists + texts
         chosen = {r: choose(r, fits, asked.get(r), self.name) for r, fits in fitting.items()}
-        used = [self.column, chosen["key"] or ""]
+        used = [self.column, *(chosen[role] or "" for role in ("key", "keywords"))]
         if note := unused(self.columns, chosen["label"], chosen["text"], used):
             self.notes.append(note)
         if chosen["text"] in lists:
@@ -194,6 +198,10 @@ class Parquet:
 
     def caption(self, i: int) -> str:
         return self._captions[i]
+
+    def keywords(self, i: int) -> str:
+        """The keywords of row i, 'cat, animal'; '' = none, or none were asked for."""
+        return self._keywords[i]
 
     def key(self, i: int) -> str:
         return self._keys[i]
@@ -283,7 +291,7 @@ def _distinct(file: Any, column: str) -> list[str]:
 
 
 def _columns(file: Any, stem: str, chosen: dict[str, str | None]) -> dict[str, list[Any]]:
-    """The columns label, text and key of one file, each with a value for every row."""
+    """The columns label, text, key and keywords of one file, each with a value for every row."""
     wanted = [n for n in chosen.values() if n and n in file.schema_arrow.names]
     table = file.read(columns=wanted) if wanted else None
     rows = file.metadata.num_rows
@@ -297,7 +305,14 @@ def _columns(file: Any, stem: str, chosen: dict[str, str | None]) -> dict[str, l
         "label": values("label", [None] * rows),
         "text": [(next(iter(t), "") if isinstance(t, list) else t) or "" for t in texts],
         "key": [str(k) for k in values("key", [f"{stem}/{i}" for i in range(rows)])],
+        "keywords": [_joined(words) for words in values("keywords", [""] * rows)],
     }
+
+
+def _joined(words: list[str | None] | str | None) -> str:
+    """Keywords as one text: 'cat, animal'."""
+    several = [words] if isinstance(words, str) else words or []
+    return ", ".join(word.strip() for word in several if word and word.strip())
 
 
 def _class_names(schema: Any, label: str | None) -> list[str]:
