@@ -361,7 +361,7 @@ class UnifiedPipeline:
             sampling.solver,
             sampling.revealed(self.model),
             sampling.refresh,
-            wish.known,
+            wish.known and Known(*(given.to(device) for given in wish.known)),
         )
         return mixed.MixedRequest(
             documents,
