@@ -1,4 +1,5 @@
-"""`smalti edit` by the real command, with a pipeline of every registered model."""
+"""`smalti edit` by the real command, with a pipeline of every loop and kind of codes: what editing
+asks of a model, every one is asked in `pipeline/test_editing.py`."""
 
 import json
 import re
@@ -8,7 +9,6 @@ import pytest
 from PIL import Image
 
 from builders import models, pipeline
-from smalti import modules
 from smalti.cli.info import png_metadata
 from smalti.cli.main import main
 from smalti.pipeline.sampling import Sampling
@@ -16,7 +16,7 @@ from smalti.pipeline.sampling import Sampling
 pytestmark = pytest.mark.usefixtures("float32")
 
 
-@pytest.fixture(params=[*modules.MODELS, "llamagen-text"], scope="module")
+@pytest.fixture(params=["llamagen", "llamagen-text", "var", "maskgit", "mar"], scope="module")
 def folder(request, tmp_path_factory):
     return saved(request.param, tmp_path_factory)
 

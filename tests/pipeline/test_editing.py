@@ -22,8 +22,10 @@ from smalti.pipeline.sampling import Sampling
 from smalti.sampling.noise import Noise
 
 PATCH = 4  # of the tiny tokenizers
-KINDS = ("llamagen-grouped", "llamagen-text", "maskgit-oblong", "var-shared", "fluid")
-"""One of each kind that editing tells apart: of a grid, its order and its codes, of texts."""
+KINDS = ("llamagen-grouped", "llamagen-text", "maskgit-oblong", "var-shared", "fluid", "hart")
+"""One of each kind that editing tells apart: of a grid, its order and its codes, of texts, and of
+what codes leave over. Each window is drawn as an in-painted picture is, and that every model is
+asked for."""
 
 
 def quick(name: str) -> Pipeline:
@@ -106,8 +108,10 @@ def test_what_is_kept_is_bit_equal(pipe):
         assert np.array_equal(fine[far], rough[far])
 
 
-def test_an_edit_depends_on_seed_and_number_alone(pipe):
+@pytest.mark.parametrize("name", KINDS)
+def test_an_edit_depends_on_seed_and_number_alone(name):
     """In two windows, the second of which sees what the first drew."""
+    pipe = quick(name)
     image = fitting(pipe)
     given = {"seed": 5, "extend": {"left": 5}, **asked(pipe)}
     wanted = array(pipe.edit(image, lower_right(image), n=2, **given))
@@ -486,7 +490,9 @@ def test_every_side_grows_around_the_given_picture(name):
     assert np.array_equal(inner, np.asarray(image))
 
 
-def test_extensions_make_larger_pictures_that_hold_the_given_one(pipe):
+@pytest.mark.parametrize("name", KINDS)
+def test_extensions_make_larger_pictures_that_hold_the_given_one(name):
+    pipe = quick(name)
     image = fitting(pipe)
     w, h = image.size
     rough = pipe.edit(image, extend={"bottom": h - PATCH}, seed=2)
