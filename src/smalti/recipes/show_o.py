@@ -25,8 +25,8 @@ def show_o() -> UnifiedRecipe:
     500,000 steps at a rate of 1e-4, a tenth of the pictures learned without their text; pictures
     that are drawn weigh 1, captions 1, text alone 0.1, each a mean of its own [C]. 5000 steps of
     warm-up, a cosine, weight decay 0.01, 1152 documents in a step [M]. There a row is a document,
-    of at most 129 ids of text [C], and the language model is Phi-1.5, trained on; the ids of Phi
-    are 50,295 [C].
+    of at most 129 ids of text [C], and the language model is Phi-1.5, trained on, with its 50,295
+    ids of text [C]. Here a row holds what fits, weights are new, and captions weigh as text alone.
 
     smalti convert show-o --tokenizer magvitv2/pytorch_model.bin --out show-o-vq
     torchrun --nproc-per-node 8 -m smalti train show_o --train.parallel fsdp \\
