@@ -246,8 +246,13 @@ def test_training_seconds_are_those_of_the_log(tmp_path):
     assert took == 10 * 4 * 16 / 320 + 5 * 4 * 16 / 640
 
 
+def shallow(recipe):
+    """The recipe with a model of one layer."""
+    return replace(recipe, model=replace(recipe.model, layers=1))
+
+
 def test_operations_are_those_on_paper():
-    recipe = emoji_llamagen()
+    recipe = shallow(emoji_llamagen())
     linears = [m for m in comparison.fresh(recipe.model).modules() if isinstance(m, nn.Linear)]
     weights, tokens = sum(m.weight.numel() for m in linears), 16 * 64
     attention = 2 * 2 * 64 * 192 * recipe.model.layers  # of a token: queries by keys, by values
@@ -255,7 +260,7 @@ def test_operations_are_those_on_paper():
 
 
 def test_rar_modulates_equal_conditions_once():
-    recipe = emoji_rar()
+    recipe = shallow(emoji_rar())
     nothing = replace(recipe, objective=replace(recipe.objective, cond_dropout=1.0))
     one = 3 * 2 * 65 * (6 * recipe.model.layers + 2) * recipe.model.dim**2  # of a condition
     more = (comparison.operations(recipe) - comparison.operations(nothing)) / one
