@@ -92,13 +92,6 @@ def close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def alike(a: Tensor, b: Tensor) -> None:
-    """Numbers that are close beside the largest of them: a diffusion of untrained weights begins
-    with pictures of thousands."""
-    size = b.abs().max().clamp(min=1)
-    close(a / size, b / size)
-
-
 def test_reading_in_parts_is_reading_at_once(model: Unified):
     rows = rows_of(some(model), model.wrapping, left=True)
     length, cache = rows.ids.shape[1], model.cache(*rows.ids.shape)
@@ -122,7 +115,7 @@ def test_drawing_behind_a_cache_is_drawing_anew(model: Unified):
         if mine.spec is None or mine.spec.discrete:
             assert torch.equal(mine.content, theirs.content)
         else:
-            alike(mine.content, theirs.content)
+            close(mine.content, theirs.content)
 
 
 def test_a_document_is_the_same_alone(model: Unified):
@@ -134,7 +127,7 @@ def test_a_document_is_the_same_alone(model: Unified):
                       first="picture")  # fmt: skip
         alone = replace(alone, how=replace(alone.how, noise=Noise.request(3, 1, i)))
         for mine, theirs in zip(finished(model, alone)[0], together[i], strict=True):
-            alike(mine.content.float(), theirs.content.float())
+            close(mine.content.float(), theirs.content.float())
 
 
 def test_known_codes_stay_and_are_seen(model: Unified):

@@ -184,13 +184,26 @@ def test_who_knows_the_noise_draws_the_picture(model, solver):
             return state["noise"]
 
     model.patches = Oracle()
-    how = Request(Cond(labels=torch.arange(2)), Noise.request(0, 2), solver=Solver(solver, "20"))
+    for content in drawn(model, Solver(solver, "20")):
+        torch.testing.assert_close(content, goal, rtol=1e-3, atol=2e-2)
+
+
+@pytest.mark.parametrize(("clip", "low", "high"), [(2.0, 0.0, 2.0), (0.0, 100.0, math.inf)])
+def test_what_is_drawn_is_no_larger_than_is_allowed(clip, low, high):
+    """A model that knows nothing finds numbers of thousands where all is noise."""
+    made = build(TransfusionPaper, replace(LINEAR, clip=clip))
+    for content in drawn(made, Solver("ancestral", "20")):
+        assert low < content.abs().max() <= high * 1.001
+
+
+def drawn(model: TransfusionPaper, solver: Solver) -> list[Tensor]:
+    """The pictures behind two texts."""
+    how = Request(Cond(labels=torch.arange(2)), Noise.request(0, 2), solver=solver)
     words = torch.zeros(model.vocab, dtype=torch.bool)
     wish = mixed.MixedRequest([[text(1)], [text(2, 3)]], how, words, first="picture")
     found = [e.part.content for e in mixed.stream(model, wish) if isinstance(e, mixed.Finished)]
-    for content in found:
-        torch.testing.assert_close(content, goal, rtol=1e-3, atol=2e-2)
     assert len(found) == 2
+    return found
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ P pictures of all rows, V ids, T timesteps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -75,6 +76,9 @@ class TransfusionPaperConfig(UnifiedConfig):
     """Residual blocks of each size in each half of a U-Net."""
     timesteps: int = TIMES
     """T, of the diffusion."""
+    clip: float = 5.0
+    """While drawing, predicted numbers, of which the standard deviation is about one, are kept in
+    [-clip, clip]; 0 is off. Where all is noise, an error of the noise counts 20,000 times."""
     seen_to: int = 500
     """Training shows a picture that is only read at timesteps below this. The paper: pictures that
     stand before their texts, which are learned there as well."""
@@ -89,7 +93,7 @@ class TransfusionPaperConfig(UnifiedConfig):
 
     def __post_init__(self) -> None:
         sizes = ("channels", "patch", "width", "blocks", "timesteps", "seen_to", "length")
-        check(self, pairs=("grid",), positive=sizes, counts=("begin", "end"))
+        check(self, pairs=("grid",), positive=sizes, counts=("begin", "end"), amounts=("clip",))
         if self.seen_to > self.timesteps:
             raise ValueError(
                 f"seen_to must be at most timesteps {self.timesteps}, got {self.seen_to}"
@@ -351,7 +355,9 @@ class Denoising(Drawer):
             self.read(context, self.begin)
         seen = model.patches(x, torch.full((len(x),), time, device=x.device))
         h = model.read(context.rows, self.begin, self.end, context.cache, seen.vectors)
-        return (x - point[1] * model.patches.noise(h, seen).to(x)) / point[0]
+        found = (x - point[1] * model.patches.noise(h, seen).to(x)) / point[0]
+        most = model.config.clip or math.inf
+        return found.clamp(-most, most)
 
 
 @lru_cache(maxsize=8)
