@@ -212,7 +212,7 @@ def drawn(model: TransfusionPaper, solver: Solver) -> list[Tensor]:
         ({"seen_to": 1001}, "seen_to must be at most timesteps 1000, got 1001"),
         ({"end": 64}, "below the 64 ids of the vocabulary, got 62 and 64"),
         ({"patch": 3}, "patch of a U-Net must be 2, 4, 8 or so on, got 3"),
-        ({"channels": 6}, "channels must be a multiple of the 2 x 2 cells of a vector, got 6"),
+        ({"channels": 6}, "vectors of 2 x 2 cells have a multiple of 4 numbers, got 6"),
         ({"blocks": 0}, "blocks must be at least 1, got 0"),
     ],
 )

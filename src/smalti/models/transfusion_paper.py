@@ -105,16 +105,21 @@ class TransfusionPaperConfig(UnifiedConfig):
             )
         if self.patches == "unet" and (self.patch < 2 or self.patch & (self.patch - 1)):
             raise ValueError(f"patch of a U-Net must be 2, 4, 8 or so on, got {self.patch}")
-        if self.channels % self.patch**2:
-            raise ValueError(
-                f"channels must be a multiple of the {self.patch} x {self.patch} cells of a "
-                f"vector, got {self.channels}: patch must be model.group of the tokenizer"
-            )
+        self.check_spec(self.spec)
 
     @property
     def spec(self) -> TokenSpec:
         """The numbers of a picture."""
         return TokenSpec((self.grid,), channels=self.channels)
+
+    def check_spec(self, spec: TokenSpec) -> tuple[int, int]:
+        grid, cells = super().check_spec(spec), self.patch**2
+        if spec.channels % cells:
+            raise ValueError(
+                f"vectors of {self.patch} x {self.patch} cells have a multiple of {cells} numbers, "
+                f"got {spec.channels}: patch must be the tokenizer's model.group"
+            )
+        return grid
 
     def fitted(self, spec: TokenSpec, words: int, marks: Marks) -> Self:
         """The ids that begin and end a picture follow the words."""

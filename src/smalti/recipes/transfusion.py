@@ -32,13 +32,15 @@ def transfusion_klvae() -> KLRecipe:
 
 def transfusion_7b() -> UnifiedRecipe:
     """Transfusion-7B with the U-Net, 7.0 B parameters, as the paper compares sizes: 250,000 steps
-    of 2 M positions, half of them of text, half of captioned pictures.
+    of 2 M positions.
 
-    Of other sizes `model.language` is one of `models.transfusion_paper.SIZES`. The paper's data are
-    not public. Beside what is here, it draws a fifth of the pictures before their captions, and
-    drops no text that is known of; a tenth of the texts is dropped here, for guidance.
+    Other sizes are in `models.transfusion_paper.SIZES`. The paper's data are not public: half of
+    the positions are text, and four of five captions stand before their pictures; here it is as
+    `data.source` has it, where captions stand before and behind pictures equally often. There
+    pictures before captions are learned as well, here they are read. A tenth of the texts is
+    dropped, for guidance; the paper does not say how many.
 
-    On paper 112.3 GB of weights, gradients and AdamW's state, beside activations.
+    On paper 112.2 GB of weights, gradients and AdamW's state, beside activations.
 
     torchrun --nproc-per-node 8 -m smalti train transfusion_7b --tokenizer runs/transfusion-klvae \
         --words llama-2/tokenizer.json --out runs/transfusion-7b
@@ -101,9 +103,6 @@ def shapes_transfusion_paper() -> UnifiedRecipe:
     """A small Transfusion with the paper's decoder, U-Net and diffusion that draws, describes,
     answers, edits and tells of shapes.
 
-    Timesteps at which nothing but noise is left help no solver of few steps: it is drawn by
-    DPM-Solver, which leaves them out.
-
     smalti train shapes_klvae_2x2 --out runs/shapes-klvae
     smalti train shapes_transfusion_paper --tokenizer runs/shapes-klvae/tokenizer \
         --out runs/transfusion-paper
@@ -113,7 +112,7 @@ def shapes_transfusion_paper() -> UnifiedRecipe:
         recipe,
         model=TransfusionPaperConfig(language, width=64, blocks=2, length=512),
         objective=replace(recipe.objective, over="kinds"),
-        sampling=Sampling.of(guidance=2.0, solver="dpm", head_steps="25"),
+        sampling=Sampling.of(guidance=2.0, head_steps="50"),
     )
 
 
