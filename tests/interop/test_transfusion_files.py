@@ -137,6 +137,20 @@ def test_files_become_a_pipeline(files, tmp_path, capsys):
     assert isinstance(pipeline.ask(image, "what?", words=3), str)
 
 
+@pytest.mark.parametrize(("weights", "factor"), [((), 2), (("--weights", "model"), 1)])
+def test_files_of_an_average(files, tmp_path, weights, factor):
+    """As ema-pytorch writes them: the average is taken where nothing else is asked for."""
+    model, command = files
+    state = {"initted": torch.tensor(True), "step": torch.tensor(7)}
+    for name, tensor in theirs(model).items():
+        state |= {f"online_model.{name}": tensor, f"ema_model.{name}": 2 * tensor}
+    path, out = write(state, tmp_path / "model.pt"), str(tmp_path / "out")
+    words = ["--words", str(tmp_path / "words"), *weights]
+    main([*command, "--model", str(path), *words, "--out", out])
+    found = load_unified(out, "cpu", torch.float32).model.output.weight
+    assert torch.equal(found, factor * model.output.weight)
+
+
 def test_a_tokenizer_alone(files, tmp_path):
     main([*files[1], "--out", str(tmp_path / "out")])
     assert "kl_vae" in (tmp_path / "out" / "config.json").read_text()

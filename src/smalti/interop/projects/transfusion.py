@@ -49,8 +49,9 @@ class TransfusionFiles:
     """Checkpoint of the model, likewise."""
     words: Path | None = None
     """The text tokenizer, or its folder; default: tokenizer.json in the folder of the model."""
-    weights: Literal["model", "ema"] = "model"
-    """The weights as trained, or the moving average that a file holds beside them."""
+    weights: Literal["ema", "model"] | None = None
+    """The moving average, or the weights as trained; default: the average where the file has
+    one."""
     scale: float | None = None
     """What latents were multiplied by; no file has it: needed unless the KL-VAE is MAR's."""
     size: str = "256"
@@ -79,12 +80,12 @@ def model_sizes(
         return shape(checkpoint, name, axes, NAME)
 
     state, layer = checkpoint.state, "transformer.layers.0."
+    vocab, dim = size("text_embed.weight", 2)
     if (kinds := count(checkpoint, "model_to_latent_projs.")) > 1:
         raise ValueError(f"{checkpoint.path} knows {kinds} kinds of pictures, here it is one")
     out = next((n for n in state if re.fullmatch(OUT, n)), None)
     if out is None:
         raise ValueError(f"{checkpoint.path} has layers of its own where a picture becomes vectors")
-    vocab, dim = size("text_embed.weight", 2)
     head_dim = 2 * size("rotary_emb.freqs", 1)[0]
     inner, last = size(f"{layer}2.fn.net.3.weight", 2)[1], count(checkpoint, "transformer.layers.")
     usual = int(dim * TransfusionConfig.mlp_ratio * 2 / 3) == inner
