@@ -227,9 +227,16 @@ def test_pieces_are_the_script_drawn():
 def test_what_is_no_number_and_no_task(count, tasks):
     with pytest.raises(ValueError, match="tasks among draw, caption, .*, got"):
         ShapeDocuments(count, tasks=tasks)
-    for text in ("shapes-all:0", "shapes-all:x"):
+    for text in ("shapes-all:0", "shapes-all:x", "shapes-all:9:paint", "shapes-all::draw"):
         with pytest.raises(ValueError, match="shapes-all:COUNT"):
             open_documents(text)
+
+
+def test_some_tasks_alone_take_turns():
+    documents = open_documents("shapes-all:5:caption,ask")
+    assert [documents.task(i) for i in range(5)] == ["caption", "ask", "caption", "ask", "caption"]
+    assert documents.name == "shapes-all:5:caption,ask"
+    assert documents.fingerprint() != open_documents("shapes-all:5").fingerprint()
 
 
 def test_scenes_are_pictures_of_one_to_three_shapes():

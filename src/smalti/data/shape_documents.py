@@ -4,6 +4,7 @@
 about one to three shapes, instructions to edit, stories in which one shape changes, facts of the
 world, and riddles: "draw a small heart in the colour of the sea at the top left", whose colour no
 picture of training says (`shape_facts`). Document i depends on the seed and i alone.
+`shapes-all:COUNT:TASK,TASK` takes turns of these tasks alone.
 
 A document is written down as a `Script` first, whose last part is the answer; pictures are drawn
 when it is read. Shapes of one picture keep their jitter when one of their attributes changes, so
@@ -157,13 +158,19 @@ SCRIPTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Script]] = {
 
 
 def open_shapes_all(options: str = "") -> ShapeDocuments:
-    """'' for 10,000 documents, or their number. Raises ValueError for anything else."""
-    if options and (not options.isdecimal() or int(options) < 1):
+    """'' for 10,000 documents, or their number, and behind a colon the tasks that take turns.
+
+    Raises ValueError for anything else.
+    """
+    count, _, names = options.partition(":")
+    tasks = tuple(names.split(",")) if names else TASKS
+    if options and (not count.isdecimal() or int(count) < 1 or set(tasks) - set(TASKS)):
         raise ValueError(
-            f"shapes-all:{options} is not known; allowed: shapes-all, shapes-all:COUNT (1 or more)"
+            f"shapes-all:{options} is not known; allowed: shapes-all, shapes-all:COUNT (1 or "
+            f"more), shapes-all:COUNT:TASK,... of {', '.join(dict.fromkeys(TASKS))}"
         )
     name = f"shapes-all:{options}" if options else "shapes-all"
-    return ShapeDocuments(int(options or 10_000), name=name)
+    return ShapeDocuments(int(count or 10_000), tasks=tasks, name=name)
 
 
 class ShapeDocuments:
