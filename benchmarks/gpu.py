@@ -40,12 +40,14 @@ NAMES = {
         "emu3": "shapes_emu3",
         "show_o": "shapes_show_o",
         "transfusion": "shapes_transfusion",
+        "transfusion_paper": "shapes_transfusion_paper",
     },
     "published": {
         "one_vocabulary": "chameleon_7b",
         "liquid": "liquid_7b",
         "emu3": "emu3",
         "show_o": "show_o",
+        "transfusion_paper": "transfusion_7b",
     },
 }
 """The recipe of each model."""

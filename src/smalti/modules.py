@@ -38,6 +38,7 @@ from smalti.models import (
     rq_transformer,
     show_o,
     transfusion,
+    transfusion_paper,
     var,
 )
 from smalti.models.generator import Generator
@@ -131,6 +132,11 @@ UNIFIED = {
     ),
     "show_o": Entry(show_o.ShowOConfig, show_o.ShowO, show_o.tiny),
     "transfusion": Entry(transfusion.TransfusionConfig, transfusion.Transfusion, transfusion.tiny),
+    "transfusion_paper": Entry(
+        transfusion_paper.TransfusionPaperConfig,
+        transfusion_paper.TransfusionPaper,
+        transfusion_paper.tiny,
+    ),
 }
 """Models of text and pictures in one sequence."""
 TEXT = {
