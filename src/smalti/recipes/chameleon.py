@@ -33,11 +33,11 @@ def chameleon(language: LanguageConfig, batch: int, steps: int) -> UnifiedRecipe
     """Chameleon of a size, on rows of 4096 ids [C], among them 1024 of a picture of 512 pixels [C].
 
     AdamW (0.9, 0.95) with 1e-5 beside its second moment, weight decay 0.1, gradients of norm 1, a
-    rate of 1e-4 after 4000 steps, 1e-5 times the squared logarithm of what logits are divided by
-    [S]. There the rate falls exponentially to 0, here by half a cosine; text is 80 % of the time
-    three parts of all ids, then better data are half of them [S]; and every id is learned, here
-    those that a document ends with. Whether conditions are left out on purpose is not known: as
-    pictures come first in half of the pairs [M], many are learned without any.
+    rate of 1e-4 after 4000 steps [M]; 1e-5 times the squared logarithm of what logits are divided
+    by [S]. There the rate falls exponentially to 0 [M], here by half a cosine; text is 60 % of the
+    ids for 80 % of the time, then half of them are of better data [M]; and every id is learned,
+    here those that a document ends with. Whether conditions are left out on purpose is not known:
+    as pictures come first in half of the pairs [M], many are learned without any.
     """
     return UnifiedRecipe(
         vocab=WORDS,
@@ -62,9 +62,7 @@ def chameleon(language: LanguageConfig, batch: int, steps: int) -> UnifiedRecipe
 
 
 def chameleon_7b() -> UnifiedRecipe:
-    """Chameleon-7B, 7.0 B parameters, with dropout [C]: 9.2 T ids [S], 8 M in each step [M].
-
-    Published: COCO captions at CIDEr 120.2 of the model of 34 B [M].
+    """Chameleon-7B, 7.0 B parameters, with dropout [M]: 9.2 T ids [M], 8 M in each step [M].
 
     torchrun --nproc-per-node 8 -m smalti train chameleon_7b --train.parallel fsdp \\
         --tokenizer chameleon-vq --out runs/chameleon-7b
@@ -76,8 +74,8 @@ def chameleon_7b() -> UnifiedRecipe:
 def chameleon_34b() -> UnifiedRecipe:
     """Chameleon-34B, 34.3 B parameters, norms behind attention and feed-forward [C]: 9.2 T ids [S].
 
-    Width, layers, heads and a feed-forward of 22,016, as well as 12 M ids in each step, are
-    remembered [M].
+    Width, layers, heads and a feed-forward of 22,016, no dropout, and 12 M ids in each step are
+    remembered [M]. Published: COCO captions at CIDEr 120.2 [M], GSM8K 61.4 [M].
 
     torchrun --nproc-per-node 8 -m smalti train chameleon_34b --train.parallel fsdp \\
         --tokenizer chameleon-vq --out runs/chameleon-34b

@@ -1,8 +1,8 @@
 """Liquid as published (Wu, Jiang, Ma et al. 2024, arXiv:2412.04332).
 
-Marks: [C] read in the released code (commit 4609c47), [M] remembered of the paper, to be checked
-before it is quoted; all without a mark is ours. A small model of one vocabulary that learns all by
-itself is `shapes_chameleon`.
+Marks: [C] read in the released code (commit 4609c47), [S] in a table of others, [M] remembered of
+the paper, to be checked before it is quoted; all without a mark is ours. A small model of one
+vocabulary that learns all by itself is `shapes_chameleon`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def liquid_7b() -> UnifiedRecipe:
     tenth of the texts before pictures left out, one loss of all ids [C]; the released script also
     has LoRA on [C]. 30 M texts and 30 M captioned pictures once [M]. A rate of 2e-5 is one to go on
     with: the folder to begin from must hold the language model with its table extended. Published:
-    FID 5.47 of MJHQ-30K, 71.3 on VQAv2, 58.4 on GQA.
+    FID 5.47 of MJHQ-30K, 71.3 on VQAv2, 58.4 on GQA [S].
 
     smalti convert liquid --tokenizer vqgan.ckpt --model Liquid_V1_7B/ --out liquid
     torchrun --nproc-per-node 8 -m smalti train liquid_7b --train.parallel fsdp \\
