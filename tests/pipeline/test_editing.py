@@ -94,7 +94,9 @@ def test_inpainting_draws_around_known_codes(pipe):
     assert not np.array_equal(array(edited)[0], array(edited)[1])
 
 
-def test_what_is_kept_is_bit_equal(pipe):
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_kept_is_bit_equal(name):
+    pipe = quick(name)
     image = fitting(pipe)
     mask = lower_right(image)
     kept = np.asarray(mask) == 0
@@ -131,7 +133,9 @@ def test_an_edit_of_many_windows_does_not_depend_on_its_batch(name):
     assert len(np.unique(wanted.reshape(3, -1), axis=0)) == 3
 
 
-def test_without_a_condition_the_null_one_is_used(pipe):
+@pytest.mark.parametrize("name", KINDS)
+def test_without_a_condition_the_null_one_is_used(name):
+    pipe = quick(name)
     image = fitting(pipe)
     seen, draw = [], pipe.model.prepare
 
