@@ -74,7 +74,8 @@ def config_of(told: Settings, where: str = "config.json") -> TowersConfig:
     if kind not in KINDS:
         raise ValueError(f"{where}: model_type must be one of {', '.join(KINDS)}, got {kind!r}")
     text, vision = (
-        DEFAULTS[kind][part] | dict(told.get(part) or {}) for part in ("text_config", "vision_config")
+        DEFAULTS[kind][part] | dict(told.get(part) or {})
+        for part in ("text_config", "vision_config")
     )
     for name, wanted in (("num_channels", 3), ("vision_use_head", True)):
         if vision.get(name, wanted) != wanted:

@@ -308,6 +308,4 @@ class Matcher(NamedTuple):
 def tiny() -> TowersConfig:
     """Towers of some thousand parameters, for tests."""
     small = TowerConfig(layers=2, heads=2, dim=16, ffn_dim=32)
-    return TowersConfig(
-        size=8, patch=4, length=8, vocab=300, features=16, vision=small, text=small
-    )
+    return TowersConfig(size=8, patch=4, length=8, vocab=300, features=16, vision=small, text=small)

@@ -1,0 +1,60 @@
+"""Towers that match pictures and texts, small ones for two CPU cores: SigLIP (Zhai et al. 2023,
+arXiv:2303.15343) and CLIP (Radford et al. 2021, arXiv:2103.00020)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from smalti.models.towers import TowerConfig, TowersConfig
+from smalti.recipes.base import DataConfig, TowersRecipe
+from smalti.train.optim import OptimConfig
+from smalti.train.pairs import PairsConfig
+from smalti.train.trainer import TrainConfig
+
+
+def shapes_siglip() -> TowersRecipe:
+    """A small SigLIP that matches drawn shapes and what captions say of them.
+
+    smalti train shapes_siglip --out runs/siglip
+    smalti eval runs/siglip/towers --metrics zero_shot retrieval --reference shapes@held
+    """
+    return TowersRecipe(
+        data=DataConfig(source="shapes", flip=False),
+        model=TowersConfig(size=32, patch=4, length=24),
+        train=TrainConfig(
+            steps=1500,
+            batch=128,
+            optim=OptimConfig(lr=1e-3, schedule="cosine", warmup=100, betas=(0.9, 0.95)),
+            eval_every=300,
+            preview_every=750,
+            save_every=250,
+        ),
+    )
+
+
+def shapes_clip() -> TowersRecipe:
+    """A small CLIP that matches drawn shapes and what captions say of them.
+
+    smalti train shapes_clip --out runs/clip
+    smalti eval runs/clip/towers --metrics zero_shot retrieval --reference shapes@held
+    """
+    recipe = shapes_siglip()
+    return replace(
+        recipe,
+        model=replace(recipe.model, kind="clip"),
+        objective=PairsConfig(loss="softmax"),
+    )
+
+
+def emoji_siglip() -> TowersRecipe:
+    """A small SigLIP that matches emoji and their names.
+
+    smalti train emoji_siglip --out runs/emoji-siglip
+    smalti eval runs/emoji-siglip/towers --metrics retrieval --reference emoji@held
+    """
+    recipe = shapes_siglip()
+    tower = TowerConfig(dim=192, heads=6, ffn_dim=768)
+    model = TowersConfig(size=48, patch=6, length=32, features=192, vision=tower, text=tower)
+    return replace(
+        recipe, data=DataConfig(source="emoji", flip=False, crop="random"), vocab=1024, model=model
+    )
