@@ -134,6 +134,21 @@ def load_tokenizer(
     return load_module(folder, modules.TOKENIZERS, place, verify=verify)[0]
 
 
+RELEASED = ["*.json", "*.safetensors"]
+"""The files of a released CLIP or SigLIP that are downloaded."""
+LEARNED = ("source", "holdout")
+"""What towers say of the pictures that they learned."""
+
+
+def is_towers(folder: Path) -> bool:
+    """Whether a folder holds towers: ours, or a CLIP or a SigLIP of transformers."""
+    from smalti.interop.towers import KINDS
+
+    file = folder / FILES[0]
+    told = read_json(file) if file.is_file() else {}
+    return told.get("type") in modules.TOWERS or told.get("model_type") in KINDS
+
+
 def load_towers(
     path: str | Path, device: torch.device | str | int | None = None, verify: bool = True
 ) -> Matcher:
@@ -147,9 +162,7 @@ def load_towers(
 
     place, folder = named_device(device), expand(path)
     if not folder.is_dir():
-        folder = download(str(path))
-    if (folder / "towers" / FILES[0]).is_file():
-        folder = folder / "towers"
+        folder = download(str(path), RELEASED)
     file = folder / FILES[0]
     if not file.is_file():
         raise ValueError(f"{folder} holds no towers: it has no {FILES[0]}{within(folder)}")
@@ -163,7 +176,7 @@ def load_towers(
             f"{folder}: the towers were trained with words {info.get('words')}, the folder holds "
             f"words {mark}"
         )
-    return Matcher(towers, words)
+    return Matcher(towers, words, info)
 
 
 def save_towers(matcher: Matcher, folder: str | Path, **extra: Any) -> str:
@@ -172,13 +185,13 @@ def save_towers(matcher: Matcher, folder: str | Path, **extra: Any) -> str:
 
     Raises ValueError for a folder of something else, and for weights that are NaN or infinite.
     """
-    folder = expand(folder)
+    folder, known = expand(folder), {k: matcher.info[k] for k in LEARNED if k in matcher.info}
     check_module(folder)
     require_finite_weights(matcher.towers.state_dict(), f"{folder} is not written")
     with filling(folder) as temporary:
         matcher.words.save(temporary / FOLDER)
         words = matcher.words.fingerprint()
-        return write_module(matcher.towers, temporary, words=words, **extra)
+        return write_module(matcher.towers, temporary, words=words, **known | extra)
 
 
 def tokenizer_at(path: str | Path) -> Path:
@@ -258,8 +271,9 @@ def _load_text(
     return text.to(dtype)
 
 
-def download(repo: str) -> Path:
-    """The local copy of a hub repository, or a pipeline made of released weights that it holds.
+def download(repo: str, files: list[str] | None = None) -> Path:
+    """The local copy of a hub repository, all of it or its `files`, which may have a *, or a
+    pipeline made of released weights that it holds.
 
     Raises ValueError if it cannot be had.
     """
@@ -275,7 +289,7 @@ def download(repo: str) -> Path:
         raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name): {gone}")
     from huggingface_hub import snapshot_download
 
-    return hub.ask(repo, lambda: snapshot_download(repo))
+    return hub.ask(repo, lambda: snapshot_download(repo, allow_patterns=files))
 
 
 Pipeline.from_pretrained = staticmethod(load)

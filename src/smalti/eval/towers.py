@@ -10,7 +10,7 @@ apart: the caption nearest to a picture, of all that there are, must be right in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,24 +228,3 @@ def cmmd_of(found: Seen, reference: Seen, how: How) -> list[Measured]:
     about = {"definition": TOWERS["cmmd"].definition, "better": "lower"}
     about |= {"reference": reference.pictures.hash, "reference_images": len(reference.numbers)}
     return [found.measured("cmmd", value, how, kind="generation", **about)]
-
-
-def judged(
-    matcher: Matcher,
-    metrics: Sequence[str],
-    pictures: Callable[[], ImageSet],
-    reference: Callable[[], ImageSet] | None,
-    how: How,
-) -> list[Measured]:
-    """What towers say of pictures: clip_score, cmmd, or both, of sets of the towers' size.
-
-    Raises ValueError if cmmd has no reference.
-    """
-    if "cmmd" in metrics and reference is None:
-        raise ValueError("cmmd: a reference is needed, give --reference")
-    found, records = seen(matcher, pictures(), how.batch), list[Measured]()
-    if "clip_score" in metrics:
-        records += clip_score_of(found, how)
-    if "cmmd" in metrics and reference is not None:
-        records += cmmd_of(found, seen(matcher, reference(), how.batch), how)
-    return records

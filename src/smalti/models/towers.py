@@ -16,9 +16,10 @@ E features.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -274,6 +275,8 @@ class Matcher(NamedTuple):
 
     towers: Towers
     words: Words
+    info: Mapping[str, Any] = MappingProxyType({})
+    """What their folder says of them: source and holdout of the pictures that they learned."""
 
     def ids(self, texts: Sequence[str]) -> Tensor:
         """Texts in lower case as ids (B, L) int64 between their marks, cut so that the last mark is

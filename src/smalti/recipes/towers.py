@@ -12,6 +12,11 @@ from smalti.train.pairs import PairsConfig
 from smalti.train.trainer import TrainConfig
 
 
+def small(layers: int, heads: int = 3) -> TowerConfig:
+    """A tower of so many layers and heads, each 32 wide."""
+    return TowerConfig(layers=layers, heads=heads, dim=32 * heads, ffn_dim=128 * heads)
+
+
 def shapes_siglip() -> TowersRecipe:
     """A small SigLIP that matches drawn shapes and what captions say of them.
 
@@ -20,13 +25,15 @@ def shapes_siglip() -> TowersRecipe:
     """
     return TowersRecipe(
         data=DataConfig(source="shapes", flip=False),
-        model=TowersConfig(size=32, patch=4, length=24),
+        model=TowersConfig(
+            size=32, patch=4, length=12, features=96, vision=small(3), text=small(2)
+        ),
         train=TrainConfig(
-            steps=1500,
-            batch=128,
-            optim=OptimConfig(lr=1e-3, schedule="cosine", warmup=100, betas=(0.9, 0.95)),
-            eval_every=300,
-            preview_every=750,
+            steps=1000,
+            batch=64,
+            optim=OptimConfig(lr=1.5e-3, schedule="cosine", warmup=80),
+            eval_every=250,
+            preview_every=500,
             save_every=250,
         ),
     )
@@ -53,8 +60,8 @@ def emoji_siglip() -> TowersRecipe:
     smalti eval runs/emoji-siglip/towers --metrics retrieval --reference emoji@held
     """
     recipe = shapes_siglip()
-    tower = TowerConfig(dim=192, heads=6, ffn_dim=768)
-    model = TowersConfig(size=48, patch=6, length=32, features=192, vision=tower, text=tower)
-    return replace(
-        recipe, data=DataConfig(source="emoji", flip=False, crop="random"), vocab=1024, model=model
+    model = TowersConfig(
+        size=48, patch=6, length=24, features=192, vision=small(4, 6), text=small(4, 6)
     )
+    data = DataConfig(source="emoji", flip=False, crop="random")
+    return replace(recipe, data=data, vocab=1024, model=model)
