@@ -136,8 +136,8 @@ def load_tokenizer(
 
 RELEASED = ["*.json", "*.safetensors"]
 """The files of a released CLIP or SigLIP that are downloaded."""
-LEARNED = ("source", "holdout")
-"""What towers say of the pictures that they learned."""
+LEARNED = ("source", "holdout", "credit")
+"""What towers say of the pictures that they learned, and whose art those are."""
 
 
 def is_towers(folder: Path) -> bool:

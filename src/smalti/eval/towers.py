@@ -11,7 +11,7 @@ apart: the caption nearest to a picture, of all that there are, must be right in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -155,10 +155,14 @@ def _attributes(
         for name in ("colour", "shape", "size", "position")
     }
     right["all"] = np.array([a == b for a, b in pairs], np.float64)
-    text = f"zero_shot_{{}}/1: share of pictures of which the nearest of {len(every)} captions is"
+    text = f"share of pictures of which the nearest of all {len(every)} captions is right in"
     return [
         found.measured(
-            f"zero_shot_{name}", values, how, definition=f"{text.format(name)} right", **about
+            f"zero_shot_{name}",
+            values,
+            how,
+            definition=f"zero_shot_{name}/1: {text} {name}",
+            **about,
         )
         for name, values in right.items()
     ]
@@ -211,7 +215,7 @@ def ranks(pictures: Tensor, texts: Tensor, own: Tensor) -> tuple[Tensor, Tensor]
 
 
 def clip_score_of(found: Seen, how: How) -> list[Measured]:
-    """CLIP score of pictures and the texts that they are to show, by `told`."""
+    """CLIP score of pictures and the texts that they are to show, by `told`; 0 where it is less."""
     texts = found.texts()
     every = list(dict.fromkeys(texts))
     index, features = {text: i for i, text in enumerate(every)}, found.matcher.read(every)
@@ -219,7 +223,9 @@ def clip_score_of(found: Seen, how: How) -> list[Measured]:
     values = 100 * cosine(found.features, own).numpy()
     about = {"definition": TOWERS["clip_score"].definition, "better": "higher"}
     record = found.measured("clip_score", values, how, kind="generation", **about)
-    return [record]
+    low, high = record.interval or (0.0, 0.0)
+    interval = record.interval and (max(low, 0.0), max(high, 0.0))
+    return [replace(record, value=max(record.value, 0.0), interval=interval)]
 
 
 def cmmd_of(found: Seen, reference: Seen, how: How) -> list[Measured]:

@@ -172,6 +172,8 @@ class TowersRecipe:
                 "captions say left and right, so data.flip must be False, and data.crop center or "
                 f"random, got {self.data.flip}, {self.data.crop}"
             )
+        if not self.init:
+            self.objective.check_bias(self.model.kind == "siglip")
 
 
 Recipe = TokenizerRecipe | GeneratorRecipe | UnifiedRecipe | TowersRecipe

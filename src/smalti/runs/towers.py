@@ -23,6 +23,7 @@ from smalti.recipes.base import TowersRecipe
 from smalti.runs.data import check_data, mark_of
 from smalti.runs.finetune import require_same
 from smalti.runs.folder import Report, claim, finish, without_held_out
+from smalti.runs.generator import credit
 from smalti.runs.tokenizer import spread
 from smalti.runs.words import words_in
 from smalti.text.words import FOLDER, Words
@@ -114,8 +115,9 @@ def train_towers(recipe: TowersRecipe, out: Path, world: World, note: str = "") 
             return {}
         objective.eval()
         measured = {f"held_out_{k}": v for k, v in look.evaluate().items()}
-        learned_on = {"source": source.name, "holdout": recipe.data.holdout}
-        save_towers(matcher, out / "towers", **learned_on)
+        told = {"source": source.name, "holdout": recipe.data.holdout}
+        art = credit(source.name) or matcher.info.get("credit")
+        save_towers(matcher, out / "towers", **told | ({"credit": art} if art else {}))
     tell(source, known)
     return finish(out, recipe, measured, source)
 

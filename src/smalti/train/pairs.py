@@ -40,13 +40,17 @@ class PairsConfig:
     def __post_init__(self) -> None:
         check(self)
 
-    def objective(self, model: Any) -> Pairs:
-        """What towers minimise. Raises ValueError if they have no bias, which a sigmoid needs."""
-        if self.loss == "sigmoid" and model.bias is None:
+    def check_bias(self, biased: bool) -> None:
+        """Raise ValueError if the loss needs a bias and towers have none."""
+        if self.loss == "sigmoid" and not biased:
             raise ValueError(
                 "objective.loss sigmoid needs towers with a bias, those of model.kind siglip: take "
                 "softmax"
             )
+
+    def objective(self, model: Any) -> Pairs:
+        """What towers minimise. Raises ValueError as `check_bias` does."""
+        self.check_bias(model.bias is not None)
         return Pairs(model, self)
 
 
