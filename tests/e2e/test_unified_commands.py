@@ -9,6 +9,7 @@ from PIL import Image
 
 from small_systems import TOKENIZER, TRAIN, write_pictures
 from smalti.cli.main import main
+from smalti.cli.talking import Voice
 
 pytestmark = pytest.mark.usefixtures("float32")
 MODEL = [
@@ -91,11 +92,15 @@ def test_questions_captions_and_conversations(work, tmp_path, capsys, monkeypatc
     told = said(capsys, "ask", pipe, "what is it?", "--image", picture, "--words", 3, "--json")
     assert json.loads(told)["answer"] == answer.strip()
     captions = tmp_path / "captions.jsonl"
-    captions.write_text(json.dumps({"file_name": "001.png", "text": "mine"}) + "\n")
+    mine = json.dumps({"file_name": "001.png", "text": "mine"})
+    captions.write_text(mine + '\n{"file_name": "000.png", "te')  # cut off by a crash
     said(capsys, "caption", pipe, work / "pictures", "--out", captions, "--words", 3)
     lines = [json.loads(line) for line in captions.read_text().splitlines()]
     assert [line["file_name"] for line in lines] == ["001.png", "000.png", "002.png"]
     assert lines[0]["text"] == "mine"
+    captions.write_text(mine)  # as an editor may leave it
+    said(capsys, "caption", pipe, work / "pictures", "--out", captions, "--words", 3)
+    assert [json.loads(line) for line in captions.read_text().splitlines()] == lines
     monkeypatch.setattr("sys.stdin", io.StringIO(f"/image {picture}\nwhat is it?\ndraw it\n\n"))
     heard = said(capsys, "chat", pipe, "--words", 3, "--out", tmp_path / "chat",
                  "--text-temperature", 1)  # fmt: skip
@@ -103,6 +108,27 @@ def test_questions_captions_and_conversations(work, tmp_path, capsys, monkeypatc
     said(capsys, "edit", pipe, "--image", picture, "--instruct", "make it blue", "--out",
          tmp_path / "e.png")  # fmt: skip
     assert Image.open(tmp_path / "e.png").size == (16, 16)
+    mask = Image.new("L", Image.open(picture).size)
+    mask.paste(255, (0, 0, 8, 8))
+    mask.save(tmp_path / "mask.png")
+    told = said(
+        capsys, "edit", pipe, "--image", picture, "--mask", tmp_path / "mask.png", "--text",
+        "a red heart", "--n", 2, "--out", tmp_path / "painted", "--json",
+    )  # fmt: skip
+    assert all(image["edit"]["mask"] for image in json.loads(told)["images"])
+    assert [p.name for p in sorted((tmp_path / "painted").iterdir())] == [
+        "000000.png",
+        "000001.png",
+    ]
+
+
+def test_a_voice_prints_what_is_new(capsys):
+    voice = Voice()
+    for text in (" a", "a red ", "a red cat"):
+        voice.say(text, False)
+    for text, whole in ((" a red car", True), ("", True), ("it", False), ("it is", True)):
+        voice.say(text, whole)
+    assert capsys.readouterr().out == "a red cat\na red car\nit is\n"
 
 
 def test_transfusion_trains_by_command(work, tmp_path, capsys):

@@ -13,6 +13,7 @@ from PIL import Image
 from smalti import modules
 from smalti.codes import Known
 from smalti.config import read_json
+from smalti.data.transforms import center_part
 from smalti.files import write_json
 from smalti.loading import load, load_any, load_unified
 from smalti.models.unified import Marks
@@ -106,6 +107,40 @@ def test_an_instruction_gives_pictures(pipe, photo):
     assert images[1].info["smalti"]["text"] == "make it blue"
 
 
+def test_a_part_is_painted_anew(pipe, photo):
+    mask = np.zeros((40, 50), bool)
+    mask[:, 25:] = True  # the right half of the middle 40 x 40
+    few = {"head_steps": "3"} if pipe.model.draws_by == "denoised" else {}
+    images = pipe.edit(photo, mask, text="a red heart", n=2, seed=1, **few)
+    tags = [image.info["smalti"] for image in images]
+    assert [(t["text"], t["index"], len(t["edit"]["mask"])) for t in tags] == [
+        ("a red heart", 0, 16), ("a red heart", 1, 16)
+    ]  # fmt: skip
+    kept = pipe.edit(photo, mask, seed=1, keep_pixels=True, **few)[0]  # without a text
+    left = slice(0, pipe.tokenizer.size[1] // 2 - 2)  # of the kept half
+    assert not same(images[0], images[1])
+    given = center_part(Image.open(photo).convert("RGB"), pipe.tokenizer.size)
+    assert np.array_equal(np.asarray(kept)[:, left], given[:, left])
+    with pytest.raises(ValueError, match="needs a text to lead to"):
+        pipe.edit(photo, mask, guidance=2.0)
+    with pytest.raises(ValueError, match="takes no negative, got 'blue'"):
+        pipe.edit(photo, mask, text="a", negative="blue")
+
+
+def test_codes_that_an_edit_keeps_are_those_of_the_picture(pipe, photo, monkeypatch):
+    drawn, seen = pipe.drawn, []
+    monkeypatch.setattr(
+        pipe, "drawn", lambda *wish: seen.append((wish[1], drawn(*wish))) or seen[0][1]
+    )
+    mask = Image.new("L", (40, 40))
+    mask.paste(255, (0, 0, 10, 10))
+    pipe.edit(Image.open(photo).crop((5, 0, 45, 40)), mask, text="a blue star", seed=3)
+    ((known, codes),) = seen
+    assert known.mask.any() and not known.mask.all()
+    assert torch.equal(codes[known.mask], known.codes[known.mask].to(codes))
+    assert not torch.equal(codes[~known.mask], known.codes[~known.mask].to(codes))
+
+
 def test_a_reply_streams(pipe):
     turns = [Turn("user", ["draw a red heart"])]
     events = list(pipe.chat(turns, words=8, text_temperature=1.5, seed=2))
@@ -120,7 +155,7 @@ def test_a_reply_streams(pipe):
 
 def test_known_codes_come_back(pipe, photo):
     spec = pipe.model.spec
-    codes = pipe._encode(photo)[None]
+    codes = pipe.encode(photo)
     mask = torch.ones(1, spec.positions, dtype=torch.bool)
     (image,) = pipe("a red heart", known=Known(codes, mask))
     (whole,) = pipe.model.spec.shape(1)[:1]

@@ -337,14 +337,14 @@ def edit(
     if subject.instruct is not None:
         instruct(pipeline, original, subject, around, edited, run, chosen(settings))
         return
-    from smalti.loading import load
+    from smalti.loading import load_any
     from smalti.pipeline.editing import Extend
 
     task = {"mask": original.mask, "keep_pixels": around.keep_pixels}
     task["extend"] = None if around.extend is None else Extend.parse(around.extend)
     wanted = {name: value or None for name, value in asdict(subject).items() if name != "instruct"}
     wanted |= {"seed": edited.seed, **chosen(settings)}
-    pipe = load(pipeline, run.device, run.dtype)
+    pipe = load_any(pipeline, run.device, run.dtype)
     n = max(1, len(subject.text or subject.classes)) if edited.n is None else edited.n
     began, images = time.monotonic(), list[Any]()
     for number, count in batches(n, edited.first, edited.batch, edited.out):

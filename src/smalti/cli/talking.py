@@ -90,13 +90,16 @@ def caption(
     if out.suffix != ".jsonl" or batch < 1:
         raise ValueError(f"--out must be a .jsonl file and --batch 1 or more, got {out}, {batch}")
     check_output(out)
-    done = captions_in(out)
+    done, whole = captions_in(out)
     source = open_source(pictures)
     left = [i for i in range(len(source)) if source.key(i) not in done]
     if len(left) < len(source):
         say(f"{out} holds {len(source) - len(left)} of {len(source)} captions; going on")
     pipe = load_unified(pipeline, run.device, run.dtype)
     with open(out, "a", encoding="utf-8") as file:
+        file.truncate(len(whole))  # what follows is a line that a crash cut off
+        if whole and not whole.endswith(b"\n"):
+            file.write("\n")
         for at in track(range(0, len(left), batch), "describing", scale=batch, of=len(left)):
             examples = {i: read(source, i) for i in left[at : at + batch]}
             images = {i: e.image for i, e in examples.items() if e is not None}
@@ -112,24 +115,28 @@ def caption(
         say(f"{out}: captions of {len(source) - len(source.skipped)} pictures")
 
 
-def captions_in(path: Path) -> set[str]:
-    """The names of the pictures whose captions a file holds; none if there is no file. Raises
-    ValueError for a file of something else, which stays as it is."""
+def captions_in(path: Path) -> tuple[set[str], bytes]:
+    """The names of the pictures whose captions a file holds, and the file without a line that a
+    crash cut off; none if there is no file. Raises ValueError for a file of something else, which
+    stays as it is."""
     if not path.exists():
-        return set()
-    found = set[str]()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        return set(), b""
+    whole, found = path.read_bytes(), set[str]()
+    lines = whole.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
         try:
             about = jsons.loads(line)
             if set(about) != {"file_name", "text"}:
                 raise ValueError
             found.add(about["file_name"])
         except (ValueError, TypeError):
+            if number == len(lines) and line.startswith(b'{"file_name": "') and line[-1:] != b"\n":
+                return found, whole[: -len(line)]
             raise ValueError(
                 f"{path} is not a file of captions (line {number}); it stays as it is: give "
                 "another --out"
             ) from None
-    return found
+    return found, whole
 
 
 def chat(
@@ -162,11 +169,13 @@ def chat(
     for number, pieces in enumerate(heard(list(image))):
         turns.append(Turn("user", pieces))
         reply, given = list[Any](), {**chosen(settings), **text.given()}
+        voice = Voice()
         for event in pipe.chat(turns, seed=seed + number, pictures=pictures, **given):
+            if isinstance(event, Said):
+                voice.say(event.text, event.whole)
             if not event.whole:
                 continue
             if isinstance(event, Said):
-                print(event.text.strip(), flush=True)
                 reply.append(event.text)
                 continue
             while (file := picture(out, drawn)).exists():  # of another conversation
@@ -175,6 +184,25 @@ def chat(
             print(shown(event.image) or file, flush=True)
             reply.append(event.image)
         turns.append(Turn("model", reply))
+
+
+class Voice:
+    """Prints texts as they grow, each on lines of its own."""
+
+    def __init__(self) -> None:
+        self.said = ""
+
+    def say(self, text: str, whole: bool) -> None:
+        """Print what is new of a text, without blanks around it."""
+        text = text.strip()
+        if text.startswith(self.said):
+            print(text[len(self.said) :], end="", flush=True)
+        else:  # bytes that came later made other letters
+            print(f"\n{text}", end="", flush=True)
+        self.said = text
+        if whole:
+            print(end="\n" if text else "", flush=True)
+            self.said = ""
 
 
 def heard(images: list[Any]) -> Iterator[list[Any]]:

@@ -146,9 +146,15 @@ class Place(NamedTuple):
     """(B, 1, n, m) bool."""
     pictures: Tensor
     """(B, n, 1) bool: vectors, not words."""
-    time: Tensor
-    """(B, n, 4 D): of the flow, of vectors."""
+    times: Tensor
+    """(T, 4 D): the different times of the flow. A picture has one, so they are few."""
+    when: Tensor
+    """(B, n): which of them each row has."""
     keep: bool
+
+    def by_time(self, layer: nn.Linear) -> Tensor:
+        """What a layer makes of the time of each row, (B, n, ...)."""
+        return F.embedding(self.when, layer(self.times))
 
 
 class UnitNorm(nn.Module):
@@ -174,11 +180,11 @@ class Adapted(nn.Module):
 
     def before(self, x: Tensor, place: Place) -> Tensor:
         x = F.layer_norm(x, x.shape[-1:])
-        scale, shift = self.to_film(place.time).chunk(2, -1)
+        scale, shift = place.by_time(self.to_film).chunk(2, -1)
         return torch.where(place.pictures, x * (scale + 1) + shift, x * (self.layernorm_gamma + 1))
 
     def after(self, y: Tensor, place: Place) -> Tensor:
-        gate = self.to_ada_ln_zero(place.time).sigmoid()
+        gate = place.by_time(self.to_ada_ln_zero).sigmoid()
         return y * torch.where(place.pictures, gate, self.layerscale + 1)
 
 
@@ -269,7 +275,7 @@ class Layer(nn.Module):
 
 
 class Time(nn.Module):
-    """Times (B, n) of a flow, 0 noise and 1 the picture, as (B, n, 4 D)."""
+    """Times (T,) of a flow, 0 noise and 1 the picture, as (T, 4 D)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -289,6 +295,12 @@ def axis(dim: int) -> nn.Sequential:
         nn.Linear(1, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, 2 * dim), nn.SiLU(),
         nn.Linear(2 * dim, dim),
     )  # fmt: skip
+
+
+def along(layer: nn.Sequential, numbers: Tensor) -> Tensor:
+    """Vectors (B, n, D) of the numbers (B, n) of rows or columns, of which few are different."""
+    different, which = numbers.unique(return_inverse=True)
+    return F.embedding(which, layer(different.to(layer[0].weight.dtype).unsqueeze(-1)))
 
 
 class Losses(NamedTuple):
@@ -367,21 +379,23 @@ class Transfusion(Unified):
             return x
         seen = self.latent_in(vectors[:, here].to(x.dtype))
         if self.rows is not None and self.columns is not None:
-            y, across = rows.cells[:, here].to(seen.dtype).unbind(-1)
-            seen = seen + self.rows(y.unsqueeze(-1)) + self.columns(across.unsqueeze(-1))
+            y, across = rows.cells[:, here].unbind(-1)
+            seen = seen + along(self.rows, y) + along(self.columns, across)
         return torch.where(rows.drawn[:, here].unsqueeze(-1), seen, x)
 
     def place(self, rows: Rows, times: Tensor, begin: int = 0, end: int | None = None) -> Place:
         """Where the positions from `begin` to `end` of rows stand, at times (B, L)."""
         end = rows.ids.shape[1] if end is None else end
         here = slice(begin, end)
+        different, when = times[:, here].unique(return_inverse=True)
         return Place(
             torch.arange(begin, end, device=rows.ids.device),
             end,
             self.turns(rows.positions[:, here]),
             rows.mask(begin, end)[:, None],
             rows.drawn[:, here, None],
-            self.time(times[:, here]),
+            self.time(different),
+            when,
             True,
         )
 

@@ -1,9 +1,13 @@
-"""Pictures as codes, and codes as pictures, by the tokenizer of a pipeline.
+"""Pictures as codes, and codes as pictures, by the tokenizer of a pipeline; and what all pipelines
+have in common.
 
 B pictures, H and W pixels of the tokenizer's size, N positions, C channels of a vector.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,11 +15,111 @@ from PIL import Image
 from torch import Tensor, nn
 
 from smalti.codes import TokenSpec
+from smalti.config import to_dict
 from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part, to_float, to_uint8
-from smalti.engine.step import Step
+from smalti.devices.named import cast, is_dtype, named_device, named_dtype
+from smalti.engine.step import Known, Step
 from smalti.pictures import to_pil
+from smalti.pipeline.facts import Json
+from smalti.pipeline.request import Drawing, Part, Wanted
+from smalti.text.encoders import TextEncoder
 from smalti.tokenizers.base import ImageTokenizer
+
+
+class CodedPipeline:
+    """A tokenizer, and a model that draws its codes."""
+
+    tokenizer: ImageTokenizer
+    model: Any
+    text: TextEncoder | None = None
+    """What reads prompts, where the model does not do so itself."""
+
+    edit: ClassVar[Callable[..., list[Image.Image]]]
+    """`editing.edit`, which stands above the pipeline and sets this."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of its parts."""
+        raise NotImplementedError
+
+    def drawn(self, part: Part, known: Known | None = None) -> Tensor:
+        """Codes (B, N, ...), or vectors that stand for them, of a part of a request; `known` are
+        the codes of its images."""
+        raise NotImplementedError
+
+    def edits(self, wanted: Wanted) -> Drawing:
+        """What is asked for of a part of a picture, which may be nothing. Raises ValueError for
+        settings that cannot be."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def to(
+        self,
+        *places: torch.device | torch.dtype | str | int | None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | str | None = None,
+    ) -> Self:
+        """Move to a device, bring the model's weights to a dtype, or both; returns itself.
+
+        The tokenizer stays in float32. Names are those of `smalti.load`.
+        """
+        for place in places:
+            if isinstance(place, torch.dtype) or (isinstance(place, str) and is_dtype(place)):
+                dtype = place
+            else:
+                device = place
+        weights = named_dtype(dtype)
+        where = self.device if device is None else named_device(device)
+        if weights is not None and weights != self.dtype:
+            _ = self.fingerprint  # of the weights as they were learned
+            cast(self.model, weights, self.model.FLOAT32)
+            if self.text is not None:
+                cast(self.text, weights)
+        for part in (self.tokenizer, self.model, self.text):
+            if part is not None:
+                part.to(where)
+        return self
+
+    def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
+        """uint8 images (B, 3, H, W) to codes (B, N, ...); or one picture, a PIL image, file or
+        array (H, W, 3), resized and cropped to its middle as in training."""
+        return encoded(self.tokenizer, images)
+
+    def decode(
+        self,
+        codes: Tensor | np.ndarray,
+        spec: TokenSpec | None = None,
+        depth: int | None = None,
+    ) -> Tensor:
+        """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W); `spec`
+        says on which grid they are, if not on the model's own. With `depth` a coarser picture, of
+        the first so many codes of each position, or scales."""
+        return decoded(self.tokenizer, codes, spec, depth)
+
+    def tagged(self, images: Tensor, part: Part, **more: Json) -> list[Image.Image]:
+        """uint8 images (B, 3, H, W) as pictures that say how they were drawn, and `more`."""
+        pictures, settings = to_pil(images), to_dict(part.sampling)
+        size = {} if part.spec is None else {"size": list(self.tokenizer.size_of(part.spec))}
+        for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
+            picture.info["smalti"] = {
+                "pipeline": self.fingerprint,
+                "seed": part.seed,
+                "index": part.first + i,
+                **asked,
+                **size,
+                "dtype": short(self.dtype),
+                **settings,
+                **more,
+            }
+        return pictures
 
 
 @torch.inference_mode()

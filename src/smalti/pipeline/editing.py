@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Unpack
 
@@ -22,15 +22,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from smalti.arguments import by, plain
+from smalti.arguments import plain
 from smalti.codes import TokenSpec
 from smalti.config import did_you_mean
 from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part
 from smalti.engine.step import Known
+from smalti.pipeline.coded import CodedPipeline
 from smalti.pipeline.facts import Json
-from smalti.pipeline.pipeline import Pipeline
-from smalti.pipeline.request import Drawing, Part, Wanted, divided, nothing
+from smalti.pipeline.request import Part, Wanted
 from smalti.tokenizers.base import ImageTokenizer
 
 ALWAYS_KNOWN = 3
@@ -38,7 +38,7 @@ ALWAYS_KNOWN = 3
 
 
 def edit(
-    pipe: Pipeline,
+    pipe: CodedPipeline,
     image: Picture,
     mask: Picture | None = None,
     *,
@@ -65,32 +65,12 @@ def edit(
         classes, text: None draws without a condition.
     Raises ValueError naming what is allowed.
     """
-    drawing = _drawing(pipe, wanted)
+    drawing = pipe.edits(wanted)
     task = plan(pipe.tokenizer, image, mask, extend, keep_pixels)
     images: list[Image.Image] = []
     for part in drawing.parts(n, first, batch):
         images += pipe.tagged(paint(pipe, task, part), part, edit=task.tag())
     return images
-
-
-def _drawing(pipe: Pipeline, wanted: Wanted) -> Drawing:
-    """What is asked for, which may be nothing. Raises ValueError for settings that cannot be, for
-    another size than the model's, and for guidance that would lead away from nothing to nothing."""
-    given, how = divided(wanted)
-    negative = given.get("negative")
-    conditioned = given.get("classes") is not None or given.get("text") is not None
-    asked = pipe.asked(**given) if conditioned else nothing(pipe.text is not None, negative)
-    drawing = pipe.drawing(asked, **how)
-    if drawing.spec is not None:
-        sizes = (by(pipe.tokenizer.size_of(spec)) for spec in (None, drawing.spec))
-        raise ValueError("pictures are edited at size {}, the model's own, got {}".format(*sizes))
-    drawing.sampling.check(pipe.model)
-    if conditioned or negative is not None:
-        return drawing
-    if (guidance := how.get("guidance", 1.0)) != 1.0:
-        what = "a class" if pipe.text is None else "a text"
-        raise ValueError(f"guidance {guidance} needs {what} to lead to")
-    return replace(drawing, sampling=drawing.sampling.changed(guidance=1.0))
 
 
 @dataclass(frozen=True)
@@ -278,7 +258,7 @@ def _hash(x: Tensor) -> str:
     return hashlib.sha256(x.numpy().tobytes()).hexdigest()[:16]
 
 
-def paint(pipe: Pipeline, edit: Edit, part: Part) -> Tensor:
+def paint(pipe: CodedPipeline, edit: Edit, part: Part) -> Tensor:
     """Carry out an edit for B images: uint8 (B, 3, top + H + bottom, left + W + right)."""
     start, painted = edit.pixels.to(pipe.device), edit.painted.to(pipe.device)
     if painted.any():
@@ -302,7 +282,7 @@ def paint(pipe: Pipeline, edit: Edit, part: Part) -> Tensor:
     return images
 
 
-def _redraw(images: Tensor, keep: Tensor, pipe: Pipeline, part: Part) -> Tensor:
+def _redraw(images: Tensor, keep: Tensor, pipe: CodedPipeline, part: Part) -> Tensor:
     """Images (B or 1, 3, H, W) with all patches drawn anew but those that lie in `keep` (H, W),
     (B, 3, H, W)."""
     spec, count = pipe.tokenizer.spec, len(part.asked)
@@ -370,4 +350,4 @@ def seam(drawn: Tensor, given: Tensor, keep: Tensor, width: int) -> Tensor:
     return torch.where(keep, given, result.round().clamp(0, 255).byte())
 
 
-Pipeline.edit = edit
+CodedPipeline.edit = edit

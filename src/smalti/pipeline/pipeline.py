@@ -16,24 +16,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Unpack
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from smalti.arguments import choose_number, fitting, refuse_unknown, several, whole
+from smalti.arguments import by, choose_number, fitting, refuse_unknown, several, whole
 from smalti.codes import TokenSpec
 from smalti.config import settings_of, to_dict
-from smalti.data.decode import Picture
-from smalti.devices.named import cast, is_dtype, named_device, named_dtype
 from smalti.engine import stream
 from smalti.engine.step import Known, Request
 from smalti.files import check_folder, expand, filling, remove_files, write_json
 from smalti.models.generator import Generator
 from smalti.modules import FILES, check_module, fingerprint, name_of, write_module
 from smalti.nn.finite import require_finite_weights
-from smalti.pictures import to_pil
-from smalti.pipeline.coded import decoded, encoded, preview, short
+from smalti.pipeline.coded import CodedPipeline, preview, short
 from smalti.pipeline.facts import Facts, Json
 from smalti.pipeline.request import (
     Asked,
@@ -45,9 +40,11 @@ from smalti.pipeline.request import (
     Texts,
     Wanted,
     divided,
+    nothing,
     prompted,
     read_conditions,
     spec_of,
+    unguided,
 )
 from smalti.pipeline.sampling import Sampling, Settings
 from smalti.sampling.noise import Noise
@@ -72,7 +69,7 @@ class Partial(NamedTuple):
     total: int
 
 
-class Pipeline:
+class Pipeline(CodedPipeline):
     """Draws images. See `smalti.load`, `__call__`, `stream` and `edit`.
 
     Conditions are classes, by name or number, or the prompts of a pipeline that draws from texts:
@@ -80,8 +77,7 @@ class Pipeline:
     torch are. Arguments and settings that cannot be raise ValueError naming what is allowed.
     """
 
-    edit: ClassVar[Callable[..., list[Image.Image]]]
-    """`editing.edit`, which stands above the pipeline and sets this."""
+    model: Generator
     from_pretrained: ClassVar[Callable[..., Pipeline]]
     """The same as `smalti.load`, which sets this."""
 
@@ -115,41 +111,6 @@ class Pipeline:
             f"{name_of(self.tokenizer)}\n"
             f"  on {self.device} in {short(self.dtype)}"
         )
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
-
-    def to(
-        self,
-        *places: torch.device | torch.dtype | str | int | None,
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | str | None = None,
-    ) -> Pipeline:
-        """Move to a device, bring the generator's weights to a dtype, or both; returns itself.
-
-        The tokenizer stays in float32. Names are those of `smalti.load`.
-        """
-        for place in places:
-            if isinstance(place, torch.dtype) or (isinstance(place, str) and is_dtype(place)):
-                dtype = place
-            else:
-                device = place
-        weights = named_dtype(dtype)
-        where = self.device if device is None else named_device(device)
-        if weights is not None and weights != self.dtype:
-            _ = self.fingerprint  # of the weights as they were learned
-            cast(self.model, weights, self.model.FLOAT32)
-            if self.text is not None:
-                cast(self.text, weights)
-        for part in (self.tokenizer, self.model, self.text):
-            if part is not None:
-                part.to(where)
-        return self
 
     # -- drawing
 
@@ -301,6 +262,25 @@ class Pipeline:
         other case; an integer is its number."""
         return choose_number(name, self.classes, "class")
 
+    def edits(self, wanted: Wanted) -> Drawing:
+        """What is asked for of a part of a picture, which may be nothing.
+
+        Raises ValueError for settings that cannot be, for another size than the model's, and for
+        guidance that would lead away from nothing to nothing.
+        """
+        given, how = divided(wanted)
+        negative = given.get("negative")
+        conditioned = given.get("classes") is not None or given.get("text") is not None
+        asked = self.asked(**given) if conditioned else nothing(self.text is not None, negative)
+        drawing = self.drawing(asked, **how)
+        if drawing.spec is not None:
+            own, asked_for = (by(self.tokenizer.size_of(s)) for s in (None, drawing.spec))
+            raise ValueError(f"pictures are edited at size {own}, the model's own, got {asked_for}")
+        drawing.sampling.check(self.model)
+        if conditioned or negative is not None:
+            return drawing
+        return unguided(drawing, how, "a class" if self.text is None else "a text")
+
     def settings(self, changes: Settings) -> Sampling:
         """The pipeline's own with some changed. Raises ValueError for a name that is none and for
         what is no number where one is wanted."""
@@ -318,39 +298,6 @@ class Pipeline:
         Raises ValueError, naming the sizes that there are, if it does not draw this one.
         """
         return spec_of(self.tokenizer, self.model, size) or self.model.spec
-
-    def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
-        """uint8 images (B, 3, H, W) to codes (B, N, ...); or one picture, a PIL image, file or
-        array (H, W, 3), resized and cropped to its middle as in training."""
-        return encoded(self.tokenizer, images)
-
-    def decode(
-        self,
-        codes: Tensor | np.ndarray,
-        spec: TokenSpec | None = None,
-        depth: int | None = None,
-    ) -> Tensor:
-        """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W); `spec`
-        says on which grid they are, if not on the model's own. With `depth` a coarser picture, of
-        the first so many codes of each position, or scales."""
-        return decoded(self.tokenizer, codes, spec, depth)
-
-    def tagged(self, images: Tensor, part: Part, **more: Json) -> list[Image.Image]:
-        """uint8 images (B, 3, H, W) as pictures that say how they were drawn, and `more`."""
-        pictures, settings = to_pil(images), to_dict(part.sampling)
-        size = {} if part.spec is None else {"size": list(self.tokenizer.size_of(part.spec))}
-        for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
-            picture.info["smalti"] = {
-                "pipeline": self.fingerprint,
-                "seed": part.seed,
-                "index": part.first + i,
-                **asked,
-                **size,
-                "dtype": short(self.dtype),
-                **settings,
-                **more,
-            }
-        return pictures
 
     # -- files
 

@@ -6,7 +6,7 @@ Image i of a request is decided by its conditions, its seed and its settings, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -145,6 +145,14 @@ def nothing(texts: bool, negative: Texts | None = None) -> list[Asked]:
     if negative is not None:
         raise ValueError(f"this pipeline draws classes, not texts, got {negative!r}")
     return [{"class": None}]
+
+
+def unguided(drawing: Drawing, how: How, what: str) -> Drawing:
+    """A request for nothing without guidance, as there is nothing to lead to. Raises ValueError if
+    guidance is asked for; `what` it would need."""
+    if (guidance := how.get("guidance", 1.0)) != 1.0:
+        raise ValueError(f"guidance {guidance} needs {what} to lead to")
+    return replace(drawing, sampling=drawing.sampling.changed(guidance=1.0, guidance_pictures=None))
 
 
 def _with(texts: list[str], negative: Texts | None) -> list[Asked]:

@@ -22,10 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from smalti.arguments import refuse_unknown, several, whole
+from smalti.arguments import refuse_unknown, whole
 from smalti.codes import Cond, Known
 from smalti.config import changed, settings_of, to_dict
-from smalti.devices.named import cast, is_dtype, named_device, named_dtype
 from smalti.engine import mixed
 from smalti.engine.step import Request
 from smalti.files import filling, write_json
@@ -34,7 +33,7 @@ from smalti.modules import fingerprint, name_of, write_module
 from smalti.nn.finite import require_finite_weights
 from smalti.nn.linear import packed
 from smalti.pictures import to_pil
-from smalti.pipeline.coded import decoded, encoded, preview, short
+from smalti.pipeline.coded import CodedPipeline, preview, short
 from smalti.pipeline.conversation import (
     PLACE,
     Phrases,
@@ -48,10 +47,19 @@ from smalti.pipeline.conversation import (
 )
 from smalti.pipeline.facts import Facts, Json
 from smalti.pipeline.pipeline import check_pipeline
+from smalti.pipeline.request import (
+    Asked,
+    Drawing,
+    Part,
+    Texts,
+    Wanted,
+    nothing,
+    prompted,
+    unguided,
+)
 from smalti.pipeline.sampling import Sampling
 from smalti.sampling.noise import Noise
-from smalti.text.prompts import checked
-from smalti.text.sequence import Part
+from smalti.text.sequence import Document
 from smalti.text.words import Words
 from smalti.tokenizers.base import ImageTokenizer
 
@@ -92,7 +100,7 @@ class Wish:
     """Pictures on the way are shown every so many steps; None: not at all."""
 
 
-class UnifiedPipeline:
+class UnifiedPipeline(CodedPipeline):
     """Draws, describes, answers, changes pictures and talks. See `smalti.load`.
 
     Settings are those of `Sampling` for pictures and of `Writing` for text, side by side. Arguments
@@ -139,72 +147,53 @@ class UnifiedPipeline:
         )
 
     @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
-
-    @property
     def length(self) -> int:
         """Positions of a document, at most."""
         return int(self.model.config.length)
-
-    def to(
-        self,
-        *places: torch.device | torch.dtype | str | int | None,
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | str | None = None,
-    ) -> UnifiedPipeline:
-        """Move to a device, bring the model's weights to a dtype, or both; returns itself."""
-        for place in places:
-            if isinstance(place, torch.dtype) or (isinstance(place, str) and is_dtype(place)):
-                dtype = place
-            else:
-                device = place
-        weights = named_dtype(dtype)
-        where = self.device if device is None else named_device(device)
-        if weights is not None and weights != self.dtype:
-            _ = self.fingerprint  # of the weights as they were learned
-            cast(self.model, weights, self.model.FLOAT32)
-        self.tokenizer.to(where)
-        self.model.to(where)
-        return self
 
     # -- what people ask for
 
     def __call__(
         self,
-        text: str | Sequence[str] | None = None,
+        text: Texts | None = None,
         n: int | None = None,
         *,
-        seed: int = 0,
         first: int = 0,
         batch: int = 16,
         known: Known | None = None,
-        **settings: Any,
+        **wanted: Any,
     ) -> list[Image.Image]:
         """Draw n images of the given texts, in turn; None draws one of each.
 
         Image i is image first + i of the request `seed`. `known` are codes that are given, (n, N,
         ...) and a mask. Each image says in `info["smalti"]` how it was drawn.
         """
-        for name in ("classes", "negative", "size"):
-            if (value := settings.pop(name, None)) is not None:
-                raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")
-        if text is None:
-            raise ValueError("this pipeline draws from texts: give it a prompt")
-        texts = checked(several(text))
-        n = len(texts) if n is None else whole(n, "n", 1)
-        asked = [texts[(first + i) % len(texts)] for i in range(n)]
         images = list[Image.Image]()
-        for at in range(0, n, batch):
-            some = [self.phrases.put(self.phrases.draw, [t]) for t in asked[at : at + batch]]
-            given = known and Known(known.codes[at : at + batch], known.mask[at : at + batch])
-            wish = Wish("picture", False, 1, seed, first + at, given)
-            images += self._pictures(some, wish, asked[at : at + batch], settings)
+        for part in self._drawing(prompted(text), wanted).parts(n, first, batch):
+            images += self.tagged(self.decode(self.drawn(part, part.rows(known))), part)
         return images
+
+    def drawn(self, part: Part, known: Known | None = None) -> Tensor:
+        """Codes (B, N, ...) of a part of a request for pictures of texts; an empty text is none."""
+        texts = [asked["text"] for asked in part.asked if "text" in asked]
+        return self._drawn([self.phrases.put(self.phrases.draw, [t]) for t in texts], part, known)
+
+    def edits(self, wanted: Wanted) -> Drawing:
+        """What is asked for of a part of a picture, which may be nothing. Raises ValueError for
+        settings that cannot be, and for guidance that has no text to lead to."""
+        given = dict[str, Any](wanted)
+        text = given.pop("text", None)
+        drawing = self._drawing(nothing(True) if text is None else prompted(text), given)
+        return drawing if text is not None else unguided(drawing, wanted, "a text")
+
+    def _drawing(self, asked: list[Asked], wanted: dict[str, Any]) -> Drawing:
+        """A request. Raises ValueError for what a pipeline of texts does not take, and as
+        `settings` does."""
+        for name in ("classes", "negative", "size"):
+            if (value := wanted.pop(name, None)) is not None:
+                raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")
+        seed = whole(wanted.pop("seed", 0), "seed")
+        return Drawing(asked, seed, self.settings(wanted)[0])
 
     def ask(
         self, images: Piece | Sequence[Piece], question: str, *, seed: int = 0, **settings: Any
@@ -242,8 +231,7 @@ class UnifiedPipeline:
     ) -> list[Image.Image]:
         """Change a picture as an instruction says, n times."""
         asked = self.phrases.put(self.phrases.edit, [instruction], [as_picture(image)])
-        wish = Wish("picture", False, 1, seed, first)
-        return self._pictures([asked] * n, wish, [instruction] * n, settings)
+        return self._pictures([asked] * n, [instruction] * n, seed, first, settings)
 
     def chat(
         self, turns: Sequence[Turn], *, seed: int = 0, pictures: int = 1, **settings: Any
@@ -282,32 +270,34 @@ class UnifiedPipeline:
         model as they are."""
         if not picture:
             return self.answers(documents, seed=seed, first=first, **settings)
-        wish = Wish("picture", False, 1, seed, first)
-        return self._pictures(documents, wish, [""] * len(documents), settings)
+        return self._pictures(documents, [""] * len(documents), seed, first, settings)
 
     def _pictures(
         self,
         documents: Sequence[Sequence[Piece]],
-        wish: Wish,
         asked: Sequence[str],
+        seed: int,
+        first: int,
         settings: dict[str, Any],
     ) -> list[Image.Image]:
-        """The picture that follows on each document, with how it was drawn."""
-        found = dict[int, Image.Image]()
-        for event in self.go_on(documents, wish, **settings):
-            if isinstance(event, Shown) and event.whole:
-                found[event.row] = event.image
-        sampling, _ = self.settings(settings)
-        for i, image in found.items():
-            image.info["smalti"] = {
-                "pipeline": self.fingerprint,
-                "seed": wish.seed,
-                "index": wish.number + i,
-                "text": asked[i],
-                "dtype": short(self.dtype),
-                **to_dict(sampling),
+        """The picture that follows on each document, with what was asked and how it was drawn."""
+        each: list[Asked] = [{"text": text} for text in asked]
+        part = Part(0, first, each, seed, self.settings(settings)[0])
+        return self.tagged(self.decode(self._drawn(documents, part)), part)
+
+    def _drawn(
+        self, documents: Sequence[Sequence[Piece]], part: Part, known: Known | None = None
+    ) -> Tensor:
+        """Codes (B, N, ...) of the picture that follows on each document."""
+        wish = Wish("picture", False, 1, part.seed, part.first, known)
+        request = self._request(self._parts(documents), wish, part.sampling, self.writing)
+        with torch.inference_mode(), packed(self.model):
+            found = {
+                event.row: event.part.content
+                for event in mixed.stream(self.model, request)
+                if isinstance(event, mixed.Finished)
             }
-        return [found[i] for i in range(len(documents))]
+        return torch.stack([found[i] for i in range(len(documents))])
 
     # -- documents
 
@@ -315,16 +305,15 @@ class UnifiedPipeline:
         self, documents: Sequence[Sequence[Piece]], wish: Wish, **settings: Any
     ) -> Iterator[Said | Shown]:
         """Go on with documents of pieces, texts and pictures as they are given."""
-        parts = [parts_of(some, self.model, self.words, self._encode) for some in documents]
-        yield from self.events(parts, wish, **settings)
+        yield from self.events(self._parts(documents), wish, **settings)
 
     def events(
-        self, documents: Sequence[Sequence[Part]], wish: Wish, **settings: Any
+        self, documents: Sequence[Document], wish: Wish, **settings: Any
     ) -> Iterator[Said | Shown]:
         """Go on with documents of ids and codes."""
         spec, words, every = self.model.spec, self.words, wish.every
         behind = set[int]()  # rows whose next text does not begin what is written
-        request = self._request(documents, wish, settings)
+        request = self._request(documents, wish, *self.settings(settings))
         with torch.inference_mode(), packed(self.model):
             for event in mixed.stream(self.model, request):
                 if isinstance(event, mixed.Wrote):
@@ -342,13 +331,20 @@ class UnifiedPipeline:
                     yield Said(event.row, words.write(ids, True, event.row not in behind), True)
                 else:
                     behind.add(event.row)
-                    (image,) = to_pil(decoded(self.tokenizer, event.part.content[None], spec))
+                    (image,) = to_pil(self.decode(event.part.content[None], spec))
                     yield Shown(event.row, image, True, 1, 1)
 
+    def _parts(self, documents: Sequence[Sequence[Piece]]) -> list[Document]:
+        """Documents of pieces as ids and codes."""
+
+        def encode(picture: Piece) -> Tensor:
+            return self.encode(picture)[0].cpu()  # type: ignore[arg-type]
+
+        return [parts_of(pieces, self.model, self.words, encode) for pieces in documents]
+
     def _request(
-        self, documents: Sequence[Sequence[Part]], wish: Wish, settings: dict[str, Any]
+        self, documents: Sequence[Document], wish: Wish, sampling: Sampling, writing: Writing
     ) -> mixed.MixedRequest:
-        sampling, writing = self.settings(settings)
         count, device = len(documents), self.device
         written = torch.zeros(self.model.vocab, dtype=torch.bool)
         written[: self.words.vocab] = self.words.written
@@ -375,9 +371,6 @@ class UnifiedPipeline:
             wish.first,
             self.length,
         )
-
-    def _encode(self, picture: Piece) -> Tensor:
-        return encoded(self.tokenizer, picture)[0].cpu()  # type: ignore[arg-type]
 
     def settings(self, changes: Mapping[str, Any]) -> tuple[Sampling, Writing]:
         """The pipeline's own with some changed. Raises ValueError for a name that is none, and for
