@@ -26,7 +26,7 @@ class Options:
     metrics: tuple[str, ...] = ()
     """fwd, fid, sfid, inception_score, inception_score_fidelity, precision, recall, kid; clip_score
     and cmmd by --towers; of towers zero_shot and retrieval. Default: fwd, which needs no network's
-    weights, and of towers both."""
+    weights; of towers both, where there are classes."""
     towers: str | None = None
     """What sees pictures and reads texts for clip_score and cmmd: the folder of towers, or of a
     CLIP or a SigLIP of transformers, or a hub id such as openai/clip-vit-base-patch32."""

@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
 def of_towers(subject: str, options: Options) -> Found:
     """What towers know of the pictures of a reference and their texts."""
-    names = named(options.metrics) or KNOWN
+    names = named(options.metrics)
     if wrong := [name for name in names if name not in KNOWN]:
         raise ValueError(
             f"{', '.join(wrong)}: {subject} holds towers, of which {' and '.join(KNOWN)} are "
@@ -43,6 +43,8 @@ def of_towers(subject: str, options: Options) -> Found:
         raise ValueError(f"{subject} does not say what it learned from: give --reference")
     share = matcher.info.get("holdout") or DataConfig().holdout
     reference = open_set(given, matcher.towers.config.size, options.skip_bad, share)
+    if not names:
+        names = tuple(n for n in KNOWN if n != "zero_shot" or len(reference.classes) > 1)
     how = How((), draws=options.bootstrap, seed=options.seed, batch=options.batch)
     saw = seen(matcher, reference, options.batch)
     found = list[Measured]()

@@ -21,7 +21,7 @@ def shapes_siglip() -> TowersRecipe:
     """A small SigLIP that matches drawn shapes and what captions say of them.
 
     smalti train shapes_siglip --out runs/siglip
-    smalti eval runs/siglip/towers --metrics zero_shot retrieval --reference shapes@held
+    smalti eval runs/siglip/towers --metrics zero_shot retrieval
     """
     return TowersRecipe(
         data=DataConfig(source="shapes", flip=False),
@@ -43,7 +43,7 @@ def shapes_clip() -> TowersRecipe:
     """A small CLIP that matches drawn shapes and what captions say of them.
 
     smalti train shapes_clip --out runs/clip
-    smalti eval runs/clip/towers --metrics zero_shot retrieval --reference shapes@held
+    smalti eval runs/clip/towers --metrics zero_shot retrieval
     """
     recipe = shapes_siglip()
     return replace(
@@ -57,7 +57,7 @@ def emoji_siglip() -> TowersRecipe:
     """A small SigLIP that matches emoji and their names.
 
     smalti train emoji_siglip --out runs/emoji-siglip
-    smalti eval runs/emoji-siglip/towers --metrics retrieval --reference emoji@held
+    smalti eval runs/emoji-siglip/towers --metrics retrieval
     """
     recipe = shapes_siglip()
     model = TowersConfig(

@@ -121,8 +121,7 @@ def following(recipe: Recipe, out: Path) -> str:
     if isinstance(recipe, TokenizerRecipe):
         return train_command(recipe.model, out / "tokenizer", data_options(recipe.data))
     if isinstance(recipe, TowersRecipe):
-        source = f"{recipe.data.source}@held"
-        return f"smalti eval {out}/towers --metrics zero_shot retrieval --reference {source}"
+        return f"smalti eval {out}/towers --metrics zero_shot retrieval"
     if isinstance(recipe, TextRecipe | UnifiedRecipe):
         return f'smalti sample {out}/pipeline --text "..." --n 16 --out samples.png'
     return f"smalti sample {out}/pipeline --n 16 --out samples.png"
