@@ -69,8 +69,8 @@ def test_pictures_are_judged_by_towers(work, capsys):
     found = values(json.loads(capsys.readouterr().out))
     assert list(found) == ["fwd_9", "clip_score_9", "cmmd_9"]
     matcher = load_towers(towers)
-    pair = (seen(matcher, open_set(name, 16)).features for name in ("shapes:9", "shapes:12"))
-    assert found["cmmd_9"] == pytest.approx(cmmd(*pair), rel=1e-6)
+    ours, real = (seen(matcher, open_set(name, 16)) for name in ("shapes:9", "shapes:12"))
+    assert found["cmmd_9"] == pytest.approx(cmmd(ours.features, real.features), rel=1e-6)
     run("eval", "shapes:9", "--towers", towers, "--metrics", "clip_score", "--bootstrap", 10)
     assert list(values(json.loads(capsys.readouterr().out))) == ["clip_score_9"]
 

@@ -131,7 +131,7 @@ def test_classes_are_means_of_their_sentences(matcher, tmp_path):
     (told,) = zero_shot(found, HOW, templates)
     vectors = torch.stack(
         [
-            sum(matcher.read([t.replace("{}", name)])[0] for t in templates)
+            matcher.read([t.replace("{}", name) for t in templates]).sum(0)
             for name in pictures.classes
         ]
     )
@@ -153,6 +153,7 @@ def test_scores_are_those_of_their_formulas(matcher):
         assert score.interval[0] <= score.value <= score.interval[1]
     (apart,) = cmmd_of(a, b, HOW)
     assert apart.value == pytest.approx(cmmd(a.features, b.features), rel=1e-9)
+    assert apart.interval and apart.interval[0] <= apart.value <= apart.interval[1]
     assert apart.reference == b.pictures.hash and apart.reference_images == 30
 
 

@@ -78,10 +78,10 @@ def test_towers_are_those_of_transformers(tmp_path, kind, text, vision):
     told.loss.backward()
     loss.backward()
     for mine, other in gradients(kind):
-        wanted = theirs.get_parameter(other).grad
-        torch.testing.assert_close(
-            ours.get_parameter(mine).grad.view_as(wanted), wanted, rtol=1e-3, atol=2e-5, msg=mine
-        )
+        wanted, grad = theirs.get_parameter(other).grad, ours.get_parameter(mine).grad
+        assert grad is not None
+        close = torch.testing.assert_close
+        close(grad.view_as(wanted), wanted, rtol=1e-3, atol=2e-5, msg=mine)
 
 
 def gradients(kind):
@@ -161,3 +161,16 @@ def test_a_folder_of_something_else_is_no_towers(tmp_path):
     (tmp_path / "a" / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="holds no text tokenizer"):
         load_towers(tmp_path / "a")
+
+
+def test_a_hub_id_is_downloaded_without_files_of_other_kinds(tmp_path, monkeypatch):
+    write(tmp_path, "clip")
+    asked = []
+
+    def snapshot(repo, allow_patterns):
+        asked.append((repo, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert load_towers("someone/clip-small").towers.config.kind == "clip"
+    assert asked == [("someone/clip-small", ["*.json", "*.safetensors"])]

@@ -1,6 +1,7 @@
 """Losses of pictures and texts that belong together."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from smalti.models.towers import Towers, tiny
 from smalti.train.optim import OptimConfig, adamw
 from smalti.train.pairs import PairsConfig, equal, nearest, sigmoid_loss, softmax_loss
 
-WAYS = {"clip": "softmax", "siglip": "sigmoid"}
+WAYS: dict[Any, Any] = {"clip": "softmax", "siglip": "sigmoid"}
+"""Kinds of towers and the losses that they are published with."""
 
 
 def objective(kind):
@@ -96,7 +98,8 @@ def found(goal, batch):
     """The loss of a batch and all gradients."""
     loss = goal(batch, 0).totals["model"]
     loss.backward()
-    return {"loss": loss.detach()} | {n: p.grad for n, p in goal.named_parameters()}
+    grads = {n: p.grad for n, p in goal.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach()} | grads
 
 
 def part(rank, where, out):

@@ -10,6 +10,7 @@ apart: the caption nearest to a picture, of all that there are, must be right in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.eval.bootstrap import of_means
-from smalti.eval.clip import cmmd, cosine
+from smalti.eval.bootstrap import deal, of_blocks, of_means
+from smalti.eval.clip import cmmd, cmmd_of_blocks, cosine
 from smalti.eval.matching import CAPTIONS
 from smalti.eval.measure import preparation
 from smalti.eval.metrics import TOWERS, How
@@ -229,8 +230,14 @@ def clip_score_of(found: Seen, how: How) -> list[Measured]:
 
 
 def cmmd_of(found: Seen, reference: Seen, how: How) -> list[Measured]:
-    """CMMD of pictures and those of a reference."""
+    """CMMD of pictures and those of a reference; its interval is of other pictures, in blocks."""
     value = cmmd(found.features, reference.features)
+    numbers = np.unique(deal(0, len(found.numbers)), return_inverse=True)[1]
+    blocks, interval = torch.from_numpy(numbers), None
+    if how.draws and len(counts := np.bincount(numbers)) > 1:
+        of = cmmd_of_blocks(found.features, reference.features, blocks)
+        interval = of_blocks(value, of, counts.tolist(), how.draws, how.seed, (0.0, math.inf))
     about = {"definition": TOWERS["cmmd"].definition, "better": "lower"}
     about |= {"reference": reference.pictures.hash, "reference_images": len(reference.numbers)}
-    return [found.measured("cmmd", value, how, kind="generation", **about)]
+    record = found.measured("cmmd", value, how, kind="generation", **about)
+    return [replace(record, interval=interval)]

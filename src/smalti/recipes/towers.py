@@ -32,7 +32,7 @@ def shapes_siglip() -> TowersRecipe:
             steps=1000,
             batch=64,
             optim=OptimConfig(lr=1.5e-3, schedule="cosine", warmup=80),
-            eval_every=250,
+            eval_every=200,
             preview_every=500,
             save_every=250,
         ),
