@@ -96,7 +96,10 @@ def test_info_knows_towers(work, capsys):
         (("shapes:9", "--metrics", "cmmd", "--towers", "RUN/towers"), "cmmd: a reference is"),
         (("shapes:9", "--templates", "a {}"), "--templates is for towers"),
         (("BARE", "--metrics", "clip_score", "--towers", "RUN/towers"), "does not say what"),
-        (("RUN/towers", "--reference", "BARE"), "zero_shot needs at least 2 classes"),
+        (
+            ("RUN/towers", "--metrics", "zero_shot", "--reference", "BARE"),
+            "needs at least 2 classes",
+        ),
         (("RUN/towers", "--metrics", "sero_shot"), "did you mean 'zero_shot'"),
     ],
 )

@@ -31,6 +31,9 @@ from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP, Gelu
 from smalti.text.words import Words
 
+PLACES = 0.3
+"""Standard deviation of the first positions of a tower that sees."""
+
 
 @dataclass(frozen=True)
 class TowerConfig:
@@ -235,7 +238,8 @@ class Towers(nn.Module):
 
     def init_weights(self) -> None:
         """Normal: embeddings and products of variance 1 / D, and residual branches end with
-        weights smaller by the square root of twice the number of layers."""
+        weights smaller by the square root of twice the number of layers. Positions of pictures are
+        larger: beside patches, of variance 1, a small tower would learn places last of all."""
         for tower, config in ((self.vision, self.config.vision), (self.text, self.config.text)):
             for name, p in tower.named_parameters():
                 if p.dim() > 1 or name == "token":
@@ -244,6 +248,7 @@ class Towers(nn.Module):
                     nn.init.normal_(p, std=(fan * (2 * config.layers if ends else 1)) ** -0.5)
                 elif name.endswith("bias"):
                     nn.init.zeros_(p)
+        nn.init.normal_(self.vision.positions, std=PLACES)
 
     def normalised(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] as the vision tower takes them. Raises ValueError for

@@ -71,13 +71,13 @@ class Look:
     def preview(self, path: Path) -> None:
         """Write held-out pictures, each under the text that is nearest to it."""
         pictures, texts, ids = self.features()
-        some = spread(range(len(pictures)), 16)
+        some = spread(range(len(pictures)), 25)
         source, indices = self.held_out.source, self.held_out.indices
         nearest = (pictures[some] @ texts.T).argmax(1).tolist()
         names = [source.caption(int(indices[i])) for i in nearest]
         batches = self.held_out.evaluation(self.recipe.train.batch)
         images = torch.cat([batch["images"] for batch in batches])[some]
-        save_png(named_grid(to_pil(images), names, 2 if images.shape[-1] <= 64 else 1), path, {})
+        save_png(named_grid(to_pil(images), names, max(1, 96 // images.shape[-1])), path, {})
 
 
 def first_of(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
