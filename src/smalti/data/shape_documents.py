@@ -2,8 +2,9 @@
 
 `shapes-all:COUNT` mixes, in turns of ten: captions to draw and pictures to describe, one question
 or several about one to three shapes, instructions to edit, stories in which one shape changes,
-facts of the world, and riddles: "draw a small heart in the colour of the sea at the top left", whose colour no
-picture of training says (`shape_facts`). Document i depends on the seed and i alone.
+facts of the world, and riddles: "draw a small heart in the colour of the sea at the top left",
+whose colour no picture of training says (`shape_facts`). Document i depends on the seed and i
+alone.
 `shapes-all:COUNT:TASK,TASK` takes turns of these tasks alone.
 
 A document is written down as a `Script` first, whose last part is the answer; pictures are drawn
