@@ -39,6 +39,7 @@ from smalti.models import (
     show_o,
     towers,
     transfusion,
+    transfusion_paper,
     var,
 )
 from smalti.models.generator import Generator
@@ -132,6 +133,11 @@ UNIFIED = {
     ),
     "show_o": Entry(show_o.ShowOConfig, show_o.ShowO, show_o.tiny),
     "transfusion": Entry(transfusion.TransfusionConfig, transfusion.Transfusion, transfusion.tiny),
+    "transfusion_paper": Entry(
+        transfusion_paper.TransfusionPaperConfig,
+        transfusion_paper.TransfusionPaper,
+        transfusion_paper.tiny,
+    ),
 }
 """Models of text and pictures in one sequence."""
 TOWERS = {"towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny)}

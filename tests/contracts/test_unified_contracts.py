@@ -23,14 +23,16 @@ from smalti.text.sequence import Part, packed, rows_of
 
 WORDS = 4
 """Ids of text, from 0, that every tiny model has."""
+CONFIGS = {name: entry.tiny() for name, entry in modules.UNIFIED.items()}
+CONFIGS["transfusion_paper, linear"] = replace(CONFIGS["transfusion_paper"], patches="linear")
 
 
-@pytest.fixture(params=sorted(modules.UNIFIED))
+@pytest.fixture(params=sorted(CONFIGS))
 def model(request: pytest.FixtureRequest) -> Unified:
     """A tiny model whose weights are large enough to tell ids apart."""
-    entry = modules.UNIFIED[request.param]
     torch.manual_seed(0)
-    made = entry.module(entry.tiny()).eval().requires_grad_(False)
+    made = modules.module_of(CONFIGS[request.param], modules.UNIFIED)
+    made = made.eval().requires_grad_(False)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

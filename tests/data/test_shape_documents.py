@@ -11,6 +11,7 @@ from smalti.data.drawn_shapes import COLOURS, SHAPES, Attributes, draw, recognis
 from smalti.data.open import open_source
 from smalti.data.shape_documents import (
     KEPT,
+    QUESTIONS,
     SCRIPTS,
     TASKS,
     Script,
@@ -143,6 +144,22 @@ def test_every_question_has_one_answer():
     assert kinds == {"Howmany", "Whatcolour", "Whichshape", "Whereis", "Howlarge"}
 
 
+def test_several_questions_about_one_picture_differ_and_have_one_answer():
+    counts = set()
+    for script in scripts("questions", 60):
+        scene, *said = contents(script)
+        right = dict(itertools.chain(*questions(scene.shapes).values()))
+        pairs = list(zip(said[::2], said[1::2], strict=True))
+        assert all(right[question.strip()] == answer for question, answer in pairs)
+        assert len(dict(pairs)) == len(pairs) and not pairs[0][0].startswith("\n")
+        assert all(q.startswith("\n") for q, _ in pairs[1:]) and all(
+            q[-1] == "\n" for q, _ in pairs
+        )
+        assert [learned for _, learned in script.parts] == [False] + [False, True] * len(pairs)
+        counts.add(len(pairs))
+    assert max(counts) == QUESTIONS and len(counts) > 1
+
+
 def test_a_story_goes_on_from_what_was_there():
     for script in scripts("story", 30):
         parts = contents(script)
@@ -227,9 +244,16 @@ def test_pieces_are_the_script_drawn():
 def test_what_is_no_number_and_no_task(count, tasks):
     with pytest.raises(ValueError, match="tasks among draw, caption, .*, got"):
         ShapeDocuments(count, tasks=tasks)
-    for text in ("shapes-all:0", "shapes-all:x"):
+    for text in ("shapes-all:0", "shapes-all:x", "shapes-all:9:paint", "shapes-all::draw"):
         with pytest.raises(ValueError, match="shapes-all:COUNT"):
             open_documents(text)
+
+
+def test_some_tasks_alone_take_turns():
+    documents = open_documents("shapes-all:5:caption,ask")
+    assert [documents.task(i) for i in range(5)] == ["caption", "ask", "caption", "ask", "caption"]
+    assert documents.name == "shapes-all:5:caption,ask"
+    assert documents.fingerprint() != open_documents("shapes-all:5").fingerprint()
 
 
 def test_scenes_are_pictures_of_one_to_three_shapes():

@@ -22,6 +22,8 @@ DECODER = "--model.language.layers 1 --model.language.heads 2 --model.language.d
 SMALL = {
     "shapes_chameleon": f"{DECODER} --model.language.ffn-dim 16",
     "shapes_transfusion": LAYERS,
+    "shapes_transfusion_paper": f"{DECODER} --model.language.ffn-dim 16 --model.width 8 "
+    "--model.blocks 1",
 }
 
 
@@ -135,12 +137,17 @@ def test_transfusion_trains_by_command(work, tmp_path, capsys):
     kl = "--model.size 16 16 --model.channels 8 --model.latent 4 --train.steps 4".split()
     main(["train", "shapes_klvae_2x2", "--data.source", "shapes:64", *kl, *TRAIN, "--out",
           str(work / "k")])  # fmt: skip
-    train(work, "f", recipe="shapes_transfusion", tokenizer="k")
-    report = json.loads((work / "f" / "report.json").read_text())
-    assert report["held_out_flow"] > 0
-    said(capsys, "sample", work / "f" / "pipeline", "--text", "a red heart", "--head-steps", 2,
-         "--out", tmp_path / "s.png")  # fmt: skip
-    assert (tmp_path / "s.png").is_file()
+    for out, recipe, loss in (
+        ("f", "shapes_transfusion", "flow"), ("p", "shapes_transfusion_paper", "noise")
+    ):  # fmt: skip
+        train(work, out, recipe=recipe, tokenizer="k")
+        report = json.loads((work / out / "report.json").read_text())
+        assert report[f"held_out_{loss}"] > 0
+        pipe, picture = work / out / "pipeline", tmp_path / f"{out}.png"
+        said(capsys, "sample", pipe, "--text", "a red heart", "--head-steps", 2, "--out", picture)
+        assert picture.is_file()
+    wrong = ("sample", work / "p" / "pipeline", "--text", "a", "--solver", "euler")
+    assert "solved by ancestral, ddim, dpm" in mistake(capsys, *wrong, "--out", tmp_path / "x.png")
 
 
 def test_mistakes_are_one_line(work, tmp_path, capsys):

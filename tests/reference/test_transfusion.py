@@ -3,8 +3,6 @@
 Loops here compute every row anew at each step: the slow version of what is drawn.
 """
 
-import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,72 +16,44 @@ from torch.nn import functional as F
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import mixed
 from smalti.engine.step import Request
+from smalti.interop.pickles import Checkpoint
+from smalti.interop.projects.transfusion import model_sizes, model_state
 from smalti.models.transfusion import Transfusion, TransfusionConfig
+from smalti.modules import assemble
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.solvers import Solver
 from smalti.text.sequence import IGNORED, Part, Rows, rows_of
 
-RENAMES = (
-    (r"^transformer\.layers\.(\d+)\.0\.", r"layers.\1.skip."),
-    (r"to_learned_value_residual\.", r"to_mix."),
-    (r"\.fn\.to_(qk|v|gates|mix)\.0\.", r".fn.to_\1."),
-    (r"^transformer\.layers\.(\d+)\.1\.fn\.to_out\.1\.", r"layers.\1.attention.to_out."),
-    (r"^transformer\.layers\.(\d+)\.1\.fn\.", r"layers.\1.attention."),
-    (r"^transformer\.layers\.(\d+)\.1\.", r"layers.\1.around_attention."),
-    (r"^transformer\.layers\.(\d+)\.2\.fn\.net\.0\.", r"layers.\1.feed_forward.w1."),
-    (r"^transformer\.layers\.(\d+)\.2\.fn\.net\.3\.", r"layers.\1.feed_forward.w2."),
-    (r"^transformer\.layers\.(\d+)\.2\.", r"layers.\1.around_feed_forward."),
-    (r"^transformer\.layers\.(\d+)\.3\.", r"layers.\1.mixture."),
-    (r"^transformer\.to_time_cond\.0\.weights", "time.frequencies"),
-    (r"^transformer\.to_time_cond\.1\.", "time.proj."),
-    (r"^rotary_emb\.freqs", "frequencies"),
-    (r"^transformer\.norm\.", "norm."),
-    (r"^pos_emb_mlp\.0\.mlps\.0\.", "rows."),
-    (r"^pos_emb_mlp\.0\.mlps\.1\.", "columns."),
-    (r"^latent_to_model_projs\.0\.", "latent_in."),
-    (r"^model_to_latent_projs\.0\.", "latent_out."),
-    (r"^text_embed\.", "tok_embeddings."),
-    (r"^to_text_logits\.", "output."),
-)
-
-
-def state_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    ours: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        for theirs, own in RENAMES:
-            name = re.sub(theirs, own, name)
-        ours[name] = tensor
-    return ours
-
 
 def made(config: dict[str, Any], weights: dict[str, Tensor]) -> Transfusion:
+    """The model of a file of these weights: all but two settings it says itself."""
     told = config["constructor"]
     trunk = told["transformer"]
-    ours = TransfusionConfig(
-        words=told["num_text_tokens"],
-        channels=told["dim_latent"],
-        layers=trunk["depth"],
-        heads=trunk["heads"],
-        head_dim=trunk["dim_head"],
-        dim=trunk["dim"],
-        skips=trunk["unet_skips"],
-        value_residual=trunk["use_value_residual"],
-        qk_norm=trunk["qk_rmsnorm"],
-        cap=trunk["softcap"],
-        gated=trunk["gate_values"],
-        places=told["add_pos_emb"],
-        clean=told["model_output_clean"],
-    )
+    settings = {
+        "words": told["num_text_tokens"],
+        "channels": told["dim_latent"],
+        "layers": trunk["depth"],
+        "heads": trunk["heads"],
+        "head_dim": trunk["dim_head"],
+        "dim": trunk["dim"],
+        "skips": trunk["unet_skips"],
+        "value_residual": trunk["use_value_residual"],
+        "qk_norm": trunk["qk_rmsnorm"],
+        "gated": trunk["gate_values"],
+        "places": told["add_pos_emb"],
+    }
+    file = Checkpoint(Path("x.pt"), float32(weights), {})
+    cap, clean = trunk["softcap"], told["model_output_clean"]
+    ours = model_sizes(file, tuple(config["infer"]["shape"]), cap, clean)
+    assert {name: getattr(ours, name) for name in settings} == settings
     ids = config["ids"]
     assert [ids["sos"] + i for i in range(7)] == [
         *(ids["sos"], ids["eos"], ids["null_text"], *ids["som"], *ids["eom"]),
         *(ids["meta"], ids["char_offset"]),
     ]
     assert ids["total"] == ours.vocab
-    model = Transfusion(ours).eval()
-    model.load_state_dict(state_of(float32(weights)))
-    return model
+    return assemble(Transfusion, ours, model_state(file.state, ours), "x.pt")
 
 
 def picture(latent: Tensor) -> Part:

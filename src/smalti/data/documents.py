@@ -30,7 +30,7 @@ from smalti.progress import say_once
 
 SCHEMES = {
     "captioned": "captioned:SOURCE (pictures with captions, such as captioned:folder:cats)",
-    "shapes-all": "shapes-all or shapes-all:COUNT",
+    "shapes-all": "shapes-all, shapes-all:COUNT or shapes-all:COUNT:TASK,TASK",
     "qa": "qa:FILE.jsonl",
     "docs": "docs:FILE.arrow",
     "text": "text:PATH (a .txt file, or a folder of them)",

@@ -1,9 +1,11 @@
 """Documents of drawn shapes in every direction, each with an oracle that judges a model's answer.
 
-`shapes-all:COUNT` mixes, in turns of ten: captions to draw and pictures to describe, questions
-about one to three shapes, instructions to edit, stories in which one shape changes, facts of the
-world, and riddles: "draw a small heart in the colour of the sea at the top left", whose colour no
-picture of training says (`shape_facts`). Document i depends on the seed and i alone.
+`shapes-all:COUNT` mixes, in turns of ten: captions to draw and pictures to describe, one question
+or several about one to three shapes, instructions to edit, stories in which one shape changes,
+facts of the world, and riddles: "draw a small heart in the colour of the sea at the top left",
+whose colour no picture of training says (`shape_facts`). Document i depends on the seed and i
+alone.
+`shapes-all:COUNT:TASK,TASK` takes turns of these tasks alone.
 
 A document is written down as a `Script` first, whose last part is the answer; pictures are drawn
 when it is read. Shapes of one picture keep their jitter when one of their attributes changes, so
@@ -25,10 +27,12 @@ from smalti.data.source import digest
 from smalti.data.transforms import center_crop
 
 TASKS = (
-    *("draw", "caption", "ask", "edit", "riddle"),
-    *("draw", "caption", "ask", "story", "fact"),
+    *("draw", "caption", "questions", "edit", "riddle"),
+    *("ask", "edit", "questions", "story", "fact"),
 )
 """Document i is of the task i modulo their number."""
+QUESTIONS = 4
+"""At most so many about one picture."""
 COUNTS = ("one", "two", "three")
 """How many shapes a picture has, in words."""
 KEPT = 5.0
@@ -95,6 +99,19 @@ def ask_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     return Script("ask", ((scene, False), (asked(question), False), (answer, True)))
 
 
+def questions_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
+    """A picture of one to three shapes, and some questions about it, each with the answer to
+    write. A picture costs many positions and an answer few, so much is learned of one."""
+    scene = any_scene(rng, seed, int(rng.integers(1, MOST + 1)))
+    some = [pair for pairs in questions(scene.shapes).values() for pair in pairs]
+    parts: list[tuple[Content, bool]] = [(scene, False)]
+    for i in rng.permutation(len(some))[:QUESTIONS]:
+        question, answer = some[i]
+        before = "\n" if len(parts) > 1 else ""  # as in a conversation
+        parts += [(before + asked(question), False), (answer, True)]
+    return Script("questions", tuple(parts))
+
+
 def edit_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A picture, an instruction, and the picture after it to draw."""
     scene = any_scene(rng, seed)
@@ -142,6 +159,7 @@ SCRIPTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Script]] = {
     "draw": draw_script,
     "caption": caption_script,
     "ask": ask_script,
+    "questions": questions_script,
     "edit": edit_script,
     "story": story_script,
     "fact": fact_script,
@@ -157,13 +175,19 @@ SCRIPTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Script]] = {
 
 
 def open_shapes_all(options: str = "") -> ShapeDocuments:
-    """'' for 10,000 documents, or their number. Raises ValueError for anything else."""
-    if options and (not options.isdecimal() or int(options) < 1):
+    """'' for 10,000 documents, or their number, and behind a colon the tasks that take turns.
+
+    Raises ValueError for anything else.
+    """
+    count, _, names = options.partition(":")
+    tasks = tuple(names.split(",")) if names else TASKS
+    if options and (not count.isdecimal() or int(count) < 1 or set(tasks) - set(TASKS)):
         raise ValueError(
-            f"shapes-all:{options} is not known; allowed: shapes-all, shapes-all:COUNT (1 or more)"
+            f"shapes-all:{options} is not known; allowed: shapes-all, shapes-all:COUNT (1 or "
+            f"more), shapes-all:COUNT:TASK,... of {', '.join(dict.fromkeys(TASKS))}"
         )
     name = f"shapes-all:{options}" if options else "shapes-all"
-    return ShapeDocuments(int(options or 10_000), name=name)
+    return ShapeDocuments(int(count or 10_000), tasks=tasks, name=name)
 
 
 class ShapeDocuments:

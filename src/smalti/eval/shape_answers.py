@@ -27,7 +27,7 @@ class Answers(Protocol):
     """What is asked of a pipeline: the text or the picture that follows on each document."""
 
     def follow(
-        self, documents: Sequence[Sequence[str | Image.Image]], picture: bool, seed: int = 0
+        self, documents: Sequence[Sequence[str | Image.Image]], picture: bool, *, seed: int = 0
     ) -> Sequence[str | Image.Image]: ...
 
 

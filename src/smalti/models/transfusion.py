@@ -330,9 +330,9 @@ class Transfusion(Unified):
         self.latent_in = nn.Linear(config.channels, dim)
         self.rows, self.columns = (axis(dim) if config.places else None for _ in range(2))
         self.time = Time(dim)
-        pairs = torch.arange(0, config.head_dim, 2).float()
+        each = [10000.0 ** (-i / config.head_dim) for i in range(0, config.head_dim, 2)]
         self.frequencies: Tensor  # of positions
-        self.register_buffer("frequencies", 10000.0 ** (-pairs / config.head_dim))
+        self.register_buffer("frequencies", torch.tensor(each))
         self.layers = nn.ModuleList([Layer(config, i) for i in range(config.layers)])
         self.norm = UnitNorm(dim)
         self.output = Linear(dim, config.vocab, bias=False)

@@ -1,16 +1,67 @@
-"""Transfusion (Zhou et al. 2024, arXiv:2408.11039): small models of its kind for two CPU cores,
-with pictures of few vectors, each of many numbers."""
+"""Transfusion (Zhou et al. 2024, arXiv:2408.11039) as published, and small models of its kind for
+two CPU cores, with pictures of few vectors, each of many numbers."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from smalti.models.transfusion import TransfusionConfig
+from smalti.models.transfusion_paper import SIZES, TransfusionPaperConfig, sized
 from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, Demo, KLRecipe, UnifiedRecipe
 from smalti.recipes.chameleon import emoji_chameleon, shapes_chameleon
-from smalti.recipes.mar import emoji_klvae
+from smalti.recipes.mar import emoji_klvae, kl16
+from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.train.joint import JointConfig
+from smalti.train.optim import OptimConfig
+from smalti.train.trainer import TrainConfig
+
+
+def transfusion_klvae() -> KLRecipe:
+    """The KL-VAE of Transfusion, 256 pixels to 32 x 32 latents of 8 numbers, 84 M parameters.
+
+    Published are its latents and 86 M parameters, not how they are divided: levels are those of
+    latent diffusion's f8. Of 2 x 2 latents a vector is made: 16 x 16 of 32 numbers. Losses and
+    training are those of `kl16`.
+
+    torchrun --nproc-per-node 8 -m smalti train transfusion_klvae --out runs/transfusion-klvae
+    """
+    vae = KLVAEConfig((256, 256), multipliers=(1, 2, 4, 4), latent=8, group=2, attention_at=())
+    return replace(kl16(), model=vae)
+
+
+def transfusion_7b() -> UnifiedRecipe:
+    """Transfusion-7B with the U-Net, 7.0 B parameters, as the paper compares sizes: 250,000 steps
+    of 2 M positions.
+
+    Other sizes are in `models.transfusion_paper.SIZES`. The paper's data are not public: half of
+    the positions are text, and four of five captions stand before their pictures; here it is as
+    `data.source` has it, where captions stand before and behind pictures equally often. There
+    pictures before captions are learned as well, here they are read. A tenth of the texts is
+    dropped, for guidance; the paper does not say how many.
+
+    On paper 112.2 GB of weights, gradients and AdamW's state, beside activations.
+
+    torchrun --nproc-per-node 8 -m smalti train transfusion_7b --tokenizer runs/transfusion-klvae \
+        --words llama-2/tokenizer.json --out runs/transfusion-7b
+    """
+    return UnifiedRecipe(
+        data=DataConfig(source="captioned:folder:pictures+text:corpus", flip=False, holdout=0.001),
+        row=4096,
+        model=TransfusionPaperConfig(SIZES["7B"]),
+        objective=JointConfig(pictures=5.0, over="kinds"),
+        sampling=Sampling.of(guidance=3.0, head_steps="250"),
+        train=TrainConfig(
+            steps=250_000,
+            batch=512,
+            optim=OptimConfig(
+                lr=3e-4, schedule="cosine", final_lr=0.05, warmup=4000, weight_decay=0.1
+            ),
+            eval_every=10_000,
+            preview_every=10_000,
+            save_every=5000,
+        ),
+    )
 
 
 def emoji_klvae_2x2() -> KLRecipe:
@@ -46,6 +97,23 @@ def shapes_transfusion() -> UnifiedRecipe:
         --out runs/transfusion
     """
     return _flow(shapes_chameleon())
+
+
+def shapes_transfusion_paper() -> UnifiedRecipe:
+    """A small Transfusion with the paper's decoder, U-Net and diffusion that draws, describes,
+    answers, edits and tells of shapes.
+
+    smalti train shapes_klvae_2x2 --out runs/shapes-klvae
+    smalti train shapes_transfusion_paper --tokenizer runs/shapes-klvae/tokenizer \
+        --out runs/transfusion-paper
+    """
+    recipe, language = shapes_transfusion(), sized(6, 4, 256)
+    return replace(
+        recipe,
+        model=TransfusionPaperConfig(language, width=64, blocks=2, length=512),
+        objective=replace(recipe.objective, over="kinds"),
+        sampling=Sampling.of(guidance=2.0, head_steps="50"),
+    )
 
 
 def _flow(recipe: UnifiedRecipe) -> UnifiedRecipe:
