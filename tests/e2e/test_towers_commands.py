@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from builders import pipeline
 from smalti.cli.main import main
 from smalti.eval.clip import cmmd
 from smalti.eval.sets import open_set
@@ -17,6 +18,9 @@ SMALL = (
     *(f"--model.{tower}.{name}={value}" for tower in ("vision", "text")
       for name, value in (("dim", 16), ("heads", 2), ("layers", 1), ("ffn-dim", 32))),
 )  # fmt: skip
+
+
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 def run(*arguments):
@@ -73,6 +77,21 @@ def test_pictures_are_judged_by_towers(work, capsys):
     assert found["cmmd_9"] == pytest.approx(cmmd(ours.features, real.features), rel=1e-6)
     run("eval", "shapes:9", "--towers", towers, "--metrics", "clip_score", "--bootstrap", 10)
     assert list(values(json.loads(capsys.readouterr().out))) == ["clip_score_9"]
+
+
+def test_what_a_pipeline_draws_is_judged_by_towers(work, tmp_path, capsys):
+    pipe = pipeline("llamagen-text")
+    pipe.info |= {"source": "shapes:40", "holdout": 0.1}
+    pipe.save_pretrained(tmp_path / "p")
+    capsys.readouterr()
+    run("eval", tmp_path / "p", "--towers", work / "run" / "towers", "--metrics", "clip_score",
+        "cmmd", "--bootstrap", 10, "--keep", tmp_path / "drawn.npz")  # fmt: skip
+    told = json.loads(capsys.readouterr().out)
+    assert list(values(told))[:2] == ["clip_score_4", "cmmd_4"]
+    run("eval", tmp_path / "drawn.npz", "--towers", work / "run" / "towers", "--metrics",
+        "clip_score", "--bootstrap", 10)  # fmt: skip
+    again = json.loads(capsys.readouterr().out)
+    assert values(again)["clip_score_4"] == values(told)["clip_score_4"]
 
 
 def test_info_knows_towers(work, capsys):
