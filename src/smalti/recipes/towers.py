@@ -61,7 +61,7 @@ def emoji_siglip() -> TowersRecipe:
     """
     recipe = shapes_siglip()
     model = TowersConfig(
-        size=48, patch=6, length=24, features=192, vision=small(4, 6), text=small(4, 6)
+        size=48, patch=6, length=20, features=192, vision=small(4, 6), text=small(4, 6)
     )
     data = DataConfig(source="emoji", flip=False, crop="random")
     return replace(recipe, data=data, vocab=1024, model=model)
