@@ -52,7 +52,7 @@ from unified_page import page, plot
 GROUPS = {
     "all": tuple(dict.fromkeys(TASKS)),
     "drawing": ("draw", "edit", "riddle", "story"),
-    "reading": ("caption", "ask"),
+    "reading": ("caption", "ask", "questions"),
     "telling": ("fact",),
 }
 """The tasks of each model. `TASKS` says how often each takes its turn."""

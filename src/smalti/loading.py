@@ -11,14 +11,16 @@ from smalti import modules
 from smalti.arguments import in_our_words
 from smalti.config import did_you_mean, from_dict, no_such, read_json
 from smalti.devices.named import fast_bf16, named_device, named_dtype
-from smalti.files import expand
-from smalti.modules import load_module, tokenizer_folder
+from smalti.files import expand, filling
+from smalti.models.towers import Matcher
+from smalti.modules import FILES, check_module, load_module, tokenizer_folder, write_module
+from smalti.nn.finite import require_finite_weights
 from smalti.pipeline.conversation import Phrases, Writing
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
 from smalti.pipeline.unified import UnifiedPipeline
 from smalti.text.encoders import TextEncoder
-from smalti.text.words import Words
+from smalti.text.words import FOLDER, Words
 from smalti.tokenizers.base import ImageTokenizer
 
 
@@ -132,6 +134,66 @@ def load_tokenizer(
     return load_module(folder, modules.TOKENIZERS, place, verify=verify)[0]
 
 
+RELEASED = ["*.json", "*.safetensors"]
+"""The files of a released CLIP or SigLIP that are downloaded."""
+LEARNED = ("source", "holdout", "credit")
+"""What towers say of the pictures that they learned, and whose art those are."""
+
+
+def is_towers(folder: Path) -> bool:
+    """Whether a folder holds towers: ours, or a CLIP or a SigLIP of transformers."""
+    from smalti.interop.towers import KINDS
+
+    file = folder / FILES[0]
+    told = read_json(file) if file.is_file() else {}
+    return told.get("type") in modules.TOWERS or told.get("model_type") in KINDS
+
+
+def load_towers(
+    path: str | Path, device: torch.device | str | int | None = None, verify: bool = True
+) -> Matcher:
+    """Load towers of pictures and texts with their text tokenizer, in float32: a folder that
+    training wrote, one of transformers with a CLIP or a SigLIP, or the hub id of such a one.
+
+    Arguments are those of `load`. Raises ValueError if there are no towers, or if the text
+    tokenizer is not the one that they learned.
+    """
+    from smalti.interop.towers import load_released
+
+    place, folder = named_device(device), expand(path)
+    if not folder.is_dir():
+        folder = download(str(path), RELEASED)
+    file = folder / FILES[0]
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no towers: it has no {FILES[0]}{within(folder)}")
+    if "model_type" in read_json(file):
+        matcher = load_released(folder)
+        return matcher._replace(towers=matcher.towers.to(place))
+    towers, info = load_module(folder, modules.TOWERS, place, verify=verify)
+    words = Words.open(folder / FOLDER)
+    if info.get("words") != (mark := words.fingerprint()):
+        raise ValueError(
+            f"{folder}: the towers were trained with words {info.get('words')}, the folder holds "
+            f"words {mark}"
+        )
+    return Matcher(towers, words, info)
+
+
+def save_towers(matcher: Matcher, folder: str | Path, **extra: Any) -> str:
+    """Write towers with their text tokenizer to a folder, new, empty or of such ones, and return
+    their fingerprint; `extra` goes into config.json.
+
+    Raises ValueError for a folder of something else, and for weights that are NaN or infinite.
+    """
+    folder, known = expand(folder), {k: matcher.info[k] for k in LEARNED if k in matcher.info}
+    check_module(folder)
+    require_finite_weights(matcher.towers.state_dict(), f"{folder} is not written")
+    with filling(folder) as temporary:
+        matcher.words.save(temporary / FOLDER)
+        words = matcher.words.fingerprint()
+        return write_module(matcher.towers, temporary, words=words, **known | extra)
+
+
 def tokenizer_at(path: str | Path) -> Path:
     """The folder of a tokenizer, of its own or in a pipeline, or what a hub id's file became."""
     folder = expand(path)
@@ -187,7 +249,8 @@ def _unknown(name: str, *_: str) -> str:
 
 def within(run: Path) -> str:
     """What to take of a training run's folder in place of the folder itself; "" of any other."""
-    for name, file in (("pipeline", "pipeline.json"), ("tokenizer", "config.json")):
+    parts = {"pipeline": "pipeline.json", "tokenizer": "config.json", "towers": "config.json"}
+    for name, file in parts.items():
         if (run / name / file).is_file():
             return f"; it is a training run, with its {name} in {run / name}"
     return ""
@@ -208,8 +271,9 @@ def _load_text(
     return text.to(dtype)
 
 
-def download(repo: str) -> Path:
-    """The local copy of a hub repository, or a pipeline made of released weights that it holds.
+def download(repo: str, files: list[str] | None = None) -> Path:
+    """The local copy of a hub repository, all of it or its `files`, which may have a *, or a
+    pipeline made of released weights that it holds.
 
     Raises ValueError if it cannot be had.
     """
@@ -225,7 +289,7 @@ def download(repo: str) -> Path:
         raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name): {gone}")
     from huggingface_hub import snapshot_download
 
-    return hub.ask(repo, lambda: snapshot_download(repo))
+    return hub.ask(repo, lambda: snapshot_download(repo, allow_patterns=files))
 
 
 Pipeline.from_pretrained = staticmethod(load)

@@ -37,6 +37,7 @@ from smalti.models import (
     rar,
     rq_transformer,
     show_o,
+    towers,
     transfusion,
     transfusion_paper,
     var,
@@ -139,6 +140,8 @@ UNIFIED = {
     ),
 }
 """Models of text and pictures in one sequence."""
+TOWERS = {"towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny)}
+"""What says how well pictures and texts match."""
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
     "clip": Entry(clip.CLIPConfig, clip.CLIP, clip.tiny),
@@ -166,7 +169,7 @@ def module_of(config: Any, among: dict[str, Entry]) -> Any:
 
 def name_of(module: Any) -> str:
     """The name under which a module's configuration is registered."""
-    for known in (TOKENIZERS, MODELS, UNIFIED, TEXT):
+    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, TEXT):
         for name, item in known.items():
             if type(getattr(module, "config", None)) is item.config:
                 return name

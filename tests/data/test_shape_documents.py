@@ -11,6 +11,7 @@ from smalti.data.drawn_shapes import COLOURS, SHAPES, Attributes, draw, recognis
 from smalti.data.open import open_source
 from smalti.data.shape_documents import (
     KEPT,
+    QUESTIONS,
     SCRIPTS,
     TASKS,
     Script,
@@ -141,6 +142,22 @@ def test_every_question_has_one_answer():
         about = [s for s in scene.shapes if s.shape in question.split()]
         assert len(about) <= 1 or question.startswith("How many")
     assert kinds == {"Howmany", "Whatcolour", "Whichshape", "Whereis", "Howlarge"}
+
+
+def test_several_questions_about_one_picture_differ_and_have_one_answer():
+    counts = set()
+    for script in scripts("questions", 60):
+        scene, *said = contents(script)
+        right = dict(itertools.chain(*questions(scene.shapes).values()))
+        pairs = list(zip(said[::2], said[1::2], strict=True))
+        assert all(right[question.strip()] == answer for question, answer in pairs)
+        assert len(dict(pairs)) == len(pairs) and not pairs[0][0].startswith("\n")
+        assert all(q.startswith("\n") for q, _ in pairs[1:]) and all(
+            q[-1] == "\n" for q, _ in pairs
+        )
+        assert [learned for _, learned in script.parts] == [False] + [False, True] * len(pairs)
+        counts.add(len(pairs))
+    assert max(counts) == QUESTIONS and len(counts) > 1
 
 
 def test_a_story_goes_on_from_what_was_there():

@@ -1,10 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from smalti.eval import clip
-from smalti.eval.clip import clip_score, clipscore, cmmd, cosine
+from smalti.eval.clip import clip_score, clipscore, cmmd, cmmd_of_blocks, cosine
 
 
 def test_cosine_and_scores_by_hand():
@@ -33,6 +34,17 @@ def test_cmmd_in_any_blocks(monkeypatch):
     assert cmmd(x, x) == pytest.approx(0, abs=1e-12)
     monkeypatch.setattr(clip, "BLOCK", 5)
     assert cmmd(x, y) == want
+
+
+def test_cmmd_of_blocks_is_that_of_the_samples_that_are_taken(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 8, generator=generator) for n in (23, 17))
+    blocks = torch.arange(23) % 4
+    monkeypatch.setattr(clip, "BLOCK", 5)
+    value = cmmd_of_blocks(x, y, blocks)
+    for times in ([1, 1, 1, 1], [1, 0, 1, 1], [2, 0, 1, 1]):
+        taken = torch.cat([x[blocks == i] for i, n in enumerate(times) for _ in range(n)])
+        assert value(np.array(times)) == pytest.approx(cmmd(taken, y), rel=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (0, 2)])

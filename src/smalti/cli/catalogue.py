@@ -49,6 +49,8 @@ class Listed:
     def group(self) -> str:
         if self.text_only:
             return "tokenizers of text, in seconds"
+        if self.kind == "TowersRecipe":
+            return "towers that match pictures and texts"
         size = "small, for two CPU cores" if self.name.startswith(SMALL) else "published"
         return f"{'tokenizers' if self.tokenizer else 'generators'}, {size}"
 

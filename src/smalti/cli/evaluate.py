@@ -1,4 +1,4 @@
-"""`smalti eval`: measure pictures, a pipeline or a tokenizer; compare two reports.
+"""`smalti eval`: measure pictures, a pipeline, a tokenizer or towers; compare two reports.
 
 Imports torch when it measures; what is measured of which subject, `subjects` says.
 """
@@ -24,8 +24,15 @@ class Options:
     reference: str | None = None
     """What to measure against: a folder, an .npz, or a data source such as emoji@held."""
     metrics: tuple[str, ...] = ()
-    """fwd, fid, sfid, inception_score, inception_score_fidelity, precision, recall, kid; default:
-    fwd, which needs no network's weights."""
+    """fwd, fid, sfid, inception_score, inception_score_fidelity, precision, recall, kid; clip_score
+    and cmmd by --towers; of towers zero_shot and retrieval. Default: fwd, which needs no network's
+    weights; of towers both, where there are classes."""
+    towers: str | None = None
+    """What sees pictures and reads texts for clip_score and cmmd: the folder of towers, or of a
+    CLIP or a SigLIP of transformers, or a hub id such as openai/clip-vit-base-patch32."""
+    templates: tuple[str, ...] = ()
+    """Sentences with {} where a class is named, for zero_shot; default: read off the captions that
+    name their class, else "a photo of a {}."."""
     n: int | None = None
     """Pictures to draw from a pipeline; default: as many as the reference has."""
     seed: int = 0
@@ -69,13 +76,13 @@ def evaluate(
     options: Annotated[Options, arg(name="")] = Options(),  # noqa: B008 - it is frozen
     settings: Annotated[Any, arg(name="")] = None,
 ) -> None:
-    """Measure pictures against a reference, a pipeline, or a tokenizer.
+    """Measure pictures against a reference, a pipeline, a tokenizer, or towers.
 
     `smalti eval compare A.json B.json` says how two reports differ, or why they do not compare.
 
     Args:
-        subject: A folder of pictures, an .npz, a data source, a pipeline (which is drawn from), or
-            a tokenizer (whose reconstructions are measured).
+        subject: A folder of pictures, an .npz, a data source, a pipeline (which is drawn from), a
+            tokenizer (whose reconstructions are measured), or towers that match pictures and texts.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError(

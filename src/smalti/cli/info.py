@@ -147,6 +147,7 @@ def _module(folder: Path) -> dict[str, Any]:
 
     info, weights = read_json(folder / "config.json"), folder / "model.safetensors"
     kinds = {"tokenizer": modules.TOKENIZERS, "text encoder": modules.TEXT}
+    kinds |= {"towers": modules.TOWERS}
     known = next((k for k, among in kinds.items() if info.get("type") in among), "model")
     try:
         with safe_open(weights, "pt") as file:

@@ -1,4 +1,5 @@
-"""What `smalti eval` can measure: pictures, a pipeline, which is drawn from, or a tokenizer."""
+"""What `smalti eval` can measure: pictures, a pipeline, which is drawn from, a tokenizer, or towers
+that match pictures and texts."""
 
 from __future__ import annotations
 
@@ -12,17 +13,20 @@ import torch
 
 from smalti import __version__
 from smalti.cli.evaluate import Options
+from smalti.cli.matching import Found, Judge, of_towers
 from smalti.config import to_dict
 from smalti.data.open import SCHEMES, is_local
 from smalti.devices.named import named_device, named_dtype
 from smalti.eval.gathered import of_reference
 from smalti.eval.measure import measure
-from smalti.eval.metrics import NETWORK, How, named
+from smalti.eval.metrics import KNOWN, NETWORK, TOWERS, How, named
 from smalti.eval.pipelines import asked, bits, check_judge, conditioning
 from smalti.eval.reconstructed import Reconstructed
 from smalti.eval.report import Measured, as_json
 from smalti.eval.sets import ImageSet, open_set
 from smalti.files import expand
+from smalti.loading import is_towers
+from smalti.modules import fingerprint
 from smalti.progress import say
 from smalti.recipes.base import DataConfig
 
@@ -33,6 +37,24 @@ CACHE = "SMALTI_CACHE"
 def report_of(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, Any]:
     """The report of `smalti eval`. Raises ValueError for what cannot be measured."""
     _check(options)
+    if set(named(options.metrics)) & set(KNOWN) or is_towers(expand(subject)):
+        if sampling:
+            raise ValueError(f"{', '.join(sampling)}: settings of drawing are for a pipeline")
+        _refuse(options, pipeline=False, tokenizer=False, towers=True)
+        found = of_towers(subject, options)
+    else:
+        found = _of_pictures(subject, options, sampling)
+    reference = found.reference
+    about: dict[str, Any] = {"subject": {"name": subject, **found.subject}}
+    told = None if reference is None else {"name": found.given, **_set(reference)}
+    about["reference"] = told
+    about["settings"] = {k: getattr(options, k) for k in ("seed", "bootstrap", "batch")}
+    about["versions"] = {"smalti": __version__, "torch": torch.__version__, "numpy": np.__version__}
+    return as_json(found.metrics, about)
+
+
+def _of_pictures(subject: str, options: Options, sampling: dict[str, Any]) -> Found:
+    """What is measured of pictures, a pipeline or a tokenizer."""
     device = named_device(options.device)
     pipe, tokenizer = _opened(subject, device, options.dtype)
     if sampling and pipe is None:
@@ -44,24 +66,21 @@ def report_of(subject: str, options: Options, sampling: dict[str, Any]) -> dict[
     given = options.reference
     if given is None and pipe is not None:
         given = held_out(pipe)
-    reference = None
+    reference, judge = None, Judge.of(options, given, share_of(pipe))
     if given is not None:
         reference = open_set(given, size, options.skip_bad, share_of(pipe))
     how = _how(options)
-    about: dict[str, Any] = {"subject": {"name": subject}}
     if pipe is not None:
-        found, told = _of_pipeline(pipe, reference, how, options, sampling)
+        found, told = _of_pipeline(pipe, reference, how, options, sampling, judge)
     elif tokenizer is not None:
         found, told = _of_tokenizer(tokenizer, reference, how, options)
     else:
         pictures = open_set(subject, options.size, options.skip_bad)
-        found = measure(pictures, reference, how, cache=cache(), say=say)
+        found = judge.measured(subject, how)
+        if how.metrics:
+            found = measure(pictures, reference, how, cache=cache(), say=say) + found
         told = {"kind": "pictures", **_set(pictures)}
-    about["subject"] |= told
-    about["reference"] = None if reference is None else {"name": given, **_set(reference)}
-    about["settings"] = {k: getattr(options, k) for k in ("seed", "bootstrap", "batch")}
-    about["versions"] = {"smalti": __version__, "torch": torch.__version__, "numpy": np.__version__}
-    return as_json(found, about)
+    return Found(found, told, given, reference)
 
 
 def _opened(subject: str, device: torch.device, dtype: str) -> tuple[Any, Any]:
@@ -102,17 +121,21 @@ def share_of(pipe: Any | None) -> float:
     return (pipe.info.get("holdout") if pipe is not None else None) or DataConfig().holdout
 
 
-def _refuse(options: Options, pipeline: bool, tokenizer: bool) -> None:
+def _refuse(options: Options, pipeline: bool, tokenizer: bool, towers: bool = False) -> None:
     """Raise ValueError for options that the subject has no use for."""
     drawing = ("n", "balanced", "conditioning", "keep")
+    others, alone = ("inception", "level", "half"), tokenizer and not pipeline
     for names, fits, what in (
         (drawing, pipeline, "a pipeline"),
-        (("lpips",), tokenizer and not pipeline, "a tokenizer"),
-        (("size",), pipeline or not tokenizer, "pipelines and sets of pictures"),
+        (("lpips", "lpips_weights"), alone, "a tokenizer"),
+        (("size",), not alone and not towers, "pipelines and sets of pictures"),
+        (("towers",), not alone and not towers, "pipelines and sets of pictures"),
+        (("templates",), towers, "towers"),
+        (others, not towers, "pictures, pipelines and tokenizers"),
     ):
         for name in names:
             if getattr(options, name) and not fits:
-                raise ValueError(f"--{name} is for {what}")
+                raise ValueError(f"--{name.replace('_', '-')} is for {what}")
 
 
 def _check(options: Options) -> None:
@@ -127,14 +150,16 @@ def _check(options: Options) -> None:
 
 
 def _how(options: Options) -> How:
+    """What is measured of pictures without towers; fwd where nothing is named."""
     metrics = named(options.metrics) or ("fwd",)
+    metrics = tuple(name for name in metrics if name not in TOWERS)
     net = None
     if any(m in NETWORK for m in metrics):
         from smalti.features.inception import load_inception
 
         net = load_inception(options.inception).to(named_device(options.device))
     given = {"level": options.level, "half": options.half, "draws": options.bootstrap}
-    return How(tuple(metrics), net, seed=options.seed, batch=options.batch, **given)
+    return How(metrics, net, seed=options.seed, batch=options.batch, **given)
 
 
 def cache() -> Path:
@@ -151,7 +176,12 @@ def _set(pictures: ImageSet) -> dict[str, Any]:
 
 
 def _of_pipeline(
-    pipe: Any, reference: ImageSet | None, how: How, options: Options, sampling: dict[str, Any]
+    pipe: Any,
+    reference: ImageSet | None,
+    how: How,
+    options: Options,
+    sampling: dict[str, Any],
+    judge: Judge,
 ) -> tuple[list[Measured], dict[str, Any]]:
     """Draws into an .npz file, `options.keep` or a temporary one, and measures that."""
     assert reference is not None
@@ -164,7 +194,8 @@ def _of_pipeline(
         file = options.keep or Path(folder) / "drawn.npz"
         _draw(pipe, file, count, request, options, sampling)
         drawn = open_set(file, options.size)
-        found = measure(drawn, reference, how, say=say, real=real)
+        found = measure(drawn, reference, how, say=say, real=real) if how.metrics else []
+        found += judge.measured(file, how)
         found += bits(pipe, reference, how)
         if options.conditioning:
             found += conditioning(drawn, pipe.info["source"], how)
@@ -184,7 +215,7 @@ def _count(reference: ImageSet, how: How, n: int | None) -> int:
         raise ValueError(f"{reference.name} holds statistics and no pictures: give --n")
     count = n if n is not None else len(reference)
     if count < how.least:
-        names = ", ".join(how.metrics)
+        names = ", ".join(how.metrics) or "this"
         raise ValueError(f"{names}: needs at least {how.least} pictures, got --n {count}")
     return count
 
@@ -211,8 +242,6 @@ def _draw(
 
 def _drawn_by(pipe: Any, sampling: dict[str, Any]) -> dict[str, Any]:
     """What decides which pictures a pipeline draws, beside the seed and what is asked for."""
-    from smalti.modules import fingerprint
-
     return {
         "fingerprint": pipe.fingerprint,
         "tokenizer": fingerprint(pipe.tokenizer),
@@ -224,8 +253,6 @@ def _drawn_by(pipe: Any, sampling: dict[str, Any]) -> dict[str, Any]:
 def _of_tokenizer(
     tokenizer: Any, reference: ImageSet | None, how: How, options: Options
 ) -> tuple[list[Measured], dict[str, Any]]:
-    from smalti.modules import fingerprint
-
     if reference is None:
         raise ValueError("a tokenizer is measured on pictures: give --reference")
     nets, device = {}, next(tokenizer.parameters()).device

@@ -1,9 +1,10 @@
 """Documents of drawn shapes in every direction, each with an oracle that judges a model's answer.
 
-`shapes-all:COUNT` mixes, in turns of ten: captions to draw and pictures to describe, questions
-about one to three shapes, instructions to edit, stories in which one shape changes, facts of the
-world, and riddles: "draw a small heart in the colour of the sea at the top left", whose colour no
-picture of training says (`shape_facts`). Document i depends on the seed and i alone.
+`shapes-all:COUNT` mixes, in turns of ten: captions to draw and pictures to describe, one question
+or several about one to three shapes, instructions to edit, stories in which one shape changes,
+facts of the world, and riddles: "draw a small heart in the colour of the sea at the top left",
+whose colour no picture of training says (`shape_facts`). Document i depends on the seed and i
+alone.
 `shapes-all:COUNT:TASK,TASK` takes turns of these tasks alone.
 
 A document is written down as a `Script` first, whose last part is the answer; pictures are drawn
@@ -26,10 +27,12 @@ from smalti.data.source import digest
 from smalti.data.transforms import center_crop
 
 TASKS = (
-    *("draw", "caption", "ask", "edit", "riddle"),
-    *("draw", "caption", "ask", "story", "fact"),
+    *("draw", "caption", "questions", "edit", "riddle"),
+    *("ask", "edit", "questions", "story", "fact"),
 )
 """Document i is of the task i modulo their number."""
+QUESTIONS = 4
+"""At most so many about one picture."""
 COUNTS = ("one", "two", "three")
 """How many shapes a picture has, in words."""
 KEPT = 5.0
@@ -96,6 +99,19 @@ def ask_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     return Script("ask", ((scene, False), (asked(question), False), (answer, True)))
 
 
+def questions_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
+    """A picture of one to three shapes, and some questions about it, each with the answer to
+    write. A picture costs many positions and an answer few, so much is learned of one."""
+    scene = any_scene(rng, seed, int(rng.integers(1, MOST + 1)))
+    some = [pair for pairs in questions(scene.shapes).values() for pair in pairs]
+    parts: list[tuple[Content, bool]] = [(scene, False)]
+    for i in rng.permutation(len(some))[:QUESTIONS]:
+        question, answer = some[i]
+        before = "\n" if len(parts) > 1 else ""  # as in a conversation
+        parts += [(before + asked(question), False), (answer, True)]
+    return Script("questions", tuple(parts))
+
+
 def edit_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A picture, an instruction, and the picture after it to draw."""
     scene = any_scene(rng, seed)
@@ -143,6 +159,7 @@ SCRIPTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Script]] = {
     "draw": draw_script,
     "caption": caption_script,
     "ask": ask_script,
+    "questions": questions_script,
     "edit": edit_script,
     "story": story_script,
     "fact": fact_script,

@@ -6,6 +6,9 @@ al., 2024, arXiv:2401.09603). N images, E numbers of an embedding, of any length
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,10 +47,38 @@ def cmmd(samples: Tensor, reference: Tensor, width: float = 10.0, scale: float =
     return scale * (own - 2 * _kernel_mean(x, y, width))
 
 
+def cmmd_of_blocks(
+    samples: Tensor, reference: Tensor, blocks: Tensor, width: float = 10.0, scale: float = 1000.0
+) -> Callable[[np.ndarray], float]:
+    """CMMD of samples (M, E), given how often each block of them is taken, (K,), where `blocks`,
+    (M,) int64, says which of K each sample is in. Kernels are computed once."""
+    x, y, count = _unit(samples), _unit(reference), int(blocks.max()) + 1
+    sums = torch.zeros(count, count, dtype=torch.float64)
+    across = torch.zeros(count, dtype=torch.float64)
+    for part, mine in zip(x.split(BLOCK), blocks.split(BLOCK), strict=True):
+        columns = torch.zeros(len(part), count, dtype=torch.float64)
+        sums.index_add_(0, mine, columns.index_add_(1, blocks, _kernel(part, x, width)))
+        across.index_add_(0, mine, _kernel(part, y, width).sum(1))
+    sizes, theirs = torch.bincount(blocks).double(), _kernel_mean(y, y, width)
+
+    def value(times: np.ndarray) -> float:
+        taken = torch.from_numpy(np.asarray(times, np.float64))
+        images = taken @ sizes
+        own, cross = taken @ sums @ taken / images**2, taken @ across / (images * len(y))
+        return scale * float(own + theirs - 2 * cross)
+
+    return value
+
+
+def _kernel(x: Tensor, y: Tensor, width: float) -> Tensor:
+    """The kernel of unit vectors, less 1: kernels near 1 keep their digits."""
+    return torch.expm1((x @ y.T - 1) / width**2)
+
+
 def _kernel_mean(x: Tensor, y: Tensor, width: float) -> float:
-    """The mean of the kernel of unit vectors, less 1: kernels near 1 keep their digits."""
-    blocks = (torch.expm1((part @ y.T - 1) / width**2) for part in x.split(BLOCK))
-    return sum(block.sum().item() for block in blocks) / (len(x) * len(y))
+    """The mean of the kernel of unit vectors, less 1."""
+    sums = (_kernel(part, y, width).sum().item() for part in x.split(BLOCK))
+    return sum(sums) / (len(x) * len(y))
 
 
 def _unit(rows: Tensor) -> Tensor:

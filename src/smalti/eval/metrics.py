@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,13 +55,40 @@ METRICS = {
         "rows",
     ),
 }
+TOWERS = {
+    "zero_shot": Metric(
+        "zero_shot/1: share of pictures whose class is nearest, {told}", "towers", "higher"
+    ),
+    "retrieval": Metric(
+        "{way}/1: share whose own is among the nearest {n}, {told}, equals count against it",
+        "towers",
+        "higher",
+    ),
+    "clip_score": Metric(
+        "clip_score/1: torchmetrics', 100 times the mean cosine of pictures and texts, float64 "
+        "(arXiv:2104.08718)",
+        "towers",
+        "higher",
+        reference=False,
+    ),
+    "cmmd": Metric(
+        "cmmd/1: 1000 times the squared MMD of unit features, Gaussian kernel of width 10, "
+        "biased, float64 (arXiv:2401.09603)",
+        "towers",
+    ),
+}
+"""Those of pictures and texts, by towers: the first two say what towers know, the others what they
+say of pictures."""
+KNOWN = ("zero_shot", "retrieval")
 NETWORK = tuple(name for name, metric in METRICS.items() if metric.needs != "packets")
 """Those that need the Inception network."""
 
 
-def named(metrics: Iterable[str]) -> tuple[str, ...]:
-    """The names of metrics as `METRICS` has them. Raises ValueError for one that is not there."""
-    return tuple(choose(name, METRICS, "metric") for name in metrics)
+def named(
+    metrics: Iterable[str], among: Mapping[str, Metric] = METRICS | TOWERS
+) -> tuple[str, ...]:
+    """The names of metrics as they are listed. Raises ValueError for one that is not there."""
+    return tuple(choose(name, among, "metric") for name in metrics)
 
 
 @dataclass(frozen=True)
@@ -81,7 +108,7 @@ class How:
     batch: int = 64
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metrics", named(self.metrics))
+        object.__setattr__(self, "metrics", named(self.metrics, METRICS))
         if self.net is None and (wanting := [m for m in self.metrics if m in NETWORK]):
             raise ValueError(f"{', '.join(wanting)}: the Inception network is needed")
 

@@ -16,7 +16,7 @@ from smalti.eval.bootstrap import Interval
 FULL = 50_000
 """A metric of fewer images says so in its name."""
 
-Kind = Literal["generation", "reconstruction", "likelihood", "conditioning", "codes"]
+Kind = Literal["generation", "reconstruction", "likelihood", "conditioning", "codes", "matching"]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from smalti.data.transforms import Transform
 from smalti.models.generator import GeneratorConfig
 from smalti.models.llamagen import LlamaGenConfig
 from smalti.models.one_vocabulary import OneVocabularyConfig
+from smalti.models.towers import TowersConfig
 from smalti.models.unified import UnifiedConfig
 from smalti.pipeline.conversation import Writing
 from smalti.pipeline.sampling import Sampling
@@ -27,6 +28,7 @@ from smalti.train.objectives import (
     PictureConfig,
     ReconstructionConfig,
 )
+from smalti.train.pairs import PairsConfig
 from smalti.train.trainer import TrainConfig
 
 
@@ -147,7 +149,34 @@ class UnifiedRecipe:
             )
 
 
-Recipe = TokenizerRecipe | GeneratorRecipe | UnifiedRecipe
+@dataclass(frozen=True)
+class TowersRecipe:
+    """Train a tower that sees and one that reads on pictures with captions; what ids there are they
+    take from their text tokenizer."""
+
+    init: str = ""
+    """Towers to go on from, a folder or a hub id; `model` and text tokenizer are then their own."""
+    words: str = ""
+    """Folder of the text tokenizer; empty: one of `vocab` ids is trained on the captions first."""
+    vocab: int = 512
+    """Ids of a text tokenizer that is trained first."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(flip=False))
+    """Pictures with captions."""
+    model: TowersConfig = field(default_factory=TowersConfig)
+    objective: PairsConfig = field(default_factory=PairsConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.flip or self.data.crop == "ten":
+            raise ValueError(
+                "captions say left and right, so data.flip must be False, and data.crop center or "
+                f"random, got {self.data.flip}, {self.data.crop}"
+            )
+        if not self.init:
+            self.objective.check_bias(self.model.kind == "siglip")
+
+
+Recipe = TokenizerRecipe | GeneratorRecipe | UnifiedRecipe | TowersRecipe
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""A recipe and a folder in, a trained tokenizer or pipeline out.
+"""A recipe and a folder in, a trained tokenizer, pipeline or pair of towers out.
 
 A run's folder holds recipe.json, data.parquet and init.json (see `run_data`), metrics.jsonl,
-checkpoints/, previews/, and in the end tokenizer/ or pipeline/ and report.json. Run again with the
-same recipe it goes on from the last checkpoint, and with more steps it goes on longer; a finished
-run returns its report at once. One process, or those of one `torchrun`, writes there at a time.
+checkpoints/, previews/, and in the end tokenizer/, pipeline/ or towers/ and report.json. Run again
+with the same recipe it goes on from the last checkpoint, and with more steps it goes on longer; a
+finished run returns its report at once. One process, or those of one `torchrun`, writes there at a
+time.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from smalti.recipes.base import (
     Recipe,
     TextRecipe,
     TokenizerRecipe,
+    TowersRecipe,
     UnifiedRecipe,
 )
 from smalti.runs.data import warn_of_changes
 from smalti.runs.folder import Report, check, say_longer
 from smalti.runs.generator import train_generator
 from smalti.runs.tokenizer import train_tokenizer
+from smalti.runs.towers import train_towers
 from smalti.runs.unified import train_unified
 from smalti.tokenizers.base import TokenizerConfig
 from smalti.train.parallel import World, locked, on_main, start, stop
@@ -59,6 +62,8 @@ def train_among(recipe: Recipe, out: Path, world: World, note: str = "") -> Repo
             return train_tokenizer(recipe, out, world, note)
         if isinstance(recipe, UnifiedRecipe):
             return train_unified(recipe, out, world, note)
+        if isinstance(recipe, TowersRecipe):
+            return train_towers(recipe, out, world, note)
         return train_generator(recipe, out, world, note)
 
 
@@ -71,6 +76,7 @@ SMALL = 64
 def ending(recipe: Recipe, out: Path, report: Report) -> str:
     """Where a finished run has left what, how good it is, and the command that comes next."""
     part = "tokenizer" if isinstance(recipe, TokenizerRecipe) else "pipeline"
+    part = "towers" if isinstance(recipe, TowersRecipe) else part
     where = f"{out}/{part}; pictures in {out}/previews, all numbers in {out}/report.json"
     return "\n".join(
         [
@@ -89,6 +95,10 @@ def measured(report: Report) -> str:
         pictures = ", ".join(f"{value:.3f} of {name}" for name, value in nats.items())
         about = f"; a position of held-out pictures loses {pictures}" if pictures else ""
         return f"held-out text takes {report['held_out_bits_per_byte']:.3f} bits a byte{about}"
+    if "held_out_image_to_text_1" in report:
+        found = (report[f"held_out_{way}_1"] for way in ("image_to_text", "text_to_image"))
+        right, back = found
+        return f"{right:.1%} of held-out pictures find their text, {back:.1%} of texts a picture"
     if "held_out_psnr" in report:
         usage = report.get("held_out_usage")
         used = "" if usage is None else f"; {usage:.0%} of the codes occur in them"
@@ -110,6 +120,8 @@ def following(recipe: Recipe, out: Path) -> str:
     """The command that takes what a run has made."""
     if isinstance(recipe, TokenizerRecipe):
         return train_command(recipe.model, out / "tokenizer", data_options(recipe.data))
+    if isinstance(recipe, TowersRecipe):
+        return f"smalti eval {out}/towers --metrics zero_shot retrieval"
     if isinstance(recipe, TextRecipe | UnifiedRecipe):
         return f'smalti sample {out}/pipeline --text "..." --n 16 --out samples.png'
     return f"smalti sample {out}/pipeline --n 16 --out samples.png"

@@ -31,7 +31,7 @@ FILE, FOLDER = "tokenizer.json", "words"
 """The file, and the folder that it has in that of a run or a pipeline."""
 MARKS = ("<s>", "</s>", "<pad>")
 """Begin and end of a document, and padding, of a tokenizer that is trained here."""
-STARTS = ("<s>", "<bos>", "<|begin_of_text|>")
+STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>")
 STOPS = ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>")
 PADS = ("<pad>", "<|finetune_right_pad_id|>", "<|endoftext|>")
 """What released tokenizers call these."""

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional as F
 
 from smalti.arguments import an
@@ -30,9 +29,7 @@ from smalti.train.objectives import (
     ReconstructionConfig,
     ReconstructionObjective,
 )
-
-LARGEST = math.log(100)
-"""Of the logarithm of the inverse temperature."""
+from smalti.train.pairs import LARGEST, gathered, nearest, softmax_loss, together
 
 
 @dataclass(frozen=True)
@@ -115,40 +112,5 @@ def contrastive_loss(
     pictures, texts = pictures[given], texts[given]
     if not len(pictures):
         return (pictures.sum() + texts.sum()) * scale, scale.new_zeros(())
-    logits, own = scale * pictures @ texts.T, torch.arange(len(texts), device=texts.device)
-    loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-    return loss, (logits.argmax(1) == own).float().mean()
-
-
-class Gather(torch.autograd.Function):
-    """Rows of all processes, one after another. Gradients are summed over the processes, of which
-    each computes the loss of all rows: their mean over processes is then that of one process."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.count = len(rows)
-        return together(rows)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        total = grads[0].contiguous()
-        dist.all_reduce(total)
-        begin = dist.get_rank() * ctx.count
-        return total[begin : begin + ctx.count]
-
-
-def gathered(rows: Tensor) -> Tensor:
-    """Rows (b, F) of all processes, through which gradients pass: (B, F)."""
-    if not dist.is_initialized():
-        return rows
-    out: Any = Gather.apply(rows)
-    return out
-
-
-def together(rows: Tensor) -> Tensor:
-    """Rows of all processes, one after another, as numbers."""
-    if not dist.is_initialized():
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
+    logits = scale * pictures @ texts.T
+    return softmax_loss(logits), nearest(logits)
