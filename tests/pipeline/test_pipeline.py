@@ -498,7 +498,8 @@ def test_load_by_hub_id(pipe, tmp_path, monkeypatch):
     pipe.save_pretrained(tmp_path / "p")
     asked = []
 
-    def snapshot(repo):
+    def snapshot(repo, allow_patterns):
+        assert allow_patterns is None  # all files of a pipeline
         asked.append(repo)
         if repo != "me/fruit":
             raise OSError("401\nmore lines")
@@ -518,7 +519,7 @@ def test_load_by_hub_id(pipe, tmp_path, monkeypatch):
 def test_a_typo_in_a_path_where_there_is_no_network(tmp_path, monkeypatch):
     import huggingface_hub
 
-    def snapshot(repo):
+    def snapshot(repo, allow_patterns):
         raise FileNotFoundError("cannot find it\nmore") from ConnectionError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)

@@ -81,6 +81,7 @@ def test_recipes_are_what_they_were(name):
         ", depth_dim=0",
         ", decay=0.0",
         ", guidance_pictures=None",
+        ", eps=1e-08",
         ", deep_attention=True, attention_at=(), unit=False",
     ):
         text = text.replace(later, "")  # fields that came later
