@@ -50,12 +50,13 @@ from smalti.train.parallel import World
 from unified_page import page, plot
 
 GROUPS = {
-    "all": tuple(dict.fromkeys(TASKS)),
+    "all": (*dict.fromkeys(TASKS), "ask"),
     "drawing": ("draw", "edit", "riddle", "story"),
-    "reading": ("caption", "ask", "questions"),
+    "reading": ("caption", "questions", "ask"),
     "telling": ("fact",),
 }
-"""The tasks of each model. `TASKS` says how often each takes its turn."""
+"""What each model is asked for. It learns those that are in `TASKS`, which says how often each
+takes its turn; who learns several questions about a picture is asked one."""
 SIZES = {"small": (64, 3), "middle": (128, 4), "large": (192, 6)}
 """Width and layers."""
 
