@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
+    depth_language,
     dnd,
     emu3,
     fluid,
@@ -127,6 +128,9 @@ MODELS = {
     "meissonic": Entry(meissonic.MeissonicConfig, meissonic.Meissonic, meissonic.tiny),
 }
 UNIFIED = {
+    "depth_language": Entry(
+        depth_language.DepthLanguageConfig, depth_language.DepthLanguage, depth_language.tiny
+    ),
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
     "one_vocabulary": Entry(
         one_vocabulary.OneVocabularyConfig, one_vocabulary.OneVocabulary, one_vocabulary.tiny

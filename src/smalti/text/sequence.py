@@ -2,7 +2,7 @@
 
 A document is a list of parts. A model's `Wrapping` says which ids stand around a picture and at its
 positions; `rows_of` makes rows of documents, padded to one length, a document or several in each. B
-rows, L positions, N codes of a picture, C numbers of a vector.
+rows, L positions, N codes of a picture, C numbers of a vector, G codes of a stack.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from smalti.codes import TokenSpec
 IGNORED = -100
 """The label of a position that is not learned."""
 VECTOR = -1
-"""Stands in the place of an id where a row has a vector."""
+"""Stands in the place of an id where a row has a vector, or a stack of codes."""
 CODE = -1
 """Stands in a picture's plan where one of its codes comes; what else stands there is written."""
 
@@ -102,7 +102,8 @@ class Wrapping:
         return ()
 
     def id_of(self, codes: Tensor) -> Tensor | None:
-        """The ids (N,) of codes (N, *trailing); None: they stand in a row as vectors (N, C)."""
+        """The ids (N,) of codes (N, *trailing); None: they stand in a row beside its ids, as
+        vectors (N, C) or as stacks of codes (N, G)."""
         return None
 
     def ids(self, codes: Tensor, spec: TokenSpec) -> Tensor | None:
@@ -133,7 +134,7 @@ class Rows(NamedTuple):
     """Documents as rows of one length."""
 
     ids: Tensor
-    """(B, L) int64; `VECTOR` where there is a vector, any id where there is padding."""
+    """(B, L) int64; `VECTOR` where a vector or a stack of codes stands, any id in padding."""
     kept: Tensor
     """(B, L) bool: no padding."""
     learned: Tensor
@@ -148,6 +149,8 @@ class Rows(NamedTuple):
     """(B, L, C) float, zeros elsewhere, of rows with vectors."""
     owners: Tensor | None = None
     """(B, L) int64: the number of the document in the row; None: each row is one document."""
+    codes: Tensor | None = None
+    """(B, L, G) int64, zeros elsewhere, of rows with stacks of codes."""
 
     def take(self, index: Tensor) -> Rows:
         """Some of the rows, (n,) int64; they share no memory with these."""
@@ -170,7 +173,7 @@ class Rows(NamedTuple):
 
     @property
     def drawn(self) -> Tensor:
-        """(B, L) bool: where vectors stand."""
+        """(B, L) bool: where vectors, or stacks of codes, stand."""
         return (self.ids == VECTOR) & self.kept
 
     @property
@@ -205,8 +208,8 @@ class _Line:
         self.ids, self.learned, self.spans = list[int](), list[bool](), list[int]()
         self.positions, self.cells = list[int](), list[tuple[int, int]]()
         self.owners = list[int]()
-        self.vectors = list[tuple[int, Tensor]]()
-        """Pictures of numbers and where they begin."""
+        self.vectors, self.stacks = list[tuple[int, Tensor]](), list[tuple[int, Tensor]]()
+        """Pictures of numbers, and those of stacks of codes, and where they begin."""
         self.next, self.pictures, self.documents = 0, 0, 0
 
     def document(self, document: Document, wrapping: Wrapping) -> None:
@@ -249,7 +252,8 @@ class _Line:
         self.add(begin, learned, around)
         ids = wrapping.ids(part.content, spec)
         if ids is None:
-            self.vectors.append((len(self.ids), part.content))
+            beside = self.stacks if spec.discrete else self.vectors
+            beside.append((len(self.ids), part.content))
         written = [VECTOR] * len(part.content) if ids is None else ids.tolist()
         self.add(written, part.learned, inside, wrapping.one_position, _cells(wrapping, spec))
         self.add(wrapping.end(spec), part.learned and wrapping.learns_end, around)
@@ -313,19 +317,25 @@ def packed(
         padded([line.spans for line in lines], 0),
         padded([line.positions for line in lines], 0),
         torch.stack([padded([[c[i] for c in x.cells] for x in lines], 0) for i in (0, 1)], -1),
-        _vectors(lines, starts, length),
+        _vectors([line.vectors for line in lines], starts, length),
         padded([line.owners for line in lines], 0),
+        _vectors([line.stacks for line in lines], starts, length),
     )
 
 
-def _vectors(lines: Sequence[_Line], starts: Sequence[int], length: int) -> Tensor | None:
-    widths = {content.shape[-1] for line in lines for _, content in line.vectors}
-    if not widths:
+def _vectors(
+    lines: Sequence[list[tuple[int, Tensor]]], starts: Sequence[int], length: int
+) -> Tensor | None:
+    """What stands beside the ids of each row, (B, L, C); None if nothing does."""
+    contents = [content for line in lines for _, content in line]
+    if not contents:
         return None
+    widths = {content.shape[-1] for content in contents}
     if len(widths) > 1:
         raise ValueError(f"pictures of one batch have vectors of one width, got {sorted(widths)}")
-    whole = torch.zeros(len(lines), length, widths.pop())
+    dtype = torch.float32 if contents[0].is_floating_point() else torch.int64
+    whole = torch.zeros(len(lines), length, widths.pop(), dtype=dtype)
     for row, start, line in zip(whole, starts, lines, strict=True):
-        for at, content in line.vectors:
+        for at, content in line:
             row[start + at : start + at + len(content)] = content
     return whole
