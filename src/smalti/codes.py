@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
+
+Form = Literal["plain", "unit", "softmax", "unit softmax"]
+"""What continuous codes are: any numbers, vectors of length one, or softmaxes of either."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class TokenSpec:
     """Codes per position (residual, multi-codebook); 0 = one, and no trailing axis."""
     channels: int = 0
     """Width of a bit or continuous code."""
+    form: Form = "plain"
+    """What a continuous code is, beside its width."""
 
     def __post_init__(self) -> None:
         if not self.grids or any(len(g) != 2 or min(g) < 1 for g in self.grids):
@@ -65,10 +70,12 @@ class TokenSpec:
 
     @property
     def words(self) -> str:
-        """What a code is, behind the word "codes": "out of 512", "of 18 bits", "of 16 numbers"."""
+        """What a code is, behind the word "codes": "out of 512", "of 18 bits", "of 16 numbers",
+        "of 1152 numbers (unit)"."""
         if not self.channels:
             return f"out of {self.vocab}" + (f", {self.depth} at each position" * bool(self.depth))
-        return f"of {self.channels} {'bits' if self.discrete else 'numbers'}"
+        form = "" if self.form == "plain" else f" ({self.form})"
+        return f"of {self.channels} {'bits' if self.discrete else 'numbers'}{form}"
 
     def shape(self, batch: int) -> tuple[int, ...]:
         return (batch, self.positions, *self.trailing)

@@ -33,6 +33,7 @@ from smalti.models import (
     maskbit,
     maskgit,
     meissonic,
+    metamorph,
     one_vocabulary,
     open_magvit2,
     rar,
@@ -132,6 +133,7 @@ UNIFIED = {
         depth_language.DepthLanguageConfig, depth_language.DepthLanguage, depth_language.tiny
     ),
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
+    "metamorph": Entry(metamorph.MetaMorphConfig, metamorph.MetaMorph, metamorph.tiny),
     "one_vocabulary": Entry(
         one_vocabulary.OneVocabularyConfig, one_vocabulary.OneVocabulary, one_vocabulary.tiny
     ),

@@ -25,6 +25,9 @@ from smalti.text.sequence import Part, packed, rows_of
 WORDS = 4
 """Ids of text, from 0, that every tiny model has."""
 CONFIGS = {name: entry.tiny() for name, entry in modules.UNIFIED.items()}
+CONFIGS["metamorph, softmax"] = replace(
+    CONFIGS["metamorph"], form="unit softmax", projector="softmax", head_layers=1
+)
 CONFIGS["transfusion_paper, linear"] = replace(CONFIGS["transfusion_paper"], patches="linear")
 CONFIGS["depth_language, joined"] = depth_language.tiny_joined()
 
