@@ -51,6 +51,7 @@ from smalti.nn.unfilled import unfilled
 from smalti.text import byte_words as byte_level
 from smalti.text import clip, language_model, t5
 from smalti.tokenizers import (
+    dual,
     emu3_vq,
     fsq,
     hart_vae,
@@ -89,6 +90,7 @@ TOKENIZERS = {
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
+    "dual": Entry(dual.DualConfig, dual.DualTokenizer, dual.tiny),
     "emu3_vq": Entry(emu3_vq.Emu3VQConfig, emu3_vq.Emu3VQ, emu3_vq.tiny),
     "fsq": Entry(fsq.FSQConfig, fsq.FSQ, fsq.tiny),
     "ibq_tokenizer": Entry(

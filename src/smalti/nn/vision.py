@@ -117,7 +117,9 @@ class VisionTower(nn.Module):
         self.pre_norm = nn.LayerNorm(mine.dim, mine.norm_eps) if clip else nn.Identity()
         self.layers = nn.ModuleList([Block(mine) for _ in range(mine.layers)])
         self.norm = nn.LayerNorm(mine.dim, mine.norm_eps)
-        self.head = Linear(mine.dim, config.features, bias=False) if clip else Probe(mine)
+        self.head: nn.Module = Probe(mine)
+        if clip:
+            self.head = Linear(mine.dim, config.features, bias=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), normalised, to hidden states (B, N, D): of a CLIP those behind its
