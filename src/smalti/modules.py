@@ -60,6 +60,7 @@ from smalti.tokenizers import (
     maskgit_vqgan,
     multiscale_vqvae,
     palette,
+    rendered,
     rq_vae,
     unitok,
     vqgan,
@@ -106,6 +107,7 @@ TOKENIZERS = {
     "infinity_vae": Entry(
         infinity_vae.InfinityVAEConfig, infinity_vae.InfinityVAE, infinity_vae.tiny
     ),
+    "rendered": Entry(rendered.RenderedConfig, rendered.Rendered, rendered.tiny),
     "rq_vae": Entry(rq_vae.RQVAEConfig, rq_vae.RQVAE, rq_vae.tiny),
     "unitok": Entry(unitok.UniTokConfig, unitok.UniTok, unitok.tiny),
 }

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,6 +52,8 @@ class EyeConfig:
     """What they are divided by."""
     vision: TowerConfig = field(default_factory=lambda: TowerConfig(32, 16, 1280, 5120, "sigmoid"))
     """Its blocks."""
+    normed: bool = True
+    """Whether what the blocks of a siglip give passes the norm behind them."""
 
     def __post_init__(self) -> None:
         check(self, positive=("patch", "merge", "features"), counts=("size",))
@@ -58,7 +61,7 @@ class EyeConfig:
             raise ValueError(
                 f"size must be 0 of a qwen, which sees any, and positive of others, got {self.size}"
             )
-        if self.size % self.cell:
+        if self.size % self.cell and self.merge > 1 or self.size and self.size < self.patch:
             raise ValueError(f"size must be a multiple of {self.cell} pixels, got {self.size}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be three positive numbers, got {self.std}")
@@ -125,8 +128,22 @@ class Eye(nn.Module):
         else:
             tower = VisionTower(config)
             tower.head = nn.Identity()  # features of whole pictures are not asked for
+            if not config.normed:
+                tower.norm = nn.Identity()
             self.sees = tower
         self.requires_grad_(False)
+
+    def take(self, tower: nn.Module) -> None:
+        """Take over the weights of a tower that sees, of the same settings."""
+        state = tower.state_dict()
+        self.sees.load_state_dict({name: state[name] for name in self.sees.state_dict()})
+
+    def same(self, other: Eye) -> bool:
+        """Whether another eye sees the same."""
+        mine, theirs = self.state_dict(), other.state_dict()
+        if self.config != other.config or mine.keys() != theirs.keys():
+            return False
+        return all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
 
     def prepared(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] as they are seen: of the size for it, and normalised."""
@@ -143,4 +160,4 @@ class Eye(nn.Module):
             return x
         side = self.config.size // self.config.patch
         x = x[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side))  # (B, D, h', w')
-        return F.avg_pool2d(x, self.config.merge)
+        return F.avg_pool2d(x, self.config.merge) if self.config.merge > 1 else x

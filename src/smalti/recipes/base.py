@@ -18,17 +18,19 @@ from smalti.text.byte_words import BytesConfig
 from smalti.text.encoders import TextConfig
 from smalti.tokenizers.base import TokenizerConfig
 from smalti.tokenizers.kl_vae import KLVAEConfig
+from smalti.tokenizers.rendered import RenderedConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.joint import JointConfig
 from smalti.train.kl import KLConfig
 from smalti.train.lora import LoraConfig
 from smalti.train.objectives import (
+    CodingConfig,
     LikelihoodConfig,
     ObjectiveConfig,
-    PictureConfig,
     ReconstructionConfig,
 )
 from smalti.train.pairs import PairsConfig
+from smalti.train.rendering import RenderingConfig
 from smalti.train.trainer import TrainConfig
 
 
@@ -60,7 +62,7 @@ class TokenizerRecipe:
     """Tokenizer or pipeline, a folder or a hub id, to go on from; `model` is then its own."""
     data: DataConfig = field(default_factory=DataConfig)
     model: TokenizerConfig = field(default_factory=VQGANConfig)
-    objective: PictureConfig = field(default_factory=ReconstructionConfig)
+    objective: CodingConfig = field(default_factory=ReconstructionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -70,6 +72,16 @@ class KLRecipe(TokenizerRecipe):
 
     model: KLVAEConfig = field(default_factory=KLVAEConfig)
     objective: KLConfig = field(default_factory=KLConfig)
+
+
+@dataclass(frozen=True)
+class RenderRecipe(TokenizerRecipe):
+    """Train a renderer of the features of a frozen eye, on images."""
+
+    towers: str = ""
+    """Folder or hub id of towers whose eye it has; with `init` it has one already."""
+    model: RenderedConfig = field(default_factory=RenderedConfig)
+    objective: RenderingConfig = field(default_factory=RenderingConfig)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +18,16 @@ from smalti.data.skipped import tell
 from smalti.data.source import Source, require_captions, split
 from smalti.data.transforms import Transform, to_float, to_uint8
 from smalti.eval.reconstruction import latent_std, reconstruction
+from smalti.loading import load_towers
+from smalti.models.towers import Towers
 from smalti.modules import check_module, fingerprint, save_module
 from smalti.pictures import grid, save_png, to_pil
 from smalti.progress import say
-from smalti.recipes.base import TokenizerRecipe
+from smalti.recipes.base import RenderRecipe, TokenizerRecipe
 from smalti.runs.data import check_data
 from smalti.runs.finetune import open_tokenizer
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.tokenizers.base import ImageTokenizer
-from smalti.train.kl import KLObjective
-from smalti.train.objectives import ReconstructionObjective
 from smalti.train.parallel import World, on_main
 from smalti.train.trainer import LiveLine, Trainer
 
@@ -81,9 +82,10 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
     on_main(world, lambda: check_module(out / "tokenizer"))
     known = tell(source) if world.main else 0
     begun = open_tokenizer(recipe, out) if recipe.init else None
+    towers = open_towers(recipe, begun)
     shape = begun.config if begun else recipe.model
     pictures = open_pictures(recipe, source, shape.size, world)
-    objective = objective_of(recipe, begun)
+    objective = objective_of(recipe, begun, towers)
     if objective.reader is not None:
         on_main(world, lambda: require_captions(source))
         pictures.training.tokenize = objective.reader.tokenize
@@ -130,24 +132,50 @@ def open_pictures(
     return Pictures(source, chosen, transform, training, held_out, shown)
 
 
+def open_towers(recipe: TokenizerRecipe, begun: ImageTokenizer | None) -> Towers | None:
+    """The towers whose eye a new tokenizer has; None of recipes of tokenizers without an eye, and
+    of a tokenizer that the run begins from.
+
+    Raises ValueError if there are none, or if they see otherwise than what the run begins from.
+    """
+    if not isinstance(recipe, RenderRecipe):
+        return None
+    if not recipe.towers and begun is None:
+        raise ValueError(
+            "a renderer needs --towers DIR, whose features it renders: smalti train shapes_siglip "
+            "makes some"
+        )
+    towers = load_towers(recipe.towers, "cpu").towers if recipe.towers else None
+    if towers is None or begun is None:
+        return towers
+    if not begun.eye.same(begun.config.seen(towers).eye):
+        raise ValueError(
+            f"{recipe.init} renders features of another eye than that of {recipe.towers}: leave "
+            "--towers out, its own is then taken"
+        )
+    return None
+
+
 def objective_of(
-    recipe: TokenizerRecipe, begun: ImageTokenizer | None
-) -> ReconstructionObjective | KLObjective:
+    recipe: TokenizerRecipe, begun: ImageTokenizer | None, towers: Towers | None = None
+) -> Any:
     """What a new tokenizer, or the one that the run begins from, minimises."""
     steps, seed = recipe.train.steps, recipe.train.seed
     torch.manual_seed(seed)
-    fresh = begun or modules.module_of(recipe.model, modules.TOKENIZERS)
+    if begun is not None:
+        fresh: Any = begun
+    elif towers is not None:
+        fresh = recipe.model.seen(towers)
+    else:
+        fresh = modules.module_of(recipe.model, modules.TOKENIZERS)
     return recipe.objective.objective(fresh, seed, steps, begun is not None)
 
 
 def say_notes(recipe: TokenizerRecipe, note: str) -> None:
     """Say what is to be known once the work begins."""
-    goal, steps = recipe.objective, recipe.train.steps
-    if note:
-        say(note)
-    if goal.gan_weight and goal.gan_start >= steps:
-        start = f"objective.gan_start {goal.gan_start}"
-        say(f"no discriminator takes part: {start} is not before the last of {steps} steps")
+    for line in (note, recipe.objective.note(recipe.train.steps)):
+        if line:
+            say(line)
 
 
 def spread(indices: Sequence[int] | np.ndarray, n: int) -> list[int]:
