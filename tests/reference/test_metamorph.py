@@ -1,7 +1,5 @@
 """MetaMorph against outputs of the official code: what is read, learned and said, and adapters."""
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +11,11 @@ from golden import Vectors, close, float32, folders, load
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.codes import Cond, Form
+from smalti.codes import Cond
 from smalti.engine import mixed
 from smalti.engine.step import Request
 from smalti.interop.language import config_of
-from smalti.interop.metamorph import adapter_state, model_state
+from smalti.interop.projects.metamorph import adapter_state, features_of, model_state
 from smalti.models.metamorph import MetaMorph, MetaMorphConfig
 from smalti.models.unified import Marks
 from smalti.nn.adapters import AdapterConfig, adapter
@@ -26,32 +24,13 @@ from smalti.sampling.filters import Filters
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import IGNORED, Part, rows_of
 
-HEADS = {"mlp": 2, "mlp2x_gelu": 3}
-"""Layers of a head; of any other kind one."""
-
-
-def form_of(told: Mapping[str, Any]) -> Form:
-    unit, softmax = told.get("normalize_vision", False), told.get("apply_softmax", False)
-    return {(0, 0): "plain", (1, 0): "unit", (0, 1): "softmax", (1, 1): "unit softmax"}[
-        bool(unit), bool(softmax)
-    ]
-
-
-def projector_of(kind: str) -> tuple[int, str]:
-    """Layers of a projector, and what stands between them."""
-    if layers := re.fullmatch(r"mlp(\d+)x_gelu", kind):
-        return int(layers[1]), "gelu"
-    return {"identity": (0, "gelu"), "linear": (1, "gelu"), "mlpsoftmax": (2, "softmax")}[kind]
-
 
 def made(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> MetaMorph:
     told, ids = config["constructor"], config["special_ids"]
-    side = math.isqrt(told["num_image_tokens"])
-    layers, between = projector_of(told.get("mm_projector_type", "linear"))
     model = MetaMorph(MetaMorphConfig(
-        config_of({**told, "model_type": "llama"}), (side, side), told.get("vision_dim", 1152),
-        form_of(told), layers, between, HEADS.get(told.get("vision_head_type", ""), 1),
-        ids["image_start"], ids["image_end"], Marks(None, (ids["eos"],), ids["pad"]),
+        config_of({**told, "model_type": "llama"}), begin=ids["image_start"], end=ids["image_end"],
+        marks=Marks(None, (ids["eos"],), ids["pad"]),
+        **features_of(told, told.get("vision_dim", 1152)),
     )).eval()  # fmt: skip
     mine = {n: t for n, t in float32(weights).items() if not n.startswith("adapter_")}
     model.load_state_dict(model_state(mine, model.config.language))

@@ -132,7 +132,7 @@ def open_pictures(
     return Pictures(source, chosen, transform, training, held_out, shown)
 
 
-def open_towers(recipe: TokenizerRecipe, begun: ImageTokenizer | None) -> Towers | None:
+def open_towers(recipe: TokenizerRecipe, begun: Any) -> Towers | None:
     """The towers whose eye a new tokenizer has; None of recipes of tokenizers without an eye, and
     of a tokenizer that the run begins from.
 
@@ -156,17 +156,15 @@ def open_towers(recipe: TokenizerRecipe, begun: ImageTokenizer | None) -> Towers
     return None
 
 
-def objective_of(
-    recipe: TokenizerRecipe, begun: ImageTokenizer | None, towers: Towers | None = None
-) -> Any:
+def objective_of(recipe: TokenizerRecipe, begun: Any = None, towers: Towers | None = None) -> Any:
     """What a new tokenizer, or the one that the run begins from, minimises."""
     steps, seed = recipe.train.steps, recipe.train.seed
     torch.manual_seed(seed)
-    if begun is not None:
-        fresh: Any = begun
-    elif towers is not None:
-        fresh = recipe.model.seen(towers)
-    else:
+    fresh: Any = begun
+    if towers is not None:
+        model: Any = recipe.model
+        fresh = model.seen(towers)
+    elif begun is None:
         fresh = modules.module_of(recipe.model, modules.TOKENIZERS)
     return recipe.objective.objective(fresh, seed, steps, begun is not None)
 
