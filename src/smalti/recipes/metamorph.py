@@ -118,7 +118,7 @@ def shapes_metamorph() -> UnifiedRecipe:
         recipe,
         data=DataConfig(source="captioned:shapes", flip=False),
         row=120,
-        model=MetaMorphConfig(replace(small(), qk_norm="none"), length=512),
+        model=MetaMorphConfig(replace(small(), vocab=LLAMA_3.vocab, qk_norm="none"), length=512),
         objective=JointConfig(over="kinds", cond_dropout=0.0),
         sampling=Sampling(),
         train=replace(recipe.train, steps=1200, batch=20, eval_every=400, preview_every=600),

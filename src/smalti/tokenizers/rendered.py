@@ -16,7 +16,7 @@ picture, C numbers of each, T tokens of the adapter, D width of the renderer.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -167,6 +167,13 @@ class Renderer(nn.Module):
         return F.pixel_shuffle(found.transpose(1, 2).unflatten(2, self.grid), self.patch)
 
 
+class Back(NamedTuple):
+    """Pictures as they come back."""
+
+    images: Tensor
+    """(B, 3, H, W), about [-1, 1], not clamped."""
+
+
 class Rendered(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to features (B, N, C), row by row, and back."""
 
@@ -178,6 +185,10 @@ class Rendered(ImageTokenizer):
         self.eye = Eye(config.eye)
         if config.renderer.layers:
             self.renderer = Renderer(config)
+
+    def forward(self, images: Tensor) -> Back:
+        """Images (B, 3, H, W) and back. Training renders otherwise (`train/rendering.py`)."""
+        return Back(self.decode(self.encode(images)))
 
     def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Images (B, 3, H, W) to features (B, N, C), float32.
