@@ -25,6 +25,7 @@ from smalti.models import (
     fluid,
     hart,
     ibq,
+    illume,
     imagegpt,
     infinity,
     llamagen,
@@ -130,6 +131,7 @@ MODELS = {
 }
 UNIFIED = {
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
+    "illume": Entry(illume.IllumeConfig, illume.Illume, illume.tiny),
     "one_vocabulary": Entry(
         one_vocabulary.OneVocabularyConfig, one_vocabulary.OneVocabulary, one_vocabulary.tiny
     ),

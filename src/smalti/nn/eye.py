@@ -58,6 +58,11 @@ class EyeConfig:
             raise ValueError(
                 f"size must be 0 of a qwen, which sees any, and positive of others, got {self.size}"
             )
+        if self.kind != "qwen" and self.features != self.vision.dim:
+            raise ValueError(
+                f"features of a {self.kind} must be {self.vision.dim}, as its tower is wide, "
+                f"got {self.features}"
+            )
         if self.size % self.cell:
             raise ValueError(f"size must be a multiple of {self.cell} pixels, got {self.size}")
         if min(self.std) <= 0:
@@ -104,12 +109,12 @@ class QwenVision(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.patches(pixels)  # (B, D, H / patch, W / patch)
-        grid = x.shape[-2:]
+        height, width = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)  # (B, N, D)
-        turn = rope_2d_halves(*grid, x.shape[-1] // self.heads).to(x.device)
+        turn = rope_2d_halves(height, width, x.shape[-1] // self.heads).to(x.device)
         for layer in self.layers:
             x = layer(x, turn=turn)
-        x = self.norm(x).unflatten(1, (grid[0] // self.merge, self.merge, -1, self.merge))
+        x = self.norm(x).unflatten(1, (height // self.merge, self.merge, -1, self.merge))
         x = x.permute(0, 1, 3, 2, 4, 5).flatten(3)  # (B, h, w, merge * merge * D)
         return self.merger(x).permute(0, 3, 1, 2)
 

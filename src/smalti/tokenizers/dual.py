@@ -19,8 +19,8 @@ and P dimensions of the two tables, h, w grids.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,10 @@ class DualConfig(TokenizerConfig):
                 "encoder and decoder must have cells of as many pixels, got "
                 f"{self.encoder.factor}, {self.decoder.factor}"
             )
-        self.cells(self.size)
+        if any(side % self.decoder.factor for side in self.size):
+            raise ValueError(
+                f"size must be multiples of {self.decoder.factor} pixels, got {by(self.size)}"
+            )
         self.eye.grid(self.size)
 
     @property
@@ -106,25 +109,36 @@ class DualConfig(TokenizerConfig):
         """Image pixels per code of the last grid, along one side."""
         return self.size[0] // self.spec.grids[-1][0]
 
+    def seeing(self, towers: Any) -> Self:
+        """The same with the eye of towers, of which as many patches as before become one feature.
+
+        Raises ValueError if the features of a picture are no whole number.
+        """
+        eye = EyeConfig(
+            towers.kind,
+            towers.size,
+            towers.patch,
+            self.eye.merge,
+            towers.vision.dim,
+            towers.mean,
+            towers.std,
+            towers.vision,
+        )
+        return replace(self, eye=eye)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Height and width of a picture in cells of the decoder."""
+        height, width = self.size
+        return height // self.decoder.factor, width // self.decoder.factor
+
     @property
     def spec(self) -> TokenSpec:
-        return self.spec_at(self.size)
-
-    def spec_at(self, size: tuple[int, int]) -> TokenSpec:
-        """The codes of images of a size in pixels. Raises ValueError if it has none of this one."""
-        seen = self.eye.grid(size)
+        seen = self.eye.grid(self.size)
         if not self.pixel_vocab:
             return TokenSpec((seen,), self.semantic_vocab)
         tables = (self.semantic_vocab, self.pixel_vocab)
-        return TokenSpec((seen, self.cells(size)), sum(tables), tables=tables)
-
-    def cells(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of a picture of so many pixels in cells of the decoder. Raises
-        ValueError if they are no whole number."""
-        factor = self.decoder.factor
-        if min(size) < 1 or any(side % factor for side in size):
-            raise ValueError(f"size must be multiples of {factor} pixels, got {by(size)}")
-        return size[0] // factor, size[1] // factor
+        return TokenSpec((seen, self.cells), sum(tables), tables=tables)
 
 
 class Meaning(nn.Module):
@@ -142,13 +156,13 @@ class Meaning(nn.Module):
         self.norm = nn.LayerNorm(out) if normed else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = x.shape[-2:]
+        height, width = x.shape[-2:]
         x = self.proj_in(x.flatten(2).transpose(1, 2))  # (B, N, D)
-        turn = rope_2d_halves(*grid, x.shape[-1] // self.heads).to(x.device)
+        turn = rope_2d_halves(height, width, x.shape[-1] // self.heads).to(x.device)
         for layer in self.layers:
             x = layer(x, turn=turn)
         x = self.norm(self.proj_out(x))
-        return x.transpose(1, 2).unflatten(2, grid).contiguous()
+        return x.transpose(1, 2).unflatten(2, (height, width)).contiguous()
 
 
 class Dual(NamedTuple):
@@ -164,6 +178,20 @@ class Dual(NamedTuple):
     pixels: Quantized | None
     """None of a tokenizer without codes of pixels."""
 
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """What pulls codes and latents of both levels together, and how far features come back: the
+        mean of 1 less their cosines."""
+        levels = {"semantic": self.semantic, "pixel": self.pixels}
+        found = {
+            f"{name}_{kind}": loss
+            for name, level in levels.items()
+            if level is not None
+            for kind, loss in level.losses.items()
+        }
+        features, target = self.features.float(), self.target.float()
+        return found | {"features": (1 - F.cosine_similarity(features, target, dim=1)).mean()}
+
 
 class DualTokenizer(ImageTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to semantic codes (B, h * w), row by row, and
@@ -172,7 +200,6 @@ class DualTokenizer(ImageTokenizer):
     def __init__(self, config: DualConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.any_grid = bool(not config.eye.size and config.pixel_vocab)
         features, dim = config.eye.features, config.semantic_dim
         self.eye = Eye(config.eye)
         self.semantic_encoder = Meaning(config, (features, dim), config.layers, config.norms[0])
@@ -187,30 +214,19 @@ class DualTokenizer(ImageTokenizer):
         self.post_quant_conv = nn.Conv2d(config.guide, config.decoder.latent, 1)
         self.decoder = PixelDecoder(config.decoder, config.guide)
 
+    def see_with(self, towers: nn.Module) -> None:
+        """Take the weights of the tower that sees of towers whose configuration `seeing` was
+        given."""
+        mine, vision = self.eye.sees.state_dict(), towers.get_submodule("vision").state_dict()
+        self.eye.sees.load_state_dict({name: vision[name] for name in mine})
+
     @property
     def levels(self) -> int:
         return len(self.spec.grids)
 
-    def gives(self, spec: TokenSpec | None) -> TokenSpec:
-        found = super().gives(spec)
-        if found != self.spec and found != self.config.spec_at(self.size_of(found)):
-            raise ValueError(
-                f"{type(self).__name__} gives {self.config.spec_at(self.size_of(found))} of "
-                f"pictures of {by(self.size_of(found))} pixels, got {found}"
-            )
-        return found
-
     def size_of(self, spec: TokenSpec | None) -> tuple[int, int]:
-        spec = super().gives(spec)
-        if spec == self.spec:
-            return self.size
-        (height, width), factor = spec.grids[-1], self.config.decoder.factor
-        return height * factor, width * factor
-
-    def spec_of(self, size: tuple[int, int]) -> TokenSpec:
-        if self.any_grid:
-            return self.config.spec_at(size)
-        return super().spec_of(size)
+        self.gives(spec)
+        return self.size
 
     # -- what is coded
 
@@ -224,14 +240,16 @@ class DualTokenizer(ImageTokenizer):
         """(B, P, h, w) before quantization."""
         return self.quant_conv(self.encoder(images))
 
-    def render(self, semantic: Tensor, pixels: Tensor | None, grid: tuple[int, int]) -> Tensor:
+    def render(self, semantic: Tensor, pixels: Tensor | None) -> Tensor:
         """What stands for semantic codes (B, S, h, w) and, if there are any, for codes of pixels
-        (B, P, *grid), to images (B, 3, H, W), not clamped."""
-        spread = F.interpolate(semantic, grid, mode="bicubic")
+        (B, P, h', w'), to images (B, 3, H, W), not clamped."""
+        spread = F.interpolate(semantic, self.config.cells, mode="bicubic")
         both = spread if pixels is None else torch.cat((spread, pixels), 1)
         return self.decoder(self.post_quant_conv(both), both)
 
-    def forward(self, images: Tensor) -> Dual:
+    def forward(self, images: Tensor, swap: Tensor | None = None) -> Dual:
+        """Images (B, 3, H, W) to what training needs of them. Where `swap` (B, 1, h, w) is True,
+        what stands for codes of pixels is that of the image before."""
         target = self.target(images)
         semantic = self.semantic_quantize(self.semantic_encoder(target))
         features = self.semantic_decoder(semantic.latent.to(target.dtype))
@@ -239,8 +257,9 @@ class DualTokenizer(ImageTokenizer):
         if self.config.pixel_vocab:
             pixels = self.pixel_quantize(self.pixel_latent(images))
             vectors = pixels.latent.to(target.dtype)
-        grid = self.config.cells((images.shape[-2], images.shape[-1]))
-        out = self.render(semantic.latent.to(target.dtype), vectors, grid)
+            if swap is not None:
+                vectors = torch.where(swap, vectors.roll(1, 0), vectors)
+        out = self.render(semantic.latent.to(target.dtype), vectors)
         return Dual(out, target, features, semantic, pixels)
 
     # -- a `Tokenizer`
@@ -266,20 +285,17 @@ class DualTokenizer(ImageTokenizer):
         nothing."""
         check_levels(levels, self.levels)
         spec = self.gives(spec)
-        cells = self.config.cells(self.size_of(spec))
         if not self.config.pixel_vocab:
-            return self.render(self.semantic(codes, spec), None, cells)
+            return self.render(self.semantic_quantize.decode(self._map(codes)), None)
         semantic, pixels = spec.by_table(codes)
-        vectors = self.pixel_quantize.decode(pixels.unflatten(1, cells))
-        vectors = vectors if levels == 2 else torch.zeros_like(vectors)
-        first = self.semantic_quantize.decode(semantic.unflatten(1, spec.grids[0]))
-        return self.render(first, vectors, cells)
+        vectors = self.pixel_quantize.decode(self._map(pixels, 1))
+        if levels == 1:
+            vectors = torch.zeros_like(vectors)
+        return self.render(self.semantic_quantize.decode(self._map(semantic)), vectors)
 
-    def semantic(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """What stands for the semantic ones of codes (B, N): (B, S, h, w)."""
-        grid = self.gives(spec).grids[0]
-        first = codes[:, : grid[0] * grid[1]]
-        return self.semantic_quantize.decode(first.unflatten(1, grid))
+    def _map(self, codes: Tensor, level: int = 0) -> Tensor:
+        """Codes (B, h * w) of a level as a map (B, h, w)."""
+        return codes.unflatten(1, self.spec.grids[level])
 
 
 def tiny() -> DualConfig:
