@@ -38,7 +38,16 @@ from smalti.sampling.chance import Chance
 from smalti.text.sequence import CODE, Document, Part, Rows
 
 ILLUME_3B = LanguageConfig(
-    283_047, 36, 16, 2048, 11_008, kv_heads=2, qkv_bias=True, rope_base=1e6, tied=True
+    283_047,
+    36,
+    16,
+    2048,
+    11_008,
+    kv_heads=2,
+    norm_eps=1e-6,
+    qkv_bias=True,
+    tied=True,
+    rope_base=1e6,
 )
 """The language model of ILLUME+ 3B, Qwen2.5-3B with rows for its own ids."""
 
