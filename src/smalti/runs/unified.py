@@ -152,9 +152,7 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     if not recipe.tokenizer and begun is None:
         raise ValueError("text and pictures need --tokenizer DIR, made by training a tokenizer")
     check_words(recipe, begun)
-    tokenizer = begun.tokenizer if begun else load_tokenizer(recipe.tokenizer, world.device)
-    if begun is None:  # before the documents are made
-        recipe.model.check_spec(tokenizer.spec)
+    tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
     eye = open_eye(recipe, begun, world)
     cache = open_file(recipe, out, tokenizer, eye, world)
     words = begun.words if begun else open_words(recipe, out, cache, world)
@@ -241,6 +239,14 @@ def tell_of_long(recipe: UnifiedRecipe, reader: Reader, chosen: Sequence[int]) -
             f"{len(long)} of {len(chosen)} documents are longer than --row {recipe.row} (the "
             f"longest is {max(map(reader.length, long))}): what does not fit is left out"
         )
+
+
+def open_tokenizer(recipe: UnifiedRecipe, world: World) -> ImageTokenizer:
+    """The recipe's tokenizer of pictures. Raises ValueError if its model cannot write such codes:
+    before the documents are made."""
+    tokenizer = load_tokenizer(recipe.tokenizer, world.device)
+    recipe.model.check_spec(tokenizer.spec)
+    return tokenizer
 
 
 def open_eye(recipe: UnifiedRecipe, begun: UnifiedPipeline | None, world: World) -> Eye | None:
