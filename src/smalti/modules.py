@@ -22,12 +22,14 @@ from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
     dnd,
     emu3,
+    eye,
     fluid,
     hart,
     ibq,
     illume,
     imagegpt,
     infinity,
+    janus,
     llamagen,
     mar,
     maskbit,
@@ -132,6 +134,7 @@ MODELS = {
 UNIFIED = {
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
     "illume": Entry(illume.IllumeConfig, illume.Illume, illume.tiny),
+    "janus": Entry(janus.JanusConfig, janus.Janus, janus.tiny),
     "one_vocabulary": Entry(
         one_vocabulary.OneVocabularyConfig, one_vocabulary.OneVocabulary, one_vocabulary.tiny
     ),
@@ -146,6 +149,8 @@ UNIFIED = {
 """Models of text and pictures in one sequence."""
 TOWERS = {"towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny)}
 """What says how well pictures and texts match."""
+EYES = {"tower_eye": Entry(eye.TowerEyeConfig, eye.TowerEye, eye.tiny)}
+"""What sees pictures for models that read them in another form than they draw them."""
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
     "clip": Entry(clip.CLIPConfig, clip.CLIP, clip.tiny),
@@ -173,7 +178,7 @@ def module_of(config: Any, among: dict[str, Entry]) -> Any:
 
 def name_of(module: Any) -> str:
     """The name under which a module's configuration is registered."""
-    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, TEXT):
+    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, EYES, TEXT):
         for name, item in known.items():
             if type(getattr(module, "config", None)) is item.config:
                 return name
