@@ -76,10 +76,10 @@ class KLRecipe(TokenizerRecipe):
 
 @dataclass(frozen=True)
 class SeeingRecipe(TokenizerRecipe):
-    """Train a tokenizer that codes what a frozen eye sees, on images."""
+    """Train a tokenizer that codes what a frozen ViT sees, on images."""
 
     towers: str = ""
-    """Folder or hub id of towers whose eye it has; with `init` it has one already."""
+    """Folder or hub id of towers whose ViT it has; with `init` it has one already."""
     model: DualConfig = field(default_factory=DualConfig)
     objective: DualObjectiveConfig = field(default_factory=DualObjectiveConfig)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from smalti.models.illume import IllumeConfig
 from smalti.models.language import LanguageConfig
-from smalti.nn.eye import EyeConfig
+from smalti.nn.frozen_vit import FrozenViTConfig
 from smalti.nn.vision import TowerConfig
 from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, SeeingRecipe, UnifiedRecipe
@@ -104,7 +104,7 @@ def shapes_dual() -> SeeingRecipe:
         data=recipe.data,
         model=DualConfig(
             size=(32, 32),
-            eye=EyeConfig("siglip", 32, 4, 2, 96, HALF, HALF, TowerConfig(3, 3, 96, 384)),
+            vit=FrozenViTConfig("siglip", 32, 4, 2, 96, HALF, HALF, TowerConfig(3, 3, 96, 384)),
             width=96,
             layers=1,
             decoder_layers=1,
@@ -129,8 +129,8 @@ def shapes_semantic() -> SeeingRecipe:
     smalti train shapes_semantic --towers runs/siglip/towers --out runs/semantic
     """
     recipe = shapes_dual()
-    eye = replace(recipe.model.eye, merge=1)
-    model = replace(recipe.model, eye=eye, pixel_vocab=0, decoder=small_pixels(8))
+    vit = replace(recipe.model.vit, merge=1)
+    model = replace(recipe.model, vit=vit, pixel_vocab=0, decoder=small_pixels(8))
     return replace(recipe, model=model)
 
 

@@ -94,19 +94,19 @@ def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> ImageTokenizer:
     return built(model.config, modules.TOKENIZERS, model.state_dict())
 
 
-def open_eye(recipe: SeeingRecipe, out: Path) -> Towers | None:
-    """The towers whose eye a new tokenizer has, None for a run that begins from a tokenizer.
+def open_towers(recipe: SeeingRecipe, out: Path) -> Towers | None:
+    """The towers whose ViT a new tokenizer has, None for a run that begins from a tokenizer.
 
     Raises ValueError if there are none, if there is a tokenizer as well, or if the run began with
     others.
     """
     if recipe.init and recipe.towers:
-        raise ValueError(f"the tokenizer of --init {recipe.init} has an eye: leave --towers out")
+        raise ValueError(f"the tokenizer of --init {recipe.init} has a ViT: leave --towers out")
     if recipe.init:
         return None
     if not recipe.towers:
         raise ValueError(
-            "a tokenizer that codes what an eye sees needs --towers DIR, made by training towers, "
+            "a tokenizer that codes what a ViT sees needs --towers DIR, made by training towers, "
             "or --init, a tokenizer that has one"
         )
     towers = load_towers(recipe.towers).towers

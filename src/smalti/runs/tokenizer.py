@@ -24,7 +24,7 @@ from smalti.pictures import grid, save_png, to_pil
 from smalti.progress import say
 from smalti.recipes.base import SeeingRecipe, TokenizerRecipe
 from smalti.runs.data import check_data
-from smalti.runs.finetune import open_eye, open_tokenizer
+from smalti.runs.finetune import open_tokenizer, open_towers
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.objectives import PictureObjective
@@ -82,7 +82,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
     on_main(world, lambda: check_module(out / "tokenizer"))
     known = tell(source) if world.main else 0
     begun = open_tokenizer(recipe, out) if recipe.init else None
-    towers = open_eye(recipe, out) if isinstance(recipe, SeeingRecipe) else None
+    towers = open_towers(recipe, out) if isinstance(recipe, SeeingRecipe) else None
     shape = begun.config if begun else recipe.model
     pictures = open_pictures(recipe, source, shape.size, world)
     objective = objective_of(recipe, begun, towers)
@@ -136,7 +136,7 @@ def open_pictures(
 def objective_of(
     recipe: TokenizerRecipe, begun: ImageTokenizer | None, towers: Towers | None = None
 ) -> PictureObjective:
-    """What a new tokenizer, with the eye of `towers`, or the one that the run begins from,
+    """What a new tokenizer, with the ViT of `towers`, or the one that the run begins from,
     minimises."""
     steps, seed, model = recipe.train.steps, recipe.train.seed, recipe.model
     torch.manual_seed(seed)

@@ -1,10 +1,10 @@
-"""DualViTok: images to two grids of codes, of what a frozen eye sees and of pixels, and back.
+"""DualViTok: images to two grids of codes, of what a frozen ViT sees and of pixels, and back.
 
 Huang, Wang, Yang et al. 2025, "ILLUME+: Illuminating Unified MLLM with Dual Visual Tokenization and
 Diffusion Refinement" (arXiv:2504.01934), as illume-unified-mllm/ILLUME_plus has it. With no table
 for pixels it is the semantic tokenizer of ILLUME (Wang, Lu et al. 2024, arXiv:2412.06673).
 
-Unusual: the first codes are of features of an eye that was made to understand, and a decoder of
+Unusual: the first codes are of features of a ViT that was made to understand, and a decoder of
 their own gives these features back; the second are of a network of convolutions. The picture is
 made of both, the semantic ones spread over the grid of the others. Positions are those of the
 semantic grid, then those of the pixel grid; codes are numbered through, those of pixels behind
@@ -13,7 +13,7 @@ those of meaning.
 ILLUME draws by a diffusion model that reads its codes; here a decoder of convolutions stands for
 that.
 
-Letters: B images, H, W image size, F features of the eye, D width of the semantic transformers, S
+Letters: B images, H, W image size, F features of the ViT, D width of the semantic transformers, S
 and P dimensions of the two tables, h, w grids.
 """
 
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from smalti.arguments import by
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.nn.eye import Eye, EyeConfig
+from smalti.nn.frozen_vit import FrozenViT, FrozenViTConfig
 from smalti.nn.linear import Linear
 from smalti.nn.rope import rope_2d_halves
 from smalti.nn.vision import Block, TowerConfig
@@ -45,14 +45,14 @@ from smalti.tokenizers.quantize.simvq import SimVQ
 from smalti.tokenizers.quantize.vq import Quantized
 
 EPS = 1e-6
-"""Added to the variance where features of the eye are normalised."""
+"""Added to the variance where features of the ViT are normalised."""
 
 
 @dataclass(frozen=True)
 class DualConfig(TokenizerConfig):
     """A tokenizer; the defaults are those of the released one, of 256 pixels."""
 
-    eye: EyeConfig = field(default_factory=EyeConfig)
+    vit: FrozenViTConfig = field(default_factory=FrozenViTConfig)
     """What sees; towers that a run is given decide it."""
     width: int = 1280
     """D, a multiple of `heads`."""
@@ -97,7 +97,7 @@ class DualConfig(TokenizerConfig):
             raise ValueError(
                 f"size must be multiples of {self.decoder.factor} pixels, got {by(self.size)}"
             )
-        self.eye.grid(self.size)
+        self.vit.grid(self.size)
 
     @property
     def guide(self) -> int:
@@ -110,21 +110,21 @@ class DualConfig(TokenizerConfig):
         return self.size[0] // self.spec.grids[-1][0]
 
     def seeing(self, towers: Any) -> Self:
-        """The same with the eye of towers, of which as many patches as before become one feature.
+        """The same with the ViT of towers, of which as many patches as before become one feature.
 
         Raises ValueError if the features of a picture are no whole number.
         """
-        eye = EyeConfig(
+        vit = FrozenViTConfig(
             towers.kind,
             towers.size,
             towers.patch,
-            self.eye.merge,
+            self.vit.merge,
             towers.vision.dim,
             towers.mean,
             towers.std,
             towers.vision,
         )
-        return replace(self, eye=eye)
+        return replace(self, vit=vit)
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -134,7 +134,7 @@ class DualConfig(TokenizerConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        seen = self.eye.grid(self.size)
+        seen = self.vit.grid(self.size)
         if not self.pixel_vocab:
             return TokenSpec((seen,), self.semantic_vocab)
         tables = (self.semantic_vocab, self.pixel_vocab)
@@ -171,7 +171,7 @@ class Dual(NamedTuple):
     images: Tensor
     """(B, 3, H, W), about [-1, 1], not clamped."""
     target: Tensor
-    """(B, F, h, w) features of the eye, normalised."""
+    """(B, F, h, w) features of the ViT, normalised."""
     features: Tensor
     """(B, F, h, w) those that semantic codes give back."""
     semantic: Quantized
@@ -200,8 +200,8 @@ class DualTokenizer(ImageTokenizer):
     def __init__(self, config: DualConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        features, dim = config.eye.features, config.semantic_dim
-        self.eye = Eye(config.eye)
+        features, dim = config.vit.features, config.semantic_dim
+        self.vit = FrozenViT(config.vit)
         self.semantic_encoder = Meaning(config, (features, dim), config.layers, config.norms[0])
         self.semantic_quantize = SimVQ(config.semantic_vocab, dim, config.rotate)
         self.semantic_decoder = Meaning(
@@ -217,8 +217,8 @@ class DualTokenizer(ImageTokenizer):
     def see_with(self, towers: nn.Module) -> None:
         """Take the weights of the tower that sees of towers whose configuration `seeing` was
         given."""
-        mine, vision = self.eye.sees.state_dict(), towers.get_submodule("vision").state_dict()
-        self.eye.sees.load_state_dict({name: vision[name] for name in mine})
+        mine, vision = self.vit.sees.state_dict(), towers.get_submodule("vision").state_dict()
+        self.vit.sees.load_state_dict({name: vision[name] for name in mine})
 
     @property
     def levels(self) -> int:
@@ -231,9 +231,9 @@ class DualTokenizer(ImageTokenizer):
     # -- what is coded
 
     def target(self, images: Tensor) -> Tensor:
-        """Features of the eye, each normalised over its channels: (B, F, h, w)."""
+        """Features of the ViT, each normalised over its channels: (B, F, h, w)."""
         with torch.no_grad():
-            x = self.eye(images).permute(0, 2, 3, 1)
+            x = self.vit(images).permute(0, 2, 3, 1)
             return F.layer_norm(x, x.shape[-1:], eps=EPS).permute(0, 3, 1, 2)
 
     def pixel_latent(self, images: Tensor) -> Tensor:
@@ -303,7 +303,9 @@ def tiny() -> DualConfig:
     convolutions = PixelConfig(channels=8, multipliers=(1, 2), blocks=1, attends=(1,), latent=4)
     return DualConfig(
         size=(16, 16),
-        eye=EyeConfig(patch=4, merge=2, features=12, vision=TowerConfig(1, 2, 8, 16, "sigmoid")),
+        vit=FrozenViTConfig(
+            patch=4, merge=2, features=12, vision=TowerConfig(1, 2, 8, 16, "sigmoid")
+        ),
         width=16,
         layers=1,
         decoder_layers=1,

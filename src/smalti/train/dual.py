@@ -1,5 +1,5 @@
 """What a tokenizer of two levels minimises: its losses of pictures, and how far the features of its
-eye come back from semantic codes.
+ViT come back from semantic codes.
 
 ILLUME+ (Huang et al. 2025, arXiv:2504.01934): squared distance 1, perceptual 1, adversarial 0.5
 from step 20,000 on, codes 1 and 0.25 of each level, 1 less the cosine of features 1.
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smalti.arguments import an
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.data.transforms import to_float
@@ -31,7 +30,7 @@ class DualObjectiveConfig(PictureConfig):
     commitment: float = 0.25
     """Pulls latents towards codes."""
     features: float = 1.0
-    """Weight of 1 less the cosine of the eye's features and of those that semantic codes give."""
+    """Weight of 1 less the cosine of the ViT's features and of those that semantic codes give."""
     swap: float = 0.0
     """Share of cells whose codes of pixels are another picture's, of pictures with such cells."""
     swapped: float = 0.1
@@ -42,15 +41,7 @@ class DualObjectiveConfig(PictureConfig):
         check(self, shares=("swap", "swapped"))
 
     def objective(self, model: Any, seed: int, steps: int, begun: bool = False) -> DualObjective:
-        """What a tokenizer minimises.
-
-        Raises ValueError for a tokenizer without an eye.
-        """
-        if not hasattr(model, "eye"):
-            raise ValueError(
-                "features of an eye come back from codes of tokenizers that have one, such as "
-                f"DualTokenizer; got {an(type(model).__name__)}"
-            )
+        """What a `DualTokenizer` minimises."""
         return DualObjective(model, self)
 
 
@@ -63,7 +54,6 @@ class DualObjective(PictureObjective):
     def __init__(self, model: Any, config: DualObjectiveConfig) -> None:
         super().__init__(model, config)
         self.config, spec = config, model.spec
-        model.eye.requires_grad_(False)
         tables = spec.tables or (spec.vocab,)
         self.meters = nn.ModuleList(
             [CodeMeter(TokenSpec((g,), v)) for g, v in zip(spec.grids, tables, strict=True)]

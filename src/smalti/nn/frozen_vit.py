@@ -1,4 +1,4 @@
-"""A frozen eye: a ViT whose features a tokenizer codes, or a language model reads.
+"""A frozen ViT, whose features a tokenizer codes.
 
 The ViT of Qwen2-VL (Wang, Bai, Tan et al. 2024, arXiv:2409.12191), or the tower that sees of a
 SigLIP or a CLIP (`nn/vision.py`).
@@ -31,8 +31,8 @@ the same shape."""
 
 
 @dataclass(frozen=True)
-class EyeConfig:
-    """An eye; the defaults are those of Qwen2-VL's, of 600 M parameters."""
+class FrozenViTConfig:
+    """A ViT; the defaults are those of Qwen2-VL, of 600 M parameters."""
 
     kind: Literal["qwen", "siglip", "clip"] = "qwen"
     """Whose it is."""
@@ -98,7 +98,7 @@ class EyeConfig:
 class QwenVision(nn.Module):
     """Pictures (B, 3, H, W), normalised, to features (B, F, h, w) of merge x merge patches."""
 
-    def __init__(self, config: EyeConfig) -> None:
+    def __init__(self, config: FrozenViTConfig) -> None:
         super().__init__()
         dim, self.heads, self.merge = config.vision.dim, config.vision.heads, config.merge
         self.patches = nn.Conv2d(3, dim, config.patch, config.patch, bias=False)
@@ -119,10 +119,10 @@ class QwenVision(nn.Module):
         return self.merger(x).permute(0, 3, 1, 2)
 
 
-class Eye(nn.Module):
+class FrozenViT(nn.Module):
     """Pictures (B, 3, H, W) in [-1, 1] to features (B, F, h, w). Its weights do not learn."""
 
-    def __init__(self, config: EyeConfig) -> None:
+    def __init__(self, config: FrozenViTConfig) -> None:
         super().__init__()
         self.config = config
         if config.kind == "qwen":
