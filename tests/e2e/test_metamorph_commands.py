@@ -48,17 +48,13 @@ def mistake(capsys, *arguments):
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def renderer(work, out, *more):
-    run("train", "shapes_renderer", "--towers", work / "a" / "towers", "--out", work / out,
-        *RENDERER, *more)  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """Towers `a`, a renderer `r` of what they see, a model `m` that says it; other towers `b`."""
     folder = tmp_path_factory.mktemp("metamorph")
     run("train", "shapes_siglip", "--out", folder / "a", *TOWERS)
-    renderer(folder, "r")
+    run("train", "shapes_renderer", "--towers", folder / "a" / "towers", "--out", folder / "r",
+        *RENDERER)  # fmt: skip
     matcher = load_towers(folder / "a" / "towers", "cpu")
     with torch.no_grad():
         matcher.towers.vision.positions.mul_(-1)
@@ -94,18 +90,17 @@ def test_a_renderer_is_a_tokenizer(work, tmp_path, capsys):
     assert Image.open(tmp_path / "r.png").size[0] > 16
     run("encode", source, "--tokenizer", tokenizer, "--out", tmp_path / "c.arrow")
     assert (tmp_path / "c.arrow").is_file()
-    renderer(work, "more", "--init", tokenizer)
+    run("train", "shapes_renderer", "--init", tokenizer, "--out", work / "more", *RENDERER)
     assert json.loads((work / "more" / "report.json").read_text())["steps"] == 4
 
 
 def test_one_line_for_every_mistake(work, tmp_path, capsys):
     out = ("--out", tmp_path / "x")
     line = mistake(capsys, "train", "shapes_renderer", *RENDERER, *out)
-    assert line.endswith("a renderer needs --towers DIR, whose features it renders: smalti train "
-                         "shapes_siglip makes some")  # fmt: skip
+    assert "needs --towers DIR, made by training towers" in line
     line = mistake(capsys, "train", "shapes_renderer", *RENDERER, *out, "--init",
                    work / "r" / "tokenizer", "--towers", work / "b")  # fmt: skip
-    assert "renders features of another eye than that of" in line
+    assert "has a ViT: leave --towers out" in line
     line = mistake(capsys, "train", "shapes_metamorph", "--tokenizer", work / "r" / "tokenizer",
                    *MODEL, *out, "--model.form", "plain")  # fmt: skip
     assert "MetaMorph writes pictures of one grid of codes of" in line
@@ -124,8 +119,9 @@ def test_a_renderer_of_other_features_is_refused(work, tmp_path, capsys):
     shutil.copytree(work / "m" / "pipeline", tmp_path / "p")
     tokenizer = load_tokenizer(tmp_path / "p")
     config = tokenizer.config
-    other = config.seen(load_towers(work / "b", "cpu").towers)
-    other.renderer = tokenizer.renderer
+    other = module_of(config, TOKENIZERS)
+    other.load_state_dict(tokenizer.state_dict())
+    other.see_with(load_towers(work / "b", "cpu").towers)
     longer = module_of(replace(config, form="plain"), TOKENIZERS)
     longer.load_state_dict(tokenizer.state_dict())
     for wrong in (other, longer):

@@ -113,8 +113,8 @@ def test_files_become_a_pipeline_that_reads(tmp_path, layer):
     pipe = load_unified(convert(tmp_path, "--model", str(tmp_path / "hf")), "cpu", torch.float32)
     images = torch.rand(1, 3, 14, 14) * 2 - 1
     wanted = features(seen, images, layer)
-    eye = replace(pipe.tokenizer.config, size=(14, 14))
-    pipe.tokenizer.config = eye
+    config = replace(pipe.tokenizer.config, size=(14, 14))
+    pipe.tokenizer.config = config
     torch.testing.assert_close(pipe.tokenizer.encode(images), wanted, rtol=1e-4, atol=1e-5)
     picture = [beside[f"model.mm_projector.{i}.{k}"] for i in (0, 2) for k in ("weight", "bias")]
     inside = F.linear(F.gelu(F.linear(wanted, *picture[:2])), *picture[2:])
@@ -156,10 +156,9 @@ def test_a_tower_alone(tmp_path):
 
 def renderer(folder: Path, **changes: Any) -> Rendered:
     """A renderer of features that fit those of `tower` and `model`, as training leaves it."""
-    eye = replace(
-        rendered.tiny().eye, size=14, vision=replace(rendered.tiny().eye.vision, layers=3)
-    )
-    made = shaken(Rendered(rendered.tiny(**{"eye": eye} | changes)))
+    vit = rendered.tiny().vit
+    vit = replace(vit, size=14, vision=replace(vit.vision, layers=3))
+    made = shaken(Rendered(rendered.tiny(**{"vit": vit} | changes)))
     save_module(made, folder)
     return made
 

@@ -1,4 +1,4 @@
-"""DualViTok against outputs of its official code: what the eye sees, both branches, the decoder."""
+"""DualViTok against outputs of its official code: what the ViT sees, both branches, the decoder."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smalti.interop.projects.illume import tokenizer_state
-from smalti.nn.eye import EyeConfig
+from smalti.nn.frozen_vit import FrozenViTConfig
 from smalti.nn.vision import TowerConfig
 from smalti.tokenizers.dual import DualConfig, DualTokenizer
 from smalti.tokenizers.dual_pixels import PixelConfig
@@ -40,7 +40,7 @@ def config_of(told: dict[str, Any], size: tuple[int, int]) -> DualConfig:
     assert encoder["target_mlp"] == "norm" and {semantic["type"], pixel["type"]} == {"SimVQ"}
     return DualConfig(
         size=size,
-        eye=EyeConfig(patch=PATCH, merge=MERGE, features=vit["hidden_size"], vision=tower),
+        vit=FrozenViTConfig(patch=PATCH, merge=MERGE, features=vit["hidden_size"], vision=tower),
         width=encoder["embed_dim"],
         layers=encoder["num_blocks"],
         decoder_layers=decoder["num_blocks"],
@@ -57,7 +57,7 @@ def config_of(told: dict[str, Any], size: tuple[int, int]) -> DualConfig:
 
 
 def patches_of(pixels: Tensor) -> Tensor:
-    """Pixels (B, 3, H, W) as the vectors that upstream's eye takes: patches of two equal frames,
+    """Pixels (B, 3, H, W) as the vectors that upstream's ViT takes: patches of two equal frames,
     those of a window of 2 x 2 one behind the other."""
     batch, _, height, width = pixels.shape
     h, w = height // PATCH // MERGE, width // PATCH // MERGE
@@ -74,7 +74,7 @@ def published(out: Quantized) -> Tensor:
 
 def check(model: DualTokenizer, io: Vectors) -> None:
     images = io["image"]
-    prepared = model.eye.prepared(images)
+    prepared = model.vit.prepared(images)
     io.check("vit_patches", patches_of(prepared))
     height, width = (side // PATCH for side in size_of(prepared))
     io.check("grid_thw", torch.tensor([[1, height, width]] * len(images)))
@@ -94,8 +94,8 @@ def check(model: DualTokenizer, io: Vectors) -> None:
     assert torch.equal(model.encode(images), codes)
     # upstream's maps lie channels last, where norms of groups round otherwise, up to 3e-5 in pixels
     maps = [out.latent.to(memory_format=torch.channels_last) for out in found]
-    io.check("decoded", model.render(*maps, model.spec.grids[1]))
-    io.check("decoded_from_codes", model.render(*maps, model.spec.grids[1]))
+    io.check("decoded", model.render(*maps))
+    io.check("decoded_from_codes", model.render(*maps))
     for images_back in (model(images).images, model.decode(codes)):
         io.check("decoded", images_back, 5e-5)
         io.check("decoded_from_codes", images_back, 5e-5)

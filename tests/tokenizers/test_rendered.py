@@ -1,4 +1,4 @@
-"""Features as codes: what an eye sees, forms, and a renderer that makes pictures of them."""
+"""Features as codes: what a ViT sees, forms, and a renderer that makes pictures of them."""
 
 from dataclasses import replace
 
@@ -11,7 +11,6 @@ from smalti.models import towers
 from smalti.models.towers import Towers
 from smalti.nn.adapters import AdapterConfig
 from smalti.nn.features import apart, formed, reduced
-from smalti.nn.vision import VisionTower
 from smalti.sampling.solvers import Solver, path
 from smalti.tokenizers import rendered
 from smalti.tokenizers.rendered import Rendered, RenderedConfig
@@ -60,21 +59,19 @@ def test_what_predictions_lose():
 
 
 @pytest.mark.parametrize("kind", ["siglip", "clip"])
-def test_the_eye_is_that_of_towers(kind):
+def test_the_vit_is_that_of_towers(kind):
     """Hidden states of patches before the last norm."""
     torch.manual_seed(0)
     config = replace(towers.tiny(), kind=kind, start=0 if kind == "clip" else None)
     seen = Towers(config).eval()
     base = rendered.tiny(size=(8, 8), form="plain")
-    tokenizer = base.seen(seen).eval()
+    tokenizer = Rendered(base.seeing(config)).eval()
+    tokenizer.see_with(seen)
     images, vision = pictures(8), seen.vision
     if isinstance(vision.norm, torch.nn.LayerNorm):
         vision.norm.register_forward_hook(lambda module, given, found: given[0])
     hidden = vision(seen.normalised(images))[:, -4:]
     torch.testing.assert_close(tokenizer.encode(images), hidden)
-    assert isinstance(vision, VisionTower) and tokenizer.eye.same(base.seen(seen).eye)
-    other = base.seen(Towers(config))
-    assert not tokenizer.eye.same(other.eye)
 
 
 def test_a_picture_is_the_end_of_a_flow():
@@ -104,7 +101,7 @@ def test_training_reaches_every_weight_of_the_renderer_alone(kind):
     losses.totals["model"].backward()
     assert losses.logs["loss"] > 0 and losses.logs["psnr"] > -20
     still = [n for n, p in tokenizer.named_parameters() if p.grad is None or not p.grad.any()]
-    assert still and all(name.startswith("eye.") for name in still)
+    assert still and all(name.startswith("vit.") for name in still)
 
 
 def test_the_loss_falls_and_pictures_come_back():
@@ -149,5 +146,5 @@ def test_settings_that_cannot_be_are_refused(changes, message):
 
 
 def test_the_published_tower_sees_27_by_27_patches():
-    eye = RenderedConfig().eye
-    assert eye.patches == 27**2 and eye.features == 1152 and not eye.normed
+    vit = RenderedConfig().vit
+    assert vit.patches == 27**2 and vit.features == 1152 and not vit.normed

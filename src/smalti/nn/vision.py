@@ -116,7 +116,7 @@ class VisionTower(nn.Module):
         self.positions = nn.Parameter(torch.zeros(config.patches + clip, mine.dim))
         self.pre_norm = nn.LayerNorm(mine.dim, mine.norm_eps) if clip else nn.Identity()
         self.layers = nn.ModuleList([Block(mine) for _ in range(mine.layers)])
-        self.norm = nn.LayerNorm(mine.dim, mine.norm_eps)
+        self.norm: nn.Module = nn.LayerNorm(mine.dim, mine.norm_eps)
         self.head: nn.Module = Probe(mine)
         if clip:
             self.head = Linear(mine.dim, config.features, bias=False)

@@ -17,9 +17,11 @@ from smalti.pipeline.sampling import Sampling
 from smalti.text.byte_words import BytesConfig
 from smalti.text.encoders import TextConfig
 from smalti.tokenizers.base import TokenizerConfig
+from smalti.tokenizers.dual import DualConfig
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.tokenizers.rendered import RenderedConfig
 from smalti.tokenizers.vqgan import VQGANConfig
+from smalti.train.dual import DualObjectiveConfig
 from smalti.train.joint import JointConfig
 from smalti.train.kl import KLConfig
 from smalti.train.lora import LoraConfig
@@ -75,11 +77,25 @@ class KLRecipe(TokenizerRecipe):
 
 
 @dataclass(frozen=True)
-class RenderRecipe(TokenizerRecipe):
-    """Train a renderer of the features of a frozen eye, on images."""
+class SeeingRecipe(TokenizerRecipe):
+    """Train a tokenizer that codes what a frozen ViT sees, on images."""
 
     towers: str = ""
-    """Folder or hub id of towers whose eye it has; with `init` it has one already."""
+    """Folder or hub id of towers whose ViT it has; with `init` it has one already."""
+
+
+@dataclass(frozen=True)
+class DualRecipe(SeeingRecipe):
+    """Train a tokenizer of two levels, what a frozen ViT sees and pixels, on images."""
+
+    model: DualConfig = field(default_factory=DualConfig)
+    objective: DualObjectiveConfig = field(default_factory=DualObjectiveConfig)
+
+
+@dataclass(frozen=True)
+class RenderRecipe(SeeingRecipe):
+    """Train a renderer of the features of a frozen ViT, on images."""
+
     model: RenderedConfig = field(default_factory=RenderedConfig)
     objective: RenderingConfig = field(default_factory=RenderingConfig)
 
@@ -132,6 +148,9 @@ class UnifiedRecipe:
     tokenizers are then taken."""
     tokenizer: str = ""
     """Folder of the trained tokenizer of pictures, or of a pipeline."""
+    eye: str = ""
+    """Of models that read pictures in another form than they draw them: towers, a folder or a hub
+    id, or the folder of an eye, or of a pipeline that has one."""
     words: str = ""
     """Folder of the text tokenizer; empty: one of `vocab` ids is trained on the texts first."""
     vocab: int = 512

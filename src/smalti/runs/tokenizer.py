@@ -18,14 +18,13 @@ from smalti.data.skipped import tell
 from smalti.data.source import Source, require_captions, split
 from smalti.data.transforms import Transform, to_float, to_uint8
 from smalti.eval.reconstruction import latent_std, reconstruction
-from smalti.loading import load_towers
 from smalti.models.towers import Towers
 from smalti.modules import check_module, fingerprint, save_module
 from smalti.pictures import grid, save_png, to_pil
 from smalti.progress import say
-from smalti.recipes.base import RenderRecipe, TokenizerRecipe
+from smalti.recipes.base import SeeingRecipe, TokenizerRecipe
 from smalti.runs.data import check_data
-from smalti.runs.finetune import open_tokenizer
+from smalti.runs.finetune import open_tokenizer, open_towers
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.parallel import World, on_main
@@ -82,7 +81,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
     on_main(world, lambda: check_module(out / "tokenizer"))
     known = tell(source) if world.main else 0
     begun = open_tokenizer(recipe, out) if recipe.init else None
-    towers = open_towers(recipe, begun)
+    towers = open_towers(recipe, out) if isinstance(recipe, SeeingRecipe) else None
     shape = begun.config if begun else recipe.model
     pictures = open_pictures(recipe, source, shape.size, world)
     objective = objective_of(recipe, begun, towers)
@@ -100,7 +99,8 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
         look.evaluate,
         look.preview,
     )
-    mark = fingerprint(begun) if begun else ""
+    other = begun or towers
+    mark = fingerprint(other) if other else ""
     claim(out, recipe, world, source, fingerprint=mark)
     if world.main:
         say_notes(recipe, note)
@@ -132,40 +132,17 @@ def open_pictures(
     return Pictures(source, chosen, transform, training, held_out, shown)
 
 
-def open_towers(recipe: TokenizerRecipe, begun: Any) -> Towers | None:
-    """The towers whose eye a new tokenizer has; None of recipes of tokenizers without an eye, and
-    of a tokenizer that the run begins from.
-
-    Raises ValueError if there are none, or if they see otherwise than what the run begins from.
-    """
-    if not isinstance(recipe, RenderRecipe):
-        return None
-    if not recipe.towers and begun is None:
-        raise ValueError(
-            "a renderer needs --towers DIR, whose features it renders: smalti train shapes_siglip "
-            "makes some"
-        )
-    towers = load_towers(recipe.towers, "cpu").towers if recipe.towers else None
-    if towers is None or begun is None:
-        return towers
-    if not begun.eye.same(begun.config.seen(towers).eye):
-        raise ValueError(
-            f"{recipe.init} renders features of another eye than that of {recipe.towers}: leave "
-            "--towers out, its own is then taken"
-        )
-    return None
-
-
 def objective_of(recipe: TokenizerRecipe, begun: Any = None, towers: Towers | None = None) -> Any:
-    """What a new tokenizer, or the one that the run begins from, minimises."""
+    """What a new tokenizer, with the ViT of `towers`, or the one that the run begins from,
+    minimises."""
     steps, seed = recipe.train.steps, recipe.train.seed
     torch.manual_seed(seed)
-    fresh: Any = begun
+    model: Any = recipe.model
     if towers is not None:
-        model: Any = recipe.model
-        fresh = model.seen(towers)
-    elif begun is None:
-        fresh = modules.module_of(recipe.model, modules.TOKENIZERS)
+        model = model.seeing(towers.config)
+    fresh: Any = begun or modules.module_of(model, modules.TOKENIZERS)
+    if towers is not None:
+        fresh.see_with(towers)
     return recipe.objective.objective(fresh, seed, steps, begun is not None)
 
 

@@ -1,10 +1,10 @@
-"""DualViTok: images to two grids of codes, of what a frozen eye sees and of pixels, and back.
+"""DualViTok: images to two grids of codes, of what a frozen ViT sees and of pixels, and back.
 
 Huang, Wang, Yang et al. 2025, "ILLUME+: Illuminating Unified MLLM with Dual Visual Tokenization and
 Diffusion Refinement" (arXiv:2504.01934), as illume-unified-mllm/ILLUME_plus has it. With no table
 for pixels it is the semantic tokenizer of ILLUME (Wang, Lu et al. 2024, arXiv:2412.06673).
 
-Unusual: the first codes are of features of an eye that was made to understand, and a decoder of
+Unusual: the first codes are of features of a ViT that was made to understand, and a decoder of
 their own gives these features back; the second are of a network of convolutions. The picture is
 made of both, the semantic ones spread over the grid of the others. Positions are those of the
 semantic grid, then those of the pixel grid; codes are numbered through, those of pixels behind
@@ -13,14 +13,14 @@ those of meaning.
 ILLUME draws by a diffusion model that reads its codes; here a decoder of convolutions stands for
 that.
 
-Letters: B images, H, W image size, F features of the eye, D width of the semantic transformers, S
+Letters: B images, H, W image size, F features of the ViT, D width of the semantic transformers, S
 and P dimensions of the two tables, h, w grids.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from smalti.arguments import by
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.nn.eye import Eye, EyeConfig
+from smalti.nn.frozen_vit import FrozenViT, FrozenViTConfig
 from smalti.nn.linear import Linear
 from smalti.nn.rope import rope_2d_halves
 from smalti.nn.vision import Block, TowerConfig
@@ -45,14 +45,14 @@ from smalti.tokenizers.quantize.simvq import SimVQ
 from smalti.tokenizers.quantize.vq import Quantized
 
 EPS = 1e-6
-"""Added to the variance where features of the eye are normalised."""
+"""Added to the variance where features of the ViT are normalised."""
 
 
 @dataclass(frozen=True)
 class DualConfig(TokenizerConfig):
     """A tokenizer; the defaults are those of the released one, of 256 pixels."""
 
-    eye: EyeConfig = field(default_factory=EyeConfig)
+    vit: FrozenViTConfig = field(default_factory=FrozenViTConfig)
     """What sees; towers that a run is given decide it."""
     width: int = 1280
     """D, a multiple of `heads`."""
@@ -93,8 +93,11 @@ class DualConfig(TokenizerConfig):
                 "encoder and decoder must have cells of as many pixels, got "
                 f"{self.encoder.factor}, {self.decoder.factor}"
             )
-        self.cells(self.size)
-        self.eye.grid(self.size)
+        if any(side % self.decoder.factor for side in self.size):
+            raise ValueError(
+                f"size must be multiples of {self.decoder.factor} pixels, got {by(self.size)}"
+            )
+        self.vit.grid(self.size)
 
     @property
     def guide(self) -> int:
@@ -106,25 +109,26 @@ class DualConfig(TokenizerConfig):
         """Image pixels per code of the last grid, along one side."""
         return self.size[0] // self.spec.grids[-1][0]
 
+    def seeing(self, towers: Any) -> Self:
+        """The same with the ViT of towers, of which as many patches as before become one feature.
+
+        Raises ValueError if the features of a picture are no whole number.
+        """
+        return replace(self, vit=self.vit.of(towers))
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Height and width of a picture in cells of the decoder."""
+        height, width = self.size
+        return height // self.decoder.factor, width // self.decoder.factor
+
     @property
     def spec(self) -> TokenSpec:
-        return self.spec_at(self.size)
-
-    def spec_at(self, size: tuple[int, int]) -> TokenSpec:
-        """The codes of images of a size in pixels. Raises ValueError if it has none of this one."""
-        seen = self.eye.grid(size)
+        seen = self.vit.grid(self.size)
         if not self.pixel_vocab:
             return TokenSpec((seen,), self.semantic_vocab)
         tables = (self.semantic_vocab, self.pixel_vocab)
-        return TokenSpec((seen, self.cells(size)), sum(tables), tables=tables)
-
-    def cells(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of a picture of so many pixels in cells of the decoder. Raises
-        ValueError if they are no whole number."""
-        factor = self.decoder.factor
-        if min(size) < 1 or any(side % factor for side in size):
-            raise ValueError(f"size must be multiples of {factor} pixels, got {by(size)}")
-        return size[0] // factor, size[1] // factor
+        return TokenSpec((seen, self.cells), sum(tables), tables=tables)
 
 
 class Meaning(nn.Module):
@@ -142,13 +146,13 @@ class Meaning(nn.Module):
         self.norm = nn.LayerNorm(out) if normed else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = x.shape[-2:]
+        height, width = x.shape[-2:]
         x = self.proj_in(x.flatten(2).transpose(1, 2))  # (B, N, D)
-        turn = rope_2d_halves(*grid, x.shape[-1] // self.heads).to(x.device)
+        turn = rope_2d_halves(height, width, x.shape[-1] // self.heads).to(x.device)
         for layer in self.layers:
             x = layer(x, turn=turn)
         x = self.norm(self.proj_out(x))
-        return x.transpose(1, 2).unflatten(2, grid).contiguous()
+        return x.transpose(1, 2).unflatten(2, (height, width)).contiguous()
 
 
 class Dual(NamedTuple):
@@ -157,12 +161,26 @@ class Dual(NamedTuple):
     images: Tensor
     """(B, 3, H, W), about [-1, 1], not clamped."""
     target: Tensor
-    """(B, F, h, w) features of the eye, normalised."""
+    """(B, F, h, w) features of the ViT, normalised."""
     features: Tensor
     """(B, F, h, w) those that semantic codes give back."""
     semantic: Quantized
     pixels: Quantized | None
     """None of a tokenizer without codes of pixels."""
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """What pulls codes and latents of both levels together, and how far features come back: the
+        mean of 1 less their cosines."""
+        levels = {"semantic": self.semantic, "pixel": self.pixels}
+        found = {
+            f"{name}_{kind}": loss
+            for name, level in levels.items()
+            if level is not None
+            for kind, loss in level.losses.items()
+        }
+        features, target = self.features.float(), self.target.float()
+        return found | {"features": (1 - F.cosine_similarity(features, target, dim=1)).mean()}
 
 
 class DualTokenizer(ImageTokenizer):
@@ -172,9 +190,8 @@ class DualTokenizer(ImageTokenizer):
     def __init__(self, config: DualConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.any_grid = bool(not config.eye.size and config.pixel_vocab)
-        features, dim = config.eye.features, config.semantic_dim
-        self.eye = Eye(config.eye)
+        features, dim = config.vit.features, config.semantic_dim
+        self.vit = FrozenViT(config.vit)
         self.semantic_encoder = Meaning(config, (features, dim), config.layers, config.norms[0])
         self.semantic_quantize = SimVQ(config.semantic_vocab, dim, config.rotate)
         self.semantic_decoder = Meaning(
@@ -187,51 +204,41 @@ class DualTokenizer(ImageTokenizer):
         self.post_quant_conv = nn.Conv2d(config.guide, config.decoder.latent, 1)
         self.decoder = PixelDecoder(config.decoder, config.guide)
 
+    def see_with(self, towers: nn.Module) -> None:
+        """Take the weights of the tower that sees of towers whose configuration `seeing` was
+        given."""
+        self.vit.see_with(towers)
+
     @property
     def levels(self) -> int:
         return len(self.spec.grids)
 
-    def gives(self, spec: TokenSpec | None) -> TokenSpec:
-        found = super().gives(spec)
-        if found != self.spec and found != self.config.spec_at(self.size_of(found)):
-            raise ValueError(
-                f"{type(self).__name__} gives {self.config.spec_at(self.size_of(found))} of "
-                f"pictures of {by(self.size_of(found))} pixels, got {found}"
-            )
-        return found
-
     def size_of(self, spec: TokenSpec | None) -> tuple[int, int]:
-        spec = super().gives(spec)
-        if spec == self.spec:
-            return self.size
-        (height, width), factor = spec.grids[-1], self.config.decoder.factor
-        return height * factor, width * factor
-
-    def spec_of(self, size: tuple[int, int]) -> TokenSpec:
-        if self.any_grid:
-            return self.config.spec_at(size)
-        return super().spec_of(size)
+        self.gives(spec)
+        return self.size
 
     # -- what is coded
 
     def target(self, images: Tensor) -> Tensor:
-        """Features of the eye, each normalised over its channels: (B, F, h, w)."""
+        """Features of the ViT, each normalised over its channels: (B, F, h, w)."""
         with torch.no_grad():
-            x = self.eye(images).permute(0, 2, 3, 1)
+            x = self.vit(images).permute(0, 2, 3, 1)
             return F.layer_norm(x, x.shape[-1:], eps=EPS).permute(0, 3, 1, 2)
 
     def pixel_latent(self, images: Tensor) -> Tensor:
         """(B, P, h, w) before quantization."""
         return self.quant_conv(self.encoder(images))
 
-    def render(self, semantic: Tensor, pixels: Tensor | None, grid: tuple[int, int]) -> Tensor:
+    def render(self, semantic: Tensor, pixels: Tensor | None) -> Tensor:
         """What stands for semantic codes (B, S, h, w) and, if there are any, for codes of pixels
-        (B, P, *grid), to images (B, 3, H, W), not clamped."""
-        spread = F.interpolate(semantic, grid, mode="bicubic")
+        (B, P, h', w'), to images (B, 3, H, W), not clamped."""
+        spread = F.interpolate(semantic, self.config.cells, mode="bicubic")
         both = spread if pixels is None else torch.cat((spread, pixels), 1)
         return self.decoder(self.post_quant_conv(both), both)
 
-    def forward(self, images: Tensor) -> Dual:
+    def forward(self, images: Tensor, swap: Tensor | None = None) -> Dual:
+        """Images (B, 3, H, W) to what training needs of them. Where `swap` (B, 1, h, w) is True,
+        what stands for codes of pixels is that of the image before."""
         target = self.target(images)
         semantic = self.semantic_quantize(self.semantic_encoder(target))
         features = self.semantic_decoder(semantic.latent.to(target.dtype))
@@ -239,8 +246,9 @@ class DualTokenizer(ImageTokenizer):
         if self.config.pixel_vocab:
             pixels = self.pixel_quantize(self.pixel_latent(images))
             vectors = pixels.latent.to(target.dtype)
-        grid = self.config.cells((images.shape[-2], images.shape[-1]))
-        out = self.render(semantic.latent.to(target.dtype), vectors, grid)
+            if swap is not None:
+                vectors = torch.where(swap, vectors.roll(1, 0), vectors)
+        out = self.render(semantic.latent.to(target.dtype), vectors)
         return Dual(out, target, features, semantic, pixels)
 
     # -- a `Tokenizer`
@@ -266,20 +274,17 @@ class DualTokenizer(ImageTokenizer):
         nothing."""
         check_levels(levels, self.levels)
         spec = self.gives(spec)
-        cells = self.config.cells(self.size_of(spec))
         if not self.config.pixel_vocab:
-            return self.render(self.semantic(codes, spec), None, cells)
+            return self.render(self.semantic_quantize.decode(self._map(codes)), None)
         semantic, pixels = spec.by_table(codes)
-        vectors = self.pixel_quantize.decode(pixels.unflatten(1, cells))
-        vectors = vectors if levels == 2 else torch.zeros_like(vectors)
-        first = self.semantic_quantize.decode(semantic.unflatten(1, spec.grids[0]))
-        return self.render(first, vectors, cells)
+        vectors = self.pixel_quantize.decode(self._map(pixels, 1))
+        if levels == 1:
+            vectors = torch.zeros_like(vectors)
+        return self.render(self.semantic_quantize.decode(self._map(semantic)), vectors)
 
-    def semantic(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
-        """What stands for the semantic ones of codes (B, N): (B, S, h, w)."""
-        grid = self.gives(spec).grids[0]
-        first = codes[:, : grid[0] * grid[1]]
-        return self.semantic_quantize.decode(first.unflatten(1, grid))
+    def _map(self, codes: Tensor, level: int = 0) -> Tensor:
+        """Codes (B, h * w) of a level as a map (B, h, w)."""
+        return codes.unflatten(1, self.spec.grids[level])
 
 
 def tiny() -> DualConfig:
@@ -287,7 +292,9 @@ def tiny() -> DualConfig:
     convolutions = PixelConfig(channels=8, multipliers=(1, 2), blocks=1, attends=(1,), latent=4)
     return DualConfig(
         size=(16, 16),
-        eye=EyeConfig(patch=4, merge=2, features=12, vision=TowerConfig(1, 2, 8, 16, "sigmoid")),
+        vit=FrozenViTConfig(
+            patch=4, merge=2, features=12, vision=TowerConfig(1, 2, 8, 16, "sigmoid")
+        ),
         width=16,
         layers=1,
         decoder_layers=1,

@@ -1,4 +1,4 @@
-"""Features as codes of pictures: what a frozen eye sees, and a renderer that makes pictures of it.
+"""Features as codes of pictures: what a frozen ViT sees, and a renderer that makes pictures of it.
 
 MetaMorph (Tong et al. 2024, arXiv:2412.14164) draws features of a SigLIP, which a diffusion model
 makes visible: a U-Net of Stable Diffusion whose texts an adapter of features replaces. Here the
@@ -6,7 +6,7 @@ renderer is a small transformer in which times, features and patches of a pictur
 stand in one row (Bao et al. 2022, "All are Worth Words: A ViT Backbone for Diffusion Models",
 arXiv:2209.12152), and says the picture without the noise, along a flow.
 
-Unusual: encoding is seeing, so a picture comes back as something that looks alike to the eye. The
+Unusual: encoding is seeing, so a picture comes back as something that looks alike to the ViT. The
 noise that a picture is made of is always the same, so that the same codes are the same picture.
 
 Letters: B images, H, W image size, p pixels of a patch along one side, P patches, N features of a
@@ -15,7 +15,7 @@ picture, C numbers of each, T tokens of the adapter, D width of the renderer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -26,8 +26,8 @@ from smalti.arguments import by
 from smalti.codes import Form, TokenSpec
 from smalti.config import check
 from smalti.nn.adapters import AdapterConfig, adapter
-from smalti.nn.eye import Eye, EyeConfig
 from smalti.nn.features import formed, reduced
+from smalti.nn.frozen_vit import FrozenViT, FrozenViTConfig
 from smalti.nn.linear import Linear
 from smalti.nn.times import TimeEmbedding
 from smalti.nn.vision import Block, TowerConfig
@@ -36,7 +36,7 @@ from smalti.sampling.solvers import TIMES, Solver, path
 from smalti.tokenizers.base import ImageTokenizer, TokenizerConfig, check_images, check_latent
 
 HALF = (0.5, 0.5, 0.5)
-SO400M = EyeConfig(
+SO400M = FrozenViTConfig(
     "siglip", 384, 14, 1, 1152, HALF, HALF, TowerConfig(27, 16, 1152, 4304), normed=False
 )
 """SigLIP-so400m/14 at 384 pixels, as MetaMorph takes it: before its last norm."""
@@ -64,13 +64,13 @@ class RendererConfig:
 class RenderedConfig(TokenizerConfig):
     size: tuple[int, int] = (512, 512)
     """Height and width of the pictures in pixels, multiples of the renderer's patch and of the
-    grid; the eye sees them in its own size."""
-    eye: EyeConfig = field(default_factory=lambda: SO400M)
+    grid; the ViT sees them in its own size."""
+    vit: FrozenViTConfig = field(default_factory=lambda: SO400M)
     """What sees, a siglip or a clip; the towers that a run is given decide it."""
     grid: tuple[int, int] = (8, 8)
     """Height and width of a picture in features; patches are brought to it."""
     form: Form = "unit"
-    """Whether features are as the eye gives them (plain), have the length one (unit), or are
+    """Whether features are as the ViT gives them (plain), have the length one (unit), or are
     softmaxes of either."""
     renderer: RendererConfig = field(default_factory=RendererConfig)
     """What makes pictures of features."""
@@ -81,10 +81,10 @@ class RenderedConfig(TokenizerConfig):
 
     def __post_init__(self) -> None:
         check(self, pairs=("size", "grid"), positive=("steps",), above_zero=("guidance",))
-        if self.eye.kind == "qwen" or self.eye.merge > 1:
+        if self.vit.kind == "qwen" or self.vit.merge > 1:
             raise ValueError(
-                "features are those of the patches of a siglip or a clip, eye.merge 1; got "
-                f"{self.eye.kind}, {self.eye.merge}"
+                "features are those of the patches of a siglip or a clip, vit.merge 1; got "
+                f"{self.vit.kind}, {self.vit.merge}"
             )
         patch, (rows, columns) = self.renderer.patch, self.grid
         if any(side % patch for side in self.size):
@@ -101,20 +101,12 @@ class RenderedConfig(TokenizerConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), channels=self.eye.vision.dim, form=self.form)
+        return TokenSpec((self.grid,), channels=self.vit.vision.dim, form=self.form)
 
     def seeing(self, towers: Any) -> Self:
-        """The same with the eye of towers of this configuration, in which the norm is as it is
-        here."""
-        names = [f.name for f in fields(EyeConfig) if f.name not in ("merge", "normed", "features")]
-        same = {name: getattr(towers, name) for name in names}
-        return replace(self, eye=replace(self.eye, **same, merge=1, features=towers.vision.dim))
-
-    def seen(self, towers: Any) -> Rendered:
-        """A new tokenizer with the eye of towers."""
-        made = Rendered(self.seeing(towers.config))
-        made.eye.take(towers.vision)
-        return made
+        """The same with the ViT of towers of this configuration, each of whose patches is a
+        feature."""
+        return replace(self, vit=replace(self.vit.of(towers), merge=1))
 
 
 class Renderer(nn.Module):
@@ -182,9 +174,14 @@ class Rendered(ImageTokenizer):
     def __init__(self, config: RenderedConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec
-        self.eye = Eye(config.eye)
+        self.vit = FrozenViT(config.vit)
         if config.renderer.layers:
             self.renderer = Renderer(config)
+
+    def see_with(self, towers: nn.Module) -> None:
+        """Take the weights of the tower that sees of towers whose configuration `seeing` was
+        given."""
+        self.vit.see_with(towers)
 
     def forward(self, images: Tensor) -> Back:
         """Images (B, 3, H, W) and back. Training renders otherwise (`train/rendering.py`)."""
@@ -196,7 +193,7 @@ class Rendered(ImageTokenizer):
         Raises ValueError for images of another size, or pixels that are no numbers.
         """
         check_images(images, self.size_of(spec))
-        hidden = self.eye(images).flatten(2).transpose(1, 2)  # (B, patches, C)
+        hidden = self.vit(images).flatten(2).transpose(1, 2)  # (B, patches, C)
         return check_latent(formed(reduced(hidden, self.config.grid).float(), self.config.form))
 
     def require_renderer(self) -> None:
@@ -239,9 +236,10 @@ class Rendered(ImageTokenizer):
 
 def tiny(**changes: Any) -> RenderedConfig:
     """A tokenizer of some thousand parameters, for tests."""
-    eye = EyeConfig("siglip", 8, 4, 1, 16, HALF, HALF, TowerConfig(2, 2, 16, 32), normed=False)
+    tower = TowerConfig(2, 2, 16, 32)
+    vit = FrozenViTConfig("siglip", 8, 4, 1, 16, HALF, HALF, tower, normed=False)
     small = AdapterConfig("mlp", 2, 12, 24, 5, 2)
     renderer = RendererConfig(small, layers=2, heads=2, dim=16, patch=4)
-    sizes: dict[str, Any] = {"size": (16, 16), "eye": eye, "grid": (2, 2), "steps": 2}
+    sizes: dict[str, Any] = {"size": (16, 16), "vit": vit, "grid": (2, 2), "steps": 2}
     given: dict[str, Any] = sizes | {"renderer": renderer} | changes
     return RenderedConfig(**given)

@@ -46,7 +46,7 @@ class RenderingConfig(CodingConfig):
 
 class Rendering(Objective):
     """Errors of the velocity, of pictures at random times of the flow; `model` is a `Rendered`,
-    whose eye does not learn.
+    whose ViT does not learn.
 
     Times and noise are torch's, which the trainer seeds at each step.
     """
@@ -57,7 +57,7 @@ class Rendering(Objective):
         super().__init__()
         self.model, self.config = model, config
         model.requires_grad_(True)
-        model.eye.requires_grad_(False)
+        model.vit.requires_grad_(False)
 
     def forward(self, batch: Batch, step: int) -> Losses:
         images, config, model = to_float(batch["images"]), self.config, self.model

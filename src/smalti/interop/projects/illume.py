@@ -1,7 +1,7 @@
 """ILLUME+'s files (illume-unified-mllm/ILLUME_plus, commit 51de69d) and what they become here.
 
-The tokenizer's file, DualViTok's, holds the eye too, the ViT of Qwen2-VL. Tensors do not tell the
-heads of its transformers, 16 each in what is released.
+The tokenizer's file, DualViTok's, holds the frozen ViT too, that of Qwen2-VL. Tensors do not tell
+the heads of its transformers, 16 each in what is released.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project
 from smalti.interop.saved import pair
 from smalti.interop.tensor_shapes import count, shape
-from smalti.nn.eye import EyeConfig
+from smalti.nn.frozen_vit import FrozenViTConfig
 from smalti.nn.vision import TowerConfig
 from smalti.tokenizers.dual import DualConfig, DualTokenizer
 from smalti.tokenizers.dual_pixels import PixelConfig
 
 NAME = "ILLUME+"
 HEADS = 16
-"""Attention heads of the eye and of the transformers around the semantic codes."""
+"""Attention heads of the ViT and of the transformers around the semantic codes."""
 
 NORM = "semantic_{}.proj_out.1.weight"
 
@@ -56,7 +56,7 @@ def tokenizer_sizes(checkpoint: Checkpoint) -> DualConfig:
     def wide(name: str, axes: int) -> tuple[int, ...]:
         return shape(checkpoint, name, axes, NAME)
 
-    see = eye(checkpoint)
+    see = vit(checkpoint)
     semantic, dim = wide("semantic_quantizer.frozen_codebook", 2)
     pixel, pixel_dim = wide("pixel_quantizer.frozen_codebook", 2)
     encoder = convolutions(checkpoint, "pixel_encoder.", "down")
@@ -64,7 +64,7 @@ def tokenizer_sizes(checkpoint: Checkpoint) -> DualConfig:
     state = checkpoint.state
     return DualConfig(
         size=(side, side),
-        eye=see,
+        vit=see,
         width=wide("semantic_encoder.proj_in.weight", 4)[0],
         layers=count(checkpoint, "semantic_encoder.blocks."),
         decoder_layers=count(checkpoint, "semantic_decoder.blocks."),
@@ -81,7 +81,7 @@ def tokenizer_sizes(checkpoint: Checkpoint) -> DualConfig:
     )
 
 
-def eye(checkpoint: Checkpoint) -> EyeConfig:
+def vit(checkpoint: Checkpoint) -> FrozenViTConfig:
     """What sees, of a tokenizer's checkpoint."""
 
     def wide(name: str, axes: int) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ def eye(checkpoint: Checkpoint) -> EyeConfig:
     merged = wide("merger.mlp.0.weight", 2)[1]
     layers = count(checkpoint, "semantic_encoder.model.blocks.")
     inside = wide("blocks.0.mlp.fc1.weight", 2)[0]
-    return EyeConfig(
+    return FrozenViTConfig(
         patch=patch,
         merge=math.isqrt(merged // dim),
         features=wide("merger.mlp.2.weight", 2)[0],
@@ -124,11 +124,11 @@ def convolutions(checkpoint: Checkpoint, begin: str, levels: str) -> PixelConfig
 # -- names
 
 NAMES = (
-    (r"^semantic_encoder\.model\.patch_embed\.proj\.", "eye.sees.patches."),
-    (r"^semantic_encoder\.model\.merger\.ln_q\.", "eye.sees.norm."),
-    (r"^semantic_encoder\.model\.merger\.mlp\.", "eye.sees.merger."),
-    (r"^semantic_encoder\.model\.", "eye.sees."),
-    (r"^(eye\.sees|semantic_\w+)\.blocks\.", r"\1.layers."),
+    (r"^semantic_encoder\.model\.patch_embed\.proj\.", "vit.sees.patches."),
+    (r"^semantic_encoder\.model\.merger\.ln_q\.", "vit.sees.norm."),
+    (r"^semantic_encoder\.model\.merger\.mlp\.", "vit.sees.merger."),
+    (r"^semantic_encoder\.model\.", "vit.sees."),
+    (r"^(vit\.sees|semantic_\w+)\.blocks\.", r"\1.layers."),
     (r"\.attn\.qkv\.", ".wqkv."),
     (r"\.attn\.proj\.", ".wo."),
     (r"\.mlp\.fc(\d)\.", r".feed_forward.w\1."),

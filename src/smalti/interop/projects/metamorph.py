@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,8 @@ from smalti.interop.saved import Dtype
 from smalti.models.language import LanguageConfig
 from smalti.models.metamorph import MetaMorph, MetaMorphConfig
 from smalti.models.unified import Marks
-from smalti.nn.eye import EyeConfig
 from smalti.pipeline.conversation import Phrases
-from smalti.tokenizers.rendered import Rendered, RenderedConfig, RendererConfig
+from smalti.tokenizers.rendered import SO400M, Rendered, RenderedConfig, RendererConfig
 
 BEGIN, END, OVER = "<image_start>", "<image_end>", "<|eot_id|>"
 """Names of ids: around a picture, and behind what each side says."""
@@ -38,7 +37,7 @@ USER, MODEL_TURN = (
     f"<|start_header_id|>{name}<|end_header_id|>\n" for name in ("user", "assistant")
 )
 """What stands before what each side says: as Llama 3 learned it, but for a line less."""
-SEES = "eye.sees."
+SEES = "vit.sees."
 
 
 @dataclass(frozen=True)
@@ -101,13 +100,11 @@ def tower_sizes(checkpoint: Checkpoint, options: MetaMorphFiles) -> RenderedConf
         raise ValueError(
             f"mm_vision_select_layer must be one of {found.vision.layers} layers, got {chosen}"
         )
-    names = [f.name for f in fields(EyeConfig) if f.name not in ("merge", "normed", "features")]
-    same: dict[str, Any] = {name: getattr(found, name) for name in names}
-    same |= {"vision": replace(found.vision, layers=layers), "features": found.vision.dim}
+    seen = replace(found, vision=replace(found.vision, layers=layers))
     side = found.size // found.patch
     return RenderedConfig(
         (side, side),
-        EyeConfig(**same, merge=1, normed=False),
+        replace(SO400M.of(seen), normed=False),
         (side, side),
         "plain",
         RendererConfig(layers=0, patch=1),
@@ -118,9 +115,9 @@ def tower_state(state: Mapping[str, Tensor], config: RenderedConfig) -> dict[str
     """The tensors of a tower that are asked for, of all that a file has."""
     found = dict[str, Tensor]()
     for name, tensor in state.items():
-        layer = re.match(r"eye\.sees\.layers\.(\d+)\.", name)
-        late = layer and int(layer[1]) >= config.eye.vision.layers
-        if not late and (config.eye.normed or not name.startswith("eye.sees.norm.")):
+        layer = re.match(r"vit\.sees\.layers\.(\d+)\.", name)
+        late = layer and int(layer[1]) >= config.vit.vision.layers
+        if not late and (config.vit.normed or not name.startswith("vit.sees.norm.")):
             found[name] = tensor
     return found
 
@@ -128,7 +125,7 @@ def tower_state(state: Mapping[str, Tensor], config: RenderedConfig) -> dict[str
 def fit(codes: RenderedConfig, config: MetaMorphConfig) -> RenderedConfig:
     """A tower whose features are those of a model. Raises ValueError for a renderer of others."""
     if not codes.renderer.layers:
-        size = tuple(codes.eye.size // side * side for side in config.grid)
+        size = tuple(codes.vit.size // side * side for side in config.grid)
         codes = replace(codes, size=size, grid=config.grid, form=config.form)
     if codes.spec != config.spec:
         raise ValueError(

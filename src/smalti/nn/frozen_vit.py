@@ -1,4 +1,4 @@
-"""A frozen eye: a ViT whose features a tokenizer codes, or a language model reads.
+"""A frozen ViT, whose features a tokenizer codes.
 
 The ViT of Qwen2-VL (Wang, Bai, Tan et al. 2024, arXiv:2409.12191), or the tower that sees of a
 SigLIP or a CLIP (`nn/vision.py`).
@@ -12,10 +12,9 @@ B pictures, H, W pixels, h, w grid of features, D width of the ViT, F features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,8 +31,8 @@ the same shape."""
 
 
 @dataclass(frozen=True)
-class EyeConfig:
-    """An eye; the defaults are those of Qwen2-VL's, of 600 M parameters."""
+class FrozenViTConfig:
+    """A ViT; the defaults are those of Qwen2-VL, of 600 M parameters."""
 
     kind: Literal["qwen", "siglip", "clip"] = "qwen"
     """Whose it is."""
@@ -61,10 +60,22 @@ class EyeConfig:
             raise ValueError(
                 f"size must be 0 of a qwen, which sees any, and positive of others, got {self.size}"
             )
+        if self.kind != "qwen" and self.features != self.vision.dim:
+            raise ValueError(
+                f"features of a {self.kind} must be {self.vision.dim}, as its tower is wide, "
+                f"got {self.features}"
+            )
         if self.size % self.cell and self.merge > 1 or self.size and self.size < self.patch:
             raise ValueError(f"size must be a multiple of {self.cell} pixels, got {self.size}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be three positive numbers, got {self.std}")
+
+    def of(self, towers: Any) -> Self:
+        """The tower that sees of towers of this configuration; what becomes of its patches is as
+        it is here."""
+        names = ("kind", "size", "patch", "mean", "std", "vision")
+        same = {name: getattr(towers, name) for name in names}
+        return replace(self, features=towers.vision.dim, **same)
 
     @property
     def cell(self) -> int:
@@ -96,7 +107,7 @@ class EyeConfig:
 class QwenVision(nn.Module):
     """Pictures (B, 3, H, W), normalised, to features (B, F, h, w) of merge x merge patches."""
 
-    def __init__(self, config: EyeConfig) -> None:
+    def __init__(self, config: FrozenViTConfig) -> None:
         super().__init__()
         dim, self.heads, self.merge = config.vision.dim, config.vision.heads, config.merge
         self.patches = nn.Conv2d(3, dim, config.patch, config.patch, bias=False)
@@ -107,20 +118,20 @@ class QwenVision(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.patches(pixels)  # (B, D, H / patch, W / patch)
-        grid = x.shape[-2:]
+        height, width = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)  # (B, N, D)
-        turn = rope_2d_halves(*grid, x.shape[-1] // self.heads).to(x.device)
+        turn = rope_2d_halves(height, width, x.shape[-1] // self.heads).to(x.device)
         for layer in self.layers:
             x = layer(x, turn=turn)
-        x = self.norm(x).unflatten(1, (grid[0] // self.merge, self.merge, -1, self.merge))
+        x = self.norm(x).unflatten(1, (height // self.merge, self.merge, -1, self.merge))
         x = x.permute(0, 1, 3, 2, 4, 5).flatten(3)  # (B, h, w, merge * merge * D)
         return self.merger(x).permute(0, 3, 1, 2)
 
 
-class Eye(nn.Module):
+class FrozenViT(nn.Module):
     """Pictures (B, 3, H, W) in [-1, 1] to features (B, F, h, w). Its weights do not learn."""
 
-    def __init__(self, config: EyeConfig) -> None:
+    def __init__(self, config: FrozenViTConfig) -> None:
         super().__init__()
         self.config = config
         if config.kind == "qwen":
@@ -133,17 +144,10 @@ class Eye(nn.Module):
             self.sees = tower
         self.requires_grad_(False)
 
-    def take(self, tower: nn.Module) -> None:
-        """Take over the weights of a tower that sees, of the same settings."""
-        state = tower.state_dict()
-        self.sees.load_state_dict({name: state[name] for name in self.sees.state_dict()})
-
-    def same(self, other: Eye) -> bool:
-        """Whether another eye sees the same."""
-        mine, theirs = self.state_dict(), other.state_dict()
-        if self.config != other.config or mine.keys() != theirs.keys():
-            return False
-        return all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    def see_with(self, towers: nn.Module) -> None:
+        """Take the weights of the tower that sees of towers, of the same settings."""
+        mine, vision = self.sees.state_dict(), towers.get_submodule("vision").state_dict()
+        self.sees.load_state_dict({name: vision[name] for name in mine})
 
     def prepared(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] as they are seen: of the size for it, and normalised."""
