@@ -8,6 +8,7 @@ from smalti.models.unified import Marks
 from smalti.recipes import RECIPES
 from smalti.tokenizers.emu3_vq import Emu3VQConfig
 from smalti.tokenizers.magvit2 import MAGVIT2Config
+from smalti.tokenizers.rendered import RenderedConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 
 LLAMA_7B, LLAMA_3_8B, CODE_LLAMA_34B = 6_738_415_616, 8_030_261_248, 33_743_970_304
@@ -20,6 +21,11 @@ SIZES = {
     # more rows of two tables and of a bias; norms of queries and keys, weights and biases
     "show_o": PHI + 7298 * (2 * 2048 + 1) + 24 * 4 * 64,
     "emu3": LLAMA_3_8B + 2 * 56_366 * 4096,
+    # two rows of two tables, and two layers before and behind
+    "metamorph_8b": LLAMA_3_8B
+    + 2 * 2 * 4096
+    + (1152 * 4096 + 4096 + 4096**2 + 4096)
+    + (4096**2 + 4096 + 4096 * 1152 + 1152),
 }
 """Published counts of the language models that they are, and what is more or larger."""
 TOKENIZERS = {
@@ -28,6 +34,7 @@ TOKENIZERS = {
     "liquid_7b": VQGANConfig(size=(512, 512), vocab=8192),
     "show_o": MAGVIT2Config(),
     "emu3": Emu3VQConfig(size=(720, 720)),
+    "metamorph_8b": RenderedConfig(),
 }
 
 
@@ -77,3 +84,18 @@ def test_chameleons_have_what_keeps_them_stable():
     assert small.z_loss == large.z_loss == 1e-5
     assert (small.language.dropout, large.language.dropout) == (0.1, 0.0)
     assert (small.language.order, large.language.order) == ("pre", "swin")
+
+
+def test_metamorph_is_trained_as_published():
+    recipe = RECIPES["metamorph_8b"]()
+    o, goal = recipe.train.optim, recipe.objective
+    assert (o.lr, o.schedule, o.weight_decay) == (3.74e-5, "cosine", 0.0)
+    assert (recipe.row, recipe.train.batch) == (4096, 6 * 256)
+    assert o.warmup == 0.03 * recipe.train.steps
+    assert (goal.text, goal.pictures, goal.over, goal.cond_dropout) == (1.0, 1.0, "kinds", 0.0)
+    renderer = RECIPES["metamorph_renderer"]()
+    assert renderer.model.spec == recipe.model.spec
+    with torch.device("meta"):
+        made = modules.module_of(renderer.model, modules.TOKENIZERS)
+    size = sum(p.numel() for p in made.renderer.parameters())
+    assert f"{size / 1e9:.1f} billion parameters" in (RECIPES["metamorph_renderer"].__doc__ or "")
