@@ -46,11 +46,21 @@ def test_settings_that_cannot_be_are_refused(changes, message):
         tiny(**changes)
 
 
-def test_what_solves_and_filters_is_refused():
-    model = MetaMorph(tiny())
-    for settings in ({"head_steps": "5"}, {"top_k": 3}, {"steps": 4}):
-        with pytest.raises(ValueError, match=f"{next(iter(settings))} .* is for "):
-            Sampling.of(**settings).check(model)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"head_steps": "5"},
+            "head_steps 5 is for continuous codes; this model draws them without",
+        ),
+        ({"top_k": 3}, "top_k 3 is for discrete codes; this model draws continuous ones"),
+        ({"temperature": 0.5}, "temperature 0.5 is for models that draw at random; this one does"),
+        ({"steps": 4}, "steps 4 is for masked models"),
+    ],
+)
+def test_what_is_drawn_at_random_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling.of(**settings).check(MetaMorph(tiny()))
 
 
 @torch.no_grad()
