@@ -60,6 +60,7 @@ from smalti.tokenizers import (
     palette,
     rq_vae,
     unitok,
+    vila_u,
     vqgan,
 )
 from smalti.tokenizers import ibq as ibq_tokenizer
@@ -105,6 +106,7 @@ TOKENIZERS = {
     ),
     "rq_vae": Entry(rq_vae.RQVAEConfig, rq_vae.RQVAE, rq_vae.tiny),
     "unitok": Entry(unitok.UniTokConfig, unitok.UniTok, unitok.tiny),
+    "vila_u": Entry(vila_u.VILAUConfig, vila_u.VILAU, vila_u.tiny),
 }
 MODELS = {
     "dnd": Entry(dnd.DnDConfig, dnd.DnD, dnd.tiny),

@@ -38,7 +38,7 @@ def vila_u_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def unitok_head(state: Mapping[str, Tensor], layers: int, heads: int) -> dict[str, Tensor]:
     """The tensors of our head of those of UniTok's, layers of transformers' Llama. There pairs i
     and i + half of a head are turned, in our layers neighbours: queries and keys change places."""
-    tables = sorted((n for n in state if n.startswith("codebooks.")), key=lambda n: int(n.split(".")[1]))
+    count = sum(name.startswith("codebooks.") for name in state)
     named = {f"model.{n}": t for n, t in state.items() if n.startswith(("layers.", "norm."))}
     dim = state["norm.weight"].shape[0]
     found = language_state(named, LanguageConfig(2, layers, heads, dim, 1))
@@ -48,4 +48,5 @@ def unitok_head(state: Mapping[str, Tensor], layers: int, heads: int) -> dict[st
         pairs = [t.view(heads, 2, -1, dim).transpose(1, 2).reshape(-1, dim) for t in (q, k)]
         found[name] = torch.cat([*pairs, v])
     found |= {f"parts.0.proj.{kind}": state[f"linear_head.{kind}"] for kind in ("weight", "bias")}
-    return found | {"seen.weight": torch.cat([state[n] for n in tables])}
+    tables = [state[f"codebooks.{k}.weight"] for k in range(count)]
+    return found | {"seen.weight": torch.cat(tables)}
