@@ -103,7 +103,7 @@ class VILAU(StackTokenizer):
         self.tower = VisionTower(seen)
         if not config.understands:
             del self.tower.layers[-1]
-            self.tower.norm = self.tower.head = nn.Identity()
+            del self.tower.norm, self.tower.head
         self.quantize = ResidualQuantizer(config.vocab, width, config.depth, config.shared)
         self.post_quant_conv = nn.Conv2d(width, config.latent, 1)
         deepest = len(config.multipliers) - 1

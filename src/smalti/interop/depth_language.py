@@ -1,16 +1,23 @@
-"""Heads over depth under a language model, as the projects that have one name their tensors."""
+"""Language models with a head over depth, as the projects that have one name the tensors of the
+head, how a model is filled, and how it was taught to be spoken to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.interop.language import language_state
 from smalti.interop.projects.rq import BLOCK, fused
 from smalti.models.language import LanguageConfig
+from smalti.nn.finite import require_finite_weights
 
+VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions. "
+)
+"""What stands before a conversation, as Vicuna has it."""
 VILA_U = (
     *BLOCK,
     ("head_transformer.blocks.", "layers."),
@@ -50,3 +57,23 @@ def unitok_head(state: Mapping[str, Tensor], layers: int, heads: int) -> dict[st
     found |= {f"parts.0.proj.{kind}": state[f"linear_head.{kind}"] for kind in ("weight", "bias")}
     tables = [state[f"codebooks.{k}.weight"] for k in range(count)]
     return found | {"seen.weight": torch.cat(tables)}
+
+
+def fill_beside(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Copy tensors into a model, which are all but those of its `language`.
+
+    Raises ValueError beginning with `where` if one is missing or too many, of another shape, or
+    has NaN or infinite weights.
+    """
+    mine = {n: t for n, t in model.state_dict().items() if not n.startswith("language.")}
+    if other := sorted(mine.keys() ^ state.keys()):
+        what = "is missing" if other[0] in mine else "is no part of such a model"
+        raise ValueError(f"{where}: {other[0]} {what}")
+    require_finite_weights(dict(state), where)
+    for name, tensor in mine.items():
+        if tensor.shape != state[name].shape:
+            raise ValueError(
+                f"{where}: {name} has shape {tuple(state[name].shape)}, its settings ask for "
+                f"{tuple(tensor.shape)}"
+            )
+        tensor.copy_(state[name])
