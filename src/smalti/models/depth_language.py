@@ -293,12 +293,11 @@ class StacksInTurn(InTurn):
 def unitok(language: LanguageConfig = LLAMA_2, **changes: Any) -> DepthLanguageConfig:
     """UniTok's language model: eight sub-codes of 4096 behind attention, three of Llama's layers
     over depth."""
-    head = DepthConfig(
-        3, language.heads, language.dim, "llama", language.ffn_dim, rotary=True, bias=True
-    )
+    heads, dim, ffn_dim = language.heads, language.dim, language.ffn_dim
+    head = DepthConfig(3, heads, dim, "llama", ffn_dim, rotary=True, bias=True)
     sizes: dict[str, Any] = {"codes": 4096, "depth": 8, "code_dim": 8, "shared": False}
     kinds: dict[str, Any] = {"reads": "joined", "head_reads": "table", "z_loss": 5e-5}
-    return DepthLanguageConfig(language, head=head, **sizes | kinds | changes)
+    return DepthLanguageConfig(language, **{"head": head, **sizes, **kinds, **changes})
 
 
 def tiny(**changes: Any) -> DepthLanguageConfig:

@@ -149,7 +149,7 @@ def table(state: Mapping[str, Tensor], depth: int) -> Tensor:
 
 # -- the language model
 
-EMBEDDER, HEAD = "model.multi_embedder.", "ar_head."
+EMBEDDER, OVER_DEPTH = "model.multi_embedder.", "ar_head."
 """How names begin of what reads codes, and of what draws them."""
 BEGIN, END, NOTHING = "<0x00>", "<0x01>", "<unconditional>"
 """Words before a picture, after it, and in the place of a text that guidance leaves out."""
@@ -179,8 +179,11 @@ def model_sizes(
             f"has {codes.depth} out of {codes.vocab}"
         )
     (width,) = shape(checkpoint, f"{EMBEDDER}mm_projector.0.weight", 1, NAME)
-    ffn_dim = shape(checkpoint, f"{HEAD}layers.0.mlp.gate_proj.weight", 2, NAME)[0]
-    unconditional = words.names.get(NOTHING)
+    ffn_dim = shape(checkpoint, f"{OVER_DEPTH}layers.0.mlp.gate_proj.weight", 2, NAME)[0]
+    layers, unconditional = count(checkpoint, f"{OVER_DEPTH}layers."), words.names.get(NOTHING)
+    head = DepthConfig(
+        layers, language.heads, language.dim, "llama", ffn_dim, rotary=True, bias=True
+    )
     return unitok_language(
         language,
         grid=pair("--size", options.size, codes.factor),
@@ -189,16 +192,13 @@ def model_sizes(
         code_dim=part,
         width=width,
         heads=width // (part * depth),
-        head=DepthConfig(
-            count(checkpoint, f"{HEAD}layers."), language.heads, language.dim, "llama", ffn_dim,
-            rotary=True, bias=True,
-        ),
+        head=head,
         begin=words.id(BEGIN),
         end=words.id(END),
         nothing=tuple(words.read(NOTHING)) if unconditional is None else (unconditional,),
         marks=Marks(words.start, tuple(i for i in [words.stop] if i is not None), words.pad),
         length=told.get("max_position_embeddings", 2048),
-    )  # fmt: skip
+    )
 
 
 def fill_model(model: DepthLanguage, path: Path) -> None:
@@ -207,14 +207,14 @@ def fill_model(model: DepthLanguage, path: Path) -> None:
 
     def language() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in stored(path):
-            if name.startswith((EMBEDDER, HEAD)):
+            if name.startswith((EMBEDDER, OVER_DEPTH)):
                 others[name] = tensor
             else:
                 yield name, tensor
 
     fill(model.language, language(), "llama", str(path))
     mine = {n.removeprefix(EMBEDDER): t for n, t in others.items() if n.startswith(EMBEDDER)}
-    head = {n.removeprefix(HEAD): t for n, t in others.items() if n.startswith(HEAD)}
+    head = {n.removeprefix(OVER_DEPTH): t for n, t in others.items() if n.startswith(OVER_DEPTH)}
     found = unitok_head(head, config.head.layers, config.head.heads)
     found = {f"head.{name}": tensor for name, tensor in found.items()}
     for theirs, ours in (("attn_projection.", "projection."), ("mm_projector.", "into.")):
@@ -226,6 +226,8 @@ def fill_model(model: DepthLanguage, path: Path) -> None:
 
 # -- the record
 
+DRAWN = Sampling.of(guidance=5.0, temperature=0.9, top_k=2048, top_p=0.96)
+"""How the released script draws."""
 TOKENIZER = Part(
     title="a UniTok tokenizer",
     marks=("quantizer.codebooks.0.codebook.", "post_quant_proj.", "decoder.up_conv1."),
@@ -237,7 +239,7 @@ TOKENIZER = Part(
 
 MODEL = Part(
     title="a language model of UniTok",
-    marks=(*DECODER, EMBEDDER, HEAD),
+    marks=(*DECODER, EMBEDDER, OVER_DEPTH),
     module=DepthLanguage,
     config=model_sizes,
     state=lambda state, *_: state,
@@ -249,7 +251,7 @@ PROJECT = Project(
     tokenizer=TOKENIZER,
     alone=at_size,
     model=MODEL,
-    sampling=lambda config: Sampling.of(guidance=5.0, temperature=0.9, top_k=2048, top_p=0.96),
+    sampling=lambda config: DRAWN,
     phrases=Phrases(
         draw="{} Generate an image based on this description.",
         caption=f"{VICUNA}USER: <image>\nDescribe the image. ASSISTANT:",

@@ -230,6 +230,8 @@ def fill_model(model: DepthLanguage, path: Path) -> None:
 
 # -- the record
 
+DRAWN = Sampling.of(guidance=3.0, top_k=900, top_p=0.96)
+"""How the released code draws."""
 TOKENIZER = Part(
     title="a tokenizer of VILA-U",
     marks=("siglip_model.vision_model.", "quantizer.codebooks.", "decoder.up."),
@@ -254,6 +256,6 @@ PROJECT = Project(
     alone=lambda codes, checkpoint, options: codes,
     model=MODEL,
     fit=lambda codes, config: codes,
-    sampling=lambda config: Sampling.of(guidance=3.0, top_k=900, top_p=0.96),
+    sampling=lambda config: DRAWN,
     phrases=Phrases(draw=DRAW, caption=ASK.format("Describe the image."), ask=ASK),
 )
