@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn.autoencoder import Encoder
+from smalti.nn.conv import Upsample
 from smalti.nn.guided import GuidedAttention, GuidedBlock, GuidedLevel, GuidedNorm
 from smalti.tokenizers.one_grid import ConvConfig, GridTokenizer
 from smalti.tokenizers.quantize.vq import VectorQuantizer
@@ -112,7 +113,13 @@ class Decoder(nn.Module):
             self.mid.insert(1, GuidedAttention(widths[0], guide))
         self.up = nn.ModuleList(
             [
-                GuidedLevel((before, width), config, i == 0, i < len(widths) - 1)
+                GuidedLevel(
+                    (before, width),
+                    guide,
+                    config.blocks + 1,
+                    i == 0 and config.attention,
+                    Upsample(width) if i < len(widths) - 1 else nn.Identity(),
+                )
                 for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False))
             ]
         )

@@ -96,50 +96,58 @@ def codes_of(told: Mapping[str, Any]) -> tuple[int, bool]:
     return vocabs.pop(), bool(told.get("shared_codebook", True))
 
 
+def tower_of(checkpoint: Checkpoint, options: VILAUFiles) -> tuple[TowerConfig, int]:
+    """The SigLIP that sees, and the pixels of one side of what it sees as one. Raises ValueError if
+    its heads are unknown."""
+    tower = "siglip_model.vision_model."
+    width, _, cell, _ = shape(checkpoint, f"{tower}embeddings.patch_embedding.weight", 4, NAME)
+    heads = options.heads or HEADS.get(width)
+    if heads is None:
+        raise ValueError(f"{checkpoint.path} has no width of a published SigLIP: give --heads")
+    ffn_dim = shape(checkpoint, f"{tower}encoder.layers.0.mlp.fc1.weight", 2, NAME)[0]
+    return TowerConfig(count(checkpoint, f"{tower}encoder.layers."), heads, width, ffn_dim), cell
+
+
+def attends(checkpoint: Checkpoint, drawn: Mapping[str, Any]) -> bool:
+    """Whether the deepest level of the decoder has attention. Raises ValueError if another has, or
+    for what our decoder does not have."""
+    names = [n.split(".") for n in checkpoint.state if n.startswith("decoder.up.")]
+    levels = {name[2] for name in names if name[3] == "attn"}
+    if levels - {str(len(drawn["ch_mult"]) - 1)} or drawn.get("double_z"):
+        raise ValueError(
+            f"{checkpoint.path}: a decoder must have attention at its deepest level alone, and no "
+            f"double_z, got levels {', '.join(sorted(levels))}"
+        )
+    return bool(levels)
+
+
 def tokenizer_sizes(checkpoint: Checkpoint, options: VILAUFiles) -> VILAUConfig:
     """The config of a tokenizer, for images of the size that it was trained with.
 
     Raises ValueError if its settings are missing, or are not those of such a tokenizer.
     """
     told = settings(checkpoint.path, "rqvaesiglip", "code_shape", "n_embed", "ddconfig")
-    tower = "siglip_model.vision_model."
-    width, _, cell, _ = shape(checkpoint, f"{tower}embeddings.patch_embedding.weight", 4, NAME)
-    heads = options.heads or HEADS.get(width)
-    if heads is None:
-        raise ValueError(f"{checkpoint.path} has no width of a published SigLIP: give --heads")
-    height, across, depth = told["code_shape"]
-    drawn, side = told["ddconfig"], told.get("decoder_latent_shape") or (height, across)
-    deepest = len(drawn["ch_mult"]) - 1
-    attends = {n.split(".")[2] for n in checkpoint.state if n.startswith("decoder.up.")
-               and ".attn." in n}  # fmt: skip
-    if attends - {str(deepest)} or drawn.get("double_z"):
-        raise ValueError(
-            f"{checkpoint.path}: a decoder must have attention at its deepest level alone, and no "
-            f"double_z, got levels {', '.join(sorted(attends))}"
-        )
-    vocab, shared = codes_of(told)
+    (vision, cell), (vocab, shared) = tower_of(checkpoint, options), codes_of(told)
+    height, width, depth = told["code_shape"]
+    drawn, side = told["ddconfig"], told.get("decoder_latent_shape") or (height, width)
+    factor = 2 ** (len(drawn["ch_mult"]) - 1)
     config = VILAUConfig(
-        size=(side[0] * 2**deepest, side[1] * 2**deepest),
+        size=(side[0] * factor, side[1] * factor),
         channels=drawn["ch"],
         multipliers=tuple(drawn["ch_mult"]),
         blocks=drawn["num_res_blocks"],
         latent=drawn["z_channels"],
-        vision=TowerConfig(
-            count(checkpoint, f"{tower}encoder.layers."),
-            heads,
-            width,
-            shape(checkpoint, f"{tower}encoder.layers.0.mlp.fc1.weight", 2, NAME)[0],
-        ),
+        vision=vision,
         cell=cell,
         vocab=vocab,
         depth=depth,
         shared=shared,
-        deep_attention=bool(attends),
+        deep_attention=attends(checkpoint, drawn),
     )
-    if config.grid != (height, across):
+    if config.grid != (height, width):
         raise ValueError(
             f"{checkpoint.path}: cells of {cell} pixels make {config.grid} positions of images of "
-            f"{config.size}, its code_shape says {(height, across)}"
+            f"{config.size}, its code_shape says {(height, width)}"
         )
     return config
 
