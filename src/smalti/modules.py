@@ -23,11 +23,13 @@ from smalti.models import (
     depth_language,
     dnd,
     emu3,
+    eye,
     fluid,
     hart,
     ibq,
     imagegpt,
     infinity,
+    janus,
     llamagen,
     mar,
     maskbit,
@@ -134,6 +136,7 @@ UNIFIED = {
         depth_language.DepthLanguageConfig, depth_language.DepthLanguage, depth_language.tiny
     ),
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
+    "janus": Entry(janus.JanusConfig, janus.Janus, janus.tiny),
     "one_vocabulary": Entry(
         one_vocabulary.OneVocabularyConfig, one_vocabulary.OneVocabulary, one_vocabulary.tiny
     ),
@@ -148,6 +151,8 @@ UNIFIED = {
 """Models of text and pictures in one sequence."""
 TOWERS = {"towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny)}
 """What says how well pictures and texts match."""
+EYES = {"tower_eye": Entry(eye.TowerEyeConfig, eye.TowerEye, eye.tiny)}
+"""What sees pictures for models that read them in another form than they draw them."""
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
     "clip": Entry(clip.CLIPConfig, clip.CLIP, clip.tiny),
@@ -175,7 +180,7 @@ def module_of(config: Any, among: dict[str, Entry]) -> Any:
 
 def name_of(module: Any) -> str:
     """The name under which a module's configuration is registered."""
-    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, TEXT):
+    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, EYES, TEXT):
         for name, item in known.items():
             if type(getattr(module, "config", None)) is item.config:
                 return name

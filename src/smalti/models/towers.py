@@ -30,13 +30,15 @@ from smalti.nn.linear import Linear
 from smalti.nn.vision import Block, TowerConfig, VisionTower
 from smalti.text.words import Words
 
+Kind = Literal["clip", "siglip"]
+
 PLACES = 0.3
 """Standard deviation of the first positions of a tower that sees."""
 
 
 @dataclass(frozen=True)
 class TowersConfig:
-    kind: Literal["clip", "siglip"] = "siglip"
+    kind: Kind = "siglip"
     """What stands for a whole picture and a whole text: tokens (clip), or a query and the last
     position (siglip)."""
     size: int = 32
@@ -155,14 +157,8 @@ class Towers(nn.Module):
         nn.init.normal_(self.vision.positions, std=PLACES)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] as the vision tower takes them. Raises ValueError for
-        another size."""
-        height, width = images.shape[-2:]
-        if (height, width) != (self.config.size,) * 2:
-            side = self.config.size
-            raise ValueError(f"the towers see {side} x {side} pixels, got {height} x {width}")
-        mean, std = images.new_tensor((self.config.mean, self.config.std))[:, :, None, None]
-        return ((images + 1) / 2 - mean) / std
+        """Images (B, 3, H, W) in [-1, 1] as the vision tower takes them."""
+        return normalised(images, self.config)
 
     def see(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to unit features (B, E), float32."""
@@ -177,6 +173,17 @@ class Towers(nn.Module):
         """Unit features (B, E) and (C, E) to how well each pair matches, (B, C)."""
         logits = self.scale.exp() * pictures @ texts.T
         return logits if self.bias is None else logits + self.bias
+
+
+def normalised(images: Tensor, config: TowersConfig) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] as a vision tower takes them. Raises ValueError for another
+    size."""
+    height, width = images.shape[-2:]
+    if (height, width) != (config.size,) * 2:
+        side = config.size
+        raise ValueError(f"the towers see {side} x {side} pixels, got {height} x {width}")
+    mean, std = images.new_tensor((config.mean, config.std))[:, :, None, None]
+    return ((images + 1) / 2 - mean) / std
 
 
 class Matcher(NamedTuple):

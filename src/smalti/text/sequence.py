@@ -1,8 +1,14 @@
 """Text and pictures in one row: what stands at each position, who sees whom, and what is learned.
 
 A document is a list of parts. A model's `Wrapping` says which ids stand around a picture and at its
-positions; `rows_of` makes rows of documents, padded to one length, a document or several in each. B
-rows, L positions, N codes of a picture, C numbers of a vector, G codes of a stack.
+positions; `rows_of` makes rows of documents, padded to one length, a document or several in each.
+
+A model may read pictures in another form than it draws them: then those that are only read are what
+an eye sees of them, vectors of numbers, and those that are drawn are codes. A part says which of
+the two it is, and a wrapping has another one for the first.
+
+B rows, L positions, N codes of a picture, C numbers of a vector, G codes of a stack, E numbers that
+an eye sees at a position.
 """
 
 from __future__ import annotations
@@ -20,7 +26,10 @@ from smalti.codes import TokenSpec
 IGNORED = -100
 """The label of a position that is not learned."""
 VECTOR = -1
-"""Stands in the place of an id where a row has a vector, or a stack of codes."""
+"""Stands in the place of an id where a row has a vector, or a stack of codes, of a picture that is
+drawn."""
+SEEN = -2
+"""Stands in the place of an id where a row has what an eye sees."""
 CODE = -1
 """Stands in a picture's plan where one of its codes comes; what else stands there is written."""
 
@@ -40,10 +49,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Part:
-    """A segment with what is in it. Raises ValueError if a picture's codes are not of its spec."""
+    """A segment with what is in it. Raises ValueError if a picture's codes are not of its spec, and
+    for one that is seen unless it is of numbers and not learned."""
 
     content: Tensor
-    """Ids (n,) int64 of a text; codes (N, *trailing) of a picture."""
+    """Ids (n,) int64 of a text; codes (N, *trailing) of a picture, or what an eye sees of it,
+    (N, E)."""
     spec: TokenSpec | None = None
     """Of a picture; None: it is text."""
     learned: bool = True
@@ -52,6 +63,8 @@ class Part:
     """Of a picture that guidance compares with: ids before it that stand for no text."""
     before: tuple[int, ...] = ()
     """Ids right before a picture that see it as those of its wrapping do."""
+    seen: bool = False
+    """Whether a picture is what an eye sees of it, and not what a model draws."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.content.shape)
@@ -59,6 +72,8 @@ class Part:
             raise ValueError(f"a picture must have codes {self.spec.shape(1)[1:]}, got {shape}")
         if self.spec is None and (self.content.dim() != 1 or self.content.is_floating_point()):
             raise ValueError(f"text must be ids (n,), got {self.content.dtype} {shape}")
+        if self.seen and (self.spec is None or self.spec.discrete or self.learned):
+            raise ValueError("what an eye sees must be a picture of numbers that is not learned")
 
     @property
     def segment(self) -> Segment:
@@ -87,6 +102,17 @@ class Wrapping:
     """Whether those after it are."""
     silence: int | None = None
     """What stands before a silent picture in the place of each id; None: the same as before any."""
+    seen: Wrapping | None = None
+    """How pictures are written that an eye sees; None: the model has no eye."""
+
+    def of(self, part: Part) -> Wrapping:
+        """How a picture is written, which is drawn or seen. Raises ValueError for one that is seen
+        where there is no eye."""
+        if not part.seen:
+            return self
+        if self.seen is None:
+            raise ValueError("the model reads pictures as codes, it has no eye")
+        return self.seen
 
     def begin(self, spec: TokenSpec) -> Sequence[int]:
         """Ids before a picture."""
@@ -122,7 +148,8 @@ class Wrapping:
         """Positions that a part takes."""
         if part.spec is None:
             return len(part.content)
-        around = sum(len(ids(part.spec)) for ids in (self.begin, self.plan, self.end))
+        mine = self.of(part)
+        around = sum(len(ids(part.spec)) for ids in (mine.begin, mine.plan, mine.end))
         return len(part.before) + around
 
     def size(self, document: Document) -> int:
@@ -134,7 +161,7 @@ class Rows(NamedTuple):
     """Documents as rows of one length."""
 
     ids: Tensor
-    """(B, L) int64; `VECTOR` where a vector or a stack of codes stands, any id in padding."""
+    """(B, L) int64; `VECTOR` or `SEEN` where something else stands, any id in padding."""
     kept: Tensor
     """(B, L) bool: no padding."""
     learned: Tensor
@@ -146,9 +173,11 @@ class Rows(NamedTuple):
     cells: Tensor
     """(B, L, 2) int64: row and column of a picture's code in its grid, 0 elsewhere."""
     vectors: Tensor | None = None
-    """(B, L, C) float, zeros elsewhere, of rows with vectors."""
+    """(B, L, C) float, zeros elsewhere, of rows with vectors of pictures that are drawn."""
     owners: Tensor | None = None
     """(B, L) int64: the number of the document in the row; None: each row is one document."""
+    features: Tensor | None = None
+    """(B, L, E) float, zeros elsewhere, of rows with pictures that an eye sees."""
     codes: Tensor | None = None
     """(B, L, G) int64, zeros elsewhere, of rows with stacks of codes."""
 
@@ -173,14 +202,19 @@ class Rows(NamedTuple):
 
     @property
     def drawn(self) -> Tensor:
-        """(B, L) bool: where vectors, or stacks of codes, stand."""
+        """(B, L) bool: where vectors, or stacks of codes, stand of pictures that are drawn."""
         return (self.ids == VECTOR) & self.kept
+
+    @property
+    def seen(self) -> Tensor:
+        """(B, L) bool: where what an eye sees stands."""
+        return (self.ids == SEEN) & self.kept
 
     @property
     def labels(self) -> Tensor:
         """(B, L) int64: ids where they are learned, `IGNORED` elsewhere. The id of a position is
         predicted from the one before it: a model shifts them."""
-        return self.ids.masked_fill(~self.learned | (self.ids == VECTOR), IGNORED)
+        return self.ids.masked_fill(~self.learned | (self.ids < 0), IGNORED)
 
     @property
     def targets(self) -> Tensor:
@@ -208,8 +242,10 @@ class _Line:
         self.ids, self.learned, self.spans = list[int](), list[bool](), list[int]()
         self.positions, self.cells = list[int](), list[tuple[int, int]]()
         self.owners = list[int]()
-        self.vectors, self.stacks = list[tuple[int, Tensor]](), list[tuple[int, Tensor]]()
-        """Pictures of numbers, and those of stacks of codes, and where they begin."""
+        self.vectors, self.features = list[tuple[int, Tensor]](), list[tuple[int, Tensor]]()
+        self.stacks = list[tuple[int, Tensor]]()
+        """Pictures of numbers that are drawn, those that are seen, and those of stacks of codes,
+        and where they begin."""
         self.next, self.pictures, self.documents = 0, 0, 0
 
     def document(self, document: Document, wrapping: Wrapping) -> None:
@@ -240,7 +276,7 @@ class _Line:
         self.next += min(count, 1) if together else count
 
     def picture(self, part: Part, wrapping: Wrapping) -> None:
-        spec = part.spec
+        spec, wrapping = part.spec, wrapping.of(part)
         assert spec is not None
         self.pictures += 1
         inside = self.pictures if wrapping.full != "none" else 0
@@ -252,9 +288,10 @@ class _Line:
         self.add(begin, learned, around)
         ids = wrapping.ids(part.content, spec)
         if ids is None:
-            beside = self.stacks if spec.discrete else self.vectors
-            beside.append((len(self.ids), part.content))
-        written = [VECTOR] * len(part.content) if ids is None else ids.tolist()
+            drawn = self.stacks if spec.discrete else self.vectors
+            (self.features if part.seen else drawn).append((len(self.ids), part.content))
+        stands = SEEN if part.seen else VECTOR
+        written = [stands] * len(part.content) if ids is None else ids.tolist()
         self.add(written, part.learned, inside, wrapping.one_position, _cells(wrapping, spec))
         self.add(wrapping.end(spec), part.learned and wrapping.learns_end, around)
 
@@ -319,6 +356,7 @@ def packed(
         torch.stack([padded([[c[i] for c in x.cells] for x in lines], 0) for i in (0, 1)], -1),
         _vectors([line.vectors for line in lines], starts, length),
         padded([line.owners for line in lines], 0),
+        _vectors([line.features for line in lines], starts, length),
         _vectors([line.stacks for line in lines], starts, length),
     )
 
