@@ -181,7 +181,7 @@ def test_what_is_learned_is_drawn(model):
     model.init_weights()
     document = [text(3, 4, learned=False), picture(model, 3), text(5)]
     rows = rows_of([document], model.wrapping)
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=3e-3)
+    optimizer, loss = torch.optim.AdamW(model.train().parameters(), lr=3e-3), torch.tensor(9.0)
     for _ in range(120):
         terms = model.terms(rows, Noise.request(0, 1))
         loss = torch.stack([(term.values * term.where).sum() for term in terms.values()]).sum()
@@ -194,4 +194,5 @@ def test_what_is_learned_is_drawn(model):
         words = torch.zeros(model.vocab, dtype=torch.bool)
         wish = mixed.MixedRequest([document[:1]], how, words, first="picture")
         *_, last = mixed.stream(model.eval(), wish)
+    assert isinstance(last, mixed.Finished)
     assert torch.equal(last.part.content, document[1].content)
