@@ -66,6 +66,7 @@ from smalti.tokenizers import (
     rendered,
     rq_vae,
     unitok,
+    vila_u,
     vqgan,
 )
 from smalti.tokenizers import ibq as ibq_tokenizer
@@ -113,6 +114,7 @@ TOKENIZERS = {
     "rendered": Entry(rendered.RenderedConfig, rendered.Rendered, rendered.tiny),
     "rq_vae": Entry(rq_vae.RQVAEConfig, rq_vae.RQVAE, rq_vae.tiny),
     "unitok": Entry(unitok.UniTokConfig, unitok.UniTok, unitok.tiny),
+    "vila_u": Entry(vila_u.VILAUConfig, vila_u.VILAU, vila_u.tiny),
 }
 MODELS = {
     "dnd": Entry(dnd.DnDConfig, dnd.DnD, dnd.tiny),

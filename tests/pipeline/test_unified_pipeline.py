@@ -22,22 +22,24 @@ from smalti.modules import fingerprint
 from smalti.pipeline.conversation import Phrases, Turn, Writing, placed, said
 from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
 from smalti.text.words import Words
-from smalti.tokenizers import kl_vae, vqgan
+from smalti.tokenizers import kl_vae, rq_vae, vqgan
 
 CODES = {"causal": vqgan, "masked": vqgan, "denoised": kl_vae}
-"""Tokenizers whose codes each loop draws."""
+"""Tokenizers whose codes each loop draws, one at a position."""
 
 
 def made(kind: str) -> UnifiedPipeline:
     """A pipeline of a registered model with random weights."""
     entry = modules.UNIFIED[kind]
     torch.manual_seed(0)
-    home = CODES[entry.module(entry.tiny()).draws_by]
+    plain = entry.module(entry.tiny())
+    home = CODES[plain.draws_by] if plain.depths == 1 else rq_vae
     tokenizer = modules.module_of(home.tiny(), modules.TOKENIZERS).eval().requires_grad_(False)
     words = Words.train(["a red heart", "a blue star", "what is it?", "draw"], 280)
     assert words.stop is not None
     marks = Marks(words.start, (words.stop,), words.pad)
     config = replace(entry.tiny().fitted(tokenizer.spec, words.vocab, marks), length=160)
+    config = config.with_codebook(tokenizer.codebook)
     model = modules.module_of(config, modules.UNIFIED).eval().requires_grad_(False)
     with torch.no_grad():
         for parameter in model.parameters():

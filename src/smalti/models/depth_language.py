@@ -213,9 +213,10 @@ class DepthLanguage(Unified):
             return self.into(self.book(codes))
         count, depth = self.spec.positions, self.config.depth
         places = rows.drawn.nonzero()[:, 1].view(-1, count)  # (P, N), pictures are whole
-        here = (places >= begin) & (places < end)
+        reach = int((places < end).sum(1).max())
+        here = (places >= begin)[:, :reach] & (places < end)[:, :reach]
         some = here.any(1)
-        codes = rows.codes[rows.drawn].view(-1, count, depth)[some]
+        codes = rows.codes[rows.drawn].view(-1, count, depth)[some, :reach]
         features = self.projection(self.book.each(codes).flatten(-2))  # (P, N, W)
         return self.into(features[here[some]])
 
@@ -293,12 +294,11 @@ class StacksInTurn(InTurn):
 def unitok(language: LanguageConfig = LLAMA_2, **changes: Any) -> DepthLanguageConfig:
     """UniTok's language model: eight sub-codes of 4096 behind attention, three of Llama's layers
     over depth."""
-    head = DepthConfig(
-        3, language.heads, language.dim, "llama", language.ffn_dim, rotary=True, bias=True
-    )
+    heads, dim, ffn_dim = language.heads, language.dim, language.ffn_dim
+    head = DepthConfig(3, heads, dim, "llama", ffn_dim, rotary=True, bias=True)
     sizes: dict[str, Any] = {"codes": 4096, "depth": 8, "code_dim": 8, "shared": False}
     kinds: dict[str, Any] = {"reads": "joined", "head_reads": "table", "z_loss": 5e-5}
-    return DepthLanguageConfig(language, head=head, **sizes | kinds | changes)
+    return DepthLanguageConfig(language, **{"head": head, **sizes, **kinds, **changes})
 
 
 def tiny(**changes: Any) -> DepthLanguageConfig:

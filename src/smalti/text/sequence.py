@@ -161,8 +161,7 @@ class Rows(NamedTuple):
     """Documents as rows of one length."""
 
     ids: Tensor
-    """(B, L) int64; `VECTOR` or `SEEN` where a vector or a stack of codes stands, any id in
-    padding."""
+    """(B, L) int64; `VECTOR` or `SEEN` where something else stands, any id in padding."""
     kept: Tensor
     """(B, L) bool: no padding."""
     learned: Tensor
@@ -177,10 +176,10 @@ class Rows(NamedTuple):
     """(B, L, C) float, zeros elsewhere, of rows with vectors of pictures that are drawn."""
     owners: Tensor | None = None
     """(B, L) int64: the number of the document in the row; None: each row is one document."""
-    codes: Tensor | None = None
-    """(B, L, G) int64, zeros elsewhere, of rows with stacks of codes."""
     features: Tensor | None = None
     """(B, L, E) float, zeros elsewhere, of rows with pictures that an eye sees."""
+    codes: Tensor | None = None
+    """(B, L, G) int64, zeros elsewhere, of rows with stacks of codes."""
 
     def take(self, index: Tensor) -> Rows:
         """Some of the rows, (n,) int64; they share no memory with these."""
@@ -243,10 +242,10 @@ class _Line:
         self.ids, self.learned, self.spans = list[int](), list[bool](), list[int]()
         self.positions, self.cells = list[int](), list[tuple[int, int]]()
         self.owners = list[int]()
-        self.vectors, self.stacks = list[tuple[int, Tensor]](), list[tuple[int, Tensor]]()
-        """Pictures of numbers that are drawn, those of stacks of codes, and where they begin."""
-        self.features = list[tuple[int, Tensor]]()
-        """Those that are seen."""
+        self.vectors, self.features = list[tuple[int, Tensor]](), list[tuple[int, Tensor]]()
+        self.stacks = list[tuple[int, Tensor]]()
+        """Pictures of numbers that are drawn, those that are seen, and those of stacks of codes,
+        and where they begin."""
         self.next, self.pictures, self.documents = 0, 0, 0
 
     def document(self, document: Document, wrapping: Wrapping) -> None:
@@ -357,8 +356,8 @@ def packed(
         torch.stack([padded([[c[i] for c in x.cells] for x in lines], 0) for i in (0, 1)], -1),
         _vectors([line.vectors for line in lines], starts, length),
         padded([line.owners for line in lines], 0),
-        _vectors([line.stacks for line in lines], starts, length),
         _vectors([line.features for line in lines], starts, length),
+        _vectors([line.stacks for line in lines], starts, length),
     )
 
 
