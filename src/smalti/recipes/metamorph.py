@@ -119,8 +119,16 @@ def shapes_metamorph() -> UnifiedRecipe:
         recipe,
         data=DataConfig(source="captioned:shapes", flip=False),
         row=120,
-        model=MetaMorphConfig(replace(small(), vocab=LLAMA_3.vocab, qk_norm="none"), length=512),
+        model=MetaMorphConfig(
+            replace(small(128, 4), vocab=LLAMA_3.vocab, qk_norm="none"), length=512
+        ),
         objective=JointConfig(over="kinds", cond_dropout=0.0),
         sampling=Sampling(),
-        train=replace(recipe.train, steps=1200, batch=20, eval_every=400, preview_every=600),
+        train=replace(
+            recipe.train,
+            steps=400,
+            optim=OptimConfig(lr=2e-3, schedule="cosine", warmup=40),
+            eval_every=200,
+            preview_every=200,
+        ),
     )
