@@ -22,11 +22,13 @@ from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
     dnd,
     emu3,
+    eye,
     fluid,
     hart,
     ibq,
     imagegpt,
     infinity,
+    janus,
     llamagen,
     mar,
     maskbit,
@@ -128,6 +130,7 @@ MODELS = {
 }
 UNIFIED = {
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
+    "janus": Entry(janus.JanusConfig, janus.Janus, janus.tiny),
     "one_vocabulary": Entry(
         one_vocabulary.OneVocabularyConfig, one_vocabulary.OneVocabulary, one_vocabulary.tiny
     ),
@@ -142,6 +145,8 @@ UNIFIED = {
 """Models of text and pictures in one sequence."""
 TOWERS = {"towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny)}
 """What says how well pictures and texts match."""
+EYES = {"tower_eye": Entry(eye.TowerEyeConfig, eye.TowerEye, eye.tiny)}
+"""What sees pictures for models that read them in another form than they draw them."""
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
     "clip": Entry(clip.CLIPConfig, clip.CLIP, clip.tiny),
@@ -169,7 +174,7 @@ def module_of(config: Any, among: dict[str, Entry]) -> Any:
 
 def name_of(module: Any) -> str:
     """The name under which a module's configuration is registered."""
-    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, TEXT):
+    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, EYES, TEXT):
         for name, item in known.items():
             if type(getattr(module, "config", None)) is item.config:
                 return name
