@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
+    depth_language,
     dnd,
     emu3,
     eye,
@@ -61,6 +62,7 @@ from smalti.tokenizers import (
     palette,
     rq_vae,
     unitok,
+    vila_u,
     vqgan,
 )
 from smalti.tokenizers import ibq as ibq_tokenizer
@@ -106,6 +108,7 @@ TOKENIZERS = {
     ),
     "rq_vae": Entry(rq_vae.RQVAEConfig, rq_vae.RQVAE, rq_vae.tiny),
     "unitok": Entry(unitok.UniTokConfig, unitok.UniTok, unitok.tiny),
+    "vila_u": Entry(vila_u.VILAUConfig, vila_u.VILAU, vila_u.tiny),
 }
 MODELS = {
     "dnd": Entry(dnd.DnDConfig, dnd.DnD, dnd.tiny),
@@ -129,6 +132,9 @@ MODELS = {
     "meissonic": Entry(meissonic.MeissonicConfig, meissonic.Meissonic, meissonic.tiny),
 }
 UNIFIED = {
+    "depth_language": Entry(
+        depth_language.DepthLanguageConfig, depth_language.DepthLanguage, depth_language.tiny
+    ),
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
     "janus": Entry(janus.JanusConfig, janus.Janus, janus.tiny),
     "one_vocabulary": Entry(

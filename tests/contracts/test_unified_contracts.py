@@ -14,6 +14,7 @@ from smalti import modules
 from smalti.codes import Cond, Known
 from smalti.engine import mixed
 from smalti.engine.step import Request
+from smalti.models import depth_language
 from smalti.models.unified import Unified
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -25,6 +26,7 @@ WORDS = 4
 """Ids of text, from 0, that every tiny model has."""
 CONFIGS = {name: entry.tiny() for name, entry in modules.UNIFIED.items()}
 CONFIGS["transfusion_paper, linear"] = replace(CONFIGS["transfusion_paper"], patches="linear")
+CONFIGS["depth_language, joined"] = depth_language.tiny_joined()
 
 
 @pytest.fixture(params=sorted(CONFIGS))

@@ -21,6 +21,7 @@ LLAMA = DepthConfig(layers=2, heads=2, dim=8, ffn_dim=16)
 GPT = replace(LLAMA, block="gpt", positions=True, bias=True, sums=True)
 HEADS = {
     "llama": (LLAMA, SIZES, DepthTable(SIZES[:-1], 8)),
+    "rotary": (replace(LLAMA, rotary=True), SIZES, DepthTable(SIZES[:-1], 8)),
     "gpt": (GPT, SIZES, CodeVectors(3, 5, 6)),
     "shared": (replace(GPT, gelu="sigmoid"), SIZES, CodeVectors(3, 5, 6, shared=True)),
     "last": (replace(GPT, sums=False), SIZES, CodeVectors(3, 5, 6)),
@@ -113,3 +114,22 @@ def test_depths_that_share_have_equal_sizes():
         DepthTable((4, 2), 8, shared=True)
     with pytest.raises(ValueError, match="dim must be a multiple of heads"):
         DepthConfig(heads=3, dim=8)
+
+
+def test_depths_turn_layers_that_can_turn_alone():
+    for config in (GPT, replace(LLAMA, dim=6)):
+        with pytest.raises(ValueError, match="rotary is for Llama's layers"):
+            replace(config, rotary=True)
+    plain, turned = (
+        DepthHead(SIZES, replace(LLAMA, rotary=rotary), DepthTable(SIZES[:-1], 8), WIDTH)
+        for rotary in (False, True)
+    )
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    turned.load_state_dict(plain.state_dict())
+    codes = torch.zeros(1, N, 3, dtype=torch.int64)
+    first, last = (
+        [mine.equal(other) for mine, other in zip(*both, strict=True)]
+        for both in [(plain.logits(hidden(1), codes), turned.logits(hidden(1), codes))] * 2
+    )
+    assert first[0] and not last[-1]

@@ -10,6 +10,8 @@ from smalti.models.unified import Marks
 from smalti.recipes import RECIPES
 from smalti.tokenizers.emu3_vq import Emu3VQConfig
 from smalti.tokenizers.magvit2 import MAGVIT2Config
+from smalti.tokenizers.unitok import large
+from smalti.tokenizers.vila_u import VILAUConfig
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 
 LLAMA_7B, LLAMA_3_8B, CODE_LLAMA_34B = 6_738_415_616, 8_030_261_248, 33_743_970_304
@@ -31,6 +33,33 @@ SIZES = {
     "show_o": PHI + 7298 * (2 * 2048 + 1) + 24 * 4 * 64,
     "emu3": LLAMA_3_8B + 2 * 56_366 * 4096,
     "janus_pro_7b": DEEPSEEK_7B + ways(4096),
+    # four ids more, a perceptron of 1024 numbers, and six layers 2560 wide with what is around them
+    "vila_u_7b": LLAMA_7B
+    + 2 * 4 * 4096
+    + 1024 * 4096
+    + 4096**2
+    + 2 * 4096
+    + 6 * (12 * 2560**2 + 13 * 2560)
+    + (1024 + 4096 + 2 + 4 + 2) * 2560
+    + 2561 * 16_384,
+    # the same ids; attention of 64 numbers to 1024, the norm and the perceptron behind it; three
+    # layers of Llama's, seven tables and one classifier
+    "unitok_7b": LLAMA_7B
+    + 2 * 4 * 4096
+    + 64 * 3 * 1024
+    + 2 * 1024
+    + 1024 * 1025
+    + 65 * 1024
+    + 4 * 64
+    + 2 * 1024
+    + (2 * 1024 + 2 * 1025 * 2048 + 2049 * 1024)
+    + 2 * 1024
+    + 1025 * 4096
+    + 4097 * 4096
+    + 3 * (4 * 4096**2 + 3 * 4096 * 11_008 + 2 * 4096)
+    + 4096
+    + 7 * 4096 * 4096
+    + 4097 * 4096,
 }
 """Published counts of the language models that they are, and what is more or larger."""
 TOKENIZERS = {
@@ -40,6 +69,8 @@ TOKENIZERS = {
     "show_o": MAGVIT2Config(),
     "emu3": Emu3VQConfig(size=(720, 720)),
     "janus_pro_7b": VQGANConfig(size=(384, 384)),
+    "vila_u_7b": VILAUConfig(),
+    "unitok_7b": large(),
 }
 
 
@@ -73,6 +104,8 @@ def test_pictures_and_words(name):
         ("chameleon_34b", (1e-4, (0.9, 0.95), 1e-5, 0.1, 1.0, 4000), (4096, 3072), (1.0, 1.0)),
         ("liquid_7b", (2e-5, (0.9, 0.999), 1e-8, 0.0, 1.0, 1758), (2048, 1024), (1.0, 1.0)),
         ("show_o", (1e-4, (0.9, 0.999), 1e-8, 0.01, 1.0, 5000), (388, 1152), (0.1, 1.0)),
+        ("vila_u_7b", (5e-5, (0.9, 0.999), 1e-8, 0.0, 1.0, 3000), (8192, 512), (1.0, 1.0)),
+        ("unitok_7b", (5e-5, (0.9, 0.999), 1e-8, 0.0, 1.0, 1200), (2048, 1024), (1.0, 1.0)),
         ("emu3", (5e-5, (0.9, 0.95), 1e-8, 0.1, 1.0, 2000), (9216, 512), (1.0, 0.5)),
         ("janus_1b", (1e-4, (0.9, 0.95), 1e-8, 0.0, 1.0, 5000), (4096, 512), (1.0, 1.0)),
         ("janus_pro_7b", (1e-4, (0.9, 0.95), 1e-8, 0.0, 1.0, 5000), (4096, 512), (1.0, 1.0)),

@@ -12,7 +12,8 @@ from builders import generate
 from smalti.codes import Cond, Span
 from smalti.engine.step import Known
 from smalti.heads.depth import DepthConfig, DepthHead
-from smalti.interop.projects.rq import BLOCK, fused, tables, transformer_sizes, transformer_state
+from smalti.interop.depth_language import vila_u_head
+from smalti.interop.projects.rq import tables, transformer_sizes, transformer_state
 from smalti.models.rq_transformer import RQTransformer
 from smalti.nn.code_embedding import CodeVectors
 from smalti.sampling.chance import Chance
@@ -102,17 +103,6 @@ def test_rq_transformer(folder):
     io.done()
 
 
-VILA_U = (
-    *BLOCK,
-    ("head_transformer.blocks.", "layers."),
-    ("classifier_mlp.layer_norm.", "norm."),
-    ("classifier_mlp.linear.", "parts.0.proj."),
-    ("in_mlp_1.", "read."),
-    ("in_mlp_2.", "into."),
-)
-"""Parts of official names and of ours, in this order."""
-
-
 def depth_head(folder: Path) -> tuple[DepthHead, Vectors]:
     """VILA-U's, with the vectors of its quantizer, and the folder's tensors of them."""
     config, weights, io = load(folder)
@@ -137,12 +127,7 @@ def depth_head(folder: Path) -> tuple[DepthHead, Vectors]:
     head = DepthHead((vocab,) * depth, settings, seen, told["input_embed_dim_2"]).eval()
     prefix = "rqtransformer."
     mine = {n.removeprefix(prefix): t for n, t in whole.items() if n.startswith(prefix)}
-    state = {"positions": mine.pop("pos_emb_d")[0], "seen.vectors": torch.cat(books)}
-    for name, tensor in fused(mine).items():
-        for theirs, own in VILA_U:
-            name = name.replace(theirs, own)
-        state[name] = tensor
-    head.load_state_dict(state)
+    head.load_state_dict(vila_u_head(mine) | {"seen.vectors": torch.cat(books)})
     kept = {n: t for n, t in io.items() if n.startswith(("depth_", "gen_", "body_"))}
     return head, Vectors(kept | {"codes": io["codes"]})
 

@@ -203,3 +203,20 @@ def test_what_is_no_part():
 def test_segments():
     assert text(1, 2).segment.kind == "text" and text(1, 2).segment.length == 2
     assert picture().segment.kind == "codes" and numbers().segment.kind == "numbers"
+
+
+def test_stacks_of_codes_stand_beside_ids():
+    """As vectors do, on either side of padding, in a tensor of their own."""
+    spec = TokenSpec(((1, 2),), 9, depth=3)
+    stacks = Part(torch.arange(6).view(2, 3), spec)
+    rows = rows_of(
+        [[text(3), stacks], [text(4), text(5, 6), stacks, text(7)]], Wrapping(), left=True
+    )
+    assert rows.ids.tolist() == [[0, 0, 0, 3, VECTOR, VECTOR], [4, 5, 6, VECTOR, VECTOR, 7]]
+    assert rows.vectors is None and rows.codes is not None
+    assert rows.codes.dtype == torch.int64 and torch.equal(rows.codes[0, 4:], stacks.content)
+    assert torch.equal(rows.codes[rows.drawn], stacks.content.repeat(2, 1))
+    assert not rows.codes[~rows.drawn].any()
+    assert rows.labels[0].tolist() == [IGNORED] * 3 + [3, IGNORED, IGNORED]
+    taken = rows.take(torch.tensor([1]))
+    assert taken.codes is not None and torch.equal(taken.codes[0, 3:5], stacks.content)

@@ -27,10 +27,10 @@ GOAL = ContrastiveConfig(
 )
 
 
-def objective():
+def objective(pairs="softmax"):
     torch.manual_seed(0)
     model = UniTok(replace(tiny(), size=(16, 16), features=16))
-    return GOAL.objective(model, 0, 100)
+    return replace(GOAL, pairs=pairs).objective(model, 0, 100)
 
 
 def pairs(goal, count=8):
@@ -41,12 +41,13 @@ def pairs(goal, count=8):
     return {"images": colours.expand(-1, -1, 16, 16).contiguous(), "text_tokens": texts}
 
 
-def test_the_loss_falls_and_texts_find_their_pictures():
-    goal = objective()
+@pytest.mark.parametrize(("kind", "steps"), [("softmax", 80), ("sigmoid", 160)])
+def test_the_loss_falls_and_texts_find_their_pictures(kind, steps):
+    goal = objective(kind)
     batch = pairs(goal)
     optimizers = [adamw(m, OptimConfig(lr=3e-3)) for m in goal.optimized().values()]
     seen = []
-    for step in range(80):
+    for step in range(steps):
         losses = goal(batch, step)
         assert set(losses.totals) == set(goal.optimized()) == {"model", "text"}
         torch.stack(list(losses.totals.values())).sum().backward()
@@ -67,6 +68,22 @@ def test_the_loss_is_that_of_both_directions():
     wanted = -(logits.log_softmax(1).diagonal() + logits.log_softmax(0).diagonal()).mean() / 2
     torch.testing.assert_close(found, wanted)
     assert share == (logits.argmax(1) == torch.arange(5)).float().mean()
+
+
+def test_pairs_may_be_judged_alone():
+    a, b = (F.normalize(torch.randn(5, 4), dim=-1) for _ in range(2))
+    scale, bias, given = torch.tensor(3.0), torch.tensor(-2.0), torch.ones(5, dtype=torch.bool)
+    found, share = contrastive_loss(a, b, scale, given, bias)
+    logits = 3 * a @ b.T - 2
+    right = torch.eye(5).bool()
+    chances = logits.sigmoid().where(right, 1 - logits.sigmoid())
+    torch.testing.assert_close(found, -chances.log().sum() / 5)
+    assert share == (logits.argmax(1) == torch.arange(5)).float().mean()
+    nothing, _ = contrastive_loss(a, b, scale, ~given, bias)
+    assert nothing == 0
+    tower = objective("sigmoid").tower
+    assert tower.bias is not None and tower.bias.item() == -10
+    assert tower.scale.exp().item() == pytest.approx(10)
 
 
 def test_pictures_without_a_caption_have_no_part():

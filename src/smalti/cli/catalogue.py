@@ -139,8 +139,10 @@ def _imported(module: str) -> dict[str, str]:
 
 
 def _named(module: str, words: str) -> list[tuple[str, str]]:
-    """Where the classes of smalti are defined that a module names in these words."""
-    places = (_class(module, name) for name in re.findall(r"\w+", words))
+    """Where the classes of smalti are defined that a module names in these words, of which those in
+    quotes are values."""
+    names = re.findall(r"\w+", re.sub(r'"[^"]*"', "", words))
+    places = (_class(module, name) for name in names)
     return [place for place in places if place is not None]
 
 

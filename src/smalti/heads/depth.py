@@ -28,6 +28,7 @@ from smalti.nn.code_embedding import CodeVectors, DepthTable
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import Gelu
 from smalti.nn.norms import RMSNorm
+from smalti.nn.rope import rope_1d, rotation
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class DepthConfig:
     """GPT's nonlinearity."""
     positions: bool = False
     """Whether each depth has an embedding of its own, as RQ-Transformer and VILA-U have."""
+    rotary: bool = False
+    """Whether depths turn queries and keys of Llama's layers, as UniTok's language model has it."""
     shared_classifier: bool = True
     """One classifier for all depths; if not, each has its own."""
     bias: bool = False
@@ -69,6 +72,11 @@ class DepthConfig:
             above_zero=("norm_eps",),
             multiple=("dim", "heads"),
         )
+        if self.rotary and (self.block != "llama" or self.dim // self.heads % 2):
+            raise ValueError(
+                "rotary is for Llama's layers with heads of an even width, got "
+                f"{self.block} {self.dim // self.heads} wide"
+            )
 
     def make_layers(self) -> nn.ModuleList:
         """The layers, new."""
@@ -136,6 +144,11 @@ class DepthHead(HeadInTurn):
     def first(self, h: Tensor) -> Tensor:
         x = self.into(h) if self.wide else h
         return x + self.positions[0] if self.config.positions else x
+
+    def rotation(self, device: torch.device) -> Tensor | None:
+        if not self.config.rotary:
+            return None
+        return rotation(rope_1d(self.count, self.head_dim)).to(device)
 
     def behind(self, parts: Tensor) -> Tensor:
         vectors = self.seen.each(parts)

@@ -16,7 +16,6 @@ P pictures of all rows, V ids, T timesteps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Self
@@ -31,14 +30,23 @@ from smalti.heads.diffusion import TimeEmbedding
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
-from smalti.models.unified import Context, Drawer, Marks, Term, Unified, UnifiedConfig, places
+from smalti.models.unified import (
+    Between,
+    Context,
+    Drawer,
+    Marks,
+    Term,
+    Unified,
+    UnifiedConfig,
+    places,
+)
 from smalti.nn.attention import KVCache
 from smalti.nn.linear import Linear
 from smalti.nn.llama import feed_forward_width
 from smalti.nn.unet import Down, Up
 from smalti.sampling.noise import Noise
 from smalti.sampling.solvers import TIMES, Path, Solver, cosine, path
-from smalti.text.sequence import IGNORED, Rows, Wrapping
+from smalti.text.sequence import IGNORED, Rows
 
 
 def sized(layers: int, heads: int, dim: int, vocab: int = 32002) -> LanguageConfig:
@@ -137,19 +145,6 @@ class TransfusionPaperConfig(UnifiedConfig):
     def wrapping(self) -> Between:
         """How pictures are written."""
         return Between("picture", around=(self.begin, self.end))
-
-
-@dataclass(frozen=True)
-class Between(Wrapping):
-    """An id before a picture and one after it, both learned as text is."""
-
-    around: tuple[int, int] = (0, 0)
-
-    def begin(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[:1]
-
-    def end(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[1:]
 
 
 class Seen(NamedTuple):
@@ -313,11 +308,7 @@ class TransfusionPaper(Unified):
             found = self.patches.noise(h[drawn].view_as(seen.vectors), seen)  # (P, N, C)
             each = (found.flatten(0, 1).float() - noise[drawn]).square().mean(-1)
             errors = errors.masked_scatter(drawn, each)
-        labels = rows.targets[:, 1:]
-        where = labels != IGNORED  # logits of nothing else are computed
-        logits = self.logits(h[:, :-1][where]).float()
-        nats = F.cross_entropy(logits, labels[where], reduction="none")
-        return F.pad(nats.new_zeros(labels.shape).masked_scatter(where, nats), (1, 0)), errors
+        return self.nats(h, rows), errors
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of text; squared errors of pictures that are learned. Each picture is at a timestep

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Reads, Span, TokenSpec
 from smalti.heads.categorical import Softmax
@@ -25,7 +26,7 @@ from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw
 from smalti.sampling.noise import Noise
 from smalti.sampling.solvers import Solver
-from smalti.text.sequence import CODE, Document, Part, Rows, Wrapping
+from smalti.text.sequence import CODE, IGNORED, Document, Part, Rows, Wrapping
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class UnifiedConfig:
     def eye_of(self, towers: TowersConfig) -> TowerEyeConfig:
         """How it takes an eye from towers."""
         return TowerEyeConfig.of(towers)
+
+    def with_codebook(self, codebook: Any) -> Self:
+        """The same with what the tokenizer's table of codes decides of a model that reads its
+        vectors; of others nothing."""
+        return self
 
     def check_spec(self, spec: TokenSpec) -> tuple[int, int]:
         """The one grid of codes as this model writes them, numbers or codes of one table as its
@@ -160,6 +166,9 @@ class Unified(nn.Module):
         """Draw new weights."""
         raise NotImplementedError
 
+    def learn_from(self, codebook: Any) -> None:
+        """Take over the vectors of the tokenizer's table of codes, where they are read."""
+
     def cache(self, batch: int, length: int) -> Any:
         """An empty cache of so many rows and positions."""
         raise NotImplementedError
@@ -172,6 +181,15 @@ class Unified(nn.Module):
     def logits(self, h: Tensor) -> Tensor:
         """Logits (B, n, V) of the ids behind hidden states (B, n, D)."""
         raise NotImplementedError
+
+    def nats(self, h: Tensor, rows: Rows) -> Tensor:
+        """Nats (B, L) of ids of text that are learned, of the hidden states (B, L, D) of whole
+        rows; 0 elsewhere and where nothing is before an id."""
+        labels = rows.targets[:, 1:]
+        where = labels != IGNORED  # logits of nothing else are computed
+        logits = self.logits(h[:, :-1][where]).float()
+        nats = F.cross_entropy(logits, labels[where], reduction="none")
+        return F.pad(nats.new_zeros(labels.shape).masked_scatter(where, nats), (1, 0))
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """What training minimises, by kind: of text, and of pictures."""
@@ -257,6 +275,10 @@ class InTurn(Drawer):
         """The ids (B,) of codes (B,)."""
         return codes
 
+    def write(self, rows: Rows, slot: int, codes: Tensor) -> None:
+        """Write codes (B, *trailing) down at a position of rows."""
+        rows.ids[:, slot] = self.ids(codes)
+
     def logits(self, h: Tensor) -> Tensor:
         """Logits (B, 1, K) of codes."""
         return self.model.logits(h)
@@ -266,7 +288,7 @@ class InTurn(Drawer):
         number = span.start
         assert number is not None
         if number:
-            context.rows.ids[:, self.slots[number - 1]] = self.ids(codes[:, number - 1])
+            self.write(context.rows, self.slots[number - 1], codes[:, number - 1])
         return self.read(context, self.slots[number])[:, -1:]
 
     def draw(
@@ -311,6 +333,20 @@ class Writer(InTurn):
         ids = ids.where(kept & (ids >= 0) & (ids < vocab), vocab)
         found = torch.zeros(count, vocab + 1, dtype=torch.bool, device=ids.device)
         return found.scatter(1, ids, True)[:, :vocab]
+
+
+@dataclass(frozen=True)
+class Between(Wrapping):
+    """An id before a picture and one after it, both learned as text is; what is between them stands
+    beside the ids of a row."""
+
+    around: tuple[int, int] = (0, 0)
+
+    def begin(self, spec: TokenSpec) -> Sequence[int]:
+        return self.around[:1]
+
+    def end(self, spec: TokenSpec) -> Sequence[int]:
+        return self.around[1:]
 
 
 def places(wrapping: Wrapping, spec: TokenSpec, length: int) -> list[int]:

@@ -79,6 +79,13 @@ def rope_halves(positions: Tensor, head_dim: int, base: float = 10000.0) -> Tens
     return torch.stack((angle.cos(), angle.sin()), -2)
 
 
+def rope_2d_halves(height: int, width: int, head_dim: int, base: float = 10000.0) -> Tensor:
+    """The angles of `rope_2d` for pairs i and i + head_dim / 2: (1, height * width, 2, head_dim)
+    for `rotate_halves`, as the ViT of Qwen2-VL has it."""
+    angles = rope_2d(height, width, head_dim, base).unbind(-1)  # cosines, sines
+    return torch.stack([torch.cat((a, a), -1) for a in angles], 1)[None]
+
+
 def rotate_halves(x: Tensor, table: Tensor) -> Tensor:
     """Turn heads (B, H, n, head_dim) by rows (B, n, 2, head_dim) of a table of `rope_halves`."""
     cos, sin = table.unsqueeze(1).unbind(-2)  # each (B, 1, n, head_dim)

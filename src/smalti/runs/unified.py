@@ -197,9 +197,11 @@ def fresh(
     marks = Marks(words.start, (stop,), words.pad)
     config = recipe.model.fitted(tokenizer.spec, words.vocab, marks)
     config = config if eye is None else config.seeing(eye.sight)
+    config = config.with_codebook(tokenizer.codebook)
     torch.manual_seed(recipe.train.seed)
     model: Unified = modules.module_of(config, modules.UNIFIED)
     model.init_weights()
+    model.learn_from(tokenizer.codebook)
     recipe.sampling.check(model)
     return UnifiedPipeline(tokenizer, model, words, recipe.sampling, recipe.writing, eye=eye)
 

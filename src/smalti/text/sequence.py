@@ -8,7 +8,7 @@ an eye sees of them, vectors of numbers, and those that are drawn are codes. A p
 the two it is, and a wrapping has another one for the first.
 
 B rows, L positions, N codes of a picture, C numbers of a vector, E numbers that an eye sees at a
-position.
+position, G codes of a stack.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from smalti.codes import TokenSpec
 IGNORED = -100
 """The label of a position that is not learned."""
 VECTOR = -1
-"""Stands in the place of an id where a row has a vector of a picture that is drawn."""
+"""Stands in the place of an id where a row has a vector, or a stack of codes, of a picture that is
+drawn."""
 SEEN = -2
 """Stands in the place of an id where a row has what an eye sees."""
 CODE = -1
@@ -127,7 +128,8 @@ class Wrapping:
         return ()
 
     def id_of(self, codes: Tensor) -> Tensor | None:
-        """The ids (N,) of codes (N, *trailing); None: they stand in a row as vectors (N, C)."""
+        """The ids (N,) of codes (N, *trailing); None: they stand in a row beside its ids, as
+        vectors (N, C) or as stacks of codes (N, G)."""
         return None
 
     def ids(self, codes: Tensor, spec: TokenSpec) -> Tensor | None:
@@ -159,7 +161,8 @@ class Rows(NamedTuple):
     """Documents as rows of one length."""
 
     ids: Tensor
-    """(B, L) int64; `VECTOR` or `SEEN` where there is a vector, any id where there is padding."""
+    """(B, L) int64; `VECTOR` or `SEEN` where a vector or a stack of codes stands, any id in
+    padding."""
     kept: Tensor
     """(B, L) bool: no padding."""
     learned: Tensor
@@ -176,6 +179,8 @@ class Rows(NamedTuple):
     """(B, L) int64: the number of the document in the row; None: each row is one document."""
     features: Tensor | None = None
     """(B, L, E) float, zeros elsewhere, of rows with pictures that an eye sees."""
+    codes: Tensor | None = None
+    """(B, L, G) int64, zeros elsewhere, of rows with stacks of codes."""
 
     def take(self, index: Tensor) -> Rows:
         """Some of the rows, (n,) int64; they share no memory with these."""
@@ -198,7 +203,7 @@ class Rows(NamedTuple):
 
     @property
     def drawn(self) -> Tensor:
-        """(B, L) bool: where vectors stand of pictures that are drawn."""
+        """(B, L) bool: where vectors, or stacks of codes, stand of pictures that are drawn."""
         return (self.ids == VECTOR) & self.kept
 
     @property
@@ -240,6 +245,8 @@ class _Line:
         self.owners = list[int]()
         self.vectors, self.features = list[tuple[int, Tensor]](), list[tuple[int, Tensor]]()
         """Pictures of numbers that are drawn, and those that are seen, and where they begin."""
+        self.stacks = list[tuple[int, Tensor]]()
+        """The same of pictures of stacks of codes."""
         self.next, self.pictures, self.documents = 0, 0, 0
 
     def document(self, document: Document, wrapping: Wrapping) -> None:
@@ -282,7 +289,8 @@ class _Line:
         self.add(begin, learned, around)
         ids = wrapping.ids(part.content, spec)
         if ids is None:
-            (self.features if part.seen else self.vectors).append((len(self.ids), part.content))
+            drawn = self.stacks if spec.discrete else self.vectors
+            (self.features if part.seen else drawn).append((len(self.ids), part.content))
         stands = SEEN if part.seen else VECTOR
         written = [stands] * len(part.content) if ids is None else ids.tolist()
         self.add(written, part.learned, inside, wrapping.one_position, _cells(wrapping, spec))
@@ -350,19 +358,22 @@ def packed(
         _vectors([line.vectors for line in lines], starts, length),
         padded([line.owners for line in lines], 0),
         _vectors([line.features for line in lines], starts, length),
+        _vectors([line.stacks for line in lines], starts, length),
     )
 
 
 def _vectors(
     lines: Sequence[list[tuple[int, Tensor]]], starts: Sequence[int], length: int
 ) -> Tensor | None:
-    """Pictures of numbers of each row as (B, L, C); None if there are none."""
-    widths = {content.shape[-1] for line in lines for _, content in line}
-    if not widths:
+    """What stands beside the ids of each row, (B, L, C); None if nothing does."""
+    contents = [content for line in lines for _, content in line]
+    if not contents:
         return None
+    widths = {content.shape[-1] for content in contents}
     if len(widths) > 1:
         raise ValueError(f"pictures of one batch have vectors of one width, got {sorted(widths)}")
-    whole = torch.zeros(len(lines), length, widths.pop())
+    dtype = torch.float32 if contents[0].is_floating_point() else torch.int64
+    whole = torch.zeros(len(lines), length, widths.pop(), dtype=dtype)
     for row, start, line in zip(whole, starts, lines, strict=True):
         for at, content in line:
             row[start + at : start + at + len(content)] = content

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn.autoencoder import Encoder
-from smalti.nn.conv import Upsample, group_norm
+from smalti.nn.conv import Upsample
+from smalti.nn.guided import GuidedAttention, GuidedBlock, GuidedLevel, GuidedNorm
 from smalti.tokenizers.one_grid import ConvConfig, GridTokenizer
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
@@ -94,74 +95,6 @@ class Frames(nn.Module):
         return x
 
 
-class GuidedNorm(nn.Module):
-    """Features (B, C, h', w') normalised in groups, then scaled and shifted by a guide (B, Z, h,
-    w)."""
-
-    def __init__(self, channels: int, guide: int) -> None:
-        super().__init__()
-        self.norm = group_norm(channels)
-        self.scale, self.shift = nn.Conv2d(guide, channels, 1), nn.Conv2d(guide, channels, 1)
-
-    def forward(self, x: Tensor, guide: Tensor) -> Tensor:
-        guide = F.interpolate(guide, x.shape[-2:], mode="nearest")
-        return self.norm(x) * self.scale(guide) + self.shift(guide)
-
-
-class GuidedBlock(nn.Module):
-    """Two 3x3 convolutions, each behind a guided norm and SiLU, plus the input; (B, C, h', w')."""
-
-    def __init__(self, in_channels: int, channels: int, guide: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = GuidedNorm(in_channels, guide), GuidedNorm(channels, guide)
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.nin_shortcut: nn.Module = nn.Identity()
-        if in_channels != channels:
-            self.nin_shortcut = nn.Conv2d(in_channels, channels, 1)
-
-    def forward(self, x: Tensor, guide: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x, guide)))
-        h = self.conv2(F.silu(self.norm2(h, guide)))
-        return self.nin_shortcut(x) + h
-
-
-class GuidedAttention(nn.Module):
-    """Attention over all cells of features (B, C, h', w') behind a guided norm, plus the input."""
-
-    def __init__(self, channels: int, guide: int) -> None:
-        super().__init__()
-        self.norm = GuidedNorm(channels, guide)
-        self.q, self.k, self.v = (nn.Conv2d(channels, channels, 1) for _ in range(3))
-        self.proj_out = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor, guide: Tensor) -> Tensor:
-        h = self.norm(x, guide)
-        q, k, v = (f(h).flatten(2).mT for f in (self.q, self.k, self.v))  # (B, h' w', C)
-        h = F.scaled_dot_product_attention(q, k, v).mT.contiguous()  # (B, C, h' w')
-        return x + self.proj_out(h.unflatten(2, x.shape[2:]))
-
-
-class GuidedLevel(nn.Module):
-    """Blocks of one resolution, with attention if asked for, then twice the size if asked for."""
-
-    def __init__(self, widths: tuple[int, int], config: Emu3VQConfig, deep: bool, double: bool):
-        super().__init__()
-        (before, width), guide = widths, config.latent
-        befores = [before, *[width] * config.blocks]
-        self.block = nn.ModuleList([GuidedBlock(b, width, guide) for b in befores])
-        attends = len(befores) if deep and config.attention else 0
-        self.attn = nn.ModuleList([GuidedAttention(width, guide) for _ in range(attends)])
-        self.upsample = Upsample(width) if double else nn.Identity()
-
-    def forward(self, x: Tensor, guide: Tensor) -> Tensor:
-        for i, block in enumerate(self.block):
-            x = block(x, guide)
-            if len(self.attn):
-                x = self.attn[i](x, guide)
-        return self.upsample(x)
-
-
 class Decoder(nn.Module):
     """Latents (B, Z, h, w) and the rows of the codebook that stand for codes, of that shape, to
     images (B, 3, H, W)."""
@@ -180,7 +113,13 @@ class Decoder(nn.Module):
             self.mid.insert(1, GuidedAttention(widths[0], guide))
         self.up = nn.ModuleList(
             [
-                GuidedLevel((before, width), config, i == 0, i < len(widths) - 1)
+                GuidedLevel(
+                    (before, width),
+                    guide,
+                    config.blocks + 1,
+                    i == 0 and config.attention,
+                    Upsample(width) if i < len(widths) - 1 else nn.Identity(),
+                )
                 for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False))
             ]
         )

@@ -84,6 +84,30 @@ class GridTokenizer(ImageTokenizer):
         return self.render(self.quantize.decode(grid))
 
 
+class StackTokenizer(GridTokenizer):
+    """One whose codes of a position are a stack of refinements (`quantize.residual`), of which the
+    first few are a coarser picture."""
+
+    @property
+    def levels(self) -> int:
+        return self.spec.depth
+
+    @property
+    def codebook(self) -> nn.Module:
+        return self.quantize
+
+    def decode(
+        self, codes: Tensor, spec: TokenSpec | None = None, depth: int | None = None
+    ) -> Tensor:
+        """Codes (B, h * w, D) to images (B, 3, H, W), about [-1, 1], not clamped; of the first
+        `depth` depths, which is all if None. Raises ValueError unless there are so many."""
+        grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w, D)
+        return self.render(self.quantize.partial(grid, self.levels if depth is None else depth))
+
+    def preview(self, codes: Tensor, levels: int, spec: TokenSpec | None = None) -> Tensor:
+        return self.decode(codes, spec, levels)
+
+
 @dataclass(frozen=True)
 class ConvConfig(GridConfig):
     """The settings of the convolutions of the first VQGAN, `nn.autoencoder`."""

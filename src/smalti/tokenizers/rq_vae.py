@@ -22,7 +22,7 @@ from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn.autoencoder import Decoder, Encoder, levels_at
 from smalti.tokenizers.base import check_latent
-from smalti.tokenizers.one_grid import ConvConfig, ConvTokenizer, check_levels
+from smalti.tokenizers.one_grid import ConvConfig, ConvTokenizer, StackTokenizer, check_levels
 from smalti.tokenizers.quantize.residual import ResidualQuantizer
 
 
@@ -58,7 +58,7 @@ class RQVAEConfig(ConvConfig):
         return TokenSpec((self.grid,), self.vocab, self.depth)
 
 
-class RQVAE(ConvTokenizer):
+class RQVAE(StackTokenizer, ConvTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, h * w, D), row by row, and
     back."""
 
@@ -72,14 +72,6 @@ class RQVAE(ConvTokenizer):
         self.quantize = ResidualQuantizer(config.vocab, width, config.depth, config.shared)
         self.quant_conv = nn.Conv2d(config.latent, config.dim, 1)
         self.post_quant_conv = nn.Conv2d(config.dim, config.latent, 1)
-
-    @property
-    def levels(self) -> int:
-        return self.config.depth
-
-    @property
-    def codebook(self) -> nn.Module:
-        return self.quantize
 
     def latent(self, images: Tensor) -> Tensor:
         """(B, C, h, w) before quantization."""
@@ -99,18 +91,6 @@ class RQVAE(ConvTokenizer):
             uniform = uniform.unflatten(1, z.shape[2:])
         soft, codes = self.quantize.soft(z, temperature, uniform)
         return soft.flatten(1, 2), codes.flatten(1, 2)
-
-    def decode(
-        self, codes: Tensor, spec: TokenSpec | None = None, depth: int | None = None
-    ) -> Tensor:
-        """Codes (B, h * w, D) to images (B, 3, H, W), about [-1, 1], not clamped; of the first
-        `depth` depths, which is all if None. Raises ValueError unless there are so many."""
-        grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w, D)
-        most = self.config.depth
-        return self.render(self.quantize.partial(grid, most if depth is None else depth))
-
-    def preview(self, codes: Tensor, levels: int, spec: TokenSpec | None = None) -> Tensor:
-        return self.decode(codes, spec, levels)
 
 
 def fold(x: Tensor, cells: int) -> Tensor:
