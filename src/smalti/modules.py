@@ -21,6 +21,7 @@ from smalti.config import from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
     dnd,
+    dual_eye,
     emu3,
     eye,
     fluid,
@@ -149,7 +150,10 @@ UNIFIED = {
 """Models of text and pictures in one sequence."""
 TOWERS = {"towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny)}
 """What says how well pictures and texts match."""
-EYES = {"tower_eye": Entry(eye.TowerEyeConfig, eye.TowerEye, eye.tiny)}
+EYES = {
+    "dual_eye": Entry(dual_eye.DualEyeConfig, dual_eye.DualEye, dual_eye.tiny),
+    "tower_eye": Entry(eye.TowerEyeConfig, eye.TowerEye, eye.tiny),
+}
 """What sees pictures for models that read them in another form than they draw them."""
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),

@@ -9,7 +9,7 @@ from golden import Vectors, float32, folders, load, size_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.interop.projects.illume import tokenizer_state
+from smalti.interop.dualvitok import tokenizer_state
 from smalti.nn.frozen_vit import FrozenViTConfig
 from smalti.nn.vision import TowerConfig
 from smalti.tokenizers.dual import DualConfig, DualTokenizer
