@@ -295,6 +295,11 @@ def pipeline(name: str, **options: Any) -> Pipeline:
 
 def random_codes(spec: TokenSpec, batch: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
+    if spec.tables:
+        sizes = torch.tensor([h * w for h, w in spec.grids])
+        tables = torch.tensor(spec.tables).repeat_interleave(sizes)
+        share = torch.rand(spec.shape(batch), generator=generator)
+        return spec.firsts + (share * tables).long()
     if spec.discrete:
         return torch.randint(spec.vocab, spec.shape(batch), generator=generator)
     return torch.randn(spec.shape(batch), generator=generator)

@@ -30,6 +30,9 @@ class TokenSpec:
     """Codes per position (residual, multi-codebook); 0 = one, and no trailing axis."""
     channels: int = 0
     """Width of a bit or continuous code."""
+    tables: tuple[int, ...] = ()
+    """Entries of the codebook of each grid, where each has one of its own. Codes are then numbered
+    through, those of a grid behind those of all grids before it, and `vocab` is their sum."""
 
     def __post_init__(self) -> None:
         if not self.grids or any(len(g) != 2 or min(g) < 1 for g in self.grids):
@@ -41,6 +44,13 @@ class TokenSpec:
             )
         if self.vocab == 0 and self.channels == 0:
             raise ValueError("a spec needs a vocab (discrete), channels (continuous) or both")
+        if self.tables:
+            alone = not self.trailing and min(self.tables) > 0 and sum(self.tables) == self.vocab
+            if not alone or len(self.tables) != len(self.grids):
+                raise ValueError(
+                    f"tables must be one for each of {len(self.grids)} grids, of {self.vocab} "
+                    f"codes together, one at each position, got {self.tables}"
+                )
 
     @property
     def positions(self) -> int:
@@ -61,11 +71,18 @@ class TokenSpec:
         """Bits per position if every code is as likely as any other; inf if continuous."""
         if not self.discrete:
             return math.inf
+        if self.tables:
+            sizes = [h * w for h, w in self.grids]
+            each = zip(sizes, self.tables, strict=True)
+            return sum(n * math.log2(table) for n, table in each) / self.positions
         return math.log2(self.vocab) * math.prod(self.trailing)
 
     @property
     def words(self) -> str:
-        """What a code is, behind the word "codes": "out of 512", "of 18 bits", "of 16 numbers"."""
+        """What a code is, behind the word "codes": "out of 512", "out of 64 and 256", "of
+        18 bits", "of 16 numbers"."""
+        if self.tables:
+            return f"out of {' and '.join(map(str, self.tables))}"
         if not self.channels:
             return f"out of {self.vocab}" + (f", {self.depth} at each position" * bool(self.depth))
         return f"of {self.channels} {'bits' if self.discrete else 'numbers'}"
@@ -79,9 +96,38 @@ class TokenSpec:
         return codes.long() if self.discrete else codes
 
     def empty(self, batch: int, device: torch.device | str | None = None) -> Tensor:
-        """Codes of zeros, (B, N, *trailing): int64 if discrete, float32 if not."""
+        """Codes of zeros, (B, N, *trailing): int64 if discrete, float32 if not. Where each grid
+        has a table of its own, the first code of that."""
         dtype = torch.int64 if self.discrete else torch.float32
-        return torch.zeros(self.shape(batch), dtype=dtype, device=device)
+        codes = torch.zeros(self.shape(batch), dtype=dtype, device=device)
+        return codes + self.firsts.to(device) if self.tables else codes
+
+    @property
+    def firsts(self) -> Tensor:
+        """(N,) the first code of the table of each position, 0 where there is one table."""
+        sizes = torch.tensor([h * w for h, w in self.grids], device="cpu")
+        before = [sum(self.tables[:k]) for k in range(len(self.grids))]
+        return torch.tensor(before, device="cpu").repeat_interleave(sizes)
+
+    def by_table(self, codes: Tensor) -> list[Tensor]:
+        """Codes (B, N) of grids with tables of their own as those of each grid, (B, h * w), which
+        are numbered from 0 in its table.
+
+        Raises ValueError for codes of one grid that stand in another.
+        """
+        found, start, first = list[Tensor](), 0, 0
+        for (height, width), table in zip(self.grids, self.tables, strict=True):
+            part = codes[:, start : start + height * width]
+            if part.numel():
+                low, high = (int(n) for n in part.aminmax())
+                if low < first or high >= first + table:
+                    raise ValueError(
+                        f"codes of the {height}x{width} grid must be in [{first}, "
+                        f"{first + table}), got {low} to {high}: the levels are out of step"
+                    )
+            found.append(part - first)
+            start, first = start + height * width, first + table
+        return found
 
 
 class Span(NamedTuple):

@@ -22,11 +22,13 @@ from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
     depth_language,
     dnd,
+    dual_eye,
     emu3,
     eye,
     fluid,
     hart,
     ibq,
+    illume,
     imagegpt,
     infinity,
     janus,
@@ -52,6 +54,7 @@ from smalti.nn.unfilled import unfilled
 from smalti.text import byte_words as byte_level
 from smalti.text import clip, language_model, t5
 from smalti.tokenizers import (
+    dual,
     emu3_vq,
     fsq,
     hart_vae,
@@ -91,6 +94,7 @@ TOKENIZERS = {
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
+    "dual": Entry(dual.DualConfig, dual.DualTokenizer, dual.tiny),
     "emu3_vq": Entry(emu3_vq.Emu3VQConfig, emu3_vq.Emu3VQ, emu3_vq.tiny),
     "fsq": Entry(fsq.FSQConfig, fsq.FSQ, fsq.tiny),
     "ibq_tokenizer": Entry(
@@ -136,6 +140,7 @@ UNIFIED = {
         depth_language.DepthLanguageConfig, depth_language.DepthLanguage, depth_language.tiny
     ),
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
+    "illume": Entry(illume.IllumeConfig, illume.Illume, illume.tiny),
     "janus": Entry(janus.JanusConfig, janus.Janus, janus.tiny),
     "one_vocabulary": Entry(
         one_vocabulary.OneVocabularyConfig, one_vocabulary.OneVocabulary, one_vocabulary.tiny
@@ -151,7 +156,10 @@ UNIFIED = {
 """Models of text and pictures in one sequence."""
 TOWERS = {"towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny)}
 """What says how well pictures and texts match."""
-EYES = {"tower_eye": Entry(eye.TowerEyeConfig, eye.TowerEye, eye.tiny)}
+EYES = {
+    "dual_eye": Entry(dual_eye.DualEyeConfig, dual_eye.DualEye, dual_eye.tiny),
+    "tower_eye": Entry(eye.TowerEyeConfig, eye.TowerEye, eye.tiny),
+}
 """What sees pictures for models that read them in another form than they draw them."""
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),

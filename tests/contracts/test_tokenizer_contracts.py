@@ -16,7 +16,10 @@ from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 
 B = 2
 CASES = tokenizers()
-DISCRETE = [name for name, (_, config) in CASES.items() if config.spec.discrete]
+DISCRETE = [
+    name for name, (_, config) in CASES.items() if config.spec.discrete and not config.spec.tables
+]
+"""Of one quantizer; those of a table for each grid have tests of their own."""
 discrete = pytest.mark.parametrize("tokenizer", DISCRETE, indirect=True, scope="module")
 CLAMPED = (MaskGITVQGAN,)
 PRODUCTS = (IBQTokenizer,)
@@ -212,7 +215,7 @@ def test_a_depth_that_there_is_not_is_refused(tokenizer, images):
             tokenizer.preview(codes, wrong)
 
 
-SCALED = [name for name, (_, config) in CASES.items() if len(config.spec.grids) > 1]
+SCALED = [name for name, (module, _) in CASES.items() if module.pyramid]
 
 
 @pytest.mark.parametrize("tokenizer", SCALED, indirect=True)
@@ -239,14 +242,18 @@ def test_every_code_matters(tokenizer):
     codes = random_codes(tokenizer.spec, 1)
     before = tokenizer.decode(codes)
     for i in range(tokenizer.spec.positions):
-        for change in changes(codes[:, i], tokenizer.spec):
+        for change in changes(codes[:, i], tokenizer.spec, i):
             changed = codes.clone()
             changed[:, i] = change
             assert (tokenizer.decode(changed) - before).abs().max() > 1e-3
 
 
-def changes(code, spec):
+def changes(code, spec, place):
     """What else may stand in the place of a code (1, *trailing): another one; each channel else."""
+    if spec.tables:
+        first = spec.firsts[place]
+        table = dict(zip(spec.firsts.unique().tolist(), spec.tables, strict=True))[int(first)]
+        return [(code - first + 1) % table + first]
     if spec.discrete:
         return [(code + 1) % spec.vocab]
     return list(code + torch.eye(spec.channels)[:, None])
@@ -271,10 +278,13 @@ def test_gradient_reaches_every_parameter(tokenizer, images):
     if tokenizer.distributions:
         loss = loss + out.posterior.kl().mean()
     else:
-        loss = loss + sum(out.quantized.losses.values())
+        loss = loss + sum(
+            out.losses.values() if tokenizer.spec.tables else out.quantized.losses.values()
+        )
     loss.backward()
     tokenizer.eval()
-    gradients = {name: p.grad for name, p in tokenizer.named_parameters()}
+    learned = [(name, p) for name, p in tokenizer.named_parameters() if p.requires_grad]
+    gradients = {name: p.grad for name, p in learned}
     tokenizer.zero_grad()
     # softmax does not see a constant in the keys, nor a norm one in a group of a single channel
     norms = [m for m in tokenizer.modules() if isinstance(m, torch.nn.GroupNorm)]

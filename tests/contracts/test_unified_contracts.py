@@ -14,7 +14,7 @@ from smalti import modules
 from smalti.codes import Cond, Known
 from smalti.engine import mixed
 from smalti.engine.step import Request
-from smalti.models import depth_language
+from smalti.models import depth_language, illume
 from smalti.models.unified import Unified
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -25,6 +25,7 @@ from smalti.text.sequence import Part, packed, rows_of
 WORDS = 4
 """Ids of text, from 0, that every tiny model has."""
 CONFIGS = {name: entry.tiny() for name, entry in modules.UNIFIED.items()}
+CONFIGS["illume, seen"] = illume.tiny(seen=(12, 4), seen_grids=((1, 2), (2, 3)))
 CONFIGS["transfusion_paper, linear"] = replace(CONFIGS["transfusion_paper"], patches="linear")
 CONFIGS["depth_language, joined"] = depth_language.tiny_joined()
 

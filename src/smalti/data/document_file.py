@@ -256,7 +256,10 @@ class DocumentCache:
             codes = np.frombuffer(kept, storage(spec)).reshape(shape)
         if not _in_range(codes, spec):
             raise ValueError(f"codes {spec.words} are in [{codes.min()}, {codes.max()}]")
-        return torch.from_numpy(codes.astype(np.int64 if spec.discrete else np.float32))
+        found = torch.from_numpy(codes.astype(np.int64 if spec.discrete else np.float32))
+        if spec.tables:
+            spec.by_table(found[None])
+        return found
 
     def counts(self) -> dict[str, int]:
         """How many documents there are of each task, most first."""

@@ -77,8 +77,8 @@ class Step(NamedTuple):
     """Steps done, this one included."""
     total: int
     codes: Tensor
-    """All codes so far, (B, N, *trailing), row by row; those to come are zero. Reused: copy to
-    keep."""
+    """All codes so far, (B, N, *trailing), row by row; those to come are as `TokenSpec.empty` has
+    them. Reused: copy to keep."""
     logp: Tensor
     """Log-probability of this step's draws, (B, n), nats; NaN where there is none."""
     ready: Tensor

@@ -51,6 +51,9 @@ def parts(counts: Tensor, spec: TokenSpec) -> dict[str, Tensor]:
     found = {"": torch.cat(_each(every, spec)) if groups else every.sum(0)}
     if len(counts) > 1:
         scales = [torch.cat(_each(c, spec)) if groups else c.sum(0) for c in counts]
+        if spec.tables:  # of each scale the codes of its own table
+            whole = [c.split(spec.tables) for c in scales]
+            scales = [tables[k] for k, tables in enumerate(whole)]
         found |= {f"_{h}x{w}": c for (h, w), c in zip(spec.grids, scales, strict=True)}
     if len(every) > 1:
         kind = "group" if groups else "depth"

@@ -55,10 +55,11 @@ def pipeline_of(project: Project, options: Any) -> Pipeline | UnifiedPipeline:
     else:
         model = filled(project.model, checkpoint, config, dtype)
     if project.phrases is not None:
-        words, drawn = words_of(options), project.sampling(config)
-        for mark in project.phrases.marks:
+        words, drawn, writing = words_of(options), project.sampling(config), project.writing
+        phrases, eye = project.phrases, eye_of(project, options)
+        phrases = phrases(options) if callable(phrases) else phrases
+        for mark in phrases.marks:
             words.id(mark)
-        writing, phrases, eye = project.writing, project.phrases, eye_of(project, options)
         return UnifiedPipeline(tokenizer, model, words, drawn, writing, phrases, eye=eye)
     text = project.text(config, options)
     if text is not None:

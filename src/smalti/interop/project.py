@@ -99,9 +99,10 @@ class Project(NamedTuple):
     """How a pipeline draws, of its model's configuration."""
     text: Callable[[Any, Any], Any] = no_text
     """The text encoder that goes with a model's configuration and the options."""
-    phrases: Phrases | None = None
-    """Of models of text and pictures: how what people ask is put to them. The options then have
-    the file `words` of the text tokenizer; None: it is in the folder of the model."""
+    phrases: Phrases | Callable[[Any], Phrases] | None = None
+    """Of models of text and pictures: how what people ask is put to them, which may depend on the
+    options. These then have the file `words` of the text tokenizer; None: it is in the folder of
+    the model."""
     writing: Writing = Writing()
     """Of those: how they write text."""
     repositories: dict[str, Repository] = {}

@@ -33,16 +33,16 @@ class Sight:
     """What an eye gives, and what a model reads."""
 
     spec: TokenSpec
-    """Numbers on one grid."""
+    """Numbers on a grid; on several, where a model reads several levels."""
     unit: bool = False
     """Whether the numbers of each position, as a vector, have length 1."""
 
     @property
     def words(self) -> str:
         """What is seen, in words."""
-        (height, width), *_ = self.spec.grids
+        grids = " and ".join(f"{height} x {width}" for height, width in self.spec.grids)
         length = "of length 1" if self.unit else "of any length"
-        return f"{height} x {width} vectors of {self.spec.channels} numbers, {length}"
+        return f"{grids} vectors of {self.spec.channels} numbers, {length}"
 
     def require(self, given: Sight) -> None:
         """Raise ValueError unless this is what an eye gives."""

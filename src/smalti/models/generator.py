@@ -87,6 +87,13 @@ class GeneratorConfig:
         return replace(self, **chosen)
 
 
+def grids_in_words(spec: TokenSpec) -> str:
+    """How many grids there are where scales are wanted: one, or several that are no scales."""
+    if not spec.tables:
+        return "1 grid"
+    return f"{len(spec.grids)} grids, each of codes of a table of its own"
+
+
 def held(spec: TokenSpec) -> str:
     """What a position holds, in words."""
     each = f"{spec.depth} " if spec.depth else ""

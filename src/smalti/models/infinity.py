@@ -31,7 +31,7 @@ from smalti.arguments import an
 from smalti.codes import Cond, Draw, Guide, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
-from smalti.models.generator import GeneratorConfig
+from smalti.models.generator import GeneratorConfig, grids_in_words
 from smalti.models.pyramid_stack import (
     Cache,
     Modulated,
@@ -172,7 +172,7 @@ class InfinityConfig(GeneratorConfig):
         if not tokenizer.pyramid:
             raise ValueError(
                 f"Infinity predicts scales of codes, but the tokenizer, "
-                f"{an(type(tokenizer).__name__)}, gives {len(spec.grids)} grid"
+                f"{an(type(tokenizer).__name__)}, gives {grids_in_words(spec)}"
             )
         self.check_kind(tokenizer)
         if not reads.text_length:

@@ -132,7 +132,8 @@ class Unified(nn.Module):
     parts: int = 1
     """Where that is the masked one: parts of a position that are revealed by themselves."""
     depths: int = 1
-    """Codes of a position that are drawn one after another, each by filters of its own."""
+    """Codes of a position that are drawn one after another, or levels of a picture, each by filters
+    of its own."""
 
     @property
     def vocab(self) -> int:

@@ -26,7 +26,7 @@ from smalti.arguments import an
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
-from smalti.models.generator import GeneratorConfig
+from smalti.models.generator import GeneratorConfig, grids_in_words
 from smalti.models.pyramid_stack import (
     Cache,
     Modulated,
@@ -119,7 +119,7 @@ class VARConfig(GeneratorConfig):
         if not tokenizer.pyramid:
             raise ValueError(
                 f"VAR predicts scales of codes, but the tokenizer, {an(type(tokenizer).__name__)}, "
-                f"gives {len(spec.grids)} grid"
+                f"gives {grids_in_words(spec)}"
             )
         self.check_kind(tokenizer)
         if self.scales != spec.grids:

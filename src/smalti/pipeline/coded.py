@@ -176,12 +176,17 @@ def preview(
     depth: int | None = None,
 ) -> list[Image.Image]:
     """Decode what there is of codes of a `spec`, by default the tokenizer's own: the scales so far,
-    or grey over cells that are not drawn yet. Not more than the first `depth` levels, if that is
-    given, are shown."""
-    grid, *others = tokenizer.gives(spec).grids
+    grey if there is none, or grey over cells that are not drawn yet. Not more than the first
+    `depth` levels, if that is given, are shown."""
+    grid, *others = grids = tokenizer.gives(spec).grids
     if others:
-        codes = _for(tokenizer, step.drawn)
-        scales = step.done if depth is None else min(step.done, depth)
+        codes, sizes = _for(tokenizer, step.drawn), [h * w for h, w in grids]
+        ready = step.ready.view(-1, sum(sizes)).all(0).split(sizes)
+        whole = sum(bool(part.all()) for part in ready)
+        scales = whole if depth is None else min(whole, depth)
+        if not scales:
+            grey = torch.full((len(codes), 3, *tokenizer.size_of(spec)), 128, dtype=torch.uint8)
+            return to_pil(grey)
         return to_pil(to_uint8(tokenizer.preview(codes, scales, spec)))
     images = decoded(tokenizer, step.drawn, spec, depth)  # (B, 3, H, W)
     drawn = step.ready.view(-1, 1, *grid).float()

@@ -17,8 +17,10 @@ from smalti.pipeline.sampling import Sampling
 from smalti.text.byte_words import BytesConfig
 from smalti.text.encoders import TextConfig
 from smalti.tokenizers.base import TokenizerConfig
+from smalti.tokenizers.dual import DualConfig
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.tokenizers.vqgan import VQGANConfig
+from smalti.train.dual import DualObjectiveConfig
 from smalti.train.joint import JointConfig
 from smalti.train.kl import KLConfig
 from smalti.train.lora import LoraConfig
@@ -70,6 +72,16 @@ class KLRecipe(TokenizerRecipe):
 
     model: KLVAEConfig = field(default_factory=KLVAEConfig)
     objective: KLConfig = field(default_factory=KLConfig)
+
+
+@dataclass(frozen=True)
+class SeeingRecipe(TokenizerRecipe):
+    """Train a tokenizer that codes what a frozen ViT sees, on images."""
+
+    towers: str = ""
+    """Folder or hub id of towers whose ViT it has; with `init` it has one already."""
+    model: DualConfig = field(default_factory=DualConfig)
+    objective: DualObjectiveConfig = field(default_factory=DualObjectiveConfig)
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,13 @@ from smalti import modules
 from smalti.arguments import an
 from smalti.codes import TokenSpec
 from smalti.config import read_json
-from smalti.loading import download, load, load_tokenizer, tokenizer_at
+from smalti.loading import download, load, load_tokenizer, load_towers, tokenizer_at
 from smalti.models.generator import Generator
+from smalti.models.towers import Towers
 from smalti.modules import fingerprint, load_module, tokenizer_folder
 from smalti.nn.unfilled import unfilled
 from smalti.pipeline.pipeline import Pipeline
-from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe
+from smalti.recipes.base import GeneratorRecipe, SeeingRecipe, TextRecipe, TokenizerRecipe
 from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.lora import adapt, targets
 
@@ -91,6 +92,26 @@ def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> ImageTokenizer:
         )
     require_same(out, recipe.init, fingerprint(model))
     return built(model.config, modules.TOKENIZERS, model.state_dict())
+
+
+def open_towers(recipe: SeeingRecipe, out: Path) -> Towers | None:
+    """The towers whose ViT a new tokenizer has, None for a run that begins from a tokenizer.
+
+    Raises ValueError if there are none, if there is a tokenizer as well, or if the run began with
+    others.
+    """
+    if recipe.init and recipe.towers:
+        raise ValueError(f"the tokenizer of --init {recipe.init} has a ViT: leave --towers out")
+    if recipe.init:
+        return None
+    if not recipe.towers:
+        raise ValueError(
+            "a tokenizer that codes what a ViT sees needs --towers DIR, made by training towers, "
+            "or --init, a tokenizer that has one"
+        )
+    towers = load_towers(recipe.towers).towers
+    require_same(out, recipe.towers, fingerprint(towers))
+    return towers
 
 
 def adapted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +18,16 @@ from smalti.data.skipped import tell
 from smalti.data.source import Source, require_captions, split
 from smalti.data.transforms import Transform, to_float, to_uint8
 from smalti.eval.reconstruction import latent_std, reconstruction
+from smalti.models.towers import Towers
 from smalti.modules import check_module, fingerprint, save_module
 from smalti.pictures import grid, save_png, to_pil
 from smalti.progress import say
-from smalti.recipes.base import TokenizerRecipe
+from smalti.recipes.base import SeeingRecipe, TokenizerRecipe
 from smalti.runs.data import check_data
-from smalti.runs.finetune import open_tokenizer
+from smalti.runs.finetune import open_tokenizer, open_towers
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.tokenizers.base import ImageTokenizer
-from smalti.train.kl import KLObjective
-from smalti.train.objectives import ReconstructionObjective
+from smalti.train.objectives import PictureObjective
 from smalti.train.parallel import World, on_main
 from smalti.train.trainer import LiveLine, Trainer
 
@@ -81,9 +82,10 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
     on_main(world, lambda: check_module(out / "tokenizer"))
     known = tell(source) if world.main else 0
     begun = open_tokenizer(recipe, out) if recipe.init else None
+    towers = open_towers(recipe, out) if isinstance(recipe, SeeingRecipe) else None
     shape = begun.config if begun else recipe.model
     pictures = open_pictures(recipe, source, shape.size, world)
-    objective = objective_of(recipe, begun)
+    objective = objective_of(recipe, begun, towers)
     if objective.reader is not None:
         on_main(world, lambda: require_captions(source))
         pictures.training.tokenize = objective.reader.tokenize
@@ -98,7 +100,8 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
         look.evaluate,
         look.preview,
     )
-    mark = fingerprint(begun) if begun else ""
+    other = begun or towers
+    mark = fingerprint(other) if other else ""
     claim(out, recipe, world, source, fingerprint=mark)
     if world.main:
         say_notes(recipe, note)
@@ -131,12 +134,17 @@ def open_pictures(
 
 
 def objective_of(
-    recipe: TokenizerRecipe, begun: ImageTokenizer | None
-) -> ReconstructionObjective | KLObjective:
-    """What a new tokenizer, or the one that the run begins from, minimises."""
-    steps, seed = recipe.train.steps, recipe.train.seed
+    recipe: TokenizerRecipe, begun: ImageTokenizer | None, towers: Towers | None = None
+) -> PictureObjective:
+    """What a new tokenizer, with the ViT of `towers`, or the one that the run begins from,
+    minimises."""
+    steps, seed, model = recipe.train.steps, recipe.train.seed, recipe.model
     torch.manual_seed(seed)
-    fresh = begun or modules.module_of(recipe.model, modules.TOKENIZERS)
+    if towers is not None and isinstance(recipe, SeeingRecipe):
+        model = recipe.model.seeing(towers.config)
+    fresh: Any = begun or modules.module_of(model, modules.TOKENIZERS)
+    if towers is not None:
+        fresh.see_with(towers)
     return recipe.objective.objective(fresh, seed, steps, begun is not None)
 
 

@@ -236,6 +236,10 @@ class Rows(NamedTuple):
         return (seen & self.kept[:, None, :end]) | itself
 
 
+Placed = tuple[list[int], Tensor]
+"""Where the vectors of a picture stand in a row, and these, (N, C)."""
+
+
 class _Line:
     """Documents of one row as they are written down."""
 
@@ -243,10 +247,10 @@ class _Line:
         self.ids, self.learned, self.spans = list[int](), list[bool](), list[int]()
         self.positions, self.cells = list[int](), list[tuple[int, int]]()
         self.owners = list[int]()
-        self.vectors, self.features = list[tuple[int, Tensor]](), list[tuple[int, Tensor]]()
-        """Pictures of numbers that are drawn, and those that are seen, and where they begin."""
-        self.stacks = list[tuple[int, Tensor]]()
-        """The same of pictures of stacks of codes."""
+        self.vectors, self.features = list[Placed](), list[Placed]()
+        """Pictures of numbers that are drawn, and those that are seen."""
+        self.stacks = list[Placed]()
+        """Pictures of stacks of codes."""
         self.next, self.pictures, self.documents = 0, 0, 0
 
     def document(self, document: Document, wrapping: Wrapping) -> None:
@@ -289,10 +293,13 @@ class _Line:
         self.add(begin, learned, around)
         ids = wrapping.ids(part.content, spec)
         if ids is None:
+            plan, stands = wrapping.plan(spec), SEEN if part.seen else VECTOR
+            at = [len(self.ids) + i for i, planned in enumerate(plan) if planned == CODE]
             drawn = self.stacks if spec.discrete else self.vectors
-            (self.features if part.seen else drawn).append((len(self.ids), part.content))
-        stands = SEEN if part.seen else VECTOR
-        written = [stands] * len(part.content) if ids is None else ids.tolist()
+            (self.features if part.seen else drawn).append((at, part.content))
+            written = [stands if planned == CODE else planned for planned in plan]
+        else:
+            written = ids.tolist()
         self.add(written, part.learned, inside, wrapping.one_position, _cells(wrapping, spec))
         self.add(wrapping.end(spec), part.learned and wrapping.learns_end, around)
 
@@ -362,9 +369,7 @@ def packed(
     )
 
 
-def _vectors(
-    lines: Sequence[list[tuple[int, Tensor]]], starts: Sequence[int], length: int
-) -> Tensor | None:
+def _vectors(lines: Sequence[list[Placed]], starts: Sequence[int], length: int) -> Tensor | None:
     """What stands beside the ids of each row, (B, L, C); None if nothing does."""
     contents = [content for line in lines for _, content in line]
     if not contents:
@@ -376,5 +381,5 @@ def _vectors(
     whole = torch.zeros(len(lines), length, widths.pop(), dtype=dtype)
     for row, start, line in zip(whole, starts, lines, strict=True):
         for at, content in line:
-            row[start + at : start + at + len(content)] = content
+            row[torch.tensor(at) + start] = content
     return whole
