@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
+
+Form = Literal["plain", "unit", "softmax", "unit softmax"]
+"""What continuous codes are: any numbers, vectors of length one, or softmaxes of either."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class TokenSpec:
     tables: tuple[int, ...] = ()
     """Entries of the codebook of each grid, where each has one of its own. Codes are then numbered
     through, those of a grid behind those of all grids before it, and `vocab` is their sum."""
+    form: Form = "plain"
+    """What a continuous code is, beside its width."""
 
     def __post_init__(self) -> None:
         if not self.grids or any(len(g) != 2 or min(g) < 1 for g in self.grids):
@@ -80,12 +85,13 @@ class TokenSpec:
     @property
     def words(self) -> str:
         """What a code is, behind the word "codes": "out of 512", "out of 64 and 256", "of
-        18 bits", "of 16 numbers"."""
+        18 bits", "of 16 numbers", "of 1152 numbers (unit)"."""
         if self.tables:
             return f"out of {' and '.join(map(str, self.tables))}"
         if not self.channels:
             return f"out of {self.vocab}" + (f", {self.depth} at each position" * bool(self.depth))
-        return f"of {self.channels} {'bits' if self.discrete else 'numbers'}"
+        form = "" if self.form == "plain" else f" ({self.form})"
+        return f"of {self.channels} {'bits' if self.discrete else 'numbers'}{form}"
 
     def shape(self, batch: int) -> tuple[int, ...]:
         return (batch, self.positions, *self.trailing)

@@ -37,6 +37,7 @@ from smalti.models import (
     maskbit,
     maskgit,
     meissonic,
+    metamorph,
     one_vocabulary,
     open_magvit2,
     rar,
@@ -63,6 +64,7 @@ from smalti.tokenizers import (
     maskgit_vqgan,
     multiscale_vqvae,
     palette,
+    rendered,
     rq_vae,
     unitok,
     vila_u,
@@ -110,6 +112,7 @@ TOKENIZERS = {
     "infinity_vae": Entry(
         infinity_vae.InfinityVAEConfig, infinity_vae.InfinityVAE, infinity_vae.tiny
     ),
+    "rendered": Entry(rendered.RenderedConfig, rendered.Rendered, rendered.tiny),
     "rq_vae": Entry(rq_vae.RQVAEConfig, rq_vae.RQVAE, rq_vae.tiny),
     "unitok": Entry(unitok.UniTokConfig, unitok.UniTok, unitok.tiny),
     "vila_u": Entry(vila_u.VILAUConfig, vila_u.VILAU, vila_u.tiny),
@@ -142,6 +145,7 @@ UNIFIED = {
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
     "illume": Entry(illume.IllumeConfig, illume.Illume, illume.tiny),
     "janus": Entry(janus.JanusConfig, janus.Janus, janus.tiny),
+    "metamorph": Entry(metamorph.MetaMorphConfig, metamorph.MetaMorph, metamorph.tiny),
     "one_vocabulary": Entry(
         one_vocabulary.OneVocabularyConfig, one_vocabulary.OneVocabulary, one_vocabulary.tiny
     ),

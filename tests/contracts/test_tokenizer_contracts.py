@@ -271,6 +271,11 @@ def test_training_forward_renders_what_encode_and_decode_do(tokenizer, images):
     torch.testing.assert_close(out.quantized.latent, book, rtol=0, atol=2e-6)
 
 
+LEARNS = [name for name in CASES if name != "rendered"]
+"""Those that learn by pictures that come back: a renderer's training has a test of its own."""
+
+
+@pytest.mark.parametrize("tokenizer", LEARNS, indirect=True, scope="module")
 def test_gradient_reaches_every_parameter(tokenizer, images):
     tokenizer.train().zero_grad()
     out = tokenizer(images)

@@ -26,6 +26,9 @@ WORDS = 4
 """Ids of text, from 0, that every tiny model has."""
 CONFIGS = {name: entry.tiny() for name, entry in modules.UNIFIED.items()}
 CONFIGS["illume, seen"] = illume.tiny(seen=(12, 4), seen_grids=((1, 2), (2, 3)))
+CONFIGS["metamorph, softmax"] = replace(
+    CONFIGS["metamorph"], form="unit softmax", projector="softmax", head_layers=1
+)
 CONFIGS["transfusion_paper, linear"] = replace(CONFIGS["transfusion_paper"], patches="linear")
 CONFIGS["depth_language, joined"] = depth_language.tiny_joined()
 

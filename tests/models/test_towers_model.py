@@ -116,7 +116,7 @@ def test_a_matcher_sees_and_reads(words):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 9}, "size must be a multiple of patch, got 9, 4"),
+        ({"size": 3}, "size must be at least patch 4, got 3"),
         ({"stop": 300}, "stop must be an id below vocab 300, got 300"),
         ({"features": 12}, "features must be 16, got 12"),
         ({"std": (0.5, 0.0, 0.5)}, "std must be three positive numbers"),

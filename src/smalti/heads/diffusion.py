@@ -27,13 +27,13 @@ from smalti.codes import Draw, Guide
 from smalti.config import check
 from smalti.nn.adaln import LN_EPS, modulate, normed
 from smalti.nn.linear import Linear
+from smalti.nn.times import TimeEmbedding
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import SlotNoise
 from smalti.sampling.solvers import TIMES, Path, Solver, Temperature, cosine, path
 
 MODULATED = 256
 """Rows of modulation, over steps and positions, that are computed at once while drawing."""
-FREQUENCIES = 128
 TRAINING = 0xFFFFFFFE
 """A step of the noise that no drawing reaches: training's times and noise."""
 
@@ -57,21 +57,6 @@ class DiffusionConfig:
         check(self, positive=("depth", "width", "repeat", "timesteps"))
         if not (math.isfinite(self.clip) and self.clip >= 0):
             raise ValueError(f"clip must be 0 (off) or more, got {self.clip}")
-
-
-class TimeEmbedding(nn.Module):
-    """Times (...), counted to 1000, to (..., W): cosines and sines, then two layers."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.w1 = Linear(2 * FREQUENCIES, width)
-        self.w2 = Linear(width, width)
-
-    def forward(self, t: Tensor) -> Tensor:
-        steps = torch.arange(FREQUENCIES, dtype=torch.float32, device=t.device)
-        angles = t.float()[..., None] * torch.exp(-math.log(10000) * steps / FREQUENCIES)
-        waves = torch.cat((angles.cos(), angles.sin()), -1).to(self.w1.weight.dtype)
-        return self.w2(F.silu(self.w1(waves)))
 
 
 class Block(nn.Module):

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from smalti.arguments import an
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
-from smalti.heads.diffusion import DiffusionConfig, TimeEmbedding
+from smalti.heads.diffusion import DiffusionConfig
 from smalti.heads.hybrid import HybridHead
 from smalti.models.generator import Generator, GeneratorConfig, held
 from smalti.models.pyramid_stack import (
@@ -48,6 +48,7 @@ from smalti.nn.mlp import MLP, Gated
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import drop_path_rates, dropped
 from smalti.nn.rope import rope_halves
+from smalti.nn.times import TimeEmbedding
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import shuffled

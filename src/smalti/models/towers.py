@@ -42,7 +42,8 @@ class TowersConfig:
     """What stands for a whole picture and a whole text: tokens (clip), or a query and the last
     position (siglip)."""
     size: int = 32
-    """Height and width of pictures in pixels, a multiple of `patch`."""
+    """Height and width of pictures in pixels; what is more than a multiple of `patch`, at the right
+    and the bottom, is not seen."""
     patch: int = 4
     """Height and width of a patch in pixels."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -71,7 +72,8 @@ class TowersConfig:
 
     def __post_init__(self) -> None:
         check(self, positive=("size", "patch", "vocab", "features"), several=("length",))
-        check(self, multiple=("size", "patch"))
+        if self.size < self.patch:
+            raise ValueError(f"size must be at least patch {self.patch}, got {self.size}")
         for name in ("start", "stop", "pad"):
             value = getattr(self, name)
             if not 0 <= (0 if value is None else value) < self.vocab:

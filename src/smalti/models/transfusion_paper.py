@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.heads.diffusion import TimeEmbedding
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
@@ -43,6 +42,7 @@ from smalti.models.unified import (
 from smalti.nn.attention import KVCache
 from smalti.nn.linear import Linear
 from smalti.nn.llama import feed_forward_width
+from smalti.nn.times import TimeEmbedding
 from smalti.nn.unet import Down, Up
 from smalti.sampling.noise import Noise
 from smalti.sampling.solvers import TIMES, Path, Solver, cosine, path

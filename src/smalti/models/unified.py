@@ -87,7 +87,8 @@ class UnifiedConfig:
         """The one grid of codes as this model writes them, numbers or codes of one table as its
         own are. Raises ValueError for others."""
         mine, (grid, *others) = self.spec, spec.grids
-        if others or (spec.discrete, bool(spec.depth)) != (mine.discrete, bool(mine.depth)):
+        kinds = [(some.discrete, bool(some.depth), some.form) for some in (spec, mine)]
+        if others or kinds[0] != kinds[1]:
             name = type(self).__name__.removesuffix("Config")
             raise ValueError(
                 f"{name} writes pictures of one grid of codes {mine.words}, the tokenizer gives "

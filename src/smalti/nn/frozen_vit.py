@@ -12,8 +12,8 @@ B pictures, H, W pixels, h, w grid of features, D width of the ViT, F features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,6 +51,8 @@ class FrozenViTConfig:
     """What they are divided by."""
     vision: TowerConfig = field(default_factory=lambda: TowerConfig(32, 16, 1280, 5120, "sigmoid"))
     """Its blocks."""
+    normed: bool = True
+    """Whether what the blocks of a siglip give passes the norm behind them."""
 
     def __post_init__(self) -> None:
         check(self, positive=("patch", "merge", "features"), counts=("size",))
@@ -63,10 +65,17 @@ class FrozenViTConfig:
                 f"features of a {self.kind} must be {self.vision.dim}, as its tower is wide, "
                 f"got {self.features}"
             )
-        if self.size % self.cell:
+        if self.size % self.cell and self.merge > 1 or self.size and self.size < self.patch:
             raise ValueError(f"size must be a multiple of {self.cell} pixels, got {self.size}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be three positive numbers, got {self.std}")
+
+    def of(self, towers: Any) -> Self:
+        """The tower that sees of towers of this configuration; what becomes of its patches is as
+        it is here."""
+        names = ("kind", "size", "patch", "mean", "std", "vision")
+        same = {name: getattr(towers, name) for name in names}
+        return replace(self, features=towers.vision.dim, **same)
 
     @property
     def cell(self) -> int:
@@ -130,8 +139,15 @@ class FrozenViT(nn.Module):
         else:
             tower = VisionTower(config)
             tower.head = nn.Identity()  # features of whole pictures are not asked for
+            if not config.normed:
+                tower.norm = nn.Identity()
             self.sees = tower
         self.requires_grad_(False)
+
+    def see_with(self, towers: nn.Module) -> None:
+        """Take the weights of the tower that sees of towers, of the same settings."""
+        mine, vision = self.sees.state_dict(), towers.get_submodule("vision").state_dict()
+        self.sees.load_state_dict({name: vision[name] for name in mine})
 
     def prepared(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] as they are seen: of the size for it, and normalised."""
@@ -148,4 +164,4 @@ class FrozenViT(nn.Module):
             return x
         side = self.config.size // self.config.patch
         x = x[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side))  # (B, D, h', w')
-        return F.avg_pool2d(x, self.config.merge)
+        return F.avg_pool2d(x, self.config.merge) if self.config.merge > 1 else x

@@ -19,18 +19,20 @@ from smalti.text.encoders import TextConfig
 from smalti.tokenizers.base import TokenizerConfig
 from smalti.tokenizers.dual import DualConfig
 from smalti.tokenizers.kl_vae import KLVAEConfig
+from smalti.tokenizers.rendered import RenderedConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.dual import DualObjectiveConfig
 from smalti.train.joint import JointConfig
 from smalti.train.kl import KLConfig
 from smalti.train.lora import LoraConfig
 from smalti.train.objectives import (
+    CodingConfig,
     LikelihoodConfig,
     ObjectiveConfig,
-    PictureConfig,
     ReconstructionConfig,
 )
 from smalti.train.pairs import PairsConfig
+from smalti.train.rendering import RenderingConfig
 from smalti.train.trainer import TrainConfig
 
 
@@ -62,7 +64,7 @@ class TokenizerRecipe:
     """Tokenizer or pipeline, a folder or a hub id, to go on from; `model` is then its own."""
     data: DataConfig = field(default_factory=DataConfig)
     model: TokenizerConfig = field(default_factory=VQGANConfig)
-    objective: PictureConfig = field(default_factory=ReconstructionConfig)
+    objective: CodingConfig = field(default_factory=ReconstructionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -80,8 +82,22 @@ class SeeingRecipe(TokenizerRecipe):
 
     towers: str = ""
     """Folder or hub id of towers whose ViT it has; with `init` it has one already."""
+
+
+@dataclass(frozen=True)
+class DualRecipe(SeeingRecipe):
+    """Train a tokenizer of two levels, what a frozen ViT sees and pixels, on images."""
+
     model: DualConfig = field(default_factory=DualConfig)
     objective: DualObjectiveConfig = field(default_factory=DualObjectiveConfig)
+
+
+@dataclass(frozen=True)
+class RenderRecipe(SeeingRecipe):
+    """Train a renderer of the features of a frozen ViT, on images."""
+
+    model: RenderedConfig = field(default_factory=RenderedConfig)
+    objective: RenderingConfig = field(default_factory=RenderingConfig)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from smalti.models.illume import IllumeConfig
 from smalti.models.language import LanguageConfig
 from smalti.nn.frozen_vit import FrozenViTConfig
 from smalti.nn.vision import TowerConfig
-from smalti.recipes.base import DataConfig, SeeingRecipe, UnifiedRecipe
+from smalti.recipes.base import DataConfig, UnifiedRecipe
 from smalti.recipes.chameleon import MIXED, shapes_chameleon
 from smalti.recipes.text import shapes_vqgan
 from smalti.tokenizers.dual import DualConfig
@@ -28,7 +28,7 @@ HALF = (0.5, 0.5, 0.5)
 """What a SigLIP takes from pixels in [0, 1], and divides them by."""
 
 
-def dualvitok() -> SeeingRecipe:
+def dualvitok() -> DualRecipe:
     """DualViTok, 256 pixels to 9 x 9 codes of 32,768 and 16 x 16 of 98,304, with the frozen ViT of
     Qwen2-VL [C].
 
@@ -39,7 +39,7 @@ def dualvitok() -> SeeingRecipe:
     torchrun --nproc-per-node 8 -m smalti train dualvitok --init dualvitok \\
         --data.source parquet:pictures --out runs/dualvitok
     """
-    return SeeingRecipe(
+    return DualRecipe(
         data=DataConfig(source="parquet:pictures", crop="random", holdout=0.001),
         train=TrainConfig(
             steps=200_000,
@@ -90,7 +90,7 @@ def small_pixels(latent: int) -> PixelConfig:
     return PixelConfig(48, (1, 2), 1, (), latent, patch=2)
 
 
-def shapes_dual() -> SeeingRecipe:
+def shapes_dual() -> DualRecipe:
     """A small tokenizer of two levels, 32 pixels to 4 x 4 codes of what a SigLIP sees and 8 x 8 of
     pixels, each out of 512.
 
@@ -98,7 +98,7 @@ def shapes_dual() -> SeeingRecipe:
     smalti train shapes_dual --towers runs/siglip/towers --out runs/dual
     """
     recipe = shapes_vqgan()
-    return SeeingRecipe(
+    return DualRecipe(
         data=recipe.data,
         model=DualConfig(
             size=(32, 32),
@@ -119,7 +119,7 @@ def shapes_dual() -> SeeingRecipe:
     )
 
 
-def shapes_semantic() -> SeeingRecipe:
+def shapes_semantic() -> DualRecipe:
     """A small tokenizer of what a SigLIP sees alone, 32 pixels to 8 x 8 codes out of 512, as
     ILLUME's, with a decoder of convolutions.
 

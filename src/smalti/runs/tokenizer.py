@@ -27,7 +27,6 @@ from smalti.runs.data import check_data
 from smalti.runs.finetune import open_tokenizer, open_towers
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.tokenizers.base import ImageTokenizer
-from smalti.train.objectives import PictureObjective
 from smalti.train.parallel import World, on_main
 from smalti.train.trainer import LiveLine, Trainer
 
@@ -133,15 +132,14 @@ def open_pictures(
     return Pictures(source, chosen, transform, training, held_out, shown)
 
 
-def objective_of(
-    recipe: TokenizerRecipe, begun: ImageTokenizer | None, towers: Towers | None = None
-) -> PictureObjective:
+def objective_of(recipe: TokenizerRecipe, begun: Any = None, towers: Towers | None = None) -> Any:
     """What a new tokenizer, with the ViT of `towers`, or the one that the run begins from,
     minimises."""
-    steps, seed, model = recipe.train.steps, recipe.train.seed, recipe.model
+    steps, seed = recipe.train.steps, recipe.train.seed
     torch.manual_seed(seed)
-    if towers is not None and isinstance(recipe, SeeingRecipe):
-        model = recipe.model.seeing(towers.config)
+    model: Any = recipe.model
+    if towers is not None:
+        model = model.seeing(towers.config)
     fresh: Any = begun or modules.module_of(model, modules.TOKENIZERS)
     if towers is not None:
         fresh.see_with(towers)
@@ -150,12 +148,9 @@ def objective_of(
 
 def say_notes(recipe: TokenizerRecipe, note: str) -> None:
     """Say what is to be known once the work begins."""
-    goal, steps = recipe.objective, recipe.train.steps
-    if note:
-        say(note)
-    if goal.gan_weight and goal.gan_start >= steps:
-        start = f"objective.gan_start {goal.gan_start}"
-        say(f"no discriminator takes part: {start} is not before the last of {steps} steps")
+    for line in (note, recipe.objective.note(recipe.train.steps)):
+        if line:
+            say(line)
 
 
 def spread(indices: Sequence[int] | np.ndarray, n: int) -> list[int]:

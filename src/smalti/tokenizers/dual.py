@@ -114,17 +114,7 @@ class DualConfig(TokenizerConfig):
 
         Raises ValueError if the features of a picture are no whole number.
         """
-        vit = FrozenViTConfig(
-            towers.kind,
-            towers.size,
-            towers.patch,
-            self.vit.merge,
-            towers.vision.dim,
-            towers.mean,
-            towers.std,
-            towers.vision,
-        )
-        return replace(self, vit=vit)
+        return replace(self, vit=self.vit.of(towers))
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -217,8 +207,7 @@ class DualTokenizer(ImageTokenizer):
     def see_with(self, towers: nn.Module) -> None:
         """Take the weights of the tower that sees of towers whose configuration `seeing` was
         given."""
-        mine, vision = self.vit.sees.state_dict(), towers.get_submodule("vision").state_dict()
-        self.vit.sees.load_state_dict({name: vision[name] for name in mine})
+        self.vit.see_with(towers)
 
     @property
     def levels(self) -> int:

@@ -49,6 +49,9 @@ class Objective(nn.Module):
     model: nn.Module
     """What is saved, averaged and evaluated in the end."""
 
+    shown: tuple[str, ...] = ()
+    """Further logs for the live line."""
+
     @property
     def reader(self) -> TextEncoder | None:
         """What reads the captions of pictures, whose tokens are then in batches; None: nothing
@@ -152,7 +155,25 @@ class Likelihood(Objective):
 
 
 @dataclass(frozen=True)
-class PictureConfig:
+class CodingConfig:
+    """What the settings of every tokenizer's objective have in common."""
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """The fields that do nothing as the others stand, and the field that each is a part of."""
+        return {}
+
+    def note(self, steps: int) -> str:
+        """What is to be known before so many steps; "" if nothing is."""
+        return ""
+
+    def objective(self, model: Any, seed: int, steps: int, begun: bool = False) -> Objective:
+        """What a tokenizer minimises in so many steps; one that has `begun` knows its codes."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PictureConfig(CodingConfig):
     """What any tokenizer loses by the pictures it gives back."""
 
     pixel: Literal["l1", "l2"] = "l2"
@@ -176,14 +197,11 @@ class PictureConfig:
     gan_layers: int = 3
     """Layers of the discriminator after the first."""
 
-    @property
-    def idle(self) -> dict[str, str]:
-        """The fields that do nothing as the others stand, and the field that each is a part of."""
-        return {}
-
-    def objective(self, model: Any, seed: int, steps: int, begun: bool = False) -> Any:
-        """What a tokenizer minimises in so many steps; one that has `begun` knows its codes."""
-        raise NotImplementedError
+    def note(self, steps: int) -> str:
+        if not self.gan_weight or self.gan_start < steps:
+            return ""
+        start = f"objective.gan_start {self.gan_start}"
+        return f"no discriminator takes part: {start} is not before the last of {steps} steps"
 
 
 @dataclass(frozen=True)
@@ -256,8 +274,6 @@ class PictureObjective(Objective):
 
     model: Any
     """An `ImageTokenizer` with what the losses of its kind ask for."""
-    shown: tuple[str, ...]
-    """Further logs for the live line, beside loss and PSNR."""
 
     def __init__(self, model: Any, config: PictureConfig) -> None:
         super().__init__()
