@@ -25,6 +25,7 @@ WORDS = 4
 """Ids of text, from 0, that every tiny model has."""
 CONFIGS = {name: entry.tiny() for name, entry in modules.UNIFIED.items()}
 CONFIGS["transfusion_paper, linear"] = replace(CONFIGS["transfusion_paper"], patches="linear")
+CONFIGS["unifluid, raster"] = replace(CONFIGS["unifluid"], order="raster")
 
 
 @pytest.fixture(params=sorted(CONFIGS))

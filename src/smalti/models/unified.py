@@ -127,6 +127,8 @@ class Unified(nn.Module):
     """Where that is the masked one: parts of a position that are revealed by themselves."""
     depths: int = 1
     """Codes of a position that are drawn one after another, each by filters of its own."""
+    any_order: bool = False
+    """Whether its pictures can be drawn in whatever order: training has shown it many."""
 
     @property
     def vocab(self) -> int:
@@ -149,6 +151,11 @@ class Unified(nn.Module):
     def draws(self, spec: TokenSpec | None) -> TokenSpec:
         """The codes of a picture."""
         return self.spec
+
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
+        """The order in which the positions of a picture are drawn unless another is asked for,
+        (N,); None: row by row."""
+        return None
 
     @property
     def written(self) -> Tensor:
@@ -223,8 +230,8 @@ class Drawer:
     def draws(self, spec: TokenSpec | None) -> TokenSpec:
         return self.spec
 
-    def order(self, spec: TokenSpec | None = None) -> None:
-        """None: row by row."""
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
+        return self.model.order(spec)
 
     def blocks(self, spec: TokenSpec | None = None) -> Sequence[int]:
         return [1] * self.spec.positions
@@ -247,7 +254,8 @@ class Drawer:
 
 
 class InTurn(Drawer):
-    """Draws ids at positions of rows, one after another; ids between them stand there already."""
+    """Draws codes at positions of rows, one after another; what is between them stands there
+    already."""
 
     def __init__(self, model: Unified, rows: Rows, spec: TokenSpec, slots: Sequence[int]) -> None:
         super().__init__(model, rows, spec)
@@ -256,6 +264,10 @@ class InTurn(Drawer):
     def ids(self, codes: Tensor) -> Tensor:
         """The ids (B,) of codes (B,)."""
         return codes
+
+    def put(self, codes: Tensor, context: Context, slot: int) -> None:
+        """Write codes (B, ...) down at a position of rows: here by their ids."""
+        context.rows.ids[:, slot] = self.ids(codes)
 
     def logits(self, h: Tensor) -> Tensor:
         """Logits (B, 1, K) of codes."""
@@ -266,7 +278,7 @@ class InTurn(Drawer):
         number = span.start
         assert number is not None
         if number:
-            context.rows.ids[:, self.slots[number - 1]] = self.ids(codes[:, number - 1])
+            self.put(codes[:, number - 1], context, self.slots[number - 1])
         return self.read(context, self.slots[number])[:, -1:]
 
     def draw(
