@@ -141,7 +141,7 @@ class UniFluid(Unified):
         self.any_order = config.order == "random"
         dim, positions = config.language.dim, config.spec.positions
         self.language = Language(config.language)
-        self.aligner = Aligner(config.seen_dim, dim, config.seen_layers)
+        self.aligner = Aligner(config.seen_dim, dim, config.seen_layers, "none")
         self.vector_proj = Linear(config.channels, dim)
         self.cell_pos = nn.Embedding(positions, dim)
         self.next_pos = nn.Embedding(positions, dim)
