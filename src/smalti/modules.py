@@ -46,6 +46,7 @@ from smalti.models import (
     towers,
     transfusion,
     transfusion_paper,
+    unifluid,
     var,
 )
 from smalti.models.generator import Generator
@@ -156,6 +157,7 @@ UNIFIED = {
         transfusion_paper.TransfusionPaper,
         transfusion_paper.tiny,
     ),
+    "unifluid": Entry(unifluid.UniFluidConfig, unifluid.UniFluid, unifluid.tiny),
 }
 """Models of text and pictures in one sequence."""
 TOWERS = {"towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny)}

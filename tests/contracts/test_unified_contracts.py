@@ -31,6 +31,7 @@ CONFIGS["metamorph, softmax"] = replace(
 )
 CONFIGS["transfusion_paper, linear"] = replace(CONFIGS["transfusion_paper"], patches="linear")
 CONFIGS["depth_language, joined"] = depth_language.tiny_joined()
+CONFIGS["unifluid, raster"] = replace(CONFIGS["unifluid"], order="raster")
 
 
 @pytest.fixture(params=sorted(CONFIGS))

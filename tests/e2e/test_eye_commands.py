@@ -98,6 +98,42 @@ def test_documents_are_seen_once_and_a_run_goes_on(work, tmp_path, capsys):
     assert not (tmp_path / "c" / "pipeline" / "eye").exists()
 
 
+def test_a_model_draws_latents_in_any_order_and_reads_by_an_eye(work, tmp_path, capsys):
+    numbers = "--model.size 16 16 --model.channels 8 --model.latent 4 --train.steps 4".split()
+    main(["train", "shapes_klvae_2x2", "--data.source", "shapes:64", *numbers, *TRAIN, "--out",
+          str(work / "k")])  # fmt: skip
+    head = "--model.head.depth 1 --model.head.width 8".split()
+    main(command(work, "--tokenizer", work / "k" / "tokenizer", "--out", work / "u", *head, "--eye",
+                 work / "e" / "towers", recipe="shapes_unifluid"))  # fmt: skip
+    report, pipe = json.loads((work / "u" / "report.json").read_text()), work / "u" / "pipeline"
+    assert 0 < report["held_out_text"] < 7 and report["held_out_diffusion"] > 0
+    assert (work / "u" / "previews" / "step-00000004.png").is_file()
+    few, pictures = ("--n", 2, "--head-steps", 2, "--text", "a red heart"), []
+    for name, order in (("random", ()), ("raster", ("--order", "row-major"))):
+        told = json.loads(said(
+            capsys, "sample", pipe, *few, *order, "--out", tmp_path / name, "--json"
+        ))  # fmt: skip
+        assert told["images"][0]["order"] == (order[1] if order else "random")
+        pictures.append((tmp_path / name / "000000.png").read_bytes())
+    assert pictures[0] != pictures[1]
+    picture, painted = work / "pictures" / "000.png", tmp_path / "painted.png"
+    assert said(capsys, "ask", pipe, "what?", "--image", picture, "--words", 3).endswith("\n")
+    said(capsys, "edit", pipe, "--image", picture, "--instruct", "make it blue", "--head-steps", 2,
+         "--out", tmp_path / "e.png")  # fmt: skip
+    mask = Image.new("L", Image.open(picture).size)
+    mask.paste(255, (0, 0, 8, 8))
+    mask.save(tmp_path / "mask.png")
+    said(capsys, "edit", pipe, "--image", picture, "--mask", tmp_path / "mask.png", "--text", "a",
+         "--head-steps", 2, "--out", painted)  # fmt: skip
+    assert Image.open(painted).size == Image.open(tmp_path / "e.png").size == (16, 16)
+    wrong = ("sample", pipe, *few, "--out", tmp_path / "x.png")
+    assert "solved by ancestral, ddim, dpm" in mistake(capsys, *wrong, "--solver", "euler")
+    assert "order must be one of row-major" in mistake(capsys, *wrong, "--order", "spiral")
+    line = mistake(capsys, *command(work, "--out", tmp_path / "m", "--eye", work / "e" / "towers",
+                                    recipe="shapes_unifluid"))  # fmt: skip
+    assert "UniFluid writes pictures of one grid of codes" in line
+
+
 def test_eyes_that_do_not_fit_are_named(work, tmp_path, capsys):
     eye, other, pipe = work / "e" / "towers", work / "other" / "towers", work / "m" / "pipeline"
     out = ["--out", tmp_path / "m"]

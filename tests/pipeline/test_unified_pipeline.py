@@ -24,15 +24,12 @@ from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
 from smalti.text.words import Words
 from smalti.tokenizers import kl_vae, vqgan
 
-CODES = {"causal": vqgan, "masked": vqgan, "denoised": kl_vae}
-"""Tokenizers whose codes each loop draws."""
-
 
 def made(kind: str) -> UnifiedPipeline:
     """A pipeline of a registered model with random weights."""
     entry = modules.UNIFIED[kind]
     torch.manual_seed(0)
-    home = CODES[entry.module(entry.tiny()).draws_by]
+    home = vqgan if entry.tiny().spec.discrete else kl_vae
     tokenizer = modules.module_of(home.tiny(), modules.TOKENIZERS).eval().requires_grad_(False)
     words = Words.train(["a red heart", "a blue star", "what is it?", "draw"], 280)
     assert words.stop is not None
@@ -79,7 +76,7 @@ def same(a: Image.Image, b: Image.Image) -> bool:
 
 def test_pictures_depend_on_text_seed_and_number_alone(pipe):
     few = {"steps": 4} if pipe.model.draws_by == "masked" else {}
-    few = {"head_steps": "3"} if pipe.model.draws_by == "denoised" else few
+    few = {"head_steps": "3"} if pipe.model.solved else few
     texts = ["a red heart", "a blue star"]
     images = pipe(texts, n=3, seed=5, guidance=2.0, **few)
     assert [i.size for i in images] == [pipe.tokenizer.size[::-1]] * 3
@@ -122,7 +119,7 @@ def test_an_instruction_gives_pictures(pipe, photo):
 def test_a_part_is_painted_anew(pipe, photo):
     mask = np.zeros((40, 50), bool)
     mask[:, 25:] = True  # the right half of the middle 40 x 40
-    few = {"head_steps": "3"} if pipe.model.draws_by == "denoised" else {}
+    few = {"head_steps": "3"} if pipe.model.solved else {}
     images = pipe.edit(photo, mask, text="a red heart", n=2, seed=1, **few)
     tags = [image.info["smalti"] for image in images]
     assert [(t["text"], t["index"], len(t["edit"]["mask"])) for t in tags] == [
@@ -203,7 +200,7 @@ def test_what_cannot_be_is_refused(one, photo):
         (lambda: one("a", n=0), "n must be"),
         (lambda: one("a", steps=3), "steps 3 is for masked models"),
         (lambda: one("a", solver="euler"), "solver euler is for continuous codes"),
-        (lambda: one("a", order="random"), "order random is for models of pictures alone"),
+        (lambda: one("a", order="random"), "order random is for models that know orders"),
         (lambda: one("a", guidance_pictures=-1.0), "guidance_pictures must be 0 or more"),
         (lambda: one.ask(photo, "a", words=0), "words must be"),
         (lambda: one.ask(photo, "a", penalty=0.0), "penalty must be"),

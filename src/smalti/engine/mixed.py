@@ -171,7 +171,9 @@ def _write(
     blank = Part(torch.zeros(length, dtype=torch.int64))
     context = rows_of([[*row.parts, blank] for row in rows], model.wrapping, left=True)
     writer = model.writer(context.to(device), length, allowed, request.penalty)
-    wish = _request(request, rows, turn, replace(request.how, filters=request.text, known=None))
+    wish = _request(
+        request, rows, turn, replace(request.how, filters=request.text, known=None, orders=None)
+    )
     written, ends = [list[int]() for _ in rows], list[int | None]([None for _ in rows])
     for step in causal.stream(writer, wish):
         new = [int(code) for code in step.codes[:, step.done - 1].cpu()]
@@ -252,7 +254,8 @@ def _request(
     chosen = torch.tensor([row.number for row in rows], device=device)
     numbers = torch.arange(count * branches, device=device).view(branches, count)
     each = [Cond(labels=n) for n in numbers]
-    known, fresh = how.known, torch.tensor([row.fresh for row in rows], device=device)
+    known, orders = how.known, how.orders
+    fresh = torch.tensor([row.fresh for row in rows], device=device)
     return replace(
         how,
         cond=each[0],
@@ -261,4 +264,5 @@ def _request(
         known=known and Known(known.codes[chosen], known.mask[chosen] & fresh.unsqueeze(1)),
         negative=each[1] if branches > 1 else None,
         pictures=each[2] if branches > 2 else None,
+        orders=orders[chosen] if orders is not None and orders.dim() == 2 else orders,
     )

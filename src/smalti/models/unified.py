@@ -135,6 +135,8 @@ class Unified(nn.Module):
     depths: int = 1
     """Codes of a position that are drawn one after another, or levels of a picture, each by filters
     of its own."""
+    any_order: bool = False
+    """Whether its pictures can be drawn in whatever order: training has shown it many."""
 
     @property
     def vocab(self) -> int:
@@ -157,6 +159,11 @@ class Unified(nn.Module):
     def draws(self, spec: TokenSpec | None) -> TokenSpec:
         """The codes of a picture."""
         return self.spec
+
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
+        """The order in which the positions of a picture are drawn unless another is asked for,
+        (N,); None: row by row."""
+        return None
 
     @property
     def written(self) -> Tensor:
@@ -243,8 +250,8 @@ class Drawer:
     def draws(self, spec: TokenSpec | None) -> TokenSpec:
         return self.spec
 
-    def order(self, spec: TokenSpec | None = None) -> None:
-        """None: row by row."""
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
+        return self.model.order(spec)
 
     def blocks(self, spec: TokenSpec | None = None) -> Sequence[int]:
         return [1] * self.spec.positions
@@ -267,7 +274,8 @@ class Drawer:
 
 
 class InTurn(Drawer):
-    """Draws ids at positions of rows, one after another; ids between them stand there already."""
+    """Draws codes at positions of rows, one after another; what is between them stands there
+    already."""
 
     def __init__(self, model: Unified, rows: Rows, spec: TokenSpec, slots: Sequence[int]) -> None:
         super().__init__(model, rows, spec)

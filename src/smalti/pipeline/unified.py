@@ -361,15 +361,18 @@ class UnifiedPipeline(CodedPipeline):
         written = torch.zeros(self.model.vocab, dtype=torch.bool)
         written[: self.words.vocab] = self.words.written
         written &= self.model.written
+        noise = Noise.request(wish.seed, count, wish.number, device)
+        known = wish.known and Known(*(given.to(device) for given in wish.known))
         how = Request(
             Cond(labels=torch.arange(count, device=device)),
-            Noise.request(wish.seed, count, wish.number, device),
+            noise,
             sampling.guidance,
             sampling.filters,
             sampling.solver,
             sampling.revealed(self.model),
             sampling.refresh,
-            wish.known and Known(*(given.to(device) for given in wish.known)),
+            known,
+            orders=sampling.orders(self.model, noise, known),
         )
         return mixed.MixedRequest(
             documents,

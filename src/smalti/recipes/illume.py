@@ -14,7 +14,7 @@ from smalti.models.illume import IllumeConfig
 from smalti.models.language import LanguageConfig
 from smalti.nn.frozen_vit import FrozenViTConfig
 from smalti.nn.vision import TowerConfig
-from smalti.recipes.base import DataConfig, UnifiedRecipe
+from smalti.recipes.base import DataConfig, DualRecipe, UnifiedRecipe
 from smalti.recipes.chameleon import MIXED, shapes_chameleon
 from smalti.recipes.text import shapes_vqgan
 from smalti.tokenizers.dual import DualConfig
