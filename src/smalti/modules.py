@@ -27,7 +27,9 @@ from smalti.models import (
     ibq,
     imagegpt,
     infinity,
+    language,
     llamagen,
+    llm2clip,
     mar,
     maskbit,
     maskgit,
@@ -140,8 +142,16 @@ UNIFIED = {
     ),
 }
 """Models of text and pictures in one sequence."""
-TOWERS = {"towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny)}
+TOWERS = {
+    "towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny),
+    "llm2clip": Entry(llm2clip.LLM2CLIPConfig, llm2clip.LLM2CLIP, llm2clip.tiny),
+}
 """What says how well pictures and texts match."""
+LANGUAGES = {
+    "language": Entry(language.LanguageConfig, language.Language, language.tiny),
+    "sentences": Entry(llm2clip.SentencesConfig, llm2clip.Sentences, llm2clip.tiny_sentences),
+}
+"""Language models alone: that write, and that make one vector of a text."""
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
     "clip": Entry(clip.CLIPConfig, clip.CLIP, clip.tiny),
@@ -169,7 +179,7 @@ def module_of(config: Any, among: dict[str, Entry]) -> Any:
 
 def name_of(module: Any) -> str:
     """The name under which a module's configuration is registered."""
-    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, TEXT):
+    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, LANGUAGES, TEXT):
         for name, item in known.items():
             if type(getattr(module, "config", None)) is item.config:
                 return name

@@ -9,7 +9,7 @@ from golden import folders, load
 
 from smalti.interop.flamingo import renamed
 from smalti.nn.cross import Context
-from smalti.nn.perceiver import GatedLayer, Resampler, ResamplerConfig, Sees, sight
+from smalti.nn.perceiver import GatedLayer, Resampler, ResamplerConfig, Sees, gaze
 
 PARTS = ("perceiver", "gated_cross_attn_layer")
 
@@ -64,12 +64,12 @@ def test_flamingo(folder: Path):
     sees: Sees = "last" if told["gated"].get("only_attend_immediate_media", True) else "all"
     own = torch.ones(*last.shape, count, dtype=torch.bool)
     context = Context(latents.flatten(1, 2), None, keep=False)
-    what = sight(last, own, m, sees)
+    what = gaze(last, own, m, sees)
     io.check("cross_attn", layer.look(x, context, what))
     io.check("out", layer(x, context, what))
     kept = Context(latents.flatten(1, 2), None, keep=True)
     for _ in range(2):  # the second time with keys and values that were kept
-        part = sight(last[:, -1:], own[:, -1:], m, sees)
+        part = gaze(last[:, -1:], own[:, -1:], m, sees)
         io.check("out_cached", layer(x[:, -1:], kept, part))
     layer.attention_gate.zero_()
     layer.ffn_gate.zero_()

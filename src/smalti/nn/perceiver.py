@@ -56,7 +56,7 @@ class ResamplerConfig:
         check(self, "resampler.", positive=sizes, counts=("pictures", "frames"))
 
 
-class Sight(NamedTuple):
+class Gaze(NamedTuple):
     """What positions look at, of all latents of the pictures of their rows."""
 
     seen: Tensor
@@ -65,7 +65,7 @@ class Sight(NamedTuple):
     """(B, n) bool: positions that look at all which they see alike."""
 
 
-def sight(last: Tensor, own: Tensor, latents: int, sees: Sees) -> Sight:
+def gaze(last: Tensor, own: Tensor, latents: int, sees: Sees) -> Gaze:
     """The last picture before each position, or all before it. Where all are seen, a position with
     none before it looks at all of its document alike, as upstream has it; else it sees none.
 
@@ -77,7 +77,7 @@ def sight(last: Tensor, own: Tensor, latents: int, sees: Sees) -> Sight:
     seen = own & (before == numbers if sees == "last" else before >= numbers)
     level = torch.zeros_like(last, dtype=torch.bool) if sees == "last" else ~seen.any(-1)
     seen = torch.where(level[..., None], own, seen)
-    return Sight(seen.repeat_interleave(latents, -1), level)
+    return Gaze(seen.repeat_interleave(latents, -1), level)
 
 
 class LookAttention(nn.Module):
@@ -95,15 +95,15 @@ class LookAttention(nn.Module):
         k, v = self.wkv(words).chunk(2, -1)
         return split(k, self.heads), split(v, self.heads)
 
-    def forward(self, x: Tensor, keys: tuple[Tensor, Tensor], sight: Sight | None = None) -> Tensor:
-        """What rows (B, n, D) find in keys and values; without a `sight` each sees all of them."""
+    def forward(self, x: Tensor, keys: tuple[Tensor, Tensor], gaze: Gaze | None = None) -> Tensor:
+        """What rows (B, n, D) find in keys and values; without a `gaze` each sees all of them."""
         q, (k, v) = split(self.wq(x), self.heads), keys
-        if sight is None:
+        if gaze is None:
             y = attend(q, k, v)
         else:
-            blind = ~sight.seen.any(-1, keepdim=True).unsqueeze(1)  # (B, 1, n, 1)
-            q = q.masked_fill(sight.level[:, None, :, None], 0.0)
-            y = attend(q, k, v, sight.seen.unsqueeze(1) | blind).masked_fill(blind, 0.0)
+            blind = ~gaze.seen.any(-1, keepdim=True).unsqueeze(1)  # (B, 1, n, 1)
+            q = q.masked_fill(gaze.level[:, None, :, None], 0.0)
+            y = attend(q, k, v, gaze.seen.unsqueeze(1) | blind).masked_fill(blind, 0.0)
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
 
 
@@ -186,11 +186,11 @@ class GatedLayer(nn.Module):
         self.attention_gate = nn.Parameter(torch.zeros(1))
         self.ffn_gate = nn.Parameter(torch.zeros(1))
 
-    def look(self, x: Tensor, context: Context, sight: Sight) -> Tensor:
+    def look(self, x: Tensor, context: Context, gaze: Gaze) -> Tensor:
         """What positions (B, n, D) find in the latents (B, M, C) of a context."""
-        return self.attention(self.norm(x), context.read(self.attention), sight)
+        return self.attention(self.norm(x), context.read(self.attention), gaze)
 
-    def forward(self, x: Tensor, context: Context, sight: Sight) -> Tensor:
+    def forward(self, x: Tensor, context: Context, gaze: Gaze) -> Tensor:
         """Hidden states (B, n, D) to the same shape."""
-        x = x + self.attention_gate.tanh() * self.look(x, context, sight)
+        x = x + self.attention_gate.tanh() * self.look(x, context, gaze)
         return x + self.ffn_gate.tanh() * self.feed_forward(x)
