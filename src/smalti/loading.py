@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from smalti import modules
 from smalti.arguments import in_our_words
 from smalti.config import did_you_mean, from_dict, no_such, read_json
 from smalti.devices.named import fast_bf16, named_device, named_dtype
 from smalti.files import expand, filling
+from smalti.models.language import Language
+from smalti.models.llm2clip import Sentences, SentencesConfig
 from smalti.models.towers import Matcher
-from smalti.modules import FILES, check_module, load_module, tokenizer_folder, write_module
+from smalti.modules import (
+    FILES,
+    assemble,
+    check_module,
+    load_module,
+    tokenizer_folder,
+    write_module,
+)
 from smalti.nn.finite import require_finite_weights
 from smalti.pipeline.conversation import Phrases, Writing
 from smalti.pipeline.pipeline import Pipeline
@@ -171,12 +183,74 @@ def load_towers(
         return matcher._replace(towers=matcher.towers.to(place))
     towers, info = load_module(folder, modules.TOWERS, place, verify=verify)
     words = Words.open(folder / FOLDER)
-    if info.get("words") != (mark := words.fingerprint()):
-        raise ValueError(
-            f"{folder}: the towers were trained with words {info.get('words')}, the folder holds "
-            f"words {mark}"
-        )
+    require_words(folder, info, words, "towers")
     return Matcher(towers, words, info)
+
+
+class Speaker(NamedTuple):
+    """A language model with the text tokenizer whose ids it knows."""
+
+    module: Any
+    """A `Language`, or one that makes a vector of a text, `Sentences`."""
+    words: Words
+    info: Mapping[str, Any] = MappingProxyType({})
+    """What its folder says of it."""
+
+    @property
+    def writer(self) -> Language:
+        """The language model, to write. Raises ValueError for one that makes vectors of texts."""
+        if modules.name_of(self.module) == "sentences":
+            raise ValueError(
+                "the language model makes vectors of texts and writes none: take the one that it "
+                "was made of"
+            )
+        return self.module
+
+    @property
+    def reader(self) -> Any:
+        """The language model, `Sentences`; one that writes as such a one."""
+        if modules.name_of(self.module) == "sentences":
+            return self.module
+        config = SentencesConfig(self.module.config, pad=self.words.pad)
+        state = {f"language.{name}": t for name, t in self.module.state_dict().items()}
+        return assemble(Sentences, config, state, "the language model")
+
+
+def load_language(
+    path: str | Path, device: torch.device | str | int | None = None, verify: bool = True
+) -> Speaker:
+    """Load a language model with its text tokenizer, in float32: a folder that training wrote, that
+    of a pipeline of text and pictures, whose is taken, one of transformers, or the hub id of such.
+
+    Arguments are those of `load`. Raises ValueError if there is none, or if the text tokenizer is
+    not the one that it learned.
+    """
+    from smalti.interop import language as released
+
+    place, folder = named_device(device), expand(path)
+    if not folder.is_dir():
+        folder = download(str(path), RELEASED)
+    if is_unified(folder):
+        model, info = load_module(folder / "model", modules.UNIFIED, place, verify=verify)
+        found = dict(model.named_children()).get("language")
+        if found is None:
+            raise ValueError(f"{folder} has no language model that can be taken alone")
+        return Speaker(found, Words.open(folder / FOLDER), info)
+    file = folder / FILES[0]
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no language model: it has no {FILES[0]}{within(folder)}")
+    if "model_type" in read_json(file):
+        language = released.load_language(folder, torch.float32).to(place)
+        return Speaker(language, Words.open(folder))
+    module, info = load_module(folder, modules.LANGUAGES, place, verify=verify)
+    words = Words.open(folder / FOLDER)
+    require_words(folder, info, words, "language model")
+    return Speaker(module, words, info)
+
+
+def save_language(speaker: Speaker, folder: str | Path, **extra: Any) -> str:
+    """Write a language model with its text tokenizer, as `save_towers` writes towers."""
+    return _save(speaker.module, speaker.words, folder, dict(speaker.info), extra)
 
 
 def save_towers(matcher: Matcher, folder: str | Path, **extra: Any) -> str:
@@ -185,13 +259,30 @@ def save_towers(matcher: Matcher, folder: str | Path, **extra: Any) -> str:
 
     Raises ValueError for a folder of something else, and for weights that are NaN or infinite.
     """
-    folder, known = expand(folder), {k: matcher.info[k] for k in LEARNED if k in matcher.info}
+    return _save(matcher.towers, matcher.words, folder, matcher.info, extra)
+
+
+def _save(
+    module: nn.Module,
+    words: Words,
+    folder: str | Path,
+    info: Mapping[str, Any],
+    extra: dict[str, Any],
+) -> str:
+    folder, known = expand(folder), {k: info[k] for k in LEARNED if k in info}
     check_module(folder)
-    require_finite_weights(matcher.towers.state_dict(), f"{folder} is not written")
+    require_finite_weights(module.state_dict(), f"{folder} is not written")
     with filling(folder) as temporary:
-        matcher.words.save(temporary / FOLDER)
-        words = matcher.words.fingerprint()
-        return write_module(matcher.towers, temporary, words=words, **known | extra)
+        words.save(temporary / FOLDER)
+        return write_module(module, temporary, words=words.fingerprint(), **known | extra)
+
+
+def require_words(folder: Path, info: Mapping[str, Any], words: Words, what: str) -> None:
+    """Raise ValueError unless a text tokenizer is the one that a module's config.json names."""
+    if info.get("words") != (mark := words.fingerprint()):
+        raise ValueError(
+            f"{folder}: the {what} learned words {info.get('words')}, the folder holds words {mark}"
+        )
 
 
 def tokenizer_at(path: str | Path) -> Path:
@@ -250,6 +341,7 @@ def _unknown(name: str, *_: str) -> str:
 def within(run: Path) -> str:
     """What to take of a training run's folder in place of the folder itself; "" of any other."""
     parts = {"pipeline": "pipeline.json", "tokenizer": "config.json", "towers": "config.json"}
+    parts["language"] = "config.json"
     for name, file in parts.items():
         if (run / name / file).is_file():
             return f"; it is a training run, with its {name} in {run / name}"

@@ -314,12 +314,8 @@ class Matcher(NamedTuple):
         """Texts in lower case as ids (B, L) int64 between their marks, cut so that the last mark is
         there, and filled up."""
         config = self.towers.config
-        rows = torch.full((len(texts), config.length), config.pad)
-        begin = [] if config.start is None else [config.start]
-        for row, text in zip(rows, texts, strict=True):
-            ids = [*begin, *self.words.read(text.lower())][: config.length - 1]
-            row[: len(ids) + 1] = torch.tensor([*ids, config.stop])
-        return rows
+        begin = () if config.start is None else (config.start,)
+        return ids_of(texts, self.words, config.length, begin, config.stop, config.pad)
 
     def fits(self, text: str) -> bool:
         """Whether a text is read to its end."""
@@ -338,6 +334,18 @@ class Matcher(NamedTuple):
         """Unit features (B, E) of pictures uint8 (B, 3, H, W), on the CPU."""
         x = images.to(self.towers.scale.device).float() / 127.5 - 1
         return self.towers.see(x).cpu()
+
+
+def ids_of(
+    texts: Sequence[str], words: Words, length: int, begin: Sequence[int], stop: int, pad: int
+) -> Tensor:
+    """Texts in lower case as ids (B, L) int64 between their marks, cut so that the last mark is
+    there, and filled up."""
+    rows = torch.full((len(texts), length), pad)
+    for row, text in zip(rows, texts, strict=True):
+        ids = [*begin, *words.read(text.lower())][: length - 1]
+        row[: len(ids) + 1] = torch.tensor([*ids, stop])
+    return rows
 
 
 def tiny() -> TowersConfig:
