@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,9 +15,10 @@ from smalti.arguments import in_our_words
 from smalti.config import did_you_mean, from_dict, no_such, read_json
 from smalti.devices.named import fast_bf16, named_device, named_dtype
 from smalti.files import expand, filling
+from smalti.models.eye import Eye, TowerEye, TowerEyeConfig
 from smalti.models.language import Language
 from smalti.models.llm2clip import Sentences, SentencesConfig
-from smalti.models.towers import Matcher
+from smalti.models.towers import Matcher, TowersConfig
 from smalti.modules import (
     FILES,
     assemble,
@@ -27,6 +28,7 @@ from smalti.modules import (
     write_module,
 )
 from smalti.nn.finite import require_finite_weights
+from smalti.nn.unfilled import unfilled
 from smalti.pipeline.conversation import Phrases, Writing
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
@@ -76,8 +78,11 @@ def load_unified(
         raise ValueError(f"{folder} draws pictures and reads and writes no text")
     tokenizer, told = load_module(folder / "tokenizer", modules.TOKENIZERS, device, verify=verify)
     model, about = load_module(folder / "model", modules.UNIFIED, device, weights, verify)
-    words = Words.open(folder / "words")
+    words, eye = Words.open(folder / "words"), None
     marks = {"tokenizer": told["fingerprint"], "words": words.fingerprint()}
+    if "eye" in about:
+        eye, seen = load_module(folder / "eye", modules.EYES, device, verify=verify)
+        marks["eye"] = seen["fingerprint"]
     for name, mark in marks.items():
         if about.get(name) != mark:
             raise ValueError(
@@ -88,8 +93,9 @@ def load_unified(
     sampling = from_dict(Sampling, info.get("sampling", {}), f"{where}: sampling")
     writing = from_dict(Writing, info.get("writing", {}), f"{where}: writing")
     phrases = from_dict(Phrases, info.get("phrases", {}), f"{where}: phrases")
-    info["fingerprint"] = "-".join((marks["tokenizer"], about["fingerprint"], marks["words"]))
-    return UnifiedPipeline(tokenizer, model, words, sampling, writing, phrases, info)
+    first, *others = marks.values()
+    info["fingerprint"] = "-".join((first, about["fingerprint"], *others))
+    return UnifiedPipeline(tokenizer, model, words, sampling, writing, phrases, info, eye)
 
 
 def load(
@@ -251,6 +257,32 @@ def load_language(
 def save_language(speaker: Speaker, folder: str | Path, **extra: Any) -> str:
     """Write a language model with its text tokenizer, as `save_towers` writes towers."""
     return _save(speaker.module, speaker.words, folder, dict(speaker.info), extra)
+
+
+def load_eye(
+    path: str | Path,
+    take: Callable[[TowersConfig], TowerEyeConfig] = TowerEyeConfig.of,
+    device: torch.device | str | None = None,
+    verify: bool = True,
+) -> Eye:
+    """Load an eye, in float32: from its folder, from that of a pipeline which has one, or from
+    towers, found as `load_towers` finds them, of which it is taken as `take` says.
+
+    Raises ValueError if there are neither.
+    """
+    place, folder = named_device(device), expand(path)
+    inside = folder / "eye"
+    folder = inside if (inside / FILES[0]).is_file() else folder
+    file = folder / FILES[0]
+    if file.is_file() and read_json(file).get("type") in modules.EYES:
+        return load_module(folder, modules.EYES, place, verify=verify)[0]
+    towers = load_towers(path, place, verify).towers
+    config = take(towers.config)
+    with unfilled():
+        wanted = TowerEye(config).state_dict()
+    tensors = {f"tower.{name}": t for name, t in towers.vision.state_dict().items()}
+    mine = {name: tensors[name] for name in wanted}
+    return assemble(TowerEye, config, mine, str(path), torch.float32, verify)
 
 
 def save_towers(matcher: Matcher, folder: str | Path, **extra: Any) -> str:

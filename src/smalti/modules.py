@@ -22,11 +22,13 @@ from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
     dnd,
     emu3,
+    eye,
     fluid,
     hart,
     ibq,
     imagegpt,
     infinity,
+    janus,
     language,
     llamagen,
     llm2clip,
@@ -130,6 +132,7 @@ MODELS = {
 }
 UNIFIED = {
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
+    "janus": Entry(janus.JanusConfig, janus.Janus, janus.tiny),
     "one_vocabulary": Entry(
         one_vocabulary.OneVocabularyConfig, one_vocabulary.OneVocabulary, one_vocabulary.tiny
     ),
@@ -152,6 +155,8 @@ LANGUAGES = {
     "sentences": Entry(llm2clip.SentencesConfig, llm2clip.Sentences, llm2clip.tiny_sentences),
 }
 """Language models alone: that write, and that make one vector of a text."""
+EYES = {"tower_eye": Entry(eye.TowerEyeConfig, eye.TowerEye, eye.tiny)}
+"""What sees pictures for models that read them in another form than they draw them."""
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
     "clip": Entry(clip.CLIPConfig, clip.CLIP, clip.tiny),
@@ -179,7 +184,7 @@ def module_of(config: Any, among: dict[str, Entry]) -> Any:
 
 def name_of(module: Any) -> str:
     """The name under which a module's configuration is registered."""
-    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, LANGUAGES, TEXT):
+    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, LANGUAGES, EYES, TEXT):
         for name, item in known.items():
             if type(getattr(module, "config", None)) is item.config:
                 return name

@@ -48,13 +48,22 @@ def picture(model: Unified, seed: int = 0) -> Part:
     return Part(torch.randn(like.shape), model.spec)
 
 
+def given(model: Unified, seed: int = 0) -> Part:
+    """A picture that is only read: what an eye sees where the model has one, else codes."""
+    if model.sight is None:
+        return replace(picture(model, seed), learned=False)
+    torch.manual_seed(seed)
+    spec = model.sight.spec
+    return Part(torch.randn(spec.empty(1)[0].shape), spec, learned=False, seen=True)
+
+
 def text(*ids: int) -> Part:
     return Part(torch.tensor(ids))
 
 
 def some(model: Unified) -> list[list[Part]]:
     """Documents of unequal lengths."""
-    return [[text(1, 3)], [text(2, 1, 0, 3), picture(model), text(3)]]
+    return [[text(1, 3)], [text(2, 1, 0, 3), given(model, 1), picture(model), text(3)]]
 
 
 def asked(model: Unified, documents: Sequence[Sequence[Part]], **settings: Any) -> Any:
@@ -144,7 +153,10 @@ def test_known_codes_stay_and_are_seen(model: Unified):
 
 
 def test_documents_of_a_row_do_not_see_each_other(model: Unified):
-    documents = [[text(1, 3), picture(model)], [text(2, 1, 0), picture(model, 1), text(3, 2)]]
+    documents = [
+        [text(1, 3), given(model, 2), picture(model)],
+        [text(2, 1, 0), picture(model, 1), text(3, 2)],
+    ]
     both = packed([documents], model.wrapping)
     found = model.read(both, 0, both.ids.shape[1], None)
     apart = [rows_of([document], model.wrapping) for document in documents]
@@ -166,7 +178,7 @@ def test_what_comes_later_changes_no_loss_before(model: Unified):
 
 def test_training_reaches_every_weight(model: Unified):
     model.train().requires_grad_(True)
-    document = [text(1, 3), picture(model), text(2, 1)]
+    document = [text(1, 3), given(model, 1), text(2), picture(model), text(2, 1)]
     terms = model.terms(rows_of([document, document], model.wrapping), Noise.request(0, 2))
     assert tuple(terms) == model.kinds
     sum((term.values * term.where).sum() for term in terms.values()).backward()
@@ -175,7 +187,7 @@ def test_training_reaches_every_weight(model: Unified):
 
 
 def test_only_what_is_learned_has_a_loss(model: Unified):
-    parts = [replace(part, learned=False) for part in (text(1, 3), picture(model))]
+    parts = [replace(part, learned=False) for part in (text(1, 3), given(model), picture(model))]
     terms = model.terms(rows_of([[*parts, text(2)]], model.wrapping), Noise.request(0, 1))
     assert sum(int(term.where.sum()) for term in terms.values()) == 1
 

@@ -72,6 +72,62 @@ def test_documents_come_back_as_they_were(name, tmp_path, monkeypatch):
         same(again.document, row.document)
 
 
+EYE = {"type": "tower_eye", "config": {}, "fingerprint": "eeee"}
+SEEN = TokenSpec(grids=((1, 3),), channels=4)
+
+
+def seen_rows(value=1.5):
+    """Documents of which the pictures that are only read were seen."""
+    for row in rows_of(SMALL):
+        pieces = [
+            p
+            if p.codes is None or p.learned
+            else Piece(codes=p.codes, learned=False, features=torch.full((3, 4), value).half())
+            for p in row.document
+        ]
+        yield row._replace(document=pieces)
+
+
+def test_what_an_eye_saw_comes_back_in_half_precision(tmp_path):
+    path, about = tmp_path / "d.arrow", coding(SMALL, eye=EYE, seen=SEEN)
+    write_documents(path, seen_rows(), about)
+    cache = DocumentCache(path)
+    assert cache.encoding == about and cache.eyes == ("eeee",) == (cache.eye,)
+    for row, again in zip(seen_rows(), cache.rows(), strict=True):
+        same(again.document, row.document)
+        for a, b in zip(again.document, row.document, strict=True):
+            assert (a.features is None) == (b.features is None) == (a.codes is None or a.learned)
+            assert a.features is None or torch.equal(a.features, b.features)
+            assert a.features is None or a.features.dtype == torch.float16
+    cache.require("aaaa"), cache.require("aaaa", "eeee")
+    with pytest.raises(ValueError, match="was seen by eye eeee, but the eye given is ffff"):
+        cache.require("aaaa", "ffff")
+    mark = cache.fingerprint()
+    write_documents(path, seen_rows(2.5), about)
+    assert DocumentCache(path).fingerprint() != mark
+
+
+def test_files_without_an_eye_say_nothing_of_one(tmp_path):
+    path = tmp_path / "d.arrow"
+    write_documents(path, rows_of(SMALL), coding(SMALL))
+    schema = pa.ipc.open_file(path.read_bytes()).schema
+    assert schema.types == document_file.SCHEMA.types
+    assert b"eye" not in schema.metadata[document_file.DOCUMENTS]
+    assert b"seen" not in schema.metadata[document_file.DOCUMENTS]
+    with pytest.raises(ValueError, match="was seen by no eye, but the eye given is ffff"):
+        DocumentCache(path).require("aaaa", "ffff")
+
+
+def test_what_an_eye_saw_is_checked(tmp_path):
+    about = coding(SMALL, eye=EYE, seen=SEEN)
+    with pytest.raises(ValueError, match="only read, but the eye has not seen it"):
+        write_documents(tmp_path / "d.arrow", rows_of(SMALL), about)
+    with pytest.raises(ValueError, match=r"must be \(3, 4\), of 4 numbers, and finite"):
+        write_documents(tmp_path / "d.arrow", seen_rows(torch.inf), about)
+    with pytest.raises(ValueError, match="stands beside its codes, got no codes"):
+        Piece("text", features=torch.zeros(3, 4))
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=6))
 def test_any_text_comes_back(tmp_path_factory, texts):

@@ -16,7 +16,9 @@ from smalti.config import read_json
 from smalti.data.transforms import center_part
 from smalti.files import write_json
 from smalti.loading import load, load_any, load_unified
+from smalti.models import eye as eyes
 from smalti.models.unified import Marks
+from smalti.modules import fingerprint
 from smalti.pipeline.conversation import Phrases, Turn, Writing, placed, said
 from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
 from smalti.text.words import Words
@@ -40,7 +42,11 @@ def made(kind: str) -> UnifiedPipeline:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    return UnifiedPipeline(tokenizer, model, words)
+    eye = None
+    if model.sight is not None:
+        eye = modules.module_of(eyes.tiny(), modules.EYES).eval().requires_grad_(False)
+        eye.init_weights()
+    return UnifiedPipeline(tokenizer, model, words, eye=eye)
 
 
 @pytest.fixture(scope="module", params=sorted(modules.UNIFIED))
@@ -51,6 +57,12 @@ def pipe(request: pytest.FixtureRequest) -> UnifiedPipeline:
 @pytest.fixture(scope="module")
 def one() -> UnifiedPipeline:
     return made("one_vocabulary")
+
+
+@pytest.fixture(scope="module")
+def both() -> UnifiedPipeline:
+    """One whose model has an eye."""
+    return made("janus")
 
 
 @pytest.fixture
@@ -213,9 +225,52 @@ def test_what_is_said_is_put_as_the_model_learned_it():
     assert said(turns, Phrases(say="Q: {} A:")) == ["Q: hello A:", "yes\n", "Q: draw A:"]
 
 
-@pytest.mark.parametrize("part", ["tokenizer", "words"])
-def test_parts_of_another_pipeline_are_refused(one, part, tmp_path):
-    one.save_pretrained(tmp_path / "p")
+def test_pictures_that_are_given_are_seen_and_those_that_are_drawn_are_codes(both, photo):
+    image = center_part(Image.open(photo), both.eye.size)
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() / 127.5 - 1
+    (document,) = both._parts([["what is it?", photo, "draw"]])
+    assert [part.seen for part in document if part.spec is not None] == [True]
+    torch.testing.assert_close(document[2].content, both.eye.encode(pixels)[0])
+    plain = [np.asarray(i) for i in both.instruct(photo, "draw", guidance=2.0)]
+    assert plain[0].shape == (*both.tokenizer.size, 3)
+    before = both.ask(photo, "what is it?", words=6)
+    with torch.no_grad():
+        both.eye.tower.patches.weight.mul_(-1)
+    after = both.ask(photo, "what is it?", words=6)
+    changed = np.asarray(both.instruct(photo, "draw", guidance=2.0)[0])
+    with torch.no_grad():
+        both.eye.tower.patches.weight.mul_(-1)
+    assert before != after and not np.array_equal(plain[0], changed)
+    assert "4 numbers" not in repr(both) and "2 x 2 vectors of 12 numbers" in repr(both)
+
+
+def test_an_eye_is_kept_and_one_that_does_not_fit_is_refused(both, one, tmp_path):
+    both.save_pretrained(tmp_path / "p")
+    again = load_unified(tmp_path / "p")
+    assert again.fingerprint == both.fingerprint and len(both.fingerprint.split("-")) == 4
+    assert again.eye is not None and fingerprint(again.eye) == fingerprint(both.eye)
+    parts = (both.tokenizer, both.model, both.words)
+    for change, why in (
+        ({"patch": 2}, "reads 2 x 2 vectors of 12 numbers, of any length; the eye gives 4 x 4"),
+        ({"unit": True}, "of any length; the eye gives 2 x 2 vectors of 12 numbers, of length 1"),
+    ):
+        eye = modules.module_of(replace(eyes.tiny(), **change), modules.EYES)
+        with pytest.raises(ValueError, match=why):
+            UnifiedPipeline(*parts, eye=eye)
+    with pytest.raises(ValueError, match="reads pictures by an eye, 2 x 2 .*; got none"):
+        UnifiedPipeline(*parts)
+    with pytest.raises(ValueError, match="it takes no eye"):
+        UnifiedPipeline(one.tokenizer, one.model, one.words, eye=both.eye)
+    one.save_pretrained(tmp_path / "one")
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
+        "model", "pipeline.json", "tokenizer", "words"
+    ]  # fmt: skip
+    assert "eye" not in read_json(tmp_path / "one" / "model" / "config.json")
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "words", "eye"])
+def test_parts_of_another_pipeline_are_refused(both, part, tmp_path):
+    both.save_pretrained(tmp_path / "p")
     config = tmp_path / "p" / "model" / "config.json"
     write_json(config, read_json(config) | {part: "0123456789abcdef"})
     with pytest.raises(ValueError, match=f"trained with {part} 0123456789abcdef"):

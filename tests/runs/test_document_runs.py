@@ -1,6 +1,7 @@
 """Documents to a file of codes, by a command and without."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from smalti.data.document_file import DocumentCache
 from smalti.data.documents import open_documents
 from smalti.data.source import split
 from smalti.data.transforms import Transform, to_float
+from smalti.models import eye as eyes
 from smalti.modules import fingerprint, save_module
 from smalti.runs.documents import DocumentCoder, encode_documents
 from smalti.tokenizers import kl_vae, vqgan
@@ -85,6 +87,39 @@ def test_equal_pictures_are_encoded_once(tokenizer, monkeypatch):
     assert seen == [4, 4, 1] and len(rows) == 18
     for draw, caption in zip(rows[::2], rows[1::2], strict=True):
         assert torch.equal(draw.document[1].codes, caption.document[0].codes)
+
+
+def test_an_eye_sees_the_pictures_that_are_only_read(tokenizer, tmp_path):
+    """At its own size; both forms of a picture are there."""
+    torch.manual_seed(0)
+    eye, out = build(eyes.TowerEye, eyes.tiny()), tmp_path / "d.arrow"
+    eye.init_weights()
+    documents = open_documents("captioned:shapes:4")
+    encode_documents(documents, tokenizer, out, eye=eye)
+    cache = DocumentCache(out)
+    assert cache.encoding.seen == eye.sight.spec and cache.eye == fingerprint(eye)
+    for i in range(8):
+        for piece, coded in zip(documents[i], cache.document(i), strict=True):
+            assert (coded.codes is None) == (piece.image is None)
+            assert (coded.features is None) == (piece.image is None or piece.learned)
+            if coded.features is not None:
+                view = to_float(torch.from_numpy(Transform(8)(piece.image, None)))
+                with torch.no_grad():
+                    expected = eye.encode(view[None])[0].half()
+                torch.testing.assert_close(coded.features, expected, atol=2e-3, rtol=2e-3)
+    again = tmp_path / "again.arrow"
+    encode_documents(open_documents(f"docs:{out}"), tokenizer, again, eye=eye)
+    assert torch.equal(DocumentCache(again).document(1)[0].features, cache.document(1)[0].features)
+    other = build(eyes.TowerEye, replace(eyes.tiny(), unit=True))
+    with pytest.raises(ValueError, match="was seen by eye .*, but the eye given is"):
+        encode_documents(open_documents(f"docs:{out}"), tokenizer, tmp_path / "o.arrow", eye=other)
+    with pytest.raises(ValueError, match="holds codes of another eye"):
+        encode_documents(documents, tokenizer, out, eye=other)
+    plain = tmp_path / "plain.arrow"
+    encode_documents(open_documents(f"docs:{out}"), tokenizer, plain)
+    assert DocumentCache(plain).eye == ""
+    with pytest.raises(ValueError, match="has codes alone, but the eye given is"):
+        encode_documents(open_documents(f"docs:{plain}"), tokenizer, tmp_path / "o.arrow", eye=eye)
 
 
 def test_documents_with_a_broken_picture_are_left_out_and_named(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smalti.codes import TokenSpec
-from smalti.text.sequence import CODE, IGNORED, VECTOR, Part, Wrapping, fitted, rows_of
+from smalti.text.sequence import CODE, IGNORED, SEEN, VECTOR, Part, Wrapping, fitted, rows_of
 
 SPEC, NUMBERS = TokenSpec(((2, 3),), 8), TokenSpec(((1, 2),), channels=4)
 
@@ -59,6 +59,54 @@ def test_a_row_by_hand():
     ]
     assert not rows.cells[0, :3].any() and not rows.cells[0, 11:].any()
     assert not rows.spans.any() and rows.vectors is None
+
+
+EYE = TokenSpec(((1, 3),), channels=5)
+
+
+@dataclass(frozen=True)
+class Between(Wrapping):
+    """A 7 before a picture, and nothing behind it."""
+
+    def begin(self, spec):
+        return (7,)
+
+
+def seen(*values) -> Part:
+    return Part(torch.tensor(values).repeat(5, 1).T, EYE, learned=False, seen=True)
+
+
+@pytest.mark.parametrize("drawn", [picture, numbers])
+def test_what_an_eye_sees_stands_beside_what_is_drawn(drawn):
+    """Whether codes are drawn or numbers; it is never learned, nor is what is around it."""
+    wrapping = Lines(seen=Between())
+    document = [text(3), seen(0.5, 1.5, 2.5), text(4), drawn(), text(5)]
+    rows = rows_of([document, [text(6), drawn()]], wrapping, pad=2, left=True)
+    length = wrapping.size(document)
+    assert length == rows.ids.shape[1] == 3 + 4 + wrapping.length(drawn())
+    assert rows.ids[0, :6].tolist() == [3, 7, SEEN, SEEN, SEEN, 4]
+    assert rows.seen.nonzero().tolist() == [[0, 2], [0, 3], [0, 4]]
+    assert rows.features is not None and rows.features.shape == (2, length, 5)
+    assert rows.features[rows.seen][:, 0].tolist() == [0.5, 1.5, 2.5]
+    assert not rows.features[~rows.seen].any()
+    assert rows.learned[0].tolist() == [True, *[False] * 4, *[True] * (length - 5)]
+    assert rows.labels[0, :6].tolist() == [3, *[IGNORED] * 4, 4]
+    without = rows_of([[text(6), drawn()]], wrapping)
+    assert without.features is None and not without.seen.any()
+    if drawn is numbers:
+        assert rows.vectors is not None and rows.vectors.shape == (2, length, 4)
+        assert rows.drawn.sum(1).tolist() == [2, 2]
+        assert rows.vectors[rows.drawn].eq(1).all() and not rows.vectors[~rows.drawn].any()
+    else:
+        assert rows.vectors is None and not rows.drawn.any()
+
+
+def test_what_an_eye_sees_is_refused_where_it_cannot_stand():
+    with pytest.raises(ValueError, match="reads pictures as codes, it has no eye"):
+        rows_of([[seen(0.0, 0.0, 0.0)]], Lines())
+    for content, spec, learned in ((picture().content, SPEC, False), (torch.ones(3, 5), EYE, True)):
+        with pytest.raises(ValueError, match="a picture of numbers that is not learned"):
+            Part(content, spec, learned, seen=True)
 
 
 def test_what_stands_around_a_picture_may_not_be_learned():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # they import torch
     from torch import Tensor
 
     from smalti.data.source import Source
+    from smalti.models.eye import Eye
     from smalti.runs.image_coder import Coder
     from smalti.tokenizers.base import ImageTokenizer
 
@@ -51,6 +52,7 @@ def encode(
     data: Annotated[Positional[str], arg(metavar="DATA")],
     tokenizer: Path,
     out: Path,
+    eye: str = "",
     contents: Annotated[Contents, arg(name="")] = USUAL,
     device: Device = "auto",
     json: bool = False,
@@ -66,6 +68,9 @@ def encode(
             captioned:SOURCE, qa:FILE.jsonl, shapes-all, docs:FILE.arrow, several joined by '+'.
         tokenizer: Folder of a trained tokenizer, or of a pipeline, or a hub id.
         out: File to write.
+        eye: Of documents: what sees the pictures that are only read, for models that read them in
+            another form than they draw them. Towers, a folder or a hub id, or the folder of an eye,
+            or of a pipeline that has one.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print what was written on standard output.
     """
@@ -74,8 +79,12 @@ def encode(
 
     check_file(out, ".arrow", is_own)
     module = open_tokenizer(tokenizer, device)
-    run = encode_documents if is_documents(data) else encode_images
-    report, said = run(data, module, out, contents, tokenizer)
+    if is_documents(data):
+        report, said = encode_documents(data, module, out, contents, open_eye(eye, device))
+    elif eye:
+        raise ValueError(f"--eye is for documents, got images: {data}")
+    else:
+        report, said = encode_images(data, module, out, contents, tokenizer)
     if json:
         show({"file": str(out), **report, **asdict(module.spec)})
     else:
@@ -104,15 +113,15 @@ def encode_images(
 
 
 def encode_documents(
-    data: str, tokenizer: ImageTokenizer, out: Path, contents: Contents, folder: Path
+    data: str, tokenizer: ImageTokenizer, out: Path, contents: Contents, eye: Eye | None
 ) -> Encoded:
-    """Encode the pictures of documents by the tokenizer of a folder."""
+    """Encode the pictures of documents by a tokenizer, and those that are only read by an eye."""
     from smalti.data.document_file import DocumentCache
     from smalti.data.documents import open_documents
     from smalti.runs.documents import encode_documents as run
 
     check_contents(contents)
-    left = run(open_documents(data), tokenizer, out, contents.holdout)
+    left = run(open_documents(data), tokenizer, out, contents.holdout, eye=eye)
     cache = DocumentCache(out)
     tasks = cache.counts()
     listed = ", ".join(f"{count} {task}" for task, count in tasks.items())
@@ -271,3 +280,10 @@ def open_tokenizer(folder: Path, device: str = "auto") -> ImageTokenizer:
     from smalti.loading import load_tokenizer
 
     return load_tokenizer(folder, device)
+
+
+def open_eye(folder: str, device: str = "auto") -> Eye | None:
+    """The eye of a folder or a hub id; None where none is named."""
+    from smalti.loading import load_eye
+
+    return load_eye(folder, device=device) if folder else None

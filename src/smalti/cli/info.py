@@ -147,7 +147,7 @@ def _module(folder: Path) -> dict[str, Any]:
 
     info, weights = read_json(folder / "config.json"), folder / "model.safetensors"
     kinds = {"tokenizer": modules.TOKENIZERS, "text encoder": modules.TEXT}
-    kinds |= {"towers": modules.TOWERS}
+    kinds |= {"towers": modules.TOWERS, "eye": modules.EYES}
     known = next((k for k, among in kinds.items() if info.get("type") in among), "model")
     try:
         with safe_open(weights, "pt") as file:
@@ -161,8 +161,9 @@ def _module(folder: Path) -> dict[str, Any]:
 def _pipeline(folder: Path) -> dict[str, Any]:
     tokenizer = _module(folder / "tokenizer")
     parts = {"tokenizer": tokenizer, "model": _module(folder / "model")}
-    if (folder / "text").is_dir():
-        parts["text"] = _module(folder / "text")
+    for name in ("text", "eye"):
+        if (folder / name).is_dir():
+            parts[name] = _module(folder / name)
     if (folder / FOLDER).is_dir():
         parts["words"] = _words(folder / FOLDER)
     return {"kind": "pipeline", **read_json(folder / "pipeline.json")} | parts

@@ -29,7 +29,7 @@ def recipe_list(command: str, usage: str, listed: Iterable[Listed]) -> str:
 
 
 COMMON = (
-    *("--out", "--sizes", "--init", "--tokenizer", "--words", "--vocab", "--codes"),
+    *("--out", "--sizes", "--init", "--tokenizer", "--eye", "--words", "--vocab", "--codes"),
     *("--data.source", "--data.holdout"),
     *("--model.size", "--model.vocab", "--model.layers", "--model.dim", "--model.dropout"),
     *("--train.steps", "--train.batch", "--train.optim.lr", "--train.seed", "--train.device"),

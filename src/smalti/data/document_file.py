@@ -1,8 +1,9 @@
 """The file of documents whose pictures are encoded: one Arrow file, written once, mapped when read.
 
 One row is a document: its key, its task, whether it is held out, and its parts, each a text or the
-codes of a picture, learned or only read. All pictures have codes of one spec. What made the codes,
-and of what, is in the schema's metadata, so that codes of several tokenizers are never mixed up.
+codes of a picture, learned or only read. All pictures have codes of one spec. Where there is an
+eye, those that are only read have what it sees as well, as float16. What made the codes, and of
+what, is in the schema's metadata, so that codes of several tokenizers are never mixed up.
 
 Codes are kept in the smallest type that holds them, and bits eight in a byte, as in a token cache.
 N positions of a picture.
@@ -36,14 +37,16 @@ VERSION = 1
 ROWS = 256
 """Rows of every record batch but the last."""
 PART = pa.struct([("text", pa.string()), ("codes", pa.binary()), ("learned", pa.bool_())])
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("task", pa.string()),
-        ("held_out", pa.bool_()),
-        ("parts", pa.list_(PART)),
-    ]
-)
+COLUMNS = [("key", pa.string()), ("task", pa.string()), ("held_out", pa.bool_())]
+
+
+def schema_of(seen: bool) -> pa.Schema:
+    """The columns of a file, with what an eye sees or without."""
+    part = pa.struct([*PART, ("features", pa.binary())] if seen else PART)
+    return pa.schema([*COLUMNS, ("parts", pa.list_(part))])
+
+
+SCHEMA = schema_of(False)
 
 
 class Row(NamedTuple):
@@ -65,6 +68,10 @@ class Coding:
     """Type, config and fingerprint of the tokenizer."""
     source: str
     source_fingerprint: str
+    eye: dict[str, Any] | None = None
+    """Type, config and fingerprint of the eye; None: there is none."""
+    seen: TokenSpec | None = None
+    """What it sees."""
 
     def differences(self, other: Coding) -> list[str]:
         """Names of the fields that differ, but for the source's name, which may be another one of
@@ -74,22 +81,24 @@ class Coding:
 
     def metadata(self) -> dict[bytes, bytes]:
         """As it stands in the schema."""
-        return {DOCUMENTS: json.dumps({"version": VERSION, **to_dict(self)}).encode()}
+        about = {name: value for name, value in to_dict(self).items() if value is not None}
+        return {DOCUMENTS: json.dumps({"version": VERSION, **about}).encode()}
 
 
 def write_documents(path: str | Path, rows: Iterable[Row], coding: Coding) -> int:
     """Write encoded documents and return how many they were.
 
     The file appears under its name only when it is complete. Raises ValueError if there are none,
-    for codes that are not of the spec, or NaN or infinite, and for an image that is not encoded.
+    for codes that are not of the spec, or NaN or infinite, for an image that is not encoded, and
+    for a picture that is only read and not seen where there is an eye.
     """
     path, count, rest = expand(path), 0, iter(rows)
     check_own(path, is_own)
-    schema = SCHEMA.with_metadata(coding.metadata())
+    schema = schema_of(coding.seen is not None).with_metadata(coding.metadata())
     with replacing(path) as temporary, open(temporary, "wb") as file:
         with pa.ipc.new_file(file, schema) as writer:
             while chunk := list(islice(rest, ROWS)):
-                writer.write_batch(_record_batch(chunk, coding.spec, schema))
+                writer.write_batch(_record_batch(chunk, coding, schema))
                 count += len(chunk)
         if not count:
             raise ValueError(f"there are no documents to write to {path}")
@@ -98,8 +107,8 @@ def write_documents(path: str | Path, rows: Iterable[Row], coding: Coding) -> in
     return count
 
 
-def _record_batch(chunk: list[Row], spec: TokenSpec, schema: pa.Schema) -> pa.RecordBatch:
-    parts = [[_stored(piece, spec, row.key) for piece in row.document] for row in chunk]
+def _record_batch(chunk: list[Row], coding: Coding, schema: pa.Schema) -> pa.RecordBatch:
+    parts = [[_stored(piece, coding, row.key) for piece in row.document] for row in chunk]
     columns = [[row.key for row in chunk], [row.task for row in chunk]]
     held = [bool(row.held_out) for row in chunk]
     arrays = [
@@ -109,22 +118,32 @@ def _record_batch(chunk: list[Row], spec: TokenSpec, schema: pa.Schema) -> pa.Re
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _stored(piece: Piece, spec: TokenSpec, key: str) -> dict[str, Any]:
+def _stored(piece: Piece, coding: Coding, key: str) -> dict[str, Any]:
     """A piece as it stands in the file."""
     if piece.image is not None:
         raise ValueError(f"a picture of {key!r} is not encoded")
     if piece.codes is None:
         return {"text": piece.text, "codes": None, "learned": piece.learned}
-    codes, shape = piece.codes.cpu().numpy(), spec.shape(1)[1:]
+    kept = {"text": None, "codes": _bytes(piece.codes, coding.spec, key), "learned": piece.learned}
+    if coding.seen is None or piece.learned:
+        return kept
+    if piece.features is None:
+        raise ValueError(f"a picture of {key!r} is only read, but the eye has not seen it")
+    return kept | {"features": _bytes(piece.features, coding.seen, key)}
+
+
+def _bytes(content: Tensor, spec: TokenSpec, key: str) -> bytes:
+    """Codes (N, *trailing) as they are stored; what an eye sees in half precision."""
+    codes, shape = content.cpu().numpy(), spec.shape(1)[1:]
     wrong = spec.discrete == (codes.dtype.kind == "f") or codes.shape != shape
     if wrong or not _in_range(codes, spec):
         raise ValueError(
             f"codes of {key!r} must be {shape}, {spec.words}, and finite, got {codes.dtype} "
             f"{codes.shape} in [{codes.min()}, {codes.max()}]"
         )
-    small = codes.astype(storage(spec))
+    small = codes if codes.dtype == np.float16 else codes.astype(storage(spec))
     kept = pack(small, math.prod(shape)) if spec.vocab == 2 else small
-    return {"text": None, "codes": kept.tobytes(), "learned": piece.learned}
+    return kept.tobytes()
 
 
 def _in_range(codes: np.ndarray, spec: TokenSpec) -> bool:
@@ -168,13 +187,16 @@ class DocumentCache:
         version = meta.pop("version")
         if version != VERSION:
             raise ValueError(f"version {version}, this smalti reads version {VERSION}")
-        if table.schema.types != SCHEMA.types:
-            raise ValueError(f"its columns must be {SCHEMA.types}, got {table.schema.types}")
         self.encoding = about = from_dict(Coding, meta)
+        wanted = schema_of(about.seen is not None).types
+        if table.schema.types != wanted:
+            raise ValueError(f"its columns must be {wanted}, got {table.schema.types}")
         self.spec: TokenSpec = about.spec
         self.tokenizer: str = about.tokenizer["fingerprint"]
         """Fingerprint of the tokenizer that made the codes."""
-        self.tokenizers = (self.tokenizer,)
+        self.eye: str = about.eye["fingerprint"] if about.eye else ""
+        """That of the eye that saw the pictures which are only read; "": there was none."""
+        self.tokenizers, self.eyes = (self.tokenizer,), (self.eye,)
         self.source, self.source_fingerprint = about.source, about.source_fingerprint
         self.tasks: list[str] = table["task"].to_pylist()
         """(rows,) the task of each document."""
@@ -195,7 +217,7 @@ class DocumentCache:
 
     def document(self, i: int) -> Doc:
         """Document i: its texts, and its pictures as codes (N, *trailing), int64 if discrete,
-        float32 if not.
+        float32 if not; those that are only read with what an eye sees.
 
         Raises ValueError, naming the file and the document, for codes that are none of the spec.
         """
@@ -215,7 +237,16 @@ class DocumentCache:
 
     def _piece(self, part: dict[str, Any]) -> Piece:
         codes = None if part["codes"] is None else self._codes(part["codes"])
-        return Piece(part["text"] or "", learned=part["learned"], codes=codes)
+        seen = part.get("features")
+        features = None if seen is None else self._features(seen)
+        return Piece(part["text"] or "", learned=part["learned"], codes=codes, features=features)
+
+    def _features(self, kept: bytes) -> Tensor:
+        assert self.encoding.seen is not None
+        seen = np.frombuffer(kept, np.float16).reshape(self.encoding.seen.shape(1)[1:])
+        if not np.isfinite(seen).all():
+            raise ValueError("what the eye saw is NaN or infinite")
+        return torch.from_numpy(seen.copy())
 
     def _codes(self, kept: bytes) -> Tensor:
         spec, shape = self.spec, self.spec.shape(1)[1:]
@@ -247,21 +278,31 @@ class DocumentCache:
         for i, out in enumerate(held):
             yield Row(self._keys[i], self.tasks[i], out, self.document(i))
 
-    def require(self, tokenizer_fingerprint: str) -> None:
-        """Raise ValueError unless that tokenizer made these codes."""
+    def require(self, tokenizer_fingerprint: str, eye_fingerprint: str = "") -> None:
+        """Raise ValueError unless that tokenizer made these codes, and that eye, if there is one,
+        saw the pictures."""
         if tokenizer_fingerprint != self.tokenizer:
             raise ValueError(
                 f"{self.path} was encoded by tokenizer {self.tokenizer}, "
                 f"but the tokenizer given is {tokenizer_fingerprint}; encode the documents again"
+            )
+        if eye_fingerprint and eye_fingerprint != self.eye:
+            raise ValueError(
+                f"{self.path} was seen by {f'eye {self.eye}' if self.eye else 'no eye'}, but the "
+                f"eye given is {eye_fingerprint}; encode the documents again"
             )
 
     def fingerprint(self) -> str:
         """16 hex digits over the metadata, keys, tasks and splits, and 64 whole documents."""
         sample = np.unique(np.linspace(0, len(self) - 1, 64).astype(np.int64)).tolist()
         parts = [
-            [p["text"], (p["codes"] or b"").hex(), p["learned"]]
+            [p["text"], (p["codes"] or b"").hex(), p["learned"], *self._marks(p)]
             for i in sample
             for p in self._parts[i].as_py()
         ]
         meta = json.loads(self._meta)
         return digest([meta, self._keys, self.tasks, self.held_out.tolist(), parts])
+
+    def _marks(self, part: dict[str, Any]) -> list[str]:
+        """What a part has more where there was an eye."""
+        return [(part["features"] or b"").hex()] if self.eye else []

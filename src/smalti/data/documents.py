@@ -61,6 +61,8 @@ class Piece:
     """Whether a model learns to write it; else it only reads it."""
     codes: Tensor | None = None
     """A picture that is encoded already: (N, *trailing), int64 if discrete, float32 if not."""
+    features: Tensor | None = None
+    """What an eye sees of a picture that is only read, (N, E) float16, beside its codes."""
 
     def __post_init__(self) -> None:
         given = [bool(self.text), self.image is not None, self.codes is not None]
@@ -69,6 +71,8 @@ class Piece:
                 "a piece of a document must be a text, an image or codes, one of them, "
                 f"got {sum(given)}"
             )
+        if self.features is not None and self.codes is None:
+            raise ValueError("what an eye sees of a picture stands beside its codes, got no codes")
 
 
 Doc = list[Piece]
@@ -86,6 +90,8 @@ class Documents(Keyed, Protocol):
     tokenizers: tuple[str, ...]
     """Fingerprints of the tokenizers whose codes stand in them; () where all pictures are images.
     """
+    eyes: tuple[str, ...]
+    """Fingerprints of the eyes that saw them, "" where codes stand alone; () as above."""
 
     def __getitem__(self, i: int) -> Doc: ...
 
@@ -161,7 +167,7 @@ class Captioned:
         require_captions(source)
         self.name, self.source = f"captioned:{source.name}", source
         self.skipped = source.skipped
-        self.tokenizers: tuple[str, ...] = ()
+        self.tokenizers, self.eyes = tuple[str, ...](), tuple[str, ...]()
         self._keys = groups(source.name, [source.key(i) for i in range(len(source))])
         self._keywords: Callable[[int], str] = getattr(source, "keywords", lambda i: "")
         chosen = [i for i in range(len(source)) if source.caption(i).strip()]
@@ -204,6 +210,7 @@ class Joined:
     def __init__(self, several: Sequence[Documents], name: str) -> None:
         self.name, self._several = name, several
         self.tokenizers = tuple(dict.fromkeys(t for d in several for t in d.tokenizers))
+        self.eyes = tuple(dict.fromkeys(e for d in several for e in d.eyes))
         self.skipped = {key: why for d in several for key, why in d.skipped.items()}
         self._ends = list(accumulate(map(len, several)))
 

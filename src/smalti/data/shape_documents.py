@@ -213,7 +213,7 @@ class ShapeDocuments:
         self.name, self.count, self.seed, self.pixels = name, count, seed, pixels
         self.tasks = tuple(tasks)
         self.skipped: dict[str, str] = {}
-        self.tokenizers: tuple[str, ...] = ()
+        self.tokenizers, self.eyes = tuple[str, ...](), tuple[str, ...]()
 
     def __len__(self) -> int:
         return self.count

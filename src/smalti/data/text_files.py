@@ -23,7 +23,7 @@ class TextFiles:
         self.path = expand(path)
         self.name = f"text:{path}"
         self.skipped: dict[str, str] = {}
-        self.tokenizers: tuple[str, ...] = ()
+        self.tokenizers, self.eyes = tuple[str, ...](), tuple[str, ...]()
         self._lines = [line for file in self._files() for line in _lines(file)]
         if not self._lines:
             raise ValueError(f"{path} holds no text")

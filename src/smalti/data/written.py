@@ -46,7 +46,7 @@ class Written:
         self.path = expand(path)
         self.name = f"qa:{path}"
         self.skipped: dict[str, str] = {}
-        self.tokenizers: tuple[str, ...] = ()
+        self.tokenizers, self.eyes = tuple[str, ...](), tuple[str, ...]()
         self._lines = [self._line(number, text) for number, text in self._numbered()]
         if not self._lines:
             raise ValueError(f"{path} holds no documents")

@@ -31,6 +31,8 @@ from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP, Gelu
 from smalti.text.words import Words
 
+Kind = Literal["clip", "siglip"]
+
 PLACES = 0.3
 """Standard deviation of the first positions of a tower that sees."""
 
@@ -57,7 +59,7 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class TowersConfig:
-    kind: Literal["clip", "siglip"] = "siglip"
+    kind: Kind = "siglip"
     """What stands for a whole picture and a whole text: tokens (clip), or a query and the last
     position (siglip)."""
     size: int = 32
@@ -184,8 +186,10 @@ class VisionTower(nn.Module):
         self.positions = nn.Parameter(torch.zeros(config.patches + clip, mine.dim))
         self.pre_norm = nn.LayerNorm(mine.dim, mine.norm_eps) if clip else nn.Identity()
         self.layers = nn.ModuleList([Block(mine) for _ in range(mine.layers)])
-        self.norm = nn.LayerNorm(mine.dim, mine.norm_eps)
-        self.head = Linear(mine.dim, config.features, bias=False) if clip else Probe(mine)
+        self.norm: nn.Module = nn.LayerNorm(mine.dim, mine.norm_eps)
+        self.head: nn.Module = Probe(mine)
+        if clip:
+            self.head = Linear(mine.dim, config.features, bias=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), normalised, to hidden states (B, N, D): of a CLIP those behind its
@@ -278,14 +282,8 @@ class Towers(nn.Module):
         raise NotImplementedError
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] as the vision tower takes them. Raises ValueError for
-        another size."""
-        height, width = images.shape[-2:]
-        if (height, width) != (self.config.size,) * 2:
-            side = self.config.size
-            raise ValueError(f"the towers see {side} x {side} pixels, got {height} x {width}")
-        mean, std = images.new_tensor((self.config.mean, self.config.std))[:, :, None, None]
-        return ((images + 1) / 2 - mean) / std
+        """Images (B, 3, H, W) in [-1, 1] as the vision tower takes them."""
+        return normalised(images, self.config)
 
     def see(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to unit features (B, E), float32."""
@@ -300,6 +298,17 @@ class Towers(nn.Module):
         """Unit features (B, E) and (C, E) to how well each pair matches, (B, C)."""
         logits = self.scale.exp() * pictures @ texts.T
         return logits if self.bias is None else logits + self.bias
+
+
+def normalised(images: Tensor, config: TowersConfig) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] as a vision tower takes them. Raises ValueError for another
+    size."""
+    height, width = images.shape[-2:]
+    if (height, width) != (config.size,) * 2:
+        side = config.size
+        raise ValueError(f"the towers see {side} x {side} pixels, got {height} x {width}")
+    mean, std = images.new_tensor((config.mean, config.std))[:, :, None, None]
+    return ((images + 1) / 2 - mean) / std
 
 
 class Matcher(NamedTuple):

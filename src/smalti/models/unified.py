@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from smalti.codes import Cond, Draw, Reads, Span, TokenSpec
 from smalti.heads.categorical import Softmax
+from smalti.models.eye import Sight, TowerEyeConfig
+from smalti.models.towers import TowersConfig
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw
 from smalti.sampling.noise import Noise
@@ -57,6 +59,24 @@ class UnifiedConfig:
         """
         raise NotImplementedError
 
+    @property
+    def sight(self) -> Sight | None:
+        """What an eye gives of pictures that are only read; None: they are read as the codes that
+        are drawn."""
+        return None
+
+    def seeing(self, sight: Sight) -> Self:
+        """The same with what an eye decides: how many numbers it gives.
+
+        Raises ValueError if the model has no eye, or reads another kind of numbers.
+        """
+        name = type(self).__name__.removesuffix("Config")
+        raise ValueError(f"{name} reads pictures as the codes that it draws: it takes no eye")
+
+    def eye_of(self, towers: TowersConfig) -> TowerEyeConfig:
+        """How it takes an eye from towers."""
+        return TowerEyeConfig.of(towers)
+
     def check_spec(self, spec: TokenSpec) -> tuple[int, int]:
         """The one grid of codes as this model writes them, numbers or codes of one table as its
         own are. Raises ValueError for others."""
@@ -93,9 +113,11 @@ class Unified(nn.Module):
 
     config: Any
     spec: TokenSpec
-    """What a picture's codes are."""
+    """What the codes of a picture are that is drawn."""
     wrapping: Wrapping
     marks: Marks
+    sight: Sight | None = None
+    """What it reads of a picture that is only read; None: codes."""
 
     draws_by: Literal["causal", "masked", "denoised"] = "causal"
     """The loop that draws its pictures."""
@@ -276,15 +298,19 @@ class Writer(InTurn):
         h = self.hidden(chance.guide.tile(codes), context, span)
         logits = Softmax().merged(self.logits(h), chance.guide)[:, 0]  # (B, V)
         if self.penalty != 1:
-            count = len(logits)
-            before = context.rows.ids[:count, : context.read].clamp(min=0)
-            before = before.where(context.rows.kept[:count, : context.read], before[:, -1:])
-            again = logits.gather(1, before)
-            again = torch.where(again > 0, again / self.penalty, again * self.penalty)
-            logits = logits.scatter(1, before, again)
+            again = torch.where(logits > 0, logits / self.penalty, logits * self.penalty)
+            logits = again.where(self.there(context, logits), logits)
         logits = logits.masked_fill(~self.allowed, -torch.inf)
         ids, logp = draw(chance.filters(logits.unsqueeze(1)), chance.noise.uniform())
         return Draw(ids, logp, h)
+
+    def there(self, context: Context, logits: Tensor) -> Tensor:
+        """Which ids rows have already, (B, V) bool: what stands for a picture is none of them."""
+        count, vocab = logits.shape
+        ids, kept = (t[:count, : context.read] for t in (context.rows.ids, context.rows.kept))
+        ids = ids.where(kept & (ids >= 0) & (ids < vocab), vocab)
+        found = torch.zeros(count, vocab + 1, dtype=torch.bool, device=ids.device)
+        return found.scatter(1, ids, True)[:, :vocab]
 
 
 def places(wrapping: Wrapping, spec: TokenSpec, length: int) -> list[int]:

@@ -20,6 +20,7 @@ from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part, to_float, to_uint8
 from smalti.devices.named import cast, is_dtype, named_device, named_dtype
 from smalti.engine.step import Known, Step
+from smalti.models.eye import Eye
 from smalti.pictures import to_pil
 from smalti.pipeline.facts import Json
 from smalti.pipeline.request import Drawing, Part, Wanted
@@ -34,6 +35,8 @@ class CodedPipeline:
     model: Any
     text: TextEncoder | None = None
     """What reads prompts, where the model does not do so itself."""
+    eye: Eye | None = None
+    """What sees pictures that are given, where the model does not read them as codes."""
 
     edit: ClassVar[Callable[..., list[Image.Image]]]
     """`editing.edit`, which stands above the pipeline and sets this."""
@@ -69,7 +72,7 @@ class CodedPipeline:
     ) -> Self:
         """Move to a device, bring the model's weights to a dtype, or both; returns itself.
 
-        The tokenizer stays in float32. Names are those of `smalti.load`.
+        The tokenizer and the eye stay in float32. Names are those of `smalti.load`.
         """
         for place in places:
             if isinstance(place, torch.dtype) or (isinstance(place, str) and is_dtype(place)):
@@ -83,7 +86,7 @@ class CodedPipeline:
             cast(self.model, weights, self.model.FLOAT32)
             if self.text is not None:
                 cast(self.text, weights)
-        for part in (self.tokenizer, self.model, self.text):
+        for part in (self.tokenizer, self.model, self.text, self.eye):
             if part is not None:
                 part.to(where)
         return self
@@ -123,8 +126,8 @@ class CodedPipeline:
 
 
 @torch.inference_mode()
-def encoded(tokenizer: ImageTokenizer, images: Tensor | np.ndarray | Picture) -> Tensor:
-    """uint8 images (B, 3, H, W), or one picture, to codes (B, N, ...)."""
+def encoded(tokenizer: ImageTokenizer | Eye, images: Tensor | np.ndarray | Picture) -> Tensor:
+    """uint8 images (B, 3, H, W), or one picture, to codes (B, N, ...), or to what an eye sees."""
     size = tokenizer.size
     if not isinstance(images, Tensor | np.ndarray) or images.ndim != 4:
         pixels = center_part(to_rgb(opened(images, "the image"), "the image"), size)
@@ -186,8 +189,8 @@ def preview(
     return to_pil(torch.where(cells > 0, images, torch.full_like(images, 128)))
 
 
-def _for(tokenizer: ImageTokenizer, x: Tensor) -> Tensor:
-    """On the tokenizer's device, and floats in its dtype, whatever the generator has."""
+def _for(tokenizer: nn.Module, x: Tensor) -> Tensor:
+    """On a module's device, and floats in its dtype, whatever the generator has."""
     weight = next(tokenizer.parameters())
     return x.to(weight.device, weight.dtype if x.is_floating_point() else torch.int64)
 

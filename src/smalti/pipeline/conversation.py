@@ -147,10 +147,10 @@ def placed(text: str, images: Sequence[Piece]) -> list[Piece]:
 
 
 def parts_of(
-    pieces: Sequence[Piece], model: Unified, words: Words, encode: Callable[[Piece], Tensor]
+    pieces: Sequence[Piece], model: Unified, words: Words, picture: Callable[[Piece], Part]
 ) -> list[Part]:
-    """A document of pieces, behind the id that begins one."""
-    start, spec = model.marks.start, model.spec
+    """A document of pieces, behind the id that begins one; `picture` makes parts of pictures."""
+    start = model.marks.start
     parts = [] if start is None else [text_part([start])]
     for i, piece in enumerate(pieces):
         if isinstance(piece, Mark):
@@ -158,7 +158,7 @@ def parts_of(
         elif isinstance(piece, str):
             parts.append(text_part(words.read(piece, begins=i == 0)))
         else:
-            parts.append(picture_part(encode(piece), spec))
+            parts.append(picture(piece))
     return parts
 
 
@@ -170,6 +170,11 @@ def text_part(ids: Sequence[int], learned: bool = False) -> Part:
 def picture_part(codes: Tensor, spec: TokenSpec, learned: bool = False) -> Part:
     """Codes (N, *trailing) of a picture."""
     return Part(spec.widened(codes), spec, learned)
+
+
+def seen_part(features: Tensor, spec: TokenSpec) -> Part:
+    """What an eye sees of a picture, (N, E)."""
+    return Part(features, spec, learned=False, seen=True)
 
 
 def said(turns: Sequence[Turn], phrases: Phrases) -> list[Piece]:

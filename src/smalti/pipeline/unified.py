@@ -7,8 +7,9 @@
     pipe.instruct("photo.png", "make the circle blue")
     for event in pipe.chat([Turn("user", ["draw a red heart"])]): ...
 
-The folder holds `pipeline.json`, `tokenizer/` of pictures, `words/` of text, and `model/`, which
-stores the fingerprints of both; parts that do not match are refused.
+The folder holds `pipeline.json`, `tokenizer/` of pictures, `words/` of text, `eye/` where the model
+reads pictures in another form than it draws them, and `model/`, which stores the fingerprints of
+these; parts that do not match are refused.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from smalti.config import changed, settings_of, to_dict
 from smalti.engine import mixed
 from smalti.engine.step import Request
 from smalti.files import filling, write_json
+from smalti.models.eye import Eye
 from smalti.models.unified import Unified
 from smalti.modules import fingerprint, name_of, write_module
 from smalti.nn.finite import require_finite_weights
 from smalti.nn.linear import packed
 from smalti.pictures import to_pil
-from smalti.pipeline.coded import CodedPipeline, preview, short
+from smalti.pipeline.coded import CodedPipeline, encoded, preview, short
 from smalti.pipeline.conversation import (
     PLACE,
     Phrases,
@@ -42,8 +44,10 @@ from smalti.pipeline.conversation import (
     Writing,
     as_picture,
     parts_of,
+    picture_part,
     placed,
     said,
+    seen_part,
 )
 from smalti.pipeline.facts import Facts, Json
 from smalti.pipeline.pipeline import check_pipeline
@@ -59,6 +63,7 @@ from smalti.pipeline.request import (
 )
 from smalti.pipeline.sampling import Sampling
 from smalti.sampling.noise import Noise
+from smalti.text import sequence
 from smalti.text.sequence import Document
 from smalti.text.words import Words
 from smalti.tokenizers.base import ImageTokenizer
@@ -116,6 +121,7 @@ class UnifiedPipeline(CodedPipeline):
         writing: Writing | None = None,
         phrases: Phrases | None = None,
         info: Mapping[str, Json] | None = None,
+        eye: Eye | None = None,
     ) -> None:
         if tokenizer.spec != model.spec:
             raise ValueError(
@@ -125,7 +131,8 @@ class UnifiedPipeline(CodedPipeline):
             raise ValueError(
                 f"the text tokenizer has {words.vocab} ids, the model knows {model.vocab}"
             )
-        self.tokenizer, self.model, self.words = tokenizer, model, words
+        check_eye(model, eye)
+        self.tokenizer, self.model, self.words, self.eye = tokenizer, model, words, eye
         self.sampling, self.writing = sampling or Sampling(), writing or Writing()
         self.phrases, self.info = phrases or Phrases(), Facts(info or {})
 
@@ -138,11 +145,14 @@ class UnifiedPipeline(CodedPipeline):
         """What it is, with what, and where."""
         count = sum(p.numel() for p in self.model.parameters())
         (height, width), spec = self.tokenizer.size, self.model.spec
+        seen = ""
+        if self.eye is not None:
+            seen = f"\n  pictures that are given as {self.eye.sight.words}, by {name_of(self.eye)}"
         return (
             f"UnifiedPipeline of {name_of(self.model)}, {count:,} parameters, {self.words.vocab} "
             f"ids of text\n"
             f"  pictures of {width} x {height} pixels as {spec.positions} codes {spec.words}, by "
-            f"{name_of(self.tokenizer)}\n"
+            f"{name_of(self.tokenizer)}{seen}\n"
             f"  on {self.device} in {short(self.dtype)}"
         )
 
@@ -335,12 +345,14 @@ class UnifiedPipeline(CodedPipeline):
                     yield Shown(event.row, image, True, 1, 1)
 
     def _parts(self, documents: Sequence[Sequence[Piece]]) -> list[Document]:
-        """Documents of pieces as ids and codes."""
+        """Documents of pieces as ids and codes, or what the eye sees."""
+        return [parts_of(pieces, self.model, self.words, self._given) for pieces in documents]
 
-        def encode(picture: Piece) -> Tensor:
-            return self.encode(picture)[0].cpu()  # type: ignore[arg-type]
-
-        return [parts_of(pieces, self.model, self.words, encode) for pieces in documents]
+    def _given(self, picture: Any) -> sequence.Part:
+        """A picture that is given, as the model reads it."""
+        if self.eye is None:
+            return picture_part(self.encode(picture)[0].cpu(), self.model.spec)
+        return seen_part(encoded(self.eye, picture)[0].cpu(), self.eye.sight.spec)
 
     def _request(
         self, documents: Sequence[Document], wish: Wish, sampling: Sampling, writing: Writing
@@ -387,9 +399,10 @@ class UnifiedPipeline(CodedPipeline):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of both tokenizers and the model."""
+        """A hash of both tokenizers, the model and its eye."""
         if "fingerprint" not in self.info:
-            marks = (fingerprint(self.tokenizer), fingerprint(self.model), self.words.fingerprint())
+            marks = [fingerprint(self.tokenizer), fingerprint(self.model), self.words.fingerprint()]
+            marks += [] if self.eye is None else [fingerprint(self.eye)]
             self.info["fingerprint"] = "-".join(marks)
         return str(self.info["fingerprint"])
 
@@ -402,18 +415,20 @@ class UnifiedPipeline(CodedPipeline):
         """
         folder = Path(folder).expanduser()
         check_pipeline(folder)
-        for part in (self.tokenizer, self.model):
+        for part in (self.tokenizer, self.model, *([self.eye] if self.eye else [])):
             require_finite_weights(part.state_dict(), f"{folder} is not written")
         with filling(folder) as temporary:
             mark = write_module(self.tokenizer, temporary / "tokenizer")
             words = self.words.fingerprint()
             self.words.save(temporary / "words")
-            model = write_module(self.model, temporary / "model", tokenizer=mark, words=words)
+            eye = {"eye": write_module(self.eye, temporary / "eye")} if self.eye else {}
+            begun_with = {"tokenizer": mark, "words": words, **eye}
+            model = write_module(self.model, temporary / "model", **begun_with)
             told = ("source", "holdout", "credit", "files", "init")
             about = {
                 "format": 1,
                 "kind": "unified",
-                "fingerprint": "-".join((mark, model, words)),
+                "fingerprint": "-".join((mark, model, words, *eye.values())),
                 "sampling": to_dict(self.sampling),
                 "writing": to_dict(self.writing),
                 "phrases": to_dict(self.phrases),
@@ -422,3 +437,13 @@ class UnifiedPipeline(CodedPipeline):
                 temporary / "pipeline.json",
                 about | {k: v for k, v in self.info.items() if k in told},
             )
+
+
+def check_eye(model: Unified, eye: Eye | None) -> None:
+    """Raise ValueError unless a model has the eye that it reads pictures by, or needs none."""
+    if model.sight is None and eye is not None:
+        raise ValueError("the model reads pictures as the codes that it draws: it takes no eye")
+    if model.sight is not None:
+        if eye is None:
+            raise ValueError(f"the model reads pictures by an eye, {model.sight.words}; got none")
+        model.sight.require(eye.sight)

@@ -121,6 +121,9 @@ class UnifiedRecipe:
     tokenizers are then taken."""
     tokenizer: str = ""
     """Folder of the trained tokenizer of pictures, or of a pipeline."""
+    eye: str = ""
+    """Of models that read pictures in another form than they draw them: towers, a folder or a hub
+    id, or the folder of an eye, or of a pipeline that has one."""
     words: str = ""
     """Folder of the text tokenizer; empty: one of `vocab` ids is trained on the texts first."""
     vocab: int = 512

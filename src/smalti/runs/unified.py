@@ -14,11 +14,12 @@ from smalti.data.document_batches import DocumentBatches, Packing
 from smalti.data.document_file import DocumentCache
 from smalti.data.documents import Doc, open_documents
 from smalti.files import expand
-from smalti.loading import load_tokenizer, load_unified
+from smalti.loading import load_eye, load_tokenizer, load_unified
+from smalti.models.eye import Eye
 from smalti.models.unified import Marks, Unified
 from smalti.modules import fingerprint
 from smalti.pictures import named_grid, save_png
-from smalti.pipeline.conversation import picture_part, text_part
+from smalti.pipeline.conversation import picture_part, seen_part, text_part
 from smalti.pipeline.facts import Json
 from smalti.pipeline.pipeline import check_pipeline
 from smalti.pipeline.unified import Shown, UnifiedPipeline, Wish
@@ -71,12 +72,16 @@ class Reader:
 
 
 def wrapped(document: Doc, model: Unified, words: Words) -> list[Part]:
-    """A document of texts and codes between the ids that begin and end one."""
+    """A document of texts and codes between the ids that begin and end one. Pictures that are only
+    read stand in it as what the eye sees, where the model has one."""
     start, (stop, *_) = model.marks.start, model.marks.stops
     parts = [] if start is None else [text_part([start])]
     for i, piece in enumerate(document):
         if piece.codes is None:
             parts.append(text_part(words.read(piece.text, begins=i == 0), piece.learned))
+        elif model.sight is not None and not piece.learned:
+            assert piece.features is not None  # of `DocumentCache.require`
+            parts.append(seen_part(piece.features, model.sight.spec))
         else:
             parts.append(picture_part(piece.codes, model.spec, piece.learned))
     return [*parts, text_part([stop], True)]
@@ -147,12 +152,11 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     if not recipe.tokenizer and begun is None:
         raise ValueError("text and pictures need --tokenizer DIR, made by training a tokenizer")
     check_words(recipe, begun)
-    tokenizer = begun.tokenizer if begun else load_tokenizer(recipe.tokenizer, world.device)
-    if begun is None:  # before the documents are made
-        recipe.model.check_spec(tokenizer.spec)
-    cache = open_file(recipe, out, tokenizer, world)
+    tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
+    eye = open_eye(recipe, begun, world)
+    cache = open_file(recipe, out, tokenizer, eye, world)
     words = begun.words if begun else open_words(recipe, out, cache, world)
-    pipeline = begun or fresh(recipe, tokenizer, words, cache)
+    pipeline = begun or fresh(recipe, tokenizer, words, eye)
     pipeline.model.requires_grad_(True)
     mark, told = begun.fingerprint if begun else "", origin(cache, begun)
     reader = Reader(cache, pipeline.model, words, recipe.objective.cond_dropout)
@@ -167,7 +171,8 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     trainer = Trainer(
         objective, training, recipe.train, out, world, line, look.evaluate, look.preview
     )
-    begun_with = {"tokenizer": cache.tokenizer, "words": words.fingerprint()}
+    seen = {} if eye is None else {"eye": fingerprint(eye)}
+    begun_with = {"tokenizer": cache.tokenizer, "words": words.fingerprint(), **seen}
     claim(out, recipe, world, None, fingerprint=mark, **begun_with)
     if note and world.main:
         say(note)
@@ -184,18 +189,19 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
 
 
 def fresh(
-    recipe: UnifiedRecipe, tokenizer: ImageTokenizer, words: Words, cache: DocumentCache
+    recipe: UnifiedRecipe, tokenizer: ImageTokenizer, words: Words, eye: Eye | None
 ) -> UnifiedPipeline:
     """A pipeline of a new model."""
     stop = words.stop
     assert stop is not None  # of `check_words`
     marks = Marks(words.start, (stop,), words.pad)
     config = recipe.model.fitted(tokenizer.spec, words.vocab, marks)
+    config = config if eye is None else config.seeing(eye.sight)
     torch.manual_seed(recipe.train.seed)
     model: Unified = modules.module_of(config, modules.UNIFIED)
     model.init_weights()
     recipe.sampling.check(model)
-    return UnifiedPipeline(tokenizer, model, words, recipe.sampling, recipe.writing)
+    return UnifiedPipeline(tokenizer, model, words, recipe.sampling, recipe.writing, eye=eye)
 
 
 def origin(cache: DocumentCache, begun: UnifiedPipeline | None) -> dict[str, Json]:
@@ -235,8 +241,40 @@ def tell_of_long(recipe: UnifiedRecipe, reader: Reader, chosen: Sequence[int]) -
         )
 
 
+def open_tokenizer(recipe: UnifiedRecipe, world: World) -> ImageTokenizer:
+    """The recipe's tokenizer of pictures. Raises ValueError if its model cannot write such codes:
+    before the documents are made."""
+    tokenizer = load_tokenizer(recipe.tokenizer, world.device)
+    recipe.model.check_spec(tokenizer.spec)
+    return tokenizer
+
+
+def open_eye(recipe: UnifiedRecipe, begun: UnifiedPipeline | None, world: World) -> Eye | None:
+    """The eye of the pipeline that a run begins from, or the recipe's.
+
+    Raises ValueError if the model needs one and there is none, if it takes none, if it reads
+    another kind of numbers, and for another one than that of the pipeline.
+    """
+    model = begun.model.config if begun else recipe.model
+    eye = load_eye(recipe.eye, model.eye_of, world.device) if recipe.eye else None
+    if eye is not None:
+        model.seeing(eye.sight)
+    if begun is None:
+        if eye is None and (sight := model.sight) is not None:
+            raise ValueError(f"the model reads pictures by an eye, {sight.words}: give --eye DIR")
+        return eye
+    if eye is not None and begun.eye is not None:
+        begun.eye.sight.require(eye.sight)
+        if (mine := fingerprint(eye)) != (theirs := fingerprint(begun.eye)):
+            raise ValueError(
+                f"{recipe.eye} is eye {mine}, but the model of {recipe.init} was trained with "
+                f"{theirs}: leave --eye out, its own is then taken"
+            )
+    return begun.eye
+
+
 def open_file(
-    recipe: UnifiedRecipe, out: Path, tokenizer: ImageTokenizer, world: World
+    recipe: UnifiedRecipe, out: Path, tokenizer: ImageTokenizer, eye: Eye | None, world: World
 ) -> DocumentCache:
     """The recipe's documents; made in the run's folder where it names no file."""
     path = expand(recipe.documents) if recipe.documents else out / "documents.arrow"
@@ -244,10 +282,10 @@ def open_file(
         documents = open_documents(recipe.data.source)  # its mistakes before the folder exists
         claim(out, recipe, world)
         if world.main:
-            encode_documents(documents, tokenizer, path, recipe.data.holdout)
+            encode_documents(documents, tokenizer, path, recipe.data.holdout, eye=eye)
     wait(world)
     cache = DocumentCache(path)
-    cache.require(fingerprint(tokenizer))
+    cache.require(fingerprint(tokenizer), "" if eye is None else fingerprint(eye))
     return cache
 
 

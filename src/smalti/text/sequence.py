@@ -1,8 +1,14 @@
 """Text and pictures in one row: what stands at each position, who sees whom, and what is learned.
 
 A document is a list of parts. A model's `Wrapping` says which ids stand around a picture and at its
-positions; `rows_of` makes rows of documents, padded to one length, a document or several in each. B
-rows, L positions, N codes of a picture, C numbers of a vector.
+positions; `rows_of` makes rows of documents, padded to one length, a document or several in each.
+
+A model may read pictures in another form than it draws them: then those that are only read are what
+an eye sees of them, vectors of numbers, and those that are drawn are codes. A part says which of
+the two it is, and a wrapping has another one for the first.
+
+B rows, L positions, N codes of a picture, C numbers of a vector, E numbers that an eye sees at a
+position.
 """
 
 from __future__ import annotations
@@ -20,7 +26,9 @@ from smalti.codes import TokenSpec
 IGNORED = -100
 """The label of a position that is not learned."""
 VECTOR = -1
-"""Stands in the place of an id where a row has a vector."""
+"""Stands in the place of an id where a row has a vector of a picture that is drawn."""
+SEEN = -2
+"""Stands in the place of an id where a row has what an eye sees."""
 CODE = -1
 """Stands in a picture's plan where one of its codes comes; what else stands there is written."""
 
@@ -40,10 +48,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Part:
-    """A segment with what is in it. Raises ValueError if a picture's codes are not of its spec."""
+    """A segment with what is in it. Raises ValueError if a picture's codes are not of its spec, and
+    for one that is seen unless it is of numbers and not learned."""
 
     content: Tensor
-    """Ids (n,) int64 of a text; codes (N, *trailing) of a picture."""
+    """Ids (n,) int64 of a text; codes (N, *trailing) of a picture, or what an eye sees of it,
+    (N, E)."""
     spec: TokenSpec | None = None
     """Of a picture; None: it is text."""
     learned: bool = True
@@ -52,6 +62,8 @@ class Part:
     """Of a picture that guidance compares with: ids before it that stand for no text."""
     before: tuple[int, ...] = ()
     """Ids right before a picture that see it as those of its wrapping do."""
+    seen: bool = False
+    """Whether a picture is what an eye sees of it, and not what a model draws."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.content.shape)
@@ -59,6 +71,8 @@ class Part:
             raise ValueError(f"a picture must have codes {self.spec.shape(1)[1:]}, got {shape}")
         if self.spec is None and (self.content.dim() != 1 or self.content.is_floating_point()):
             raise ValueError(f"text must be ids (n,), got {self.content.dtype} {shape}")
+        if self.seen and (self.spec is None or self.spec.discrete or self.learned):
+            raise ValueError("what an eye sees must be a picture of numbers that is not learned")
 
     @property
     def segment(self) -> Segment:
@@ -87,6 +101,17 @@ class Wrapping:
     """Whether those after it are."""
     silence: int | None = None
     """What stands before a silent picture in the place of each id; None: the same as before any."""
+    seen: Wrapping | None = None
+    """How pictures are written that an eye sees; None: the model has no eye."""
+
+    def of(self, part: Part) -> Wrapping:
+        """How a picture is written, which is drawn or seen. Raises ValueError for one that is seen
+        where there is no eye."""
+        if not part.seen:
+            return self
+        if self.seen is None:
+            raise ValueError("the model reads pictures as codes, it has no eye")
+        return self.seen
 
     def begin(self, spec: TokenSpec) -> Sequence[int]:
         """Ids before a picture."""
@@ -121,7 +146,8 @@ class Wrapping:
         """Positions that a part takes."""
         if part.spec is None:
             return len(part.content)
-        around = sum(len(ids(part.spec)) for ids in (self.begin, self.plan, self.end))
+        mine = self.of(part)
+        around = sum(len(ids(part.spec)) for ids in (mine.begin, mine.plan, mine.end))
         return len(part.before) + around
 
     def size(self, document: Document) -> int:
@@ -133,7 +159,7 @@ class Rows(NamedTuple):
     """Documents as rows of one length."""
 
     ids: Tensor
-    """(B, L) int64; `VECTOR` where there is a vector, any id where there is padding."""
+    """(B, L) int64; `VECTOR` or `SEEN` where there is a vector, any id where there is padding."""
     kept: Tensor
     """(B, L) bool: no padding."""
     learned: Tensor
@@ -145,9 +171,11 @@ class Rows(NamedTuple):
     cells: Tensor
     """(B, L, 2) int64: row and column of a picture's code in its grid, 0 elsewhere."""
     vectors: Tensor | None = None
-    """(B, L, C) float, zeros elsewhere, of rows with vectors."""
+    """(B, L, C) float, zeros elsewhere, of rows with vectors of pictures that are drawn."""
     owners: Tensor | None = None
     """(B, L) int64: the number of the document in the row; None: each row is one document."""
+    features: Tensor | None = None
+    """(B, L, E) float, zeros elsewhere, of rows with pictures that an eye sees."""
 
     def take(self, index: Tensor) -> Rows:
         """Some of the rows, (n,) int64; they share no memory with these."""
@@ -170,14 +198,19 @@ class Rows(NamedTuple):
 
     @property
     def drawn(self) -> Tensor:
-        """(B, L) bool: where vectors stand."""
+        """(B, L) bool: where vectors stand of pictures that are drawn."""
         return (self.ids == VECTOR) & self.kept
+
+    @property
+    def seen(self) -> Tensor:
+        """(B, L) bool: where what an eye sees stands."""
+        return (self.ids == SEEN) & self.kept
 
     @property
     def labels(self) -> Tensor:
         """(B, L) int64: ids where they are learned, `IGNORED` elsewhere. The id of a position is
         predicted from the one before it: a model shifts them."""
-        return self.ids.masked_fill(~self.learned | (self.ids == VECTOR), IGNORED)
+        return self.ids.masked_fill(~self.learned | (self.ids < 0), IGNORED)
 
     @property
     def targets(self) -> Tensor:
@@ -205,8 +238,8 @@ class _Line:
         self.ids, self.learned, self.spans = list[int](), list[bool](), list[int]()
         self.positions, self.cells = list[int](), list[tuple[int, int]]()
         self.owners = list[int]()
-        self.vectors = list[tuple[int, Tensor]]()
-        """Pictures of numbers and where they begin."""
+        self.vectors, self.features = list[tuple[int, Tensor]](), list[tuple[int, Tensor]]()
+        """Pictures of numbers that are drawn, and those that are seen, and where they begin."""
         self.next, self.pictures, self.documents = 0, 0, 0
 
     def document(self, document: Document, wrapping: Wrapping) -> None:
@@ -237,7 +270,7 @@ class _Line:
         self.next += min(count, 1) if together else count
 
     def picture(self, part: Part, wrapping: Wrapping) -> None:
-        spec = part.spec
+        spec, wrapping = part.spec, wrapping.of(part)
         assert spec is not None
         self.pictures += 1
         inside = self.pictures if wrapping.full != "none" else 0
@@ -249,8 +282,9 @@ class _Line:
         self.add(begin, learned, around)
         ids = wrapping.ids(part.content, spec)
         if ids is None:
-            self.vectors.append((len(self.ids), part.content))
-        written = [VECTOR] * len(part.content) if ids is None else ids.tolist()
+            (self.features if part.seen else self.vectors).append((len(self.ids), part.content))
+        stands = SEEN if part.seen else VECTOR
+        written = [stands] * len(part.content) if ids is None else ids.tolist()
         self.add(written, part.learned, inside, wrapping.one_position, _cells(wrapping, spec))
         self.add(wrapping.end(spec), part.learned and wrapping.learns_end, around)
 
@@ -313,19 +347,23 @@ def packed(
         padded([line.spans for line in lines], 0),
         padded([line.positions for line in lines], 0),
         torch.stack([padded([[c[i] for c in x.cells] for x in lines], 0) for i in (0, 1)], -1),
-        _vectors(lines, starts, length),
+        _vectors([line.vectors for line in lines], starts, length),
         padded([line.owners for line in lines], 0),
+        _vectors([line.features for line in lines], starts, length),
     )
 
 
-def _vectors(lines: Sequence[_Line], starts: Sequence[int], length: int) -> Tensor | None:
-    widths = {content.shape[-1] for line in lines for _, content in line.vectors}
+def _vectors(
+    lines: Sequence[list[tuple[int, Tensor]]], starts: Sequence[int], length: int
+) -> Tensor | None:
+    """Pictures of numbers of each row as (B, L, C); None if there are none."""
+    widths = {content.shape[-1] for line in lines for _, content in line}
     if not widths:
         return None
     if len(widths) > 1:
         raise ValueError(f"pictures of one batch have vectors of one width, got {sorted(widths)}")
     whole = torch.zeros(len(lines), length, widths.pop())
     for row, start, line in zip(whole, starts, lines, strict=True):
-        for at, content in line.vectors:
+        for at, content in line:
             row[start + at : start + at + len(content)] = content
     return whole
