@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,8 +15,6 @@ from smalti.config import did_you_mean, from_dict, no_such, read_json
 from smalti.devices.named import fast_bf16, named_device, named_dtype
 from smalti.files import expand, filling
 from smalti.models.eye import Eye, TowerEye, TowerEyeConfig
-from smalti.models.language import Language
-from smalti.models.llm2clip import Sentences, SentencesConfig
 from smalti.models.towers import Matcher, TowersConfig
 from smalti.modules import (
     FILES,
@@ -76,13 +73,16 @@ def load_unified(
     folder, info, device, weights = _found(path, device, dtype)
     if info.get("kind") != "unified":
         raise ValueError(f"{folder} draws pictures and reads and writes no text")
-    tokenizer, told = load_module(folder / "tokenizer", modules.TOKENIZERS, device, verify=verify)
     model, about = load_module(folder / "model", modules.UNIFIED, device, weights, verify)
-    words, eye = Words.open(folder / "words"), None
-    marks = {"tokenizer": told["fingerprint"], "words": words.fingerprint()}
+    words, kinds = Words.open(folder / "words"), dict[str, dict[str, modules.Entry]]()
+    if model.config.drawing:
+        kinds["tokenizer"] = modules.TOKENIZERS
     if "eye" in about:
-        eye, seen = load_module(folder / "eye", modules.EYES, device, verify=verify)
-        marks["eye"] = seen["fingerprint"]
+        kinds["eye"] = modules.EYES
+    found = {n: load_module(folder / n, k, device, verify=verify) for n, k in kinds.items()}
+    parts = {name: part for name, (part, _) in found.items()}
+    marks = {name: told["fingerprint"] for name, (_, told) in found.items()}
+    marks["words"] = words.fingerprint()
     for name, mark in marks.items():
         if about.get(name) != mark:
             raise ValueError(
@@ -93,8 +93,10 @@ def load_unified(
     sampling = from_dict(Sampling, info.get("sampling", {}), f"{where}: sampling")
     writing = from_dict(Writing, info.get("writing", {}), f"{where}: writing")
     phrases = from_dict(Phrases, info.get("phrases", {}), f"{where}: phrases")
-    first, *others = marks.values()
-    info["fingerprint"] = "-".join((first, about["fingerprint"], *others))
+    marks["model"] = about["fingerprint"]
+    order = ("tokenizer", "model", "words", "eye")
+    info["fingerprint"] = "-".join(marks[name] for name in order if name in marks)
+    tokenizer, eye = parts.get("tokenizer"), parts.get("eye")
     return UnifiedPipeline(tokenizer, model, words, sampling, writing, phrases, info, eye)
 
 
@@ -193,72 +195,6 @@ def load_towers(
     return Matcher(towers, words, info)
 
 
-class Speaker(NamedTuple):
-    """A language model with the text tokenizer whose ids it knows."""
-
-    module: Any
-    """A `Language`, or one that makes a vector of a text, `Sentences`."""
-    words: Words
-    info: Mapping[str, Any] = MappingProxyType({})
-    """What its folder says of it."""
-
-    @property
-    def writer(self) -> Language:
-        """The language model, to write. Raises ValueError for one that makes vectors of texts."""
-        if modules.name_of(self.module) == "sentences":
-            raise ValueError(
-                "the language model makes vectors of texts and writes none: take the one that it "
-                "was made of"
-            )
-        return self.module
-
-    @property
-    def reader(self) -> Any:
-        """The language model, `Sentences`; one that writes as such a one."""
-        if modules.name_of(self.module) == "sentences":
-            return self.module
-        config = SentencesConfig(self.module.config, pad=self.words.pad)
-        state = {f"language.{name}": t for name, t in self.module.state_dict().items()}
-        return assemble(Sentences, config, state, "the language model")
-
-
-def load_language(
-    path: str | Path, device: torch.device | str | int | None = None, verify: bool = True
-) -> Speaker:
-    """Load a language model with its text tokenizer, in float32: a folder that training wrote, that
-    of a pipeline of text and pictures, whose is taken, one of transformers, or the hub id of such.
-
-    Arguments are those of `load`. Raises ValueError if there is none, or if the text tokenizer is
-    not the one that it learned.
-    """
-    from smalti.interop import language as released
-
-    place, folder = named_device(device), expand(path)
-    if not folder.is_dir():
-        folder = download(str(path), RELEASED)
-    if is_unified(folder):
-        model, info = load_module(folder / "model", modules.UNIFIED, place, verify=verify)
-        found = dict(model.named_children()).get("language")
-        if found is None:
-            raise ValueError(f"{folder} has no language model that can be taken alone")
-        return Speaker(found, Words.open(folder / FOLDER), info)
-    file = folder / FILES[0]
-    if not file.is_file():
-        raise ValueError(f"{folder} holds no language model: it has no {FILES[0]}{within(folder)}")
-    if "model_type" in read_json(file):
-        language = released.load_language(folder, torch.float32).to(place)
-        return Speaker(language, Words.open(folder))
-    module, info = load_module(folder, modules.LANGUAGES, place, verify=verify)
-    words = Words.open(folder / FOLDER)
-    require_words(folder, info, words, "language model")
-    return Speaker(module, words, info)
-
-
-def save_language(speaker: Speaker, folder: str | Path, **extra: Any) -> str:
-    """Write a language model with its text tokenizer, as `save_towers` writes towers."""
-    return _save(speaker.module, speaker.words, folder, dict(speaker.info), extra)
-
-
 def load_eye(
     path: str | Path,
     take: Callable[[TowersConfig], TowerEyeConfig] = TowerEyeConfig.of,
@@ -291,22 +227,24 @@ def save_towers(matcher: Matcher, folder: str | Path, **extra: Any) -> str:
 
     Raises ValueError for a folder of something else, and for weights that are NaN or infinite.
     """
-    return _save(matcher.towers, matcher.words, folder, matcher.info, extra)
+    return save_with_words(matcher.towers, matcher.words, folder, matcher.info, extra)
 
 
-def _save(
+def save_with_words(
     module: nn.Module,
     words: Words,
     folder: str | Path,
     info: Mapping[str, Any],
-    extra: dict[str, Any],
+    extra: Mapping[str, Any],
 ) -> str:
+    """Write a module with its text tokenizer, with what its `info` says of what it learned, and
+    return its fingerprint. Raises ValueError as `save_towers` does."""
     folder, known = expand(folder), {k: info[k] for k in LEARNED if k in info}
     check_module(folder)
     require_finite_weights(module.state_dict(), f"{folder} is not written")
     with filling(folder) as temporary:
         words.save(temporary / FOLDER)
-        return write_module(module, temporary, words=words.fingerprint(), **known | extra)
+        return write_module(module, temporary, words=words.fingerprint(), **known | dict(extra))
 
 
 def require_words(folder: Path, info: Mapping[str, Any], words: Words, what: str) -> None:

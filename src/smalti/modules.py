@@ -23,6 +23,7 @@ from smalti.models import (
     dnd,
     emu3,
     eye,
+    flamingo,
     fluid,
     hart,
     ibq,
@@ -131,6 +132,7 @@ MODELS = {
     "meissonic": Entry(meissonic.MeissonicConfig, meissonic.Meissonic, meissonic.tiny),
 }
 UNIFIED = {
+    "flamingo": Entry(flamingo.FlamingoConfig, flamingo.Flamingo, flamingo.tiny),
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
     "janus": Entry(janus.JanusConfig, janus.Janus, janus.tiny),
     "one_vocabulary": Entry(

@@ -61,6 +61,11 @@ class Eye(nn.Module):
         """Height and width of the pictures in pixels."""
         raise NotImplementedError
 
+    @property
+    def spec(self) -> TokenSpec:
+        """The numbers of a picture."""
+        return self.sight.spec
+
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to what is seen of them, (B, N, E) float32."""
         raise NotImplementedError

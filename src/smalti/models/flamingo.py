@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
+from smalti.models.eye import Sight
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
@@ -43,6 +44,9 @@ LLAMA = LanguageConfig(32_000, 32, 32, 4096, 11_008, norm_eps=1e-6)
 class FlamingoConfig(UnifiedConfig):
     """A language model, and what lets it see; the defaults are those of the first OpenFlamingo-9B
     with CLIP ViT-L/14."""
+
+    drawing = False
+    frozen = True
 
     language: LanguageConfig = field(default_factory=lambda: LLAMA)
     resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
@@ -88,20 +92,28 @@ class FlamingoConfig(UnifiedConfig):
 
     @property
     def spec(self) -> TokenSpec:
-        """What the tower sees of a picture."""
+        """What the eye sees of a picture."""
         return TokenSpec((self.grid,), channels=self.resampler.dim)
+
+    @property
+    def sight(self) -> Sight:
+        """What the eye gives, as it is."""
+        return Sight(self.spec)
 
     def fitted(self, spec: TokenSpec, words: int, marks: Marks) -> Self:
         """The language model knows the words; one id is added, of a picture."""
-        return replace(
-            self,
-            language=replace(self.language, vocab=words),
-            resampler=replace(self.resampler, dim=spec.channels),
-            grid=self.check_spec(spec),
-            added=1,
-            picture=words,
-            marks=marks,
-        )
+        known = replace(self.language, vocab=words)
+        return replace(self, language=known, added=1, picture=words, marks=marks)
+
+    def seeing(self, sight: Sight) -> Self:
+        (grid, *_), dim = sight.spec.grids, sight.spec.channels
+        found = replace(self, grid=grid, resampler=replace(self.resampler, dim=dim))
+        found.sight.require(sight)
+        return found
+
+    def speaking(self, language: LanguageConfig) -> Self:
+        moved = self.picture - self.language.vocab + language.vocab
+        return replace(self, language=language, picture=moved)
 
 
 @dataclass(frozen=True)
@@ -130,13 +142,14 @@ class Flamingo(Unified):
     """Rows of ids (B, L) and features of pictures (B, P, N, C) to the ids that come next."""
 
     NO_DECAY = ("*tok_embeddings.*", "added.*", "resampler.latents")
+    FROZEN = ("language.",)
     kinds = ("text",)
     config: FlamingoConfig
 
     def __init__(self, config: FlamingoConfig) -> None:
         super().__init__()
         self.config, self.spec, self.marks = config, config.spec, config.marks
-        self.wrapping = OneMark(picture=config.picture)
+        self.sight, self.wrapping = config.sight, Wrapping(seen=OneMark(picture=config.picture))
         self.language = Language(config.language)
         self.added = nn.Embedding(config.added, config.language.dim)
         self.resampler = Resampler(config.resampler)
@@ -170,6 +183,9 @@ class Flamingo(Unified):
         for layer in self.layers:
             nn.init.zeros_(layer.get_parameter("attention_gate"))
             nn.init.zeros_(layer.get_parameter("ffn_gate"))
+
+    def take(self, language: nn.Module) -> None:
+        self.language.load_state_dict(language.state_dict())
 
     def cache(self, batch: int, length: int) -> FlamingoCache:
         return FlamingoCache(self.language.cache(batch, length))
@@ -230,9 +246,6 @@ class Flamingo(Unified):
         nats = F.cross_entropy(self.logits(h[where]).float(), labels[where], reduction="none")
         nats = nats.new_zeros(labels.shape).masked_scatter(where, nats)
         return {"text": Term(F.pad(nats, (1, 0)), F.pad(where, (1, 0)))}
-
-    def picture(self, rows: Rows) -> NoReturn:
-        raise ValueError("Flamingo reads pictures and writes text: it draws none")
 
 
 def tiny(**changes: Any) -> FlamingoConfig:

@@ -124,6 +124,9 @@ class UnifiedRecipe:
     eye: str = ""
     """Of models that read pictures in another form than they draw them: towers, a folder or a hub
     id, or the folder of an eye, or of a pipeline that has one."""
+    language: str = ""
+    """Of models whose language model is frozen: a folder of training, of transformers, or a
+    pipeline of text and pictures; the text tokenizer is then its own."""
     words: str = ""
     """Folder of the text tokenizer; empty: one of `vocab` ids is trained on the texts first."""
     vocab: int = 512

@@ -15,7 +15,6 @@ from smalti.data.documents import Documents
 from smalti.data.open import open_source
 from smalti.data.source import Source, split, wordings
 from smalti.eval.towers import ranks
-from smalti.loading import Speaker, load_language, save_language
 from smalti.models.language import Language
 from smalti.models.llm2clip import Sentences
 from smalti.models.text_writer import TextWriter
@@ -27,6 +26,7 @@ from smalti.recipes.base import LanguageRecipe, SentencesRecipe
 from smalti.runs.data import mark_of
 from smalti.runs.finetune import require_same, share
 from smalti.runs.folder import Report, claim, finish, without_held_out
+from smalti.runs.speaker import Speaker, load_language, save_language
 from smalti.runs.towers import first_of
 from smalti.runs.words import open_texts, texts_of, words_in
 from smalti.sampling.noise import Noise

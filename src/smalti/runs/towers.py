@@ -15,16 +15,17 @@ from smalti.data.skipped import tell
 from smalti.data.source import Source, require_captions, split
 from smalti.data.transforms import to_float
 from smalti.eval.towers import ranks
-from smalti.loading import load_language, load_towers, save_towers
+from smalti.loading import load_towers, save_towers
 from smalti.models.towers import Matcher, Towers, TowersConfig
 from smalti.modules import check_module, fingerprint
 from smalti.pictures import named_grid, save_png, to_pil
 from smalti.progress import say
 from smalti.recipes.base import TowersRecipe
 from smalti.runs.data import check_data, mark_of
-from smalti.runs.finetune import require_same
+from smalti.runs.finetune import learn, require_same
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.generator import credit
+from smalti.runs.speaker import load_language
 from smalti.runs.tokenizer import spread
 from smalti.runs.words import words_in
 from smalti.text.words import FOLDER, Words
@@ -179,12 +180,6 @@ def fresh(recipe: TowersRecipe, config: TowersConfig, words: Words) -> Matcher:
     towers: Towers = modules.module_of(config, modules.TOWERS)
     learn(towers)
     return Matcher(towers, words)
-
-
-def learn(towers: Towers) -> None:
-    """Let all weights be trained but those that stay as they are."""
-    for name, parameter in towers.named_parameters():
-        parameter.requires_grad_(not name.startswith(towers.FROZEN))
 
 
 def read_by(recipe: TowersRecipe, out: Path) -> tuple[Matcher, str]:

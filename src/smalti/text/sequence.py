@@ -118,8 +118,8 @@ class Wrapping:
         return ()
 
     def plan(self, spec: TokenSpec) -> Sequence[int]:
-        """What stands at the positions of a picture, (n,): `CODE`, or the id of the end of a
-        line."""
+        """What stands at the positions of a picture, (n,): `CODE`, or the id of the end of a line.
+        Where nothing does, a picture's vectors stand beside the row."""
         return [CODE] * spec.positions
 
     def end(self, spec: TokenSpec) -> Sequence[int]:
@@ -176,6 +176,8 @@ class Rows(NamedTuple):
     """(B, L) int64: the number of the document in the row; None: each row is one document."""
     features: Tensor | None = None
     """(B, L, E) float, zeros elsewhere, of rows with pictures that an eye sees."""
+    beside: Tensor | None = None
+    """(B, P, N, E) float: pictures beside the rows, in their order, zeros where a row has fewer."""
 
     def take(self, index: Tensor) -> Rows:
         """Some of the rows, (n,) int64; they share no memory with these."""
@@ -240,6 +242,8 @@ class _Line:
         self.owners = list[int]()
         self.vectors, self.features = list[tuple[int, Tensor]](), list[tuple[int, Tensor]]()
         """Pictures of numbers that are drawn, and those that are seen, and where they begin."""
+        self.beside = list[Tensor]()
+        """Pictures that stand beside the row."""
         self.next, self.pictures, self.documents = 0, 0, 0
 
     def document(self, document: Document, wrapping: Wrapping) -> None:
@@ -281,6 +285,9 @@ class _Line:
         learned = part.learned and wrapping.learns_begin and silence is None
         self.add(begin, learned, around)
         ids = wrapping.ids(part.content, spec)
+        if not wrapping.plan(spec):
+            ids = torch.zeros(0, dtype=torch.int64)
+            self.beside.append(part.content)
         if ids is None:
             (self.features if part.seen else self.vectors).append((len(self.ids), part.content))
         stands = SEEN if part.seen else VECTOR
@@ -350,7 +357,23 @@ def packed(
         _vectors([line.vectors for line in lines], starts, length),
         padded([line.owners for line in lines], 0),
         _vectors([line.features for line in lines], starts, length),
+        _beside([line.beside for line in lines]),
     )
+
+
+def _beside(lines: Sequence[list[Tensor]]) -> Tensor | None:
+    """Pictures beside each row as (B, P, N, E); None if there are none."""
+    shapes = {picture.shape for line in lines for picture in line}
+    if not shapes:
+        return None
+    if len(shapes) > 1:
+        found = sorted(map(tuple, shapes))
+        raise ValueError(f"pictures of one batch have vectors of one shape, got {found}")
+    whole = torch.zeros(len(lines), max(map(len, lines)), *shapes.pop())
+    for row, line in zip(whole, lines, strict=True):
+        if line:
+            row[: len(line)] = torch.stack(line)
+    return whole
 
 
 def _vectors(
