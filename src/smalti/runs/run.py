@@ -85,7 +85,8 @@ def ending(recipe: Recipe, out: Path, report: Report) -> str:
     part = "tokenizer" if isinstance(recipe, TokenizerRecipe) else "pipeline"
     part = "towers" if isinstance(recipe, TowersRecipe) else part
     part = "language" if isinstance(recipe, LanguageRecipe) else part
-    shown = "" if part == "language" else f"pictures in {out}/previews, "
+    blind = isinstance(recipe, UnifiedRecipe) and not recipe.model.drawing
+    shown = "" if part == "language" or blind else f"pictures in {out}/previews, "
     where = f"{out}/{part}; {shown}all numbers in {out}/report.json"
     return "\n".join(
         [
@@ -138,6 +139,8 @@ def following(recipe: Recipe, out: Path) -> str:
         return f"smalti train shapes_sentences --init {out}/language --out runs/sentences"
     if isinstance(recipe, TowersRecipe):
         return f"smalti eval {out}/towers --metrics zero_shot retrieval"
+    if isinstance(recipe, UnifiedRecipe) and not recipe.model.drawing:
+        return f'smalti ask {out}/pipeline "..." --image PICTURE'
     if isinstance(recipe, TextRecipe | UnifiedRecipe):
         return f'smalti sample {out}/pipeline --text "..." --n 16 --out samples.png'
     return f"smalti sample {out}/pipeline --n 16 --out samples.png"
