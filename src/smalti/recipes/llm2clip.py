@@ -99,11 +99,12 @@ def shapes_language() -> LanguageRecipe:
     """
     return LanguageRecipe(
         data=DataConfig(source="shapes-all:20000", flip=False, holdout=0.02),
+        row=128,
         model=WRITER,
         train=TrainConfig(
-            steps=600,
-            batch=16,
-            optim=OptimConfig(lr=2e-3, schedule="cosine", final_lr=0.1, warmup=60),
+            steps=400,
+            batch=12,
+            optim=OptimConfig(lr=3e-3, schedule="cosine", final_lr=0.1, warmup=40),
             eval_every=200,
             save_every=200,
         ),
