@@ -29,7 +29,8 @@ def convert(project: Project, options: Any, out: Path, source: str) -> None:
     if model is None:
         save_tokenizer(lambda: tokenizer_of(project, options), out, source, tokenizer)
     else:
-        save_pipeline(lambda: pipeline_of(project, options), out, source, tokenizer, model)
+        files = [file for file in (tokenizer, model) if file is not None]
+        save_pipeline(lambda: pipeline_of(project, options), out, source, *files)
 
 
 def tokenizer_of(project: Project, options: Any) -> nn.Module:
@@ -40,9 +41,10 @@ def tokenizer_of(project: Project, options: Any) -> nn.Module:
 
 
 def pipeline_of(project: Project, options: Any) -> Pipeline | UnifiedPipeline:
-    """The pipeline of two files, whose weights stay in them unless they are of another dtype."""
+    """The pipeline of two files, or of one that holds all of it, whose weights stay in them unless
+    they are of another dtype."""
     assert project.model is not None
-    vq = read_part(project.tokenizer, options.tokenizer, project.tokenizer.weights)
+    vq = read_part(project.tokenizer, options.tokenizer or options.model, project.tokenizer.weights)
     checkpoint = read_part(project.model, options.model, wanted_weights(options))
     codes = project.tokenizer.config(vq, options)
     config = project.model.config(checkpoint, options, codes)
@@ -56,11 +58,20 @@ def pipeline_of(project: Project, options: Any) -> Pipeline | UnifiedPipeline:
         words, drawn = words_of(options), project.sampling(config)
         for mark in project.phrases.marks:
             words.id(mark)
-        return UnifiedPipeline(tokenizer, model, words, drawn, project.writing, project.phrases)
+        writing, phrases, eye = project.writing, project.phrases, eye_of(project, options)
+        return UnifiedPipeline(tokenizer, model, words, drawn, writing, phrases, eye=eye)
     text = project.text(config, options)
     if text is not None:
         model.learn_text(text)
     return Pipeline(tokenizer, model, sampling=project.sampling(config), text=text)
+
+
+def eye_of(project: Project, options: Any) -> Any:
+    """The eye that is in the file of the model; None where models have none."""
+    if project.eye is None:
+        return None
+    checkpoint = read_part(project.eye, options.model)
+    return build(project.eye, checkpoint, project.eye.config(checkpoint, options))
 
 
 def filled(part: Part, checkpoint: Checkpoint, config: Any, dtype: torch.dtype | None) -> Any:

@@ -81,14 +81,18 @@ class Project(NamedTuple):
     such a record, named `PROJECT`."""
 
     options: type[Any]
-    """A dataclass whose fields are the command's options: the file `tokenizer`, the file `model`
-    (which may be None, or lack where there are no models), `weights` and `dtype` where there is a
-    choice, and what else the files do not say. Its docstring is the command's help."""
+    """A dataclass whose fields are the command's options: the file `tokenizer` (None: it is in that
+    of the model), the file `model` (which may be None, or lack where there are no models),
+    `weights` and `dtype` where there is a choice, and what else the files do not say. Its docstring
+    is the command's help."""
     tokenizer: Part
     alone: Callable[[Any, Any, Any], Any]
     """The configuration of a tokenizer without a model, of that of its part, the checkpoint and the
     options."""
     model: Part | None = None
+    eye: Part | None = None
+    """What sees pictures, of models that read them in another form than they draw them; it is in
+    the file of the model, and its configuration is that of the checkpoint and the options."""
     fit: Callable[[Any, Any], Any] = on_grid
     """The tokenizer's configuration that goes with a model's, of both."""
     sampling: Callable[[Any], Sampling] = lambda config: Sampling()

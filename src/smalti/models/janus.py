@@ -35,6 +35,7 @@ from smalti.models.one_vocabulary import place_of
 from smalti.models.unified import InTurn, Marks, Term, Unified, UnifiedConfig, places
 from smalti.nn.attention import KVCache
 from smalti.nn.linear import Linear
+from smalti.nn.mlp import Gelu, gelu
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import IGNORED, Document, Part, Rows, Wrapping
 
@@ -58,6 +59,8 @@ class JanusConfig(UnifiedConfig):
     """Width of the table from which codes are read."""
     code_layers: int = 2
     """Layers of the MLP behind that table."""
+    code_gelu: Gelu = "none"
+    """The GELU between those, and of the head that predicts codes."""
     head_dim: int = 0
     """Width inside the head that predicts codes; 0: that of the language model."""
     seen_grid: tuple[int, int] = (24, 24)
@@ -66,6 +69,8 @@ class JanusConfig(UnifiedConfig):
     """E, numbers that it gives at each position."""
     seen_layers: int = 2
     """Layers of the MLP behind the eye."""
+    seen_gelu: Gelu = "none"
+    """The GELU between those."""
     begin: int = 100_016
     """The id before a picture."""
     end: int = 100_593
@@ -152,8 +157,9 @@ class Framed(Wrapping):
 class Aligner(nn.Module):
     """Vectors (..., I) to (..., D) by so many layers, with a GELU between two of them."""
 
-    def __init__(self, inputs: int, dim: int, layers: int) -> None:
+    def __init__(self, inputs: int, dim: int, layers: int, approximate: Gelu) -> None:
         super().__init__()
+        self.approximate: Gelu = approximate
         widths = [inputs, *[dim] * layers]
         self.layers = nn.ModuleList(
             [Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
@@ -161,7 +167,7 @@ class Aligner(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for i, layer in enumerate(self.layers):
-            x = layer(F.gelu(x) if i else x)
+            x = layer(gelu(x, self.approximate) if i else x)
         return x
 
 
@@ -177,9 +183,9 @@ class Janus(Unified):
         self.marks, self.sight = config.marks, config.sight
         dim = config.language.dim
         self.language = Language(config.language)
-        self.aligner = Aligner(config.seen_dim, dim, config.seen_layers)
+        self.aligner = Aligner(config.seen_dim, dim, config.seen_layers, config.seen_gelu)
         self.code_embeddings = nn.Embedding(config.codes, config.code_dim)
-        self.code_aligner = Aligner(config.code_dim, dim, config.code_layers)
+        self.code_aligner = Aligner(config.code_dim, dim, config.code_layers, config.code_gelu)
         self.code_proj = Linear(dim, config.head_dim or dim)
         self.code_head = Linear(config.head_dim or dim, config.codes)
 
@@ -233,7 +239,7 @@ class Janus(Unified):
 
     def code_logits(self, h: Tensor) -> Tensor:
         """Logits (..., K) of the codes behind hidden states (..., D)."""
-        return self.code_head(F.gelu(self.code_proj(h)))
+        return self.code_head(gelu(self.code_proj(h), self.config.code_gelu))
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of text and of codes, each given all before it, by a head each."""

@@ -27,6 +27,9 @@ class VQGANConfig(ConvConfig):
     """Codebook dimensions C."""
     l2_norm: bool = True
     """Normalise latents and codebook rows when they are compared and decoded."""
+    plain_codes: bool = False
+    """With `l2_norm`, normalise only what is decoded, and compare latents and codebook rows as they
+    are; transformers' Janus."""
     deep_attention: bool = True
     """With `attention`, whether the deepest level has it; False: the middle alone."""
     attention_at: tuple[int, ...] = ()
@@ -53,7 +56,9 @@ class VQGAN(ConvTokenizer):
         levels = levels_at(config, [*deepest, *config.attention_at])
         self.encoder = Encoder(config, attention=levels)
         self.decoder = Decoder(config, attention=levels)
-        self.quantize = VectorQuantizer(config.vocab, config.dim, config.l2_norm)
+        self.quantize = VectorQuantizer(
+            config.vocab, config.dim, config.l2_norm, config.plain_codes
+        )
         self.quant_conv = nn.Conv2d(config.latent, config.dim, 1)
         self.post_quant_conv = nn.Conv2d(config.dim, config.latent, 1)
 

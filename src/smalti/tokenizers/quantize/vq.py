@@ -25,17 +25,18 @@ class Quantized(NamedTuple):
 class VectorQuantizer(nn.Module):
     """Latents (B, C, h, w) to the nearest of `vocab` codebook rows; the first one on ties.
 
-    With `l2_norm`, latents and rows are normalised when used; the stored rows are free.
+    With `l2_norm`, latents and rows are normalised when used; the stored rows are free. With
+    `plain` as well, only rows that are decoded are.
     """
 
     tables = 1
     parts = 1
 
-    def __init__(self, vocab: int, dim: int, l2_norm: bool = True) -> None:
+    def __init__(self, vocab: int, dim: int, l2_norm: bool = True, plain: bool = False) -> None:
         super().__init__()
         if vocab < 2 or dim < 1:
             raise ValueError(f"vocab must be at least 2 and dim at least 1, got {vocab}, {dim}")
-        self.vocab, self.l2_norm = vocab, l2_norm
+        self.vocab, self.l2_norm, self.plain = vocab, l2_norm, plain
         self.embedding = nn.Embedding(vocab, dim)
         self.init_weights()
 
@@ -49,10 +50,14 @@ class VectorQuantizer(nn.Module):
         weight = self.embedding.weight
         return F.normalize(weight, dim=-1) if self.l2_norm else weight
 
+    def book(self) -> Tensor:
+        """The vectors that latents are compared with, (V, C), float32."""
+        return (self.embedding.weight if self.plain else self.codebook()).float()
+
     def rows(self, z: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the vectors that are compared, (B * h * w, C), float32."""
         z = z.permute(0, 2, 3, 1).flatten(0, 2).float()
-        return F.normalize(z, dim=-1) if self.l2_norm else z
+        return F.normalize(z, dim=-1) if self.l2_norm and not self.plain else z
 
     def compared(self, z: Tensor) -> list[Tensor]:
         """The vectors that are compared at each level, of which there is one."""
@@ -64,7 +69,7 @@ class VectorQuantizer(nn.Module):
 
     def distances(self, rows: Tensor, level: int = 0) -> Tensor:
         """Squared distances to every code, (rows, V), float32."""
-        book = self.codebook().float()
+        book = self.book()
         return torch.addmm(
             rows.square().sum(1, keepdim=True) + book.square().sum(1), rows, book.T, alpha=-2
         )
@@ -84,7 +89,7 @@ class VectorQuantizer(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             distances = self.distances(rows if entropy else rows.detach())
             codes = distances.argmin(1)
-            chosen = F.embedding(codes, self.codebook().float())
+            chosen = F.embedding(codes, self.book())
         losses = {
             "codebook": F.mse_loss(chosen, rows.detach()),
             "commitment": F.mse_loss(rows, chosen.detach()),
