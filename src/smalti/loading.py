@@ -14,18 +14,16 @@ from smalti.arguments import in_our_words
 from smalti.config import did_you_mean, from_dict, no_such, read_json
 from smalti.devices.named import fast_bf16, named_device, named_dtype
 from smalti.files import expand, filling
-from smalti.models.eye import Eye, TowerEye, TowerEyeConfig
+from smalti.models.eye import Eye, TowerEyeConfig, taken
 from smalti.models.towers import Matcher, TowersConfig
 from smalti.modules import (
     FILES,
-    assemble,
     check_module,
     load_module,
     tokenizer_folder,
     write_module,
 )
 from smalti.nn.finite import require_finite_weights
-from smalti.nn.unfilled import unfilled
 from smalti.pipeline.conversation import Phrases, Writing
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
@@ -213,12 +211,7 @@ def load_eye(
     if file.is_file() and read_json(file).get("type") in modules.EYES:
         return load_module(folder, modules.EYES, place, verify=verify)[0]
     towers = load_towers(path, place, verify).towers
-    config = take(towers.config)
-    with unfilled():
-        wanted = TowerEye(config).state_dict()
-    tensors = {f"tower.{name}": t for name, t in towers.vision.state_dict().items()}
-    mine = {name: tensors[name] for name in wanted}
-    return assemble(TowerEye, config, mine, str(path), torch.float32, verify)
+    return taken(towers, take(towers.config))
 
 
 def save_towers(matcher: Matcher, folder: str | Path, **extra: Any) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from golden import folders, load
 
-from smalti.interop.flamingo import renamed
+from smalti.interop.projects.flamingo import renamed
 from smalti.nn.cross import Context
 from smalti.nn.perceiver import GatedLayer, Resampler, ResamplerConfig, Sees, gaze
 
