@@ -34,6 +34,11 @@ CONFIGS["depth_language, joined"] = depth_language.tiny_joined()
 CONFIGS["unifluid, raster"] = replace(CONFIGS["unifluid"], order="raster")
 
 
+DRAWING = sorted(name for name, config in CONFIGS.items() if config.drawing)
+"""Those that draw; all others read pictures and write text."""
+draws = pytest.mark.parametrize("model", DRAWING, indirect=True)
+
+
 @pytest.fixture(params=sorted(CONFIGS))
 def model(request: pytest.FixtureRequest) -> Unified:
     """A tiny model whose weights are large enough to tell ids apart."""
@@ -47,7 +52,9 @@ def model(request: pytest.FixtureRequest) -> Unified:
 
 
 def picture(model: Unified, seed: int = 0) -> Part:
-    """Some codes."""
+    """Some codes; of a model that draws none, what an eye sees."""
+    if not model.config.drawing:
+        return given(model, seed)
     like = model.spec.empty(1)[0]
     torch.manual_seed(seed)
     if model.spec.discrete:
@@ -117,6 +124,7 @@ def test_reading_in_parts_is_reading_at_once(model: Unified):
         close(torch.cat(parts, 1)[rows.kept], whole[rows.kept])
 
 
+@draws
 def test_drawing_behind_a_cache_is_drawing_anew(model: Unified):
     """Texts and pictures, with guidance of three branches."""
     guidance = Guidance(2.0, pictures=1.5) if model.draws_by == "causal" else Guidance(2.0)
@@ -134,6 +142,20 @@ def test_drawing_behind_a_cache_is_drawing_anew(model: Unified):
             close(mine.content, theirs.content)
 
 
+def test_writing_behind_a_cache_and_in_a_batch_is_writing_anew_and_alone(model: Unified):
+    documents = some(model)
+    ours = finished(model, asked(model, documents, most=5, pictures=0))
+    assert all(len(parts) == 1 and len(parts[0].content) == 5 for parts in ours)
+    for i, document in enumerate(documents):
+        alone = asked(model, [document], most=5, pictures=0)
+        alone = replace(alone, how=replace(alone.how, noise=Noise.request(3, 1, i)))
+        assert torch.equal(finished(model, alone)[0][0].content, ours[i][0].content)
+    slow = finished(forgetful(model), asked(model, documents, most=5, pictures=0))
+    for mine, theirs in zip(ours, slow, strict=True):
+        assert torch.equal(mine[0].content, theirs[0].content)
+
+
+@draws
 def test_a_document_is_the_same_alone(model: Unified):
     documents = some(model)
     request = asked(model, documents, guidance=Guidance(2.0), most=4, pictures=2, first="picture")
@@ -146,6 +168,7 @@ def test_a_document_is_the_same_alone(model: Unified):
             close(mine.content.float(), theirs.content.float())
 
 
+@draws
 def test_known_codes_stay_and_are_seen(model: Unified):
     documents, given = some(model), picture(model, 5).content
     mask = torch.zeros(2, model.spec.positions, dtype=torch.bool)
@@ -199,6 +222,7 @@ def test_only_what_is_learned_has_a_loss(model: Unified):
     assert sum(int(term.where.sum()) for term in terms.values()) == 1
 
 
+@draws
 def test_a_stop_ends_and_no_picture_comes_that_does_not_fit(model: Unified):
     begin = model.wrapping.begin(model.spec)[0]
     logits = model.logits
@@ -221,6 +245,7 @@ def test_a_stop_ends_and_no_picture_comes_that_does_not_fit(model: Unified):
     assert [(e.part.content.tolist(), e.last) for e in events] == [([], True)]  # type: ignore[union-attr]
 
 
+@draws
 def test_a_document_that_is_full_ends(model: Unified):
     """Behind a picture that leaves no room for text, and before one that no longer fits."""
     begin, logits, calls = model.wrapping.begin(model.spec)[0], model.logits, [0]
@@ -240,6 +265,7 @@ def test_a_document_that_is_full_ends(model: Unified):
     assert [part.content.tolist() for part in finished(model, begun)[0]] == [[3]]
 
 
+@draws
 def test_what_cannot_go_on_is_refused(model: Unified):
     with pytest.raises(ValueError, match="leaves no room for text"):
         finished(model, asked(model, [[text(1, 2, 3)]], most=2, length=3))
@@ -252,6 +278,7 @@ def test_what_cannot_go_on_is_refused(model: Unified):
         finished(model, nothing)
 
 
+@draws
 def test_broken_weights_are_named(model: Unified):
     with torch.no_grad():
         next(iter(model.parameters())).fill_(torch.nan)

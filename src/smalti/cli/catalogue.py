@@ -51,6 +51,8 @@ class Listed:
             return "tokenizers of text, in seconds"
         if self.kind == "TowersRecipe":
             return "towers that match pictures and texts"
+        if self.kind in ("LanguageRecipe", "SentencesRecipe"):
+            return "language models"
         size = "small, for two CPU cores" if self.name.startswith(SMALL) else "published"
         return f"{'tokenizers' if self.tokenizer else 'generators'}, {size}"
 

@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.models.towers import Kind, TowerConfig, TowersConfig, VisionTower, normalised
+from smalti.models.towers import Kind, TowerConfig, Towers, TowersConfig, VisionTower, normalised
 from smalti.nn.finite import require_finite
+from smalti.nn.unfilled import unfilled
 from smalti.tokenizers.base import check_images
 
 
@@ -60,6 +61,11 @@ class Eye(nn.Module):
     def size(self) -> tuple[int, int]:
         """Height and width of the pictures in pixels."""
         raise NotImplementedError
+
+    @property
+    def spec(self) -> TokenSpec:
+        """The numbers of a picture."""
+        return self.sight.spec
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to what is seen of them, (B, N, E) float32."""
@@ -162,6 +168,15 @@ class TowerEye(Eye):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+
+
+def taken(towers: Towers, config: TowerEyeConfig) -> TowerEye:
+    """The eye of towers, in evaluation mode, whose weights it shares with them."""
+    with unfilled():
+        eye = TowerEye(config)
+    tensors = {f"tower.{name}": t for name, t in towers.vision.state_dict().items()}
+    eye.load_state_dict({name: tensors[name] for name in eye.state_dict()}, assign=True)
+    return eye.eval().requires_grad_(False)
 
 
 def tiny() -> TowerEyeConfig:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from smalti.codes import Cond, Draw, Reads, Span, TokenSpec
 from smalti.heads.categorical import Softmax
 from smalti.models.eye import Sight, TowerEyeConfig
+from smalti.models.language import LanguageConfig
 from smalti.models.towers import TowersConfig
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw
@@ -46,6 +47,11 @@ class Marks:
 @dataclass(frozen=True)
 class UnifiedConfig:
     """What the settings of every such model have in common."""
+
+    drawing: ClassVar[bool] = True
+    """Whether it draws pictures; else it reads them by an eye alone, and writes text."""
+    frozen: ClassVar[bool] = False
+    """Whether its language model is one that is trained before and stays as it is."""
 
     @property
     def spec(self) -> TokenSpec:
@@ -73,6 +79,14 @@ class UnifiedConfig:
         """
         name = type(self).__name__.removesuffix("Config")
         raise ValueError(f"{name} reads pictures as the codes that it draws: it takes no eye")
+
+    def speaking(self, language: LanguageConfig) -> Self:
+        """The same with a language model that is trained already.
+
+        Raises ValueError if the model takes none.
+        """
+        name = type(self).__name__.removesuffix("Config")
+        raise ValueError(f"{name} learns its language model together with all else: it takes none")
 
     def eye_of(self, towers: TowersConfig) -> TowerEyeConfig:
         """How it takes an eye from towers."""
@@ -114,13 +128,15 @@ class Unified(nn.Module):
     """Beginnings of names of weights that stay in float32 when others are loaded in less."""
     NO_DECAY: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of weights that have no weight decay, beside norms and biases."""
+    FROZEN: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names of weights that training leaves as they are."""
 
     kinds: ClassVar[tuple[str, ...]] = ("text", "codes")
     """What `terms` gives."""
 
     config: Any
     spec: TokenSpec
-    """What the codes of a picture are that is drawn."""
+    """What the codes of a picture are that is drawn; of a model that draws none, what it reads."""
     wrapping: Wrapping
     marks: Marks
     sight: Sight | None = None
@@ -178,6 +194,10 @@ class Unified(nn.Module):
     def learn_from(self, codebook: Any) -> None:
         """Take over the vectors of the tokenizer's table of codes, where they are read."""
 
+    def take(self, language: nn.Module) -> None:
+        """Take the weights of a language model that is trained already."""
+        raise NotImplementedError
+
     def cache(self, batch: int, length: int) -> Any:
         """An empty cache of so many rows and positions."""
         raise NotImplementedError
@@ -209,7 +229,7 @@ class Unified(nn.Module):
         return Writer(self, rows, length, allowed, penalty)
 
     def picture(self, rows: Rows) -> Drawer:
-        """What draws the picture at the end of rows, for one of the loops."""
+        """What draws the picture at the end of rows, for one of the loops; of models that draw."""
         raise NotImplementedError
 
     # -- what guidance compares with

@@ -9,7 +9,7 @@
 
 The folder holds `pipeline.json`, `tokenizer/` of pictures, `words/` of text, `eye/` where the model
 reads pictures in another form than it draws them, and `model/`, which stores the fingerprints of
-these; parts that do not match are refused.
+these; parts that do not match are refused. A model that only reads pictures has no `tokenizer/`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class UnifiedPipeline(CodedPipeline):
 
     def __init__(
         self,
-        tokenizer: ImageTokenizer,
+        tokenizer: ImageTokenizer | None,
         model: Unified,
         words: Words,
         sampling: Sampling | None = None,
@@ -123,16 +123,14 @@ class UnifiedPipeline(CodedPipeline):
         info: Mapping[str, Json] | None = None,
         eye: Eye | None = None,
     ) -> None:
-        if tokenizer.spec != model.spec:
-            raise ValueError(
-                f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
-            )
+        check_tokenizer(model, tokenizer)
         if words.vocab > model.vocab:
             raise ValueError(
                 f"the text tokenizer has {words.vocab} ids, the model knows {model.vocab}"
             )
         check_eye(model, eye)
-        self.tokenizer, self.model, self.words, self.eye = tokenizer, model, words, eye
+        self.tokenizer: Any = tokenizer  # None where nothing is drawn, which `_request` refuses
+        self.model, self.words, self.eye = model, words, eye
         self.sampling, self.writing = sampling or Sampling(), writing or Writing()
         self.phrases, self.info = phrases or Phrases(), Facts(info or {})
 
@@ -144,17 +142,32 @@ class UnifiedPipeline(CodedPipeline):
     def __repr__(self) -> str:
         """What it is, with what, and where."""
         count = sum(p.numel() for p in self.model.parameters())
-        (height, width), spec = self.tokenizer.size, self.model.spec
-        seen = ""
+        seen, drawn, spec = "", "", self.model.spec
         if self.eye is not None:
-            seen = f"\n  pictures that are given as {self.eye.sight.words}, by {name_of(self.eye)}"
+            seen = f"  pictures that are given as {self.eye.sight.words}, by {name_of(self.eye)}\n"
+        if self.draws:
+            height, width = self.tokenizer.size
+            drawn = (
+                f"  pictures of {width} x {height} pixels as {spec.positions} codes {spec.words}, "
+                f"by {name_of(self.tokenizer)}\n"
+            )
         return (
             f"UnifiedPipeline of {name_of(self.model)}, {count:,} parameters, {self.words.vocab} "
-            f"ids of text\n"
-            f"  pictures of {width} x {height} pixels as {spec.positions} codes {spec.words}, by "
-            f"{name_of(self.tokenizer)}{seen}\n"
-            f"  on {self.device} in {short(self.dtype)}"
+            f"ids of text\n{drawn}{seen}  on {self.device} in {short(self.dtype)}"
         )
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws pictures; else it reads them and writes text."""
+        return self.model.config.drawing
+
+    def require_drawing(self) -> None:
+        """Raise ValueError if it draws no pictures."""
+        if not self.draws:
+            raise ValueError(
+                f"a pipeline of {name_of(self.model)} reads pictures and writes text, it draws "
+                "none: ask, caption and chat are for it"
+            )
 
     @property
     def length(self) -> int:
@@ -198,7 +211,8 @@ class UnifiedPipeline(CodedPipeline):
 
     def _drawing(self, asked: list[Asked], wanted: dict[str, Any]) -> Drawing:
         """A request. Raises ValueError for what a pipeline of texts does not take, and as
-        `settings` does."""
+        `settings` and `require_drawing` do."""
+        self.require_drawing()
         for name in ("classes", "negative", "size"):
             if (value := wanted.pop(name, None)) is not None:
                 raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")
@@ -358,6 +372,8 @@ class UnifiedPipeline(CodedPipeline):
         self, documents: Sequence[Document], wish: Wish, sampling: Sampling, writing: Writing
     ) -> mixed.MixedRequest:
         count, device = len(documents), self.device
+        if wish.first == "picture":
+            self.require_drawing()
         written = torch.zeros(self.model.vocab, dtype=torch.bool)
         written[: self.words.vocab] = self.words.written
         written &= self.model.written
@@ -382,7 +398,7 @@ class UnifiedPipeline(CodedPipeline):
             writing.filters,
             writing.penalty,
             writing.words if wish.text else 0,
-            wish.pictures,
+            wish.pictures if self.draws else 0,
             wish.first,
             self.length,
         )
@@ -404,7 +420,8 @@ class UnifiedPipeline(CodedPipeline):
     def fingerprint(self) -> str:
         """A hash of both tokenizers, the model and its eye."""
         if "fingerprint" not in self.info:
-            marks = [fingerprint(self.tokenizer), fingerprint(self.model), self.words.fingerprint()]
+            marks = [fingerprint(self.model), self.words.fingerprint()]
+            marks = [fingerprint(self.tokenizer), *marks] if self.draws else marks
             marks += [] if self.eye is None else [fingerprint(self.eye)]
             self.info["fingerprint"] = "-".join(marks)
         return str(self.info["fingerprint"])
@@ -418,20 +435,22 @@ class UnifiedPipeline(CodedPipeline):
         """
         folder = Path(folder).expanduser()
         check_pipeline(folder)
-        for part in (self.tokenizer, self.model, *([self.eye] if self.eye else [])):
+        parts = {"tokenizer": self.tokenizer, "eye": self.eye}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        for part in (self.model, *parts.values()):
             require_finite_weights(part.state_dict(), f"{folder} is not written")
         with filling(folder) as temporary:
-            mark = write_module(self.tokenizer, temporary / "tokenizer")
+            marks = {name: write_module(part, temporary / name) for name, part in parts.items()}
             words = self.words.fingerprint()
             self.words.save(temporary / "words")
-            eye = {"eye": write_module(self.eye, temporary / "eye")} if self.eye else {}
-            begun_with = {"tokenizer": mark, "words": words, **eye}
-            model = write_module(self.model, temporary / "model", **begun_with)
+            model = write_module(self.model, temporary / "model", words=words, **marks)
+            first = [marks[name] for name in parts if name == "tokenizer"]
+            whole = [*first, model, words, *(marks[name] for name in parts if name == "eye")]
             told = ("source", "holdout", "credit", "files", "init")
             about = {
                 "format": 1,
                 "kind": "unified",
-                "fingerprint": "-".join((mark, model, words, *eye.values())),
+                "fingerprint": "-".join(whole),
                 "sampling": to_dict(self.sampling),
                 "writing": to_dict(self.writing),
                 "phrases": to_dict(self.phrases),
@@ -440,6 +459,17 @@ class UnifiedPipeline(CodedPipeline):
                 temporary / "pipeline.json",
                 about | {k: v for k, v in self.info.items() if k in told},
             )
+
+
+def check_tokenizer(model: Unified, tokenizer: ImageTokenizer | None) -> None:
+    """Raise ValueError unless a model has the tokenizer whose codes it draws, or draws none."""
+    if model.config.drawing == (tokenizer is None):
+        what = "draws pictures, got no" if tokenizer is None else "draws no pictures: it takes no"
+        raise ValueError(f"the model {what} tokenizer of pictures")
+    if tokenizer is not None and tokenizer.spec != model.spec:
+        raise ValueError(
+            f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
+        )
 
 
 def check_eye(model: Unified, eye: Eye | None) -> None:

@@ -119,8 +119,8 @@ class Wrapping:
         return ()
 
     def plan(self, spec: TokenSpec) -> Sequence[int]:
-        """What stands at the positions of a picture, (n,): `CODE`, or the id of the end of a
-        line."""
+        """What stands at the positions of a picture, (n,): `CODE`, or the id of the end of a line.
+        Where nothing does, a picture's vectors stand beside the row."""
         return [CODE] * spec.positions
 
     def end(self, spec: TokenSpec) -> Sequence[int]:
@@ -181,6 +181,8 @@ class Rows(NamedTuple):
     """(B, L, E) float, zeros elsewhere, of rows with pictures that an eye sees."""
     codes: Tensor | None = None
     """(B, L, G) int64, zeros elsewhere, of rows with stacks of codes."""
+    beside: Tensor | None = None
+    """(B, P, N, E) float: pictures beside the rows, in their order, zeros where a row has fewer."""
 
     def take(self, index: Tensor) -> Rows:
         """Some of the rows, (n,) int64; they share no memory with these."""
@@ -251,6 +253,8 @@ class _Line:
         """Pictures of numbers that are drawn, and those that are seen."""
         self.stacks = list[Placed]()
         """Pictures of stacks of codes."""
+        self.beside = list[Tensor]()
+        """Pictures that stand beside the row."""
         self.next, self.pictures, self.documents = 0, 0, 0
 
     def document(self, document: Document, wrapping: Wrapping) -> None:
@@ -292,6 +296,9 @@ class _Line:
         learned = part.learned and wrapping.learns_begin and silence is None
         self.add(begin, learned, around)
         ids = wrapping.ids(part.content, spec)
+        if not wrapping.plan(spec):
+            ids = torch.zeros(0, dtype=torch.int64)
+            self.beside.append(part.content)
         if ids is None:
             plan, stands = wrapping.plan(spec), SEEN if part.seen else VECTOR
             at = [len(self.ids) + i for i, planned in enumerate(plan) if planned == CODE]
@@ -366,11 +373,27 @@ def packed(
         padded([line.owners for line in lines], 0),
         _vectors([line.features for line in lines], starts, length),
         _vectors([line.stacks for line in lines], starts, length),
+        _beside([line.beside for line in lines]),
     )
 
 
+def _beside(lines: Sequence[list[Tensor]]) -> Tensor | None:
+    """Pictures beside each row as (B, P, N, E); None if there are none."""
+    shapes = {picture.shape for line in lines for picture in line}
+    if not shapes:
+        return None
+    if len(shapes) > 1:
+        found = sorted(map(tuple, shapes))
+        raise ValueError(f"pictures of one batch have vectors of one shape, got {found}")
+    whole = torch.zeros(len(lines), max(map(len, lines)), *shapes.pop())
+    for row, line in zip(whole, lines, strict=True):
+        if line:
+            row[: len(line)] = torch.stack(line)
+    return whole
+
+
 def _vectors(lines: Sequence[list[Placed]], starts: Sequence[int], length: int) -> Tensor | None:
-    """What stands beside the ids of each row, (B, L, C); None if nothing does."""
+    """What stands in the place of ids of each row, (B, L, C); None if nothing does."""
     contents = [content for line in lines for _, content in line]
     if not contents:
         return None
