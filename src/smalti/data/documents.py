@@ -61,6 +61,9 @@ class Piece:
     """Whether a model learns to write it; else it only reads it."""
     codes: Tensor | None = None
     """A picture that is encoded already: (N, *trailing), int64 if discrete, float32 if not."""
+    answers: tuple[str, ...] = ()
+    """What several people said where a model learns `text`, each as often as it was said; () where
+    there is the text alone. It is for measuring."""
 
     def __post_init__(self) -> None:
         given = [bool(self.text), self.image is not None, self.codes is not None]
