@@ -1,4 +1,4 @@
-"""Answers: VQAv2's accuracy and form beside its rules written out slowly, exact match, yes and no."""
+"""Answers: VQAv2's accuracy and form beside its rules written slowly, exact match, yes and no."""
 
 import itertools
 import re
