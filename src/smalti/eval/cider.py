@@ -5,8 +5,7 @@ Runs of 1 to 4 words are counted and weighed by how few pictures have them; the 
 is the mean cosine with those of people, times 10.
 
 Unusual: what COCO's code prints as CIDEr is CIDEr-D, which cuts counts that are above those of
-people and falls with the difference of lengths; and the length that it takes is the number of pairs
-of words. Both are kept. Words are not stemmed, as in both codes.
+people and falls with the difference of lengths. Words are not stemmed, as in both codes.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def cider(
         mine = _counts(caption)
         near = [_likeness(weighed(mine), weighed(their), defended) for their in some]
         if defended:
-            falls = [_bell(_pairs(mine) - _pairs(their)) for their in some]
+            falls = [_bell(_length(mine) - _length(their)) for their in some]
             near = [likeness * fall for likeness, fall in zip(near, falls, strict=True)]
         scores[i] = 10 * sum(near) / len(near)
     return scores
@@ -82,9 +81,10 @@ def _counts(text: str) -> Counter[Run]:
     )
 
 
-def _pairs(counts: Counter[Run]) -> int:
-    """The number of pairs of words, which stands for the length of a text."""
-    return sum(count for run, count in counts.items() if len(run) == 2)
+def _length(counts: Counter[Run]) -> int:
+    """The number of words of a text. (The official code counts pairs, one less: differences are
+    the same.)"""
+    return sum(count for run, count in counts.items() if len(run) == 1)
 
 
 def _bell(apart: int) -> float:

@@ -109,7 +109,7 @@ READING = {
         "higher",
     ),
     "cider_d": Metric(
-        "cider_d/1: CIDEr-D, which COCO's code prints as CIDEr: sigma 6 over pairs of words, times "
+        "cider_d/1: CIDEr-D, which COCO's code prints as CIDEr: sigma 6 of lengths, times "
         "10, words of letters, digits, ' and - in lower case (arXiv:1411.5726)",
         "answers",
         "higher",
