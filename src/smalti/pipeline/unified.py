@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
 from PIL import Image
@@ -53,10 +53,13 @@ from smalti.pipeline.facts import Facts, Json
 from smalti.pipeline.pipeline import check_pipeline
 from smalti.pipeline.request import (
     Asked,
+    Conditions,
     Drawing,
+    How,
     Part,
     Texts,
     Wanted,
+    divided,
     nothing,
     prompted,
     unguided,
@@ -192,7 +195,8 @@ class UnifiedPipeline(CodedPipeline):
         ...) and a mask. Each image says in `info["smalti"]` how it was drawn.
         """
         images = list[Image.Image]()
-        for part in self._drawing(prompted(text), wanted).parts(n, first, batch):
+        given, how = divided({"text": text, **wanted})  # type: ignore[typeddict-item]
+        for part in self.drawing(self.asked(**given), **how).parts(n, first, batch):
             images += self.tagged(self.decode(self.drawn(part, part.rows(known))), part)
         return images
 
@@ -204,20 +208,26 @@ class UnifiedPipeline(CodedPipeline):
     def edits(self, wanted: Wanted) -> Drawing:
         """What is asked for of a part of a picture, which may be nothing. Raises ValueError for
         settings that cannot be, and for guidance that has no text to lead to."""
-        given = dict[str, Any](wanted)
-        text = given.pop("text", None)
-        drawing = self._drawing(nothing(True) if text is None else prompted(text), given)
-        return drawing if text is not None else unguided(drawing, wanted, "a text")
+        given, how = divided({**wanted})
+        if given.get("text") is not None:
+            return self.drawing(self.asked(**given), **how)
+        _refuse_others(given)
+        return unguided(self.drawing(nothing(True), **how), how, "a text")
 
-    def _drawing(self, asked: list[Asked], wanted: dict[str, Any]) -> Drawing:
-        """A request. Raises ValueError for what a pipeline of texts does not take, and as
-        `settings` and `require_drawing` do."""
+    def asked(self, **given: Unpack[Conditions]) -> list[Asked]:
+        """The texts of a request, in turn. Raises ValueError for other conditions."""
+        _refuse_others(given)
+        return prompted(given.get("text"))
+
+    def drawing(self, asked: list[Asked], **how: Unpack[How]) -> Drawing:
+        """Texts, and how they are to be drawn. Raises ValueError for a size, and as `settings` and
+        `require_drawing` do."""
         self.require_drawing()
-        for name in ("classes", "negative", "size"):
-            if (value := wanted.pop(name, None)) is not None:
-                raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")
-        seed = whole(wanted.pop("seed", 0), "seed")
-        return Drawing(asked, seed, self.settings(wanted)[0])
+        changes = dict[str, Any](how)
+        if (size := changes.pop("size", None)) is not None:
+            raise ValueError(f"a pipeline of text and pictures takes no size, got {size!r}")
+        seed = whole(changes.pop("seed", 0), "seed")
+        return Drawing(asked, seed, self.settings(changes)[0])
 
     def ask(
         self, images: Piece | Sequence[Piece], question: str, *, seed: int = 0, **settings: Any
@@ -480,3 +490,10 @@ def check_eye(model: Unified, eye: Eye | None) -> None:
         if eye is None:
             raise ValueError(f"the model reads pictures by an eye, {model.sight.words}; got none")
         model.sight.require(eye.sight)
+
+
+def _refuse_others(given: Conditions) -> None:
+    """Raise ValueError for conditions that are no text."""
+    for name in ("classes", "negative"):
+        if (value := given.get(name)) is not None:
+            raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")

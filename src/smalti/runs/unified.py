@@ -223,7 +223,7 @@ def origin(cache: DocumentCache, begun: UnifiedPipeline | None) -> dict[str, Jso
     """What a pipeline says of where it comes from; whose art it began from stays said."""
     sources = [name.removeprefix("captioned:") for name in cache.source.split("+")]
     art = next((text for name in sources if (text := credit(name))), None)
-    told: dict[str, Json] = {"source": cache.source, "credit": art}
+    told: dict[str, Json] = {"source": cache.source, "credit": art, "holdout": cache.holdout}
     if begun:
         told |= {"init": begun.fingerprint, "credit": art or begun.info.get("credit")}
     return {name: value for name, value in told.items() if value}
