@@ -9,7 +9,9 @@ from golden import Vectors, float32, folders, load, size_of
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.cli.main import main
 from smalti.interop.dualvitok import tokenizer_state
+from smalti.loading import load_tokenizer
 from smalti.nn.frozen_vit import FrozenViTConfig
 from smalti.nn.vision import TowerConfig
 from smalti.tokenizers.dual import DualConfig, DualTokenizer
@@ -72,7 +74,7 @@ def published(out: Quantized) -> Tensor:
     return out.losses["codebook"] + 0.25 * out.losses["commitment"]
 
 
-def check(model: DualTokenizer, io: Vectors) -> None:
+def check(model: Any, io: Vectors) -> None:
     images = io["image"]
     prepared = model.vit.prepared(images)
     io.check("vit_patches", patches_of(prepared))
@@ -111,4 +113,16 @@ def test_dualvitok(folder: Path):
     model = DualTokenizer(config_of(config, size_of(io["image"]))).eval()
     model.load_state_dict(tokenizer_state(float32(weights)))
     check(model, io)
+    io.done()
+
+
+@pytest.mark.parametrize("folder", folders("dualvitok"))
+@torch.no_grad()
+def test_a_file_of_dualvitok_becomes_a_tokenizer(folder: Path, tmp_path: Path):
+    _, weights, io = load(folder)
+    torch.save({"model": weights}, tmp_path / "dualvitok.pth")
+    height, width = size_of(io["image"])
+    main(["convert", "illume", "--tokenizer", str(tmp_path / "dualvitok.pth"), "--size",
+          f"{height}x{width}", "--out", str(tmp_path / "out")])  # fmt: skip
+    check(load_tokenizer(tmp_path / "out", "cpu"), io)
     io.done()

@@ -12,7 +12,7 @@ Qwen2-VL.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,36 +71,43 @@ SYSTEM = f"<|im_start|>system\nYou are a helpful assistant.{OVER}"
 def read_model(path: Path, weights: str, inside: str) -> Checkpoint:
     """A model's folder, whose own parts are called as those of the tokenizer are."""
     found, state = read_checkpoint(path, weights, inside), dict[str, Tensor]()
+    bare = not any(f"vision_tower.{VIT}" in name for name in found.state)
     for name, tensor in found.state.items():
-        own = OWN.match(found.prefix + name)
+        name = found.prefix + name
+        own = OWN.match(name)
         if own and own[1] == "vision_tower":
-            name = (found.prefix + name)[own.end() :]
-            name = re.sub(r"^semantic_encoder\.(?=patch_embed|merger|blocks)", VIT, name)
+            name = name[own.end() :]
+            name = re.sub(r"^semantic_encoder\.", VIT, name) if bare else name
         elif own:
-            name = (found.prefix + name)[own.start(1) :]
-        else:
-            name = found.prefix + name
+            name = name[own.start(1) :]
         state[name] = tensor
     return found._replace(state=state, prefix="")
 
 
-def projectors(state: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Both layers of each projector, by our names, that of the most numbers first.
+def projectors(state: Mapping[str, Tensor], widths: Sequence[int]) -> list[dict[str, Tensor]]:
+    """Both layers of the projector of each level, by our names, found by how many numbers each of
+    them reads.
 
-    Raises ValueError if they are not of two layers each.
+    Raises ValueError if they are not of two layers each, or of other numbers.
     """
     groups = dict[str, dict[int, dict[str, Tensor]]]()
     for name, tensor in state.items():
         if name.startswith("mm_projector."):
             group, number, kind = name.rsplit(".", 2)
             groups.setdefault(group, {}).setdefault(int(number), {})[kind] = tensor
-    found = list[dict[str, Tensor]]()
-    for group, layers in groups.items():
+    found = dict[int, dict[str, Tensor]]()
+    for group, layers in sorted(groups.items(), reverse=True):
         if len(layers) != 2:
             raise ValueError(f"{group} must have two layers, got {len(layers)}")
         pairs = zip((0, 2), (layers[i] for i in sorted(layers)), strict=True)
-        found.append({f"{i}.{kind}": t for i, layer in pairs for kind, t in layer.items()})
-    return sorted(found, key=lambda layers: -layers["0.weight"].shape[1])
+        mine = {f"{i}.{kind}": t for i, layer in pairs for kind, t in layer.items()}
+        found[mine["0.weight"].shape[1]] = mine
+    if found.keys() != set(widths):
+        read = ", ".join(map(str, sorted(found, reverse=True))) or "none"
+        raise ValueError(
+            f"projectors must read {' and '.join(map(str, widths))} numbers, got {read}"
+        )
+    return [found[width] for width in widths]
 
 
 def eye_sizes(checkpoint: Checkpoint, options: IllumeFiles) -> DualEyeConfig:
@@ -138,10 +145,9 @@ def model_sizes(checkpoint: Checkpoint, options: IllumeFiles, codes: DualConfig)
     )
     if last - first != spec.vocab - 1:
         raise ValueError(f"{where}: words of {spec.vocab} codes lie from id {first} to {last}")
-    sight = eye_sizes(checkpoint, options).sight
-    seen = tuple(layers["0.weight"].shape[1] for layers in projectors(checkpoint.state))
-    if len(seen) != 2 or max(seen) != sight.spec.channels:
-        raise ValueError(f"{where}: projectors read {seen} numbers, the eye gives {sight.words}")
+    eye = eye_sizes(checkpoint, options)
+    seen = (eye.vit.features, eye.encoder.latent)
+    projectors(checkpoint.state, seen)
     levels = [(words.id(f"<start_of_level{k}>"), words.id(f"<end_of_level{k}>")) for k in (0, 1)]
     height, width = at_pixels(codes, checkpoint, options).size
     phrases = phrases_of(options)
@@ -164,7 +170,7 @@ def model_sizes(checkpoint: Checkpoint, options: IllumeFiles, codes: DualConfig)
         random=ids_of(phrases, words, f"Generate a random image of {size_of(options)}\n"),
         restore=ids_of(phrases, words, "Reconstruct the image according to the given image\n"),
         seen=seen,
-        seen_grids=sight.spec.grids,
+        seen_grids=eye.sight.spec.grids,
     )  # fmt: skip
 
 
@@ -180,7 +186,7 @@ def fill_model(model: Illume, path: Path) -> None:
                 own[name[part.start(1) :]] = tensor
 
     fill(model.language, rest(), "qwen2", str(path))
-    for layers, projector in zip(projectors(own), model.projectors, strict=True):
+    for layers, projector in zip(projectors(own, model.widths), model.projectors, strict=True):
         require_finite_weights(layers, str(path))
         projector.load_state_dict(layers)
 
