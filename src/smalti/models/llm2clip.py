@@ -184,4 +184,4 @@ def tiny(**changes: Any) -> LLM2CLIPConfig:
     small = TowerConfig(layers=2, heads=2, dim=16, ffn_dim=32)
     reader = ReaderConfig(tiny_sentences(), layers=1)
     sizes: dict[str, Any] = {"size": 8, "patch": 4, "length": 8, "vocab": 300, "features": 16}
-    return LLM2CLIPConfig(vision=small, text=reader, **sizes | changes)
+    return LLM2CLIPConfig(**sizes | {"vision": small, "text": reader} | changes)
