@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from small_systems import TRAIN, write_pictures
+from small_systems import TRAIN, said, write_pictures
 from smalti.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -47,12 +47,6 @@ def work(request, tmp_path_factory):
     main(["train", request.param, *given, *MODEL, *more])
     write_pictures(folder / "pictures", 1)
     return folder
-
-
-def said(capsys, *arguments) -> str:
-    capsys.readouterr()
-    main([str(a) for a in arguments])
-    return capsys.readouterr().out
 
 
 def mistake(capsys, *arguments) -> str:

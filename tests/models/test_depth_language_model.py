@@ -173,3 +173,26 @@ def test_what_cannot_be_is_refused():
         tiny_joined(heads=5)
     with pytest.raises(ValueError, match="writes pictures of one grid of codes out of 16, 3 at"):
         tiny().fitted(TokenSpec(((2, 3),), 16), 50, Marks())
+
+
+def test_what_is_learned_is_drawn(model):
+    """A document by heart: its picture is then the likeliest one, read and drawn stack by stack."""
+    torch.manual_seed(0)
+    model.init_weights()
+    document = [text(3, 4, learned=False), picture(model, 3), text(5)]
+    rows = rows_of([document], model.wrapping)
+    optimizer, loss = torch.optim.AdamW(model.train().parameters(), lr=3e-3), torch.tensor(9.0)
+    for _ in range(120):
+        terms = model.terms(rows, Noise.request(0, 1))
+        loss = torch.stack([(term.values * term.where).sum() for term in terms.values()]).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss < 0.5  # of 18 codes and two ids
+    with torch.inference_mode():
+        how = Request(Cond(labels=torch.arange(1)), Noise.request(0, 1), filters=Filters(top_k=1))
+        words = torch.zeros(model.vocab, dtype=torch.bool)
+        wish = mixed.MixedRequest([document[:1]], how, words, first="picture")
+        *_, last = mixed.stream(model.eval(), wish)
+    assert isinstance(last, mixed.Finished)
+    assert torch.equal(last.part.content, document[1].content)

@@ -22,19 +22,21 @@ from smalti.modules import fingerprint
 from smalti.pipeline.conversation import Phrases, Turn, Writing, placed, said
 from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
 from smalti.text.words import Words
-from smalti.tokenizers import kl_vae, vqgan
+from smalti.tokenizers import kl_vae, rq_vae, vqgan
 
 
 def made(kind: str) -> UnifiedPipeline:
     """A pipeline of a registered model with random weights."""
     entry = modules.UNIFIED[kind]
     torch.manual_seed(0)
-    home = vqgan if entry.tiny().spec.discrete else kl_vae
+    spec = entry.tiny().spec
+    home = rq_vae if spec.depth else vqgan if spec.discrete else kl_vae
     tokenizer = modules.module_of(home.tiny(), modules.TOKENIZERS).eval().requires_grad_(False)
     words = Words.train(["a red heart", "a blue star", "what is it?", "draw"], 280)
     assert words.stop is not None
     marks = Marks(words.start, (words.stop,), words.pad)
     config = replace(entry.tiny().fitted(tokenizer.spec, words.vocab, marks), length=160)
+    config = config.with_codebook(tokenizer.codebook)
     model = modules.module_of(config, modules.UNIFIED).eval().requires_grad_(False)
     with torch.no_grad():
         for parameter in model.parameters():

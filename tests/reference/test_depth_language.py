@@ -10,7 +10,7 @@ from torch import Tensor
 
 from smalti.codes import Span
 from smalti.heads.depth import DepthConfig
-from smalti.interop.depth_language import vila_u_head
+from smalti.interop.over_depth import vila_u_head
 from smalti.interop.projects.rq import tables
 from smalti.interop.projects.unitok import projection_state, table
 from smalti.models.depth_language import DepthLanguage, StacksInTurn, tiny, tiny_joined

@@ -12,7 +12,7 @@ from builders import generate
 from smalti.codes import Cond, Span
 from smalti.engine.step import Known
 from smalti.heads.depth import DepthConfig, DepthHead
-from smalti.interop.depth_language import vila_u_head
+from smalti.interop.over_depth import vila_u_head
 from smalti.interop.projects.rq import tables, transformer_sizes, transformer_state
 from smalti.models.rq_transformer import RQTransformer
 from smalti.nn.code_embedding import CodeVectors

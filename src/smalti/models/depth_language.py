@@ -213,9 +213,10 @@ class DepthLanguage(Unified):
             return self.into(self.book(codes))
         count, depth = self.spec.positions, self.config.depth
         places = rows.drawn.nonzero()[:, 1].view(-1, count)  # (P, N), pictures are whole
-        here = (places >= begin) & (places < end)
+        reach = int((places < end).sum(1).max())
+        here = (places >= begin)[:, :reach] & (places < end)[:, :reach]
         some = here.any(1)
-        codes = rows.codes[rows.drawn].view(-1, count, depth)[some]
+        codes = rows.codes[rows.drawn].view(-1, count, depth)[some, :reach]
         features = self.projection(self.book.each(codes).flatten(-2))  # (P, N, W)
         return self.into(features[here[some]])
 

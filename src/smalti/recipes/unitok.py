@@ -20,6 +20,7 @@ from smalti.recipes.base import (
     UnifiedRecipe,
 )
 from smalti.recipes.chameleon import MIXED, shapes_chameleon, small
+from smalti.recipes.liquid import tuned
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.text.byte_words import BytesConfig
 from smalti.tokenizers.unitok import UniTokConfig, large
@@ -133,7 +134,6 @@ def unitok_7b() -> UnifiedRecipe:
     torchrun --nproc-per-node 8 -m smalti train unitok_7b --train.parallel fsdp \\
         --tokenizer unitok --words llama-2-7b/ --out runs/unitok-7b
     """
-    steps = 40_000
     return UnifiedRecipe(
         vocab=32_000,
         data=MIXED,
@@ -141,21 +141,7 @@ def unitok_7b() -> UnifiedRecipe:
         model=language(length=2048),
         objective=JointConfig(cond_dropout=0.1),
         sampling=DRAWN,
-        train=TrainConfig(
-            steps=steps,
-            batch=1024,
-            optim=OptimConfig(
-                lr=5e-5,
-                schedule="cosine",
-                warmup=round(0.03 * steps),
-                betas=(0.9, 0.999),
-                weight_decay=0.0,
-            ),
-            eval_every=5000,
-            preview_every=5000,
-            save_every=1000,
-            recompute=True,
-        ),
+        train=tuned(40_000, 1024, 5e-5),
     )
 
 

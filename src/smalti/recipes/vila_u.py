@@ -15,6 +15,7 @@ from smalti.nn.vision import TowerConfig
 from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, Demo, TokenizerRecipe, UnifiedRecipe
 from smalti.recipes.chameleon import MIXED, emoji_chameleon, shapes_chameleon, small
+from smalti.recipes.liquid import tuned
 from smalti.recipes.rq import emoji_rq
 from smalti.text.byte_words import BytesConfig
 from smalti.tokenizers.vila_u import VILAUConfig
@@ -71,7 +72,6 @@ def vila_u_7b() -> UnifiedRecipe:
     torchrun --nproc-per-node 8 -m smalti train vila_u_7b --train.parallel fsdp \\
         --tokenizer vila-u-tower --words vila-u-7b-256/llm --out runs/vila-u
     """
-    steps = 100_000
     return UnifiedRecipe(
         vocab=32_000,
         data=MIXED,
@@ -79,21 +79,7 @@ def vila_u_7b() -> UnifiedRecipe:
         model=DepthLanguageConfig(length=8192),
         objective=JointConfig(over="kinds", cond_dropout=0.1),
         sampling=DRAWN,
-        train=TrainConfig(
-            steps=steps,
-            batch=512,
-            optim=OptimConfig(
-                lr=5e-5,
-                schedule="cosine",
-                warmup=round(0.03 * steps),
-                betas=(0.9, 0.999),
-                weight_decay=0.0,
-            ),
-            eval_every=5000,
-            preview_every=5000,
-            save_every=1000,
-            recompute=True,
-        ),
+        train=tuned(100_000, 512, 5e-5),
     )
 
 

@@ -161,8 +161,7 @@ class Rows(NamedTuple):
     """Documents as rows of one length."""
 
     ids: Tensor
-    """(B, L) int64; `VECTOR` or `SEEN` where a vector or a stack of codes stands, any id in
-    padding."""
+    """(B, L) int64; `VECTOR` or `SEEN` where something else stands, any id in padding."""
     kept: Tensor
     """(B, L) bool: no padding."""
     learned: Tensor

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from smalti.interop.bundles import CONFIG, read_bundle, told
+from smalti.interop.over_depth import BLOCK, fused
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project
 from smalti.interop.projects.var import vae_state
@@ -243,13 +244,6 @@ def generator_sizes(
     return replace(config, code_dim=width, shared_vectors=codes.shared)
 
 
-BLOCK = (
-    ("ln1.", "attention_norm."),
-    ("ln2.", "ffn_norm."),
-    ("attn.proj.", "wo."),
-    ("mlp.0.", "feed_forward.w1."),
-    ("mlp.2.", "feed_forward.w2."),
-)
 NAMES = (
     ("body_transformer.blocks.", "layers."),
     ("head_transformer.blocks.", "head.layers."),
@@ -293,15 +287,6 @@ POSITIONS = {
     "pos_emb_hw": "positions",
     "pos_emb_d": "head.positions",
 }
-
-
-def fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same with one tensor for queries, keys and values."""
-    ours = dict(state)
-    for name in [name for name in ours if ".attn.query." in name]:
-        parts = [ours.pop(name.replace("query", part)) for part in ("query", "key", "value")]
-        ours[name.replace("attn.query", "wqkv")] = torch.cat(parts)
-    return ours
 
 
 def classifiers(name: str, tensor: Tensor, config: RQTransformerConfig) -> dict[str, Tensor]:

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from smalti.config import read_json
 from smalti.heads.depth import DepthConfig
-from smalti.interop.depth_language import VICUNA, fill_beside, unitok_head
 from smalti.interop.language import DECODER, config_of, fill, stored
+from smalti.interop.over_depth import VICUNA, fill_beside, unitok_head
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, at_size, words_of
 from smalti.interop.saved import Dtype, Repository, pair

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from smalti.config import read_json
 from smalti.heads.depth import DepthConfig
-from smalti.interop.depth_language import VICUNA, fill_beside, vila_u_head
 from smalti.interop.language import DECODER, config_of, fill, stored
+from smalti.interop.over_depth import VICUNA, fill_beside, vila_u_head
 from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.project import Part, Project, words_of
 from smalti.interop.projects.rq import tables

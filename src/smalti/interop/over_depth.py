@@ -1,5 +1,6 @@
-"""Language models with a head over depth, as the projects that have one name the tensors of the
-head, how a model is filled, and how it was taught to be spoken to."""
+"""Transformers over depth, by the names that projects have for their tensors: the layers of
+kakaobrain, VILA-U's head and UniTok's under language models, how such a model is filled, and how
+it was taught to be spoken to."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from smalti.interop.language import language_state
-from smalti.interop.projects.rq import BLOCK, fused
 from smalti.models.language import LanguageConfig
 from smalti.nn.finite import require_finite_weights
 
@@ -18,6 +18,14 @@ VICUNA = (
     "helpful, detailed, and polite answers to the user's questions. "
 )
 """What stands before a conversation, as Vicuna has it."""
+BLOCK = (
+    ("ln1.", "attention_norm."),
+    ("ln2.", "ffn_norm."),
+    ("attn.proj.", "wo."),
+    ("mlp.0.", "feed_forward.w1."),
+    ("mlp.2.", "feed_forward.w2."),
+)
+"""Parts of names of a layer there and of ours."""
 VILA_U = (
     *BLOCK,
     ("head_transformer.blocks.", "layers."),
@@ -27,6 +35,15 @@ VILA_U = (
     ("in_mlp_2.", "into."),
 )
 """Parts of names there and of ours, in this order."""
+
+
+def fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same with one tensor for queries, keys and values."""
+    ours = dict(state)
+    for name in [name for name in ours if ".attn.query." in name]:
+        parts = [ours.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+        ours[name.replace("attn.query", "wqkv")] = torch.cat(parts)
+    return ours
 
 
 def vila_u_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
