@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,25 +19,33 @@ from smalti.data.transforms import center_part
 from smalti.files import write_json
 from smalti.loading import load, load_any, load_unified
 from smalti.models import eye as eyes
-from smalti.models.unified import Marks
+from smalti.models.unified import Marks, UnifiedConfig
 from smalti.modules import fingerprint
 from smalti.pipeline.conversation import Phrases, Turn, Writing, placed, said
 from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
 from smalti.text.words import Words
-from smalti.tokenizers import kl_vae, rq_vae, vqgan
+from smalti.tokenizers import dual, kl_vae, rendered, rq_vae, vqgan
+
+
+def home_of(config: UnifiedConfig, marks: Marks, words: int) -> Any:
+    """The first tokenizer whose codes a model of this kind writes."""
+    for home in (vqgan, kl_vae, rq_vae, dual, rendered):
+        tokenizer = modules.module_of(home.tiny(), modules.TOKENIZERS)
+        with suppress(ValueError):
+            config.fitted(tokenizer.spec, words, marks)
+            return tokenizer.eval().requires_grad_(False)
+    raise AssertionError(f"no tokenizer fits {config}")
 
 
 def made(kind: str) -> UnifiedPipeline:
     """A pipeline of a registered model with random weights."""
-    entry = modules.UNIFIED[kind]
+    tiny = modules.UNIFIED[kind].tiny()
     torch.manual_seed(0)
-    spec = entry.tiny().spec
-    home = rq_vae if spec.depth else vqgan if spec.discrete else kl_vae
-    tokenizer = modules.module_of(home.tiny(), modules.TOKENIZERS).eval().requires_grad_(False)
     words = Words.train(["a red heart", "a blue star", "what is it?", "draw"], 280)
     assert words.stop is not None
     marks = Marks(words.start, (words.stop,), words.pad)
-    config = replace(entry.tiny().fitted(tokenizer.spec, words.vocab, marks), length=160)
+    tokenizer = home_of(tiny, marks, words.vocab)
+    config = replace(tiny.fitted(tokenizer.spec, words.vocab, marks), length=160)
     config = config.with_codebook(tokenizer.codebook)
     model = modules.module_of(config, modules.UNIFIED).eval().requires_grad_(False)
     with torch.no_grad():
@@ -48,7 +58,10 @@ def made(kind: str) -> UnifiedPipeline:
     return UnifiedPipeline(tokenizer, model, words, eye=eye)
 
 
-@pytest.fixture(scope="module", params=sorted(modules.UNIFIED))
+DRAWING = sorted(name for name, entry in modules.UNIFIED.items() if entry.tiny().drawing)
+
+
+@pytest.fixture(scope="module", params=DRAWING)
 def pipe(request: pytest.FixtureRequest) -> UnifiedPipeline:
     return made(request.param)
 
