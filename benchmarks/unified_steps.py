@@ -30,6 +30,7 @@ from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import mixed
 from smalti.engine.step import Request
+from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
 from smalti.models.eye import Sight
 from smalti.models.unified import Marks, Unified
 from smalti.recipes.chameleon import shapes_chameleon
@@ -83,8 +84,7 @@ def linear(model: Unified) -> int:
 
 def of_vectors(model: Unified) -> int:
     """Weights of a diffusion head that multiply a vector at each of its times; 0: it has none."""
-    head = getattr(model, "head", None)
-    if head is None:
+    if not isinstance(head := getattr(model, "head", None), DiffusionHead):
         return 0
     once = ("time_embed", "cond_embed")
     return sum(p.numel() for n, p in head.named_parameters() if p.dim() > 1 and
@@ -144,7 +144,8 @@ def training(name: str, recipe: Any, model: Unified, prefix: int, batch: int = 4
     count, length = rows.ids.shape
     learned = batch * (prefix + model.spec.positions * model.spec.discrete)
     layers = count * length * (linear(model) + decoder.layers * 2 * length * inner)
-    times = batch * model.spec.positions * 4 * of_vectors(model)
+    repeat = getattr(model.config, "head", DiffusionConfig()).repeat
+    times = batch * model.spec.positions * repeat * of_vectors(model)
     paper = 3 * 2 * (layers + learned * decoder.dim * model.vocab + times)
     return {
         "case": f"{name}, training", "rows": count, "length": length,

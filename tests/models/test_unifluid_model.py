@@ -256,6 +256,31 @@ def test_each_loss_has_its_gradient(model):
     assert reached == {"text": shared, "diffusion": shared | {"head"}}
 
 
+def test_it_learns_to_draw_in_any_order_and_to_say_what_it_sees():
+    """Four texts, the picture of each, and what an eye sees of it."""
+    torch.manual_seed(0)
+    model = UniFluid(tiny(head=DiffusionConfig("flow", 1, 32))).train()
+    pictures = torch.randn(4, *model.spec.shape(1)[1:]).sign()
+    words = [[1, 3], [3, 1], [2, 3], [0, 2]]
+    drawing = [[text(*ids), Part(p, model.spec)] for ids, p in zip(words, pictures, strict=True)]
+    reading = [[given(model, i), text(*ids)] for i, ids in enumerate(words)]
+    rows = rows_of([*drawing * 3, *reading], model.wrapping)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for step in range(120):
+        terms = model.terms(rows, Noise.request(step, 16)).values()
+        loss = sum((t.values * t.where).sum() / t.where.sum() for t in terms)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval().requires_grad_(False)
+    documents, solver = [document[:1] for document in drawing], Solver(steps="10")
+    for orders in (None, shuffled(Noise.request(9, 4), 6)):
+        found = drawn(model, wish(model, documents, solver=solver, orders=orders))
+        assert (found.sign() == pictures).float().mean() > 0.95
+    said = model.logits(model.read(rows, 0, rows.ids.shape[1], None))[12:].argmax(-1)
+    assert said[:, 5:7].tolist() == words
+
+
 def test_rows_without_pictures_and_without_text_have_losses(model):
     model.train().requires_grad_(True)
     for document, names in (([text(1, 3, 2)], {"text"}), ([picture(model)], {"diffusion"})):
