@@ -10,6 +10,7 @@ from smalti.models.unified import Marks
 from smalti.recipes import RECIPES
 from smalti.tokenizers.emu3_vq import Emu3VQConfig
 from smalti.tokenizers.magvit2 import MAGVIT2Config
+from smalti.tokenizers.rendered import RenderedConfig
 from smalti.tokenizers.unitok import large
 from smalti.tokenizers.vila_u import VILAUConfig
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
@@ -60,6 +61,11 @@ SIZES = {
     + 4096
     + 7 * 4096 * 4096
     + 4097 * 4096,
+    # two rows of two tables, and two layers before and behind
+    "metamorph_8b": LLAMA_3_8B
+    + 2 * 2 * 4096
+    + (1152 * 4096 + 4096 + 4096**2 + 4096)
+    + (4096**2 + 4096 + 4096 * 1152 + 1152),
 }
 """Published counts of the language models that they are, and what is more or larger."""
 TOKENIZERS = {
@@ -71,6 +77,7 @@ TOKENIZERS = {
     "janus_pro_7b": VQGANConfig(size=(384, 384)),
     "vila_u_7b": VILAUConfig(),
     "unitok_7b": large(),
+    "metamorph_8b": RenderedConfig(),
 }
 
 
@@ -139,3 +146,18 @@ def test_a_janus_and_its_eye_have_the_published_sizes():
     pool = 1024 + 2 * 1024 * 4096 + 4096 + 1024 + 4 * (1024 + 1) * 1024 + 2 * 1024
     assert f"{(sum(counts) + pool) / 1e9:.2f}" == "2.09"
     assert recipe.model.sight == eye.sight
+
+
+def test_metamorph_is_trained_as_published():
+    recipe = RECIPES["metamorph_8b"]()
+    o, goal = recipe.train.optim, recipe.objective
+    assert (o.lr, o.schedule, o.weight_decay) == (3.74e-5, "cosine", 0.0)
+    assert (recipe.row, recipe.train.batch) == (4096, 6 * 256)
+    assert o.warmup == 0.03 * recipe.train.steps
+    assert (goal.text, goal.pictures, goal.over, goal.cond_dropout) == (1.0, 1.0, "kinds", 0.0)
+    renderer = RECIPES["metamorph_renderer"]()
+    assert renderer.model.spec == recipe.model.spec
+    with torch.device("meta"):
+        made = modules.module_of(renderer.model, modules.TOKENIZERS)
+    size = sum(p.numel() for p in made.renderer.parameters())
+    assert f"{size / 1e9:.1f} billion parameters" in (RECIPES["metamorph_renderer"].__doc__ or "")

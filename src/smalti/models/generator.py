@@ -46,13 +46,19 @@ class GeneratorConfig:
 
     def codes_of(self, tokenizer: Any) -> dict[str, int]:
         """What a position of a tokenizer's codes holds, by the names that configurations have for
-        it. Raises ValueError if this one has no field for some of it."""
+        it. Raises ValueError if this one has no field for some of it, or predicts numbers of
+        another form."""
         spec, known = tokenizer.spec, {f.name for f in fields(self)}
         codes = {"vocab": spec.vocab, "depth": spec.depth, "channels": spec.channels}
         if any(count and name not in known for name, count in codes.items()):
             raise ValueError(
                 f"{self.name} predicts one number at each position, but the tokenizer, "
                 f"{an(type(tokenizer).__name__)}, gives {held(spec)}"
+            )
+        if tokenizer.spec.form != self.spec.form:
+            raise ValueError(
+                f"{self.name} predicts {self.spec.form} numbers, but the tokenizer, "
+                f"{an(type(tokenizer).__name__)}, gives {tokenizer.spec.form} ones"
             )
         return codes
 

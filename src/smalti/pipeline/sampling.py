@@ -146,7 +146,10 @@ class Sampling:
         if model.draws_by != "masked":
             refused |= dict.fromkeys(MASKED, "masked models; this one draws codes in a row")
         if not model.solved:
-            refused |= dict.fromkeys(CONTINUOUS, "continuous codes; this model draws discrete ones")
+            others = "discrete ones" if model.filtered else "them without a solver"
+            refused |= dict.fromkeys(CONTINUOUS, f"continuous codes; this model draws {others}")
+            if not model.filtered:
+                refused |= {"temperature": "models that draw at random; this one does not"}
         if model.loop != "mixed":
             refused |= {"guidance_pictures": "models that read text and pictures"}
         elif not model.any_order:

@@ -63,6 +63,7 @@ def metamorph_8b() -> UnifiedRecipe:
     """
     return UnifiedRecipe(
         data=DataConfig(source="captioned:folder:pictures", flip=False, holdout=0.001),
+        vocab=128_256,
         row=4096,
         model=MetaMorphConfig(LLAMA_3),
         objective=JointConfig(over="kinds", cond_dropout=0.0),

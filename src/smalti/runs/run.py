@@ -76,6 +76,8 @@ def train_among(recipe: Recipe, out: Path, world: World, note: str = "") -> Repo
 
 # -- what to say at the end
 
+PICTURES = ("held_out_codes", "held_out_flow", "held_out_noise", "held_out_features")
+"""What models of text and pictures lose of pictures."""
 SMALL = 64
 """Up to so many pixels of a side a small recipe is advised, above it a published one."""
 
@@ -101,8 +103,8 @@ def ending(recipe: Recipe, out: Path, report: Report) -> str:
 def measured(report: Report) -> str:
     """The numbers of a report that say most, in words."""
     if "held_out_bits_per_byte" in report:
-        nats = {k[9:]: v for k, v in report.items() if k in ("held_out_codes", "held_out_flow")}
-        pictures = ", ".join(f"{value:.3f} of {name}" for name, value in nats.items())
+        told = {k.removeprefix("held_out_"): v for k, v in report.items() if k in PICTURES}
+        pictures = ", ".join(f"{value:.3f} of {name}" for name, value in told.items())
         about = f"; a position of held-out pictures loses {pictures}" if pictures else ""
         return f"held-out text takes {report['held_out_bits_per_byte']:.3f} bits a byte{about}"
     if "held_out_image_to_text_1" in report:
