@@ -113,7 +113,8 @@ class TowerEyeConfig:
         """The eye of towers; `how` are the fields that say how what it sees is taken. By default
         vectors are those of the patches, of a SigLIP behind its last norm."""
         taken: dict[str, Any] = {name: getattr(towers, name) for name in TAKEN}
-        return cls(**taken | {"normed": towers.kind == "siglip"} | how)
+        usual: dict[str, Any] = {"normed": towers.kind == "siglip"}
+        return cls(**taken | usual | how)
 
 
 class TowerEye(Eye):
