@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
+from pytest import CaptureFixture
 
 from smalti.cli.main import main
 
@@ -34,8 +34,8 @@ def write_pictures(folder: Path, count: int, classes: tuple[str, ...] = ()) -> P
     return folder
 
 
-def said(capsys: Any, *arguments: Any) -> str:
-    """What a command prints."""
+def said(capsys: CaptureFixture[str], *arguments: object) -> str:
+    """What a command prints on standard output."""
     capsys.readouterr()
     main([str(a) for a in arguments])
     return capsys.readouterr().out

@@ -31,7 +31,6 @@ from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
 from smalti.models.unified import (
-    Between,
     Context,
     InTurn,
     Marks,
@@ -46,7 +45,7 @@ from smalti.nn.linear import Linear
 from smalti.nn.projection import AttentionProjection
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise
-from smalti.text.sequence import IGNORED, Document, Part, Rows
+from smalti.text.sequence import IGNORED, Between, Document, Part, Rows
 
 LLAMA_2 = LanguageConfig(32_004, 32, 32, 4096, 11_008)
 """The language model of VILA-U, Llama-2-7B with ids around pictures and videos."""

@@ -365,20 +365,6 @@ class Writer(InTurn):
         return found.scatter(1, ids, True)[:, :vocab]
 
 
-@dataclass(frozen=True)
-class Between(Wrapping):
-    """An id before a picture and one after it, both learned as text is; what is between them stands
-    beside the ids of a row."""
-
-    around: tuple[int, int] = (0, 0)
-
-    def begin(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[:1]
-
-    def end(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[1:]
-
-
 def places(wrapping: Wrapping, spec: TokenSpec, length: int) -> list[int]:
     """Where the codes stand of a picture at the end of rows of so many positions."""
     plan = wrapping.plan(spec)
