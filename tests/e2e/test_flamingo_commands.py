@@ -106,7 +106,7 @@ def test_what_draws_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "the language model is frozen, so it must be trained before: give --language"),
+        ((), "language model is frozen, so it must be trained before: give --language"),
         (("--language", "LM", "--tokenizer", "LM"), "draws no pictures: leave --tokenizer out"),
         (("--language", "LM", "--eye", ""), "reads pictures by an eye"),
         (("--language", "LM", "--words", "LM"), "keeps its text tokenizer: leave --words out"),
@@ -115,12 +115,16 @@ def test_what_draws_is_refused(
     ],
 )
 def test_runs_that_cannot_begin(
-    work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+    work: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
 ):
     places = {"LM": str(work / "writes" / "language"), "EYE": str(work / "sees" / "towers")}
     given = [places.get(a, a) for a in arguments]
     eye = [] if "--eye" in arguments else ["--eye", places["EYE"]]
-    out = work / "refused"
+    out = tmp_path / "refused"
     assert message in mistake(
         capsys, "train", "shapes_flamingo", "--out", out, *STEPS, *eye, *given
     )
@@ -179,13 +183,14 @@ def test_captions_are_told_apart_and_read_for_a_tower(
 )
 def test_what_cannot_begin(
     work: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     recipe: str,
     arguments: tuple[str, ...],
     message: str,
 ):
-    bare = work / "bare"
-    bare.mkdir(exist_ok=True)
+    bare = tmp_path / "bare"
+    bare.mkdir()
     for i in range(4):
         Shapes(4)[i].image.save(bare / f"{i}.png")
     lines = [json.dumps({"file_name": f"{i}.png", "text": f"picture {i}"}) for i in range(4)]
@@ -193,5 +198,5 @@ def test_what_cannot_begin(
     places = {"LM": str(work / "writes" / "language"), "SEES": str(work / "sees" / "towers")}
     places["BARE"] = f"folder:{bare}"
     given = [places.get(a, a) for a in arguments]
-    line = mistake(capsys, "train", recipe, "--out", work / "refused", *given, *STEPS)
+    line = mistake(capsys, "train", recipe, "--out", tmp_path / "refused", *given, *STEPS)
     assert message in line, line
