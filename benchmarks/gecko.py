@@ -1,12 +1,15 @@
 """How far are a reader's marks of words to be trusted? Beside the exact oracle of shapes.
 
     python benchmarks/gecko.py READER [--count 300] [--draw PIPELINE] [--guidance 2] [--batch 64]
+    python benchmarks/gecko.py oracle [--lies 0.1]
 
 READER is a pipeline of text and pictures that answers questions about shapes. Three sets of
 pictures are judged, each of so many captions: drawn right; drawn right but for one attribute in
 every second; and drawn by --draw, a pipeline, by default READER itself. Prints a JSON line for each
 with the score, the share of words and of attributes in which reader and oracle agree, with their
-intervals, and the same of a reader that always says what is expected.
+intervals, and the agreement of a reader that always says what is expected. With `oracle` the oracle
+itself reads, but for the share --lies of its answers, which are another value: that measures the
+metric, not a reader.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from common import report
-from smalti.data.drawn_shapes import Attributes, draw
+from smalti.data.drawn_shapes import Attributes, draw, recognise
 from smalti.data.shape_scenes import VALUES, any_scene, one_of
 from smalti.eval.gecko import Answer, Judged, agreement, judged, records
 from smalti.eval.metrics import How
-from smalti.eval.reading import Reader
+from smalti.eval.reading import Asked, Reader, Reads
 from smalti.eval.sets import ImageSet, open_set
 from smalti.files import write_json
 from smalti.loading import load_any, load_unified
@@ -49,6 +52,26 @@ def changed(shapes: Sequence[Attributes]) -> list[Attributes]:
     return found
 
 
+class Oracle:
+    """Reads the one shape of a picture exactly, and says another value now and then."""
+
+    begins = {"What": "colour", "Which": "shape", "How": "size", "Where": "position"}
+
+    def __init__(self, lies: float) -> None:
+        self.lies, self.rng = lies, np.random.default_rng(SEED)
+        self.fingerprint = f"oracle, lies {lies:g}"
+
+    def read(self, asked: Sequence[Asked]) -> list[str]:
+        return [self.answer(one) for one in asked]
+
+    def answer(self, one: Asked) -> str:
+        """What the picture shows of what is asked about, or another value of it."""
+        seen, name = recognise(np.asarray(one.pictures[0])), self.begins[one.text.split()[0]]
+        value = "" if seen is None else getattr(seen, name)
+        others = [other for other in VALUES[name] if other != value]
+        return one_of(self.rng, others) if self.rng.random() < self.lies else value
+
+
 def as_set(pictures: Sequence[Any], captions: Sequence[str], folder: Path) -> ImageSet:
     """Pictures with what they were to show."""
     np.savez(folder / "d.npz", arr_0=np.stack([np.asarray(picture) for picture in pictures]))
@@ -65,7 +88,7 @@ def credulous(found: Sequence[Judged]) -> float:
     return float(np.mean(same))
 
 
-def measured(case: str, reader: Reader, pictures: ImageSet, batch: int) -> None:
+def measured(case: str, reader: Reads, pictures: ImageSet, batch: int) -> None:
     """Judge a set, and report it."""
     how, began = How((), batch=batch, seed=SEED), time.monotonic()
     found = judged(pictures, reader, how, print)
@@ -87,10 +110,14 @@ def main() -> None:
     parser.add_argument("--draw")
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lies", type=float, default=0.0)
     options = parser.parse_args()
-    pipe = load_unified(options.reader)
-    drawer = pipe if options.draw is None else load_any(options.draw)
-    reader, shapes = Reader(pipe, seed=SEED), asked_for(options.count)
+    reader: Reads = Oracle(options.lies)
+    drawer = None if options.draw is None else load_any(options.draw)
+    if options.reader != "oracle":
+        pipe = load_unified(options.reader)
+        reader, drawer = Reader(pipe, seed=SEED), drawer or pipe
+    shapes = asked_for(options.count)
     captions = [shape.caption for shape in shapes]
     rngs = [np.random.default_rng([SEED, i]) for i in range(len(shapes))]
     sets = {"right": shapes, "one changed in every second": changed(shapes)}
@@ -98,6 +125,8 @@ def main() -> None:
         for case, some in sets.items():
             pictures = [draw(shape, rng=rng) for shape, rng in zip(some, rngs, strict=True)]
             measured(case, reader, as_set(pictures, captions, Path(folder)), options.batch)
+        if drawer is None:
+            return
         drawn = drawer(text=captions, n=len(captions), seed=SEED, guidance=options.guidance)
         case = f"drawn with guidance {options.guidance:g}"
         measured(case, reader, as_set(drawn, captions, Path(folder)), options.batch)
