@@ -30,7 +30,6 @@ from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
 from smalti.models.unified import (
-    Between,
     Context,
     Drawer,
     Marks,

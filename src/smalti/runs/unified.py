@@ -174,10 +174,8 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     trainer = Trainer(
         objective, training, recipe.train, out, world, line, look.evaluate, look.preview
     )
-    seen = {} if eye is None else {"eye": fingerprint(eye)}
-    seen |= {} if speaker is None else {"language": fingerprint(speaker.module)}
-    begun_with = {"tokenizer": cache.tokenizer, "words": words.fingerprint(), **seen}
-    claim(out, recipe, world, None, fingerprint=mark, **begun_with)
+    parts = fingerprints(cache, words, eye, speaker)
+    claim(out, recipe, world, None, fingerprint=mark, **parts)
     if note and world.main:
         say(note)
     trainer.fit()
@@ -190,6 +188,15 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
         pipeline.info |= told
         pipeline.save_pretrained(out / "pipeline")
     return finish(out, recipe, measured)
+
+
+def fingerprints(
+    cache: DocumentCache, words: Words, eye: Eye | None, speaker: Speaker | None
+) -> dict[str, str]:
+    """Those of all that a run begins with."""
+    found = {"tokenizer": cache.tokenizer, "words": words.fingerprint()}
+    found |= {} if eye is None else {"eye": fingerprint(eye)}
+    return found | ({} if speaker is None else {"language": fingerprint(speaker.module)})
 
 
 def fresh(
