@@ -14,6 +14,7 @@ from smalti.cli.main import main
 from smalti.data.document_file import DocumentCache, Row, write_documents
 from smalti.data.documents import Piece
 from smalti.loading import load_tokenizer, load_towers, load_unified
+from smalti.pipeline.unified import Shown, Wish
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -77,6 +78,10 @@ def test_a_run_leaves_a_pipeline_that_draws_and_answers(work, capsys):
     capsys.readouterr()
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(work / "grey.png")
     run("ask", work / "i" / "pipeline", "what?", "--image", work / "grey.png", "--words", 3)
+    shown = [e for e in pipe.go_on([["a red heart"]], Wish("picture", False, 1, every=2))
+             if isinstance(e, Shown)]  # fmt: skip
+    grey, *_, whole = (np.asarray(event.image) for event in shown)
+    assert (grey == 128).all() and not (whole == 128).all() and len(shown) == 10
     (changed,) = pipe.instruct(work / "grey.png", "make it blue")
     assert changed.size == (16, 16)
 
