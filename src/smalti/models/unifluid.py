@@ -182,7 +182,7 @@ class UniFluid(Unified):
     def embed(self, rows: Rows, begin: int, end: int) -> Tensor:
         """What stands at the positions from `begin` to `end`, (B, n, D): an id, a vector with its
         place, or what is seen, and the place of the vector that comes next."""
-        here = slice(begin, end)
+        here, after = slice(begin, end), slice(begin + 1, end + 1)
         x = self.language.embed(rows.ids[:, here].clamp(min=0))
         if rows.features is not None:
             seen = rows.seen[:, here]
@@ -193,11 +193,9 @@ class UniFluid(Unified):
         drawn = F.pad(rows.drawn, (0, 1))
         cells = rows.cells[..., 0] * self.config.grid[1] + rows.cells[..., 1]
         cells = F.pad(cells, (0, 1)).where(drawn, 0)
-        vectors = self.vector_proj(rows.vectors[:, here].to(x.dtype)) + self.cell_pos(
-            cells[:, here]
-        )
+        vectors = self.vector_proj(rows.vectors[:, here].to(x.dtype))  # (B, n, D)
+        vectors = vectors + self.cell_pos(cells[:, here])
         x = vectors.to(x.dtype).where(drawn[:, here].unsqueeze(-1), x)
-        after = slice(begin + 1, end + 1)
         return x + self.next_pos(cells[:, after]).to(x.dtype) * drawn[:, after].unsqueeze(-1)
 
     def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:
