@@ -61,6 +61,13 @@ def test_pictures_go_one_way_in_and_another_way_out(model):
     assert touched(model, [seen(model), text(3), codes(model)], "codes") == {*out, "aligner"}
 
 
+def test_every_weight_has_a_gradient_whatever_stands_in_a_batch(model):
+    """Else processes whose batches differ would wait for each other."""
+    terms = model.terms(rows_of([[text(1, 3)]], model.wrapping), Noise.request(0, 1))
+    torch.stack([(term.values * term.where).sum() for term in terms.values()]).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 @torch.no_grad()
 def test_a_code_is_no_id_of_text(model):
     """Whatever stands in the row: the losses are over the ids of text, or over all codes."""

@@ -211,9 +211,10 @@ class Janus(Unified):
         x = self.language.embed(ids.masked_fill(codes | (ids < 0), 0))
         drawn = self.code_aligner(self.code_embeddings(ids[codes] - self.vocab))
         x = x.masked_scatter(codes.unsqueeze(-1), drawn.to(x.dtype))
-        if rows.features is None:
-            return x
-        given = self.aligner(rows.features[:, begin:end][seen].to(x.dtype))
+        features = x.new_zeros(0, self.config.seen_dim)  # every layer has a gradient, if it is zero
+        if rows.features is not None:
+            features = rows.features[:, begin:end][seen].to(x.dtype)
+        given = self.aligner(features)
         return x.masked_scatter(seen.unsqueeze(-1), given.to(x.dtype))
 
     def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:
