@@ -32,7 +32,7 @@ from smalti.codes import Cond, Draw, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
 from smalti.models.eye import Sight
-from smalti.models.janus import Aligner, Framed
+from smalti.models.janus import Aligner
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
@@ -43,7 +43,7 @@ from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange
 from smalti.sampling.solvers import Solver
-from smalti.text.sequence import IGNORED, Rows
+from smalti.text.sequence import IGNORED, Between, Rows
 
 GEMMA_2B = LanguageConfig(
     256_000, 26, 8, 2304, 9216, kv_heads=4, head_dim=256, norm_eps=1e-6, feed_forward="gelu",
@@ -121,10 +121,10 @@ class UniFluidConfig(UnifiedConfig):
         return found
 
     @property
-    def wrapping(self) -> Framed:
+    def wrapping(self) -> Between:
         """How pictures are written: as vectors, whether they are drawn or seen."""
         around = (self.begin, self.end)
-        return Framed(around=around, seen=Framed(around=around))
+        return Between(around=around, seen=Between(around=around))
 
 
 class UniFluid(Unified):
@@ -170,9 +170,8 @@ class UniFluid(Unified):
     @property
     def written(self) -> Tensor:
         """All ids but those around pictures, (V,) bool."""
-        written = torch.ones(self.vocab, dtype=torch.bool)
-        written[[self.config.begin, self.config.end]] = False
-        return written
+        around = torch.tensor([self.config.begin, self.config.end])
+        return ~torch.isin(torch.arange(self.vocab), around)
 
     def check_solver(self, solver: Solver) -> None:
         self.head.way(solver)
@@ -183,7 +182,7 @@ class UniFluid(Unified):
     def embed(self, rows: Rows, begin: int, end: int) -> Tensor:
         """What stands at the positions from `begin` to `end`, (B, n, D): an id, a vector with its
         place, or what is seen, and the place of the vector that comes next."""
-        here = slice(begin, end)
+        here, after = slice(begin, end), slice(begin + 1, end + 1)
         x = self.language.embed(rows.ids[:, here].clamp(min=0))
         if rows.features is not None:
             seen = rows.seen[:, here]
@@ -191,13 +190,13 @@ class UniFluid(Unified):
             x = x.masked_scatter(seen.unsqueeze(-1), given.to(x.dtype))
         if rows.vectors is None:
             return x
-        drawn, cells = rows.drawn, rows.cells[..., 0] * self.config.grid[1] + rows.cells[..., 1]
-        now, coming = drawn[:, here], F.pad(drawn, (0, 1))[:, begin + 1 : end + 1]  # (B, n)
-        vectors = self.vector_proj(rows.vectors[:, here][now].to(x.dtype))
-        vectors = vectors + self.cell_pos(cells[:, here][now])
-        x = x.masked_scatter(now.unsqueeze(-1), vectors.to(x.dtype))
-        after = F.pad(cells, (0, 1))[:, begin + 1 : end + 1].where(coming, 0)
-        return x + self.next_pos(after).where(coming.unsqueeze(-1), 0.0).to(x.dtype)
+        drawn = F.pad(rows.drawn, (0, 1))
+        cells = rows.cells[..., 0] * self.config.grid[1] + rows.cells[..., 1]
+        cells = F.pad(cells, (0, 1)).where(drawn, 0)
+        vectors = self.vector_proj(rows.vectors[:, here].to(x.dtype))  # (B, n, D)
+        vectors = vectors + self.cell_pos(cells[:, here])
+        x = vectors.to(x.dtype).where(drawn[:, here].unsqueeze(-1), x)
+        return x + self.next_pos(cells[:, after]).to(x.dtype) * drawn[:, after].unsqueeze(-1)
 
     def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:
         place = place_of(self.language, rows, begin, end)
