@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from smalti import modules
 from smalti.data.document_batches import DocumentBatches, Packing
@@ -156,8 +157,8 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
     eye, speaker = open_eye(recipe, begun, world), open_speaker(recipe, begun)
     cache = open_file(recipe, out, tokenizer, eye, world)
-    known = begun or speaker
-    words = known.words if known else open_words(recipe, out, cache, world)
+    own = begun or speaker
+    words = own.words if own else open_words(recipe, out, cache, world)
     pipeline = begun or fresh(recipe, tokenizer, words, eye, speaker)
     learn(pipeline.model)
     mark, told = begun.fingerprint if begun else "", origin(cache, begun)
@@ -174,9 +175,8 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     trainer = Trainer(
         objective, training, recipe.train, out, world, line, look.evaluate, look.preview
     )
-    seen = {} if eye is None else {"eye": fingerprint(eye)}
-    seen |= {} if speaker is None else {"language": fingerprint(speaker.module)}
-    begun_with = {"tokenizer": cache.tokenizer, "words": words.fingerprint(), **seen}
+    begun_with = marks_of(eye=eye, language=speaker and speaker.module)
+    begun_with |= {"tokenizer": cache.tokenizer, "words": words.fingerprint()}
     claim(out, recipe, world, None, fingerprint=mark, **begun_with)
     if note and world.main:
         say(note)
@@ -190,6 +190,11 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
         pipeline.info |= told
         pipeline.save_pretrained(out / "pipeline")
     return finish(out, recipe, measured)
+
+
+def marks_of(**parts: nn.Module | None) -> dict[str, str]:
+    """The fingerprints of those parts that there are."""
+    return {name: fingerprint(part) for name, part in parts.items() if part is not None}
 
 
 def fresh(
