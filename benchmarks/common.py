@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +48,19 @@ def report(case: dict[str, Any], device: str = "cpu") -> None:
     """Print a case as one JSON line, floats to four digits, with the machine."""
     rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in case.items()}
     print(json.dumps(rounded | machine(device)), flush=True)
+
+
+def earlier(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Cases that were reported before, by their names: a training need not be done again, on
+    whatever machine it was."""
+    lines = (line for path in files for line in path.read_text().splitlines())
+    return {row["case"]: row for row in map(json.loads, lines)}
+
+
+def machines(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What was reported of the machines of cases, each thing once."""
+    mine = machine()
+    told = {
+        key: dict.fromkeys(str(row.get(key, here)) for row in rows) for key, here in mine.items()
+    }
+    return {key: ", ".join(values) for key, values in told.items()}

@@ -1,11 +1,13 @@
 """What does each way of writing a picture buy? Every tokenizer at 64 pixels: the page.
 
     python benchmarks/rate_distortion.py [--quick] [--out DIR] [--docs DIR] [--only NAME ...]
+        [--known FILE ...]
 
 Trains a tokenizer of each kind, with encoders of equal width, for equally many operations, and a
 generator on its codes, again for equally many. Finished runs in --out are used again, one that was
 cut off goes on. Prints a JSON line for each, and writes rate-distortion.md and its plot into --docs
-when all are there. --only trains some of them and writes nothing else. --quick trains few steps:
+when all are there. --only trains some of them and writes nothing else. Kinds whose lines --known
+holds, printed before, are not trained again. --quick trains few steps:
 the page then says nothing, but it is whole.
 """
 
@@ -20,7 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from common import machine, report
+from common import earlier, machines, report
 from comparison import counted, fresh, learned
 from rate_distortion_page import page, plot
 from smalti.cli.evaluate import Options
@@ -206,16 +208,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--data", default="emoji", help="other pictures, for a trial")
     parser.add_argument("--only", nargs="*", choices=KINDS, help="train these and stop")
+    parser.add_argument("--known", nargs="*", type=Path, default=[], help="lines printed before")
     args = parser.parse_args(arguments)
-    rows = list[dict[str, Any]]()
+    known = earlier(args.known)
     for name in args.only or KINDS:
-        rows.append(trained(name, args.data, args.quick, args.out))
-        report(rows[-1])
+        if name not in known:
+            known[name] = trained(name, args.data, args.quick, args.out)
+            report(known[name])
     if args.only:
         return
-    floor = real(args.data)
-    report(floor)
-    about = machine() | {"data": args.data, "images": len(open_source(args.data)), "real": floor}
+    if "real" not in known:
+        known["real"] = real(args.data)
+        report(known["real"])
+    rows = [known[name] for name in KINDS]
+    about = machines(rows) | {"data": args.data, "images": len(open_source(args.data))}
+    about |= {"real": known["real"]}
     plot(rows, args.docs / "rate-distortion.png")
     (args.docs / "rate-distortion.md").write_text(page(rows, about))
 

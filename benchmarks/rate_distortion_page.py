@@ -42,7 +42,7 @@ def best(rows: Rows, key: str, lowest: bool = True) -> dict[str, Any]:
     """The row that is best by a number."""
 
     def number(row: dict[str, Any]) -> float:
-        value = row[key][0] if isinstance(row[key], tuple) else row[key]
+        value = row[key] if isinstance(row[key], float) else row[key][0]
         return value if lowest else -value
 
     return min(rows, key=number)

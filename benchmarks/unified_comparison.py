@@ -1,7 +1,7 @@
 """Text and pictures in one model: by which way, and does learning both help or hurt? The page.
 
     python benchmarks/unified_comparison.py --codes DIR --numbers DIR [--out DIR] [--docs DIR]
-        [--only NAME ...] [--quick]
+        [--only NAME ...] [--known FILE ...] [--quick]
 
 --codes and --numbers are tokenizers of pictures of several shapes, of `shapes_vqgan` and of
 `shapes_klvae_2x2`. Trains models of each way at equal operations, and at three sizes one model of
@@ -9,8 +9,9 @@ all tasks beside models that learn some of them alone: such a model sees the doc
 as often as the one of all, so together they take as many operations as it does. Oracles judge what
 they draw and say. Finished runs in --out are used again, one that was cut off goes on. Prints a
 JSON line for each model, and writes unified-measured.md and its plot into --docs when all are
-there. --only trains some and writes nothing else. --quick trains few steps: the page then says
-nothing, but it is whole.
+there. --only trains some and writes nothing else. Models whose lines --known holds, printed
+before, are not trained again. --quick trains few steps: the page then says nothing, but it is
+whole.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 
-from common import machine, report
+from common import earlier, machines, report
 from smalti.config import read_json
 from smalti.data.document_file import DocumentCache
 from smalti.data.documents import open_documents
@@ -50,12 +51,13 @@ from smalti.train.parallel import World
 from unified_page import page, plot
 
 GROUPS = {
-    "all": tuple(dict.fromkeys(TASKS)),
+    "all": (*dict.fromkeys(TASKS), "ask"),
     "drawing": ("draw", "edit", "riddle", "story"),
-    "reading": ("caption", "ask", "questions"),
+    "reading": ("caption", "questions", "ask"),
     "telling": ("fact",),
 }
-"""The tasks of each model. `TASKS` says how often each takes its turn."""
+"""What each model is asked for. It learns those that are in `TASKS`, which says how often each
+takes its turn; who learns several questions about a picture is asked one."""
 SIZES = {"small": (64, 3), "middle": (128, 4), "large": (192, 6)}
 """Width and layers."""
 
@@ -236,6 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/unified-comparison"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--only", nargs="*", choices=CASES, help="train these and stop")
+    parser.add_argument("--known", nargs="*", type=Path, default=[], help="lines printed before")
     parser.add_argument("--count", type=int, default=200, help="documents of each task")
     parser.add_argument("--quick", action="store_true", help="a trial of some minutes")
     args = parser.parse_args(arguments)
@@ -243,13 +246,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.quick:
         shop = replace(shop, steps=5, count=200)
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = list[dict[str, Any]]()
+    known = earlier(args.known)
     for name in args.only or CASES:
-        rows.append(trained(name, shop, 4 if args.quick else args.count))
-        report(rows[-1])
+        if name not in known:
+            known[name] = trained(name, shop, 4 if args.quick else args.count)
+            report(known[name])
     if not args.only:
+        rows = [known[name] for name in CASES]
         plot(rows, args.docs / "unified-measured.png")
-        (args.docs / "unified-measured.md").write_text(page(rows, machine()))
+        (args.docs / "unified-measured.md").write_text(page(rows, machines(rows)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pytest import CaptureFixture
+
+from smalti.cli.main import main
 
 TRAIN = "--train.batch 8 --train.save-every 4 --train.precision fp32 --train.device cpu".split()
 TOKENIZER = [
@@ -29,3 +32,10 @@ def write_pictures(folder: Path, count: int, classes: tuple[str, ...] = ()) -> P
         colour = tuple(int(v) for v in rng.integers(0, 256, 3))
         Image.new("RGB", (20 + i % 3, 24), colour).save(place / f"{i:03d}.png")
     return folder
+
+
+def said(capsys: CaptureFixture[str], *arguments: object) -> str:
+    """What a command prints on standard output."""
+    capsys.readouterr()
+    main([str(a) for a in arguments])
+    return capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The rate-distortion page: what is compared is alike, and the page says what was measured."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def test_the_page_and_its_plot(tmp_path):
     assert "20 ± 1 (from names)" in text and "614,000 to 800,000 parameters" in text
     assert "trains for 15 T operations" in text and "which are real, measure 8." in text
     assert "{" not in text
+    assert text == rate_distortion_page.page(json.loads(json.dumps(ROWS)), about), "as printed"
     rate_distortion_page.plot(ROWS, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as image:
         assert image.size == (1320, 528)

@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from small_systems import TOKENIZER, TRAIN, write_pictures
+from small_systems import TOKENIZER, TRAIN, said, write_pictures
 from smalti.cli.main import main
 from smalti.data.document_file import DocumentCache
 from smalti.loading import load_eye, load_unified
@@ -44,12 +44,6 @@ def work(tmp_path_factory):
 def command(work, *more, recipe="shapes_janus"):
     given = ["train", recipe, "--tokenizer", work / "t" / "tokenizer", *MODEL, *more]
     return [str(word) for word in given]
-
-
-def said(capsys, *arguments) -> str:
-    capsys.readouterr()
-    main([str(a) for a in arguments])
-    return capsys.readouterr().out
 
 
 def mistake(capsys, *arguments) -> str:

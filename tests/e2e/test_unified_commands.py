@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from small_systems import TOKENIZER, TRAIN, write_pictures
+from small_systems import TOKENIZER, TRAIN, said, write_pictures
 from smalti.cli.main import main
 from smalti.cli.talking import Voice
 
@@ -41,12 +41,6 @@ def work(tmp_path_factory):
 def train(work, out, *more, recipe="shapes_chameleon", tokenizer="t"):
     given = ["--tokenizer", str(work / tokenizer / "tokenizer"), "--out", str(work / out)]
     main(["train", recipe, *given, *MODEL, *SMALL[recipe].split(), *more])
-
-
-def said(capsys, *arguments) -> str:
-    capsys.readouterr()
-    main([str(a) for a in arguments])
-    return capsys.readouterr().out
 
 
 def mistake(capsys, *arguments) -> str:

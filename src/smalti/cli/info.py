@@ -120,6 +120,7 @@ def _encoded(cache: DocumentCache) -> dict[str, Any]:
         "channels": cache.spec.channels,
         "source": cache.source,
         "tokenizer": cache.tokenizer,
+        **({"eye": cache.eye} if cache.eye else {}),
     }
 
 

@@ -1,7 +1,7 @@
 """Documents of drawn shapes in every direction, each with an oracle that judges a model's answer.
 
-`shapes-all:COUNT` mixes, in turns of ten: captions to draw and pictures to describe, one question
-or several about one to three shapes, instructions to edit, stories in which one shape changes,
+`shapes-all:COUNT` mixes, in turns of ten: captions to draw and pictures to describe, questions
+about one to three shapes, instructions to edit, stories in which one shape changes,
 facts of the world, and riddles: "draw a small heart in the colour of the sea at the top left",
 whose colour no picture of training says (`shape_facts`). Document i depends on the seed and i
 alone.
@@ -28,10 +28,10 @@ from smalti.data.transforms import center_crop
 
 TASKS = (
     *("draw", "caption", "questions", "edit", "riddle"),
-    *("ask", "edit", "questions", "story", "fact"),
+    *("questions", "edit", "questions", "story", "fact"),
 )
 """Document i is of the task i modulo their number."""
-QUESTIONS = 4
+QUESTIONS = 8
 """At most so many about one picture."""
 COUNTS = ("one", "two", "three")
 """How many shapes a picture has, in words."""
@@ -169,6 +169,8 @@ SCRIPTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Script]] = {
     ),
 }
 """What writes a document of each task. Withheld riddles are for measuring: `TASKS` has none."""
+LEARNED = tuple(task for task in SCRIPTS if task != "withheld riddle")
+"""Tasks that a model may learn."""
 
 
 # -- the documents
@@ -181,10 +183,10 @@ def open_shapes_all(options: str = "") -> ShapeDocuments:
     """
     count, _, names = options.partition(":")
     tasks = tuple(names.split(",")) if names else TASKS
-    if options and (not count.isdecimal() or int(count) < 1 or set(tasks) - set(TASKS)):
+    if options and (not count.isdecimal() or int(count) < 1 or set(tasks) - set(LEARNED)):
         raise ValueError(
             f"shapes-all:{options} is not known; allowed: shapes-all, shapes-all:COUNT (1 or "
-            f"more), shapes-all:COUNT:TASK,... of {', '.join(dict.fromkeys(TASKS))}"
+            f"more), shapes-all:COUNT:TASK,... of {', '.join(LEARNED)}"
         )
     name = f"shapes-all:{options}" if options else "shapes-all"
     return ShapeDocuments(int(count or 10_000), tasks=tasks, name=name)

@@ -72,6 +72,10 @@ class Eye(nn.Module):
         raise NotImplementedError
 
 
+TAKEN = ("kind", "size", "patch", "mean", "std", "vision")
+"""Settings of towers that their eye has too."""
+
+
 @dataclass(frozen=True)
 class TowerEyeConfig:
     """A vision tower, and how what it sees is taken from it."""
@@ -102,15 +106,7 @@ class TowerEyeConfig:
     @property
     def towers(self) -> TowersConfig:
         """The tower as one of two."""
-        return TowersConfig(
-            kind=self.kind,
-            size=self.size,
-            patch=self.patch,
-            mean=self.mean,
-            std=self.std,
-            features=self.vision.dim,
-            vision=self.vision,
-        )
+        return TowersConfig(features=self.vision.dim, **{n: getattr(self, n) for n in TAKEN})
 
     @property
     def sight(self) -> Sight:
@@ -122,15 +118,9 @@ class TowerEyeConfig:
     def of(cls, towers: TowersConfig, **how: Any) -> Self:
         """The eye of towers; `how` are the fields that say how what it sees is taken. By default
         vectors are those of the patches, of a SigLIP behind its last norm."""
-        return cls(
-            kind=towers.kind,
-            size=towers.size,
-            patch=towers.patch,
-            mean=towers.mean,
-            std=towers.std,
-            vision=towers.vision,
-            **{"normed": towers.kind == "siglip"} | how,
-        )
+        taken: dict[str, Any] = {name: getattr(towers, name) for name in TAKEN}
+        usual: dict[str, Any] = {"normed": towers.kind == "siglip"}
+        return cls(**taken | usual | how)
 
 
 class TowerEye(Eye):

@@ -16,7 +16,6 @@ P pictures of all rows, V ids, T timesteps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Self
@@ -38,7 +37,7 @@ from smalti.nn.llama import feed_forward_width
 from smalti.nn.unet import Down, Up
 from smalti.sampling.noise import Noise
 from smalti.sampling.solvers import TIMES, Path, Solver, cosine, path
-from smalti.text.sequence import IGNORED, Rows, Wrapping
+from smalti.text.sequence import IGNORED, Between, Rows
 
 
 def sized(layers: int, heads: int, dim: int, vocab: int = 32002) -> LanguageConfig:
@@ -137,19 +136,6 @@ class TransfusionPaperConfig(UnifiedConfig):
     def wrapping(self) -> Between:
         """How pictures are written."""
         return Between("picture", around=(self.begin, self.end))
-
-
-@dataclass(frozen=True)
-class Between(Wrapping):
-    """An id before a picture and one after it, both learned as text is."""
-
-    around: tuple[int, int] = (0, 0)
-
-    def begin(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[:1]
-
-    def end(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[1:]
 
 
 class Seen(NamedTuple):

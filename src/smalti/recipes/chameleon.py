@@ -125,7 +125,7 @@ def shapes_chameleon() -> UnifiedRecipe:
         train=TrainConfig(
             steps=2800,
             batch=20,
-            optim=OptimConfig(lr=1e-3, schedule="cosine", final_lr=1e-4, warmup=150),
+            optim=OptimConfig(lr=1e-3, schedule="cosine", warmup=150),
             eval_every=560,
             preview_every=1400,
             save_every=250,

@@ -155,6 +155,19 @@ class Wrapping:
         return sum(self.length(part) for part in self.written(document))
 
 
+@dataclass(frozen=True)
+class Between(Wrapping):
+    """An id before a picture and one after it."""
+
+    around: tuple[int, int] = (0, 0)
+
+    def begin(self, spec: TokenSpec) -> Sequence[int]:
+        return self.around[:1]
+
+    def end(self, spec: TokenSpec) -> Sequence[int]:
+        return self.around[1:]
+
+
 class Rows(NamedTuple):
     """Documents as rows of one length."""
 
