@@ -26,17 +26,16 @@ from smalti.pipeline.pipeline import check_pipeline
 from smalti.pipeline.unified import Shown, UnifiedPipeline, Wish
 from smalti.progress import say
 from smalti.recipes.base import UnifiedRecipe
-from smalti.runs.data import mark_of
 from smalti.runs.documents import encode_documents
 from smalti.runs.finetune import learn
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.generator import credit
 from smalti.runs.speaker import Speaker, load_language
 from smalti.runs.tokenizer import spread
-from smalti.runs.words import texts_of, words_in
+from smalti.runs.words import texts_of, words_of_run
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import Document, Part
-from smalti.text.words import FOLDER, STOPS, Words
+from smalti.text.words import STOPS, Words
 from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.joint import rows_in
 from smalti.train.parallel import World, autocast, on_main, wait
@@ -372,20 +371,11 @@ def open_words(recipe: UnifiedRecipe, out: Path, cache: DocumentCache, world: Wo
 
     Raises ValueError if it is not the one that the run began with.
     """
-    if recipe.words:
-        words = Words.open(recipe.words)
-        mine, begun = words.fingerprint(), mark_of(out, "words")
-        if begun and begun != mine:
-            raise ValueError(
-                f"the run in {out} began with text tokenizer {begun}, {recipe.words} is {mine}: "
-                "bring that back, or give another --out"
-            )
-        return words
-    folder = out / FOLDER
-    if world.main:
-        words_in(folder, texts_of(cache, cache.indices("train").tolist()), recipe.vocab)
-    wait(world)
-    return Words.open(folder)
+
+    def texts() -> list[str]:
+        return texts_of(cache, cache.indices("train").tolist())
+
+    return words_of_run(recipe.words, out, world, texts, recipe.vocab)
 
 
 def check_words(recipe: UnifiedRecipe, begun: UnifiedPipeline | None) -> None:
