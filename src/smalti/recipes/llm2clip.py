@@ -119,13 +119,13 @@ def shapes_sentences() -> SentencesRecipe:
     """
     return SentencesRecipe(
         model=WRITER,
-        length=32,
+        length=24,
         train=TrainConfig(
-            steps=300,
-            batch=64,
-            optim=OptimConfig(lr=2e-3, schedule="cosine", warmup=30, weight_decay=0.0),
-            eval_every=100,
-            save_every=100,
+            steps=150,
+            batch=32,
+            optim=OptimConfig(lr=2e-3, schedule="cosine", warmup=15, weight_decay=0.0),
+            eval_every=50,
+            save_every=50,
         ),
     )
 
@@ -141,7 +141,7 @@ def shapes_llm2clip() -> TowersRecipe:
     return TowersRecipe(
         data=recipe.data,
         model=LLM2CLIPConfig(
-            size=32, patch=4, length=32, features=96, vision=small(3), text=reader
+            size=32, patch=4, length=24, features=96, vision=small(3), text=reader
         ),
         objective=recipe.objective,
         train=recipe.train,

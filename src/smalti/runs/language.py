@@ -23,18 +23,17 @@ from smalti.modules import check_module, fingerprint
 from smalti.pipeline.conversation import text_part
 from smalti.progress import say
 from smalti.recipes.base import LanguageRecipe, SentencesRecipe
-from smalti.runs.data import mark_of
 from smalti.runs.finetune import require_same, share
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.speaker import Speaker, load_language, save_language
 from smalti.runs.towers import first_of
-from smalti.runs.words import open_texts, texts_of, words_in
+from smalti.runs.words import open_texts, texts_of, words_of_run
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import Document, Wrapping
-from smalti.text.words import FOLDER, Words
+from smalti.text.words import Words
 from smalti.train.joint import rows_in
 from smalti.train.lora import adapt, merge
-from smalti.train.parallel import World, autocast, on_main, wait
+from smalti.train.parallel import World, autocast, on_main
 from smalti.train.trainer import LiveLine, Trainer
 
 PLACE = "language"
@@ -113,7 +112,8 @@ def begin(
     """A new language model with its text tokenizer, or the one that the run begins from, with its
     fingerprint.
 
-    Raises ValueError if a run in `out` began from another.
+    Raises ValueError if a run in `out` began from another, or for a text tokenizer without a mark
+    for the end of a text.
     """
     if recipe.init:
         if recipe.words:
@@ -125,31 +125,13 @@ def begin(
         mark = fingerprint(speaker.module)
         require_same(out, recipe.init, mark)
         return speaker, mark
-    words = open_words(recipe, out, world, texts)
-    torch.manual_seed(recipe.train.seed)
-    return Speaker(Language(replace(recipe.model, vocab=words.vocab)), words), ""
-
-
-def open_words(recipe: LanguageRecipe, out: Path, world: World, texts: Sequence[str]) -> Words:
-    """The recipe's text tokenizer; made in the run's folder where it names none.
-
-    Raises ValueError if it is not the one that the run began with, or has no mark for the end of a
-    text.
-    """
-    if not recipe.words:
-        if world.main:
-            words_in(out / FOLDER, texts, recipe.vocab, lambda: claim(out, recipe, world))
-        wait(world)
-    words = Words.open(recipe.words or out / FOLDER)
-    mine, begun = words.fingerprint(), mark_of(out, "words")
-    if begun and begun != mine:
-        raise ValueError(
-            f"the run in {out} began with text tokenizer {begun}, {recipe.words} is {mine}: "
-            "bring that back, or give another --out"
-        )
+    words = words_of_run(
+        recipe.words, out, world, lambda: texts, recipe.vocab, lambda: claim(out, recipe, world)
+    )
     if words.stop is None:
         raise ValueError(f"{recipe.words} has no mark for the end of a text")
-    return words
+    torch.manual_seed(recipe.train.seed)
+    return Speaker(Language(replace(recipe.model, vocab=words.vocab)), words), ""
 
 
 # -- texts that are written
@@ -165,7 +147,7 @@ class Texts:
     def __call__(self, i: int, chance: float = 0.0) -> Document:
         """The texts of a document between the ids that begin and end one, all learned."""
         start, stop = self.words.start, self.words.stop
-        assert stop is not None  # of `open_words`
+        assert stop is not None  # of `begin`
         texts = enumerate(self.documents.texts(i))
         parts = [text_part(self.words.read(text, begins=n == 0), True) for n, text in texts]
         return [*([] if start is None else [text_part([start])]), *parts, text_part([stop], True)]
@@ -216,7 +198,7 @@ def pairs(
     """Batches of captions and other texts of their pictures."""
 
     def tokenize(texts: Sequence[str]) -> torch.Tensor:
-        assert words.stop is not None  # of `open_words`
+        assert words.stop is not None  # of `begin`
         return ids_of(texts, words, recipe.length, (), words.stop, words.pad)
 
     train = recipe.train

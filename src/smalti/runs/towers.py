@@ -21,16 +21,16 @@ from smalti.modules import check_module, fingerprint
 from smalti.pictures import named_grid, save_png, to_pil
 from smalti.progress import say
 from smalti.recipes.base import TowersRecipe
-from smalti.runs.data import check_data, mark_of
+from smalti.runs.data import check_data
 from smalti.runs.finetune import learn, require_same
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.generator import credit
 from smalti.runs.speaker import load_language
 from smalti.runs.tokenizer import spread
-from smalti.runs.words import words_in
-from smalti.text.words import FOLDER, Words
+from smalti.runs.words import words_of_run
+from smalti.text.words import Words
 from smalti.train.pairs import equal, sigmoid_loss, softmax_loss
-from smalti.train.parallel import World, autocast, on_main, wait
+from smalti.train.parallel import World, autocast, on_main
 from smalti.train.trainer import LiveLine, Trainer
 
 
@@ -170,7 +170,14 @@ def matcher_of(
         return matcher, mark
     if recipe.language:
         return read_by(recipe, out)
-    words = open_words(recipe, out, source, chosen, world)
+    words = words_of_run(
+        recipe.words,
+        out,
+        world,
+        lambda: [source.caption(i).lower() for i in chosen],
+        recipe.vocab,
+        lambda: claim(out, recipe, world, source),
+    )
     return fresh(recipe, recipe.model.fitted(words), words), ""
 
 
@@ -196,29 +203,6 @@ def read_by(recipe: TowersRecipe, out: Path) -> tuple[Matcher, str]:
     matcher = fresh(recipe, config, speaker.words)
     matcher.towers.take(speaker.reader)
     return matcher, mark
-
-
-def open_words(
-    recipe: TowersRecipe, out: Path, source: Source, chosen: Sequence[int], world: World
-) -> Words:
-    """The recipe's text tokenizer; made in the run's folder where it names none.
-
-    Raises ValueError if it is not the one that the run began with.
-    """
-    if not recipe.words:
-        if world.main:
-            texts = [source.caption(i).lower() for i in chosen]
-            words_in(out / FOLDER, texts, recipe.vocab, lambda: claim(out, recipe, world, source))
-        wait(world)
-        return Words.open(out / FOLDER)
-    words = Words.open(recipe.words)
-    mine, begun = words.fingerprint(), mark_of(out, "words")
-    if begun and begun != mine:
-        raise ValueError(
-            f"the run in {out} began with text tokenizer {begun}, {recipe.words} is {mine}: "
-            "bring that back, or give another --out"
-        )
-    return words
 
 
 def say_notes(matcher: Matcher, source: Source, used: Sequence[int], note: str) -> None:

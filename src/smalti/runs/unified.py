@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from smalti import modules
 from smalti.data.document_batches import DocumentBatches, Packing
@@ -25,17 +26,16 @@ from smalti.pipeline.pipeline import check_pipeline
 from smalti.pipeline.unified import Shown, UnifiedPipeline, Wish
 from smalti.progress import say
 from smalti.recipes.base import UnifiedRecipe
-from smalti.runs.data import mark_of
 from smalti.runs.documents import encode_documents
 from smalti.runs.finetune import learn
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.generator import credit
 from smalti.runs.speaker import Speaker, load_language
 from smalti.runs.tokenizer import spread
-from smalti.runs.words import texts_of, words_in
+from smalti.runs.words import texts_of, words_of_run
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import Document, Part
-from smalti.text.words import FOLDER, STOPS, Words
+from smalti.text.words import STOPS, Words
 from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.joint import rows_in
 from smalti.train.parallel import World, autocast, on_main, wait
@@ -156,8 +156,8 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
     eye, speaker = open_eye(recipe, begun, world), open_speaker(recipe, begun)
     cache = open_file(recipe, out, tokenizer, eye, world)
-    known = begun or speaker
-    words = known.words if known else open_words(recipe, out, cache, world)
+    own = begun or speaker
+    words = own.words if own else open_words(recipe, out, cache, world)
     pipeline = begun or fresh(recipe, tokenizer, words, eye, speaker)
     learn(pipeline.model)
     mark, told = begun.fingerprint if begun else "", origin(cache, begun)
@@ -174,8 +174,9 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     trainer = Trainer(
         objective, training, recipe.train, out, world, line, look.evaluate, look.preview
     )
-    parts = fingerprints(cache, words, eye, speaker)
-    claim(out, recipe, world, None, fingerprint=mark, **parts)
+    begun_with = marks_of(eye=eye, language=speaker and speaker.module)
+    begun_with |= {"tokenizer": cache.tokenizer, "words": words.fingerprint()}
+    claim(out, recipe, world, None, fingerprint=mark, **begun_with)
     if note and world.main:
         say(note)
     trainer.fit()
@@ -190,13 +191,9 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     return finish(out, recipe, measured)
 
 
-def fingerprints(
-    cache: DocumentCache, words: Words, eye: Eye | None, speaker: Speaker | None
-) -> dict[str, str]:
-    """Those of all that a run begins with."""
-    found = {"tokenizer": cache.tokenizer, "words": words.fingerprint()}
-    found |= {} if eye is None else {"eye": fingerprint(eye)}
-    return found | ({} if speaker is None else {"language": fingerprint(speaker.module)})
+def marks_of(**parts: nn.Module | None) -> dict[str, str]:
+    """The fingerprints of those parts that there are."""
+    return {name: fingerprint(part) for name, part in parts.items() if part is not None}
 
 
 def fresh(
@@ -377,20 +374,11 @@ def open_words(recipe: UnifiedRecipe, out: Path, cache: DocumentCache, world: Wo
 
     Raises ValueError if it is not the one that the run began with.
     """
-    if recipe.words:
-        words = Words.open(recipe.words)
-        mine, begun = words.fingerprint(), mark_of(out, "words")
-        if begun and begun != mine:
-            raise ValueError(
-                f"the run in {out} began with text tokenizer {begun}, {recipe.words} is {mine}: "
-                "bring that back, or give another --out"
-            )
-        return words
-    folder = out / FOLDER
-    if world.main:
-        words_in(folder, texts_of(cache, cache.indices("train").tolist()), recipe.vocab)
-    wait(world)
-    return Words.open(folder)
+
+    def texts() -> list[str]:
+        return texts_of(cache, cache.indices("train").tolist())
+
+    return words_of_run(recipe.words, out, world, texts, recipe.vocab)
 
 
 def check_words(recipe: UnifiedRecipe, begun: UnifiedPipeline | None) -> None:

@@ -154,27 +154,10 @@ def sizes(checkpoint: Checkpoint, language: Language, words: Words, sight: Sight
             f"{path} is for a tower {seen} wide, that given is {sight.spec.channels} wide"
         )
     vectors, _ = shape(checkpoint, "vectors", 2, NAME)
-    stop, picture = (words.names.get(n, words.vocab + i) for i, n in enumerate((STOP, PICTURE)))
-    known = min(stop, picture)
-    pad = words.names.get(PAD, min(known + 2, vectors - 1))
-    if not known <= min(language.config.vocab, vectors - 2):
-        raise ValueError(
-            f"{path} has vectors of {vectors} ids and the language model of "
-            f"{language.config.vocab}, but the text tokenizer has {known} beside those that were "
-            "added"
-        )
-    tables = [shape(checkpoint, f"resampler.{n}", axes, NAME)[0] if f"resampler.{n}" in
-              checkpoint.state else 0 for n, axes in (("pictures", 3), ("frames", 2))]  # fmt: skip
-    in_resampler, _ = shape(checkpoint, "resampler.layers.0.attention.wq.weight", 2, NAME)
-    hidden, _ = shape(checkpoint, "resampler.layers.0.feed_forward.w1.weight", 2, NAME)
-    look = ResamplerConfig(
-        seen, count(checkpoint, "resampler.layers."), HEADS, in_resampler // HEADS, latents,
-        hidden // seen, *tables,
-    )  # fmt: skip
-    stops = (stop,) if words.stop is None else (stop, words.stop)
+    known, marks, picture = ids(checkpoint, language, words, vectors)
     return FlamingoConfig(
         replace(language.config, vocab=known),
-        look,
+        look_of(checkpoint, latents, seen),
         sight.spec.grids[0],
         every,
         HEADS,
@@ -182,8 +165,40 @@ def sizes(checkpoint: Checkpoint, language: Language, words: Words, sight: Sight
         shape(checkpoint, f"{first}feed_forward.w1.weight", 2, NAME)[0] // dim,
         added=vectors - known,
         picture=picture,
-        marks=Marks(words.start, stops, pad),
+        marks=marks,
     )
+
+
+def look_of(checkpoint: Checkpoint, latents: int, seen: int) -> ResamplerConfig:
+    """The config of its resampler, of so many latents and of so wide a tower."""
+    layer, tables = "resampler.layers.0.", {"pictures": 3, "frames": 2}
+    inner, _ = shape(checkpoint, f"{layer}attention.wq.weight", 2, NAME)
+    hidden, _ = shape(checkpoint, f"{layer}feed_forward.w1.weight", 2, NAME)
+    told = {
+        name: shape(checkpoint, f"resampler.{name}", axes, NAME)[0]
+        for name, axes in tables.items()
+        if f"resampler.{name}" in checkpoint.state
+    }
+    layers, width = count(checkpoint, "resampler.layers."), inner // HEADS
+    return ResamplerConfig(seen, layers, HEADS, width, latents, hidden // seen, **told)
+
+
+def ids(
+    checkpoint: Checkpoint, language: Language, words: Words, vectors: int
+) -> tuple[int, Marks, int]:
+    """How many ids the language model knows, those that stand for no text, and that of a picture,
+    of so many in all."""
+    stop, picture = (words.names.get(n, words.vocab + i) for i, n in enumerate((STOP, PICTURE)))
+    known = min(stop, picture)
+    if known > min(language.config.vocab, vectors - 2):
+        raise ValueError(
+            f"{checkpoint.path} has vectors of {vectors} ids and the language model of "
+            f"{language.config.vocab}, but the text tokenizer has {known} beside those that were "
+            "added"
+        )
+    stops = (stop,) if words.stop is None else (stop, words.stop)
+    pad = words.names.get(PAD, min(known + 2, vectors - 1))
+    return known, Marks(words.start, stops, pad), picture
 
 
 def state_of(
