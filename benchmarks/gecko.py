@@ -96,7 +96,7 @@ def measured(case: str, reader: Reads, pictures: ImageSet, batch: int) -> None:
     for one in records(found, reader, pictures, how):
         name = one.metric.rpartition("_")[0]
         told[name] = one.value
-        if name in ("gecko", "gecko_agreement_words", "gecko_agreement_all") and one.interval:
+        if name in ("gecko", "gecko_agreement_words", "gecko_agreement_wrong") and one.interval:
             told[f"{name}_interval"] = [round(end, 4) for end in one.interval]
     told["oracle_right"] = float(np.mean([bool(one.oracle and one.oracle["all"]) for one in found]))
     told["credulous_agreement"] = credulous(found)

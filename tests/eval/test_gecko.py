@@ -88,7 +88,10 @@ def test_agreement_is_counted_where_a_reader_is_wrong(drawn):
     found = judged(pictures, Oracle(colour="red"), HOW)
     same = agreement(found)
     assert same["colour"] == [1, 0, 0] and same["shape"] == [1, 1, 1]
-    assert same["words"] == [1, 0.75, 0.75] and same["all"] == [1, 0, 0]
+    assert same["words"] == same["right"] == [1, 0.75, 0.75] and same["all"] == [1, 0, 0]
+    wrong = drawn([draw(RIGHT[0]._replace(colour="blue", size="large"))], TEXTS[:1])
+    same = agreement(judged(wrong, Oracle(colour="red"), HOW))
+    assert same["wrong"] == [0.5] and same["right"] == [1] and same["words"] == [0.75]
     blank = drawn([Image.new("RGB", (64, 64), "white")], TEXTS)
     assert agreement(judged(blank, Oracle(), HOW))["words"] == [1]  # both see nothing of it
 
@@ -111,7 +114,8 @@ def test_records_say_what_they_are(drawn):
     found = records(judged(pictures, reader, HOW), reader, pictures, HOW)
     names = ["gecko", "gecko_colour", "gecko_shape", "gecko_size", "gecko_position"]
     names += ["gecko_covered", "gecko_unanswered"]
-    names += [f"gecko_agreement_{n}" for n in ("words", "colour", "shape", "size", "position")]
+    kinds = ("words", "right", "colour", "shape", "size", "position")
+    names += [f"gecko_agreement_{kind}" for kind in kinds]
     assert [m.metric for m in found] == [f"{name}_3" for name in [*names, "gecko_agreement_all"]]
     assert all(m.extractor == "oracle" and m.kind == "conditioning" for m in found)
     first = found[0]

@@ -208,9 +208,11 @@ def _of_skill(found: Sequence[Judged], skill: str) -> list[float]:
 
 def agreement(found: Sequence[Judged]) -> dict[str, list[float]]:
     """Of each picture whether reader and oracle say the same: of each attribute, of whether "all"
-    is right, and of the "words", the share of its attributes in which they do.
+    is right, and of the "words", the share of its attributes in which they do; the same of those
+    that are "right" and "wrong" to the oracle, of pictures that have some.
 
-    Raises ValueError for pictures that have no oracle.
+    A reader that always says what is expected agrees in all that is right and nothing that is
+    wrong. Raises ValueError for pictures that have no oracle.
     """
     same: dict[str, list[float]] = {}
     for one in found:
@@ -218,8 +220,14 @@ def agreement(found: Sequence[Judged]) -> dict[str, list[float]]:
             raise ValueError(f"there is no oracle of pictures of {one.prompt.text!r}")
         mine = {answer.question.skill: answer.right for answer in one.answers}
         alike = {name: float(right == one.oracle[name]) for name, right in mine.items()}
-        every = float(all(mine.values()) == one.oracle["all"])
-        words = sum(alike.values()) / len(alike)
-        for name, value in ({"words": words} | alike | {"all": every}).items():
-            same.setdefault(name, []).append(value)
+        groups = {
+            "words": list(alike.values()),
+            "right": [value for name, value in alike.items() if one.oracle[name]],
+            "wrong": [value for name, value in alike.items() if not one.oracle[name]],
+            **{name: [value] for name, value in alike.items()},
+            "all": [float(all(mine.values()) == one.oracle["all"])],
+        }
+        for name, values in groups.items():
+            if values:
+                same.setdefault(name, []).append(sum(values) / len(values))
     return same
