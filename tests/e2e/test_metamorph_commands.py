@@ -110,7 +110,7 @@ def test_one_line_for_every_mistake(work, tmp_path, capsys):
     assert "numbers (unit)" in line
     line = mistake(capsys, "train", "shapes_renderer", *RENDERER, *out, "--towers",
                    work / "a" / "towers", "--model.renderer.layers", 0)  # fmt: skip
-    assert "a renderer is trained of tokenizers that have one" in line
+    assert "these features have no renderer" in line
     assert not (tmp_path / "x" / "recipe.json").exists()
 
 

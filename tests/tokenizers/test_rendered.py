@@ -127,7 +127,7 @@ def test_without_a_renderer_nothing_is_seen():
     codes = tokenizer.encode(pictures(16))
     with pytest.raises(ValueError, match="these features have no renderer"):
         tokenizer.decode(codes)
-    with pytest.raises(ValueError, match="a renderer is trained of tokenizers that have one"):
+    with pytest.raises(ValueError, match="these features have no renderer"):
         RenderingConfig().objective(tokenizer, 0, 10)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from smalti.arguments import an
 from smalti.config import check
 from smalti.data.transforms import to_float
 from smalti.nn.features import formed
@@ -35,12 +34,8 @@ class RenderingConfig(CodingConfig):
         check(self, shares=("cond_dropout",), amounts=("feature_noise",))
 
     def objective(self, model: Any, seed: int, steps: int, begun: bool = False) -> Rendering:
-        """What a renderer minimises. Raises ValueError for a tokenizer without one."""
-        if not hasattr(model, "renderer"):
-            raise ValueError(
-                "a renderer is trained of tokenizers that have one, with model.renderer.layers of "
-                f"at least 1; got {an(type(model).__name__)} of none"
-            )
+        """What a renderer minimises. Raises ValueError for features without one."""
+        model.require_renderer()
         return Rendering(model, self)
 
 
