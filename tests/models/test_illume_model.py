@@ -140,6 +140,15 @@ def test_both_levels_are_read_through_projectors_of_their_own():
     torch.testing.assert_close(cut, model.embed(rows, 0, len(ids))[0, 12:])
 
 
+def test_every_weight_has_a_gradient_whatever_stands_in_a_batch():
+    """Else processes whose batches differ would wait for each other."""
+    model = Illume(tiny(seen=(12, 4), seen_grids=((1, 2), (2, 3)))).train()
+    rows = rows_of([[Part(torch.tensor([1, 3]))]], model.wrapping)
+    terms = model.terms(rows, Noise.request(0, 1))
+    torch.stack([(term.values * term.where).sum() for term in terms.values()]).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 @torch.no_grad()
 def test_the_eye_gives_features_that_are_not_quantized():
     torch.manual_seed(0)

@@ -22,13 +22,13 @@ HEADS, PATCH, MERGE, FRAMES = 16, 14, 2, 2
 """What the official code fixes."""
 
 
-def convolutions(told: dict[str, Any]) -> PixelConfig:
+def convolutions(told: dict[str, Any], encodes: bool) -> PixelConfig:
     return PixelConfig(
         told["ch"],
         tuple(told["ch_mult"]),
         told["num_res_blocks"],
         tuple(told["attn_resolutions"]),
-        told["z_channels"] * (2 if told["double_z"] else 1),
+        told["z_channels"] * (2 if told["double_z"] and encodes else 1),
         told["use_dc_up_down_blocks"],
     )
 
@@ -36,7 +36,7 @@ def convolutions(told: dict[str, Any]) -> PixelConfig:
 def config_of(told: dict[str, Any], size: tuple[int, int]) -> DualConfig:
     whole, vit = told["config"], told["vit"]
     encoder, decoder = whole["semantic_encoder"], whole["semantic_decoder"]
-    inside = vit["mlp_ratio"] * vit["embed_dim"]
+    inside = round(vit["mlp_ratio"] * vit["embed_dim"])
     tower = TowerConfig(vit["depth"], vit["num_heads"], vit["embed_dim"], inside, "sigmoid")
     semantic, pixel = whole["semantic_quantizer"], whole["pixel_quantizer"]
     assert encoder["target_mlp"] == "norm" and {semantic["type"], pixel["type"]} == {"SimVQ"}
@@ -53,8 +53,8 @@ def config_of(told: dict[str, Any], size: tuple[int, int]) -> DualConfig:
         pixel_dim=pixel["dim"],
         norms=(encoder["proj_layer"] == "linear_norm", decoder["proj_layer"] == "linear_norm"),
         rotate=semantic["rotation_trick"],
-        encoder=convolutions(whole["pixel_encoder"]),
-        decoder=convolutions(whole["pixel_decoder"]),
+        encoder=convolutions(whole["pixel_encoder"], True),
+        decoder=convolutions(whole["pixel_decoder"], False),
     )
 
 

@@ -243,12 +243,12 @@ class Illume(OneVocabulary):
     def embed(self, rows: Rows, begin: int, end: int) -> Tensor:
         """What stands at the positions from `begin` to `end`, (B, n, D)."""
         x = self.language.embed(rows.ids[:, begin:end].clamp(min=0))
-        if rows.features is None:
-            return x
-        level, features = self.level(rows.ids[:, :end])[:, begin:], rows.features[:, begin:end]
+        level = self.level(rows.ids[:, :end])[:, begin:]
         for k, (projector, width) in enumerate(zip(self.projectors, self.widths, strict=True)):
-            where = rows.seen[:, begin:end] & (level == k)
-            given = projector(features[where][:, :width].to(x.dtype))
+            where, features = rows.seen[:, begin:end] & (level == k), x.new_zeros(0, width)
+            if rows.features is not None:  # else every layer has a gradient all the same, zero
+                features = rows.features[:, begin:end][where][:, :width].to(x.dtype)
+            given = projector(features)
             x = x.masked_scatter(where.unsqueeze(-1), given.to(x.dtype))
         return x
 

@@ -150,4 +150,4 @@ def shapes_illume() -> UnifiedRecipe:
     smalti train shapes_illume --tokenizer runs/dual/tokenizer --out runs/illume
     """
     recipe = shapes_chameleon()
-    return replace(recipe, row=320, model=IllumeConfig(small(), seen=(), length=768))
+    return replace(recipe, row=368, model=IllumeConfig(small(), seen=(), length=800))
