@@ -1,6 +1,6 @@
 """MetaMorph against outputs of the official code: what is read, learned and said, and adapters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,37 +46,36 @@ def test_metamorph(folder: Path):
     io.check("image_features", features)
     io.check("projected", model.projector(features))
     check_rows(model, config, features, io)
-    check_saying(model, config, io)
+    check_saying(model, config, features, io)
     check_adapters(config, weights, io)
     io.done()
 
 
-def documents(
-    model: MetaMorph, config: Mapping[str, Any], features: Tensor, io: Vectors
-) -> list[list[Part]]:
-    """The rows of the file as parts: a placeholder between the ids around it is a picture, which is
+def parts_of(
+    model: MetaMorph, config: Mapping[str, Any], ids: Tensor, labels: Tensor, features: Iterator
+) -> list[Part]:
+    """A row of the file as parts: a placeholder between the ids around it is a picture, which is
     learned where the id before it is."""
-    pictures, found = iter(features), list[list[Part]]()
-    for ids, labels, kept in zip(
-        io["input_ids"], io["labels"], io["attention_mask"].bool(), strict=True
-    ):
-        ids, labels, parts, begin = ids[kept], labels[kept], list[Part](), 0
-        places = (ids == config["special_ids"]["image_placeholder"]).nonzero().flatten().tolist()
-        for at in [*places, len(ids) + 1]:
-            text = slice(begin, at - 1)
-            for id, label in zip(ids[text], labels[text], strict=True):
-                parts.append(Part(id[None], learned=bool(label != IGNORED)))
-            if at < len(ids):
-                learned = bool(labels[at - 1] == model.config.begin)
-                parts.append(Part(next(pictures), model.spec, learned))
-            begin = at + 2
-        found.append(parts)
-    return found
+    parts, begin = list[Part](), 0
+    places = (ids == config["special_ids"]["image_placeholder"]).nonzero().flatten().tolist()
+    for at in [*places, len(ids) + 1]:
+        for id, label in zip(ids[begin : at - 1], labels[begin : at - 1], strict=True):
+            parts.append(Part(id[None], learned=bool(label != IGNORED)))
+        if at < len(ids):
+            learned = bool(labels[at - 1] == model.config.begin)
+            parts.append(Part(next(features), model.spec, learned))
+        begin = at + 2
+    return parts
 
 
 def check_rows(model: MetaMorph, config: Mapping[str, Any], features: Tensor, io: Vectors) -> None:
     """Compare what rows become, logits and losses."""
-    rows = rows_of(documents(model, config, features, io), model.wrapping, model.marks.pad)
+    pictures, inputs = iter(features), (io["input_ids"], io["labels"], io["attention_mask"].bool())
+    documents = [
+        parts_of(model, config, ids[kept], labels[kept], pictures)
+        for ids, labels, kept in zip(*inputs, strict=True)
+    ]
+    rows = rows_of(documents, model.wrapping, model.marks.pad)
     length, kept = rows.ids.shape[1], rows.kept
     io.check("expanded_mask", kept)
     io.check("expanded_labels", rows.labels)
@@ -91,21 +90,26 @@ def check_rows(model: MetaMorph, config: Mapping[str, Any], features: Tensor, io
     said = F.pad(h, (0, 0, 1, 0))[:, :-1][rows.drawn & rows.learned]
     io.check("pred_features", model.said(said))
     terms = model.terms(rows, Noise.request(0, len(kept)))
-    means = {n: (t.values * t.where).sum() / t.where.sum() for n, t in terms.items()}
+    means = {n: (t.values * t.where).sum() / t.where.sum().clamp(min=1) for n, t in terms.items()}
     scale = io["loss"].abs().item()
     io.check("loss_language", means["text"])
     io.check("loss_image", means["features"], size=1.0)
-    weight = config["constructor"].get("vision_coef", 1.0)
+    told = config["constructor"]
+    weight = told.get("vision_coef", 1.0) * told.get("use_vision_ar", True)
     io.check("loss", means["text"] + weight * means["features"], size=scale)
 
 
-def check_saying(model: MetaMorph, config: Mapping[str, Any], io: Vectors) -> None:
+def check_saying(
+    model: MetaMorph, config: Mapping[str, Any], features: Tensor, io: Vectors
+) -> None:
     """Compare a picture said behind a prompt, and the text behind the picture, by the loop."""
     (prompt,), count = io["gen_prompt_ids"], len(io["gen_text_after"])
     assert int(prompt[-1]) == model.config.begin
+    unlearned = torch.full_like(prompt, IGNORED)
+    before = parts_of(model, config, prompt[:-1], unlearned[:-1], iter(features))
     request = Request(Cond(labels=torch.arange(1)), Noise.request(0, 1), filters=Filters(top_k=1))
     wish = mixed.MixedRequest(
-        [[Part(prompt[:-1])]], replace(request, filters=Filters()),
+        [before], replace(request, filters=Filters()),
         torch.ones(model.vocab, dtype=torch.bool), text=Filters(top_k=1), most=count, pictures=1,
         first="picture",
     )  # fmt: skip
