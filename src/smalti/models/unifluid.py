@@ -183,18 +183,19 @@ class UniFluid(Unified):
         """What stands at the positions from `begin` to `end`, (B, n, D): an id, a vector with its
         place, or what is seen, and the place of the vector that comes next."""
         here, after = slice(begin, end), slice(begin + 1, end + 1)
-        x = self.language.embed(rows.ids[:, here].clamp(min=0))
+        ids, seen = rows.ids[:, here], rows.seen[:, here]
+        x = self.language.embed(ids.clamp(min=0))
+        features = x.new_zeros(0, self.config.seen_dim)  # every layer has a gradient, if it is zero
         if rows.features is not None:
-            seen = rows.seen[:, here]
-            given = self.aligner(rows.features[:, here][seen].to(x.dtype))
-            x = x.masked_scatter(seen.unsqueeze(-1), given.to(x.dtype))
-        if rows.vectors is None:
-            return x
+            features = rows.features[:, here][seen].to(x.dtype)
+        x = x.masked_scatter(seen.unsqueeze(-1), self.aligner(features).to(x.dtype))
+        vectors = x.new_zeros(*ids.shape, self.config.channels)
+        if rows.vectors is not None:
+            vectors = rows.vectors[:, here].to(x.dtype)
         drawn = F.pad(rows.drawn, (0, 1))
         cells = rows.cells[..., 0] * self.config.grid[1] + rows.cells[..., 1]
         cells = F.pad(cells, (0, 1)).where(drawn, 0)
-        vectors = self.vector_proj(rows.vectors[:, here].to(x.dtype))  # (B, n, D)
-        vectors = vectors + self.cell_pos(cells[:, here])
+        vectors = self.vector_proj(vectors) + self.cell_pos(cells[:, here])  # (B, n, D)
         x = vectors.to(x.dtype).where(drawn[:, here].unsqueeze(-1), x)
         return x + self.next_pos(cells[:, after]).to(x.dtype) * drawn[:, after].unsqueeze(-1)
 
