@@ -255,8 +255,19 @@ class DepthLanguage(Unified):
         if rows.codes is not None and where.any():
             states = F.pad(h, (0, 0, 1, 0))[:, :-1]  # of the position before
             nats = nats.masked_scatter(where, self.losses(states[where], rows.codes[where]).mean(1))
+        elif self.training:
+            nats = nats + self.idle()
         text = Term(self.nats(h, rows), rows.targets != IGNORED)
         return {"text": text, "codes": Term(nats, where)}
+
+    def idle(self) -> Tensor:
+        """Zero, by all that reads and writes stacks, which then has a gradient, if it is zero,
+        whatever stands in a batch: processes that learn together wait for each other's."""
+        codes = self.spec.empty(1, self.book.vectors.device)[:, :1]
+        features = self.book(codes)
+        if self.config.reads == "joined":
+            features = self.projection(self.book.each(codes).flatten(-2))
+        return 0 * self.losses(self.into(features)[0], codes[0]).sum()
 
     # -- drawing
 
