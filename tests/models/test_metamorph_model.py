@@ -80,3 +80,13 @@ def test_each_feature_is_said_by_the_state_before_it():
     wanted = -(said * pictures[1]).sum(-1)
     torch.testing.assert_close(term.values[0, 10:16], wanted)
     assert not term.values[0, :10].any()
+
+
+def test_it_learns_in_bfloat16():
+    model = MetaMorph(tiny())
+    picture = Part(formed(torch.randn(6, 8), "unit"), model.spec)
+    rows = rows_of([[Part(torch.tensor([5])), picture]], model.wrapping)
+    exact = model.terms(rows, Noise.request(0, 1))["features"]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.terms(rows, Noise.request(0, 1))["features"]
+    torch.testing.assert_close(found.values, exact.values, rtol=0, atol=0.05)

@@ -166,7 +166,7 @@ class MetaMorph(Unified):
         if rows.vectors is None or not drawn.any():
             return x
         seen = self.projector(rows.vectors[:, here][drawn].to(x.dtype))  # (m, D)
-        return x.masked_scatter(drawn.unsqueeze(-1), seen)
+        return x.masked_scatter(drawn.unsqueeze(-1), seen.to(x.dtype))
 
     def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:
         place = place_of(self.language, rows, begin, end)

@@ -80,7 +80,7 @@ def metamorph_8b() -> UnifiedRecipe:
 
 def shapes_renderer() -> RenderRecipe:
     """A small renderer of what the tower of `shapes_siglip` sees of shapes, 32 pixels from 4 x 4
-    features.
+    features, each of which is added to the patch of 8 x 8 pixels where it stands.
 
     smalti train shapes_siglip --out runs/siglip
     smalti train shapes_renderer --towers runs/siglip/towers --out runs/renderer
@@ -89,7 +89,7 @@ def shapes_renderer() -> RenderRecipe:
     model = RenderedConfig(
         size=(32, 32),
         grid=(4, 4),
-        renderer=RendererConfig(AdapterConfig("mlp", 2, 128, 256), 4, 4, 128, 4),
+        renderer=RendererConfig(AdapterConfig("mlp", 2, 128, 256), 4, 4, 128, 8),
     )
     return RenderRecipe(
         data=towers.data,
@@ -98,7 +98,7 @@ def shapes_renderer() -> RenderRecipe:
         train=TrainConfig(
             steps=1500,
             batch=32,
-            optim=OptimConfig(lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.0),
+            optim=OptimConfig(lr=1.5e-3, schedule="cosine", warmup=50, weight_decay=0.0),
             ema=0.99,
             eval_every=500,
             preview_every=500,

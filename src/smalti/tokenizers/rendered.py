@@ -2,8 +2,8 @@
 
 MetaMorph (Tong et al. 2024, arXiv:2412.14164) draws features of a SigLIP, which a diffusion model
 makes visible: a U-Net of Stable Diffusion whose texts an adapter of features replaces. Here the
-renderer is a small transformer in which times, features and patches of a picture with noise in it
-stand in one row (Bao et al. 2022, "All are Worth Words: A ViT Backbone for Diffusion Models",
+renderer is a small transformer in whose rows a time and patches of a picture with noise in it stand
+(Bao et al. 2022, "All are Worth Words: A ViT Backbone for Diffusion Models",
 arXiv:2209.12152), and says the picture without the noise, along a flow.
 
 Unusual: encoding is seeing, so a picture comes back as something that looks alike to the ViT. The
@@ -110,19 +110,20 @@ class RenderedConfig(TokenizerConfig):
 
 
 class Renderer(nn.Module):
-    """Pictures with noise in them, times and features to the pictures without the noise."""
+    """Pictures with noise in them, times and features to the pictures without the noise. What an
+    adapter makes of each feature alone is added to the patches where it stands; learned tokens that
+    looked at all features stand in the row."""
 
     def __init__(self, config: RenderedConfig) -> None:
         super().__init__()
         mine, (height, width) = config.renderer, config.size
         self.patch, self.grid = mine.patch, (height // mine.patch, width // mine.patch)
+        self.cells = config.grid if mine.adapter.kind == "mlp" else None
         dim, pixels = mine.dim, 3 * mine.patch**2
-        stack, count = mine.adapter.kind == "mlp", config.spec.positions
         self.adapter = adapter(config.spec.channels, mine.adapter)
         self.tokens = Linear(mine.adapter.width, dim)
-        self.token_places = nn.Parameter(torch.empty(count if stack else mine.adapter.tokens, dim))
         self.patches = Linear(pixels, dim)
-        self.patch_places = nn.Parameter(torch.empty(self.grid[0] * self.grid[1], dim))
+        self.places = nn.Parameter(torch.empty(self.grid[0] * self.grid[1], dim))
         self.time = TimeEmbedding(dim)
         shape = TowerConfig(mine.layers, mine.heads, dim, 4 * dim)
         self.layers = nn.ModuleList([Block(shape) for _ in range(mine.layers)])
@@ -132,9 +133,8 @@ class Renderer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Layers as PyTorch has them, places Normal(0, 0.02); a new renderer gives grey."""
-        for places in (self.token_places, self.patch_places):
-            nn.init.normal_(places, std=0.02)
+        """Layers as PyTorch has them, places Normal(0, 0.3); a new renderer gives grey."""
+        nn.init.normal_(self.places, std=0.3)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -144,15 +144,21 @@ class Renderer(nn.Module):
         tokens = self.adapter(features)
         if kept is not None:
             tokens = tokens * kept[:, None, None]
-        return self.tokens(tokens) + self.token_places
+        return self.tokens(tokens)
 
     def forward(self, x: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
         """Pictures x (B, 3, H, W) with noise in them, times (B,) from 0, all noise, to 1, and what
         is read of features (B, T, D) to pictures (B, 3, H, W)."""
         patches = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)  # (B, P, 3 p p)
-        h = self.patches(patches) + self.patch_places
-        time = self.time(TIMES * times).unsqueeze(1).to(h.dtype)
-        h = torch.cat((time, tokens.to(h.dtype), h), 1)  # (B, 1 + T + P, D)
+        h = self.patches(patches) + self.places
+        row = [self.time(TIMES * times).unsqueeze(1).to(h.dtype)]
+        if self.cells is None:
+            row.append(tokens.to(h.dtype))
+        else:
+            cells = tokens.transpose(1, 2).unflatten(2, self.cells)
+            spread = F.interpolate(cells.float(), self.grid, mode="bilinear")
+            h = h + spread.flatten(2).transpose(1, 2).to(h.dtype)  # (B, P, D)
+        h = torch.cat((*row, h), 1)  # (B, 1 + P, D), or with the tokens
         for layer in self.layers:
             h = layer(h)
         found = self.out(self.norm(h[:, -patches.shape[1] :]))

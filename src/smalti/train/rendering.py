@@ -20,6 +20,8 @@ from smalti.train.objectives import Batch, CodingConfig, Losses, Objective
 
 SHARPEST = 0.05
 """Least share of noise by which what is left to go is divided."""
+TIMES = (-0.8, 0.8)
+"""Mean and standard deviation of the logit of times: near the noise, where features decide."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Rendering(Objective):
                 noise = config.feature_noise * length * torch.randn_like(features)
                 features = formed(features + noise, model.config.form)
         count = len(images)
-        times = torch.rand(count, device=images.device)
+        times = (TIMES[0] + TIMES[1] * torch.randn(count, device=images.device)).sigmoid()
         kept = torch.rand(count, device=images.device) >= config.cond_dropout
         t = times.view(-1, 1, 1, 1)
         x = torch.lerp(torch.randn_like(images), images, t)
