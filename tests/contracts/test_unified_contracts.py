@@ -16,9 +16,11 @@ from smalti.engine import mixed
 from smalti.engine.step import Request
 from smalti.models import depth_language, illume
 from smalti.models.unified import Unified
+from smalti.pipeline.sampling import Sampling
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
+from smalti.sampling.orders import shuffled
 from smalti.sampling.solvers import Solver
 from smalti.text.sequence import Part, packed, rows_of
 
@@ -86,7 +88,9 @@ def asked(model: Unified, documents: Sequence[Sequence[Part]], **settings: Any) 
     how = Request(
         Cond(labels=torch.arange(count)), Noise.request(3, count), solver=Solver(steps="3")
     )
-    drawing = {n: settings.pop(n) for n in ("guidance", "filters", "known") if n in settings}
+    drawing = {
+        n: settings.pop(n) for n in ("guidance", "filters", "known", "orders") if n in settings
+    }
     words = torch.arange(model.vocab) < WORDS
     return mixed.MixedRequest(documents, replace(how, **drawing), words, **settings)
 
@@ -180,6 +184,25 @@ def test_known_codes_stay_and_are_seen(model: Unified):
     for parts, others in zip(held, free, strict=True):
         close(parts[0].content[mask[0]].float(), given[mask[0]].float())
         assert not torch.equal(parts[0].content[~mask[0]], others[0].content[~mask[0]])
+
+
+def test_models_that_know_orders_draw_in_them(model: Unified):
+    """As they do without a cache; others refuse orders."""
+    if not model.any_order:
+        with pytest.raises(ValueError, match="order random is for models that know orders"):
+            Sampling.of(order="random").check(model)
+        return
+    orders = shuffled(Noise.request(1, 2), model.spec.positions)
+    request = asked(
+        model, some(model), guidance=Guidance(2.0), orders=orders, most=3, pictures=2,
+        first="picture",
+    )  # fmt: skip
+    ours, usual = finished(model, request), finished(model, asked(model, some(model),
+                           guidance=Guidance(2.0), first="picture"))  # fmt: skip
+    assert not torch.allclose(ours[0][0].content, usual[0][0].content, atol=1e-2)
+    slow = finished(forgetful(model), request)
+    for mine, theirs in zip(sum(ours, []), sum(slow, []), strict=True):
+        close(mine.content.float(), theirs.content.float())
 
 
 def test_documents_of_a_row_do_not_see_each_other(model: Unified):
