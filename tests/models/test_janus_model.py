@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from smalti.codes import TokenSpec
+from smalti.codes import Cond, TokenSpec
 from smalti.engine import mixed
+from smalti.engine.step import Request
 from smalti.models.janus import Janus, JanusConfig, tiny
 from smalti.models.unified import Marks
+from smalti.sampling.filters import Filters
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import Document, Part, rows_of
+from smalti.train.joint import JointConfig, batch_of
 
 
 @pytest.fixture
@@ -68,6 +71,40 @@ def test_every_weight_has_a_gradient_whatever_stands_in_a_batch(model):
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_it_learns_to_say_what_the_eye_sees_and_to_draw_what_is_said(model):
+    """Four pictures, each in both forms."""
+    torch.manual_seed(3)
+    spec, marks = model.config.sight.spec, model.marks
+    names = [text(3 + i, 10 - i) for i in range(4)]
+    forms = [torch.randn(spec.empty(1)[0].shape) for _ in names]
+    drawn = [torch.randint(0, model.spec.vocab, (model.spec.positions,)) for _ in names]
+    shown = [[text(marks.start), Part(f, spec, learned=False, seen=True)] for f in forms]
+    asked = [[text(marks.start), name] for name in names]
+    documents = [[*some, name, text(1)] for some, name in zip(shown, names, strict=True)]
+    pictures = zip(asked, drawn, strict=True)
+    documents += [[*some, Part(codes, model.spec)] for some, codes in pictures]
+    objective = JointConfig(over="kinds").objective(model.train())
+    batch = batch_of(rows_of(documents, model.wrapping)) | {"shuffle": torch.arange(8)}
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for step in range(60):
+        losses = objective(batch, step).totals["model"]
+        optimizer.zero_grad()
+        losses.backward()
+        optimizer.step()
+    model.eval()
+    how = Request(
+        Cond(labels=torch.arange(4)), Noise.request(0, 4), filters=Filters(temperature=0.0)
+    )
+    words = torch.ones(model.vocab, dtype=torch.bool)
+    wish = mixed.MixedRequest(shown, how, words, (1,), Filters(temperature=0.0), most=4, pictures=0)
+    first = replace(wish, documents=asked, most=0, pictures=1, first="picture")
+    for request, wanted in ((wish, [name.content for name in names]), (first, drawn)):
+        with torch.no_grad():
+            events = [e for e in mixed.stream(model, request) if isinstance(e, mixed.Finished)]
+        found = {event.row: event.part.content.tolist() for event in events}
+        assert [found[i] for i in range(4)] == [content.tolist() for content in wanted]
+
+
 @torch.no_grad()
 def test_a_code_is_no_id_of_text(model):
     """Whatever stands in the row: the losses are over the ids of text, or over all codes."""
@@ -106,7 +143,7 @@ def test_a_penalty_knows_the_ids_of_text_alone(model):
     """Behind a picture, whose codes have ids above those of text."""
     rows = rows_of([[text(1, 3), codes(model), text(2)]], model.wrapping)
     writer = model.writer(rows, 1, torch.ones(1, model.vocab).bool(), 2.0)
-    context = writer.prepare(mixed.Cond(labels=torch.arange(1)))
+    context = writer.prepare(Cond(labels=torch.arange(1)))
     writer.read(context, rows.ids.shape[1])
     there = writer.there(context, torch.zeros(1, model.vocab))
     assert there[0].nonzero().flatten().tolist() == [1, 2, 3, model.config.begin, model.config.end]
