@@ -189,7 +189,7 @@ def load_towers(
         return matcher._replace(towers=matcher.towers.to(place))
     towers, info = load_module(folder, modules.TOWERS, place, verify=verify)
     words = Words.open(folder / FOLDER)
-    require_words(folder, info, words, "towers")
+    require_words(folder, info, words, "towers were")
     return Matcher(towers, words, info)
 
 
@@ -244,7 +244,8 @@ def require_words(folder: Path, info: Mapping[str, Any], words: Words, what: str
     """Raise ValueError unless a text tokenizer is the one that a module's config.json names."""
     if info.get("words") != (mark := words.fingerprint()):
         raise ValueError(
-            f"{folder}: the {what} learned words {info.get('words')}, the folder holds words {mark}"
+            f"{folder}: the {what} trained with words {info.get('words')}, the folder holds words "
+            f"{mark}"
         )
 
 

@@ -44,9 +44,13 @@ def made(kind: str) -> UnifiedPipeline:
     words = Words.train(["a red heart", "a blue star", "what is it?", "draw"], 280)
     assert words.stop is not None
     marks = Marks(words.start, (words.stop,), words.pad)
-    tokenizer = home_of(tiny, marks, words.vocab)
-    config = replace(tiny.fitted(tokenizer.spec, words.vocab, marks), length=160)
-    config = config.with_codebook(tokenizer.codebook)
+    tokenizer = home_of(tiny, marks, words.vocab) if tiny.drawing else None
+    config = tiny.fitted(tokenizer.spec if tokenizer else tiny.spec, words.vocab, marks)
+    config = replace(config, length=160)
+    if tokenizer is not None:
+        config = config.with_codebook(tokenizer.codebook)
+    if config.sight is not None:
+        config = config.seeing(eyes.tiny().sight)
     model = modules.module_of(config, modules.UNIFIED).eval().requires_grad_(False)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -114,6 +118,38 @@ def test_a_saved_pipeline_draws_and_says_the_same(pipe, photo, tmp_path):
     assert repr(again) == repr(pipe)
     with pytest.raises(ValueError, match="is a pipeline of text and pictures"):
         load(tmp_path / "p")
+
+
+def test_one_that_only_reads_says_the_same_when_it_is_saved_and_draws_nothing(photo, tmp_path):
+    pipe = made("flamingo")
+    pipe.save_pretrained(tmp_path / "p")
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
+        "eye", "model", "pipeline.json", "words"
+    ]  # fmt: skip
+    again = load_unified(tmp_path / "p", dtype="float32")
+    assert again.fingerprint == pipe.fingerprint and repr(again) == repr(pipe)
+    asked = {"words": 6, "text_temperature": 1.0}
+    other = Image.new("RGB", (30, 30), "red")
+    assert pipe.ask(photo, "what?", **asked) == again.ask(photo, "what?", **asked)
+    two = pipe.caption([photo, other], seed=3, **asked)
+    assert two[0] == pipe.caption([photo], seed=3, **asked)[0] and two[0] != two[1]
+    turns = [Turn("user", [photo, "what is it?"])]
+    events = list(pipe.chat(turns, seed=1, **asked))
+    assert events[-1].whole and all(isinstance(event, Said) for event in events)
+    draws = {
+        "sample": lambda: pipe("a red heart"),
+        "edit": lambda: pipe.edit(photo, extend=None),
+        "instruct": lambda: pipe.instruct(photo, "make it blue"),
+        "go on": lambda: list(pipe.go_on([["a heart"]], Wish("picture", pictures=1))),
+    }
+    for draw in draws.values():
+        with pytest.raises(ValueError, match="reads pictures and writes text, it draws none"):
+            draw()
+    eye = pipe.eye
+    with pytest.raises(ValueError, match="draws no pictures: it takes no tokenizer"):
+        UnifiedPipeline(made("janus").tokenizer, pipe.model, pipe.words, eye=eye)
+    with pytest.raises(ValueError, match="draws pictures, got no tokenizer"):
+        UnifiedPipeline(None, made("one_vocabulary").model, pipe.words)
 
 
 def test_captions_are_those_of_each_picture_alone(pipe, photo):

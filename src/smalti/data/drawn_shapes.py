@@ -57,7 +57,12 @@ class Attributes(NamedTuple):
         return (
             f"{position} there is a {shape}, {size} and {colour}",
             f"the {shape} {position} is {colour} and {size}",
-            f"{colour}, {shape}, {size}, {position}",
+            f"a {colour} {shape}, {size}, {position}",
+            f"{size}, {colour}: a {shape} {position}",
+            f"{colour} and {size} is the {shape} {position}",
+            f"look {position}: a {shape}, {colour}, {size}",
+            f"a {shape} that is {size} and {colour}, {position}",
+            f"what is {position} is a {colour} {shape}, and it is {size}",
         )
 
     @property

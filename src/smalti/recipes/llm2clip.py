@@ -49,7 +49,7 @@ def llm2clip_sentences() -> SentencesRecipe:
 
 
 def llm2clip() -> TowersRecipe:
-    """LLM2CLIP with a ViT-L/14 of 336 pixels and Llama-3-8B, 8.5 B parameters, of which 0.6 B are
+    """LLM2CLIP with a ViT-L/14 of 336 pixels and Llama-3-8B, 8.6 B parameters, of which 0.6 B are
     trained: the tower and the adapter.
 
     512 pairs on each of 8 devices, 20 epochs of CC3M and CC12M, a rate of 1e-5, weight decay 0.05

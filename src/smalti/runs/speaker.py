@@ -83,7 +83,7 @@ def load_language(
         return Speaker(language, Words.open(folder))
     module, info = load_module(folder, modules.LANGUAGES, place, verify=verify)
     words = Words.open(folder / FOLDER)
-    require_words(folder, info, words, "language model")
+    require_words(folder, info, words, "language model was")
     return Speaker(module, words, info)
 
 
