@@ -155,9 +155,7 @@ def _warnings(found: Sequence[Judged], bare: int) -> list[str]:
     lost = [answer for answer in answers if not answer.meant]
     lines = list[str]()
     if bare:
-        lines.append(
-            f"gecko: {bare} pictures are left out: templates know nothing of their prompts"
-        )
+        lines.append(f"gecko: {bare} pictures left out: templates know nothing of their prompts")
     if not all(one.prompt.exact for one in found):
         words = {word for one in found for word in one.prompt.uncovered}
         some = ", ".join(sorted(words)[:8]) + (", ..." if len(words) > 8 else "")
