@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from smalti.cli.main import main
 
 TRAIN = "--train.batch 8 --train.save-every 4 --train.precision fp32 --train.device cpu".split()
 TOKENIZER = [
@@ -29,3 +32,14 @@ def write_pictures(folder: Path, count: int, classes: tuple[str, ...] = ()) -> P
         colour = tuple(int(v) for v in rng.integers(0, 256, 3))
         Image.new("RGB", (20 + i % 3, 24), colour).save(place / f"{i:03d}.png")
     return folder
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a command says of a mistake, with exit code 2 and no other output."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()[-1:]
+    assert stop.value.code == 2 and not output.out
+    return line
