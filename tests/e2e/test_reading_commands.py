@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from builders import pipeline
-from small_systems import TOKENIZER, TRAIN, write_pictures
+from small_systems import TOKENIZER, TRAIN, mistake, write_pictures
 from smalti.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -43,16 +43,6 @@ def report(capsys, *arguments):
     capsys.readouterr()
     run("eval", *arguments, "--bootstrap", 10)
     return json.loads(capsys.readouterr().out)
-
-
-def mistake(capsys, *arguments):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        run("eval", *arguments)
-    output = capsys.readouterr()
-    (line,) = output.err.splitlines()[-1:]
-    assert stop.value.code == 2 and not output.out
-    return line
 
 
 def values(told):
@@ -125,4 +115,4 @@ def test_what_cannot_be_measured(work, capsys, arguments, message):
     places = {"PIPE": work / "run" / "pipeline", "CLASSES": work / "classes",
               "BARE": work / "bare.npz", "QA": f"qa:{work / 'q.jsonl'}",
               "BAD": f"qa:{work / 'bad.jsonl'}"}  # fmt: skip
-    assert message in mistake(capsys, *(places.get(a, a) for a in arguments))
+    assert message in mistake(capsys, "eval", *(places.get(a, a) for a in arguments))

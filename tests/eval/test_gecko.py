@@ -135,7 +135,7 @@ def test_free_prompts_have_no_oracle_and_are_told_what_is_not_asked(drawn):
 
     found = judged(pictures, Says(), HOW, said.append)
     assert [one.number for one in found] == [0, 2] and found[1].score == 0.5
-    assert said[0] == "gecko: 1 pictures are left out: templates know nothing of their prompts"
+    assert said[0] == "gecko: 1 pictures left out: templates know nothing of their prompts"
     assert said[1] == "gecko: no question covers the words a, at, night"
     assert "1 of 4 questions were not answered" in said[2]
     told = values(records(found, Says(), pictures, HOW))

@@ -153,20 +153,20 @@ def _warnings(found: Sequence[Judged], bare: int) -> list[str]:
     """What a reader of the numbers should know."""
     answers = [answer for one in found for answer in one.answers]
     lost = [answer for answer in answers if not answer.meant]
-    told = list[str]()
+    lines = list[str]()
     if bare:
-        told.append(f"gecko: {bare} pictures are left out: templates know nothing of their prompts")
+        lines.append(f"gecko: {bare} pictures left out: templates know nothing of their prompts")
     if not all(one.prompt.exact for one in found):
         words = {word for one in found for word in one.prompt.uncovered}
         some = ", ".join(sorted(words)[:8]) + (", ..." if len(words) > 8 else "")
-        told.append(f"gecko: no question covers the words {some}" if words else "")
+        lines.append(f"gecko: no question covers the words {some}" if words else "")
     if lost:
         first = lost[0]
-        told.append(
+        lines.append(
             f"gecko: {len(lost)} of {len(answers)} questions were not answered, which counts as "
             f"wrong, such as {first.question.text!r} by {first.said!r}"
         )
-    return [text for text in told if text]
+    return [text for text in lines if text]
 
 
 def records(found: Sequence[Judged], reader: Reads, pictures: ImageSet, how: How) -> list[Measured]:
