@@ -96,13 +96,13 @@ def shapes_flamingo() -> UnifiedRecipe:
         WRITER, look, (8, 8), every=1, heads=4, head_dim=32, picture=WRITER.vocab, length=512
     )
     return UnifiedRecipe(
-        data=DataConfig(source="shapes-all:12000:caption,questions,ask", flip=False, holdout=0.02),
-        row=96,
+        data=DataConfig(source="shapes-all:12000:caption,questions", flip=False, holdout=0.02),
+        row=128,
         model=replace(model, added=1),
         objective=JointConfig(cond_dropout=0.0),
         train=TrainConfig(
             steps=1500,
-            batch=20,
+            batch=16,
             optim=OptimConfig(lr=1.5e-3, schedule="cosine", final_lr=0.1, warmup=100),
             eval_every=300,
             preview_every=0,
