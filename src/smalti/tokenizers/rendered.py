@@ -206,8 +206,8 @@ class Rendered(ImageTokenizer):
         """Raise ValueError if there is none."""
         if not self.config.renderer.layers:
             raise ValueError(
-                "these features have no renderer, so they cannot be seen as pictures: smalti train "
-                "makes one, such as shapes_renderer"
+                "these features have no renderer, as renderer.layers is 0, so they cannot be seen: "
+                "smalti train makes one, by a recipe such as shapes_renderer"
             )
 
     def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
