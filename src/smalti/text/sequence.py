@@ -416,5 +416,5 @@ def _vectors(lines: Sequence[list[Placed]], starts: Sequence[int], length: int) 
     whole = torch.zeros(len(lines), length, widths.pop(), dtype=dtype)
     for row, start, line in zip(whole, starts, lines, strict=True):
         for at, content in line:
-            row[torch.tensor(at) + start] = content
+            row[torch.tensor(at) + start] = content.to(dtype)
     return whole
