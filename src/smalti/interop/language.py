@@ -55,8 +55,9 @@ DECODER = (
     "model.layers.0.self_attn.q_proj.",
     "model.layers.0.mlp.gate_proj.",
 )
-OTHER = ("model.layers.0.self_attn.q_norm.",)
-"""How names begin in a folder of any decoder with gates; those that Chameleon's alone has."""
+OTHER = ("model.layers.0.self_attn.q_norm.", "vision_head.")
+"""How names begin in a folder of any decoder with gates; those that others have beside them:
+Chameleon's, and one that says features."""
 KINDS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "llama": _llama,
     "qwen2": _qwen2,
