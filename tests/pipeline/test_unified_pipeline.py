@@ -93,6 +93,11 @@ def same(a: Image.Image, b: Image.Image) -> bool:
     return np.array_equal(np.asarray(a), np.asarray(b))
 
 
+def at_random(pipe: UnifiedPipeline) -> bool:
+    """Whether its pictures depend on the seed."""
+    return pipe.model.filtered or pipe.model.solved
+
+
 def test_pictures_depend_on_text_seed_and_number_alone(pipe):
     few = {"steps": 4} if pipe.model.draws_by == "masked" else {}
     few = {"head_steps": "3"} if pipe.model.solved else few
@@ -105,7 +110,7 @@ def test_pictures_depend_on_text_seed_and_number_alone(pipe):
     ]  # fmt: skip
     alone = pipe(texts, n=1, seed=5, first=2, guidance=2.0, batch=1, **few)
     assert np.abs(np.asarray(alone[0], int) - np.asarray(images[2], int)).max() <= 2
-    assert not same(images[0], images[2])
+    assert same(images[0], images[2]) != at_random(pipe)
 
 
 def test_a_saved_pipeline_draws_and_says_the_same(pipe, photo, tmp_path):
@@ -163,13 +168,13 @@ def test_captions_are_those_of_each_picture_alone(pipe, photo):
 
 def test_an_instruction_gives_pictures(pipe, photo):
     images = pipe.instruct(photo, "make it blue", 2, seed=1)
-    assert len(images) == 2 and not same(*images)
+    assert len(images) == 2 and same(*images) != at_random(pipe)
     assert images[1].info["smalti"]["text"] == "make it blue"
 
 
 def test_a_part_is_painted_anew(pipe, photo):
     mask = np.zeros((40, 50), bool)
-    mask[:, 25:] = True  # the right half of the middle 40 x 40
+    mask[:, 30:] = True  # of the middle 40 x 40 the right 15
     few = {"head_steps": "3"} if pipe.model.solved else {}
     images = pipe.edit(photo, mask, text="a red heart", n=2, seed=1, **few)
     tags = [image.info["smalti"] for image in images]
@@ -178,7 +183,7 @@ def test_a_part_is_painted_anew(pipe, photo):
     ]  # fmt: skip
     kept = pipe.edit(photo, mask, seed=1, keep_pixels=True, **few)[0]  # without a text
     left = slice(0, pipe.tokenizer.size[1] // 2 - 2)  # of the kept half
-    assert not same(images[0], images[1])
+    assert same(images[0], images[1]) != at_random(pipe)
     given = center_part(Image.open(photo).convert("RGB"), pipe.tokenizer.size)
     assert np.array_equal(np.asarray(kept)[:, left], given[:, left])
     with pytest.raises(ValueError, match="needs a text to lead to"):

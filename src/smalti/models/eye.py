@@ -83,7 +83,8 @@ class TowerEyeConfig:
     kind: Kind = "siglip"
     """Whether the tower is a CLIP's or a SigLIP's."""
     size: int = 32
-    """Height and width of pictures in pixels, a multiple of `patch`."""
+    """Height and width of pictures in pixels; what is more than a multiple of `patch`, at the right
+    and below, is not seen."""
     patch: int = 4
     """Height and width of a patch in pixels."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)

@@ -189,9 +189,8 @@ class MetaMorph(Unified):
         losses = h.new_zeros(rows.ids.shape, dtype=torch.float32)
         if rows.vectors is not None and where.any():
             said = self.said(F.pad(h, (0, 0, 1, 0))[:, :-1][where])  # (m, C)
-            losses = losses.masked_scatter(
-                where, apart(rows.vectors[where], said, self.config.form)
-            )
+            found = apart(rows.vectors[where], said, self.config.form)
+            losses = losses.masked_scatter(where, found.to(losses.dtype))
         text = Term(self.nats(h, rows), rows.targets != IGNORED)
         return {"text": text, "features": Term(losses, where)}
 

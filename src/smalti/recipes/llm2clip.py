@@ -105,7 +105,7 @@ def shapes_language() -> LanguageRecipe:
             steps=400,
             batch=12,
             optim=OptimConfig(lr=3e-3, schedule="cosine", final_lr=0.1, warmup=40),
-            eval_every=200,
+            eval_every=80,
             save_every=200,
         ),
     )
@@ -124,7 +124,7 @@ def shapes_sentences() -> SentencesRecipe:
             steps=150,
             batch=32,
             optim=OptimConfig(lr=2e-3, schedule="cosine", warmup=15, weight_decay=0.0),
-            eval_every=50,
+            eval_every=30,
             save_every=50,
         ),
     )

@@ -33,7 +33,7 @@ def metamorph_renderer() -> RenderRecipe:
         data=DataConfig(source="folder:pictures", flip=False, holdout=0.001),
         model=RenderedConfig(
             renderer=RendererConfig(AdapterConfig("mlp", 2, 768, 2048), 18, 16, 1024, 16),
-            steps=50,
+            evaluations=50,
             guidance=6.0,
         ),
         objective=RenderingConfig(cond_dropout=0.1),
@@ -100,7 +100,7 @@ def shapes_renderer() -> RenderRecipe:
             batch=32,
             optim=OptimConfig(lr=1.5e-3, schedule="cosine", warmup=50, weight_decay=0.0),
             ema=0.99,
-            eval_every=500,
+            eval_every=300,
             preview_every=500,
             save_every=250,
         ),
@@ -122,5 +122,5 @@ def shapes_metamorph() -> UnifiedRecipe:
         model=MetaMorphConfig(replace(small(), vocab=LLAMA_3.vocab, qk_norm="none"), length=512),
         objective=JointConfig(over="kinds", cond_dropout=0.0),
         sampling=Sampling(),
-        train=replace(recipe.train, steps=1200, batch=20, eval_every=400, preview_every=600),
+        train=replace(recipe.train, steps=1200, batch=20, eval_every=240, preview_every=600),
     )
