@@ -41,6 +41,7 @@ NAMES = {
         "show_o": "shapes_show_o",
         "transfusion": "shapes_transfusion",
         "transfusion_paper": "shapes_transfusion_paper",
+        "unifluid": "shapes_unifluid",
     },
     "published": {
         "one_vocabulary": "chameleon_7b",
@@ -48,6 +49,7 @@ NAMES = {
         "emu3": "emu3",
         "show_o": "show_o",
         "transfusion_paper": "transfusion_7b",
+        "unifluid": "unifluid_2b",
     },
 }
 """The recipe of each model."""

@@ -10,9 +10,10 @@ not counted on paper. `ratio` is counted / paper; the target
 for a span is at most 1.1. `anew` is what it would cost to read the whole document at each
 evaluation, in the same unit.
 
-Then a step of training of the small Chameleon, Transfusion and Show-o on rows of a text and a
-picture: forward and backward are three times the products of every layer, with attention whole, and
-of the head at positions that learn an id. The target is at most 1.1 as well.
+Then a step of training of the small Chameleon, Transfusion, Show-o and UniFluid on rows of a text
+and a picture: forward and backward are three times the products of every layer, with attention
+whole, and of the head at positions that learn an id, or of the diffusion head at each time of each
+vector. The target is at most 1.1 as well.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ from smalti import modules
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import mixed
 from smalti.engine.step import Request
+from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
+from smalti.models.eye import Sight
 from smalti.models.unified import Marks, Unified
 from smalti.recipes.chameleon import shapes_chameleon
 from smalti.recipes.show_o import shapes_show_o
 from smalti.recipes.transfusion import shapes_transfusion
+from smalti.recipes.unifluid import shapes_unifluid
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.solvers import Solver
@@ -40,6 +44,8 @@ from smalti.text.sequence import Part, rows_of
 from smalti.train.joint import batch_of
 
 WORDS, MARKS = 512, Marks(0, (1,), 2)
+SIGHT = Sight(TokenSpec(((8, 8),), channels=96))
+"""What the eye of `shapes_siglip` gives."""
 
 
 def counted(run: Any) -> float:
@@ -52,14 +58,19 @@ def counted(run: Any) -> float:
 def model_of(recipe: Any, spec: TokenSpec) -> Unified:
     """A new model of a recipe for such codes."""
     config = recipe.model.fitted(spec, WORDS, MARKS)
+    if config.sight is not None:
+        config = config.seeing(SIGHT)
     made = modules.module_of(config, modules.UNIFIED).eval()
     made.init_weights()
     return made
 
 
-NOT_EACH = ("output", "time", "to_film", "to_ada_ln_zero", "rows", "columns")
-"""Names in those of weights that do not multiply each row: the head, and what follows times and
-places, of which few are different."""
+NOT_EACH = (
+    *("output", "time", "to_film", "to_ada_ln_zero", "rows", "columns"),
+    *("head", "aligner"),
+)
+"""Names in those of weights that do not multiply each row: heads, what is seen, and what follows
+times and places, of which few are different."""
 
 
 def linear(model: Unified) -> int:
@@ -69,6 +80,15 @@ def linear(model: Unified) -> int:
         for name, m in model.named_modules()
         if isinstance(m, nn.Linear) and not set(name.split(".")) & set(NOT_EACH)
     )
+
+
+def of_vectors(model: Unified) -> int:
+    """Weights of a diffusion head that multiply a vector at each of its times; 0: it has none."""
+    if not isinstance(head := getattr(model, "head", None), DiffusionHead):
+        return 0
+    once = ("time_embed", "cond_embed")
+    return sum(p.numel() for n, p in head.named_parameters() if p.dim() > 1 and
+               not n.startswith(once))  # fmt: skip
 
 
 def drawing(name: str, model: Unified, prefix: int, steps: int) -> dict[str, Any]:
@@ -96,7 +116,8 @@ def drawing(name: str, model: Unified, prefix: int, steps: int) -> dict[str, Any
         """Of both branches: rows through all layers, looking at so many keys."""
         return 2 * 2 * rows * (linear(model) + decoder.layers * 2 * keys * inner)
 
-    heads = 2 * 2 * spec.positions * decoder.dim * model.vocab
+    ids = decoder.dim * model.vocab if spec.discrete else steps * of_vectors(model)
+    heads = 2 * 2 * spec.positions * ids
     if model.draws_by == "denoised":
         paper = read(begin, begin) + steps * read(spec.positions, begin + spec.positions)
         anew = steps * read(begin + spec.positions, begin + spec.positions)
@@ -123,7 +144,9 @@ def training(name: str, recipe: Any, model: Unified, prefix: int, batch: int = 4
     count, length = rows.ids.shape
     learned = batch * (prefix + model.spec.positions * model.spec.discrete)
     layers = count * length * (linear(model) + decoder.layers * 2 * length * inner)
-    paper = 3 * 2 * (layers + learned * decoder.dim * model.vocab)
+    repeat = getattr(model.config, "head", DiffusionConfig()).repeat
+    times = batch * model.spec.positions * repeat * of_vectors(model)
+    paper = 3 * 2 * (layers + learned * decoder.dim * model.vocab + times)
     return {
         "case": f"{name}, training", "rows": count, "length": length,
         "gflop": found / 1e9, "ratio": found / paper,
@@ -141,6 +164,7 @@ def main() -> None:
         ("transfusion", shapes_transfusion(), numbers),
         ("chameleon", shapes_chameleon(), codes),
         ("show-o", shapes_show_o(), codes),
+        ("unifluid", shapes_unifluid(), numbers),
     ):
         model = model_of(recipe, spec)
         if model.draws_by != "masked":

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +337,38 @@ def official_meissonic(state: dict[str, Tensor], joint: int) -> dict[str, Tensor
     return renamed(found, renames)
 
 
+def official_dualvitok(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With patches of two frames, linear layers that are 1x1 convolutions, and the decoder shallow
+    first."""
+    last = max(int(name.split(".")[2]) for name in state if name.startswith("decoder.up."))
+    renames = {
+        r"^vit\.sees\.patches\.": "semantic_encoder.model.patch_embed.proj.",
+        r"^vit\.sees\.norm\.": "semantic_encoder.model.merger.ln_q.",
+        r"^vit\.sees\.merger\.": "semantic_encoder.model.merger.mlp.",
+        r"^vit\.sees\.": "semantic_encoder.model.", r"^(semantic.*)\.layers\.": r"\1.blocks.",
+        r"\.wqkv\.": ".attn.qkv.", r"\.wo\.": ".attn.proj.",
+        r"\.feed_forward\.w(\d)\.": r".mlp.fc\1.",
+        r"^(semantic_\w+)\.proj_out\.": r"\1.proj_out.0.",
+        r"^(semantic_\w+)\.norm\.": r"\1.proj_out.1.",
+        r"_quantize\.table$": "_quantizer.frozen_codebook",
+        r"_quantize\.transform\.": "_quantizer.code_transform.",
+        r"^encoder\.conv_blocks\.": "pixel_encoder.down.", r"^(encoder|decoder)\.": r"pixel_\1.",
+        r"^((?:post_)?quant_conv)\.": r"pixel_\1.", r"\.res\.": ".block.",
+        r"\.mid\.0\.": ".mid.block_1.", r"\.mid\.1\.": ".mid.attn_1.",
+        r"\.mid\.2\.": ".mid.block_2.",
+        r"(pixel_decoder.*norm\w*)\.norm\.": r"\1.norm_layer.", r"\.scale\.": ".conv_y.",
+        r"\.shift\.": ".conv_b.",
+        r"^pixel_decoder\.up\.(\d+)": lambda m: f"pixel_decoder.up.{last - int(m[1])}",
+    }  # fmt: skip
+    found = renamed(state, renames)
+    for name, tensor in found.items():
+        if name.endswith("patch_embed.proj.weight"):
+            found[name] = torch.stack((0.25 * tensor, 0.75 * tensor), 2)
+        if name == "semantic_encoder.proj_in.weight":
+            found[name] = tensor[..., None, None]
+    return found
+
+
 def diffusers_vq(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a VQGAN as diffusers names them."""
     renames = {
@@ -352,7 +384,7 @@ def diffusers_vq(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.flatten(1) if ".to_" in n and t.dim() > 1 else t for n, t in found.items()}
 
 
-def renamed(state: dict[str, Tensor], patterns: dict[str, str]) -> dict[str, Tensor]:
+def renamed(state: dict[str, Tensor], patterns: Mapping[str, Any]) -> dict[str, Tensor]:
     found = {}
     for name, tensor in state.items():
         for pattern, words in patterns.items():

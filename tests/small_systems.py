@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from smalti.cli.main import main
@@ -34,8 +34,19 @@ def write_pictures(folder: Path, count: int, classes: tuple[str, ...] = ()) -> P
     return folder
 
 
-def said(capsys: Any, *arguments: Any) -> str:
-    """What a command prints."""
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What a command prints on standard output."""
     capsys.readouterr()
     main([str(a) for a in arguments])
     return capsys.readouterr().out
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a command says of a mistake, with exit code 2 and no other output."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()[-1:]
+    assert stop.value.code == 2 and not output.out
+    return line

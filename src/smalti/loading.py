@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from smalti import modules
 from smalti.arguments import in_our_words
 from smalti.config import did_you_mean, from_dict, no_such, read_json
 from smalti.devices.named import fast_bf16, named_device, named_dtype
 from smalti.files import expand, filling
-from smalti.models.eye import Eye, TowerEye, TowerEyeConfig
+from smalti.models.eye import Eye, TowerEyeConfig, taken
 from smalti.models.towers import Matcher, TowersConfig
 from smalti.modules import (
     FILES,
-    assemble,
     check_module,
     load_module,
     tokenizer_folder,
     write_module,
 )
 from smalti.nn.finite import require_finite_weights
-from smalti.nn.unfilled import unfilled
 from smalti.pipeline.conversation import Phrases, Writing
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
@@ -72,13 +71,16 @@ def load_unified(
     folder, info, device, weights = _found(path, device, dtype)
     if info.get("kind") != "unified":
         raise ValueError(f"{folder} draws pictures and reads and writes no text")
-    tokenizer, told = load_module(folder / "tokenizer", modules.TOKENIZERS, device, verify=verify)
     model, about = load_module(folder / "model", modules.UNIFIED, device, weights, verify)
-    words, eye = Words.open(folder / "words"), None
-    marks = {"tokenizer": told["fingerprint"], "words": words.fingerprint()}
+    words, kinds = Words.open(folder / "words"), dict[str, dict[str, modules.Entry]]()
+    if model.config.drawing:
+        kinds["tokenizer"] = modules.TOKENIZERS
     if "eye" in about:
-        eye, seen = load_module(folder / "eye", modules.EYES, device, verify=verify)
-        marks["eye"] = seen["fingerprint"]
+        kinds["eye"] = modules.EYES
+    found = {n: load_module(folder / n, k, device, verify=verify) for n, k in kinds.items()}
+    parts = {name: part for name, (part, _) in found.items()}
+    marks = {name: told["fingerprint"] for name, (_, told) in found.items()}
+    marks["words"] = words.fingerprint()
     for name, mark in marks.items():
         if about.get(name) != mark:
             raise ValueError(
@@ -89,8 +91,10 @@ def load_unified(
     sampling = from_dict(Sampling, info.get("sampling", {}), f"{where}: sampling")
     writing = from_dict(Writing, info.get("writing", {}), f"{where}: writing")
     phrases = from_dict(Phrases, info.get("phrases", {}), f"{where}: phrases")
-    first, *others = marks.values()
-    info["fingerprint"] = "-".join((first, about["fingerprint"], *others))
+    marks["model"] = about["fingerprint"]
+    order = ("tokenizer", "model", "words", "eye")
+    info["fingerprint"] = "-".join(marks[name] for name in order if name in marks)
+    tokenizer, eye = parts.get("tokenizer"), parts.get("eye")
     return UnifiedPipeline(tokenizer, model, words, sampling, writing, phrases, info, eye)
 
 
@@ -185,11 +189,7 @@ def load_towers(
         return matcher._replace(towers=matcher.towers.to(place))
     towers, info = load_module(folder, modules.TOWERS, place, verify=verify)
     words = Words.open(folder / FOLDER)
-    if info.get("words") != (mark := words.fingerprint()):
-        raise ValueError(
-            f"{folder}: the towers were trained with words {info.get('words')}, the folder holds "
-            f"words {mark}"
-        )
+    require_words(folder, info, words, "towers were")
     return Matcher(towers, words, info)
 
 
@@ -211,12 +211,7 @@ def load_eye(
     if file.is_file() and read_json(file).get("type") in modules.EYES:
         return load_module(folder, modules.EYES, place, verify=verify)[0]
     towers = load_towers(path, place, verify).towers
-    config = take(towers.config)
-    with unfilled():
-        wanted = TowerEye(config).state_dict()
-    tensors = {f"tower.{name}": t for name, t in towers.vision.state_dict().items()}
-    mine = {name: tensors[name] for name in wanted}
-    return assemble(TowerEye, config, mine, str(path), torch.float32, verify)
+    return taken(towers, take(towers.config))
 
 
 def save_towers(matcher: Matcher, folder: str | Path, **extra: Any) -> str:
@@ -225,13 +220,33 @@ def save_towers(matcher: Matcher, folder: str | Path, **extra: Any) -> str:
 
     Raises ValueError for a folder of something else, and for weights that are NaN or infinite.
     """
-    folder, known = expand(folder), {k: matcher.info[k] for k in LEARNED if k in matcher.info}
+    return save_with_words(matcher.towers, matcher.words, folder, matcher.info, extra)
+
+
+def save_with_words(
+    module: nn.Module,
+    words: Words,
+    folder: str | Path,
+    info: Mapping[str, Any],
+    extra: Mapping[str, Any],
+) -> str:
+    """Write a module with its text tokenizer, with what its `info` says of what it learned, and
+    return its fingerprint. Raises ValueError as `save_towers` does."""
+    folder, known = expand(folder), {k: info[k] for k in LEARNED if k in info}
     check_module(folder)
-    require_finite_weights(matcher.towers.state_dict(), f"{folder} is not written")
+    require_finite_weights(module.state_dict(), f"{folder} is not written")
     with filling(folder) as temporary:
-        matcher.words.save(temporary / FOLDER)
-        words = matcher.words.fingerprint()
-        return write_module(matcher.towers, temporary, words=words, **known | extra)
+        words.save(temporary / FOLDER)
+        return write_module(module, temporary, words=words.fingerprint(), **known | dict(extra))
+
+
+def require_words(folder: Path, info: Mapping[str, Any], words: Words, what: str) -> None:
+    """Raise ValueError unless a text tokenizer is the one that a module's config.json names."""
+    if info.get("words") != (mark := words.fingerprint()):
+        raise ValueError(
+            f"{folder}: the {what} trained with words {info.get('words')}, the folder holds words "
+            f"{mark}"
+        )
 
 
 def tokenizer_at(path: str | Path) -> Path:
@@ -290,6 +305,7 @@ def _unknown(name: str, *_: str) -> str:
 def within(run: Path) -> str:
     """What to take of a training run's folder in place of the folder itself; "" of any other."""
     parts = {"pipeline": "pipeline.json", "tokenizer": "config.json", "towers": "config.json"}
+    parts["language"] = "config.json"
     for name, file in parts.items():
         if (run / name / file).is_file():
             return f"; it is a training run, with its {name} in {run / name}"

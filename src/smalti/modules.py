@@ -22,8 +22,10 @@ from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
     depth_language,
     dnd,
+    dual_eye,
     emu3,
     eye,
+    flamingo,
     fluid,
     hart,
     ibq,
@@ -31,7 +33,9 @@ from smalti.models import (
     imagegpt,
     infinity,
     janus,
+    language,
     llamagen,
+    llm2clip,
     mar,
     maskbit,
     maskgit,
@@ -45,6 +49,7 @@ from smalti.models import (
     towers,
     transfusion,
     transfusion_paper,
+    unifluid,
     var,
 )
 from smalti.models.generator import Generator
@@ -141,6 +146,7 @@ UNIFIED = {
     "depth_language": Entry(
         depth_language.DepthLanguageConfig, depth_language.DepthLanguage, depth_language.tiny
     ),
+    "flamingo": Entry(flamingo.FlamingoConfig, flamingo.Flamingo, flamingo.tiny),
     "emu3": Entry(emu3.Emu3Config, emu3.Emu3, emu3.tiny),
     "illume": Entry(illume.IllumeConfig, illume.Illume, illume.tiny),
     "janus": Entry(janus.JanusConfig, janus.Janus, janus.tiny),
@@ -155,11 +161,23 @@ UNIFIED = {
         transfusion_paper.TransfusionPaper,
         transfusion_paper.tiny,
     ),
+    "unifluid": Entry(unifluid.UniFluidConfig, unifluid.UniFluid, unifluid.tiny),
 }
 """Models of text and pictures in one sequence."""
-TOWERS = {"towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny)}
+TOWERS = {
+    "towers": Entry(towers.TowersConfig, towers.Towers, towers.tiny),
+    "llm2clip": Entry(llm2clip.LLM2CLIPConfig, llm2clip.LLM2CLIP, llm2clip.tiny),
+}
 """What says how well pictures and texts match."""
-EYES = {"tower_eye": Entry(eye.TowerEyeConfig, eye.TowerEye, eye.tiny)}
+LANGUAGES = {
+    "language": Entry(language.LanguageConfig, language.Language, language.tiny),
+    "sentences": Entry(llm2clip.SentencesConfig, llm2clip.Sentences, llm2clip.tiny_sentences),
+}
+"""Language models alone: that write, and that make one vector of a text."""
+EYES = {
+    "dual_eye": Entry(dual_eye.DualEyeConfig, dual_eye.DualEye, dual_eye.tiny),
+    "tower_eye": Entry(eye.TowerEyeConfig, eye.TowerEye, eye.tiny),
+}
 """What sees pictures for models that read them in another form than they draw them."""
 TEXT = {
     "bytes": Entry(byte_level.BytesConfig, byte_level.ByteEncoder, byte_level.tiny),
@@ -188,7 +206,7 @@ def module_of(config: Any, among: dict[str, Entry]) -> Any:
 
 def name_of(module: Any) -> str:
     """The name under which a module's configuration is registered."""
-    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, EYES, TEXT):
+    for known in (TOKENIZERS, MODELS, UNIFIED, TOWERS, LANGUAGES, EYES, TEXT):
         for name, item in known.items():
             if type(getattr(module, "config", None)) is item.config:
                 return name

@@ -14,22 +14,31 @@ from smalti import modules
 from smalti.codes import Cond, Known
 from smalti.engine import mixed
 from smalti.engine.step import Request
-from smalti.models import depth_language
+from smalti.models import depth_language, illume
 from smalti.models.unified import Unified
+from smalti.pipeline.sampling import Sampling
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
+from smalti.sampling.orders import shuffled
 from smalti.sampling.solvers import Solver
 from smalti.text.sequence import Part, packed, rows_of
 
 WORDS = 4
 """Ids of text, from 0, that every tiny model has."""
 CONFIGS = {name: entry.tiny() for name, entry in modules.UNIFIED.items()}
+CONFIGS["illume, seen"] = illume.tiny(seen=(12, 4), seen_grids=((1, 2), (2, 3)))
 CONFIGS["metamorph, softmax"] = replace(
     CONFIGS["metamorph"], form="unit softmax", projector="softmax", head_layers=1
 )
 CONFIGS["transfusion_paper, linear"] = replace(CONFIGS["transfusion_paper"], patches="linear")
 CONFIGS["depth_language, joined"] = depth_language.tiny_joined()
+CONFIGS["unifluid, raster"] = replace(CONFIGS["unifluid"], order="raster")
+
+
+DRAWING = sorted(name for name, config in CONFIGS.items() if config.drawing)
+"""Those that draw; all others read pictures and write text."""
+draws = pytest.mark.parametrize("model", DRAWING, indirect=True)
 
 
 @pytest.fixture(params=sorted(CONFIGS))
@@ -45,7 +54,9 @@ def model(request: pytest.FixtureRequest) -> Unified:
 
 
 def picture(model: Unified, seed: int = 0) -> Part:
-    """Some codes."""
+    """Some codes; of a model that draws none, what an eye sees."""
+    if not model.config.drawing:
+        return given(model, seed)
     like = model.spec.empty(1)[0]
     torch.manual_seed(seed)
     if model.spec.discrete:
@@ -77,7 +88,9 @@ def asked(model: Unified, documents: Sequence[Sequence[Part]], **settings: Any) 
     how = Request(
         Cond(labels=torch.arange(count)), Noise.request(3, count), solver=Solver(steps="3")
     )
-    drawing = {n: settings.pop(n) for n in ("guidance", "filters", "known") if n in settings}
+    drawing = {
+        n: settings.pop(n) for n in ("guidance", "filters", "known", "orders") if n in settings
+    }
     words = torch.arange(model.vocab) < WORDS
     return mixed.MixedRequest(documents, replace(how, **drawing), words, **settings)
 
@@ -115,6 +128,7 @@ def test_reading_in_parts_is_reading_at_once(model: Unified):
         close(torch.cat(parts, 1)[rows.kept], whole[rows.kept])
 
 
+@draws
 def test_drawing_behind_a_cache_is_drawing_anew(model: Unified):
     """Texts and pictures, with guidance of three branches."""
     guidance = Guidance(2.0, pictures=1.5) if model.draws_by == "causal" else Guidance(2.0)
@@ -132,6 +146,20 @@ def test_drawing_behind_a_cache_is_drawing_anew(model: Unified):
             close(mine.content, theirs.content)
 
 
+def test_writing_behind_a_cache_and_in_a_batch_is_writing_anew_and_alone(model: Unified):
+    documents = some(model)
+    ours = finished(model, asked(model, documents, most=5, pictures=0))
+    assert all(len(parts) == 1 and len(parts[0].content) == 5 for parts in ours)
+    for i, document in enumerate(documents):
+        alone = asked(model, [document], most=5, pictures=0)
+        alone = replace(alone, how=replace(alone.how, noise=Noise.request(3, 1, i)))
+        assert torch.equal(finished(model, alone)[0][0].content, ours[i][0].content)
+    slow = finished(forgetful(model), asked(model, documents, most=5, pictures=0))
+    for mine, theirs in zip(ours, slow, strict=True):
+        assert torch.equal(mine[0].content, theirs[0].content)
+
+
+@draws
 def test_a_document_is_the_same_alone(model: Unified):
     documents = some(model)
     request = asked(model, documents, guidance=Guidance(2.0), most=4, pictures=2, first="picture")
@@ -144,6 +172,7 @@ def test_a_document_is_the_same_alone(model: Unified):
             close(mine.content.float(), theirs.content.float())
 
 
+@draws
 def test_known_codes_stay_and_are_seen(model: Unified):
     documents, given = some(model), picture(model, 5).content
     mask = torch.zeros(2, model.spec.positions, dtype=torch.bool)
@@ -155,6 +184,25 @@ def test_known_codes_stay_and_are_seen(model: Unified):
     for parts, others in zip(held, free, strict=True):
         close(parts[0].content[mask[0]].float(), given[mask[0]].float())
         assert not torch.equal(parts[0].content[~mask[0]], others[0].content[~mask[0]])
+
+
+def test_models_that_know_orders_draw_in_them(model: Unified):
+    """As they do without a cache; others refuse orders."""
+    if not model.any_order:
+        with pytest.raises(ValueError, match="order random is for models that know orders"):
+            Sampling.of(order="random").check(model)
+        return
+    orders = shuffled(Noise.request(1, 2), model.spec.positions)
+    request = asked(
+        model, some(model), guidance=Guidance(2.0), orders=orders, most=3, pictures=2,
+        first="picture",
+    )  # fmt: skip
+    ours, usual = finished(model, request), finished(model, asked(model, some(model),
+                           guidance=Guidance(2.0), first="picture"))  # fmt: skip
+    assert not torch.allclose(ours[0][0].content, usual[0][0].content, atol=1e-2)
+    slow = finished(forgetful(model), request)
+    for mine, theirs in zip(sum(ours, []), sum(slow, []), strict=True):
+        close(mine.content.float(), theirs.content.float())
 
 
 def test_documents_of_a_row_do_not_see_each_other(model: Unified):
@@ -197,6 +245,7 @@ def test_only_what_is_learned_has_a_loss(model: Unified):
     assert sum(int(term.where.sum()) for term in terms.values()) == 1
 
 
+@draws
 def test_a_stop_ends_and_no_picture_comes_that_does_not_fit(model: Unified):
     begin = model.wrapping.begin(model.spec)[0]
     logits = model.logits
@@ -219,6 +268,7 @@ def test_a_stop_ends_and_no_picture_comes_that_does_not_fit(model: Unified):
     assert [(e.part.content.tolist(), e.last) for e in events] == [([], True)]  # type: ignore[union-attr]
 
 
+@draws
 def test_a_document_that_is_full_ends(model: Unified):
     """Behind a picture that leaves no room for text, and before one that no longer fits."""
     begin, logits, calls = model.wrapping.begin(model.spec)[0], model.logits, [0]
@@ -238,6 +288,7 @@ def test_a_document_that_is_full_ends(model: Unified):
     assert [part.content.tolist() for part in finished(model, begun)[0]] == [[3]]
 
 
+@draws
 def test_what_cannot_go_on_is_refused(model: Unified):
     with pytest.raises(ValueError, match="leaves no room for text"):
         finished(model, asked(model, [[text(1, 2, 3)]], most=2, length=3))
@@ -250,6 +301,7 @@ def test_what_cannot_go_on_is_refused(model: Unified):
         finished(model, nothing)
 
 
+@draws
 def test_broken_weights_are_named(model: Unified):
     with torch.no_grad():
         next(iter(model.parameters())).fill_(torch.nan)

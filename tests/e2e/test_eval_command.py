@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from builders import pipeline
+from small_systems import mistake
 from smalti.cli.main import main
 from smalti.cli.subjects import held_out, share_of
 from smalti.data.open import open_source
@@ -52,16 +53,6 @@ def report(capsys, *arguments):
     capsys.readouterr()
     run("eval", *arguments)
     return json.loads(capsys.readouterr().out)
-
-
-def mistake(capsys, *arguments):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        run(*arguments)
-    output = capsys.readouterr()
-    (line,) = output.err.splitlines()[-1:]
-    assert stop.value.code == 2 and not output.out
-    return line
 
 
 def values(told):

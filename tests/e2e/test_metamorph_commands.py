@@ -22,7 +22,7 @@ TOWERS = (
       for name, value in (("dim", 16), ("heads", 2), ("layers", 1), ("ffn-dim", 32))),
 )  # fmt: skip
 RENDERER = (
-    *"--data.source shapes:40 --model.size 16 16 --model.grid 2 2 --model.steps 2".split(),
+    *"--data.source shapes:40 --model.size 16 16 --model.grid 2 2 --model.evaluations 2".split(),
     *"--model.renderer.layers 1 --model.renderer.heads 2 --model.renderer.dim 16".split(),
     *"--model.renderer.adapter.width 16 --model.renderer.adapter.hidden 16".split(),
     *"--train.steps 4".split(),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from builders import pipeline
+from small_systems import mistake
 from smalti.cli.main import main
 from smalti.eval.clip import cmmd
 from smalti.eval.sets import open_set
@@ -25,16 +26,6 @@ pytestmark = pytest.mark.usefixtures("float32")
 
 def run(*arguments):
     main([str(a) for a in arguments])
-
-
-def mistake(capsys, *arguments):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        run(*arguments)
-    output = capsys.readouterr()
-    (line,) = output.err.splitlines()[-1:]
-    assert stop.value.code == 2 and not output.out
-    return line
 
 
 @pytest.fixture(scope="module")

@@ -168,7 +168,7 @@ def test_mistakes_are_one_line(work, tmp_path, capsys):
         ("is not a file of captions", "caption", pipe, work / "pictures", "--out",
          tmp_path / "notes.jsonl"),
         ("do not go with it", "edit", pipe, "--image", picture, "--instruct", "a", "--text", "b"),
-        ("is a pipeline of text and pictures", "eval", pipe),
+        ("give --reference with the pictures", "eval", pipe),
         ("is not a pipeline", "ask", work / "pictures", "what?", "--image", picture),
         ("never mirrored", "train", "shapes_chameleon", "--out", tmp_path / "r", "--data.flip",),
         ("need --tokenizer", "train", "shapes_chameleon", "--out", tmp_path / "r"),

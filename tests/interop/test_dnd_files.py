@@ -59,7 +59,7 @@ def tokenizer(tmp_path):
 def convert(tokenizer, file, out, *more):
     given = ["convert", "dnd", "--tokenizer", tokenizer, "--model", file, "--out", out, *more]
     main([str(word) for word in given])
-    return load(str(out))
+    return load(str(out), dtype="float32")
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -81,7 +81,7 @@ def test_a_folder_becomes_a_pipeline(folder, tmp_path):
     place, to = str(out), str(tmp_path / "pipeline")
     main(["convert", "emu3", "--tokenizer", place, "--model", place, "--words", place,
           "--size", "8x12", "--out", to])  # fmt: skip
-    pipeline = load_unified(to)
+    pipeline = load_unified(to, dtype="float32")
     model, vocabulary = pipeline.model, words().get_vocab()
     codes = torch.tensor([0, 5, 23, 7, 7, 1])
     rows = rows_of([[Part(torch.tensor([1, 2])), Part(codes, model.spec)]], model.wrapping)

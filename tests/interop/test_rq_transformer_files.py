@@ -173,7 +173,7 @@ def pipeline(tar, tmp_path_factory) -> Path:
 
 def test_a_tar_becomes_a_pipeline(pipeline):
     model = model_of({})
-    pipe = smalti.load(pipeline, device="cpu")
+    pipe = smalti.load(pipeline, "cpu", torch.float32)
     assert pipe.sampling.filters.top_p == 0.92 and pipe.sampling.guidance.scale == 1.0
     vectors = pipe.tokenizer.quantize.embedding.weight
     assert torch.equal(pipe.model.head.seen.vectors, vectors)
@@ -187,7 +187,7 @@ def test_filters_of_each_depth_by_the_command(pipeline, tmp_path, capsys):
     out = tmp_path / "x.png"
     words = ["sample", str(pipeline), "--n", "2", "--out", str(out)]
     main([*words, "--top-k", "5,3,1", "--temperature", "0.9"])
-    pipe, images = smalti.load(pipeline, device="cpu"), []
+    pipe, images = smalti.load(pipeline, "cpu", torch.float32), []
     for filters in ({"top_k": (5, 3, 1), "temperature": 0.9}, {}):
         images.append(pipe(n=2, **filters))
     with Image.open(out) as sheet:
@@ -197,7 +197,7 @@ def test_filters_of_each_depth_by_the_command(pipeline, tmp_path, capsys):
     assert images[0][0].tobytes() != images[1][0].tobytes()
     pipe.sampling = pipe.sampling.changed(top_k=(5, 3, 1), temperature=0.9)
     pipe.save_pretrained(tmp_path / "kept")
-    kept = smalti.load(tmp_path / "kept", device="cpu")
+    kept = smalti.load(tmp_path / "kept", "cpu", torch.float32)
     assert kept.sampling == pipe.sampling and kept(n=1)[0].tobytes() == images[0][0].tobytes()
     capsys.readouterr()
     for given, wrong in (("9,4", "one for each of the 3 codes of a position, got 9,4"),

@@ -99,7 +99,7 @@ def test_files_become_a_pipeline(files, tmp_path, capsys):
     out = str(tmp_path / "out")
     main([*command, "--model", model_at, "--words", words_at, "--out", out])
     assert "smalti sample" in capsys.readouterr().err
-    pipeline = load_unified(out)
+    pipeline = load_unified(out, dtype="float32")
     assert pipeline.model.config == model.config
     assert pipeline.tokenizer.size == (16, 24)
     for mine, theirs in ((codes, pipeline.tokenizer), (model, pipeline.model)):

@@ -103,6 +103,18 @@ def test_rows_without_pictures_have_a_loss_of_text_alone(model):
     assert not terms["codes"].where.any() and terms["text"].where.sum() == 2
 
 
+def test_all_weights_have_gradients_whatever_stands_in_a_batch(model):
+    """As processes that learn together need it: of rows without a picture, and with one that is
+    only read."""
+    model.train()
+    for document in ([text(3, 4, 5)], [picture(model, learned=False), text(3, 4)]):
+        model.zero_grad()
+        terms = model.terms(rows_of([document], model.wrapping), Noise.request(0, 1))
+        torch.stack([(t.values * t.where).sum() for t in terms.values()]).sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        assert float(terms["codes"].values.detach().abs().sum()) == 0
+
+
 def test_training_keeps_logits_of_codes_small():
     model = shaken(build(DepthLanguage, tiny_joined(z_loss=0.5)))
     plain = replace(model.config, z_loss=0.0)

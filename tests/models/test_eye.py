@@ -78,8 +78,8 @@ def test_bad_pictures_and_sizes_are_refused(words, tmp_path):
         eye.encode(torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="grid must be 0 or more, got -1"):
         replace(tiny(), grid=-1)
-    with pytest.raises(ValueError, match="size must be a multiple of patch, got 8, 3"):
-        replace(tiny(), patch=3)
+    with pytest.raises(ValueError, match="size must be at least patch 9, got 8"):
+        replace(tiny(), patch=9)
     with pytest.raises(ValueError, match="holds no towers"):
         (tmp_path / "x").mkdir()
         load_eye(tmp_path / "x")

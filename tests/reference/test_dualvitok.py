@@ -9,7 +9,9 @@ from golden import Vectors, float32, folders, load, size_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.interop.projects.illume import tokenizer_state
+from smalti.cli.main import main
+from smalti.interop.dualvitok import tokenizer_state
+from smalti.loading import load_tokenizer
 from smalti.nn.frozen_vit import FrozenViTConfig
 from smalti.nn.vision import TowerConfig
 from smalti.tokenizers.dual import DualConfig, DualTokenizer
@@ -20,13 +22,13 @@ HEADS, PATCH, MERGE, FRAMES = 16, 14, 2, 2
 """What the official code fixes."""
 
 
-def convolutions(told: dict[str, Any]) -> PixelConfig:
+def convolutions(told: dict[str, Any], encodes: bool) -> PixelConfig:
     return PixelConfig(
         told["ch"],
         tuple(told["ch_mult"]),
         told["num_res_blocks"],
         tuple(told["attn_resolutions"]),
-        told["z_channels"] * (2 if told["double_z"] else 1),
+        told["z_channels"] * (2 if told["double_z"] and encodes else 1),
         told["use_dc_up_down_blocks"],
     )
 
@@ -34,7 +36,7 @@ def convolutions(told: dict[str, Any]) -> PixelConfig:
 def config_of(told: dict[str, Any], size: tuple[int, int]) -> DualConfig:
     whole, vit = told["config"], told["vit"]
     encoder, decoder = whole["semantic_encoder"], whole["semantic_decoder"]
-    inside = vit["mlp_ratio"] * vit["embed_dim"]
+    inside = round(vit["mlp_ratio"] * vit["embed_dim"])
     tower = TowerConfig(vit["depth"], vit["num_heads"], vit["embed_dim"], inside, "sigmoid")
     semantic, pixel = whole["semantic_quantizer"], whole["pixel_quantizer"]
     assert encoder["target_mlp"] == "norm" and {semantic["type"], pixel["type"]} == {"SimVQ"}
@@ -51,8 +53,8 @@ def config_of(told: dict[str, Any], size: tuple[int, int]) -> DualConfig:
         pixel_dim=pixel["dim"],
         norms=(encoder["proj_layer"] == "linear_norm", decoder["proj_layer"] == "linear_norm"),
         rotate=semantic["rotation_trick"],
-        encoder=convolutions(whole["pixel_encoder"]),
-        decoder=convolutions(whole["pixel_decoder"]),
+        encoder=convolutions(whole["pixel_encoder"], True),
+        decoder=convolutions(whole["pixel_decoder"], False),
     )
 
 
@@ -72,7 +74,7 @@ def published(out: Quantized) -> Tensor:
     return out.losses["codebook"] + 0.25 * out.losses["commitment"]
 
 
-def check(model: DualTokenizer, io: Vectors) -> None:
+def check(model: Any, io: Vectors) -> None:
     images = io["image"]
     prepared = model.vit.prepared(images)
     io.check("vit_patches", patches_of(prepared))
@@ -111,4 +113,16 @@ def test_dualvitok(folder: Path):
     model = DualTokenizer(config_of(config, size_of(io["image"]))).eval()
     model.load_state_dict(tokenizer_state(float32(weights)))
     check(model, io)
+    io.done()
+
+
+@pytest.mark.parametrize("folder", folders("dualvitok"))
+@torch.no_grad()
+def test_a_file_of_dualvitok_becomes_a_tokenizer(folder: Path, tmp_path: Path):
+    _, weights, io = load(folder)
+    torch.save({"model": weights}, tmp_path / "dualvitok.pth")
+    height, width = size_of(io["image"])
+    main(["convert", "illume", "--tokenizer", str(tmp_path / "dualvitok.pth"), "--size",
+          f"{height}x{width}", "--out", str(tmp_path / "out")])  # fmt: skip
+    check(load_tokenizer(tmp_path / "out", "cpu"), io)
     io.done()

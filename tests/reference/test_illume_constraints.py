@@ -43,6 +43,7 @@ def config_of(told: dict[str, Any]) -> IllumeConfig:
         line=ids["end_of_line"],
         levels=tuple((ids[f"start_of_level{k}"], ids[f"end_of_level{k}"]) for k in (0, 1)),
         sides=(2, 3),
+        seen=(),
         marks=Marks(None, (ids["end_of_text"],), ids["end_of_text"]),
     )  # fmt: skip
 

@@ -103,7 +103,8 @@ def test_null_words_are_cut_and_added(folder: Path, tmp_path: Path):
     for length in (len(null) - 3, len(null) + 5):
         where = tmp_path / str(length)
         where.mkdir()
-        pipe = smalti.load(convert(where, config, model, "--text-length", length), "cpu")
+        out = convert(where, config, model, "--text-length", length)
+        pipe = smalti.load(out, "cpu", torch.float32)
         found = pipe.model.null
         common = min(length, len(null))
         assert len(found) == length == pipe.text.config.length

@@ -42,13 +42,13 @@ def test_conditions_are_left_out_at_their_share():
 
 def test_whose_art_it_learned_from_is_said():
     def of(source: str, begun: Any = None) -> Any:
-        cache: Any = SimpleNamespace(source=source)
+        cache: Any = SimpleNamespace(source=source, holdout=0.25)
         return origin(cache, begun)
 
     assert of("captioned:emoji+text:notes") == {
-        "source": "captioned:emoji+text:notes", "credit": CREDIT
+        "source": "captioned:emoji+text:notes", "credit": CREDIT, "holdout": 0.25
     }  # fmt: skip
-    assert of("shapes-all:20") == {"source": "shapes-all:20"}
+    assert of("shapes-all:20") == {"source": "shapes-all:20", "holdout": 0.25}
     begun = SimpleNamespace(fingerprint="1-2-3", info={"credit": CREDIT})
     assert of("shapes-all:20", begun)["credit"] == CREDIT
     assert of("shapes-all:20", begun)["init"] == "1-2-3"

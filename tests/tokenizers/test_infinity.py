@@ -142,7 +142,9 @@ def test_scales_of_another_size_are_shown_as_they_are_drawn():
     model = build(InfinityVAE, infinity.tiny())
     spec = model.spec_of((80, 60))
     codes = random_codes(spec, 2)
-    step = Step(3, 7, codes, torch.zeros(2, 12), torch.zeros(2, spec.positions, dtype=torch.bool))
+    drawn = sum(height * width for height, width in spec.grids[:3])
+    ready = torch.arange(spec.positions).expand(2, -1) < drawn
+    step = Step(3, 7, codes, torch.zeros(2, 12), ready)
     images = preview(model, step, spec)
     assert [image.size for image in images] == [(60, 80)] * 2
     wanted = to_uint8(model.decode(codes, spec, scales=3))

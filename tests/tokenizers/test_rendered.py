@@ -76,7 +76,7 @@ def test_the_vit_is_that_of_towers(kind):
 
 def test_a_picture_is_the_end_of_a_flow():
     """Step by step, with guidance, of the noise that there always is."""
-    tokenizer = made(steps=3, guidance=2.0)
+    tokenizer = made(evaluations=3, guidance=2.0)
     codes, nothing = tokenizer.encode(pictures(16)), torch.zeros(2, dtype=torch.bool)
     x, renderer = tokenizer.noise(codes), tokenizer.renderer
     assert torch.equal(x[0], x[1]) and 0.8 < x[0].std() < 1.2
@@ -105,7 +105,7 @@ def test_training_reaches_every_weight_of_the_renderer_alone(kind):
 
 
 def test_the_loss_falls_and_pictures_come_back():
-    tokenizer = made(size=(8, 8), steps=4)
+    tokenizer = made(size=(8, 8), evaluations=4)
     objective = RenderingConfig(cond_dropout=0.0).objective(tokenizer, 0, 10)
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     images[1] = 255
@@ -136,7 +136,7 @@ def test_without_a_renderer_nothing_is_seen():
     [
         ({"grid": (3, 3)}, "size must be whole, square cells of grid 3x3, got 16x16"),
         ({"size": (18, 18)}, "size must be multiples of 4 pixels, got 18x18"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"evaluations": 0}, "evaluations must be at least 1, got 0"),
         ({"form": "half"}, "form must be one of plain, unit, softmax, unit softmax, got 'half'"),
     ],
 )

@@ -31,14 +31,19 @@ class Listed:
     @property
     def tokenizer(self) -> bool:
         """Whether it trains a tokenizer, of pictures or of text; else a generator."""
-        bases, _ = _classes("smalti.recipes.base")[self.kind]
-        return self.text_only or "TokenizerRecipe" in (self.kind, bases)
+        return self.text_only or self._is("TokenizerRecipe")
 
     @property
     def scaled(self) -> bool:
         """Whether `smalti scaling` takes it: it trains a generator of codes alone."""
-        bases, _ = _classes("smalti.recipes.base")[self.kind]
-        return "GeneratorRecipe" in (self.kind, bases)
+        return self._is("GeneratorRecipe")
+
+    def _is(self, base: str) -> bool:
+        """Whether its dataclass is this one, or made of it."""
+        kind, classes = self.kind, _classes("smalti.recipes.base")
+        while kind in classes and kind != base:
+            kind, _ = classes[kind]
+        return kind == base
 
     @property
     def text_only(self) -> bool:
@@ -51,6 +56,8 @@ class Listed:
             return "tokenizers of text, in seconds"
         if self.kind == "TowersRecipe":
             return "towers that match pictures and texts"
+        if self.kind in ("LanguageRecipe", "SentencesRecipe"):
+            return "language models"
         size = "small, for two CPU cores" if self.name.startswith(SMALL) else "published"
         return f"{'tokenizers' if self.tokenizer else 'generators'}, {size}"
 

@@ -214,7 +214,7 @@ def sample_npz(
     pipeline: str, archive: Archive, numbers: Numbers, wanted: dict[str, Any], run: Run
 ) -> None:
     """`smalti sample --npz`, on all processes; the main one says what became of it."""
-    from smalti.loading import load
+    from smalti.loading import load_any
     from smalti.pipeline.npz import draw_npz
     from smalti.train.parallel import start, stop
 
@@ -224,7 +224,7 @@ def sample_npz(
     given = {k: getattr(numbers, k) for k in ("seed", "first", "batch")}
     world = start(run.device)
     try:
-        pipe = load(pipeline, world.device, run.dtype)
+        pipe = load_any(pipeline, world.device, run.dtype)
         balanced = archive.balanced
         drawn = draw_npz(pipe, npz, count, balanced=balanced, world=world, **given, **wanted)
     finally:

@@ -22,14 +22,19 @@ from smalti.progress import say, show
 @dataclass(frozen=True)
 class Options:
     reference: str | None = None
-    """What to measure against: a folder, an .npz, or a data source such as emoji@held."""
+    """What to measure against: a folder, an .npz, or a data source such as emoji@held; for answers
+    documents such as qa:FILE.jsonl or captioned:SOURCE."""
     metrics: tuple[str, ...] = ()
     """fwd, fid, sfid, inception_score, inception_score_fidelity, precision, recall, kid; clip_score
-    and cmmd by --towers; of towers zero_shot and retrieval. Default: fwd, which needs no network's
+    and cmmd by --towers; gecko by --reader; of towers zero_shot and retrieval; of a pipeline's
+    answers vqa, exact_match, cider, cider_d, yes_no. Default: fwd, which needs no network's
     weights; of towers both, where there are classes."""
     towers: str | None = None
     """What sees pictures and reads texts for clip_score and cmmd: the folder of towers, or of a
     CLIP or a SigLIP of transformers, or a hub id such as openai/clip-vit-base-patch32."""
+    reader: str | None = None
+    """What answers questions about pictures for gecko: the folder or hub id of a pipeline of text
+    and pictures."""
     templates: tuple[str, ...] = ()
     """Sentences with {} where a class is named, for zero_shot; default: read off the captions that
     name their class, else "a photo of a {}."."""

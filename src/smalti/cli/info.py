@@ -120,6 +120,7 @@ def _encoded(cache: DocumentCache) -> dict[str, Any]:
         "channels": cache.spec.channels,
         "source": cache.source,
         "tokenizer": cache.tokenizer,
+        **({"eye": cache.eye} if cache.eye else {}),
     }
 
 
@@ -148,6 +149,7 @@ def _module(folder: Path) -> dict[str, Any]:
     info, weights = read_json(folder / "config.json"), folder / "model.safetensors"
     kinds = {"tokenizer": modules.TOKENIZERS, "text encoder": modules.TEXT}
     kinds |= {"towers": modules.TOWERS, "eye": modules.EYES}
+    kinds |= {"language model": modules.LANGUAGES}
     known = next((k for k, among in kinds.items() if info.get("type") in among), "model")
     try:
         with safe_open(weights, "pt") as file:
@@ -159,9 +161,8 @@ def _module(folder: Path) -> dict[str, Any]:
 
 
 def _pipeline(folder: Path) -> dict[str, Any]:
-    tokenizer = _module(folder / "tokenizer")
-    parts = {"tokenizer": tokenizer, "model": _module(folder / "model")}
-    for name in ("text", "eye"):
+    parts = {"model": _module(folder / "model")}
+    for name in ("tokenizer", "text", "eye"):
         if (folder / name).is_dir():
             parts[name] = _module(folder / name)
     if (folder / FOLDER).is_dir():

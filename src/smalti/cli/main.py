@@ -141,6 +141,8 @@ def convert(arguments: Sequence[str]) -> None:
 
 def after_conversion(report: dict[str, Any], out: Path) -> str:
     """The command that takes what was converted."""
+    if report["kind"] == "unified" and "tokenizer" not in report:
+        return f'smalti ask {out} "..." --image PICTURE (also caption, chat)'
     if report["kind"] == "unified":
         return f'smalti sample {out} --text "..." --n 6 --out samples.png (also ask, caption, chat)'
     if report["kind"] != "pipeline":

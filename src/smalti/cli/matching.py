@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from smalti.cli.evaluate import Options
@@ -27,6 +29,8 @@ class Found(NamedTuple):
     given: str | None
     """The reference as it was named."""
     reference: ImageSet | None
+    details: Mapping[str, Any] = MappingProxyType({})
+    """What the report says beside the numbers, by name."""
 
 
 def of_towers(subject: str, options: Options) -> Found:
@@ -86,10 +90,10 @@ class Judge:
             matcher = load_towers(options.towers, named_device(options.device))
         return Judge(names, matcher, given, share, options.skip_bad)
 
-    def measured(self, pictures: str | Path, how: How) -> list[Measured]:
-        """What they say of pictures, at their own size."""
+    def measured(self, pictures: str | Path, how: How) -> tuple[list[Measured], dict[str, Any]]:
+        """What they say of pictures, at their own size, and nothing beside the numbers."""
         if self.matcher is None:
-            return []
+            return [], {}
         side, found = self.matcher.towers.config.size, list[Measured]()
         saw = seen(self.matcher, open_set(pictures, side, self.skip_bad), how.batch)
         if "clip_score" in self.metrics:
@@ -97,4 +101,4 @@ class Judge:
         if "cmmd" in self.metrics and self.given is not None:
             reference = open_set(self.given, side, self.skip_bad, self.share)
             found += cmmd_of(saw, seen(self.matcher, reference, how.batch), how)
-        return found
+        return found, {}

@@ -14,12 +14,14 @@ import torch
 from smalti import __version__
 from smalti.cli.evaluate import Options
 from smalti.cli.matching import Found, Judge, of_towers
+from smalti.cli.reading import Examiner, of_answers
 from smalti.config import to_dict
+from smalti.data.documents import JOINT, is_documents
 from smalti.data.open import SCHEMES, is_local
 from smalti.devices.named import named_device, named_dtype
 from smalti.eval.gathered import of_reference
 from smalti.eval.measure import measure
-from smalti.eval.metrics import KNOWN, NETWORK, TOWERS, How, named
+from smalti.eval.metrics import KNOWN, METRICS, NETWORK, READING, How, named
 from smalti.eval.pipelines import asked, bits, check_judge, conditioning
 from smalti.eval.reconstructed import Reconstructed
 from smalti.eval.report import Measured, as_json
@@ -30,6 +32,8 @@ from smalti.modules import fingerprint
 from smalti.progress import say
 from smalti.recipes.base import DataConfig
 
+Judges = tuple[Judge, Examiner]
+"""What looks at pictures, if it is asked for."""
 CACHE = "SMALTI_CACHE"
 """Environment variable: the folder of what is kept of references."""
 
@@ -37,20 +41,26 @@ CACHE = "SMALTI_CACHE"
 def report_of(subject: str, options: Options, sampling: dict[str, Any]) -> dict[str, Any]:
     """The report of `smalti eval`. Raises ValueError for what cannot be measured."""
     _check(options)
-    if set(named(options.metrics)) & set(KNOWN) or is_towers(expand(subject)):
-        if sampling:
-            raise ValueError(f"{', '.join(sampling)}: settings of drawing are for a pipeline")
-        _refuse(options, pipeline=False, tokenizer=False, towers=True)
+    names = set(named(options.metrics))
+    towers = bool(names & set(KNOWN)) or is_towers(expand(subject))
+    if sampling and (towers or names & set(READING)):
+        raise ValueError(
+            f"{', '.join(sampling)}: settings of drawing are for a pipeline that draws"
+        )
+    if towers:
+        _refuse(options, "towers")
         found = of_towers(subject, options)
+    elif names & set(READING):
+        _refuse(options, "answers")
+        found = of_answers(subject, options)
     else:
         found = _of_pictures(subject, options, sampling)
     reference = found.reference
     about: dict[str, Any] = {"subject": {"name": subject, **found.subject}}
-    told = None if reference is None else {"name": found.given, **_set(reference)}
-    about["reference"] = told
+    about["reference"] = None if reference is None else {"name": found.given, **_set(reference)}
     about["settings"] = {k: getattr(options, k) for k in ("seed", "bootstrap", "batch")}
     about["versions"] = {"smalti": __version__, "torch": torch.__version__, "numpy": np.__version__}
-    return as_json(found.metrics, about)
+    return as_json(found.metrics, about | dict(found.details))
 
 
 def _of_pictures(subject: str, options: Options, sampling: dict[str, Any]) -> Found:
@@ -59,37 +69,50 @@ def _of_pictures(subject: str, options: Options, sampling: dict[str, Any]) -> Fo
     pipe, tokenizer = _opened(subject, device, options.dtype)
     if sampling and pipe is None:
         raise ValueError(f"{', '.join(sampling)}: settings of drawing are for a pipeline")
-    _refuse(options, pipe is not None, tokenizer is not None)
+    kind = "pipeline" if pipe is not None else "tokenizer" if tokenizer is not None else "pictures"
+    _refuse(options, kind)
     size: int | None = options.size
     if tokenizer is not None and size is None:
-        size = tokenizer.config.size[0]
+        size = tokenizer.size[0]
     given = options.reference
     if given is None and pipe is not None:
         given = held_out(pipe)
-    reference, judge = None, Judge.of(options, given, share_of(pipe))
+    reference, judges = None, (Judge.of(options, given, share_of(pipe)), Examiner.of(options))
     if given is not None:
         reference = open_set(given, size, options.skip_bad, share_of(pipe))
     how = _how(options)
     if pipe is not None:
-        found, told = _of_pipeline(pipe, reference, how, options, sampling, judge)
-    elif tokenizer is not None:
+        found, told, details = _of_pipeline(pipe, reference, how, options, sampling, judges)
+        return Found(found, told, given, reference, details)
+    if tokenizer is not None:
         found, told = _of_tokenizer(tokenizer, reference, how, options)
-    else:
-        pictures = open_set(subject, options.size, options.skip_bad)
-        found = judge.measured(subject, how)
-        if how.metrics:
-            found = measure(pictures, reference, how, cache=cache(), say=say) + found
-        told = {"kind": "pictures", **_set(pictures)}
-    return Found(found, told, given, reference)
+        return Found(found, told, given, reference)
+    pictures = open_set(subject, options.size, options.skip_bad)
+    found, details = _judged(judges, subject, how)
+    if how.metrics:
+        found = measure(pictures, reference, how, cache=cache(), say=say) + found
+    return Found(found, {"kind": "pictures", **_set(pictures)}, given, reference, details)
+
+
+def _judged(
+    judges: Judges, pictures: str | Path, how: How
+) -> tuple[list[Measured], dict[str, Any]]:
+    """What towers and a reader say of pictures, and what is told of it beside the numbers."""
+    found, details = list[Measured](), dict[str, Any]()
+    for judge in judges:
+        metrics, told = judge.measured(pictures, how)
+        found += metrics
+        details |= told
+    return found, details
 
 
 def _opened(subject: str, device: torch.device, dtype: str) -> tuple[Any, Any]:
     """The subject's pipeline and its tokenizer, or its tokenizer; neither of pictures."""
-    from smalti.loading import load, within
+    from smalti.loading import load_any, within
 
     folder = expand(subject)
     if (folder / "pipeline.json").is_file() or not _is_set(subject):
-        pipe = load(subject, device, dtype)
+        pipe = load_any(subject, device, dtype)
         return pipe, pipe.tokenizer
     if (folder / "config.json").is_file():
         from smalti import modules
@@ -109,9 +132,14 @@ def _is_set(subject: str) -> bool:
 
 def held_out(pipe: Any) -> str:
     """The set of pictures that the pipeline never saw. Raises ValueError if it does not say."""
-    source = pipe.info.get("source")
+    source = str(pipe.info.get("source") or "").removeprefix("captioned:")
     if not source or not pipe.info.get("holdout"):
         raise ValueError("the pipeline does not say which pictures it never saw: give --reference")
+    if is_documents(source) or JOINT.search(source):
+        raise ValueError(
+            f"the pipeline learned documents ({source}): give --reference with the pictures and "
+            "captions that it is to draw"
+        )
     return f"{source}@held"
 
 
@@ -121,20 +149,24 @@ def share_of(pipe: Any | None) -> float:
     return (pipe.info.get("holdout") if pipe is not None else None) or DataConfig().holdout
 
 
-def _refuse(options: Options, pipeline: bool, tokenizer: bool, towers: bool = False) -> None:
-    """Raise ValueError for options that the subject has no use for."""
-    drawing = ("n", "balanced", "conditioning", "keep")
-    others, alone = ("inception", "level", "half"), tokenizer and not pipeline
-    for names, fits, what in (
-        (drawing, pipeline, "a pipeline"),
-        (("lpips", "lpips_weights"), alone, "a tokenizer"),
-        (("size",), not alone and not towers, "pipelines and sets of pictures"),
-        (("towers",), not alone and not towers, "pipelines and sets of pictures"),
-        (("templates",), towers, "towers"),
-        (others, not towers, "pictures, pipelines and tokenizers"),
+def _refuse(options: Options, kind: str) -> None:
+    """Raise ValueError for options that a subject of a kind has no use for: pictures, pipeline (it
+    draws), tokenizer, towers, answers (of a pipeline)."""
+    pictures = ("pictures", "pipeline")
+    for names, kinds, what in (
+        (("n", "balanced", "conditioning", "keep"), ("pipeline",), "a pipeline that draws"),
+        (("lpips", "lpips_weights"), ("tokenizer",), "a tokenizer"),
+        (("size", "towers", "reader"), pictures, "pipelines and sets of pictures"),
+        (("templates",), ("towers",), "towers"),
+        (("skip_bad",), (*pictures, "tokenizer", "towers"), "pictures"),
+        (
+            ("inception", "level", "half"),
+            (*pictures, "tokenizer"),
+            "pictures, pipelines and tokenizers",
+        ),
     ):
         for name in names:
-            if getattr(options, name) and not fits:
+            if getattr(options, name) and kind not in kinds:
                 raise ValueError(f"--{name.replace('_', '-')} is for {what}")
 
 
@@ -150,9 +182,9 @@ def _check(options: Options) -> None:
 
 
 def _how(options: Options) -> How:
-    """What is measured of pictures without towers; fwd where nothing is named."""
+    """What is measured of pictures alone; fwd where nothing is named."""
     metrics = named(options.metrics) or ("fwd",)
-    metrics = tuple(name for name in metrics if name not in TOWERS)
+    metrics = tuple(name for name in metrics if name in METRICS)
     net = None
     if any(m in NETWORK for m in metrics):
         from smalti.features.inception import load_inception
@@ -181,8 +213,8 @@ def _of_pipeline(
     how: How,
     options: Options,
     sampling: dict[str, Any],
-    judge: Judge,
-) -> tuple[list[Measured], dict[str, Any]]:
+    judges: Judges,
+) -> tuple[list[Measured], dict[str, Any], dict[str, Any]]:
     """Draws into an .npz file, `options.keep` or a temporary one, and measures that."""
     assert reference is not None
     request = asked(pipe, reference, options.balanced)
@@ -195,11 +227,12 @@ def _of_pipeline(
         _draw(pipe, file, count, request, options, sampling)
         drawn = open_set(file, options.size)
         found = measure(drawn, reference, how, say=say, real=real) if how.metrics else []
-        found += judge.measured(file, how)
+        judged, details = _judged(judges, file, how)
+        found += judged
         found += bits(pipe, reference, how)
         if options.conditioning:
             found += conditioning(drawn, pipe.info["source"], how)
-    return found, {
+    told = {
         "kind": "pipeline",
         **_drawn_by(pipe, sampling),
         "hash": drawn.hash,
@@ -207,6 +240,7 @@ def _of_pipeline(
         "seed": options.seed,
         "conditions": "all in turn" if options.balanced else "those of the reference, in turn",
     }
+    return found, told, details
 
 
 def _count(reference: ImageSet, how: How, n: int | None) -> int:
@@ -245,7 +279,7 @@ def _drawn_by(pipe: Any, sampling: dict[str, Any]) -> dict[str, Any]:
     return {
         "fingerprint": pipe.fingerprint,
         "tokenizer": fingerprint(pipe.tokenizer),
-        "sampling": to_dict(pipe.settings(sampling)),
+        "sampling": to_dict(pipe.drawing([], **sampling).sampling),
         "dtype": str(pipe.dtype).removeprefix("torch."),
     }
 

@@ -208,6 +208,11 @@ class DocumentCache:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def holdout(self) -> float:
+        """The share that `data.source.split` was given, up to rounding: of keys."""
+        return len({self._keys[i] for i in self.held_out}) / len(set(self._keys))
+
     def indices(self, split: Literal["train", "held_out", "all"]) -> np.ndarray:
         """Rows of a split, ascending."""
         splits = {"train": self.train, "held_out": self.held_out, "all": np.arange(len(self))}

@@ -63,6 +63,9 @@ class Piece:
     """A picture that is encoded already: (N, *trailing), int64 if discrete, float32 if not."""
     features: Tensor | None = None
     """What an eye sees of a picture that is only read, (N, E) float16, beside its codes."""
+    answers: tuple[str, ...] = ()
+    """What several people said where a model learns `text`, each as often as it was said; () where
+    there is the text alone. It is for measuring."""
 
     def __post_init__(self) -> None:
         given = [bool(self.text), self.image is not None, self.codes is not None]

@@ -51,6 +51,21 @@ class Attributes(NamedTuple):
         return f"a {self.size} {self.colour} {self.shape} {self.position}"
 
     @property
+    def wordings(self) -> tuple[str, ...]:
+        """The same as the caption says, in other words."""
+        size, colour, shape, position = self.size, self.colour, self.shape, self.position
+        return (
+            f"{position} there is a {shape}, {size} and {colour}",
+            f"the {shape} {position} is {colour} and {size}",
+            f"a {colour} {shape}, {size}, {position}",
+            f"{size}, {colour}: a {shape} {position}",
+            f"{colour} and {size} is the {shape} {position}",
+            f"look {position}: a {shape}, {colour}, {size}",
+            f"a {shape} that is {size} and {colour}, {position}",
+            f"what is {position} is a {colour} {shape}, and it is {size}",
+        )
+
+    @property
     def label(self) -> int:
         return SHAPES.index(self.shape) * len(COLOURS) + list(COLOURS).index(self.colour)
 
@@ -96,6 +111,10 @@ class Shapes:
 
     def label(self, i: int) -> int:
         return self.attributes(i).label
+
+    def wordings(self, i: int) -> tuple[str, ...]:
+        """What else says the same as the caption."""
+        return self.attributes(i).wordings
 
     def caption(self, i: int) -> str:
         return self.attributes(i).caption

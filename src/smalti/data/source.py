@@ -110,6 +110,15 @@ def _uneven(group: list[str], held: int, share: float) -> str:
     )
 
 
+def wordings(source: Source, i: int) -> list[str]:
+    """All texts that a source has of image i, each once: its caption, its keywords, and in what
+    other words it says the same, of sources that have these."""
+    keywords = getattr(source, "keywords", lambda i: "")
+    others = getattr(source, "wordings", lambda i: ())
+    texts = (source.caption(i), keywords(i), *others(i))
+    return [text for text in dict.fromkeys(texts) if text.strip()]
+
+
 def require_captions(source: Source) -> None:
     """Raise ValueError if no image of the source has a caption."""
     if not any(source.caption(i) for i in range(len(source))):

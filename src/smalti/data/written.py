@@ -4,12 +4,15 @@
     {"parts": [{"text": "a cat", "learned": false}, {"image": "cat.jpg"}, {"text": "asleep"}]}
 
 Image files stand beside the .jsonl file. A question without an image is about text alone, and one
-with an image comes behind it. Parts are learned unless they say that they are not.
+with an image comes behind it. Parts are learned unless they say that they are not. An answer may be
+a list, of what several people said: the most frequent one, the first of several, is learned, and
+all are what a model is measured by.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +35,7 @@ class _Part(NamedTuple):
     text: str = ""
     image: Path | None = None
     learned: bool = True
+    answers: tuple[str, ...] = ()
 
 
 class Written:
@@ -69,8 +73,8 @@ class Written:
                 _only(row, PARTS)
                 return "document", self._parts(row["parts"])
             row = _only(row, QUESTION)
-            question, answer = (_text(row.get(key), key) for key in ("question", "answer"))
-            words = [_Part(asked(question), learned=False), _Part(answer)]
+            question = _text(row.get("question"), "question")
+            words = [_Part(asked(question), learned=False), _answer(row.get("answer"))]
             if row.get("image") is not None:
                 words.insert(0, _Part(image=self._file(row["image"]), learned=False))
             return "ask", words
@@ -104,7 +108,12 @@ class Written:
 
     def __getitem__(self, i: int) -> Doc:
         return [
-            Piece(p.text, None if p.image is None else decode(p.image, str(p.image)), p.learned)
+            Piece(
+                p.text,
+                None if p.image is None else decode(p.image, str(p.image)),
+                p.learned,
+                answers=p.answers,
+            )
             for p in self._lines[i][1]
         ]
 
@@ -126,7 +135,7 @@ class Written:
 
     def fingerprint(self) -> str:
         return digest(
-            [task, *([p.text, *self._about(p.image), p.learned] for p in parts)]
+            [task, *([p.text, *self._about(p.image), p.learned, *p.answers] for p in parts)]
             for task, parts in self._lines
         )
 
@@ -144,6 +153,14 @@ def _only(row: Any, allowed: Iterable[str]) -> dict[str, Any]:
             hint = did_you_mean(key, allowed)
             raise ValueError(f"{key!r} is not known{hint}; allowed: {', '.join(allowed)}")
     return row
+
+
+def _answer(value: Any) -> _Part:
+    """An answer, or the most frequent one of a list of them."""
+    if not isinstance(value, list) or not value:
+        return _Part(_text(value, "answer"))
+    answers = tuple(_text(one, "answer") for one in value)
+    return _Part(Counter(answers).most_common(1)[0][0], answers=answers)
 
 
 def _text(value: Any, name: str) -> str:

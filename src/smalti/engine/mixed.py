@@ -146,6 +146,11 @@ def picture_of(model: MixedModel) -> Part:
     return Part(model.spec.empty(1)[0], model.spec)
 
 
+def begin_of(model: MixedModel) -> int | None:
+    """The id that begins a picture; None of a model that draws none."""
+    return next(iter(model.wrapping.begin(model.spec)), None)
+
+
 def _used(row: _Row, wrapping: Wrapping, *more: Part) -> int:
     """Positions of a row, with some parts more."""
     return wrapping.size([*row.parts, *more])
@@ -160,7 +165,7 @@ def _write(
     model: MixedModel, request: MixedRequest, rows: list[_Row], picture: Part, turn: int
 ) -> Iterator[Event]:
     """A stretch of text of each row."""
-    begin, device = model.wrapping.begin(model.spec)[0], request.how.noise.seeds.device
+    begin, device = begin_of(model), request.how.noise.seeds.device
     room = min(_room(model, request, row) for row in rows)
     if room < 1:
         raise ValueError(
@@ -171,7 +176,9 @@ def _write(
     blank = Part(torch.zeros(length, dtype=torch.int64))
     context = rows_of([[*row.parts, blank] for row in rows], model.wrapping, left=True)
     writer = model.writer(context.to(device), length, allowed, request.penalty)
-    wish = _request(request, rows, turn, replace(request.how, filters=request.text, known=None))
+    wish = _request(
+        request, rows, turn, replace(request.how, filters=request.text, known=None, orders=None)
+    )
     written, ends = [list[int]() for _ in rows], list[int | None]([None for _ in rows])
     for step in causal.stream(writer, wish):
         new = [int(code) for code in step.codes[:, step.done - 1].cpu()]
@@ -189,8 +196,9 @@ def _write(
         if ids:
             row.parts.append(Part(torch.tensor(ids), learned=False))
         fits = _used(row, model.wrapping, picture) <= request.length  # behind what it wrote
-        row.turn = "picture" if end == begin and fits else "done"
-        if ids or end != begin:
+        begun = end is not None and end == begin
+        row.turn = "picture" if begun and fits else "done"
+        if ids or not begun:
             yield Finished(
                 row.number, row.parts[-1] if ids else blank_text(), end not in (None, begin)
             )
@@ -204,7 +212,8 @@ def _allowed(model: MixedModel, request: MixedRequest, rows: list[_Row], picture
     fits = [
         row.pictures > 0 and _used(row, model.wrapping, picture) <= request.length for row in rows
     ]
-    allowed[:, model.wrapping.begin(model.spec)[0]] = torch.tensor(fits)
+    if (begin := begin_of(model)) is not None:
+        allowed[:, begin] = torch.tensor(fits)
     if not allowed.any(1).all():
         raise ValueError("the grammar leaves no id that may be written")
     return allowed
@@ -252,7 +261,8 @@ def _request(
     chosen = torch.tensor([row.number for row in rows], device=device)
     numbers = torch.arange(count * branches, device=device).view(branches, count)
     each = [Cond(labels=n) for n in numbers]
-    known, fresh = how.known, torch.tensor([row.fresh for row in rows], device=device)
+    known, orders = how.known, how.orders
+    fresh = torch.tensor([row.fresh for row in rows], device=device)
     return replace(
         how,
         cond=each[0],
@@ -261,4 +271,5 @@ def _request(
         known=known and Known(known.codes[chosen], known.mask[chosen] & fresh.unsqueeze(1)),
         negative=each[1] if branches > 1 else None,
         pictures=each[2] if branches > 2 else None,
+        orders=orders[chosen] if orders is not None and orders.dim() == 2 else orders,
     )

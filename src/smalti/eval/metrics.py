@@ -80,13 +80,53 @@ TOWERS = {
 """Those of pictures and texts, by towers: the first two say what towers know, the others what they
 say of pictures."""
 KNOWN = ("zero_shot", "retrieval")
+PROMPTED = {
+    "gecko": Metric(
+        "gecko/1: share of the words of its prompt that a reader's answers bear out, of those that "
+        "templates ask about, mean over pictures (after arXiv:2404.16820)",
+        "reader",
+        "higher",
+        reference=False,
+    ),
+}
+"""Those of pictures and prompts, by what reads."""
+READING = {
+    "vqa": Metric(
+        "vqa/1: VQAv2's accuracy: each person left out in turn, a third for each other who said "
+        "it, at most 1; its code's way of comparing",
+        "answers",
+        "higher",
+    ),
+    "exact_match": Metric(
+        "exact_match/1: share of answers that are one of people's, both in VQAv2's form",
+        "answers",
+        "higher",
+    ),
+    "cider": Metric(
+        "cider/1: CIDEr, runs of 1 to 4 words, neither cut nor penalised, times 10, words of "
+        "letters, digits, ' and - in lower case (arXiv:1411.5726)",
+        "answers",
+        "higher",
+    ),
+    "cider_d": Metric(
+        "cider_d/1: CIDEr-D, which COCO's code prints as CIDEr: sigma 6 of lengths, times "
+        "10, words of letters, digits, ' and - in lower case (arXiv:1411.5726)",
+        "answers",
+        "higher",
+    ),
+    "yes_no": Metric(
+        "yes_no_{name}/1: of answers that are yes as POPE's code takes them (arXiv:2305.10355)",
+        "answers",
+        "higher",
+    ),
+}
+"""Those of what a pipeline answers."""
+ALL = METRICS | TOWERS | PROMPTED | READING
 NETWORK = tuple(name for name, metric in METRICS.items() if metric.needs != "packets")
 """Those that need the Inception network."""
 
 
-def named(
-    metrics: Iterable[str], among: Mapping[str, Metric] = METRICS | TOWERS
-) -> tuple[str, ...]:
+def named(metrics: Iterable[str], among: Mapping[str, Metric] = ALL) -> tuple[str, ...]:
     """The names of metrics as they are listed. Raises ValueError for one that is not there."""
     return tuple(choose(name, among, "metric") for name in metrics)
 

@@ -64,13 +64,13 @@ def conditioning(drawn: ImageSet, source: str, how: How) -> list[Measured]:
 def check_judge(pipe: Any) -> None:
     """Raise ValueError unless there is a judge of what the pipeline was asked for."""
     source = pipe.info.get("source", "")
-    if not source or (pipe.text is not None and source.partition(":")[0] != "shapes"):
+    if not source or (not pipe.classes and source.partition(":")[0] != "shapes"):
         what = "captions of other sources than shapes" if source else "a pipeline without a source"
         raise ValueError(f"--conditioning has no judge of {what}")
-    if pipe.text is None and len(pipe.classes) < 2:
+    if pipe.classes and len(pipe.classes) < 2:
         raise ValueError(f"--conditioning needs at least 2 classes, got {len(pipe.classes)}")
     classes = open_source(source).classes
-    if pipe.text is None and classes != list(pipe.classes):
+    if pipe.classes and classes != list(pipe.classes):
         raise ValueError(
             f"--conditioning: {source} has other classes ({', '.join(classes[:3])}) than the "
             f"pipeline ({', '.join(pipe.classes[:3])})"
@@ -80,7 +80,7 @@ def check_judge(pipe: Any) -> None:
 def asked(pipe: Any, reference: ImageSet, balanced: bool = False) -> dict[str, Any]:
     """The conditions of the reference's pictures, in turn, or all classes: {}; `balanced` takes
     every class or caption once. Raises ValueError if a text pipeline has no captions to draw."""
-    if pipe.text is not None:
+    if not pipe.classes:  # it draws from texts
         captions = [reference.caption(i) for i in _good(reference)]
         if not captions or not all(captions):
             raise ValueError(f"{reference.name} has no captions, which the pipeline draws from")
@@ -105,11 +105,14 @@ def _known(pipe: Any, reference: ImageSet) -> bool:
 def _conditions(pipe: Any, reference: ImageSet) -> bool:
     """Whether the reference says what each picture is of."""
     one = len(pipe.classes) == 1 and not reference.classes
-    return pipe.text is not None or one or _known(pipe, reference)
+    return not pipe.classes or one or _known(pipe, reference)
 
 
 def bits(pipe: Any, reference: ImageSet, how: How) -> list[Measured]:
     """The pipeline's likelihood of the reference's pictures, or the loss that takes its place."""
+    if not pipe.classes and pipe.text is None:
+        say("the likelihood is left out: codes stand in rows of text here")
+        return []
     if reference.size != tuple(pipe.tokenizer.config.size) or not _conditions(pipe, reference):
         say("the likelihood is left out: the reference has other classes or another size")
         return []

@@ -16,7 +16,15 @@ from smalti.eval.bootstrap import Interval
 FULL = 50_000
 """A metric of fewer images says so in its name."""
 
-Kind = Literal["generation", "reconstruction", "likelihood", "conditioning", "codes", "matching"]
+Kind = Literal[
+    "generation",
+    "reconstruction",
+    "likelihood",
+    "conditioning",
+    "codes",
+    "matching",
+    "reading",
+]
 
 
 @dataclass(frozen=True)

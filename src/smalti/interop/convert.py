@@ -25,16 +25,16 @@ def convert(project: Project, options: Any, out: Path, source: str) -> None:
     `source` says where the files are from. Raises ValueError naming the file, or the option, that
     does not fit.
     """
-    tokenizer, model = options.tokenizer, getattr(options, "model", None)
-    if model is None:
-        save_tokenizer(lambda: tokenizer_of(project, options), out, source, tokenizer)
+    files = [file for name in project.files if (file := getattr(options, name, None)) is not None]
+    if getattr(options, "model", None) is None:
+        save_tokenizer(lambda: tokenizer_of(project, options), out, source, options.tokenizer)
     else:
-        files = [file for file in (tokenizer, model) if file is not None]
         save_pipeline(lambda: pipeline_of(project, options), out, source, *files)
 
 
 def tokenizer_of(project: Project, options: Any) -> nn.Module:
     """The tokenizer of a file, without a model."""
+    assert project.tokenizer is not None
     checkpoint = read_part(project.tokenizer, options.tokenizer, wanted_weights(options))
     codes = project.tokenizer.config(checkpoint, options)
     return build(project.tokenizer, checkpoint, project.alone(codes, checkpoint, options))
@@ -44,8 +44,11 @@ def pipeline_of(project: Project, options: Any) -> Pipeline | UnifiedPipeline:
     """The pipeline of two files, or of one that holds all of it, whose weights stay in them unless
     they are of another dtype."""
     assert project.model is not None
-    vq = read_part(project.tokenizer, options.tokenizer or options.model, project.tokenizer.weights)
     checkpoint = read_part(project.model, options.model, wanted_weights(options))
+    if project.whole is not None:
+        return project.whole(checkpoint, options)
+    assert project.tokenizer is not None
+    vq = read_part(project.tokenizer, options.tokenizer or options.model, project.tokenizer.weights)
     codes = project.tokenizer.config(vq, options)
     config = project.model.config(checkpoint, options, codes)
     tokenizer = build(project.tokenizer, vq, project.fit(codes, config))
@@ -55,10 +58,11 @@ def pipeline_of(project: Project, options: Any) -> Pipeline | UnifiedPipeline:
     else:
         model = filled(project.model, checkpoint, config, dtype)
     if project.phrases is not None:
-        words, drawn = words_of(options), project.sampling(config)
-        for mark in project.phrases.marks:
+        words, drawn, writing = words_of(options), project.sampling(config), project.writing
+        phrases, eye = project.phrases, eye_of(project, options)
+        phrases = phrases(options) if callable(phrases) else phrases
+        for mark in phrases.marks:
             words.id(mark)
-        writing, phrases, eye = project.writing, project.phrases, eye_of(project, options)
         return UnifiedPipeline(tokenizer, model, words, drawn, writing, phrases, eye=eye)
     text = project.text(config, options)
     if text is not None:

@@ -14,7 +14,7 @@ from smalti.progress import say
 def _kinds() -> dict[Part, str]:
     found = dict[Part, str]()
     for name, project in PROJECTS.items():
-        for option, part in (("model", project.model), ("tokenizer", project.tokenizer)):
+        for option, part in (("tokenizer", project.tokenizer), ("model", project.model)):
             if part is not None:
                 found.setdefault(part, f"{name} --{option}")
     return dict(reversed(found.items()))
@@ -22,7 +22,7 @@ def _kinds() -> dict[Part, str]:
 
 KINDS = _kinds()
 """What takes a file of each kind: the project of `smalti convert`, and the option. Of a tokenizer
-that several share, the first that has it."""
+that several share, the first that has it; of a file that holds both, what takes the model."""
 
 
 def prefixes(names: Iterable[str], kind: Part) -> list[str]:

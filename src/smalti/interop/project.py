@@ -85,7 +85,8 @@ class Project(NamedTuple):
     of the model), the file `model` (which may be None, or lack where there are no models),
     `weights` and `dtype` where there is a choice, and what else the files do not say. Its docstring
     is the command's help."""
-    tokenizer: Part
+    tokenizer: Part | None
+    """None: its models draw no pictures."""
     alone: Callable[[Any, Any, Any], Any]
     """The configuration of a tokenizer without a model, of that of its part, the checkpoint and the
     options."""
@@ -99,10 +100,16 @@ class Project(NamedTuple):
     """How a pipeline draws, of its model's configuration."""
     text: Callable[[Any, Any], Any] = no_text
     """The text encoder that goes with a model's configuration and the options."""
-    phrases: Phrases | None = None
-    """Of models of text and pictures: how what people ask is put to them. The options then have
-    the file `words` of the text tokenizer; None: it is in the folder of the model."""
+    phrases: Phrases | Callable[[Any], Phrases] | None = None
+    """Of models of text and pictures: how what people ask is put to them, which may depend on the
+    options. These then have the file `words` of the text tokenizer; None: it is in the folder of
+    the model."""
     writing: Writing = Writing()
     """Of those: how they write text."""
+    whole: Callable[[Checkpoint, Any], Any] | None = None
+    """What makes the pipeline, of the checkpoint of the model and the options, where other parts
+    are files of other kinds."""
+    files: tuple[str, ...] = ("tokenizer", "model")
+    """The options that are files of weights."""
     repositories: dict[str, Repository] = {}
     """What is published on the hub, by id."""

@@ -31,7 +31,6 @@ from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
 from smalti.models.unified import (
-    Between,
     Context,
     InTurn,
     Marks,
@@ -46,7 +45,7 @@ from smalti.nn.linear import Linear
 from smalti.nn.projection import AttentionProjection
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise
-from smalti.text.sequence import IGNORED, Document, Part, Rows
+from smalti.text.sequence import IGNORED, Between, Document, Part, Rows
 
 LLAMA_2 = LanguageConfig(32_004, 32, 32, 4096, 11_008)
 """The language model of VILA-U, Llama-2-7B with ids around pictures and videos."""
@@ -256,8 +255,19 @@ class DepthLanguage(Unified):
         if rows.codes is not None and where.any():
             states = F.pad(h, (0, 0, 1, 0))[:, :-1]  # of the position before
             nats = nats.masked_scatter(where, self.losses(states[where], rows.codes[where]).mean(1))
+        elif self.training:
+            nats = nats + self.idle()
         text = Term(self.nats(h, rows), rows.targets != IGNORED)
         return {"text": text, "codes": Term(nats, where)}
+
+    def idle(self) -> Tensor:
+        """Zero, by all that reads and writes stacks, which then has a gradient, if it is zero,
+        whatever stands in a batch: processes that learn together wait for each other's."""
+        codes = self.spec.empty(1, self.book.vectors.device)[:, :1]
+        features = self.book(codes)
+        if self.config.reads == "joined":
+            features = self.projection(self.book.each(codes).flatten(-2))
+        return 0 * self.losses(self.into(features)[0], codes[0]).sum()
 
     # -- drawing
 

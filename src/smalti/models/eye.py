@@ -23,8 +23,9 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.models.towers import Kind, TowerConfig, TowersConfig, VisionTower, normalised
+from smalti.models.towers import Kind, TowerConfig, Towers, TowersConfig, VisionTower, normalised
 from smalti.nn.finite import require_finite
+from smalti.nn.unfilled import unfilled
 from smalti.tokenizers.base import check_images
 
 
@@ -33,16 +34,16 @@ class Sight:
     """What an eye gives, and what a model reads."""
 
     spec: TokenSpec
-    """Numbers on one grid."""
+    """Numbers on a grid; on several, where a model reads several levels."""
     unit: bool = False
     """Whether the numbers of each position, as a vector, have length 1."""
 
     @property
     def words(self) -> str:
         """What is seen, in words."""
-        (height, width), *_ = self.spec.grids
+        grids = " and ".join(f"{height} x {width}" for height, width in self.spec.grids)
         length = "of length 1" if self.unit else "of any length"
-        return f"{height} x {width} vectors of {self.spec.channels} numbers, {length}"
+        return f"{grids} vectors of {self.spec.channels} numbers, {length}"
 
     def require(self, given: Sight) -> None:
         """Raise ValueError unless this is what an eye gives."""
@@ -61,9 +62,18 @@ class Eye(nn.Module):
         """Height and width of the pictures in pixels."""
         raise NotImplementedError
 
+    @property
+    def spec(self) -> TokenSpec:
+        """The numbers of a picture."""
+        return self.sight.spec
+
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to what is seen of them, (B, N, E) float32."""
         raise NotImplementedError
+
+
+TAKEN = ("kind", "size", "patch", "mean", "std", "vision")
+"""Settings of towers that their eye has too."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,8 @@ class TowerEyeConfig:
     kind: Kind = "siglip"
     """Whether the tower is a CLIP's or a SigLIP's."""
     size: int = 32
-    """Height and width of pictures in pixels, a multiple of `patch`."""
+    """Height and width of pictures in pixels; what is more than a multiple of `patch`, at the right
+    and below, is not seen."""
     patch: int = 4
     """Height and width of a patch in pixels."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -96,15 +107,7 @@ class TowerEyeConfig:
     @property
     def towers(self) -> TowersConfig:
         """The tower as one of two."""
-        return TowersConfig(
-            kind=self.kind,
-            size=self.size,
-            patch=self.patch,
-            mean=self.mean,
-            std=self.std,
-            features=self.vision.dim,
-            vision=self.vision,
-        )
+        return TowersConfig(features=self.vision.dim, **{n: getattr(self, n) for n in TAKEN})
 
     @property
     def sight(self) -> Sight:
@@ -116,15 +119,9 @@ class TowerEyeConfig:
     def of(cls, towers: TowersConfig, **how: Any) -> Self:
         """The eye of towers; `how` are the fields that say how what it sees is taken. By default
         vectors are those of the patches, of a SigLIP behind its last norm."""
-        return cls(
-            kind=towers.kind,
-            size=towers.size,
-            patch=towers.patch,
-            mean=towers.mean,
-            std=towers.std,
-            vision=towers.vision,
-            **{"normed": towers.kind == "siglip"} | how,
-        )
+        taken: dict[str, Any] = {name: getattr(towers, name) for name in TAKEN}
+        usual: dict[str, Any] = {"normed": towers.kind == "siglip"}
+        return cls(**taken | usual | how)
 
 
 class TowerEye(Eye):
@@ -162,6 +159,15 @@ class TowerEye(Eye):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+
+
+def taken(towers: Towers, config: TowerEyeConfig) -> TowerEye:
+    """The eye of towers, in evaluation mode, whose weights it shares with them."""
+    with unfilled():
+        eye = TowerEye(config)
+    tensors = {f"tower.{name}": t for name, t in towers.vision.state_dict().items()}
+    eye.load_state_dict({name: tensors[name] for name in eye.state_dict()}, assign=True)
+    return eye.eval().requires_grad_(False)
 
 
 def tiny() -> TowerEyeConfig:

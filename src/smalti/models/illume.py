@@ -12,7 +12,9 @@ own table alone, by filters of its own. Of ILLUME there is one level.
 Unusual, of guidance: an instruction to change a picture is compared with one to give it back, so
 what is learned without the instruction is the picture that is there already.
 
-ILLUME+ reads pictures by features before they are quantized; here they are read by their codes.
+Pictures that are only read are features that are not quantized, of the ViT and of the encoder of
+pixels (`models/dual_eye.py`), each through two layers of its own. They stand in a row as codes
+would, with the same ids around them (`seen`); or they are read as the codes that are drawn.
 
 Letters: B rows, K codes of a tokenizer, N codes of a picture.
 """
@@ -25,15 +27,24 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.codes import Draw, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.categorical import Softmax
+from smalti.models.eye import Sight
 from smalti.models.language import LanguageConfig
-from smalti.models.one_vocabulary import CodesInTurn, OneVocabulary, OneVocabularyConfig, Picture
+from smalti.models.one_vocabulary import (
+    CodesInTurn,
+    OneVocabulary,
+    OneVocabularyConfig,
+    Picture,
+    place_of,
+)
 from smalti.models.one_vocabulary import tiny as tiny_model
 from smalti.models.unified import Context, Marks
+from smalti.nn.attention import KVCache
+from smalti.nn.linear import Linear
 from smalti.sampling.chance import Chance
 from smalti.text.sequence import CODE, Document, Part, Rows
 
@@ -79,6 +90,11 @@ class IllumeConfig(OneVocabularyConfig):
     """Ids of a text that asks for any picture, in the place of one that guidance leaves out."""
     restore: tuple[int, ...] = ()
     """The same of one that asks for a picture as it is."""
+    seen: tuple[int, ...] = (3584, 32)
+    """Numbers that an eye gives at a position of each level; (): pictures that are read are codes
+    as well."""
+    seen_grids: tuple[tuple[int, int], ...] = ((18, 18), (32, 32))
+    """Height and width of the levels of what an eye gives."""
     marks: Marks = field(default_factory=lambda: Marks(None, (151_645, 151_643), 151_643))
     length: int = 32_768
 
@@ -94,6 +110,13 @@ class IllumeConfig(OneVocabularyConfig):
                 f"levels must have the ids around each of {len(self.spec.grids)} levels, "
                 f"got {self.levels}"
             )
+        if self.seen and len(self.seen) != len(self.seen_grids):
+            raise ValueError(
+                f"seen must have the numbers of each of {len(self.seen_grids)} levels, or none, "
+                f"got {self.seen}"
+            )
+        if self.seen and (len(self.seen) != len(self.levels) or min(self.seen) < 1):
+            raise ValueError(f"seen must be {len(self.levels)} positive numbers, got {self.seen}")
         texts = (*self.random, *self.restore)
         for number in (self.line, *self.sides, *sum(self.levels, ()), *texts):
             if not 0 <= number < self.language.vocab:
@@ -106,6 +129,24 @@ class IllumeConfig(OneVocabularyConfig):
             return TokenSpec((self.grid,), self.codes)
         tables = (self.semantic_codes, rest)
         return TokenSpec((self.semantic, self.grid), self.codes, tables=tables)
+
+    @property
+    def sight(self) -> Sight | None:
+        """What an eye gives: as many numbers at every position as the widest level has."""
+        if not self.seen:
+            return None
+        return Sight(TokenSpec(self.seen_grids, channels=max(self.seen)))
+
+    def seeing(self, sight: Sight) -> Self:
+        if not self.seen:
+            return super().seeing(sight)
+        if len(sight.spec.grids) != len(self.seen):
+            raise ValueError(
+                f"the model reads {len(self.seen)} levels; the eye gives {sight.words}"
+            )
+        found = replace(self, seen_grids=sight.spec.grids)
+        found.sight.require(sight)  # type: ignore[union-attr]
+        return found
 
     def check_spec(self, spec: TokenSpec) -> tuple[int, int]:
         """The last grid of codes of one level or two. Raises ValueError for others."""
@@ -142,7 +183,7 @@ class IllumeConfig(OneVocabularyConfig):
     @cached_property
     def wrapping(self) -> Levels:
         """How pictures are written."""
-        return Levels(
+        drawn = Levels(
             learns_begin=self.learns_begin,
             around=(self.begin, self.end),
             first=self.first,
@@ -151,6 +192,7 @@ class IllumeConfig(OneVocabularyConfig):
             levels=self.levels,
             sides=self.sides,
         )
+        return replace(drawn, seen=replace(drawn, vectors=True)) if self.seen else drawn
 
 
 @dataclass(frozen=True)
@@ -160,6 +202,11 @@ class Levels(Picture):
     line: int = 0
     levels: tuple[tuple[int, int], ...] = ()
     sides: tuple[int, int] = (0, 0)
+    vectors: bool = False
+    """Whether vectors stand in the place of codes."""
+
+    def id_of(self, codes: Tensor) -> Tensor | None:  # pyright: ignore
+        return None if self.vectors else super().id_of(codes)
 
     def begin(self, spec: TokenSpec) -> Sequence[int]:
         return [*self.sides, self.around[0]]
@@ -177,20 +224,60 @@ class Illume(OneVocabulary):
     def __init__(self, config: IllumeConfig) -> None:
         super().__init__(config)
         self.depths = len(self.spec.grids)  # each level has filters of its own
-        self.random, self.restore = config.random, config.restore
+        self.random, self.restore, self.sight = config.random, config.restore, config.sight
+        self.widths, self.levels, dim = config.seen, config.levels, config.language.dim
+        self.projectors = nn.ModuleList(
+            [nn.Sequential(Linear(n, dim), nn.GELU(), Linear(dim, dim)) for n in config.seen]
+        )
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """The language model as always; what projectors give is as large as the vectors of ids."""
+        super().init_weights()
+        for name, weight in self.projectors.named_parameters():
+            if weight.dim() == 1:
+                nn.init.zeros_(weight)
+            else:
+                nn.init.normal_(weight, std=0.02 if ".2." in name else weight.shape[1] ** -0.5)
+
+    def embed(self, rows: Rows, begin: int, end: int) -> Tensor:
+        """What stands at the positions from `begin` to `end`, (B, n, D)."""
+        x = self.language.embed(rows.ids[:, begin:end].clamp(min=0))
+        level = self.level(rows.ids[:, :end])[:, begin:]
+        for k, (projector, width) in enumerate(zip(self.projectors, self.widths, strict=True)):
+            where, features = rows.seen[:, begin:end] & (level == k), x.new_zeros(0, width)
+            if rows.features is not None:  # else every layer has a gradient all the same, zero
+                features = rows.features[:, begin:end][where][:, :width].to(x.dtype)
+            given = projector(features)
+            x = x.masked_scatter(where.unsqueeze(-1), given.to(x.dtype))
+        return x
+
+    def level(self, ids: Tensor) -> Tensor:
+        """The level of a picture that was begun last at each of the ids, (B, L); -1 before any."""
+        places = torch.arange(ids.shape[1], device=ids.device)
+        last = [
+            torch.where(ids == begin, places, -1).cummax(1).values for begin, _ in self.levels
+        ]  # each (B, L)
+        latest = torch.stack(last).max(0)
+        return latest.indices.masked_fill(latest.values < 0, -1)
+
+    def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:
+        place = place_of(self.language, rows, begin, end)
+        return self.language(self.embed(rows, begin, end), place, cache)
 
     def picture(self, rows: Rows) -> LevelsInTurn:
         return LevelsInTurn(self, rows)
 
     def nothing(self, document: Document) -> Document:
         """A document that ends with a picture without the text before it. Where pictures are
-        before it, it gives the last of them back."""
+        before it, it gives the last of them back, if that is codes."""
         *before, last = document
         seen = [part for part in before if part.spec is not None]
         start = [] if self.marks.start is None else [self.marks.start]
         if not seen:
             return [_text([*start, *self.random]), replace(last, silent=True)]
-        again = replace(last, content=seen[-1].content, silent=True)
+        content = last.content if seen[-1].seen else seen[-1].content
+        again = replace(last, content=content, silent=True)
         return [_text(start), *seen, _text(self.restore), again]
 
     def pictures(self, document: Document) -> Document:
@@ -240,6 +327,7 @@ def tiny(**changes: Any) -> IllumeConfig:
         "sides": (27, 28),
         "random": (1, 3),
         "restore": (2,),
+        "seen": (),
         "marks": base.marks,
         "length": 512,
     }

@@ -18,7 +18,6 @@ numbers that the eye sees, N codes of a picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -37,7 +36,7 @@ from smalti.nn.attention import KVCache
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import Gelu, gelu
 from smalti.sampling.noise import Noise
-from smalti.text.sequence import IGNORED, Document, Part, Rows, Wrapping
+from smalti.text.sequence import IGNORED, Between, Document, Part, Rows
 
 DEEPSEEK_1B = LanguageConfig(102_400, 24, 16, 2048, 5632, norm_eps=1e-6)
 """The language model of Janus-1.3B and Janus-Pro-1B."""
@@ -79,8 +78,6 @@ class JanusConfig(UnifiedConfig):
     """Whether a row whose picture is learned also learns to begin it."""
     marks: Marks = field(default_factory=lambda: DEEPSEEK)
     """Ids that stand for no text."""
-    reserved: tuple[tuple[int, int], ...] = ()
-    """Ranges of ids, the first and the last of each, that stand for no text either."""
     length: int = 4096
     """Positions of a document, at most."""
 
@@ -115,7 +112,6 @@ class JanusConfig(UnifiedConfig):
             begin=words,
             end=words + 1,
             marks=marks,
-            reserved=(),
         )
 
     def seeing(self, sight: Sight) -> Self:
@@ -132,23 +128,16 @@ class JanusConfig(UnifiedConfig):
             learns_begin=self.learns_begin,
             around=around,
             first=self.language.vocab,
-            seen=Framed(around=around),
+            seen=Between(around=around),
         )
 
 
 @dataclass(frozen=True)
-class Framed(Wrapping):
+class Framed(Between):
     """An id before a picture and one after it, and one for each of its codes, the `first` that of
     code 0; None: it stands as vectors."""
 
-    around: tuple[int, int] = (0, 0)
     first: int | None = None
-
-    def begin(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[:1]
-
-    def end(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[1:]
 
     def id_of(self, codes: Tensor) -> Tensor | None:
         return None if self.first is None else codes + self.first
@@ -195,12 +184,9 @@ class Janus(Unified):
 
     @property
     def written(self) -> Tensor:
-        """All ids but those around pictures and those that are reserved, (V,) bool."""
-        written = torch.ones(self.vocab, dtype=torch.bool)
-        written[[self.config.begin, self.config.end]] = False
-        for first, last in self.config.reserved:
-            written[first : last + 1] = False
-        return written
+        """All ids but those around pictures, (V,) bool."""
+        around = torch.tensor([self.config.begin, self.config.end])
+        return ~torch.isin(torch.arange(self.vocab), around)
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -225,9 +211,10 @@ class Janus(Unified):
         x = self.language.embed(ids.masked_fill(codes | (ids < 0), 0))
         drawn = self.code_aligner(self.code_embeddings(ids[codes] - self.vocab))
         x = x.masked_scatter(codes.unsqueeze(-1), drawn.to(x.dtype))
-        if rows.features is None:
-            return x
-        given = self.aligner(rows.features[:, begin:end][seen].to(x.dtype))
+        features = x.new_zeros(0, self.config.seen_dim)  # every layer has a gradient, if it is zero
+        if rows.features is not None:
+            features = rows.features[:, begin:end][seen].to(x.dtype)
+        given = self.aligner(features)
         return x.masked_scatter(seen.unsqueeze(-1), given.to(x.dtype))
 
     def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:

@@ -28,7 +28,6 @@ from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
 from smalti.models.unified import (
-    Between,
     Context,
     InTurn,
     Marks,
@@ -41,7 +40,7 @@ from smalti.nn.attention import KVCache
 from smalti.nn.features import Projector, apart, formed
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise
-from smalti.text.sequence import IGNORED, Rows
+from smalti.text.sequence import IGNORED, Between, Rows
 
 LLAMA_3 = LanguageConfig(128_258, 32, 32, 4096, 14_336, kv_heads=8, rope_base=500_000.0)
 """The language model of MetaMorph-8B, with two ids more than Llama 3 has."""
@@ -190,9 +189,8 @@ class MetaMorph(Unified):
         losses = h.new_zeros(rows.ids.shape, dtype=torch.float32)
         if rows.vectors is not None and where.any():
             said = self.said(F.pad(h, (0, 0, 1, 0))[:, :-1][where])  # (m, C)
-            losses = losses.masked_scatter(
-                where, apart(rows.vectors[where], said, self.config.form)
-            )
+            found = apart(rows.vectors[where], said, self.config.form)
+            losses = losses.masked_scatter(where, found.to(losses.dtype))
         text = Term(self.nats(h, rows), rows.targets != IGNORED)
         return {"text": text, "features": Term(losses, where)}
 

@@ -15,7 +15,6 @@ Letters: B rows, L positions, V ids, D width, K codes of a tokenizer, N codes of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -32,7 +31,7 @@ from smalti.models.unified import InTurn, Marks, Term, Unified, UnifiedConfig, p
 from smalti.nn.attention import KVCache
 from smalti.nn.llama import Place
 from smalti.sampling.noise import Noise
-from smalti.text.sequence import IGNORED, Rows, Wrapping
+from smalti.text.sequence import IGNORED, Between, Rows
 
 CHAMELEON = LanguageConfig(65536, 32, 32, 4096, 11008, qk_norm="heads")
 """The language model of Chameleon-7B."""
@@ -111,18 +110,11 @@ class OneVocabularyConfig(UnifiedConfig):
 
 
 @dataclass(frozen=True)
-class Picture(Wrapping):
+class Picture(Between):
     """An id before a picture and one after it, and one for each of its codes."""
 
-    around: tuple[int, int] = (0, 0)
     first: int = 0
     order: tuple[int, ...] = ()
-
-    def begin(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[:1]
-
-    def end(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[1:]
 
     @cached_property
     def _ids(self) -> Tensor:

@@ -33,7 +33,7 @@ from smalti.models.unified import Context, Drawer, Marks, Term, Unified, Unified
 from smalti.nn.attention import KVCache
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise
-from smalti.text.sequence import IGNORED, Document, Part, Rows, Wrapping
+from smalti.text.sequence import IGNORED, Between, Document, Part, Rows
 
 PHI = LanguageConfig(
     58498, 24, 32, 2048, 8192, order="parallel", norm="layer", qk_norm="shared",
@@ -119,24 +119,17 @@ class ShowOConfig(UnifiedConfig):
 
 
 @dataclass(frozen=True)
-class Whole(Wrapping):
+class Whole(Between):
     """Pictures that are seen whole, with an id before and after; texts as sentences; an id for what
     a row is about. Where these are None, nothing stands there."""
 
     full: Literal["none", "picture", "wrapped"] = "wrapped"
     learns_begin: bool = False
     learns_end: bool = False
-    around: tuple[int, int] = (0, 0)
     first: int = 0
     sentence: tuple[int, int] | None = None
     draws: int | None = None
     reads: int | None = None
-
-    def begin(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[:1]
-
-    def end(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[1:]
 
     def id_of(self, codes: Tensor) -> Tensor:
         """The ids of codes; that of a hidden one is K."""

@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,15 @@ class TowersConfig:
         """N without CLIP's token."""
         return (self.size // self.patch) ** 2
 
-    def fitted(self, words: Words) -> TowersConfig:
+    def reading_by(self, sentences: Any) -> Self:
+        """The same with a language model that is trained already, a `SentencesConfig` of
+        `models.llm2clip`. Raises ValueError where a tower reads."""
+        raise ValueError(
+            "these towers read texts by a tower of their own, not by a language model: leave "
+            "--language out, or take a recipe of LLM2CLIP"
+        )
+
+    def fitted(self, words: Words) -> Self:
         """The configuration with the ids of a text tokenizer. Raises ValueError for one without a
         mark for the end of a text."""
         if words.stop is None:
@@ -101,6 +109,18 @@ class TowersConfig:
             )
         start = words.start if self.kind == "clip" else None
         return replace(self, vocab=words.vocab, start=start, stop=words.stop, pad=words.pad)
+
+
+def draw(tower: nn.Module, config: TowerConfig) -> None:
+    """Draw new weights of a tower. Normal: embeddings and products of variance 1 / D, and residual
+    branches end with weights smaller by the square root of twice the number of layers."""
+    for name, p in tower.named_parameters():
+        if p.dim() > 1 or name == "token":
+            ends = name.startswith("layers") and name.endswith(("wo.weight", "w2.weight"))
+            fan = p[0].numel() if p.dim() > 1 and name.endswith("weight") else config.dim
+            nn.init.normal_(p, std=(fan * (2 * config.layers if ends else 1)) ** -0.5)
+        elif name.endswith("bias"):
+            nn.init.zeros_(p)
 
 
 class TextTower(nn.Module):
@@ -134,10 +154,15 @@ class TextTower(nn.Module):
 class Towers(nn.Module):
     """Pictures and texts as unit features whose products say how well they match."""
 
+    READER: ClassVar[Any] = TextTower
+    """What reads texts: `forward` of ids to hidden states, and `whole`."""
+    FROZEN: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names of weights that training leaves as they are."""
+
     def __init__(self, config: TowersConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision, self.text = VisionTower(config), TextTower(config)
+        self.vision, self.text = VisionTower(config), self.READER(config)
         siglip = config.kind == "siglip"
         self.scale = nn.Parameter(torch.tensor(math.log(10.0 if siglip else 1 / 0.07)))
         """Logarithm of the inverse temperature."""
@@ -145,18 +170,20 @@ class Towers(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal: embeddings and products of variance 1 / D, and residual branches end with
-        weights smaller by the square root of twice the number of layers. Positions of pictures are
-        larger: beside patches, of variance 1, a small tower would learn places last of all."""
-        for tower, config in ((self.vision, self.config.vision), (self.text, self.config.text)):
-            for name, p in tower.named_parameters():
-                if p.dim() > 1 or name == "token":
-                    ends = name.startswith("layers") and name.endswith(("wo.weight", "w2.weight"))
-                    fan = p[0].numel() if p.dim() > 1 and name.endswith("weight") else config.dim
-                    nn.init.normal_(p, std=(fan * (2 * config.layers if ends else 1)) ** -0.5)
-                elif name.endswith("bias"):
-                    nn.init.zeros_(p)
+        """As `draw`, with larger positions of pictures: beside patches, of variance 1, a small
+        tower would learn places last of all."""
+        draw(self.vision, self.config.vision)
+        self.draw_reader()
         nn.init.normal_(self.vision.positions, std=PLACES)
+
+    def draw_reader(self) -> None:
+        """Draw new weights of what reads."""
+        draw(self.text, self.config.text)
+
+    def take(self, sentences: nn.Module) -> None:
+        """Read by a language model that is trained already, of `models.llm2clip`; not those that
+        have a tower for texts."""
+        raise NotImplementedError
 
     def normalised(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] as the vision tower takes them."""
@@ -200,12 +227,8 @@ class Matcher(NamedTuple):
         """Texts in lower case as ids (B, L) int64 between their marks, cut so that the last mark is
         there, and filled up."""
         config = self.towers.config
-        rows = torch.full((len(texts), config.length), config.pad)
-        begin = [] if config.start is None else [config.start]
-        for row, text in zip(rows, texts, strict=True):
-            ids = [*begin, *self.words.read(text.lower())][: config.length - 1]
-            row[: len(ids) + 1] = torch.tensor([*ids, config.stop])
-        return rows
+        begin = () if config.start is None else (config.start,)
+        return ids_of(texts, self.words, config.length, begin, config.stop, config.pad)
 
     def fits(self, text: str) -> bool:
         """Whether a text is read to its end."""
@@ -224,6 +247,18 @@ class Matcher(NamedTuple):
         """Unit features (B, E) of pictures uint8 (B, 3, H, W), on the CPU."""
         x = images.to(self.towers.scale.device).float() / 127.5 - 1
         return self.towers.see(x).cpu()
+
+
+def ids_of(
+    texts: Sequence[str], words: Words, length: int, begin: Sequence[int], stop: int, pad: int
+) -> Tensor:
+    """Texts in lower case as ids (B, L) int64 between their marks, cut so that the last mark is
+    there, and filled up."""
+    rows = torch.full((len(texts), length), pad)
+    for row, text in zip(rows, texts, strict=True):
+        ids = [*begin, *words.read(text.lower())][: length - 1]
+        row[: len(ids) + 1] = torch.tensor([*ids, stop])
+    return rows
 
 
 def tiny() -> TowersConfig:

@@ -30,7 +30,6 @@ from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
 from smalti.models.unified import (
-    Between,
     Context,
     Drawer,
     Marks,
@@ -46,7 +45,7 @@ from smalti.nn.times import TimeEmbedding
 from smalti.nn.unet import Down, Up
 from smalti.sampling.noise import Noise
 from smalti.sampling.solvers import TIMES, Path, Solver, cosine, path
-from smalti.text.sequence import IGNORED, Rows
+from smalti.text.sequence import IGNORED, Between, Rows
 
 
 def sized(layers: int, heads: int, dim: int, vocab: int = 32002) -> LanguageConfig:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from smalti.codes import Cond, Draw, Reads, Span, TokenSpec
 from smalti.heads.categorical import Softmax
 from smalti.models.eye import Sight, TowerEyeConfig
+from smalti.models.language import LanguageConfig
 from smalti.models.towers import TowersConfig
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw
@@ -47,6 +48,11 @@ class Marks:
 class UnifiedConfig:
     """What the settings of every such model have in common."""
 
+    drawing: ClassVar[bool] = True
+    """Whether it draws pictures; else it reads them by an eye alone, and writes text."""
+    frozen: ClassVar[bool] = False
+    """Whether its language model is one that is trained before and stays as it is."""
+
     @property
     def spec(self) -> TokenSpec:
         """The codes of a picture."""
@@ -59,11 +65,6 @@ class UnifiedConfig:
         Raises ValueError if the model cannot write such codes.
         """
         raise NotImplementedError
-
-    def with_codebook(self, codebook: Any) -> Self:
-        """The same with what the tokenizer's table of codes decides of a model that reads its
-        vectors; of others nothing."""
-        return self
 
     @property
     def sight(self) -> Sight | None:
@@ -79,9 +80,22 @@ class UnifiedConfig:
         name = type(self).__name__.removesuffix("Config")
         raise ValueError(f"{name} reads pictures as the codes that it draws: it takes no eye")
 
+    def speaking(self, language: LanguageConfig) -> Self:
+        """The same with a language model that is trained already.
+
+        Raises ValueError if the model takes none.
+        """
+        name = type(self).__name__.removesuffix("Config")
+        raise ValueError(f"{name} learns its language model together with all else: it takes none")
+
     def eye_of(self, towers: TowersConfig) -> TowerEyeConfig:
         """How it takes an eye from towers."""
         return TowerEyeConfig.of(towers)
+
+    def with_codebook(self, codebook: Any) -> Self:
+        """The same with what the tokenizer's table of codes decides of a model that reads its
+        vectors; of others nothing."""
+        return self
 
     def check_spec(self, spec: TokenSpec) -> tuple[int, int]:
         """The one grid of codes as this model writes them, numbers or codes of one table as its
@@ -114,13 +128,15 @@ class Unified(nn.Module):
     """Beginnings of names of weights that stay in float32 when others are loaded in less."""
     NO_DECAY: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of weights that have no weight decay, beside norms and biases."""
+    FROZEN: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names of weights that training leaves as they are."""
 
     kinds: ClassVar[tuple[str, ...]] = ("text", "codes")
     """What `terms` gives."""
 
     config: Any
     spec: TokenSpec
-    """What the codes of a picture are that is drawn."""
+    """What the codes of a picture are that is drawn; of a model that draws none, what it reads."""
     wrapping: Wrapping
     marks: Marks
     sight: Sight | None = None
@@ -135,6 +151,8 @@ class Unified(nn.Module):
     depths: int = 1
     """Codes of a position that are drawn one after another, or levels of a picture, each by filters
     of its own."""
+    any_order: bool = False
+    """Whether its pictures can be drawn in whatever order: training has shown it many."""
 
     @property
     def vocab(self) -> int:
@@ -158,6 +176,11 @@ class Unified(nn.Module):
         """The codes of a picture."""
         return self.spec
 
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
+        """The order in which the positions of a picture are drawn unless another is asked for,
+        (N,); None: row by row."""
+        return None
+
     @property
     def written(self) -> Tensor:
         """Which ids may be those of a text, (V,) bool, as far as the model knows: of what its text
@@ -170,6 +193,10 @@ class Unified(nn.Module):
 
     def learn_from(self, codebook: Any) -> None:
         """Take over the vectors of the tokenizer's table of codes, where they are read."""
+
+    def take(self, language: nn.Module) -> None:
+        """Take the weights of a language model that is trained already."""
+        raise NotImplementedError
 
     def cache(self, batch: int, length: int) -> Any:
         """An empty cache of so many rows and positions."""
@@ -202,7 +229,7 @@ class Unified(nn.Module):
         return Writer(self, rows, length, allowed, penalty)
 
     def picture(self, rows: Rows) -> Drawer:
-        """What draws the picture at the end of rows, for one of the loops."""
+        """What draws the picture at the end of rows, for one of the loops; of models that draw."""
         raise NotImplementedError
 
     # -- what guidance compares with
@@ -243,8 +270,8 @@ class Drawer:
     def draws(self, spec: TokenSpec | None) -> TokenSpec:
         return self.spec
 
-    def order(self, spec: TokenSpec | None = None) -> None:
-        """None: row by row."""
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None:
+        return self.model.order(spec)
 
     def blocks(self, spec: TokenSpec | None = None) -> Sequence[int]:
         return [1] * self.spec.positions
@@ -267,7 +294,8 @@ class Drawer:
 
 
 class InTurn(Drawer):
-    """Draws ids at positions of rows, one after another; ids between them stand there already."""
+    """Draws codes at positions of rows, one after another; what is between them stands there
+    already."""
 
     def __init__(self, model: Unified, rows: Rows, spec: TokenSpec, slots: Sequence[int]) -> None:
         super().__init__(model, rows, spec)
@@ -335,20 +363,6 @@ class Writer(InTurn):
         ids = ids.where(kept & (ids >= 0) & (ids < vocab), vocab)
         found = torch.zeros(count, vocab + 1, dtype=torch.bool, device=ids.device)
         return found.scatter(1, ids, True)[:, :vocab]
-
-
-@dataclass(frozen=True)
-class Between(Wrapping):
-    """An id before a picture and one after it, both learned as text is; what is between them stands
-    beside the ids of a row."""
-
-    around: tuple[int, int] = (0, 0)
-
-    def begin(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[:1]
-
-    def end(self, spec: TokenSpec) -> Sequence[int]:
-        return self.around[1:]
 
 
 def places(wrapping: Wrapping, spec: TokenSpec, length: int) -> list[int]:

@@ -6,7 +6,7 @@ B images, n rows, D width, H heads, T words.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from smalti.codes import Rowwise
 from smalti.nn.attention import attend
 from smalti.nn.linear import Linear
+
+
+class Keyed(Protocol):
+    """Cross-attention of a layer."""
+
+    def keys(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of words (B, T, D), each (B, H, T, head_dim)."""
+        ...
 
 
 @dataclass
@@ -26,9 +34,9 @@ class Context(Rowwise):
     mask: Tensor | None
     """(B, 1, 1, T) bool, True at words that are no padding; None: all are read."""
     keep: bool
-    kept: dict[CrossAttention, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    kept: dict[Keyed, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def read(self, attention: CrossAttention) -> tuple[Tensor, Tensor]:
+    def read(self, attention: Keyed) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer, each (B, H, T, head_dim)."""
         if not self.keep:
             return attention.keys(self.words)

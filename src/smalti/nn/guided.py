@@ -6,6 +6,8 @@ B images, C channels of features, h', w' their size, G channels of the guide, h,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,3 +89,27 @@ class GuidedLevel(nn.Module):
             if len(self.attn):
                 x = self.attn[i](x, guide)
         return self.upsample(x)
+
+
+def guided_levels(
+    widths: Sequence[int],
+    guide: int,
+    blocks: int,
+    attends: Sequence[int],
+    enlarge: Callable[[int], nn.Module],
+) -> nn.ModuleList:
+    """Levels of a decoder of these widths, deepest first, each but the last of which doubles the
+    size; those with these numbers attend."""
+    befores, last = [widths[0], *widths[:-1]], len(widths) - 1
+    return nn.ModuleList(
+        [
+            GuidedLevel(
+                (before, width),
+                guide,
+                blocks,
+                i in attends,
+                enlarge(width) if i < last else nn.Identity(),
+            )
+            for i, (before, width) in enumerate(zip(befores, widths, strict=True))
+        ]
+    )

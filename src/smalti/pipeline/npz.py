@@ -35,15 +35,17 @@ from smalti.pipeline.coded import short
 from smalti.pipeline.facts import Json
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Drawing, Part, Wanted, divided
+from smalti.pipeline.unified import UnifiedPipeline
 from smalti.progress import track
 from smalti.train.parallel import World, locked, on_main, wait
 
+Drawer = Pipeline | UnifiedPipeline
 PART = r"\d{9}\.rgb"
 """Names of parts."""
 
 
 def draw_npz(
-    pipe: Pipeline,
+    pipe: Drawer,
     out: Path,
     count: int,
     *,
@@ -92,7 +94,7 @@ def draw_npz(
     return _images(missing)
 
 
-def _draw(pipe: Pipeline, missing: list[Part], folder: Folder, world: World) -> None:
+def _draw(pipe: Drawer, missing: list[Part], folder: Folder, world: World) -> None:
     """Draw the parts that are missing, this process its share of them."""
     mine = missing[world.rank :: world.size]
     if world.main and mine:
@@ -125,11 +127,11 @@ def _check(out: Path, turns: int, count: int, first: int, batch: int, balanced: 
         )
 
 
-def _told(pipe: Pipeline, drawing: Drawing) -> dict[str, Json]:
+def _told(pipe: Drawer, drawing: Drawing) -> dict[str, Json]:
     """What the images depend on beside their numbers."""
     drawing.sampling.check(pipe.model, drawing.spec)
     asked = drawing.asked
-    if pipe.text is None:
+    if asked and "class" in asked[0]:
         about = {"classes": [a.get("class") for a in asked], "class_names": pipe.classes}
     else:
         about = {key: [a.get(key) for a in asked] for key in asked[0]}

@@ -30,6 +30,7 @@ class Drawn(Protocol):
 
     confidence: float | None
     parts: int
+    any_order: bool
 
     @property
     def loop(self) -> Loop: ...
@@ -42,6 +43,7 @@ class Drawn(Protocol):
     @property
     def solved(self) -> bool: ...
     def draws(self, spec: TokenSpec | None) -> TokenSpec: ...
+    def order(self, spec: TokenSpec | None = None) -> Tensor | None: ...
     def check_solver(self, solver: Solver) -> None: ...
 
 
@@ -150,8 +152,8 @@ class Sampling:
                 refused |= {"temperature": "models that draw at random; this one does not"}
         if model.loop != "mixed":
             refused |= {"guidance_pictures": "models that read text and pictures"}
-        else:
-            refused |= dict.fromkeys(ORDERED, "models of pictures alone, which know orders")
+        elif not model.any_order:
+            refused |= dict.fromkeys(ORDERED, "models that know orders; this one draws in its own")
         if not model.filtered:
             refused |= dict.fromkeys(DISCRETE, "discrete codes; this model draws continuous ones")
         settings = settings_of(Sampling)
@@ -174,7 +176,7 @@ class Sampling:
 
     def orders(
         self,
-        model: Generator,
+        model: Drawn,
         noise: Noise,
         known: Known | None = None,
         spec: TokenSpec | None = None,
@@ -190,12 +192,12 @@ class Sampling:
             asked = shuffled(noise, grid[0] * grid[1])
         elif self.order:
             asked = order(self.order, grid)
-        if known is None or model.loop == "masked" or not self.sees_known_first(model):
+        if known is None or model.draws_by == "masked" or not self.sees_known_first(model):
             return asked
         usual = model.order(spec) if asked is None else asked
         usual = order("row-major", grid) if usual is None else usual
         return known_first(usual.to(known.mask.device), known.mask)
 
-    def sees_known_first(self, model: Generator) -> bool:
+    def sees_known_first(self, model: Drawn) -> bool:
         """Whether `model` is to see all that is known before it draws."""
         return model.any_order if self.known_first is None else self.known_first

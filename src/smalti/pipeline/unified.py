@@ -9,7 +9,7 @@
 
 The folder holds `pipeline.json`, `tokenizer/` of pictures, `words/` of text, `eye/` where the model
 reads pictures in another form than it draws them, and `model/`, which stores the fingerprints of
-these; parts that do not match are refused.
+these; parts that do not match are refused. A model that only reads pictures has no `tokenizer/`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
 from PIL import Image
@@ -53,10 +53,13 @@ from smalti.pipeline.facts import Facts, Json
 from smalti.pipeline.pipeline import check_pipeline
 from smalti.pipeline.request import (
     Asked,
+    Conditions,
     Drawing,
+    How,
     Part,
     Texts,
     Wanted,
+    divided,
     nothing,
     prompted,
     unguided,
@@ -114,7 +117,7 @@ class UnifiedPipeline(CodedPipeline):
 
     def __init__(
         self,
-        tokenizer: ImageTokenizer,
+        tokenizer: ImageTokenizer | None,
         model: Unified,
         words: Words,
         sampling: Sampling | None = None,
@@ -123,16 +126,14 @@ class UnifiedPipeline(CodedPipeline):
         info: Mapping[str, Json] | None = None,
         eye: Eye | None = None,
     ) -> None:
-        if tokenizer.spec != model.spec:
-            raise ValueError(
-                f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
-            )
+        check_tokenizer(model, tokenizer)
         if words.vocab > model.vocab:
             raise ValueError(
                 f"the text tokenizer has {words.vocab} ids, the model knows {model.vocab}"
             )
         check_eye(model, eye)
-        self.tokenizer, self.model, self.words, self.eye = tokenizer, model, words, eye
+        self.tokenizer: Any = tokenizer  # None where nothing is drawn, which `_request` refuses
+        self.model, self.words, self.eye = model, words, eye
         self.sampling, self.writing = sampling or Sampling(), writing or Writing()
         self.phrases, self.info = phrases or Phrases(), Facts(info or {})
 
@@ -144,17 +145,32 @@ class UnifiedPipeline(CodedPipeline):
     def __repr__(self) -> str:
         """What it is, with what, and where."""
         count = sum(p.numel() for p in self.model.parameters())
-        (height, width), spec = self.tokenizer.size, self.model.spec
-        seen = ""
+        seen, drawn, spec = "", "", self.model.spec
         if self.eye is not None:
-            seen = f"\n  pictures that are given as {self.eye.sight.words}, by {name_of(self.eye)}"
+            seen = f"  pictures that are given as {self.eye.sight.words}, by {name_of(self.eye)}\n"
+        if self.draws:
+            height, width = self.tokenizer.size
+            drawn = (
+                f"  pictures of {width} x {height} pixels as {spec.positions} codes {spec.words}, "
+                f"by {name_of(self.tokenizer)}\n"
+            )
         return (
             f"UnifiedPipeline of {name_of(self.model)}, {count:,} parameters, {self.words.vocab} "
-            f"ids of text\n"
-            f"  pictures of {width} x {height} pixels as {spec.positions} codes {spec.words}, by "
-            f"{name_of(self.tokenizer)}{seen}\n"
-            f"  on {self.device} in {short(self.dtype)}"
+            f"ids of text\n{drawn}{seen}  on {self.device} in {short(self.dtype)}"
         )
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws pictures; else it reads them and writes text."""
+        return self.model.config.drawing
+
+    def require_drawing(self) -> None:
+        """Raise ValueError if it draws no pictures."""
+        if not self.draws:
+            raise ValueError(
+                f"a pipeline of {name_of(self.model)} reads pictures and writes text, it draws "
+                "none: ask, caption and chat are for it"
+            )
 
     @property
     def length(self) -> int:
@@ -179,7 +195,8 @@ class UnifiedPipeline(CodedPipeline):
         ...) and a mask. Each image says in `info["smalti"]` how it was drawn.
         """
         images = list[Image.Image]()
-        for part in self._drawing(prompted(text), wanted).parts(n, first, batch):
+        given, how = divided({"text": text, **wanted})  # type: ignore[typeddict-item]
+        for part in self.drawing(self.asked(**given), **how).parts(n, first, batch):
             images += self.tagged(self.decode(self.drawn(part, part.rows(known))), part)
         return images
 
@@ -191,19 +208,26 @@ class UnifiedPipeline(CodedPipeline):
     def edits(self, wanted: Wanted) -> Drawing:
         """What is asked for of a part of a picture, which may be nothing. Raises ValueError for
         settings that cannot be, and for guidance that has no text to lead to."""
-        given = dict[str, Any](wanted)
-        text = given.pop("text", None)
-        drawing = self._drawing(nothing(True) if text is None else prompted(text), given)
-        return drawing if text is not None else unguided(drawing, wanted, "a text")
+        given, how = divided({**wanted})
+        if given.get("text") is not None:
+            return self.drawing(self.asked(**given), **how)
+        _refuse_others(given)
+        return unguided(self.drawing(nothing(True), **how), how, "a text")
 
-    def _drawing(self, asked: list[Asked], wanted: dict[str, Any]) -> Drawing:
-        """A request. Raises ValueError for what a pipeline of texts does not take, and as
-        `settings` does."""
-        for name in ("classes", "negative", "size"):
-            if (value := wanted.pop(name, None)) is not None:
-                raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")
-        seed = whole(wanted.pop("seed", 0), "seed")
-        return Drawing(asked, seed, self.settings(wanted)[0])
+    def asked(self, **given: Unpack[Conditions]) -> list[Asked]:
+        """The texts of a request, in turn. Raises ValueError for other conditions."""
+        _refuse_others(given)
+        return prompted(given.get("text"))
+
+    def drawing(self, asked: list[Asked], **how: Unpack[How]) -> Drawing:
+        """Texts, and how they are to be drawn. Raises ValueError for a size, and as `settings` and
+        `require_drawing` do."""
+        self.require_drawing()
+        changes = dict[str, Any](how)
+        if (size := changes.pop("size", None)) is not None:
+            raise ValueError(f"a pipeline of text and pictures takes no size, got {size!r}")
+        seed = whole(changes.pop("seed", 0), "seed")
+        return Drawing(asked, seed, self.settings(changes)[0])
 
     def ask(
         self, images: Piece | Sequence[Piece], question: str, *, seed: int = 0, **settings: Any
@@ -358,18 +382,23 @@ class UnifiedPipeline(CodedPipeline):
         self, documents: Sequence[Document], wish: Wish, sampling: Sampling, writing: Writing
     ) -> mixed.MixedRequest:
         count, device = len(documents), self.device
+        if wish.first == "picture":
+            self.require_drawing()
         written = torch.zeros(self.model.vocab, dtype=torch.bool)
         written[: self.words.vocab] = self.words.written
         written &= self.model.written
+        noise = Noise.request(wish.seed, count, wish.number, device)
+        known = wish.known and Known(*(given.to(device) for given in wish.known))
         how = Request(
             Cond(labels=torch.arange(count, device=device)),
-            Noise.request(wish.seed, count, wish.number, device),
+            noise,
             sampling.guidance,
             sampling.filters,
             sampling.solver,
             sampling.revealed(self.model),
             sampling.refresh,
-            wish.known and Known(*(given.to(device) for given in wish.known)),
+            known,
+            orders=sampling.orders(self.model, noise, known),
         )
         return mixed.MixedRequest(
             documents,
@@ -379,7 +408,7 @@ class UnifiedPipeline(CodedPipeline):
             writing.filters,
             writing.penalty,
             writing.words if wish.text else 0,
-            wish.pictures,
+            wish.pictures if self.draws else 0,
             wish.first,
             self.length,
         )
@@ -401,7 +430,8 @@ class UnifiedPipeline(CodedPipeline):
     def fingerprint(self) -> str:
         """A hash of both tokenizers, the model and its eye."""
         if "fingerprint" not in self.info:
-            marks = [fingerprint(self.tokenizer), fingerprint(self.model), self.words.fingerprint()]
+            marks = [fingerprint(self.model), self.words.fingerprint()]
+            marks = [fingerprint(self.tokenizer), *marks] if self.draws else marks
             marks += [] if self.eye is None else [fingerprint(self.eye)]
             self.info["fingerprint"] = "-".join(marks)
         return str(self.info["fingerprint"])
@@ -415,20 +445,22 @@ class UnifiedPipeline(CodedPipeline):
         """
         folder = Path(folder).expanduser()
         check_pipeline(folder)
-        for part in (self.tokenizer, self.model, *([self.eye] if self.eye else [])):
+        parts = {"tokenizer": self.tokenizer, "eye": self.eye}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        for part in (self.model, *parts.values()):
             require_finite_weights(part.state_dict(), f"{folder} is not written")
         with filling(folder) as temporary:
-            mark = write_module(self.tokenizer, temporary / "tokenizer")
+            marks = {name: write_module(part, temporary / name) for name, part in parts.items()}
             words = self.words.fingerprint()
             self.words.save(temporary / "words")
-            eye = {"eye": write_module(self.eye, temporary / "eye")} if self.eye else {}
-            begun_with = {"tokenizer": mark, "words": words, **eye}
-            model = write_module(self.model, temporary / "model", **begun_with)
+            model = write_module(self.model, temporary / "model", words=words, **marks)
+            first = [marks[name] for name in parts if name == "tokenizer"]
+            whole = [*first, model, words, *(marks[name] for name in parts if name == "eye")]
             told = ("source", "holdout", "credit", "files", "init")
             about = {
                 "format": 1,
                 "kind": "unified",
-                "fingerprint": "-".join((mark, model, words, *eye.values())),
+                "fingerprint": "-".join(whole),
                 "sampling": to_dict(self.sampling),
                 "writing": to_dict(self.writing),
                 "phrases": to_dict(self.phrases),
@@ -439,6 +471,17 @@ class UnifiedPipeline(CodedPipeline):
             )
 
 
+def check_tokenizer(model: Unified, tokenizer: ImageTokenizer | None) -> None:
+    """Raise ValueError unless a model has the tokenizer whose codes it draws, or draws none."""
+    if model.config.drawing == (tokenizer is None):
+        what = "draws pictures, got no" if tokenizer is None else "draws no pictures: it takes no"
+        raise ValueError(f"the model {what} tokenizer of pictures")
+    if tokenizer is not None and tokenizer.spec != model.spec:
+        raise ValueError(
+            f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
+        )
+
+
 def check_eye(model: Unified, eye: Eye | None) -> None:
     """Raise ValueError unless a model has the eye that it reads pictures by, or needs none."""
     if model.sight is None and eye is not None:
@@ -447,3 +490,10 @@ def check_eye(model: Unified, eye: Eye | None) -> None:
         if eye is None:
             raise ValueError(f"the model reads pictures by an eye, {model.sight.words}; got none")
         model.sight.require(eye.sight)
+
+
+def _refuse_others(given: Conditions) -> None:
+    """Raise ValueError for conditions that are no text."""
+    for name in ("classes", "negative"):
+        if (value := given.get(name)) is not None:
+            raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")

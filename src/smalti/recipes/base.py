@@ -8,6 +8,7 @@ from typing import Literal
 
 from smalti.data.transforms import Transform
 from smalti.models.generator import GeneratorConfig
+from smalti.models.language import LanguageConfig
 from smalti.models.llamagen import LlamaGenConfig
 from smalti.models.one_vocabulary import OneVocabularyConfig
 from smalti.models.towers import TowersConfig
@@ -22,7 +23,7 @@ from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.tokenizers.rendered import RenderedConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.dual import DualObjectiveConfig
-from smalti.train.joint import JointConfig
+from smalti.train.joint import JointConfig, WritingConfig
 from smalti.train.kl import KLConfig
 from smalti.train.lora import LoraConfig
 from smalti.train.objectives import (
@@ -31,7 +32,7 @@ from smalti.train.objectives import (
     ObjectiveConfig,
     ReconstructionConfig,
 )
-from smalti.train.pairs import PairsConfig
+from smalti.train.pairs import CaptionsConfig, PairsConfig
 from smalti.train.rendering import RenderingConfig
 from smalti.train.trainer import TrainConfig
 
@@ -151,6 +152,9 @@ class UnifiedRecipe:
     eye: str = ""
     """Of models that read pictures in another form than they draw them: towers, a folder or a hub
     id, or the folder of an eye, or of a pipeline that has one."""
+    language: str = ""
+    """Of models whose language model is frozen: a folder of training, of transformers, or a
+    pipeline of text and pictures; the text tokenizer is then its own."""
     words: str = ""
     """Folder of the text tokenizer; empty: one of `vocab` ids is trained on the texts first."""
     vocab: int = 512
@@ -181,12 +185,57 @@ class UnifiedRecipe:
 
 
 @dataclass(frozen=True)
+class LanguageRecipe:
+    """Train a language model to write texts; what ids there are it takes from its text
+    tokenizer."""
+
+    init: str = ""
+    """Language model to go on from: a folder of training, of transformers, or a pipeline of text
+    and pictures; `model` and text tokenizer are then its own."""
+    words: str = ""
+    """Folder of the text tokenizer; empty: one of `vocab` ids is trained on the texts first."""
+    vocab: int = 512
+    """Ids of a text tokenizer that is trained first."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(source="shapes-all", flip=False))
+    """Documents, text files or pictures with captions, of which the texts are read alone."""
+    row: int = 256
+    """Positions of a row of training, which holds as many texts as fit."""
+    model: LanguageConfig = field(default_factory=lambda: LanguageConfig(512, 4, 4, 128, 512))
+    objective: WritingConfig | CaptionsConfig = field(default_factory=WritingConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """`batch` counts rows."""
+
+
+@dataclass(frozen=True)
+class SentencesRecipe(LanguageRecipe):
+    """Train a language model so that what it makes of captions tells them apart: two captions of
+    one picture are near to each other, and far from all others."""
+
+    data: DataConfig = field(default_factory=lambda: DataConfig(source="shapes", flip=False))
+    """Pictures with captions, and keywords or other captions."""
+    length: int = 32
+    """Ids of a text that are read."""
+    causal: bool = False
+    """Whether a word sees those before it alone, as when it writes."""
+    pooling: Literal["mean", "last"] = "mean"
+    """What stands for a text: the mean of its words, or the last one."""
+    objective: CaptionsConfig = field(default_factory=CaptionsConfig)
+    lora: LoraConfig = field(default_factory=lambda: LoraConfig(rank=16))
+    """Updates of low rank, or with rank 0 every weight."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """`batch` counts pairs of captions."""
+
+
+@dataclass(frozen=True)
 class TowersRecipe:
     """Train a tower that sees and one that reads on pictures with captions; what ids there are they
     take from their text tokenizer."""
 
     init: str = ""
     """Towers to go on from, a folder or a hub id; `model` and text tokenizer are then their own."""
+    language: str = ""
+    """Language model that reads, for models that have one: a folder of training, of transformers,
+    or a pipeline of text and pictures; the text tokenizer is then its own."""
     words: str = ""
     """Folder of the text tokenizer; empty: one of `vocab` ids is trained on the captions first."""
     vocab: int = 512
@@ -207,7 +256,7 @@ class TowersRecipe:
             self.objective.check_bias(self.model.kind == "siglip")
 
 
-Recipe = TokenizerRecipe | GeneratorRecipe | UnifiedRecipe | TowersRecipe
+Recipe = TokenizerRecipe | GeneratorRecipe | UnifiedRecipe | TowersRecipe | LanguageRecipe
 
 
 @dataclass(frozen=True)

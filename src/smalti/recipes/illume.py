@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from smalti.interop.projects.illume import DRAWN
 from smalti.models.illume import IllumeConfig
 from smalti.models.language import LanguageConfig
 from smalti.nn.frozen_vit import FrozenViTConfig
 from smalti.nn.vision import TowerConfig
-from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, DualRecipe, UnifiedRecipe
 from smalti.recipes.chameleon import MIXED, shapes_chameleon
 from smalti.recipes.text import shapes_vqgan
@@ -24,8 +24,6 @@ from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.trainer import TrainConfig
 
-DRAWN = Sampling.of(guidance=2.0, top_k=(2048, 6144))
-"""How the released script draws."""
 HALF = (0.5, 0.5, 0.5)
 """What a SigLIP takes from pixels in [0, 1], and divides them by."""
 
@@ -152,4 +150,4 @@ def shapes_illume() -> UnifiedRecipe:
     smalti train shapes_illume --tokenizer runs/dual/tokenizer --out runs/illume
     """
     recipe = shapes_chameleon()
-    return replace(recipe, row=320, model=IllumeConfig(small(), length=768))
+    return replace(recipe, row=368, model=IllumeConfig(small(), seen=(), length=800))

@@ -33,7 +33,7 @@ def metamorph_renderer() -> RenderRecipe:
         data=DataConfig(source="folder:pictures", flip=False, holdout=0.001),
         model=RenderedConfig(
             renderer=RendererConfig(AdapterConfig("mlp", 2, 768, 2048), 18, 16, 1024, 16),
-            steps=50,
+            evaluations=50,
             guidance=6.0,
         ),
         objective=RenderingConfig(cond_dropout=0.1),
@@ -100,7 +100,7 @@ def shapes_renderer() -> RenderRecipe:
             batch=32,
             optim=OptimConfig(lr=1.5e-3, schedule="cosine", warmup=50, weight_decay=0.0),
             ema=0.99,
-            eval_every=500,
+            eval_every=300,
             preview_every=500,
             save_every=250,
         ),
@@ -128,7 +128,7 @@ def shapes_metamorph() -> UnifiedRecipe:
             recipe.train,
             steps=400,
             optim=OptimConfig(lr=2e-3, schedule="cosine", warmup=40),
-            eval_every=200,
+            eval_every=80,
             preview_every=200,
         ),
     )

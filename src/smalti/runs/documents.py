@@ -32,7 +32,7 @@ from smalti.tokenizers.base import ImageTokenizer
 
 def encode_documents(
     documents: Documents,
-    tokenizer: ImageTokenizer,
+    tokenizer: ImageTokenizer | Eye,
     out: Path,
     holdout: float = 0.1,
     replace: bool = False,
@@ -41,7 +41,8 @@ def encode_documents(
     """Encode the pictures of all documents, write them to `out`, and return how many documents were
     left to encode: cut off, the same call goes on.
 
-    The tokenizer, and the eye if there is one, are used where they are. Documents with a picture
+    The tokenizer, and the eye if there is one, are used where they are; for a model that draws no
+    pictures its eye stands for the tokenizer. Documents with a picture
     that cannot be decoded are left out and named on standard error. Raises ValueError as
     `runs.encode.encode` does.
     """
@@ -58,7 +59,8 @@ class DocumentCoder(Encodes):
 
     things: ClassVar[str] = "documents"
     source: Documents
-    tokenizer: ImageTokenizer
+    tokenizer: ImageTokenizer | Eye
+    """What encodes all pictures: for a model that draws none its eye."""
     holdout: float = 0.1
     """Share of the documents that are marked held out: those of one key together."""
     eye: Eye | None = None

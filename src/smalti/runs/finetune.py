@@ -23,6 +23,7 @@ from smalti.config import read_json
 from smalti.loading import download, load, load_tokenizer, load_towers, tokenizer_at
 from smalti.models.generator import Generator
 from smalti.models.towers import Towers
+from smalti.models.unified import Unified
 from smalti.modules import fingerprint, load_module, tokenizer_folder
 from smalti.nn.unfilled import unfilled
 from smalti.pipeline.pipeline import Pipeline
@@ -173,6 +174,12 @@ def require_same(out: Path, init: str, mark: str) -> None:
             f"{out} began from {begun}, but {init} is now {mark}. Bring the old one back, or give "
             "another --out"
         )
+
+
+def learn(model: Unified | Towers) -> None:
+    """Let all weights of a model be trained but those that stay as they are."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(model.FROZEN))
 
 
 def share(model: nn.Module) -> str:

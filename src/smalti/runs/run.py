@@ -1,10 +1,10 @@
-"""A recipe and a folder in, a trained tokenizer, pipeline or pair of towers out.
+"""A recipe and a folder in, a trained tokenizer, pipeline, pair of towers or language model out.
 
 A run's folder holds recipe.json, data.parquet and init.json (see `run_data`), metrics.jsonl,
-checkpoints/, previews/, and in the end tokenizer/, pipeline/ or towers/ and report.json. Run again
-with the same recipe it goes on from the last checkpoint, and with more steps it goes on longer; a
-finished run returns its report at once. One process, or those of one `torchrun`, writes there at a
-time.
+checkpoints/, previews/, and in the end tokenizer/, pipeline/, towers/ or language/, and
+report.json. Run again with the same recipe it goes on from the last checkpoint, and with more steps
+it goes on longer; a finished run returns its report at once. One process, or those of one
+`torchrun`, writes there at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from smalti.recipes import RECIPES
 from smalti.recipes.base import (
     DataConfig,
     GeneratorRecipe,
+    LanguageRecipe,
     Recipe,
+    SentencesRecipe,
     TextRecipe,
     TokenizerRecipe,
     TowersRecipe,
@@ -26,6 +28,7 @@ from smalti.recipes.base import (
 from smalti.runs.data import warn_of_changes
 from smalti.runs.folder import Report, check, say_longer
 from smalti.runs.generator import train_generator
+from smalti.runs.language import train_language, train_sentences
 from smalti.runs.tokenizer import train_tokenizer
 from smalti.runs.towers import train_towers
 from smalti.runs.unified import train_unified
@@ -64,6 +67,10 @@ def train_among(recipe: Recipe, out: Path, world: World, note: str = "") -> Repo
             return train_unified(recipe, out, world, note)
         if isinstance(recipe, TowersRecipe):
             return train_towers(recipe, out, world, note)
+        if isinstance(recipe, SentencesRecipe):
+            return train_sentences(recipe, out, world, note)
+        if isinstance(recipe, LanguageRecipe):
+            return train_language(recipe, out, world, note)
         return train_generator(recipe, out, world, note)
 
 
@@ -79,7 +86,10 @@ def ending(recipe: Recipe, out: Path, report: Report) -> str:
     """Where a finished run has left what, how good it is, and the command that comes next."""
     part = "tokenizer" if isinstance(recipe, TokenizerRecipe) else "pipeline"
     part = "towers" if isinstance(recipe, TowersRecipe) else part
-    where = f"{out}/{part}; pictures in {out}/previews, all numbers in {out}/report.json"
+    part = "language" if isinstance(recipe, LanguageRecipe) else part
+    blind = isinstance(recipe, UnifiedRecipe) and not recipe.model.drawing
+    shown = "" if part == "language" or blind else f"pictures in {out}/previews, "
+    where = f"{out}/{part}; {shown}all numbers in {out}/report.json"
     return "\n".join(
         [
             f"done after {report['steps']} steps: {measured(report)}",
@@ -101,6 +111,9 @@ def measured(report: Report) -> str:
         found = (report[f"held_out_{way}_1"] for way in ("image_to_text", "text_to_image"))
         right, back = found
         return f"{right:.1%} of held-out pictures find their text, {back:.1%} of texts a picture"
+    if "held_out_other_to_caption_1" in report:
+        right, before = (report[f"held_out_other_to_caption_1{end}"] for end in ("", "_before"))
+        return f"{right:.1%} of texts find the caption that says the same, {before:.1%} before"
     if "held_out_psnr" in report:
         usage = report.get("held_out_usage")
         used = "" if usage is None else f"; {usage:.0%} of the codes occur in them"
@@ -122,8 +135,14 @@ def following(recipe: Recipe, out: Path) -> str:
     """The command that takes what a run has made."""
     if isinstance(recipe, TokenizerRecipe):
         return train_command(recipe.model, out / "tokenizer", data_options(recipe.data))
+    if isinstance(recipe, SentencesRecipe):
+        return f"smalti train shapes_llm2clip --language {out}/language --out runs/llm2clip"
+    if isinstance(recipe, LanguageRecipe):
+        return f"smalti train shapes_sentences --init {out}/language --out runs/sentences"
     if isinstance(recipe, TowersRecipe):
         return f"smalti eval {out}/towers --metrics zero_shot retrieval"
+    if isinstance(recipe, UnifiedRecipe) and not recipe.model.drawing:
+        return f'smalti ask {out}/pipeline "..." --image PICTURE'
     if isinstance(recipe, TextRecipe | UnifiedRecipe):
         return f'smalti sample {out}/pipeline --text "..." --n 16 --out samples.png'
     return f"smalti sample {out}/pipeline --n 16 --out samples.png"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from smalti import modules
 from smalti.data.loader import Images
 from smalti.data.open import open_source
 from smalti.data.skipped import tell
@@ -15,20 +16,21 @@ from smalti.data.source import Source, require_captions, split
 from smalti.data.transforms import to_float
 from smalti.eval.towers import ranks
 from smalti.loading import load_towers, save_towers
-from smalti.models.towers import Matcher, Towers
+from smalti.models.towers import Matcher, Towers, TowersConfig
 from smalti.modules import check_module, fingerprint
 from smalti.pictures import named_grid, save_png, to_pil
 from smalti.progress import say
 from smalti.recipes.base import TowersRecipe
-from smalti.runs.data import check_data, mark_of
-from smalti.runs.finetune import require_same
+from smalti.runs.data import check_data
+from smalti.runs.finetune import learn, require_same
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.generator import credit
+from smalti.runs.speaker import load_language
 from smalti.runs.tokenizer import spread
-from smalti.runs.words import words_in
-from smalti.text.words import FOLDER, Words
+from smalti.runs.words import words_of_run
+from smalti.text.words import Words
 from smalti.train.pairs import equal, sigmoid_loss, softmax_loss
-from smalti.train.parallel import World, autocast, on_main, wait
+from smalti.train.parallel import World, autocast, on_main
 from smalti.train.trainer import LiveLine, Trainer
 
 
@@ -157,37 +159,50 @@ def matcher_of(
             raise ValueError(
                 f"towers of --init {recipe.init} keep their text tokenizer: leave --words out"
             )
+        if recipe.language:
+            raise ValueError(
+                f"towers of --init {recipe.init} read as they do: leave --language out"
+            )
         matcher = load_towers(recipe.init)
         mark = fingerprint(matcher.towers)
         require_same(out, recipe.init, mark)
-        matcher.towers.requires_grad_(True)
+        learn(matcher.towers)
         return matcher, mark
-    words = open_words(recipe, out, source, chosen, world)
+    if recipe.language:
+        return read_by(recipe, out)
+    words = words_of_run(
+        recipe.words,
+        out,
+        world,
+        lambda: [source.caption(i).lower() for i in chosen],
+        recipe.vocab,
+        lambda: claim(out, recipe, world, source),
+    )
+    return fresh(recipe, recipe.model.fitted(words), words), ""
+
+
+def fresh(recipe: TowersRecipe, config: TowersConfig, words: Words) -> Matcher:
+    """New towers."""
     torch.manual_seed(recipe.train.seed)
-    return Matcher(Towers(recipe.model.fitted(words)), words), ""
+    towers: Towers = modules.module_of(config, modules.TOWERS)
+    learn(towers)
+    return Matcher(towers, words)
 
 
-def open_words(
-    recipe: TowersRecipe, out: Path, source: Source, chosen: Sequence[int], world: World
-) -> Words:
-    """The recipe's text tokenizer; made in the run's folder where it names none.
-
-    Raises ValueError if it is not the one that the run began with.
-    """
-    if not recipe.words:
-        if world.main:
-            texts = [source.caption(i).lower() for i in chosen]
-            words_in(out / FOLDER, texts, recipe.vocab, lambda: claim(out, recipe, world, source))
-        wait(world)
-        return Words.open(out / FOLDER)
-    words = Words.open(recipe.words)
-    mine, begun = words.fingerprint(), mark_of(out, "words")
-    if begun and begun != mine:
+def read_by(recipe: TowersRecipe, out: Path) -> tuple[Matcher, str]:
+    """New towers that read by the recipe's language model, with its text tokenizer, and the
+    fingerprint of that model."""
+    if recipe.words:
         raise ValueError(
-            f"the run in {out} began with text tokenizer {begun}, {recipe.words} is {mine}: "
-            "bring that back, or give another --out"
+            f"the language model of {recipe.language} keeps its text tokenizer: leave --words out"
         )
-    return words
+    speaker = load_language(recipe.language)
+    mark = fingerprint(speaker.module)
+    require_same(out, recipe.language, mark)
+    config = recipe.model.reading_by(speaker.reader.config).fitted(speaker.words)
+    matcher = fresh(recipe, config, speaker.words)
+    matcher.towers.take(speaker.reader)
+    return matcher, mark
 
 
 def say_notes(matcher: Matcher, source: Source, used: Sequence[int], note: str) -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from smalti import modules
 from smalti.data.document_batches import DocumentBatches, Packing
@@ -25,15 +26,16 @@ from smalti.pipeline.pipeline import check_pipeline
 from smalti.pipeline.unified import Shown, UnifiedPipeline, Wish
 from smalti.progress import say
 from smalti.recipes.base import UnifiedRecipe
-from smalti.runs.data import mark_of
 from smalti.runs.documents import encode_documents
+from smalti.runs.finetune import learn
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.generator import credit
+from smalti.runs.speaker import Speaker, load_language
 from smalti.runs.tokenizer import spread
-from smalti.runs.words import texts_of, words_in
+from smalti.runs.words import texts_of, words_of_run
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import Document, Part
-from smalti.text.words import FOLDER, STOPS, Words
+from smalti.text.words import STOPS, Words
 from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.joint import rows_in
 from smalti.train.parallel import World, autocast, on_main, wait
@@ -80,8 +82,9 @@ def wrapped(document: Doc, model: Unified, words: Words) -> list[Part]:
         if piece.codes is None:
             parts.append(text_part(words.read(piece.text, begins=i == 0), piece.learned))
         elif model.sight is not None and not piece.learned:
-            assert piece.features is not None  # of `DocumentCache.require`
-            parts.append(seen_part(piece.features, model.sight.spec))
+            features = piece.features if model.config.drawing else piece.codes
+            assert features is not None  # of `DocumentCache.require`
+            parts.append(seen_part(features, model.sight.spec))
         else:
             parts.append(picture_part(piece.codes, model.spec, piece.learned))
     return [*parts, text_part([stop], True)]
@@ -149,18 +152,18 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     """Train a model of text and pictures; `out`/pipeline is what `smalti sample` and `ask` take."""
     on_main(world, lambda: check_pipeline(out / "pipeline"))
     begun = load_unified(recipe.init, world.device, "float32") if recipe.init else None
-    if not recipe.tokenizer and begun is None:
-        raise ValueError("text and pictures need --tokenizer DIR, made by training a tokenizer")
     check_words(recipe, begun)
     tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
-    eye = open_eye(recipe, begun, world)
+    eye, speaker = open_eye(recipe, begun, world), open_speaker(recipe, begun)
     cache = open_file(recipe, out, tokenizer, eye, world)
-    words = begun.words if begun else open_words(recipe, out, cache, world)
-    pipeline = begun or fresh(recipe, tokenizer, words, eye)
-    pipeline.model.requires_grad_(True)
+    own = begun or speaker
+    words = own.words if own else open_words(recipe, out, cache, world)
+    pipeline = begun or fresh(recipe, tokenizer, words, eye, speaker)
+    learn(pipeline.model)
     mark, told = begun.fingerprint if begun else "", origin(cache, begun)
     reader = Reader(cache, pipeline.model, words, recipe.objective.cond_dropout)
-    chosen, held = cache.indices("train").tolist(), cache.indices("held_out").tolist()
+    splits = (cache.indices("train").tolist(), cache.indices("held_out").tolist())
+    chosen, held = (readable(cache, some, pipeline, world) for some in splits)
     held = held or without_held_out(chosen, world)
     if world.main:
         tell_of_long(recipe, reader, [*chosen, *held])
@@ -171,8 +174,8 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     trainer = Trainer(
         objective, training, recipe.train, out, world, line, look.evaluate, look.preview
     )
-    seen = {} if eye is None else {"eye": fingerprint(eye)}
-    begun_with = {"tokenizer": cache.tokenizer, "words": words.fingerprint(), **seen}
+    begun_with = marks_of(eye=eye, language=speaker and speaker.module)
+    begun_with |= {"tokenizer": cache.tokenizer, "words": words.fingerprint()}
     claim(out, recipe, world, None, fingerprint=mark, **begun_with)
     if note and world.main:
         say(note)
@@ -188,20 +191,34 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     return finish(out, recipe, measured)
 
 
+def marks_of(**parts: nn.Module | None) -> dict[str, str]:
+    """The fingerprints of those parts that there are."""
+    return {name: fingerprint(part) for name, part in parts.items() if part is not None}
+
+
 def fresh(
-    recipe: UnifiedRecipe, tokenizer: ImageTokenizer, words: Words, eye: Eye | None
+    recipe: UnifiedRecipe,
+    tokenizer: ImageTokenizer | None,
+    words: Words,
+    eye: Eye | None,
+    speaker: Speaker | None,
 ) -> UnifiedPipeline:
     """A pipeline of a new model."""
     stop = words.stop
     assert stop is not None  # of `check_words`
     marks = Marks(words.start, (stop,), words.pad)
-    config = recipe.model.fitted(tokenizer.spec, words.vocab, marks)
-    config = config.with_codebook(tokenizer.codebook)
+    spec = recipe.model.spec if tokenizer is None else tokenizer.spec
+    config = recipe.model.fitted(spec, words.vocab, marks)
     config = config if eye is None else config.seeing(eye.sight)
+    config = config if tokenizer is None else config.with_codebook(tokenizer.codebook)
+    config = config if speaker is None else config.speaking(speaker.writer.config)
     torch.manual_seed(recipe.train.seed)
     model: Unified = modules.module_of(config, modules.UNIFIED)
     model.init_weights()
-    model.learn_from(tokenizer.codebook)
+    if tokenizer is not None:
+        model.learn_from(tokenizer.codebook)
+    if speaker is not None:
+        model.take(speaker.writer)
     recipe.sampling.check(model)
     return UnifiedPipeline(tokenizer, model, words, recipe.sampling, recipe.writing, eye=eye)
 
@@ -210,7 +227,7 @@ def origin(cache: DocumentCache, begun: UnifiedPipeline | None) -> dict[str, Jso
     """What a pipeline says of where it comes from; whose art it began from stays said."""
     sources = [name.removeprefix("captioned:") for name in cache.source.split("+")]
     art = next((text for name in sources if (text := credit(name))), None)
-    told: dict[str, Json] = {"source": cache.source, "credit": art}
+    told: dict[str, Json] = {"source": cache.source, "credit": art, "holdout": cache.holdout}
     if begun:
         told |= {"init": begun.fingerprint, "credit": art or begun.info.get("credit")}
     return {name: value for name, value in told.items() if value}
@@ -243,9 +260,60 @@ def tell_of_long(recipe: UnifiedRecipe, reader: Reader, chosen: Sequence[int]) -
         )
 
 
-def open_tokenizer(recipe: UnifiedRecipe, world: World) -> ImageTokenizer:
-    """The recipe's tokenizer of pictures. Raises ValueError if its model cannot write such codes:
-    before the documents are made."""
+def readable(
+    cache: DocumentCache, chosen: Sequence[int], pipeline: UnifiedPipeline, world: World
+) -> list[int]:
+    """The documents that a model can learn: one that draws none those whose pictures are only read.
+
+    Raises ValueError if there are none.
+    """
+    if pipeline.draws or not chosen:
+        return list(chosen)
+    drawn = [any(p.codes is not None and p.learned for p in cache.document(i)) for i in chosen]
+    kept = [i for i, out in zip(chosen, drawn, strict=True) if not out]
+    if not kept:
+        raise ValueError(
+            f"all documents of {cache.source} have a picture to draw, and the model draws none"
+        )
+    if world.main and any(drawn):
+        say(f"{sum(drawn)} of {len(chosen)} documents have a picture to draw: they are left out")
+    return kept
+
+
+def open_speaker(recipe: UnifiedRecipe, begun: UnifiedPipeline | None) -> Speaker | None:
+    """The language model that the recipe names.
+
+    Raises ValueError if its model needs one and there is none, if it takes none, or for one that
+    makes vectors of texts; and where the pipeline has one.
+    """
+    if begun is not None:
+        if recipe.language:
+            raise ValueError(f"--init {recipe.init} has its language model: leave --language out")
+        return None
+    if recipe.language:
+        speaker = load_language(recipe.language)
+        recipe.model.speaking(speaker.writer.config)
+        return speaker
+    if recipe.model.frozen:
+        raise ValueError(
+            "the model's language model is frozen, so it must be trained before: give --language "
+            "DIR, such as that of smalti train shapes_language, or --init PIPELINE"
+        )
+    return None
+
+
+def open_tokenizer(recipe: UnifiedRecipe, world: World) -> ImageTokenizer | None:
+    """The recipe's tokenizer of pictures; None for a model that draws none.
+
+    Raises ValueError if its model cannot write such codes, before the documents are made, if there
+    is none, or if there must be none.
+    """
+    if not recipe.model.drawing:
+        if recipe.tokenizer:
+            raise ValueError("the model draws no pictures: leave --tokenizer out, it has an --eye")
+        return None
+    if not recipe.tokenizer:
+        raise ValueError("text and pictures need --tokenizer DIR, made by training a tokenizer")
     tokenizer = load_tokenizer(recipe.tokenizer, world.device)
     recipe.model.check_spec(tokenizer.spec)
     return tokenizer
@@ -276,18 +344,28 @@ def open_eye(recipe: UnifiedRecipe, begun: UnifiedPipeline | None, world: World)
 
 
 def open_file(
-    recipe: UnifiedRecipe, out: Path, tokenizer: ImageTokenizer, eye: Eye | None, world: World
+    recipe: UnifiedRecipe,
+    out: Path,
+    tokenizer: ImageTokenizer | None,
+    eye: Eye | None,
+    world: World,
 ) -> DocumentCache:
-    """The recipe's documents; made in the run's folder where it names no file."""
+    """The recipe's documents; made in the run's folder where it names no file. Their pictures are
+    codes of the tokenizer or, without one, what the eye sees."""
+    if tokenizer is None:
+        coder, eye = eye, None
+    else:
+        coder = tokenizer
+    assert coder is not None  # of `open_eye`
     path = expand(recipe.documents) if recipe.documents else out / "documents.arrow"
     if not recipe.documents:
         documents = open_documents(recipe.data.source)  # its mistakes before the folder exists
         claim(out, recipe, world)
         if world.main:
-            encode_documents(documents, tokenizer, path, recipe.data.holdout, eye=eye)
+            encode_documents(documents, coder, path, recipe.data.holdout, eye=eye)
     wait(world)
     cache = DocumentCache(path)
-    cache.require(fingerprint(tokenizer), "" if eye is None else fingerprint(eye))
+    cache.require(fingerprint(coder), "" if eye is None else fingerprint(eye))
     return cache
 
 
@@ -296,20 +374,11 @@ def open_words(recipe: UnifiedRecipe, out: Path, cache: DocumentCache, world: Wo
 
     Raises ValueError if it is not the one that the run began with.
     """
-    if recipe.words:
-        words = Words.open(recipe.words)
-        mine, begun = words.fingerprint(), mark_of(out, "words")
-        if begun and begun != mine:
-            raise ValueError(
-                f"the run in {out} began with text tokenizer {begun}, {recipe.words} is {mine}: "
-                "bring that back, or give another --out"
-            )
-        return words
-    folder = out / FOLDER
-    if world.main:
-        words_in(folder, texts_of(cache, cache.indices("train").tolist()), recipe.vocab)
-    wait(world)
-    return Words.open(folder)
+
+    def texts() -> list[str]:
+        return texts_of(cache, cache.indices("train").tolist())
+
+    return words_of_run(recipe.words, out, world, texts, recipe.vocab)
 
 
 def check_words(recipe: UnifiedRecipe, begun: UnifiedPipeline | None) -> None:
@@ -317,6 +386,10 @@ def check_words(recipe: UnifiedRecipe, begun: UnifiedPipeline | None) -> None:
     pipeline which the run begins from, or has no id for the end of a document."""
     if not recipe.words:
         return
+    if recipe.language:
+        raise ValueError(
+            f"the language model of {recipe.language} keeps its text tokenizer: leave --words out"
+        )
     words = Words.open(recipe.words)
     mine = words.fingerprint()
     if begun is not None and mine != (theirs := begun.words.fingerprint()):

@@ -15,8 +15,10 @@ from smalti.data.source import split
 from smalti.files import LOCK, check_folder, check_output, expand, lock, sweep, write_json
 from smalti.progress import say
 from smalti.recipes.base import TextsConfig, WordsRecipe
+from smalti.runs.data import mark_of
 from smalti.runs.folder import Report, differences, other_recipe
 from smalti.text.words import FOLDER, Words
+from smalti.train.parallel import World, wait
 
 
 def train_words(recipe: WordsRecipe, out: Path) -> Report:
@@ -67,6 +69,34 @@ def words_in(
         begin()
         words.save(folder)
     return Words.open(folder)
+
+
+def words_of_run(
+    given: str,
+    out: Path,
+    world: World,
+    texts: Callable[[], Iterable[str]],
+    vocab: int,
+    begin: Callable[[], None] = lambda: None,
+) -> Words:
+    """The text tokenizer of the folder `given`, or, where none is, that in the folder `out` of a
+    run, which is made of texts first, after `begin`.
+
+    Raises ValueError if it is not the one that the run began with.
+    """
+    if not given:
+        if world.main:
+            words_in(out / FOLDER, texts(), vocab, begin)
+        wait(world)
+        return Words.open(out / FOLDER)
+    words = Words.open(given)
+    mine, begun = words.fingerprint(), mark_of(out, "words")
+    if begun and begun != mine:
+        raise ValueError(
+            f"the run in {out} began with text tokenizer {begun}, {given} is {mine}: "
+            "bring that back, or give another --out"
+        )
+    return words
 
 
 def open_texts(source: str) -> Documents:

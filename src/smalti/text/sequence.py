@@ -7,8 +7,8 @@ A model may read pictures in another form than it draws them: then those that ar
 an eye sees of them, vectors of numbers, and those that are drawn are codes. A part says which of
 the two it is, and a wrapping has another one for the first.
 
-B rows, L positions, N codes of a picture, C numbers of a vector, G codes of a stack, E numbers that
-an eye sees at a position.
+B rows, L positions, N codes of a picture, C numbers of a vector, E numbers that an eye sees at a
+position, G codes of a stack.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Wrapping:
         return ()
 
     def plan(self, spec: TokenSpec) -> Sequence[int]:
-        """What stands at the positions of a picture, (n,): `CODE`, or the id of the end of a
-        line."""
+        """What stands at the positions of a picture, (n,): `CODE`, or the id of the end of a line.
+        Where nothing does, a picture's vectors stand beside the row."""
         return [CODE] * spec.positions
 
     def end(self, spec: TokenSpec) -> Sequence[int]:
@@ -157,6 +157,19 @@ class Wrapping:
         return sum(self.length(part) for part in self.written(document))
 
 
+@dataclass(frozen=True)
+class Between(Wrapping):
+    """An id before a picture and one after it."""
+
+    around: tuple[int, int] = (0, 0)
+
+    def begin(self, spec: TokenSpec) -> Sequence[int]:
+        return self.around[:1]
+
+    def end(self, spec: TokenSpec) -> Sequence[int]:
+        return self.around[1:]
+
+
 class Rows(NamedTuple):
     """Documents as rows of one length."""
 
@@ -180,6 +193,8 @@ class Rows(NamedTuple):
     """(B, L, E) float, zeros elsewhere, of rows with pictures that an eye sees."""
     codes: Tensor | None = None
     """(B, L, G) int64, zeros elsewhere, of rows with stacks of codes."""
+    beside: Tensor | None = None
+    """(B, P, N, E) float: pictures beside the rows, in their order, zeros where a row has fewer."""
 
     def take(self, index: Tensor) -> Rows:
         """Some of the rows, (n,) int64; they share no memory with these."""
@@ -235,6 +250,10 @@ class Rows(NamedTuple):
         return (seen & self.kept[:, None, :end]) | itself
 
 
+Placed = tuple[list[int], Tensor]
+"""Where the vectors of a picture stand in a row, and these, (N, C)."""
+
+
 class _Line:
     """Documents of one row as they are written down."""
 
@@ -242,10 +261,12 @@ class _Line:
         self.ids, self.learned, self.spans = list[int](), list[bool](), list[int]()
         self.positions, self.cells = list[int](), list[tuple[int, int]]()
         self.owners = list[int]()
-        self.vectors, self.features = list[tuple[int, Tensor]](), list[tuple[int, Tensor]]()
-        self.stacks = list[tuple[int, Tensor]]()
-        """Pictures of numbers that are drawn, those that are seen, and those of stacks of codes,
-        and where they begin."""
+        self.vectors, self.features = list[Placed](), list[Placed]()
+        """Pictures of numbers that are drawn, and those that are seen."""
+        self.stacks = list[Placed]()
+        """Pictures of stacks of codes."""
+        self.beside = list[Tensor]()
+        """Pictures that stand beside the row."""
         self.next, self.pictures, self.documents = 0, 0, 0
 
     def document(self, document: Document, wrapping: Wrapping) -> None:
@@ -287,11 +308,17 @@ class _Line:
         learned = part.learned and wrapping.learns_begin and silence is None
         self.add(begin, learned, around)
         ids = wrapping.ids(part.content, spec)
+        if not wrapping.plan(spec):
+            ids = torch.zeros(0, dtype=torch.int64)
+            self.beside.append(part.content)
         if ids is None:
+            plan, stands = wrapping.plan(spec), SEEN if part.seen else VECTOR
+            at = [len(self.ids) + i for i, planned in enumerate(plan) if planned == CODE]
             drawn = self.stacks if spec.discrete else self.vectors
-            (self.features if part.seen else drawn).append((len(self.ids), part.content))
-        stands = SEEN if part.seen else VECTOR
-        written = [stands] * len(part.content) if ids is None else ids.tolist()
+            (self.features if part.seen else drawn).append((at, part.content))
+            written = [stands if planned == CODE else planned for planned in plan]
+        else:
+            written = ids.tolist()
         self.add(written, part.learned, inside, wrapping.one_position, _cells(wrapping, spec))
         self.add(wrapping.end(spec), part.learned and wrapping.learns_end, around)
 
@@ -358,13 +385,27 @@ def packed(
         padded([line.owners for line in lines], 0),
         _vectors([line.features for line in lines], starts, length),
         _vectors([line.stacks for line in lines], starts, length),
+        _beside([line.beside for line in lines]),
     )
 
 
-def _vectors(
-    lines: Sequence[list[tuple[int, Tensor]]], starts: Sequence[int], length: int
-) -> Tensor | None:
-    """What stands beside the ids of each row, (B, L, C); None if nothing does."""
+def _beside(lines: Sequence[list[Tensor]]) -> Tensor | None:
+    """Pictures beside each row as (B, P, N, E); None if there are none."""
+    shapes = {picture.shape for line in lines for picture in line}
+    if not shapes:
+        return None
+    if len(shapes) > 1:
+        found = sorted(map(tuple, shapes))
+        raise ValueError(f"pictures of one batch have vectors of one shape, got {found}")
+    whole = torch.zeros(len(lines), max(map(len, lines)), *shapes.pop())
+    for row, line in zip(whole, lines, strict=True):
+        if line:
+            row[: len(line)] = torch.stack(line)
+    return whole
+
+
+def _vectors(lines: Sequence[list[Placed]], starts: Sequence[int], length: int) -> Tensor | None:
+    """What stands in the place of ids of each row, (B, L, C); None if nothing does."""
     contents = [content for line in lines for _, content in line]
     if not contents:
         return None
@@ -375,5 +416,5 @@ def _vectors(
     whole = torch.zeros(len(lines), length, widths.pop(), dtype=dtype)
     for row, start, line in zip(whole, starts, lines, strict=True):
         for at, content in line:
-            row[start + at : start + at + len(content)] = content
+            row[torch.tensor(at) + start] = content.to(dtype)
     return whole

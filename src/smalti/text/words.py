@@ -31,9 +31,9 @@ FILE, FOLDER = "tokenizer.json", "words"
 """The file, and the folder that it has in that of a run or a pipeline."""
 MARKS = ("<s>", "</s>", "<pad>")
 """Begin and end of a document, and padding, of a tokenizer that is trained here."""
-STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>")
-STOPS = ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>")
-PADS = ("<pad>", "<|finetune_right_pad_id|>", "<|endoftext|>")
+STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<｜begin▁of▁sentence｜>")
+STOPS = ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>")
+PADS = ("<pad>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<｜▁pad▁｜>")
 """What released tokenizers call these."""
 BROKEN = "\ufffd"
 """What stands for bytes that are no whole character."""

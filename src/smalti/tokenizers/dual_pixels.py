@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from smalti.config import check
 from smalti.nn import autoencoder
 from smalti.nn.conv import Upsample
-from smalti.nn.guided import GuidedAttention, GuidedBlock, GuidedLevel, GuidedNorm
+from smalti.nn.guided import GuidedAttention, GuidedBlock, GuidedNorm, guided_levels
 
 
 @dataclass(frozen=True)
@@ -145,18 +145,8 @@ class PixelDecoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent, widths[0], 3, padding=1)
         self.mid = nn.ModuleList([GuidedBlock(widths[0], widths[0], guide) for _ in range(2)])
         self.mid.insert(1, GuidedAttention(widths[0], guide))
-        self.up = nn.ModuleList(
-            [
-                GuidedLevel(
-                    (before, width),
-                    guide,
-                    config.blocks + 1,
-                    last - i in config.attends,
-                    enlarge(width) if i < last else nn.Identity(),
-                )
-                for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False))
-            ]
-        )
+        attends = [last - level for level in config.attends]
+        self.up = guided_levels(widths, guide, config.blocks + 1, attends, enlarge)
         self.norm_out = GuidedNorm(widths[-1], guide)
         self.conv_out = nn.Conv2d(widths[-1], 3 * config.patch**2, 3, padding=1)
 

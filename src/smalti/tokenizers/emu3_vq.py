@@ -25,7 +25,7 @@ from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn.autoencoder import Encoder
 from smalti.nn.conv import Upsample
-from smalti.nn.guided import GuidedAttention, GuidedBlock, GuidedLevel, GuidedNorm
+from smalti.nn.guided import GuidedAttention, GuidedBlock, GuidedNorm, guided_levels
 from smalti.tokenizers.one_grid import ConvConfig, GridTokenizer
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
@@ -111,18 +111,8 @@ class Decoder(nn.Module):
         self.mid = nn.ModuleList([GuidedBlock(widths[0], widths[0], guide) for _ in range(2)])
         if config.attention:
             self.mid.insert(1, GuidedAttention(widths[0], guide))
-        self.up = nn.ModuleList(
-            [
-                GuidedLevel(
-                    (before, width),
-                    guide,
-                    config.blocks + 1,
-                    i == 0 and config.attention,
-                    Upsample(width) if i < len(widths) - 1 else nn.Identity(),
-                )
-                for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False))
-            ]
-        )
+        attends = [0] if config.attention else []
+        self.up = guided_levels(widths, guide, config.blocks + 1, attends, Upsample)
         self.norm_out = GuidedNorm(widths[-1], guide)
         self.conv_out = nn.Conv2d(widths[-1], 3 * config.patch**2, 3, padding=1)
         self.patch = config.patch

@@ -74,13 +74,13 @@ class RenderedConfig(TokenizerConfig):
     softmaxes of either."""
     renderer: RendererConfig = field(default_factory=RendererConfig)
     """What makes pictures of features."""
-    steps: int = 8
+    evaluations: int = 8
     """Of the flow, from noise to a picture."""
     guidance: float = 1.0
     """How much the features count, u + s * (c - u); 1 is off."""
 
     def __post_init__(self) -> None:
-        check(self, pairs=("size", "grid"), positive=("steps",), above_zero=("guidance",))
+        check(self, pairs=("size", "grid"), positive=("evaluations",), above_zero=("guidance",))
         if self.vit.kind == "qwen" or self.vit.merge > 1:
             raise ValueError(
                 "features are those of the patches of a siglip or a clip, vit.merge 1; got "
@@ -215,7 +215,7 @@ class Rendered(ImageTokenizer):
         if there is no renderer."""
         self.gives(spec)
         self.require_renderer()
-        way, s = path(Solver("euler", str(self.config.steps)), "flow"), self.config.guidance
+        way, s = path(Solver("euler", str(self.config.evaluations)), "flow"), self.config.guidance
         branches = [self.renderer.read(codes)]
         if s != 1:
             nothing = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
@@ -246,6 +246,6 @@ def tiny(**changes: Any) -> RenderedConfig:
     vit = FrozenViTConfig("siglip", 8, 4, 1, 16, HALF, HALF, tower, normed=False)
     small = AdapterConfig("mlp", 2, 12, 24, 5, 2)
     renderer = RendererConfig(small, layers=2, heads=2, dim=16, patch=4)
-    sizes: dict[str, Any] = {"size": (16, 16), "vit": vit, "grid": (2, 2), "steps": 2}
+    sizes: dict[str, Any] = {"size": (16, 16), "vit": vit, "grid": (2, 2), "evaluations": 2}
     given: dict[str, Any] = sizes | {"renderer": renderer} | changes
     return RenderedConfig(**given)

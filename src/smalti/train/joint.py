@@ -38,6 +38,15 @@ class JointConfig:
         return Joint(model, self)
 
 
+@dataclass(frozen=True)
+class WritingConfig:
+    """Nothing is set: the mean of all ids of text is minimised."""
+
+    def objective(self, model: Any) -> Joint:
+        """What a language model minimises."""
+        return Joint(model, JointConfig(cond_dropout=0.0))
+
+
 class Joint(Objective):
     """The losses of rows, text and pictures."""
 

@@ -1,5 +1,5 @@
-"""What towers of pictures and texts minimise: how well pairs that belong together are told from
-all others of a batch.
+"""What towers of pictures and texts minimise, and language models that are to tell captions apart:
+how well pairs that belong together are told from all others of a batch.
 
 Softmax: CLIP (Radford et al. 2021, arXiv:2103.00020). Sigmoid: SigLIP (Zhai et al. 2023,
 arXiv:2303.15343).
@@ -77,6 +77,38 @@ class Pairs(Objective):
         return Losses({"model": loss}, {k: v.detach() for k, v in logs.items()})
 
 
+@dataclass(frozen=True)
+class CaptionsConfig:
+    scale: float = 50.0
+    """Cosines of two texts are multiplied by it."""
+
+    def __post_init__(self) -> None:
+        check(self, "objective.", above_zero=("scale",))
+
+    def objective(self, model: Any) -> Captions:
+        """What a language model of sentences minimises."""
+        return Captions(model, self)
+
+
+class Captions(Objective):
+    """The loss of ids of texts and of others that say the same: all others of a batch compete for a
+    text (LLM2Vec, BehnamGhader et al. 2024, arXiv:2404.05961)."""
+
+    model: Any
+
+    def __init__(self, model: nn.Module, config: CaptionsConfig) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        ids, others = batch["text_tokens"], batch["other_tokens"]
+        texts, same = gathered(self.model.read(ids)), equal(together(ids))  # (B, C), (B, B)
+        logits = self.config.scale * texts @ gathered(self.model.read(others)).T
+        loss, right = one_way_loss(logits, same), nearest(logits, same)
+        logs = {"loss": loss.detach(), "retrieval": right}
+        return Losses({"model": loss}, logs)
+
+
 def equal(ids: Tensor) -> Tensor:
     """Which of texts (B, L) are the same, (B, B) bool."""
     number = torch.unique(ids, dim=0, return_inverse=True)[1]
@@ -92,9 +124,13 @@ def others(logits: Tensor, same: Tensor | None) -> Tensor:
 def softmax_loss(logits: Tensor, same: Tensor | None = None) -> Tensor:
     """The mean of both cross-entropies, in nats, of logits (B, B) whose diagonal belongs together;
     `same`, (B, B) bool, says which texts are equal, None: none."""
+    return (one_way_loss(logits, same) + one_way_loss(logits.T, same)) / 2
+
+
+def one_way_loss(logits: Tensor, same: Tensor | None = None) -> Tensor:
+    """The cross-entropy of the rows alone, as `softmax_loss` else."""
     logits = logits.masked_fill(others(logits, same), -torch.inf)
-    own = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
 def sigmoid_loss(logits: Tensor, same: Tensor | None = None) -> Tensor:

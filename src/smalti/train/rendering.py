@@ -36,7 +36,7 @@ class RenderingConfig(CodingConfig):
         check(self, shares=("cond_dropout",), amounts=("feature_noise",))
 
     def objective(self, model: Any, seed: int, steps: int, begun: bool = False) -> Rendering:
-        """What a renderer minimises. Raises ValueError for a tokenizer without one."""
+        """What a renderer minimises. Raises ValueError for features without one."""
         model.require_renderer()
         return Rendering(model, self)
 

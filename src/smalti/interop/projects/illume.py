@@ -1,175 +1,239 @@
 """ILLUME+'s files (illume-unified-mllm/ILLUME_plus, commit 51de69d) and what they become here.
 
-The tokenizer's file, DualViTok's, holds the frozen ViT too, that of Qwen2-VL. Tensors do not tell
-the heads of its transformers, 16 each in what is released.
+A model is a folder of transformers with a Qwen2.5, whose table has rows more for its own ids,
+behind those that fill it up; it also holds its own ViT and encoder of pixels, which read pictures
+(`models/dual_eye.py`), and a projector of two layers for each. How these are called is not known
+for sure: they are found by `vision_tower` and `mm_projector`, and projectors by their widths.
+
+The tokenizer's file, DualViTok's (`interop/dualvitok.py`), holds the frozen ViT too, that of
+Qwen2-VL.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from smalti.interop.pickles import Checkpoint
-from smalti.interop.project import Part, Project
-from smalti.interop.saved import pair
-from smalti.interop.tensor_shapes import count, shape
-from smalti.nn.frozen_vit import FrozenViTConfig
-from smalti.nn.vision import TowerConfig
+from smalti.config import read_json
+from smalti.interop.dualvitok import VIT, convolutions, tokenizer_sizes, tokenizer_state, vit
+from smalti.interop.language import DECODER, OTHER, config_of, fill, stored
+from smalti.interop.pickles import Checkpoint, read_checkpoint
+from smalti.interop.project import Part, Project, words_of
+from smalti.interop.saved import Dtype, pair
+from smalti.models.dual_eye import DualEye, DualEyeConfig
+from smalti.models.illume import Illume, IllumeConfig
+from smalti.models.unified import Marks
+from smalti.nn.finite import require_finite_weights
+from smalti.pipeline.conversation import Mark, Phrases
+from smalti.pipeline.sampling import Sampling
+from smalti.text.words import Words
 from smalti.tokenizers.dual import DualConfig, DualTokenizer
-from smalti.tokenizers.dual_pixels import PixelConfig
-
-NAME = "ILLUME+"
-HEADS = 16
-"""Attention heads of the ViT and of the transformers around the semantic codes."""
-
-NORM = "semantic_{}.proj_out.1.weight"
 
 
 @dataclass(frozen=True)
 class IllumeFiles:
-    """The tokenizer of ILLUME+, DualViTok.
+    """A tokenizer, DualViTok, and a model of ILLUME+; without --model, the tokenizer alone.
 
-    smalti convert illume --tokenizer dualvitok.pth --out dualvitok
+    smalti convert illume --tokenizer dualvitok.pth --model ILLUME_plus-qwen2_5-3b/ --size 512 \\
+        --out illume
     """
 
     tokenizer: Path
     """Checkpoint of the tokenizer of pictures."""
+    model: Path | None = None
+    """Folder of transformers."""
+    words: Path | None = None
+    """The text tokenizer, or its folder; default: tokenizer.json in the folder of the model."""
     size: str = "256"
-    """Pixels of an image, 256 or height x width, 384x512."""
+    """Pixels of an image, 256 or height x width, 384x512; of a model multiples of 64, up to
+    1024."""
+    dtype: Dtype = "stored"
+    """Of the model's weights in the pipeline."""
 
 
-# -- configurations
+# -- the model
+
+OWN = re.compile(r"^(?:model\.)?(vision_tower|mm_projector)\.")
+"""What a model's files hold beside the language model."""
+CODE = "<|image_level{}_{}|>"
+"""The word for a code of a level."""
+BEGIN, END, LINE = "<start_of_image>", "<end_of_image>", "<end_of_line>"
+USER, MODEL_TURN, OVER = "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n"
+"""What stands around what each side says, as Qwen2.5 learned it."""
+SYSTEM = f"<|im_start|>system\nYou are a helpful assistant.{OVER}"
 
 
-def tokenizer_sizes(checkpoint: Checkpoint) -> DualConfig:
-    """The config of a tokenizer's checkpoint, for images as small as can be.
+def read_model(path: Path, weights: str, inside: str) -> Checkpoint:
+    """A model's folder, whose own parts are called as those of the tokenizer are."""
+    found, state = read_checkpoint(path, weights, inside), dict[str, Tensor]()
+    bare = not any(f"vision_tower.{VIT}" in name for name in found.state)
+    for name, tensor in found.state.items():
+        name = found.prefix + name
+        own = OWN.match(name)
+        if own and own[1] == "vision_tower":
+            name = name[own.end() :]
+            name = re.sub(r"^semantic_encoder\.", VIT, name) if bare else name
+        elif own:
+            name = name[own.start(1) :]
+        state[name] = tensor
+    return found._replace(state=state, prefix="")
 
-    Raises ValueError if the tensors are not those of such a tokenizer.
+
+def projectors(state: Mapping[str, Tensor], widths: Sequence[int]) -> list[dict[str, Tensor]]:
+    """Both layers of the projector of each level, by our names, found by how many numbers each of
+    them reads.
+
+    Raises ValueError if they are not of two layers each, or of other numbers.
     """
-
-    def wide(name: str, axes: int) -> tuple[int, ...]:
-        return shape(checkpoint, name, axes, NAME)
-
-    see = vit(checkpoint)
-    semantic, dim = wide("semantic_quantizer.frozen_codebook", 2)
-    pixel, pixel_dim = wide("pixel_quantizer.frozen_codebook", 2)
-    encoder = convolutions(checkpoint, "pixel_encoder.", "down")
-    side = math.ceil(see.cell / encoder.factor) * encoder.factor
-    state = checkpoint.state
-    return DualConfig(
-        size=(side, side),
-        vit=see,
-        width=wide("semantic_encoder.proj_in.weight", 4)[0],
-        layers=count(checkpoint, "semantic_encoder.blocks."),
-        decoder_layers=count(checkpoint, "semantic_decoder.blocks."),
-        heads=HEADS,
-        semantic_vocab=semantic,
-        semantic_dim=dim,
-        pixel_vocab=pixel,
-        pixel_dim=pixel_dim,
-        norms=tuple(
-            f"semantic_{part}.proj_out.1.weight" in state for part in ("encoder", "decoder")
-        ),  # type: ignore[arg-type]
-        encoder=encoder,
-        decoder=convolutions(checkpoint, "pixel_decoder.", "up"),
-    )
-
-
-def vit(checkpoint: Checkpoint) -> FrozenViTConfig:
-    """What sees, of a tokenizer's checkpoint."""
-
-    def wide(name: str, axes: int) -> tuple[int, ...]:
-        return shape(checkpoint, f"semantic_encoder.model.{name}", axes, NAME)
-
-    dim, _, _, patch, _ = wide("patch_embed.proj.weight", 5)
-    merged = wide("merger.mlp.0.weight", 2)[1]
-    layers = count(checkpoint, "semantic_encoder.model.blocks.")
-    inside = wide("blocks.0.mlp.fc1.weight", 2)[0]
-    return FrozenViTConfig(
-        patch=patch,
-        merge=math.isqrt(merged // dim),
-        features=wide("merger.mlp.2.weight", 2)[0],
-        vision=TowerConfig(layers, HEADS, dim, inside, "sigmoid"),
-    )
-
-
-def convolutions(checkpoint: Checkpoint, begin: str, levels: str) -> PixelConfig:
-    """The levels of an encoder, or of a decoder."""
-
-    def width(name: str, axis: int = 0) -> int:
-        return shape(checkpoint, f"{begin}{name}.weight", 4, NAME)[axis]
-
-    number = count(checkpoint, f"{begin}{levels}.")
-    widths = [width(f"{levels}.{i}.block.0.conv1") for i in range(number)]
-    down = levels == "down"
-    channels, blocks = widths[0], count(checkpoint, f"{begin}{levels}.0.block.") - (not down)
-    resampled = f"{levels}.{0 if down else number - 1}.{levels}sample.conv"
-    attends = [i for i in range(number) if count(checkpoint, f"{begin}{levels}.{i}.attn.")]
-    return PixelConfig(
-        channels,
-        tuple(w // channels for w in widths),
-        blocks,
-        tuple(attends),
-        width("conv_out") if down else width("conv_in", 1),
-        number > 1 and width(resampled) != width(resampled, 1),
-    )
-
-
-# -- names
-
-NAMES = (
-    (r"^semantic_encoder\.model\.patch_embed\.proj\.", "vit.sees.patches."),
-    (r"^semantic_encoder\.model\.merger\.ln_q\.", "vit.sees.norm."),
-    (r"^semantic_encoder\.model\.merger\.mlp\.", "vit.sees.merger."),
-    (r"^semantic_encoder\.model\.", "vit.sees."),
-    (r"^(vit\.sees|semantic_\w+)\.blocks\.", r"\1.layers."),
-    (r"\.attn\.qkv\.", ".wqkv."),
-    (r"\.attn\.proj\.", ".wo."),
-    (r"\.mlp\.fc(\d)\.", r".feed_forward.w\1."),
-    (r"\.proj_out\.0\.", ".proj_out."),
-    (r"^(semantic_\w+)\.proj_out\.1\.", r"\1.norm."),
-    (r"_quantizer\.frozen_codebook$", "_quantize.table"),
-    (r"_quantizer\.code_transform\.", "_quantize.transform."),
-    (r"^pixel_encoder\.down\.(\d+)\.block\.", r"encoder.conv_blocks.\1.res."),
-    (r"^pixel_encoder\.down\.", "encoder.conv_blocks."),
-    (r"^pixel_(encoder|decoder|(?:post_)?quant_conv)\.", r"\1."),
-    (r"\.mid\.block_1\.", ".mid.0."),
-    (r"\.mid\.attn_1\.", ".mid.1."),
-    (r"\.mid\.block_2\.", ".mid.2."),
-    (r"\.norm_layer\.", ".norm."),
-    (r"\.conv_y\.", ".scale."),
-    (r"\.conv_b\.", ".shift."),
-)
-"""Parts of official names and of ours, in this order."""
-
-
-def tokenizer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict of an official tokenizer's: both frames of a patch in one, linear layers that
-    are 1x1 convolutions there, and levels of the decoder in the order in which they are run."""
-    levels = [int(n.split(".")[2]) for n in state if n.startswith("pixel_decoder.up.")]
-    found = dict[str, Tensor]()
+    groups = dict[str, dict[int, dict[str, Tensor]]]()
     for name, tensor in state.items():
-        if name.startswith("pixel_decoder.up."):
-            parts = name.split(".")
-            parts[2] = str(max(levels) - int(parts[2]))
-            name = ".".join(parts)
-        for theirs, ours in NAMES:
-            name = re.sub(theirs, ours, name)
-        if tensor.dim() == 5:
-            tensor = tensor.sum(2)
-        if re.match(r"semantic_\w+\.proj_in\.weight", name):
-            tensor = tensor.flatten(1)
-        found[name] = tensor
-    return found
+        if name.startswith("mm_projector."):
+            group, number, kind = name.rsplit(".", 2)
+            groups.setdefault(group, {}).setdefault(int(number), {})[kind] = tensor
+    found = dict[int, dict[str, Tensor]]()
+    for group, layers in sorted(groups.items(), reverse=True):
+        if len(layers) != 2:
+            raise ValueError(f"{group} must have two layers, got {len(layers)}")
+        pairs = zip((0, 2), (layers[i] for i in sorted(layers)), strict=True)
+        mine = {f"{i}.{kind}": t for i, layer in pairs for kind, t in layer.items()}
+        found[mine["0.weight"].shape[1]] = mine
+    if found.keys() != set(widths):
+        read = ", ".join(map(str, sorted(found, reverse=True))) or "none"
+        raise ValueError(
+            f"projectors must read {' and '.join(map(str, widths))} numbers, got {read}"
+        )
+    return [found[width] for width in widths]
+
+
+def eye_sizes(checkpoint: Checkpoint, options: IllumeFiles) -> DualEyeConfig:
+    """The config of the eye in a model's folder."""
+    encoder = convolutions(checkpoint, "pixel_encoder.", "down")
+    height, width = pair("--size", options.size, encoder.factor)
+    size = (height * encoder.factor, width * encoder.factor)
+    return DualEyeConfig(size, vit(checkpoint, VIT), encoder)
+
+
+def eye_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the eye."""
+    theirs = {n: t for n, t in state.items() if n.startswith((VIT, "pixel_encoder."))}
+    return tokenizer_state(theirs)
+
+
+def settings(path: Path) -> tuple[dict[str, Any], str]:
+    """The settings of a model and where they are."""
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    return read_json(file), str(file)
+
+
+def model_sizes(checkpoint: Checkpoint, options: IllumeFiles, codes: DualConfig) -> IllumeConfig:
+    """The config of a model's folder, which draws codes of this tokenizer.
+
+    Raises ValueError if its settings are missing or unknown, its text tokenizer has no words for
+    codes or sizes, or its projectors are of another eye.
+    """
+    (told, where), words = settings(checkpoint.path), words_of(options)
+    language = config_of(told | {"model_type": "qwen2"}, where)
+    spec = at_pixels(codes, checkpoint, options).spec
+    first, last = (
+        words.id("<|image_level0_0|>"),
+        words.id(f"<|image_level1_{codes.pixel_vocab - 1}|>"),
+    )
+    if last - first != spec.vocab - 1:
+        raise ValueError(f"{where}: words of {spec.vocab} codes lie from id {first} to {last}")
+    eye = eye_sizes(checkpoint, options)
+    seen = (eye.vit.features, eye.encoder.latent)
+    projectors(checkpoint.state, seen)
+    levels = [(words.id(f"<start_of_level{k}>"), words.id(f"<end_of_level{k}>")) for k in (0, 1)]
+    height, width = at_pixels(codes, checkpoint, options).size
+    phrases = phrases_of(options)
+    return IllumeConfig(
+        language,
+        spec.grids[1],
+        spec.vocab,
+        first,
+        begin=(begin := words.id(BEGIN)),
+        end=words.id(END),
+        marks=Marks(words.start, (words.id("<|im_end|>"), words.id("<|endoftext|>")),
+                    words.id("<|endoftext|>")),
+        reserved=((begin, first - 1),),
+        length=told.get("max_position_embeddings", 32_768),
+        semantic=spec.grids[0],
+        semantic_codes=spec.tables[0],
+        line=words.id(LINE),
+        levels=tuple(levels),
+        sides=(words.id(f"<height_{height}>"), words.id(f"<width_{width}>")),
+        random=ids_of(phrases, words, f"Generate a random image of {size_of(options)}\n"),
+        restore=ids_of(phrases, words, "Reconstruct the image according to the given image\n"),
+        seen=seen,
+        seen_grids=eye.sight.spec.grids,
+    )  # fmt: skip
+
+
+def fill_model(model: Illume, path: Path) -> None:
+    """Write the weights of a folder into a model, shard by shard."""
+    own = dict[str, Tensor]()
+
+    def rest() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in stored(path):
+            if not (part := OWN.match(name)):
+                yield name, tensor
+            elif part[1] == "mm_projector":
+                own[name[part.start(1) :]] = tensor
+
+    fill(model.language, rest(), "qwen2", str(path))
+    for layers, projector in zip(projectors(own, model.widths), model.projectors, strict=True):
+        require_finite_weights(layers, str(path))
+        projector.load_state_dict(layers)
+
+
+# -- what is said
+
+
+def size_of(options: IllumeFiles) -> str:
+    """How a size is said in a text."""
+    height, width = pair("--size", options.size, 64)
+    return f"<height_{64 * height}><width_{64 * width}>"
+
+
+def ids_of(phrases: Phrases, words: Words, text: str) -> tuple[int, ...]:
+    """The ids of what a user says, and of what a reply begins with."""
+    found = list[int]()
+    for piece in phrases.put(asked(text)):
+        found += [words.id(piece)] if isinstance(piece, Mark) else words.read(str(piece))
+    return tuple(found)
+
+
+def asked(text: str) -> str:
+    """What a user says first, and what a reply begins with."""
+    return f"{SYSTEM}{USER}{text}{OVER}{MODEL_TURN}"
+
+
+def phrases_of(options: IllumeFiles) -> Phrases:
+    """What the model was taught with."""
+    edit = "<image>\nPlease edit the image according to the instruction: {}\n"
+    return Phrases(
+        draw=asked(f"Generate an image of {size_of(options)}, the content of the image is {{}}\n"),
+        caption=asked("<image>\nDescribe the image.\n"),
+        ask=asked("<image>\n{}"),
+        edit=asked(edit),
+        say=f"{USER}{{}}{OVER}{MODEL_TURN}",
+        reply=f"{{}}{OVER}",
+        marks=("<|im_start|>", "<|im_end|>", *re.findall("<.*?>", size_of(options))),
+    )
 
 
 # -- the record
+
+
+def size_from(codes: DualConfig, config: IllumeConfig) -> tuple[int, int]:
+    """The size in pixels of pictures of a model's last level."""
+    height, width = config.grid
+    return height * codes.decoder.factor, width * codes.decoder.factor
 
 
 def at_pixels(codes: DualConfig, checkpoint: Checkpoint, options: Any) -> DualConfig:
@@ -187,4 +251,34 @@ TOKENIZER = Part(
     state=lambda state, *_: tokenizer_state(state),
 )
 
-PROJECT = Project(options=IllumeFiles, tokenizer=TOKENIZER, alone=at_pixels)
+MODEL = Part(
+    title="a model of ILLUME+",
+    marks=(*DECODER, "mm_projector.", "pixel_encoder."),
+    lacks=OTHER,
+    module=Illume,
+    config=model_sizes,
+    state=lambda state, *_: state,
+    read=read_model,
+    fill=fill_model,
+)
+EYE = Part(
+    title="an eye of ILLUME+",
+    marks=(VIT, "pixel_encoder."),
+    module=DualEye,
+    config=eye_sizes,
+    state=lambda state, *_: eye_state(state),
+    read=read_model,
+)
+DRAWN = Sampling.of(guidance=2.0, top_k=(2048, 6144))
+"""How the released script draws."""
+
+PROJECT = Project(
+    options=IllumeFiles,
+    tokenizer=TOKENIZER,
+    alone=at_pixels,
+    model=MODEL,
+    eye=EYE,
+    fit=lambda codes, config: replace(codes, size=size_from(codes, config)),
+    sampling=lambda config: DRAWN,
+    phrases=phrases_of,
+)

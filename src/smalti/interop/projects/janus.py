@@ -333,9 +333,16 @@ def fill_model(model: Janus, path: Path) -> None:
 
 # -- the record
 
+MARKS = (
+    "model.generation_embeddings.",
+    "model.language_model.embed_tokens.",
+    "model.vision_model.",
+    "model.vqmodel.quantize.embedding.",
+)
+"""One checkpoint has all parts."""
 TOKENIZER = Part(
     title="a tokenizer of Janus",
-    marks=("model.vqmodel.quantize.embedding.", "model.vqmodel.post_quant_conv."),
+    marks=MARKS,
     module=VQGAN,
     config=tokenizer_sizes,
     state=lambda state, *_: tokenizer_state(state),
@@ -344,7 +351,7 @@ TOKENIZER = Part(
 
 EYE = Part(
     title="an eye of Janus",
-    marks=("model.vision_model.",),
+    marks=MARKS,
     module=TowerEye,
     config=eye_sizes,
     state=lambda state, *_: eye_state(state),
@@ -353,7 +360,7 @@ EYE = Part(
 
 MODEL = Part(
     title="a model of Janus",
-    marks=("model.generation_embeddings.", "model.language_model.embed_tokens."),
+    marks=MARKS,
     module=Janus,
     config=model_sizes,
     state=lambda state, *_: state,

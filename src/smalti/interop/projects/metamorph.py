@@ -21,7 +21,7 @@ from torch import Tensor
 from smalti.codes import Form
 from smalti.config import from_dict, read_json
 from smalti.interop import towers
-from smalti.interop.language import config_of, language_state
+from smalti.interop.language import DECODER, config_of, language_state
 from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.project import Part, Project, words_of
 from smalti.interop.saved import Dtype
@@ -261,7 +261,7 @@ TOKENIZER = Part(
 
 MODEL = Part(
     title="a model of MetaMorph",
-    marks=("model.embed_tokens.", "model.layers.0.self_attn.q_proj.", "vision_head."),
+    marks=(*DECODER, "vision_head."),
     module=MetaMorph,
     config=model_sizes,
     state=lambda state, config, _: model_state(state, config.language),

@@ -36,7 +36,7 @@ class SimVQ(VectorQuantizer):
         nn.Module.__init__(self)
         if vocab < 2 or dim < 1:
             raise ValueError(f"vocab must be at least 2 and dim at least 1, got {vocab}, {dim}")
-        self.vocab, self.l2_norm, self.rotate = vocab, False, rotate
+        self.vocab, self.l2_norm, self.plain, self.rotate = vocab, False, False, rotate
         self.register_buffer("table", torch.empty(vocab, dim))
         self.transform = nn.Linear(dim, dim, bias=False)
         self.init_weights()

@@ -1,0 +1,76 @@
+"""What `smalti eval` measures by reading: pictures by the answers of a reader, and a pipeline by
+what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smalti.cli.evaluate import Options
+from smalti.cli.matching import Found
+from smalti.devices.named import named_device
+from smalti.eval.gecko import judged, records
+from smalti.eval.metrics import PROMPTED, READING, How, named
+from smalti.eval.reading import Questions, Reader, answered, measured
+from smalti.eval.report import Measured
+from smalti.eval.sets import open_set
+from smalti.loading import load_unified
+from smalti.progress import say
+from smalti.recipes.base import DataConfig
+
+
+def of_answers(subject: str, options: Options) -> Found:
+    """What a pipeline of text and pictures answers, beside what people did."""
+    names = named(options.metrics)
+    if wrong := [name for name in names if name not in READING]:
+        raise ValueError(
+            f"{', '.join(wrong)}: {', '.join(READING)} are of answers and are measured alone"
+        )
+    pipe: Any = load_unified(subject, named_device(options.device), options.dtype)
+    given = options.reference or (pipe.info.get("source") and f"{pipe.info['source']}@held")
+    if not given:
+        raise ValueError(f"{subject} does not say what it learned from: give --reference")
+    questions = Questions.open(str(given), pipe.info.get("holdout") or DataConfig().holdout)
+    how = How((), draws=options.bootstrap, seed=options.seed, batch=options.batch)
+    found = answered(Reader(pipe, seed=options.seed), questions, options.batch)
+    about = {"kind": "reader", "fingerprint": pipe.fingerprint}
+    told = [
+        {"question": question, "answers": answers, "said": said}
+        for question, answers, said in zip(found.asked, found.answers, found.said, strict=True)
+    ]
+    metrics = measured(found, names, how, reference=questions.documents.fingerprint())
+    reference = {"name": given, "questions": len(found)}
+    return Found(metrics, about, str(given), None, {"reference": reference, "answers": told})
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """What answers questions about pictures, where that is asked for."""
+
+    reader: Reader | None
+    skip_bad: bool
+
+    @staticmethod
+    def of(options: Options) -> Examiner:
+        """The reader of the options. Raises ValueError if there is none where it is needed, or
+        where it has nothing to do, and for a pipeline that reads no pictures."""
+        wanted = any(name in PROMPTED for name in named(options.metrics))
+        if wanted != (options.reader is not None):
+            raise ValueError(
+                "gecko: a reader is needed, give --reader"
+                if wanted
+                else "--reader is for the metric gecko: name it with --metrics"
+            )
+        if options.reader is None:
+            return Examiner(None, options.skip_bad)
+        pipe = load_unified(options.reader, named_device(options.device), options.dtype)
+        return Examiner(Reader(pipe, seed=options.seed), options.skip_bad)
+
+    def measured(self, pictures: str | Path, how: How) -> tuple[list[Measured], dict[str, Any]]:
+        """What it says of pictures at their own size, and of each word of each prompt."""
+        if self.reader is None:
+            return [], {}
+        some = open_set(pictures, None, self.skip_bad)
+        found = judged(some, self.reader, how, say)
+        return records(found, self.reader, some, how), {"gecko": [one.told() for one in found]}

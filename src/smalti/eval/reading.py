@@ -1,0 +1,204 @@
+"""What a model that reads is asked, and how often it says what people said.
+
+Questions come from documents: those that begin with the pictures that it is about, if any, a
+question, and an answer that is learned. All others ask nothing and are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from smalti.data.documents import CAPTION, Doc, Documents, is_documents, open_documents
+from smalti.data.source import split
+from smalti.eval.answers import exact, is_yes, normalised, unreachable, vqa_accuracy, yes_no
+from smalti.eval.bootstrap import bootstrap, of_means
+from smalti.eval.cider import cider
+from smalti.eval.metrics import READING, How
+from smalti.eval.report import Measured, counted
+from smalti.eval.sets import PARTS
+from smalti.progress import say, track
+
+
+class Asked(NamedTuple):
+    """A question about pictures, or about nothing but itself."""
+
+    pictures: tuple[Image.Image, ...]
+    text: str
+
+
+class Reads(Protocol):
+    """What answers questions: a `Reader`, or an oracle that takes its place."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def read(self, asked: Sequence[Asked]) -> list[str]: ...
+
+
+@dataclass
+class Reader:
+    """A pipeline of text and pictures as a reader."""
+
+    pipe: Any
+    """`UnifiedPipeline`."""
+    batch: int = 16
+    """Questions at a time."""
+    seed: int = 0
+    number: int = 0
+    """Questions that were asked so far: the next one's number in the request `seed`."""
+
+    @property
+    def fingerprint(self) -> str:
+        return self.pipe.fingerprint
+
+    def read(self, asked: Sequence[Asked]) -> list[str]:
+        """The answers, in the pipeline's manner of being asked; `CAPTION` asks for a caption."""
+        phrases, found = self.pipe.phrases, list[str]()
+        for at in range(0, len(asked), self.batch):
+            some = asked[at : at + self.batch]
+            put = [
+                phrases.put(phrases.caption, pictures=one.pictures)
+                if one.text == CAPTION.strip()
+                else phrases.put(phrases.ask, [one.text], one.pictures)
+                for one in some
+            ]
+            found += self.pipe.answers(put, seed=self.seed, first=self.number)
+            self.number += len(some)
+        return found
+
+
+class Known(NamedTuple):
+    """A question with what people answered."""
+
+    asked: Asked
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Documents that are asked, as the text that names them."""
+
+    name: str
+    documents: Documents
+    chosen: tuple[int, ...]
+
+    @staticmethod
+    def open(name: str, holdout: float = 0.1) -> Questions:
+        """The documents of a name (see `open_documents`), or captions of a source of pictures;
+        @train or @held behind it takes one part, of which @held is the share `holdout` that
+        training never saw."""
+        whole, _, part = name.rpartition("@")
+        given = whole if part in PARTS else name
+        documents = open_documents(given if is_documents(given) else f"captioned:{given}")
+        chosen = range(len(documents))
+        if part in PARTS:
+            chosen = split(documents, holdout)[PARTS.index(part)]
+        return Questions(name, documents, tuple(chosen))
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def some(self, at: int, count: int) -> list[Known]:
+        """The questions that so many documents begin with, from one on."""
+        documents = (self.documents[i] for i in self.chosen[at : at + count])
+        return [known for one in documents if (known := known_in(one)) is not None]
+
+
+def known_in(document: Doc) -> Known | None:
+    """The question that a document begins with, and its answers; None if it does not."""
+    at = next((i for i, piece in enumerate(document) if piece.learned), 0)
+    *pictures, question = document[:at] or [document[0]]
+    answer, images = document[at], [p.image for p in pictures if p.image is not None]
+    if not at or not answer.text or not question.text.endswith("\n"):
+        return None
+    if len(images) < len(pictures):
+        return None
+    return Known(Asked(tuple(images), question.text.strip()), answer.answers or (answer.text,))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Questions, what people answered, and what a reader did."""
+
+    asked: list[str]
+    answers: list[tuple[str, ...]]
+    said: list[str]
+
+    def __len__(self) -> int:
+        return len(self.said)
+
+
+def answered(reader: Reads, questions: Questions, batch: int = 64) -> Answered:
+    """What a reader says to all questions. Raises ValueError if there are none."""
+    found, count = Answered([], [], []), len(questions)
+    for at in track(range(0, count, batch), "asking", scale=batch, of=count):
+        known = questions.some(at, batch)
+        found.said.extend(reader.read([one.asked for one in known]))
+        found.asked.extend(one.asked.text for one in known)
+        found.answers.extend(one.answers for one in known)
+    if not len(found):
+        raise ValueError(f"{questions.name} asks nothing: no document begins with a question")
+    if left := count - len(found):
+        say(f"{questions.name}: {left} of {count} documents ask nothing: left out")
+    return found
+
+
+def measured(found: Answered, metrics: Sequence[str], how: How, **about: Any) -> list[Measured]:
+    """The metrics of `READING`; `about` are further fields of their records.
+
+    Raises ValueError for answers that a metric is not for, naming what it needs.
+    """
+    records = list[Measured]()
+    about |= {"images": len(found), "kind": "reading", "better": "higher"}
+    about |= {"resampled": "reference", "reference_images": len(found)}
+    for metric in metrics:
+        told = READING[metric].definition
+        if metric == "yes_no":
+            records += _yes_no(found, how, told, about)
+            continue
+        values = _values(metric, found)
+        interval = of_means(values, how.draws, how.seed)
+        name = counted(metric, len(found))
+        records.append(Measured(name, told, float(values.mean()), interval=interval, **about))
+    return records
+
+
+def _values(metric: str, found: Answered) -> np.ndarray:
+    """The score of each answer, (N,) float64."""
+    pairs = list(zip(found.said, found.answers, strict=True))
+    if metric in ("cider", "cider_d"):
+        return cider(found.said, found.answers, metric == "cider_d")
+    if metric == "exact_match":
+        return np.array([float(exact(said, people)) for said, people in pairs])
+    values = np.array([vqa_accuracy(said, people) for said, people in pairs])
+    if lost := [answer for _, people in pairs for answer in unreachable(people)]:
+        say(
+            f"vqa: {len(lost)} answers of people cannot be met as VQAv2's code compares them, such "
+            f"as {lost[0]!r}, which it would write {normalised(lost[0])!r}"
+        )
+    return values
+
+
+def _yes_no(found: Answered, how: How, told: str, about: dict[str, Any]) -> Iterator[Measured]:
+    """Precision, recall and F1 of yes. Raises ValueError for questions with other answers."""
+    right = [people[0] for people in found.answers]
+    if wrong := next((one for one in right if normalised(one) not in ("yes", "no")), None):
+        raise ValueError(f"yes_no is of questions answered by yes or no, got {wrong!r}")
+    said, truth = np.array([is_yes(one) for one in found.said]), np.array(list(map(is_yes, right)))
+
+    def value(name: str, times: np.ndarray) -> float:
+        return yes_no(np.repeat(said, times).tolist(), np.repeat(truth, times).tolist())[name]
+
+    whole = np.ones(len(found), np.int64)
+    for name in yes_no([], []):
+        interval = bootstrap(
+            lambda times, name=name: value(name, times), len(found), how.draws, how.seed, (0, 1)
+        )
+        metric = counted(f"yes_no_{name}", len(found))
+        definition = told.format(name=name)
+        yield Measured(metric, definition, value(name, whole), interval=interval, **about)
