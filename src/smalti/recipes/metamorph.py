@@ -55,7 +55,8 @@ def metamorph_8b() -> UnifiedRecipe:
     Documents of visual questions, of captions in reverse, of edits and videos are not public; of
     those that draw, 200,000 are said to be enough beside others that read [M]. The published run
     has two stages, of which the first trains the projector alone, and begins from Llama-3-8B; this
-    one trains all from nothing. Rates are those of the second stage [C].
+    one trains all from nothing. Rates are those of the second stage [C]; how many documents its
+    epoch has is not published, so 6000 steps are ours.
 
     torchrun --nproc-per-node 8 -m smalti train metamorph_8b --train.parallel fsdp \\
         --tokenizer runs/metamorph-renderer/tokenizer --words llama-3/tokenizer.json \\
