@@ -51,6 +51,14 @@ def values(
     torch.testing.assert_close(found, wanted, rtol=0, atol=rounding(terms) * largest)
 
 
+def weights(found: nn.Module, wanted: nn.Module) -> None:
+    """Those of two modules are the same to the bit. What they give may still differ by rounding:
+    products of few rows are added in an order that depends on where weights are in memory."""
+    mine, theirs = found.state_dict(), wanted.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(t, theirs[name]) for name, t in mine.items())
+
+
 def losses(found: Tensor, wanted: Tensor, terms: int | nn.Module) -> None:
     """Means of squares of such values. A square has twice the rounding of its value, and of many a
     mean keeps no more than a standard deviation, not the largest."""

@@ -378,26 +378,18 @@ def hybrid(model) -> bool:
     return model.filtered and model.solved
 
 
-def check_same(model, values: Tensor, expected: Tensor) -> None:
-    """Exactly, but where times of a diffusion are embedded: products of few rows round by where
-    their weights are in memory."""
-    if hybrid(model):
-        close.values(values, expected, model)
-    else:
-        assert torch.equal(values, expected)
-
-
 @torch.no_grad()
 def test_save_and_load_give_the_same_outputs(model, tmp_path):
     codes, cond = random_codes(model.spec, B), random_cond(model, B)
     mark = save_module(model, tmp_path / "model")
     loaded, info = load_module(tmp_path / "model", modules.MODELS)
     assert info["fingerprint"] == mark and loaded.config == model.config
-    check_same(model, loaded.loss(codes, cond), model.loss(codes, cond))
+    close.weights(loaded, model)
+    close.values(loaded.loss(codes, cond), model.loss(codes, cond), model)
     noise = Noise.request(3, B)
     drawn_codes = [generate(m, cond, noise, solver=FEW) for m in (loaded, model)]
     assert equal(model, *drawn_codes)
-    check_same(model, loaded.loss(codes, cond.null()), model.loss(codes, cond.null()))
+    close.values(loaded.loss(codes, cond.null()), model.loss(codes, cond.null()), model)
 
 
 @torch.no_grad()
