@@ -72,13 +72,31 @@ def cast(module: nn.Module, dtype: torch.dtype, exact: tuple[str, ...] = ()) -> 
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """True where bfloat16 products are faster than float32: CUDA, and CPUs with the instructions.
+    """True where models of bfloat16 weights draw faster than of float32: CUDA, and CPUs with the
+    instructions, as few rows cost what reading the weights does.
 
     Emulated bfloat16 is several times slower than float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if device.type == "cpu":
-        found = getattr(torch.cpu, "get_capabilities", dict)()
+        found = _capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False
+
+
+def fast_bf16_products(device: torch.device) -> bool:
+    """True where products of many rows are faster in bfloat16, as in training.
+
+    Intel's AVX-512 starts half as many of its bfloat16 instructions in a cycle as of float32 ones:
+    without AMX, as virtual machines often are, products of many rows take up to twice as long
+    (`benchmarks/products.py`).
+    """
+    found = _capabilities() if device.type == "cpu" else {}
+    intel = "intel" in str(found.get("cpu_name", "")).lower()
+    return fast_bf16(device) and (bool(found.get("amx_bf16")) or not intel)
+
+
+def _capabilities() -> dict[str, Any]:
+    """What torch knows of the processor; older versions know nothing."""
+    return getattr(torch.cpu, "get_capabilities", dict)()

@@ -18,7 +18,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from smalti.devices.named import fast_bf16, named_device
+from smalti.devices.named import fast_bf16_products, named_device
 from smalti.files import lock
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -209,4 +209,4 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def wants_bf16(device: torch.device, precision: Precision) -> bool:
-    return precision == "bf16" or (precision == "auto" and fast_bf16(device))
+    return precision == "bf16" or (precision == "auto" and fast_bf16_products(device))
