@@ -45,7 +45,7 @@ STOP, PICTURE, PAD = "<|endofchunk|>", "<image>", "<PAD>"
 
 @dataclass(frozen=True)
 class FlamingoFiles:
-    """A model of OpenFlamingo: what was trained, its language model and its CLIP.
+    """A model of OpenFlamingo with its language model and its CLIP; all three are needed.
 
     smalti convert flamingo --model checkpoint.pt --language llama-7b/ \\
         --eye clip-vit-large-patch14/ --out flamingo
