@@ -29,13 +29,13 @@ from smalti.config import check
 from smalti.heads.depth import DepthConfig, DepthHead
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
+from smalti.models.on_language import OnLanguage
 from smalti.models.one_vocabulary import place_of
 from smalti.models.unified import (
     Context,
     InTurn,
     Marks,
     Term,
-    Unified,
     UnifiedConfig,
     places,
 )
@@ -141,7 +141,7 @@ class DepthLanguageConfig(UnifiedConfig):
         return Between(around=(self.begin, self.end))
 
 
-class DepthLanguage(Unified):
+class DepthLanguage(OnLanguage):
     """Rows of words and stacks of codes to the words, and to the stacks, that come next."""
 
     NO_DECAY = ("*tok_embeddings.*", "*positions")
@@ -187,20 +187,6 @@ class DepthLanguage(Unified):
         assert isinstance(vectors, CodeVectors)
         return vectors
 
-    @property
-    def vocab(self) -> int:
-        return self.config.language.vocab
-
-    @property
-    def written(self) -> Tensor:
-        """All ids but those around pictures, (V,) bool."""
-        written = torch.ones(self.vocab, dtype=torch.bool)
-        written[[self.config.begin, self.config.end]] = False
-        return written
-
-    def cache(self, batch: int, length: int) -> KVCache:
-        return self.language.cache(batch, length)
-
     # -- reading
 
     def stacks(self, rows: Rows, begin: int, end: int) -> Tensor:
@@ -231,9 +217,6 @@ class DepthLanguage(Unified):
     def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:
         place = place_of(self.language, rows, begin, end)
         return self.language(self.inputs(rows, begin, end), place, cache)
-
-    def logits(self, h: Tensor) -> Tensor:
-        return self.language.logits(h)
 
     # -- learning
 

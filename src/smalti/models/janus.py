@@ -30,8 +30,9 @@ from smalti.config import check
 from smalti.models.eye import Sight
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
+from smalti.models.on_language import OnLanguage
 from smalti.models.one_vocabulary import place_of
-from smalti.models.unified import InTurn, Marks, Term, Unified, UnifiedConfig, places
+from smalti.models.unified import InTurn, Marks, Term, UnifiedConfig, places
 from smalti.nn.attention import KVCache
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import Gelu, gelu
@@ -160,7 +161,7 @@ class Aligner(nn.Module):
         return x
 
 
-class Janus(Unified):
+class Janus(OnLanguage):
     """Rows of ids and of what an eye sees to the ids of text and the codes that come next."""
 
     NO_DECAY = ("*tok_embeddings.*", "code_embeddings.*")
@@ -178,16 +179,6 @@ class Janus(Unified):
         self.code_proj = Linear(dim, config.head_dim or dim)
         self.code_head = Linear(config.head_dim or dim, config.codes)
 
-    @property
-    def vocab(self) -> int:
-        return self.config.language.vocab
-
-    @property
-    def written(self) -> Tensor:
-        """All ids but those around pictures, (V,) bool."""
-        around = torch.tensor([self.config.begin, self.config.end])
-        return ~torch.isin(torch.arange(self.vocab), around)
-
     @torch.no_grad()
     def init_weights(self) -> None:
         """The language model as always, products of variance 1 / inputs, codes of variance 1. What
@@ -200,9 +191,6 @@ class Janus(Unified):
         nn.init.normal_(self.code_embeddings.weight)
         for last in (*self.aligner.layers[-1:], *self.code_aligner.layers[-1:], self.code_head):
             nn.init.normal_(last.get_parameter("weight"), std=0.02)
-
-    def cache(self, batch: int, length: int) -> KVCache:
-        return self.language.cache(batch, length)
 
     def embed(self, rows: Rows, begin: int, end: int) -> Tensor:
         """What stands at the positions from `begin` to `end`, (B, n, D)."""
@@ -220,9 +208,6 @@ class Janus(Unified):
     def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:
         place = place_of(self.language, rows, begin, end)
         return self.language(self.embed(rows, begin, end), place, cache)
-
-    def logits(self, h: Tensor) -> Tensor:
-        return self.language.logits(h)
 
     def code_logits(self, h: Tensor) -> Tensor:
         """Logits (..., K) of the codes behind hidden states (..., D)."""

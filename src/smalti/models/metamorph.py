@@ -26,13 +26,13 @@ from smalti.codes import Draw, Form, Span, TokenSpec
 from smalti.config import check
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
+from smalti.models.on_language import OnLanguage
 from smalti.models.one_vocabulary import place_of
 from smalti.models.unified import (
     Context,
     InTurn,
     Marks,
     Term,
-    Unified,
     UnifiedConfig,
     places,
 )
@@ -110,7 +110,7 @@ class MetaMorphConfig(UnifiedConfig):
         return Between(around=(self.begin, self.end))
 
 
-class MetaMorph(Unified):
+class MetaMorph(OnLanguage):
     """Rows of words and features to the words, and to the features, that come next."""
 
     NO_DECAY = ("*tok_embeddings.*",)
@@ -139,23 +139,9 @@ class MetaMorph(Unified):
                 module.reset_parameters()
 
     @property
-    def vocab(self) -> int:
-        return self.config.language.vocab
-
-    @property
     def solved(self) -> bool:
         """Not: features are said, and no solver draws them."""
         return False
-
-    @property
-    def written(self) -> Tensor:
-        """All ids but those around pictures, (V,) bool."""
-        written = torch.ones(self.vocab, dtype=torch.bool)
-        written[[self.config.begin, self.config.end]] = False
-        return written
-
-    def cache(self, batch: int, length: int) -> KVCache:
-        return self.language.cache(batch, length)
 
     # -- reading
 
@@ -171,9 +157,6 @@ class MetaMorph(Unified):
     def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:
         place = place_of(self.language, rows, begin, end)
         return self.language(self.inputs(rows, begin, end), place, cache)
-
-    def logits(self, h: Tensor) -> Tensor:
-        return self.language.logits(h)
 
     # -- learning
 

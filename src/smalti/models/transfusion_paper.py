@@ -28,13 +28,13 @@ from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
+from smalti.models.on_language import OnLanguage
 from smalti.models.one_vocabulary import place_of
 from smalti.models.unified import (
     Context,
     Drawer,
     Marks,
     Term,
-    Unified,
     UnifiedConfig,
     places,
 )
@@ -211,7 +211,7 @@ class UNetPatches(nn.Module):
         return F.pixel_unshuffle(cells, self.patch).flatten(2).transpose(1, 2)
 
 
-class TransfusionPaper(Unified):
+class TransfusionPaper(OnLanguage):
     """Rows of words and vectors to the words that come next, and to the noise in vectors."""
 
     NO_DECAY = ("*tok_embeddings.*",)
@@ -241,26 +241,12 @@ class TransfusionPaper(Unified):
         for parameter in self.patches.last.parameters():
             nn.init.zeros_(parameter)
 
-    @property
-    def vocab(self) -> int:
-        return self.config.language.vocab
-
-    @property
-    def written(self) -> Tensor:
-        """All ids but those around pictures, (V,) bool."""
-        written = torch.ones(self.vocab, dtype=torch.bool)
-        written[[self.config.begin, self.config.end]] = False
-        return written
-
     def check_solver(self, solver: Solver) -> None:
         self.way(solver)
 
     def way(self, solver: Solver) -> Path:
         """How a solver gets from noise to a picture."""
         return path(solver, "diffusion", self.config.timesteps)
-
-    def cache(self, batch: int, length: int) -> KVCache:
-        return self.language.cache(batch, length)
 
     def inputs(
         self, rows: Rows, begin: int, end: int, times: Tensor | None = None
@@ -288,9 +274,6 @@ class TransfusionPaper(Unified):
         before, _ = self.inputs(rows, begin, end if last is None else end - last.shape[1])
         x = before if last is None else torch.cat((before, last.to(before.dtype)), 1)
         return self.language(x, place_of(self.language, rows, begin, end), cache)
-
-    def logits(self, h: Tensor) -> Tensor:
-        return self.language.logits(h)
 
     def losses(self, rows: Rows, times: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Nats of ids that are learned, given all before, and mean squared errors of the noise in

@@ -35,8 +35,9 @@ from smalti.models.eye import Sight
 from smalti.models.janus import Aligner
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
+from smalti.models.on_language import OnLanguage
 from smalti.models.one_vocabulary import place_of
-from smalti.models.unified import Context, InTurn, Marks, Term, Unified, UnifiedConfig, places
+from smalti.models.unified import Context, InTurn, Marks, Term, UnifiedConfig, places
 from smalti.nn.attention import KVCache
 from smalti.nn.linear import Linear
 from smalti.sampling.chance import Chance
@@ -127,7 +128,7 @@ class UniFluidConfig(UnifiedConfig):
         return Between(around=around, seen=Between(around=around))
 
 
-class UniFluid(Unified):
+class UniFluid(OnLanguage):
     """Rows of ids, of vectors and of what an eye sees to the ids and the vectors that come next."""
 
     NO_DECAY = ("*tok_embeddings.*", "cell_pos.*", "next_pos.*")
@@ -163,21 +164,8 @@ class UniFluid(Unified):
         for table in (self.cell_pos, self.next_pos):
             nn.init.normal_(table.weight, std=size)
 
-    @property
-    def vocab(self) -> int:
-        return self.config.language.vocab
-
-    @property
-    def written(self) -> Tensor:
-        """All ids but those around pictures, (V,) bool."""
-        around = torch.tensor([self.config.begin, self.config.end])
-        return ~torch.isin(torch.arange(self.vocab), around)
-
     def check_solver(self, solver: Solver) -> None:
         self.head.way(solver)
-
-    def cache(self, batch: int, length: int) -> KVCache:
-        return self.language.cache(batch, length)
 
     def embed(self, rows: Rows, begin: int, end: int) -> Tensor:
         """What stands at the positions from `begin` to `end`, (B, n, D): an id, a vector with its
@@ -202,9 +190,6 @@ class UniFluid(Unified):
     def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:
         place = place_of(self.language, rows, begin, end)
         return self.language(self.embed(rows, begin, end), place, cache)
-
-    def logits(self, h: Tensor) -> Tensor:
-        return self.language.logits(h)
 
     def reordered(self, rows: Rows, noise: Noise) -> Rows:
         """Rows whose pictures that are drawn stand each in an order of its own."""
