@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,3 +29,18 @@ def test_accuracies_say_of_which_pictures_they_are(tmp_path, monkeypatch):
         "class_chance": (0.5, 0, "images"),
     }
     assert [m.interval is None for m in found] == [False, False, True]
+
+
+def test_what_is_drawn_from_captions_of_shapes_has_a_judge_whatever_learned_them():
+    def learned(source: str) -> SimpleNamespace:
+        return SimpleNamespace(info={"source": source} if source else {}, classes=[])
+
+    for source in ("shapes:20", "captioned:shapes:20"):
+        assert pipelines.source_of(learned(source)) == "shapes:20"
+        pipelines.check_judge(learned(source))
+    for source, what in (
+        ("captioned:emoji", "captions of other sources"),
+        ("", "without a source"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            pipelines.check_judge(learned(source))

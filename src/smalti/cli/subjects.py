@@ -22,7 +22,7 @@ from smalti.devices.named import named_device, named_dtype
 from smalti.eval.gathered import of_reference
 from smalti.eval.measure import measure
 from smalti.eval.metrics import KNOWN, METRICS, NETWORK, READING, How, named
-from smalti.eval.pipelines import asked, bits, check_judge, conditioning
+from smalti.eval.pipelines import asked, bits, check_judge, conditioning, source_of
 from smalti.eval.reconstructed import Reconstructed
 from smalti.eval.report import Measured, as_json
 from smalti.eval.sets import ImageSet, open_set
@@ -132,7 +132,7 @@ def _is_set(subject: str) -> bool:
 
 def held_out(pipe: Any) -> str:
     """The set of pictures that the pipeline never saw. Raises ValueError if it does not say."""
-    source = str(pipe.info.get("source") or "").removeprefix("captioned:")
+    source = source_of(pipe)
     if not source or not pipe.info.get("holdout"):
         raise ValueError("the pipeline does not say which pictures it never saw: give --reference")
     if is_documents(source) or JOINT.search(source):
@@ -231,7 +231,7 @@ def _of_pipeline(
         found += judged
         found += bits(pipe, reference, how)
         if options.conditioning:
-            found += conditioning(drawn, pipe.info["source"], how)
+            found += conditioning(drawn, source_of(pipe), how)
     told = {
         "kind": "pipeline",
         **_drawn_by(pipe, sampling),

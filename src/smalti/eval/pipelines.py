@@ -61,9 +61,15 @@ def conditioning(drawn: ImageSet, source: str, how: How) -> list[Measured]:
     return [*found, Measured("class_chance", text, chance, 0, **about)]
 
 
+def source_of(pipe: Any) -> str:
+    """The pictures that a pipeline learned from, those that its documents are made of where they
+    have captions; '' if it does not say."""
+    return str(pipe.info.get("source") or "").removeprefix("captioned:")
+
+
 def check_judge(pipe: Any) -> None:
     """Raise ValueError unless there is a judge of what the pipeline was asked for."""
-    source = pipe.info.get("source", "")
+    source = source_of(pipe)
     if not source or (not pipe.classes and source.partition(":")[0] != "shapes"):
         what = "captions of other sources than shapes" if source else "a pipeline without a source"
         raise ValueError(f"--conditioning has no judge of {what}")
