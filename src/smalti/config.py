@@ -14,7 +14,8 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral, Real
 from pathlib import Path
@@ -33,6 +34,23 @@ def called(name: str, default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"name": name})
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A system as a table of names has it."""
+
+    config: type[Any]
+    module: Callable[[Any], Any]
+    """The class, or a function that makes one of several classes of a configuration."""
+    tiny: Callable[[], Any]
+    """The configuration of a very small one, for tests."""
+
+
+def one_of(entries: Callable[[], Mapping[str, Entry]], default: Callable[[], Any]) -> Any:
+    """A field that holds the configuration of one of several systems, of which the name is written
+    beside its fields, as "type"."""
+    return dataclasses.field(default_factory=default, metadata={"entries": entries})
+
+
 class Setting(NamedTuple):
     """One field as it is written: of a dataclass, or of one of its parts."""
 
@@ -43,6 +61,11 @@ class Setting(NamedTuple):
     field: dataclasses.Field[Any]
     hint: Any
     """Its type."""
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """The systems of which the field holds one's configuration; of most fields none."""
+        return self.field.metadata.get("entries", dict[str, Entry])()
 
 
 @lru_cache(maxsize=256)
@@ -161,7 +184,13 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {name: _plain(inner) for name, inner in written(value).items()}
+        settings = settings_of(typing.cast(type[Any], type(value)))
+        plain = {name: _plain(inner) for name, inner in written(value).items()}
+        for name, setting in settings.items():
+            for kind, entry in setting.entries.items():
+                if type(value_of(value, setting)) is entry.config:
+                    plain[name] = {"type": kind} | plain[name]
+        return plain
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in typing.cast(Iterable[Any], value)]
     return value
@@ -202,8 +231,19 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
         branch = tree
         for inner in parts:
             branch = branch.setdefault(inner, {})
-        branch[last] = _convert(fields[name].hint, value, f"{where}.{name}")
+        hint, place = fields[name].hint, f"{where}.{name}"
+        if entries := fields[name].entries:
+            hint, value = _chosen(entries, value, place)
+        branch[last] = _convert(hint, value, place)
     return _build(cls, tree, where)
+
+
+def _chosen(entries: Mapping[str, Entry], value: Any, where: str) -> tuple[type[Any], Any]:
+    """The configuration that an object is of, by its type, and its fields."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind not in entries:
+        raise ValueError(f"{where}: type must be one of {', '.join(entries)}, got {kind!r}")
+    return entries[kind].config, {k: v for k, v in value.items() if k != "type"}
 
 
 def _build(cls: type[T], tree: dict[str, Any], where: str) -> T:

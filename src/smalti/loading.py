@@ -19,6 +19,7 @@ from smalti.models.towers import Matcher, TowersConfig
 from smalti.modules import (
     FILES,
     check_module,
+    coder_of,
     load_module,
     tokenizer_folder,
     write_module,
@@ -81,7 +82,8 @@ def load_unified(
     parts = {name: part for name, (part, _) in found.items()}
     marks = {name: told["fingerprint"] for name, (_, told) in found.items()}
     marks["words"] = words.fingerprint()
-    for name, mark in marks.items():
+    learned = marks | {name: coder_of(told) for name, (_, told) in found.items()}
+    for name, mark in learned.items():
         if about.get(name) != mark:
             raise ValueError(
                 f"{folder}: the model was trained with {name} {about.get(name)}, the folder holds "
@@ -127,10 +129,10 @@ def load(
     tokenizer, told = load_module(folder / "tokenizer", modules.TOKENIZERS, device, verify=verify)
     model, model_info = load_module(folder / "model", modules.MODELS, device, weights, verify)
     mark = told["fingerprint"]
-    if model_info.get("tokenizer") != mark:
+    if model_info.get("tokenizer") != coder_of(told):
         raise ValueError(
             f"{folder}: the model was trained on codes of tokenizer {model_info.get('tokenizer')}, "
-            f"the folder holds tokenizer {mark}"
+            f"the folder holds tokenizer {coder_of(told)}"
         )
     text = _load_text(folder, model_info.get("text"), device, weights, verify)
     sampling = from_dict(Sampling, info.get("sampling", {}), f"{folder}/pipeline.json: sampling")

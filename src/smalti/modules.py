@@ -1,14 +1,15 @@
 """The systems by name, and folders of one module: `config.json` and `model.safetensors`.
 
-A new tokenizer, model or text encoder costs one line here. Nothing is pickled.
+A new model or text encoder costs one line here, a new tokenizer one in `tokenizers/kinds.py`.
+Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from smalti.config import from_dict, no_such, read_json, to_dict
+from smalti.config import Entry, from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
     depth_language,
@@ -58,69 +59,12 @@ from smalti.nn.finite import require_finite_weights
 from smalti.nn.unfilled import unfilled
 from smalti.text import byte_words as byte_level
 from smalti.text import clip, language_model, t5
-from smalti.tokenizers import (
-    dual,
-    emu3_vq,
-    fsq,
-    hart_vae,
-    kl_vae,
-    magvit2,
-    maskgit_vqgan,
-    multiscale_vqvae,
-    palette,
-    rendered,
-    rq_vae,
-    unitok,
-    vila_u,
-    vqgan,
-)
-from smalti.tokenizers import ibq as ibq_tokenizer
-from smalti.tokenizers import infinity as infinity_vae
-from smalti.tokenizers import maskbit as maskbit_vqgan
-from smalti.tokenizers import open_magvit2 as lfq
+from smalti.tokenizers import refined
+from smalti.tokenizers.base import ImageTokenizer
+from smalti.tokenizers.kinds import KINDS
 
-
-@dataclass(frozen=True)
-class Entry:
-    config: type[Any]
-    module: Callable[[Any], nn.Module]
-    """The class, or a function that makes one of several classes of a configuration."""
-    tiny: Callable[[], Any]
-    """The configuration of a very small one, for tests."""
-
-
-TOKENIZERS = {
-    "vqgan": Entry(vqgan.VQGANConfig, vqgan.VQGAN, vqgan.tiny),
-    "multiscale_vqvae": Entry(
-        multiscale_vqvae.MultiScaleConfig,
-        multiscale_vqvae.MultiScaleVQVAE,
-        multiscale_vqvae.tiny,
-    ),
-    "magvit2": Entry(magvit2.MAGVIT2Config, magvit2.MAGVIT2, magvit2.tiny),
-    "maskgit_vqgan": Entry(
-        maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
-    ),
-    "dual": Entry(dual.DualConfig, dual.DualTokenizer, dual.tiny),
-    "emu3_vq": Entry(emu3_vq.Emu3VQConfig, emu3_vq.Emu3VQ, emu3_vq.tiny),
-    "fsq": Entry(fsq.FSQConfig, fsq.FSQ, fsq.tiny),
-    "ibq_tokenizer": Entry(
-        ibq_tokenizer.IBQTokenizerConfig, ibq_tokenizer.IBQTokenizer, ibq_tokenizer.tiny
-    ),
-    "maskbit_vqgan": Entry(
-        maskbit_vqgan.MaskBitVQGANConfig, maskbit_vqgan.MaskBitVQGAN, maskbit_vqgan.tiny
-    ),
-    "open_magvit2_lfq": Entry(lfq.OpenMAGVIT2LFQConfig, lfq.OpenMAGVIT2LFQ, lfq.tiny),
-    "palette": Entry(palette.PaletteConfig, palette.Palette, palette.tiny),
-    "hart_vae": Entry(hart_vae.HARTVAEConfig, hart_vae.HARTVAE, hart_vae.tiny),
-    "kl_vae": Entry(kl_vae.KLVAEConfig, kl_vae.KLVAE, kl_vae.tiny),
-    "infinity_vae": Entry(
-        infinity_vae.InfinityVAEConfig, infinity_vae.InfinityVAE, infinity_vae.tiny
-    ),
-    "rendered": Entry(rendered.RenderedConfig, rendered.Rendered, rendered.tiny),
-    "rq_vae": Entry(rq_vae.RQVAEConfig, rq_vae.RQVAE, rq_vae.tiny),
-    "unitok": Entry(unitok.UniTokConfig, unitok.UniTok, unitok.tiny),
-    "vila_u": Entry(vila_u.VILAUConfig, vila_u.VILAU, vila_u.tiny),
-}
+TOKENIZERS = KINDS | {"refined": Entry(refined.RefinedConfig, refined.Refined, refined.tiny)}
+"""Tokenizers of pictures."""
 MODELS = {
     "dnd": Entry(dnd.DnDConfig, dnd.DnD, dnd.tiny),
     "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),
@@ -222,6 +166,15 @@ def fingerprint(module: nn.Module) -> str:
     return _fingerprint(name_of(module), module.config, module.state_dict())
 
 
+def coder(module: Any) -> Any:
+    """What makes the codes that a module gives: of a tokenizer its `coder`, else itself.
+
+    Its fingerprint is what models, files of codes and of documents store, so that whatever gives
+    the same codes can stand in its place.
+    """
+    return module.coder if isinstance(module, ImageTokenizer) else module
+
+
 def _fingerprint(kind: str, config: Any, tensors: dict[str, Tensor]) -> str:
     plain = to_dict(config)
     config = from_dict(type(config), plain)  # tuples, whatever it was made of
@@ -237,12 +190,20 @@ def _fingerprint(kind: str, config: Any, tensors: dict[str, Tensor]) -> str:
 
 
 def identity(module: nn.Module) -> dict[str, Any]:
-    """What a module is, for files that depend on it: type, config and fingerprint."""
-    return {
+    """What a module is, for files that depend on it: type, config and fingerprint, and that of what
+    makes its codes where this is another one."""
+    known = {
         "type": name_of(module),
         "config": to_dict(module.config),
         "fingerprint": fingerprint(module),
     }
+    other = coder(module)
+    return known if other is module else known | {"coder": fingerprint(other)}
+
+
+def coder_of(info: Mapping[str, Any]) -> str:
+    """The fingerprint of what makes a module's codes, of its config.json."""
+    return str(info.get("coder", info.get("fingerprint", "")))
 
 
 FILES = ("config.json", "model.safetensors")

@@ -106,6 +106,8 @@ def _fields(module: str, name: str) -> Iterator[str]:
     for place in _named(module, bases):
         yield from _fields(*place)
     for field, kind, value in FIELD.findall(body):
+        if value.startswith("one_of("):  # no option: what a run is given decides it
+            continue
         groups = [found for place in _named(module, kind) for found in _kinds(*place)]
         if value.startswith("part("):  # its fields stand in its place
             prefix = ""

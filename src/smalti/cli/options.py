@@ -125,6 +125,8 @@ def _fields(group: type[Any], values: Any, prefix: str) -> Iterator[Option]:
     """The options of a dataclass; its defaults are the `values`, or its own."""
     for name, setting in settings_of(group).items():
         field, owner = setting.field, setting.owner
+        if setting.entries:  # what a run is given decides it
+            continue
         if values is not REQUIRED:
             default = value_of(values, setting)
         elif field.default_factory is not dataclasses.MISSING:

@@ -324,7 +324,8 @@ class Pipeline(CodedPipeline):
         with filling(folder) as temporary:
             mark = write_module(self.tokenizer, temporary / "tokenizer")
             text = None if self.text is None else write_module(self.text, temporary / "text")
-            model = write_module(self.model, temporary / "model", tokenizer=mark, text=text)
+            codes = fingerprint(self.tokenizer.coder)
+            model = write_module(self.model, temporary / "model", tokenizer=codes, text=text)
             told = ("source", "holdout", "files", "credit", "init")
             kept = {k: v for k, v in self.info.items() if k in told}
             write_json(

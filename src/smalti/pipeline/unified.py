@@ -31,7 +31,7 @@ from smalti.engine.step import Request
 from smalti.files import filling, write_json
 from smalti.models.eye import Eye
 from smalti.models.unified import Unified
-from smalti.modules import fingerprint, name_of, write_module
+from smalti.modules import coder, fingerprint, name_of, write_module
 from smalti.nn.finite import require_finite_weights
 from smalti.nn.linear import packed
 from smalti.pictures import to_pil
@@ -453,7 +453,8 @@ class UnifiedPipeline(CodedPipeline):
             marks = {name: write_module(part, temporary / name) for name, part in parts.items()}
             words = self.words.fingerprint()
             self.words.save(temporary / "words")
-            model = write_module(self.model, temporary / "model", words=words, **marks)
+            learned = {name: fingerprint(coder(part)) for name, part in parts.items()}
+            model = write_module(self.model, temporary / "model", words=words, **learned)
             first = [marks[name] for name in parts if name == "tokenizer"]
             whole = [*first, model, words, *(marks[name] for name in parts if name == "eye")]
             told = ("source", "holdout", "credit", "files", "init")

@@ -20,6 +20,7 @@ from smalti.text.encoders import TextConfig
 from smalti.tokenizers.base import TokenizerConfig
 from smalti.tokenizers.dual import DualConfig
 from smalti.tokenizers.kl_vae import KLVAEConfig
+from smalti.tokenizers.refined import RefinedConfig
 from smalti.tokenizers.rendered import RenderedConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.dual import DualObjectiveConfig
@@ -98,6 +99,16 @@ class RenderRecipe(SeeingRecipe):
     """Train a renderer of the features of a frozen ViT, on images."""
 
     model: RenderedConfig = field(default_factory=RenderedConfig)
+    objective: RenderingConfig = field(default_factory=RenderingConfig)
+
+
+@dataclass(frozen=True)
+class RefineRecipe(TokenizerRecipe):
+    """Train a renderer of the codes of a tokenizer that stays as it is, on images."""
+
+    tokenizer: str = ""
+    """Folder of the tokenizer, or of a pipeline; with `init` it has one already."""
+    model: RefinedConfig = field(default_factory=RefinedConfig)
     objective: RenderingConfig = field(default_factory=RenderingConfig)
 
 

@@ -12,16 +12,20 @@ from dataclasses import replace
 from smalti.interop.projects.illume import DRAWN
 from smalti.models.illume import IllumeConfig
 from smalti.models.language import LanguageConfig
+from smalti.nn.adapters import AdapterConfig
 from smalti.nn.frozen_vit import FrozenViTConfig
 from smalti.nn.vision import TowerConfig
-from smalti.recipes.base import DataConfig, DualRecipe, UnifiedRecipe
+from smalti.recipes.base import DataConfig, DualRecipe, RefineRecipe, UnifiedRecipe
 from smalti.recipes.chameleon import MIXED, shapes_chameleon
 from smalti.recipes.text import shapes_vqgan
 from smalti.tokenizers.dual import DualConfig
 from smalti.tokenizers.dual_pixels import PixelConfig
+from smalti.tokenizers.refined import RefinedConfig
+from smalti.tokenizers.renderer import RendererConfig
 from smalti.train.dual import DualObjectiveConfig
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
+from smalti.train.rendering import RenderingConfig
 from smalti.train.trainer import TrainConfig
 
 HALF = (0.5, 0.5, 0.5)
@@ -130,6 +134,73 @@ def shapes_semantic() -> DualRecipe:
     vit = replace(recipe.model.vit, merge=1)
     model = replace(recipe.model, vit=vit, pixel_vocab=0, decoder=small_pixels(8))
     return replace(recipe, model=model)
+
+
+def illume_refiner() -> RefineRecipe:
+    """A renderer of DualViTok's codes that draws pictures of 512 pixels from codes of 256.
+
+    Published is SDXL's U-Net of 2.6 billion parameters, to whose four channels of latents 64 of
+    codes are added; codes are left out for guidance of 1.5 to 2, and 50 evaluations draw [C]. Its
+    rates, batches and steps are not known. Here a transformer of 0.2 billion parameters that knows
+    no latents takes its place, with the numbers of `metamorph_renderer`.
+
+    smalti convert illume --tokenizer dualvitok.pth --out dualvitok
+    torchrun --nproc-per-node 8 -m smalti train illume_refiner --tokenizer dualvitok \\
+        --data.source parquet:pictures --out runs/illume-refiner
+    """
+    adapter = AdapterConfig("mlp", 2, 512, 1024)
+    return RefineRecipe(
+        data=DataConfig(source="parquet:pictures", crop="random", holdout=0.001),
+        model=RefinedConfig(
+            renderer=RendererConfig(adapter, 18, 16, 1024, 16), evaluations=50, guidance=1.5
+        ),
+        objective=RenderingConfig(cond_dropout=0.1),
+        train=TrainConfig(
+            steps=200_000,
+            batch=192,
+            optim=OptimConfig(lr=1e-4, warmup=2000, weight_decay=0.0),
+            ema=0.9999,
+            eval_every=10_000,
+            preview_every=5000,
+            save_every=5000,
+        ),
+    )
+
+
+def shapes_refined() -> RefineRecipe:
+    """A small renderer of the codes of `shapes_dual`, whose pictures are of 64 pixels where those
+    that are coded are of 32.
+
+    Any other tokenizer of 32 pixels can be given as well, and --model.size 32 32 makes pictures as
+    large as they are.
+
+    smalti train shapes_siglip --out runs/siglip
+    smalti train shapes_dual --towers runs/siglip/towers --out runs/dual
+    smalti train shapes_refined --tokenizer runs/dual/tokenizer --out runs/refined
+    smalti repack runs/illume/pipeline --tokenizer runs/refined/tokenizer --out runs/illume-64
+    """
+    recipe, adapter = shapes_dual(), AdapterConfig("mlp", 2, 128, 256)
+    return RefineRecipe(
+        data=recipe.data,
+        model=RefinedConfig(
+            size=(64, 64),
+            tokenizer=recipe.model,
+            cells=(8, 8),
+            channels=16,
+            renderer=RendererConfig(adapter, 4, 4, 128, 8),
+            guidance=1.5,
+        ),
+        objective=RenderingConfig(),
+        train=TrainConfig(
+            steps=1500,
+            batch=32,
+            optim=OptimConfig(lr=1.5e-3, schedule="cosine", warmup=50, weight_decay=0.0),
+            ema=0.99,
+            eval_every=300,
+            preview_every=500,
+            save_every=250,
+        ),
+    )
 
 
 def small(dim: int = 192, layers: int = 6) -> LanguageConfig:

@@ -11,7 +11,8 @@ from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, RenderRecipe, UnifiedRecipe
 from smalti.recipes.chameleon import shapes_chameleon, small
 from smalti.recipes.towers import shapes_siglip
-from smalti.tokenizers.rendered import RenderedConfig, RendererConfig
+from smalti.tokenizers.rendered import RenderedConfig
+from smalti.tokenizers.renderer import RendererConfig
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.rendering import RenderingConfig

@@ -24,7 +24,7 @@ from smalti.data.documents import Doc, Documents, Piece
 from smalti.data.skipped import read
 from smalti.data.transforms import Transform, to_float
 from smalti.models.eye import Eye
-from smalti.modules import identity
+from smalti.modules import coder, identity
 from smalti.nn.finite import NotFinite
 from smalti.runs.encode import Encodes, encode
 from smalti.tokenizers.base import ImageTokenizer
@@ -78,7 +78,9 @@ class DocumentCoder(Encodes):
         """What the codes are of."""
         spec, source, eye = self.tokenizer.spec, self.source, self.eye
         told = (identity(eye), eye.sight.spec) if eye else (None, None)
-        return Coding(spec, identity(self.tokenizer), source.name, source.fingerprint(), *told)
+        return Coding(
+            spec, identity(coder(self.tokenizer)), source.name, source.fingerprint(), *told
+        )
 
     def settings(self) -> dict[str, object]:
         """What the bytes of the result depend on, as JSON values."""

@@ -27,7 +27,13 @@ from smalti.models.unified import Unified
 from smalti.modules import fingerprint, load_module, tokenizer_folder
 from smalti.nn.unfilled import unfilled
 from smalti.pipeline.pipeline import Pipeline
-from smalti.recipes.base import GeneratorRecipe, SeeingRecipe, TextRecipe, TokenizerRecipe
+from smalti.recipes.base import (
+    GeneratorRecipe,
+    RefineRecipe,
+    SeeingRecipe,
+    TextRecipe,
+    TokenizerRecipe,
+)
 from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.lora import adapt, targets
 
@@ -69,10 +75,10 @@ def same_but_for_size(recipe: GeneratorRecipe, tokenizer: ImageTokenizer) -> Ima
         sized.config = replace(
             tokenizer.config, **{name: getattr(other.config, name) for name in sizes}
         )
-    if fingerprint(other) != fingerprint(sized):
+    if fingerprint(other.coder) != fingerprint(sized.coder):
         raise ValueError(
-            f"{recipe.init} has tokenizer {fingerprint(tokenizer)}, but {recipe.tokenizer} is "
-            f"{fingerprint(other)}; leave --tokenizer out"
+            f"{recipe.init} has tokenizer {fingerprint(tokenizer.coder)}, but {recipe.tokenizer} "
+            f"is {fingerprint(other.coder)}; leave --tokenizer out"
         )
     return other
 
@@ -113,6 +119,25 @@ def open_towers(recipe: SeeingRecipe, out: Path) -> Towers | None:
     towers = load_towers(recipe.towers).towers
     require_same(out, recipe.towers, fingerprint(towers))
     return towers
+
+
+def open_coder(recipe: RefineRecipe, out: Path) -> ImageTokenizer | None:
+    """The tokenizer whose codes a new one decodes, None for a run that begins from a tokenizer.
+
+    Raises ValueError if there is none, if there are two, or if the run began with another.
+    """
+    if recipe.init and recipe.tokenizer:
+        raise ValueError(f"--init {recipe.init} has a tokenizer inside: leave --tokenizer out")
+    if recipe.init:
+        return None
+    if not recipe.tokenizer:
+        raise ValueError(
+            "a tokenizer that decodes the codes of another one needs --tokenizer DIR, made by "
+            "training that, or --init, a tokenizer that has one"
+        )
+    tokenizer = load_tokenizer(recipe.tokenizer, "cpu").coder
+    require_same(out, recipe.tokenizer, fingerprint(tokenizer))
+    return tokenizer
 
 
 def adapted(

@@ -183,7 +183,7 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     else:
         config = fitted(recipe.model, tokenizer, len(classes), encoder)
         model = fresh(config, learned, recipe.train.seed)
-        model.learn_from(tokenizer)
+        model.learn_from(tokenizer.coder)
         if encoder is not None:
             model.learn_text(encoder)
     sampling = begun.sampling if begun else recipe.sampling
@@ -267,7 +267,7 @@ def fitted(config: C, tokenizer: ImageTokenizer, classes: int, encoder: TextEnco
     reads = Reads(classes)
     if encoder is not None:
         reads = Reads(0, encoder.config.length, encoder.config.dim)
-    return config.fitted(tokenizer, reads)
+    return config.fitted(tokenizer.coder, reads)
 
 
 @torch.inference_mode()
@@ -311,7 +311,7 @@ def open_codes(
             tidy(path)
     wait(world)
     cache = TokenCache(path)
-    cache.require(fingerprint(tokenizer))
+    cache.require(fingerprint(tokenizer.coder))
     on_main(world, lambda: check_codes_of(out, cache, recipe))
     if encoder is not None:
         cache.require_captions()

@@ -61,7 +61,7 @@ class Coder(Encodes):
         return Encoding(
             self.tokenizer.spec,
             self.transform.view_count,
-            fingerprint(self.tokenizer),
+            fingerprint(self.tokenizer.coder),
             asdict(self.transform),
             self.source.name,
             self.source.fingerprint(),

@@ -19,6 +19,7 @@ from smalti.recipes.base import (
     GeneratorRecipe,
     LanguageRecipe,
     Recipe,
+    RefineRecipe,
     SentencesRecipe,
     TextRecipe,
     TokenizerRecipe,
@@ -133,6 +134,8 @@ def measured(report: Report) -> str:
 
 def following(recipe: Recipe, out: Path) -> str:
     """The command that takes what a run has made."""
+    if isinstance(recipe, RefineRecipe):
+        return f"smalti repack PIPELINE --tokenizer {out}/tokenizer --out runs/repacked"
     if isinstance(recipe, TokenizerRecipe):
         return train_command(recipe.model, out / "tokenizer", data_options(recipe.data))
     if isinstance(recipe, SentencesRecipe):

@@ -18,13 +18,12 @@ from smalti.data.skipped import tell
 from smalti.data.source import Source, require_captions, split
 from smalti.data.transforms import Transform, to_float, to_uint8
 from smalti.eval.reconstruction import latent_std, reconstruction
-from smalti.models.towers import Towers
 from smalti.modules import check_module, fingerprint, save_module
 from smalti.pictures import grid, save_png, to_pil
 from smalti.progress import say
-from smalti.recipes.base import SeeingRecipe, TokenizerRecipe
+from smalti.recipes.base import RefineRecipe, SeeingRecipe, TokenizerRecipe
 from smalti.runs.data import check_data
-from smalti.runs.finetune import open_tokenizer, open_towers
+from smalti.runs.finetune import open_coder, open_tokenizer, open_towers
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.parallel import World, on_main
@@ -81,10 +80,10 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
     on_main(world, lambda: check_module(out / "tokenizer"))
     known = tell(source) if world.main else 0
     begun = open_tokenizer(recipe, out) if recipe.init else None
-    towers = open_towers(recipe, out) if isinstance(recipe, SeeingRecipe) else None
+    frozen = open_frozen(recipe, out)
     shape = begun.config if begun else recipe.model
     pictures = open_pictures(recipe, source, shape.size, world)
-    objective = objective_of(recipe, begun, towers)
+    objective = objective_of(recipe, begun, frozen)
     if objective.reader is not None:
         on_main(world, lambda: require_captions(source))
         pictures.training.tokenize = objective.reader.tokenize
@@ -99,7 +98,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
         look.evaluate,
         look.preview,
     )
-    other = begun or towers
+    other = begun or frozen
     mark = fingerprint(other) if other else ""
     claim(out, recipe, world, source, fingerprint=mark)
     if world.main:
@@ -132,18 +131,35 @@ def open_pictures(
     return Pictures(source, chosen, transform, training, held_out, shown)
 
 
-def objective_of(recipe: TokenizerRecipe, begun: Any = None, towers: Towers | None = None) -> Any:
-    """What a new tokenizer, with the ViT of `towers`, or the one that the run begins from,
+def open_frozen(recipe: TokenizerRecipe, out: Path) -> Any:
+    """What a new tokenizer is made around: towers whose ViT it sees with, or the tokenizer whose
+    codes it decodes; of most None."""
+    if isinstance(recipe, SeeingRecipe):
+        return open_towers(recipe, out)
+    return open_coder(recipe, out) if isinstance(recipe, RefineRecipe) else None
+
+
+def objective_of(recipe: TokenizerRecipe, begun: Any = None, frozen: Any = None) -> Any:
+    """What a new tokenizer, made around what is frozen, or the one that the run begins from,
     minimises."""
     steps, seed = recipe.train.steps, recipe.train.seed
     torch.manual_seed(seed)
-    model: Any = recipe.model
-    if towers is not None:
-        model = model.seeing(towers.config)
-    fresh: Any = begun or modules.module_of(model, modules.TOKENIZERS)
-    if towers is not None:
-        fresh.see_with(towers)
+    fresh = begun or made(recipe, frozen)
     return recipe.objective.objective(fresh, seed, steps, begun is not None)
+
+
+def made(recipe: TokenizerRecipe, frozen: Any) -> Any:
+    """A new tokenizer around what is frozen."""
+    model: Any = recipe.model
+    if frozen is None:
+        return modules.module_of(model, modules.TOKENIZERS)
+    if isinstance(recipe, RefineRecipe):
+        fresh: Any = modules.module_of(model.coding(frozen), modules.TOKENIZERS)
+        fresh.code_by(frozen)
+    else:
+        fresh = modules.module_of(model.seeing(frozen.config), modules.TOKENIZERS)
+        fresh.see_with(frozen)
+    return fresh
 
 
 def say_notes(recipe: TokenizerRecipe, note: str) -> None:

@@ -18,7 +18,7 @@ from smalti.files import expand
 from smalti.loading import load_eye, load_tokenizer, load_unified
 from smalti.models.eye import Eye
 from smalti.models.unified import Marks, Unified
-from smalti.modules import fingerprint
+from smalti.modules import coder, fingerprint
 from smalti.pictures import named_grid, save_png
 from smalti.pipeline.conversation import picture_part, seen_part, text_part
 from smalti.pipeline.facts import Json
@@ -210,13 +210,13 @@ def fresh(
     spec = recipe.model.spec if tokenizer is None else tokenizer.spec
     config = recipe.model.fitted(spec, words.vocab, marks)
     config = config if eye is None else config.seeing(eye.sight)
-    config = config if tokenizer is None else config.with_codebook(tokenizer.codebook)
+    config = config if tokenizer is None else config.with_codebook(tokenizer.coder.codebook)
     config = config if speaker is None else config.speaking(speaker.writer.config)
     torch.manual_seed(recipe.train.seed)
     model: Unified = modules.module_of(config, modules.UNIFIED)
     model.init_weights()
     if tokenizer is not None:
-        model.learn_from(tokenizer.codebook)
+        model.learn_from(tokenizer.coder.codebook)
     if speaker is not None:
         model.take(speaker.writer)
     recipe.sampling.check(model)
@@ -353,19 +353,19 @@ def open_file(
     """The recipe's documents; made in the run's folder where it names no file. Their pictures are
     codes of the tokenizer or, without one, what the eye sees."""
     if tokenizer is None:
-        coder, eye = eye, None
+        encoder, eye = eye, None
     else:
-        coder = tokenizer
-    assert coder is not None  # of `open_eye`
+        encoder = tokenizer
+    assert encoder is not None  # of `open_eye`
     path = expand(recipe.documents) if recipe.documents else out / "documents.arrow"
     if not recipe.documents:
         documents = open_documents(recipe.data.source)  # its mistakes before the folder exists
         claim(out, recipe, world)
         if world.main:
-            encode_documents(documents, coder, path, recipe.data.holdout, eye=eye)
+            encode_documents(documents, encoder, path, recipe.data.holdout, eye=eye)
     wait(world)
     cache = DocumentCache(path)
-    cache.require(fingerprint(coder), "" if eye is None else fingerprint(eye))
+    cache.require(fingerprint(coder(encoder)), "" if eye is None else fingerprint(eye))
     return cache
 
 

@@ -97,6 +97,12 @@ class ImageTokenizer(nn.Module):
         return self.config.factor
 
     @property
+    def coder(self) -> ImageTokenizer:
+        """What makes its codes, and knows all of them: itself, or the tokenizer inside it whose
+        codes it gives. Models store the fingerprint of this one."""
+        return self
+
+    @property
     def codebook(self) -> nn.Module | None:
         """The quantizer whose table of codes training has to keep alive; None where codes need no
         table."""
@@ -114,6 +120,11 @@ class ImageTokenizer(nn.Module):
     def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, N, *trailing) to images (B, 3, H, W), about [-1, 1]."""
         raise NotImplementedError
+
+    def embedded(self, codes: Tensor) -> Tensor:
+        """What stands for codes (B, N, *trailing) of its own grids, before it is decoded: a map
+        (B, C, h, w)."""
+        raise ValueError(f"{type(self).__name__} says no vectors of its codes")
 
     @property
     def levels(self) -> int:

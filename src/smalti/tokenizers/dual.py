@@ -229,12 +229,30 @@ class DualTokenizer(ImageTokenizer):
         """(B, P, h, w) before quantization."""
         return self.quant_conv(self.encoder(images))
 
-    def render(self, semantic: Tensor, pixels: Tensor | None) -> Tensor:
+    def spread(self, semantic: Tensor, pixels: Tensor | None) -> Tensor:
         """What stands for semantic codes (B, S, h, w) and, if there are any, for codes of pixels
-        (B, P, h', w'), to images (B, 3, H, W), not clamped."""
+        (B, P, h', w'), as one map (B, S + P, h', w')."""
         spread = F.interpolate(semantic, self.config.cells, mode="bicubic")
-        both = spread if pixels is None else torch.cat((spread, pixels), 1)
+        return spread if pixels is None else torch.cat((spread, pixels), 1)
+
+    def render(self, semantic: Tensor, pixels: Tensor | None) -> Tensor:
+        """The same to images (B, 3, H, W), not clamped."""
+        both = self.spread(semantic, pixels)
         return self.decoder(self.post_quant_conv(both), both)
+
+    def looked_up(self, codes: Tensor, levels: int) -> tuple[Tensor, Tensor | None]:
+        """What stands for codes (B, N) of both levels: (B, S, h, w) and (B, P, h', w'), which are
+        zeros if only the first of two `levels` is wanted, None where there is one."""
+        if not self.config.pixel_vocab:
+            return self.semantic_quantize.decode(self._map(codes)), None
+        semantic, pixels = self.spec.by_table(codes)
+        vectors = self.pixel_quantize.decode(self._map(pixels, 1))
+        if levels == 1:
+            vectors = torch.zeros_like(vectors)
+        return self.semantic_quantize.decode(self._map(semantic)), vectors
+
+    def embedded(self, codes: Tensor) -> Tensor:
+        return self.spread(*self.looked_up(codes, self.levels))
 
     def forward(self, images: Tensor, swap: Tensor | None = None) -> Dual:
         """Images (B, 3, H, W) to what training needs of them. Where `swap` (B, 1, h, w) is True,
@@ -273,14 +291,8 @@ class DualTokenizer(ImageTokenizer):
         """Images of both levels of codes, or, of the first alone, with cells of pixels that are
         nothing."""
         check_levels(levels, self.levels)
-        spec = self.gives(spec)
-        if not self.config.pixel_vocab:
-            return self.render(self.semantic_quantize.decode(self._map(codes)), None)
-        semantic, pixels = spec.by_table(codes)
-        vectors = self.pixel_quantize.decode(self._map(pixels, 1))
-        if levels == 1:
-            vectors = torch.zeros_like(vectors)
-        return self.render(self.semantic_quantize.decode(self._map(semantic)), vectors)
+        self.gives(spec)
+        return self.render(*self.looked_up(codes, levels))
 
     def _map(self, codes: Tensor, level: int = 0) -> Tensor:
         """Codes (B, h * w) of a level as a map (B, h, w)."""

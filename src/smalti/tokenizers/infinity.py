@@ -217,6 +217,9 @@ class InfinityVAE(ImageTokenizer):
         check_images(images, self.size_of(spec))
         return self.quantize.encode(check_latent(self.latent(images)), self.gives(spec).grids)
 
+    def embedded(self, codes: Tensor) -> Tensor:
+        return self.quantize.decode(codes, None, self.spec.grids)
+
     def decode(
         self, codes: Tensor, spec: TokenSpec | None = None, scales: int | None = None
     ) -> Tensor:

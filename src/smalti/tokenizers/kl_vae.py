@@ -160,6 +160,9 @@ class KLVAE(ImageTokenizer):
         moments = torch.cat((self.codes(posterior.mean), self.codes(posterior.std)), -1)
         return check_latent(moments)
 
+    def embedded(self, codes: Tensor) -> Tensor:
+        return codes.transpose(1, 2).unflatten(2, self.spec.grids[0])
+
     def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, N, C) to images (B, 3, H, W), about [-1, 1], not clamped."""
         grid = self.gives(spec).grids[0]

@@ -132,6 +132,9 @@ class MultiScaleVQVAE(ImageTokenizer):
         check_images(images, self.size_of(spec))
         return self.quantize.encode(check_latent(self.latent(images)))
 
+    def embedded(self, codes: Tensor) -> Tensor:
+        return self.quantize.decode(codes)
+
     def decode(
         self, codes: Tensor, spec: TokenSpec | None = None, scales: int | None = None
     ) -> Tensor:

@@ -78,6 +78,9 @@ class GridTokenizer(ImageTokenizer):
         check_images(images, self.size_of(spec))
         return self.quantize.encode(check_latent(self.latent(images))).flatten(1, 2)
 
+    def embedded(self, codes: Tensor) -> Tensor:
+        return self.quantize.decode(codes.unflatten(1, self.spec.grids[0]))
+
     def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, h * w, *trailing) to images (B, 3, H, W), about [-1, 1], not clamped."""
         grid = codes.unflatten(1, self.gives(spec).grids[0])  # (B, h, w, *trailing)

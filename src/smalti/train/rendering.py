@@ -1,5 +1,5 @@
-"""What a renderer of features minimises: the squared error of the velocity of a flow from noise to
-pictures (Lipman et al. 2022, arXiv:2210.02747), where it says the picture (Li and He 2025,
+"""What a renderer minimises: the squared error of the velocity of a flow from noise to pictures
+(Lipman et al. 2022, arXiv:2210.02747), where it says the picture (Li and He 2025,
 arXiv:2511.13720).
 
 Unusual: features that a language model says are not quite those of any picture, so that in training
@@ -42,8 +42,8 @@ class RenderingConfig(CodingConfig):
 
 
 class Rendering(Objective):
-    """Errors of the velocity, of pictures at random times of the flow; `model` is a `Rendered`,
-    whose ViT does not learn.
+    """Errors of the velocity, of pictures at random times of the flow; `model` is a
+    `FlowTokenizer`, of which the renderer alone learns.
 
     Times and noise are torch's, which the trainer seeds at each step.
     """
@@ -53,17 +53,17 @@ class Rendering(Objective):
     def __init__(self, model: Any, config: RenderingConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
-        model.requires_grad_(True)
-        model.vit.requires_grad_(False)
+        model.requires_grad_(False)
+        model.renderer.requires_grad_(True)
 
     def forward(self, batch: Batch, step: int) -> Losses:
         images, config, model = to_float(batch["images"]), self.config, self.model
         with torch.no_grad():
-            features = model.encode(images)  # (B, N, C)
+            features = model.vectors(model.encode(images))  # (B, N, C)
             if config.feature_noise:
                 length = features.norm(dim=-1, keepdim=True) / features.shape[-1] ** 0.5
                 noise = config.feature_noise * length * torch.randn_like(features)
-                features = formed(features + noise, model.config.form)
+                features = formed(features + noise, model.spec.form)
         count = len(images)
         times = (TIMES[0] + TIMES[1] * torch.randn(count, device=images.device)).sigmoid()
         kept = torch.rand(count, device=images.device) >= config.cond_dropout

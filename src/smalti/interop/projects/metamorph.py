@@ -29,7 +29,8 @@ from smalti.models.language import LanguageConfig
 from smalti.models.metamorph import MetaMorph, MetaMorphConfig
 from smalti.models.unified import Marks
 from smalti.pipeline.conversation import Phrases
-from smalti.tokenizers.rendered import SO400M, Rendered, RenderedConfig, RendererConfig
+from smalti.tokenizers.rendered import SO400M, Rendered, RenderedConfig
+from smalti.tokenizers.renderer import RendererConfig
 
 BEGIN, END, OVER = "<image_start>", "<image_end>", "<|eot_id|>"
 """Names of ids: around a picture, and behind what each side says."""
