@@ -240,10 +240,11 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
 
 def _chosen(entries: Mapping[str, Entry], value: Any, where: str) -> tuple[type[Any], Any]:
     """The configuration that an object is of, by its type, and its fields."""
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind not in entries:
+    told = typing.cast(dict[str, Any], value) if isinstance(value, dict) else dict[str, Any]()
+    kind = told.get("type")
+    if not isinstance(kind, str) or kind not in entries:
         raise ValueError(f"{where}: type must be one of {', '.join(entries)}, got {kind!r}")
-    return entries[kind].config, {k: v for k, v in value.items() if k != "type"}
+    return entries[kind].config, {k: v for k, v in told.items() if k != "type"}
 
 
 def _build(cls: type[T], tree: dict[str, Any], where: str) -> T:

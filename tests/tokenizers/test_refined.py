@@ -129,7 +129,7 @@ def test_learned_tokens_can_look_at_codes_as_well():
 )
 def test_settings_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        refined.tiny(**changes)
+        Refined(refined.tiny(**changes))
 
 
 def test_a_tokenizer_of_pictures_of_another_size_is_refused():

@@ -48,6 +48,10 @@ class RefinedConfig(FlowConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, pairs=("cells",), positive=("channels",))
+
+    def check_around(self) -> None:
+        """Raise ValueError unless pictures have a size that goes with the tokenizer, and patches
+        one that goes with its cells. A run may name sizes before it is given a tokenizer."""
         (height, width), coded = self.size, self.tokenizer.size
         if self.size != (self.scale * coded[0], self.scale * coded[1]):
             double = by((2 * coded[0], 2 * coded[1]))
@@ -84,7 +88,10 @@ class RefinedConfig(FlowConfig):
         with torch.no_grad():
             device = next(tokenizer.parameters()).device
             channels, rows, columns = tokenizer.embedded(tokenizer.spec.empty(1, device)).shape[1:]
-        return replace(self, tokenizer=tokenizer.config, cells=(rows, columns), channels=channels)
+        given = {"tokenizer": tokenizer.config, "cells": (rows, columns), "channels": channels}
+        config = replace(self, **given)
+        config.check_around()
+        return config
 
 
 class Refined(FlowTokenizer):
@@ -94,6 +101,7 @@ class Refined(FlowTokenizer):
 
     def __init__(self, config: RefinedConfig) -> None:
         super().__init__()
+        config.check_around()
         self.config, self.spec = config, config.spec
         self.tokenizer: ImageTokenizer = tokenizer_of(config.tokenizer).requires_grad_(False)
         if config.renderer.layers:

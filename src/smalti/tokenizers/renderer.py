@@ -15,7 +15,7 @@ picture, C numbers of each, T tokens of the adapter, D width of the renderer.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ class FlowTokenizer(ImageTokenizer):
     """A `Tokenizer` whose pictures `renderer` makes of `vectors` of its codes. Nothing else of it
     learns (`train/rendering.py`)."""
 
-    config: FlowConfig
+    config: Any
     renderer: Renderer
 
     def forward(self, images: Tensor) -> Back:

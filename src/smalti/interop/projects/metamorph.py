@@ -104,11 +104,11 @@ def tower_sizes(checkpoint: Checkpoint, options: MetaMorphFiles) -> RenderedConf
     seen = replace(found, vision=replace(found.vision, layers=layers))
     side = found.size // found.patch
     return RenderedConfig(
-        (side, side),
-        replace(SO400M.of(seen), normed=False),
-        (side, side),
-        "plain",
-        RendererConfig(layers=0, patch=1),
+        size=(side, side),
+        vit=replace(SO400M.of(seen), normed=False),
+        grid=(side, side),
+        form="plain",
+        renderer=RendererConfig(layers=0, patch=1),
     )
 
 
