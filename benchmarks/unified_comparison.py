@@ -1,17 +1,19 @@
 """Text and pictures in one model: by which way, and does learning both help or hurt? The page.
 
-    python benchmarks/unified_comparison.py --codes DIR --numbers DIR [--out DIR] [--docs DIR]
-        [--only NAME ...] [--known FILE ...] [--quick]
+    python benchmarks/unified_comparison.py --tokenizer NAME=DIR ... --towers DIR [--out DIR]
+        [--docs DIR] [--only NAME ...] [--known FILE ...] [--quick]
 
---codes and --numbers are tokenizers of pictures of several shapes, of `shapes_vqgan` and of
-`shapes_klvae_2x2`. Trains models of each way at equal operations, and at three sizes one model of
-all tasks beside models that learn some of them alone: such a model sees the documents of its tasks
-as often as the one of all, so together they take as many operations as it does. Oracles judge what
-they draw and say. Finished runs in --out are used again, one that was cut off goes on. Prints a
-JSON line for each model, and writes unified-measured.md and its plot into --docs when all are
-there. --only trains some and writes nothing else. Models whose lines --known holds, printed
-before, are not trained again. --quick trains few steps: the page then says nothing, but it is
-whole.
+Tokenizers are given by the kind of picture that they make, which each model names: codes, numbers,
+features, dual, tower, parts (`TOKENIZERS` says the recipe of each), trained on pictures of several
+shapes where they need no captions; --towers are those of `shapes_siglip`, for models with an eye.
+Only what is trained needs its tokenizer, beside that of the first way. Trains models of each way at equal operations, and at three sizes one model of all
+tasks beside models that learn some of them alone: such a model sees the documents of its tasks as
+often as the one of all, so together they take as many operations as it does. Operations of training
+are those of the model: pictures are coded and seen before. Oracles judge what they draw and say.
+Finished runs in --out are used again, one that was cut off goes on. Prints a JSON line for each
+model, and writes unified-measured.md and its plot into --docs when all are there. --only trains
+some and writes nothing else. Models whose lines --known holds, printed before, are not trained
+again. --quick trains few steps: the page then says nothing, but it is whole.
 """
 
 from __future__ import annotations
@@ -32,12 +34,20 @@ from smalti.data.document_file import DocumentCache
 from smalti.data.documents import open_documents
 from smalti.data.shape_documents import TASKS, ShapeDocuments
 from smalti.eval.shape_answers import ASKED, interval, judged
-from smalti.loading import load_tokenizer, load_unified
+from smalti.loading import load_eye, load_tokenizer, load_unified
+from smalti.models.eye import Eye
+from smalti.modules import fingerprint
 from smalti.pipeline.unified import UnifiedPipeline
 from smalti.recipes.base import UnifiedRecipe
 from smalti.recipes.chameleon import shapes_chameleon, small
+from smalti.recipes.illume import shapes_illume
+from smalti.recipes.janus import shapes_janus
+from smalti.recipes.metamorph import shapes_metamorph
 from smalti.recipes.show_o import shapes_show_o
 from smalti.recipes.transfusion import shapes_transfusion
+from smalti.recipes.unifluid import shapes_unifluid
+from smalti.recipes.unitok import shapes_unitok
+from smalti.recipes.vila_u import shapes_vilau
 from smalti.runs import ladder
 from smalti.runs.documents import encode_documents
 from smalti.runs.run import train
@@ -58,6 +68,15 @@ GROUPS = {
 }
 """What each model is asked for. It learns those that are in `TASKS`, which says how often each
 takes its turn; who learns several questions about a picture is asked one."""
+TOKENIZERS = {
+    "codes": "shapes_vqgan",
+    "numbers": "shapes_klvae_2x2",
+    "features": "shapes_renderer",
+    "dual": "shapes_dual",
+    "tower": "shapes_vilau_tower",
+    "parts": "shapes_unitok32",
+}
+"""What a picture can be, and the recipe of the tokenizer that makes it so."""
 SIZES = {"small": (64, 3), "middle": (128, 4), "large": (192, 6)}
 """Width and layers."""
 
@@ -68,7 +87,9 @@ class Case:
 
     recipe: Callable[[], UnifiedRecipe]
     tokenizer: str
-    """Whose pictures it writes: codes, or numbers."""
+    """What its pictures are, one of `TOKENIZERS`."""
+    eye: bool = False
+    """Whether it reads pictures as towers see them."""
     group: str = "all"
     size: str = "large"
 
@@ -83,12 +104,29 @@ def sized(size: str) -> Callable[[], UnifiedRecipe]:
     return made
 
 
-CASES = {
+def metamorph() -> UnifiedRecipe:
+    """The small MetaMorph, as large as the others, on rows of any documents."""
+    recipe, language = shapes_metamorph(), small()
+    language = replace(language, vocab=recipe.model.language.vocab, qk_norm="none")
+    model, first = replace(recipe.model, language=language), shapes_chameleon()
+    return replace(recipe, model=model, row=first.row, train=first.train)
+
+
+WAYS = {
     "chameleon": Case(shapes_chameleon, "codes"),
     "transfusion": Case(shapes_transfusion, "numbers"),
     "show-o": Case(shapes_show_o, "codes"),
-} | {
-    f"{size}-{group}": Case(sized(size), "codes", group, size)
+    "janus": Case(shapes_janus, "codes", eye=True),
+    "metamorph": Case(metamorph, "features"),
+    "illume": Case(shapes_illume, "dual"),
+    "unifluid": Case(shapes_unifluid, "numbers", eye=True),
+    "vila-u": Case(shapes_vilau, "tower"),
+    "unitok": Case(shapes_unitok, "parts"),
+}
+"""Each way of a picture in a row, at as many operations as the first."""
+FIRST = WAYS["chameleon"]
+CASES = WAYS | {
+    f"{size}-{group}": Case(sized(size), "codes", group=group, size=size)
     for size in SIZES
     for group in GROUPS
     if (size, group) != ("large", "all")  # which is chameleon
@@ -107,29 +145,46 @@ class Shop:
     """What all runs share, in a folder."""
 
     out: Path
-    codes: Path
-    """Tokenizer of pictures as codes."""
-    numbers: Path
-    """Tokenizer of pictures as numbers."""
+    tokenizers: tuple[tuple[str, Path], ...]
+    """Folders of tokenizers, by names of `TOKENIZERS`."""
+    towers: Path | None = None
+    """What models with an eye see by."""
     steps: int | None = None
     """In place of the recipe's, for a trial."""
     count: int = 30_000
     """Documents."""
 
     def tokenizer(self, kind: str) -> str:
-        return str({"codes": self.codes, "numbers": self.numbers}[kind])
+        return str(dict(self.tokenizers)[kind])
 
-    def documents(self, tokenizer: str, group: str) -> Path:
-        """The encoded documents of a group."""
-        path = self.out / f"{tokenizer}-{group}.arrow"
+    def require(self, case: Case) -> None:
+        """Raise ValueError unless there is all that a case needs."""
+        kind = case.tokenizer
+        if kind not in dict(self.tokenizers):
+            raise ValueError(f"--tokenizer {kind}=DIR is missing, made by {TOKENIZERS[kind]}")
+        if case.eye and self.towers is None:
+            raise ValueError("--towers DIR is missing, made by shapes_siglip")
+
+    def eye(self, case: Case) -> Eye | None:
+        """What a case's model reads pictures by, if it has an eye."""
+        return load_eye(str(self.towers), case.recipe().model.eye_of) if case.eye else None
+
+    def documents(self, case: Case, group: str) -> Path:
+        """The encoded documents of a group, for a case."""
+        eye = self.eye(case)
+        seen = "" if eye is None else f"-seen-{fingerprint(eye)}"
+        path = self.out / f"{case.tokenizer}{seen}-{group}.arrow"
         documents = open_documents(source_of(group, self.count))
-        encode_documents(documents, load_tokenizer(self.tokenizer(tokenizer)), path, 0.02)
+        tokenizer = load_tokenizer(self.tokenizer(case.tokenizer))
+        encode_documents(documents, tokenizer, path, 0.02, eye=eye)
         return path
 
     @property
     def words(self) -> Path:
         """The text tokenizer, trained on the texts of all documents."""
-        cache = DocumentCache(self.documents("codes", "all"))
+        if (self.out / "words").is_dir():
+            return self.out / "words"
+        cache = DocumentCache(self.documents(FIRST, "all"))
         words_in(self.out / "words", texts_of(cache, cache.indices("train").tolist()), 512)
         return self.out / "words"
 
@@ -141,7 +196,8 @@ class Shop:
         return replace(
             given,
             tokenizer=self.tokenizer(case.tokenizer),
-            documents=str(self.documents(case.tokenizer, group or case.group)),
+            documents=str(self.documents(case, group or case.group)),
+            eye=str(self.towers) if case.eye else "",
             words=str(self.words),
             data=replace(given.data, source=source_of(group or case.group, self.count)),
         )
@@ -154,7 +210,7 @@ def operations(shop: Shop, case: Case, group: str) -> tuple[float, float, int]:
     recipe = shop.recipe(case, group)
     documents = DocumentCache(recipe.documents)
     tokenizer, words = load_tokenizer(recipe.tokenizer), Words.open(recipe.words)
-    pipeline = fresh(recipe, tokenizer, words, documents)
+    pipeline = fresh(recipe, tokenizer, words, shop.eye(case), None)
     reader = Reader(documents, pipeline.model, words, recipe.objective.cond_dropout)
     chosen = documents.indices("train").tolist()
     stream = batches(recipe, reader, chosen, World(0, 1, torch.device("cpu")))
@@ -170,10 +226,9 @@ def steps_of(shop: Shop, case: Case) -> int:
     if shop.steps is not None:
         return shop.steps
     whole = case.recipe().train.steps
-    first = CASES["chameleon"]
-    if case.recipe in (shapes_transfusion, shapes_show_o):
-        mine, its = (operations(shop, c, "all")[0] for c in (case, first))
-        return round(first.recipe().train.steps * its / mine)
+    if case in WAYS.values() and case != FIRST:
+        mine, its = (operations(shop, c, "all")[0] for c in (case, FIRST))
+        return round(FIRST.recipe().train.steps * its / mine)
     if case.group == "all":
         return whole
     mine, its = (operations(shop, case, group)[1] for group in (case.group, "all"))
@@ -231,10 +286,20 @@ def trained(name: str, shop: Shop, count: int) -> dict[str, Any]:
     } | (drawing_costs(pipe) if "draw" in GROUPS[case.group] else {})  # fmt: skip
 
 
+def named(word: str) -> tuple[str, Path]:
+    """A tokenizer's kind and folder, of NAME=DIR."""
+    name, equals, folder = word.partition("=")
+    if not equals or name not in TOKENIZERS:
+        raise argparse.ArgumentTypeError(
+            f"must be NAME=DIR, NAME one of {', '.join(TOKENIZERS)}, got {word!r}"
+        )
+    return name, Path(folder)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--codes", type=Path, required=True)
-    parser.add_argument("--numbers", type=Path, required=True)
+    parser.add_argument("--tokenizer", nargs="+", type=named, default=[], metavar="NAME=DIR")
+    parser.add_argument("--towers", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/unified-comparison"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     parser.add_argument("--only", nargs="*", choices=CASES, help="train these and stop")
@@ -242,11 +307,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=200, help="documents of each task")
     parser.add_argument("--quick", action="store_true", help="a trial of some minutes")
     args = parser.parse_args(arguments)
-    shop = Shop(args.out, args.codes, args.numbers)
+    shop = Shop(args.out, tuple(args.tokenizer), args.towers)
     if args.quick:
         shop = replace(shop, steps=5, count=200)
-    args.out.mkdir(parents=True, exist_ok=True)
     known = earlier(args.known)
+    try:
+        for name in (n for n in args.only or CASES if n not in known):
+            shop.require(FIRST)
+            shop.require(CASES[name])
+    except ValueError as error:
+        parser.error(str(error))
+    args.out.mkdir(parents=True, exist_ok=True)
     for name in args.only or CASES:
         if name not in known:
             known[name] = trained(name, shop, 4 if args.quick else args.count)

@@ -12,6 +12,12 @@ TITLES = {
     "chameleon": "ids of one vocabulary (Chameleon)",
     "transfusion": "a flow of the whole span (Transfusion)",
     "show-o": "codes revealed (Show-o)",
+    "janus": "seen as features, drawn as ids (Janus)",
+    "metamorph": "regressed features (MetaMorph)",
+    "illume": "ids of two levels (ILLUME+)",
+    "unifluid": "seen as features, drawn as vectors in any order (UniFluid)",
+    "vila-u": "stacks of refinements (VILA-U)",
+    "unitok": "stacks of sub-codes (UniTok)",
 }
 ASKED = {
     "draw": "draw",
@@ -65,7 +71,8 @@ def family(rows: Rows, size: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return mine["all"], alone
 
 
-OTHERS = ("transfusion", "show-o")
+OTHERS = [name for name in TITLES if name != "chameleon"]
+"""Ways that are trained at one size, with all tasks."""
 
 
 def sizes(rows: Rows) -> list[str]:

@@ -9,11 +9,12 @@ import pytest
 
 from smalti.data.shape_documents import TASKS
 from smalti.eval.shape_answers import ASKED
+from smalti.recipes import RECIPES
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    from unified_comparison import CASES, GROUPS, SIZES, source_of
-    from unified_page import gain, page, plot
+    from unified_comparison import CASES, GROUPS, SIZES, TOKENIZERS, WAYS, Shop, main, source_of
+    from unified_page import TITLES, gain, page, plot
 
 SHARES = {"small": 0.25, "middle": 0.5, "large": 0.75}
 
@@ -51,3 +52,30 @@ def test_the_page_says_what_was_measured(tmp_path):
     assert "right 10.0 points more often on average" in text.replace("\n  ", " ")
     assert text.count("| one model |") == len(SIZES) and "a machine" in text
     assert "| 250,000 | one each | 3.0 T | 25.0 ± 5 % |" in text
+
+
+def test_every_way_has_a_title_and_a_tokenizer_that_its_model_takes():
+    assert [*TITLES] == [*WAYS]
+    for case in WAYS.values():
+        recipe = case.recipe()
+        tokenizer = RECIPES[TOKENIZERS[case.tokenizer]]().model
+        recipe.model.check_spec(tokenizer.spec)
+        assert case.eye == (recipe.model.sight is not None)
+        assert recipe.row * recipe.train.batch == pytest.approx(4800, rel=0.55)
+        assert recipe.model.language.dim == 192 if hasattr(recipe.model, "language") else True
+
+
+def test_what_a_way_needs_is_asked_for(capsys, tmp_path):
+    shop = Shop(tmp_path, (("codes", tmp_path),))
+    shop.require(WAYS["chameleon"])
+    for name, words in (("illume", "dual=DIR is missing, made by shapes_dual"),
+                        ("janus", "--towers DIR is missing, made by shapes_siglip")):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            shop.require(WAYS[name])
+    for words, *arguments in (
+        ("codes=DIR is missing, made by shapes_vqgan", "--only", "janus"),
+        ("must be NAME=DIR, NAME one of codes, numbers,", "--tokenizer", "vq=runs"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2 and words in capsys.readouterr().err
