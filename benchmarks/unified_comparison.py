@@ -6,10 +6,11 @@
 Tokenizers are given by the kind of picture that they make, which each model names: codes, numbers,
 features, dual, tower, parts (`TOKENIZERS` says the recipe of each), trained on pictures of several
 shapes where they need no captions; --towers are those of `shapes_siglip`, for models with an eye.
-Only what is trained needs its tokenizer, beside that of the first way. Trains models of each way at equal operations, and at three sizes one model of all
-tasks beside models that learn some of them alone: such a model sees the documents of its tasks as
-often as the one of all, so together they take as many operations as it does. Operations of training
-are those of the model: pictures are coded and seen before. Oracles judge what they draw and say.
+Only what is trained needs its tokenizer, beside that of the first way. Trains models of each way at
+equal operations, and at three sizes one model of all tasks beside models that learn some of them
+alone: such a model sees the documents of its tasks as often as the one of all, so together they
+take as many operations as it does. Operations of training are those of the model: pictures are
+coded and seen before. Oracles judge what they draw and say.
 Finished runs in --out are used again, one that was cut off goes on. Prints a JSON line for each
 model, and writes unified-measured.md and its plot into --docs when all are there. --only trains
 some and writes nothing else. Models whose lines --known holds, printed before, are not trained
