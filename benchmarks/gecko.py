@@ -7,9 +7,9 @@ READER is a pipeline of text and pictures that answers questions about shapes. T
 pictures are judged, each of so many captions: drawn right; drawn right but for one attribute in
 every second; and drawn by --draw, a pipeline, by default READER itself. Prints a JSON line for each
 with the score, the share of words and of attributes in which reader and oracle agree, with their
-intervals, and the agreement of a reader that always says what is expected. With `oracle` the oracle
-itself reads, but for the share --lies of its answers, which are another value: that measures the
-metric, not a reader.
+intervals, and the agreement of a reader that always says what is expected. A READER that draws
+nothing judges the first two, and what --draw names. With `oracle` the oracle itself reads, but for
+the share --lies of its answers, which are another value: that measures the metric, not a reader.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main() -> None:
     drawer = None if options.draw is None else load_any(options.draw)
     if options.reader != "oracle":
         pipe = load_unified(options.reader)
-        reader, drawer = Reader(pipe, seed=SEED), drawer or pipe
+        reader, drawer = Reader(pipe, seed=SEED), drawer or (pipe if pipe.draws else None)
     shapes = asked_for(options.count)
     captions = [shape.caption for shape in shapes]
     rngs = [np.random.default_rng([SEED, i]) for i in range(len(shapes))]

@@ -17,6 +17,7 @@ from smalti.nn.frozen_vit import FrozenViTConfig
 from smalti.nn.vision import TowerConfig
 from smalti.recipes.base import DataConfig, DualRecipe, RefineRecipe, UnifiedRecipe
 from smalti.recipes.chameleon import MIXED, shapes_chameleon
+from smalti.recipes.metamorph import metamorph_renderer, shapes_renderer
 from smalti.recipes.text import shapes_vqgan
 from smalti.tokenizers.dual import DualConfig
 from smalti.tokenizers.dual_pixels import PixelConfig
@@ -148,22 +149,14 @@ def illume_refiner() -> RefineRecipe:
     torchrun --nproc-per-node 8 -m smalti train illume_refiner --tokenizer dualvitok \\
         --data.source parquet:pictures --out runs/illume-refiner
     """
-    adapter = AdapterConfig("mlp", 2, 512, 1024)
+    adapter, like = AdapterConfig("mlp", 2, 512, 1024), metamorph_renderer()
     return RefineRecipe(
         data=DataConfig(source="parquet:pictures", crop="random", holdout=0.001),
         model=RefinedConfig(
             renderer=RendererConfig(adapter, 18, 16, 1024, 16), evaluations=50, guidance=1.5
         ),
-        objective=RenderingConfig(cond_dropout=0.1),
-        train=TrainConfig(
-            steps=200_000,
-            batch=192,
-            optim=OptimConfig(lr=1e-4, warmup=2000, weight_decay=0.0),
-            ema=0.9999,
-            eval_every=10_000,
-            preview_every=5000,
-            save_every=5000,
-        ),
+        objective=like.objective,
+        train=like.train,
     )
 
 
@@ -191,15 +184,7 @@ def shapes_refined() -> RefineRecipe:
             guidance=1.5,
         ),
         objective=RenderingConfig(),
-        train=TrainConfig(
-            steps=1500,
-            batch=32,
-            optim=OptimConfig(lr=1.5e-3, schedule="cosine", warmup=50, weight_decay=0.0),
-            ema=0.99,
-            eval_every=300,
-            preview_every=500,
-            save_every=250,
-        ),
+        train=shapes_renderer().train,
     )
 
 
