@@ -37,6 +37,7 @@ from smalti.data.shape_documents import TASKS, ShapeDocuments
 from smalti.eval.shape_answers import ASKED, interval, judged
 from smalti.loading import load_eye, load_tokenizer, load_unified
 from smalti.models.eye import Eye
+from smalti.models.metamorph import LLAMA_3
 from smalti.modules import fingerprint
 from smalti.pipeline.unified import UnifiedPipeline
 from smalti.recipes.base import UnifiedRecipe
@@ -107,9 +108,9 @@ def sized(size: str) -> Callable[[], UnifiedRecipe]:
 
 def metamorph() -> UnifiedRecipe:
     """The small MetaMorph, as large as the others, on rows of any documents."""
-    recipe, language = shapes_metamorph(), small()
-    language = replace(language, vocab=recipe.model.language.vocab, qk_norm="none")
-    model, first = replace(recipe.model, language=language), shapes_chameleon()
+    recipe, first = shapes_metamorph(), shapes_chameleon()
+    language = replace(small(), vocab=LLAMA_3.vocab, qk_norm="none")
+    model = replace(recipe.model, language=language)
     return replace(recipe, model=model, row=first.row, train=first.train)
 
 

@@ -19,8 +19,8 @@ from smalti.models.towers import Matcher, TowersConfig
 from smalti.modules import (
     FILES,
     check_module,
-    coder_of,
     load_module,
+    mark_of_codes,
     tokenizer_folder,
     write_module,
 )
@@ -82,7 +82,7 @@ def load_unified(
     parts = {name: part for name, (part, _) in found.items()}
     marks = {name: told["fingerprint"] for name, (_, told) in found.items()}
     marks["words"] = words.fingerprint()
-    learned = marks | {name: coder_of(told) for name, (_, told) in found.items()}
+    learned = marks | {name: mark_of_codes(told) for name, (_, told) in found.items()}
     for name, mark in learned.items():
         if about.get(name) != mark:
             raise ValueError(
@@ -129,10 +129,10 @@ def load(
     tokenizer, told = load_module(folder / "tokenizer", modules.TOKENIZERS, device, verify=verify)
     model, model_info = load_module(folder / "model", modules.MODELS, device, weights, verify)
     mark = told["fingerprint"]
-    if model_info.get("tokenizer") != coder_of(told):
+    if model_info.get("tokenizer") != mark_of_codes(told):
         raise ValueError(
             f"{folder}: the model was trained on codes of tokenizer {model_info.get('tokenizer')}, "
-            f"the folder holds tokenizer {coder_of(told)}"
+            f"the folder holds tokenizer {mark_of_codes(told)}"
         )
     text = _load_text(folder, model_info.get("text"), device, weights, verify)
     sampling = from_dict(Sampling, info.get("sampling", {}), f"{folder}/pipeline.json: sampling")

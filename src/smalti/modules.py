@@ -201,7 +201,7 @@ def identity(module: nn.Module) -> dict[str, Any]:
     return known if other is module else known | {"coder": fingerprint(other)}
 
 
-def coder_of(info: Mapping[str, Any]) -> str:
+def mark_of_codes(info: Mapping[str, Any]) -> str:
     """The fingerprint of what makes a module's codes, of its config.json."""
     return str(info.get("coder", info.get("fingerprint", "")))
 

@@ -70,6 +70,10 @@ def test_a_renderer_is_a_tokenizer_of_the_same_codes(work, tmp_path, capsys):
     assert about["coder"] == fingerprint(inside) and about["config"]["tokenizer"]["type"] == "dual"
     run("train", "shapes_refined", "--init", work / "rd" / "tokenizer", "--out", tmp_path / "on",
         *RENDERER)  # fmt: skip
+    begun = json.loads((work / "rd" / "init.json").read_text())
+    assert begun["tokenizer"] == fingerprint(inside)
+    there = work / "rt" / ".." / "d"  # the same tokenizer, however it is spelled
+    run("train", "shapes_refined", "--tokenizer", there, "--out", work / "rd", *RENDERER)
     again = load_tokenizer(tmp_path / "on" / "tokenizer", "cpu")
     assert fingerprint(again.coder) == fingerprint(inside) != fingerprint(again)
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from builders import build, random_codes
 from smalti import modules
 from smalti.config import from_dict, to_dict
-from smalti.modules import coder, coder_of, fingerprint, identity, module_of
+from smalti.modules import coder, fingerprint, identity, mark_of_codes, module_of
 from smalti.nn.adapters import AdapterConfig
 from smalti.tokenizers import dual, refined, vqgan
 from smalti.tokenizers.base import ImageTokenizer
@@ -91,10 +91,12 @@ def test_what_makes_codes_is_told_apart_from_what_makes_pictures():
     made, inside = around("dual")
     assert coder(made) is made.tokenizer and coder(inside) is inside
     about = identity(made)
-    assert coder_of(about) == fingerprint(inside) != about["fingerprint"]
-    assert "coder" not in identity(inside) and coder_of(identity(inside)) == fingerprint(inside)
+    assert mark_of_codes(about) == fingerprint(inside) != about["fingerprint"]
+    assert "coder" not in identity(inside) and mark_of_codes(identity(inside)) == fingerprint(
+        inside
+    )
     other, _ = around("dual", 1)
-    assert coder_of(identity(other)) != fingerprint(inside)
+    assert mark_of_codes(identity(other)) != fingerprint(inside)
 
 
 def test_the_kind_of_the_tokenizer_is_written_beside_its_settings():

@@ -106,7 +106,7 @@ def encode_images(
     there = "" if run(coder_of(data, tokenizer, contents), out) else ", which were there"
     cache = TokenCache(out)
     codes = f"{cache.views} views of {cache.spec.positions} codes each{there}"
-    command = train_command(tokenizer.config, folder, f" --codes {out}")
+    command = train_command(tokenizer.coder.config, folder, f" --codes {out}")
     next_one = "" if contents.text else f"; next: {command}"
     report = {"images": len(cache), "views": cache.views}
     return report, f"{len(cache)} images, {codes}{next_one}"

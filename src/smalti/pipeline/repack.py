@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smalti.config import read_json
 from smalti.files import filling, write_json
-from smalti.modules import coder_of, write_module
+from smalti.modules import mark_of_codes, write_module
 from smalti.pipeline.pipeline import check_pipeline
 from smalti.tokenizers.base import ImageTokenizer
 
@@ -28,14 +28,14 @@ def repack(pipeline: Path, tokenizer: ImageTokenizer, out: Path) -> None:
     info, config = read_json(pipeline / "pipeline.json"), pipeline / "tokenizer" / "config.json"
     if not config.is_file():
         raise ValueError(f"{pipeline} draws no pictures: it has no tokenizer")
-    told = read_json(config)
+    wanted = mark_of_codes(read_json(config))
     with filling(out) as temporary:
         mark = write_module(tokenizer, temporary / "tokenizer")
-        given = coder_of(read_json(temporary / "tokenizer" / "config.json"))
-        if given != coder_of(told):
+        given = mark_of_codes(read_json(temporary / "tokenizer" / "config.json"))
+        if given != wanted:
             raise ValueError(
-                f"the model of {pipeline} draws codes of tokenizer {coder_of(told)}, this one has "
-                f"those of {given}"
+                f"the model of {pipeline} draws codes of tokenizer {wanted}, this one has those "
+                f"of {given}"
             )
         for name in KEPT:
             if (pipeline / name).is_dir():

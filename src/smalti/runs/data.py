@@ -22,7 +22,7 @@ from smalti.data.open import open_source
 from smalti.data.source import Source
 from smalti.data.token_cache import TokenCache
 from smalti.files import expand, replacing
-from smalti.modules import coder_of, tokenizer_folder
+from smalti.modules import mark_of_codes, tokenizer_folder
 from smalti.progress import say
 from smalti.recipes.base import DataConfig, GeneratorRecipe, Recipe
 
@@ -160,7 +160,8 @@ def mark_at(name: str, where: str) -> str:
             return TokenCache(path).fingerprint()
         if name == "init" and (path / "pipeline.json").is_file():
             return str(read_json(path / "pipeline.json").get("fingerprint", ""))
-        return coder_of(read_json(tokenizer_folder(path) / "config.json"))
+        told = read_json(tokenizer_folder(path) / "config.json")
+        return str(told.get("fingerprint", "")) if name == "init" else mark_of_codes(told)
     except (ValueError, OSError):
         return ""
 

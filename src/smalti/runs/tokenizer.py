@@ -100,7 +100,8 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
     )
     other = begun or frozen
     mark = fingerprint(other) if other else ""
-    claim(out, recipe, world, source, fingerprint=mark)
+    inside = mark if isinstance(recipe, RefineRecipe) and not recipe.init else ""
+    claim(out, recipe, world, source, fingerprint=mark, tokenizer=inside)
     if world.main:
         say_notes(recipe, note)
     trainer.fit()
