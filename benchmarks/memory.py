@@ -8,7 +8,8 @@ inside `packed`. On a CPU the figure is the growth of resident memory from befor
 to the peak; imports and a first sampling with a tiny model come before that and are reported as
 `baseline_MB`. On CUDA it is `torch.cuda.max_memory_allocated`, and nothing is packed.
 On paper: weights; the packed copy, counted (all weights but embeddings and norms, in the layout of
-this processor); the cache of all branches; activations, the larger of a layer's and of a draw's tensors that live at one time.
+this processor); the cache of all branches; activations, the larger of a layer's and of a draw's
+tensors that live at one time.
 MAR draws the last four of the published 256 reveal steps, which read the most.
 `ratio` is measured / paper; the target is 0.85 to 1.15. A table goes to stderr.
 """
