@@ -11,7 +11,7 @@ import tyro
 from smalti import __version__
 from smalti.cli import catalogue
 from smalti.cli import main as cli
-from smalti.cli.options import options
+from smalti.cli.options import field_docs, options
 from smalti.config import settings_of
 from smalti.interop.projects import PROJECTS
 from smalti.pipeline.sampling import Sampling
@@ -133,7 +133,15 @@ def test_the_catalogue_agrees_with_the_recipes():
         assert {option.name for option in known} <= fields
         assert [option.name for option in known if not option.help] == []
     assert list(catalogue.recipes()) == list(RECIPES)
-    assert catalogue.settings() == tuple(settings_of(Sampling))
+
+
+def test_the_catalogue_agrees_with_the_settings_of_drawing():
+    known = {
+        name: (s.hint, field_docs(s.owner)[s.field.name])
+        for name, s in settings_of(Sampling).items()
+    }
+    assert list(catalogue.settings().items()) == list(known.items())
+    assert all(setting.text for setting in catalogue.settings().values())
 
 
 def test_the_catalogue_agrees_with_the_projects():
@@ -205,6 +213,17 @@ def test_names_are_known_without_torch(arguments, code):
     done = without_torch(arguments.split())
     assert done.returncode == code, done.stderr
     assert len(done.stderr.splitlines()) == (1 if code else 0)
+
+
+@pytest.mark.parametrize("name", ["sample", "eval"])
+def test_help_on_settings_of_drawing_imports_no_torch(name):
+    script = (
+        "import sys\nfrom smalti.cli.main import main\n"
+        f"try:\n    main([{name!r}, '--help'])\n"
+        "except SystemExit:\n    print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr == "False\n" and "--top-k" in done.stdout
 
 
 @pytest.mark.parametrize(

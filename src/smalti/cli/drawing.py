@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from smalti.arguments import sides
+from smalti.cli import catalogue
 from smalti.cli.options import KINDS, spelled
 from smalti.cli.running import FLAT, Run, opened
 from smalti.files import OTHER_KINDS, check_file, check_output, check_own, sweep
@@ -27,16 +28,12 @@ UNLABELLED = "image"
 @cache
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """A command that takes `settings` with an option for each setting of `Sampling`, which is None
-    for the pipeline's own. Imports torch."""
-    from smalti.cli.options import field_docs
-    from smalti.config import settings_of
-    from smalti.pipeline.sampling import Sampling
-
+    for the pipeline's own."""
     made = list[tuple[str, Any, None]]()
-    for name, s in settings_of(Sampling).items():
-        text, kind = field_docs(s.owner)[s.field.name], one_or_each(s.hint)
+    for name, s in catalogue.settings().items():
+        kind = one_or_each(s.hint)
         metavar = None if kind is None else f"{kind.__name__.upper()}[,...]"
-        note = arg(help=text, metavar=metavar)
+        note = arg(help=s.text, metavar=metavar)
         made.append((name, Annotated[(s.hint if kind is None else str) | None, note], None))
     group, signature = make_dataclass("Settings", made, frozen=True), inspect.signature(command)
     parameters = {**signature.parameters}
@@ -48,11 +45,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def chosen(settings: Any) -> dict[str, Any]:
     """The settings that were given, by name."""
-    from smalti.config import settings_of
-    from smalti.pipeline.sampling import Sampling
-
     values = {} if settings is None else asdict(settings)
-    hints = {name: s.hint for name, s in settings_of(Sampling).items()} if values else {}
+    hints = {name: s.hint for name, s in catalogue.settings().items()}
     given = {name: value for name, value in values.items() if value is not None}
     return {
         name: value if (kind := one_or_each(hints[name])) is None else in_numbers(name, value, kind)
