@@ -159,11 +159,15 @@ def test_a_copy_is_not_carried_along() -> None:
     assert kept(m.eval()) and not kept(m.train()), "nor when it goes on learning"
 
 
-def test_weights_without_a_count_of_changes_have_no_copy() -> None:
+def test_weights_made_in_inference_mode_are_copied_too() -> None:
     with torch.inference_mode():
         m, x = layer(), torch.randn(4, 96)
         with packed(m):
-            assert not kept(m) and torch.equal(m(x), linear(x, m.weight, m.bias))
+            close(m(x), F.linear(x, m.weight, m.bias))
+            assert kept(m)
+        m.weight.mul_(2)
+        with packed(m):
+            close(m(x), F.linear(x, m.weight, m.bias))
 
 
 PROCESSORS = {

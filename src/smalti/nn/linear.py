@@ -84,15 +84,17 @@ class Copy:
     """A copy of a weight, and which numbers it is of."""
 
     def __init__(self, weight: Tensor, product: Product) -> None:
-        self.product, self.source, self.version = product, weight.detach(), weight._version
+        self.product, self.source, self.version = product, weight.detach(), _version(weight)
         self.some = _some(weight)
 
     def of(self, weight: Tensor) -> bool:
         """Whether the weight has not been replaced, or changed in place, since."""
-        return weight._version == self.version and weight.data_ptr() == self.source.data_ptr()
+        same = weight.data_ptr() == self.source.data_ptr()
+        return same and _version(weight) == self.version
 
     def looks_like(self, weight: Tensor) -> bool:
-        """Also whether some numbers are still the same: `weight.data` can be changed unseen."""
+        """Also whether some numbers are still the same: `weight.data`, and weights made in
+        inference mode, can be changed unseen."""
         return self.of(weight) and torch.equal(self.some, _some(weight))
 
 
@@ -132,13 +134,17 @@ def copied_bytes(model: nn.Module) -> int:
 def _refresh(layer: Linear) -> None:
     """Give a layer a copy of its weight as it is now, if it has none."""
     weight, copy = layer.weight, layer._copy
-    plain = type(weight) in (Tensor, nn.Parameter) and not weight.is_inference()
-    if not plain:  # shared by processes, or without a count of its changes
+    if type(weight) not in (Tensor, nn.Parameter):  # shared by processes
         layer._copy = None
     elif copy is None or not copy.looks_like(weight):
         layer._copy = None  # before the new one is made: the memory of one is enough
         product = copied(weight.detach(), layer.weights)
         layer._copy = None if product is None else Copy(weight, product)
+
+
+def _version(weight: Tensor) -> int:
+    """How often a weight was changed in place; of one made in inference mode nobody counts."""
+    return 0 if weight.is_inference() else weight._version
 
 
 def _some(weight: Tensor) -> Tensor:
