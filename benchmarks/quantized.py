@@ -64,9 +64,9 @@ class Stepped:
         draw_with(self.model, way)
         self.codes, noise = self.model.spec.empty(images), Noise.request(0, images)
         guidance, cond = Guidance(2.0), Cond(labels=torch.zeros(images, dtype=torch.int64))
-        self.prepared = self.model.prepare(guidance.branches(cond), None)
+        self.prepared = self.model.prepare(guidance.branches(cond))
         self.cache = self.model.cache(2 * images)
-        self.span = Span(torch.tensor([AT]), AT + 1)
+        self.span = Span(torch.tensor([AT]), AT + 1, AT)
         slots = SlotNoise(noise, self.span.slots)
         self.chance = Chance(guidance.at(AT, 256), slots, Filters())
 
@@ -77,9 +77,9 @@ class Stepped:
             return (time.thread_time() - began) * 1e3
 
 
-def speed(rounds: int) -> None:
+def speed(rounds: int, batches: list[int]) -> None:
     for dtype in (torch.float32, torch.bfloat16):
-        for images in (1, 4, 8):
+        for images in batches:
             ways = {way: Stepped(way, dtype, images) for way in WAYS}
             found: dict[str, list[float]] = {way: [] for way in WAYS}
             for turn in range(rounds + 1):
@@ -98,12 +98,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="cost and gain of weights with fewer bits")
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--images", type=int, default=190, help="held-out images of each run")
+    parser.add_argument(
+        "--batches", type=int, nargs="*", default=[1, 4, 8], help="images of a step"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="of steps; 0 measures none")
     options = parser.parse_args()
     for run in options.runs:
         nats(run, options.images)
     if options.rounds:
-        speed(options.rounds)
+        speed(options.rounds, options.batches)
 
 
 if __name__ == "__main__":
