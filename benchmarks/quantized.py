@@ -1,6 +1,6 @@
 """What do weights of fewer bits cost in likelihood, and what do they gain in a step?
 
-    python benchmarks/quantized.py RUN ... [--images 190] [--rounds 7]
+    python benchmarks/quantized.py RUN ... [--images 190] [--rounds 7] [--batches 1 4 8]
 
 RUN is the folder of a generator that was trained (`smalti train`, with `codes.arrow` inside): its
 loss on held-out codes is measured with each kind of `--weights`, in float32, teacher-forced, so
