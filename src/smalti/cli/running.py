@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from smalti.progress import say_once
+from smalti.progress import say_if_long
 
 Device = Annotated[str, arg(metavar="DEVICE")]
 Dtype = Annotated[str, arg(metavar="DTYPE")]
@@ -33,7 +33,8 @@ class Run:
 
 def opened(pipeline: str, run: Run, unified: bool = False, device: Any = None) -> Any:
     """The pipeline that a command draws with, on a `device` that is known or the one of `run`;
-    `unified` only of text and pictures. A dtype that nobody asked for is told, with the reason."""
+    `unified` only of text and pictures. Where drawing takes long it is told which
+    dtype was taken if none was asked for, and why."""
     from smalti.loading import load_any, load_unified
 
     load = load_unified if unified else load_any
@@ -41,7 +42,7 @@ def opened(pipeline: str, run: Run, unified: bool = False, device: Any = None) -
     if run.weights != "exact":
         pipe.draw_with(run.weights)
     if run.dtype == "auto":
-        say_once(auto_dtype(pipe.device))
+        say_if_long(auto_dtype(pipe.device))
     return pipe
 
 
