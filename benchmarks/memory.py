@@ -7,8 +7,9 @@ generator is in. Every case runs in a process of its own, with random weights, t
 inside `packed`. On a CPU the figure is the growth of resident memory from before the model is made
 to the peak; imports and a first sampling with a tiny model come before that and are reported as
 `baseline_MB`. On CUDA it is `torch.cuda.max_memory_allocated`, and nothing is packed.
-On paper: weights; the packed copy (all weights but embeddings and norms); the cache of all
-branches; activations, the larger of a layer's and of a draw's tensors that live at one time.
+On paper: weights; the packed copy, counted (all weights but embeddings and norms, in the layout of
+this processor); the cache of all branches; activations, the larger of a layer's and of a draw's
+tensors that live at one time.
 MAR draws the last four of the published 256 reveal steps, which read the most.
 `ratio` is measured / paper; the target is 0.85 to 1.15. A table goes to stderr.
 """
@@ -26,13 +27,14 @@ from torch import nn
 
 from common import report
 from smalti.codes import Cond
+from smalti.devices.named import cache_dtype
 from smalti.engine import LOOPS
 from smalti.engine.step import Known, Request
 from smalti.heads.diffusion import MODULATED
 from smalti.models import llamagen, mar
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.models.mar import MAR, MARConfig
-from smalti.nn.linear import packed
+from smalti.nn.linear import copied_bytes, packed
 from smalti.recipes.llamagen import emoji_llamagen, llamagen_b
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
@@ -95,23 +97,19 @@ def paper_llamagen(
     """The terms in bytes, for two branches."""
     rows, size = 2 * batch, dtype.itemsize
     kv, width = 2 * config.dim, config.ffn_dim
-    length = config.prefix + config.spec.positions
+    length, kept = config.prefix + config.spec.positions, cache_dtype(dtype, torch.device(device))
     linear = config.layers * (4 * config.dim**2 + 3 * config.dim * width)
     linear += config.dim * config.vocab
     tables = (config.vocab + config.classes + 1) * config.dim
     norms = (2 * config.layers + 1) * config.dim
-    # attention of one bfloat16 query on a CPU reads a float32 copy of the layer's keys and values
-    copies = device == "cpu" and dtype == torch.bfloat16
-    attention = rows * length * kv * 4 if copies else 0
-    layer = rows * (3 * width + 6 * config.dim) * size + attention
+    layer = rows * (3 * width + 6 * config.dim) * size
     # logits in the weights' dtype and in float32, then guided, divided, log-softmax, its mass; and
     # for top-p the sorted values and mass, and two indices of 8 bytes
     per_image = 2 * (size + 4) + 4 * 4 + (4 * 2 + 8 * 2 if top_p < 1 else 0)
     draw = batch * config.vocab * per_image
     return {
         "weights": (linear + tables + norms) * size,
-        "packed": linear * size if device == "cpu" else 0,
-        "cache": config.layers * rows * length * kv * size,
+        "cache": config.layers * rows * length * kv * kept.itemsize,
         "activations": max(layer, draw),
     }
 
@@ -134,7 +132,6 @@ def paper_mar(config: MARConfig, batch: int, dtype: torch.dtype, device: str) ->
     draw = max(MODULATED, 2 * batch) * (modulation + width) * size
     return {
         "weights": (linear + tables + vectors) * size,
-        "packed": linear * size if device == "cpu" else 0,
         "cache": 0,
         "activations": max(layer, draw),
     }
@@ -169,6 +166,7 @@ def child(name: str, batch: int, dtype: torch.dtype, device: str, quick: bool) -
     else:
         top_p = RECIPES[name]().sampling.filters.top_p
         terms = paper_llamagen(config, batch, dtype, device, top_p)
+    terms["packed"] = copied_bytes(model)
     return {
         "script": "memory",
         "model": name,

@@ -61,6 +61,6 @@ def few_resamples():
 def float32():
     """One arithmetic on every machine."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("smalti.loading.fast_bf16", lambda device: False)
+    patch.setattr("smalti.devices.named.fast_bf16", lambda device: False)
     yield
     patch.undo()

@@ -36,10 +36,20 @@ def say_once(text: str, about: str = "") -> None:
         say(text)
 
 
+_CHOSEN: list[str] = []
+
+
+def say_if_long(text: str) -> None:
+    """Have `say_threads` say this too: what was chosen for work that may be over at once."""
+    _CHOSEN.append(text)
+
+
 def say_threads() -> None:
-    """Say once, where work takes long, how threads were chosen if they were."""
+    """Say once, where work takes long, how threads were chosen if they were, and what else was."""
     if line := threads.tell():
         say(line)
+    while _CHOSEN:
+        say_once(_CHOSEN.pop(0))
 
 
 def show(report: Any) -> None:

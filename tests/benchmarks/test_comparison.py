@@ -101,7 +101,7 @@ def made(tmp_path_factory):
             patch.setitem(DEMOS, name, of(name, *pair))
         patch.setattr(demo, "FEWEST", 4)
         patch.setattr(demo, "QUICK", 0.0)
-        patch.setattr("smalti.loading.fast_bf16", lambda device: False)
+        patch.setattr("smalti.devices.named.fast_bf16", lambda device: False)
         patch.setattr(comparison, "check_equal", lambda: None)
         kinds = zip(comparison_bits.KINDS, ALIKE, strict=True)
         small_kinds = [

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+import torch
 import tyro
 
-from smalti import __version__
+from smalti import __version__, progress
 from smalti.cli import catalogue
 from smalti.cli import main as cli
-from smalti.cli.options import options
+from smalti.cli.options import field_docs, options
+from smalti.cli.running import auto_dtype
 from smalti.config import settings_of
 from smalti.interop.projects import PROJECTS
 from smalti.pipeline.sampling import Sampling
@@ -133,7 +135,15 @@ def test_the_catalogue_agrees_with_the_recipes():
         assert {option.name for option in known} <= fields
         assert [option.name for option in known if not option.help] == []
     assert list(catalogue.recipes()) == list(RECIPES)
-    assert catalogue.settings() == tuple(settings_of(Sampling))
+
+
+def test_the_catalogue_agrees_with_the_settings_of_drawing():
+    known = {
+        name: (s.hint, field_docs(s.owner)[s.field.name])
+        for name, s in settings_of(Sampling).items()
+    }
+    assert list(catalogue.settings().items()) == list(known.items())
+    assert all(setting.text for setting in catalogue.settings().values())
 
 
 def test_the_catalogue_agrees_with_the_projects():
@@ -205,6 +215,17 @@ def test_names_are_known_without_torch(arguments, code):
     done = without_torch(arguments.split())
     assert done.returncode == code, done.stderr
     assert len(done.stderr.splitlines()) == (1 if code else 0)
+
+
+@pytest.mark.parametrize("name", ["sample", "eval"])
+def test_help_on_settings_of_drawing_imports_no_torch(name):
+    script = (
+        "import sys\nfrom smalti.cli.main import main\n"
+        f"try:\n    main([{name!r}, '--help'])\n"
+        "except SystemExit:\n    print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr == "False\n" and "--top-k" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -305,3 +326,25 @@ def test_complaints_about_arguments_read_well(capsys, arguments, line):
     assert stop.value.code == 2
     assert told.startswith(f"smalti {arguments.split()[0]}: ") and line in told
     assert "Value error" not in told and "full helptext" not in told and "----" not in told
+
+
+def test_info_takes_a_path_or_the_machine(capsys, monkeypatch):
+    monkeypatch.setattr("smalti.devices.machine.facts", lambda: {"kind": "machine", "cores": 2})
+    cli.main(["info", "--machine"])
+    assert capsys.readouterr().out == "kind: machine\ncores: 2\n"
+    for words in ([], ["demo", "--machine"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["info", *words])
+        assert stop.value.code == 2 and "PATH or --machine" in capsys.readouterr().err
+
+
+def test_a_dtype_that_nobody_asked_for_is_told_with_the_reason(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SAID", set())
+    monkeypatch.setattr("smalti.devices.named.fast_bf16", lambda device: False)
+    told = auto_dtype(torch.device("cpu"))
+    assert told == "dtype: float32, as this processor has no bfloat16 instructions"
+    progress.say_if_long(told)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        progress.say_threads()
+    assert capsys.readouterr().err.count(told) == 1

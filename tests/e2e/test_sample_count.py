@@ -243,7 +243,9 @@ def test_a_file_of_somebody_else_is_not_overwritten(folder, tmp_path, capsys):
 
 
 def test_ctrl_c_of_the_real_command(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("smalti.loading.fast_bf16", fast_bf16)  # the process has its own dtype
+    monkeypatch.setattr(
+        "smalti.devices.named.fast_bf16", fast_bf16
+    )  # the process has its own dtype
     out = tmp_path / "a.npz"
     command = ["sample", str(folder), "--count", "48", "--batch", "1", "--npz", str(out)]
     process = subprocess.Popen(

@@ -121,3 +121,14 @@ def test_cache_writes_where_it_is_told():
     assert v[0, 0, :, 1].tolist() == [0, -4, 0, 0, -2, 0]
     cache.update(0, torch.tensor([4]), 6, 9 * rows[:, :, :1], rows[:, :, :1])
     assert cache.keys[0][0, 0, :, 0].tolist() == [0, 3, 0, 0, 9, 0], "the last write stands"
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("queries", (1, 3))
+def test_a_cache_of_half_precision_is_read_in_float32(dtype, queries):
+    cache = KVCache(1, 2, 4, 8, 16, dtype, "cpu")
+    k, v, q = (torch.randn(2, 4, n, 16).to(dtype) for n in (8, 8, queries))
+    keys, values = cache.update(0, torch.arange(8), 8, k, v)
+    assert keys.dtype == torch.float32 and torch.equal(keys, k.float())
+    got = attend(q, keys, values)
+    assert got.dtype == dtype and torch.equal(got, attend(q.float(), keys, values).to(dtype))

@@ -1,12 +1,16 @@
 """`smalti.nn.linear` against `F.linear`: values, shapes, gradients, packed weights, compile."""
 
+import copy
+import pickle
 from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from smalti.nn.linear import Linear, linear, packed
+from smalti.devices.named import cast
+from smalti.nn.linear import Linear, copied_bytes, linear, packed
+from smalti.nn.products import Halved, Ordered, copied
 
 ROWS = (0, 1, 2, 3, 4, 5, 8, 16, 33, 128)
 DTYPES = (torch.float32, torch.bfloat16)
@@ -76,6 +80,137 @@ def test_gradient_reaches_input_of_frozen_weights() -> None:
     close(grad, m.weight.sum(0).expand(2, 96))
 
 
+def kept(m: Linear) -> bool:
+    return copied_bytes(m) > 0
+
+
+def test_copies_are_kept_from_one_block_to_the_next() -> None:
+    m = layer()
+    with packed(m):
+        first = m._copy
+    with packed(m):
+        assert m._copy is first is not None
+    assert copied_bytes(m) == m.weight.nbytes
+
+
+CHANGES = {
+    "in place": lambda m: m.weight.mul_(2),
+    "behind its back": lambda m: m.weight.data.mul_(2),
+    "loaded": lambda m: m.load_state_dict({k: 2 * v for k, v in m.state_dict().items()}),
+    "assigned": lambda m: m.load_state_dict(
+        {k: 2 * v for k, v in m.state_dict().items()}, assign=True
+    ),
+    "replaced": lambda m: setattr(m, "weight", torch.nn.Parameter(2 * m.weight)),
+    "other data": lambda m: setattr(m.weight, "data", 2 * m.weight.data),
+    "cast": lambda m: cast(m, torch.bfloat16),
+    "an optimizer": lambda m: torch.optim.SGD(m.parameters(), lr=0.5).step(),
+}
+"""Ways in which weights change."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_block_draws_from_weights_that_were(change: str) -> None:
+    m = layer()
+    m.weight.grad = m.weight.detach().clone()
+    with torch.no_grad():
+        with packed(m):
+            m(torch.randn(4, 96))
+        CHANGES[change](m)
+        x = torch.randn(4, 96, dtype=m.weight.dtype)
+        with packed(m):
+            close(m(x), F.linear(x, m.weight, m.bias))
+
+
+@pytest.mark.parametrize("change", [name for name in CHANGES if name != "behind its back"])
+def test_nor_goes_on_with_them(change: str) -> None:
+    m = layer()
+    m.weight.grad = m.weight.detach().clone()
+    with torch.no_grad(), packed(m):
+        CHANGES[change](m)
+        x = torch.randn(4, 96, dtype=m.weight.dtype)
+        close(m(x), F.linear(x, m.weight, m.bias))
+
+
+def test_two_blocks_may_be_open_and_end_in_any_order() -> None:
+    m, x = layer(), torch.randn(4, 96)
+    with torch.no_grad():
+        first, second = packed(m), packed(m)
+        first.__enter__()
+        second.__enter__()
+        inside = m(x)
+        first.__exit__(None, None, None)
+        assert torch.equal(m(x), inside)
+        second.__exit__(None, None, None)
+        assert torch.equal(m(x), linear(x, m.weight, m.bias)), "no copy is used outside"
+
+
+def test_a_copy_is_not_carried_along() -> None:
+    m = layer()
+    with packed(m):
+        other = copy.deepcopy(m)
+        again = pickle.loads(pickle.dumps(m))
+    assert kept(m) and not kept(other) and not kept(again)
+    assert not other._blocks and not again._blocks
+    with packed(m):
+        pass
+    assert not kept(m.to("cpu")), "nor when it is moved"
+    with packed(m):
+        pass
+    assert kept(m.eval()) and not kept(m.train()), "nor when it goes on learning"
+
+
+def test_weights_made_in_inference_mode_are_copied_too() -> None:
+    with torch.inference_mode():
+        m, x = layer(), torch.randn(4, 96)
+        with packed(m):
+            close(m(x), F.linear(x, m.weight, m.bias))
+            assert kept(m)
+        m.weight.mul_(2)
+        with packed(m):
+            close(m(x), F.linear(x, m.weight, m.bias))
+
+
+PROCESSORS = {
+    "Intel with AVX-512": {"cpu_name": "Intel Xeon", "avx512_f": True, "avx512_bf16": True},
+    "AMD with AVX-512": {"cpu_name": "AMD EPYC", "avx512_f": True, "avx512_bf16": True},
+    "AVX2": {"cpu_name": "AMD EPYC", "avx2": True},
+}
+
+
+@pytest.mark.parametrize("rows", (1, 2, 3, 16))
+@pytest.mark.parametrize("dtype", (*DTYPES, torch.float16))
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_every_processors_copy_gives_the_product(
+    processor: str, dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: PROCESSORS[processor])
+    m, x = layer(dtype), torch.randn(rows, 96).to(dtype)
+    want = F.linear(x.float(), m.weight.float(), m.bias.float())
+    with torch.no_grad(), packed(m):
+        got = m(x)
+    assert kept(m) and got.dtype == dtype
+    rounding = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
+    torch.testing.assert_close(got.float(), want, atol=rounding, rtol=rounding)
+
+
+def test_half_precision_without_instructions_is_multiplied_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(64, 4096).bfloat16(), torch.randn(8, 4096).bfloat16()
+    want = F.linear(x.float(), weight.float()).bfloat16()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: PROCESSORS["AVX2"])
+    product = copied(weight)
+    assert isinstance(product, Halved) and product.nbytes == 2 * weight.numel()
+    assert (product(x, None) == want).float().mean() > 0.99
+    large = copied(weight * 2.0**20)
+    assert isinstance(large, Ordered) and large.nbytes == 4 * weight.numel()
+    assert torch.equal(large(x, None), 2.0**20 * want)
+    monkeypatch.setattr("smalti.nn.products._fbgemm", lambda: False)
+    without = copied(weight)
+    assert isinstance(without, Ordered) and torch.equal(without(x, None), want)
+
+
 def test_packed_ends_with_the_block() -> None:
     m = layer()
     x = torch.randn(2, 96)
@@ -85,13 +220,6 @@ def test_packed_ends_with_the_block() -> None:
         m.weight.zero_()
         close(m(x), m.bias.expand(2, 80))
     assert list(m.state_dict()) == ["weight", "bias"]
-
-
-def test_packed_of_another_dtype_falls_back() -> None:
-    m = layer(torch.float16)
-    x = torch.randn(2, 96).half()
-    with torch.no_grad(), packed(m):
-        assert torch.equal(m(x), F.linear(x, m.weight, m.bias))
 
 
 @pytest.mark.parametrize("rows", (1, 2, 16))

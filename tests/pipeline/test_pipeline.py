@@ -374,7 +374,7 @@ def test_other_places_are_one_line(pipe, place, words):
 
 
 def test_load_takes_names_of_devices_and_dtypes(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("smalti.loading.fast_bf16", lambda device: False)
+    monkeypatch.setattr("smalti.devices.named.fast_bf16", lambda device: False)
     pipe.save_pretrained(tmp_path / "p")
     for dtype, wanted in (
         ("bfloat16", torch.bfloat16),

@@ -7,11 +7,14 @@ can have is seen; which of them a recipe has, its own dataclass says.
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("emoji_", "shapes_")
@@ -95,10 +98,50 @@ def fields(recipe: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_fields("smalti.recipes.base", recipes()[recipe].kind)))
 
 
+class Setting(NamedTuple):
+    """A setting of drawing as its source has it."""
+
+    hint: Any
+    """Its type."""
+    text: str
+    """What stands below it."""
+
+
 @functools.cache
-def settings() -> tuple[str, ...]:
-    """The names of all settings of drawing."""
-    return tuple(_fields("smalti.pipeline.sampling", "Sampling"))
+def settings() -> dict[str, Setting]:
+    """All settings of drawing by name, as `config.settings_of(Sampling)` has them."""
+    return dict(_settings("smalti.pipeline.sampling", "Sampling"))
+
+
+def _settings(module: str, name: str) -> Iterator[tuple[str, Setting]]:
+    tree, named = ast.parse(_text(module)), dict[str, Any](Literal=Literal)
+    for node in tree.body:  # names of types, such as Schedule = Literal["constant", ...]
+        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal["):
+            named[ast.unparse(node.targets[0])] = eval(ast.unparse(node.value), {**named})
+    body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
+    docs = docs_of(body)
+    for node in body:
+        if not isinstance(node, ast.AnnAssign):
+            continue
+        field, kind = ast.unparse(node.target), ast.unparse(node.annotation)
+        value = "" if node.value is None else ast.unparse(node.value)
+        if value.startswith("part(") and (place := _class(module, kind)):
+            yield from _settings(*place)  # its fields stand in its place
+        else:
+            other = value.split("'")[1] if value.startswith("called(") else field
+            yield other, Setting(eval(kind, {**named}), docs[field])
+
+
+def docs_of(body: Sequence[ast.stmt]) -> dict[str, str]:
+    """What stands below each field in the body of a class."""
+    docs = dict[str, str]()
+    for field, text in pairwise(body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(doc))):
+                docs[name] = " ".join(doc.split())
+            case _:
+                pass
+    return docs
 
 
 def _fields(module: str, name: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from smalti.cli.drawing import Device
+from smalti.cli.running import Device
 from smalti.config import read_json
 from smalti.files import check_file, expand
 from smalti.progress import say, show

@@ -14,13 +14,13 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from smalti.arguments import sides
+from smalti.cli import catalogue
 from smalti.cli.options import KINDS, spelled
+from smalti.cli.running import FLAT, Run, opened
 from smalti.files import OTHER_KINDS, check_file, check_output, check_own, sweep
 from smalti.progress import say, show, track
 
 OUT = Path("samples.png")
-Device = Annotated[str, arg(metavar="DEVICE")]
-Dtype = Annotated[str, arg(metavar="DTYPE")]
 UNLABELLED = "image"
 """The class of images that have none."""
 
@@ -28,16 +28,12 @@ UNLABELLED = "image"
 @cache
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """A command that takes `settings` with an option for each setting of `Sampling`, which is None
-    for the pipeline's own. Imports torch."""
-    from smalti.cli.options import field_docs
-    from smalti.config import settings_of
-    from smalti.pipeline.sampling import Sampling
-
+    for the pipeline's own."""
     made = list[tuple[str, Any, None]]()
-    for name, s in settings_of(Sampling).items():
-        text, kind = field_docs(s.owner)[s.field.name], one_or_each(s.hint)
+    for name, s in catalogue.settings().items():
+        kind = one_or_each(s.hint)
         metavar = None if kind is None else f"{kind.__name__.upper()}[,...]"
-        note = arg(help=text, metavar=metavar)
+        note = arg(help=s.text, metavar=metavar)
         made.append((name, Annotated[(s.hint if kind is None else str) | None, note], None))
     group, signature = make_dataclass("Settings", made, frozen=True), inspect.signature(command)
     parameters = {**signature.parameters}
@@ -49,11 +45,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def chosen(settings: Any) -> dict[str, Any]:
     """The settings that were given, by name."""
-    from smalti.config import settings_of
-    from smalti.pipeline.sampling import Sampling
-
     values = {} if settings is None else asdict(settings)
-    hints = {name: s.hint for name, s in settings_of(Sampling).items()} if values else {}
+    hints = {name: s.hint for name, s in catalogue.settings().items()}
     given = {name: value for name, value in values.items() if value is not None}
     return {
         name: value if (kind := one_or_each(hints[name])) is None else in_numbers(name, value, kind)
@@ -79,10 +72,6 @@ def in_numbers(name: str, word: str, kind: Callable[[str], Any]) -> Any:
             f"got {word!r}"
         ) from None
     return found[0] if len(found) == 1 else found
-
-
-FLAT = arg(name="")
-"""A group of options, each under its own name."""
 
 
 @dataclass(frozen=True)
@@ -158,19 +147,6 @@ class Numbers:
         return {} if self.size is None else {"size": sides(self.size, "--size")}
 
 
-@dataclass(frozen=True)
-class Run:
-    """Where a command that draws runs, and how it reports."""
-
-    device: Device = "auto"
-    """Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps."""
-    dtype: Dtype = "auto"
-    """Of the generator's weights: float32, bfloat16, float16, or auto, which is bfloat16
-    where the device is faster in it and float32 elsewhere."""
-    json: bool = False
-    """Print files and settings on standard output."""
-
-
 def sample(
     pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
     conditions: Annotated[Conditions, FLAT] = Conditions(),  # noqa: B008 - it is frozen, as all are
@@ -185,8 +161,6 @@ def sample(
     Args:
         pipeline: Folder or Hugging Face hub id.
     """
-    from smalti.loading import load_any
-
     named, changes = conditions.named(), numbers.sized() | chosen(settings)
     if (archive.count is None) != (archive.npz is None) or (archive.balanced and not archive.npz):
         raise ValueError("--count N and --npz FILE go together, and --balanced with them")
@@ -196,7 +170,7 @@ def sample(
         sample_npz(pipeline, archive, numbers, named | changes, run)
         return
     check_place(pictures.out)
-    pipe = load_any(pipeline, run.device, run.dtype)
+    pipe = opened(pipeline, run)
     if numbers.like is not None:
         tag = read_tag(numbers.like, pipe.fingerprint)
         wanted, n, first = as_drawn(tag) | changes, 1, tag["index"]
@@ -214,7 +188,6 @@ def sample_npz(
     pipeline: str, archive: Archive, numbers: Numbers, wanted: dict[str, Any], run: Run
 ) -> None:
     """`smalti sample --npz`, on all processes; the main one says what became of it."""
-    from smalti.loading import load_any
     from smalti.pipeline.npz import draw_npz
     from smalti.train.parallel import start, stop
 
@@ -224,7 +197,7 @@ def sample_npz(
     given = {k: getattr(numbers, k) for k in ("seed", "first", "batch")}
     world = start(run.device)
     try:
-        pipe = load_any(pipeline, world.device, run.dtype)
+        pipe = opened(pipeline, run, device=world.device)
         balanced = archive.balanced
         drawn = draw_npz(pipe, npz, count, balanced=balanced, world=world, **given, **wanted)
     finally:
@@ -337,14 +310,13 @@ def edit(
     if subject.instruct is not None:
         instruct(pipeline, original, subject, around, edited, run, chosen(settings))
         return
-    from smalti.loading import load_any
     from smalti.pipeline.editing import Extend
 
     task = {"mask": original.mask, "keep_pixels": around.keep_pixels}
     task["extend"] = None if around.extend is None else Extend.parse(around.extend)
     wanted = {name: value or None for name, value in asdict(subject).items() if name != "instruct"}
     wanted |= {"seed": edited.seed, **chosen(settings)}
-    pipe = load_any(pipeline, run.device, run.dtype)
+    pipe = opened(pipeline, run)
     n = max(1, len(subject.text or subject.classes)) if edited.n is None else edited.n
     began, images = time.monotonic(), list[Any]()
     for number, count in batches(n, edited.first, edited.batch, edited.out):
@@ -363,15 +335,13 @@ def instruct(
     changes: dict[str, Any],
 ) -> None:
     """`smalti edit --instruct`."""
-    from smalti.loading import load_unified
-
     if (original.mask, around, replace(subject, instruct=None)) != (None, Around(), Subject()):
         raise ValueError(
             "--instruct says what is to be changed: --mask, --extend, --text, --class and "
             "--negative do not go with it"
         )
     assert subject.instruct is not None
-    pipe = load_unified(pipeline, run.device, run.dtype)
+    pipe = opened(pipeline, run, unified=True)
     began, images = time.monotonic(), list[Any]()
     for number, count in batches(edited.n or 1, edited.first, edited.batch, edited.out):
         images += pipe.instruct(

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from smalti.cli.drawing import Device, Dtype, chosen
+from smalti.cli.drawing import chosen
+from smalti.cli.running import Device, Dtype
 from smalti.config import from_dict, read_json
 from smalti.files import check_file, write_json
 from smalti.progress import say, show

@@ -17,6 +17,7 @@ from smalti.data.documents import Documents, is_documents, open_documents
 from smalti.data.open import SCHEMES, open_source
 from smalti.data.skipped import read, report
 from smalti.data.token_cache import TokenCache
+from smalti.devices.named import best_device, drawing_dtype
 from smalti.files import expand
 from smalti.text.words import FILE, FOLDER, Words
 from smalti.train import checkpoint
@@ -167,7 +168,9 @@ def _pipeline(folder: Path) -> dict[str, Any]:
             parts[name] = _module(folder / name)
     if (folder / FOLDER).is_dir():
         parts["words"] = _words(folder / FOLDER)
-    return {"kind": "pipeline", **read_json(folder / "pipeline.json")} | parts
+    dtype, why = drawing_dtype(best_device())
+    chosen = {"draws_in": f"{str(dtype).removeprefix('torch.')} on {best_device()}, as {why}"}
+    return {"kind": "pipeline", **read_json(folder / "pipeline.json")} | parts | chosen
 
 
 def _run(folder: Path) -> dict[str, Any]:

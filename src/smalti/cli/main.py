@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,19 +60,32 @@ def demo(arguments: Sequence[str]) -> None:
     parse(command, "smalti demo", arguments)
 
 
-def info(path: Annotated[Positional[str], arg(metavar="PATH")], json: bool = False) -> None:
+def info(
+    path: Annotated[Positional[str], arg(metavar="PATH")] = "",
+    machine: bool = False,
+    json: bool = False,
+) -> None:
     """Say what a folder or file of smalti is: pipeline, tokenizer, run, codes or picture; of your
-    own pictures (folder:PATH) also which recipe suits them, and how long it takes.
+    own pictures (folder:PATH) also which recipe suits them, and how long it takes; or what this
+    machine is.
 
     Args:
         path: Folder, file, Hugging Face hub id of a pipeline, or a data source: emoji, shapes,
             folder:PATH, parquet:PATH or hub:NAME, or documents: captioned:SOURCE, qa:FILE.jsonl,
             text:PATH.
+        machine: Instead of PATH: processor, threads, measured rates, and which dtypes are taken
+            for what.
         json: Print it as JSON on standard output.
     """
-    from smalti.cli.info import describe
+    if machine == bool(path):
+        raise ValueError(f"info takes a PATH or --machine, got {'both' if path else 'neither'}")
+    if machine:
+        from smalti.devices.machine import facts as found
+    else:
+        from smalti.cli.info import describe
 
-    report = describe(path)
+        found = partial(describe, path)
+    report = found()
     if json:
         show(report)
         return

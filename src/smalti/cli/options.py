@@ -17,12 +17,12 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 from tyro.conf import Positional
 
 from smalti.arguments import in_our_words
+from smalti.cli.catalogue import docs_of
 from smalti.config import settings_of, value_of
 
 REQUIRED: Any = inspect.Parameter.empty
@@ -152,12 +152,7 @@ def field_docs(group: type[Any]) -> dict[str, str]:
             body: Any = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         except (OSError, TypeError):  # made at run time: its fields say what they are elsewhere
             continue
-        for field, text in pairwise(body.body):
-            match field, text:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(doc))):
-                    docs[name] = " ".join(doc.split())
-                case _:
-                    pass
+        docs |= docs_of(body.body)
     return docs
 
 

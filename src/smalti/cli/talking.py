@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from smalti.cli.drawing import FLAT, Run, chosen, picture
+from smalti.cli.drawing import chosen, picture
+from smalti.cli.running import FLAT, Run, opened
 from smalti.cli.terminal import shown
 from smalti.files import check_output
 from smalti.progress import say, show, track
@@ -55,9 +56,7 @@ def ask(
         image: Pictures.
         seed: Random seed.
     """
-    from smalti.loading import load_unified
-
-    pipe = load_unified(pipeline, run.device, run.dtype)
+    pipe = opened(pipeline, run, unified=True)
     answer = pipe.ask(list(image), question, seed=seed, **text.given())
     if run.json:
         show({"images": [str(i) for i in image], "question": question, "answer": answer})
@@ -85,7 +84,6 @@ def caption(
     """
     from smalti.data.open import open_source
     from smalti.data.skipped import read, tell
-    from smalti.loading import load_unified
 
     if out.suffix != ".jsonl" or batch < 1:
         raise ValueError(f"--out must be a .jsonl file and --batch 1 or more, got {out}, {batch}")
@@ -95,7 +93,7 @@ def caption(
     left = [i for i in range(len(source)) if source.key(i) not in done]
     if len(left) < len(source):
         say(f"{out} holds {len(source) - len(left)} of {len(source)} captions; going on")
-    pipe = load_unified(pipeline, run.device, run.dtype)
+    pipe = opened(pipeline, run, unified=True)
     with open(out, "a", encoding="utf-8") as file:
         file.truncate(len(whole))  # what follows is a line that a crash cut off
         if whole and not whole.endswith(b"\n"):
@@ -159,13 +157,12 @@ def chat(
         pictures: How many pictures a reply may have.
         seed: Random seed.
     """
-    from smalti.loading import load_unified
     from smalti.pictures import save_png
     from smalti.pipeline.conversation import Turn
     from smalti.pipeline.unified import Said
 
     check_output(out, folder=True)
-    pipe, turns, drawn = load_unified(pipeline, run.device, run.dtype), list[Any](), 0
+    pipe, turns, drawn = opened(pipeline, run, unified=True), list[Any](), 0
     for number, pieces in enumerate(heard(list(image))):
         turns.append(Turn("user", pieces))
         reply, given = list[Any](), {**chosen(settings), **text.given()}

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from smalti.arguments import choose
-from smalti.cli.drawing import Device, Dtype
+from smalti.cli.running import Device, Dtype
 from smalti.config import read_json
 from smalti.eval.metrics import METRICS
 from smalti.files import LOCK, check_output, check_own, expand, is_json_of, lock, write_json

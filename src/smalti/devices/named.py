@@ -80,7 +80,7 @@ def fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if device.type == "cpu":
-        found = _capabilities()
+        found = capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return False
 
@@ -92,11 +92,39 @@ def fast_bf16_products(device: torch.device) -> bool:
     without AMX, as virtual machines often are, products of many rows take up to twice as long
     (`benchmarks/products.py`).
     """
-    found = _capabilities() if device.type == "cpu" else {}
-    intel = "intel" in str(found.get("cpu_name", "")).lower()
-    return fast_bf16(device) and (bool(found.get("amx_bf16")) or not intel)
+    found = capabilities() if device.type == "cpu" else {}
+    return fast_bf16(device) and (bool(found.get("amx_bf16")) or not _intel(found))
 
 
-def _capabilities() -> dict[str, Any]:
-    """What torch knows of the processor; older versions know nothing."""
-    return getattr(torch.cpu, "get_capabilities", dict)()
+def cache_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What keys and values of a model of this dtype are kept in: float32 on a CPU, which would have
+    to convert half precision anew at each step, instructions or not."""
+    return torch.float32 if device.type == "cpu" and dtype.itemsize < 4 else dtype
+
+
+def fast_two_rows(device: torch.device) -> bool:
+    """True where torch's own product of one or two float32 rows reads weights faster than any copy
+    of them: MKL's, on Intel's processors with AVX-512. On others it reads at a third of that."""
+    found = capabilities() if device.type == "cpu" else {}
+    return _intel(found) and bool(found.get("avx512_f"))
+
+
+def drawing_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    """The dtype that models draw in where none is asked for, and why."""
+    fast = fast_bf16(device)
+    has = "has" if fast else "has no"
+    what = "this processor" if device.type == "cpu" else f"device {device}"
+    return torch.bfloat16 if fast else torch.float32, f"{what} {has} bfloat16 instructions"
+
+
+def capabilities() -> dict[str, Any]:
+    """What torch knows of the processor, but instructions that torch is told not to use; older
+    versions know nothing."""
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    if os.environ.get("ATEN_CPU_CAPABILITY") in ("avx2", "default"):
+        return {k: v for k, v in found.items() if not k.startswith(("avx512", "amx"))}
+    return found
+
+
+def _intel(found: dict[str, Any]) -> bool:
+    return "intel" in str(found.get("cpu_name", "")).lower()

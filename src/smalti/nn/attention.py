@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.devices.named import cache_dtype
+
 
 class KVCache:
     """Keys and values of every layer, each (B, H, length, head_dim), allocated once.
 
-    `length` counts sequence positions, the conditioning prefix included.
+    `length` counts sequence positions, the conditioning prefix included. On a CPU
+    those of half precision are kept in float32: attention of one query converts all it reads.
     """
 
     def __init__(
@@ -26,7 +29,7 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
-        shape = (batch, heads, length, head_dim)
+        shape, dtype = (batch, heads, length, head_dim), cache_dtype(dtype, torch.device(device))
         # zeros, not empty: a masked position is multiplied by 0, which does not undo a NaN
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
@@ -39,6 +42,7 @@ class KVCache:
         Without `keep` the same is returned and the cache stays as it was.
         """
         keys, values = self.keys[layer], self.values[layer]
+        k, v = k.to(keys.dtype), v.to(values.dtype)
         if not keep:
             keys, values = keys[:, :, :reach].clone(), values[:, :, :reach].clone()
         if positions.dim() == 1:
@@ -80,10 +84,13 @@ def attend(
 ) -> Tensor:
     """Scaled dot-product attention, (B, H, n, head_dim) for q of that shape.
 
-    Args: k, v (B, H_kv, m, head_dim) where H_kv divides H (grouped queries share keys);
+    Args: k, v (B, H_kv, m, head_dim) where H_kv divides H (grouped queries share keys), of the
+    dtype of q or, from a cache, in float32, in which it is then computed;
     mask bool, broadcast to (B, H, n, m), True where a query sees a key; causal without a mask;
     scale of the products, by default head_dim ** -0.5; dropout of the probabilities.
     """
+    if q.dtype != k.dtype:
+        return attend(q.to(k.dtype), k, v, mask, causal, scale, dropout).to(q.dtype)
     if q.shape[1] != k.shape[1]:
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
     if q.device.type == "cpu":

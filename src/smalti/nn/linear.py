@@ -1,32 +1,43 @@
 """A linear layer that reads its weights at memory speed when a CPU decodes a few rows.
 
-Unusual: `F.linear` is the wrong product for one or two rows. On an AMD EPYC with two threads
-(torch 2.13, MKL) it reads float32 weights at 8 GB/s for 2 rows and bfloat16 ones at 17, where
-summing a tensor reads 40 to 60; `benchmarks/linear.py` measures it again on any machine.
+Unusual: `F.linear` is the wrong product for few rows. On an AMD EPYC with two threads (torch 2.13,
+MKL) it reads float32 weights at 8 GB/s for 2 rows and bfloat16 ones at 17, where summing a tensor
+reads 40 to 60; on an Intel Xeon it is the fastest for 2 rows, and the slowest for 8.
+`benchmarks/linear.py` measures it again on any machine. What is drawn on a CPU is multiplied by
+copies of the weights (`nn/products.py`), kept from one drawing to the next.
 B images, N positions, I input width, O output width, R = B * N rows.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti.devices.named import fast_two_rows
+from smalti.nn.products import Product, Weights, copied, require
+
 FEW_ROWS = 8
+PLAIN = fast_two_rows(torch.device("cpu"))
+"""Whether torch's own product of few rows is fast on this processor."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` of x (..., I), weight (O, I) and bias (O,): (..., O), equal within rounding.
 
     Up to 8 float32 rows on a CPU, without gradients, are computed as `weight @ x.T`, with one row
-    doubled: measured 3 times as fast as `F.linear` at 2 rows, 2 at 4 and about 1.3 at 8. In
-    bfloat16 it is slower (11 GB/s against 17), so there only `packed` helps.
+    doubled, but where torch's own product of few rows is fast: on an AMD EPYC that is 3 times as
+    fast at 2 rows, 2 at 4 and about 1.3 at 8; on an Intel Xeon it takes twice as long at 2 and
+    0.85 times at 8. In bfloat16 it is slower on both, so there only `packed` helps.
     """
     rows = math.prod(x.shape[:-1])
     few = x.device.type == "cpu" and x.dtype == torch.float32 and 1 <= rows <= FEW_ROWS
-    if not few or _needs_grad(x, weight, bias):
+    if not few or _needs_grad(x, weight, bias) or PLAIN:
         return F.linear(x, weight, bias)
     flat = x.reshape(rows, -1).contiguous()  # (R, I); MKL is slow unless x.T is a view of this
     if rows == 1:
@@ -37,47 +48,109 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by `linear`, and inside `packed` by oneDNN; same parameters and names."""
+    """`nn.Linear` by `linear`, and inside `packed` by a copy of its weight; same parameters and
+    names. Copies are neither saved, pickled nor deep-copied, and gone when the layer is moved or
+    goes back to training."""
 
-    _packed: Tensor | None = None
+    weights: Weights = "exact"
+    """What it draws with: see `draw_with`."""
+    _copy: Copy | None = None
+    _blocks = 0
+    """Number of `packed` blocks that are open."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Input (..., I) to (..., O)."""
-        x, w, b = input, self.weight, self.bias
-        if self._packed is None or x.dtype != w.dtype or _needs_grad(x, w, b):
+        x, w, b, copy = input, self.weight, self.bias, self._copy
+        if not self._blocks or copy is None or x.dtype != w.dtype or _needs_grad(x, w, b):
             return linear(x, w, b)
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, b, "none", [], "")
+        if not torch.compiler.is_compiling() and not copy.of(w):
+            return linear(x, w, b)
+        return copy.product(x, b)
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self._copy = None
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._copy = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_copy", "_blocks")}
+
+
+class Copy:
+    """A copy of a weight, and which numbers it is of."""
+
+    def __init__(self, weight: Tensor, product: Product) -> None:
+        self.product, self.source, self.version = product, weight.detach(), _version(weight)
+        self.some = _some(weight)
+
+    def of(self, weight: Tensor) -> bool:
+        """Whether the weight has not been replaced, or changed in place, since."""
+        same = weight.data_ptr() == self.source.data_ptr()
+        return same and _version(weight) == self.version
+
+    def looks_like(self, weight: Tensor) -> bool:
+        """Also whether some numbers are still the same: `weight.data`, and weights made in
+        inference mode, can be changed unseen."""
+        return self.of(weight) and torch.equal(self.some, _some(weight))
 
 
 @contextmanager
 def packed(model: nn.Module) -> Iterator[None]:
-    """Within the block, each CPU `Linear` of `model` multiplies by a copy in oneDNN's own order.
+    """Within the block, each CPU `Linear` of `model` multiplies by a copy of its weight that is
+    fast on this processor (`nn/products.py`), for any number of rows.
 
-    The copy is what torch.compile's weight freezing makes (two operators that torch does not
-    document; where they are missing the block changes nothing). It serves all row counts, in
-    float32 and bfloat16, and doubles the memory of these weights, which must not change or be
-    deep-copied before the block ends.
+    Copies are made where there are none, or where weights have changed; they are kept after the
+    block, for the next one, and need about as much memory as these weights. A weight that changes
+    within the block is multiplied as it is from then on.
     """
-    layers = [m for m in model.modules() if isinstance(m, Linear) and _can_pack(m.weight)]
+    layers = [m for m in model.modules() if isinstance(m, Linear)]
     try:
         for layer in layers:
-            weight = layer.weight.detach()
-            layer._packed = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
+            layer._blocks += 1
+            _refresh(layer)
         yield
     finally:
         for layer in layers:
-            layer._packed = None
+            layer._blocks -= 1
+
+
+def draw_with(model: nn.Module, weights: str) -> None:
+    """Have `packed` multiply a model's weights, "exact" as they are, or with fewer bits: "float16",
+    "int8" or "int4". Raises ValueError for others, and where this machine has no such product."""
+    for layer in (m for m in model.modules() if isinstance(m, Linear)):
+        layer.weights, layer._copy = require(weights, layer.weight.device), None
+
+
+def copied_bytes(model: nn.Module) -> int:
+    """Memory of the copies that a model keeps."""
+    layers = (m for m in model.modules() if isinstance(m, Linear))
+    return sum(m._copy.product.nbytes for m in layers if m._copy is not None)
+
+
+def _refresh(layer: Linear) -> None:
+    """Give a layer a copy of its weight as it is now, if it has none."""
+    weight, copy = layer.weight, layer._copy
+    if type(weight) not in (Tensor, nn.Parameter):  # shared by processes
+        layer._copy = None
+    elif copy is None or not copy.looks_like(weight):
+        layer._copy = None  # before the new one is made: the memory of one is enough
+        product = copied(weight.detach(), layer.weights)
+        layer._copy = None if product is None else Copy(weight, product)
+
+
+def _version(weight: Tensor) -> int:
+    """How often a weight was changed in place; of one made in inference mode nobody counts."""
+    return 0 if weight.is_inference() else weight._version
+
+
+def _some(weight: Tensor) -> Tensor:
+    """Numbers of a weight from all over it, as a copy."""
+    return weight.detach().flatten()[:: max(1, weight.numel() // 64)].clone()
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def _can_pack(weight: Tensor) -> bool:
-    ops = torch.ops.mkldnn
-    known = hasattr(ops, "_reorder_linear_weight") and hasattr(ops, "_linear_pointwise")
-    if weight.device.type != "cpu" or not known or not torch.backends.mkldnn.is_available():
-        return False
-    if weight.dtype == torch.bfloat16:
-        return bool(ops._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32

@@ -21,6 +21,8 @@ from smalti.data.transforms import center_part, to_float, to_uint8
 from smalti.devices.named import cast, is_dtype, named_device, named_dtype
 from smalti.engine.step import Known, Step
 from smalti.models.eye import Eye
+from smalti.nn.linear import draw_with
+from smalti.nn.products import require
 from smalti.pictures import to_pil
 from smalti.pipeline.facts import Json
 from smalti.pipeline.request import Drawing, Part, Wanted
@@ -37,6 +39,9 @@ class CodedPipeline:
     """What reads prompts, where the model does not do so itself."""
     eye: Eye | None = None
     """What sees pictures that are given, where the model does not read them as codes."""
+
+    weights: str = "exact"
+    """What it draws with on a CPU: see `draw_with`."""
 
     edit: ClassVar[Callable[..., list[Image.Image]]]
     """`editing.edit`, which stands above the pipeline and sets this."""
@@ -81,6 +86,7 @@ class CodedPipeline:
                 device = place
         weights = named_dtype(dtype)
         where = self.device if device is None else named_device(device)
+        require(self.weights, where)
         if weights is not None and weights != self.dtype:
             _ = self.fingerprint  # of the weights as they were learned
             cast(self.model, weights, self.model.FLOAT32)
@@ -89,6 +95,14 @@ class CodedPipeline:
         for part in (self.tokenizer, self.model, self.text, self.eye):
             if part is not None:
                 part.to(where)
+        return self
+
+    def draw_with(self, weights: str) -> Self:
+        """Draw on a CPU with the weights as they are ("exact"), or with copies of fewer bits for
+        few rows: "float16", "int8" or "int4" (`nn/products.py`); returns itself. Raises ValueError
+        where this device has no such products."""
+        draw_with(self.model, weights)
+        self.weights = weights
         return self
 
     def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
@@ -119,6 +133,7 @@ class CodedPipeline:
                 **asked,
                 **size,
                 "dtype": short(self.dtype),
+                **({} if self.weights == "exact" else {"weights": self.weights}),
                 **settings,
                 **more,
             }

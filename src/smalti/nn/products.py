@@ -1,0 +1,180 @@
+"""What a layer multiplies by while it draws on a CPU: copies of its weight in another order, or of
+fewer bits.
+
+Unusual: which copy is fastest depends on the processor. oneDNN's own order is near the memory's
+speed where the dtype has instructions. Where bfloat16 has none, oneDNN emulates it several times
+slower than float32: there weights of half precision are kept as float16, which FBGEMM reads and
+multiplies in float32, or as float32. Either is more exact than the dtype itself.
+torch documents none of these operators: where they are missing a weight has no copy.
+I input width, O output width, R rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, Protocol, cast, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from smalti.devices.named import fast_bf16, fast_two_rows
+
+Weights = Literal["exact", "float16", "int8", "int4"]
+"""What a model draws with: its weights, or its weights with fewer bits."""
+LARGEST_HALF = 65504.0
+"""The largest float16 number."""
+GROUP = 32
+"""Weights of 4 bits that share a scale and an offset, and what the widths of a layer must be
+multiples of."""
+
+
+class Product(Protocol):
+    """A copy of a weight (O, I)."""
+
+    nbytes: int
+    """Memory of the copy."""
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., I) to (..., O) of the same dtype."""
+        ...
+
+
+# -- copies
+
+
+class Ordered:
+    """The weight in oneDNN's own order. Its product is computed in the weight's dtype.
+
+    Where torch's product of one or two float32 rows is faster, it is taken: 18.2 ms against 22.0
+    for half of LlamaGen-B, one thread of an Intel Xeon.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        plain = weight.dtype == torch.float32 and fast_two_rows(weight.device)
+        self.weight, self.plain_rows = weight, 2 if plain else 0
+        self.copy, self.nbytes = torch.ops.mkldnn._reorder_linear_weight(weight, 2), weight.nbytes
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        same = self.weight.dtype
+        given, add = x.to(same), bias if bias is None else bias.to(same)
+        if math.prod(x.shape[:-1]) <= self.plain_rows:
+            return F.linear(given, self.weight, add).to(x.dtype)
+        out = torch.ops.mkldnn._linear_pointwise(given, self.copy, add, "none", [], "")
+        return out.to(x.dtype)
+
+
+class Halved:
+    """The weight as float16 in FBGEMM's order. Its product is computed in float32."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.nbytes = 2 * weight.numel()
+        self.copy = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        out = torch.ops.quantized.linear_dynamic_fp16(x.float(), self.copy)
+        return (out if bias is None else out + bias).to(x.dtype)
+
+
+class Rounded:
+    """Weights of few bits for few rows, in bfloat16. More rows are multiplied by a copy of the same
+    numbers, so that what is drawn does not depend on how much is drawn at once."""
+
+    def __init__(
+        self, rows: int, few: Callable[[Tensor], Tensor], behind: Product, *kept: Tensor
+    ) -> None:
+        self.rows, self.few, self.behind = rows, few, behind
+        self.nbytes = behind.nbytes + sum(tensor.nbytes for tensor in kept)
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if math.prod(x.shape[:-1]) > self.rows:
+            return self.behind(x, bias)
+        out = self.few(x.reshape(-1, x.shape[-1]).bfloat16()).to(x.dtype)  # (R, O)
+        return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
+
+
+def int8(weight: Tensor) -> Product:
+    """The weight in 8 bits, with a scale for each output."""
+    scales = (weight.float().abs().amax(1).clamp(min=1e-12) / 127).bfloat16()  # (O,)
+    levels = (weight.float() / scales.float()[:, None]).round().clamp(-127, 127)  # (O, I)
+    behind = exact(levels * scales.float()[:, None], weight.dtype)
+    copy = levels.to(torch.int8)
+    multiply = torch.ops.aten._weight_int8pack_mm
+    return Rounded(4, lambda x: multiply(x, copy, scales), behind, copy, scales)
+
+
+def int4(weight: Tensor) -> Product:
+    """The weight in 4 bits, with a scale and an offset for each 32 inputs of an output."""
+    groups = weight.float().unflatten(1, (-1, GROUP))  # (O, I / 32, 32)
+    low, high = groups.amin(2, keepdim=True), groups.amax(2, keepdim=True)
+    scales = ((high - low).clamp(min=1e-12) / 15).bfloat16()  # (O, I / 32, 1)
+    middle = (low + 8 * scales.float()).bfloat16()  # what level 8 stands for
+    levels = ((groups - middle.float()) / scales.float() + 8).round().clamp(0, 15)
+    read = (levels - 8) * scales.float() + middle.float()
+    behind = exact(read.flatten(1), weight.dtype)
+    copy = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.flatten(1).int(), 1)
+    both = torch.cat((scales, middle), 2).transpose(0, 1).contiguous()  # (I / 32, O, 2)
+    multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
+    return Rounded(8, lambda x: multiply(x, copy, GROUP, both), behind, copy, both)
+
+
+# -- which copy
+
+
+def exact(weight: Tensor, dtype: torch.dtype) -> Product:
+    """The copy that is fastest on this processor where a model's weights have this dtype; it must
+    have one."""
+    if dtype == torch.float32 or _native(dtype):
+        return Ordered(weight.to(dtype))
+    if _fbgemm() and weight.abs().max() <= LARGEST_HALF:
+        return Halved(weight)
+    return Ordered(weight.float())
+
+
+def copied(weight: Tensor, weights: Weights = "exact") -> Product | None:
+    """A copy of a weight (O, I) on a CPU for drawing; None where this machine has none."""
+    if weight.device.type != "cpu" or not _onednn():
+        return None
+    if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return None
+    if weights == "float16" and _fbgemm() and weight.abs().max() <= LARGEST_HALF:
+        return Halved(weight)
+    whole = all(width % GROUP == 0 for width in weight.shape)
+    if weights in ("int8", "int4") and whole:
+        return int8(weight) if weights == "int8" else int4(weight)
+    return exact(weight, weight.dtype)
+
+
+def require(weights: str, device: torch.device) -> Weights:
+    """These weights by name. Raises ValueError where a model on the device cannot draw with them,
+    or there are none of this name."""
+    names = get_args(Weights)
+    if weights not in names:
+        raise ValueError(f"weights must be one of {', '.join(names)}, got {weights!r}")
+    if weights != "exact" and device.type != "cpu":
+        raise ValueError(f"weights {weights} are for drawing on a CPU, got device {device}")
+    operators = {
+        "float16": _fbgemm(),
+        "int8": hasattr(torch.ops.aten, "_weight_int8pack_mm"),
+        "int4": hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"),
+    }
+    if weights != "exact" and not (operators[weights] and _onednn()):
+        raise ValueError(f"this torch, or this processor, has no product by weights {weights}")
+    return cast(Weights, weights)
+
+
+def _native(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this half precision by instructions of the processor."""
+    known = torch.ops.mkldnn._is_mkldnn_bf16_supported
+    return dtype == torch.bfloat16 and fast_bf16(torch.device("cpu")) and bool(known())
+
+
+def _onednn() -> bool:
+    ops = torch.ops.mkldnn
+    known = hasattr(ops, "_reorder_linear_weight") and hasattr(ops, "_linear_pointwise")
+    return known and torch.backends.mkldnn.is_available()
+
+
+def _fbgemm() -> bool:
+    return "fbgemm" in torch.backends.quantized.supported_engines

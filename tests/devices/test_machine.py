@@ -1,0 +1,64 @@
+"""What a machine says of itself, and why it takes a dtype."""
+
+import pytest
+import torch
+
+from smalti.devices import machine, named
+from smalti.devices.machine import choices, facts
+
+CPU = torch.device("cpu")
+INTEL = {"cpu_name": "Intel Xeon", "avx2": True, "avx512_f": True, "avx512_bf16": True}
+
+
+def test_facts(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: INTEL)
+    monkeypatch.setattr(named, "best_device", lambda: CPU)
+    monkeypatch.setattr(machine, "bandwidth", lambda device: 21e9)
+    monkeypatch.setattr(
+        machine, "product_rate", lambda device, dtype: 8e10 if dtype == torch.float32 else 5e10
+    )
+    monkeypatch.setattr(machine.threads, "cpu_quota", lambda: 1.5)
+    found = facts()
+    assert found["quota"] == "1.5 cores" and found["threads"] == torch.get_num_threads()
+    assert found["instructions"] == ["avx2", "avx512_f", "avx512_bf16"]
+    assert found["reads_GB_per_s"] == 21.0 and found["memory_GB"] > 0.1
+    assert (found["float32_GFLOP_per_s"], found["bfloat16_GFLOP_per_s"]) == (80, 50)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "drawing", "training"),
+    [
+        (
+            INTEL,
+            "bfloat16, as this processor has bfloat16 instructions",
+            "float32, as products of many rows are slower in bfloat16",
+        ),
+        (
+            {"cpu_name": "AMD EPYC", "avx512_bf16": True},
+            "bfloat16, as this processor has bfloat16 instructions",
+            "bfloat16, as this processor has bfloat16 instructions",
+        ),
+        (
+            {"cpu_name": "AMD EPYC", "avx2": True},
+            "float32, as this processor has no bfloat16 instructions",
+            "float32, as this processor has no bfloat16 instructions",
+        ),
+    ],
+)
+def test_each_choice_has_its_reason(capabilities, drawing, training, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    found = choices(CPU)
+    assert found["draws_in"] == drawing and found["trains_in"] == training
+
+
+def test_instructions_that_torch_does_not_use_do_not_count(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: INTEL)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert named.capabilities() == {"cpu_name": "Intel Xeon", "avx2": True}
+    assert named.drawing_dtype(CPU)[0] == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_cache_on_a_cpu_is_float32(dtype):
+    assert named.cache_dtype(dtype, CPU) == torch.float32
+    assert named.cache_dtype(dtype, torch.device("cuda")) == dtype
