@@ -184,7 +184,7 @@ def descending(logits: Tensor) -> Tensor:
     """
     if logits.device.type != "cpu":
         return logits.sort(descending=True).values
-    return torch.from_numpy(np.sort(logits.detach().numpy())).flip(-1)
+    return torch.as_tensor(np.sort(logits.detach().numpy())).flip(-1)
 
 
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
