@@ -9,6 +9,7 @@ B images, N positions, I input width, O output width, R = B * N rows.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,28 @@ class Linear(nn.Linear):
         if self._packed is None or x.dtype != w.dtype or _needs_grad(x, w, b):
             return linear(x, w, b)
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, b, "none", [], "")
+
+
+def fused(
+    layer: nn.Module, x: Tensor, bias: Tensor | None = None, gelu: Literal["", "none", "tanh"] = ""
+) -> Tensor:
+    """What a layer gives of x (..., I), plus `bias` (O,), and, if an approximation of it is named,
+    GELU of that: (..., O).
+
+    Of a packed `Linear`, which has no bias of its own where one is given, it is one operation.
+    """
+    if (
+        type(layer) is not Linear  # one of LoRA computes more
+        or layer._packed is None
+        or x.dtype != layer.weight.dtype
+        or _needs_grad(x, layer.weight, layer.bias, bias)
+    ):
+        y = layer(x) if bias is None else layer(x) + bias
+        return F.gelu(y, approximate=gelu) if gelu else y
+    assert bias is None or layer.bias is None, "a layer has one bias"
+    after = ("gelu", [], gelu) if gelu else ("none", [], "")
+    add = layer.bias if bias is None else bias
+    return torch.ops.mkldnn._linear_pointwise(x, layer._packed, add, *after)
 
 
 @contextmanager
