@@ -74,8 +74,13 @@ def visible(name: str) -> bool:
 class Constant:
     """Both branches at one scale, even where `Guidance` would compute only one."""
 
+    off = False
+
     def __init__(self, scale: float) -> None:
         self.scale = scale
+
+    def alone(self, step: int, steps: int) -> bool:
+        return False
 
     def branches(
         self, cond: Cond, negative: Cond | None = None, pictures: Cond | None = None

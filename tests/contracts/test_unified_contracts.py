@@ -173,6 +173,16 @@ def test_a_document_is_the_same_alone(model: Unified):
 
 
 @draws
+def test_where_guidance_is_1_no_second_branch_is_missed(model: Unified, monkeypatch):
+    guidance = Guidance(2.0, "interval", start=0.3, stop=0.7)
+    request = asked(model, some(model), guidance=guidance, pictures=1, first="picture")
+    ours = finished(model, request)
+    monkeypatch.setattr(Guidance, "alone", lambda self, *_: self.off)
+    for mine, theirs in zip(sum(ours, []), sum(finished(model, request), []), strict=True):
+        close(mine.content.float(), theirs.content.float())
+
+
+@draws
 def test_known_codes_stay_and_are_seen(model: Unified):
     documents, given = some(model), picture(model, 5).content
     mask = torch.zeros(2, model.spec.positions, dtype=torch.bool)

@@ -59,6 +59,13 @@ def test_instructions_that_torch_does_not_use_do_not_count(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_cache_on_a_cpu_is_float32(dtype):
-    assert named.cache_dtype(dtype, CPU) == torch.float32
+@pytest.mark.parametrize("intel", [True, False])
+def test_a_cache_on_a_cpu_is_float32_but_where_bfloat16_keys_are_read_fast(
+    dtype, intel, monkeypatch
+):
+    found = INTEL | ({} if intel else {"cpu_name": "AMD EPYC"})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    kept = dtype == torch.bfloat16 and intel
+    assert named.cache_dtype(dtype, CPU) == (dtype if kept else torch.float32)
     assert named.cache_dtype(dtype, torch.device("cuda")) == dtype

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from smalti.devices.named import fast_bf16, fast_bf16_products
+from smalti.devices.named import fast_bf16, fast_bf16_attention, fast_bf16_products
 
 CPU = torch.device("cpu")
 
@@ -22,6 +22,20 @@ CPU = torch.device("cpu")
 def test_bfloat16_is_chosen_where_it_is_faster(capabilities, drawing, training, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert fast_bf16(CPU) is drawing and fast_bf16_products(CPU) is training
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "native"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, False),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True}, True),
+        ({"cpu_name": "Intel Core", "avx2": True}, False),
+        ({}, False),
+    ],
+)
+def test_keys_are_read_in_bfloat16_where_it_is_faster(capabilities, native, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert fast_bf16_attention(CPU) is native
 
 
 def test_other_devices_and_older_versions_have_none(monkeypatch):

@@ -7,10 +7,12 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from smalti.devices.named import cast
-from smalti.nn.linear import Linear, copied_bytes, linear, packed
+from smalti.nn.linear import Linear, copied_bytes, fused, linear, packed
 from smalti.nn.products import Halved, Ordered, copied
+from smalti.train.lora import LoraLinear
 
 ROWS = (0, 1, 2, 3, 4, 5, 8, 16, 33, 128)
 DTYPES = (torch.float32, torch.bfloat16)
@@ -37,6 +39,37 @@ def test_values_equal_f_linear(rows: int, dtype: torch.dtype, bias: bool, pack: 
         out = m(x)
         close(out, F.linear(x, m.weight, m.bias))
     assert out.is_contiguous()
+
+
+@pytest.mark.parametrize("rows", (1, 2, 16, 128))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gelu", ("", "none", "tanh"))
+@pytest.mark.parametrize("pack", (False, True))
+def test_bias_and_gelu_in_one_operation_equal_those_behind_it(rows, dtype, gelu, pack) -> None:
+    m, x = layer(dtype, bias=False), torch.randn(rows, 96).to(dtype)
+    own, bias = layer(dtype), torch.randn(80).to(dtype)
+    for one, more in ((m, bias), (m, None), (own, None)):
+        expected = F.linear(x.float(), one.weight.float())
+        add = one.bias if more is None else more
+        expected = expected if add is None else expected + add.float()
+        expected = F.gelu(expected, approximate=gelu) if gelu else expected
+        with torch.inference_mode(), packed(one) if pack else nullcontext():
+            found = fused(one, x, more, gelu)
+            close(found, expected.to(dtype))
+    if dtype == torch.float32:
+        wrong = {"": "none", "none": "tanh", "tanh": "none"}[gelu]
+        assert not torch.allclose(found, F.gelu(own(x), approximate=wrong), atol=1e-5, rtol=1e-5)
+
+
+def test_layers_of_lora_and_training_are_fused_with_nothing() -> None:
+    m, x = LoraLinear(layer(), 4, 2.0), torch.randn(3, 96)
+    nn.init.normal_(m.up)
+    with torch.no_grad(), packed(m):
+        close(fused(m, x, gelu="tanh"), F.gelu(m(x), approximate="tanh"))
+    plain = layer()
+    with packed(plain):
+        fused(plain, x, gelu="none").sum().backward()
+    assert plain.weight.grad is not None
 
 
 @pytest.mark.parametrize(

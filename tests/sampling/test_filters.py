@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.sampling.filters import Filters, RowFilters, keep_top_k, keep_top_p
+from smalti.sampling.filters import Filters, RowFilters, keep
 
 INF = math.inf
 LOG = [math.log(p) for p in (0.4, 0.3, 0.2, 0.1)]
@@ -54,10 +54,78 @@ def test_equals_the_slow_reference(row, filters):
     torch.testing.assert_close(out[alive], logits[alive] / filters.temperature)
 
 
+def sorted_with_indices(logits: torch.Tensor, k: int, p: float) -> torch.Tensor:
+    """What `keep` gives, by the k-th largest, and by a sort whose indices lead back."""
+    if 0 < k < logits.shape[-1]:
+        least = logits.topk(k).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -INF)
+    if p >= 1:
+        return logits
+    ordered, index = logits.sort(descending=True, stable=True)
+    mass = ordered.softmax(-1).cumsum(-1)
+    drop = torch.zeros_like(mass, dtype=torch.bool)
+    drop[..., 1:] = mass[..., :-1] > p
+    return logits.masked_fill(drop.gather(-1, index.argsort()), -INF)
+
+
+def table(vocab: int) -> st.SearchStrategy[torch.Tensor]:
+    """Rows of logits with many ties, not all of them -inf."""
+    values = st.sampled_from([-INF, -3.0, -0.5, -0.0, 0.0, 0.25, 2.0])
+    row = st.lists(values, min_size=vocab, max_size=vocab).map(lambda row: [*row, -1.0])
+    return st.lists(row, min_size=1, max_size=3).map(torch.tensor)
+
+
+tied = st.integers(1, 40).flatmap(table)
+ks, ps = st.integers(0, 50), st.one_of(st.floats(0.01, 1.0), st.sampled_from([0.25, 0.5, 1.0]))
+
+
+@given(tied, ks, ps)
+def test_equal_to_a_sort_with_indices_to_the_bit(logits, k, p):
+    assert torch.equal(keep(logits, k, p), sorted_with_indices(logits, k, p))
+
+
+@given(tied, st.lists(st.tuples(ks, ps), min_size=3, max_size=3))
+def test_rows_with_filters_of_their_own_equal_a_sort_with_indices(logits, values):
+    filters = [Filters(0.7, k, p) for k, p in values[: len(logits)]]
+    found = RowFilters.of(filters)(logits)
+    for row, one, mine in zip(logits / 0.7, filters, found, strict=True):
+        assert torch.equal(mine, sorted_with_indices(row, *one.numbers[1:])), one
+
+
+@pytest.mark.parametrize(
+    ("k", "p"), [(2000, 0.95), (4999, 1.0), (0, 0.95), (0, 0.5), (700, 1.0), (1, 0.1)]
+)
+@pytest.mark.parametrize("spread", [0.01, 1.0, 8.0])
+def test_large_vocabularies_too(k, p, spread):
+    torch.manual_seed(0)
+    exact = torch.randn(3, 2, 5000) * spread
+    for logits in (exact, exact.bfloat16().float()):  # where many are equal
+        expected = sorted_with_indices(logits, k, p)
+        assert torch.equal(keep(logits, k, p), expected)
+        assert torch.equal(keep(logits, torch.tensor([k]), torch.tensor([p])), expected)
+
+
+@pytest.mark.parametrize("k", [3, 30, 2000, 0])
+@pytest.mark.parametrize("spread", [0.01, 1.0, 8.0])
+def test_rounding_of_the_sum_of_all_drops_and_adds_nothing(k, spread):
+    torch.manual_seed(0)
+    logits = torch.randn(50, 5000) * spread
+    expected = sorted_with_indices(logits, k, 1.0)
+    assert torch.equal(keep(logits, torch.tensor([k]), torch.ones(1)), expected)
+    almost = keep(logits, k, 1 - 6e-8)
+    assert torch.equal(almost, sorted_with_indices(logits, k, 1 - 6e-8))
+
+
+def test_no_numbers_stay_no_numbers():
+    """So that a draw from them is refused."""
+    logits = torch.full((2, 4), math.nan)
+    assert keep(logits, 2, 0.5).isnan().all()
+
+
 @given(rows, st.floats(0.03, 0.999))
 def test_top_p_keeps_the_fewest_that_hold_the_mass(row, p):
     logits = torch.tensor(row) / 64
-    out, probs = keep_top_p(logits, p), logits.softmax(-1)
+    out, probs = keep(logits, 0, p), logits.softmax(-1)
     alive = kept(out)
     assert alive, "at least one code is kept"
     mass = probs[alive]
@@ -69,9 +137,9 @@ def test_top_p_keeps_the_fewest_that_hold_the_mass(row, p):
 
 @given(rows, st.integers(1, 30))
 def test_top_k_is_idempotent_and_keeps_k(row, k):
-    once = keep_top_k(torch.tensor(row) / 64, k)
+    once = keep(torch.tensor(row) / 64, k, 1.0)
     assert len(kept(once)) == min(k, len(row))
-    assert torch.equal(keep_top_k(once, k), once)
+    assert torch.equal(keep(once, k, 1.0), once)
 
 
 @given(rows, settings_of)
@@ -82,31 +150,31 @@ def test_the_most_likely_code_always_survives(row, filters):
 
 def test_ties_with_the_kth_survive():
     logits = torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0, 0.0])
-    assert kept(keep_top_k(logits, 2)) == [1, 2, 3, 4]
-    assert kept(keep_top_k(logits, 1)) == [1]
-    assert kept(keep_top_k(logits, 5)) == [0, 1, 2, 3, 4]
+    assert kept(keep(logits, 2, 1.0)) == [1, 2, 3, 4]
+    assert kept(keep(logits, 1, 1.0)) == [1]
+    assert kept(keep(logits, 5, 1.0)) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("k", [0, 4, 1000])
 def test_top_k_of_0_or_of_all_keeps_all(k):
     logits = torch.tensor(LOG)
-    assert torch.equal(keep_top_k(logits, k), logits)
+    assert torch.equal(keep(logits, k, 1.0), logits)
 
 
 @pytest.mark.parametrize(
     ("p", "count"), [(0.01, 1), (0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.91, 4), (1.0, 4)]
 )
 def test_top_p_keeps_the_code_that_crosses_the_mass(p, count):
-    assert kept(keep_top_p(torch.tensor(LOG), p)) == list(range(count))
+    assert kept(keep(torch.tensor(LOG), 0, p)) == list(range(count))
     shuffled = torch.tensor([LOG[i] for i in (2, 0, 3, 1)])
     order = [1, 3, 0, 2]  # where the most likely codes are
-    assert kept(keep_top_p(shuffled, p)) == sorted(order[:count])
+    assert kept(keep(shuffled, 0, p)) == sorted(order[:count])
 
 
 def test_a_mass_of_exactly_p_is_not_yet_beyond_it():
     """As LlamaGen's sampler, which drops where the mass of the codes before is above p."""
-    assert len(kept(keep_top_p(torch.zeros(4), 0.5))) == 3
-    assert len(kept(keep_top_p(torch.zeros(4), 0.49))) == 2
+    assert len(kept(keep(torch.zeros(4), 0, 0.5))) == 3
+    assert len(kept(keep(torch.zeros(4), 0, 0.49))) == 2
 
 
 def test_top_p_counts_the_mass_of_what_top_k_left():

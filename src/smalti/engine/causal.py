@@ -8,20 +8,22 @@ works for every causal system.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from smalti.codes import Cond, Draw, Span, TokenSpec
+from smalti.codes import Cond, Draw, Rowwise, Span, TokenSpec
+from smalti.engine.branches import alone_from
 from smalti.engine.step import Known, Model, Request, Step, Watch, check_request, width
 from smalti.sampling.chance import Chance
+from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange, inverse
 
 P = TypeVar("P")
 """What a model prepares, once per image."""
-C = TypeVar("C")
+C = TypeVar("C", bound=Any)
 """Its cache."""
 
 
@@ -95,10 +97,14 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     prepared = model.prepare(branches, _of_branches(orders, branches.batch // batch), spec)
     steps = spans(model.blocks(spec), device)
     watch = Watch(spec, len(steps))
+    alone = alone_from(guidance, len(steps))
     for i, span in enumerate(steps):
         slots = span.slots
         numbers = SlotNoise(noise, slots, ahead=uniform[:, slots])
         given = known and Known(known.codes[:, slots], known.mask[:, slots])
+        if i == alone and isinstance(prepared, Rowwise):  # no other branch is needed any more
+            first = torch.arange(batch, device=device)
+            prepared, cache, guidance = prepared.rows(first), cache.rows(first), Guidance()
         guide = guidance.at(i, len(steps))
         chance = Chance(guide, numbers, request.filters, request.solver, given)
         read = codes if vectors is None else vectors

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import Cond, Draw
+from smalti.engine.branches import Fresh
 from smalti.engine.step import Known, Model, Request, Step, Watch, check_request
 from smalti.sampling.solvers import Path, Solver
 
@@ -46,9 +47,7 @@ def stream(model: DenoisedModel[P], request: Request) -> Iterator[Step]:
     """
     spec = check_request(model, request)
     batch, device, known = request.cond.batch, request.cond.device, request.known
-    way, guidance = model.way(request.solver), request.guidance
-    branches = guidance.branches(request.cond, request.negative, request.pictures)
-    prepared = model.prepare(branches)
+    way, rows = model.way(request.solver), Fresh(model.prepare, request)
     slots = torch.arange(spec.positions, device=device)
     noise = request.noise.normal(slots, way.draws * spec.channels)
     noise = noise.view(*noise.shape[:2], way.draws, -1).permute(2, 0, 1, 3)  # (draws, B, N, C)
@@ -56,7 +55,7 @@ def stream(model: DenoisedModel[P], request: Request) -> Iterator[Step]:
 
     def denoise(x: Tensor, i: int) -> tuple[Tensor, Tensor]:
         nonlocal seen
-        guide = guidance.at(i, total)
+        guide, prepared = rows.at(i, total)
         x = _known(x, known, noise[0], way.points[i])
         found = model.clean(guide.tile(x), prepared, way.times[i], way.points[i])
         seen = _known(guide.merge(found), known)

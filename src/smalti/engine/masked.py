@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import Cond, Draw, TokenSpec, Turn
+from smalti.engine.branches import Fresh
 from smalti.engine.step import Model, Request, Step, Watch, check_request
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise, gumbel
@@ -88,13 +89,14 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
         if request.reveal.confidence is None
         else Surest(request, plan.steps, ready.shape[1])
     )
-    branches = request.guidance.branches(request.cond, request.negative, request.pictures)
-    prepared = model.prepare(branches, spec)
-    cache = model.cache(branches.batch, spec) if request.refresh > 1 else None
-    watch = Watch(spec, plan.steps)
+    rows = Fresh(lambda cond: model.prepare(cond, spec), request)
+    cache = model.cache(rows.batch, spec) if request.refresh > 1 else None
+    watch, guidance = Watch(spec, plan.steps), request.guidance
     for i in range(plan.steps):
         before, after = plan.hidden(i)
-        guide = request.guidance.at(i, plan.steps, plan.share(i))
+        when = i, plan.steps, plan.share(i)
+        # a cache holds features of all branches
+        guide, prepared = rows.at(*when) if cache is None else (guidance.at(*when), rows.all)
         asked = taker.ask(i, before, after)
         fresh = i % request.refresh == 0
         left = plan.steps - 1 - i

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from smalti.codes import Span, TokenSpec
 from smalti.models.generator import Generator
 from smalti.nn.attention import KVCache, attend
-from smalti.nn.linear import Linear
+from smalti.nn.linear import Linear, fused
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
 from smalti.nn.rope import rotate, rotate_halves
@@ -177,7 +177,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, place: Place, layer: int, cache: Cache | None) -> Tensor:
         bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = (self.wqkv(x) + bias).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, H, hd)
+        qkv = fused(self.wqkv, x, bias).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, H, hd)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, n, hd)
         if self.log_scale is not None:
             length = self.log_scale.clamp(max=math.log(SHARPEST)).exp()  # (H, 1, 1)

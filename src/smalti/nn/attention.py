@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.devices.named import cache_dtype
+from smalti.devices.named import cache_dtype, fast_bf16_attention
 
 
 class KVCache:
@@ -96,7 +96,8 @@ def attend(
     if q.device.type == "cpu":
         if torch.is_grad_enabled() and q.requires_grad:
             return _explicit(q, k, v, mask, causal, scale, dropout)
-        if q.dtype == torch.bfloat16 and q.shape[2] == 1:
+        half = q.dtype == torch.bfloat16 and q.shape[2] == 1
+        if half and not fast_bf16_attention(q.device):
             # for one query, converting the keys is half the price of the bfloat16 kernel
             return attend(q.float(), k.float(), v.float(), mask, causal, scale).to(q.dtype)
     return F.scaled_dot_product_attention(

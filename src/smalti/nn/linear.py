@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.devices.named import fast_two_rows
-from smalti.nn.products import Product, Weights, copied, require
+from smalti.nn.products import Gelu, Product, Weights, copied, require
 
 FEW_ROWS = 8
 PLAIN = fast_two_rows(torch.device("cpu"))
@@ -60,12 +60,17 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Input (..., I) to (..., O)."""
-        x, w, b, copy = input, self.weight, self.bias, self._copy
-        if not self._blocks or copy is None or x.dtype != w.dtype or _needs_grad(x, w, b):
-            return linear(x, w, b)
-        if not torch.compiler.is_compiling() and not copy.of(w):
-            return linear(x, w, b)
-        return copy.product(x, b)
+        copy = self.copied(input, self.bias)
+        if copy is None:
+            return linear(input, self.weight, self.bias)
+        return copy.product(input, self.bias)
+
+    def copied(self, x: Tensor, bias: Tensor | None) -> Copy | None:
+        """The copy by which x and a bias are multiplied; None where the weight itself is taken."""
+        w, copy = self.weight, self._copy
+        if not self._blocks or copy is None or x.dtype != w.dtype or _needs_grad(x, w, bias):
+            return None
+        return copy if torch.compiler.is_compiling() or copy.of(w) else None
 
     def train(self, mode: bool = True) -> Self:
         if mode:
@@ -96,6 +101,20 @@ class Copy:
         """Also whether some numbers are still the same: `weight.data`, and weights made in
         inference mode, can be changed unseen."""
         return self.of(weight) and torch.equal(self.some, _some(weight))
+
+
+def fused(layer: nn.Module, x: Tensor, bias: Tensor | None = None, gelu: Gelu = "") -> Tensor:
+    """What a layer gives of x (..., I), plus `bias` (O,), and, if an approximation of it is named,
+    GELU of that: (..., O).
+
+    Of a packed `Linear`, which has no bias of its own where one is given, it is one operation.
+    """
+    copy = layer.copied(x, bias) if type(layer) is Linear else None  # one of LoRA computes more
+    if copy is None:
+        y = layer(x) if bias is None else layer(x) + bias
+        return F.gelu(y, approximate=gelu) if gelu else y
+    assert bias is None or layer.bias is None, "a layer has one bias"
+    return copy.product(x, layer.bias if bias is None else bias, gelu)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.nn.linear import Linear
+from smalti.nn.linear import Linear, fused
 
 
 class Gated(nn.Module):
@@ -72,5 +72,8 @@ class MLP(nn.Module):
 
     def part(self, x: Tensor) -> Tensor:
         """Of all rows at once."""
-        h = gelu(self.w1(x), self.approximate)
+        if self.approximate == "sigmoid":
+            h = gelu(self.w1(x), self.approximate)
+        else:
+            h = fused(self.w1, x, gelu=self.approximate)
         return self.w2(F.dropout(h, self.dropout, self.training))

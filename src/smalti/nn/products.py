@@ -23,6 +23,8 @@ from smalti.devices.named import fast_bf16, fast_two_rows
 
 Weights = Literal["exact", "float16", "int8", "int4"]
 """What a model draws with: its weights, or its weights with fewer bits."""
+Gelu = Literal["", "none", "tanh"]
+"""An approximation of GELU, as torch names it; "" is no GELU at all."""
 LARGEST_HALF = 65504.0
 """The largest float16 number."""
 GROUP = 32
@@ -36,9 +38,16 @@ class Product(Protocol):
     nbytes: int
     """Memory of the copy."""
 
-    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x (..., I) to (..., O) of the same dtype."""
+    def __call__(self, x: Tensor, bias: Tensor | None, gelu: Gelu = "") -> Tensor:
+        """x (..., I) to (..., O) of the same dtype; the GELU of it, if an approximation is
+        named."""
         ...
+
+
+def _after(out: Tensor, bias: Tensor | None, gelu: Gelu) -> Tensor:
+    """A product with its bias, and the GELU of it if one is named."""
+    out = out if bias is None else out + bias
+    return F.gelu(out, approximate=gelu) if gelu else out
 
 
 # -- copies
@@ -56,12 +65,13 @@ class Ordered:
         self.weight, self.plain_rows = weight, 2 if plain else 0
         self.copy, self.nbytes = torch.ops.mkldnn._reorder_linear_weight(weight, 2), weight.nbytes
 
-    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, bias: Tensor | None, gelu: Gelu = "") -> Tensor:
         same = self.weight.dtype
         given, add = x.to(same), bias if bias is None else bias.to(same)
         if math.prod(x.shape[:-1]) <= self.plain_rows:
-            return F.linear(given, self.weight, add).to(x.dtype)
-        out = torch.ops.mkldnn._linear_pointwise(given, self.copy, add, "none", [], "")
+            return _after(F.linear(given, self.weight, add), None, gelu).to(x.dtype)
+        after = ("gelu", [], gelu) if gelu else ("none", [], "")
+        out = torch.ops.mkldnn._linear_pointwise(given, self.copy, add, *after)
         return out.to(x.dtype)
 
 
@@ -72,9 +82,9 @@ class Halved:
         self.nbytes = 2 * weight.numel()
         self.copy = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
 
-    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, bias: Tensor | None, gelu: Gelu = "") -> Tensor:
         out = torch.ops.quantized.linear_dynamic_fp16(x.float(), self.copy)
-        return (out if bias is None else out + bias).to(x.dtype)
+        return _after(out, bias, gelu).to(x.dtype)
 
 
 class Rounded:
@@ -87,11 +97,11 @@ class Rounded:
         self.rows, self.few, self.behind = rows, few, behind
         self.nbytes = behind.nbytes + sum(tensor.nbytes for tensor in kept)
 
-    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, bias: Tensor | None, gelu: Gelu = "") -> Tensor:
         if math.prod(x.shape[:-1]) > self.rows:
-            return self.behind(x, bias)
+            return self.behind(x, bias, gelu)
         out = self.few(x.reshape(-1, x.shape[-1]).bfloat16()).to(x.dtype)  # (R, O)
-        return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
+        return _after(out, bias, gelu).view(*x.shape[:-1], -1)
 
 
 def int8(weight: Tensor) -> Product:

@@ -259,6 +259,13 @@ class Guidance:
             weight = 1.0
         return 1 + (self.scale - 1) * weight
 
+    def alone(self, step: int, steps: int, share: float | None = None) -> bool:
+        """Whether a step is that of the conditional prediction alone: at scale 1 no other branch
+        counts."""
+        return self.off or (
+            self.pictures in (None, 1.0) and self.scale_at(step, steps, share) == 1.0
+        )
+
     def at(self, step: int, steps: int, share: float | None = None) -> Guide:
         """A new guide for one step; it keeps the branches of `branches` whatever its scale."""
         if self.off:
