@@ -190,6 +190,18 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     return codes.squeeze(-1), logp.gather(-1, codes).squeeze(-1)
 
 
+def race(logits: Tensor, gumbel: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw the code whose logit and noise are the largest together (Gumbel 1954, "Statistical
+    theory of extreme values"): each is drawn as often as its probability says.
+
+    Args: logits (..., V) float32, -inf where a code is out; gumbel noise (..., V).
+    Returns the codes (...) int64 and their log-probabilities (...) in nats.
+    """
+    logp = logits.log_softmax(-1)
+    codes = (logp + gumbel).argmax(-1)
+    return codes, logp.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+
+
 def mixture(logits: Tensor, gumbel: Tensor, ramp: float) -> Tensor:
     """Weights (..., V) with which codes are mixed for a smoother picture (VAR's `more_smooth`).
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from smalti.sampling.filters import draw, race
+
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -103,17 +105,55 @@ class Noise:
         return numbers[..., :width] if width else numbers[..., 0]
 
 
+class Ahead:
+    """The uniform numbers of a loop that comes to its slots in order, computed for many slots at
+    once: for one they take as long as for a dozen. Each is what `Noise` gives.
+
+    Args: the noise of B images; N, how many slots there are.
+    """
+
+    CHUNK = 1 << 14
+    """So many numbers at once, at least; of at least one slot."""
+    MOST = 1 << 24
+    """No more than these are kept; where there are more, each step computes its own."""
+
+    def __init__(self, noise: Noise, slots: int) -> None:
+        self.noise, self.slots = noise, slots
+        self._kept = dict[int, tuple[int, Tensor]]()
+        """By width: how many slots are filled, and the numbers, (B, N, width)."""
+
+    def uniform(self, slots: Tensor, reach: int, width: int) -> Tensor:
+        """Numbers (B, n, width) of slots (n,) or (B, n), all below `reach`."""
+        batch = len(self.noise.seeds)
+        if batch * self.slots * width > self.MOST:
+            return self.noise.uniform(slots, width)
+        if width not in self._kept:
+            self._kept[width] = 0, torch.empty(batch, self.slots, width, device=slots.device)
+        filled, numbers = self._kept[width]
+        if filled < reach:
+            end = min(self.slots, max(reach, filled + self.CHUNK // (batch * width)))
+            more = torch.arange(filled, end, device=slots.device)
+            numbers[:, filled:end] = self.noise.uniform(more, width)
+            self._kept[width] = end, numbers
+        rows = torch.arange(batch, device=slots.device).unsqueeze(1)
+        return numbers[rows, slots]
+
+
 class SlotNoise(NamedTuple):
-    """The random numbers of the slots of one step."""
+    """The random numbers of the slots of one step, and how codes are drawn with them."""
 
     source: Noise
     slots: Tensor
     """(n,) or (B, n)."""
     step: int | Tensor = 0
     """Counts the times that slots may be drawn again, in masked generation: a number or (B,)."""
-    ahead: Tensor | None = None
-    """What `uniform` gives, where a loop has computed it for all its steps at once; for as many
-    numbers of a slot as are here."""
+    ahead: Ahead | None = None
+    """What computes numbers for several steps at once."""
+    reach: int = 0
+    """All slots are below this; for `ahead`."""
+    race: bool = False
+    """Whether the ids of a code race for it, each with a number of its own: where probabilities
+    change a little, mostly the same id wins. Else one number is looked up among their sums."""
 
     @staticmethod
     def of(noise: Noise | None, codes: Tensor, slots: Tensor) -> SlotNoise:
@@ -125,10 +165,18 @@ class SlotNoise(NamedTuple):
 
         The first numbers of a slot are the same whatever the width.
         """
-        ahead = self.ahead
-        if ahead is None or width > (ahead.shape[2] if ahead.dim() == 3 else 0):
+        if self.ahead is None:
             return self.source.uniform(self.slots, width, step=2 * self.step)
-        return ahead if ahead.dim() == 2 else ahead[..., :width] if width else ahead[..., 0]
+        numbers = self.ahead.uniform(self.slots, self.reach, width or 1)
+        return numbers if width else numbers[..., 0]
+
+    def draw(self, logits: Tensor, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor]:
+        """Draw a code of each slot from filtered logits (B, n, V); of several codes of a slot, one
+        of its parts. Returns codes (B, n) int64 and their log-probabilities (B, n) in nats."""
+        if not self.race:
+            return draw(logits, self.uniform(parts)[..., part])
+        numbers = self.uniform(logits.shape[-1] * parts).unflatten(-1, (-1, parts))  # (B, n, V, G)
+        return race(logits, gumbel(numbers[..., part]))
 
     def gumbel(self, width: int) -> Tensor:
         """Gumbel noise (B, n, width), other numbers than `uniform`."""
