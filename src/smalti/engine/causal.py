@@ -17,7 +17,7 @@ from torch import Tensor
 from smalti.codes import Cond, Draw, Span, TokenSpec
 from smalti.engine.step import Known, Model, Request, Step, Watch, check_request
 from smalti.sampling.chance import Chance
-from smalti.sampling.noise import Ahead, Noise, SlotNoise
+from smalti.sampling.noise import Ahead, Noise, SlotNoise, racing
 from smalti.sampling.orders import arrange, inverse
 
 P = TypeVar("P")
@@ -128,11 +128,11 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     begun, guidance = Begun.of(model, request), request.guidance
     spec, codes, vectors = begun.spec, begun.codes, None
     steps = spans(model.blocks(spec), codes.device)
-    race = one_by_one(steps, spec)
+    by = racing if one_by_one(steps, spec) else None
     watch = Watch(spec, len(steps))
     for i, span in enumerate(steps):
         slots = span.slots
-        numbers = SlotNoise(request.noise, slots, 0, begun.ahead, span.reach, race)
+        numbers = SlotNoise(request.noise, slots, 0, begun.ahead, span.reach, by)
         given = begun.known and Known(*(t[:, slots] for t in begun.known))
         guide = guidance.at(i, len(steps))
         chance = Chance(guide, numbers, request.filters, request.solver, given)

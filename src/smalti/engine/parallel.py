@@ -7,28 +7,32 @@ the guesses before it. Where those were right, what was drawn is what drawing in
 codes are final from the left up to the first that was guessed wrongly, that one included, and the
 window moves on; what was drawn behind it are the guesses of the next pass. This is the Jacobi
 iteration of Song et al. 2021 ("Accelerating feedforward computation via parallel nonlinear equation
-solving", arXiv:2002.03629) with common random numbers; Teng et al. 2024 ("Accelerating
-auto-regressive text-to-image generation with training-free speculative Jacobi decoding",
-arXiv:2410.01699) accept by another rule, and draw another picture.
+solving", arXiv:2002.03629) with common random numbers.
 
 Rows advance by themselves. Numbers computed for several slots at once are rounded in another way
 than for one: where two ids are as good as equal, the other may win, once in many pictures.
+
+B images, n slots of a pass, N positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import perf_counter
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.codes import Draw, Known, Span, TokenSpec
+from smalti.codes import Draw, Known, Span
 from smalti.engine.causal import Begun, CausalModel, kept, one_by_one, spans
+from smalti.engine.guesses import Guesses
 from smalti.engine.step import Request, Step, Watch
+from smalti.engine.window import Window
 from smalti.sampling.chance import Chance
-from smalti.sampling.noise import SlotNoise
+from smalti.sampling.coupling import Drafts
+from smalti.sampling.noise import SlotNoise, racing
 from smalti.sampling.orders import arrange
 
 P = TypeVar("P")
@@ -37,86 +41,88 @@ C = TypeVar("C")
 
 @torch.inference_mode()
 def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
-    """Draw the codes of a batch, `request.window` slots at a time, yielding a `Step` after each
-    pass. Its `done` counts codes, of the row that has the fewest.
+    """Draw the codes of a batch, a window of slots at a time, yielding a `Step` after each pass.
+    Its `done` counts codes, of the row that has the fewest.
 
     Raises ValueError as the causal loop does, and for a model that does not draw codes of one
     position after another.
     """
     begun = Begun.of(model, request)
-    spec, codes, total = begun.spec, begun.codes, begun.spec.positions
-    if not one_by_one(spans(model.blocks(spec)), spec):
+    if not one_by_one(spans(model.blocks(begun.spec)), begun.spec):
         raise ValueError("only codes that are drawn one position after another can be drawn ahead")
-    guesses = Guesses(begun)
-    width = min(request.window, total)
-    ahead, rows = (torch.arange(n, device=codes.device) for n in (width, len(codes)))
-    time, done = codes.new_zeros(len(codes), 1), 0  # how many codes of each row are final
-    while done < total:
-        slots = time.clamp(max=total - width) + ahead  # (B, n)
-        guesses.fill(slots)
-        draw, given = _draw(model, request, begun, slots)
-        found, at = kept(draw.codes, given), (rows.unsqueeze(1), slots)
-        wrong = (found != codes[at]).view(*slots.shape, -1).any(-1)  # (B, n)
-        final = F.pad(~wrong[:, :-1], (1, 0), value=True).cumprod(1).bool()
-        codes[at] = found
-        time = slots[:, :1] + final.sum(1, keepdim=True)
-        done = int(time.min())
-        logp = draw.logp.masked_fill(~final, torch.nan)
-        yield Step(done, total, arrange(codes, begun.back), logp, begun.drawn(time))
+    yield from Passes(model, request, begun).stream()
 
 
-def _draw(
-    model: CausalModel[P, C], request: Request, begun: Begun[P, C], slots: Tensor
-) -> tuple[Draw, Known | None]:
-    """Draw all codes of slots (B, n) from what is before each; and which of them are given."""
-    total, reach = begun.spec.positions, int(slots.max()) + 1
-    span = Span.rows(slots, reach)
-    if bool((slots == slots[:1]).all()):  # which needs no gathering
-        span = Span(slots[0], reach, int(slots[0, 0]))
-    guide = request.guidance.of_slots(slots, total)
-    noise = SlotNoise(request.noise, slots, 0, begun.ahead, reach, race=True)
-    rows = torch.arange(len(slots), device=slots.device).unsqueeze(1)
-    given = begun.known and Known(*(t[rows, slots] for t in begun.known))
-    chance = Chance(guide, noise, request.filters, request.solver, given)
-    draw = model.draw(begun.codes, begun.prepared, span, begun.cache, chance)
-    Watch(begun.spec, 1).see(draw)
-    return draw, given
+def pays(model: CausalModel[P, C], request: Request) -> bool:
+    """Whether drawing ahead may be faster, and gives the same codes but once in many pictures. In
+    less than float32 other codes are as good as equal too often for that."""
+    spec = model.draws(request.spec)
+    exact = all(p.dtype == torch.float32 for p in model.parameters())
+    return exact and one_by_one(spans(model.blocks(spec)), spec)
 
 
-class Guesses:
-    """The first guess of a code: that of the nearest position which is drawn before it."""
+class Passes:
+    """The passes of a request."""
 
-    def __init__(self, begun: Begun[P, C]) -> None:
-        self.codes, self.known = begun.codes, begun.known
-        if self.known is not None:
-            self.codes[:] = kept(self.codes, self.known)
-        self.near = nearest(begun.spec, begun.orders).to(self.codes.device)
-        self.filled = self.codes.new_ones(len(self.codes))
-        """Slots of each row that have a guess, (B,); the first needs none."""
+    def __init__(self, model: CausalModel[P, C], request: Request, begun: Begun[P, C]) -> None:
+        self.model, self.request, self.begun = model, request, begun
+        self.total, batch = begun.spec.positions, len(begun.codes)
+        self.rows = torch.arange(batch, device=begun.codes.device).unsqueeze(1)
+        self.guesses = Guesses(begun)
+        self.window = Window(request.parallel, self.total)
+        speculative = request.parallel.mode == "speculative"
+        self.by = Drafts(batch, self.window.most) if speculative else racing
 
-    def fill(self, slots: Tensor) -> None:
-        """Guess those of slots (B, n), which follow each other, that have no guess."""
-        new = int((slots[:, -1] - self.filled).max()) + 1
-        rows = torch.arange(len(slots), device=slots.device)
-        for slot in slots.T[
-            max(slots.shape[1] - new, 0) :
-        ]:  # (B,), in turn: one may be near another
-            near = self.near[slot] if self.near.dim() == 1 else self.near[rows, slot]
-            fresh = slot >= self.filled
-            if self.known is not None:
-                fresh = fresh & ~self.known.mask[rows, slot]
-            fresh = fresh.view(-1, *[1] * (self.codes.dim() - 2))
-            guess = torch.where(fresh, self.codes[rows, near], self.codes[rows, slot])
-            self.codes[rows, slot] = guess
-        self.filled = torch.maximum(self.filled, slots[:, -1] + 1)
+    def stream(self) -> Iterator[Step]:
+        """What is drawn, pass by pass."""
+        codes = self.begun.codes
+        time = codes.new_zeros(len(codes), 1)  # how many codes of each row are final
+        before = [0] * len(codes)
+        while (done := min(before)) < self.total:
+            began, width = perf_counter(), self.window.width(self.total - done)
+            slots = time.clamp(max=self.total - width) + torch.arange(width, device=time.device)
+            draw, final = self.drawn(slots, time)
+            fresh = final & (slots >= time)
+            time = torch.maximum(time, slots[:, :1] + final.sum(1, keepdim=True))
+            after = time[:, 0].tolist()
+            came = [b - a for a, b in zip(before, after, strict=True) if a + width <= self.total]
+            self.window.see(width, came, perf_counter() - began)
+            before = after
+            logp = draw.logp.masked_fill(~fresh, torch.nan)
+            picture = arrange(codes, self.begun.back)
+            yield Step(min(after), self.total, picture, logp, self.begun.drawn(time))
 
+    def drawn(self, slots: Tensor, time: Tensor) -> tuple[Draw, Tensor]:
+        """Draw codes of slots (B, n), and write down those that are not final yet; `time` (B, 1)
+        says which. Returns the draw, and which are final now, (B, n) bool."""
+        codes, at = self.begun.codes, (self.rows, slots)
+        self.guesses.fill(int(slots.max()) + 1)
+        old, known = codes[at], self.begun.known
+        given = None if known is None else Known(*(t[at] for t in known))
+        draw = self.model.draw(
+            codes,
+            self.begun.prepared,
+            self.span(slots),
+            self.begun.cache,
+            self.chance(slots, given),
+        )
+        Watch(self.begun.spec, 1).see(draw)
+        past = slots < time
+        new = torch.where(past.view(*past.shape, *[1] * (old.dim() - 2)), old, kept(draw.codes, given))
+        codes[at] = new
+        right = (new == old).view(*slots.shape, -1).all(-1)  # (B, n)
+        return draw, F.pad(right[:, :-1], (1, 0), value=True).cumprod(1).bool()
 
-def nearest(spec: TokenSpec, orders: Tensor | None) -> Tensor:
-    """For each slot of an order, (N,) or (B, N), the earlier slot whose position is nearest; of
-    several the first, which is final soonest. Of the first slot: itself."""
-    ((height, width),) = spec.grids
-    cells = torch.cartesian_prod(torch.arange(height), torch.arange(width)).float()  # (N, 2)
-    places = cells if orders is None else cells[orders.cpu()]  # (N, 2) or (B, N, 2)
-    away = torch.cdist(places, places)
-    earlier = torch.ones_like(away[..., :, :]).tril(-1).bool()
-    return away.masked_fill(~earlier, torch.inf).argmin(-1)  # of all inf the first
+    def span(self, slots: Tensor) -> Span:
+        """Of slots (B, n); where all rows stand at the same, it needs no gathering."""
+        reach = int(slots.max()) + 1
+        if bool((slots == slots[:1]).all()):
+            return Span(slots[0], reach, int(slots[0, 0]))
+        return Span.rows(slots, reach)
+
+    def chance(self, slots: Tensor, given: Known | None = None) -> Chance:
+        """How codes of slots (B, n) are drawn, all in one pass."""
+        request, reach = self.request, int(slots.max()) + 1
+        guide = request.guidance.of_slots(slots, self.total)
+        noise = SlotNoise(request.noise, slots, 0, self.begun.ahead, reach, self.by)
+        return Chance(guide, noise, request.filters, request.solver, given)

@@ -15,6 +15,7 @@ from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import check_order
+from smalti.sampling.parallel import Parallel
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
 
@@ -66,9 +67,8 @@ class Request:
     """Positions in the order of drawing, (N,) or (B, N); None: the model's own."""
     spec: TokenSpec | None = None
     """Codes on another grid than the model's own, if it can draw them."""
-    window: int = 1
-    """Of models that draw one code after another: how many of them a pass draws ahead, of which
-    those are kept that drawing in turn gives; 1 draws in turn."""
+    parallel: Parallel = Parallel()
+    """Of models that draw one code after another: whether a pass draws several ahead."""
     pictures: Cond | None = None
     """B rows of the pictures of the conditions alone, of models that read text and pictures."""
 

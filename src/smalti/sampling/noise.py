@@ -10,7 +10,7 @@ equal on every device.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -139,6 +139,21 @@ class Ahead:
         return numbers[rows, slots]
 
 
+class Drawing(Protocol):
+    """A way to draw codes; arguments and result are those of `SlotNoise.draw`."""
+
+    def __call__(
+        self, noise: SlotNoise, logits: Tensor, part: int, parts: int
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def racing(noise: SlotNoise, logits: Tensor, part: int, parts: int) -> tuple[Tensor, Tensor]:
+    """The ids of a code race for it, each with a number of its own: where probabilities change a
+    little, mostly the same id wins."""
+    numbers = noise.uniform(logits.shape[-1] * parts).unflatten(-1, (-1, parts))  # (B, n, V, G)
+    return race(logits, gumbel(numbers[..., part]))
+
+
 class SlotNoise(NamedTuple):
     """The random numbers of the slots of one step, and how codes are drawn with them."""
 
@@ -151,9 +166,8 @@ class SlotNoise(NamedTuple):
     """What computes numbers for several steps at once."""
     reach: int = 0
     """All slots are below this; for `ahead`."""
-    race: bool = False
-    """Whether the ids of a code race for it, each with a number of its own: where probabilities
-    change a little, mostly the same id wins. Else one number is looked up among their sums."""
+    by: Drawing | None = None
+    """How codes are drawn; None: one number is looked up among sums of probabilities."""
 
     @staticmethod
     def of(noise: Noise | None, codes: Tensor, slots: Tensor) -> SlotNoise:
@@ -173,10 +187,9 @@ class SlotNoise(NamedTuple):
     def draw(self, logits: Tensor, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor]:
         """Draw a code of each slot from filtered logits (B, n, V); of several codes of a slot, one
         of its parts. Returns codes (B, n) int64 and their log-probabilities (B, n) in nats."""
-        if not self.race:
-            return draw(logits, self.uniform(parts)[..., part])
-        numbers = self.uniform(logits.shape[-1] * parts).unflatten(-1, (-1, parts))  # (B, n, V, G)
-        return race(logits, gumbel(numbers[..., part]))
+        if self.by is not None:
+            return self.by(self, logits, part, parts)
+        return draw(logits, self.uniform(parts)[..., part])
 
     def gumbel(self, width: int) -> Tensor:
         """Gumbel noise (B, n, width), other numbers than `uniform`."""
