@@ -25,10 +25,9 @@ from smalti.models import var
 from smalti.models.generator import Generator
 from smalti.models.var import VAR
 from smalti.sampling.chance import Chance
-from smalti.sampling.filters import Filters, draw
-from smalti.sampling.filters import race as race_of
+from smalti.sampling.filters import Filters, draw, race
 from smalti.sampling.guidance import ClassifierFree, Guidance
-from smalti.sampling.noise import Noise, SlotNoise, gumbel
+from smalti.sampling.noise import Noise, SlotNoise, hashed, racing
 from smalti.sampling.orders import arrange, order, restore
 from smalti.sampling.solvers import Solver
 from smalti.tokenizers.multiscale_vqvae import VAR256
@@ -69,13 +68,13 @@ def slow_generate(model, cond, noise, guidance, filters, solver) -> tuple[Tensor
     (everything,) = spans([total])
     codes, logps = model.spec.empty(cond.batch), []
     blocks = model.blocks()
-    race = model.spec.discrete and len(blocks) == total
+    by = racing if model.spec.discrete and len(blocks) == total else None
     for i, n in enumerate(blocks):
         new = slice(sum(blocks[:i]), sum(blocks[:i]) + n)
         scale = guidance.scale_at(i, len(blocks))
         if model.between:
             before = Known(codes, (everything.slots < new.start).expand(cond.batch, -1))
-            numbers = SlotNoise(noise, everything.slots, race=race)
+            numbers = SlotNoise(noise, everything.slots, by=by)
             chance = Chance(ClassifierFree(scale), numbers, filters, solver, before)
             both = model.prepare(Cond.cat([cond, cond.null()]))
             found = model.draw(codes, both, everything, None, chance)
@@ -86,7 +85,7 @@ def slow_generate(model, cond, noise, guidance, filters, solver) -> tuple[Tensor
             model.hidden(codes, model.prepare(c), everything)[:, new] for c in (cond, cond.null())
         ]
         if not isinstance(model.head, CategoricalHead | BitwiseHead):
-            numbers = SlotNoise(noise, everything.slots[new], race=race)
+            numbers = SlotNoise(noise, everything.slots[new], by=by)
             chance = Chance(ClassifierFree(scale), numbers, filters, solver)
             found = model.head.sample(torch.cat(hidden), chance)
             codes[:, new], logp = found.codes, found.logp
@@ -95,8 +94,8 @@ def slow_generate(model, cond, noise, guidance, filters, solver) -> tuple[Tensor
         both = [of_each_value(model, h) for h in hidden]
         filtered = filters(both[1] + scale * (both[0] - both[1]))
         slots, vocab = everything.slots[new], filtered.shape[-1]
-        if race and isinstance(model.head, CategoricalHead):
-            codes[:, new], logp = race_of(filtered, gumbel(noise.uniform(slots, vocab)))
+        if by and isinstance(model.head, CategoricalHead):
+            codes[:, new], logp = race(filtered, -hashed(noise.keys(slots), vocab).log())
         else:
             width = model.spec.channels * max(model.spec.depth, 1)
             codes[:, new], logp = draw(filtered, noise.uniform(slots, width))

@@ -12,6 +12,7 @@ from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import order
+from smalti.sampling.parallel import Parallel
 
 CASES = {
     name: case
@@ -27,7 +28,9 @@ def test_any_window_draws_the_codes_that_are_drawn_in_turn(name):
     cond, noise = random_cond(model, 3), Noise.request(5, 3)
     in_turn = generate(model, cond, noise, *SCALED)
     for window in (2, 5, 1000):
-        assert torch.equal(generate(model, cond, noise, *SCALED, window=window), in_turn), window
+        assert torch.equal(
+            generate(model, cond, noise, *SCALED, parallel=Parallel("exact", window)), in_turn
+        ), window
 
 
 @pytest.mark.parametrize("name", ["llamagen", "rar"])
@@ -39,7 +42,9 @@ def test_known_codes_and_any_order(name):
     orders = torch.stack([order("spiral-in", spec.grids[0]), order("z-curve", spec.grids[0])])
     for more in ({"known": known}, {"orders": orders}, {"known": known, "orders": orders[1]}):
         in_turn = generate(model, cond, noise, *SCALED, **more)
-        assert torch.equal(generate(model, cond, noise, *SCALED, window=6, **more), in_turn)
+        assert torch.equal(
+            generate(model, cond, noise, *SCALED, parallel=Parallel("exact", 6), **more), in_turn
+        )
     assert torch.equal(in_turn[mask], known.codes[mask])
 
 
@@ -50,7 +55,7 @@ def test_what_is_yielded_on_the_way_is_final():
     in_turn = [step.logp for step in stream(model, cond, noise, *SCALED)]
     logp = torch.full((3, model.spec.positions), torch.nan)
     whole, done = generate(model, cond, noise, *SCALED), 0
-    for step in stream(model, cond, noise, *SCALED, window=4):
+    for step in stream(model, cond, noise, *SCALED, parallel=Parallel("exact", 4)):
         ready = step.ready.sum(1)
         assert (step.codes == whole)[step.ready].all() and step.total == model.spec.positions
         assert int(ready.min()) == step.done > done
@@ -67,7 +72,7 @@ def test_right_guesses_save_passes():
     guess."""
     model = build(*CASES["llamagen"])
     model.head.logits = lambda h: 1e4 * torch.eye(model.spec.vocab)[3].expand(*h.shape[:2], -1)
-    steps = stream(model, random_cond(model, 2), Noise.request(5, 2), window=4)
+    steps = stream(model, random_cond(model, 2), Noise.request(5, 2), parallel=Parallel("exact", 4))
     assert [step.done for step in steps] == [1, 5, 9, 13, 16]
 
 
@@ -75,7 +80,7 @@ def test_models_of_scales_are_not_drawn_ahead():
     name, case = next((n, c) for n, c in causal_models().items() if len(c[1].spec.grids) > 1)
     model = build(*case)
     with pytest.raises(ValueError, match="one position after another"):
-        generate(model, random_cond(model, 1), Noise.request(0, 1), window=4)
+        generate(model, random_cond(model, 1), Noise.request(0, 1), parallel=Parallel("exact", 4))
 
 
 def test_the_nearest_position_of_those_before():
@@ -92,7 +97,7 @@ def test_every_outcome_is_as_likely_as_its_codes_say():
     model = build(module, replace(config, grid=(2, 2), vocab=3))
     count = 20_000
     cond = random_cond(model, 1).rows(torch.zeros(count, dtype=torch.int64))
-    codes = generate(model, cond, Noise.request(3, count), window=3)
+    codes = generate(model, cond, Noise.request(3, count), parallel=Parallel("exact", 3))
     every = torch.cartesian_prod(*[torch.arange(3)] * 4)  # (81, 4)
     with torch.no_grad():
         nats = model.loss(every, cond.rows(torch.zeros(81, dtype=torch.int64))).sum(1)

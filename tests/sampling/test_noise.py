@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.sampling.noise import Ahead, Noise, SlotNoise, philox
+from smalti.sampling.noise import Ahead, Noise, SlotNoise, hashed, philox, racing
 
 KNOWN = [
     # the test vectors that the authors of Philox publish
@@ -148,7 +148,33 @@ def test_what_a_loop_computes_ahead_is_what_each_step_would(most, monkeypatch):
 
 def test_parts_of_a_slot_race_with_numbers_of_their_own():
     noise, logits = Noise.request(3, 2), torch.zeros(2, 3, 50)
-    slots = SlotNoise(noise, torch.arange(3), race=True)
+    slots = SlotNoise(noise, torch.arange(3), by=racing)
     found = [slots.draw(logits, part, 2)[0] for part in range(2)]
     assert not torch.equal(*found)
-    assert not torch.equal(slots.draw(logits)[0], slots._replace(race=False).draw(logits)[0])
+    assert not torch.equal(slots.draw(logits)[0], slots._replace(by=None).draw(logits)[0])
+
+
+def test_hashed_numbers_by_plain_arithmetic():
+    keys, word = torch.tensor([[-5, 7], [2**31 - 1, -(2**31)]], dtype=torch.int32), 2**32 - 1
+    for (add, flip), numbers in zip(keys.tolist(), hashed(keys, 9, first=3), strict=True):
+        for element, number in enumerate(numbers.tolist(), 3):
+            x = (element * 0x9E3779B9 + add) % 2**32 ^ flip & word
+            x = (x ^ x >> 16) * 0x7FEB352D & word
+            x = (x ^ x >> 15) * 0x846CA68B & word
+            assert number == (x >> 8) / 2**24
+
+
+def test_hashed_numbers_are_uniform_and_of_no_neighbour():
+    """1,048,576 numbers: mean, variance, a chi-square of 64 bins, and correlations with the next
+    id, slot and image, each within 4.5 standard deviations."""
+    numbers = hashed(Noise.request(3, 16).keys(torch.arange(64)), 1024).double() - 0.5
+    count = numbers.numel()
+    assert abs(float(numbers.mean())) < 4.5 * (12 * count) ** -0.5
+    assert abs(float(numbers.var()) - 1 / 12) < 4.5 * (180 * count) ** -0.5
+    bins = ((numbers + 0.5) * 64).long().flatten().bincount(minlength=64)
+    chi = float(((bins - count / 64) ** 2).sum() / (count / 64))
+    assert abs(chi - 63) < 4.5 * 126**0.5
+    for axis in range(3):
+        size = numbers.shape[axis] - 1
+        pair = numbers.narrow(axis, 0, size) * numbers.narrow(axis, 1, size)
+        assert abs(float(pair.mean())) * 12 < 4.5 * pair.numel() ** -0.5

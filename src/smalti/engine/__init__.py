@@ -14,7 +14,11 @@ from smalti.nn.linear import packed
 
 def _causal(model: Any, request: Request) -> Iterator[Step]:
     """One code after another, or several in a pass."""
-    ahead = parallel.pays(model, request) if request.parallel.mode == "auto" else request.parallel.mode != "off"
+    ahead = (
+        parallel.pays(model, request)
+        if request.parallel.mode == "auto"
+        else request.parallel.mode != "off"
+    )
     return (parallel if ahead else causal).stream(model, request)
 
 

@@ -108,7 +108,9 @@ class Passes:
         )
         Watch(self.begun.spec, 1).see(draw)
         past = slots < time
-        new = torch.where(past.view(*past.shape, *[1] * (old.dim() - 2)), old, kept(draw.codes, given))
+        new = torch.where(
+            past.view(*past.shape, *[1] * (old.dim() - 2)), old, kept(draw.codes, given)
+        )
         codes[at] = new
         right = (new == old).view(*slots.shape, -1).all(-1)  # (B, n)
         return draw, F.pad(right[:, :-1], (1, 0), value=True).cumprod(1).bool()

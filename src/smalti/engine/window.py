@@ -35,8 +35,8 @@ class Window:
     def width(self, left: int) -> int:
         """Of the next pass, of rows the last of which has `left` slots to go."""
         self.passes += 1
-        if self.passes == 1 or self.timed and self.passes <= 3:
-            return 1  # there is nothing to guess from, or one slot is to be timed
+        if self.timed and self.passes <= 3:
+            return 1  # is timed
         return min(self.fixed or self.best(), self.most, left)
 
     def best(self) -> int:
