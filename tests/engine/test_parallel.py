@@ -7,7 +7,7 @@ import torch
 
 from builders import build, causal_models, generate, random_codes, random_cond, stream
 from smalti.codes import Known, TokenSpec
-from smalti.engine.parallel import nearest
+from smalti.engine.guesses import nearest
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
@@ -27,10 +27,9 @@ def test_any_window_draws_the_codes_that_are_drawn_in_turn(name):
     model = build(*CASES[name])
     cond, noise = random_cond(model, 3), Noise.request(5, 3)
     in_turn = generate(model, cond, noise, *SCALED)
-    for window in (2, 5, 1000):
-        assert torch.equal(
-            generate(model, cond, noise, *SCALED, parallel=Parallel("exact", window)), in_turn
-        ), window
+    for window in (0, 2, 5, 1000):
+        ahead = Parallel("exact", window)
+        assert torch.equal(generate(model, cond, noise, *SCALED, parallel=ahead), in_turn), window
 
 
 @pytest.mark.parametrize("name", ["llamagen", "rar"])
@@ -42,9 +41,8 @@ def test_known_codes_and_any_order(name):
     orders = torch.stack([order("spiral-in", spec.grids[0]), order("z-curve", spec.grids[0])])
     for more in ({"known": known}, {"orders": orders}, {"known": known, "orders": orders[1]}):
         in_turn = generate(model, cond, noise, *SCALED, **more)
-        assert torch.equal(
-            generate(model, cond, noise, *SCALED, parallel=Parallel("exact", 6), **more), in_turn
-        )
+        ahead = generate(model, cond, noise, *SCALED, parallel=Parallel("exact", 6), **more)
+        assert torch.equal(ahead, in_turn)
     assert torch.equal(in_turn[mask], known.codes[mask])
 
 
@@ -91,13 +89,16 @@ def test_the_nearest_position_of_those_before():
     assert both.tolist() == [[0, 0, 1, 0, 1, 2]] * 2
 
 
-def test_every_outcome_is_as_likely_as_its_codes_say():
+@pytest.mark.parametrize("mode", ["off", "exact", "speculative"])
+@pytest.mark.parametrize("window", [0, 3])
+def test_every_outcome_is_as_likely_as_its_codes_say(mode, window):
     """Three codes at four slots, 20,000 pictures: against the product of conditionals."""
     module, config = CASES["llamagen"]
     model = build(module, replace(config, grid=(2, 2), vocab=3))
     count = 20_000
     cond = random_cond(model, 1).rows(torch.zeros(count, dtype=torch.int64))
-    codes = generate(model, cond, Noise.request(3, count), parallel=Parallel("exact", 3))
+    noise = Noise.request(3, count)
+    codes = generate(model, cond, noise, parallel=Parallel(mode, window))
     every = torch.cartesian_prod(*[torch.arange(3)] * 4)  # (81, 4)
     with torch.no_grad():
         nats = model.loss(every, cond.rows(torch.zeros(81, dtype=torch.int64))).sum(1)

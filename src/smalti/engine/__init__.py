@@ -14,12 +14,7 @@ from smalti.nn.linear import packed
 
 def _causal(model: Any, request: Request) -> Iterator[Step]:
     """One code after another, or several in a pass."""
-    ahead = (
-        parallel.pays(model, request)
-        if request.parallel.mode == "auto"
-        else request.parallel.mode != "off"
-    )
-    return (parallel if ahead else causal).stream(model, request)
+    return (parallel if parallel.wanted(model, request) else causal).stream(model, request)
 
 
 LOOPS: dict[Loop, Callable[[Any, Request], Iterator[Step]]] = {

@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Draw, Known, Span
@@ -53,9 +53,13 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     yield from Passes(model, request, begun).stream()
 
 
-def pays(model: CausalModel[P, C], request: Request) -> bool:
-    """Whether drawing ahead may be faster, and gives the same codes but once in many pictures. In
-    less than float32 other codes are as good as equal too often for that."""
+def wanted(model: CausalModel[P, C], request: Request) -> bool:
+    """Whether a request is to be drawn here. `auto` is where that gives the same codes but once in
+    many pictures: in less than float32 other codes are as good as equal too often."""
+    mode = request.parallel.mode
+    if mode != "auto":
+        return mode != "off"
+    assert isinstance(model, nn.Module)
     spec = model.draws(request.spec)
     exact = all(p.dtype == torch.float32 for p in model.parameters())
     return exact and one_by_one(spans(model.blocks(spec)), spec)
@@ -108,9 +112,8 @@ class Passes:
         )
         Watch(self.begun.spec, 1).see(draw)
         past = slots < time
-        new = torch.where(
-            past.view(*past.shape, *[1] * (old.dim() - 2)), old, kept(draw.codes, given)
-        )
+        past = past.view(*past.shape, *[1] * (old.dim() - 2))
+        new = torch.where(past, old, kept(draw.codes, given))
         codes[at] = new
         right = (new == old).view(*slots.shape, -1).all(-1)  # (B, n)
         return draw, F.pad(right[:, :-1], (1, 0), value=True).cumprod(1).bool()
