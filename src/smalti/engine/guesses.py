@@ -27,19 +27,23 @@ class Guesses:
             self.codes[:] = kept(self.codes, self.known)
         near = nearest(begun.spec, begun.orders).to(self.codes.device)
         self.near = near.expand(len(self.codes), -1)  # (B, N)
-        self.filled = 1
-        """All rows have guesses for the slots below this; the first needs none."""
+        self.filled = self.codes.new_ones(len(self.codes), 1)
+        """How many slots of each row have a guess, (B, 1); the first needs none."""
 
-    def fill(self, end: int) -> None:
-        """Guess the slots of all rows below `end` that have no guess."""
-        rows = torch.arange(len(self.codes), device=self.codes.device)
-        for slot in range(self.filled, end):  # in turn: one may be near another
-            guess = self.codes[rows, self.near[:, slot]]
+    def fill(self, slots: Tensor) -> None:
+        """Guess those of slots (B, n), which follow each other, that have no guess."""
+        new, rows = int((slots[:, -1:] - self.filled).max()) + 1, torch.arange(len(slots))
+        if new < 1:
+            return
+        rows = rows.unsqueeze(1).to(slots.device)
+        for slot in slots[:, -new:].split(1, 1):  # (B, 1), in turn: one may be near another
+            fresh = slot >= self.filled
             if self.known is not None:
-                known = self.known.mask[:, slot].view(-1, *[1] * (guess.dim() - 1))
-                guess = torch.where(known, self.codes[:, slot], guess)
-            self.codes[:, slot] = guess
-        self.filled = max(self.filled, end)
+                fresh = fresh & ~self.known.mask[rows, slot]
+            fresh = fresh.view(-1, 1, *[1] * (self.codes.dim() - 2))
+            guess = self.codes[rows, self.near[rows, slot]]
+            self.codes[rows, slot] = torch.where(fresh, guess, self.codes[rows, slot])
+        self.filled = torch.maximum(self.filled, slots[:, -1:] + 1)
 
 
 def nearest(spec: TokenSpec, orders: Tensor | None) -> Tensor:

@@ -100,7 +100,7 @@ class Passes:
         """Draw codes of slots (B, n), and write down those that are not final yet; `time` (B, 1)
         says which. Returns the draw, and which are final now, (B, n) bool."""
         codes, at = self.begun.codes, (self.rows, slots)
-        self.guesses.fill(int(slots.max()) + 1)
+        self.guesses.fill(slots)
         old, known = codes[at], self.begun.known
         given = None if known is None else Known(*(t[at] for t in known))
         draw = self.model.draw(

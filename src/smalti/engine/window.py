@@ -16,16 +16,19 @@ MEMORY = 0.9
 
 
 class Window:
-    """The number of slots of each pass.
+    """The number of slots of each pass: the one asked for, if any.
 
     A guess is right with probability r if those before it were, so a pass of w slots has
     (1 - r^w) / (1 - r) codes that are final, and takes 1 + price * (w - 1) of the time of one slot;
     the width is the one at which a code takes the least. Both numbers come from the passes so far.
+    What is drawn speculatively depends on the width: there it is constant, so that no picture
+    depends on others of its batch.
     """
 
     def __init__(self, parallel: Parallel, total: int) -> None:
-        self.fixed = parallel.window
-        self.most = min(parallel.window or MOST, total)
+        self.constant = parallel.mode == "speculative"
+        self.fixed = parallel.window or START * self.constant
+        self.most = min(self.fixed or MOST, total)
         self.right = self.wrong = 1.0
         self.timed = parallel.mode == "auto"
         self.seconds = dict[int, float]()
@@ -35,6 +38,8 @@ class Window:
     def width(self, left: int) -> int:
         """Of the next pass, of rows the last of which has `left` slots to go."""
         self.passes += 1
+        if self.constant:
+            return self.most
         if self.timed and self.passes <= 3:
             return 1  # is timed
         return min(self.fixed or self.best(), self.most, left)

@@ -167,7 +167,7 @@ class Guidance:
     """Interval schedule: first step without guidance again, as a fraction of all steps."""
     scales: tuple[float, ...] = ()
     """List schedule: the guidance of each step; with another number of steps, of the nearest."""
-    parallel: float = 1.0
+    parallel: float = called("guidance_parallel", 1.0, was="parallel")
     """Adaptive projected guidance (APG): share that is kept of guidance along the conditional
     prediction; below 1 a high guidance saturates colours less. On discrete codes an experiment."""
     rescale: float = 0.0
