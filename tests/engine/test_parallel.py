@@ -8,6 +8,8 @@ import torch
 from builders import build, causal_models, generate, random_codes, random_cond, stream
 from smalti.codes import Known, TokenSpec
 from smalti.engine.guesses import nearest
+from smalti.engine.parallel import wanted
+from smalti.engine.step import Request
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
@@ -106,3 +108,21 @@ def test_every_outcome_is_as_likely_as_its_codes_say(mode, window):
     found = (codes @ torch.tensor([27, 9, 3, 1])).bincount(minlength=81)
     chi = ((found - expected) ** 2 / expected).sum()
     assert abs(float(expected.sum()) - count) < 1 and float(chi) < 80 + 4 * 160**0.5
+
+
+@pytest.mark.parametrize("name", ["llamagen", "llamagen-depth", "rar-bits"])
+def test_a_speculative_picture_is_the_same_in_any_batch(name):
+    model = build(*CASES[name])
+    cond, noise, ahead = random_cond(model, 3), Noise.request(5, 3), Parallel("speculative", 4)
+    together = generate(model, cond, noise, *SCALED, parallel=ahead)
+    for i in range(3):
+        one = Noise(noise.seeds[i : i + 1], noise.index[i : i + 1])
+        alone = generate(model, cond.rows(slice(i, i + 1)), one, *SCALED, parallel=ahead)
+        assert torch.equal(alone[0], together[i])
+
+
+def test_auto_draws_in_turn_what_rounds_too_much_or_has_no_turns():
+    model, other = build(*CASES["llamagen"]), build(*causal_models()["var"])
+    asked = Request(random_cond(model, 1), Noise.request(0, 1), parallel=Parallel("auto"))
+    assert wanted(model, asked) and not wanted(other, replace(asked, cond=random_cond(other, 1)))
+    assert not wanted(model.bfloat16(), asked)

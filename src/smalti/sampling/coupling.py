@@ -46,30 +46,26 @@ class Drafts:
     def __init__(self, batch: int, slots: int) -> None:
         self.batch, self.size, self.number = batch, slots, FIRST
         self._slots, self._kept = dict[int, Tensor](), dict[int, tuple[Tensor, Tensor]]()
-        """By part: which slot a place is of, (B, size + 1), the last of none; its draft, and what
-        that was drawn from, (B, size + 1, V)."""
+        """By part: which slot a place is of, (B, size); its draft, and what that was drawn from,
+        (B, size, V)."""
 
     def __call__(
         self, noise: SlotNoise, logits: Tensor, part: int, parts: int
     ) -> tuple[Tensor, Tensor]:
-        """As `SlotNoise.draw`. Of slots below 0 nothing is kept."""
-        if part == 0:
-            self.number += 1
+        """As `SlotNoise.draw`; the first part begins a new turn."""
+        self.number += part == 0
         slots = noise.slots.expand(self.batch, -1)  # (B, n)
         numbers = noise.source.uniform(noise.slots, 2 * parts, step=self.number)
         keep, new = numbers.unflatten(-1, (parts, 2))[..., part, :].unbind(-1)  # (B, n)
         if part not in self._kept:
-            size = (self.batch, self.size + 1)
+            size = (self.batch, self.size)
             self._slots[part] = slots.new_full(size, -1)
             self._kept[part] = slots.new_zeros(size), logits.new_zeros(*size, logits.shape[-1])
-        place = torch.where(slots < 0, self.size, slots % self.size)
-        at = torch.arange(self.batch, device=slots.device).unsqueeze(1), place
+        at = torch.arange(self.batch, device=slots.device).unsqueeze(1), slots % self.size
         (drafts, drawn_from), p = self._kept[part], logits.softmax(-1)
-        q = drawn_from[at]  # (B, n, V)
-        there = self._slots[part][at] == slots
+        q, there = drawn_from[at], self._slots[part][at] == slots  # (B, n, V), (B, n)
         right = there & accepted(p, q, drafts[at], keep)
-        rest = torch.where(there.unsqueeze(-1), residual(p, q), p)
-        codes = torch.where(right, drafts[at], draw(rest.log(), new)[0])
+        instead = torch.where(there.unsqueeze(-1), residual(p, q), p)
+        codes = torch.where(right, drafts[at], draw(instead.log(), new)[0])
         self._slots[part][at], drafts[at], drawn_from[at] = slots, codes, p
-        logp = logits.log_softmax(-1).gather(-1, codes.unsqueeze(-1)).squeeze(-1)
-        return codes, logp
+        return codes, p.gather(-1, codes.unsqueeze(-1)).squeeze(-1).log()
