@@ -18,7 +18,7 @@ B images, n slots of a pass, N positions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TypeVar
 
 import torch
@@ -80,17 +80,18 @@ class Passes:
     def stream(self) -> Iterator[Step]:
         """What is drawn, pass by pass."""
         codes = self.begun.codes
+        clock = thread_time if codes.device.type == "cpu" else perf_counter
         time = codes.new_zeros(len(codes), 1)  # how many codes of each row are final
         before = [0] * len(codes)
         while (done := min(before)) < self.total:
-            began, width = perf_counter(), self.window.width(self.total - done)
+            began, width = clock(), self.window.width(self.total - done)
             slots = time.clamp(max=self.total - width) + torch.arange(width, device=time.device)
             draw, final = self.drawn(slots, time)
             fresh = final & (slots >= time)
             time = torch.maximum(time, slots[:, :1] + final.sum(1, keepdim=True))
             after = time[:, 0].tolist()
             came = [b - a for a, b in zip(before, after, strict=True) if a + width <= self.total]
-            self.window.see(width, came, perf_counter() - began)
+            self.window.see(width, came, clock() - began)
             before = after
             logp = draw.logp.masked_fill(~fresh, torch.nan)
             picture = arrange(codes, self.begun.back)

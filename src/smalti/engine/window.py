@@ -1,4 +1,4 @@
-"""How many slots a pass draws ahead: as many as pay, by the share of guesses that were right."""
+"""How many slots a pass draws ahead: as many as pay, by how many codes the passes before it had."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 
 from smalti.sampling.parallel import Parallel
 
-MOST = 32
-START = 8
-PRICE = 1 / 16
-"""What a slot adds to the time of a pass of one slot, where that is not measured."""
-MEMORY = 0.9
+LEAST, START, MOST = 2, 8, 32
+FURTHER = 4
+"""Slots of a pass for each code that is final behind it: drawn so often before their turn comes,
+guesses are as good as they get, and more slots only cost (`benchmarks/parallel.py`)."""
+TRIED = 8
+"""Passes before `auto` may go back to one slot; the first reads the condition, two have one."""
+MEMORY = 0.8
 """What a pass counts when the next one is counted."""
 
 
 class Window:
-    """The number of slots of each pass: the one asked for, if any.
+    """The number of slots of each pass: the one asked for, if any; else `FURTHER` times as many as
+    the codes that the passes so far had, of all rows in the mean.
 
-    A guess is right with probability r if those before it were, so a pass of w slots has
-    (1 - r^w) / (1 - r) codes that are final, and takes 1 + price * (w - 1) of the time of one slot;
-    the width is the one at which a code takes the least. Both numbers come from the passes so far.
     What is drawn speculatively depends on the width: there it is constant, so that no picture
     depends on others of its batch.
     """
@@ -29,8 +29,9 @@ class Window:
         self.constant = parallel.mode == "speculative"
         self.fixed = parallel.window or START * self.constant
         self.most = min(self.fixed or MOST, total)
-        self.right = self.wrong = 1.0
         self.timed = parallel.mode == "auto"
+        self.came = START / FURTHER
+        """Codes that a pass has, of a row."""
         self.seconds = dict[int, float]()
         """The least that a pass of a width took."""
         self.passes = 0
@@ -40,32 +41,21 @@ class Window:
         self.passes += 1
         if self.constant:
             return self.most
-        if self.timed and self.passes <= 3:
-            return 1  # is timed
-        return min(self.fixed or self.best(), self.most, left)
+        width = self.fixed or max(LEAST, round(FURTHER * self.came))
+        if self.timed and (self.passes <= 3 or not self.pays(width)):
+            return 1
+        return min(width, self.most, left)
 
-    def best(self) -> int:
-        """The width at which a code takes the least time."""
-        if self.wrong + self.right == 2:
-            return START
-        r, price = self.right / (self.right + self.wrong), self.price()
-        return max(
-            range(1, self.most + 1),
-            key=lambda w: (1 - r**w) / (1 - r) / (1 + price * (w - 1)),
-        )
+    def pays(self, width: int) -> bool:
+        """Whether codes of a pass of this width took less time than as many passes of one slot; so
+        it is said as long as it was not tried."""
+        if self.passes <= TRIED or width not in self.seconds:
+            return True
+        return self.seconds[width] < self.came * self.seconds[1]
 
-    def price(self) -> float:
-        """What a slot adds to a pass, of the time of one slot."""
-        widest = max(self.seconds, default=1)
-        if widest == 1:
-            return PRICE
-        ratio = self.seconds[widest] / self.seconds[1]
-        return max(ratio - 1, 0.0) / (widest - 1)
-
-    def see(self, width: int, advanced: Sequence[int], seconds: float) -> None:
-        """Take note of a pass: by how many codes each row that it drew came on."""
-        if width > 1:
-            self.right = MEMORY * self.right + sum(n - 1 for n in advanced)
-            self.wrong = MEMORY * self.wrong + sum(n < width for n in advanced)
-        if self.timed and self.passes > 1:  # the first reads the condition too
+    def see(self, width: int, came: Sequence[int], seconds: float) -> None:
+        """Take note of a pass: by how many codes the rows came on that had as many to go."""
+        if width > 1 and came:
+            self.came = MEMORY * self.came + (1 - MEMORY) * sum(came) / len(came)
+        if self.timed and self.passes > 1:
             self.seconds[width] = min(seconds, self.seconds.get(width, math.inf))
