@@ -3,10 +3,10 @@
 import pytest
 
 from smalti.engine.window import MOST, START, Window
-from smalti.sampling.parallel import Parallel
+from smalti.sampling.parallel import Mode, Parallel
 
 
-def of(mode: str, came: int, seconds=lambda width: 1.0, window: int = 0) -> list[int]:
+def of(mode: Mode, came: int, seconds=lambda width: 1.0, window: int = 0) -> list[int]:
     """The widths of 30 passes of one row, of each of which so many codes are final."""
     found, left, sizes = Window(Parallel(mode, window), 1000), 1000, []
     for _ in range(30):

@@ -91,31 +91,31 @@ class Begun(Generic[P, C]):
     prepared: P
     cache: C
 
-    @staticmethod
-    def of(model: CausalModel[P, C], request: Request) -> Begun[P, C]:
-        """Raises ValueError as `stream` does."""
-        spec, cond, guidance = check_request(model, request), request.cond, request.guidance
-        orders = model.order(spec) if request.orders is None else request.orders
-        orders = None if orders is None else orders.to(cond.device)
-        branches = guidance.branches(cond, request.negative, request.pictures)
-        copies = branches.batch // cond.batch
-        return Begun(
-            spec,
-            spec.empty(cond.batch, cond.device),
-            request.known and Known(*(arrange(t, orders) for t in request.known)),
-            orders,
-            None if orders is None else inverse(orders),
-            Ahead(request.noise, spec.positions),
-            model.prepare(branches, _of_branches(orders, copies), spec),
-            model.cache(branches.batch, spec),
-        )
-
     def drawn(self, time: Tensor) -> Tensor:
         """Which positions are drawn, (N,) or (B, N) bool, where `time`, (1,) or (B, 1), is how many
         are."""
         device = self.codes.device
         order = torch.arange(self.spec.positions, device=device) if self.back is None else self.back
         return order < time
+
+
+def begin(model: CausalModel[P, C], request: Request) -> Begun[P, C]:
+    """Raises ValueError as `stream` does."""
+    spec, cond, guidance = check_request(model, request), request.cond, request.guidance
+    orders = model.order(spec) if request.orders is None else request.orders
+    orders = None if orders is None else orders.to(cond.device)
+    branches = guidance.branches(cond, request.negative, request.pictures)
+    copies = branches.batch // cond.batch
+    return Begun(
+        spec,
+        spec.empty(cond.batch, cond.device),
+        request.known and Known(*(arrange(t, orders) for t in request.known)),
+        orders,
+        None if orders is None else inverse(orders),
+        Ahead(request.noise, spec.positions),
+        model.prepare(branches, _of_branches(orders, copies), spec),
+        model.cache(branches.batch, spec),
+    )
 
 
 @torch.inference_mode()
@@ -125,7 +125,7 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     Raises ValueError if something of the request has another batch or shape, if a label is no class
     of the model, if the model cannot do what is asked, or if what it draws is no number.
     """
-    begun, guidance = Begun.of(model, request), request.guidance
+    begun, guidance = begin(model, request), request.guidance
     spec, codes, vectors = begun.spec, begun.codes, None
     steps = spans(model.blocks(spec), codes.device)
     by = racing if one_by_one(steps, spec) else None

@@ -36,7 +36,8 @@ class Guesses:
         if new < 1:
             return
         rows = rows.unsqueeze(1).to(slots.device)
-        for slot in slots[:, -new:].split(1, 1):  # (B, 1), in turn: one may be near another
+        for k in range(max(slots.shape[1] - new, 0), slots.shape[1]):  # one may be near another
+            slot = slots[:, k : k + 1]
             fresh = slot >= self.filled
             if self.known is not None:
                 fresh = fresh & ~self.known.mask[rows, slot]

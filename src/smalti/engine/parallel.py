@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Draw, Known, Span
-from smalti.engine.causal import Begun, CausalModel, kept, one_by_one, spans
+from smalti.engine.causal import Begun, CausalModel, begin, kept, one_by_one, spans
 from smalti.engine.guesses import Guesses
 from smalti.engine.step import Request, Step, Watch
 from smalti.engine.window import Window
@@ -47,7 +47,7 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     Raises ValueError as the causal loop does, and for a model that does not draw codes of one
     position after another.
     """
-    begun = Begun.of(model, request)
+    begun = begin(model, request)
     if not one_by_one(spans(model.blocks(begun.spec)), begun.spec):
         raise ValueError("only codes that are drawn one position after another can be drawn ahead")
     yield from Passes(model, request, begun).stream()
@@ -89,7 +89,7 @@ class Passes:
             draw, final = self.drawn(slots, time)
             fresh = final & (slots >= time)
             time = torch.maximum(time, slots[:, :1] + final.sum(1, keepdim=True))
-            after = time[:, 0].tolist()
+            after = [int(n) for n in time[:, 0].cpu()]
             came = [b - a for a, b in zip(before, after, strict=True) if a + width <= self.total]
             self.window.see(width, came, clock() - began)
             before = after

@@ -56,7 +56,7 @@ class Drafts:
         self.number += part == 0
         slots = noise.slots.expand(self.batch, -1)  # (B, n)
         numbers = noise.source.uniform(noise.slots, 2 * parts, step=self.number)
-        keep, new = numbers.unflatten(-1, (parts, 2))[..., part, :].unbind(-1)  # (B, n)
+        keep, new = numbers[..., 2 * part], numbers[..., 2 * part + 1]  # (B, n)
         if part not in self._kept:
             size = (self.batch, self.size)
             self._slots[part] = slots.new_full(size, -1)
