@@ -125,4 +125,5 @@ def test_auto_draws_in_turn_what_rounds_too_much_or_has_no_turns():
     model, other = build(*CASES["llamagen"]), build(*causal_models()["var"])
     asked = Request(random_cond(model, 1), Noise.request(0, 1), parallel=Parallel("auto"))
     assert wanted(model, asked) and not wanted(other, replace(asked, cond=random_cond(other, 1)))
+    assert not wanted(model, replace(asked, cond=random_cond(model, 2)))
     assert not wanted(model.bfloat16(), asked)

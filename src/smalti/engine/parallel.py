@@ -55,10 +55,13 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
 
 def wanted(model: CausalModel[P, C], request: Request) -> bool:
     """Whether a request is to be drawn here. `auto` is where that gives the same codes but once in
-    many pictures: in less than float32 other codes are as good as equal too often."""
+    many pictures (in less than float32 other codes are as good as equal too often), and of one
+    picture: for several, a pass of several slots costs too much (docs/performance.md)."""
     mode = request.parallel.mode
     if mode != "auto":
         return mode != "off"
+    if request.cond.batch > 1:
+        return False
     assert isinstance(model, nn.Module)
     spec = model.draws(request.spec)
     exact = all(p.dtype == torch.float32 for p in model.parameters())
