@@ -16,8 +16,8 @@ class Parallel:
 
     mode: Mode = called("parallel", "off")
     """Models that draw one code after another: draw several in a pass. exact: the picture is the
-    one that off draws; speculative: another one, as likely, in fewer passes; auto: exact where
-    that is found to be faster, in float32."""
+    one that off draws; speculative: another one, as likely, in fewer passes; auto: exact for one
+    picture at a time in float32, as long as that is faster."""
     window: int = 0
     """With parallel: codes of a pass; 0 follows what share of them was right."""
 
