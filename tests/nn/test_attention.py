@@ -129,7 +129,8 @@ def test_cache_writes_where_it_is_told():
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 @pytest.mark.parametrize("queries", (1, 3))
-def test_a_cache_of_half_precision_is_read_in_float32(dtype, queries):
+def test_a_cache_of_half_precision_is_read_in_float32(dtype, queries, monkeypatch):
+    monkeypatch.setattr("smalti.devices.named.fast_bf16_attention", lambda device: False)
     cache = KVCache(1, 2, 4, 8, 16, dtype, "cpu")
     k, v, q = (torch.randn(2, 4, n, 16).to(dtype) for n in (8, 8, queries))
     keys, values = cache.update(0, torch.arange(8), 8, k, v)

@@ -7,12 +7,18 @@ from typing import Any
 
 from torch import nn
 
-from smalti.engine import causal, denoised, masked
+from smalti.engine import causal, denoised, masked, parallel
 from smalti.engine.step import Loop, Model, Request, Step
 from smalti.nn.linear import packed
 
+
+def _causal(model: Any, request: Request) -> Iterator[Step]:
+    """One code after another, or several in a pass."""
+    return (parallel if parallel.wanted(model, request) else causal).stream(model, request)
+
+
 LOOPS: dict[Loop, Callable[[Any, Request], Iterator[Step]]] = {
-    "causal": causal.stream,
+    "causal": _causal,
     "masked": masked.stream,
     "denoised": denoised.stream,
 }

@@ -169,12 +169,13 @@ class Pipeline(CodedPipeline):
         if depth is not None:
             check_levels(depth, self.tokenizer.levels)
         (part,) = self._drawing(conditions, wanted).parts(n, first, batch=None)
+        done = 0
         for step in stream(self.model, self._request(part, known)):
-            done = step.done
+            before, done = done, step.done
             if done == step.total:
                 images = self.decode(step.drawn, part.spec)
                 yield Partial(self.tagged(images, part), done, done)
-            elif done % every == 0:
+            elif done // every > before // every:
                 yield Partial(preview(self.tokenizer, step, part.spec, depth), done, step.total)
 
     def codes(
