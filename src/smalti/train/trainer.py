@@ -42,6 +42,7 @@ from smalti.train.parallel import (
     shard,
     whole,
 )
+from smalti.train.product_share import ProductShare
 
 
 @dataclass(frozen=True)
@@ -247,13 +248,15 @@ class Trainer:
 
     def _loop(self, module: nn.Module, stream: Iterator[Batch], log: Log) -> None:
         config, speed, steps = self.config, f"{self.line.unit}_per_s", self.config.steps
+        products = ProductShare(self.world, config.precision, config.save_every)
         advised, since, clock = False, self.step, time.perf_counter()
         waited = 0.0
         while self.step < steps:
             begin = time.perf_counter()
             batch = next(stream)
             waited += time.perf_counter() - begin
-            losses, norms = self._train_step(module, batch)
+            with products.counting(self.step):
+                losses, norms = self._train_step(module, batch)
             self.step += 1
             self.writer.check()
             due = {n: self._due(n) for n in ("log", "eval", "preview", "save")}
@@ -268,7 +271,8 @@ class Trainer:
                 units = config.batch * self.line.units_per_item * (self.step - since)
                 numbers[speed] = units / seconds
                 numbers["data_share"] = waited / seconds
-                log.record(self.step, numbers, [*self.line.show, speed])
+                numbers["product_share"] = products.of(self.step - since, seconds)
+                log.record(self.step, numbers, [*self.line.show, speed, "product_share"])
                 text = None if advised else self.trained.advice(numbers)
                 if text and self.step > steps // 10:
                     log.say(f"advice: {text}")

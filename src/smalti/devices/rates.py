@@ -1,0 +1,117 @@
+"""What a device can do, measured: how fast it reads memory and multiplies; and what work asks of it.
+
+A step can be no faster than reading its weights once and doing its products at these rates. The
+share of that limit says how much there is left to gain.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:  # slow to import
+    from torch.utils.flop_counter import FlopCounterMode
+
+READ = 100_000_000
+"""Float32 numbers that are summed to measure the memory: far more than caches hold."""
+SIDE = {"cpu": 1024, "cuda": 8192}
+"""Rows and columns of the matrices whose product is measured."""
+ROUNDS = 5
+
+
+def seconds(run: Callable[[], object], device: torch.device | None = None) -> float:
+    """How long a call takes, with all that it starts on the device."""
+    wait(device)
+    start = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def wait(device: torch.device | None) -> None:
+    """Wait until the device has done all that was asked for."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def shortest(
+    run: Callable[[], object], device: torch.device | None = None, rounds: int = ROUNDS
+) -> float:
+    """The shortest of some calls, after one that is not counted."""
+    run()
+    return min(seconds(run, device) for _ in range(rounds))
+
+
+@functools.cache
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second at which the device reads its memory: a plain sum of 400 MB."""
+    memory = torch.ones(READ, device=device)
+    return memory.numel() * memory.element_size() / shortest(memory.sum, device)
+
+
+@functools.cache
+def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Operations a second of a product of two square matrices, a multiplication and an addition as
+    two: what no large product exceeds by much."""
+    side = SIDE.get(device.type, 2048)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / shortest(lambda: a @ b, device)
+
+
+def counted(run: Callable[[], object]) -> float:
+    """Operations of a call in products, convolutions and attention, as `torch.utils.flop_counter`
+    counts them, a multiplication and an addition as two."""
+    with counter() as found:
+        run()
+    return float(found.get_total_flops())
+
+
+def counter() -> FlopCounterMode:
+    """A context that counts operations (`get_total_flops`), also of weights that are packed."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    ops = torch.ops.mkldnn
+    known = hasattr(ops, "_linear_pointwise")
+    mapping = {ops._linear_pointwise: _of_packed} if known else {}
+    return FlopCounterMode(display=False, custom_mapping=mapping)
+
+
+def _of_packed(x: torch.Size, *_: object, out_shape: torch.Size, **__: object) -> int:
+    return 2 * out_shape.numel() * x[-1]
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Of the weights that each step reads: all but embedding tables."""
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    weights: dict[int, Tensor] = {id(p): p for p in module.parameters() if id(p) not in tables}
+    return sum(p.numel() * p.element_size() for p in weights.values())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that this process has held, on CUDA of the device's memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    for line in _lines("/proc/self/status"):
+        if line.startswith("VmHWM"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
+def hardware(device: torch.device | None = None) -> str:
+    """The name of the processor, or of the CUDA device."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = [line.split(":", 1)[1] for line in _lines("/proc/cpuinfo") if "model name" in line]
+    return names[0].strip() if names else "unknown"
+
+
+def _lines(path: str) -> list[str]:
+    """Of a file of the system; none where there is no such file."""
+    file = Path(path)
+    return file.read_text().splitlines() if file.is_file() else []
