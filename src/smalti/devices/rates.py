@@ -1,4 +1,4 @@
-"""What a device can do, measured: how fast it reads memory and multiplies; and what work asks of it.
+"""What a device can do, measured, how fast it reads and multiplies, and what work asks of it.
 
 A step can be no faster than reading its weights once and doing its products at these rates. The
 share of that limit says how much there is left to gain.

@@ -59,7 +59,9 @@ def _affine(x: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
     """What a norm multiplies the channels of a map by, and then adds: each (B, C, 1, 1)."""
     count, channels = len(x), x.shape[1]
     per_group = channels // norm.num_groups
-    mean = x.mean((2, 3), dtype=torch.float32).view(count, norm.num_groups, -1).mean(2)  # (B, groups)
+    mean = (
+        x.mean((2, 3), dtype=torch.float32).view(count, norm.num_groups, -1).mean(2)
+    )  # (B, groups)
     mean = mean.repeat_interleave(per_group, 1)[..., None, None]  # (B, C, 1, 1)
     squares = torch.zeros_like(mean)
     for top, end in _strips(x):

@@ -1,36 +1,50 @@
 """How near training comes to the rate at which its device multiplies.
 
 What is not a product, norms, activations, the optimizer, waiting for data, is what the share leaves
-to 1. Operations that are done twice, as with `train.recompute`, count twice.
+to 1. Operations that are done twice, as with `train.recompute`, count once.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
+from torch.func import functional_call
 
-from smalti.devices.rates import counter, product_rate
-from smalti.train.parallel import Precision, World, wants_bf16
+from smalti.devices.rates import counted, product_rate
+from smalti.train.objectives import Batch, Objective
+from smalti.train.parallel import Precision, World, autocast, wants_bf16
 
 
 class ProductShare:
-    """Counts the operations of a training step, and compares their rate with the device's."""
+    """Compares the operations of training steps with what the device could do in their time."""
 
-    def __init__(self, world: World, precision: Precision, every: int) -> None:
-        """`every`: steps between two counts, as what a step does can change."""
-        self.device, self.every = world.device, every
+    def __init__(self, world: World, precision: Precision) -> None:
+        self.world = world
+        self.precision: Precision = precision
         self.dtype = torch.bfloat16 if wants_bf16(world.device, precision) else torch.float32
-        self._found: Any = None
+        self.operations = 0.0
+        """Of a step of this process."""
 
-    def counting(self, step: int) -> AbstractContextManager[object]:
-        """A context for a step: the first one of a process is counted, and some later ones."""
-        if self._found is not None and step % self.every:
-            return nullcontext()
-        self._found = found = counter()
-        return found
+    def count(self, objective: Objective, batch: Batch, step: int) -> None:
+        """Count the operations of a step, forward and backward, in an extra one that changes
+        nothing: its gradients are of other tensors, and buffers are copies.
+
+        What is counted is not what is trained, as counting takes other ways through torch, which
+        round otherwise.
+        """
+        device = self.world.device
+        state = {n: b.clone() for n, b in objective.named_buffers()}
+        for name, weight in objective.named_parameters():
+            state[name] = weight.detach().requires_grad_(weight.requires_grad)
+        given = {k: v.to(device) for k, v in batch.items()}
+
+        def run() -> None:
+            with autocast(device, self.precision):
+                losses = functional_call(objective, state, (given, step))
+            torch.stack(list(losses.totals.values())).sum().backward()
+
+        self.operations = counted(run)
 
     def of(self, steps: int, seconds: float) -> float:
-        """Of so many steps in so many seconds; of this process and its device."""
-        return self._found.get_total_flops() * steps / seconds / product_rate(self.device, self.dtype)
+        """The share of so many steps in so many seconds, of this process and its device."""
+        rate = self.operations * steps / seconds
+        return rate / product_rate(self.world.device, self.dtype)

@@ -35,14 +35,15 @@ from smalti.train.parallel import (
     Precision,
     World,
     autocast,
+    blocks,
     gather,
     mean_over,
-    recompute,
     replicate,
     shard,
     whole,
 )
 from smalti.train.product_share import ProductShare
+from smalti.train.recomputing import keep_within, kept, recompute
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,15 @@ class TrainConfig:
     """Among several processes: ddp, each has the whole model; fsdp, each has a share of it."""
     recompute: bool = False
     """Keep no activations inside blocks: less memory for a third more time."""
+    memory: float = 0.0
+    """GB that a step's activations may take: as many blocks as have to be are recomputed; 0 has no
+    limit."""
     device: str = "auto"
     """cuda, cpu, mps, or auto: the best there is."""
 
     def __post_init__(self) -> None:
         whole = ("steps", "batch", "accumulate", "log_every", "save_every", "keep")
-        check(self, "train.", positive=whole)
+        check(self, "train.", positive=whole, amounts=("memory",))
         if self.batch % self.accumulate:
             raise ValueError(
                 f"train.accumulate must divide train.batch {self.batch}, got {self.accumulate}"
@@ -148,6 +152,7 @@ class Trainer:
         self.optimizers = {n: adamw(m, config.optim) for n, m in self.modules.items()}
         self.ema = Ema(self.trained.model, config.ema) if config.ema else None
         self.guard = Guard(config.guard).to(world.device)
+        self.products = ProductShare(world, config.precision)
         self.writer = checkpoint.Writer(run / "checkpoints", config.keep)
         self.interrupt = Interrupt()
         self._wish: Tensor | None = None
@@ -237,9 +242,11 @@ class Trainer:
             for text in said:
                 log.say(text)
             module = self.trained if self.sharded else replicate(self.trained, self.world)
-            if config.recompute:
-                recompute(self.trained.model)
             module.train()
+            if not self.sharded and self.step < steps:  # as at the end: a GAN has begun by then
+                self.products.count(self.trained, self.batches.batch(self.step), steps - 1)
+            if spared := self._spare_memory():
+                log.say(f"{self.line.title}: {spared}")
             stack.enter_context(self.interrupt)
             stream = prefetch(self.batches, self.step, steps)
             stack.callback(stream.close)
@@ -248,15 +255,13 @@ class Trainer:
 
     def _loop(self, module: nn.Module, stream: Iterator[Batch], log: Log) -> None:
         config, speed, steps = self.config, f"{self.line.unit}_per_s", self.config.steps
-        products = ProductShare(self.world, config.precision, config.save_every)
         advised, since, clock = False, self.step, time.perf_counter()
         waited = 0.0
         while self.step < steps:
             begin = time.perf_counter()
             batch = next(stream)
             waited += time.perf_counter() - begin
-            with products.counting(self.step):
-                losses, norms = self._train_step(module, batch)
+            losses, norms = self._train_step(module, batch)
             self.step += 1
             self.writer.check()
             due = {n: self._due(n) for n in ("log", "eval", "preview", "save")}
@@ -271,7 +276,8 @@ class Trainer:
                 units = config.batch * self.line.units_per_item * (self.step - since)
                 numbers[speed] = units / seconds
                 numbers["data_share"] = waited / seconds
-                numbers["product_share"] = products.of(self.step - since, seconds)
+                if self.products.operations:
+                    numbers["product_share"] = self.products.of(self.step - since, seconds)
                 log.record(self.step, numbers, [*self.line.show, speed, "product_share"])
                 text = None if advised else self.trained.advice(numbers)
                 if text and self.step > steps // 10:
@@ -286,6 +292,19 @@ class Trainer:
                 raise KeyboardInterrupt
             if due["log"] or due["save"] or due["eval"] or due["preview"]:
                 since, clock, waited = self.step, time.perf_counter(), 0.0
+
+    def _spare_memory(self) -> str | None:
+        """Recompute the blocks that are to be; what there is to say of it."""
+        config, model, device = self.config, self.trained.model, self.world.device
+        if config.recompute:
+            recompute(blocks(model))
+        elif config.memory and self.step < config.steps:
+            batch, items = self.batches.batch(self.step), config.batch // self.world.size
+            item = {k: v[:1].to(device) for k, v in batch.items()}
+            with autocast(device, config.precision):
+                found = kept(model, lambda: self.trained(item, self.step))
+            return keep_within(model, found.times(items // config.accumulate), config.memory)
+        return None
 
     def _due(self, what: str) -> bool:
         every = getattr(self.config, f"{what}_every")
