@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,15 @@ def peak_memory(device: torch.device) -> int:
         if line.startswith("VmHWM"):
             return 1024 * int(line.split()[1])
     return 0
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory` begin anew, where the system allows it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def hardware(device: torch.device | None = None) -> str:
