@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import official
 from common import report
+from smalti.devices import rates
 from smalti.devices.named import cast
 from smalti.devices.rates import counted, weight_bytes
 from smalti.engine import stream
@@ -268,6 +269,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="no whole image of LlamaGen")
     options = parser.parse_args()
     keep_freed_memory()
+    rates.clock = CLOCKS[options.clock]
     chosen = options.only or [*(n for n in CASES if getattr(options, n)), "training"]
     for name in chosen:
         run = training if name == "training" else CASES[name]

@@ -11,13 +11,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:  # slow to import
-    from torch.utils.flop_counter import FlopCounterMode
 
 READ = 100_000_000
 """Float32 numbers that are summed to measure the memory: far more than caches hold."""
@@ -26,13 +23,17 @@ SIDE = {"cpu": 1024, "cuda": 8192}
 ROUNDS = 5
 
 
+clock = time.perf_counter
+"""What all of this is measured by: seconds of the wall, or of the processor."""
+
+
 def seconds(run: Callable[[], object], device: torch.device | None = None) -> float:
     """How long a call takes, with all that it starts on the device."""
     wait(device)
-    start = time.perf_counter()
+    start = clock()
     run()
     wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def wait(device: torch.device | None) -> None:
@@ -66,21 +67,27 @@ def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> fl
 
 
 def counted(run: Callable[[], object]) -> float:
-    """Operations of a call in products, convolutions and attention, as `torch.utils.flop_counter`
-    counts them, a multiplication and an addition as two."""
-    with counter() as found:
+    """Operations of a call in products, convolutions and attention, a multiplication and an
+    addition as two: `torch.utils.flop_counter`, and what it does not know, attention on a CPU and
+    weights that are packed."""
+    from torch.utils import flop_counter as torch_counts  # slow to import
+
+    def attention(q: Any, k: Any, v: Any, *_: object, **__: object) -> int:
+        return torch_counts.sdpa_flop_count(q, k, v)
+
+    def attention_backward(grad: Any, q: Any, k: Any, v: Any, *_: object, **__: object) -> int:
+        return torch_counts.sdpa_backward_flop_count(grad, q, k, v)
+
+    aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
+    known: dict[Any, Any] = {
+        aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+    }
+    if hasattr(mkldnn, "_linear_pointwise"):
+        known[mkldnn._linear_pointwise] = _of_packed
+    with torch_counts.FlopCounterMode(display=False, custom_mapping=known) as counter:
         run()
-    return float(found.get_total_flops())
-
-
-def counter() -> FlopCounterMode:
-    """A context that counts operations (`get_total_flops`), also of weights that are packed."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    ops = torch.ops.mkldnn
-    known = hasattr(ops, "_linear_pointwise")
-    mapping = {ops._linear_pointwise: _of_packed} if known else {}
-    return FlopCounterMode(display=False, custom_mapping=mapping)
+    return float(counter.get_total_flops())
 
 
 def _of_packed(x: torch.Size, *_: object, out_shape: torch.Size, **__: object) -> int:
