@@ -30,9 +30,17 @@ import official
 from common import report
 from smalti.devices import rates
 from smalti.devices.named import cast
-from smalti.devices.rates import counted, weight_bytes
+from smalti.devices.rates import counted
 from smalti.engine import stream
-from smalti.runs.bench import Bench, Drawer, conditions, drawer, drawn_operations, tokenizer_of
+from smalti.runs.bench import (
+    Bench,
+    Drawer,
+    conditions,
+    drawer,
+    drawn_operations,
+    step_bytes,
+    tokenizer_of,
+)
 from smalti.sampling.noise import Noise
 from smalti.train.optim import OptimConfig, adamw
 from smalti.train.parallel import keep_freed_memory
@@ -113,7 +121,7 @@ def limit(setting: Setting, of: Drawer, batch: int, passes: int) -> float:
     """Seconds on paper of so many passes, of as many as a drawing has."""
     cond, all_passes = conditions(of.model, batch, CPU), len(of.model.blocks())
     operations = drawn_operations(of.model, of.sampling, cond) * passes / all_passes
-    return setting.bench.limit(passes * weight_bytes(of.model), operations, setting.dtype)
+    return setting.bench.limit(passes * step_bytes(of.model), operations, setting.dtype)
 
 
 def steps(
@@ -201,7 +209,7 @@ def mar(setting: Setting) -> Iterator[Case]:
 
     sampling = of.sampling.changed(**settings)
     operations = drawn_operations(of.model, sampling, conditions(of.model, 1, CPU))
-    paper = setting.bench.limit(count * weight_bytes(of.model), operations, setting.dtype)
+    paper = setting.bench.limit(count * step_bytes(of.model), operations, setting.dtype)
     mine = partial(drawn, of, None, 1, **settings)
     name = f"MAR-B {count} x {heads}"
     yield Case(name, setting.dtype, codes, mine, paper, setting.rounds)

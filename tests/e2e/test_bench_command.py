@@ -33,7 +33,7 @@ def test_a_pipeline_is_drawn_from_and_trained(tmp_path, capsys, name):
     drawn = told(capsys, "draw", tmp_path, "--batch", "1,2")
     assert [row["batch"] for row in drawn["rows"]] == [1, 2]
     for row in drawn["rows"]:
-        assert row["bytes"] == rates.weight_bytes(pipe.model) * row["passes"]
+        assert row["bytes"] == bench.step_bytes(pipe.model) * row["passes"]
         assert row["limit"] == pytest.approx(max(row["bytes"] / 4e9, row["operations"] / 2e9))
         assert row["share"] == pytest.approx(row["limit"] / row["seconds"])
         assert row["images_per_s"] == pytest.approx(row["batch"] / row["seconds"])

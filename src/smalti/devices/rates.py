@@ -94,10 +94,15 @@ def _of_packed(x: torch.Size, *_: object, out_shape: torch.Size, **__: object) -
     return 2 * out_shape.numel() * x[-1]
 
 
-def weight_bytes(module: nn.Module) -> int:
-    """Of the weights that each step reads: all but embedding tables."""
+def weight_bytes(module: nn.Module, seldom: str | None = None) -> int:
+    """Of the weights that each step reads: all but embedding tables, and those with `seldom` in
+    their name."""
     tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    weights: dict[int, Tensor] = {id(p): p for p in module.parameters() if id(p) not in tables}
+    weights: dict[int, Tensor] = {
+        id(p): p
+        for name, p in module.named_parameters()
+        if id(p) not in tables and (seldom is None or seldom not in name)
+    }
     return sum(p.numel() * p.element_size() for p in weights.values())
 
 

@@ -179,11 +179,17 @@ def draw(bench: Bench, of: Drawer, batch: int) -> Row:
     noise = Noise.request(0, batch, device=device)
     rates.forget_peak(device)
     took = timed(stream(model, of.sampling.request(model, cond, noise)), model, bench)
-    bytes = rates.weight_bytes(model) * took.passes
+    bytes = step_bytes(model) * took.passes
     return Row(
         *("draw", of.name, batch, short(dtype), took.seconds, took.passes, took.share),
         *(operations, bytes, bench.limit(bytes, operations, dtype), rates.peak_memory(device)),
     )
+
+
+def step_bytes(model: Generator) -> int:
+    """Of the weights that a step of drawing reads. What modulates layers, causal models compute
+    before, for many steps."""
+    return rates.weight_bytes(model, "adaln." if model.loop == "causal" else None)
 
 
 class Took(NamedTuple):
