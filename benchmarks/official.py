@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -192,9 +192,15 @@ def var(folder: Path) -> VAR:
         models = importlib.import_module("models")
     share = {"share_quant_resi": 4, "v_patch_nums": sides, "test_mode": False}
     tokenizer = models.VQVAE(vocab_size=4096, z_channels=32, ch=160, **share)
-    rates = {"drop_path_rate": 0.1 * 16 / 24, "cond_drop_rate": 0.1, "norm_eps": 1e-6}
-    model = models.VAR(tokenizer, 1000, 16, 1024, 16, attn_l2_norm=True, patch_nums=sides, **rates)
-    model.init_weights(0.5, 1e-5, 0.02, -1)
+    rates: dict[str, Any] = {
+        "drop_path_rate": 0.1 * 16 / 24,
+        "cond_drop_rate": 0.1,
+        "norm_eps": 1e-6,
+    }
+    rates |= {"attn_l2_norm": True, "patch_nums": sides}
+    with redirect_stdout(sys.stderr):  # it prints what it is
+        model = models.VAR(tokenizer, 1000, 16, 1024, 16, **rates)
+        model.init_weights(0.5, 1e-5, 0.02, -1)
     return VAR(model.eval(), tokenizer.eval().requires_grad_(False))
 
 
