@@ -2,25 +2,15 @@
 
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from smalti.devices.rates import hardware, seconds
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def hardware() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
+__all__ = ["commit", "earlier", "machine", "machines", "report", "seconds"]
 
 
 def commit() -> str:
@@ -37,7 +27,7 @@ def commit() -> str:
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     return {
-        "hardware": torch.cuda.get_device_name() if device == "cuda" else hardware(),
+        "hardware": hardware(torch.device(device)),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "commit": commit(),

@@ -36,6 +36,7 @@ from smalti.nn.linear import packed
 from smalti.recipes.base import GeneratorRecipe
 from smalti.recipes.llamagen import llamagen_b
 from smalti.recipes.rar import rar_b
+from smalti.runs.bench import step_bytes
 from smalti.sampling.noise import Noise
 
 MODELS = {"llamagen_b": (llamagen_b, LlamaGen), "rar_b": (rar_b, RAR)}
@@ -48,13 +49,6 @@ def build(name: str, dtype: torch.dtype, layers: int = 0) -> nn.Module:
     model = kind(replace(config, layers=layers) if layers else config).eval()
     nn.init.normal_(model.head.proj.weight, std=0.02)  # zeros would make every draw alike
     return model.to(dtype)
-
-
-def weight_bytes(model: nn.Module) -> int:
-    """Of what each step reads: all but tables and modulation."""
-    seldom = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    seldom |= {id(p) for name, p in model.named_parameters() if "adaln." in name}
-    return sum(p.numel() * p.element_size() for p in model.parameters() if id(p) not in seldom)
 
 
 def modulation_bytes(model: nn.Module, dtype: torch.dtype) -> int:
@@ -77,7 +71,7 @@ def measure(
     name: str, model: nn.Module, way: str, memory: torch.Tensor, count: int, profile: bool
 ) -> None:
     recipe, total = MODELS[name][0](), model.spec.positions
-    size = weight_bytes(model)
+    size = step_bytes(model)
     c, dtype = model.config, model.head.proj.weight.dtype
     context = packed(model) if way == "packed" else nullcontext()
     plain = patch.object(smalti.nn.linear, "linear", F.linear)

@@ -10,6 +10,7 @@ import close
 from builders import build, random_codes, tokenizers
 from smalti import modules
 from smalti.modules import load_module, save_module
+from smalti.nn import conv
 from smalti.tokenizers.ibq import IBQTokenizer
 from smalti.tokenizers.magvit2 import MAGVIT2
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
@@ -416,3 +417,20 @@ def test_pixels_that_are_no_numbers_are_refused(tokenizer, images, bad):
     wrong[1, 2, -1, -1] = bad
     with pytest.raises(ValueError, match=r"pixels must be numbers.*NaN or inf in images \[1\]"):
         tokenizer.encode(wrong)
+
+
+@torch.no_grad()
+def test_decoders_are_their_plain_ways(tokenizer, images, monkeypatch):
+    """Four kernels, and strips of maps, are what repeated pixels and whole maps are."""
+    codes = tokenizer.encode(images)
+    found = tokenizer.decode(codes)
+    monkeypatch.setattr(conv, "LARGE", 1)
+    monkeypatch.setattr(conv, "STRIP", 500)
+    in_strips = tokenizer.decode(codes)
+    monkeypatch.setattr(conv, "LARGE", 1 << 62)
+    monkeypatch.setattr(
+        conv.Upsample, "forward", lambda layer, x: layer.conv(F.interpolate(x, scale_factor=2.0))
+    )
+    plain = tokenizer.decode(codes)
+    close_pixels(tokenizer, found, plain, images)
+    close_pixels(tokenizer, in_strips, plain, images)

@@ -2,7 +2,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from smalti.nn.conv import Downsample, ResnetBlock, SpatialAttention, Upsample, group_norm
+from smalti.nn import conv
+from smalti.nn.conv import (
+    Downsample,
+    ResnetBlock,
+    SpatialAttention,
+    Upsample,
+    convolved,
+    group_norm,
+)
 
 
 def picture(channels: int, height: int = 6, width: int = 4) -> torch.Tensor:
@@ -73,3 +81,70 @@ def test_spatial_attention_is_one_softmax_over_all_pixels():
     y = (weights @ v.transpose(1, 2)).transpose(1, 2).float().view_as(x)
     torch.testing.assert_close(layer(x), x + layer.proj_out(y), rtol=0, atol=1e-5)
     assert (layer(x) - x).abs().max() > 1e-2
+
+
+def plain_upsample(layer: Upsample, x: torch.Tensor) -> torch.Tensor:
+    return layer.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3), (6, 4)])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
+def test_four_kernels_do_what_one_does_on_repeated_pixels(size, dtype, error):
+    torch.manual_seed(0)
+    layer, x = Upsample(6, 9).to(dtype).eval(), picture(6, *size).to(dtype)
+    found, expected = layer(x), plain_upsample(layer.double(), x.double())
+    assert found.dtype == dtype and found.shape == (2, 9, 2 * size[0], 2 * size[1])
+    torch.testing.assert_close(found.double(), expected, atol=error, rtol=error)
+
+
+def test_kernels_are_summed_again_when_weights_change():
+    layer, x = Upsample(4).eval(), picture(4)
+    with torch.no_grad():
+        first = layer(x)
+        kept = layer._kept
+        assert torch.equal(layer(x), first) and layer._kept is kept
+        layer.conv.weight.mul_(2)
+        torch.testing.assert_close(layer(x), plain_upsample(layer, x))
+        layer.conv.weight.data = layer.conv.weight.data * 3
+        torch.testing.assert_close(layer(x), plain_upsample(layer, x))
+        layer.train()
+        assert layer._kept is None
+    with torch.inference_mode():
+        layer.conv.weight = torch.nn.Parameter(torch.randn(4, 4, 3, 3), requires_grad=False)
+        for _ in range(2):
+            layer.conv.weight.mul_(2)
+            torch.testing.assert_close(layer(x), plain_upsample(layer, x))
+
+
+def test_upsampling_learns_by_the_plain_way():
+    layer, x = Upsample(4), picture(4)
+    found, expected = layer(x), plain_upsample(layer, x)
+    assert torch.equal(found, expected) and found.grad_fn is not None
+    assert list(layer.state_dict()) == ["conv.weight", "conv.bias"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("strip", [1, 120, 1000])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_strips_give_what_the_whole_map_gives(monkeypatch, strip, kernel):
+    torch.manual_seed(0)
+    monkeypatch.setattr(conv, "LARGE", 1)
+    monkeypatch.setattr(conv, "STRIP", strip)
+    norm, layer = group_norm(12), torch.nn.Conv2d(12, 5, kernel, padding=kernel // 2)
+    norm.weight.normal_(), norm.bias.normal_()
+    x = picture(12, 7, 5) * 3 + 1
+    x[:, 3] += 40  # a mean far above the deviation
+    found = convolved(x, norm, layer)
+    torch.testing.assert_close(found, layer(F.silu(norm(x))), atol=2e-5, rtol=2e-5)
+
+
+def test_strips_are_for_what_is_not_learned(monkeypatch):
+    monkeypatch.setattr(conv, "LARGE", 1)
+    norm, layer, x = group_norm(8), torch.nn.Conv2d(8, 8, 3, padding=1), picture(8)
+    plain = layer(F.silu(norm(x)))
+    assert torch.equal(convolved(x, norm, layer), plain)
+    with torch.no_grad():
+        monkeypatch.setattr(conv, "STRIP", 40)
+        monkeypatch.setattr(F, "group_norm", None)  # the whole map is not normalised
+        torch.testing.assert_close(convolved(x, norm, layer), plain)

@@ -19,6 +19,7 @@ from smalti.engine.step import Known
 from smalti.models import llamagen
 from smalti.modules import save_module
 from smalti.pictures import grid, save_png, to_pil
+from smalti.pipeline import coded
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
 from smalti.tokenizers import vqgan
@@ -533,3 +534,29 @@ def test_a_typo_in_a_path_where_there_is_no_network(tmp_path, monkeypatch):
             r"the hub could not be asked \(ConnectionError: no network\)$",
         ):
             smalti.load(path)
+
+
+def test_pictures_are_decoded_some_at_a_time(pipe, monkeypatch):
+    codes, seen = pipe.codes([0, 1, 2, 3, 4]), []
+    whole, decode = pipe.decode(codes), pipe.tokenizer.decode
+    monkeypatch.setattr(coded, "DECODED", 2 * 16 * 16)
+    monkeypatch.setattr(
+        pipe.tokenizer, "decode", lambda part, spec: (seen.append(len(part)), decode(part, spec))[1]
+    )
+    assert pipe.tokenizer.size == (16, 16)
+    assert (pipe.decode(codes).int() - whole.int()).abs().max() <= 1  # a level, by rounding
+    assert seen == [2, 2, 1]
+    assert pipe.decode(codes[:0]).shape == (0, 3, 16, 16)
+
+
+def test_pictures_are_decoded_in_bfloat16_where_asked(pipe):
+    whole = pipe([0, 1])
+    assert "decoder_dtype" not in whole[0].info["smalti"]
+    pipe.decoder_dtype = torch.bfloat16
+    try:
+        rough = pipe([0, 1])
+    finally:
+        pipe.decoder_dtype = torch.float32
+    assert rough[0].info["smalti"]["decoder_dtype"] == "bfloat16"
+    apart = [np.abs(np.float32(a) - np.float32(b)) for a, b in zip(whole, rough, strict=True)]
+    assert 0 < np.mean(apart) < 3  # levels of 255

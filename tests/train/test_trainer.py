@@ -12,6 +12,7 @@ from torch import nn
 from builders import random_codes
 from smalti.models import llamagen
 from smalti.nn.finite import NotFinite
+from smalti.runs import ladder
 from smalti.tokenizers import multiscale_vqvae, vqgan
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.train import checkpoint
@@ -25,6 +26,8 @@ from smalti.train.objectives import (
 )
 from smalti.train.optim import OptimConfig
 from smalti.train.parallel import World
+from smalti.train.product_share import ProductShare
+from smalti.train.recomputing import kept
 from smalti.train.trainer import TrainConfig, Trainer, TrainingStopped
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -338,7 +341,53 @@ def test_recomputed_activations_change_nothing(tmp_path):
     block.attention.register_forward_hook(lambda *_: calls.append(1))
     again = fit(objective, Codes(), tmp_path / "again", replace(CONFIG, recompute=True))
     assert_equal(again.state(), plain.state())
-    assert len(calls) == 2 * CONFIG.steps
+    assert len(calls) == 2 * CONFIG.steps + 1  # one is counted
+
+
+def test_what_is_known_of_products(tmp_path, monkeypatch):
+    monkeypatch.setattr("smalti.train.product_share.product_rate", lambda *_: 1e6)
+    fit(generator(), Codes(), tmp_path, replace(CONFIG, steps=3, ema=0.0))
+    objective = generator()
+    counted = ladder.operations(objective, [Codes().batch(0)])
+    for record in metrics(tmp_path):
+        seconds = 8 * objective.model.spec.positions / record["images_per_s"] / 16
+        assert record["product_share"] == pytest.approx(counted / seconds / 1e6, rel=1e-4)
+
+
+def test_counting_a_step_changes_nothing(tmp_path, monkeypatch):
+    counted = fit(tokenizer(), Pixels(), tmp_path / "counted")
+    monkeypatch.setattr(ProductShare, "count", lambda *_: None)
+    plain = fit(tokenizer(), Pixels(), tmp_path / "plain")
+    assert_equal(plain.state(), counted.state())
+    assert "product_share" in metrics(tmp_path / "counted")[0]
+    assert "product_share" not in metrics(tmp_path / "plain")[0]
+
+
+@pytest.mark.parametrize(("share", "blocks"), [(1.1, 0), (0.9, 2), (0.01, 2)])
+def test_blocks_are_recomputed_until_activations_fit(tmp_path, capsys, share, blocks):
+    batch, objective = Codes().batch(0), generator()
+    found = kept(objective.model, lambda: objective(batch, 0))
+    one = kept(objective.model, lambda: objective({k: v[:1] for k, v in batch.items()}, 0))
+    assert one.times(8).peak(0) == pytest.approx(found.peak(0), rel=0.1)
+    assert found.peak(0) == found.outside + sum(found.inside) > found.peak(2)
+    calls = []
+    for block in objective.model.layers:
+        block.attention.register_forward_hook(lambda *_: calls.append(1))
+    plain = fit(generator(), Codes(), tmp_path / "plain")
+    spared = replace(CONFIG, memory=share * one.times(8).peak(0) / 1e9)
+    again = fit(objective, Codes(), tmp_path / "again", spared)
+    assert_equal(again.state(), plain.state())
+    assert len(calls) == 4 + (2 + blocks) * CONFIG.steps  # two blocks are counted and measured
+    said = capsys.readouterr().err
+    assert (f"{blocks} of 2 blocks are computed again" in said) == (blocks > 0)
+    assert ("more than train.memory" in said) == (share == 0.01)
+
+
+def test_only_blocks_are_recomputed(tmp_path):
+    with pytest.raises(ValueError, match="train.memory recomputes a generator's layers; for"):
+        fit(tokenizer(), Pixels(), tmp_path, replace(CONFIG, memory=1.0))
+    with pytest.raises(ValueError, match="train.memory"):
+        replace(CONFIG, memory=-1.0)
 
 
 def test_sharding_asks_for_blocks(tmp_path):

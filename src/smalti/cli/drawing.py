@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, make_dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -141,6 +141,9 @@ class Numbers:
     """Images drawn at a time."""
     like: Path | None = None
     """A PNG of one image that smalti drew: draw it again."""
+    decoder_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What pictures are decoded in; bfloat16 costs a little precision, and pays where the device
+    multiplies faster in it."""
 
     def sized(self) -> dict[str, Any]:
         """The size that is asked for, as a pipeline takes it; nothing if it is its own."""
@@ -161,6 +164,8 @@ def sample(
     Args:
         pipeline: Folder or Hugging Face hub id.
     """
+    from smalti.devices.named import named_dtype
+
     named, changes = conditions.named(), numbers.sized() | chosen(settings)
     if (archive.count is None) != (archive.npz is None) or (archive.balanced and not archive.npz):
         raise ValueError("--count N and --npz FILE go together, and --balanced with them")
@@ -171,6 +176,7 @@ def sample(
         return
     check_place(pictures.out)
     pipe = opened(pipeline, run)
+    pipe.decoder_dtype = named_dtype(numbers.decoder_dtype)
     if numbers.like is not None:
         tag = read_tag(numbers.like, pipe.fingerprint)
         wanted, n, first = as_drawn(tag) | changes, 1, tag["index"]
@@ -188,6 +194,7 @@ def sample_npz(
     pipeline: str, archive: Archive, numbers: Numbers, wanted: dict[str, Any], run: Run
 ) -> None:
     """`smalti sample --npz`, on all processes; the main one says what became of it."""
+    from smalti.devices.named import named_dtype
     from smalti.pipeline.npz import draw_npz
     from smalti.train.parallel import start, stop
 
@@ -198,6 +205,7 @@ def sample_npz(
     world = start(run.device)
     try:
         pipe = opened(pipeline, run, device=world.device)
+        pipe.decoder_dtype = named_dtype(numbers.decoder_dtype)
         balanced = archive.balanced
         drawn = draw_npz(pipe, npz, count, balanced=balanced, world=world, **given, **wanted)
     finally:

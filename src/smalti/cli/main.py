@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from smalti.arguments import choose
 from smalti.cli import catalogue
+from smalti.cli.bench import bench
 from smalti.cli.coding import encode, reconstruct
 from smalti.cli.drawing import edit, sample
 from smalti.cli.options import check_names, spelled
@@ -202,6 +203,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "scaling": scaling,
     "plot": plot,
+    "bench": bench,
 }
 
 
@@ -216,7 +218,7 @@ GROUPS = {
     "train": ("train", "encode", "repack", "scaling", "plot"),
     "draw": ("sample", "edit", "reconstruct"),
     "text and pictures": ("ask", "caption", "chat"),
-    "measure": ("eval", "tune"),
+    "measure": ("eval", "tune", "bench"),
     "released weights": ("convert",),
 }
 """The commands as the overview shows them."""

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.config import check
-from smalti.nn.conv import Downsample, ResnetBlock, SpatialAttention, Upsample, group_norm
+from smalti.nn.conv import (
+    Downsample,
+    ResnetBlock,
+    SpatialAttention,
+    Upsample,
+    convolved,
+    group_norm,
+)
 
 
 class Shape(Protocol):
@@ -140,7 +147,7 @@ class Encoder(nn.Module):
             x = level(x)  # half the size, but for the last
         for block in self.mid:
             x = block(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return convolved(x, self.norm_out, self.conv_out)
 
 
 class Decoder(nn.Module):
@@ -175,4 +182,4 @@ class Decoder(nn.Module):
             x = block(x)
         for level in self.conv_blocks:
             x = level(x)  # twice the size, but for the last
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)
+        return F.pixel_shuffle(convolved(x, self.norm_out, self.conv_out), self.patch)

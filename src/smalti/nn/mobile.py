@@ -13,6 +13,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smalti.nn.conv import Upsample
+
 EXPANSION = 4
 
 
@@ -51,17 +53,6 @@ class Shrink(nn.Module):
         return self.expand(self.pool(x))
 
 
-class Enlarge(nn.Module):
-    """Repeat each pixel of (B, C, H, W) in a square of four, then a 3 x 3 convolution."""
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(before, after, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-
-
 class MobileBlock(nn.Module):
     """Widen, convolve each channel, narrow, and add the input; `down` halves the size."""
 
@@ -91,12 +82,12 @@ class MobileUpBlock(nn.Module):
         wide = EXPANSION * after
         self.shortcut: nn.Module = nn.Identity()
         if up:
-            self.shortcut = Enlarge(before, after)
+            self.shortcut = Upsample(before, after)
         elif before != after:
             self.shortcut = nn.Conv2d(before, after, 1)
         self.pre_norm = ChannelNorm(before)
         self.conv1_1x1 = nn.Conv2d(before, wide, 1)
-        self.up = Enlarge(wide, wide) if up else nn.Identity()
+        self.up = Upsample(wide, wide) if up else nn.Identity()
         self.conv2_kxk = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
         self.conv3_1x1 = nn.Conv2d(wide, after, 1)
 
@@ -110,7 +101,7 @@ class Unstem(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = Enlarge(channels, channels)
+        self.conv1 = Upsample(channels, channels)
         self.norm1 = ChannelNorm(channels)
         self.conv2 = nn.Conv2d(channels, 3, 3, padding=1)
 

@@ -30,6 +30,7 @@ LATER = (
     "device",
     "accumulate",
     "recompute",
+    "memory",
     "guard.on_nan",
     "guard.spike",
     "guard.on_spike",

@@ -18,11 +18,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.nn.conv import Downsample, ResnetBlock, SpatialAttention, Upsample, group_norm
+from smalti.nn.conv import (
+    Downsample,
+    ResnetBlock,
+    SpatialAttention,
+    Upsample,
+    convolved,
+    group_norm,
+)
 from smalti.tokenizers.one_grid import ConvTokenizer, GridConfig, check_levels
 from smalti.tokenizers.quantize.lfq import LookupFree
 from smalti.tokenizers.quantize.vq import Quantized
@@ -142,7 +148,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)  # half the size, but for the last
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return convolved(self.mid(x), self.norm_out, self.conv_out)
 
 
 class Decoder(nn.Module):
@@ -161,7 +167,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x))
         for level in self.up:
             x = level(x)  # twice the size, but for the last
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return convolved(x, self.norm_out, self.conv_out)
 
 
 class MAGVIT2(ConvTokenizer):

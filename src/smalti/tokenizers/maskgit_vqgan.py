@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.nn.conv import Upsample, group_norm
+from smalti.nn.conv import Upsample, convolved, group_norm
 from smalti.tokenizers.one_grid import GridConfig, GridTokenizer, check_levels
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 
@@ -78,8 +78,8 @@ class Block(nn.Module):
             self.nin_shortcut = nn.Conv2d(out_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = convolved(x, self.norm1, self.conv1)
+        h = convolved(h, self.norm2, self.conv2, self.dropout)
         return h + (x if self.nin_shortcut is None else self.nin_shortcut(h))
 
 
@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for i, level in enumerate(self.down):
             x = level(F.avg_pool2d(x, 2) if i else x)  # half the size, but for the first
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return convolved(self.mid(x), self.norm_out, self.conv_out)
 
 
 class Decoder(nn.Module):
@@ -154,7 +154,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
             x = level(x)  # twice the size, but for the last
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return convolved(x, self.norm_out, self.conv_out)
 
 
 class MaskGITVQGAN(GridTokenizer):

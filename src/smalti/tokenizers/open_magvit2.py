@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.nn.conv import group_norm
+from smalti.nn.conv import convolved, group_norm
 from smalti.tokenizers.one_grid import GridConfig, GridTokenizer, check_levels
 from smalti.tokenizers.quantize.lfq import LookupFree
 
@@ -76,8 +76,8 @@ class Block(nn.Module):
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = convolved(x, self.norm1, self.conv1)
+        h = convolved(h, self.norm2, self.conv2)
         return self.nin_shortcut(x) + h
 
 
@@ -185,7 +185,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(latent))
         for level, norm in zip(reversed(self.up), reversed(self.adaptive), strict=True):
             x = level(norm(x, latent))  # twice the size, but for the last
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)
+        return F.pixel_shuffle(convolved(x, self.norm_out, self.conv_out), self.patch)
 
 
 class OpenMAGVIT2LFQ(GridTokenizer):

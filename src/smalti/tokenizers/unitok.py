@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn.attention import attend
+from smalti.nn.conv import Upsample
 from smalti.nn.linear import Linear
-from smalti.nn.mobile import ChannelNorm, Enlarge, MobileBlock, MobileUpBlock, Stem, Unstem
+from smalti.nn.mobile import ChannelNorm, MobileBlock, MobileUpBlock, Stem, Unstem
 from smalti.nn.projection import AttentionProjection, GeGLU
 from smalti.nn.residual import drop_path_rates, dropped
 from smalti.tokenizers.one_grid import GridConfig, GridTokenizer
@@ -176,7 +177,7 @@ class Decoder(nn.Module):
         *_, last = config.widths
         self.blocks = transformer(config)
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.up = Enlarge(config.width, last)
+        self.up = Upsample(config.width, last)
         self.stages = nn.ModuleList()
         for (before, after), count in zip(
             pairwise((last, *config.widths[::-1])), config.blocks[::-1], strict=True

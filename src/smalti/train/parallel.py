@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from smalti.devices.named import fast_bf16_products, named_device
 from smalti.files import lock
@@ -184,23 +183,6 @@ def mean_over(values: Tensor, world: World) -> Tensor:
     values = values.clone()
     dist.all_reduce(values)
     return values / world.size
-
-
-def recompute(module: nn.Module) -> None:
-    """Keep no activations inside the blocks of a model: their forward runs again in the backward.
-
-    It costs a third more time and saves most of the memory. Call it last: a copy of the module
-    would go on using this one's blocks.
-    """
-    for block in blocks(module):
-        block.forward = _recomputed(block.forward)
-
-
-def _recomputed(forward: Any) -> Any:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return run
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

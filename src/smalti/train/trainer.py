@@ -35,13 +35,15 @@ from smalti.train.parallel import (
     Precision,
     World,
     autocast,
+    blocks,
     gather,
     mean_over,
-    recompute,
     replicate,
     shard,
     whole,
 )
+from smalti.train.product_share import ProductShare
+from smalti.train.recomputing import keep_within, kept, recompute
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,15 @@ class TrainConfig:
     """Among several processes: ddp, each has the whole model; fsdp, each has a share of it."""
     recompute: bool = False
     """Keep no activations inside blocks: less memory for a third more time."""
+    memory: float = 0.0
+    """GB that a step's activations may take: as many blocks as have to be are recomputed; 0 has no
+    limit."""
     device: str = "auto"
     """cuda, cpu, mps, or auto: the best there is."""
 
     def __post_init__(self) -> None:
         whole = ("steps", "batch", "accumulate", "log_every", "save_every", "keep")
-        check(self, "train.", positive=whole)
+        check(self, "train.", positive=whole, amounts=("memory",))
         if self.batch % self.accumulate:
             raise ValueError(
                 f"train.accumulate must divide train.batch {self.batch}, got {self.accumulate}"
@@ -147,6 +152,7 @@ class Trainer:
         self.optimizers = {n: adamw(m, config.optim) for n, m in self.modules.items()}
         self.ema = Ema(self.trained.model, config.ema) if config.ema else None
         self.guard = Guard(config.guard).to(world.device)
+        self.products = ProductShare(world, config.precision)
         self.writer = checkpoint.Writer(run / "checkpoints", config.keep)
         self.interrupt = Interrupt()
         self._wish: Tensor | None = None
@@ -236,9 +242,11 @@ class Trainer:
             for text in said:
                 log.say(text)
             module = self.trained if self.sharded else replicate(self.trained, self.world)
-            if config.recompute:
-                recompute(self.trained.model)
             module.train()
+            if not self.sharded and self.step < steps:  # as at the end: a GAN has begun by then
+                self.products.count(self.trained, self.batches.batch(self.step), steps - 1)
+            if spared := self._spare_memory():
+                log.say(f"{self.line.title}: {spared}")
             stack.enter_context(self.interrupt)
             stream = prefetch(self.batches, self.step, steps)
             stack.callback(stream.close)
@@ -268,7 +276,9 @@ class Trainer:
                 units = config.batch * self.line.units_per_item * (self.step - since)
                 numbers[speed] = units / seconds
                 numbers["data_share"] = waited / seconds
-                log.record(self.step, numbers, [*self.line.show, speed])
+                if self.products.operations:
+                    numbers["product_share"] = self.products.of(self.step - since, seconds)
+                log.record(self.step, numbers, [*self.line.show, speed, "product_share"])
                 text = None if advised else self.trained.advice(numbers)
                 if text and self.step > steps // 10:
                     log.say(f"advice: {text}")
@@ -282,6 +292,19 @@ class Trainer:
                 raise KeyboardInterrupt
             if due["log"] or due["save"] or due["eval"] or due["preview"]:
                 since, clock, waited = self.step, time.perf_counter(), 0.0
+
+    def _spare_memory(self) -> str | None:
+        """Recompute the blocks that are to be; what there is to say of it."""
+        config, model, device = self.config, self.trained.model, self.world.device
+        if config.recompute:
+            recompute(blocks(model))
+        elif config.memory and self.step < config.steps:
+            batch, items = self.batches.batch(self.step), config.batch // self.world.size
+            item = {k: v[:1].to(device) for k, v in batch.items()}
+            with autocast(device, config.precision):
+                found = kept(model, lambda: self.trained(item, self.step))
+            return keep_within(model, found.times(items // config.accumulate), config.memory)
+        return None
 
     def _due(self, what: str) -> bool:
         every = getattr(self.config, f"{what}_every")
@@ -338,8 +361,13 @@ class Trainer:
 
     def _clip(self, module: nn.Module) -> Tensor:
         """Clip the gradients of a module; their norm before."""
+        weights = list(module.parameters())
+        norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
         limit = self.config.optim.clip or float("inf")
-        return whole(nn.utils.clip_grad_norm_(module.parameters(), limit))
+        waits = self.world.device.type != "cpu" or self.sharded  # to look at the norm
+        if waits or not norm <= limit:  # else gradients would be multiplied by 1
+            nn.utils.clip_grads_with_norm_(weights, limit, norm)
+        return whole(norm)
 
     def _judge(self, log: Log) -> None:
         """Tell of steps that went wrong since the last time; stop if it is to."""

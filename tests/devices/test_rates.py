@@ -1,0 +1,72 @@
+"""What a device can do is measured, and what work asks of it is counted."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from smalti.devices import rates
+from smalti.nn.linear import Linear, packed
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def ticks(monkeypatch):
+    """A clock that is a second further each time, and work that is cheap."""
+    now = iter(range(10**6))
+    monkeypatch.setattr(rates, "clock", lambda: float(next(now)))
+    monkeypatch.setattr(rates, "READ", 1000)
+    monkeypatch.setattr(rates, "SIDE", {"cpu": 8})
+    for function in (rates.bandwidth, rates.product_rate):
+        function.cache_clear()
+    yield
+    for function in (rates.bandwidth, rates.product_rate):
+        function.cache_clear()
+
+
+def test_rates_are_work_by_seconds(ticks):
+    assert rates.bandwidth(CPU) == 4000
+    assert rates.product_rate(CPU) == rates.product_rate(CPU, torch.bfloat16) == 2 * 8**3
+
+
+def test_the_shortest_call_counts(monkeypatch):
+    now = iter([0.0, 5.0, 10.0, 12.0, 20.0, 29.0])
+    monkeypatch.setattr(rates, "clock", lambda: next(now))
+    calls = []
+    assert rates.shortest(lambda: calls.append(1), rounds=3) == 2
+    assert len(calls) == 4  # one is not counted
+
+
+def test_operations_of_products_attention_and_convolutions():
+    x, layer = torch.randn(2, 3, 16), Linear(16, 24)
+    conv, picture = nn.Conv2d(4, 5, 3, padding=1), torch.randn(2, 4, 6, 7)
+    with torch.no_grad():
+        assert rates.counted(lambda: layer(x)) == 2 * 6 * 16 * 24
+        with packed(layer):
+            assert rates.counted(lambda: layer(x)) == 2 * 6 * 16 * 24
+        assert rates.counted(lambda: conv(picture)) == 2 * 2 * 5 * 4 * 9 * 42
+    q, k = torch.randn(2, 3, 5, 8, requires_grad=True), torch.randn(2, 3, 9, 8)
+    attend = 2 * 2 * 2 * 3 * 5 * 9 * 8  # two products
+    assert rates.counted(lambda: F.scaled_dot_product_attention(q, k, k)) == attend
+
+    def learn():
+        F.scaled_dot_product_attention(q, k, k).sum().backward()
+
+    assert rates.counted(learn) == attend * 3.5  # scores again, and two products for each of both
+
+
+def test_tables_are_not_read_whole():
+    module = nn.ModuleList([nn.Embedding(10, 4), nn.Linear(4, 10, bias=False)])
+    assert rates.weight_bytes(module) == 160
+    module[1].weight = module[0].weight
+    assert rates.weight_bytes(module) == 0
+
+
+def test_the_most_memory_is_forgotten():
+    rates.forget_peak(CPU)
+    before = rates.peak_memory(CPU)
+    block = torch.ones(20_000_000)
+    assert rates.peak_memory(CPU) - before > 70e6
+    del block
+    assert rates.hardware() and rates.hardware(CPU) == rates.hardware()
