@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from smalti.engine import causal, denoised, masked
+from smalti.engine.captured import captured
 from smalti.engine.step import Loop, Model, Request, Step
 from smalti.nn.linear import packed
 
@@ -20,10 +21,11 @@ LOOPS: dict[Loop, Callable[[Any, Request], Iterator[Step]]] = {
 
 
 def stream(model: Model, request: Request) -> Iterator[Step]:
-    """Draw the codes of a batch by the loop that the model is for, with its weights packed.
+    """Draw the codes of a batch by the loop that the model is for, with its weights packed, or its
+    draws recorded where the device can.
 
     Yields a `Step` after each step. Raises ValueError for a request that the model cannot serve.
     """
     assert isinstance(model, nn.Module)
-    with packed(model):
-        yield from LOOPS[model.loop](model, request)
+    with packed(model), captured(model) as drawer:
+        yield from LOOPS[model.loop](drawer, request)
