@@ -102,38 +102,48 @@ def recordings(model: nn.Module) -> int:
     return 0 if kept is None else sum(len(board.steps) for board in kept.boards.values())
 
 
+@dataclass
+class Given:
+    """What a model prepared for one request, in the order of rows that its recordings have."""
+
+    prepared: Rowwise
+    board: Board | None = None
+
+
 class Captured:
-    """A model whose draws are recorded, for one request."""
+    """A model whose draws are recorded, as the loops of pictures know it."""
 
     def __init__(self, model: Any, kept: Kept, record: Callable[[], Record]) -> None:
-        self.model, self.kept, self.record = model, kept, record
-        self.board: Board | None = None
+        self.inner, self.kept, self.record = model, kept, record
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
+        return getattr(self.inner, name)
+
+    def prepare(self, *arguments: Any) -> Any:
+        """What the model prepares, to be given to `draw`. Its rows stay together."""
+        prepared = self.inner.prepare(*arguments)
+        return Given(prepared) if isinstance(prepared, Rowwise) else prepared
 
     def cache(self, *arguments: Any) -> Any:
         """What the model's cache is of; the first draw makes or finds it. Of a masked model the
         cache itself: what its steps write there depends on those before, so none is recorded."""
-        return self.model.cache(*arguments) if self.model.loop == "masked" else arguments
+        return self.inner.cache(*arguments) if self.inner.loop == "masked" else arguments
 
     def draw(self, codes: Tensor, cond: Any, at: Span | Turn, cache: Any, chance: Chance) -> Draw:
         """What the model draws."""
-        if not isinstance(cond, Rowwise):
-            raise TypeError(f"what a model prepares is a Rowwise, got {type(cond).__name__}")
         if isinstance(at, Turn) and cache is not None:
-            return self.model.draw(codes, cond, at, cache, chance)
+            return self.inner.draw(codes, cond.prepared, at, cache, chance)
         inputs = codes, self._place(at, cache), _still(chance, codes.device)
-        key, rows = form(inputs), torch.arange(cond.batch, device=codes.device)
-        if self.board is None:
-            self.board = self._board(cond.rows(rows), cache, key)
-        board = self.board
+        key, rows = form(inputs), torch.arange(cond.prepared.batch, device=codes.device)
+        if cond.board is None:
+            cond.board = self._board(cond.prepared.rows(rows), cache, key)
+        board: Board = cond.board
         if key in board.steps:
             return mapped(board.steps[key](inputs), torch.clone)
 
         def step(given: Any, prepared: Rowwise = board.prepared, cache: Any = board.cache) -> Draw:
             codes, at, chance = given
-            return self.model.draw(codes, prepared, at, cache, chance)
+            return self.inner.draw(codes, prepared, at, cache, chance)
 
         other = board.prepared.rows(rows), None if cache is None else board.cache.rows(rows)
         new = Recorded(step, inputs, board.record, lambda given: step(given, *other))
@@ -149,7 +159,7 @@ class Captured:
             return boards[key]
         while len(boards) >= BOARDS:
             del boards[next(iter(boards))]
-        new = None if cache is None else self.model.cache(*cache)
+        new = None if cache is None else self.inner.cache(*cache)
         boards[key] = Board.of(self.record(), prepared, new)
         return boards[key]
 
@@ -157,7 +167,7 @@ class Captured:
         """A step of single positions as it is up to the next limit."""
         if isinstance(at, Turn) or at.first:
             return at
-        blocks = self.model.blocks(*cache[1:])
+        blocks = self.inner.blocks(*cache[1:])
         if max(blocks) > 1:
             return at
         total = len(blocks)
