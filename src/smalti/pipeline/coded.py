@@ -18,6 +18,7 @@ from smalti.codes import TokenSpec
 from smalti.config import to_dict
 from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part, to_float, to_uint8
+from smalti.devices.float32 import set_products
 from smalti.devices.named import cast, is_dtype, named_device, named_dtype
 from smalti.engine.step import Known, Step
 from smalti.models.eye import Eye
@@ -81,6 +82,7 @@ class CodedPipeline:
                 device = place
         weights = named_dtype(dtype)
         where = self.device if device is None else named_device(device)
+        set_products(where)
         if weights is not None and weights != self.dtype:
             _ = self.fingerprint  # of the weights as they were learned
             cast(self.model, weights, self.model.FLOAT32)

@@ -30,6 +30,7 @@ LATER = (
     "device",
     "accumulate",
     "recompute",
+    "compile",
     "guard.on_nan",
     "guard.spike",
     "guard.on_spike",
