@@ -1,6 +1,6 @@
 """How fast does each model of text and pictures train, draw and write?
 
-    python benchmarks/unified_gpu.py [--device cuda] [--only NAME] [--batch N] [--size small|published]
+    python benchmarks/unified_gpu.py [--device cuda] [--only NAME] [--batch N] [--size small]
 
 A line for each: positions a second of a training step (forward, loss, backward, clipping, AdamW, on
 rows that are there), pictures a second with guidance, ids of text a second. Weights are random;

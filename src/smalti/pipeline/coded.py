@@ -6,7 +6,8 @@ B pictures, H and W pixels of the tokenizer's size, N positions, C channels of a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -27,6 +28,9 @@ from smalti.pipeline.facts import Json
 from smalti.pipeline.request import Drawing, Part, Wanted
 from smalti.text.encoders import TextEncoder
 from smalti.tokenizers.base import ImageTokenizer
+
+HALF = ("cuda",)
+"""Where decoders compute in bfloat16."""
 
 
 class CodedPipeline:
@@ -165,9 +169,10 @@ def decoded(
         if low < 0 or high >= spec.vocab:
             raise ValueError(f"codes must be in [0, {spec.vocab}), got {low} to {high}")
     codes = _for(tokenizer, codes)
-    if depth is not None:
-        return to_uint8(tokenizer.preview(codes, depth, spec))
-    return to_uint8(tokenizer.decode(codes, spec))
+    with decoding(tokenizer):
+        if depth is not None:
+            return to_uint8(tokenizer.preview(codes, depth, spec).float())
+        return to_uint8(tokenizer.decode(codes, spec).float())
 
 
 @torch.inference_mode()
@@ -189,11 +194,24 @@ def preview(
         if not scales:
             grey = torch.full((len(codes), 3, *tokenizer.size_of(spec)), 128, dtype=torch.uint8)
             return to_pil(grey)
-        return to_pil(to_uint8(tokenizer.preview(codes, scales, spec)))
+        with decoding(tokenizer):
+            return to_pil(to_uint8(tokenizer.preview(codes, scales, spec).float()))
     images = decoded(tokenizer, step.drawn, spec, depth)  # (B, 3, H, W)
     drawn = step.ready.view(-1, 1, *grid).float()
     cells = nn.functional.interpolate(drawn, images.shape[2:], mode="nearest")
     return to_pil(torch.where(cells > 0, images, torch.full_like(images, 128)))
+
+
+@contextmanager
+def decoding(tokenizer: nn.Module) -> Generator[None]:
+    """A context in which a GPU decodes in bfloat16, with channels last. Pictures of trained
+    tokenizers are as far from those in float32 as rounding them to 256 values is, 60 dB."""
+    kind = next(tokenizer.parameters()).device.type
+    if kind in HALF:
+        with torch.inference_mode(False):  # else these would be no weights for training any more
+            tokenizer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    with torch.autocast(kind, torch.bfloat16, enabled=kind in HALF):
+        yield
 
 
 def _for(tokenizer: nn.Module, x: Tensor) -> Tensor:
