@@ -1,5 +1,6 @@
 """Recorded draws: the same codes as without, few recordings, and nothing that waits."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -7,14 +8,16 @@ import torch
 from torch import Tensor
 
 from builders import build, causal_models, masked_models, models, random_codes, random_cond
+from smalti.codes import Span
 from smalti.devices.graphs import Recorded, form, mapped, recorder, tensors
 from smalti.engine import LOOPS
 from smalti.engine.captured import BOARDS, captured, recordings
 from smalti.engine.step import Known, Request, Watch
 from smalti.models import llamagen
+from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters
-from smalti.sampling.guidance import Guidance
-from smalti.sampling.noise import Noise
+from smalti.sampling.guidance import ClassifierFree, Guidance
+from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import order
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
@@ -199,3 +202,67 @@ def test_a_recording_reads_what_is_given_and_runs_no_python():
     recorded = Recorded(function, (x, y), taped, function)
     assert recorded.given.tolist() == [1, 2, 3] and len(calls) == 2
     assert recorded((x, 2 * y)).tolist() == [1, 3, 5] and len(calls) == 2
+
+
+@pytest.mark.parametrize("name", ["llamagen", "rar", "dnd", "llamagen-text", "fluid-raster"])
+@torch.inference_mode()
+def test_a_window_of_slots_rides_on_recordings(name):
+    """Of all rows the same, or of each its own; of codes that are there already."""
+    model, guide = build(*models()[name]), ClassifierFree(2.0)
+    cond, noise = random_cond(model, B), Noise.request(4, B)
+    branches, codes = Guidance(2.0).branches(cond), random_codes(model.spec, B)
+    found = list[list[Tensor]]()
+    for record in (None, lambda: taped):
+        with captured(model, record) as drawer:
+            cache, prepared = drawer.cache(2 * B), drawer.prepare(branches)
+            found.append([])
+            for span in (
+                Span(torch.arange(1), 1, 0),
+                Span(torch.arange(1, 5), 5, 1),
+                Span(torch.arange(5, 9), 9, 5),
+                Span.rows(torch.tensor([[4, 5, 6], [8, 9, 10]]), 11),
+                Span.rows(torch.tensor([[7, 8, 9], [11, 12, 13]]), 14),
+            ):
+                chance = Chance(guide, SlotNoise(noise, span.slots))
+                found[-1].append(drawer.draw(codes, prepared, span, cache, chance).codes)
+    torch.testing.assert_close(*found)
+    assert recordings(model) == 3
+
+
+def test_a_cuda_graph_is_recorded_behind_the_same_computation_elsewhere(monkeypatch):
+    """What CUDA is asked for, in which order."""
+    said = list[str]()
+
+    @contextmanager
+    def entered(*what, **more):
+        said.append(f"enter {what[0]} {' '.join(more)}".strip())
+        yield
+        said.append(f"leave {what[0]}")
+
+    class Stream(str):
+        def wait_stream(self, other):
+            said.append(f"{self} waits for {other}")
+
+    class Graph(str):
+        def replay(self):
+            said.append("replay")
+
+    fakes = {
+        "graph_pool_handle": lambda: "pool",
+        "current_stream": lambda: Stream("here"),
+        "Stream": lambda: Stream("beside"),
+        "stream": entered,
+        "CUDAGraph": lambda: Graph("graph"),
+        "graph": entered,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    record = recorder(torch.device("cuda"))()
+    given, replay = record(lambda: said.append("step") or 5, lambda: said.append("warm"))
+    assert given == 5
+    assert said == [
+        *["beside waits for here", "enter beside", "warm", "leave beside", "here waits for beside"],
+        *["enter graph pool capture_error_mode", "step", "leave graph", "replay"],
+    ]
+    replay()
+    assert said[-1] == "replay"
