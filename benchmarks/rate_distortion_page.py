@@ -78,7 +78,7 @@ def plot(rows: Rows, out: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(11, 5.4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)
     for row, mark, i in zip(rows, MARKS * 3, range(len(rows)), strict=False):
@@ -92,7 +92,12 @@ def plot(rows: Rows, out: Path) -> None:
             panel.plot([row["bits"] or row["raw_bits"]], [y], label=row["title"], **style)
     panels[0].set(xlabel="bits per picture", ylabel="PSNR, dB", xscale="log")
     panels[1].set(xlabel="bits per picture", ylabel="FWD of drawn pictures", xscale="log")
-    panels[1].legend(fontsize=7)
+    for panel in panels:
+        panel.set_xticks([300, 500, 1000, 2000], ["300", "500", "1,000", "2,000"])
+        panel.tick_params(axis="x", which="minor", labelbottom=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    note = "filled: the generator's bits; hollow: as stored; lines: numbers, which have no bits"
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, title=note)
     figure.savefig(out)
 
 

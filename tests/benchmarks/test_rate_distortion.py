@@ -78,4 +78,4 @@ def test_the_page_and_its_plot(tmp_path):
     assert text == rate_distortion_page.page(json.loads(json.dumps(ROWS)), about), "as printed"
     rate_distortion_page.plot(ROWS, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as image:
-        assert image.size == (1320, 528)
+        assert image.size == (1320, 648)
