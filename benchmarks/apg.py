@@ -51,7 +51,7 @@ def cases(name: str, pipe: Any, count: int, level: int) -> None:
         pass
     for guidance in SCALES:
         for parallel in PARALLEL:
-            settings, found = {"guidance": guidance, "parallel": parallel}, list[Tensor]()
+            settings, found = {"guidance": guidance, "guidance_parallel": parallel}, list[Tensor]()
             drawn = Drawn(pipe, count, 0, request, settings)
             kept = gather(noted(drawn.batches(how.batch), found), how, how.needs)
             fwd = distance(kept.gaussian("packets"), known).mean().item()

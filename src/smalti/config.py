@@ -28,9 +28,10 @@ def part(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"part": True})
 
 
-def called(name: str, default: Any) -> Any:
-    """A field that has another name in files and on the command line."""
-    return dataclasses.field(default=default, metadata={"name": name})
+def called(name: str, default: Any, was: str = "") -> Any:
+    """A field that has another name in files and on the command line. Of a number: `was` is the
+    name that it had in older files, if a text is what has that name now (`renamed`)."""
+    return dataclasses.field(default=default, metadata={"name": name, "was": was})
 
 
 class Setting(NamedTuple):
@@ -57,6 +58,15 @@ def settings_of(cls: type[Any]) -> Mapping[str, Setting]:
         else:
             found[f.metadata.get("name", f.name)] = Setting((f.name,), cls, f, hints[f.name])
     return types.MappingProxyType(found)
+
+
+def renamed(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as files have them, those of older files by the names of today."""
+    old = {s.field.metadata.get("was"): name for name, s in settings_of(cls).items()}
+    return {
+        old[name] if name in old and isinstance(value, Real) else name: value
+        for name, value in values.items()
+    }
 
 
 def value_of(config: Any, setting: Setting) -> Any:
@@ -191,7 +201,7 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     where = where or cls.__name__
     if not isinstance(values, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - from a file
         raise ValueError(f"{where} must be an object, got {values!r}")
-    fields = settings_of(cls)
+    fields, values = settings_of(cls), renamed(cls, values)
     for name in values:
         if name not in fields:
             hint = did_you_mean(name, fields)

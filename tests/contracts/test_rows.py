@@ -17,7 +17,7 @@ from smalti.engine.step import Request
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters, RowFilters
 from smalti.sampling.guidance import ClassifierFree, Guidance, Projected
-from smalti.sampling.noise import Noise, SlotNoise
+from smalti.sampling.noise import Drawing, Noise, SlotNoise, racing
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
 
@@ -48,9 +48,11 @@ def same(model, codes: Tensor, expected: Tensor) -> bool:
     return torch.allclose(codes, expected, rtol=0, atol=1e-3 * expected.abs().max().item())
 
 
-def chance_of(noise: Noise, rows: Tensor, slots: Tensor, step: int | Tensor = 0) -> Chance:
+def chance_of(
+    noise: Noise, rows: Tensor, slots: Tensor, step: int | Tensor = 0, by: Drawing | None = None
+) -> Chance:
     """Each of the rows by its own scale, filters and noise."""
-    numbers = SlotNoise(Noise(noise.seeds[rows], noise.index[rows]), slots, step)
+    numbers = SlotNoise(Noise(noise.seeds[rows], noise.index[rows]), slots, step, by=by)
     scale = torch.tensor(SCALES)[rows]
     return Chance(ClassifierFree(scale), numbers, RowFilters.of([FILTERS[i] for i in rows]), FEW)
 
@@ -62,6 +64,7 @@ def test_rows_at_different_slots_give_what_each_gives_alone(name):
     model, starts = build(*CASES[name]), (0, 2, 3)
     cond, noise = random_cond(model, 3), Noise(torch.tensor([1, 2, 3]), torch.tensor([0, 7, 1]))
     total, begin = model.spec.positions, {}
+    by = racing if model.spec.discrete else None
     own = model.order()
     branches = Guidance(2.0).branches(cond)
     prepared, cache = model.prepare(branches), model.cache(6)
@@ -72,7 +75,9 @@ def test_rows_at_different_slots_give_what_each_gives_alone(name):
             new, fresh = model.prepare(branches.rows(index)), model.cache(2)
             (first, *_) = spans(model.blocks())
             rows = torch.tensor([i])
-            drawn = model.draw(codes[rows], new, first, fresh, chance_of(noise, rows, first.slots))
+            drawn = model.draw(
+                codes[rows], new, first, fresh, chance_of(noise, rows, first.slots, by=by)
+            )
             codes[i, :1] = drawn.codes[0]
             prepared.put(index, new)
             cache.put(index, fresh)
@@ -85,7 +90,7 @@ def test_rows_at_different_slots_give_what_each_gives_alone(name):
         index = both(rows, 3)
         taken = cache.rows(index)
         span = Span.rows(slots, int(slots.max()) + 1)
-        chance = chance_of(noise, rows, slots)
+        chance = chance_of(noise, rows, slots, by=by)
         drawn = model.draw(codes[rows], prepared.rows(index), span, taken, chance)
         cache.put(index, taken)
         codes[rows, slots[:, 0]] = drawn.codes[:, 0]

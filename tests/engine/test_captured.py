@@ -19,6 +19,7 @@ from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import ClassifierFree, Guidance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import order
+from smalti.sampling.parallel import Parallel
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
 from tape import Waited, taped, waiting_for_nothing
@@ -227,6 +228,16 @@ def test_a_window_of_slots_rides_on_recordings(name):
                 found[-1].append(drawer.draw(codes, prepared, span, cache, chance).codes)
     torch.testing.assert_close(*found)
     assert recordings(model) == 3
+
+
+@pytest.mark.parametrize("name", ["llamagen", "rar", "llamagen-depth"])
+def test_codes_drawn_ahead_are_recorded(name):
+    model = build(*models()[name])
+    for seed in (1, 2):
+        check(model, request(model, seed, parallel=Parallel("exact", 4)))
+    assert recordings(model) <= 1 + 4 * 2  # widths at the end, rows together or apart
+    with captured(model, lambda: taped) as drawer:
+        assert drawer is not model
 
 
 def test_a_cuda_graph_is_recorded_behind_the_same_computation_elsewhere(monkeypatch):

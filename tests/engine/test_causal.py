@@ -18,16 +18,16 @@ from builders import (
 )
 from smalti.codes import Cond, Draw, Reads, TokenSpec
 from smalti.engine.causal import spans
-from smalti.engine.step import Known, width
+from smalti.engine.step import Known
 from smalti.heads.bitwise import BitwiseHead
 from smalti.heads.categorical import CategoricalHead
 from smalti.models import var
 from smalti.models.generator import Generator
 from smalti.models.var import VAR
 from smalti.sampling.chance import Chance
-from smalti.sampling.filters import Filters, draw
+from smalti.sampling.filters import Filters, draw, race
 from smalti.sampling.guidance import ClassifierFree, Guidance
-from smalti.sampling.noise import Noise, SlotNoise
+from smalti.sampling.noise import Noise, SlotNoise, hashed, racing
 from smalti.sampling.orders import arrange, order, restore
 from smalti.sampling.solvers import Solver
 from smalti.tokenizers.multiscale_vqvae import VAR256
@@ -67,14 +67,14 @@ def slow_generate(model, cond, noise, guidance, filters, solver) -> tuple[Tensor
     total = model.spec.positions
     (everything,) = spans([total])
     codes, logps = model.spec.empty(cond.batch), []
-    uniform = noise.uniform(torch.arange(total), width(model.spec))
     blocks = model.blocks()
+    by = racing if model.spec.discrete and len(blocks) == total else None
     for i, n in enumerate(blocks):
         new = slice(sum(blocks[:i]), sum(blocks[:i]) + n)
         scale = guidance.scale_at(i, len(blocks))
         if model.between:
             before = Known(codes, (everything.slots < new.start).expand(cond.batch, -1))
-            numbers = SlotNoise(noise, everything.slots)
+            numbers = SlotNoise(noise, everything.slots, by=by)
             chance = Chance(ClassifierFree(scale), numbers, filters, solver, before)
             both = model.prepare(Cond.cat([cond, cond.null()]))
             found = model.draw(codes, both, everything, None, chance)
@@ -85,7 +85,7 @@ def slow_generate(model, cond, noise, guidance, filters, solver) -> tuple[Tensor
             model.hidden(codes, model.prepare(c), everything)[:, new] for c in (cond, cond.null())
         ]
         if not isinstance(model.head, CategoricalHead | BitwiseHead):
-            numbers = SlotNoise(noise, everything.slots[new])
+            numbers = SlotNoise(noise, everything.slots[new], by=by)
             chance = Chance(ClassifierFree(scale), numbers, filters, solver)
             found = model.head.sample(torch.cat(hidden), chance)
             codes[:, new], logp = found.codes, found.logp
@@ -93,7 +93,12 @@ def slow_generate(model, cond, noise, guidance, filters, solver) -> tuple[Tensor
             continue
         both = [of_each_value(model, h) for h in hidden]
         filtered = filters(both[1] + scale * (both[0] - both[1]))
-        codes[:, new], logp = draw(filtered, uniform[:, new])
+        slots, vocab = everything.slots[new], filtered.shape[-1]
+        if by and isinstance(model.head, CategoricalHead):
+            codes[:, new], logp = race(filtered, -hashed(noise.keys(slots), vocab).log())
+        else:
+            width = model.spec.channels * max(model.spec.depth, 1)
+            codes[:, new], logp = draw(filtered, noise.uniform(slots, width))
         logps.append(logp.flatten(2).sum(2) if logp.dim() == 3 else logp)
     return restore(codes, model.order()), torch.cat(logps, 1)
 

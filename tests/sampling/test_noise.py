@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.sampling.noise import Noise, SlotNoise, philox
+from smalti.sampling.noise import Ahead, Noise, SlotNoise, hashed, philox, racing
 
 KNOWN = [
     # the test vectors that the authors of Philox publish
@@ -131,12 +131,50 @@ def test_slots_that_are_drawn_again_get_other_numbers_but_the_same_normal_ones()
     assert torch.equal(turns[0].normal(6), noise.normal(SLOTS, 6))
 
 
-def test_what_a_loop_computed_ahead_serves_every_width_that_it_has():
-    """Fewer numbers of a slot are the first of those ahead; more are computed, and are the same."""
-    noise, slots = Noise.request(3, 2), torch.tensor([4, 1])
-    wide, plain = noise.uniform(slots, 6), noise.uniform(slots)
-    for ahead in (None, plain, wide, noise.uniform(slots, 2)):
-        given = SlotNoise(noise, slots, ahead=ahead)
-        assert torch.equal(given.uniform(), plain)
-        for width in (1, 2, 5, 6):
-            assert torch.equal(given.uniform(width), wide[..., :width])
+@pytest.mark.parametrize("most", [1 << 24, 5])
+def test_what_a_loop_computes_ahead_is_what_each_step_would(most, monkeypatch):
+    """Of any width, slots of all rows or of each; where too many are to be kept, of each step."""
+    monkeypatch.setattr(Ahead, "MOST", most)
+    monkeypatch.setattr(Ahead, "CHUNK", 12)
+    noise = Noise.request(3, 2)
+    for each in (torch.tensor([0]), torch.tensor([1, 2, 3]), torch.tensor([[4, 5], [2, 3]])):
+        reach, ahead = int(each.max()) + 1, Ahead(noise, 9)
+        given = SlotNoise(noise, each, ahead=ahead, reach=reach)
+        assert torch.equal(given.uniform(), noise.uniform(each))
+        for width in (1, 2, 5, 6, 2):
+            assert torch.equal(given.uniform(width), noise.uniform(each, width))
+    assert torch.equal(ahead.uniform(torch.tensor([8]), 9, 6), noise.uniform(torch.tensor([8]), 6))
+
+
+def test_parts_of_a_slot_race_with_numbers_of_their_own():
+    noise, logits = Noise.request(3, 2), torch.zeros(2, 3, 50)
+    slots = SlotNoise(noise, torch.arange(3), by=racing)
+    found = [slots.draw(logits, part, 2)[0] for part in range(2)]
+    assert not torch.equal(*found)
+    assert not torch.equal(slots.draw(logits)[0], slots._replace(by=None).draw(logits)[0])
+
+
+def test_hashed_numbers_by_plain_arithmetic():
+    keys, word = torch.tensor([[-5, 7], [2**31 - 1, -(2**31)]], dtype=torch.int32), 2**32 - 1
+    for (add, flip), numbers in zip(keys.tolist(), hashed(keys, 9, first=3), strict=True):
+        for element, number in enumerate(numbers.tolist(), 3):
+            x = (element * 0x9E3779B9 + add) % 2**32 ^ flip & word
+            x = (x ^ x >> 16) * 0x7FEB352D & word
+            x = (x ^ x >> 15) * 0x846CA68B & word
+            assert number == (x >> 8) / 2**24
+
+
+def test_hashed_numbers_are_uniform_and_of_no_neighbour():
+    """1,048,576 numbers: mean, variance, a chi-square of 64 bins, and correlations with the next
+    id, slot and image, each within 4.5 standard deviations."""
+    numbers = hashed(Noise.request(3, 16).keys(torch.arange(64)), 1024).double() - 0.5
+    count = numbers.numel()
+    assert abs(float(numbers.mean())) < 4.5 * (12 * count) ** -0.5
+    assert abs(float(numbers.var()) - 1 / 12) < 4.5 * (180 * count) ** -0.5
+    bins = ((numbers + 0.5) * 64).long().flatten().bincount(minlength=64)
+    chi = float(((bins - count / 64) ** 2).sum() / (count / 64))
+    assert abs(chi - 63) < 4.5 * 126**0.5
+    for axis in range(3):
+        size = numbers.shape[axis] - 1
+        pair = numbers.narrow(axis, 0, size) * numbers.narrow(axis, 1, size)
+        assert abs(float(pair.mean())) * 12 < 4.5 * pair.numel() ** -0.5

@@ -256,9 +256,10 @@ def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
 def as_drawn(tag: dict[str, Any]) -> dict[str, Any]:
     """What a picture was drawn for and how, as a pipeline takes it. A setting that its tag does not
     name was unknown when it was drawn, so at its default."""
-    from smalti.config import written
+    from smalti.config import renamed, written
     from smalti.pipeline.sampling import Sampling
 
+    tag = renamed(Sampling, tag)
     settings = {name: tag.get(name, value) for name, value in written(Sampling()).items()}
     asked = {name: tag[name] for name in ("text", "negative", "size") if name in tag}
     asked |= {"classes": [tag["class"]]} if "class" in tag else {}

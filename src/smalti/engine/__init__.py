@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
 
-from smalti.engine import causal, denoised, masked
+from smalti.engine import causal, denoised, masked, parallel
 from smalti.engine.captured import captured
 from smalti.engine.step import Loop, Model, Request, Step
 from smalti.nn.linear import packed
 
+
+def _causal(model: Any, request: Request) -> Iterator[Step]:
+    """One code after another, or several in a pass."""
+    return (parallel if parallel.wanted(model, request) else causal).stream(model, request)
+
+
 LOOPS: dict[Loop, Callable[[Any, Request], Iterator[Step]]] = {
-    "causal": causal.stream,
+    "causal": _causal,
     "masked": masked.stream,
     "denoised": denoised.stream,
 }
@@ -27,5 +34,7 @@ def stream(model: Model, request: Request) -> Iterator[Step]:
     Yields a `Step` after each step. Raises ValueError for a request that the model cannot serve.
     """
     assert isinstance(model, nn.Module)
-    with packed(model), captured(model) as drawer:
+    # drafts are kept in Python, and counted there
+    still = request.parallel.mode != "speculative"
+    with packed(model), captured(model) if still else nullcontext(model) as drawer:
         yield from LOOPS[model.loop](drawer, request)

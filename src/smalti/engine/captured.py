@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from smalti.codes import Draw, Rowwise, Span, Turn
 from smalti.devices.graphs import Record, Recorded, fill, form, mapped, recorder, tensors
+from smalti.engine.told import Asked, Listening, Told, with_ahead
 from smalti.sampling.chance import Chance
 
 LIMIT = 64
@@ -48,6 +49,8 @@ class Board:
     blank: list[Tensor]
     """The tensors of the cache as it was new."""
     steps: dict[Hashable, Recorded[Draw]] = field(default_factory=dict[Hashable, Recorded[Draw]])
+    asked: dict[Hashable, list[Asked]] = field(default_factory=dict[Hashable, list[Asked]])
+    """Which random numbers each step asks for."""
 
     @staticmethod
     def of(record: Record, prepared: Rowwise, cache: Any) -> Board:
@@ -133,22 +136,30 @@ class Captured:
         """What the model draws."""
         if isinstance(at, Turn) and cache is not None:
             return self.inner.draw(codes, cond.prepared, at, cache, chance)
-        inputs = codes, self._place(at, cache), _still(chance, codes.device)
-        key, rows = form(inputs), torch.arange(cond.prepared.batch, device=codes.device)
+        at, chance, noise = self._place(at, cache), _still(chance, codes.device), chance.noise
+        bare = chance._replace(noise=with_ahead(noise, None))
+        key = form((codes, at, bare, noise.ahead is None))
+        rows = torch.arange(cond.prepared.batch, device=codes.device)
         if cond.board is None:
             cond.board = self._board(cond.prepared.rows(rows), cache, key)
         board: Board = cond.board
         if key in board.steps:
-            return mapped(board.steps[key](inputs), torch.clone)
+            given = codes, at, _told(chance, board.asked[key])
+            return mapped(board.steps[key](given), torch.clone)
 
         def step(given: Any, prepared: Rowwise = board.prepared, cache: Any = board.cache) -> Draw:
             codes, at, chance = given
             return self.inner.draw(codes, prepared, at, cache, chance)
 
-        other = board.prepared.rows(rows), None if cache is None else board.cache.rows(rows)
-        new = Recorded(step, inputs, board.record, lambda given: step(given, *other))
-        board.steps[key] = new
-        return mapped(new.given, torch.clone)
+        def warm(given: Any) -> None:
+            step(
+                given, board.prepared.rows(rows), None if cache is None else board.cache.rows(rows)
+            )
+
+        board.asked[key] = _asked(chance, lambda chance: warm((codes, at, chance)))
+        given = codes, at, _told(chance, board.asked[key])
+        board.steps[key] = Recorded(step, given, board.record, warm)
+        return mapped(board.steps[key].given, torch.clone)
 
     def _board(self, prepared: Rowwise, cache: Any, first: Hashable) -> Board:
         """Where requests are drawn that begin with the same step: models may keep what it makes."""
@@ -181,3 +192,19 @@ def _still(chance: Chance, device: torch.device) -> Chance:
     if not isinstance(getattr(guide, "scale", None), float | int):
         return chance
     return chance._replace(guide=replace(guide, scale=torch.full((1,), guide.scale, device=device)))
+
+
+def _asked(chance: Chance, draw: Callable[[Chance], object]) -> list[Asked]:
+    """The numbers that a draw asks of what computes them ahead."""
+    if chance.noise.ahead is None:
+        return []
+    listening = Listening(chance.noise.ahead, chance.noise.reach)
+    draw(chance._replace(noise=with_ahead(chance.noise, listening)))
+    return listening.asked
+
+
+def _told(chance: Chance, asked: list[Asked]) -> Chance:
+    """The same with these numbers in place of what computes them ahead."""
+    if chance.noise.ahead is None:
+        return chance
+    return chance._replace(noise=with_ahead(chance.noise, Told(chance.noise, asked)))

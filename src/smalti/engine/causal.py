@@ -8,15 +8,16 @@ works for every causal system.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from smalti.codes import Cond, Draw, Span, TokenSpec
-from smalti.engine.step import Known, Model, Request, Step, Watch, check_request, width
+from smalti.engine.step import Known, Model, Request, Step, Watch, check_request
 from smalti.sampling.chance import Chance
-from smalti.sampling.noise import Noise, SlotNoise
+from smalti.sampling.noise import Ahead, Noise, SlotNoise, racing
 from smalti.sampling.orders import arrange, inverse
 
 P = TypeVar("P")
@@ -74,6 +75,49 @@ def spans(blocks: Sequence[int], device: torch.device | str | None = None) -> li
     return result
 
 
+@dataclass
+class Begun(Generic[P, C]):
+    """A request as a loop that draws it holds it; codes in the order in which they are drawn."""
+
+    spec: TokenSpec
+    codes: Tensor
+    """(B, N, *trailing), zeros where none is drawn."""
+    known: Known | None
+    orders: Tensor | None
+    """(N,) or (B, N) positions in the order of drawing; None: row by row."""
+    back: Tensor | None
+    """When each position is drawn, as `orders`."""
+    ahead: Ahead
+    prepared: P
+    cache: C
+
+    @staticmethod
+    def of(model: CausalModel[P, C], request: Request) -> Begun[P, C]:
+        """Raises ValueError as `stream` does."""
+        spec, cond, guidance = check_request(model, request), request.cond, request.guidance
+        orders = model.order(spec) if request.orders is None else request.orders
+        orders = None if orders is None else orders.to(cond.device)
+        branches = guidance.branches(cond, request.negative, request.pictures)
+        copies = branches.batch // cond.batch
+        return Begun(
+            spec,
+            spec.empty(cond.batch, cond.device),
+            request.known and Known(*(arrange(t, orders) for t in request.known)),
+            orders,
+            None if orders is None else inverse(orders),
+            Ahead(request.noise, spec.positions),
+            model.prepare(branches, _of_branches(orders, copies), spec),
+            model.cache(branches.batch, spec),
+        )
+
+    def drawn(self, time: Tensor) -> Tensor:
+        """Which positions are drawn, (N,) or (B, N) bool, where `time`, (1,) or (B, 1), is how many
+        are."""
+        device = self.codes.device
+        order = torch.arange(self.spec.positions, device=device) if self.back is None else self.back
+        return order < time
+
+
 @torch.inference_mode()
 def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     """Draw the codes of a batch block by block, yielding a `Step` after each.
@@ -81,39 +125,38 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     Raises ValueError if something of the request has another batch or shape, if a label is no class
     of the model, if the model cannot do what is asked, or if what it draws is no number.
     """
-    spec, cond, noise = check_request(model, request), request.cond, request.noise
-    batch, device, guidance = cond.batch, cond.device, request.guidance
-    orders = model.order(spec) if request.orders is None else request.orders
-    orders = None if orders is None else orders.to(device)
-    back = None if orders is None else inverse(orders)
-    known = request.known and Known(*(arrange(t, orders) for t in request.known))
-    time = torch.arange(spec.positions, device=device) if back is None else back
-    codes, vectors = spec.empty(batch, device), None  # in the order in which they are drawn
-    uniform = noise.uniform(torch.arange(spec.positions), width(spec))
-    branches = guidance.branches(cond, request.negative, request.pictures)
-    cache = model.cache(branches.batch, spec)
-    prepared = model.prepare(branches, _of_branches(orders, branches.batch // batch), spec)
-    steps = spans(model.blocks(spec), device)
+    begun, guidance = Begun.of(model, request), request.guidance
+    spec, codes, vectors = begun.spec, begun.codes, None
+    steps = spans(model.blocks(spec), codes.device)
+    by = racing if one_by_one(steps, spec) else None
     watch = Watch(spec, len(steps))
     for i, span in enumerate(steps):
         slots = span.slots
-        numbers = SlotNoise(noise, slots, ahead=uniform[:, slots])
-        given = known and Known(known.codes[:, slots], known.mask[:, slots])
+        numbers = SlotNoise(request.noise, slots, 0, begun.ahead, span.reach, by)
+        given = begun.known and Known(*(t[:, slots] for t in begun.known))
         guide = guidance.at(i, len(steps))
         chance = Chance(guide, numbers, request.filters, request.solver, given)
         read = codes if vectors is None else vectors
-        draw = model.draw(read, prepared, span, cache, chance)
+        draw = model.draw(read, begun.prepared, span, begun.cache, chance)
         watch.see(draw)
-        codes[:, slots] = _kept(draw.codes, given)
+        codes[:, slots] = kept(draw.codes, given)
         if draw.vectors is not None:
             if vectors is None:
-                vectors = draw.vectors.new_zeros(batch, spec.positions, draw.vectors.shape[-1])
-            vectors[:, slots] = _kept(draw.vectors, given, model)
-        ready = time <= slots[-1]
-        yield Step(i + 1, len(steps), arrange(codes, back), draw.logp, ready, vectors)
+                vectors = draw.vectors.new_zeros(
+                    len(codes), *codes.shape[1:2], draw.vectors.shape[-1]
+                )
+            vectors[:, slots] = kept(draw.vectors, given, model)
+        ready = begun.drawn(slots[-1:] + 1)
+        yield Step(i + 1, len(steps), arrange(codes, begun.back), draw.logp, ready, vectors)
 
 
-def _kept(new: Tensor, known: Known | None, model: CausalModel[P, C] | None = None) -> Tensor:
+def one_by_one(steps: Sequence[Span], spec: TokenSpec) -> bool:
+    """Whether each step draws one position of discrete codes. Their ids race, so that several steps
+    can be one (`parallel`)."""
+    return spec.discrete and len(steps) == spec.positions
+
+
+def kept(new: Tensor, known: Known | None, model: CausalModel[P, C] | None = None) -> Tensor:
     """What was drawn at a span, with what is known where it is: codes, or a model's vectors."""
     if known is None:
         return new

@@ -15,6 +15,7 @@ from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import check_order
+from smalti.sampling.parallel import Parallel
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
 
@@ -66,6 +67,8 @@ class Request:
     """Positions in the order of drawing, (N,) or (B, N); None: the model's own."""
     spec: TokenSpec | None = None
     """Codes on another grid than the model's own, if it can draw them."""
+    parallel: Parallel = Parallel()
+    """Of models that draw one code after another: whether a pass draws several ahead."""
     pictures: Cond | None = None
     """B rows of the pictures of the conditions alone, of models that read text and pictures."""
 
@@ -169,8 +172,3 @@ def _check_labels(classes: int, cond: Cond) -> None:
     low, high = (int(n) for n in torch.aminmax(cond.labels))
     if low < 0 or high >= classes:
         raise ValueError(f"labels must be in [0, {classes}), got {low} to {high}")
-
-
-def width(spec: TokenSpec) -> int:
-    """How many uniform numbers a position needs, as `Noise.uniform` counts them."""
-    return math.prod(spec.trailing) if spec.discrete and spec.trailing else 0

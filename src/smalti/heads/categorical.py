@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from smalti.codes import Draw, Guide
 from smalti.nn.linear import Linear
 from smalti.sampling.chance import Chance
-from smalti.sampling.filters import draw
 from smalti.sampling.noise import SlotNoise
 
 
@@ -47,7 +46,7 @@ class Softmax(nn.Module):
     def sample(self, h: Tensor, chance: Chance) -> Draw:
         """Draw codes (B, n) from hidden states of all branches (branches * B, n, D)."""
         logits = chance.filters(self.merged(h, chance.guide))
-        codes, logp = draw(logits, chance.noise.uniform())
+        codes, logp = chance.noise.draw(logits)
         return Draw(codes, logp, h)
 
 

@@ -18,7 +18,6 @@ from smalti.heads.categorical import CategoricalHead
 from smalti.nn.attention import KVCache
 from smalti.nn.llama import Place
 from smalti.sampling.chance import Chance
-from smalti.sampling.filters import draw
 from smalti.sampling.guidance import Further
 from smalti.sampling.noise import SlotNoise
 
@@ -139,14 +138,13 @@ class HeadInTurn(nn.Module):
         x = self.first(h).flatten(0, 1).unsqueeze(1)  # (R, 1, D)
         size = (len(self.layers), len(x), self.heads, self.count, self.head_dim)
         cache = KVCache(*size, x.dtype, x.device)
-        numbers = chance.noise.uniform(self.count)  # (B, n, G)
         parts, logps = list[Tensor](), list[Tensor]()
         for g, head in enumerate(self.each()):
             for i, layer in enumerate(self.layers):
                 x = layer(x, places[g], i, cache)
             state = self.norm(x).unflatten(0, h.shape[:2]).squeeze(2)
             logits = head.merged(state, guides[g]) / self.temperature[g]  # (B, n, ids)
-            found, logp = draw(filters[g](logits), numbers[..., g])
+            found, logp = chance.noise.draw(filters[g](logits), g, self.count)
             parts.append(found)
             logps.append(logp)
             if g + 1 < self.count:

@@ -36,7 +36,6 @@ from smalti.nn.llama import Block, feed_forward_width
 from smalti.nn.norms import RMSNorm
 from smalti.nn.residual import drop_path_rates
 from smalti.sampling.chance import Chance
-from smalti.sampling.filters import draw
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import arrange, restore, scan
 
@@ -238,12 +237,11 @@ class DnD(PrefixedLlama):
     ) -> Draw:
         """Draw the codes of a span, (B, n, G)."""
         guide, depth, known = chance.guide, self.config.depth, chance.known
-        numbers = chance.noise.uniform(depth)  # (B, n, G)
         parts, logps = list[Tensor](), list[Tensor]()
 
         def chosen(d: int, h: Tensor) -> Tensor:
             logits = chance.filters.at(d, depth)(self.head.at(d).merged(h, guide))
-            ids, logp = draw(logits, numbers[..., d])
+            ids, logp = chance.noise.draw(logits, d, depth)
             if known is not None:
                 ids = torch.where(known.mask, known.codes[..., d], ids)
             parts.append(ids)

@@ -15,6 +15,7 @@ from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import known_first, order, shuffled
+from smalti.sampling.parallel import Mode, Parallel
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
 
@@ -22,6 +23,7 @@ MASKED = ("steps", "reveal", "confidence", "refresh")
 CONTINUOUS = ("solver", "head_steps")
 DISCRETE = ("top_k", "top_p")
 ORDERED = ("order", "known_first")
+AHEAD = ("parallel", "window")
 """Settings that mean something to such models, or codes, alone."""
 
 
@@ -47,6 +49,12 @@ class Drawn(Protocol):
     def check_solver(self, solver: Solver) -> None: ...
 
 
+def in_turn(model: Drawn, spec: TokenSpec | None) -> bool:
+    """Whether one code is drawn after another, so that a pass may draw several ahead."""
+    spec = model.draws(spec)
+    return model.loop == "causal" and spec.discrete and len(spec.grids) == 1
+
+
 class Settings(TypedDict, total=False):
     """The settings of `Sampling` by the names that calls, files and options have for them.
 
@@ -60,7 +68,7 @@ class Settings(TypedDict, total=False):
     start: float
     stop: float
     scales: tuple[float, ...]
-    parallel: float
+    guidance_parallel: float
     rescale: float
     momentum: float
     guidance_pictures: float | None
@@ -76,6 +84,8 @@ class Settings(TypedDict, total=False):
     refresh: int
     solver: str
     head_steps: str
+    parallel: Mode
+    window: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,6 +109,7 @@ class Sampling:
     """Masked models: compute features of known positions anew only every so many steps, which is
     faster and not exact; 1: always."""
     solver: Solver = part(Solver())
+    parallel: Parallel = part(Parallel())
 
     @staticmethod
     def of(**settings: object) -> Sampling:
@@ -137,6 +148,7 @@ class Sampling:
             negative,
             self.orders(model, noise, known, spec),
             spec,
+            self.parallel,
         )
 
     def check(self, model: Drawn, spec: TokenSpec | None = None) -> None:
@@ -156,6 +168,8 @@ class Sampling:
             refused |= dict.fromkeys(ORDERED, "models that know orders; this one draws in its own")
         if not model.filtered:
             refused |= dict.fromkeys(DISCRETE, "discrete codes; this model draws continuous ones")
+        if self.parallel.mode != "auto" and not in_turn(model, spec):
+            refused |= dict.fromkeys(AHEAD, "models that draw one discrete code after another")
         settings = settings_of(Sampling)
         for name, why in refused.items():
             value = value_of(self, settings[name])

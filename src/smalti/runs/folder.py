@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
-from smalti.config import read_json, settings_of, to_dict, value_of
+from smalti.config import read_json, renamed, settings_of, to_dict, value_of
 from smalti.data import skipped
 from smalti.data.source import Source
 from smalti.files import check_folder, check_output, sweep, write_json
@@ -109,7 +109,7 @@ def filled(told: object, config: object) -> object:
     """What a run says of its recipe, with the defaults of fields that came after it."""
     if not dataclasses.is_dataclass(config) or not isinstance(told, dict):
         return told
-    later: dict[str, object] = {}
+    told, later = renamed(type(config), told), dict[str, object]()
     for name, setting in settings_of(type(config)).items():
         field = setting.field
         if name in told:

@@ -190,6 +190,19 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     return codes.squeeze(-1), logp.gather(-1, codes).squeeze(-1)
 
 
+def race(logits: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw the code that arrives first, where each takes its time divided by its probability: each
+    is drawn as often as that says. The logarithm of a time is a Gumbel number (Gumbel 1954,
+    "Statistical theory of extreme values"), less its sign.
+
+    Args: logits (..., V) float32, -inf where a code is out; exponential numbers (..., V).
+    Returns the codes (...) int64 and their log-probabilities (...) in nats.
+    """
+    p = logits.softmax(-1)
+    codes = (p / times).argmax(-1)
+    return codes, p.gather(-1, codes.unsqueeze(-1)).squeeze(-1).log()
+
+
 def mixture(logits: Tensor, gumbel: Tensor, ramp: float) -> Tensor:
     """Weights (..., V) with which codes are mixed for a smoother picture (VAR's `more_smooth`).
 

@@ -44,7 +44,7 @@ class ClassifierFree:
     """Two branches, conditional rows first, combined with one scale or one of each row."""
 
     scale: float | Tensor
-    """A number, or (B,)."""
+    """A number, or (B,), or (1 or B, n)."""
     clean = False
 
     def tile(self, x: Tensor) -> Tensor:
@@ -60,7 +60,8 @@ class InSteps:
     """Three branches: the condition, nothing, and the pictures of the condition alone. What the
     pictures add counts `pictures` times, what the rest adds `scale` times."""
 
-    scale: float
+    scale: float | Tensor
+    """A number, or (B,), or (1 or B, n)."""
     pictures: float
     clean = False
 
@@ -69,7 +70,8 @@ class InSteps:
 
     def merge(self, pred: Tensor) -> Tensor:
         cond, uncond, seen = pred.chunk(3)
-        return uncond + self.pictures * (seen - uncond) + self.scale * (cond - seen)  # (B, ...)
+        further = _each(self.scale, cond) * (cond - seen)
+        return uncond + self.pictures * (seen - uncond) + further  # (B, ...)
 
 
 @dataclass
@@ -83,7 +85,7 @@ class Projected:
     """
 
     scale: float | Tensor
-    """A number, or (B,)."""
+    """A number, or (B,), or (1 or B, n)."""
     parallel: float = 1.0
     rescale: float = 0.0
     momentum: float = 0.0
@@ -132,8 +134,11 @@ class Further:
 
 
 def _each(scale: float | Tensor, like: Tensor) -> float | Tensor:
-    """A number as it is; the scale of each row (B,) so that it multiplies (B, ...)."""
-    return scale.view(-1, *[1] * (like.dim() - 1)) if isinstance(scale, Tensor) else scale
+    """A number as it is; the scales of rows (B,), or of slots (B, n), so that they multiply
+    (B, n, ...)."""
+    if not isinstance(scale, Tensor):
+        return scale
+    return scale.view(*scale.shape, *[1] * (like.dim() - scale.dim()))
 
 
 def _length(x: Tensor) -> Tensor:
@@ -162,7 +167,7 @@ class Guidance:
     """Interval schedule: first step without guidance again, as a fraction of all steps."""
     scales: tuple[float, ...] = ()
     """List schedule: the guidance of each step; with another number of steps, of the nearest."""
-    parallel: float = 1.0
+    parallel: float = called("guidance_parallel", 1.0, was="parallel")
     """Adaptive projected guidance (APG): share that is kept of guidance along the conditional
     prediction; below 1 a high guidance saturates colours less. On discrete codes an experiment."""
     rescale: float = 0.0
@@ -261,9 +266,17 @@ class Guidance:
 
     def at(self, step: int, steps: int, share: float | None = None) -> Guide:
         """A new guide for one step; it keeps the branches of `branches` whatever its scale."""
+        return self._guide(1.0 if self.off else self.scale_at(step, steps, share))
+
+    def of_slots(self, slots: Tensor, steps: int) -> Guide:
+        """A new guide for the steps of slots (n,) or (B, n) int64, all of which are done at
+        once."""
+        scale = [1.0 if self.off else self.scale_at(step, steps) for step in range(steps)]
+        return self._guide(torch.tensor(scale, device=slots.device)[slots])
+
+    def _guide(self, scale: float | Tensor) -> Guide:
         if self.off:
             return Unguided()
-        scale = self.scale_at(step, steps, share)
         if self.pictures is not None:
             return InSteps(scale, self.pictures)
         if self.projected:

@@ -10,14 +10,18 @@ equal on every device.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from smalti.sampling.filters import draw, race
+
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+_GOLDEN = 0x9E3779B9 - (1 << 32)
+_MIXING = ((16, 0x7FEB352D), (15, 0x846CA68B - (1 << 32)))
 
 
 def philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
@@ -94,6 +98,11 @@ class Noise:
         numbers = (words >> 8).float() * 2.0**-24
         return numbers[..., :width] if width else numbers[..., 0]
 
+    def keys(self, slots: Tensor) -> Tensor:
+        """Keys (B, n, 2) int32 of slots (n,) or (B, n), for `hashed`."""
+        words = self._words(slots, 4, step=1, stream=1)[..., :2]
+        return (words - (1 << 31)).int()
+
     def normal(self, slots: Tensor, width: int = 0, step: int = 0) -> Tensor:
         """Standard normal float32 numbers, (B, n) or (B, n, width), by Box and Muller."""
         words = self._words(slots, 2 * (width or 1), step, stream=1)
@@ -103,17 +112,95 @@ class Noise:
         return numbers[..., :width] if width else numbers[..., 0]
 
 
+def hashed(keys: Tensor, width: int, first: int = 0) -> Tensor:
+    """Numbers in [0, 1), (..., width) float32, of keys (..., 2) int32: those of the elements from
+    `first` on. As many as a vocabulary has take a fraction of the time of Philox.
+
+    A multiplicative hash of 32 bits (constants by Wellons 2018, "Prospecting for hash functions")
+    of multiples of the golden ratio; the first key is added to them, and the second flips bits.
+    """
+    x = torch.arange(first, first + width, dtype=torch.int32, device=keys.device) * _GOLDEN
+    x = (x + keys[..., :1]).bitwise_xor_(keys[..., 1:])
+    for shift, factor in _MIXING:
+        high = x >> shift
+        high &= (1 << 32 - shift) - 1  # the shift repeats the sign
+        x ^= high
+        x *= factor
+    return x.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF).float().mul_(2.0**-24)
+
+
+class Ahead:
+    """The numbers of a loop that comes to its slots in order, computed for many slots at once: for
+    one they take as long as for a dozen. Each is what `Noise` gives.
+
+    Args: the noise of B images; N, how many slots there are.
+    """
+
+    CHUNK = 1 << 14
+    """So many numbers at once, at least; of at least one slot."""
+    MOST = 1 << 24
+    """No more than these are kept; where there are more, each step computes its own."""
+
+    def __init__(self, noise: Noise, slots: int) -> None:
+        self.noise, self.slots = noise, slots
+        self._keys: Tensor | None = None
+        self._kept = dict[int, tuple[int, Tensor]]()
+        """By width: how many slots are filled, and the numbers, (B, N, width)."""
+
+    def keys(self, slots: Tensor) -> Tensor:
+        """Keys (B, n, 2) of slots (n,) or (B, n)."""
+        if self._keys is None:
+            self._keys = self.noise.keys(torch.arange(self.slots, device=slots.device))
+        if slots.dim() == 1:
+            return self._keys[:, slots]
+        return self._keys.gather(1, slots.unsqueeze(-1).expand(-1, -1, 2))
+
+    def uniform(self, slots: Tensor, reach: int, width: int) -> Tensor:
+        """Numbers (B, n, width) of slots (n,) or (B, n), all below `reach`."""
+        batch = len(self.noise.seeds)
+        if batch * self.slots * width > self.MOST:
+            return self.noise.uniform(slots, width)
+        if width not in self._kept:
+            self._kept[width] = 0, torch.empty(batch, self.slots, width, device=slots.device)
+        filled, numbers = self._kept[width]
+        if filled < reach:
+            end = min(self.slots, max(reach, filled + self.CHUNK // (batch * width)))
+            more = torch.arange(filled, end, device=slots.device)
+            numbers[:, filled:end] = self.noise.uniform(more, width)
+            self._kept[width] = end, numbers
+        rows = torch.arange(batch, device=slots.device).unsqueeze(1)
+        return numbers[rows, slots]
+
+
+class Drawing(Protocol):
+    """A way to draw codes; arguments and result are those of `SlotNoise.draw`."""
+
+    def __call__(
+        self, noise: SlotNoise, logits: Tensor, part: int, parts: int
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def racing(noise: SlotNoise, logits: Tensor, part: int, parts: int) -> tuple[Tensor, Tensor]:
+    """The ids of a code race for it, each with a number of its own: where probabilities change a
+    little, mostly the same id wins."""
+    vocab = logits.shape[-1]
+    return race(logits, -hashed(noise.keys(), vocab, part * vocab).log())
+
+
 class SlotNoise(NamedTuple):
-    """The random numbers of the slots of one step."""
+    """The random numbers of the slots of one step, and how codes are drawn with them."""
 
     source: Noise
     slots: Tensor
     """(n,) or (B, n)."""
     step: int | Tensor = 0
     """Counts the times that slots may be drawn again, in masked generation: a number or (B,)."""
-    ahead: Tensor | None = None
-    """What `uniform` gives, where a loop has computed it for all its steps at once; for as many
-    numbers of a slot as are here."""
+    ahead: Ahead | None = None
+    """What computes numbers for several steps at once."""
+    reach: int = 0
+    """All slots are below this; for `ahead`."""
+    by: Drawing | None = None
+    """How codes are drawn; None: one number is looked up among sums of probabilities."""
 
     @staticmethod
     def of(noise: Noise | None, codes: Tensor, slots: Tensor) -> SlotNoise:
@@ -125,10 +212,21 @@ class SlotNoise(NamedTuple):
 
         The first numbers of a slot are the same whatever the width.
         """
-        ahead = self.ahead
-        if ahead is None or width > (ahead.shape[2] if ahead.dim() == 3 else 0):
+        if self.ahead is None:
             return self.source.uniform(self.slots, width, step=2 * self.step)
-        return ahead if ahead.dim() == 2 else ahead[..., :width] if width else ahead[..., 0]
+        numbers = self.ahead.uniform(self.slots, self.reach, width or 1)
+        return numbers if width else numbers[..., 0]
+
+    def keys(self) -> Tensor:
+        """Keys (B, n, 2), for `hashed`."""
+        return self.source.keys(self.slots) if self.ahead is None else self.ahead.keys(self.slots)
+
+    def draw(self, logits: Tensor, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor]:
+        """Draw a code of each slot from filtered logits (B, n, V); of several codes of a slot, one
+        of its parts. Returns codes (B, n) int64 and their log-probabilities (B, n) in nats."""
+        if self.by is not None:
+            return self.by(self, logits, part, parts)
+        return draw(logits, self.uniform(parts)[..., part])
 
     def gumbel(self, width: int) -> Tensor:
         """Gumbel noise (B, n, width), other numbers than `uniform`."""
