@@ -12,6 +12,7 @@ from torch import nn
 from smalti import modules
 from smalti.arguments import in_our_words
 from smalti.config import did_you_mean, from_dict, no_such, read_json
+from smalti.devices.float32 import set_products
 from smalti.devices.named import drawing_dtype, named_device, named_dtype
 from smalti.files import expand, filling
 from smalti.models.eye import Eye, TowerEyeConfig, taken
@@ -269,6 +270,7 @@ def _found(
     place, weights = named_device(device), named_dtype(dtype)
     if weights is None:
         weights, _ = drawing_dtype(place)
+    set_products(place)
     folder = expand(path)
     if not folder.is_dir():
         folder = download(str(path))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import close
 import smalti
-from builders import build, random_codes
+from builders import build, random_codes, tokenizers
 from builders import pipeline as small
 from smalti.cli.info import png_metadata
 from smalti.data.transforms import Transform, to_uint8
@@ -560,3 +561,22 @@ def test_pictures_are_decoded_in_bfloat16_where_asked(pipe):
     assert rough[0].info["smalti"]["decoder_dtype"] == "bfloat16"
     apart = [np.abs(np.float32(a) - np.float32(b)) for a, b in zip(whole, rough, strict=True)]
     assert 0 < np.mean(apart) < 3  # levels of 255
+
+
+@pytest.mark.parametrize("name", ["vqgan", "multiscale_vqvae", "kl_vae", "unitok"])
+def test_a_gpu_decodes_in_bfloat16_with_channels_last(name, monkeypatch):
+    """The same on a CPU: close, on weights that can still learn."""
+    tokenizer = build(*tokenizers()[name])
+    codes = random_codes(tokenizer.spec, 3)
+    exact = coded.decoded(tokenizer, codes)
+    monkeypatch.setattr(coded, "HALF", ("cpu",))
+    half = coded.decoded(tokenizer, codes)
+    apart = (half.float() - exact.float()).square().mean().sqrt()
+    assert 0 < apart < 4  # of 255, of random weights
+    each = (m for m in tokenizer.modules() if isinstance(m, nn.Conv2d))
+    convolution = next(m for m in each if m.kernel_size == (3, 3))
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    tokenizer.train().requires_grad_(True)
+    images = torch.rand(2, 3, *tokenizer.size)
+    tokenizer.decode(tokenizer.encode(images)).mean().backward()
+    assert convolution.weight.dtype == torch.float32 and not convolution.weight.is_inference()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from smalti.cli.drawing import Device, Dtype, in_numbers
+from smalti.cli.drawing import in_numbers
+from smalti.cli.running import Device, Dtype
 from smalti.progress import say, show, track
 
 if TYPE_CHECKING:

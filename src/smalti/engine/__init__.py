@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
 
 from smalti.engine import causal, denoised, masked, parallel
+from smalti.engine.captured import captured
 from smalti.engine.step import Loop, Model, Request, Step
 from smalti.nn.linear import packed
 
@@ -26,10 +28,13 @@ LOOPS: dict[Loop, Callable[[Any, Request], Iterator[Step]]] = {
 
 
 def stream(model: Model, request: Request) -> Iterator[Step]:
-    """Draw the codes of a batch by the loop that the model is for, with its weights packed.
+    """Draw the codes of a batch by the loop that the model is for, with its weights packed, or its
+    draws recorded where the device can.
 
     Yields a `Step` after each step. Raises ValueError for a request that the model cannot serve.
     """
     assert isinstance(model, nn.Module)
-    with packed(model):
-        yield from LOOPS[model.loop](model, request)
+    # drafts are kept in Python, and counted there
+    still = request.parallel.mode != "speculative"
+    with packed(model), captured(model) if still else nullcontext(model) as drawer:
+        yield from LOOPS[model.loop](drawer, request)

@@ -7,7 +7,7 @@ works for every model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -93,14 +93,13 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
     cache = model.cache(rows.batch, spec) if request.refresh > 1 else None
     watch, guidance = Watch(spec, plan.steps), request.guidance
     for i in range(plan.steps):
-        before, after = plan.hidden(i)
         when = i, plan.steps, plan.share(i)
         # a cache holds features of all branches
         guide, prepared = rows.at(*when) if cache is None else (guidance.at(*when), rows.all)
-        asked = taker.ask(i, before, after)
+        asked = taker.ask(i, plan)
         fresh = i % request.refresh == 0
         left = plan.steps - 1 - i
-        turn = Turn(ready, asked.wanted, ready.shape[1] - min(before), fresh, left)
+        turn = Turn(ready, asked.wanted, ready.shape[1] - min(plan.hidden(i)), fresh, left)
         chance = Chance(guide, asked.noise, request.filters, request.solver)
         draw = model.draw(units, prepared, turn, cache, chance)
         watch.see(draw)
@@ -128,6 +127,8 @@ class Plan(NamedTuple):
 
     left: list[list[int]]
     """(B, steps + 1)."""
+    counts: Tensor
+    """The same on the device, which would be waited for if each step brought its own."""
     positions: int
 
     @staticmethod
@@ -135,15 +136,16 @@ class Plan(NamedTuple):
         """The plan of rows of which some positions are `ready`, (B, N) bool."""
         positions, unknown = ready.shape[1], [int(n) for n in (~ready).sum(1).cpu()]
         steps = min(reveal.count(positions), max(unknown, default=0))
-        return Plan([[n, *reveal.left(n, steps)] for n in unknown], positions)
+        left = [[n, *reveal.left(n, steps)] for n in unknown]
+        return Plan(left, torch.tensor(left, device=ready.device), positions)
 
     @property
     def steps(self) -> int:
         return len(self.left[0]) - 1 if self.left else 0
 
-    def hidden(self, step: int) -> tuple[list[int], list[int]]:
-        """Hidden positions of each row before and after a step."""
-        return [row[step] for row in self.left], [row[step + 1] for row in self.left]
+    def hidden(self, step: int) -> list[int]:
+        """Hidden positions of each row before a step."""
+        return [row[step] for row in self.left]
 
     def share(self, step: int) -> float:
         """The share of all positions that are shown after a step, by which guidance goes on; of the
@@ -170,8 +172,8 @@ class Asked(NamedTuple):
 class Taker(Protocol):
     """Which positions a step draws, and which of them it keeps."""
 
-    def ask(self, step: int, before: Sequence[int], after: Sequence[int]) -> Asked:
-        """What to draw so that of each row's `before` hidden positions `after` are left."""
+    def ask(self, step: int, plan: Plan) -> Asked:
+        """What to draw so that as many positions are left hidden as planned."""
         ...
 
     def take(self, codes: Tensor, ready: Tensor, draw: Draw, asked: Asked) -> tuple[Tensor, Tensor]:
@@ -191,10 +193,10 @@ class ByOrder:
             orders = (orders.unsqueeze(-1) * parts + each).flatten(-2)
         self.orders = known_first(orders.to(ready.device), ready)  # (B, N)
 
-    def ask(self, step: int, before: Sequence[int], after: Sequence[int]) -> Asked:
+    def ask(self, step: int, plan: Plan) -> Asked:
         total, device = self.orders.shape[1], self.orders.device
-        first, end = (total - torch.tensor(n, device=device) for n in (before, after))
-        count = max(b - a for b, a in zip(before, after, strict=True))
+        first, end = (total - plan.counts[:, step + k] for k in (0, 1))  # each (B,)
+        count = max(row[step] - row[step + 1] for row in plan.left)
         index = first[:, None] + torch.arange(count, device=device)  # (B, m)
         wanted = self.orders.gather(1, index.clamp(max=total - 1))
         # a row that reveals fewer than another draws something in vain
@@ -217,9 +219,8 @@ class Surest:
         self.noise, self.reveal, self.steps = request.noise, request.reveal, steps
         self.slots = torch.arange(positions, device=request.cond.device)
 
-    def ask(self, step: int, before: Sequence[int], after: Sequence[int]) -> Asked:
-        hidden = torch.tensor(after, device=self.slots.device)
-        weight = self.reveal.weight(step, self.steps)
+    def ask(self, step: int, plan: Plan) -> Asked:
+        hidden, weight = plan.counts[:, step + 1], self.reveal.weight(step, self.steps)
         return Asked(SlotNoise(self.noise, self.slots, step), hidden=hidden, weight=weight)
 
     def take(self, codes: Tensor, ready: Tensor, draw: Draw, asked: Asked) -> tuple[Tensor, Tensor]:

@@ -207,7 +207,7 @@ class DiffusionHead(nn.Module):
         images = z.shape[1] if images is None else images
         shape = (len(z) * images, z.shape[1] // max(images, 1), self.channels)
         conds = self.cond_embed(z)  # (branches, R, W)
-        times = self.time_embed(torch.tensor(way.times, device=z.device))  # (E, W)
+        times = self.time_embed(_times(way.times, z.device))  # (E, W)
         steps = max(1, MODULATED // max(1, conds[..., 0].numel()))
         tables: list[Tensor] = []
 
@@ -230,6 +230,13 @@ class DiffusionHead(nn.Module):
             return x + b * found, found
         predicted, range_ = found.chunk(2, -1)
         return (x - b * predicted) / a, (range_ + 1) / 2
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _times(times: tuple[float, ...], device: torch.device) -> Tensor:
+    """The times of a way, (E,). Kept: to bring them to a device, it is waited for."""
+    return torch.tensor(times, device=device)
 
 
 @lru_cache(maxsize=8)

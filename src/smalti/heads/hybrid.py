@@ -93,8 +93,11 @@ class HybridHead(Softmax):
         x = h[..., self.dim :]
         return self.norm(x + word_embed(vectors.to(x.dtype)))
 
-    def last(self, slots: Tensor) -> int:
-        """How many of ascending slots (n,) or (B, n) are of the last scale."""
+    def last(self, slots: Tensor, end: int | None = None) -> int:
+        """How many of ascending slots (n,) or (B, n) are of the last scale. Where the `end` of
+        slots that follow each other is not told, they are read, which waits for their device."""
+        if end is not None:
+            return max(0, min(end - self.begin, slots.shape[-1]))
         row = slots if slots.dim() == 1 else slots[0]
         return int((row >= self.begin).sum())
 
@@ -132,15 +135,17 @@ class HybridHead(Softmax):
 
     # -- drawing
 
-    def ramp(self, slots: Tensor) -> float:
-        """How fine the scale of these slots is, 0 to 1; the last is drawn as the one before."""
-        first, finest = int(slots.flatten()[0]), max(len(self.sizes) - 1, 1)
+    def ramp(self, first: int) -> float:
+        """How fine the scale of the slots from `first` on is, 0 to 1; the last is drawn as the one
+        before."""
+        finest = max(len(self.sizes) - 1, 1)
         scale = sum(sum(self.sizes[: k + 1]) <= first for k in range(len(self.sizes)))
         return min(scale, max(finest - 1, 0)) / finest
 
-    def sample(self, h: Tensor, chance: Chance) -> Draw:
+    def sample(self, h: Tensor, chance: Chance, end: int | None = None) -> Draw:
         """Draw vectors (B, n, C) of one scale from hidden states of all branches. With
-        `filters.smooth` a code's row is a mixture of rows. They have no log-probability."""
+        `filters.smooth` a code's row is a mixture of rows. They have no log-probability. `end` is
+        the slot behind the scale, which is read where it is not told."""
         guide, noise, filters = chance.guide, chance.noise, chance.filters
         book, _ = self._shared
         logits = filters(self.merged(h, guide))  # (B, n, V)
@@ -149,9 +154,10 @@ class HybridHead(Softmax):
         rows = vectors = book.embed(codes).float() + 0 * logp.unsqueeze(-1)  # (B, n, C)
         if filters.smooth:
             every = torch.arange(book.vocab, device=h.device)
-            weights = mixture(logits, noise.gumbel(logits.shape[-1]), self.ramp(noise.slots))
+            first = int(noise.slots.flatten()[0]) if end is None else end - noise.slots.shape[-1]
+            weights = mixture(logits, noise.gumbel(logits.shape[-1]), self.ramp(first))
             vectors = weights @ book.embed(every).float()
-        if self.last(noise.slots):
+        if self.last(noise.slots, end):
             seen = self.condition(h, guide.tile(rows))
             drawn = self.diffusion.sample(seen, chance._replace(filters=Filters()))
             vectors = vectors + self.scale * drawn.codes

@@ -45,6 +45,7 @@ class HeadInTurn(nn.Module):
         self.count, self.heads, self.head_dim = count, heads, dim // heads
         self.guidance = tuple(guidance) or (1.0,) * count
         self.temperature = tuple(temperature) or (1.0,) * count
+        self._turns: dict[torch.device, Tensor | None] = {}
 
     # -- what a head of this kind says of itself
 
@@ -76,6 +77,13 @@ class HeadInTurn(nn.Module):
         """How tokens turn queries and keys, (G, 1, hd / 2); None: not at all."""
         return None
 
+    def turns(self, device: torch.device) -> Tensor | None:
+        """`rotation`, kept: to bring it to a device, it is waited for."""
+        if device not in self._turns:
+            with torch.inference_mode(False):
+                self._turns[device] = self.rotation(device)
+        return self._turns[device]
+
     # -- learning and drawing
 
     def init_weights(self) -> None:
@@ -85,7 +93,7 @@ class HeadInTurn(nn.Module):
 
     def places(self, device: torch.device) -> list[Place]:
         """Of each token alone, behind those before it."""
-        turn, tokens = self.rotation(device), torch.arange(self.count, device=device)
+        turn, tokens = self.turns(device), torch.arange(self.count, device=device)
         turns = [None if turn is None else turn[g : g + 1] for g in range(self.count)]
         return [
             Place(tokens[g : g + 1], g + 1, turns[g], None, False, True) for g in range(self.count)
@@ -96,7 +104,7 @@ class HeadInTurn(nn.Module):
         first = self.first(h).unsqueeze(2)
         x = torch.cat((first, self.behind(parts[..., :-1])), 2).flatten(0, 1)  # (R, G, D)
         tokens = torch.arange(self.count, device=h.device)
-        place = Place(tokens, self.count, self.rotation(h.device), None, True, True)
+        place = Place(tokens, self.count, self.turns(h.device), None, True, True)
         for i, layer in enumerate(self.layers):
             x = layer(x, place, i, None)
         return self.norm(x).unflatten(0, h.shape[:2])

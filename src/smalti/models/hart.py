@@ -493,7 +493,7 @@ class HART(Generator):
             h = self.refined(seen, cond, place, cache, orders)
         else:
             h = self.transform(seen, cond, place, cache, span.first)
-        return self.head.sample(h, chance)
+        return self.head.sample(h, chance, span.reach)
 
     def reveal(self, count: int) -> list[int]:
         """How many of the positions of the last scale are left before each pass, and in the end."""

@@ -113,8 +113,7 @@ def scale_of(span: Span, sizes: Sequence[int]) -> int:
 
 def scales_of(sizes: Sequence[int], device: torch.device) -> Tensor:
     """The number of the scale of each position, (N,)."""
-    counts = torch.tensor(sizes, device=device)
-    return torch.arange(len(sizes), device=device).repeat_interleave(counts, output_size=sum(sizes))
+    return torch.cat([torch.full((n,), scale, device=device) for scale, n in enumerate(sizes)])
 
 
 def place_of(

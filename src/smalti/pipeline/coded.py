@@ -6,7 +6,8 @@ B pictures, H and W pixels of the tokenizer's size, N positions, C channels of a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from smalti.codes import TokenSpec
 from smalti.config import to_dict
 from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part, to_float, to_uint8
+from smalti.devices.float32 import set_products
 from smalti.devices.named import cast, is_dtype, named_device, named_dtype
 from smalti.engine.step import Known, Step
 from smalti.models.eye import Eye
@@ -31,6 +33,8 @@ from smalti.tokenizers.base import ImageTokenizer
 
 DECODED = 1 << 20
 """Pixels that are decoded at a time, or one picture."""
+HALF = ("cuda",)
+"""Where decoders compute in bfloat16."""
 
 
 class CodedPipeline:
@@ -92,6 +96,7 @@ class CodedPipeline:
         weights = named_dtype(dtype)
         where = self.device if device is None else named_device(device)
         require(self.weights, where)
+        set_products(where)
         if weights is not None and weights != self.dtype:
             _ = self.fingerprint  # of the weights as they were learned
             cast(self.model, weights, self.model.FLOAT32)
@@ -189,10 +194,11 @@ def decoded(
             raise ValueError(f"codes must be in [0, {spec.vocab}), got {low} to {high}")
     height, width = tokenizer.size_of(spec)
     images = list[Tensor]()
-    for part in _for(tokenizer, codes).split(max(1, DECODED // (height * width))):
-        few = depth is not None
-        found = tokenizer.preview(part, depth, spec) if few else tokenizer.decode(part, spec)
-        images.append(to_uint8(found.float()))
+    with decoding(tokenizer):
+        for part in _for(tokenizer, codes).split(max(1, DECODED // (height * width))):
+            few = depth is not None
+            found = tokenizer.preview(part, depth, spec) if few else tokenizer.decode(part, spec)
+            images.append(to_uint8(found.float()))
     return torch.cat(images)
 
 
@@ -215,11 +221,24 @@ def preview(
         if not scales:
             grey = torch.full((len(codes), 3, *tokenizer.size_of(spec)), 128, dtype=torch.uint8)
             return to_pil(grey)
-        return to_pil(to_uint8(tokenizer.preview(codes, scales, spec)))
+        with decoding(tokenizer):
+            return to_pil(to_uint8(tokenizer.preview(codes, scales, spec).float()))
     images = decoded(tokenizer, step.drawn, spec, depth)  # (B, 3, H, W)
     drawn = step.ready.view(-1, 1, *grid).float()
     cells = nn.functional.interpolate(drawn, images.shape[2:], mode="nearest")
     return to_pil(torch.where(cells > 0, images, torch.full_like(images, 128)))
+
+
+@contextmanager
+def decoding(tokenizer: nn.Module) -> Generator[None]:
+    """A context in which a GPU decodes in bfloat16, with channels last. Pictures of trained
+    tokenizers are as far from those in float32 as rounding them to 256 values is, 60 dB."""
+    kind = next(tokenizer.parameters()).device.type
+    if kind in HALF:
+        with torch.inference_mode(False):  # else these would be no weights for training any more
+            tokenizer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    with torch.autocast(kind, torch.bfloat16, enabled=kind in HALF):
+        yield
 
 
 def _for(tokenizer: nn.Module, x: Tensor) -> Tensor:

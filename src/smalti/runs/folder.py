@@ -31,6 +31,7 @@ LATER = (
     "accumulate",
     "recompute",
     "memory",
+    "compile",
     "guard.on_nan",
     "guard.spike",
     "guard.on_spike",

@@ -52,7 +52,8 @@ def order(name: str, grid: tuple[int, int], seed: int = 0) -> Tensor:
 
 def shuffled(noise: Noise, n: int) -> Tensor:
     """An order of n positions for each image, (B, n), by numbers that no code is drawn with."""
-    return noise.uniform(torch.arange(n), step=_SHUFFLE).argsort(stable=True, dim=-1)
+    slots = torch.arange(n, device=noise.seeds.device)
+    return noise.uniform(slots, step=_SHUFFLE).argsort(stable=True, dim=-1)
 
 
 @lru_cache(maxsize=64)

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from smalti.devices.named import fast_bf16_products, named_device
 from smalti.files import lock
 
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "tf32", "fp32"]
 Parallel = Literal["ddp", "fsdp"]
 WAIT = timedelta(hours=12)
 """How long processes wait for the main one, which evaluates and exports alone."""

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from smalti.config import check
 from smalti.data.loader import Batches, prefetch
+from smalti.devices.float32 import set_products
 from smalti.nn.finite import NotFinite
 from smalti.progress import say_threads
 from smalti.train import checkpoint
+from smalti.train.compiling import Compile, compile_blocks, compiles
 from smalti.train.ema import Ema
 from smalti.train.guard import Guard, GuardConfig
 from smalti.train.interrupt import Interrupt
@@ -56,7 +58,8 @@ class TrainConfig:
     """Parts into which a batch is cut to save memory; it must divide batch / processes."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     precision: Precision = "auto"
-    """bf16 is autocast with float32 weights; auto takes it where the device is faster in it."""
+    """bf16 is autocast with float32 weights; auto takes it where the device is faster in it. On
+    CUDA all other products are in TF32, unless this is fp32."""
     ema: float = 0.0
     """Decay of the average of weights that is evaluated and exported; 0 has none."""
     seed: int = 0
@@ -80,6 +83,8 @@ class TrainConfig:
     memory: float = 0.0
     """GB that a step's activations may take: as many blocks as have to be are recomputed; 0 has no
     limit."""
+    compile: Compile = "auto"
+    """Compile the blocks of a model by torch.compile; auto does on CUDA."""
     device: str = "auto"
     """cuda, cpu, mps, or auto: the best there is."""
 
@@ -243,6 +248,9 @@ class Trainer:
                 log.say(text)
             module = self.trained if self.sharded else replicate(self.trained, self.world)
             module.train()
+            set_products(self.world.device, exact=config.precision == "fp32")
+            if compiles(config.compile, self.world.device, self.sharded):
+                compile_blocks(self.trained.model)
             if not self.sharded and self.step < steps:  # as at the end: a GAN has begun by then
                 self.products.count(self.trained, self.batches.batch(self.step), steps - 1)
             if spared := self._spare_memory():
