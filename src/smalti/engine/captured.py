@@ -107,7 +107,7 @@ def recordings(model: nn.Module) -> int:
 
 @dataclass
 class Given:
-    """What a model prepared for one request, in the order of rows that its recordings have."""
+    """What a model prepared for a request, and where that is drawn."""
 
     prepared: Rowwise
     board: Board | None = None
