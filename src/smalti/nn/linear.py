@@ -113,6 +113,7 @@ def fused(layer: nn.Module, x: Tensor, bias: Tensor | None = None, gelu: Gelu = 
     if copy is None:
         y = layer(x) if bias is None else layer(x) + bias
         return F.gelu(y, approximate=gelu) if gelu else y
+    assert isinstance(layer, Linear)
     assert bias is None or layer.bias is None, "a layer has one bias"
     return copy.product(x, layer.bias if bias is None else bias, gelu)
 
