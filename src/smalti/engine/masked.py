@@ -75,18 +75,18 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
     """
     spec = check_request(model, request)
     _check_can(spec, request, spec.positions * model.parts)
-    codes, ready = _begin(spec, request)
+    codes, ready = begin(spec, request)
     parts, units = model.parts, model.split(codes)
     ready = ready.repeat_interleave(parts, 1)  # (B, N * parts)
     plan = Plan.of(request.reveal, ready)
     if not plan.steps:
         none = codes.new_zeros(len(codes), 0, dtype=torch.float32)
-        yield Step(1, 1, codes, none, _whole(ready, parts))
+        yield Step(1, 1, codes, none, shown(ready, parts))
         return
     taker: Taker = (
-        ByOrder(request, ready, parts)
+        ByOrder(request.noise, orders_of(request, ready, parts))
         if request.reveal.confidence is None
-        else Surest(request, plan.steps, ready.shape[1])
+        else Surest(request.noise, [(request.reveal, plan.steps)] * len(ready), ready.shape[1])
     )
     branches = request.guidance.branches(request.cond, request.negative, request.pictures)
     prepared = model.prepare(branches, spec)
@@ -95,7 +95,7 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
     for i in range(plan.steps):
         before, after = plan.hidden(i)
         guide = request.guidance.at(i, plan.steps, plan.share(i))
-        asked = taker.ask(i, before, after)
+        asked = taker.ask([i] * len(before), before, after)
         fresh = i % request.refresh == 0
         left = plan.steps - 1 - i
         turn = Turn(ready, asked.wanted, ready.shape[1] - min(before), fresh, left)
@@ -103,15 +103,15 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
         draw = model.draw(units, prepared, turn, cache, chance)
         watch.see(draw)
         units, ready = taker.take(units, ready, draw, asked)
-        yield Step(i + 1, plan.steps, model.join(units), draw.logp, _whole(ready, parts))
+        yield Step(i + 1, plan.steps, model.join(units), draw.logp, shown(ready, parts))
 
 
-def _whole(ready: Tensor, parts: int) -> Tensor:
+def shown(ready: Tensor, parts: int) -> Tensor:
     """Which positions are ready, (B, N), of those of which all parts are, (B, N * parts)."""
     return ready if parts == 1 else ready.view(len(ready), -1, parts).all(-1)
 
 
-def _begin(spec: TokenSpec, request: Request) -> tuple[Tensor, Tensor]:
+def begin(spec: TokenSpec, request: Request) -> tuple[Tensor, Tensor]:
     """Codes (B, N, ...), and where they are known (B, N) bool, before the first step."""
     batch, device = request.cond.batch, request.cond.device
     codes = spec.empty(batch, device)
@@ -161,15 +161,16 @@ class Asked(NamedTuple):
     """(B, m) bool; None: those that are surest."""
     hidden: Tensor | None = None
     """(B,) how many are to be hidden after the step."""
-    weight: float | Tensor = 0.0
-    """Of the noise on how sure the model is: a number or (B,)."""
+    weight: Tensor | None = None
+    """(B,) of the noise on how sure the model is."""
 
 
 class Taker(Protocol):
     """Which positions a step draws, and which of them it keeps."""
 
-    def ask(self, step: int, before: Sequence[int], after: Sequence[int]) -> Asked:
-        """What to draw so that of each row's `before` hidden positions `after` are left."""
+    def ask(self, steps: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Asked:
+        """What each row draws at its step so that of its `before` hidden positions `after` are
+        left."""
         ...
 
     def take(self, codes: Tensor, ready: Tensor, draw: Draw, asked: Asked) -> tuple[Tensor, Tensor]:
@@ -177,19 +178,25 @@ class Taker(Protocol):
         ...
 
 
+def orders_of(request: Request, ready: Tensor, parts: int = 1) -> Tensor:
+    """The order in which each row reveals its parts of positions, (B, N * parts), those that are
+    `ready` first."""
+    orders = request.orders
+    if orders is None:
+        orders = shuffled(request.noise, ready.shape[1])
+    elif parts > 1:  # a position's parts one after another
+        each = torch.arange(parts, device=orders.device)
+        orders = (orders.unsqueeze(-1) * parts + each).flatten(-2)
+    return known_first(orders.to(ready.device), ready)
+
+
 class ByOrder:
-    """Reveals positions in an order, each of which is drawn once (MAR, Fluid)."""
+    """Reveals positions in orders (B, N), each of which is drawn once (MAR, Fluid)."""
 
-    def __init__(self, request: Request, ready: Tensor, parts: int = 1) -> None:
-        orders, self.noise = request.orders, request.noise
-        if orders is None:
-            orders = shuffled(self.noise, ready.shape[1])
-        elif parts > 1:  # a position's parts one after another
-            each = torch.arange(parts, device=orders.device)
-            orders = (orders.unsqueeze(-1) * parts + each).flatten(-2)
-        self.orders = known_first(orders.to(ready.device), ready)  # (B, N)
+    def __init__(self, noise: Noise, orders: Tensor) -> None:
+        self.noise, self.orders = noise, orders
 
-    def ask(self, step: int, before: Sequence[int], after: Sequence[int]) -> Asked:
+    def ask(self, steps: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Asked:
         total, device = self.orders.shape[1], self.orders.device
         first, end = (total - torch.tensor(n, device=device) for n in (before, after))
         count = max(b - a for b, a in zip(before, after, strict=True))
@@ -209,23 +216,28 @@ class ByOrder:
 
 
 class Surest:
-    """Draws all positions at each step and keeps those that the model is surest of (MaskGIT)."""
+    """Draws all positions at each step and keeps those that the model is surest of (MaskGIT).
 
-    def __init__(self, request: Request, steps: int, positions: int) -> None:
-        self.noise, self.reveal, self.steps = request.noise, request.reveal, steps
-        self.slots = torch.arange(positions, device=request.cond.device)
+    Args: how each row reveals, and in how many steps; how many positions there are.
+    """
 
-    def ask(self, step: int, before: Sequence[int], after: Sequence[int]) -> Asked:
-        hidden = torch.tensor(after, device=self.slots.device)
-        weight = self.reveal.weight(step, self.steps)
-        return Asked(SlotNoise(self.noise, self.slots, step), hidden=hidden, weight=weight)
+    def __init__(self, noise: Noise, reveals: Sequence[tuple[Reveal, int]], positions: int) -> None:
+        self.noise, self.reveals = noise, reveals
+        self.slots = torch.arange(positions, device=noise.seeds.device)
+
+    def ask(self, steps: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Asked:
+        device = self.slots.device
+        each = zip(self.reveals, steps, strict=True)
+        weight = torch.tensor([r.weight(i, total) for (r, total), i in each], device=device)
+        turn = steps[0] if len(set(steps)) == 1 else torch.tensor(steps, device=device)
+        noise = SlotNoise(self.noise, self.slots, turn)
+        return Asked(noise, hidden=torch.tensor(after, device=device), weight=weight)
 
     def take(self, codes: Tensor, ready: Tensor, draw: Draw, asked: Asked) -> tuple[Tensor, Tensor]:
-        assert asked.hidden is not None
-        new, noise, weight = _where(ready, codes, draw.codes), asked.noise, asked.weight
-        weight = weight.unsqueeze(1) if isinstance(weight, Tensor) else weight
+        assert asked.hidden is not None and asked.weight is not None
+        new, noise = _where(ready, codes, draw.codes), asked.noise
         doubt = gumbel(noise.source.uniform(noise.slots, step=2 * noise.step + 1))
-        confidence = (draw.logp + weight * doubt).masked_fill(ready, torch.inf)
+        confidence = (draw.logp + asked.weight.unsqueeze(1) * doubt).masked_fill(ready, torch.inf)
         ready = ~least_sure(confidence, asked.hidden)
         return _where(ready, new, torch.zeros_like(codes)), ready
 

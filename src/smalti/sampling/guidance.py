@@ -266,15 +266,16 @@ class Guidance:
 
     def at(self, step: int, steps: int, share: float | None = None) -> Guide:
         """A new guide for one step; it keeps the branches of `branches` whatever its scale."""
-        return self._guide(1.0 if self.off else self.scale_at(step, steps, share))
+        return self.guide(1.0 if self.off else self.scale_at(step, steps, share))
 
     def of_slots(self, slots: Tensor, steps: int) -> Guide:
         """A new guide for the steps of slots (n,) or (B, n) int64, all of which are done at
         once."""
         scale = [1.0 if self.off else self.scale_at(step, steps) for step in range(steps)]
-        return self._guide(torch.tensor(scale, device=slots.device)[slots])
+        return self.guide(torch.tensor(scale, device=slots.device)[slots])
 
-    def _guide(self, scale: float | Tensor) -> Guide:
+    def guide(self, scale: float | Tensor) -> Guide:
+        """A new guide of a scale, or of one for each row, (B,), or slot, (B, n)."""
         if self.off:
             return Unguided()
         if self.pictures is not None:

@@ -10,7 +10,7 @@ equal on every device.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -105,6 +105,14 @@ class Noise:
         return numbers[..., :width] if width else numbers[..., 0]
 
 
+class Numbers(Protocol):
+    """What computes the uniform numbers of several steps at once."""
+
+    def uniform(self, slots: Tensor, reach: int, width: int) -> Tensor:
+        """Numbers (B, n, width) of slots (n,) or (B, n), all below `reach`."""
+        ...
+
+
 class Ahead:
     """The uniform numbers of a loop that comes to its slots in order, computed for many slots at
     once: for one they take as long as for a dozen. Each is what `Noise` gives.
@@ -147,7 +155,7 @@ class SlotNoise(NamedTuple):
     """(n,) or (B, n)."""
     step: int | Tensor = 0
     """Counts the times that slots may be drawn again, in masked generation: a number or (B,)."""
-    ahead: Ahead | None = None
+    ahead: Numbers | None = None
     """What computes numbers for several steps at once."""
     reach: int = 0
     """All slots are below this; for `ahead`."""
