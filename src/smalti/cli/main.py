@@ -18,6 +18,7 @@ from smalti.cli.coding import encode, reconstruct
 from smalti.cli.drawing import edit, sample
 from smalti.cli.options import check_names, spelled
 from smalti.cli.parsing import parse, parse_drawing
+from smalti.cli.serving import serve
 from smalti.cli.talking import ask, caption, chat
 from smalti.cli.training import scaling, train
 from smalti.cli.tune import tune
@@ -182,6 +183,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "caption": caption,
     "chat": chat,
     "reconstruct": reconstruct,
+    "serve": serve,
     "info": info,
     "convert": convert,
     "scaling": scaling,
@@ -199,6 +201,7 @@ GROUPS = {
     "start": ("demo", "info"),
     "train": ("train", "encode", "scaling", "plot"),
     "draw": ("sample", "edit", "reconstruct"),
+    "serve": ("serve",),
     "text and pictures": ("ask", "caption", "chat"),
     "measure": ("eval", "tune"),
     "released weights": ("convert",),
