@@ -55,6 +55,14 @@ class Running:
         place.close()
         return found
 
+    def logged(self, identity: str) -> dict:
+        """The line of a request, which is written when its answer has been sent."""
+        for _ in range(200):
+            if found := [line for line in self.lines if line["request"] == identity]:
+                return found[0]
+            time.sleep(0.01)
+        raise AssertionError(f"nothing is said of {identity}")
+
     def error(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict]:
         """Status and error of an answer that is one."""
         status, _, text = self.ask(method, path, body, **headers)
