@@ -20,9 +20,11 @@ from smalti.pipeline.coded import short
 from smalti.serve import schemas
 from smalti.serve.errors import Refused, refusal
 from smalti.serve.guard import Guard, Rules
-from smalti.serve.images import add_images
+from smalti.serve.images import add_images, body_of
 from smalti.serve.shared import Shared
 from smalti.serve.state import Server
+from smalti.serve.talker import Talker
+from smalti.serve.talks import add_talks
 
 LOG = logging.getLogger("smalti.serve")
 
@@ -47,6 +49,7 @@ def make_app(server: Server, rules: Rules | None = None) -> Guard:
     for kind in (Refused, ValueError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _failed)
     add_images(app, server)
+    add_talks(app, server, body_of)
     _models(app, server)
     _state(app, server)
     return Guard(app, rules or Rules(), partial(_logged, server))
@@ -62,6 +65,7 @@ ROUTES = {
     "/v1/images/generations",
     "/v1/images/edits",
     "/v1/images/variations",
+    "/v1/chat/completions",
     "/v1/models",
     "/health",
     "/ready",
@@ -110,8 +114,9 @@ def _models(app: FastAPI, server: Server) -> None:
         return _model(server.find(name))
 
 
-def _model(one: Shared) -> dict[str, Any]:
-    pipeline = one.pipeline
+def _model(one: Shared | Talker) -> dict[str, Any]:
+    pipeline, talks = one.pipeline, isinstance(one, Talker)
+    texts = talks or pipeline.text is not None
     height, width = pipeline.tokenizer.size
     return {
         "id": one.name,
@@ -121,8 +126,9 @@ def _model(one: Shared) -> dict[str, Any]:
         "smalti": {
             "kind": name_of(pipeline.model),
             "size": f"{width}x{height}",
-            "text": pipeline.text is not None,
-            "classes": pipeline.classes if pipeline.text is None else [],
+            "text": texts,
+            "talks": talks,
+            "classes": [] if texts else pipeline.classes,
             "codes": pipeline.model.spec.positions,
             "slots": one.limits.slots,
             "device": str(pipeline.device),

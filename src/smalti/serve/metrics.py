@@ -12,6 +12,7 @@ from smalti import __version__
 from smalti.engine.batching import Drawn
 from smalti.pipeline.coded import short
 from smalti.serve.shared import Shared
+from smalti.serve.talker import Talker
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
@@ -19,7 +20,7 @@ SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 class Metrics:
     """The numbers of one server; all begin with `smalti_`."""
 
-    def __init__(self, shared: Sequence[Shared]) -> None:
+    def __init__(self, shared: Sequence[Shared | Talker]) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests answered", "route", "status")
         self.pictures = self._counter("pictures", "Pictures asked for", "pipeline", "outcome")
@@ -37,7 +38,7 @@ class Metrics:
             f"smalti_{name}_seconds", what, ["pipeline"], registry=self.registry, buckets=SECONDS
         )
 
-    def _about(self, shared: Sequence[Shared]) -> None:
+    def _about(self, shared: Sequence[Shared | Talker]) -> None:
         """What is read when it is asked for."""
 
         def gauge(name: str, what: str, value: Any) -> None:
