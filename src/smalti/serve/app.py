@@ -14,13 +14,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from smalti import __version__
 from smalti.modules import name_of
 from smalti.pipeline.coded import short
 from smalti.serve import schemas
 from smalti.serve.errors import Refused, refusal
 from smalti.serve.guard import Guard, Rules
 from smalti.serve.images import add_images, body_of
+from smalti.serve.metrics import VERSION
 from smalti.serve.shared import Shared
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
@@ -42,9 +42,7 @@ def make_app(server: Server, rules: Rules | None = None) -> Guard:
         for one in server.shared:
             await asyncio.to_thread(one.batching.stop)
 
-    app = FastAPI(
-        title="smalti", version=__version__, lifespan=living, docs_url=None, redoc_url=None
-    )
+    app = FastAPI(title="smalti", version=VERSION, lifespan=living, docs_url=None, redoc_url=None)
     app.add_exception_handler(Exception, _failed)
     for kind in (Refused, ValueError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _failed)
@@ -152,7 +150,7 @@ def _state(app: FastAPI, server: Server) -> None:
 
     @app.get("/version", **schemas.STATE)
     async def version() -> dict[str, str]:
-        return {"version": __version__}
+        return {"version": VERSION}
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
