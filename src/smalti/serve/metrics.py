@@ -62,7 +62,7 @@ class Metrics:
         )
         for one in shared:
             about = (one.pipeline.device.type, short(one.pipeline.dtype))
-            build.labels(VERSION, torch.VERSION, one.name, *about).set(1)
+            build.labels(VERSION, torch.__version__, one.name, *about).set(1)
 
     def drawn(self, pipeline: str, event: Drawn) -> None:
         """Count a picture that is done."""
