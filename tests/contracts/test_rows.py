@@ -13,7 +13,6 @@ from builders import build, causal_models, generate, models, random_codes, rando
 from smalti.codes import Cond, Span, Turn
 from smalti.engine.causal import spans
 from smalti.engine.masked import Asked, Plan, Surest
-from smalti.engine.step import Request
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters, RowFilters
 from smalti.sampling.guidance import ClassifierFree, Guidance, Projected
@@ -134,7 +133,7 @@ def test_masked_rows_at_different_steps_give_what_each_gives_alone():
     prepared = model.prepare(Guidance(2.0).branches(cond))
     codes, ready = model.spec.empty(3), torch.zeros(3, model.spec.positions, dtype=torch.bool)
     plans = [Plan.of(reveal, ready[:1]) for reveal in reveals]
-    taker = Surest(Request(cond, noise), 1, model.spec.positions)
+    taker = Surest(noise, Reveal(), 1, model.spec.positions)
     for time in range(max(a + b for a, b in zip(starts, steps, strict=True))):
         running = [i for i in range(3) if starts[i] <= time < starts[i] + steps[i]]
         rows, step = torch.tensor(running), [time - starts[i] for i in running]

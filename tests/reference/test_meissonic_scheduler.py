@@ -6,9 +6,8 @@ import pytest
 import torch
 from golden import folders, load
 
-from smalti.codes import Cond, Draw
+from smalti.codes import Draw
 from smalti.engine.masked import Plan, Surest
-from smalti.engine.step import Request
 from smalti.sampling.noise import Noise
 from smalti.sampling.reveal import Reveal, least_sure
 
@@ -56,16 +55,16 @@ def test_the_loop_takes_what_the_scheduler_takes(folder: Path, monkeypatch):
     span = config["temperature"]
     first, last = span if isinstance(span, list) else (span, LAST)
     reveal = Reveal(steps, SCHEDULES[config["masking_schedule"]], confidence=first - last)
-    cond, noise = Cond(labels=torch.zeros(len(start), dtype=torch.int64)), Noise.request(0, 1)
+    noise = Noise.request(0, 1)
     codes, ready = torch.zeros_like(start), torch.zeros_like(start, dtype=torch.bool)
     plan = Plan.of(reveal, ready)
-    taker = Surest(Request(cond, noise, reveal=reveal), steps, start.shape[1])
+    taker = Surest(noise, reveal, steps, start.shape[1])
     assert plan.steps == steps
     for i in range(steps):
         doubt = io.get(f"gumbel_{i}", torch.zeros(start.shape))
         monkeypatch.setattr("smalti.engine.masked.gumbel", lambda _, doubt=doubt: doubt)
         logp, drawn = io[f"logits_{i}"].flatten(2).transpose(1, 2).log_softmax(-1).max(-1)
-        asked = taker.ask(i, *plan.hidden(i))
+        asked = taker.ask(i, plan.hiding(i))
         asked = asked._replace(weight=asked.weight + last)
         codes, ready = taker.take(codes, ready, Draw(drawn, logp, logp), asked)
         io.check(f"sample_out_{i}", codes.masked_fill(~ready, mask))

@@ -21,6 +21,7 @@ from smalti.cli.drawing import edit, sample
 from smalti.cli.options import check_names, spelled
 from smalti.cli.parsing import parse, parse_drawing
 from smalti.cli.repacking import repack
+from smalti.cli.serving import serve
 from smalti.cli.talking import ask, caption, chat
 from smalti.cli.training import scaling, train
 from smalti.cli.tune import tune
@@ -199,6 +200,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "chat": chat,
     "reconstruct": reconstruct,
     "repack": repack,
+    "serve": serve,
     "info": info,
     "convert": convert,
     "scaling": scaling,
@@ -217,6 +219,7 @@ GROUPS = {
     "start": ("demo", "info"),
     "train": ("train", "encode", "repack", "scaling", "plot"),
     "draw": ("sample", "edit", "reconstruct"),
+    "serve": ("serve",),
     "text and pictures": ("ask", "caption", "chat"),
     "measure": ("eval", "tune", "bench"),
     "released weights": ("convert",),
@@ -237,7 +240,7 @@ def overview() -> str:
         [
             "usage: smalti COMMAND ...",
             "",
-            "Train, run and measure autoregressive image generators.",
+            "Train, run, measure and serve autoregressive image generators.",
             *lines,
             "",
             "Start with: smalti demo",

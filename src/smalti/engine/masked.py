@@ -76,18 +76,18 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
     """
     spec = check_request(model, request)
     _check_can(spec, request, spec.positions * model.parts)
-    codes, ready = _begin(spec, request)
+    codes, ready = begin(spec, request)
     parts, units = model.parts, model.split(codes)
     ready = ready.repeat_interleave(parts, 1)  # (B, N * parts)
     plan = Plan.of(request.reveal, ready)
     if not plan.steps:
         none = codes.new_zeros(len(codes), 0, dtype=torch.float32)
-        yield Step(1, 1, codes, none, _whole(ready, parts))
+        yield Step(1, 1, codes, none, shown(ready, parts))
         return
     taker: Taker = (
-        ByOrder(request, ready, parts)
+        ByOrder(request.noise, orders_of(request, ready, parts))
         if request.reveal.confidence is None
-        else Surest(request, plan.steps, ready.shape[1])
+        else Surest(request.noise, request.reveal, plan.steps, ready.shape[1])
     )
     rows = Fresh(lambda cond: model.prepare(cond, spec), request)
     cache = model.cache(rows.batch, spec) if request.refresh > 1 else None
@@ -96,7 +96,7 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
         when = i, plan.steps, plan.share(i)
         # a cache holds features of all branches
         guide, prepared = rows.at(*when) if cache is None else (guidance.at(*when), rows.all)
-        asked = taker.ask(i, plan)
+        asked = taker.ask(i, plan.hiding(i))
         fresh = i % request.refresh == 0
         left = plan.steps - 1 - i
         turn = Turn(ready, asked.wanted, ready.shape[1] - min(plan.hidden(i)), fresh, left)
@@ -104,15 +104,15 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
         draw = model.draw(units, prepared, turn, cache, chance)
         watch.see(draw)
         units, ready = taker.take(units, ready, draw, asked)
-        yield Step(i + 1, plan.steps, model.join(units), draw.logp, _whole(ready, parts))
+        yield Step(i + 1, plan.steps, model.join(units), draw.logp, shown(ready, parts))
 
 
-def _whole(ready: Tensor, parts: int) -> Tensor:
+def shown(ready: Tensor, parts: int) -> Tensor:
     """Which positions are ready, (B, N), of those of which all parts are, (B, N * parts)."""
     return ready if parts == 1 else ready.view(len(ready), -1, parts).all(-1)
 
 
-def _begin(spec: TokenSpec, request: Request) -> tuple[Tensor, Tensor]:
+def begin(spec: TokenSpec, request: Request) -> tuple[Tensor, Tensor]:
     """Codes (B, N, ...), and where they are known (B, N) bool, before the first step."""
     batch, device = request.cond.batch, request.cond.device
     codes = spec.empty(batch, device)
@@ -120,6 +120,15 @@ def _begin(spec: TokenSpec, request: Request) -> tuple[Tensor, Tensor]:
         return codes, torch.zeros(batch, spec.positions, dtype=torch.bool, device=device)
     ready = request.known.mask.to(device)
     return _where(ready, request.known.codes.to(codes), codes), ready
+
+
+class Hiding(NamedTuple):
+    """How many positions each row hides before a step and after it, (B,) each, and the most that
+    one of them reveals."""
+
+    before: Tensor
+    after: Tensor
+    most: int
 
 
 class Plan(NamedTuple):
@@ -147,6 +156,11 @@ class Plan(NamedTuple):
         """Hidden positions of each row before a step."""
         return [row[step] for row in self.left]
 
+    def hiding(self, step: int) -> Hiding:
+        """The same before and after a step."""
+        most = max(row[step] - row[step + 1] for row in self.left)
+        return Hiding(self.counts[:, step], self.counts[:, step + 1], most)
+
     def share(self, step: int) -> float:
         """The share of all positions that are shown after a step, by which guidance goes on; of the
         row that hides most. As MAR counts, one position is as if hidden at the end."""
@@ -172,8 +186,8 @@ class Asked(NamedTuple):
 class Taker(Protocol):
     """Which positions a step draws, and which of them it keeps."""
 
-    def ask(self, step: int, plan: Plan) -> Asked:
-        """What to draw so that as many positions are left hidden as planned."""
+    def ask(self, step: int, hiding: Hiding) -> Asked:
+        """What to draw so that as many positions are left hidden."""
         ...
 
     def take(self, codes: Tensor, ready: Tensor, draw: Draw, asked: Asked) -> tuple[Tensor, Tensor]:
@@ -181,23 +195,28 @@ class Taker(Protocol):
         ...
 
 
+def orders_of(request: Request, ready: Tensor, parts: int = 1) -> Tensor:
+    """The order in which each row reveals its parts of positions, (B, N * parts), those that are
+    `ready` first."""
+    orders = request.orders
+    if orders is None:
+        orders = shuffled(request.noise, ready.shape[1])
+    elif parts > 1:  # a position's parts one after another
+        each = torch.arange(parts, device=orders.device)
+        orders = (orders.unsqueeze(-1) * parts + each).flatten(-2)
+    return known_first(orders.to(ready.device), ready)
+
+
 class ByOrder:
-    """Reveals positions in an order, each of which is drawn once (MAR, Fluid)."""
+    """Reveals positions in orders (B, N), each of which is drawn once (MAR, Fluid)."""
 
-    def __init__(self, request: Request, ready: Tensor, parts: int = 1) -> None:
-        orders, self.noise = request.orders, request.noise
-        if orders is None:
-            orders = shuffled(self.noise, ready.shape[1])
-        elif parts > 1:  # a position's parts one after another
-            each = torch.arange(parts, device=orders.device)
-            orders = (orders.unsqueeze(-1) * parts + each).flatten(-2)
-        self.orders = known_first(orders.to(ready.device), ready)  # (B, N)
+    def __init__(self, noise: Noise, orders: Tensor) -> None:
+        self.noise, self.orders = noise, orders
 
-    def ask(self, step: int, plan: Plan) -> Asked:
+    def ask(self, step: int, hiding: Hiding) -> Asked:
         total, device = self.orders.shape[1], self.orders.device
-        first, end = (total - plan.counts[:, step + k] for k in (0, 1))  # each (B,)
-        count = max(row[step] - row[step + 1] for row in plan.left)
-        index = first[:, None] + torch.arange(count, device=device)  # (B, m)
+        first, end = total - hiding.before, total - hiding.after  # each (B,)
+        index = first[:, None] + torch.arange(hiding.most, device=device)  # (B, m)
         wanted = self.orders.gather(1, index.clamp(max=total - 1))
         # a row that reveals fewer than another draws something in vain
         return Asked(SlotNoise(self.noise, wanted), wanted, index < end[:, None])
@@ -215,22 +234,28 @@ class ByOrder:
 class Surest:
     """Draws all positions at each step and keeps those that the model is surest of (MaskGIT)."""
 
-    def __init__(self, request: Request, steps: int, positions: int) -> None:
-        self.noise, self.reveal, self.steps = request.noise, request.reveal, steps
-        self.slots = torch.arange(positions, device=request.cond.device)
+    def __init__(self, noise: Noise, reveal: Reveal, steps: int, positions: int) -> None:
+        self.noise, self.reveal, self.steps = noise, reveal, steps
+        self.slots = torch.arange(positions, device=noise.seeds.device)
 
-    def ask(self, step: int, plan: Plan) -> Asked:
-        hidden, weight = plan.counts[:, step + 1], self.reveal.weight(step, self.steps)
-        return Asked(SlotNoise(self.noise, self.slots, step), hidden=hidden, weight=weight)
+    def ask(self, step: int, hiding: Hiding) -> Asked:
+        weight = self.reveal.weight(step, self.steps)
+        noise = SlotNoise(self.noise, self.slots, step)
+        return Asked(noise, hidden=hiding.after, weight=weight)
 
     def take(self, codes: Tensor, ready: Tensor, draw: Draw, asked: Asked) -> tuple[Tensor, Tensor]:
-        assert asked.hidden is not None
-        new, noise, weight = _where(ready, codes, draw.codes), asked.noise, asked.weight
-        weight = weight.unsqueeze(1) if isinstance(weight, Tensor) else weight
-        doubt = gumbel(noise.source.uniform(noise.slots, step=2 * noise.step + 1))
-        confidence = (draw.logp + weight * doubt).masked_fill(ready, torch.inf)
-        ready = ~least_sure(confidence, asked.hidden)
-        return _where(ready, new, torch.zeros_like(codes)), ready
+        return take_surest(codes, ready, draw, asked)
+
+
+def take_surest(codes: Tensor, ready: Tensor, draw: Draw, asked: Asked) -> tuple[Tensor, Tensor]:
+    """Codes (B, N, ...) and what is ready (B, N), with those that the model is surest of."""
+    assert asked.hidden is not None
+    new, noise, weight = _where(ready, codes, draw.codes), asked.noise, asked.weight
+    weight = weight.unsqueeze(1) if isinstance(weight, Tensor) else weight
+    doubt = gumbel(noise.source.uniform(noise.slots, step=2 * noise.step + 1))
+    confidence = (draw.logp + weight * doubt).masked_fill(ready, torch.inf)
+    ready = ~least_sure(confidence, asked.hidden)
+    return _where(ready, new, torch.zeros_like(codes)), ready
 
 
 def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -179,7 +179,10 @@ class Guidance:
     `guidance` is that of what the text adds; None has two branches."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scales", tuple(self.scales))
+        try:
+            object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
+        except (TypeError, ValueError):
+            raise ValueError(f"guidance scales must be numbers, got {self.scales!r}") from None
         check(self, "guidance ", amounts=("power", "parallel", "rescale"))
         if not (math.isfinite(self.scale) and self.scale >= 0):
             raise ValueError(f"guidance scale must be 0 or more (1 is off), got {self.scale}")
@@ -273,15 +276,16 @@ class Guidance:
 
     def at(self, step: int, steps: int, share: float | None = None) -> Guide:
         """A new guide for one step; it keeps the branches of `branches` whatever its scale."""
-        return self._guide(1.0 if self.off else self.scale_at(step, steps, share))
+        return self.guide(1.0 if self.off else self.scale_at(step, steps, share))
 
     def of_slots(self, slots: Tensor, steps: int) -> Guide:
         """A new guide for the steps of slots (n,) or (B, n) int64, all of which are done at
         once."""
         scale = [1.0 if self.off else self.scale_at(step, steps) for step in range(steps)]
-        return self._guide(torch.tensor(scale, device=slots.device)[slots])
+        return self.guide(torch.tensor(scale, device=slots.device)[slots])
 
-    def _guide(self, scale: float | Tensor) -> Guide:
+    def guide(self, scale: float | Tensor) -> Guide:
+        """A new guide of a scale, or of one for each row, (B,), or slot, (B, n)."""
         if self.off:
             return Unguided()
         if self.pictures is not None:

@@ -1,0 +1,174 @@
+"""`smalti serve`: pictures over HTTP. Imports torch and the server when it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from smalti.cli.drawing import FLAT, Run
+from smalti.progress import say
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the server is reached, and by whom."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; the default is reached from this machine alone."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    keys: Path | None = None
+    """A file of those who may ask, a line NAME:SHA256 of each one's key; without it everybody
+    may."""
+    insecure: bool = False
+    """Listen on an address that others reach though there are no keys."""
+    hosts: tuple[str, ...] = ()
+    """Names under which the server may be called; default: any, or, if it is reached from this
+    machine alone, this machine's."""
+    cors: tuple[str, ...] = ()
+    """Origins of other pages that may call it, such as https://example.org."""
+    rate: int = 0
+    """Requests of a client in a minute at most; 0: any number."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much is drawn, and taken."""
+
+    slots: int = 8
+    """Pictures of a pipeline that are drawn at once."""
+    queue: int = 64
+    """Pictures that wait at most; those above are refused."""
+    deadline: float = 300.0
+    """Seconds after which a picture that has not begun is given up."""
+    max_n: int = 10
+    """Pictures of a request at most."""
+    max_body: int = 64
+    """MiB of a request at most."""
+    max_pixels: int = 16_000_000
+    """Pixels of a picture that is sent, at most."""
+    drain: float = 30.0
+    """Seconds that what is being drawn has, when the server is stopped."""
+
+
+def serve(
+    pipelines: Annotated[Positional[tuple[str, ...]], arg(metavar="PIPELINE...")],
+    place: Annotated[Place, FLAT] = Place(),  # noqa: B008 - it is frozen, as all are
+    amounts: Annotated[Amounts, FLAT] = Amounts(),  # noqa: B008
+    alias: tuple[str, ...] = (),
+    strict_model: bool = False,
+    deterministic: bool = False,
+    log: Literal["text", "json"] = "text",
+    run: Annotated[Run, FLAT] = Run(),  # noqa: B008
+) -> None:
+    """Serve pipelines over HTTP, to clients of OpenAI's images. Needs pip install smalti[serve].
+
+    Args:
+        pipelines: Folders or Hugging Face hub ids, each as it is or as NAME=PIPELINE.
+        alias: Other names of pipelines, OTHER=NAME.
+        strict_model: Refuse names of OpenAI's own models, which otherwise mean the first pipeline.
+        deterministic: Draw each picture by passes of its own: equal to the bit to a picture drawn
+            alone, and slower.
+        log: What is written of each request: text, or json.
+    """
+    check_public(place)
+    named = names_of(pipelines)
+    others = aliases_of(alias, named)
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"{error.name} is missing: pip install 'smalti[serve]'") from None
+    from smalti.serve import server
+
+    socket = server.listen(place.host, place.port)
+    app, state = application(named, others, place, amounts, strict_model, deterministic, run)
+    server.set_log(log)
+    host, port = socket.getsockname()[:2]
+    say(f"serving {', '.join(named)} at http://{f'[{host}]' if ':' in host else host}:{port}/")
+
+    def drain() -> None:
+        state.draining = True
+
+    server.run(app, socket, drain, amounts.drain)
+
+
+def application(
+    named: dict[str, str],
+    aliases: dict[str, str],
+    place: Place,
+    amounts: Amounts,
+    strict: bool,
+    alone: bool,
+    run: Run,
+) -> tuple[Any, Any]:
+    """The application that serves pipelines by name, and its state."""
+    from smalti.loading import load_any
+    from smalti.pipeline.unified import UnifiedPipeline
+    from smalti.serve.app import make_app
+    from smalti.serve.guard import Keys, Rules, loopback
+    from smalti.serve.shared import Limits, Shared
+    from smalti.serve.state import Options, Server
+    from smalti.serve.talker import Talker
+
+    limits = Limits(amounts.slots, amounts.queue, amounts.deadline, alone)
+    hosts = place.hosts
+    if not hosts and loopback(place.host):
+        hosts = ("localhost", "127.0.0.1", "::1", place.host)
+    rules = Rules(
+        Keys() if place.keys is None else Keys.read(place.keys),
+        hosts,
+        place.cors,
+        amounts.max_body << 20,
+        rate=place.rate,
+    )
+    shared = list[Any]()
+    for name, path in named.items():
+        pipe = load_any(path, run.device, run.dtype)
+        talks = isinstance(pipe, UnifiedPipeline)
+        shared.append(Talker(name, pipe, limits) if talks else Shared(name, pipe, limits))
+    state = Server(shared, Options(amounts.max_n, amounts.max_pixels, aliases, strict))
+    return make_app(state, rules), state
+
+
+def check_public(place: Place) -> None:
+    """Raise ValueError for an address that others reach without keys, unless that is meant."""
+    from smalti.serve.guard import loopback
+
+    if place.keys is None and not place.insecure and not loopback(place.host):
+        raise ValueError(
+            f"{place.host} is reached by others: give --keys FILE, or --insecure if everybody may "
+            "draw here"
+        )
+
+
+def names_of(pipelines: tuple[str, ...]) -> dict[str, str]:
+    """Pipelines by name: as it is given, or the last part of a folder that says something.
+
+    Raises ValueError for a name that two have.
+    """
+    found = dict[str, str]()
+    for given in pipelines:
+        name, equals, path = given.partition("=")
+        if not equals:
+            path, parts = given, [p for p in Path(given).parts if p not in ("/", ".", "pipeline")]
+            name = parts[-1] if parts else "pipeline"
+        if name in found:
+            raise ValueError(f"two pipelines are called {name}: give NAME=PIPELINE")
+        found[name] = path
+    return found
+
+
+def aliases_of(given: tuple[str, ...], names: dict[str, str]) -> dict[str, str]:
+    """Other names of pipelines. Raises ValueError for one of a pipeline that is not there."""
+    found = dict[str, str]()
+    for one in given:
+        other, equals, name = one.partition("=")
+        if not equals or name not in names:
+            raise ValueError(f"--alias is like OTHER=NAME of {', '.join(names)}, got {one!r}")
+        found[other] = name
+    return found

@@ -1,0 +1,226 @@
+"""Rows of causal models: those of one position a step stand wherever each is; those of scales begin
+together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smalti.codes import Draw, Known, Span, TokenSpec
+from smalti.engine.causal import Begun, CausalModel, begin, kept, one_by_one, spans
+from smalti.engine.lanes import (
+    Moved,
+    Rows,
+    behind,
+    filters_of,
+    guide_of,
+    noise_of,
+    seen,
+    together,
+)
+from smalti.engine.step import Request, Step
+from smalti.sampling.chance import Chance
+from smalti.sampling.noise import Ahead, SlotNoise, racing
+from smalti.sampling.orders import arrange
+
+
+@dataclass
+class Batch:
+    """Rows that went through the same passes, or stand behind one another; R of them."""
+
+    requests: list[Request]
+    done: list[int]
+    """Steps of each row."""
+    ahead: Ahead
+    codes: Tensor
+    """(R, N, *trailing), in the order of drawing."""
+    vectors: Tensor | None
+    """(R, N, C) what stands for the codes, of a model that draws mixtures."""
+    known: Known | None
+    """In the order of drawing; None where no row knows any."""
+    back: Tensor | None
+    """(R, N) when each position is drawn; (N,) of all; None: row by row."""
+    prepared: Any
+    cache: Any
+    branches: int
+
+    @staticmethod
+    def of(model: CausalModel[Any, Any], requests: list[Request], spec: TokenSpec) -> Batch:
+        """Rows that have not begun."""
+        begun = begin(model, together(requests))
+        return Batch(
+            requests,
+            [0] * len(requests),
+            begun.ahead,
+            begun.codes,
+            None,
+            _known(requests, begun),
+            begun.back,
+            begun.prepared,
+            begun.cache,
+            1 if requests[0].guidance.off else 2,
+        )
+
+    def add(self, other: Batch) -> None:
+        """Take other rows behind one's own."""
+        device = self.codes.device
+        rows = Rows.grown(len(self.done), len(other.done), self.branches, device)
+        self.prepared = behind(self.prepared, rows, other.prepared)
+        self.cache = behind(self.cache, rows, other.cache)
+        if self.known is not None or other.known is not None:
+            both = [_or_none(b) for b in (self, other)]
+            self.known = Known(*(torch.cat(parts) for parts in zip(*both, strict=True)))
+        if self.back is not None and self.back.dim() == 2 and other.back is not None:
+            self.back = torch.cat((self.back, other.back))
+        self.codes = torch.cat((self.codes, other.codes))
+        self.requests, self.done = self.requests + other.requests, self.done + other.done
+        self.ahead = Ahead(noise_of(self.requests), self.codes.shape[1])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Take all other rows away."""
+        batch, device = len(self.done), self.codes.device
+        index = Rows.kept(rows, batch, self.branches, device)
+        one = torch.tensor(rows, device=device)
+        self.prepared, self.cache = self.prepared.rows(index), self.cache.rows(index)
+        self.codes = self.codes[one]
+        self.vectors = None if self.vectors is None else self.vectors[one]
+        self.known = self.known and Known(*(t[one] for t in self.known))
+        if self.back is not None and self.back.dim() == 2:
+            self.back = self.back[one]
+        self.requests = [self.requests[row] for row in rows]
+        self.done = [self.done[row] for row in rows]
+        self.ahead = Ahead(noise_of(self.requests), self.codes.shape[1])
+
+
+def _known(requests: list[Request], begun: Begun[Any, Any]) -> Known | None:
+    """What rows know, in the order of drawing."""
+    if all(r.known is None for r in requests):
+        return None
+    device = begun.codes.device
+    nothing = torch.zeros(begun.codes.shape[:2], dtype=torch.bool, device=device)
+    codes, mask = begun.codes.clone(), nothing
+    for row, request in enumerate(requests):
+        if request.known is not None:
+            codes[row], mask[row] = request.known.codes[0], request.known.mask[0]
+    return Known(*(arrange(t, begun.orders) for t in (codes, mask)))
+
+
+def _or_none(batch: Batch) -> Known:
+    """What rows know, or that they know nothing."""
+    if batch.known is not None:
+        return batch.known
+    nothing = torch.zeros(batch.codes.shape[:2], dtype=torch.bool, device=batch.codes.device)
+    return Known(torch.zeros_like(batch.codes), nothing)
+
+
+class CausalLane:
+    """A `Lane` of a causal model, of codes of one spec."""
+
+    def __init__(self, model: CausalModel[Any, Any], spec: TokenSpec, device: torch.device) -> None:
+        self.model, self.spec, self.device = model, spec, device
+        self.steps = spans(model.blocks(spec), device)
+        self.by = racing if one_by_one(self.steps, spec) else None
+        self.anywhere = len(self.steps) == spec.positions
+        """Whether rows may stand at different steps."""
+        self.batch: Batch | None = None
+        self.waiting: Batch | None = None
+        """Rows that joined since the last pass: their first one is their own."""
+
+    @property
+    def open(self) -> bool:
+        return self.anywhere or self.batch is None
+
+    def __len__(self) -> int:
+        return sum(len(b.done) for b in (self.batch, self.waiting) if b is not None)
+
+    def join(self, requests: Sequence[Request]) -> None:
+        new = list(requests) if self.waiting is None else [*self.waiting.requests, *requests]
+        self.waiting = Batch.of(self.model, new, self.spec)
+
+    def leave(self, rows: Sequence[int]) -> None:
+        before, away = 0, set(rows)
+        for name in ("batch", "waiting"):
+            batch: Batch | None = getattr(self, name)
+            if batch is None:
+                continue
+            count = len(batch.done)
+            stay = [row for row in range(count) if before + row not in away]
+            before += count
+            if not stay:
+                setattr(self, name, None)
+            elif len(stay) < count:
+                batch.keep(stay)
+
+    @torch.inference_mode()
+    def step(self) -> list[Moved]:
+        found = [] if self.batch is None else self._pass(self.batch)
+        if self.waiting is not None:
+            found += self._pass(self.waiting)
+            if self.batch is None:
+                self.batch = self.waiting
+            else:
+                self.batch.add(self.waiting)
+            self.waiting = None
+        return found
+
+    def _pass(self, batch: Batch) -> list[Moved]:
+        """Go on by one step in each row of a batch."""
+        span = self._span(batch.done)
+        draw, given = self._draw(batch, span)
+        rows = torch.arange(len(batch.done), device=self.device).unsqueeze(1)
+        at = (rows, span.slots)
+        batch.codes[at] = kept(draw.codes, given)
+        if draw.vectors is not None:
+            if batch.vectors is None:
+                shape = (len(rows), self.spec.positions, draw.vectors.shape[-1])
+                batch.vectors = draw.vectors.new_zeros(shape)
+            batch.vectors[at] = kept(draw.vectors, given, self.model)
+        batch.done = [done + 1 for done in batch.done]
+        return [self._row(batch, row, draw) for row in range(len(batch.done))]
+
+    def _span(self, done: list[int]) -> Span:
+        """The slots of rows that have so many steps behind them."""
+        if len(set(done)) == 1:
+            return self.steps[done[0]]
+        return Span.rows(torch.tensor(done, device=self.device).unsqueeze(1), max(done) + 1)
+
+    def _draw(self, batch: Batch, span: Span) -> tuple[Draw, Known | None]:
+        """Draw the codes of a span; and which of them are given."""
+        requests, total = batch.requests, len(self.steps)
+        scales = [
+            r.guidance.scale_at(done, total) for r, done in zip(requests, batch.done, strict=True)
+        ]
+        noise = SlotNoise(batch.ahead.noise, span.slots, 0, batch.ahead, span.reach, self.by)
+        rows = torch.arange(len(requests), device=self.device).unsqueeze(1)
+        given = batch.known and Known(*(t[rows, span.slots] for t in batch.known))
+        chance = Chance(
+            guide_of(requests, scales, self.device),
+            noise,
+            filters_of(requests, self.device),
+            requests[0].solver,
+            given,
+        )
+        read = batch.codes if batch.vectors is None else batch.vectors
+        return self.model.draw(read, batch.prepared, span, batch.cache, chance), given
+
+    def _row(self, batch: Batch, row: int, draw: Draw) -> Moved:
+        """What became of a row."""
+        one, done = slice(row, row + 1), batch.done[row]
+        back = batch.back
+        if back is not None and back.dim() == 2:
+            back = back[row]
+        time = self.steps[done - 1].reach
+        order = torch.arange(self.spec.positions, device=self.device) if back is None else back
+        step = Step(
+            done,
+            len(self.steps),
+            arrange(batch.codes[one], back),
+            draw.logp[one],
+            order < time,
+            None if batch.vectors is None else batch.vectors[one],
+        )
+        return seen(step, self.spec.discrete)

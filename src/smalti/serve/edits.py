@@ -1,0 +1,158 @@
+"""What requests do to a picture that they bring: paint a part anew, go on beyond its edges, or draw
+something like it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from smalti.data.decode import to_rgb
+from smalti.engine.step import Known
+from smalti.pipeline.editing import Extend, edit, known_positions
+from smalti.pipeline.request import Wanted
+from smalti.sampling.noise import Noise
+from smalti.serve.errors import Refused, invalid, missing
+from smalti.serve.orders import Order, plain
+from smalti.serve.shared import Guest
+from smalti.serve.uploads import from_text, picture
+
+OPAQUE = 255
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A part of a picture that is painted anew, or what is added at its sides."""
+
+    image: Image.Image
+    mask: Image.Image | None
+    extend: dict[str, int] | None
+    keep_pixels: bool
+
+    fields: ClassVar[tuple[str, ...]] = ("image", "mask", "extend", "keep_pixels")
+    """What is read of a request here."""
+
+    def run(self, guest: Guest, order: Order) -> list[Image.Image]:
+        """The pictures, in the thread of a guest. Raises ValueError as `pipeline.editing.edit`
+        does."""
+        return edit(
+            guest,
+            self.image,
+            self.mask,
+            extend=self.extend,
+            keep_pixels=self.keep_pixels,
+            n=order.n,
+            first=order.first,
+            **order.wanted,
+        )
+
+
+@dataclass(frozen=True)
+class Variation(Edit):
+    """Pictures that share some of their codes with another, at random places."""
+
+    strength: float = 0.5
+    """The share of codes that is drawn anew."""
+
+    fields: ClassVar[tuple[str, ...]] = ("image", "strength")
+
+    def run(self, guest: Guest, order: Order) -> list[Image.Image]:
+        (part,) = guest.edits(Wanted(**order.wanted)).parts(order.n, order.first, None)
+        codes, spec = guest.encode(self.image), guest.tokenizer.spec
+        rows, (h, w) = len(part.asked), spec.grids[-1]
+        noise = Noise.request(order.seed ^ SHUFFLED, rows, order.first)
+        keep = noise.uniform(torch.arange(h * w)).view(rows, h, w) >= self.strength
+        known = Known(
+            codes.expand(rows, *codes.shape[1:]),
+            known_positions(spec, keep).to(codes.device),
+        )
+        drawn = guest.drawn(part, known)
+        return guest.tagged(guest.decode(drawn), part, variation={"strength": self.strength})
+
+
+SHUFFLED = 0x5DEECE66D
+"""Of a seed, so that the places that are kept tell nothing about the codes that are drawn."""
+
+
+def edit_of(fields: Mapping[str, Any], files: Mapping[str, bytes], most: int) -> Edit:
+    """Read what an edit does; pictures have at most so many pixels.
+
+    A mask's transparent pixels are painted, or its white ones if none is transparent; without a
+    mask, what is transparent in the picture itself. Raises Refused for what is missing or cannot
+    be, so that a mask is never left out.
+    """
+    image = _picture(fields, files, "image", most)
+    if image is None:
+        raise missing("image")
+    mask, extend = _picture(fields, files, "mask", most), _extend(fields)
+    if mask is None and _holes(image):
+        mask = image
+    if mask is None and extend is None:
+        raise Refused(
+            400,
+            "mask_required",
+            "say what is to be painted: give a mask, a picture with transparent parts, or extend, "
+            "such as left=16",
+            "mask",
+        )
+    if mask is not None and mask.size != image.size:
+        mine, its = ("{}x{}".format(*p.size) for p in (mask, image))
+        raise Refused(400, "mask_mismatch", f"the mask is {mine}, the image {its}", "mask")
+    keep = plain(fields.get("keep_pixels", False))
+    if not isinstance(keep, bool):
+        raise invalid("keep_pixels must be true or false", "keep_pixels")
+    return Edit(image, mask, extend, keep)
+
+
+def variation_of(fields: Mapping[str, Any], files: Mapping[str, bytes], most: int) -> Variation:
+    """Read what a variation does. Raises Refused as `edit_of` does."""
+    image = _picture(fields, files, "image", most)
+    if image is None:
+        raise missing("image")
+    strength = plain(fields.get("strength", 0.5))
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength < 1:
+        raise invalid("strength must be between 0 and 1", "strength")
+    return Variation(to_rgb(image, "the image"), None, None, False, float(strength))
+
+
+def _picture(
+    fields: Mapping[str, Any], files: Mapping[str, bytes], name: str, most: int
+) -> Image.Image | None:
+    """A picture of a form, or of an object as base64."""
+    if name in files:
+        return picture(files[name], name, most)
+    given = fields.get(name)
+    if isinstance(given, list) and len(given) == 1:
+        given = given[0]
+    if isinstance(given, Mapping):
+        given = given.get("image_url")
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise invalid(f"{name} must be one picture", name)
+    return picture(from_text(given, name), name, most)
+
+
+def _holes(image: Image.Image) -> bool:
+    """Whether any pixel is transparent."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return False
+    return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < OPAQUE // 2 + 1)
+
+
+def _extend(fields: Mapping[str, Any]) -> dict[str, int] | None:
+    given = fields.get("extend")
+    if isinstance(given, str) and not given.startswith("{"):
+        try:
+            return Extend.parse(given)
+        except ValueError as error:
+            raise invalid(str(error), "extend") from None
+    given = json.loads(given) if isinstance(given, str) else given
+    if given is not None and not isinstance(given, dict):
+        raise invalid("extend is like left=16,top=8", "extend")
+    return given

@@ -1,0 +1,296 @@
+"""OpenAI's images: pictures of a text or a class, edits and variations, at once or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from PIL import Image
+
+from smalti.engine.batching import Drawn, Event, Job, Shown
+from smalti.pipeline.pipeline import Pipeline
+from smalti.pipeline.request import Part
+from smalti.serve import answers, schemas
+from smalti.serve.edits import Edit, edit_of, variation_of
+from smalti.serve.errors import Refused, refusal
+from smalti.serve.orders import Order, Output, order_of
+from smalti.serve.shared import Gone, Guest, Shared
+from smalti.serve.state import Server
+from smalti.serve.talker import Talker
+
+LOG = logging.getLogger("smalti.serve")
+KEEP_ALIVE = 10.0
+"""Seconds between comments of a stream on which nothing happens."""
+
+
+def add_images(app: FastAPI, server: Server) -> None:
+    @app.post("/v1/images/generations", **schemas.GENERATIONS)
+    async def generations(request: Request) -> Response:
+        fields = await body_of(request)
+        one = server.find(fields.pop("model", None))
+        order = order_of(fields, one.pipeline, server.options.most)
+        return await _answer(request, server, one, order, None)
+
+    @app.post("/v1/images/edits", **schemas.EDITS)
+    async def edits(request: Request) -> Response:
+        return await _edited(request, server, edit_of)
+
+    @app.post("/v1/images/variations", **schemas.VARIATIONS)
+    async def variations(request: Request) -> Response:
+        return await _edited(request, server, variation_of)
+
+    @app.get("/v1/images/{name}", **schemas.FILE)
+    async def stored(name: str) -> Response:
+        found = server.store.get(name)
+        if found is None:
+            raise Refused(404, "not_found", "there is no such picture, or no longer")
+        return Response(found[1], media_type=found[0])
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The object that a body holds."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+    if kind.lower() != "application/json":
+        raise Refused(415, "unsupported_media_type", f"send application/json, got {kind[:80]!r}")
+    try:
+        found = await request.json()
+    except (ValueError, RecursionError):
+        raise Refused(400, "invalid_json", "the body must be one object of JSON") from None
+    if not isinstance(found, dict):
+        raise Refused(400, "invalid_json", "the body must be one object of JSON")
+    return found
+
+
+async def _edited(request: Request, server: Server, read: Any) -> Response:
+    """Pictures of a picture."""
+    kind = request.headers.get("content-type", "")
+    if kind.startswith("multipart/form-data"):
+        async with request.form(max_files=4, max_fields=64, max_part_size=1 << 20) as form:
+            fields, files = dict[str, Any](), dict[str, bytes]()
+            for name, value in form.multi_items():
+                name = name.removesuffix("[]")
+                if name in fields or name in files:
+                    raise Refused(400, "invalid_value", f"{name} is given twice", name)
+                if isinstance(value, str):
+                    fields[name] = value
+                else:
+                    files[name] = await value.read()
+    else:
+        fields, files = await body_of(request), {}
+    one = server.find(fields.pop("model", None))
+    if isinstance(one, Talker):
+        raise Refused(400, "unsupported_model", f"{one.name} changes pictures in a chat", "model")
+    what = await asyncio.to_thread(read, fields, files, server.options.pixels)
+    order = order_of(fields, one.pipeline, server.options.most, what.fields)
+    return await _answer(request, server, one, order, what)
+
+
+class Stage:
+    """What a request waits for: its pictures, as they come."""
+
+    def __init__(self, server: Server, one: Shared | Talker, order: Order, client: str) -> None:
+        self.server, self.one, self.order, self.client = server, one, order, client
+        self.loop, self.told = asyncio.get_running_loop(), asyncio.Queue[Any]()
+        self.jobs, self.guest, self.gone = list[Job](), None, threading.Event()
+        self.began = time.monotonic()
+
+    def tell(self, *what: Any) -> None:
+        """From any thread."""
+        with suppress(RuntimeError):  # the loop has gone
+            self.loop.call_soon_threadsafe(self.told.put_nowait, what)
+
+    def draw(self) -> None:
+        """Ask for the pictures. Raises what `Batching.submit` does."""
+        if isinstance(self.one, Talker):
+            self.loop.run_in_executor(None, self._talk, self.one)
+            return
+        wanted = dict(self.order.wanted)
+        asked = self.one.pipeline.asked(
+            classes=wanted.pop("classes", None),
+            text=wanted.pop("text", None),
+            negative=wanted.pop("negative", None),
+        )
+        drawing = self.one.pipeline.drawing(asked, **wanted)
+        drawing.sampling.check(self.one.pipeline.model, drawing.spec)
+        order = self.order
+        self.jobs = self.one.jobs(
+            drawing, order.n, self._drawn, self.client, order.first, order.previews
+        )
+        self.one.batching.submit(self.jobs)
+
+    def _drawn(self, number: int, part: Part, event: Event) -> None:
+        """In the thread that draws."""
+        if isinstance(event, Drawn):
+            self.server.metrics.drawn(self.one.name, event)
+            (image,) = self.one.pipeline.tagged(event.result[None], part)
+            self.tell(number, image, True)
+        elif isinstance(event, Shown):
+            self.tell(number, event.picture, False)
+        else:
+            self.server.metrics.pictures.labels(self.one.name, "failed").inc()
+            self.tell(number, event.error, True)
+
+    def _talk(self, one: Talker) -> None:
+        """Have the pictures drawn by a pipeline of text and pictures, in a thread of its own."""
+        order = self.order
+        try:
+            for what in one.pictures(order.wanted, order.n, order.first, order.previews, self.gone):
+                self.tell(*what)
+        except Exception as error:
+            self.tell(0, error, True)
+
+    def edit(self, what: Edit) -> None:
+        """Have a picture edited, in a thread of its own."""
+        assert isinstance(self.one, Shared)
+        show = lambda number, picture: self.tell(number, picture, False)  # noqa: E731
+        self.guest = Guest(self.one, self.client, self.order.previews, show)
+
+        def work() -> None:
+            assert self.guest is not None
+            try:
+                images = what.run(self.guest, self.order)
+            except Gone:
+                return
+            except Exception as error:
+                self.server.metrics.pictures.labels(self.one.name, "failed").inc()
+                self.tell(0, error, True)
+                return
+            for number, image in enumerate(images):
+                self.server.metrics.pictures.labels(self.one.name, "done").inc()
+                self.tell(number, image, True)
+
+        self.loop.run_in_executor(None, work)
+
+    def leave(self) -> None:
+        """The client has gone."""
+        self.gone.set()
+        if isinstance(self.one, Shared):
+            for job in self.jobs:
+                self.one.batching.cancel(job)
+        if self.guest is not None:
+            self.guest.leave()
+
+    async def pictures(self) -> AsyncIterator[tuple[int, Image.Image, bool] | None]:
+        """The number of a picture, it, and whether it is done; None where nothing came for a
+        while. Raises what failed."""
+        left = self.order.n
+        while left:
+            try:
+                number, what, done = await asyncio.wait_for(self.told.get(), KEEP_ALIVE)
+            except TimeoutError:
+                yield None
+                continue
+            if isinstance(what, Exception):
+                raise what
+            if not done and self.began:
+                self.server.metrics.first.labels(self.one.name).observe(
+                    time.monotonic() - self.began
+                )
+                self.began = 0.0
+            left -= done
+            yield number, what, done
+
+
+async def _answer(
+    request: Request, server: Server, one: Shared | Talker, order: Order, edit: Edit | None
+) -> Response:
+    if server.draining:
+        raise Refused(503, "draining", "the server is being stopped", retry=10)
+    stage = Stage(server, one, order, request.state.client)
+    if edit is None:
+        stage.draw()
+    else:
+        stage.edit(edit)
+    headers = {"x-smalti-load": f"{server.load:.2f}"}
+    if order.stream:
+        kind = "image_generation" if edit is None else "image_edit"
+        headers |= {"x-accel-buffering": "no"}
+        body = _events(stage, kind, request.state.identity)
+        return StreamingResponse(body, media_type="text/event-stream", headers=headers)
+    began, gone = time.monotonic(), asyncio.create_task(_gone(request))
+    collecting = asyncio.create_task(_collected(stage))
+    try:
+        await asyncio.wait({gone, collecting}, return_when=asyncio.FIRST_COMPLETED)
+        if not collecting.done():
+            return Response(status_code=499)
+        images = collecting.result()
+    finally:
+        if not collecting.done() or collecting.exception() is not None:
+            stage.leave()
+        gone.cancel()
+        collecting.cancel()
+    files = await asyncio.to_thread(lambda: [answers.file_of(i, order.output) for i in images])
+    data = [
+        answers.datum(image, file, order.output, _address(request, server, file, order.output))
+        for image, file in zip(images, files, strict=True)
+    ]
+    headers["openai-processing-ms"] = str(round(1000 * (time.monotonic() - began)))
+    body = {"created": int(time.time()), "data": data, "usage": _usage(stage)}
+    return JSONResponse(body | answers.shape(images[0], order.output), headers=headers)
+
+
+def _usage(stage: Stage) -> dict[str, Any]:
+    pipeline, wanted = stage.one.pipeline, stage.order.wanted
+    texts, spec, tokens = wanted.get("text"), pipeline.model.spec, 1
+    if isinstance(pipeline, Pipeline):
+        spec = pipeline.spec_of(wanted.get("size"))
+    if texts and pipeline.text is not None:
+        tokens = pipeline.text.count(texts[0])
+    return answers.usage(tokens, spec.positions, stage.order.n)
+
+
+def _address(request: Request, server: Server, file: bytes, output: Output) -> str | None:
+    if not output.url:
+        return None
+    name = server.store.put(file, answers.TYPES[output.format])
+    return str(request.base_url).rstrip("/") + f"/v1/images/{name}"
+
+
+async def _collected(stage: Stage) -> list[Image.Image]:
+    """All pictures, in their order."""
+    found = dict[int, Image.Image]()
+    async for what in stage.pictures():
+        if what is not None and what[2]:
+            found[what[0]] = what[1]
+    return [found[number] for number in sorted(found)]
+
+
+async def _gone(request: Request) -> None:
+    """Until the client has gone."""
+    while not await request.is_disconnected():
+        await asyncio.sleep(0.2)
+
+
+async def _events(stage: Stage, kind: str, identity: str) -> AsyncIterator[bytes]:
+    """The events of a stream; where it is closed, what is drawn for it is given up."""
+    output, shown, done = stage.order.output, dict[int, int](), False
+    try:
+        async for what in stage.pictures():
+            if what is None:
+                yield b": keep-alive\n\n"
+                continue
+            number, image, last = what
+            file = await asyncio.to_thread(answers.file_of, image, output)
+            body = answers.datum(image, file, output, None) | answers.shape(image, output)
+            body["index"] = number
+            if last:
+                yield answers.event(f"{kind}.completed", body | {"usage": _usage(stage)})
+            else:
+                index = shown[number] = shown.get(number, -1) + 1
+                yield answers.event(f"{kind}.partial_image", body | {"partial_image_index": index})
+        done = True
+    except Exception as error:
+        refused = refusal(error, identity)
+        if refused.status >= 500:
+            LOG.error("%s failed", identity, exc_info=error)
+        yield answers.event("error", refused.body)
+    finally:
+        if not done:
+            stage.leave()

@@ -1,0 +1,211 @@
+"""What a request for pictures asks for, by the names that OpenAI's images have, and our own.
+
+Fields of OpenAI's that change nothing here are taken and left; any that is unknown is refused, as
+one that is misspelt would be ignored. Settings of drawing have their own names (`guidance`,
+`top_k`, ...), and those that other servers give them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from smalti.arguments import refuse_unknown
+from smalti.config import settings_of
+from smalti.pipeline.pipeline import Pipeline
+from smalti.pipeline.sampling import Sampling
+from smalti.pipeline.unified import UnifiedPipeline
+from smalti.serve.errors import Refused, invalid, missing
+
+Drawer = Pipeline | UnifiedPipeline
+Format = Literal["png", "jpeg", "webp"]
+IDLE = (
+    *("user", "safety_identifier", "moderation", "style", "quality", "input_fidelity"),
+    *("complexity", "frame_count", "frame_duration_ms", "response_format", "background"),
+)
+"""Fields of OpenAI's that change no picture here."""
+SYNONYMS = {
+    "guidance_scale": "guidance",
+    "cfg_scale": "guidance",
+    "num_inference_steps": "steps",
+    "negative_prompt": "negative",
+}
+OWN = ("class", "seed", "first", "negative")
+PLAIN = ("model", "prompt", "n", "size", "stream", "partial_images")
+SHAPE = ("output_format", "output_compression")
+SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
+LARGEST = 4
+"""Times the pixels of a model's own size, of models that draw others."""
+PROMPT = 32_000
+"""Letters of a prompt at most."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a picture is sent."""
+
+    format: Format = "png"
+    compression: int = 90
+    """Quality of a JPEG or WEBP, 0 to 100."""
+    url: bool = False
+    """Whether its address is sent in place of it."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request that can be served."""
+
+    n: int
+    wanted: dict[str, Any]
+    """Conditions, seed, size and settings, as a pipeline takes them."""
+    first: int
+    output: Output
+    stream: bool
+    previews: int
+    seed: int
+
+
+def order_of(
+    given: Mapping[str, Any],
+    pipeline: Drawer,
+    most: int = 10,
+    others: tuple[str, ...] = (),
+) -> Order:
+    """Read the fields of a request; `others` are those that its route reads for itself.
+
+    Raises Refused, naming the field, for what is unknown, missing or cannot be.
+    """
+    fields = {SYNONYMS.get(name, name): value for name, value in given.items()}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    settings = settings_of(Sampling)
+    try:
+        refuse_unknown(fields, [*PLAIN, *SHAPE, *OWN, *settings, *others, *IDLE], ())
+    except ValueError as error:
+        raise Refused(400, "unsupported_parameter", str(error)) from None
+    _refuse_what_is_not_made(fields)
+    n = number_of(fields, "n", 1, 1, most)
+    stream = truth_of(fields, "stream")
+    previews = number_of(fields, "partial_images", 0, 0, 3) if stream else 0
+    seed = number_of(fields, "seed", secrets.randbits(31), -(2**63), 2**63 - 1)
+    wanted = {name: plain(fields[name]) for name in settings if name in fields}
+    wanted |= _conditions(fields, pipeline, not others) | _size(fields, pipeline) | {"seed": seed}
+    first = number_of(fields, "first", 0, 0, 2**32 - 1 - most)
+    return Order(n, wanted, first, _output(fields), stream, previews, seed)
+
+
+def _refuse_what_is_not_made(fields: Mapping[str, Any]) -> None:
+    if fields.get("background", "auto") not in ("auto", "opaque"):
+        raise invalid("background is opaque here", "background")
+
+
+def _conditions(fields: Mapping[str, Any], pipeline: Drawer, needed: bool) -> dict[str, Any]:
+    """What is drawn: a text, or the class that a prompt names; nothing, where none is `needed`."""
+    prompt, negative = (text_of(fields, name) for name in ("prompt", "negative"))
+    if isinstance(pipeline, UnifiedPipeline) or pipeline.text is not None:
+        if prompt is None and needed:
+            raise missing("prompt")
+        given = {"text": None if prompt is None else [prompt], "negative": negative}
+        return {name: value for name, value in given.items() if value is not None}
+    if negative is not None:
+        raise Refused(400, "unsupported_parameter", "this model draws classes", "negative")
+    named = fields.get("class", prompt)
+    if named is None and not needed:
+        return {}
+    if named is None:
+        raise missing("prompt")
+    where = "class" if "class" in fields else "prompt"
+    if isinstance(named, str):
+        named = re.sub(r"^\s*class:", "", named).strip()
+    if not isinstance(named, int | str) or isinstance(named, bool):
+        raise invalid(f"class must be a name or a number, got {named!r}", where)
+    try:
+        return {"classes": [pipeline.class_id(named)]}
+    except ValueError as error:
+        raise invalid(str(error), where) from None
+
+
+def text_of(fields: Mapping[str, Any], name: str) -> str | None:
+    """A field that is a text. Raises Refused, as the others do, for what is none."""
+    text = fields.get(name)
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise invalid(f"{name} must be a text", name)
+    if len(text) > PROMPT:
+        raise invalid(f"{name} may have {PROMPT:,} letters, got {len(text):,}", name)
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise invalid(f"{name} holds letters that are none", name)
+    return text
+
+
+def _size(fields: Mapping[str, Any], pipeline: Drawer) -> dict[str, Any]:
+    """Height and width that are asked for, which stand the other way round in the field."""
+    size = fields.get("size", "auto")
+    if size in ("auto", ""):
+        return {}
+    found = SIZE.fullmatch(size) if isinstance(size, str) else None
+    if found is None:
+        raise invalid(f"size is auto or like 256x256, got {size!r}", "size")
+    pixels, (height, width) = (int(found[2]), int(found[1])), pipeline.tokenizer.size
+    if pixels == (height, width):
+        return {}
+    others = isinstance(pipeline, Pipeline) and pipeline.model.any_grid
+    try:
+        if not isinstance(pipeline, Pipeline) or pixels[0] * pixels[1] > LARGEST * height * width:
+            raise ValueError("another size")
+        pipeline.spec_of(pixels)
+    except ValueError:
+        also = f", or another of up to {LARGEST} times its pixels" * others
+        message = f"size is auto or {width}x{height}{also}, got {size}"
+        raise Refused(400, "unsupported_size", message, "size") from None
+    return {"size": pixels}
+
+
+def _output(fields: Mapping[str, Any]) -> Output:
+    wanted = fields.get("output_format", "png")
+    if wanted not in ("png", "jpeg", "webp"):
+        raise invalid(
+            f"output_format is png, jpeg or webp, got {wanted!r}",
+            "output_format",
+        )
+    answer = fields.get("response_format", "b64_json")
+    if answer not in ("b64_json", "url"):
+        raise invalid(
+            f"response_format is b64_json or url, got {answer!r}",
+            "response_format",
+        )
+    return Output(wanted, number_of(fields, "output_compression", 90, 0, 100), answer == "url")
+
+
+def number_of(fields: Mapping[str, Any], name: str, usual: int, least: int, most: int) -> int:
+    """A field that is a whole number."""
+    value = plain(fields.get(name, usual))
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise invalid(
+            f"{name} must be a whole number from {least} to {most}, got {value!r}",
+            name,
+        )
+    return value
+
+
+def truth_of(fields: Mapping[str, Any], name: str) -> bool:
+    """A field that is true or false."""
+    value = plain(fields.get(name, False))
+    if not isinstance(value, bool):
+        raise invalid(f"{name} must be true or false, got {value!r}", name)
+    return value
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it; forms send texts."""
+    if not isinstance(value, str) or len(value) > 4096:
+        return value
+    try:
+        found = json.loads(value, parse_constant=lambda word: value)
+    except ValueError:
+        return value
+    return tuple(found) if isinstance(found, list) else found

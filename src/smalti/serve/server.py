@@ -1,0 +1,127 @@
+"""Running a server until it is told to stop: sockets, signals, and connections that do nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD = 5.0
+"""Seconds in which the head of a request must have come."""
+QUIET = 5
+"""Seconds that a connection stays open between requests."""
+
+
+class Timed(H11Protocol):
+    """Closes a connection on which no whole head of a request came in time: uvicorn waits for
+    one for ever."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(HEAD, self._close)
+
+    def _close(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+    def handle_events(self) -> None:
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+
+class Lines(logging.Formatter):
+    """Log lines as JSON, which hold no prompt and no picture."""
+
+    FIELDS = ("request", "client", "method", "path", "status", "seconds")
+
+    def format(self, record: logging.LogRecord) -> str:
+        about = {"time": self.formatTime(record), "level": record.levelname.lower()}
+        told = {name: vars(record)[name] for name in self.FIELDS if name in vars(record)}
+        line = about | (told or {"message": record.getMessage()})
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def set_log(form: str) -> None:
+    """Write what happens to standard error, as `text` or as `json`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        Lines() if form == "json" else logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    )
+    log = logging.getLogger("smalti.serve")
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises ValueError if something else does already."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        raise ValueError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    found.listen(128)
+    return found
+
+
+class Draining(uvicorn.Server):
+    """A server that at SIGTERM or SIGINT takes no new work and lets what is running finish; a
+    second signal ends it at once. Ended so it exits with 0, where uvicorn would raise the signal
+    again."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self._drain()
+        super().handle_exit(sig, frame)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, self.handle_exit) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+
+def run(app: Any, place: socket.socket, drain: Callable[[], None], seconds: float) -> None:
+    """Answer until a signal comes, and then for some seconds at most, in which `drain` has said
+    that nothing new is taken."""
+    config = uvicorn.Config(
+        app,
+        http=Timed,
+        log_level="error",
+        timeout_keep_alive=QUIET,
+        timeout_graceful_shutdown=max(1, round(seconds)),
+        h11_max_incomplete_event_size=64 << 10,
+        server_header=False,
+        lifespan="on",
+    )
+    asyncio.run(Draining(config, drain).serve([place]))

@@ -1,0 +1,196 @@
+"""A pipeline that many draw with at once: the pictures of all are drawn by one running batch.
+
+Who asks for pictures waits in turn, and gives them up when its client has gone. Edits go through
+the same batch: `Guest` is a pipeline whose codes are drawn there, so `edit` does with it what it
+does with any other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from smalti.codes import Cond, TokenSpec
+from smalti.data.decode import Picture
+from smalti.engine.batching import Batching, Decoder, Drawn, Event, Failed, Job, Shown
+from smalti.engine.running import Running
+from smalti.engine.step import Known, Request, Step
+from smalti.pipeline.coded import CodedPipeline, decoded, encoded, preview
+from smalti.pipeline.pipeline import Pipeline
+from smalti.pipeline.request import Asked, Drawing, Part, Wanted, read_conditions
+from smalti.sampling.noise import Noise
+
+READ = 256
+"""Conditions that are kept, so that a text is read once for all its pictures."""
+
+
+class Gone(Exception):
+    """The client has gone, so nobody waits for what it asked for."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is drawn at once, and how much may wait."""
+
+    slots: int = 8
+    """Pictures drawn at once."""
+    queue: int = 64
+    """Pictures that wait at most."""
+    deadline: float = 300.0
+    """Seconds after which a picture that waits is given up."""
+    alone: bool = False
+    """Whether each picture is drawn by passes of its own: equal to the bit to a picture drawn
+    alone, and slower."""
+
+
+class Shared:
+    """A pipeline, its running batch and its name."""
+
+    def __init__(self, name: str, pipeline: Pipeline, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+        self.name, self.pipeline, self.limits = name, pipeline, limits
+        self.batching = Batching(
+            Running(pipeline.model, limits.alone),
+            Decoder(self._whole, self._partly),
+            limits.slots,
+            limits.queue,
+            limits.deadline,
+        )
+        self._conditions = lru_cache(READ)(self._read)
+        _ = pipeline.fingerprint  # before anybody waits for it
+
+    def jobs(
+        self,
+        drawing: Drawing,
+        n: int,
+        tell: Callable[[int, Part, Event], None],
+        client: str = "",
+        first: int = 0,
+        previews: int = 0,
+    ) -> list[Job]:
+        """A job for each of n pictures of a request; `tell` is called with the number of the
+        picture among them, its part and what became of it, by the thread that draws."""
+        return [
+            self._job(part, None, lambda e, i=i, p=part: tell(i, p, e), client, previews)
+            for i, part in enumerate(drawing.parts(n, first, batch=1))
+        ]
+
+    def _job(
+        self,
+        part: Part,
+        known: Known | None,
+        tell: Callable[[Event], None],
+        client: str,
+        previews: int = 0,
+        codes: bool = False,
+    ) -> Job:
+        return Job(lambda: self._request(part, known), tell, client, previews, codes)
+
+    def _request(self, part: Part, known: Known | None) -> Request:
+        (asked,) = part.asked
+        cond, negative = self._conditions(tuple(asked.items()))
+        device = self.pipeline.device
+        noise = Noise.request(part.seed, 1, part.first, device)
+        return part.sampling.request(self.pipeline.model, cond, noise, known, negative, part.spec)
+
+    def _read(self, asked: tuple[tuple[str, Any], ...]) -> tuple[Cond, Cond | None]:
+        given: Asked = dict(asked)  # type: ignore[assignment]
+        return read_conditions([given], self.pipeline.text, self.pipeline.device)
+
+    def _whole(self, codes: Tensor, spec: TokenSpec | None) -> Sequence[Tensor]:
+        return list(self.pipeline.decode(codes, spec))
+
+    def _partly(self, step: Step, spec: TokenSpec | None) -> Sequence[Image.Image]:
+        return preview(self.pipeline.tokenizer, step, spec)
+
+
+class Guest(CodedPipeline):
+    """A shared pipeline as one client edits with it, in a thread of its own.
+
+    Args: whose client; how many pictures on the way it wants; what is told of them, by the number
+    of the picture.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        client: str = "",
+        previews: int = 0,
+        show: Callable[[int, Image.Image], None] = lambda number, picture: None,
+    ) -> None:
+        pipeline = shared.pipeline
+        self.tokenizer, self.model, self.text = pipeline.tokenizer, pipeline.model, pipeline.text
+        self.shared, self.client, self.previews, self.show = shared, client, previews, show
+        self._jobs, self._gone = list[Job](), threading.Event()
+
+    @property
+    def fingerprint(self) -> str:
+        return self.shared.pipeline.fingerprint
+
+    def edits(self, wanted: Wanted) -> Drawing:
+        return self.shared.pipeline.edits(wanted)
+
+    def leave(self) -> None:
+        """Give up what is being drawn: whoever waits for it is told that the client has gone."""
+        self._gone.set()
+        for job in list(self._jobs):
+            self.shared.batching.cancel(job)
+
+    def drawn(self, part: Part, known: Known | None = None) -> Tensor:
+        """Codes (B, N, ...) of a part of a request. Raises Gone after `leave`."""
+        told = SimpleQueue[tuple[int, Event]]()
+        batching, count = self.shared.batching, len(part.asked)
+        jobs = list[Job]()
+        for i, asked in enumerate(part.asked):
+            one = part._replace(first=part.first + i, asked=[asked])
+            given = known and Known(known.codes[i : i + 1], known.mask[i : i + 1])
+            tell = lambda event, i=i: told.put((i, event))  # noqa: E731
+            jobs.append(self.shared._job(one, given, tell, self.client, self.previews, codes=True))
+        self._jobs = jobs
+        batching.submit(jobs)
+        codes = dict[int, Tensor]()
+        while len(codes) < count:
+            if self._gone.is_set():
+                self.leave()
+                raise Gone
+            try:
+                i, event = told.get(timeout=0.5)
+            except Exception:  # nothing yet
+                continue
+            if isinstance(event, Drawn):
+                codes[i] = event.result
+            elif isinstance(event, Shown):
+                self.show(part.offset + i, event.picture)
+            else:
+                for job in jobs:
+                    batching.cancel(job)
+                raise event.error
+        return torch.stack([codes[i] for i in range(count)])
+
+    def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
+        return self._between(lambda: encoded(self.tokenizer, images))
+
+    def decode(
+        self,
+        codes: Tensor | np.ndarray,
+        spec: TokenSpec | None = None,
+        depth: int | None = None,
+    ) -> Tensor:
+        return self._between(lambda: decoded(self.tokenizer, codes, spec, depth))
+
+    def _between(self, function: Callable[[], Tensor]) -> Tensor:
+        """Have something computed between two steps of the batch. Raises Gone after `leave`."""
+        if self._gone.is_set():
+            raise Gone
+        return self.shared.batching.call(function).result()
+
+
+__all__ = ["Failed", "Gone", "Guest", "Limits", "Shared"]

@@ -1,0 +1,80 @@
+"""What all routes of a server share: its pipelines, their names, and how it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from smalti.serve.answers import Store
+from smalti.serve.errors import Refused
+from smalti.serve.metrics import Metrics
+from smalti.serve.shared import Shared
+from smalti.serve.talker import Talker
+
+STALLED = 30.0
+"""Seconds without a step, while there is something to draw, after which a server is not well."""
+THEIRS = ("gpt-image", "chatgpt-image", "dall-e")
+"""How the names of OpenAI's own models begin, which clients send without being asked."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a server answers."""
+
+    most: int = 10
+    """Pictures of a request at most."""
+    pixels: int = 16_000_000
+    """Of a picture that is sent, at most."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other names of pipelines."""
+    strict: bool = False
+    """Whether names of OpenAI's own models are refused; if not, they are the first pipeline."""
+
+
+@dataclass
+class Server:
+    """What the routes share."""
+
+    shared: Sequence[Shared | Talker]
+    options: Options = field(default_factory=Options)
+    store: Store = field(default_factory=Store)
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.shared)
+
+    def find(self, name: Any) -> Shared | Talker:
+        """The pipeline of this name. Raises Refused if there is none."""
+        names = {one.name: one for one in self.shared}
+        if name is None or name == "":
+            return self.shared[0]
+        name = self.options.aliases.get(str(name), str(name))
+        if name in names:
+            return names[name]
+        if name.startswith(THEIRS) and not self.options.strict:
+            return self.shared[0]
+        listed = ", ".join(names)
+        raise Refused(
+            404, "model_not_found", f"there is no model {name[:80]!r}, but {listed}", "model"
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether a picture that is asked for now would be taken."""
+        return not self.draining and all(s.batching.waiting < s.batching.queue for s in self.shared)
+
+    @property
+    def well(self) -> bool:
+        """Whether steps are done where there are any to do."""
+        now = time.monotonic()
+        return all(
+            not s.batching.drawing or now - s.batching.last_turn < STALLED for s in self.shared
+        )
+
+    @property
+    def load(self) -> float:
+        """Pictures that wait or are drawn, of each slot."""
+        busy = sum(s.batching.waiting + s.batching.drawing for s in self.shared)
+        return busy / sum(s.batching.slots for s in self.shared)

@@ -1,0 +1,57 @@
+"""Pictures that come over the network: known by their first bytes, and small enough before a pixel
+of them is decoded."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+
+from PIL import Image
+
+from smalti.serve.errors import Refused, invalid
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""All others of Pillow's readers stay shut."""
+MOST_PIXELS = 16_000_000
+DATA = re.compile(r"data:image/[a-z+.-]+;base64,", re.ASCII)
+
+
+def picture(data: bytes, param: str, most: int = MOST_PIXELS) -> Image.Image:
+    """Read a PNG, a JPEG or a WEBP; of an animation, the first frame. Names and types that a client
+    gave tell nothing. Raises Refused for anything else, and for more than `most` pixels."""
+    large = Refused(400, "image_too_large", f"{param} may have {most:,} pixels", param)
+    if not data:
+        raise Refused(400, "image_unreadable", f"{param} is empty", param)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > most:
+                raise large
+            image.load()
+            image.info.pop("icc_profile", None)
+            return image.copy()
+    except Refused:
+        raise
+    except Image.DecompressionBombError:
+        raise large from None
+    except Exception as error:  # whatever a broken file makes of its reader
+        raise Refused(
+            400,
+            "image_unreadable",
+            f"{param} must be a PNG, a JPEG or a WEBP, and whole",
+            param,
+        ) from error
+
+
+def from_text(text: str, param: str) -> bytes:
+    """The bytes of a picture in base64, alone or as a `data:` address. Raises Refused for any other
+    address: nothing is fetched for a client."""
+    found = DATA.match(text[:100])
+    if found is None and "://" in text[:100]:
+        raise invalid(f"{param}: addresses are not fetched; send the picture", param)
+    try:
+        return base64.b64decode(text[found.end() if found else 0 :], validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused(400, "image_unreadable", f"{param} is no base64", param) from None

@@ -1,0 +1,218 @@
+"""Pictures that wait, are drawn together and are made visible: turns, places, what fails."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from builders import build, models, random_cond
+from smalti.engine import stream
+from smalti.engine.batching import (
+    Batching,
+    Decoder,
+    Drawn,
+    Failed,
+    Full,
+    Job,
+    Late,
+    Shown,
+    Stopped,
+)
+from smalti.engine.running import Running
+from smalti.engine.step import Request
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.noise import Noise
+
+PLAIN = Decoder(lambda codes, spec: list(codes), lambda step, spec: list(step.codes))
+
+
+@pytest.fixture
+def model():
+    return build(*models()["llamagen"])
+
+
+def request_of(model, seed: int) -> Request:
+    return Request(random_cond(model, 1, seed), Noise.request(seed, 1), Guidance(2.0))
+
+
+def job_of(model, seed: int, **more) -> tuple[Job, list]:
+    """A job, and the list into which its events go."""
+    events = []
+    return Job(lambda: request_of(model, seed), events.append, **more), events
+
+
+def finish(batching: Batching) -> None:
+    while batching.turn():
+        pass
+
+
+def test_what_is_drawn_is_what_is_drawn_alone(model):
+    batching = Batching(Running(model), PLAIN, slots=3)
+    jobs = [job_of(model, seed) for seed in range(7)]
+    batching.submit([job for job, _ in jobs])
+    batching.turn()
+    assert (batching.drawing, batching.waiting) == (3, 4)
+    finish(batching)
+    for seed, (_, events) in enumerate(jobs):
+        (done,) = events
+        *_, last = stream(model, request_of(model, seed))
+        assert torch.equal(done.result, last.codes[0])
+        assert min(done.waited, done.drawing, done.decoding) >= 0
+    assert batching.counts.done == 7 and batching.counts.rows == 7 * model.spec.positions
+
+
+def test_clients_take_turns(model):
+    """Ten of one client came first; of the first eight begun, four are the other's."""
+    batching, order = Batching(Running(model), PLAIN, slots=2, queue=100), []
+
+    def made(client, seed):
+        order.append(client)
+        return request_of(model, seed)
+
+    for client, count in (("a", 10), ("b", 4)):
+        jobs = [
+            Job(lambda c=client, s=seed: made(c, s), lambda _: None, client)
+            for seed in range(count)
+        ]
+        batching.submit(jobs)
+    finish(batching)
+    assert order[:8].count("b") == 4 and order[8:] == ["a"] * 6
+
+
+def test_a_full_queue_takes_all_or_none_and_says_how_long(model):
+    batching = Batching(Running(model), PLAIN, slots=1, queue=3)
+    batching.submit([job_of(model, seed)[0] for seed in range(2)])
+    with pytest.raises(Full, match="2 pictures wait already") as refused:
+        batching.submit([job_of(model, seed)[0] for seed in range(2)])
+    assert refused.value.seconds > 0 and batching.waiting == 2 and batching.counts.refused == 2
+    finish(batching)
+    assert batching.counts.done == 2
+
+
+def test_how_long_one_waits_is_counted_in_steps(model):
+    batching = Batching(Running(model), PLAIN, slots=2)
+    batching._seconds, batching._steps = 1.0, 16
+    assert batching.eta() == 16
+    batching.submit([job_of(model, seed)[0] for seed in range(3)])
+    assert batching.eta() == 32
+    for _ in range(4):
+        batching.turn()
+    batching._seconds = 1.0
+    assert batching.eta() == 12 + 16  # two are drawn, one waits: the fourth begins with the third
+
+
+def test_a_cancelled_picture_leaves_at_the_next_step(model):
+    batching = Batching(Running(model), PLAIN, slots=2)
+    jobs = [job_of(model, seed) for seed in range(4)]
+    batching.submit([job for job, _ in jobs])
+    batching.turn()
+    batching.cancel(jobs[0][0])
+    batching.cancel(jobs[3][0])  # which waits
+    batching.turn()
+    assert batching.drawing == 2  # the third has its slot
+    finish(batching)
+    assert [len(events) for _, events in jobs] == [0, 1, 1, 0]
+    assert batching.counts.cancelled == 2 and batching.counts.done == 2
+
+
+def test_pictures_on_the_way_are_told_in_turn_and_the_last_is_whole(model):
+    batching = Batching(Running(model), PLAIN)
+    job, events = job_of(model, 1, previews=3)
+    batching.submit([job])
+    finish(batching)
+    *shown, done = events
+    assert [event.done for event in shown] == [4, 8, 12] and isinstance(done, Drawn)
+    for event in shown:
+        assert torch.equal(event.picture[: event.done], done.result[: event.done])
+        assert not event.picture[event.done :].any()
+
+
+def test_pictures_on_the_way_wait_for_finished_ones(model):
+    """Where ever more finished pictures are to be decoded, nobody has time for others."""
+    batching = Batching(Running(model), PLAIN, slots=4, together=1)
+    jobs = [job_of(model, seed, previews=15) for seed in range(4)]
+    batching.submit([job for job, _ in jobs])
+    finish(batching)
+    shown = sum(isinstance(event, Shown) for _, events in jobs for event in events)
+    assert batching.counts.shown == shown and shown + batching.counts.dropped == 4 * 15
+    assert batching.counts.dropped > 0
+
+
+def test_what_fails_fails_alone(model):
+    """A request that cannot be made, one that the model cannot serve, and one decoding."""
+
+    def bad():
+        raise ValueError("no such class")
+
+    def undecodable(codes, spec):
+        raise RuntimeError("out of memory")
+
+    batching = Batching(Running(model), PLAIN)
+    good, events = job_of(model, 0)
+    wrong = [[], []]
+    two = Request(random_cond(model, 2), Noise.request(0, 2))
+    batching.submit([Job(bad, wrong[0].append), good, Job(lambda: two, wrong[1].append)])
+    finish(batching)
+    assert isinstance(events[0], Drawn)
+    assert [type(e[0]) for e in wrong] == [Failed, Failed]
+    assert "no such class" in str(wrong[0][0].error) and "one picture" in str(wrong[1][0].error)
+    broken = Batching(Running(model), Decoder(undecodable, PLAIN.partly))
+    job, events = job_of(model, 0)
+    broken.submit([job])
+    finish(broken)
+    assert isinstance(events[0].error, RuntimeError)
+
+
+def test_who_waits_too_long_is_told(model):
+    batching = Batching(Running(model), PLAIN, slots=1, deadline=-1.0)
+    job, events = job_of(model, 0)
+    batching.submit([job])
+    finish(batching)
+    assert isinstance(events[0].error, Late) and batching.waiting == 0
+
+
+def test_a_thread_draws_what_others_ask_for_and_stops(model):
+    batching, done = Batching(Running(model), PLAIN, slots=2), threading.Event()
+    results = {}
+
+    def told(seed, event):
+        results[seed] = event
+        if len(results) == 6:
+            done.set()
+
+    batching.start()
+    assert batching.call(lambda: threading.current_thread().name).result(10) == "smalti-draws"
+    for seed in range(6):
+        batching.submit([Job(lambda s=seed: request_of(model, s), lambda e, s=seed: told(s, e))])
+    assert done.wait(30)
+    for seed, event in results.items():
+        *_, last = stream(model, request_of(model, seed))
+        assert torch.equal(event.result, last.codes[0])
+    job, events = job_of(model, 0)
+    batching.submit([job])
+    batching.stop(drain=30)
+    assert isinstance(events[0], Drawn)  # it was drawn to its end
+    with pytest.raises(Stopped):
+        batching.submit([job_of(model, 0)[0]])
+    with pytest.raises(Stopped):
+        batching.call(time.monotonic)
+
+
+def test_what_is_not_done_when_it_stops_is_told(model):
+    batching = Batching(Running(model), PLAIN)
+    job, events = job_of(model, 0)
+    batching.submit([job])
+    batching.stop()
+    assert isinstance(events[0].error, Stopped)
+
+
+def test_the_first_of_a_cohort_waits_a_moment_for_others():
+    model = build(*models()["var"])
+    batching = Batching(Running(model), PLAIN, slots=4, window=1000.0)
+    jobs = [job_of(model, seed) for seed in range(4)]
+    batching.submit([jobs[0][0]])
+    assert not batching.turn() and batching.drawing == 0
+    batching.submit([job for job, _ in jobs[1:]])
+    finish(batching)
+    assert batching.counts.passes == len(model.blocks()) and batching.counts.done == 4
