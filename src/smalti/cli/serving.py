@@ -32,6 +32,8 @@ class Place:
     """Origins of other pages that may call it, such as https://example.org."""
     rate: int = 0
     """Requests of a client in a minute at most; 0: any number."""
+    page: bool = True
+    """Show a page to draw with, at the server's own address."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def application(
     shared = [
         Shared(name, load(path, run.device, run.dtype), limits) for name, path in named.items()
     ]
-    state = Server(shared, Options(amounts.max_n, amounts.max_pixels, aliases, strict))
+    state = Server(shared, Options(amounts.max_n, amounts.max_pixels, aliases, strict, place.page))
     return make_app(state, rules), state
 
 

@@ -139,9 +139,9 @@ class Sampling:
             spec,
         )
 
-    def check(self, model: Drawn, spec: TokenSpec | None = None) -> None:
-        """Raise ValueError for what cannot be, and for settings that are of another kind of model:
-        they would do nothing."""
+    @staticmethod
+    def foreign(model: Drawn) -> dict[str, str]:
+        """Settings that mean nothing to a model, and of which kind of model they are."""
         refused = dict[str, str]()
         if model.draws_by != "masked":
             refused |= dict.fromkeys(MASKED, "masked models; this one draws codes in a row")
@@ -156,8 +156,13 @@ class Sampling:
             refused |= dict.fromkeys(ORDERED, "models that know orders; this one draws in its own")
         if not model.filtered:
             refused |= dict.fromkeys(DISCRETE, "discrete codes; this model draws continuous ones")
+        return refused
+
+    def check(self, model: Drawn, spec: TokenSpec | None = None) -> None:
+        """Raise ValueError for what cannot be, and for settings that are of another kind of model:
+        they would do nothing."""
         settings = settings_of(Sampling)
-        for name, why in refused.items():
+        for name, why in self.foreign(model).items():
             value = value_of(self, settings[name])
             if value != settings[name].field.default:
                 raise ValueError(f"{name} {value} is for {why}")

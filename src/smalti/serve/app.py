@@ -15,12 +15,15 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from smalti import __version__
+from smalti.config import written
 from smalti.modules import name_of
 from smalti.pipeline.coded import short
+from smalti.pipeline.sampling import Sampling
 from smalti.serve import schemas
 from smalti.serve.errors import Refused, refusal
 from smalti.serve.guard import Guard, Rules
 from smalti.serve.images import add_images
+from smalti.serve.page import add_page
 from smalti.serve.shared import Shared
 from smalti.serve.state import Server
 
@@ -49,6 +52,8 @@ def make_app(server: Server, rules: Rules | None = None) -> Guard:
     add_images(app, server)
     _models(app, server)
     _state(app, server)
+    if server.options.page:
+        add_page(app)
     return Guard(app, rules or Rules(), partial(_logged, server))
 
 
@@ -113,6 +118,7 @@ def _models(app: FastAPI, server: Server) -> None:
 def _model(one: Shared) -> dict[str, Any]:
     pipeline = one.pipeline
     height, width = pipeline.tokenizer.size
+    settings, foreign = written(pipeline.sampling).items(), Sampling.foreign(pipeline.model)
     return {
         "id": one.name,
         "object": "model",
@@ -124,6 +130,7 @@ def _model(one: Shared) -> dict[str, Any]:
             "text": pipeline.text is not None,
             "classes": pipeline.classes if pipeline.text is None else [],
             "codes": pipeline.model.spec.positions,
+            "sampling": {name: value for name, value in settings if name not in foreign},
             "slots": one.limits.slots,
             "device": str(pipeline.device),
             "dtype": short(pipeline.dtype),
