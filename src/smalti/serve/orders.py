@@ -76,7 +76,7 @@ def order_of(
     fields = {name: value for name, value in fields.items() if value is not None}
     settings = settings_of(Sampling)
     try:
-        refuse_unknown(fields, [*settings, *PLAIN, *SHAPE, *OWN], (*IDLE, *others))
+        refuse_unknown(fields, [*settings, *PLAIN, *SHAPE, *OWN, *IDLE, *others], ())
     except ValueError as error:
         raise Refused(400, "unsupported_parameter", str(error)) from None
     _refuse_what_is_not_made(fields)
