@@ -2,9 +2,9 @@
 
 import { Classes } from "./classes.js";
 import { Desk } from "./desk.js";
-import { $, make } from "./dom.js";
+import { $, make, show } from "./dom.js";
 import { Gallery } from "./gallery.js";
-import { draw, fileOf, models, setKey } from "./server.js";
+import { draw, fileOf, models, Refusal, setKey } from "./server.js";
 import { Viewer } from "./viewer.js";
 
 const SETTINGS = ["guidance", "temperature", "top_k", "top_p", "steps"];
@@ -13,152 +13,124 @@ const STEPS = 4; // three pictures on the way, and the last
 const classes = new Classes($("class"), $("classes"));
 const desk = new Desk();
 const gallery = new Gallery();
-const viewer = new Viewer(gallery, { edit: editPicture, reuse });
+const viewer = new Viewer(gallery, editPicture, reuse);
 let known = []; // models
 let running = null; // what cancels the request that is being answered
 
-const checked = (name) => document.querySelector(`input[name=${name}]:checked`).value;
 const model = () => known.find((one) => one.id === $("model").value).smalti;
-const editing = () => checked("mode") === "edit";
+const editing = () => $("mode-edit").checked;
+const count = () => Number(document.querySelector("[name=n]:checked").value);
+const fieldOf = (id) => $(id).closest(".field");
+const mistake = (message, field) => Object.assign(new Error(message), { field });
+const say = (text) => ($("status").textContent = text);
 
 // -- what is asked for
 
 function fields() {
-  const about = model();
-  const asked = { model: $("model").value, n: Number(checked("n")) };
-  if (about.text) {
-    asked.prompt = $("text").value.trim();
-    if ($("negative").value.trim()) asked.negative = $("negative").value.trim();
-    if (!asked.prompt && !editing()) throw new Mistake("Say what to draw.", $("text"));
-  } else if (classes.number !== null) asked.class = classes.number;
-  else if ($("class").value.trim()) asked.prompt = $("class").value.trim(); // the server names near ones
-  else throw new Mistake("Choose a class.", $("class"));
+  const asked = { model: $("model").value, n: count() };
   for (const name of ["seed", "first", ...SETTINGS]) {
-    if ($(name).value !== "" && !$(name).closest(".field").hidden) asked[name] = Number($(name).value);
+    if ($(name).value && !fieldOf(name).hidden) asked[name] = Number($(name).value);
   }
+  if (model().text) {
+    if (!$("text").value.trim() && !editing()) throw mistake("Say what to draw", $("text"));
+    asked.prompt = $("text").value;
+    if ($("negative").value) asked.negative = $("negative").value;
+  } else if (classes.number !== null) asked.class = classes.number;
+  else if ($("class").value) asked.prompt = $("class").value; // the server names those that are near
+  else throw mistake("Choose a class", $("class"));
   return asked;
 }
 
 async function edit(asked) {
-  if (!desk.loaded) throw new Mistake("Open the picture that is to be edited.", $("file"));
+  if (!desk.loaded) throw mistake("Open the picture that is to be edited", $("file"));
   const files = await desk.files();
   if (desk.extend) asked.extend = desk.extend;
-  if (!files.mask && !desk.extend) {
-    throw new Mistake("Paint over what is to change, or add pixels at a side.", $("mask"));
-  }
+  else if (!files.mask) throw mistake("Paint over what is to change, or add pixels at a side", $("mask"));
   asked.keep_pixels = $("keep").checked;
   return files;
-}
-
-class Mistake extends Error {
-  constructor(message, field) {
-    super(message);
-    this.field = field;
-  }
 }
 
 // -- drawing
 
 async function run() {
   if (running) return;
-  hideAlert();
-  const stop = (running = new AbortController());
+  $("alert").hidden = true;
+  running = new AbortController();
   const began = performance.now();
-  const clock = setInterval(() => ($("clock").textContent = seconds(began)), 100);
+  const seconds = () => `${((performance.now() - began) / 1000).toFixed(1)} s`;
+  const clock = setInterval(() => ($("clock").textContent = seconds()), 100);
   busy(true);
   try {
-    const asked = fields();
-    const files = editing() ? await edit(asked) : null;
-    const title = asked.prompt || (asked.class === undefined ? "Untitled" : classes.title(asked.class));
     say("Waiting for the first picture.");
-    emptyTiles(asked.n, true);
-    await draw(asked, files, stop.signal, (event) => show(event, asked, title));
-    say(`Done in ${seconds(began)}.`);
+    const asked = fields();
+    const files = editing() && (await edit(asked));
+    const title = asked.prompt ?? classes.title(asked.class);
+    emptyTiles(asked.n, "drawing");
+    $("tiles").scrollIntoView({ block: "nearest" });
+    await draw(asked, files, running.signal, (event) => grow(event, asked, title));
+    say("Done.");
   } catch (error) {
     failed(error);
-  } finally {
-    clearInterval(clock);
-    busy(false);
   }
+  $("clock").textContent = seconds();
+  clearInterval(clock);
+  busy(false);
 }
-
-const seconds = (began) => `${((performance.now() - began) / 1000).toFixed(1)} s`;
 
 function busy(is) {
   if (!is) running = null;
+  const had = [$("go"), $("stop")].includes(document.activeElement);
   $("go").disabled = is;
   $("stop").disabled = !is;
-  $("stage").setAttribute("aria-busy", String(is));
-  if (is) $("progress").value = 0;
-  if (!is) for (const tile of $("tiles").children) tile.classList.remove("drawing");
-  if (!is && document.activeElement === document.body) $("go").focus();
+  if (had) $(is ? "stop" : "go").focus(); // what is disabled loses the focus
+  $("stage").ariaBusy = String(is);
+  $("progress").value = is ? 0 : Math.floor($("progress").value);
+  if (!is) for (const tile of $("tiles").children) tile.className = "";
 }
 
 function failed(error) {
-  $("progress").value = 0;
   if (error.name === "AbortError") return say("Cancelled.");
-  say("Nothing was drawn.");
+  say("Not drawn.");
   if (error.status === 401) return askForKey(run);
-  if (!(error instanceof Mistake || "status" in error)) console.error(error);
-  const wait = error.retry ? ` Try again in ${error.retry} s.` : "";
-  const dot = /[.?!]$/.test(error.message) ? "" : ".";
-  showAlert(error.message[0].toUpperCase() + error.message.slice(1) + dot + wait, error.field);
+  if (!error.field && !(error instanceof Refusal)) console.error(error);
+  alarm(error);
 }
 
-function show(event, asked, title) {
-  const tile = $("tiles").children[event.index];
-  const last = event.type.endsWith("completed");
-  const step = last ? STEPS : event.partial_image_index + 1;
+// Show a picture of a stream.
+function grow(event, asked, title) {
+  const tiles = [...$("tiles").children];
+  const tile = tiles[event.index];
+  const done = event.type.endsWith("completed");
   const file = fileOf(event);
-  tile.dataset.step = step;
-  tile.classList.toggle("drawing", !last);
-  paint(tile, file, last ? title : `${title}, not finished`);
-  const steps = [...$("tiles").children].map((one) => Number(one.dataset.step));
-  $("progress").value = steps.reduce((sum, one) => sum + one, 0) / (STEPS * asked.n);
-  say(`Drawing: ${steps.filter((one) => one === STEPS).length} of ${asked.n} finished.`);
-  if (!last) return;
-  const picture = { made: Date.now(), model: asked.model, title, about: event.smalti, file };
-  gallery.add(picture).then(() => viewer.list());
-  const open = tile.querySelector("button");
-  open.disabled = false;
-  open.onclick = () => viewer.open(picture);
-}
-
-function emptyTiles(n, drawing = false) {
-  $("tiles").dataset.n = n;
-  $("tiles").replaceChildren(...Array.from({ length: n }, () => emptyTile(drawing)));
-}
-
-function emptyTile(drawing) {
-  const open = make("button", { type: "button", disabled: true, ariaLabel: "No picture yet" });
-  const tile = make("li", { className: drawing ? "drawing" : "" }, open);
-  tile.dataset.step = 0;
-  return tile;
-}
-
-function paint(tile, file, alt) {
-  const open = tile.querySelector("button");
+  const open = tile.firstChild;
   const image = open.querySelector("img") ?? open.appendChild(make("img"));
-  const before = image.src;
-  image.src = URL.createObjectURL(file);
-  image.alt = alt;
-  image.onload = () => image.classList.toggle("coarse", image.naturalWidth < 160);
-  open.removeAttribute("aria-label");
-  if (before) URL.revokeObjectURL(before);
+  URL.revokeObjectURL(image.src);
+  show(image, URL.createObjectURL(file), done ? title : `${title}, unfinished`);
+  tile.dataset.step = done ? STEPS : event.partial_image_index + 1;
+  const steps = tiles.map((one) => Number(one.dataset.step ?? 0));
+  $("progress").value = steps.reduce((sum, one) => sum + one) / (STEPS * asked.n);
+  say(`${steps.filter((one) => one === STEPS).length} of ${asked.n} finished.`);
+  if (!done) return;
+  const picture = { id: Date.now() + Math.random(), model: asked.model, title, about: event.smalti, file };
+  gallery.add(picture).then(() => viewer.list());
+  tile.className = "";
+  Object.assign(open, { disabled: false, ariaLabel: null, onclick: () => viewer.open(picture) });
 }
 
-// -- what is said
+function emptyTiles(n, className = "") {
+  const tile = () => make("button", { disabled: true, ariaLabel: "No picture yet" });
+  $("tiles").replaceChildren(...Array.from({ length: n }, () => make("li", { className }, tile())));
+}
 
-const say = (text) => ($("status").textContent = text);
-
-function showAlert(text, field) {
-  $("alert-text").textContent = text;
+// Tell what went wrong, and lead to the field where it did.
+function alarm({ message, field, retry }, again = run) {
+  const text = message[0].toUpperCase() + message.slice(1);
+  $("alert-text").textContent = retry ? `${text}. There may be a place in ${retry} s.` : text;
   $("again").hidden = Boolean(field);
+  $("again").onclick = again;
   $("alert").hidden = false;
   field?.focus();
 }
-
-const hideAlert = () => ($("alert").hidden = true);
 
 function askForKey(then) {
   $("key-form").onsubmit = () => {
@@ -169,43 +141,35 @@ function askForKey(then) {
   $("asking").showModal();
 }
 
-// -- models, modes and pictures to edit
+// -- models, modes, and pictures of the gallery
 
 async function start() {
+  $("alert").hidden = true;
   try {
     known = await models();
   } catch (error) {
-    if (error.status === 401) return askForKey(start);
-    $("again").onclick = start;
-    return showAlert(error.message);
+    return error.status === 401 ? askForKey(start) : alarm(error, start);
   }
-  $("again").onclick = run;
-  hideAlert();
-  $("model").replaceChildren(...known.map((one) => make("option", { textContent: one.id })));
+  $("model").replaceChildren(...known.map(({ id }) => make("option", { textContent: id })));
   chooseModel();
-  $("go").disabled = false;
+  $("order").hidden = false;
 }
 
 function chooseModel() {
-  const about = model();
-  const [width, height] = about.size.split("x");
-  document.documentElement.style.setProperty("--shape", `${width} / ${height}`);
-  $("text-field").hidden = $("negative-field").hidden = !about.text;
-  $("class-field").hidden = about.text;
-  classes.names = about.classes ?? [];
+  const { text, classes: names, sampling, size } = model();
+  document.documentElement.style.setProperty("--shape", size.replace("x", "/"));
+  fieldOf("text").hidden = fieldOf("negative").hidden = !text;
+  fieldOf("class").hidden = text;
+  classes.names = names;
   for (const name of SETTINGS) {
-    const usual = about.sampling[name];
-    $(name).closest(".field").hidden = usual === undefined;
-    $(name).placeholder = usual ?? "auto";
-    $(name).value = "";
+    fieldOf(name).hidden = sampling[name] === undefined;
+    Object.assign($(name), { value: "", placeholder: sampling[name] ?? "auto" });
   }
-  $("first").value = "";
 }
 
 function chooseMode() {
   $("desk").hidden = !editing();
   $("go").textContent = editing() ? "Paint" : "Draw";
-  hideAlert();
 }
 
 async function editPicture(file) {
@@ -213,77 +177,50 @@ async function editPicture(file) {
   chooseMode();
   try {
     await desk.load(file, ...model().size.split("x").map(Number));
-    say("Paint over what is to change, or add pixels at the sides.");
     $("mask").focus();
   } catch {
-    showAlert("This file is no picture that can be opened: take a PNG, a JPEG or a WEBP.", $("file"));
+    alarm(mistake("This is no picture that can be opened", $("file")));
   }
 }
 
 // Ask for the same picture as one of the gallery.
 function reuse({ about, model: name }) {
-  if (known.some((one) => one.id === name)) $("model").value = name;
+  if (known.some(({ id }) => id === name)) $("model").value = name;
   chooseModel();
-  $("mode-draw").checked = true;
+  $("mode-draw").checked = $("order").elements.n[0].checked = true;
   chooseMode();
-  if (about.text !== undefined) $("text").value = about.text;
-  $("negative").value = about.negative ?? "";
-  if (typeof about.class === "number") classes.number = about.class;
-  document.querySelector("input[name=n]").checked = true;
-  $("seed").value = about.seed;
-  $("first").value = about.index || "";
-  for (const name of SETTINGS) {
-    if (Number(about[name]) !== Number(model().sampling[name])) $(name).value = about[name] ?? "";
-  }
   emptyTiles(1);
+  if (about.class >= 0) classes.number = about.class;
+  const told = { ...about, first: about.index || "" };
+  for (const name of ["text", "negative", "seed", "first"]) $(name).value = told[name] ?? "";
+  for (const name of SETTINGS) {
+    if (String(about[name]) !== String(model().sampling[name])) $(name).value = about[name];
+  }
   $("go").focus();
 }
 
-function dark() {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-}
+// -- what happens when
 
-function switchTheme() {
-  const theme = dark() ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
-  localStorage.setItem("smalti.theme", theme);
-  $("theme").setAttribute("aria-pressed", String(dark()));
-}
-
-// -- what is done where
-
-$("order").addEventListener("submit", (event) => {
+$("theme").onclick = () => {
+  const { dataset } = document.documentElement;
+  localStorage.setItem("smalti.theme", (dataset.theme = dataset.theme === "dark" ? "light" : "dark"));
+};
+$("order").onsubmit = (event) => {
   event.preventDefault();
   run();
-});
+};
+$("order").onchange = ({ target }) => {
+  if (target.name === "mode") chooseMode();
+  if (target.name === "n" && !running) emptyTiles(count());
+};
 $("settings").addEventListener("invalid", () => ($("settings").open = true), true);
-$("stop").addEventListener("click", () => running?.abort());
-$("dismiss").addEventListener("click", hideAlert);
-$("model").addEventListener("change", chooseModel);
-$("theme").addEventListener("click", switchTheme);
-$("key-cancel").addEventListener("click", () => $("asking").close());
-$("file").addEventListener("change", () => $("file").files[0] && editPicture($("file").files[0]));
-$("reset").addEventListener("click", () => {
-  for (const name of ["seed", "first", "negative", ...SETTINGS]) $(name).value = "";
-});
-for (const input of document.querySelectorAll("input[name=mode]")) input.addEventListener("change", chooseMode);
-for (const input of document.querySelectorAll("input[name=n]")) {
-  input.addEventListener("change", () => running || emptyTiles(Number(checked("n"))));
-}
-document.addEventListener("dragover", (event) => event.preventDefault());
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  if (event.dataTransfer.files[0]) editPicture(event.dataTransfer.files[0]);
-});
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("order").requestSubmit($("go"));
-  if (event.key === "Escape" && running && !event.defaultPrevented) running.abort();
-});
+$("stop").onclick = () => running.abort();
+$("dismiss").onclick = () => ($("alert").hidden = true);
+$("model").onchange = chooseModel;
+$("file").onchange = ({ target }) => target.files[0] && editPicture(target.files[0]);
 
-$("theme").setAttribute("aria-pressed", String(dark()));
 chooseMode();
-emptyTiles(Number(checked("n")));
-if (!(await gallery.open())) $("nothing").textContent = "This browser keeps no pictures: they go with this page.";
+emptyTiles(count());
+await gallery.open();
 viewer.list();
 start();

@@ -1,33 +1,35 @@
 // Where a picture lies while it is edited: a mask is painted over it, and pixels are added at its
 // sides. Picture and mask have the shape that the model draws.
 
-import { $ } from "./dom.js";
+import { $, make } from "./dom.js";
 
 const SIDES = ["left", "right", "top", "bottom"];
-const PAINT = "#e4572e";
+const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const LARGEST = 1024; // pixels of a side that are sent
 const UNDONE = 20; // strokes that can be taken back
 
 export class Desk {
   #picture = $("picture").getContext("2d");
   #mask = $("mask").getContext("2d", { willReadFrequently: true });
-  #before = [];
-  #last = null; // where the brush is down
+  #before = []; // the mask as it was before each stroke
   #at = [0, 0]; // where the brush is
-  loaded = false;
+  #down = false;
+  #shape = null; // width and height of what the model draws
 
   constructor() {
     const mask = $("mask");
-    mask.addEventListener("pointerdown", (event) => this.#down(event));
-    mask.addEventListener("pointermove", (event) => this.#move(event));
-    for (const end of ["pointerup", "pointercancel"]) {
-      mask.addEventListener(end, () => (this.#last = null));
-    }
-    mask.addEventListener("keydown", (event) => this.#key(event));
-    $("undo").addEventListener("click", () => this.undo());
-    $("clear").addEventListener("click", () => this.clear());
-    $("brush").addEventListener("input", () => this.#ring());
-    for (const side of SIDES) $(side).addEventListener("input", () => this.#frame());
+    mask.onpointerdown = (event) => this.#press(event);
+    mask.onpointermove = (event) => this.#move(event);
+    mask.onpointerup = mask.onpointercancel = () => (this.#down = false);
+    mask.onkeydown = (event) => this.#key(event);
+    $("undo").onclick = () => this.#undo();
+    $("clear").onclick = () => this.#clear();
+    $("brush").oninput = () => this.#ring();
+    for (const side of SIDES) $(side).oninput = () => this.#frame();
+  }
+
+  get loaded() {
+    return this.#shape !== null;
   }
 
   // Put a picture there: the middle of it that has the shape width x height.
@@ -35,27 +37,26 @@ export class Desk {
     const image = await createImageBitmap(file);
     const cut = Math.min(image.width / width, image.height / height);
     const scale = Math.min(cut, Math.max(1, LARGEST / Math.max(width, height)));
-    const size = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
-    for (const context of [this.#picture, this.#mask]) {
-      [context.canvas.width, context.canvas.height] = size;
-      context.canvas.classList.toggle("coarse", Math.max(...size) < 160);
+    const [w, h] = [width * scale, height * scale].map((v) => Math.max(1, Math.round(v)));
+    for (const { canvas } of [this.#picture, this.#mask]) {
+      Object.assign(canvas, { width: w, height: h });
+      canvas.classList.toggle("coarse", w < 160);
     }
-    const [w, h] = [width * cut, height * cut];
-    this.#picture.imageSmoothingQuality = "high";
-    this.#picture.fillStyle = "#fff"; // behind what is transparent
-    this.#picture.fillRect(0, 0, ...size);
-    this.#picture.drawImage(image, (image.width - w) / 2, (image.height - h) / 2, w, h, 0, 0, ...size);
+    Object.assign(this.#picture, { imageSmoothingQuality: "high", fillStyle: "#fff" });
+    this.#picture.fillRect(0, 0, w, h); // behind what is transparent
+    const [x, y] = [(image.width - width * cut) / 2, (image.height - height * cut) / 2];
+    this.#picture.drawImage(image, x, y, width * cut, height * cut, 0, 0, w, h);
     for (const side of SIDES) $(side).value = 0;
-    [this.loaded, this.#before, this.#at] = [true, [], [size[0] / 2, size[1] / 2]];
-    this.shape = [width, height];
+    [this.#shape, this.#before, this.#at] = [[width, height], [], [w / 2, h / 2]];
     $("sheet").classList.add("loaded");
     this.#frame();
     this.#ring();
   }
 
+  // Pixels to add as a request says them: "left=16,top=8".
   get extend() {
-    const added = SIDES.map((side) => [side, Number($(side).value)]).filter(([, pixels]) => pixels > 0);
-    return added.map(([side, pixels]) => `${side}=${pixels}`).join(",");
+    const added = SIDES.filter((side) => Number($(side).value) > 0);
+    return added.map((side) => `${side}=${$(side).value}`).join(",");
   }
 
   // The picture, and a mask that is white where it is to be painted anew, if anything is.
@@ -70,111 +71,103 @@ export class Desk {
       any ||= painted;
     }
     const files = { image: await fileOf($("picture")) };
-    if (any) {
-      const sheet = Object.assign(document.createElement("canvas"), { width, height });
-      sheet.getContext("2d").putImageData(mask, 0, 0);
-      files.mask = await fileOf(sheet);
-    }
-    return files;
+    if (!any) return files;
+    const sheet = make("canvas", { width, height });
+    sheet.getContext("2d").putImageData(mask, 0, 0);
+    return { ...files, mask: await fileOf(sheet) };
   }
 
-  undo() {
+  #undo() {
     const before = this.#before.pop();
     if (before) this.#mask.putImageData(before, 0, 0);
   }
 
-  clear() {
-    if (!this.loaded) return;
+  #clear() {
     this.#remember();
     this.#mask.clearRect(0, 0, $("mask").width, $("mask").height);
   }
 
   #remember() {
     this.#before.push(this.#mask.getImageData(0, 0, $("mask").width, $("mask").height));
-    this.#before.splice(0, this.#before.length - UNDONE);
+    if (this.#before.length > UNDONE) this.#before.shift();
   }
 
   get #width() {
     return (Number($("brush").value) / 100) * $("mask").width;
   }
 
-  #place(event) {
+  #place({ clientX, clientY }) {
     const { left, top, width, height } = $("mask").getBoundingClientRect();
-    const { width: w, height: h } = $("mask");
-    return [((event.clientX - left) / width) * w, ((event.clientY - top) / height) * h];
+    return [((clientX - left) / width) * $("mask").width, ((clientY - top) / height) * $("mask").height];
   }
 
-  #down(event) {
-    if (!this.loaded || event.button) return;
+  #press(event) {
+    if (event.button) return;
     $("mask").setPointerCapture(event.pointerId);
     this.#remember();
-    this.#at = this.#last = this.#place(event);
-    this.#stroke(this.#last, this.#last);
+    this.#down = true;
+    this.#at = this.#place(event);
+    this.#stroke(this.#at);
   }
 
   #move(event) {
     for (const one of event.getCoalescedEvents?.() ?? [event]) {
-      this.#at = this.#place(one);
-      if (this.#last) this.#stroke(this.#last, this.#at);
-      this.#last &&= this.#at;
+      const to = this.#place(one);
+      if (this.#down) this.#stroke(to);
+      this.#at = to;
     }
     this.#ring();
   }
 
-  #stroke([x, y], [toX, toY]) {
+  // Paint, or erase, from where the brush is.
+  #stroke([x, y]) {
     const mask = this.#mask;
     mask.globalCompositeOperation = $("erase").checked ? "destination-out" : "source-over";
-    mask.strokeStyle = PAINT;
-    mask.lineWidth = this.#width;
-    mask.lineCap = "round";
+    Object.assign(mask, { strokeStyle: "#e4572e", lineWidth: this.#width, lineCap: "round" });
     mask.beginPath();
-    mask.moveTo(x, y);
-    mask.lineTo(toX + 1e-3, toY); // a point is drawn too
+    mask.moveTo(...this.#at);
+    mask.lineTo(x + 1e-3, y); // a point is a line too
     mask.stroke();
   }
 
-  // Arrows move the brush, the space bar puts it down; Ctrl+Z takes back.
+  // Arrows move the brush, by one pixel with Shift; the space bar puts it down.
   #key(event) {
     const step = event.shiftKey ? 1 : Math.max(1, this.#width / 2);
-    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (!this.loaded) return;
+    const way = WAYS[event.key];
     if (way) {
       const most = [$("mask").width, $("mask").height];
       this.#at = this.#at.map((v, i) => Math.min(most[i], Math.max(0, v + step * way[i])));
+      this.#ring();
     } else if (event.key === " ") {
       if (!event.repeat) this.#remember();
-      this.#stroke(this.#at, this.#at);
-    } else if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey)) {
-      this.undo();
+      this.#stroke(this.#at);
     } else return;
     event.preventDefault();
-    this.#ring();
   }
 
-  // The ring that shows where the brush is, and how wide.
+  // Show where the brush is, and how wide.
   #ring() {
     const { width, height } = $("mask");
-    const style = $("ring").style;
-    style.left = `${(100 * this.#at[0]) / width}%`;
-    style.top = `${(100 * this.#at[1]) / height}%`;
-    style.width = `${(100 * this.#width) / width}%`;
+    const [x, y] = this.#at;
+    const [w, h] = [100 / width, 100 / height];
+    place($("ring"), x * w, y * h, this.#width * w, this.#width * h);
   }
 
-  // The picture as large as fits with what is added around it, which the frame shows.
+  // Show the picture as large as fits, with a frame around what is added.
   #frame() {
+    const [width, height] = this.#shape;
     const [left, right, top, bottom] = SIDES.map((side) => Math.max(0, Number($(side).value)));
-    const [width, height] = this.shape ?? [1, 1];
     const [w, h] = [(width + left + right) / width, (height + top + bottom) / height];
     const scale = 100 / Math.max(w, h);
-    place($("frame"), (100 - w * scale) / 2, (100 - h * scale) / 2, w * scale, h * scale);
-    const [x, y] = [(left / width) * scale, (top / height) * scale];
-    place($("paper"), (100 - w * scale) / 2 + x, (100 - h * scale) / 2 + y, scale, scale);
+    const [x, y] = [50 - (w * scale) / 2, 50 - (h * scale) / 2];
+    place($("frame"), x, y, w * scale, h * scale);
+    place($("paper"), x + (left / width) * scale, y + (top / height) * scale, scale, scale);
   }
 }
 
-function place(element, left, top, width, height) {
-  const values = { left, top, width, height };
-  for (const [name, value] of Object.entries(values)) element.style[name] = `${value}%`;
+// In percent of what is around it.
+function place({ style }, left, top, width, height) {
+  for (const [name, value] of Object.entries({ left, top, width, height })) style[name] = `${value}%`;
 }
 
 const fileOf = (canvas) => new Promise((done) => canvas.toBlob(done, "image/png"));

@@ -1,5 +1,4 @@
-// Pictures that were drawn here, kept by the browser; only as long as the page is open where the
-// browser keeps nothing.
+// Pictures that were drawn here, which the browser keeps if it can.
 
 const promised = (asked) =>
   new Promise((resolve, reject) => {
@@ -9,39 +8,37 @@ const promised = (asked) =>
 
 export class Gallery {
   #database = null;
-  #next = 1;
-  pictures = []; // the newest first: { id, made, model, title, about, file }
+  keeps = true; // or they are gone when the page is closed
+  pictures = []; // { id, model, title, about, file }, by ids that are their times, the newest first
 
-  // Read what is kept. Returns whether the browser keeps anything.
   async open() {
-    try {
-      const asked = indexedDB.open("smalti", 1);
-      asked.onupgradeneeded = () =>
-        asked.result.createObjectStore("pictures", { keyPath: "id", autoIncrement: true });
+    const asked = indexedDB.open("smalti");
+    asked.onupgradeneeded = () => asked.result.createObjectStore("pictures", { keyPath: "id" });
+    await this.#try(async () => {
       this.#database = await promised(asked);
       this.pictures = (await promised(this.#store("readonly").getAll())).reverse();
-    } catch {
-      this.#database = null;
-    }
-    return this.#database !== null;
+    });
   }
 
   async add(picture) {
-    try {
-      picture.id = await promised(this.#store("readwrite").add(picture));
-    } catch { // no database, or no space
-      picture.id = `page-${this.#next++}`;
-    }
     this.pictures.unshift(picture);
-    return picture;
+    await this.#try(() => promised(this.#store("readwrite").add(picture)));
   }
 
   async remove(picture) {
     this.pictures = this.pictures.filter((one) => one !== picture);
-    if (typeof picture.id === "number") await promised(this.#store("readwrite").delete(picture.id));
+    await this.#try(() => promised(this.#store("readwrite").delete(picture.id)));
   }
 
   #store(mode) {
     return this.#database.transaction("pictures", mode).objectStore("pictures");
+  }
+
+  async #try(act) {
+    try {
+      await act();
+    } catch {
+      this.keeps = false; // private windows, a full disk
+    }
   }
 }

@@ -1,47 +1,42 @@
 // The gallery's pictures in a row, and one of them large, with what can be done with it.
 
-import { $, make } from "./dom.js";
+import { $, make, show } from "./dom.js";
+
+const FACTS = {
+  seed: "Seed", index: "Picture", guidance: "Guidance", temperature: "Temperature",
+  top_k: "Top-k", top_p: "Top-p", steps: "Steps",
+};
 
 export class Viewer {
-  #addresses = new Map(); // of pictures, for as long as they are shown
+  #addresses = new Map(); // of pictures, for as long as they are kept
   #picture = null;
 
   // `edit` is called with the file of a picture, `reuse` with a picture.
-  constructor(gallery, { edit, reuse }) {
+  constructor(gallery, edit, reuse) {
     this.gallery = gallery;
-    $("view-close").addEventListener("click", () => $("viewer").close());
-    $("view-newer").addEventListener("click", () => this.#step(-1));
-    $("view-older").addEventListener("click", () => this.#step(1));
-    $("view-delete").addEventListener("click", () => this.#remove());
-    $("view-delete").addEventListener("blur", () => this.#ask(false));
-    for (const [id, act] of [["view-edit", () => edit(this.#picture.file)], ["view-reuse", () => reuse(this.#picture)]]) {
-      $(id).addEventListener("click", () => {
+    const acts = { close: () => 0, edit: () => edit(this.#picture.file), reuse: () => reuse(this.#picture) };
+    for (const [name, act] of Object.entries(acts)) {
+      $(`view-${name}`).onclick = () => {
         $("viewer").close();
         act();
-      });
+      };
     }
-    $("viewer").addEventListener("click", (event) => event.target === $("viewer") && $("viewer").close());
-    $("viewer").addEventListener("keydown", (event) => {
-      if (event.key === "ArrowLeft") this.#step(-1);
-      if (event.key === "ArrowRight") this.#step(1);
-    });
+    $("view-delete").onclick = () => this.#remove();
+    $("view-delete").onblur = () => this.#ask(false);
   }
 
   // Show all pictures of the gallery, those that are shown already as they are.
   list() {
-    const { pictures } = this.gallery;
+    const { pictures, keeps } = this.gallery;
     const shown = new Map([...$("gallery").children].map((item) => [item.dataset.id, item]));
     $("gallery").replaceChildren(...pictures.map((one) => shown.get(String(one.id)) ?? this.#item(one)));
-    $("count").textContent = pictures.length || "";
-    $("nothing").hidden = pictures.length > 0;
+    if (!keeps) $("nothing").textContent = "This browser keeps no pictures: they go with the page.";
+    $("nothing").hidden = keeps && pictures.length > 0;
   }
 
   #item(picture) {
-    const image = make("img", { src: this.#address(picture), alt: picture.title, loading: "lazy" });
-    const open = make("button", { type: "button", title: picture.title }, image);
-    open.addEventListener("click", () => this.open(picture));
-    image.addEventListener("load", () => image.classList.toggle("coarse", image.naturalWidth < 160));
-    const item = make("li", {}, open);
+    const image = show(make("img", { loading: "lazy" }), this.#address(picture), picture.title);
+    const item = make("li", {}, make("button", { onclick: () => this.open(picture) }, image));
     item.dataset.id = picture.id;
     return item;
   }
@@ -52,28 +47,18 @@ export class Viewer {
   }
 
   open(picture) {
-    const { about, file, title } = picture;
-    this.#picture = picture;
+    const { about, title, model, id } = (this.#picture = picture);
     this.#ask(false);
-    $("view-image").src = $("view-download").href = this.#address(picture);
-    $("view-image").alt = $("view-title").textContent = title;
-    $("view-image").onload = ({ target }) => target.classList.toggle("coarse", target.naturalWidth < 160);
-    const end = file.type.split("/")[1];
-    $("view-download").download = `smalti-${about.seed ?? picture.id}-${about.index ?? 0}.${end}`;
-    $("view-facts").replaceChildren(...facts(picture).flatMap(([name, value]) => [
-      make("dt", { textContent: name }),
-      make("dd", { textContent: value }),
-    ]));
-    const place = this.gallery.pictures.indexOf(picture);
-    $("view-newer").disabled = place <= 0;
-    $("view-older").disabled = place >= this.gallery.pictures.length - 1;
-    if (!$("viewer").open) $("viewer").showModal();
-  }
-
-  #step(by) {
-    const { pictures } = this.gallery;
-    const next = pictures[pictures.indexOf(this.#picture) + by];
-    if (next) this.open(next);
+    show($("view-image"), this.#address(picture), title);
+    $("view-title").textContent = title;
+    $("view-download").href = this.#address(picture);
+    $("view-download").download = `smalti-${about.seed}-${about.index}.png`;
+    const told = Object.entries(FACTS).map(([name, label]) => [label, about[name]]);
+    told.push(["Edited", about.edit && "yes"], ["Model", model], ["Drawn", new Date(id).toLocaleString()]);
+    const known = told.filter(([, value]) => value !== undefined && value !== null);
+    const pair = ([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })];
+    $("view-facts").replaceChildren(...known.flatMap(pair));
+    $("viewer").showModal();
   }
 
   #ask(sure) {
@@ -83,24 +68,10 @@ export class Viewer {
 
   async #remove() {
     if (!$("view-delete").classList.contains("sure")) return this.#ask(true);
-    const picture = this.#picture;
-    const place = this.gallery.pictures.indexOf(picture);
-    await this.gallery.remove(picture);
-    URL.revokeObjectURL(this.#addresses.get(picture));
-    this.#addresses.delete(picture);
-    this.list();
-    const next = this.gallery.pictures[Math.min(place, this.gallery.pictures.length - 1)];
-    if (next) return this.open(next);
     $("viewer").close();
+    await this.gallery.remove(this.#picture);
+    URL.revokeObjectURL(this.#address(this.#picture));
+    this.#addresses.delete(this.#picture);
+    this.list();
   }
-}
-
-// What a picture says of how it was drawn.
-function facts({ about, made, model }) {
-  const told = [["Model", model], ["Seed", about.seed], ["Picture", about.index]];
-  const names = { guidance: "Guidance", temperature: "Temperature", top_k: "Top-k", top_p: "Top-p", steps: "Steps" };
-  for (const [name, label] of Object.entries(names)) told.push([label, about[name]]);
-  if (about.edit) told.push(["Edited", about.edit.mask ? "by a mask" : "at its sides"]);
-  told.push(["Drawn", new Date(made).toLocaleString()]);
-  return told.filter(([, value]) => value !== undefined && value !== null);
 }
