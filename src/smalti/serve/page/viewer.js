@@ -68,10 +68,11 @@ export class Viewer {
 
   async #remove() {
     if (!$("view-delete").classList.contains("sure")) return this.#ask(true);
-    $("viewer").close();
     await this.gallery.remove(this.#picture);
     URL.revokeObjectURL(this.#address(this.#picture));
     this.#addresses.delete(this.#picture);
     this.list();
+    $("viewer").close();
+    $("gallery").querySelector("button")?.focus();
   }
 }
