@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.request import urlopen
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -73,11 +72,9 @@ def mask(page: Page, classes: list[str]) -> None:
     box = page.locator("#mask").bounding_box()
     assert box is not None
     at = [(0.25, 0.72), (0.4, 0.6), (0.6, 0.62), (0.75, 0.75)]
-    x, y = zip(*[(box["x"] + box["width"] * a, box["y"] + box["height"] * b) for a, b in at])
-    page.mouse.move(x[0], y[0])
-    page.mouse.down()
-    for place in zip(x, y):
-        page.mouse.move(*place, steps=5)
+    for x, y in at:
+        page.mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y, steps=5)
+        page.mouse.down()
 
 
 def phone(page: Page, classes: list[str]) -> None:
