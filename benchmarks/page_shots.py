@@ -50,8 +50,8 @@ def finish(page: Page) -> None:
 
 
 def growing(page: Page) -> None:
-    """Until some of a picture is there."""
-    page.locator("#tiles img").nth(3).wait_for(timeout=120_000)
+    """Until much of each picture is there."""
+    page.locator("#tiles [data-step='2']").nth(3).wait_for(timeout=120_000)
     page.wait_for_timeout(100)
 
 
@@ -100,7 +100,7 @@ def main(pipeline: str) -> None:
                 text.split("\n")[0] for text in page.locator("#classes li").all_inner_texts()
             ]
             page.keyboard.press("Escape")
-            take(page, classes[3:6])
+            take(page, classes[-1:1:-6] + classes[:1])
             page.screenshot(path=DOCS / f"serve-{name}.png", full_page=name == "mask")
         browser.close()
 

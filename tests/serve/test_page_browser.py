@@ -539,7 +539,8 @@ def test_everything_has_a_name_and_can_be_read(opened, shared):
     nameless = """() =>
         [...document.querySelectorAll('button, input, select, textarea, canvas')]
         .filter(one => one.id !== 'picture' && !one.labels?.length && !one.ariaLabel
-            && !one.textContent.trim() && !one.querySelector('img[alt]:not([alt=""])')).map(one => one.outerHTML)"""
+            && !one.textContent.trim()
+            && !one.querySelector('img[alt]:not([alt=""])')).map(one => one.outerHTML)"""
     contrast = """() => {
         const sheet = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true})
         const light = colour => {

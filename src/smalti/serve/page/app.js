@@ -66,7 +66,7 @@ async function run() {
     const files = editing() && (await edit(asked));
     const title = asked.prompt ?? classes.title(asked.class);
     emptyTiles(asked.n, "drawing");
-    $("tiles").scrollIntoView({ block: "nearest" });
+    $("state").scrollIntoView({ block: "nearest" });
     await draw(asked, files, running.signal, (event) => grow(event, asked, title));
     say("Done.");
   } catch (error) {
