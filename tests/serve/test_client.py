@@ -234,3 +234,28 @@ def test_closing_a_stream_gives_the_picture_up(serve):
         threading.Event().wait(0.05)
     assert batching.counts.cancelled == 3 and batching.counts.done == 0
     assert base64.b64decode(server.generate()[0]["b64_json"])  # it draws on
+
+
+@pytest.mark.parametrize("name", ["llamagen-text", "var", "maskgit", "mar", "rq_transformer"])
+def test_every_kind_of_model_is_served(serve, name):
+    """The same pictures as the pipeline draws, but for a code that rounding decides; and a part of
+    them on the way."""
+    server = serve(name)
+    pipe = server.state.shared[0].pipeline
+    client = openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
+    given = {"text": ["a red heart"]} if pipe.text is not None else {"classes": [1]}
+    prompt = given["text"][0] if pipe.text is not None else "1"
+    expected = pipe(n=3, seed=2, guidance=2.0, **given)
+    more = {"extra_body": {"seed": 2, "guidance": 2.0}}
+    answer = client.images.generate(prompt=prompt, n=3, **more)
+    found = [np.asarray(opened(datum.b64_json)) for datum in answer.data]
+    near = [
+        np.abs(a - np.asarray(b, float)).mean() < 2 for a, b in zip(found, expected, strict=True)
+    ]
+    assert all(near)
+    *_, last = client.images.generate(prompt=prompt, stream=True, partial_images=2, **more)
+    assert last.type == "image_generation.completed"
+    if pipe.text is not None:
+        assert answer.usage.input_tokens == pipe.text.count(prompt)
+        with pytest.raises(openai.BadRequestError, match="prompt is missing"):
+            client.images.generate(prompt=openai.omit, extra_body={"n": 1})
