@@ -36,8 +36,7 @@ def served(pipeline: str) -> Iterator[str]:
 def draw(page: Page, kind: str, n: int, wait: bool = True) -> None:
     """Have pictures of a class drawn."""
     page.get_by_role("combobox", name="Class").fill(kind)
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
     page.get_by_label(str(n), exact=True).check(force=True)
     page.get_by_label("Seed").fill(SEED)
     page.get_by_role("button", name="Draw").click()
