@@ -6,6 +6,9 @@ from collections import Counter
 
 import pytest
 
+from builders import pipeline
+from smalti.cli.drawing import Run
+from smalti.cli.serving import Amounts, Place, application
 from smalti.serve.guard import HEADERS, Keys, Rules
 from smalti.serve.page import TYPES, page_files
 from smalti.serve.state import Options
@@ -119,6 +122,15 @@ def test_a_server_can_be_without(serve):
     server = serve("llamagen", options=Options(page=False))
     assert server.ask("GET", "/")[0] == server.ask("GET", "/static/app.js")[0] == 404
     assert server.ask("GET", "/v1/models")[0] == 200
+
+
+@pytest.mark.parametrize("page", [True, False])
+def test_the_command_line_leaves_it_away(page, tmp_path):
+    pipeline("llamagen").save_pretrained(tmp_path / "pipeline")
+    named, place = {"x": str(tmp_path / "pipeline")}, Place(page=page)
+    app, state = application(named, {}, place, Amounts(), False, False, Run())
+    paths = {getattr(route, "path", "") for route in app.app.routes}
+    assert state.options.page is page and ("/" in paths) is page
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ export class Desk {
   #stroke([x, y]) {
     const mask = this.#mask;
     mask.globalCompositeOperation = $("erase").checked ? "destination-out" : "source-over";
-    Object.assign(mask, { strokeStyle: "#e4572e", lineWidth: this.#width, lineCap: "round" });
+    Object.assign(mask, { strokeStyle: "#d413c4", lineWidth: this.#width, lineCap: "round" });
     mask.beginPath();
     mask.moveTo(...this.#at);
     mask.lineTo(x + 1e-3, y); // a point is a line too
