@@ -32,6 +32,8 @@ class Place:
     """Origins of other pages that may call it, such as https://example.org."""
     rate: int = 0
     """Requests of a client in a minute at most; 0: any number."""
+    page: bool = True
+    """Show a page to draw with, at the server's own address."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def application(
         pipe = load_any(path, run.device, run.dtype)
         talks = isinstance(pipe, UnifiedPipeline)
         shared.append(Talker(name, pipe, limits) if talks else Shared(name, pipe, limits))
-    state = Server(shared, Options(amounts.max_n, amounts.max_pixels, aliases, strict))
+    state = Server(shared, Options(amounts.max_n, amounts.max_pixels, aliases, strict, place.page))
     return make_app(state, rules), state
 
 

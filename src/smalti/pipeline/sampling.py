@@ -151,9 +151,10 @@ class Sampling:
             self.parallel,
         )
 
-    def check(self, model: Drawn, spec: TokenSpec | None = None) -> None:
-        """Raise ValueError for what cannot be, and for settings that are of another kind of model:
-        they would do nothing."""
+    @staticmethod
+    def foreign(model: Drawn, spec: TokenSpec | None = None) -> dict[str, str]:
+        """Settings that mean nothing to a model of a spec, by default its own, and of which kind of
+        model they are."""
         refused = dict[str, str]()
         if model.draws_by != "masked":
             refused |= dict.fromkeys(MASKED, "masked models; this one draws codes in a row")
@@ -168,11 +169,18 @@ class Sampling:
             refused |= dict.fromkeys(ORDERED, "models that know orders; this one draws in its own")
         if not model.filtered:
             refused |= dict.fromkeys(DISCRETE, "discrete codes; this model draws continuous ones")
-        if self.parallel.mode != "auto" and not in_turn(model, spec):
+        if not in_turn(model, spec):
             refused |= dict.fromkeys(AHEAD, "models that draw one discrete code after another")
+        return refused
+
+    def check(self, model: Drawn, spec: TokenSpec | None = None) -> None:
+        """Raise ValueError for what cannot be, and for settings that are of another kind of model:
+        they would do nothing."""
         settings = settings_of(Sampling)
-        for name, why in refused.items():
+        for name, why in self.foreign(model, spec).items():
             value = value_of(self, settings[name])
+            if name in AHEAD and self.parallel.mode == "auto":
+                continue  # which draws in turn where it has to
             if value != settings[name].field.default:
                 raise ValueError(f"{name} {value} is for {why}")
         self.filters.require(model.depths)

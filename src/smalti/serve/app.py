@@ -14,13 +14,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from smalti.config import written
 from smalti.modules import name_of
 from smalti.pipeline.coded import short
+from smalti.pipeline.sampling import Sampling
 from smalti.serve import schemas
 from smalti.serve.errors import Refused, refusal
 from smalti.serve.guard import Guard, Rules
 from smalti.serve.images import add_images, body_of
 from smalti.serve.metrics import VERSION
+from smalti.serve.page import add_page
 from smalti.serve.shared import Shared
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
@@ -50,6 +53,8 @@ def make_app(server: Server, rules: Rules | None = None) -> Guard:
     add_talks(app, server, body_of)
     _models(app, server)
     _state(app, server)
+    if server.options.page:
+        add_page(app)
     return Guard(app, rules or Rules(), partial(_logged, server))
 
 
@@ -116,6 +121,7 @@ def _model(one: Shared | Talker) -> dict[str, Any]:
     pipeline, talks = one.pipeline, isinstance(one, Talker)
     texts = talks or pipeline.text is not None
     height, width = pipeline.tokenizer.size
+    settings, foreign = written(pipeline.sampling).items(), Sampling.foreign(pipeline.model)
     return {
         "id": one.name,
         "object": "model",
@@ -128,6 +134,7 @@ def _model(one: Shared | Talker) -> dict[str, Any]:
             "talks": talks,
             "classes": [] if texts else pipeline.classes,
             "codes": pipeline.model.spec.positions,
+            "sampling": {name: value for name, value in settings if name not in foreign},
             "slots": one.limits.slots,
             "device": str(pipeline.device),
             "dtype": short(pipeline.dtype),

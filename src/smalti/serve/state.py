@@ -31,6 +31,8 @@ class Options:
     """Other names of pipelines."""
     strict: bool = False
     """Whether names of OpenAI's own models are refused; if not, they are the first pipeline."""
+    page: bool = True
+    """Whether a page to draw with is at `/`."""
 
 
 @dataclass
