@@ -32,6 +32,8 @@ class Place:
     """Origins of other pages that may call it, such as https://example.org."""
     rate: int = 0
     """Requests of a client in a minute at most; 0: any number."""
+    sdapi: bool = False
+    """Answer clients of AUTOMATIC1111's web UI too, at /sdapi/v1."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def application(
     shared = [
         Shared(name, load(path, run.device, run.dtype), limits) for name, path in named.items()
     ]
-    state = Server(shared, Options(amounts.max_n, amounts.max_pixels, aliases, strict))
+    state = Server(shared, Options(amounts.max_n, amounts.max_pixels, aliases, strict, place.sdapi))
     return make_app(state, rules), state
 
 

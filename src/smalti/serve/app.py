@@ -21,6 +21,7 @@ from smalti.serve import schemas
 from smalti.serve.errors import Refused, refusal
 from smalti.serve.guard import Guard, Rules
 from smalti.serve.images import add_images
+from smalti.serve.sdapi import add_sdapi
 from smalti.serve.shared import Shared
 from smalti.serve.state import Server
 
@@ -47,6 +48,8 @@ def make_app(server: Server, rules: Rules | None = None) -> Guard:
     for kind in (Refused, ValueError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _failed)
     add_images(app, server)
+    if server.options.sdapi:
+        add_sdapi(app, server)
     _models(app, server)
     _state(app, server)
     return Guard(app, rules or Rules(), partial(_logged, server))
@@ -63,6 +66,8 @@ ROUTES = {
     "/v1/images/edits",
     "/v1/images/variations",
     "/v1/models",
+    "/sdapi/v1/txt2img",
+    "/sdapi/v1/img2img",
     "/health",
     "/ready",
     "/metrics",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -22,6 +22,7 @@ from smalti.serve.orders import Order, Output, order_of
 from smalti.serve.shared import Gone, Guest, Shared
 from smalti.serve.state import Server
 
+T = TypeVar("T")
 LOG = logging.getLogger("smalti.serve")
 KEEP_ALIVE = 10.0
 """Seconds between comments of a stream on which nothing happens."""
@@ -30,7 +31,7 @@ KEEP_ALIVE = 10.0
 def add_images(app: FastAPI, server: Server) -> None:
     @app.post("/v1/images/generations", **schemas.GENERATIONS)
     async def generations(request: Request) -> Response:
-        fields = await _json(request)
+        fields = await json_of(request)
         one = server.find(fields.pop("model", None))
         order = order_of(fields, one.pipeline, server.options.most)
         return await _answer(request, server, one, order, None)
@@ -51,7 +52,7 @@ def add_images(app: FastAPI, server: Server) -> None:
         return Response(found[1], media_type=found[0])
 
 
-async def _json(request: Request) -> dict[str, Any]:
+async def json_of(request: Request) -> dict[str, Any]:
     """The object that a body holds."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
     if kind.lower() != "application/json":
@@ -80,7 +81,7 @@ async def _edited(request: Request, server: Server, read: Any) -> Response:
                 else:
                     files[name] = await value.read()
     else:
-        fields, files = await _json(request), {}
+        fields, files = await json_of(request), {}
     one = server.find(fields.pop("model", None))
     what = await asyncio.to_thread(read, fields, files, server.options.pixels)
     order = order_of(fields, one.pipeline, server.options.most, what.fields)
@@ -150,6 +151,12 @@ class Stage:
 
         self.loop.run_in_executor(None, work)
 
+    @property
+    def share(self) -> float:
+        """Of all steps, how many are done, 0 to 1."""
+        jobs = self.jobs if self.guest is None else self.guest.jobs
+        return sum(job.done / job.total for job in jobs if job.total) / max(len(jobs), 1)
+
     def leave(self) -> None:
         """The client has gone."""
         for job in self.jobs:
@@ -178,9 +185,9 @@ class Stage:
             yield number, what, done
 
 
-async def _answer(
-    request: Request, server: Server, one: Shared, order: Order, edit: Edit | None
-) -> Response:
+def begun(request: Request, server: Server, one: Shared, order: Order, edit: Edit | None) -> Stage:
+    """Ask for the pictures of a request. Raises Refused if the server is being stopped, and what
+    `Batching.submit` does."""
     if server.draining:
         raise Refused(503, "draining", "the server is being stopped", retry=10)
     stage = Stage(server, one, order, request.state.client)
@@ -188,24 +195,39 @@ async def _answer(
         stage.draw()
     else:
         stage.edit(edit)
+    return stage
+
+
+async def waited(
+    stage: Stage, collecting: Coroutine[Any, Any, T], end: Coroutine[Any, Any, None]
+) -> T | None:
+    """What is collected; None if `end` comes first, and then nothing more is drawn. Raises what
+    failed."""
+    ending, task = asyncio.create_task(end), asyncio.create_task(collecting)
+    try:
+        await asyncio.wait({ending, task}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        if not task.done() or task.exception() is not None:
+            stage.leave()
+        ending.cancel()
+        task.cancel()
+
+
+async def _answer(
+    request: Request, server: Server, one: Shared, order: Order, edit: Edit | None
+) -> Response:
+    began = time.monotonic()
+    stage = begun(request, server, one, order, edit)
     headers = {"x-smalti-load": f"{server.load:.2f}"}
     if order.stream:
         kind = "image_generation" if edit is None else "image_edit"
         headers |= {"x-accel-buffering": "no"}
         body = _events(stage, kind, request.state.identity)
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
-    began, gone = time.monotonic(), asyncio.create_task(_gone(request))
-    collecting = asyncio.create_task(_collected(stage))
-    try:
-        await asyncio.wait({gone, collecting}, return_when=asyncio.FIRST_COMPLETED)
-        if not collecting.done():
-            return Response(status_code=499)
-        images = collecting.result()
-    finally:
-        if not collecting.done() or collecting.exception() is not None:
-            stage.leave()
-        gone.cancel()
-        collecting.cancel()
+    images = await waited(stage, _collected(stage), gone(request))
+    if images is None:
+        return Response(status_code=499)
     files = await asyncio.to_thread(lambda: [answers.file_of(i, order.output) for i in images])
     data = [
         answers.datum(image, file, order.output, _address(request, server, file, order.output))
@@ -242,7 +264,7 @@ async def _collected(stage: Stage) -> list[Image.Image]:
     return [found[number] for number in sorted(found)]
 
 
-async def _gone(request: Request) -> None:
+async def gone(request: Request) -> None:
     """Until the client has gone."""
     while not await request.is_disconnected():
         await asyncio.sleep(0.2)

@@ -30,6 +30,8 @@ class Options:
     """Other names of pipelines."""
     strict: bool = False
     """Whether names of OpenAI's own models are refused; if not, they are the first pipeline."""
+    sdapi: bool = False
+    """Whether clients of AUTOMATIC1111's web UI are answered too."""
 
 
 @dataclass

@@ -1,0 +1,317 @@
+"""What clients of AUTOMATIC1111's web UI send, in the order in which they send it."""
+
+import base64
+import hashlib
+import io
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("fastapi")
+
+import uvicorn
+
+from builders import pipeline
+from smalti.serve import server as serving
+from smalti.serve.app import make_app
+from smalti.serve.guard import Keys, Rules
+from smalti.serve.sdbody import init_of
+from smalti.serve.shared import Limits, Shared
+from smalti.serve.state import Options, Server
+
+SILLY = {  # as SillyTavern 1.13 sends it, the address of its user's web UI and all
+    "url": "http://localhost:7860",
+    "auth": "",
+    "prompt": "1",
+    "negative_prompt": "lowres, bad anatomy",
+    "sampler_name": "smalti",
+    "scheduler": "automatic",
+    "steps": 20,
+    "cfg_scale": 7,
+    "width": 40,
+    "height": 24,
+    "restore_faces": False,
+    "enable_hr": False,
+    "hr_upscaler": "None",
+    "hr_scale": 1,
+    "hr_additional_modules": [],
+    "denoising_strength": 0.7,
+    "hr_second_pass_steps": 0,
+    "override_settings": {"CLIP_stop_at_last_layers": 1},
+    "override_settings_restore_afterwards": True,
+    "clip_skip": 1,
+    "save_images": True,
+    "send_images": True,
+    "do_not_save_grid": False,
+    "do_not_save_samples": False,
+}
+
+
+OTHER = {"sd_model_checkpoint": "x"}
+
+
+class Client:
+    def __init__(self, address: str, auth: str = "") -> None:
+        self.address, self.auth = address, auth
+
+    def ask(self, route: str, body=None, method: str | None = None):
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"content-type": "application/json", "authorization": self.auth}
+        request = urllib.request.Request(
+            f"{self.address}/sdapi/v1/{route}", data, headers, method=method
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def refused(self, route: str, body=None) -> tuple[int, dict]:
+        with pytest.raises(urllib.error.HTTPError) as found:
+            self.ask(route, body)
+        return found.value.code, json.load(found.value)["error"]
+
+
+@contextmanager
+def running(state: Server, rules: Rules | None = None):
+    """A server on a free port, in a thread."""
+    place = serving.listen("127.0.0.1", 0)
+    config = uvicorn.Config(make_app(state, rules), http=serving.Timed, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([place],), daemon=True)
+    thread.start()
+    try:
+        yield "http://{}:{}".format(*place.getsockname()[:2])
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        place.close()
+
+
+def state(**pipelines) -> Server:
+    shared = [Shared(name, pipe, Limits(slots=4)) for name, pipe in pipelines.items()]
+    return Server(shared, Options(sdapi=True))
+
+
+@pytest.fixture(scope="module")
+def server():
+    return state(hearts=pipeline("llamagen"), masked=pipeline("maskgit"))
+
+
+@pytest.fixture(scope="module")
+def address(server):
+    with running(server) as found:
+        yield found
+
+
+@pytest.fixture
+def client(address):
+    return Client(address)
+
+
+def opened(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+def sent(image: Image.Image) -> str:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return base64.b64encode(data.getvalue()).decode()
+
+
+def own(server: Server, name: str = "hearts") -> tuple[int, int]:
+    height, width = server.find(name).pipeline.tokenizer.size
+    return width, height
+
+
+# -- sequences of clients
+
+
+def test_silly_tavern(client, server):
+    assert "sd_model_checkpoint" in client.ask("options")  # its ping
+    assert [x["name"] for x in client.ask("samplers")] == ["smalti"]
+    assert [x["name"] for x in client.ask("schedulers")] == ["automatic"]
+    ups = [x["name"] for x in client.ask("upscalers")] + client.ask("latent-upscale-modes")
+    assert ups == ["None"] and client.ask("sd-vae") == []
+    assert [x["title"] for x in client.ask("sd-models")] == ["hearts", "masked"]
+    client.ask("options", {"sd_model_checkpoint": "hearts"})
+    idle = client.ask("progress")
+    assert idle["progress"] == 0.0 and idle["state"]["job_count"] == 0  # what it waits for
+    answer = client.ask("txt2img", SILLY)
+    (image,) = map(opened, answer["images"])
+    assert image.size == (40, 24) and image.format == "PNG"
+    info = json.loads(answer["info"])
+    assert info["smalti"]["drawn_at"] == "{}x{}".format(*own(server))
+    assert info["smalti"]["left_out"] == ["steps", "negative_prompt"]
+    assert "Drawn at" in info["infotexts"][0] and info["all_seeds"] == [info["seed"]]
+    assert json.loads(image.info["smalti"])["guidance"] == 7.0
+    assert client.ask("interrupt", method="POST") == {}
+
+
+def test_open_webui(client, server):
+    options = client.ask("options")
+    assert options["sd_model_checkpoint"] == "hearts"
+    options["sd_model_checkpoint"] = "masked"
+    client.ask("options", options)
+    try:
+        assert client.ask("options")["sd_model_checkpoint"] == "masked"
+        body = {"prompt": "1", "batch_size": 2, "width": 512, "height": 512, "steps": 50}
+        answer = client.ask("txt2img", body)
+        first, second = map(opened, answer["images"])
+        assert first.size == second.size == (512, 512)
+        assert not np.array_equal(np.asarray(first), np.asarray(second))
+        info = json.loads(answer["info"])
+        positions = server.find("masked").pipeline.model.spec.positions
+        drawn = info["smalti"]["pictures"]
+        assert [p["index"] for p in drawn] == [0, 1] and drawn[0]["steps"] == min(50, positions)
+        assert info["sd_model_name"] == "masked" and info["smalti"]["left_out"] == []
+    finally:
+        client.ask("options", {"sd_model_checkpoint": "hearts"})
+
+
+def test_the_picture_is_that_of_the_pipeline(client, server):
+    pipe = server.find("hearts").pipeline
+    body = {"prompt": "2", "seed": 7, "cfg_scale": 2.0, "n_iter": 2}
+    answer = client.ask("txt2img", body)
+    (a, b), expected = map(opened, answer["images"]), pipe([2], n=2, seed=7, guidance=2.0)
+    assert all(np.array_equal(x, y) for x, y in zip((a, b), expected, strict=True))
+    again = client.ask("txt2img", body | {"seed": json.loads(answer["info"])["seed"]})
+    assert again["images"] == answer["images"]
+    others = [client.ask("txt2img", body | {"seed": -1})["images"] for _ in range(2)]
+    assert others[0] != others[1]
+
+
+def test_a_choice_is_of_one_client_alone(server):
+    keys = Keys({hashlib.sha256(k.encode()).hexdigest(): k for k in ("ann", "bob")})
+    with running(state(hearts=pipeline("llamagen"), masked=pipeline("maskgit")), Rules(keys)) as at:
+        ann, bob = (
+            Client(at, "Basic " + base64.b64encode(f"user:{k}".encode()).decode())
+            for k in ("ann", "bob")
+        )
+        ann.ask("options", {"sd_model_checkpoint": "masked"})
+        assert ann.ask("options")["sd_model_checkpoint"] == "masked"
+        assert bob.ask("options")["sd_model_checkpoint"] == "hearts"
+        for auth in ("", "Basic", "Basic !!", "Basic " + base64.b64encode(b"ann").decode()):
+            assert Client(at, auth).refused("options")[0] == 401
+
+
+# -- pictures that are brought
+
+
+def picture(width: int, height: int) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("invert", [0, 1])
+def test_a_mask_paints_what_is_white_and_inverted_what_is_black(client, invert):
+    image, mask = picture(40, 48), Image.new("L", (40, 48), 0)
+    mask.paste(255, (0, 0, 20, 48))  # the left half
+    body = {"init_images": ["data:image/png;base64," + sent(image)], "mask": sent(mask)}
+    body |= {"inpainting_mask_invert": invert, "mask_blur": 0, "prompt": "1", "seed": 1}
+    answer = client.ask("img2img", body)
+    changed = (np.asarray(opened(answer["images"][0])) != np.asarray(image)).any(2)
+    assert changed.shape == (48, 40)
+    kept, painted = np.split(changed, 2, axis=1)[:: -1 if not invert else 1]
+    assert not kept.any() and painted[4:44].mean() > 0.5
+    assert "mask" not in answer["parameters"] and answer["parameters"]["seed"] == 1
+
+
+def test_without_a_mask_it_is_a_variation(client, server):
+    image = picture(*own(server))
+    body = {"init_images": [sent(image)], "denoising_strength": 0.4, "seed": 3, "batch_size": 2}
+    answer = client.ask("img2img", body)
+    about = json.loads(answer["info"])["smalti"]["pictures"]
+    assert [a["variation"] for a in about] == [{"strength": 0.4}] * 2
+    assert [opened(i).size for i in answer["images"]] == [image.size] * 2
+    pipe = server.find("hearts").pipeline
+    seen = pipe.decode(pipe.encode(image)).permute(0, 2, 3, 1)[0].numpy()
+    for strength, same in ((0.0, True), (1.0, False)):
+        (one,) = client.ask("img2img", body | {"denoising_strength": strength, "batch_size": 1})[
+            "images"
+        ]
+        assert np.array_equal(np.asarray(opened(one)), seen) == same
+
+
+def test_what_is_opaque_in_a_mask_is_painted():
+    mask = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    mask.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    found = init_of({"init_images": [sent(picture(8, 8))], "mask": sent(mask)}, 100)
+    assert np.array_equal(np.asarray(found.edit.mask)[0], [255] * 4 + [0] * 4)
+
+
+# -- what cannot be, and what is given up
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "status", "param"),
+    [
+        ("txt2img", {}, 400, "prompt"),
+        ("txt2img", {"prompt": "no such class"}, 400, "prompt"),
+        ("txt2img", {"prompt": "1", "width": 0, "height": 8}, 400, "width"),
+        ("txt2img", {"prompt": "1", "width": 60000, "height": 60000}, 400, "width"),
+        ("txt2img", {"prompt": "1", "width": 8}, 400, "height"),
+        ("txt2img", {"prompt": "1", "batch_size": 9, "n_iter": 9}, 400, "n"),
+        ("txt2img", {"prompt": "1", "batch_size": "x"}, 400, "n"),
+        ("txt2img", {"prompt": "1", "cfg_scale": "x"}, 400, None),
+        (
+            "txt2img",
+            {"prompt": "1", "override_settings": {"sd_model_checkpoint": "x"}},
+            404,
+            "model",
+        ),
+        ("options", OTHER, 404, "model"),
+        ("img2img", {"prompt": "1"}, 400, "init_images"),
+        ("img2img", {"init_images": ["http://169.254.169.254/"]}, 400, "init_images"),
+        ("img2img", {"init_images": ["////"]}, 400, "init_images"),
+        ("img2img", {"init_images": [3]}, 400, "init_images"),
+        ("img2img", {"init_images": [sent(picture(8, 8))] * 2}, 400, "init_images"),
+        (
+            "img2img",
+            {"init_images": [sent(picture(8, 8))], "denoising_strength": 2},
+            400,
+            "denoising_strength",
+        ),
+        (
+            "img2img",
+            {"init_images": [sent(picture(8, 8))], "mask": "x", "mask_blur": 1},
+            400,
+            "mask",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(client, route, body, status, param):
+    code, error = client.refused(route, body)
+    assert (code, error["param"]) == (status, param), error
+
+
+def test_without_the_option_there_is_none_of_it():
+    with running(Server([Shared("hearts", pipeline("llamagen"))])) as at:
+        assert Client(at).refused("options")[0] == 404
+
+
+def test_an_interrupted_request_gives_what_there_is(server, client, monkeypatch):
+    """And nothing of it is drawn any more; how far it is can be asked meanwhile."""
+    batching = server.find("hearts").batching
+    step = batching.running.step
+    monkeypatch.setattr(batching.running, "step", lambda: time.sleep(0.1) or step())
+    found = []
+    body = {"prompt": "1", "batch_size": 6}  # of four slots
+    asking = threading.Thread(target=lambda: found.append(client.ask("txt2img", body)))
+    asking.start()
+    while not 0 < (told := client.ask("progress"))["progress"] < 1:
+        time.sleep(0.02)
+    assert told["state"]["job_count"] == 1 and told["eta_relative"] > 0
+    client.ask("interrupt", method="POST")
+    asking.join(20)
+    info = json.loads(found[0]["info"])
+    assert info["smalti"]["interrupted"] and len(found[0]["images"]) < 6
+    end = time.monotonic() + 20
+    while (batching.drawing or batching.waiting) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert batching.drawing == batching.waiting == 0
+    assert client.ask("progress")["state"]["job_count"] == 0
