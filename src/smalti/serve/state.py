@@ -71,7 +71,8 @@ class Server:
         """Whether steps are done where there are any to do."""
         now = time.monotonic()
         return all(
-            not s.batching.drawing or now - s.batching.last_turn < STALLED for s in self.shared
+            not (s.batching.drawing or s.batching.waiting) or now - s.batching.last_turn < STALLED
+            for s in self.shared
         )
 
     @property
