@@ -179,7 +179,10 @@ class Guidance:
     `guidance` is that of what the text adds; None has two branches."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scales", tuple(self.scales))
+        try:
+            object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
+        except (TypeError, ValueError):
+            raise ValueError(f"guidance scales must be numbers, got {self.scales!r}") from None
         check(self, "guidance ", amounts=("power", "parallel", "rescale"))
         if not (math.isfinite(self.scale) and self.scale >= 0):
             raise ValueError(f"guidance scale must be 0 or more (1 is off), got {self.scale}")

@@ -36,6 +36,8 @@ OWN = ("class", "seed", "first", "negative")
 PLAIN = ("model", "prompt", "n", "size", "stream", "partial_images")
 SHAPE = ("output_format", "output_compression")
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
+LARGEST = 4
+"""Times the pixels of a model's own size, of models that draw others."""
 PROMPT = 32_000
 """Letters of a prompt at most."""
 
@@ -76,7 +78,7 @@ def order_of(
     fields = {name: value for name, value in fields.items() if value is not None}
     settings = settings_of(Sampling)
     try:
-        refuse_unknown(fields, [*settings, *PLAIN, *SHAPE, *OWN], (*IDLE, *others))
+        refuse_unknown(fields, [*PLAIN, *SHAPE, *OWN, *settings, *others, *IDLE], ())
     except ValueError as error:
         raise Refused(400, "unsupported_parameter", str(error)) from None
     _refuse_what_is_not_made(fields)
@@ -142,15 +144,17 @@ def _size(fields: Mapping[str, Any], pipeline: Pipeline) -> dict[str, Any]:
     found = SIZE.fullmatch(size) if isinstance(size, str) else None
     if found is None:
         raise invalid(f"size is auto or like 256x256, got {size!r}", "size")
-    pixels = (int(found[2]), int(found[1]))
+    pixels, (height, width) = (int(found[2]), int(found[1])), pipeline.tokenizer.size
     try:
+        if pixels[0] * pixels[1] > LARGEST * height * width:
+            raise ValueError("too large")
         pipeline.spec_of(pixels)
     except ValueError:
-        height, width = pipeline.tokenizer.size
-        also = " or others of its kind" if pipeline.model.any_grid else ""
-        raise Refused(
-            400, "unsupported_size", f"size is auto or {width}x{height}{also}, got {size}", "size"
-        ) from None
+        also = (
+            f", or another of up to {LARGEST} times its pixels" if pipeline.model.any_grid else ""
+        )
+        message = f"size is auto or {width}x{height}{also}, got {size}"
+        raise Refused(400, "unsupported_size", message, "size") from None
     return {"size": pixels}
 
 

@@ -21,23 +21,21 @@ DATA = re.compile(r"data:image/[a-z+.-]+;base64,", re.ASCII)
 def picture(data: bytes, param: str, most: int = MOST_PIXELS) -> Image.Image:
     """Read a PNG, a JPEG or a WEBP; of an animation, the first frame. Names and types that a client
     gave tell nothing. Raises Refused for anything else, and for more than `most` pixels."""
+    large = Refused(400, "image_too_large", f"{param} may have {most:,} pixels", param)
     if not data:
         raise Refused(400, "image_unreadable", f"{param} is empty", param)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > most:
-                raise Refused(
-                    400,
-                    "image_too_large",
-                    f"{param} may have {most:,} pixels, got {width} x {height}",
-                    param,
-                )
+                raise large
             image.load()
             image.info.pop("icc_profile", None)
             return image.copy()
     except Refused:
         raise
+    except Image.DecompressionBombError:
+        raise large from None
     except Exception as error:  # whatever a broken file makes of its reader
         raise Refused(
             400,

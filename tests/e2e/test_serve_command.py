@@ -1,0 +1,111 @@
+"""`smalti serve` as people start it: a process, a port, a signal."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import openai
+import pytest
+
+from builders import pipeline
+from small_systems import mistake
+from smalti.serve.server import listen
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("served") / "shapes" / "pipeline"
+    pipeline("llamagen").save_pretrained(path)
+    return path
+
+
+class Process:
+    """A server in a process of its own; what it writes."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "smalti", "serve", "--port", "0", *arguments]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stderr=pipe, text=True, env={**os.environ})
+        self.lines = list[str]()
+        self.port = 0
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.strip())
+            if found := re.search(r"serving .* at http://127.0.0.1:(\d+)/", line):
+                self.port = int(found[1])
+                break
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.lines += [line.strip() for line in self.process.stderr]
+
+    def get(self, path: str) -> bytes:
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:
+                    return answer.read()
+            except ConnectionError:
+                time.sleep(0.05)
+        raise AssertionError("it does not answer")
+
+
+def test_a_server_answers_and_a_signal_lets_it_finish(folder, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text(f"anna:{hashlib.sha256(b'secret').hexdigest()}\n")
+    server = Process(str(folder), "--keys", str(keys), "--log", "json", "--alias", "dall-e=shapes")
+    try:
+        assert json.loads(server.get("/ready")) == {"ready": True}
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="secret")
+        assert [model.id for model in client.models.list()] == ["shapes"]
+        assert len(client.images.generate(prompt="2", model="dall-e", n=2).data) == 2
+        metrics = server.get("/metrics").decode()
+        assert 'smalti_pictures_total{outcome="done",pipeline="shapes"} 2.0' in metrics
+        answers = list[object]()
+
+        def ask() -> None:
+            answers.append(client.images.generate(prompt="1", n=10))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while not any('"POST"' in line for line in server.lines) or not busy(server):
+            if not asking.is_alive():
+                break
+        server.process.send_signal(signal.SIGTERM)
+        asking.join(60)
+        assert len(answers[0].data) == 10
+        assert server.process.wait(60) == 0
+        lines = [json.loads(line) for line in server.lines if line.startswith("{")]
+        assert {line["client"] for line in lines if line["path"].startswith("/v1")} == {"anna"}
+    finally:
+        server.process.kill()
+
+
+def busy(server: Process) -> bool:
+    return 'smalti_slots_busy{pipeline="shapes"} 0.0' not in server.get("/metrics").decode()
+
+
+def test_mistakes(folder, capsys, tmp_path):
+    taken = listen("127.0.0.1", 0)
+    port = str(taken.getsockname()[1])
+    same, key = f"a={folder}", tmp_path / "keys"
+    key.write_text("anna\n")
+    for arguments, why in (
+        ((folder, "--port", port), f"cannot listen on 127.0.0.1 port {port}"),
+        ((folder, "--host", "0.0.0.0"), "is reached by others: give --keys FILE"),
+        ((same, same), "two pipelines are called a"),
+        ((folder, "--alias", "x=y"), "--alias is like OTHER=NAME of shapes"),
+        ((folder, "--keys", key, "--port", "0"), "line 1: a key is like NAME:SHA256"),
+        ((tmp_path / "none", "--port", "0"), "none"),
+        ((), "PIPELINE"),
+    ):
+        assert why in mistake(capsys, "serve", *arguments), arguments
+    taken.close()

@@ -1,0 +1,277 @@
+"""What people send who mean no good, or do not know better: one line back, and the server draws
+on."""
+
+import io
+import json
+import socket
+import struct
+import time
+import zlib
+
+import pytest
+from PIL import Image
+
+from servers import png
+from smalti.serve.guard import Keys, Rules
+
+EDITS = "/v1/images/edits"
+DRAW = "/v1/images/generations"
+
+
+@pytest.fixture(autouse=True)
+def draws_on(server):
+    """After each attack the same seed gives the same picture."""
+    before = server.generate(seed=1)
+    yield
+    assert server.generate(seed=1) == before
+
+
+def form(**parts: str | bytes | tuple[str, bytes]) -> tuple[bytes, str]:
+    """A multipart body and its type; texts are fields, bytes are files."""
+    body, mark = io.BytesIO(), "mark"
+    for name, value in parts.items():
+        name, file = name.rstrip("_"), ""
+        if isinstance(value, tuple):
+            name, value = value
+        if isinstance(value, bytes):
+            file = '; filename="upload"'
+        body.write(
+            f'--{mark}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode()
+        )
+        body.write(value.encode() if isinstance(value, str) else value)
+        body.write(b"\r\n")
+    body.write(f"--{mark}--\r\n".encode())
+    return body.getvalue(), f"multipart/form-data; boundary={mark}"
+
+
+def edited(server, **parts) -> tuple[int, dict]:
+    body, kind = form(**parts)
+    return server.error("POST", EDITS, body, content_type=kind)
+
+
+BODIES = {
+    "nothing": b"",
+    "no JSON": b"{prompt",
+    "a list": b"[1]",
+    "a number": b"1",
+    "deep": b"[" * 100_000,
+    "half a letter": b'{"prompt": "\xff"}',
+    "twice as much": b'{"prompt": "0"} {"prompt": "0"}',
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_bodies_that_are_no_object(server, name):
+    status, error = server.error("POST", DRAW, BODIES[name], content_type="application/json")
+    assert (status, error["code"]) == (400, "invalid_json")
+
+
+FIELDS = [
+    {},
+    {"prompt": None},
+    {"prompt": 5.5},
+    {"prompt": ["0"]},
+    {"prompt": True},
+    {"prompt": "0" * 40_000},
+    {"prompt": "\ud800"},
+    {"prompt": "0\0"},
+    {"prompt": "-1"},
+    {"prompt": "99999999999999999999"},
+    *({"prompt": "0", "n": n} for n in (0, -1, 1e9, 1.5, "x", True, [1], {})),
+    *(
+        {"prompt": "0", "size": s}
+        for s in ("0x0", "x", "٣x٣", "16x16x16", 5, [16, 16], "-1x5", "1e3x5")
+    ),
+    *({"prompt": "0", "seed": s} for s in (2**70, -(2**70), 1.5, "x", True)),
+    *({"prompt": "0", "first": s} for s in (-1, 2**40)),
+    *({"prompt": "0", "guidance": g} for g in (-1, "x", [1], {}, 1e400, True)),
+    *({"prompt": "0", "temperature": t} for t in (-1, "hot", float("nan"), float("inf"))),
+    *({"prompt": "0", "top_k": k} for k in (-1, 1.5, "x", [[1]], {"a": 1})),
+    *({"prompt": "0", "top_p": p} for p in (0, 2, "x", [])),
+    *({"prompt": "0", "scales": s} for s in ("x", 5, [[]], ["a"])),
+    *({"prompt": "0", "schedule": s} for s in ("never", 5, [])),
+    *({"prompt": "0", "order": s} for s in ("never", 5, [])),
+    {"prompt": "0", "steps": 3},
+    {"prompt": "0", "stream": "perhaps"},
+    {"prompt": "0", "stream": True, "partial_images": 4},
+    {"prompt": "0", "output_format": "svg"},
+    {"prompt": "0", "output_compression": 101},
+    {"prompt": "0", "response_format": "file"},
+    {"prompt": "0", "model": {"a": 1}},
+    {"prompt": "0", "__class__": 1},
+]
+
+
+@pytest.mark.parametrize("fields", FIELDS, ids=lambda fields: json.dumps(fields)[:40])
+def test_fields_that_cannot_be(server, fields):
+    body = json.dumps(fields).encode("utf-8", "surrogatepass")
+    status, error = server.error("POST", DRAW, body, content_type="application/json")
+    assert status in (400, 404), error
+    assert error["message"] and "Traceback" not in error["message"] and "\n" not in error["message"]
+
+
+def bomb() -> bytes:
+    """A PNG of some bytes that says it has 3.6 billion pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+
+
+def test_pictures_that_are_none(server, picture):
+    whole = png(picture)
+    gif = io.BytesIO()
+    picture.save(gif, "GIF")
+    for data, code in (
+        (b"", "image_unreadable"),
+        (b"GIF89a", "image_unreadable"),
+        (gif.getvalue(), "image_unreadable"),
+        (whole[: len(whole) // 2], "image_unreadable"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "image_unreadable"),
+        (bomb(), "image_too_large"),
+    ):
+        assert edited(server, image=data, mask=whole, prompt="0")[1]["code"] == code
+        assert edited(server, image=whole, mask=data, prompt="0")[1]["param"] == "mask"
+    status, error = edited(server, image="http://127.0.0.1/x.png", mask=whole, prompt="0")
+    assert status == 400 and "not fetched" in error["message"]
+
+
+def test_forms_that_cannot_be(server, picture):
+    whole = png(picture)
+    assert edited(server, prompt="0")[1]["code"] == "missing_required_parameter"
+    twice = {"image_": ("image[]", whole), "image__": ("image[]", whole)}
+    assert "given twice" in edited(server, prompt="0", **twice)[1]["message"]
+    many = {f"field{i}": "x" for i in range(200)}
+    assert edited(server, image=whole, **many)[0] == 400
+    files = {f"file{i}": whole for i in range(9)}
+    assert edited(server, **files)[0] == 400
+    assert edited(server, image=whole, extend="left=999999999")[0] == 400
+    assert edited(server, image=whole, extend="{left")[0] == 400
+    assert edited(server, image=whole, extend="left=8", keep_pixels="perhaps")[0] == 400
+    status, error = server.error("POST", EDITS, b"x", content_type="multipart/form-data")
+    assert status == 400, error
+    assert server.error("POST", DRAW, b"x", content_type="text/plain")[0] == 415
+
+
+def test_an_animation_is_its_first_frame(server, picture):
+    frames = io.BytesIO()
+    other = Image.new("RGB", picture.size)
+    picture.save(frames, "WEBP", save_all=True, append_images=[other, other], lossless=True)
+    body, kind = form(image=frames.getvalue(), extend="left=8", prompt="0", seed="1")
+    status, _, _ = server.ask("POST", EDITS, body, content_type=kind)
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/images/../../etc/passwd",
+        "/v1/images/%2e%2e%2fetc%2fpasswd",
+        "/v1/images/%00",
+        "/static/../app.py",
+        "/v1/models/../../x",
+        "/v1/models/%00",
+        "/nothing",
+        "//evil",
+    ],
+)
+def test_paths_lead_nowhere(server, path):
+    status, _, body = server.ask("GET", path)
+    assert status == 404 and b"root:" not in body
+
+
+def test_methods(server):
+    status, error = server.error("DELETE", "/v1/models")
+    assert (status, error["code"]) == (405, "method_not_allowed")
+
+
+def test_pages_of_others_and_other_hosts(serve):
+    rules = Rules(hosts=("127.0.0.1",), origins=("https://friend.example",))
+    server = serve("llamagen", rules=rules)
+    body = {"prompt": "0"}
+    for headers in (
+        {"host": "evil.example"},
+        {"host": "evil.example:80", "origin": "http://evil.example"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+    ):
+        status, error = server.error("POST", DRAW, body, **headers)
+        assert (status, error["code"]) == (403, "origin_not_allowed"), headers
+    own = f"http://127.0.0.1:{server.port}"
+    for origin in (own, "https://friend.example"):
+        status, headers, _ = server.ask("POST", DRAW, body, origin=origin)
+        assert status == 200
+        assert headers.get("access-control-allow-origin") == (None if origin == own else origin)
+    assert (
+        server.ask("GET", "/v1/models", origin="https://evil.example")[1].get(
+            "access-control-allow-origin"
+        )
+        is None
+    )
+
+
+def test_more_bytes_than_allowed(serve):
+    server = serve("llamagen", rules=Rules(body=10_000))
+    status, error = server.error("POST", DRAW, b" " * 20_000, content_type="application/json")
+    assert (status, error["code"]) == (413, "body_too_large")
+    with socket.create_connection(("127.0.0.1", server.port), 10) as place:  # of unknown length
+        head = f"POST {DRAW} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        place.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
+        answer = b""
+        for _ in range(20):
+            try:
+                place.sendall(b"400\r\n" + b" " * 1024 + b"\r\n")
+            except OSError:  # it has hung up
+                break
+        while part := place.recv(4096):
+            answer += part
+            if b"body_too_large" in answer:
+                break
+        assert b"413" in answer.split(b"\r\n")[0]
+    assert server.generate(seed=1)
+
+
+def test_connections_that_do_nothing_are_closed(serve, monkeypatch):
+    """No byte, half a head, half a body."""
+    monkeypatch.setattr("smalti.serve.server.HEAD", 0.5)
+    server = serve("llamagen", rules=Rules(idle=0.5))
+    half = f"POST {DRAW} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Le"
+    body = half + 'ngth: 99\r\n\r\n{"p'
+    for sent, expected in ((b"", b""), (half.encode(), b""), (body.encode(), b"body_timeout")):
+        with socket.create_connection(("127.0.0.1", server.port), 10) as place:
+            place.sendall(sent)
+            began, answer = time.monotonic(), b""
+            place.settimeout(8)
+            while part := place.recv(4096):
+                answer += part
+                if expected and expected in answer:
+                    break
+            assert time.monotonic() - began < 6 and expected in answer
+
+
+def test_a_client_that_asks_too_often(serve):
+    server = serve("llamagen", rules=Rules(rate=3))
+    found = [server.ask("GET", "/v1/models")[0] for _ in range(5)]
+    assert found == [200, 200, 200, 429, 429]
+    assert server.ask("GET", "/health")[0] == 200
+
+
+def test_keys_are_read_and_lines_that_are_none_are_named(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text("# those who may\nanna:" + "a" * 64 + "\n\n")
+    assert Keys.read(path).names == {"a" * 64: "anna"}
+    for text, why in (("anna\n", "line 1: a key is like"), ("# none\n", "holds no key")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=why):
+            Keys.read(path)
+
+
+def test_nothing_of_a_request_is_in_the_log(server):
+    server.ask("POST", DRAW, {"prompt": "class:3", "seed": 5}, x_request_id="mine-1")
+    line = server.logged("mine-1")
+    assert set(line) == {"request", "client", "method", "path", "status", "seconds"}
+    _, headers, _ = server.ask("GET", "/v1/models", x_request_id="a b<script>")
+    assert headers["x-request-id"].startswith("req-")

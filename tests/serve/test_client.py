@@ -1,0 +1,261 @@
+"""OpenAI's own client, unmodified, against a server."""
+
+import base64
+import hashlib
+import io
+import threading
+import time
+
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from servers import opened, png
+from smalti.serve.guard import Keys, Rules
+from smalti.serve.state import Options
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
+
+
+def test_models(client):
+    (model,) = client.models.list()
+    assert model.id == "llamagen" and client.models.retrieve("llamagen").object == "model"
+    with pytest.raises(openai.NotFoundError, match="no model 'other', but llamagen") as refused:
+        client.models.retrieve("other")
+    assert refused.value.code == "model_not_found" and refused.value.param == "model"
+
+
+def test_pictures_are_those_that_the_pipeline_draws(client, server):
+    pipe = server.state.shared[0].pipeline
+    answer = client.images.generate(prompt="3", n=4, extra_body={"seed": 7, "guidance": 2.0})
+    expected = pipe(classes=[3], n=4, seed=7, guidance=2.0)
+    assert len(answer.data) == 4 and answer.size == "16x16" and answer.output_format == "png"
+    for datum, image in zip(answer.data, expected, strict=True):
+        found = opened(datum.b64_json)
+        assert np.array_equal(np.asarray(found), np.asarray(image))
+        assert datum.smalti == image.info["smalti"] and datum.seed == 7
+    assert answer.usage.output_tokens == 4 * pipe.model.spec.positions
+
+
+def test_a_class_by_name_and_the_names_of_openais_models(client):
+    one = client.images.generate(prompt="class: 2", model="gpt-image-2", extra_body={"seed": 1})
+    other = client.images.generate(prompt="whatever", extra_body={"seed": 1, "class": 2})
+    assert one.data[0].b64_json == other.data[0].b64_json
+
+
+@pytest.mark.parametrize("form", ["jpeg", "webp"])
+def test_other_formats(client, form):
+    small, large = (
+        client.images.generate(
+            prompt="0", output_format=form, output_compression=quality, extra_body={"seed": 1}
+        )
+        for quality in (5, 100)
+    )
+    assert (
+        opened(small.data[0].b64_json).format
+        == form.upper()
+        == opened(large.data[0].b64_json).format
+    )
+    assert len(small.data[0].b64_json) < len(large.data[0].b64_json)
+
+
+def test_an_address_in_place_of_a_picture(client, server):
+    answer = client.images.generate(prompt="0", response_format="url", extra_body={"seed": 1})
+    path = answer.data[0].url.partition(f":{server.port}")[2]
+    status, headers, data = server.ask("GET", path)
+    assert status == 200 and headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(data)).info["smalti"]
+    assert server.error("GET", path + "x")[0] == 404
+
+
+@pytest.mark.parametrize("partials", [0, 1, 3])
+def test_a_stream_shows_the_picture_on_its_way(client, partials):
+    more = {"extra_body": {"seed": 5}}
+    *shown, last = client.images.generate(prompt="1", stream=True, partial_images=partials, **more)
+    assert [e.type for e in shown] == ["image_generation.partial_image"] * partials
+    assert [e.partial_image_index for e in shown] == list(range(partials))
+    assert last.type == "image_generation.completed" and last.usage.output_tokens == 16
+    whole = client.images.generate(prompt="1", **more).data[0].b64_json
+    assert last.b64_json == whole and all(e.b64_json != whole for e in shown)
+    for event in (*shown, last):
+        assert event.size == "16x16" and event.output_format == "png" and event.created_at
+
+
+def test_a_stream_of_several_says_which_is_which(client):
+    events = list(client.images.generate(prompt="1", n=3, stream=True, extra_body={"seed": 5}))
+    assert sorted(e.index for e in events) == [0, 1, 2]
+    together = client.images.generate(prompt="1", n=3, extra_body={"seed": 5})
+    for event in events:
+        assert event.b64_json == together.data[event.index].b64_json
+
+
+def left_half(size: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros((size[1], size[0]), np.uint8)
+    mask[:, : size[0] // 2] = 255
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["white", "transparent", "in the picture", "list"])
+def test_an_edit_paints_the_mask_whatever_marks_it(client, server, picture, kind):
+    """What is kept stays as it is; the left half is painted."""
+    half = left_half(picture.size)
+    white = Image.fromarray(half)
+    clear = picture.copy()
+    clear.putalpha(Image.fromarray(255 - half))
+    given = {
+        "white": {"image": png(picture), "mask": png(white)},
+        "transparent": {"image": png(picture), "mask": png(clear)},
+        "in the picture": {"image": png(clear)},
+        "list": {"image": [("a.png", png(picture))], "mask": ("b.png", png(white))},
+    }[kind]
+    more = {"extra_body": {"seed": 3, "keep_pixels": True}}
+    answer = client.images.edit(prompt="1", n=2, **given, **more)
+    pipe = server.state.shared[0].pipeline
+    base = clear.convert("RGB") if kind == "in the picture" else picture
+    expected = pipe.edit(
+        clear if kind == "in the picture" else picture,
+        clear if "t" in kind and kind != "white" and kind != "list" else white,
+        classes=[1], n=2, seed=3, keep_pixels=True,
+    )  # fmt: skip
+    for datum, image in zip(answer.data, expected, strict=True):
+        found = np.asarray(opened(datum.b64_json))
+        assert np.array_equal(found, np.asarray(image))
+        assert np.array_equal(found[:, 8:], np.asarray(base)[:, 8:])
+
+
+def test_an_edit_is_streamed_and_extended(client, picture):
+    mask = png(Image.fromarray(left_half(picture.size)))
+    *shown, last = client.images.edit(
+        image=png(picture), mask=mask, prompt="1", stream=True, partial_images=2
+    )
+    assert {e.type for e in shown} <= {"image_edit.partial_image"} and shown
+    assert last.type == "image_edit.completed"
+    wide = client.images.edit(image=png(picture), prompt="1", extra_body={"extend": "left=8"})
+    assert opened(wide.data[0].b64_json).size == (24, 16)
+
+
+def test_variations_share_codes(client, picture):
+    near, far = (
+        client.images.create_variation(
+            image=png(picture), n=2, extra_body={"seed": 1, "strength": strength}
+        )
+        for strength in (0.1, 0.9)
+    )
+    assert len({datum.b64_json for answer in (near, far) for datum in answer.data}) == 4
+
+
+def test_what_a_client_is_told_of_a_mistake(client, picture):
+    mistakes = [
+        ({"prompt": "nothing"}, "class must be one of", "prompt"),
+        ({"prompt": "0", "size": "99x16"}, "size is auto or 16x16", "size"),
+        ({"prompt": "0", "size": "99996x99996"}, "up to 4 times its pixels", "size"),
+        ({"prompt": "0", "n": 11}, "n must be a whole number from 1 to 10", "n"),
+        ({"prompt": "0", "output_format": "gif"}, "png, jpeg or webp", "output_format"),
+        ({"prompt": "0", "background": "transparent"}, "opaque", "background"),
+        ({"prompt": "0", "extra_body": {"guidence": 2}}, "did you mean 'guidance'", None),
+        ({"prompt": "0", "extra_body": {"guidance": -1}}, "guidance", None),
+        ({"prompt": "0", "extra_body": {"top_p": "x"}}, "top_p", None),
+    ]
+    for fields, why, param in mistakes:
+        with pytest.raises(openai.BadRequestError, match=why) as refused:
+            client.images.generate(**fields)
+        assert refused.value.param == param, fields
+        assert refused.value.response.headers["x-should-retry"] == "false"
+    with pytest.raises(openai.BadRequestError, match="give a mask") as refused:
+        client.images.edit(image=png(picture), prompt="0")
+    assert refused.value.code == "mask_required"
+    small = png(Image.new("L", (8, 16)))
+    with pytest.raises(openai.BadRequestError, match="the mask is 8x16, the image 16x16"):
+        client.images.edit(image=png(picture), mask=small, prompt="0")
+
+
+def test_keys(serve):
+    keys = Keys({hashlib.sha256(b"secret").hexdigest(): "anna"})
+    server = serve("llamagen", rules=Rules(keys), options=Options(strict=True))
+    wrong, right = (
+        openai.OpenAI(base_url=server.url, api_key=k, max_retries=0) for k in ("x", "secret")
+    )
+    with pytest.raises(openai.AuthenticationError) as refused:
+        wrong.images.generate(prompt="0")
+    assert refused.value.code == "invalid_api_key"
+    assert right.images.generate(prompt="0").data
+    with pytest.raises(openai.NotFoundError):
+        right.images.generate(prompt="0", model="gpt-image-2")
+    status, _, _ = server.ask("GET", "/v1/models", api_key="secret")
+    assert status == 200
+    server.ask("GET", "/v1/models", api_key="secret", x_request_id="by-anna")
+    assert server.logged("by-anna")["client"] == "anna"
+
+
+def test_a_full_queue_is_asked_again(serve):
+    """The client tries three times; how long it is to wait it is told."""
+    server = serve("llamagen", queue=1, slots=1)
+    batching = server.state.shared[0].batching
+    held, go = threading.Event(), threading.Event()
+    batching.call(lambda: (held.set(), go.wait(20)))
+    assert held.wait(5)
+    waiting = threading.Thread(target=lambda: server.generate())
+    waiting.start()
+    while not batching.waiting:
+        pass
+    client = openai.OpenAI(base_url=server.url, api_key="any", max_retries=2)
+    with pytest.raises(openai.RateLimitError) as refused:
+        client.images.generate(prompt="0", timeout=20)
+    assert refused.value.code == "queue_full"
+    assert int(refused.value.response.headers["retry-after"]) >= 1
+    assert sum(line["status"] == 429 for line in server.lines) == 3
+    assert not server.state.ready
+    go.set()
+    waiting.join()
+    assert server.state.ready
+
+
+def test_closing_a_stream_gives_the_picture_up(serve):
+    server = serve("llamagen", slots=1)
+    batching = server.state.shared[0].batching
+    turn = batching.running.step
+
+    def slow():
+        time.sleep(0.05)
+        return turn()
+
+    batching.running.step = slow
+    client = openai.OpenAI(base_url=server.url, api_key="any")
+    stream = client.images.generate(prompt="0", n=3, stream=True, partial_images=3)
+    next(iter(stream))
+    stream.close()
+    for _ in range(100):
+        if batching.counts.cancelled == 3:
+            break
+        threading.Event().wait(0.05)
+    assert batching.counts.cancelled == 3 and batching.counts.done == 0
+    assert base64.b64decode(server.generate()[0]["b64_json"])  # it draws on
+
+
+@pytest.mark.parametrize("name", ["llamagen-text", "var", "maskgit", "mar", "rq_transformer"])
+def test_every_kind_of_model_is_served(serve, name):
+    """The same pictures as the pipeline draws, but for a code that rounding decides; and a part of
+    them on the way."""
+    server = serve(name)
+    pipe = server.state.shared[0].pipeline
+    client = openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
+    given = {"text": ["a red heart"]} if pipe.text is not None else {"classes": [1]}
+    prompt = given["text"][0] if pipe.text is not None else "1"
+    expected = pipe(n=3, seed=2, guidance=2.0, **given)
+    more = {"extra_body": {"seed": 2, "guidance": 2.0}}
+    answer = client.images.generate(prompt=prompt, n=3, **more)
+    found = [np.asarray(opened(datum.b64_json)) for datum in answer.data]
+    near = [
+        np.abs(a - np.asarray(b, float)).mean() < 2 for a, b in zip(found, expected, strict=True)
+    ]
+    assert all(near)
+    *_, last = client.images.generate(prompt=prompt, stream=True, partial_images=2, **more)
+    assert last.type == "image_generation.completed"
+    if pipe.text is not None:
+        assert answer.usage.input_tokens == pipe.text.count(prompt)
+        with pytest.raises(openai.BadRequestError, match="prompt is missing"):
+            client.images.generate(prompt=openai.omit, extra_body={"n": 1})
