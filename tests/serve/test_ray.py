@@ -1,7 +1,5 @@
 """Several processes behind one address, by Ray Serve: one is killed while all draw."""
 
-import base64
-import io
 import json
 import os
 import signal
@@ -16,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from builders import pipeline
+from servers import opened
 
 pytest.importorskip("ray")
 
@@ -55,7 +53,7 @@ def draw(port: int, seed: int) -> np.ndarray:
     )
     with urllib.request.urlopen(request, timeout=120) as answer:
         (datum,) = json.load(answer)["data"]
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(datum["b64_json"]))))
+    return np.asarray(opened(datum["b64_json"]))
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:

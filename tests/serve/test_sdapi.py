@@ -2,29 +2,19 @@
 
 import base64
 import hashlib
-import io
 import json
 import threading
 import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("fastapi")
-
-import uvicorn
-
-from builders import pipeline
-from smalti.serve import server as serving
-from smalti.serve.app import make_app
+from servers import Running, opened, png
+from smalti.pipeline.pipeline import Pipeline
 from smalti.serve.guard import Keys, Rules
 from smalti.serve.sdbody import init_of
-from smalti.serve.shared import Limits, Shared
-from smalti.serve.state import Options, Server
+from smalti.serve.state import Options
 
 SILLY = {  # as SillyTavern 1.13 sends it, the address of its user's web UI and all
     "url": "http://localhost:7860",
@@ -58,74 +48,44 @@ OTHER = {"sd_model_checkpoint": "x"}
 
 
 class Client:
-    def __init__(self, address: str, auth: str = "") -> None:
-        self.address, self.auth = address, auth
+    def __init__(self, server: Running, auth: str = "") -> None:
+        self.server, self.auth = server, auth
 
     def ask(self, route: str, body=None, method: str | None = None):
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"content-type": "application/json", "authorization": self.auth}
-        request = urllib.request.Request(
-            f"{self.address}/sdapi/v1/{route}", data, headers, method=method
+        method = method or ("GET" if body is None else "POST")
+        status, _, text = self.server.ask(
+            method, f"/sdapi/v1/{route}", body, authorization=self.auth
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+        found = json.loads(text)
+        assert status == 200, found
+        return found
 
     def refused(self, route: str, body=None) -> tuple[int, dict]:
-        with pytest.raises(urllib.error.HTTPError) as found:
-            self.ask(route, body)
-        return found.value.code, json.load(found.value)["error"]
-
-
-@contextmanager
-def running(state: Server, rules: Rules | None = None):
-    """A server on a free port, in a thread."""
-    place = serving.listen("127.0.0.1", 0)
-    config = uvicorn.Config(make_app(state, rules), http=serving.Timed, log_level="error")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([place],), daemon=True)
-    thread.start()
-    try:
-        yield "http://{}:{}".format(*place.getsockname()[:2])
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        place.close()
-
-
-def state(**pipelines) -> Server:
-    shared = [Shared(name, pipe, Limits(slots=4)) for name, pipe in pipelines.items()]
-    return Server(shared, Options(sdapi=True))
+        method = "GET" if body is None else "POST"
+        return self.server.error(method, f"/sdapi/v1/{route}", body, authorization=self.auth)
 
 
 @pytest.fixture(scope="module")
-def server():
-    return state(hearts=pipeline("llamagen"), masked=pipeline("maskgit"))
-
-
-@pytest.fixture(scope="module")
-def address(server):
-    with running(server) as found:
-        yield found
+def server(serve):
+    return serve("llamagen", "maskgit", options=Options(sdapi=True), slots=4)
 
 
 @pytest.fixture
-def client(address):
-    return Client(address)
+def client(server):
+    return Client(server)
 
 
-def opened(text: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(text)))
+def pipeline_of(server: Running, name: str = "llamagen") -> Pipeline:
+    return server.state.find(name).pipeline
+
+
+def own(server: Running) -> tuple[int, int]:
+    height, width = pipeline_of(server).tokenizer.size
+    return width, height
 
 
 def sent(image: Image.Image) -> str:
-    data = io.BytesIO()
-    image.save(data, "PNG")
-    return base64.b64encode(data.getvalue()).decode()
-
-
-def own(server: Server, name: str = "hearts") -> tuple[int, int]:
-    height, width = server.find(name).pipeline.tokenizer.size
-    return width, height
+    return base64.b64encode(png(image)).decode()
 
 
 # -- sequences of clients
@@ -137,8 +97,8 @@ def test_silly_tavern(client, server):
     assert [x["name"] for x in client.ask("schedulers")] == ["automatic"]
     ups = [x["name"] for x in client.ask("upscalers")] + client.ask("latent-upscale-modes")
     assert ups == ["None"] and client.ask("sd-vae") == []
-    assert [x["title"] for x in client.ask("sd-models")] == ["hearts", "masked"]
-    client.ask("options", {"sd_model_checkpoint": "hearts"})
+    assert [x["title"] for x in client.ask("sd-models")] == ["llamagen", "maskgit"]
+    client.ask("options", {"sd_model_checkpoint": "llamagen"})
     idle = client.ask("progress")
     assert idle["progress"] == 0.0 and idle["state"]["job_count"] == 0  # what it waits for
     answer = client.ask("txt2img", SILLY)
@@ -154,27 +114,27 @@ def test_silly_tavern(client, server):
 
 def test_open_webui(client, server):
     options = client.ask("options")
-    assert options["sd_model_checkpoint"] == "hearts"
-    options["sd_model_checkpoint"] = "masked"
+    assert options["sd_model_checkpoint"] == "llamagen"
+    options["sd_model_checkpoint"] = "maskgit"
     client.ask("options", options)
     try:
-        assert client.ask("options")["sd_model_checkpoint"] == "masked"
+        assert client.ask("options")["sd_model_checkpoint"] == "maskgit"
         body = {"prompt": "1", "batch_size": 2, "width": 512, "height": 512, "steps": 50}
         answer = client.ask("txt2img", body)
         first, second = map(opened, answer["images"])
         assert first.size == second.size == (512, 512)
         assert not np.array_equal(np.asarray(first), np.asarray(second))
         info = json.loads(answer["info"])
-        positions = server.find("masked").pipeline.model.spec.positions
+        positions = pipeline_of(server, "maskgit").model.spec.positions
         drawn = info["smalti"]["pictures"]
         assert [p["index"] for p in drawn] == [0, 1] and drawn[0]["steps"] == min(50, positions)
-        assert info["sd_model_name"] == "masked" and info["smalti"]["left_out"] == []
+        assert info["sd_model_name"] == "maskgit" and info["smalti"]["left_out"] == []
     finally:
-        client.ask("options", {"sd_model_checkpoint": "hearts"})
+        client.ask("options", {"sd_model_checkpoint": "llamagen"})
 
 
 def test_the_picture_is_that_of_the_pipeline(client, server):
-    pipe = server.find("hearts").pipeline
+    pipe = pipeline_of(server)
     body = {"prompt": "2", "seed": 7, "cfg_scale": 2.0, "n_iter": 2}
     answer = client.ask("txt2img", body)
     (a, b), expected = map(opened, answer["images"]), pipe([2], n=2, seed=7, guidance=2.0)
@@ -185,18 +145,16 @@ def test_the_picture_is_that_of_the_pipeline(client, server):
     assert others[0] != others[1]
 
 
-def test_a_choice_is_of_one_client_alone(server):
-    keys = Keys({hashlib.sha256(k.encode()).hexdigest(): k for k in ("ann", "bob")})
-    with running(state(hearts=pipeline("llamagen"), masked=pipeline("maskgit")), Rules(keys)) as at:
-        ann, bob = (
-            Client(at, "Basic " + base64.b64encode(f"user:{k}".encode()).decode())
-            for k in ("ann", "bob")
-        )
-        ann.ask("options", {"sd_model_checkpoint": "masked"})
-        assert ann.ask("options")["sd_model_checkpoint"] == "masked"
-        assert bob.ask("options")["sd_model_checkpoint"] == "hearts"
-        for auth in ("", "Basic", "Basic !!", "Basic " + base64.b64encode(b"ann").decode()):
-            assert Client(at, auth).refused("options")[0] == 401
+def test_a_choice_is_of_one_client_alone(serve):
+    keys = Keys({hashlib.sha256(name.encode()).hexdigest(): name for name in ("ann", "bob")})
+    server = serve("llamagen", "maskgit", rules=Rules(keys), options=Options(sdapi=True))
+    basic = lambda text: "Basic " + base64.b64encode(text).decode()  # noqa: E731
+    ann, bob = Client(server, basic(b"user:ann")), Client(server, "Bearer bob")
+    ann.ask("options", {"sd_model_checkpoint": "maskgit"})
+    assert ann.ask("options")["sd_model_checkpoint"] == "maskgit"
+    assert bob.ask("options")["sd_model_checkpoint"] == "llamagen"
+    for auth in ("", "Basic", "Basic !!", basic(b"ann"), basic(b"ann:"), basic(b"\xff:ann")):
+        assert Client(server, auth).refused("options")[0] == 401
 
 
 # -- pictures that are brought
@@ -228,7 +186,7 @@ def test_without_a_mask_it_is_a_variation(client, server):
     about = json.loads(answer["info"])["smalti"]["pictures"]
     assert [a["variation"] for a in about] == [{"strength": 0.4}] * 2
     assert [opened(i).size for i in answer["images"]] == [image.size] * 2
-    pipe = server.find("hearts").pipeline
+    pipe = pipeline_of(server)
     seen = pipe.decode(pipe.encode(image)).permute(0, 2, 3, 1)[0].numpy()
     for strength, same in ((0.0, True), (1.0, False)):
         (one,) = client.ask("img2img", body | {"denoising_strength": strength, "batch_size": 1})[
@@ -289,14 +247,13 @@ def test_what_cannot_be_is_refused(client, route, body, status, param):
     assert (code, error["param"]) == (status, param), error
 
 
-def test_without_the_option_there_is_none_of_it():
-    with running(Server([Shared("hearts", pipeline("llamagen"))])) as at:
-        assert Client(at).refused("options")[0] == 404
+def test_without_the_option_there_is_none_of_it(serve):
+    assert Client(serve("llamagen")).refused("options")[0] == 404
 
 
 def test_an_interrupted_request_gives_what_there_is(server, client, monkeypatch):
     """And nothing of it is drawn any more; how far it is can be asked meanwhile."""
-    batching = server.find("hearts").batching
+    batching = server.state.find("llamagen").batching
     step = batching.running.step
     monkeypatch.setattr(batching.running, "step", lambda: time.sleep(0.1) or step())
     found = []
