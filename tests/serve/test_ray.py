@@ -62,7 +62,7 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def ready(port: int, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 240
+    end = time.monotonic() + 480
     while time.monotonic() < end and process.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5):
