@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from PIL import Image
 
 from smalti.serve import schemas, sdbody
@@ -74,7 +75,7 @@ class Desk:
         """What is being drawn for the client of a request."""
         return [w for w in self.works if w.stage.client == request.state.client]
 
-    async def draw(self, request: Request, edited: bool) -> dict[str, Any]:
+    async def draw(self, request: Request, edited: bool) -> Response:
         """Answer a request for pictures: those that there are when it is finished or ended."""
         body = await json_of(request)
         one, options = self.model(request, body), self.server.options
@@ -93,7 +94,8 @@ class Desk:
         files = await asyncio.to_thread(sdbody.pictures_of, drawn, size, init)
         info = sdbody.info_of(body, one, order.seed, drawn, size)
         info["smalti"] |= {"left_out": left, "interrupted": not whole}
-        return {"images": files, "parameters": sdbody.told(body), "info": json.dumps(info)}
+        answer = {"images": files, "parameters": sdbody.told(body), "info": json.dumps(info)}
+        return JSONResponse(answer, headers={"x-smalti-load": f"{self.server.load:.2f}"})
 
     def progress(self, works: list[Work]) -> dict[str, Any]:
         """How far the pictures of a client are, 0 to 1, and in how many seconds they are done."""
@@ -134,9 +136,9 @@ def add_sdapi(app: FastAPI, server: Server) -> None:
         return {}
 
     @app.post("/sdapi/v1/txt2img", **schemas.STATE)
-    async def txt2img(request: Request) -> dict[str, Any]:
+    async def txt2img(request: Request) -> Response:
         return await desk.draw(request, edited=False)
 
     @app.post("/sdapi/v1/img2img", **schemas.STATE)
-    async def img2img(request: Request) -> dict[str, Any]:
+    async def img2img(request: Request) -> Response:
         return await desk.draw(request, edited=True)
