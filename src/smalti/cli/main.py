@@ -222,7 +222,7 @@ def overview() -> str:
         [
             "usage: smalti COMMAND ...",
             "",
-            "Train, run and measure autoregressive image generators.",
+            "Train, run, measure and serve autoregressive image generators.",
             *lines,
             "",
             "Start with: smalti demo",
