@@ -43,7 +43,7 @@ def test_the_page_draws(tmp_path, monkeypatch):
     pytest.importorskip("gradio")
     from gradio_client import Client
 
-    pipe = pipeline("llamagen")
+    pipe = pipeline("var")  # seen after each scale
     pipe.save_pretrained(tmp_path / "p")
     monkeypatch.setenv("PIPELINE", str(tmp_path / "p"))
     monkeypatch.setitem(os.environ, "GRADIO_ANALYTICS_ENABLED", "False")
