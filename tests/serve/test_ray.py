@@ -79,7 +79,10 @@ def test_a_killed_replica_loses_its_own_requests_alone(tmp_path):
     command = [sys.executable, "-m", "smalti", "serve", str(tmp_path / "p"), "--ray"]
     command += ["--replicas", "2", "--port", str(port), "--device", "cpu"]
     command += ["--dtype", "float32"]
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    environment = os.environ | {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "300",
+    }
     process = subprocess.Popen(command, env=environment)
     try:
         ready(port, process)

@@ -58,10 +58,16 @@ def deployment(build: Build, replicas: int, drain: float, gpus: float) -> Any:
 
 
 def run(build: Build, host: str, port: int, replicas: int, drain: float, cpu: bool) -> None:
-    """Serve until SIGTERM or SIGINT: on the cluster that RAY_ADDRESS names, or on this machine."""
+    """Serve until SIGTERM or SIGINT: on the cluster that RAY_ADDRESS names, or on this machine.
+
+    Raises ValueError if there is none, or Ray does not start here.
+    """
     address = os.environ.get("RAY_ADDRESS")
     alone = {"address": "local", "include_dashboard": False, "object_store_memory": STORE}
-    ray.init(**({"address": address} if address else alone))
+    try:
+        ray.init(**({"address": address} if address else alone))
+    except Exception as error:  # whatever kept it from starting
+        raise ValueError(f"Ray does not start at {address or 'this machine'}: {error}") from error
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
