@@ -144,12 +144,14 @@ def application(
     run: Run,
 ) -> tuple[Any, Server]:
     """The application that serves pipelines by name, and its state."""
-    from smalti.loading import load
+    from smalti.loading import load_any
+    from smalti.pipeline.unified import UnifiedPipeline
     from smalti.serve import server
     from smalti.serve.app import make_app
     from smalti.serve.guard import Keys, Rules, loopback
     from smalti.serve.shared import Limits, Shared
     from smalti.serve.state import Options, Server
+    from smalti.serve.talker import Talker
 
     server.set_log(log)
 
@@ -164,9 +166,11 @@ def application(
         amounts.max_body << 20,
         rate=place.rate,
     )
-    shared = [
-        Shared(name, load(path, run.device, run.dtype), limits) for name, path in named.items()
-    ]
+    shared = list[Any]()
+    for name, path in named.items():
+        pipe = load_any(path, run.device, run.dtype)
+        talks = isinstance(pipe, UnifiedPipeline)
+        shared.append(Talker(name, pipe, limits) if talks else Shared(name, pipe, limits))
     state = Server(shared, Options(amounts.max_n, amounts.max_pixels, aliases, strict, place.sdapi))
     return make_app(state, rules), state
 

@@ -14,16 +14,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from smalti import __version__
 from smalti.modules import name_of
 from smalti.pipeline.coded import short
 from smalti.serve import schemas
 from smalti.serve.errors import Refused, refusal
 from smalti.serve.guard import Guard, Rules
-from smalti.serve.images import add_images
+from smalti.serve.images import add_images, body_of
+from smalti.serve.metrics import VERSION
 from smalti.serve.sdapi import add_sdapi
 from smalti.serve.shared import Shared
 from smalti.serve.state import Server
+from smalti.serve.talker import Talker
+from smalti.serve.talks import add_talks
 
 LOG = logging.getLogger("smalti.serve")
 
@@ -41,13 +43,12 @@ def make_app(server: Server, rules: Rules | None = None) -> Guard:
         for one in server.shared:
             await asyncio.to_thread(one.batching.stop)
 
-    app = FastAPI(
-        title="smalti", version=__version__, lifespan=living, docs_url=None, redoc_url=None
-    )
+    app = FastAPI(title="smalti", version=VERSION, lifespan=living, docs_url=None, redoc_url=None)
     app.add_exception_handler(Exception, _failed)
     for kind in (Refused, ValueError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _failed)
     add_images(app, server)
+    add_talks(app, server, body_of)
     if server.options.sdapi:
         add_sdapi(app, server)
     _models(app, server)
@@ -65,6 +66,7 @@ ROUTES = {
     "/v1/images/generations",
     "/v1/images/edits",
     "/v1/images/variations",
+    "/v1/chat/completions",
     "/v1/models",
     "/sdapi/v1/txt2img",
     "/sdapi/v1/img2img",
@@ -115,8 +117,9 @@ def _models(app: FastAPI, server: Server) -> None:
         return _model(server.find(name))
 
 
-def _model(one: Shared) -> dict[str, Any]:
-    pipeline = one.pipeline
+def _model(one: Shared | Talker) -> dict[str, Any]:
+    pipeline, talks = one.pipeline, isinstance(one, Talker)
+    texts = talks or pipeline.text is not None
     height, width = pipeline.tokenizer.size
     return {
         "id": one.name,
@@ -126,8 +129,9 @@ def _model(one: Shared) -> dict[str, Any]:
         "smalti": {
             "kind": name_of(pipeline.model),
             "size": f"{width}x{height}",
-            "text": pipeline.text is not None,
-            "classes": pipeline.classes if pipeline.text is None else [],
+            "text": texts,
+            "talks": talks,
+            "classes": [] if texts else pipeline.classes,
             "codes": pipeline.model.spec.positions,
             "slots": one.limits.slots,
             "device": str(pipeline.device),
@@ -151,7 +155,7 @@ def _state(app: FastAPI, server: Server) -> None:
 
     @app.get("/version", **schemas.STATE)
     async def version() -> dict[str, str]:
-        return {"version": __version__}
+        return {"version": VERSION}
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
@@ -14,6 +15,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image
 
 from smalti.engine.batching import Drawn, Event, Job, Shown
+from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Part
 from smalti.serve import answers, schemas
 from smalti.serve.edits import Edit, edit_of, variation_of
@@ -21,6 +23,7 @@ from smalti.serve.errors import Refused, refusal
 from smalti.serve.orders import Order, Output, order_of
 from smalti.serve.shared import Gone, Guest, Shared
 from smalti.serve.state import Server
+from smalti.serve.talker import Talker
 
 T = TypeVar("T")
 LOG = logging.getLogger("smalti.serve")
@@ -31,7 +34,7 @@ KEEP_ALIVE = 10.0
 def add_images(app: FastAPI, server: Server) -> None:
     @app.post("/v1/images/generations", **schemas.GENERATIONS)
     async def generations(request: Request) -> Response:
-        fields = await json_of(request)
+        fields = await body_of(request)
         one = server.find(fields.pop("model", None))
         order = order_of(fields, one.pipeline, server.options.most)
         return await _answer(request, server, one, order, None)
@@ -52,7 +55,7 @@ def add_images(app: FastAPI, server: Server) -> None:
         return Response(found[1], media_type=found[0])
 
 
-async def json_of(request: Request) -> dict[str, Any]:
+async def body_of(request: Request) -> dict[str, Any]:
     """The object that a body holds."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
     if kind.lower() != "application/json":
@@ -81,20 +84,27 @@ async def _edited(request: Request, server: Server, read: Any) -> Response:
                 else:
                     files[name] = await value.read()
     else:
-        fields, files = await json_of(request), {}
-    one = server.find(fields.pop("model", None))
+        fields, files = await body_of(request), {}
+    one = editing(server.find(fields.pop("model", None)))
     what = await asyncio.to_thread(read, fields, files, server.options.pixels)
     order = order_of(fields, one.pipeline, server.options.most, what.fields)
     return await _answer(request, server, one, order, what)
 
 
+def editing(one: Shared | Talker) -> Shared:
+    """A model that edits pictures. Raises Refused for one that does so in a chat alone."""
+    if isinstance(one, Talker):
+        raise Refused(400, "unsupported_model", f"{one.name} changes pictures in a chat", "model")
+    return one
+
+
 class Stage:
     """What a request waits for: its pictures, as they come."""
 
-    def __init__(self, server: Server, one: Shared, order: Order, client: str) -> None:
+    def __init__(self, server: Server, one: Shared | Talker, order: Order, client: str) -> None:
         self.server, self.one, self.order, self.client = server, one, order, client
         self.loop, self.told = asyncio.get_running_loop(), asyncio.Queue[Any]()
-        self.jobs, self.guest = list[Job](), None
+        self.jobs, self.guest, self.gone = list[Job](), None, threading.Event()
         self.began = time.monotonic()
 
     def tell(self, *what: Any) -> None:
@@ -104,6 +114,9 @@ class Stage:
 
     def draw(self) -> None:
         """Ask for the pictures. Raises what `Batching.submit` does."""
+        if isinstance(self.one, Talker):
+            self.loop.run_in_executor(None, self._talk, self.one)
+            return
         wanted = dict(self.order.wanted)
         asked = self.one.pipeline.asked(
             classes=wanted.pop("classes", None),
@@ -130,8 +143,18 @@ class Stage:
             self.server.metrics.pictures.labels(self.one.name, "failed").inc()
             self.tell(number, event.error, True)
 
+    def _talk(self, one: Talker) -> None:
+        """Have the pictures drawn by a pipeline of text and pictures, in a thread of its own."""
+        order = self.order
+        try:
+            for what in one.pictures(order.wanted, order.n, order.first, order.previews, self.gone):
+                self.tell(*what)
+        except Exception as error:
+            self.tell(0, error, True)
+
     def edit(self, what: Edit) -> None:
         """Have a picture edited, in a thread of its own."""
+        assert isinstance(self.one, Shared)
         show = lambda number, picture: self.tell(number, picture, False)  # noqa: E731
         self.guest = Guest(self.one, self.client, self.order.previews, show)
 
@@ -159,8 +182,10 @@ class Stage:
 
     def leave(self) -> None:
         """The client has gone."""
-        for job in self.jobs:
-            self.one.batching.cancel(job)
+        self.gone.set()
+        if isinstance(self.one, Shared):
+            for job in self.jobs:
+                self.one.batching.cancel(job)
         if self.guest is not None:
             self.guest.leave()
 
@@ -185,7 +210,9 @@ class Stage:
             yield number, what, done
 
 
-def begun(request: Request, server: Server, one: Shared, order: Order, edit: Edit | None) -> Stage:
+def begun(
+    request: Request, server: Server, one: Shared | Talker, order: Order, edit: Edit | None
+) -> Stage:
     """Ask for the pictures of a request. Raises Refused if the server is being stopped, and what
     `Batching.submit` does."""
     if server.draining:
@@ -215,7 +242,7 @@ async def waited(
 
 
 async def _answer(
-    request: Request, server: Server, one: Shared, order: Order, edit: Edit | None
+    request: Request, server: Server, one: Shared | Talker, order: Order, edit: Edit | None
 ) -> Response:
     began = time.monotonic()
     stage = begun(request, server, one, order, edit)
@@ -240,12 +267,12 @@ async def _answer(
 
 def _usage(stage: Stage) -> dict[str, Any]:
     pipeline, wanted = stage.one.pipeline, stage.order.wanted
-    texts = wanted.get("text")
-    tokens = 1
-    if texts is not None and pipeline.text is not None:
+    texts, spec, tokens = wanted.get("text"), pipeline.model.spec, 1
+    if isinstance(pipeline, Pipeline):
+        spec = pipeline.spec_of(wanted.get("size"))
+    if texts and pipeline.text is not None:
         tokens = pipeline.text.count(texts[0])
-    size = wanted.get("size")
-    return answers.usage(tokens, pipeline.spec_of(size).positions, stage.order.n)
+    return answers.usage(tokens, spec.positions, stage.order.n)
 
 
 def _address(request: Request, server: Server, file: bytes, output: Output) -> str | None:

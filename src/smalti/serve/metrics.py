@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from smalti import __version__
 from smalti.engine.batching import Drawn
 from smalti.pipeline.coded import short
 from smalti.serve.shared import Shared
+from smalti.serve.talker import Talker
 
+VERSION = version("smalti")
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class Metrics:
     """The numbers of one server; all begin with `smalti_`."""
 
-    def __init__(self, shared: Sequence[Shared]) -> None:
+    def __init__(self, shared: Sequence[Shared | Talker]) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests answered", "route", "status")
         self.pictures = self._counter("pictures", "Pictures asked for", "pipeline", "outcome")
@@ -37,7 +39,7 @@ class Metrics:
             f"smalti_{name}_seconds", what, ["pipeline"], registry=self.registry, buckets=SECONDS
         )
 
-    def _about(self, shared: Sequence[Shared]) -> None:
+    def _about(self, shared: Sequence[Shared | Talker]) -> None:
         """What is read when it is asked for."""
 
         def gauge(name: str, what: str, value: Any) -> None:
@@ -60,7 +62,7 @@ class Metrics:
         )
         for one in shared:
             about = (one.pipeline.device.type, short(one.pipeline.dtype))
-            build.labels(__version__, torch.__version__, one.name, *about).set(1)
+            build.labels(VERSION, torch.__version__, one.name, *about).set(1)
 
     def drawn(self, pipeline: str, event: Drawn) -> None:
         """Count a picture that is done."""

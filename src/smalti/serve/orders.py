@@ -18,8 +18,10 @@ from smalti.arguments import refuse_unknown
 from smalti.config import settings_of
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
+from smalti.pipeline.unified import UnifiedPipeline
 from smalti.serve.errors import Refused, invalid, missing
 
+Drawer = Pipeline | UnifiedPipeline
 Format = Literal["png", "jpeg", "webp"]
 IDLE = (
     *("user", "safety_identifier", "moderation", "style", "quality", "input_fidelity"),
@@ -68,7 +70,10 @@ class Order:
 
 
 def order_of(
-    given: Mapping[str, Any], pipeline: Pipeline, most: int = 10, others: tuple[str, ...] = ()
+    given: Mapping[str, Any],
+    pipeline: Drawer,
+    most: int = 10,
+    others: tuple[str, ...] = (),
 ) -> Order:
     """Read the fields of a request; `others` are those that its route reads for itself.
 
@@ -82,13 +87,13 @@ def order_of(
     except ValueError as error:
         raise Refused(400, "unsupported_parameter", str(error)) from None
     _refuse_what_is_not_made(fields)
-    n = _number(fields, "n", 1, 1, most)
-    stream = _truth(fields, "stream")
-    previews = _number(fields, "partial_images", 0, 0, 3) if stream else 0
-    seed = _number(fields, "seed", secrets.randbits(31), -(2**63), 2**63 - 1)
+    n = number_of(fields, "n", 1, 1, most)
+    stream = truth_of(fields, "stream")
+    previews = number_of(fields, "partial_images", 0, 0, 3) if stream else 0
+    seed = number_of(fields, "seed", secrets.randbits(31), -(2**63), 2**63 - 1)
     wanted = {name: plain(fields[name]) for name in settings if name in fields}
     wanted |= _conditions(fields, pipeline, not others) | _size(fields, pipeline) | {"seed": seed}
-    first = _number(fields, "first", 0, 0, 2**32 - 1 - most)
+    first = number_of(fields, "first", 0, 0, 2**32 - 1 - most)
     return Order(n, wanted, first, _output(fields), stream, previews, seed)
 
 
@@ -97,10 +102,10 @@ def _refuse_what_is_not_made(fields: Mapping[str, Any]) -> None:
         raise invalid("background is opaque here", "background")
 
 
-def _conditions(fields: Mapping[str, Any], pipeline: Pipeline, needed: bool) -> dict[str, Any]:
+def _conditions(fields: Mapping[str, Any], pipeline: Drawer, needed: bool) -> dict[str, Any]:
     """What is drawn: a text, or the class that a prompt names; nothing, where none is `needed`."""
-    prompt, negative = (_text(fields, name) for name in ("prompt", "negative"))
-    if pipeline.text is not None:
+    prompt, negative = (text_of(fields, name) for name in ("prompt", "negative"))
+    if isinstance(pipeline, UnifiedPipeline) or pipeline.text is not None:
         if prompt is None and needed:
             raise missing("prompt")
         given = {"text": None if prompt is None else [prompt], "negative": negative}
@@ -123,7 +128,8 @@ def _conditions(fields: Mapping[str, Any], pipeline: Pipeline, needed: bool) -> 
         raise invalid(str(error), where) from None
 
 
-def _text(fields: Mapping[str, Any], name: str) -> str | None:
+def text_of(fields: Mapping[str, Any], name: str) -> str | None:
+    """A field that is a text. Raises Refused, as the others do, for what is none."""
     text = fields.get(name)
     if text is None:
         return None
@@ -136,7 +142,7 @@ def _text(fields: Mapping[str, Any], name: str) -> str | None:
     return text
 
 
-def _size(fields: Mapping[str, Any], pipeline: Pipeline) -> dict[str, Any]:
+def _size(fields: Mapping[str, Any], pipeline: Drawer) -> dict[str, Any]:
     """Height and width that are asked for, which stand the other way round in the field."""
     size = fields.get("size", "auto")
     if size in ("auto", ""):
@@ -145,14 +151,15 @@ def _size(fields: Mapping[str, Any], pipeline: Pipeline) -> dict[str, Any]:
     if found is None:
         raise invalid(f"size is auto or like 256x256, got {size!r}", "size")
     pixels, (height, width) = (int(found[2]), int(found[1])), pipeline.tokenizer.size
+    if pixels == (height, width):
+        return {}
+    others = isinstance(pipeline, Pipeline) and pipeline.model.any_grid
     try:
-        if pixels[0] * pixels[1] > LARGEST * height * width:
-            raise ValueError("too large")
+        if not isinstance(pipeline, Pipeline) or pixels[0] * pixels[1] > LARGEST * height * width:
+            raise ValueError("another size")
         pipeline.spec_of(pixels)
     except ValueError:
-        also = (
-            f", or another of up to {LARGEST} times its pixels" if pipeline.model.any_grid else ""
-        )
+        also = f", or another of up to {LARGEST} times its pixels" * others
         message = f"size is auto or {width}x{height}{also}, got {size}"
         raise Refused(400, "unsupported_size", message, "size") from None
     return {"size": pixels}
@@ -171,10 +178,11 @@ def _output(fields: Mapping[str, Any]) -> Output:
             f"response_format is b64_json or url, got {answer!r}",
             "response_format",
         )
-    return Output(wanted, _number(fields, "output_compression", 90, 0, 100), answer == "url")
+    return Output(wanted, number_of(fields, "output_compression", 90, 0, 100), answer == "url")
 
 
-def _number(fields: Mapping[str, Any], name: str, usual: int, least: int, most: int) -> int:
+def number_of(fields: Mapping[str, Any], name: str, usual: int, least: int, most: int) -> int:
+    """A field that is a whole number."""
     value = plain(fields.get(name, usual))
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise invalid(
@@ -184,7 +192,8 @@ def _number(fields: Mapping[str, Any], name: str, usual: int, least: int, most: 
     return value
 
 
-def _truth(fields: Mapping[str, Any], name: str) -> bool:
+def truth_of(fields: Mapping[str, Any], name: str) -> bool:
+    """A field that is true or false."""
     value = plain(fields.get(name, False))
     if not isinstance(value, bool):
         raise invalid(f"{name} must be true or false, got {value!r}", name)

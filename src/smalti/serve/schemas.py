@@ -108,6 +108,19 @@ FORM, JSON, STREAM = "multipart/form-data", "application/json", "text/event-stre
 GENERATIONS = _route({JSON: COMMON | STREAMED}, {JSON: ["prompt"]}, STREAM)
 EDITS = _route({FORM: COMMON | STREAMED | MASKED}, {FORM: ["image"]}, STREAM)
 VARIATIONS = _route({FORM: COMMON | VARIED}, {FORM: ["image"]})
+MESSAGES = {
+    "model": COMMON["model"],
+    "messages": {"type": "array", "items": {"type": "object"}},
+    "stream": TRUTH,
+    "seed": WHOLE,
+    "pictures": {**WHOLE, "minimum": 0, "maximum": 4, "description": "Of a reply, at most."},
+    "temperature": {**AMOUNT, "minimum": 0},
+    "max_tokens": {**WHOLE, "minimum": 1},
+}
+CHAT: dict[str, Any] = {
+    "openapi_extra": body({JSON: MESSAGES}, {JSON: ["messages"]}),
+    "responses": responses(None, STREAM),
+}
 MODELS: dict[str, Any] = {"responses": responses(None)}
 MODEL = MODELS
 STATE = MODELS

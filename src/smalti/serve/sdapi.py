@@ -19,10 +19,11 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 
 from smalti.serve import schemas, sdbody
-from smalti.serve.images import Stage, begun, json_of, waited
+from smalti.serve.images import Stage, begun, body_of, editing, waited
 from smalti.serve.orders import order_of
 from smalti.serve.shared import Shared
 from smalti.serve.state import Server
+from smalti.serve.talker import Talker
 
 CLIENTS = 1000
 """Whose choice of a model is remembered."""
@@ -58,7 +59,7 @@ class Desk:
     def __init__(self, server: Server) -> None:
         self.server, self.chosen, self.works = server, dict[str, str](), list[Work]()
 
-    def model(self, request: Request, body: dict[str, Any]) -> Shared:
+    def model(self, request: Request, body: dict[str, Any]) -> Shared | Talker:
         """The model of a request. Raises Refused if there is none of its name."""
         settings = body.get("override_settings")
         named = settings.get("sd_model_checkpoint") if isinstance(settings, dict) else None
@@ -77,8 +78,9 @@ class Desk:
 
     async def draw(self, request: Request, edited: bool) -> Response:
         """Answer a request for pictures: those that there are when it is finished or ended."""
-        body = await json_of(request)
+        body = await body_of(request)
         one, options = self.model(request, body), self.server.options
+        one = editing(one) if edited else one
         init = await asyncio.to_thread(sdbody.init_of, body, options.pixels) if edited else None
         size = sdbody.size_of(body) if init is None else init.base.size
         fields, left = sdbody.fields_of(body, one.pipeline)
@@ -121,7 +123,7 @@ def add_sdapi(app: FastAPI, server: Server) -> None:
 
     @app.post("/sdapi/v1/options", **schemas.STATE)
     async def choose(request: Request) -> None:
-        wanted = (await json_of(request)).get("sd_model_checkpoint")
+        wanted = (await body_of(request)).get("sd_model_checkpoint")
         if wanted is not None:
             desk.choose(request, wanted)
 

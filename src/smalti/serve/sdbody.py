@@ -14,7 +14,9 @@ from smalti.pipeline.pipeline import Pipeline
 from smalti.serve.answers import Output, file_of
 from smalti.serve.edits import Edit, Variation
 from smalti.serve.errors import invalid, missing
+from smalti.serve.orders import Drawer
 from smalti.serve.shared import Shared
+from smalti.serve.talker import Talker
 from smalti.serve.uploads import from_text, picture
 
 Size = tuple[int, int]
@@ -97,7 +99,7 @@ def _number(body: Mapping[str, Any], name: str, usual: float, least: float, most
     return float(value)
 
 
-def fields_of(body: Mapping[str, Any], pipeline: Pipeline) -> tuple[dict[str, Any], list[str]]:
+def fields_of(body: Mapping[str, Any], pipeline: Drawer) -> tuple[dict[str, Any], list[str]]:
     """A request by the names that `order_of` reads, and the names of what this model has not.
 
     Its size is not among them: clients ask for 512x512 whatever the model is, so pictures are drawn
@@ -115,7 +117,7 @@ def fields_of(body: Mapping[str, Any], pipeline: Pipeline) -> tuple[dict[str, An
         fields["steps"] = min(steps, positions) if type(steps) is int else steps
     elif body.get("steps") is not None:
         left.append("steps")
-    if pipeline.text is not None:
+    if isinstance(pipeline, Pipeline) and pipeline.text is not None:
         fields["negative"] = body.get("negative_prompt") or None
     elif body.get("negative_prompt"):
         left.append("negative_prompt")
@@ -143,7 +145,7 @@ def _resampled(image: Image.Image, size: Size, init: Init | None) -> Image.Image
     return whole
 
 
-def hash_of(one: Shared) -> str:
+def hash_of(one: Shared | Talker) -> str:
     """By which clients know a model."""
     return one.pipeline.fingerprint[:10]
 
@@ -155,7 +157,7 @@ def told(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def info_of(
     body: Mapping[str, Any],
-    one: Shared,
+    one: Shared | Talker,
     seed: int,
     drawn: Sequence[Image.Image],
     size: Size | None,
@@ -212,7 +214,7 @@ def progress_of(share: float, passed: float, works: int, ended: bool) -> dict[st
     }
 
 
-def lists_of(shared: Sequence[Shared]) -> dict[str, list[dict[str, Any]]]:
+def lists_of(shared: Sequence[Shared | Talker]) -> dict[str, list[dict[str, Any]]]:
     """What there is to choose from, by the names of its routes; but for models, one of each."""
     named = [(one.name, hash_of(one)) for one in shared]
     model = {"model_name": None, "model_path": None, "model_url": None}

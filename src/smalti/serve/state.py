@@ -11,6 +11,7 @@ from smalti.serve.answers import Store
 from smalti.serve.errors import Refused
 from smalti.serve.metrics import Metrics
 from smalti.serve.shared import Shared
+from smalti.serve.talker import Talker
 
 STALLED = 30.0
 """Seconds without a step, while there is something to draw, after which a server is not well."""
@@ -38,7 +39,7 @@ class Options:
 class Server:
     """What the routes share."""
 
-    shared: Sequence[Shared]
+    shared: Sequence[Shared | Talker]
     options: Options = field(default_factory=Options)
     store: Store = field(default_factory=Store)
     draining: bool = False
@@ -46,7 +47,7 @@ class Server:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.shared)
 
-    def find(self, name: Any) -> Shared:
+    def find(self, name: Any) -> Shared | Talker:
         """The pipeline of this name. Raises Refused if there is none."""
         names = {one.name: one for one in self.shared}
         if name is None or name == "":

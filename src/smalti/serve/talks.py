@@ -1,0 +1,239 @@
+"""Conversations: texts and pictures in and out, in the form of OpenAI's chat completions.
+
+Pictures come in as parts `image_url` with a `data:` address. Those of a reply stand in
+`message.images`, as parts of the same form, since the official shape has no place for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from smalti.config import settings_of
+from smalti.pipeline.conversation import Piece, Turn, Writing
+from smalti.pipeline.sampling import Sampling
+from smalti.pipeline.unified import Said, Shown
+from smalti.serve import answers, schemas
+from smalti.serve.errors import Refused, invalid, missing, refusal
+from smalti.serve.orders import Output, number_of, plain, text_of, truth_of
+from smalti.serve.state import Server
+from smalti.serve.talker import Talker
+from smalti.serve.uploads import from_text, picture
+
+Event = Said | Shown
+MOST_PICTURES = 4
+"""Of a reply."""
+SYNONYMS = {
+    "max_tokens": "words",
+    "max_completion_tokens": "words",
+    "temperature": "text_temperature",
+    "top_p": "text_top_p",
+}
+"""Names that OpenAI has for settings of writing."""
+IDLE = (
+    *("user", "safety_identifier", "modalities", "store", "metadata", "stream_options"),
+    *("presence_penalty", "frequency_penalty", "response_format", "logprobs", "n"),
+)
+
+
+def turns_of(messages: Any, pixels: int) -> list[Turn]:
+    """A conversation as a pipeline takes it; what a system says stands before what the user says.
+
+    Raises Refused for what is none.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise missing("messages")
+    turns, before = list[Turn](), list[Piece]()
+    for i, message in enumerate(messages):
+        where = f"messages[{i}]"
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if role not in ("system", "developer", "user", "assistant"):
+            raise invalid(f"{where} must have a role: system, user or assistant", where)
+        pieces = [*_pieces(message.get("content"), where, pixels)]
+        for one in message.get("images") or ():
+            pieces.append(_piece(one, where, pixels))
+        if role in ("system", "developer"):
+            before += pieces
+            continue
+        turns.append(Turn("user" if role == "user" else "model", [*before, *pieces]))
+        before = []
+    if not turns or turns[-1].role != "user":
+        raise invalid("a conversation ends with what the user says", "messages")
+    return turns
+
+
+def _pieces(content: Any, where: str, pixels: int) -> list[Piece]:
+    if content is None:
+        return []
+    if isinstance(content, str):
+        return [text_of({"content": content}, "content") or ""]
+    if not isinstance(content, list):
+        raise invalid(f"{where} must hold a text or a list of parts", where)
+    return [_piece(part, where, pixels) for part in content]
+
+
+def _piece(part: Any, where: str, pixels: int) -> Piece:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text":
+        return text_of({"text": part.get("text")}, "text") or ""
+    if kind == "image_url":
+        given = part.get("image_url")
+        url = given.get("url") if isinstance(given, Mapping) else given
+        if isinstance(url, str):
+            return picture(from_text(url, where), where, pixels)
+    raise invalid(f"{where}: a part is a text or an image_url", where)
+
+
+def settings_in(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of writing and drawing of a request. Raises Refused for a field that is unknown."""
+    known = {**settings_of(Sampling), **settings_of(Writing)}
+    found = dict[str, Any]()
+    for name, value in fields.items():
+        name = SYNONYMS.get(name, name)
+        if value is None or name in IDLE:
+            continue
+        if name not in known:
+            raise Refused(400, "unsupported_parameter", f"{name} is no setting here", name)
+        found[name] = plain(value)
+    return found
+
+
+class Reply:
+    """What a request waits for: events of a conversation, computed in a thread of its own."""
+
+    def __init__(self, one: Talker, make: Callable[[], Iterator[Event]]) -> None:
+        self.one, self.make = one, make
+        self.loop, self.told = asyncio.get_running_loop(), asyncio.Queue[Any]()
+        self.gone = threading.Event()
+        self.loop.run_in_executor(None, self._work)
+
+    def _work(self) -> None:
+        try:
+            for event in self.one.batching.stream(self.make, self.gone):
+                self._tell(event)
+            self._tell(None)
+        except BaseException as error:
+            self._tell(error)
+
+    def _tell(self, what: Any) -> None:
+        with suppress(RuntimeError):  # the loop has gone
+            self.loop.call_soon_threadsafe(self.told.put_nowait, what)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """All events. Raises what failed."""
+        while True:
+            what = await self.told.get()
+            if what is None:
+                return
+            if isinstance(what, BaseException):
+                raise what
+            yield what
+
+
+def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> None:
+    """The route of chat completions; `read` reads an object of JSON."""
+
+    @app.post("/v1/chat/completions", **schemas.CHAT)
+    async def completions(request: Request) -> Response:
+        fields = await read(request)
+        one = server.find(fields.pop("model", None))
+        if not isinstance(one, Talker):
+            raise Refused(400, "unsupported_model", f"{one.name} draws and does not talk", "model")
+        messages, stream = fields.pop("messages", None), truth_of(fields, "stream")
+        turns = await asyncio.to_thread(turns_of, messages, server.options.pixels)
+        seed = number_of(fields, "seed", secrets.randbits(31), -(2**63), 2**63 - 1)
+        pictures = number_of(fields, "pictures", 1, 0, MOST_PICTURES)
+        rest = {k: v for k, v in fields.items() if k not in ("stream", "seed", "pictures")}
+        settings = settings_in(rest)
+        one.pipeline.settings(settings)  # which raises ValueError for what cannot be
+        make = lambda: one.pipeline.chat(turns, seed=seed, pictures=pictures, **settings)  # noqa: E731
+        reply, about = Reply(one, make), _about(one)
+        if stream:
+            body = _chunks(reply, about, request.state.identity)
+            headers = {"x-accel-buffering": "no"}
+            return StreamingResponse(body, media_type="text/event-stream", headers=headers)
+        return await _whole(request, reply, about)
+
+
+def _about(one: Talker) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{secrets.token_hex(8)}",
+        "created": int(time.time()),
+        "model": one.name,
+    }
+
+
+async def _whole(request: Request, reply: Reply, about: dict[str, Any]) -> Response:
+    """A reply in one answer."""
+
+    async def collected() -> dict[str, Any]:
+        texts, images = list[str](), list[dict[str, Any]]()
+        async for event in reply.events():
+            if not event.whole:
+                continue
+            if isinstance(event, Said):
+                texts.append(event.text.strip())
+            else:
+                images.append(await asyncio.to_thread(_part, event))
+        message = {"role": "assistant", "content": "\n".join(t for t in texts if t)}
+        return message | ({"images": images} if images else {})
+
+    async def left() -> None:
+        while not await request.is_disconnected():
+            await asyncio.sleep(0.2)
+
+    collecting, leaving = asyncio.create_task(collected()), asyncio.create_task(left())
+    await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    leaving.cancel()
+    if not collecting.done():
+        reply.gone.set()
+        collecting.cancel()
+        return Response(status_code=499)
+    choice = {"index": 0, "message": collecting.result(), "finish_reason": "stop"}
+    return JSONResponse(about | {"object": "chat.completion", "choices": [choice]})
+
+
+async def _chunks(reply: Reply, about: dict[str, Any], identity: str) -> AsyncIterator[bytes]:
+    """A reply as it grows: new letters, and pictures on their way and whole, with their number."""
+    said, number, whole = "", 0, False
+
+    def chunk(delta: dict[str, Any], reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        body = about | {"object": "chat.completion.chunk", "choices": [choice]}
+        return f"data: {json.dumps(body)}\n\n".encode()
+
+    try:
+        yield chunk({"role": "assistant", "content": ""})
+        async for event in reply.events():
+            if isinstance(event, Said):
+                if event.text.startswith(said) and event.text != said:
+                    yield chunk({"content": event.text[len(said) :]})
+                said = "" if event.whole else event.text
+                continue
+            part = await asyncio.to_thread(_part, event)
+            yield chunk({"images": [part | {"index": number, "partial": not event.whole}]})
+            number += event.whole
+        yield chunk({}, "stop")
+        yield b"data: [DONE]\n\n"
+        whole = True
+    except Exception as error:
+        yield f"data: {json.dumps(refusal(error, identity).body)}\n\n".encode()
+    finally:
+        if not whole:
+            reply.gone.set()
+
+
+def _part(event: Shown) -> dict[str, Any]:
+    """A picture as a part of a message."""
+    data = base64.b64encode(answers.file_of(event.image, Output())).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
