@@ -12,9 +12,13 @@ from PIL import Image
 
 from servers import Running, opened, png
 from smalti.pipeline.pipeline import Pipeline
+from smalti.serve.app import make_app
 from smalti.serve.guard import Keys, Rules
 from smalti.serve.sdbody import init_of
-from smalti.serve.state import Options
+from smalti.serve.shared import Limits
+from smalti.serve.state import Options, Server
+from smalti.serve.talker import Talker
+from unified_pipelines import made
 
 SILLY = {  # as SillyTavern 1.13 sends it, the address of its user's web UI and all
     "url": "http://localhost:7860",
@@ -155,6 +159,22 @@ def test_a_choice_is_of_one_client_alone(serve):
     assert bob.ask("options")["sd_model_checkpoint"] == "llamagen"
     for auth in ("", "Basic", "Basic !!", basic(b"ann"), basic(b"ann:"), basic(b"\xff:ann")):
         assert Client(server, auth).refused("options")[0] == 401
+
+
+def test_a_model_of_text_and_pictures_draws_but_edits_in_a_chat_alone():
+    state = Server([Talker("talks", made("one_vocabulary"), Limits())], Options(sdapi=True))
+    server = Running(state, make_app(state))
+    try:
+        client = Client(server)
+        answer = client.ask("txt2img", SILLY | {"prompt": "a red heart", "seed": 3})
+        info = json.loads(answer["info"])
+        assert [opened(i).size for i in answer["images"]] == [(40, 24)]
+        assert info["smalti"]["left_out"] == ["steps", "negative_prompt"]
+        code, error = client.refused("img2img", {"init_images": [sent(picture(8, 8))]})
+        assert (code, error["code"]) == (400, "unsupported_model")
+        assert client.ask("progress")["state"]["job_count"] == 0
+    finally:
+        server.stop()
 
 
 # -- pictures that are brought

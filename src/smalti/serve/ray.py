@@ -19,9 +19,8 @@ from smalti.serve.state import Server
 ray: Any = import_module("ray")  # looked for by name: the checks of types do without it
 serve: Any = import_module("ray.serve")
 
-NAME = "smalti"
-OPEN = 512
-"""Requests that are answered at once by a replica, most of which wait in its queue."""
+NAME, OPEN = "smalti", 512
+"""Of what Ray runs; and requests that a replica has at once, most of them in its queue."""
 CHECKED = 5.0
 """Seconds between two looks at how a replica is."""
 STORE = 80 << 20
