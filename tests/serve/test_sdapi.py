@@ -267,6 +267,29 @@ def test_what_cannot_be_is_refused(client, route, body, status, param):
     assert (code, error["param"]) == (status, param), error
 
 
+NONSENSE = (None, True, -5, 1.5, 1e300, "x", "\ud800", [[]], {"a": []})
+
+
+@pytest.mark.parametrize("route", ["txt2img", "img2img"])
+def test_nonsense_is_refused_or_left_but_breaks_nothing(client, server, route):
+    """Each field in turn holds what it should not."""
+    body = {"prompt": "1", "seed": 1} | {k: v for k, v in SILLY.items() if k != "prompt"}
+    body |= {"init_images": [sent(picture(8, 8))], "n_iter": 1, "batch_size": 1}
+    body |= {"resize_mode": 0, "mask_blur": 0, "inpainting_mask_invert": 0, "top_k": 0, "first": 0}
+    mask = Image.new("L", (8, 8), 0)
+    mask.paste(255, (0, 0, 4, 8))
+    body |= {"mask": sent(mask)} if route == "img2img" else {}
+    statuses = set()
+    for name in body:
+        for value in NONSENSE:
+            status, _, text = server.ask("POST", f"/sdapi/v1/{route}", body | {name: value})
+            assert status in (200, 400, 404), (name, value, text)
+            statuses.add(status)
+    assert {200, 400} <= statuses
+    for wrong in ("[]", "x", "", '{"prompt": NaN}'):
+        assert server.ask("POST", f"/sdapi/v1/{route}", wrong)[0] in (400, 415)
+
+
 def test_without_the_option_there_is_none_of_it(serve):
     assert Client(serve("llamagen")).refused("options")[0] == 404
 

@@ -137,10 +137,10 @@ def add_sdapi(app: FastAPI, server: Server) -> None:
             work.over = True
         return {}
 
-    @app.post("/sdapi/v1/txt2img", **schemas.STATE)
+    @app.post("/sdapi/v1/txt2img", **schemas.WEB_UI)
     async def txt2img(request: Request) -> Response:
         return await desk.draw(request, edited=False)
 
-    @app.post("/sdapi/v1/img2img", **schemas.STATE)
+    @app.post("/sdapi/v1/img2img", **schemas.WEB_UI)
     async def img2img(request: Request) -> Response:
         return await desk.draw(request, edited=True)
