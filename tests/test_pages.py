@@ -6,7 +6,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    p for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/README.md"))
+    page
+    for pages in ("*.md", "docs/**/*.md", "benchmarks/README.md", "integrations/**/*.md")
+    for page in ROOT.glob(pages)
 ]
 
 

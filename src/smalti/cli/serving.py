@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from smalti.cli.drawing import FLAT, Run
+from smalti.cli.running import FLAT, Run, opened
 from smalti.progress import say
+
+if TYPE_CHECKING:
+    from smalti.serve.state import Server
+
+Build = Callable[[], "tuple[Any, Server]"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,10 @@ class Place:
     """Requests of a client in a minute at most; 0: any number."""
     page: bool = True
     """Show a page to draw with, at the server's own address."""
+    sdapi: bool = False
+    """Answer clients of AUTOMATIC1111's web UI too, at /sdapi/v1."""
+    ray: bool = False
+    """Run on Ray Serve, in --replicas processes. Needs pip install smalti[ray]."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,8 @@ class Amounts:
     """Pixels of a picture that is sent, at most."""
     drain: float = 30.0
     """Seconds that what is being drawn has, when the server is stopped."""
+    replicas: int = 1
+    """Processes that each load the pipelines and draw; more than one with --ray."""
 
 
 def serve(
@@ -77,26 +91,48 @@ def serve(
         log: What is written of each request: text, or json.
     """
     check_public(place)
+    if amounts.replicas < 1 or (amounts.replicas > 1 and not place.ray):
+        raise ValueError(f"--replicas is 1, or more with --ray, got {amounts.replicas}")
     named = names_of(pipelines)
     others = aliases_of(alias, named)
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f"{error.name} is missing: pip install 'smalti[serve]'") from None
+    require("fastapi", "prometheus_client", "python_multipart", "uvicorn")
+    build = partial(
+        application, named, others, place, amounts, strict_model, deterministic, log, run
+    )
+    if place.ray:
+        require("ray")
+        on_ray(build, place, amounts, run)
+        return
     from smalti.serve import server
 
     socket = server.listen(place.host, place.port)
-    app, state = application(named, others, place, amounts, strict_model, deterministic, run)
-    server.set_log(log)
+    app, state = build()
     host, port = socket.getsockname()[:2]
     say(f"serving {', '.join(named)} at http://{f'[{host}]' if ':' in host else host}:{port}/")
 
     def drain() -> None:
         state.draining = True
 
-    server.run(app, socket, drain, amounts.drain)
+    server.run(app, socket, drain, amounts.drain, lambda: state.well)
+
+
+def require(*modules: str) -> None:
+    """Raise ValueError, naming what is to be installed, unless these can be imported."""
+    try:
+        for module in modules:
+            import_module(module)
+    except ImportError as error:
+        extra = "ray" if error.name == "ray" else "serve"
+        raise ValueError(f"{error.name} is missing: pip install 'smalti[{extra}]'") from None
+
+
+def on_ray(build: Build, place: Place, amounts: Amounts, run: Run) -> None:
+    """Serve in several processes."""
+    from smalti.serve import ray, server
+
+    server.listen(place.host, place.port).close()  # a port that is taken is told here
+    say(f"serving at http://{place.host}:{place.port}/ by {amounts.replicas} on Ray")
+    ray.run(build, place.host, place.port, amounts.replicas, amounts.drain, run.device == "cpu")
 
 
 def application(
@@ -106,16 +142,19 @@ def application(
     amounts: Amounts,
     strict: bool,
     alone: bool,
+    log: str,
     run: Run,
-) -> tuple[Any, Any]:
+) -> tuple[Any, Server]:
     """The application that serves pipelines by name, and its state."""
-    from smalti.loading import load_any
     from smalti.pipeline.unified import UnifiedPipeline
+    from smalti.serve import server
     from smalti.serve.app import make_app
     from smalti.serve.guard import Keys, Rules, loopback
     from smalti.serve.shared import Limits, Shared
     from smalti.serve.state import Options, Server
     from smalti.serve.talker import Talker
+
+    server.set_log(log)
 
     limits = Limits(amounts.slots, amounts.queue, amounts.deadline, alone)
     hosts = place.hosts
@@ -130,10 +169,12 @@ def application(
     )
     shared = list[Any]()
     for name, path in named.items():
-        pipe = load_any(path, run.device, run.dtype)
+        pipe = opened(path, run)
         talks = isinstance(pipe, UnifiedPipeline)
         shared.append(Talker(name, pipe, limits) if talks else Shared(name, pipe, limits))
-    state = Server(shared, Options(amounts.max_n, amounts.max_pixels, aliases, strict, place.page))
+    shown = {"page": place.page, "sdapi": place.sdapi}
+    options = Options(amounts.max_n, amounts.max_pixels, aliases, strict, **shown)
+    state = Server(shared, options)
     return make_app(state, rules), state
 
 

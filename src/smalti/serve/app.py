@@ -24,6 +24,7 @@ from smalti.serve.guard import Guard, Rules
 from smalti.serve.images import add_images, body_of
 from smalti.serve.metrics import VERSION
 from smalti.serve.page import add_page
+from smalti.serve.sdapi import add_sdapi
 from smalti.serve.shared import Shared
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
@@ -51,6 +52,8 @@ def make_app(server: Server, rules: Rules | None = None) -> Guard:
         app.add_exception_handler(kind, _failed)
     add_images(app, server)
     add_talks(app, server, body_of)
+    if server.options.sdapi:
+        add_sdapi(app, server)
     _models(app, server)
     _state(app, server)
     if server.options.page:
@@ -70,6 +73,8 @@ ROUTES = {
     "/v1/images/variations",
     "/v1/chat/completions",
     "/v1/models",
+    "/sdapi/v1/txt2img",
+    "/sdapi/v1/img2img",
     "/health",
     "/ready",
     "/metrics",

@@ -4,6 +4,7 @@ may bring."""
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import ipaddress
@@ -169,11 +170,8 @@ class Guard:
         return client
 
     def _client(self, scope: Scope, headers: Mapping[str, str]) -> str:
-        given = headers.get("authorization", "")
-        kind, _, key = given.partition(" ")
-        key = key.strip() if kind.lower() == "bearer" else headers.get("api-key", "")
         if self.rules.keys.names:
-            name = self.rules.keys.name(key)
+            name = self.rules.keys.name(_key(headers))
             if name is None:
                 raise Refused(401, "invalid_api_key", "this key is not known here")
             return name
@@ -226,6 +224,19 @@ def _identity(headers: Mapping[str, str]) -> str:
     given = headers.get("x-request-id", "")
     fine = 0 < len(given) <= 100 and given.isascii() and given.replace("-", "").isalnum()
     return given if fine else f"req-{secrets.token_hex(8)}"
+
+
+def _key(headers: Mapping[str, str]) -> str:
+    """The key that a request brings: as a token, as a password, or in a header of its own."""
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return given.strip()
+    if kind.lower() != "basic":
+        return headers.get("api-key", "")
+    try:
+        return base64.b64decode(given, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _host(name: str) -> str:

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -25,6 +25,7 @@ from smalti.serve.shared import Gone, Guest, Shared
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
 
+T = TypeVar("T")
 LOG = logging.getLogger("smalti.serve")
 KEEP_ALIVE = 10.0
 """Seconds between comments of a stream on which nothing happens."""
@@ -84,12 +85,17 @@ async def _edited(request: Request, server: Server, read: Any) -> Response:
                     files[name] = await value.read()
     else:
         fields, files = await body_of(request), {}
-    one = server.find(fields.pop("model", None))
-    if isinstance(one, Talker):
-        raise Refused(400, "unsupported_model", f"{one.name} changes pictures in a chat", "model")
+    one = editing(server.find(fields.pop("model", None)))
     what = await asyncio.to_thread(read, fields, files, server.options.pixels)
     order = order_of(fields, one.pipeline, server.options.most, what.fields)
     return await _answer(request, server, one, order, what)
+
+
+def editing(one: Shared | Talker) -> Shared:
+    """A model that edits pictures. Raises Refused for one that does so in a chat alone."""
+    if isinstance(one, Talker):
+        raise Refused(400, "unsupported_model", f"{one.name} changes pictures in a chat", "model")
+    return one
 
 
 class Stage:
@@ -168,6 +174,12 @@ class Stage:
 
         self.loop.run_in_executor(None, work)
 
+    @property
+    def share(self) -> float:
+        """Of all steps, how many are done, 0 to 1."""
+        jobs = self.jobs if self.guest is None else self.guest.jobs
+        return sum(job.done / job.total for job in jobs if job.total) / max(len(jobs), 1)
+
     def leave(self) -> None:
         """The client has gone."""
         self.gone.set()
@@ -198,9 +210,11 @@ class Stage:
             yield number, what, done
 
 
-async def _answer(
+def begun(
     request: Request, server: Server, one: Shared | Talker, order: Order, edit: Edit | None
-) -> Response:
+) -> Stage:
+    """Ask for the pictures of a request. Raises Refused if the server is being stopped, and what
+    `Batching.submit` does."""
     if server.draining:
         raise Refused(503, "draining", "the server is being stopped", retry=10)
     stage = Stage(server, one, order, request.state.client)
@@ -208,24 +222,39 @@ async def _answer(
         stage.draw()
     else:
         stage.edit(edit)
+    return stage
+
+
+async def waited(
+    stage: Stage, collecting: Coroutine[Any, Any, T], end: Coroutine[Any, Any, None]
+) -> T | None:
+    """What is collected; None if `end` comes first, and then nothing more is drawn. Raises what
+    failed."""
+    ending, task = asyncio.create_task(end), asyncio.create_task(collecting)
+    try:
+        await asyncio.wait({ending, task}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        if not task.done() or task.exception() is not None:
+            stage.leave()
+        ending.cancel()
+        task.cancel()
+
+
+async def _answer(
+    request: Request, server: Server, one: Shared | Talker, order: Order, edit: Edit | None
+) -> Response:
+    began = time.monotonic()
+    stage = begun(request, server, one, order, edit)
     headers = {"x-smalti-load": f"{server.load:.2f}"}
     if order.stream:
         kind = "image_generation" if edit is None else "image_edit"
         headers |= {"x-accel-buffering": "no"}
         body = _events(stage, kind, request.state.identity)
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)
-    began, gone = time.monotonic(), asyncio.create_task(_gone(request))
-    collecting = asyncio.create_task(_collected(stage))
-    try:
-        await asyncio.wait({gone, collecting}, return_when=asyncio.FIRST_COMPLETED)
-        if not collecting.done():
-            return Response(status_code=499)
-        images = collecting.result()
-    finally:
-        if not collecting.done() or collecting.exception() is not None:
-            stage.leave()
-        gone.cancel()
-        collecting.cancel()
+    images = await waited(stage, _collected(stage), gone(request))
+    if images is None:
+        return Response(status_code=499)
     files = await asyncio.to_thread(lambda: [answers.file_of(i, order.output) for i in images])
     data = [
         answers.datum(image, file, order.output, _address(request, server, file, order.output))
@@ -262,7 +291,7 @@ async def _collected(stage: Stage) -> list[Image.Image]:
     return [found[number] for number in sorted(found)]
 
 
-async def _gone(request: Request) -> None:
+async def gone(request: Request) -> None:
     """Until the client has gone."""
     while not await request.is_disconnected():
         await asyncio.sleep(0.2)

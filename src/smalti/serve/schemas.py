@@ -125,3 +125,18 @@ MODELS: dict[str, Any] = {"responses": responses(None)}
 MODEL = MODELS
 STATE = MODELS
 FILE: dict[str, Any] = {"responses": responses(None, "image/png", "image/jpeg", "image/webp")}
+
+PLAIN = {
+    **{name: TEXT for name in ("prompt", "negative_prompt", "mask")},
+    **{name: WHOLE for name in ("seed", "steps", "width", "height", "batch_size", "n_iter")},
+    **{name: AMOUNT for name in ("cfg_scale", "denoising_strength", "mask_blur")},
+    "init_images": {"type": "array", "items": TEXT},
+    "inpainting_mask_invert": {**WHOLE, "enum": [0, 1]},
+}
+"""Fields of AUTOMATIC1111's web UI, which refuses none that it does not know."""
+ANSWER = {
+    "type": "object",
+    "required": ["images", "parameters", "info"],
+    "properties": {"images": {"type": "array", "items": TEXT}, "info": TEXT},
+}
+WEB_UI: dict[str, Any] = {"openapi_extra": body({JSON: PLAIN}, {}), "responses": responses(ANSWER)}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -87,14 +89,46 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
+def notify(state: str) -> None:
+    """Tell systemd how the server is, if that started it and wants to know (`Type=notify`)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+        one.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
+
+
 class Draining(uvicorn.Server):
     """A server that at SIGTERM or SIGINT takes no new work and lets what is running finish; a
     second signal ends it at once. Ended so it exits with 0, where uvicorn would raise the signal
-    again."""
+    again.
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+    Its manager is told when it is ready and when it stops, and, as long as it is `well`, at each
+    third of the time after which a watchdog would end it.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, drain: Callable[[], None], well: Callable[[], bool]
+    ) -> None:
         super().__init__(config)
-        self._drain = drain
+        self._drain, self._well = drain, well
+        self._every, self._told = int(os.environ.get("WATCHDOG_USEC") or 0) / 3e6, 0.0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            notify("READY=1")
+
+    async def on_tick(self, counter: int) -> bool:
+        now = time.monotonic()
+        if self._every and now - self._told >= self._every and self._well():
+            notify("WATCHDOG=1")
+            self._told = now
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        notify("STOPPING=1")
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self._drain()
@@ -111,9 +145,16 @@ class Draining(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def run(app: Any, place: socket.socket, drain: Callable[[], None], seconds: float) -> None:
+def run(
+    app: Any,
+    place: socket.socket,
+    drain: Callable[[], None],
+    seconds: float,
+    well: Callable[[], bool] = lambda: True,
+) -> None:
     """Answer until a signal comes, and then for some seconds at most, in which `drain` has said
-    that nothing new is taken."""
+    that nothing new is taken. A server that is no longer `well` is ended by the watchdog of
+    systemd, where there is one."""
     config = uvicorn.Config(
         app,
         http=Timed,
@@ -124,4 +165,4 @@ def run(app: Any, place: socket.socket, drain: Callable[[], None], seconds: floa
         server_header=False,
         lifespan="on",
     )
-    asyncio.run(Draining(config, drain).serve([place]))
+    asyncio.run(Draining(config, drain, well).serve([place]))

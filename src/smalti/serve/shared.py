@@ -129,7 +129,7 @@ class Guest(CodedPipeline):
         pipeline = shared.pipeline
         self.tokenizer, self.model, self.text = pipeline.tokenizer, pipeline.model, pipeline.text
         self.shared, self.client, self.previews, self.show = shared, client, previews, show
-        self._jobs, self._gone = list[Job](), threading.Event()
+        self.jobs, self._gone = list[Job](), threading.Event()
 
     @property
     def fingerprint(self) -> str:
@@ -141,7 +141,7 @@ class Guest(CodedPipeline):
     def leave(self) -> None:
         """Give up what is being drawn: whoever waits for it is told that the client has gone."""
         self._gone.set()
-        for job in list(self._jobs):
+        for job in list(self.jobs):
             self.shared.batching.cancel(job)
 
     def drawn(self, part: Part, known: Known | None = None) -> Tensor:
@@ -154,7 +154,7 @@ class Guest(CodedPipeline):
             given = known and Known(known.codes[i : i + 1], known.mask[i : i + 1])
             tell = lambda event, i=i: told.put((i, event))  # noqa: E731
             jobs.append(self.shared._job(one, given, tell, self.client, self.previews, codes=True))
-        self._jobs = jobs
+        self.jobs = jobs
         batching.submit(jobs)
         codes = dict[int, Tensor]()
         while len(codes) < count:

@@ -33,6 +33,8 @@ class Options:
     """Whether names of OpenAI's own models are refused; if not, they are the first pipeline."""
     page: bool = True
     """Whether a page to draw with is at `/`."""
+    sdapi: bool = False
+    """Whether clients of AUTOMATIC1111's web UI are answered too."""
 
 
 @dataclass
@@ -72,7 +74,8 @@ class Server:
         """Whether steps are done where there are any to do."""
         now = time.monotonic()
         return all(
-            not s.batching.drawing or now - s.batching.last_turn < STALLED for s in self.shared
+            not (s.batching.drawing or s.batching.waiting) or now - s.batching.last_turn < STALLED
+            for s in self.shared
         )
 
     @property

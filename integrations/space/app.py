@@ -1,0 +1,51 @@
+"""A page of Gradio, as a Space of Hugging Face has it: pictures that are seen while they grow.
+
+`PIPELINE` is what it draws with, a folder or a hub id; `smalti serve` has a page of its own, with
+edits, that needs no Gradio.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import gradio as gr
+from PIL import Image
+
+import smalti
+
+MOST = 4
+"""Pictures at once."""
+pipe = smalti.load(os.environ.get("PIPELINE", "demo/pipeline"))
+
+
+def draw(what: str, n: float, seed: float, guidance: float) -> Iterator[list[Image.Image]]:
+    """Pictures of a text or a class, as far as they are, until they are done."""
+    try:
+        for partial in pipe.stream([what], int(n), seed=int(seed), guidance=guidance):
+            yield partial.images
+    except ValueError as error:
+        raise gr.Error(str(error)) from None
+
+
+def page() -> gr.Blocks:
+    """What is asked for, and what is drawn."""
+    with gr.Blocks(title="smalti", analytics_enabled=False) as found:
+        with gr.Row():
+            if pipe.text is None:
+                what = gr.Dropdown(pipe.classes, value=pipe.classes[0], label="class")
+            else:
+                what = gr.Textbox("", label="text")
+            n = gr.Slider(1, MOST, 1, step=1, label="pictures")
+            seed = gr.Number(0, precision=0, label="seed")
+            guidance = gr.Slider(1, 8, pipe.sampling.guidance.scale, step=0.1, label="guidance")
+        button = gr.Button("Draw", variant="primary")
+        gallery = gr.Gallery(label="pictures", columns=2, format="png")
+        button.click(draw, [what, n, seed, guidance], gallery, api_name="draw")
+    return found.queue(max_size=20)
+
+
+demo = page()
+
+if __name__ == "__main__":
+    demo.launch()
