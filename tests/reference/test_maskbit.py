@@ -166,10 +166,11 @@ class Replayed(Noise):
     def uniform(self, slots: Tensor, width: int = 0, step: Any = 0) -> Tensor:
         """What codes are drawn by in even steps, what their confidence is changed by in odd ones:
         numbers whose Gumbel noise is the recorded one."""
-        assert not width and slots.tolist() == list(range(self.uniforms.shape[-1]))
-        if step % 2 == 0:
-            return self.uniforms[step // 2]
-        return (-(-self.gumbels[step // 2].double()).exp()).exp()
+        assert width < 2 and slots.tolist() == list(range(self.uniforms.shape[-1]))
+        found = self.uniforms[step // 2]
+        if step % 2:
+            found = (-(-self.gumbels[step // 2].double()).exp()).exp()
+        return found.unsqueeze(-1) if width else found
 
 
 def check_sampler(

@@ -131,7 +131,7 @@ class StoredNoise(Noise):
 
     def uniform(self, slots: Tensor, width: int = 0, step: int | Tensor = 0) -> Tensor:
         assert isinstance(step, int)
-        return self.stored[step]
+        return self.stored[step].unsqueeze(-1) if width else self.stored[step]
 
 
 def check_reveal(config: dict[str, Any], io: Vectors) -> None:

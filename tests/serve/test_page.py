@@ -128,7 +128,7 @@ def test_a_server_can_be_without(serve):
 def test_the_command_line_leaves_it_away(page, tmp_path):
     pipeline("llamagen").save_pretrained(tmp_path / "pipeline")
     named, place = {"x": str(tmp_path / "pipeline")}, Place(page=page)
-    app, state = application(named, {}, place, Amounts(), False, False, Run())
+    app, state = application(named, {}, place, Amounts(), False, False, "text", Run())
     paths = {getattr(route, "path", "") for route in app.app.routes}
     assert state.options.page is page and ("/" in paths) is page
 

@@ -7,7 +7,7 @@ B pictures, H and W pixels of the tokenizer's size, N positions, C channels of a
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -237,7 +237,7 @@ def decoding(tokenizer: nn.Module) -> Generator[None]:
     if kind in HALF:
         with torch.inference_mode(False):  # else these would be no weights for training any more
             tokenizer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    with torch.autocast(kind, torch.bfloat16, enabled=kind in HALF):
+    with torch.autocast(kind, torch.bfloat16) if kind in HALF else nullcontext():
         yield
 
 

@@ -249,12 +249,12 @@ class Trainer:
             module = self.trained if self.sharded else replicate(self.trained, self.world)
             module.train()
             set_products(self.world.device, exact=config.precision == "fp32")
-            if compiles(config.compile, self.world.device, self.sharded):
-                compile_blocks(self.trained.model)
             if not self.sharded and self.step < steps:  # as at the end: a GAN has begun by then
                 self.products.count(self.trained, self.batches.batch(self.step), steps - 1)
             if spared := self._spare_memory():
                 log.say(f"{self.line.title}: {spared}")
+            if compiles(config.compile, self.world.device, self.sharded):
+                compile_blocks(self.trained.model)
             stack.enter_context(self.interrupt)
             stream = prefetch(self.batches, self.step, steps)
             stack.callback(stream.close)
