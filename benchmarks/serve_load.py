@@ -31,8 +31,9 @@ import uvicorn
 from PIL import Image
 
 from common import report
-from smalti.engine.batching import Batching, Decoder, Drawn, Job
+from smalti.engine.batching import Batching, Decoder
 from smalti.engine.running import Running
+from smalti.engine.waiting import Drawn, Job
 from smalti.loading import load
 from smalti.pipeline.pipeline import Pipeline
 from smalti.serve.app import make_app

@@ -8,19 +8,10 @@ import torch
 
 from builders import build, models, random_cond
 from smalti.engine import stream
-from smalti.engine.batching import (
-    Batching,
-    Decoder,
-    Drawn,
-    Failed,
-    Full,
-    Job,
-    Late,
-    Shown,
-    Stopped,
-)
+from smalti.engine.batching import Batching, Decoder, Stopped
 from smalti.engine.running import Running
 from smalti.engine.step import Request
+from smalti.engine.waiting import Drawn, Failed, Full, Job, Late, Shown
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 
@@ -197,6 +188,26 @@ def test_a_thread_draws_what_others_ask_for_and_stops(model):
         batching.submit([job_of(model, 0)[0]])
     with pytest.raises(Stopped):
         batching.call(time.monotonic)
+
+
+def test_what_goes_wrong_in_a_turn_ends_the_pictures_of_that_turn(model):
+    """Somebody who is told raises; others are told so, and later ones are drawn."""
+    batching, failed, drawn = Batching(Running(model), PLAIN, slots=2), [], threading.Event()
+
+    def broken(event):
+        raise OSError("the client's socket")
+
+    batching.start()
+    first = Job(lambda: request_of(model, 0), broken)
+    batching.submit([first, Job(lambda: request_of(model, 1), failed.append)])
+    for _ in range(200):
+        if failed:
+            break
+        time.sleep(0.05)
+    assert len(failed) == 1
+    batching.submit([Job(lambda: request_of(model, 2), lambda event: drawn.set())])
+    assert drawn.wait(20)
+    batching.stop()
 
 
 def test_what_is_not_done_when_it_stops_is_told(model):

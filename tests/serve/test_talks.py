@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from servers import Running, opened, png
-from smalti.engine.batching import Full, Stopped
+from smalti.engine.batching import Stopped
+from smalti.engine.waiting import Full
 from smalti.pipeline.conversation import Turn
 from smalti.pipeline.unified import Said
 from smalti.serve.app import make_app

@@ -16,7 +16,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,54 +28,13 @@ from smalti.codes import TokenSpec
 from smalti.engine.lanes import Moved
 from smalti.engine.running import Running
 from smalti.engine.step import Request, Step
+from smalti.engine.waiting import Drawn, Event, Failed, Full, Job, Late, Shown, Waiting
 
 R = TypeVar("R")
 
 
-class Full(Exception):
-    """The queue is full."""
-
-    def __init__(self, waiting: int, seconds: float) -> None:
-        super().__init__(f"{waiting} pictures wait already")
-        self.seconds = seconds
-        """In how many there is a place, as it looks now."""
-
-
-class Late(Exception):
-    """A picture waited for longer than its deadline."""
-
-
 class Stopped(Exception):
     """No more pictures are drawn."""
-
-
-class Shown(NamedTuple):
-    """A picture on the way."""
-
-    picture: Any
-    done: int
-    """Steps."""
-    total: int
-
-
-class Drawn(NamedTuple):
-    """A picture that is done."""
-
-    result: Any
-    """What `Decoder.whole` made of its codes; or, of a job that wants them, the codes (N, ...)."""
-    waited: float
-    """Seconds until its first step."""
-    drawing: float
-    decoding: float
-
-
-class Failed(NamedTuple):
-    """A picture that is not drawn, and why."""
-
-    error: Exception
-
-
-Event = Shown | Drawn | Failed
 
 
 class Decoder(NamedTuple):
@@ -84,32 +44,6 @@ class Decoder(NamedTuple):
     """Codes (B, N, ...), or vectors that stand for them, of a spec to B pictures."""
     partly: Callable[[Step, TokenSpec | None], Sequence[Any]]
     """A step of B rows to B pictures."""
-
-
-@dataclass(eq=False)
-class Job:
-    """A picture that is asked for."""
-
-    request: Callable[[], Request]
-    """Makes its request, when its turn has come: what reads a text is called then."""
-    tell: Callable[[Event], None]
-    """Called with each event, the last of which is `Drawn` or `Failed`, in the thread that draws;
-    nothing is told of a job that was cancelled."""
-    client: str = ""
-    """Whose it is; clients take turns."""
-    previews: int = 0
-    """How many pictures on the way are wanted, at equal parts of its steps; there may be fewer."""
-    codes: bool = False
-    """Whether codes are wanted, not a picture."""
-    cancelled: bool = False
-    spec: TokenSpec | None = None
-    began: float = 0.0
-    times: list[float] = field(default_factory=list[float])
-    """When it came, began, and was drawn."""
-    done: int = 0
-    total: int = 0
-    pending: Step | None = None
-    """What of it is to be shown, or the last step of a finished one."""
 
 
 @dataclass
@@ -150,8 +84,7 @@ class Batching:
         self.slots, self.queue, self.deadline = slots, queue, deadline
         self.window, self.together = window, together
         self.counts, self.last_turn = Counts(), time.monotonic()
-        self._waiting = dict[str, deque[Job]]()
-        """Of each client, whose turn is next first."""
+        self._waiting = Waiting()
         self._live = dict[int, Job]()
         self._finished, self._previews = deque[Job](), dict[Job, None]()
         self._calls = deque[tuple[Callable[[], Any], Future[Any]]]()
@@ -177,7 +110,7 @@ class Batching:
                 raise Full(self.waiting, self._eta(self.waiting))
             for job in jobs:
                 job.times = [now]
-                self._waiting.setdefault(job.client, deque()).append(job)
+            self._waiting.put(jobs)
             self._changed.notify_all()
 
     def cancel(self, job: Job) -> None:
@@ -200,7 +133,7 @@ class Batching:
     def waiting(self) -> int:
         """How many pictures wait for their first step."""
         with self._changed:
-            return sum(len(jobs) for jobs in self._waiting.values())
+            return len(self._waiting)
 
     @property
     def drawing(self) -> int:
@@ -251,12 +184,25 @@ class Batching:
 
     def _loop(self) -> None:
         while not self._closed:
-            if not self.turn():
+            if not self._turn():
                 with self._changed:
                     if not self._busy and not self._closed:
                         self._changed.wait(1.0)
                     elif self._busy:
                         self._changed.wait(self.window)
+
+    def _turn(self) -> bool:
+        """A turn. What goes wrong in it, but for a picture's own fault, ends the pictures that are
+        being drawn, and no others."""
+        try:
+            return self.turn()
+        except Exception as error:
+            some = [*self._live.values(), *self._finished]
+            self._let_go()
+            for job in some:
+                with suppress(Exception):  # whoever is told may be what went wrong
+                    self._fail(job, error)
+            return True
 
     @property
     def _busy(self) -> bool:
@@ -292,15 +238,8 @@ class Batching:
                 self._previews.pop(job, None)
                 self.counts.cancelled += 1
         with self._changed:
-            late = list[Job]()
-            for client, jobs in list(self._waiting.items()):
-                late += [j for j in jobs if not j.cancelled and now - j.times[0] > self.deadline]
-                self.counts.cancelled += sum(j.cancelled for j in jobs)
-                kept = deque(j for j in jobs if not j.cancelled and j not in late)
-                if kept:
-                    self._waiting[client] = kept
-                else:
-                    del self._waiting[client]
+            cancelled, late = self._waiting.sweep(now - self.deadline)
+        self.counts.cancelled += cancelled
         for job in late:
             self._fail(job, Late(f"it waited for more than {self.deadline:g} seconds"))
 
@@ -330,20 +269,12 @@ class Batching:
 
     def _next(self, now: float) -> list[Job]:
         """Whose turn it is: as many as there are free slots, a client after another."""
-        chosen = list[Job]()
         with self._changed:
-            count, free = self.waiting, self.slots - len(self._live)
-            if self.running.cohorts and not self._live and 0 < count < free:
-                first = min(jobs[0].times[0] for jobs in self._waiting.values())
-                if now - first < self.window:
-                    return []
-            while self._waiting and len(chosen) < free:
-                client = next(iter(self._waiting))
-                jobs = self._waiting.pop(client)
-                chosen.append(jobs.popleft())
-                if jobs:
-                    self._waiting[client] = jobs  # behind the others
-        return chosen
+            count, free = len(self._waiting), self.slots - len(self._live)
+            alone = self.running.cohorts and not self._live and 0 < count < free
+            if alone and now - self._waiting.first() < self.window:
+                return []
+            return self._waiting.take(free)
 
     def _move(self, number: int, moved: Moved | Exception) -> None:
         """Take note of what became of a picture in a step."""
@@ -451,8 +382,13 @@ class Batching:
 
     def _everything(self) -> list[Job]:
         """Every picture that is not done."""
-        waiting = [job for jobs in self._waiting.values() for job in jobs]
-        found = [*self._live.values(), *self._finished, *waiting]
-        for held in (self._live, self._finished, self._previews, self._waiting):
-            held.clear()
+        found = [*self._live.values(), *self._finished, *self._waiting.take(len(self._waiting))]
+        self._let_go()
         return found
+
+    def _let_go(self) -> None:
+        """Forget all that is being drawn."""
+        for number in self._live:
+            self.running.leave(number)
+        for held in (self._live, self._finished, self._previews):
+            held.clear()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from smalti.engine.batching import Full, Late, Stopped
+from smalti.engine.batching import Stopped
+from smalti.engine.waiting import Full, Late
 
 KINDS = {
     401: "authentication_error",

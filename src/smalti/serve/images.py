@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image
 
-from smalti.engine.batching import Drawn, Event, Job, Shown
+from smalti.engine.waiting import Drawn, Event, Job, Shown
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Part
 from smalti.serve import answers, schemas

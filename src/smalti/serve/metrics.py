@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from smalti.engine.batching import Drawn
+from smalti.engine.waiting import Drawn
 from smalti.pipeline.coded import short
 from smalti.serve.shared import Shared
 from smalti.serve.talker import Talker

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from smalti.codes import Cond, TokenSpec
 from smalti.data.decode import Picture
-from smalti.engine.batching import Batching, Decoder, Drawn, Event, Failed, Job, Shown
+from smalti.engine.batching import Batching, Decoder
 from smalti.engine.running import Running
 from smalti.engine.step import Known, Request, Step
+from smalti.engine.waiting import Drawn, Event, Failed, Job, Shown
 from smalti.pipeline.coded import CodedPipeline, decoded, encoded, preview
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Asked, Drawing, Part, Wanted, read_conditions

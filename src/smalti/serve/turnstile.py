@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from smalti.engine.batching import Counts, Full, Late, Stopped
+from smalti.engine.batching import Counts, Stopped
+from smalti.engine.waiting import Full, Late
 
 E = TypeVar("E")
 
