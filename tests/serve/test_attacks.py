@@ -273,5 +273,7 @@ def test_nothing_of_a_request_is_in_the_log(server):
     server.ask("POST", DRAW, {"prompt": "class:3", "seed": 5}, x_request_id="mine-1")
     line = server.logged("mine-1")
     assert set(line) == {"request", "client", "method", "path", "status", "seconds"}
+    server.ask("GET", "/v1/models/a%0Ab%1B[2J", x_request_id="mine-2")
+    assert server.logged("mine-2")["path"] == "/v1/models/a%0Ab%1B%5B2J"
     _, headers, _ = server.ask("GET", "/v1/models", x_request_id="a b<script>")
     assert headers["x-request-id"].startswith("req-")

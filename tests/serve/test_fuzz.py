@@ -1,4 +1,4 @@
-"""Made-up requests of every kind that the description of the routes allows, and of many that it does
+"""Made-up requests of every kind that the description of the routes allows, and many that it does
 not: none breaks the server, and it draws on."""
 
 import shutil

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from starlette.responses import JSONResponse
 
@@ -135,7 +136,7 @@ class Guard:
                     "request": identity,
                     "client": state.get("client", ""),
                     "method": scope["method"],
-                    "path": scope["path"],
+                    "path": quote(scope["path"]),  # a line of the log is one line
                     "status": status[0],
                     "seconds": round(time.monotonic() - began, 4),
                 }
