@@ -66,7 +66,7 @@ def test_tables_are_not_read_whole():
 def test_the_most_memory_is_forgotten():
     rates.forget_peak(CPU)
     before = rates.peak_memory(CPU)
-    block = torch.ones(20_000_000)
-    assert rates.peak_memory(CPU) - before > 70e6
+    block = torch.ones(100_000_000)  # 400 MB, of which others that end may hide some
+    assert rates.peak_memory(CPU) - before > 200e6
     del block
     assert rates.hardware() and rates.hardware(CPU) == rates.hardware()
