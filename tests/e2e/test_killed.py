@@ -24,8 +24,8 @@ import pyarrow.compute, torch._dynamo, smalti
 with contextlib.suppress(ImportError):
     from torch.utils.tensorboard import writer
 for module in pkgutil.walk_packages(smalti.__path__, "smalti."):
-    if module.name != "smalti.__main__":  # all that is slow is imported once
-        importlib.import_module(module.name)
+    if not module.name.startswith(("smalti.__main__", "smalti.serve")):
+        importlib.import_module(module.name)  # all that is slow, once
 with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
     smalti.cli.main.main(["encode", "--help"])  # and what reads a command line
 coding, training = smalti.cli.coding, smalti.runs.run
