@@ -151,12 +151,12 @@ def application(
     from smalti.serve.app import make_app
     from smalti.serve.guard import Keys, Rules, loopback
     from smalti.serve.shared import Limits, Shared
-    from smalti.serve.state import Options, Server
+    from smalti.serve.state import Options, Server, compute_alone
     from smalti.serve.talker import Talker
 
     server.set_log(log)
 
-    limits = Limits(amounts.slots, amounts.queue, amounts.deadline, alone)
+    limits = Limits(amounts.slots, amounts.queue, amounts.deadline, alone, compute_alone())
     hosts = place.hosts
     if not hosts and loopback(place.host):
         hosts = ("localhost", "127.0.0.1", "::1", place.host)

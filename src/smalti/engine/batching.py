@@ -67,7 +67,9 @@ class Batching:
 
     Args: how many pictures are drawn at once; how many may wait; the seconds after which one that
     waits is given up; the seconds that the first of a cohort waits for others, for models whose
-    pictures share passes only if they begin together; how many are decoded at once.
+    pictures share passes only if they begin together; how many are decoded at once; how many
+    threads the one that draws computes with, None as many as torch takes. Others should then take
+    one: two teams of threads on the same cores wait for each other.
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class Batching:
         deadline: float = 300.0,
         window: float = 0.005,
         together: int = 8,
+        threads: int | None = None,
     ) -> None:
         self.running, self.decoder = running, decoder
         self.slots, self.queue, self.deadline = slots, queue, deadline
-        self.window, self.together = window, together
+        self.window, self.together, self.threads = window, together, threads
         self.counts, self.last_turn = Counts(), time.monotonic()
         self._waiting = Waiting()
         self._live = dict[int, Job]()
@@ -183,6 +186,8 @@ class Batching:
     # -- in the thread that draws
 
     def _loop(self) -> None:
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         while not self._closed:
             if not self._turn():
                 with self._changed:

@@ -78,7 +78,8 @@ def set_log(form: str) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ValueError if something else does already."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    # told that it is TCP: else answers wait 40 ms, as asyncio leaves Nagle's algorithm on
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))

@@ -51,6 +51,8 @@ class Limits:
     alone: bool = False
     """Whether each picture is drawn by passes of its own: equal to the bit to a picture drawn
     alone, and slower."""
+    threads: int | None = None
+    """Threads that draw; None: as many as torch takes."""
 
 
 class Shared:
@@ -64,6 +66,8 @@ class Shared:
             limits.slots,
             limits.queue,
             limits.deadline,
+            together=1 if limits.alone else 8,
+            threads=limits.threads,
         )
         self._conditions = lru_cache(READ)(self._read)
         _ = pipeline.fingerprint  # before anybody waits for it

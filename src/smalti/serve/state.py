@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from smalti.serve.answers import Store
 from smalti.serve.errors import Refused
 from smalti.serve.metrics import Metrics
@@ -83,3 +85,16 @@ class Server:
         """Pictures that wait or are drawn, of each slot."""
         busy = sum(s.batching.waiting + s.batching.drawing for s in self.shared)
         return busy / sum(s.batching.slots for s in self.shared)
+
+
+def compute_alone() -> int:
+    """Leave the processor's cores to the thread that draws: this one, and all that begin later,
+    compute with one thread. How many threads that is for the one that draws.
+
+    Each thread that computes with several has a team of its own, and GNU's OpenMP lets all teams
+    sleep as soon as there are more threads than cores: a picture then takes twice as long. It must
+    be called before anything is computed.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return threads

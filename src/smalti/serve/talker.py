@@ -24,7 +24,7 @@ class Talker:
 
     def __init__(self, name: str, pipeline: UnifiedPipeline, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         self.name, self.pipeline, self.limits = name, pipeline, limits
-        self.batching = Turnstile(limits.slots, limits.queue, limits.deadline)
+        self.batching = Turnstile(limits.slots, limits.queue, limits.deadline, limits.threads)
         _ = pipeline.fingerprint
 
     def pictures(

@@ -6,8 +6,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
+
+import torch
 
 from smalti.engine.batching import Counts, Stopped
 from smalti.engine.waiting import Full, Late
@@ -19,7 +23,7 @@ class Turnstile:
     """Places for so many streams at once, of which one goes on at a time, in the order in which
     they came; so many more may wait for a place, each for so many seconds at most."""
 
-    def __init__(self, slots: int, queue: int, deadline: float) -> None:
+    def __init__(self, slots: int, queue: int, deadline: float, threads: int | None = None) -> None:
         self.slots, self.queue, self.deadline = slots, queue, deadline
         self.counts, self.last_turn = Counts(), time.monotonic()
         self.waiting = self.drawing = 0
@@ -28,6 +32,9 @@ class Turnstile:
         self._seconds = 1.0
         """Of a stream, as they were lately."""
         self._stopped = False
+        begin = partial(torch.set_num_threads, threads) if threads is not None else None
+        self._pool = ThreadPoolExecutor(1, "smalti-talks", begin)
+        """The thread that computes, whoever waits for it."""
 
     def start(self) -> None:
         """There is no thread to start."""
@@ -52,8 +59,8 @@ class Turnstile:
             began, events = time.monotonic(), None
             while not gone.is_set():
                 with self._turn():
-                    events = make() if events is None else events
-                    event = next(events, None)
+                    events = self._pool.submit(make).result() if events is None else events
+                    event = self._pool.submit(next, events, None).result()
                     self.counts.passes += 1
                 if event is None:
                     self.counts.done += 1
