@@ -116,7 +116,7 @@ def forgetful(model: Unified) -> Unified:
 
 
 def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_reading_in_parts_is_reading_at_once(model: Unified):
@@ -184,18 +184,16 @@ def test_where_guidance_is_1_no_second_branch_is_missed(model: Unified, monkeypa
 
 @draws
 def test_known_codes_stay_and_are_seen(model: Unified):
-    documents, given = some(model), picture(model, 5).content
+    documents, given = some(model), picture(model, 7).content
     mask = torch.zeros(2, model.spec.positions, dtype=torch.bool)
     mask[:, : model.spec.positions // 2] = True
     codes = torch.stack([given, given])
     plain = asked(model, documents, pictures=1, first="picture")
     held = finished(model, asked(model, documents, first="picture", known=Known(codes, mask)))
     free = finished(model, plain)
-    same = list[bool]()
     for parts, others in zip(held, free, strict=True):
         close(parts[0].content[mask[0]].float(), given[mask[0]].float())
-        same.append(torch.equal(parts[0].content[~mask[0]], others[0].content[~mask[0]]))
-    assert not all(same)
+        assert not torch.equal(parts[0].content[~mask[0]], others[0].content[~mask[0]])
 
 
 def test_models_that_know_orders_draw_in_them(model: Unified):
@@ -204,7 +202,7 @@ def test_models_that_know_orders_draw_in_them(model: Unified):
         with pytest.raises(ValueError, match="order random is for models that know orders"):
             Sampling.of(order="random").check(model)
         return
-    orders = shuffled(Noise.request(1, 2), model.spec.positions)
+    orders = shuffled(Noise.request(7, 2), model.spec.positions)
     request = asked(
         model, some(model), guidance=Guidance(2.0), orders=orders, most=3, pictures=2,
         first="picture",

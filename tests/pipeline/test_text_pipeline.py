@@ -213,6 +213,9 @@ def test_sample_draws_prompts_in_turn_and_again(folder, tmp_path, capsys):
     assert {t["negative"] for t in tags} == {"rain"}
     picture = tmp_path / "many" / "000002.png"
     main(["sample", folder, "--like", str(picture), "--out", str(tmp_path / "one.png")])
+    alone = ["--negative", "rain", "--n", "4", "--batch", "1", "--out", str(tmp_path / "alone")]
+    main([*command, *alone])
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "alone/000002.png").read_bytes()
     one, same = (Image.open(path) for path in (tmp_path / "one.png", picture))
     apart = np.abs(np.asarray(one, int) - np.asarray(same, int))
     assert one.info == same.info and apart.max() <= 1  # a level, by rounding

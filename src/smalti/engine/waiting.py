@@ -70,7 +70,6 @@ class Job:
     """Whether codes are wanted, not a picture."""
     cancelled: bool = False
     spec: TokenSpec | None = None
-    began: float = 0.0
     times: list[float] = field(default_factory=list[float])
     """When it came, began, and was drawn."""
     done: int = 0

@@ -24,7 +24,7 @@ from smalti.data.decode import Picture
 from smalti.engine.batching import Batching, Decoder
 from smalti.engine.running import Running
 from smalti.engine.step import Known, Request, Step
-from smalti.engine.waiting import Drawn, Event, Failed, Job, Shown
+from smalti.engine.waiting import Drawn, Event, Job, Shown
 from smalti.pipeline.coded import CodedPipeline, decoded, encoded, preview
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Asked, Drawing, Part, Wanted, read_conditions
@@ -196,6 +196,3 @@ class Guest(CodedPipeline):
         if self._gone.is_set():
             raise Gone
         return self.shared.batching.call(function).result()
-
-
-__all__ = ["Failed", "Gone", "Guest", "Limits", "Shared"]
