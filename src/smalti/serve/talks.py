@@ -25,6 +25,7 @@ from smalti.pipeline.sampling import Sampling
 from smalti.pipeline.unified import Said, Shown
 from smalti.serve import answers, schemas
 from smalti.serve.errors import Refused, invalid, missing, refusal
+from smalti.serve.images import gone
 from smalti.serve.orders import Output, number_of, plain, text_of, truth_of
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
@@ -188,11 +189,7 @@ async def _whole(request: Request, reply: Reply, about: dict[str, Any]) -> Respo
         message = {"role": "assistant", "content": "\n".join(t for t in texts if t)}
         return message | ({"images": images} if images else {})
 
-    async def left() -> None:
-        while not await request.is_disconnected():
-            await asyncio.sleep(0.2)
-
-    collecting, leaving = asyncio.create_task(collected()), asyncio.create_task(left())
+    collecting, leaving = asyncio.create_task(collected()), asyncio.create_task(gone(request))
     await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
     leaving.cancel()
     if not collecting.done():
