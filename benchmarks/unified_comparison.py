@@ -1,7 +1,7 @@
 """Text and pictures in one model: by which way, and does learning both help or hurt? The page.
 
     python benchmarks/unified_comparison.py --tokenizer NAME=DIR ... --towers DIR [--out DIR]
-        [--docs DIR] [--only NAME ...] [--known FILE ...] [--quick]
+        [--docs DIR] [--only NAME ...] [--known FILE ...] [--page] [--quick]
 
 Tokenizers are given by the kind of picture that they make, which each model names: codes, numbers,
 features, dual, tower, parts (`TOKENIZERS` says the recipe of each), trained on pictures of several
@@ -14,7 +14,8 @@ coded and seen before. Oracles judge what they draw and say.
 Finished runs in --out are used again, one that was cut off goes on. Prints a JSON line for each
 model, and writes unified-measured.md and its plot into --docs when all are there. --only trains
 some and writes nothing else. Models whose lines --known holds, printed before, are not trained
-again. --quick trains few steps: the page then says nothing, but it is whole.
+again, and --page trains none but writes the page of these. --quick trains few steps: the page then
+says nothing, but it is whole.
 """
 
 from __future__ import annotations
@@ -307,25 +308,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", choices=CASES, help="train these and stop")
     parser.add_argument("--known", nargs="*", type=Path, default=[], help="lines printed before")
     parser.add_argument("--count", type=int, default=200, help="documents of each task")
+    parser.add_argument("--page", action="store_true", help="train none, write what is known")
     parser.add_argument("--quick", action="store_true", help="a trial of some minutes")
     args = parser.parse_args(arguments)
     shop = Shop(args.out, tuple(args.tokenizer), args.towers)
     if args.quick:
         shop = replace(shop, steps=5, count=200)
     known = earlier(args.known)
+    missing = [n for n in args.only or CASES if n not in known and not args.page]
     try:
-        for name in (n for n in args.only or CASES if n not in known):
+        for name in missing:
             shop.require(FIRST)
             shop.require(CASES[name])
     except ValueError as error:
         parser.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in args.only or CASES:
-        if name not in known:
-            known[name] = trained(name, shop, 4 if args.quick else args.count)
-            report(known[name])
+    for name in missing:
+        known[name] = trained(name, shop, 4 if args.quick else args.count)
+        report(known[name])
     if not args.only:
-        rows = [known[name] for name in CASES]
+        rows = [known[name] for name in CASES if name in known]
         plot(rows, args.docs / "unified-measured.png")
         (args.docs / "unified-measured.md").write_text(page(rows, machines(rows)))
 

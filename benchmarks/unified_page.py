@@ -76,7 +76,19 @@ OTHERS = [name for name in TITLES if name != "chameleon"]
 
 
 def sizes(rows: Rows) -> list[str]:
-    return list(dict.fromkeys(row["size"] for row in sorted(rows, key=lambda r: r["parameters"])))
+    """Those of which the models of all groups are measured, from the smallest."""
+    ours = sorted((r for r in rows if r["case"] not in OTHERS), key=lambda r: r["parameters"])
+    found = {
+        size: {r["group"] for r in ours if r["size"] == size} for size in (r["size"] for r in ours)
+    }
+    return [size for size, groups in found.items() if groups == {"all", *GROUPS}]
+
+
+def missing(rows: Rows) -> str:
+    """The ways that are not measured."""
+    there = {row["case"] for row in rows}
+    left = [title for name, title in TITLES.items() if name not in there]
+    return f"Not measured yet: {'; '.join(left)}." if left else ""
 
 
 def together(rows: Rows) -> str:
@@ -156,6 +168,7 @@ def page(rows: Rows, about: dict[str, Any]) -> str:
             about=about,
             count=", ".join(map(str, ones)),
             ways=ways(rows),
+            missing=missing(rows),
             together=together(rows),
             said=said(rows),
         )

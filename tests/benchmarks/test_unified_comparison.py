@@ -51,7 +51,15 @@ def test_the_page_says_what_was_measured(tmp_path):
     text = page(rows, about)
     assert "right 10.0 points more often on average" in text.replace("\n  ", " ")
     assert text.count("| one model |") == len(SIZES) and "a machine" in text
-    assert "| 250,000 | one each | 3.0 T | 25.0 ± 5 % |" in text
+    assert "| 250,000 | one each | 3.0 T | 25.0 ± 5 % |" in text and "Not measured" not in text
+
+
+def test_a_page_of_some_says_which_ways_are_missing():
+    about = {"hardware": "a machine", "threads": 2, "torch": "2", "commit": "abc"}
+    rows = [row(name) for name in CASES if name not in ("illume", "small-reading")]
+    text = page(rows, about)
+    assert f"Not measured yet: {TITLES['illume']}." in text
+    assert text.count("| one model |") == len(SIZES) - 1
 
 
 def test_every_way_has_a_title_and_a_tokenizer_that_its_model_takes():

@@ -101,11 +101,12 @@ def ask_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
 
 def questions_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A picture of one to three shapes, and some questions about it, each with the answer to
-    write. A picture costs many positions and an answer few, so much is learned of one."""
+    write. A picture costs many positions and an answer few, so much is learned of one. As after
+    any number of questions there may be no more, an answer's end is learned in all of them."""
     scene = any_scene(rng, seed, int(rng.integers(1, MOST + 1)))
     some = [pair for pairs in questions(scene.shapes).values() for pair in pairs]
     parts: list[tuple[Content, bool]] = [(scene, False)]
-    for i in rng.permutation(len(some))[:QUESTIONS]:
+    for i in rng.permutation(len(some))[: rng.integers(1, QUESTIONS + 1)]:
         question, answer = some[i]
         before = "\n" if len(parts) > 1 else ""  # as in a conversation
         parts += [(before + asked(question), False), (answer, True)]
