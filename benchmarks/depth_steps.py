@@ -8,7 +8,8 @@ codes at each position and with one code, in turns; `ratio` is the quotient of t
 target is at most 1.35. Codes are out of 4,096 each, as UniTok's, and out of 16,384, as
 RQ-Transformer's, where each of the depths has to read a classifier of 50 MB. `dnd` draws the codes
 between the layers, without a depth head, `dnd_shared` by one classifier for all depths; their
-target is at most 1.1.
+target is at most 1.1. `paper` is the quotient of the operations of a step, also that of the
+weights it reads: no system can be much below it.
 
 Training: a step of a model with a depth head beside one of a LlamaGen of the same width and depth,
 as `bit_steps.py` has it; `ratio` is measured / paper, and the target is at most 1.1.
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bit_steps import CASES, LIKELIHOOD, Case
 from bit_steps import measure as trained
@@ -70,14 +72,17 @@ class Decoding:
     def __init__(self, system: str, vocab: int, depth: int, batch: int) -> None:
         torch.manual_seed(0)
         self.model = DECODED[system](vocab, depth).eval()
-        self.weights = packed(self.model)  # as the loop has them
-        self.weights.__enter__()
         cond = Cond(labels=torch.arange(batch))
         self.prepared, self.cache = self.model.prepare(cond), self.model.cache(batch)
         self.codes, slot = self.model.spec.empty(batch), self.model.spec.positions // 2
         slots = torch.tensor([slot])
         self.span = Span(slots, slot + 1, slot)
         self.chance = Chance(Unguided(), SlotNoise(Noise.request(0, batch), slots))
+        with FlopCounterMode(display=False) as counter:
+            self.step()
+        self.operations = counter.get_total_flops()
+        self.weights = packed(self.model)  # as the loop has them
+        self.weights.__enter__()
 
     @torch.no_grad()
     def step(self) -> None:
@@ -109,6 +114,7 @@ def decoded(
         "ms": 1000 * mine,
         "one_code_ms": 1000 * theirs,
         "ratio": mine / theirs,
+        "paper": two[0].operations / two[1].operations,
         "parameters": sizes[0],
         "one_code_parameters": sizes[1],
     }
