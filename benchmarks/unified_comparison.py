@@ -64,13 +64,12 @@ from smalti.train.parallel import World
 from unified_page import page, plot
 
 GROUPS = {
-    "all": (*dict.fromkeys(TASKS), "ask"),
+    "all": tuple(dict.fromkeys(TASKS)),
     "drawing": ("draw", "edit", "riddle", "story"),
     "reading": ("caption", "questions", "ask"),
     "telling": ("fact",),
 }
-"""What each model is asked for. It learns those that are in `TASKS`, which says how often each
-takes its turn; who learns several questions about a picture is asked one."""
+"""What each model learns, in the turns that `TASKS` has them in, and is asked for."""
 TOKENIZERS = {
     "codes": "shapes_vqgan",
     "numbers": "shapes_klvae_2x2",

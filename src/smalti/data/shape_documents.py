@@ -1,7 +1,7 @@
 """Documents of drawn shapes in every direction, each with an oracle that judges a model's answer.
 
 `shapes-all:COUNT` mixes, in turns of ten: captions to draw and pictures to describe, questions
-about one to three shapes, instructions to edit, stories in which one shape changes,
+about one to three shapes, one or several, instructions to edit, stories in which one shape changes,
 facts of the world, and riddles: "draw a small heart in the colour of the sea at the top left",
 whose colour no picture of training says (`shape_facts`). Document i depends on the seed and i
 alone.
@@ -27,7 +27,7 @@ from smalti.data.source import digest
 from smalti.data.transforms import center_crop
 
 TASKS = (
-    *("draw", "caption", "questions", "edit", "riddle"),
+    *("draw", "caption", "ask", "edit", "riddle"),
     *("questions", "edit", "questions", "story", "fact"),
 )
 """Document i is of the task i modulo their number."""

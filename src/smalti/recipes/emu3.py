@@ -52,7 +52,7 @@ def emu3() -> UnifiedRecipe:
 def small(dim: int = 192, layers: int = 6) -> LanguageConfig:
     """A decoder as Emu3's, of some million parameters. How many ids it knows its tokenizers
     decide."""
-    heads = dim // 64
+    heads = dim // 32
     return LanguageConfig(1 << 18, layers, heads, dim, 3 * dim, kv_heads=1, rope_base=1e6)
 
 

@@ -191,7 +191,7 @@ def shapes_refined() -> RefineRecipe:
 def small(dim: int = 192, layers: int = 6) -> LanguageConfig:
     """A decoder as Qwen2.5, of some million parameters. How many ids it knows its tokenizers
     decide."""
-    heads = dim // 64
+    heads = dim // 32
     return LanguageConfig(
         1 << 19, layers, heads, dim, 3 * dim, kv_heads=1, qkv_bias=True, rope_base=1e6
     )

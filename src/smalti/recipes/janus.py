@@ -87,7 +87,7 @@ def small(dim: int = 192, layers: int = 6) -> LanguageConfig:
     """A decoder as Janus's, of some million parameters. How many ids it knows its text tokenizer
     decides."""
     return replace(
-        DEEPSEEK_1B, vocab=1 << 17, layers=layers, heads=dim // 64, dim=dim, ffn_dim=3 * dim
+        DEEPSEEK_1B, vocab=1 << 17, layers=layers, heads=dim // 32, dim=dim, ffn_dim=3 * dim
     )
 
 

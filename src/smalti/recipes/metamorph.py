@@ -120,7 +120,6 @@ def shapes_metamorph() -> UnifiedRecipe:
     return replace(
         recipe,
         data=DataConfig(source="captioned:shapes", flip=False),
-        row=120,
         model=MetaMorphConfig(
             replace(small(128, 4), vocab=LLAMA_3.vocab, qk_norm="none"), length=512
         ),

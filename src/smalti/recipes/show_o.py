@@ -57,7 +57,7 @@ def show_o() -> UnifiedRecipe:
 def small(dim: int = 192, layers: int = 6) -> LanguageConfig:
     """A decoder as Show-o's, of some million parameters. How many ids it knows its tokenizers
     decide."""
-    return replace(PHI, vocab=1 << 16, layers=layers, heads=dim // 64, dim=dim, ffn_dim=4 * dim)
+    return replace(PHI, vocab=1 << 16, layers=layers, heads=dim // 32, dim=dim, ffn_dim=4 * dim)
 
 
 def shapes_show_o() -> UnifiedRecipe:

@@ -121,11 +121,9 @@ def _flow(recipe: UnifiedRecipe) -> UnifiedRecipe:
     time decides has half."""
     return replace(
         recipe,
-        row=120,
-        model=TransfusionConfig(layers=6, heads=3, head_dim=64, dim=192, length=512),
+        model=TransfusionConfig(layers=6, heads=6, head_dim=32, dim=192, length=512),
         objective=JointConfig(pictures=5.0, cond_dropout=recipe.objective.cond_dropout),
         sampling=Sampling.of(guidance=2.0, head_steps="25"),
-        train=replace(recipe.train, batch=40),
     )
 
 

@@ -168,7 +168,6 @@ def shapes_unitok() -> UnifiedRecipe:
     head = DepthConfig(2, 3, 192, "llama", 576, rotary=True, bias=True)
     return replace(
         shapes_chameleon(),
-        row=160,
         model=language(small(), head=head, width=192, heads=6, length=512),
         objective=JointConfig(text=3.0, pictures=2.0, cond_dropout=0.05),
     )

@@ -132,7 +132,6 @@ def shapes_vilau() -> UnifiedRecipe:
     """
     return replace(
         shapes_chameleon(),
-        row=160,
         model=DepthLanguageConfig(small(), head=over_depth(), length=512),
         objective=JointConfig(text=3.0, pictures=2.0, cond_dropout=0.05),
     )
@@ -155,7 +154,6 @@ def emoji_vila_u() -> UnifiedRecipe:
     """
     return replace(
         emoji_chameleon(),
-        row=160,
         model=DepthLanguageConfig(small(dropout=0.1), head=over_depth(), length=512),
         sampling=Sampling.of(guidance=2.0, top_p=0.95),
     )
