@@ -24,10 +24,10 @@ from smalti.serve.errors import Refused, refusal
 from smalti.serve.guard import Guard, Rules
 from smalti.serve.images import add_images, body_of
 from smalti.serve.metrics import VERSION
-from smalti.serve.page import add_page
 from smalti.serve.sdapi import add_sdapi
 from smalti.serve.shared import Shared
 from smalti.serve.state import Server
+from smalti.serve.static import add_page
 from smalti.serve.talker import Talker
 from smalti.serve.talks import add_talks
 
