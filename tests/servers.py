@@ -4,10 +4,16 @@ import base64
 import http.client
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from typing import Any
 
+import numpy as np
 import uvicorn
 from PIL import Image
 
@@ -83,3 +89,52 @@ def png(image: Image.Image) -> bytes:
     data = io.BytesIO()
     image.save(data, "PNG")
     return data.getvalue()
+
+
+class Process:
+    """A server in a process of its own; what it writes."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "smalti", "serve", "--port", "0", *arguments]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stderr=pipe, text=True, env={**os.environ})
+        self.lines = list[str]()
+        self.port = 0
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.strip())
+            if found := re.search(r"serving .* at http://127.0.0.1:(\d+)/", line):
+                self.port = int(found[1])
+                break
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.lines += [line.strip() for line in self.process.stderr]
+
+    def get(self, path: str) -> bytes:
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:
+                    return answer.read()
+            except ConnectionError:
+                time.sleep(0.05)
+        raise AssertionError("it does not answer")
+
+
+def drawn_at(port: int, seed: int) -> np.ndarray:
+    """A picture of a class, from the server at a port."""
+    body = json.dumps({"prompt": "1", "seed": seed}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/images/generations",
+        body,
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        (datum,) = json.load(answer)["data"]
+    return np.asarray(opened(datum["b64_json"]))
+
+
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two pictures are of the same codes; those of a batch are rounded by themselves."""
+    return np.abs(one.astype(int) - other.astype(int)).max() <= 1

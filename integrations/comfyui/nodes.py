@@ -54,22 +54,35 @@ def setting_inputs() -> list[io.Input]:
     ]
 
 
+def schema(
+    node: str, title: str, about: str, inputs: list[io.Input], output: io.Output
+) -> io.Schema:
+    """What a page of ComfyUI shows of a node."""
+    return io.Schema(
+        node_id=node,
+        display_name=title,
+        category=CATEGORY,
+        description=about,
+        inputs=inputs,
+        outputs=[output],
+    )
+
+
 class Load(io.ComfyNode):
     """A pipeline of a folder or of the Hugging Face hub."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SmaltiLoad",
-            display_name="Load smalti pipeline",
-            category=CATEGORY,
-            description="Loads tokenizer, generator and text encoder. Nothing in it is executed.",
-            inputs=[
+        return schema(
+            "SmaltiLoad",
+            "Load smalti pipeline",
+            "Loads tokenizer, generator and text encoder. Nothing in it is executed.",
+            [
                 io.String.Input("pipeline", tooltip="A folder, or an id of the Hugging Face hub."),
                 io.Combo.Input("device", options=["auto", "cpu", "cuda"], default="auto"),
                 io.Combo.Input("dtype", options=["auto", "float32", "bfloat16"], default="auto"),
             ],
-            outputs=[Smalti.Output("SMALTI_PIPELINE", display_name="pipeline")],
+            Smalti.Output("SMALTI_PIPELINE", display_name="pipeline"),
         )
 
     @classmethod
@@ -82,20 +95,19 @@ class Draw(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SmaltiDraw",
-            display_name="Draw (smalti)",
-            category=CATEGORY,
-            description="Draws pictures and shows them while they grow. Picture i of a seed is the "
+        return schema(
+            "SmaltiDraw",
+            "Draw (smalti)",
+            "Draws pictures and shows them while they grow. Picture i of a seed is the "
             "same whatever n and batch are.",
-            inputs=[
+            [
                 Smalti.Input("pipeline"),
                 *prompt_inputs(),
                 io.Int.Input("n", default=1, min=1, max=256),
                 io.Int.Input("batch", default=8, min=1, max=256, optional=True),
                 *setting_inputs(),
             ],
-            outputs=[io.Image.Output("IMAGE", display_name="images")],
+            io.Image.Output("IMAGE", display_name="images"),
         )
 
     @classmethod
@@ -116,13 +128,12 @@ class Edit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         sides = {"default": 0, "min": 0, "max": 4096, "optional": True}
-        return io.Schema(
-            node_id="SmaltiEdit",
-            display_name="Edit (smalti)",
-            category=CATEGORY,
-            description="Paints what is masked anew, or goes on beyond the edges; picture i of a "
+        return schema(
+            "SmaltiEdit",
+            "Edit (smalti)",
+            "Paints what is masked anew, or goes on beyond the edges; picture i of a "
             "batch is picture i of the seed. It is brought to the model's size first.",
-            inputs=[
+            [
                 Smalti.Input("pipeline"),
                 io.Image.Input("image"),
                 *prompt_inputs(),
@@ -131,7 +142,7 @@ class Edit(io.ComfyNode):
                 io.Boolean.Input("keep_pixels", default=True, optional=True),
                 *setting_inputs(),
             ],
-            outputs=[io.Image.Output("IMAGE", display_name="images")],
+            io.Image.Output("IMAGE", display_name="images"),
         )
 
     @classmethod
@@ -158,13 +169,12 @@ class Encode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SmaltiEncode",
-            display_name="Encode (smalti)",
-            category=CATEGORY,
-            description="Codes of pictures, which are brought to the model's size.",
-            inputs=[Smalti.Input("pipeline"), io.Image.Input("image")],
-            outputs=[Codes.Output("SMALTI_CODES", display_name="codes")],
+        return schema(
+            "SmaltiEncode",
+            "Encode (smalti)",
+            "Codes of pictures, which are brought to the model's size.",
+            [Smalti.Input("pipeline"), io.Image.Input("image")],
+            Codes.Output("SMALTI_CODES", display_name="codes"),
         )
 
     @classmethod
@@ -177,13 +187,12 @@ class Decode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SmaltiDecode",
-            display_name="Decode (smalti)",
-            category=CATEGORY,
-            description="Pictures of codes.",
-            inputs=[Smalti.Input("pipeline"), Codes.Input("codes")],
-            outputs=[io.Image.Output("IMAGE", display_name="images")],
+        return schema(
+            "SmaltiDecode",
+            "Decode (smalti)",
+            "Pictures of codes.",
+            [Smalti.Input("pipeline"), Codes.Input("codes")],
+            io.Image.Output("IMAGE", display_name="images"),
         )
 
     @classmethod
@@ -197,19 +206,18 @@ class ServerDraw(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SmaltiServerDraw",
-            display_name="Draw on a smalti server",
-            category=CATEGORY,
-            description=f"Nothing is computed here. A key is read from the variable {KEY}.",
-            inputs=[
+        return schema(
+            "SmaltiServerDraw",
+            "Draw on a smalti server",
+            f"Nothing is computed here. A key is read from the variable {KEY}.",
+            [
                 io.String.Input("address", default="http://127.0.0.1:8000/v1"),
                 io.String.Input("model", default="", tooltip="Empty: the server's first."),
                 *prompt_inputs(),
                 io.Int.Input("n", default=1, min=1, max=10),
                 *setting_inputs(),
             ],
-            outputs=[io.Image.Output("IMAGE", display_name="images")],
+            io.Image.Output("IMAGE", display_name="images"),
         )
 
     @classmethod

@@ -2,20 +2,15 @@
 
 import hashlib
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from pathlib import Path
 
 import openai
 import pytest
 
 from builders import pipeline
+from servers import Process
 from small_systems import mistake
 from smalti.serve.server import listen
 
@@ -25,37 +20,6 @@ def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("served") / "shapes" / "pipeline"
     pipeline("llamagen").save_pretrained(path)
     return path
-
-
-class Process:
-    """A server in a process of its own; what it writes."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "smalti", "serve", "--port", "0", *arguments]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stderr=pipe, text=True, env={**os.environ})
-        self.lines = list[str]()
-        self.port = 0
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line.strip())
-            if found := re.search(r"serving .* at http://127.0.0.1:(\d+)/", line):
-                self.port = int(found[1])
-                break
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.lines += [line.strip() for line in self.process.stderr]
-
-    def get(self, path: str) -> bytes:
-        for _ in range(300):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:
-                    return answer.read()
-            except ConnectionError:
-                time.sleep(0.05)
-        raise AssertionError("it does not answer")
 
 
 def test_a_server_answers_and_a_signal_lets_it_finish(folder, tmp_path):

@@ -242,7 +242,7 @@ def test_what_is_said_is_put_as_the_model_learned_it():
 def test_pictures_that_are_given_are_seen_and_those_that_are_drawn_are_codes(both, photo):
     image = center_part(Image.open(photo), both.eye.size)
     pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() / 127.5 - 1
-    (document,) = both._parts([["what is it?", photo, "draw"]])
+    (document,) = both.documents([["what is it?", photo, "draw"]])
     assert [part.seen for part in document if part.spec is not None] == [True]
     torch.testing.assert_close(document[2].content, both.eye.encode(pixels)[0])
     plain = [np.asarray(i) for i in both.instruct(photo, "draw", guidance=2.0)]

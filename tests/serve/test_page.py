@@ -10,8 +10,8 @@ from builders import pipeline
 from smalti.cli.drawing import Run
 from smalti.cli.serving import Amounts, Place, application
 from smalti.serve.guard import HEADERS, Keys, Rules
-from smalti.serve.page import TYPES, page_files
 from smalti.serve.state import Options
+from smalti.serve.static import TYPES, page_files
 
 FILES = page_files()
 TEXTS = {name: data.decode() for name, data in FILES.items()}

@@ -16,6 +16,8 @@ from smalti.serve.app import make_app
 from smalti.serve.guard import Keys, Rules
 from smalti.serve.shared import Limits, Shared
 from smalti.serve.state import Server
+from smalti.serve.talker import Talker
+from unified_pipelines import made
 
 playwright = pytest.importorskip("playwright.sync_api")
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -307,6 +309,24 @@ def test_a_mask_is_taken_back_and_erased(opened, shared, picture):
     assert not sent_mask(page)
     page.get_by_role("button", name="Paint", exact=True).click()
     assert "Paint over what is to change" in page.get_by_role("alert").inner_text()
+
+
+def test_a_model_that_talks_edits_by_words_and_one_that_reads_alone_is_not_there(opened, picture):
+    state = Server([Talker(name, made(name)) for name in ("flamingo", "one_vocabulary")])
+    server = Running(state, make_app(state))
+    try:
+        page = opened(server)
+        assert page.locator("#model option").all_inner_texts() == ["one_vocabulary"]
+        page.get_by_label("Edit").check(force=True)
+        file = {"name": "x.png", "mimeType": "image/png", "buffer": png(picture)}
+        page.locator("#file").set_input_files(file)
+        page.locator("#sheet.loaded").wait_for()
+        page.locator("#text").fill("make it blue")
+        page.get_by_role("button", name="Paint", exact=True).click()
+        finish(page)
+        assert len(tiles(page)) == 4
+    finally:
+        server.stop()
 
 
 def test_an_uploaded_picture_is_extended(opened, shared, picture):

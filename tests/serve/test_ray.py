@@ -1,6 +1,5 @@
 """Several processes behind one address, by Ray Serve: one is killed while all draw."""
 
-import json
 import os
 import signal
 import socket
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 from builders import pipeline
-from servers import opened
+from servers import drawn_at, same
 
 pytest.importorskip("ray")
 
@@ -42,23 +41,6 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
-
-
-def draw(port: int, seed: int) -> np.ndarray:
-    body = json.dumps({"prompt": "1", "seed": seed}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/images/generations",
-        body,
-        {"content-type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        (datum,) = json.load(answer)["data"]
-    return np.asarray(opened(datum["b64_json"]))
-
-
-def same(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two pictures are of the same codes; those of a batch are rounded by themselves."""
-    return np.abs(one.astype(int) - other.astype(int)).max() <= 1
 
 
 def ready(port: int, process: subprocess.Popen) -> None:
@@ -95,7 +77,7 @@ def test_a_killed_replica_loses_its_own_requests_alone(tmp_path):
             for seed in range(client * EACH, (client + 1) * EACH):
                 began = time.monotonic()
                 try:
-                    outcome[seed] = (began, draw(port, seed))
+                    outcome[seed] = (began, drawn_at(port, seed))
                 except (OSError, urllib.error.HTTPError) as error:
                     outcome[seed] = (began, error)
 
@@ -117,7 +99,7 @@ def test_a_killed_replica_loses_its_own_requests_alone(tmp_path):
         while len(replicas()) < 2 and time.monotonic() < end:
             time.sleep(0.5)
         assert len(replicas()) == 2 and first[1] in replicas()  # one anew, beside the other
-        assert same(draw(port, 0), expected[0])
+        assert same(drawn_at(port, 0), expected[0])
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0 and replicas() == []
     finally:

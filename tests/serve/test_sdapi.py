@@ -161,7 +161,7 @@ def test_a_choice_is_of_one_client_alone(serve):
         assert Client(server, auth).refused("options")[0] == 401
 
 
-def test_a_model_of_text_and_pictures_draws_but_edits_in_a_chat_alone():
+def test_a_model_of_text_and_pictures_draws_and_edits():
     state = Server([Talker("talks", made("one_vocabulary"), Limits())], Options(sdapi=True))
     server = Running(state, make_app(state))
     try:
@@ -170,8 +170,9 @@ def test_a_model_of_text_and_pictures_draws_but_edits_in_a_chat_alone():
         info = json.loads(answer["info"])
         assert [opened(i).size for i in answer["images"]] == [(40, 24)]
         assert info["smalti"]["left_out"] == ["steps", "negative_prompt"]
-        code, error = client.refused("img2img", {"init_images": [sent(picture(8, 8))]})
-        assert (code, error["code"]) == (400, "unsupported_model")
+        for mask in ({}, {"mask": sent(Image.linear_gradient("L"))}):
+            answer = client.ask("img2img", {"init_images": [sent(picture(30, 30))], **mask})
+            assert [opened(i).size for i in answer["images"]] == [(30, 30)]
         assert client.ask("progress")["state"]["job_count"] == 0
     finally:
         server.stop()

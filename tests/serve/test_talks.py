@@ -15,7 +15,7 @@ from smalti.engine.waiting import Full
 from smalti.pipeline.conversation import Turn
 from smalti.pipeline.unified import Said
 from smalti.serve.app import make_app
-from smalti.serve.shared import Limits
+from smalti.serve.shared import Gone, Limits
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
 from smalti.serve.turnstile import Turnstile
@@ -88,6 +88,36 @@ def test_pictures_of_a_text(client, talker):
     assert last.b64_json == answer.data[0].b64_json
 
 
+def pixels(images) -> list[np.ndarray]:
+    return [np.asarray(opened(i.b64_json) if hasattr(i, "b64_json") else i) for i in images]
+
+
+def test_an_edit_by_an_instruction(client, talker, picture):
+    more = {"prompt": "make it blue", "extra_body": {"seed": 3}}
+    answer = client.images.edit(image=png(picture), n=2, **more)
+    expected = talker.pipeline.instruct(picture, "make it blue", 2, seed=3)
+    assert np.array_equal(pixels(answer.data), pixels(expected))
+    assert [datum.smalti for datum in answer.data] == [i.info["smalti"] for i in expected]
+    *shown, last = client.images.edit(image=png(picture), stream=True, partial_images=3, **more)
+    assert [e.type for e in shown] == ["image_edit.partial_image"] * 3
+    assert len({e.b64_json for e in shown}) == 3 and last.b64_json == answer.data[0].b64_json
+
+
+def test_an_edit_keeps_what_the_mask_leaves(client, talker, picture):
+    base = picture.resize(talker.pipeline.tokenizer.size[::-1])
+    mask = Image.new("L", base.size)
+    mask.paste(255, (0, 0, base.width // 2, base.height))
+    more = {"seed": 3, "keep_pixels": True}
+    files = {"image": png(base), "mask": png(mask)}
+    answer = client.images.edit(**files, prompt="a star", n=2, extra_body=more)
+    expected = talker.pipeline.edit(base, mask, text="a star", n=2, **more)
+    assert np.array_equal(pixels(answer.data), pixels(expected))
+    kept = slice(base.width // 2, None)
+    assert np.array_equal(pixels(answer.data)[0][:, kept], np.asarray(base)[:, kept])
+    near = client.images.create_variation(image=png(base), extra_body={"strength": 0.3})
+    assert near.data[0].smalti["variation"] == {"strength": 0.3}
+
+
 def test_mistakes(client, server, picture):
     bad = [
         ([], "missing"),
@@ -109,10 +139,78 @@ def test_mistakes(client, server, picture):
     ):
         with pytest.raises(openai.BadRequestError, match=why):
             ask(client, content, **more)
-    with pytest.raises(openai.BadRequestError, match="changes pictures in a chat"):
-        client.images.edit(image=png(picture), prompt="x")
+    for fields, why in (
+        ({"prompt": openai.omit}, "prompt is missing"),
+        ({"prompt": "x", "extra_body": {"keep_pixels": True}}, "keep_pixels needs a mask"),
+        ({"prompt": "x", "mask": png(Image.new("L", (16, 16)))}, "mask is 16x16, the image"),
+        ({"prompt": "x", "mask": png(Image.new("L", (24, 24)))}, "the mask covers nothing"),
+        ({"prompt": "x", "stream": True, "extra_body": {"top_p": 7}}, "top_p"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=why):
+            client.images.edit(image=png(picture.resize((24, 24))), **fields)
     status, error = server.error("POST", "/v1/images/generations", {"prompt": "x", "size": "99x99"})
     assert (status, error["code"]) == (400, "unsupported_size")
+
+
+def test_one_that_reads_alone_is_told_of_and_draws_nothing(picture):
+    reads = Talker("reads", made("flamingo"))
+    state = Server([reads])
+    server = Running(state, make_app(state))
+    try:
+        client = openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
+        (model,) = client.models.list()
+        assert model.smalti["size"] is None and model.smalti["codes"] == 0
+        for ask in (
+            lambda: client.images.generate(prompt="x", size="9x9"),
+            lambda: client.images.edit(image=png(picture), prompt="x"),
+        ):
+            with pytest.raises(openai.BadRequestError, match="it draws none"):
+                ask()
+        assert client.chat.completions.create(
+            model="reads", messages=[{"role": "user", "content": "x"}], max_tokens=2
+        ).choices
+    finally:
+        server.stop()
+
+
+def test_conversations_go_on_side_by_side(talker):
+    """A pass of each in turn; one that has ended ends nothing for the others."""
+    say = lambda text, **more: talker.chat(  # noqa: E731
+        [Turn("user", [text])], 0, 4, {"words": 12, "text_temperature": 1.0} | more,
+        threading.Event(),
+    )  # fmt: skip
+    alone = [list(say("draw")), list(say("a star", words=3))]
+    passes, shown = talker.batching.counts.passes, [list[Said](), list[Said]()]
+    both = [say("draw"), say("a star", words=3)]
+    while both:
+        for stream, events in zip(list(both), shown, strict=False):
+            if (event := next(stream, None)) is None:
+                both.remove(stream)
+            else:
+                events.append(event)
+    assert shown == alone and len(shown[0]) > len(shown[1]) + 3
+    assert talker.batching.counts.passes - passes == sum(map(len, shown)) + 2
+
+
+def test_a_pass_of_a_picture_is_a_turn(talker):
+    pipe = talker.pipeline
+    guest, before = talker.guest(), talker.batching.counts.passes
+    (part,) = pipe.drawing(pipe.asked(text="a red heart"), seed=1).parts(1, 0, 1)
+    codes = guest.drawn(part)
+    assert talker.batching.counts.passes - before >= pipe.model.spec.positions
+    assert codes.equal(pipe.drawn(part)) and guest.share == 1
+    guest.leave()
+    with pytest.raises(Gone):
+        guest.drawn(part)
+
+
+def test_who_has_gone_waits_for_no_place():
+    turnstile, gone = Turnstile(1, 1, 30.0), threading.Event()
+    with turnstile.place(threading.Event()):
+        gone.set()
+        with pytest.raises(Gone), turnstile.place(gone):
+            pass
+        assert turnstile.waiting == 0 and turnstile.drawing == 1
 
 
 def test_streams_take_turns_and_few_wait():

@@ -323,15 +323,21 @@ class UnifiedPipeline(CodedPipeline):
         self, documents: Sequence[Sequence[Piece]], part: Part, known: Known | None = None
     ) -> Tensor:
         """Codes (B, N, ...) of the picture that follows on each document."""
-        wish = Wish("picture", False, 1, part.seed, part.first, known)
-        request = self._request(self._parts(documents), wish, part.sampling, self.writing)
-        with torch.inference_mode(), packed(self.model):
-            found = {
-                event.row: event.part.content
-                for event in mixed.stream(self.model, request)
-                if isinstance(event, mixed.Finished)
-            }
+        found = {
+            event.row: event.part.content
+            for event in self.passes(documents, part, known)
+            if isinstance(event, mixed.Finished)
+        }
         return torch.stack([found[i] for i in range(len(documents))])
+
+    def passes(
+        self, documents: Sequence[Sequence[Piece]], part: Part, known: Known | None = None
+    ) -> Iterator[mixed.Event]:
+        """Draw the picture that follows on each document of pieces, an event of each pass."""
+        wish = Wish("picture", False, 1, part.seed, part.first, known)
+        request = self._request(self.documents(documents), wish, part.sampling, self.writing)
+        with torch.inference_mode(), packed(self.model):
+            yield from mixed.stream(self.model, request)
 
     # -- documents
 
@@ -339,12 +345,19 @@ class UnifiedPipeline(CodedPipeline):
         self, documents: Sequence[Sequence[Piece]], wish: Wish, **settings: Any
     ) -> Iterator[Said | Shown]:
         """Go on with documents of pieces, texts and pictures as they are given."""
-        yield from self.events(self._parts(documents), wish, **settings)
+        yield from self.events(self.documents(documents), wish, **settings)
 
     def events(
         self, documents: Sequence[Document], wish: Wish, **settings: Any
     ) -> Iterator[Said | Shown]:
         """Go on with documents of ids and codes."""
+        return (e for e in self.paced(documents, wish, **settings) if e is not None)
+
+    def paced(
+        self, documents: Sequence[Document], wish: Wish, **settings: Any
+    ) -> Iterator[Said | Shown | None]:
+        """What `events` gives, and None for a pass of which there is nothing to tell: who computes
+        several in turn goes on with another there."""
         spec, words, every = self.model.spec, self.words, wish.every
         behind = set[int]()  # rows whose next text does not begin what is written
         request = self._request(documents, wish, *self.settings(settings))
@@ -356,10 +369,12 @@ class UnifiedPipeline(CodedPipeline):
                     )
                 elif isinstance(event, mixed.Drawing):
                     step = event.step
-                    if every and step.done % every == 0 and step.done < step.total:
-                        images = preview(self.tokenizer, step, spec)
-                        for row, image in zip(event.rows, images, strict=True):
-                            yield Shown(row, image, False, step.done, step.total)
+                    if not every or step.done % every or step.done == step.total:
+                        yield None
+                        continue
+                    images = preview(self.tokenizer, step, spec)
+                    for row, image in zip(event.rows, images, strict=True):
+                        yield Shown(row, image, False, step.done, step.total)
                 elif event.part.spec is None:
                     ids = event.part.content.tolist()
                     yield Said(event.row, words.write(ids, True, event.row not in behind), True)
@@ -368,7 +383,7 @@ class UnifiedPipeline(CodedPipeline):
                     (image,) = to_pil(self.decode(event.part.content[None], spec))
                     yield Shown(event.row, image, True, 1, 1)
 
-    def _parts(self, documents: Sequence[Sequence[Piece]]) -> list[Document]:
+    def documents(self, documents: Sequence[Sequence[Piece]]) -> list[Document]:
         """Documents of pieces as ids and codes, or what the eye sees."""
         return [parts_of(pieces, self.model, self.words, self._given) for pieces in documents]
 

@@ -18,15 +18,16 @@ from smalti.config import written
 from smalti.modules import name_of
 from smalti.pipeline.coded import short
 from smalti.pipeline.sampling import Sampling
+from smalti.pipeline.unified import UnifiedPipeline
 from smalti.serve import schemas
 from smalti.serve.errors import Refused, refusal
 from smalti.serve.guard import Guard, Rules
 from smalti.serve.images import add_images, body_of
 from smalti.serve.metrics import VERSION
-from smalti.serve.page import add_page
 from smalti.serve.sdapi import add_sdapi
 from smalti.serve.shared import Shared
 from smalti.serve.state import Server
+from smalti.serve.static import add_page
 from smalti.serve.talker import Talker
 from smalti.serve.talks import add_talks
 
@@ -125,7 +126,8 @@ def _models(app: FastAPI, server: Server) -> None:
 def _model(one: Shared | Talker) -> dict[str, Any]:
     pipeline, talks = one.pipeline, isinstance(one, Talker)
     texts = talks or pipeline.text is not None
-    height, width = pipeline.tokenizer.size
+    draws = not isinstance(pipeline, UnifiedPipeline) or pipeline.draws
+    size = "{1}x{0}".format(*pipeline.tokenizer.size) if draws else None
     settings, foreign = written(pipeline.sampling).items(), Sampling.foreign(pipeline.model)
     return {
         "id": one.name,
@@ -134,11 +136,11 @@ def _model(one: Shared | Talker) -> dict[str, Any]:
         "owned_by": "smalti",
         "smalti": {
             "kind": name_of(pipeline.model),
-            "size": f"{width}x{height}",
+            "size": size,
             "text": texts,
             "talks": talks,
             "classes": [] if texts else pipeline.classes,
-            "codes": pipeline.model.spec.positions,
+            "codes": pipeline.model.spec.positions if draws else 0,
             "sampling": {name: value for name, value in settings if name not in foreign},
             "slots": one.limits.slots,
             "device": str(pipeline.device),

@@ -4,7 +4,7 @@ something like it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,8 +18,9 @@ from smalti.pipeline.editing import Extend, edit, known_positions
 from smalti.pipeline.request import Wanted
 from smalti.sampling.noise import Noise
 from smalti.serve.errors import Refused, invalid, missing
-from smalti.serve.orders import Order, plain
+from smalti.serve.orders import Order, plain, text_of
 from smalti.serve.shared import Guest
+from smalti.serve.talker import Listener
 from smalti.serve.uploads import from_text, picture
 
 OPAQUE = 255
@@ -37,10 +38,10 @@ class Edit:
     fields: ClassVar[tuple[str, ...]] = ("image", "mask", "extend", "keep_pixels")
     """What is read of a request here."""
 
-    def run(self, guest: Guest, order: Order) -> list[Image.Image]:
+    def run(self, guest: Guest | Listener, order: Order) -> Iterator[Image.Image]:
         """The pictures, in the thread of a guest. Raises ValueError as `pipeline.editing.edit`
         does."""
-        return edit(
+        yield from edit(
             guest,
             self.image,
             self.mask,
@@ -61,7 +62,7 @@ class Variation(Edit):
 
     fields: ClassVar[tuple[str, ...]] = ("image", "strength")
 
-    def run(self, guest: Guest, order: Order) -> list[Image.Image]:
+    def run(self, guest: Guest | Listener, order: Order) -> Iterator[Image.Image]:
         (part,) = guest.edits(Wanted(**order.wanted)).parts(order.n, order.first, None)
         codes, spec = guest.encode(self.image), guest.tokenizer.spec
         rows, (h, w) = len(part.asked), spec.grids[-1]
@@ -72,19 +73,41 @@ class Variation(Edit):
             known_positions(spec, keep).to(codes.device),
         )
         drawn = guest.drawn(part, known)
-        return guest.tagged(guest.decode(drawn), part, variation={"strength": self.strength})
+        yield from guest.tagged(guest.decode(drawn), part, variation={"strength": self.strength})
+
+
+@dataclass(frozen=True)
+class Told:
+    """A picture that a pipeline of text and pictures draws of a text, or as it says of another."""
+
+    image: Image.Image | None = None
+
+    fields: ClassVar[tuple[str, ...]] = Edit.fields
+
+    def run(self, guest: Guest | Listener, order: Order) -> Iterator[Image.Image]:
+        """The pictures, in the thread of a guest."""
+        assert isinstance(guest, Listener)
+        for part in guest.edits(Wanted(**order.wanted)).parts(order.n, order.first, 1):
+            codes = guest.drawn(part, image=self.image)
+            yield from guest.tagged(guest.decode(codes), part)
+
+
+Task = Edit | Told
 
 
 SHUFFLED = 0x5DEECE66D
 """Of a seed, so that the places that are kept tell nothing about the codes that are drawn."""
 
 
-def edit_of(fields: Mapping[str, Any], files: Mapping[str, bytes], most: int) -> Edit:
+def edit_of(
+    fields: Mapping[str, Any], files: Mapping[str, bytes], most: int, told: bool = False
+) -> Task:
     """Read what an edit does; pictures have at most so many pixels.
 
     A mask's transparent pixels are painted, or its white ones if none is transparent; without a
-    mask, what is transparent in the picture itself. Raises Refused for what is missing or cannot
-    be, so that a mask is never left out.
+    mask, what is transparent in the picture itself. Where neither is, and nothing is added at the
+    sides, the prompt is an instruction of a model that can be `told`. Raises Refused for what is
+    missing or cannot be, so that a mask is never left out.
     """
     image = _picture(fields, files, "image", most)
     if image is None:
@@ -92,6 +115,12 @@ def edit_of(fields: Mapping[str, Any], files: Mapping[str, bytes], most: int) ->
     mask, extend = _picture(fields, files, "mask", most), _extend(fields)
     if mask is None and _holes(image):
         mask = image
+    if mask is None and extend is None and told:
+        if text_of(fields, "prompt") is None:
+            raise missing("prompt")
+        if fields.get("keep_pixels") is not None:
+            raise invalid("keep_pixels needs a mask, or extend", "keep_pixels")
+        return Told(image)
     if mask is None and extend is None:
         raise Refused(
             400,
@@ -109,7 +138,9 @@ def edit_of(fields: Mapping[str, Any], files: Mapping[str, bytes], most: int) ->
     return Edit(image, mask, extend, keep)
 
 
-def variation_of(fields: Mapping[str, Any], files: Mapping[str, bytes], most: int) -> Variation:
+def variation_of(
+    fields: Mapping[str, Any], files: Mapping[str, bytes], most: int, told: bool = False
+) -> Variation:
     """Read what a variation does. Raises Refused as `edit_of` does."""
     image = _picture(fields, files, "image", most)
     if image is None:

@@ -16,12 +16,12 @@ from PIL import Image
 
 from smalti.engine.waiting import Drawn, Event, Job, Shown
 from smalti.pipeline.pipeline import Pipeline
-from smalti.pipeline.request import Part
+from smalti.pipeline.request import Part, Wanted
 from smalti.serve import answers, schemas
-from smalti.serve.edits import Edit, edit_of, variation_of
+from smalti.serve.edits import Task, Told, edit_of, variation_of
 from smalti.serve.errors import Refused, refusal
 from smalti.serve.orders import Order, Output, order_of
-from smalti.serve.shared import Gone, Guest, Shared
+from smalti.serve.shared import Gone, Shared, share
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
 
@@ -85,17 +85,11 @@ async def _edited(request: Request, server: Server, read: Any) -> Response:
                     files[name] = await value.read()
     else:
         fields, files = await body_of(request), {}
-    one = editing(server.find(fields.pop("model", None)))
-    what = await asyncio.to_thread(read, fields, files, server.options.pixels)
+    one = server.find(fields.pop("model", None))
+    told = isinstance(one, Talker)
+    what = await asyncio.to_thread(read, fields, files, server.options.pixels, told)
     order = order_of(fields, one.pipeline, server.options.most, what.fields)
     return await _answer(request, server, one, order, what)
-
-
-def editing(one: Shared | Talker) -> Shared:
-    """A model that edits pictures. Raises Refused for one that does so in a chat alone."""
-    if isinstance(one, Talker):
-        raise Refused(400, "unsupported_model", f"{one.name} changes pictures in a chat", "model")
-    return one
 
 
 class Stage:
@@ -104,7 +98,7 @@ class Stage:
     def __init__(self, server: Server, one: Shared | Talker, order: Order, client: str) -> None:
         self.server, self.one, self.order, self.client = server, one, order, client
         self.loop, self.told = asyncio.get_running_loop(), asyncio.Queue[Any]()
-        self.jobs, self.guest, self.gone = list[Job](), None, threading.Event()
+        self.jobs, self.guest = list[Job](), None
         self.began = time.monotonic()
 
     def tell(self, *what: Any) -> None:
@@ -115,8 +109,7 @@ class Stage:
     def draw(self) -> None:
         """Ask for the pictures. Raises what `Batching.submit` does."""
         if isinstance(self.one, Talker):
-            self.loop.run_in_executor(None, self._talk, self.one)
-            return
+            return self.edit(Told())
         wanted = dict(self.order.wanted)
         asked = self.one.pipeline.asked(
             classes=wanted.pop("classes", None),
@@ -143,46 +136,34 @@ class Stage:
             self.server.metrics.pictures.labels(self.one.name, "failed").inc()
             self.tell(number, event.error, True)
 
-    def _talk(self, one: Talker) -> None:
-        """Have the pictures drawn by a pipeline of text and pictures, in a thread of its own."""
-        order = self.order
-        try:
-            for what in one.pictures(order.wanted, order.n, order.first, order.previews, self.gone):
-                self.tell(*what)
-        except Exception as error:
-            self.tell(0, error, True)
-
-    def edit(self, what: Edit) -> None:
-        """Have a picture edited, in a thread of its own."""
-        assert isinstance(self.one, Shared)
+    def edit(self, what: Task) -> None:
+        """Have a picture edited, in a thread of its own: those of the loop are few, and are for
+        what is done soon. Raises ValueError for settings that cannot be."""
+        self.one.pipeline.edits(Wanted(**self.order.wanted))
         show = lambda number, picture: self.tell(number, picture, False)  # noqa: E731
-        self.guest = Guest(self.one, self.client, self.order.previews, show)
+        guest = self.guest = self.one.guest(self.client, self.order.previews, show)
 
         def work() -> None:
-            assert self.guest is not None
             try:
-                images = what.run(self.guest, self.order)
+                with guest.place():
+                    for number, image in enumerate(what.run(guest, self.order)):
+                        self.server.metrics.pictures.labels(self.one.name, "done").inc()
+                        self.tell(number, image, True)
             except Gone:
                 return
             except Exception as error:
                 self.server.metrics.pictures.labels(self.one.name, "failed").inc()
                 self.tell(0, error, True)
-                return
-            for number, image in enumerate(images):
-                self.server.metrics.pictures.labels(self.one.name, "done").inc()
-                self.tell(number, image, True)
 
-        self.loop.run_in_executor(None, work)
+        threading.Thread(target=work, name="smalti-edit", daemon=True).start()
 
     @property
     def share(self) -> float:
         """Of all steps, how many are done, 0 to 1."""
-        jobs = self.jobs if self.guest is None else self.guest.jobs
-        return sum(job.done / job.total for job in jobs if job.total) / max(len(jobs), 1)
+        return share(self.jobs) if self.guest is None else self.guest.share
 
     def leave(self) -> None:
         """The client has gone."""
-        self.gone.set()
         if isinstance(self.one, Shared):
             for job in self.jobs:
                 self.one.batching.cancel(job)
@@ -211,7 +192,7 @@ class Stage:
 
 
 def begun(
-    request: Request, server: Server, one: Shared | Talker, order: Order, edit: Edit | None
+    request: Request, server: Server, one: Shared | Talker, order: Order, edit: Task | None
 ) -> Stage:
     """Ask for the pictures of a request. Raises Refused if the server is being stopped, and what
     `Batching.submit` does."""
@@ -242,7 +223,7 @@ async def waited(
 
 
 async def _answer(
-    request: Request, server: Server, one: Shared | Talker, order: Order, edit: Edit | None
+    request: Request, server: Server, one: Shared | Talker, order: Order, edit: Task | None
 ) -> Response:
     began = time.monotonic()
     stage = begun(request, server, one, order, edit)

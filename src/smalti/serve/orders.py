@@ -77,7 +77,8 @@ def order_of(
 ) -> Order:
     """Read the fields of a request; `others` are those that its route reads for itself.
 
-    Raises Refused, naming the field, for what is unknown, missing or cannot be.
+    Raises Refused, naming the field, for what is unknown, missing or cannot be, and ValueError for
+    a pipeline that draws nothing.
     """
     fields = {SYNONYMS.get(name, name): value for name, value in given.items()}
     fields = {name: value for name, value in fields.items() if value is not None}
@@ -87,6 +88,8 @@ def order_of(
     except ValueError as error:
         raise Refused(400, "unsupported_parameter", str(error)) from None
     _refuse_what_is_not_made(fields)
+    if isinstance(pipeline, UnifiedPipeline):
+        pipeline.require_drawing()
     n = number_of(fields, "n", 1, 1, most)
     stream = truth_of(fields, "stream")
     previews = number_of(fields, "partial_images", 0, 0, 3) if stream else 0

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 
 from smalti.serve import schemas, sdbody
-from smalti.serve.images import Stage, begun, body_of, editing, waited
+from smalti.serve.images import Stage, begun, body_of, waited
 from smalti.serve.orders import order_of
 from smalti.serve.shared import Shared
 from smalti.serve.state import Server
@@ -80,7 +80,6 @@ class Desk:
         """Answer a request for pictures: those that there are when it is finished or ended."""
         body = await body_of(request)
         one, options = self.model(request, body), self.server.options
-        one = editing(one) if edited else one
         init = await asyncio.to_thread(sdbody.init_of, body, options.pixels) if edited else None
         size = sdbody.size_of(body) if init is None else init.base.size
         fields, left = sdbody.fields_of(body, one.pipeline)

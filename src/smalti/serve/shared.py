@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from queue import SimpleQueue
@@ -32,6 +33,12 @@ from smalti.sampling.noise import Noise
 
 READ = 256
 """Conditions that are kept, so that a text is read once for all its pictures."""
+Show = Callable[[int, Image.Image], None]
+"""What is told of a picture on the way: its number and how it looks."""
+
+
+def unseen(number: int, picture: Image.Image) -> None:
+    """Nobody looks."""
 
 
 class Gone(Exception):
@@ -71,6 +78,10 @@ class Shared:
         )
         self._conditions = lru_cache(READ)(self._read)
         _ = pipeline.fingerprint  # before anybody waits for it
+
+    def guest(self, client: str = "", previews: int = 0, show: Show = unseen) -> Guest:
+        """The pipeline as one client edits with it."""
+        return Guest(self, client, previews, show)
 
     def jobs(
         self,
@@ -117,6 +128,11 @@ class Shared:
         return preview(self.pipeline.tokenizer, step, spec)
 
 
+def share(jobs: Sequence[Job]) -> float:
+    """Of all steps of jobs, how many are done, 0 to 1."""
+    return sum(job.done / job.total for job in jobs if job.total) / max(len(jobs), 1)
+
+
 class Guest(CodedPipeline):
     """A shared pipeline as one client edits with it, in a thread of its own.
 
@@ -125,11 +141,7 @@ class Guest(CodedPipeline):
     """
 
     def __init__(
-        self,
-        shared: Shared,
-        client: str = "",
-        previews: int = 0,
-        show: Callable[[int, Image.Image], None] = lambda number, picture: None,
+        self, shared: Shared, client: str = "", previews: int = 0, show: Show = unseen
     ) -> None:
         pipeline = shared.pipeline
         self.tokenizer, self.model, self.text = pipeline.tokenizer, pipeline.model, pipeline.text
@@ -142,6 +154,15 @@ class Guest(CodedPipeline):
 
     def edits(self, wanted: Wanted) -> Drawing:
         return self.shared.pipeline.edits(wanted)
+
+    @property
+    def share(self) -> float:
+        """Of the steps of what is being drawn, how many are done, 0 to 1."""
+        return share(self.jobs)
+
+    def place(self) -> AbstractContextManager[None]:
+        """Nothing is held for who edits: its pictures wait, each for itself."""
+        return nullcontext()
 
     def leave(self) -> None:
         """Give up what is being drawn: whoever waits for it is told that the client has gone."""

@@ -1,22 +1,28 @@
-"""A pipeline of text and pictures that many speak with, an event of each in turn."""
+"""A pipeline of text and pictures that many speak and draw with, a pass of each in turn."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from smalti.pipeline.request import Part
+from smalti.codes import Known, TokenSpec
+from smalti.data.decode import Picture
+from smalti.engine import mixed
+from smalti.pipeline.coded import CodedPipeline, preview
+from smalti.pipeline.conversation import Piece, Turn, said
+from smalti.pipeline.request import Drawing, Part, Wanted
 from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
-from smalti.serve.shared import Limits
+from smalti.serve.shared import Gone, Limits, Show, unseen
 from smalti.serve.turnstile import Turnstile
 
 EVERY = 16
-"""Steps between pictures on the way."""
+"""Steps between pictures on the way of a conversation."""
 
 
 class Talker:
@@ -27,32 +33,97 @@ class Talker:
         self.batching = Turnstile(limits.slots, limits.queue, limits.deadline, limits.threads)
         _ = pipeline.fingerprint
 
-    def pictures(
-        self, wanted: dict[str, Any], n: int, first: int, previews: int, gone: threading.Event
-    ) -> Iterator[tuple[int, Image.Image, bool]]:
-        """Draw n pictures of a text, an event of each in turn with all other work: the number of a
-        picture, it, and whether it is done."""
-        pipe, given = self.pipeline, dict(wanted)
-        drawing = pipe.drawing(pipe.asked(text=given.pop("text")), **given)
-        every = EVERY if previews else None
-        for number, part in enumerate(drawing.parts(n, first, batch=1)):
-            (asked,) = part.asked
-            document = pipe.phrases.put(pipe.phrases.draw, [asked.get("text", "")])
-            wish = Wish("picture", False, 1, part.seed, part.first, every=every)
-            settings = {k: v for k, v in given.items() if k not in ("seed", "size")}
-            make = lambda d=document, w=wish: pipe.go_on([d], w, **settings)  # noqa: E731, B023
-            shown = 0
-            for event in self.batching.stream(make, gone):
-                if isinstance(event, Said):
-                    continue
-                shown += not event.whole
-                if event.whole or shown <= previews:
-                    yield number, self._tagged(event, part), event.whole
+    def guest(self, client: str = "", previews: int = 0, show: Show = unseen) -> Listener:
+        """The pipeline as one client draws with it."""
+        return Listener(self, previews, show)
 
-    def _tagged(self, event: Shown, part: Part) -> Image.Image:
-        """A picture that says how it was drawn, if it is whole."""
-        if not event.whole:
-            return event.image
-        pixels = torch.from_numpy(np.asarray(event.image).copy()).permute(2, 0, 1)
-        (image,) = self.pipeline.tagged(pixels[None], part)
-        return image
+    def chat(
+        self,
+        turns: Sequence[Turn],
+        pictures: int,
+        seed: int,
+        settings: dict[str, Any],
+        gone: threading.Event,
+    ) -> Iterator[Said | Shown]:
+        """What `UnifiedPipeline.chat` gives, in turn with all others. Raises what
+        `Turnstile.stream` does."""
+        pipe, wish = self.pipeline, Wish(pictures=pictures, seed=seed, every=EVERY)
+
+        def make() -> Iterator[Said | Shown | None]:
+            return pipe.paced(pipe.documents([said(turns, pipe.phrases)]), wish, **settings)
+
+        return (event for event in self.batching.stream(make, gone) if event is not None)
+
+
+class Listener(CodedPipeline):
+    """A pipeline of text and pictures as one client draws and edits with it, in a thread of its own
+    and inside `place`.
+
+    Args: how many pictures on the way it wants; what is told of them, by the number of the picture.
+    """
+
+    def __init__(self, talker: Talker, previews: int = 0, show: Show = unseen) -> None:
+        pipeline = talker.pipeline
+        self.tokenizer, self.model, self.eye = pipeline.tokenizer, pipeline.model, pipeline.eye
+        self.talker, self.previews, self.show = talker, previews, show
+        self.share, self.gone = 0.0, threading.Event()
+
+    @property
+    def fingerprint(self) -> str:
+        return self.talker.pipeline.fingerprint
+
+    def edits(self, wanted: Wanted) -> Drawing:
+        return self.talker.pipeline.edits(wanted)
+
+    def place(self) -> Any:
+        """A place among those who draw. Raises what `Turnstile.place` does."""
+        return self.talker.batching.place(self.gone)
+
+    def leave(self) -> None:
+        """Give up what is being drawn: whoever waits for it is told that the client has gone."""
+        self.gone.set()
+
+    def drawn(
+        self, part: Part, known: Known | None = None, image: Image.Image | None = None
+    ) -> Tensor:
+        """Codes (B, N, ...) of a part of a request, whose texts are instructions where there is an
+        `image` that is to be changed. Raises Gone after `leave`."""
+        phrases, codes = self.talker.pipeline.phrases, list[Tensor]()
+        phrase, given = (phrases.draw, []) if image is None else (phrases.edit, [image])
+        for i, asked in enumerate(part.asked):
+            document = phrases.put(phrase, [asked.get("text", "")], given)
+            one = part._replace(offset=part.offset + i, first=part.first + i, asked=[asked])
+            row = known and Known(known.codes[i : i + 1], known.mask[i : i + 1])
+            codes.append(self._one(document, one, row))
+        return torch.stack(codes)
+
+    def _one(self, document: Sequence[Piece], part: Part, known: Known | None) -> Tensor:
+        shown = 0
+
+        def make() -> Iterator[mixed.Event]:
+            return self.talker.pipeline.passes([document], part, known)
+
+        for event in self.talker.batching.turns(make, self.gone):
+            if isinstance(event, mixed.Finished):
+                return event.part.content
+            if isinstance(event, mixed.Drawing):
+                step = event.step
+                self.share = step.done / step.total
+                due = step.done * (self.previews + 1) // step.total
+                if due > shown and step.done < step.total:
+                    shown = due
+                    see = lambda step=step: preview(self.tokenizer, step)  # noqa: E731
+                    (image,) = self.talker.batching.call(see)
+                    self.show(part.offset, image)
+        raise Gone
+
+    def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
+        return self.talker.batching.call(lambda: self.talker.pipeline.encode(images))
+
+    def decode(
+        self,
+        codes: Tensor | np.ndarray,
+        spec: TokenSpec | None = None,
+        depth: int | None = None,
+    ) -> Tensor:
+        return self.talker.batching.call(lambda: self.talker.pipeline.decode(codes, spec, depth))

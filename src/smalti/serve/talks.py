@@ -27,6 +27,7 @@ from smalti.serve import answers, schemas
 from smalti.serve.errors import Refused, invalid, missing, refusal
 from smalti.serve.images import gone
 from smalti.serve.orders import Output, number_of, plain, text_of, truth_of
+from smalti.serve.shared import Gone
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
 from smalti.serve.uploads import from_text, picture
@@ -112,17 +113,18 @@ def settings_in(fields: Mapping[str, Any]) -> dict[str, Any]:
 class Reply:
     """What a request waits for: events of a conversation, computed in a thread of its own."""
 
-    def __init__(self, one: Talker, make: Callable[[], Iterator[Event]]) -> None:
-        self.one, self.make = one, make
+    def __init__(self, make: Callable[[threading.Event], Iterator[Event]]) -> None:
         self.loop, self.told = asyncio.get_running_loop(), asyncio.Queue[Any]()
-        self.gone = threading.Event()
-        self.loop.run_in_executor(None, self._work)
+        self.make, self.gone = make, threading.Event()
+        threading.Thread(target=self._work, name="smalti-reply", daemon=True).start()
 
     def _work(self) -> None:
         try:
-            for event in self.one.batching.stream(self.make, self.gone):
+            for event in self.make(self.gone):
                 self._tell(event)
             self._tell(None)
+        except Gone:
+            return
         except BaseException as error:
             self._tell(error)
 
@@ -157,8 +159,8 @@ def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> N
         rest = {k: v for k, v in fields.items() if k not in ("stream", "seed", "pictures")}
         settings = settings_in(rest)
         one.pipeline.settings(settings)  # which raises ValueError for what cannot be
-        make = lambda: one.pipeline.chat(turns, seed=seed, pictures=pictures, **settings)  # noqa: E731
-        reply, about = Reply(one, make), _about(one)
+        reply = Reply(lambda gone: one.chat(turns, pictures, seed, settings, gone))
+        about = _about(one)
         if stream:
             body = _chunks(reply, about, request.state.identity)
             headers = {"x-accel-buffering": "no"}

@@ -1,4 +1,4 @@
-// The page: reads what is asked for, has it drawn, and shows the pictures as they grow.
+// Reads what is asked for, has it drawn, and shows the pictures as they grow.
 
 import { Classes } from "./classes.js";
 import { Desk } from "./desk.js";
@@ -45,8 +45,8 @@ async function edit(asked) {
   if (!desk.loaded) throw mistake("Open the picture that is to be edited", $("file"));
   const files = await desk.files();
   if (desk.extend) asked.extend = desk.extend;
-  else if (!files.mask) throw mistake("Paint over what is to change, or add pixels at a side", $("mask"));
-  asked.keep_pixels = $("keep").checked;
+  if (desk.extend || files.mask) asked.keep_pixels = $("keep").checked;
+  else if (!model().talks) throw mistake("Paint over what is to change, or add pixels at a side", $("mask"));
   return files;
 }
 
@@ -122,7 +122,7 @@ function emptyTiles(n, className = "") {
   $("tiles").replaceChildren(...Array.from({ length: n }, () => make("li", { className }, tile())));
 }
 
-// Tell what went wrong, and lead to the field where it did.
+// Tell what went wrong, and where.
 function alarm({ message, field, retry }, again = run) {
   const text = message[0].toUpperCase() + message.slice(1);
   $("alert-text").textContent = retry ? `${text}. There may be a place in ${retry} s.` : text;
@@ -146,7 +146,8 @@ function askForKey(then) {
 async function start() {
   $("alert").hidden = true;
   try {
-    known = await models();
+    known = (await models()).filter((one) => one.smalti.size); // those that draw
+    if (!known.length) throw mistake("No model here draws");
   } catch (error) {
     return error.status === 401 ? askForKey(start) : alarm(error, start);
   }

@@ -1,4 +1,4 @@
-// A field that finds a class by letters of its name or by its number.
+// A field that finds a class by its name or number.
 
 import { make } from "./dom.js";
 

@@ -1,5 +1,4 @@
-// Where a picture lies while it is edited: a mask is painted over it, and pixels are added at its
-// sides. Picture and mask have the shape that the model draws.
+// Where a picture is edited: a mask is painted over it, and pixels are added at its sides.
 
 import { $, make } from "./dom.js";
 

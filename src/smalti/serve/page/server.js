@@ -1,4 +1,4 @@
-// The server's routes: which models there are, and pictures as a stream of events.
+// The server's routes: its models, and pictures as a stream of events.
 
 const KEY = "smalti.key"; // where this tab keeps the key
 

@@ -1,4 +1,4 @@
-// The gallery's pictures in a row, and one of them large, with what can be done with it.
+// The gallery's pictures in a row, and one of them large.
 
 import { $, make, show } from "./dom.js";
 
