@@ -85,10 +85,8 @@ def causal(span: Span) -> bool:
 def visible(span: Span, before: int = 0) -> Tensor:
     """What the rows of a span see, behind `before` rows of a prefix that the first span has as
     well: (1 or B, 1, n, before + reach)."""
-    positions, keys = (
-        span.slots + before,
-        torch.arange(before + span.reach, device=span.slots.device),
-    )
+    positions = span.slots + before
+    keys = torch.arange(before + span.reach, device=positions.device)
     if span.first:
         positions = torch.cat((keys[:before], positions))
     mask = keys <= positions.view(-1, 1, positions.shape[-1], 1)
