@@ -22,8 +22,7 @@ class TokenSpec:
     """What is in a tensor of codes (B, N, *trailing).
 
     Positions are counted scale by scale, coarse to fine, and row by row inside a scale.
-    Raises ValueError if the numbers cannot describe codes.
-    """
+    Raises ValueError if the numbers cannot describe codes."""
 
     grids: tuple[tuple[int, int], ...]
     """(height, width) of each scale; usually one; (1, 32) for a 1-D tokenizer."""
@@ -147,6 +146,8 @@ class Span(NamedTuple):
     """The first slot; None where rows stand at different slots, none of them at the first."""
     keep: bool = True
     """Whether what the step computes is written to the cache; if not, the cache is only read."""
+    written: Tensor | None = None
+    """(N,) bool, the slots that are or have been filled; None: all up to the row's own."""
 
     @property
     def first(self) -> bool:
@@ -172,8 +173,7 @@ class Span(NamedTuple):
 class Rowwise:
     """A record of tensors that have a row for each image and branch, (B, ...), or one for all,
     (1, ...): what a model prepares, of which some rows can be taken and others put in their place.
-    Fields may be such records themselves.
-    """
+    Fields may be such records themselves."""
 
     @property
     def batch(self) -> int:

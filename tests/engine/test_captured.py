@@ -20,6 +20,7 @@ from smalti.sampling.guidance import ClassifierFree, Guidance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import order
 from smalti.sampling.parallel import Parallel
+from smalti.sampling.pruning import Pruning
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
 from tape import Waited, taped, waiting_for_nothing
@@ -74,6 +75,17 @@ def test_recorded_draws_of_masked_models_are_the_same(name):
     for seed in (1, 2):
         check(model, request(model, seed, reveal=Reveal(steps=4, confidence=model.confidence)))
     assert recordings(model) == 4
+
+
+@pytest.mark.parametrize("name", ["var", "infinity", "hart", "llamagen", "rar"])
+def test_recorded_draws_that_lose_something_are_the_same(name):
+    """Late layers keep what they gave; rows begin early."""
+    model = build(*models()[name])
+    ways = [Pruning((0.3, 0.5)), Pruning((0.5,), layers=1)] if model.prunes else [Pruning()]
+    for pruning in ways:
+        parallel = Parallel("off" if model.prunes else "zipar", 1)
+        for seed in (1, 2):
+            check(model, request(model, seed, pruning=pruning, parallel=parallel))
 
 
 def test_a_recording_serves_many_steps_of_many_requests():

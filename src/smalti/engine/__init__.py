@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from smalti.engine import causal, denoised, masked, parallel
+from smalti.engine import causal, denoised, masked, parallel, zipar
 from smalti.engine.captured import captured
 from smalti.engine.step import Loop, Model, Request, Step
 from smalti.nn.linear import packed
@@ -16,6 +16,8 @@ from smalti.nn.linear import packed
 
 def _causal(model: Any, request: Request) -> Iterator[Step]:
     """One code after another, or several in a pass."""
+    if request.parallel.mode == "zipar":
+        return zipar.stream(model, request)
     return (parallel if parallel.wanted(model, request) else causal).stream(model, request)
 
 

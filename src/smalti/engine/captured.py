@@ -183,7 +183,7 @@ class Captured:
             return at
         total = len(blocks)
         every = max(LIMIT, -(-total // (LIMIT * LIMITS)) * LIMIT)
-        return Span(at.slots, min(-(-at.reach // every) * every, total), None, at.keep)
+        return at._replace(reach=min(-(-at.reach // every) * every, total), start=None)
 
 
 def _still(chance: Chance, device: torch.device) -> Chance:

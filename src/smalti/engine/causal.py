@@ -141,7 +141,7 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
             guidance, first = Guidance(), torch.arange(len(codes), device=codes.device)
             begun.prepared, begun.cache = begun.prepared.rows(first), begun.cache.rows(first)
         guide = guidance.at(i, len(steps))
-        chance = Chance(guide, numbers, request.filters, request.solver, given)
+        chance = Chance(guide, numbers, request.filters, request.solver, given, request.pruning)
         read = codes if vectors is None else vectors
         draw = model.draw(read, begun.prepared, span, begun.cache, chance)
         watch.see(draw)

@@ -121,7 +121,8 @@ class Running:
 
     def _key(self, request: Request, spec: TokenSpec) -> Hashable | None:
         """What the requests of its lane have in common; None: it is drawn alone."""
-        other = request.parallel.mode == "speculative"  # exact draws the same pictures
+        other = request.parallel.mode in ("speculative", "zipar")  # exact draws the same pictures
+        other = other or bool(request.pruning.prune)  # rows of one scale, with outputs of it
         own = other or request.refresh > 1 or request.guidance.pictures is not None
         known = request.known is not None and bool(request.known.mask.all())
         if self.alone or own or known or self.model.loop not in LANES:

@@ -16,6 +16,7 @@ from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import check_order
 from smalti.sampling.parallel import Parallel
+from smalti.sampling.pruning import Pruning
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
 
@@ -31,6 +32,11 @@ class Model(Protocol):
     """Which loop draws it."""
     smooth: bool
     """Whether it can draw mixtures of codes."""
+
+    @property
+    def prunes(self) -> bool:
+        """Whether late layers can leave positions of late scales out."""
+        ...
 
     @property
     def reads(self) -> Reads:
@@ -69,6 +75,8 @@ class Request:
     """Codes on another grid than the model's own, if it can draw them."""
     parallel: Parallel = Parallel()
     """Of models that draw one code after another: whether a pass draws several ahead."""
+    pruning: Pruning = Pruning()
+    """Of models of scales: what late layers leave out of late scales."""
     pictures: Cond | None = None
     """B rows of the pictures of the conditions alone, of models that read text and pictures."""
 
@@ -138,6 +146,10 @@ def check_request(model: Model, request: Request) -> TokenSpec:
         raise ValueError(f"negative has {negative.batch} rows for a batch of {batch}")
     if request.filters.smooth and not model.smooth:
         raise ValueError("smooth is for multi-scale models; this one has a single grid")
+    if request.pruning.prune:
+        if not model.prunes:
+            raise ValueError(f"prune {request.pruning.prune} is for multi-scale models")
+        request.pruning.require(len(spec.grids))
     if request.orders is not None:
         _check_orders(request.orders, spec, batch)
     _check_labels(model.reads.classes, request.cond)

@@ -375,7 +375,7 @@ class RasterFluid(Fluid, Raster):
     def view(self, cond: Prepared, span: Span) -> View:
         if causal(span):
             return View(None, span.first, span, cond.context)
-        mask = visible(span.slots, span.reach)  # (1 or B, 1, n, reach)
+        mask = visible(span)  # (1 or B, 1, n, reach)
         return View(mask, False, span, cond.context)
 
 

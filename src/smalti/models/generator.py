@@ -160,6 +160,11 @@ class Generator(nn.Module):
         return not self.spec.discrete
 
     @property
+    def prunes(self) -> bool:
+        """Models of scales: whether late layers can leave positions out (`Chance.pruning`)."""
+        return False
+
+    @property
     def reads(self) -> Reads:
         """What it is conditioned on."""
         return Reads(classes=self.config.classes)

@@ -33,12 +33,14 @@ from smalti.config import check
 from smalti.heads.diffusion import DiffusionConfig
 from smalti.heads.hybrid import HybridHead
 from smalti.models.generator import Generator, GeneratorConfig, held
+from smalti.models.pruned import taken
 from smalti.models.pyramid_stack import (
     Attention,
     Cache,
     Place,
     Shape,
     picture,
+    pruned,
     scale_of,
     scales_of,
 )
@@ -245,14 +247,15 @@ class Block(nn.Module):
         gate1 = gate2 = scale1 = scale2 = shift1 = shift2 = None
         if parts is not None:
             gate1, gate2, scale1, scale2, shift1, shift2 = parts.split(1, 1)  # each (B, 1, D)
-        h = self.attention(self.modulated(x, shift1, scale1), place, layer, cache)
-        x = self.residual(x, gate1, h)
+        rows, place = place.rows(x, layer, cache)
+        h = self.attention(self.modulated(rows.take(x), shift1, scale1), place, layer, cache)
+        x = self.residual(x, gate1, rows.put(h, "attention"))
         if self.cross is not None and x.shape[1] > words:
             seen = x[:, words:]
-            seen = self.residual(seen, None, self.cross(seen, cond.context))
-            x = torch.cat((x[:, :words], seen), 1)
-        h = self.feed_forward(self.modulated(x, shift2, scale2))
-        return self.residual(x, gate2, h)
+            h = rows.put(self.cross(rows.take(seen), cond.context), "cross")
+            x = torch.cat((x[:, :words], self.residual(seen, None, h)), 1)
+        h = self.feed_forward(self.modulated(rows.take(x), shift2, scale2))
+        return self.residual(x, gate2, rows.put(h, "feed_forward"))
 
     def modulated(self, x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
         x = self.norm(x)
@@ -360,6 +363,11 @@ class HART(Generator):
     @property
     def filtered(self) -> bool:
         return True
+
+    @property
+    def prunes(self) -> bool:
+        """Where the last scale is drawn in one pass."""
+        return self.config.refine_steps == 1
 
     @property
     def reads(self) -> Reads:
@@ -487,6 +495,8 @@ class HART(Generator):
         seen = self.read(codes, span, cache)  # of the images, once for all branches
         seen = None if seen is None else chance.guide.tile(seen)
         place, seen = self.place(cond, span, cache), self.inputs(seen, cond, span.slots)
+        out = pruned(chance.pruning, span, self.spec.grids, len(self.layers), cache)
+        place = place._replace(pruned=out)
         if self.config.refine_steps > 1 and span.reach == self.spec.positions:
             assert seen is not None
             orders = chance.guide.tile(shuffled(chance.noise.source, self.sizes[-1]))
@@ -514,8 +524,8 @@ class HART(Generator):
             chosen = orders[:, after:before]  # (B, m), whose keys stand behind those before them
             begin, end = start + count - before, start + count - after
             there = torch.arange(begin, end, device=seen.device)
-            here = Place(there, end, None, place.keep, _taken(turns, chosen))
-            hidden[rows, chosen] = self.transform(_taken(seen, chosen), cond, here, cache, False)
+            here = Place(there, end, None, place.keep, taken(turns, chosen))
+            hidden[rows, chosen] = self.transform(taken(seen, chosen), cond, here, cache, False)
         return hidden
 
     # -- training
@@ -534,7 +544,7 @@ class HART(Generator):
             return self.head.loss(self.hidden(codes, prepared, span), codes, numbers)
         slots = self.shown(numbers.source, count).to(codes.device)  # (B, N')
         h = self.partly(codes, prepared, slots)
-        nats, rest = self.head.losses(h, _taken(codes, slots), numbers._replace(slots=slots))
+        nats, rest = self.head.losses(h, taken(codes, slots), numbers._replace(slots=slots))
         length = slots.shape[1]
         losses = nats * (n / length) + F.pad(rest * (n / count), (length - count, 0))
         return losses.new_zeros(codes.shape[:2]).scatter(1, slots, losses)
@@ -563,15 +573,10 @@ class HART(Generator):
         inputs = self.inputs(self.read(codes, span, None), prepared, span.slots)
         assert inputs is not None and place.mask is not None
         words = torch.arange(self.prefix, device=slots.device).expand(len(slots), -1)
-        turns = _taken(prepared.turns, torch.cat((words, self.prefix + slots), 1))
+        turns = taken(prepared.turns, torch.cat((words, self.prefix + slots), 1))
         length = turns.shape[1]
         place = place._replace(mask=place.mask[:length, :length], rotation=turns)
-        return self.transform(_taken(inputs, slots[:, 1:] - 1), prepared, place, None, True)
-
-
-def _taken(rows: Tensor, index: Tensor) -> Tensor:
-    """The rows (B, N, ...) at (B, m)."""
-    return rows[torch.arange(len(index), device=index.device)[:, None], index]
+        return self.transform(taken(inputs, slots[:, 1:] - 1), prepared, place, None, True)
 
 
 def tiny() -> HARTConfig:

@@ -99,7 +99,7 @@ class Attention(nn.Module):
         q, k, v = qkv.unbind(2)  # (B, H, n, hd)
         if cache is not None:
             k, v = cache.update(layer, span.slots, span.reach, k, v, span.keep)
-        mask = None if causal(span) else visible(span.slots, span.reach)
+        mask = None if causal(span) else visible(span)
         y = attend(q, k, v, mask, span.first)
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
 

@@ -40,6 +40,7 @@ from smalti.models.pyramid_stack import (
     Shape,
     picture,
     place_of,
+    pruned,
     scales_of,
 )
 from smalti.nn.adaln import modulate, normed
@@ -50,6 +51,7 @@ from smalti.nn.residual import drop_path_rates, dropped
 from smalti.nn.rope import rope_2d_within, rotation
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
+from smalti.sampling.pruning import Pruning
 from smalti.tokenizers.infinity import SCHEDULES, ratio_of, schedule
 from smalti.tokenizers.quantize.bsq import Grids, sizes_of
 from smalti.tokenizers.quantize.multiscale import Corrected, check_grids, pyramid
@@ -233,12 +235,14 @@ class Block(Modulated):
     ) -> Tensor:
         parts = self.modulation(cond, layer, cache).split(1, 1)
         gate1, gate2, scale1, scale2, shift1, shift2 = parts  # each (B, 1, D)
-        h = modulate(normed(x, self.eps), shift1, scale1)
-        x = self.residual(x, gate1, self.attention(h, place, layer, cache))
-        h = self.cross(self.cross_norm(x), cond.context)
+        rows, place = place.rows(x, layer, cache)
+        h = modulate(normed(rows.take(x), self.eps), shift1, scale1)
+        h = rows.put(self.attention(h, place, layer, cache), "attention")
+        x = self.residual(x, gate1, h)
+        h = rows.put(self.cross(self.cross_norm(rows.take(x)), cond.context), "cross")
         x = x + (dropped(h, self.shape.dropout, 0.0) if self.training else h)
-        h = modulate(normed(x, self.eps), shift2, scale2)
-        return self.residual(x, gate2, self.feed_forward(h))
+        h = modulate(normed(rows.take(x), self.eps), shift2, scale2)
+        return self.residual(x, gate2, rows.put(self.feed_forward(h), "feed_forward"))
 
 
 class Infinity(ScaleModel):
@@ -375,6 +379,7 @@ class Infinity(ScaleModel):
         span: Span,
         cache: Cache | None,
         guide: Guide | None = None,
+        pruning: Pruning | None = None,
     ) -> Tensor:
         """Hidden states (B, n, D) of what was `read`; a guide mixes those of its branches."""
         sizes, parts = sizes_of(cond.grids), list[Tensor]()
@@ -384,7 +389,8 @@ class Infinity(ScaleModel):
             parts.append(self.word_embed(seen.to(cond.cond.dtype)))
         scales = scales_of(sizes, span.slots.device)[span.slots]
         x = torch.cat(parts, 1) + self.scale_embedding(scales)  # (B, n, D)
-        place = place_of(span, sizes, cache, cond.rotation[0])
+        out = pruned(pruning, span, cond.grids, len(self.layers), cache)
+        place = place_of(span, sizes, cache, cond.rotation[0], out)
         for i, layer in enumerate(self.layers):
             x = layer(x, cond, place, i, cache)
             if guide is not None and i + 1 in self.config.guide_at:
@@ -397,7 +403,7 @@ class Infinity(ScaleModel):
         guide = chance.guide
         seen = self.read(codes, cond, span, cache)  # of the images, once for all branches
         seen = None if seen is None else guide.tile(seen)
-        h = self.transform(seen, cond, span, cache, guide)
+        h = self.transform(seen, cond, span, cache, guide, chance.pruning)
         if 0 not in self.config.guide_at:  # mixed already: the first branch is all there is
             h = guide.tile(h[: len(codes)])
         return self.head.sample(h, chance)

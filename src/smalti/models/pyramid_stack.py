@@ -22,11 +22,14 @@ from torch.nn import functional as F
 
 from smalti.codes import Span, TokenSpec
 from smalti.models.generator import Generator
+from smalti.models.pruned import Outputs, Pruned, Rows, taken
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.linear import Linear, fused
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
 from smalti.nn.rope import rotate, rotate_halves
+from smalti.sampling.pruning import Pruning
+from smalti.tokenizers.quantize.bsq import Grids
 from smalti.tokenizers.quantize.pyramids import Pyramid
 
 SHARPEST = 100.0
@@ -52,7 +55,7 @@ class Shape:
         """An empty cache of `length` positions, on the device and in the dtype of `like`."""
         size = self.dim // self.heads
         cache = Cache(self.layers, batch, self.heads, length, size, like.dtype, like.device)
-        cache.modulations = {}
+        cache.modulations, cache.outputs = {}, {}
         return cache
 
 
@@ -66,10 +69,13 @@ class Cache(KVCache):
     """(B, C, h, w): the sum of the scales drawn so far; of images alone, not of all branches."""
     modulations: dict[int, Tensor]
     """(B, 6, D) of each layer, the same for all scales."""
+    outputs: Outputs
+    """Of late layers, if a request prunes them."""
 
     def rows(self, index: Tensor) -> Self:
         other = super().rows(index)
         other.modulations = {}
+        other.outputs = {key: y.index_select(0, index) for key, y in self.outputs.items()}
         if self.latent is not None:
             other.latent = self.latent.index_select(0, index[index < len(self.latent)])
         return other
@@ -83,6 +89,8 @@ class Cache(KVCache):
             )
         super().put(index, other)
         self.modulations = {}
+        for key, y in self.outputs.items():
+            y.index_copy_(0, index, other.outputs[key])
         if self.latent is not None and other.latent is not None:
             images = index[index < len(self.latent)]
             self.latent.index_copy_(0, images, other.latent)
@@ -99,8 +107,23 @@ class Place(NamedTuple):
     keep: bool
     """Whether keys and values are written to the cache."""
     rotation: Tensor | None = None
-    """How queries and keys are turned, if they are: (n, head_dim / 2) complex, or (B, n, 2,
-    head_dim), a table of `rope_halves`."""
+    """How queries and keys are turned, if they are: (n, head_dim / 2) complex, for heads that
+    differ (B, 1, n, head_dim / 2), or (B, n, 2, head_dim), a table of `rope_halves`."""
+    pruned: Pruned | None = None
+    """What late layers leave out of the rows."""
+
+    def rows(self, x: Tensor, layer: int, cache: Cache | None) -> tuple[Rows, Place]:
+        """Which rows of x (B, n, D) a layer computes, and where those stand."""
+        plan = self.pruned
+        if plan is None or cache is None or layer < plan.first:
+            return Rows(), self
+        outputs = cache.outputs if self.keep else dict(cache.outputs)
+        rows, turn = Rows.of(x, layer, plan, outputs), self.rotation
+        if rows.kept is not None and turn is not None:
+            turn = turn[rows.kept].unsqueeze(1) if turn.is_complex() else taken(turn, rows.kept)
+        slots = self.slots[: len(self.slots) - plan.out] - plan.gap
+        reach = self.reach - plan.gap - plan.out
+        return rows, self._replace(slots=slots, reach=reach, rotation=turn)
 
 
 def scale_of(span: Span, sizes: Sequence[int]) -> int:
@@ -116,8 +139,21 @@ def scales_of(sizes: Sequence[int], device: torch.device) -> Tensor:
     return torch.cat([torch.full((n,), scale, device=device) for scale, n in enumerate(sizes)])
 
 
+def pruned(
+    pruning: Pruning | None, span: Span, grids: Grids, layers: int, cache: Cache | None
+) -> Pruned | None:
+    """What late layers leave out of the scale that a span fills. Without a cache nothing."""
+    if cache is None or pruning is None or not pruning.prune:
+        return None
+    return Pruned.of(pruning, scale_of(span, [h * w for h, w in grids]), grids, layers)
+
+
 def place_of(
-    span: Span, sizes: Sequence[int], cache: Cache | None, rotation: Tensor | None = None
+    span: Span,
+    sizes: Sequence[int],
+    cache: Cache | None,
+    rotation: Tensor | None = None,
+    pruned: Pruned | None = None,
 ) -> Place:
     """Attention between scales is causal: a mask without a cache, nothing to hide with one."""
     mask = None
@@ -125,7 +161,7 @@ def place_of(
         scale = scales_of(sizes, span.slots.device)
         mask = scale[:, None] >= scale  # (N, N)
     turn = None if rotation is None else rotation[span.slots]
-    return Place(span.slots, span.reach, mask, span.keep, turn)
+    return Place(span.slots, span.reach, mask, span.keep, turn, pruned)
 
 
 def picture(
@@ -265,6 +301,10 @@ class ScaleModel(Generator):
         """Take over codebook and convolutions of the tokenizer whose codes are to be learned, which
         bits have not."""
         self.quantize.load_state_dict(tokenizer.quantize.state_dict())
+
+    @property
+    def prunes(self) -> bool:
+        return True
 
     def blocks(self, spec: TokenSpec | None = None) -> list[int]:
         """Positions of each scale, of which there may be one."""

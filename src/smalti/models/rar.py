@@ -271,7 +271,7 @@ class RAR(Raster):
         reach = span.reach + 1
         if causal(span):
             return Place(positions, reach, None, span.first, span.keep, modulation)
-        mask = visible(positions, reach)  # (1 or B, 1, n, reach)
+        mask = visible(span, 1)  # (1 or B, 1, n, reach)
         return Place(positions, reach, mask, False, span.keep, modulation)
 
     def modulation(

@@ -82,10 +82,17 @@ def causal(span: Span) -> bool:
     return span.first or (span.start is not None and span.slots.numel() == 1)
 
 
-def visible(positions: Tensor, reach: int) -> Tensor:
-    """Which positions below `reach` those of a span, (n,) or (B, n), see: (1 or B, 1, n, reach)."""
-    keys = torch.arange(reach, device=positions.device)
-    return keys <= positions.view(-1, 1, positions.shape[-1], 1)
+def visible(span: Span, before: int = 0) -> Tensor:
+    """What the rows of a span see, behind `before` rows of a prefix that the first span has as
+    well: (1 or B, 1, n, before + reach)."""
+    positions = span.slots + before
+    keys = torch.arange(before + span.reach, device=positions.device)
+    if span.first:
+        positions = torch.cat((keys[:before], positions))
+    mask = keys <= positions.view(-1, 1, positions.shape[-1], 1)
+    if span.written is None:
+        return mask
+    return mask & F.pad(span.written[: span.reach], (before, 0), value=True)
 
 
 def place_of(
@@ -101,7 +108,7 @@ def place_of(
     reach, turn = start + span.reach, None if rotation is None else arrange(rotation, positions)
     if known is None and causal(span):
         return Place(positions, reach, turn, None, span.first, span.keep)
-    mask = visible(positions, reach)  # (1 or B, 1, n, reach)
+    mask = visible(span, start)  # (1 or B, 1, n, reach)
     if known is not None:
         own = torch.arange(reach, device=positions.device) == positions[..., None, :, None]
         mask = mask & known[:, None, None, :reach] | own  # padding sees itself: no empty row

@@ -34,6 +34,7 @@ from smalti.models.pyramid_stack import (
     ScaleModel,
     Shape,
     place_of,
+    pruned,
     scale_of,
     scales_of,
 )
@@ -42,6 +43,7 @@ from smalti.nn.residual import drop_path_rates
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw, mixture
 from smalti.sampling.noise import Noise, SlotNoise
+from smalti.sampling.pruning import Pruning
 from smalti.tokenizers.multiscale_vqvae import VAR256
 from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.tokenizers.quantize.pyramids import check_pyramid, pyramid_of
@@ -154,10 +156,12 @@ class Block(Modulated):
     ) -> Tensor:
         parts = self.modulation(cond, layer, cache).split(1, 1)
         gate1, gate2, scale1, scale2, shift1, shift2 = parts  # each (B, 1, D)
-        h = modulate(normed(x, self.eps), shift1, scale1)
-        x = self.residual(x, gate1, self.attention(h, place, layer, cache))
-        h = modulate(normed(x, self.eps), shift2, scale2)
-        return self.residual(x, gate2, self.feed_forward(h))
+        rows, place = place.rows(x, layer, cache)
+        h = modulate(normed(rows.take(x), self.eps), shift1, scale1)
+        h = rows.put(self.attention(h, place, layer, cache), "attention")
+        x = self.residual(x, gate1, h)
+        h = modulate(normed(rows.take(x), self.eps), shift2, scale2)
+        return self.residual(x, gate2, rows.put(self.feed_forward(h), "feed_forward"))
 
 
 class VAR(ScaleModel):
@@ -222,7 +226,12 @@ class VAR(ScaleModel):
         return self.quantize.embed(codes)
 
     def transform(
-        self, seen: Tensor | None, cond: Prepared, span: Span, cache: Cache | None
+        self,
+        seen: Tensor | None,
+        cond: Prepared,
+        span: Span,
+        cache: Cache | None,
+        pruning: Pruning | None = None,
     ) -> Tensor:
         """Hidden states (B, n, D) of what was `read`."""
         x = cond.first
@@ -230,7 +239,8 @@ class VAR(ScaleModel):
             x = self.word_embed(seen.to(x.dtype))  # (B, n, D)
             x = torch.cat((cond.first, x), 1) if span.first else x
         x = x + cond.places[:, span.slots]
-        place = place_of(span, self.sizes, cache)
+        out = pruned(pruning, span, self.spec.grids, len(self.layers), cache)
+        place = place_of(span, self.sizes, cache, pruned=out)
         for i, layer in enumerate(self.layers):
             x = layer(x, cond, place, i, cache)
         scale, shift = self.adaln(F.silu(cond.cond)).chunk(2, -1)
@@ -248,7 +258,7 @@ class VAR(ScaleModel):
         guide, noise, filters = chance.guide, chance.noise, chance.filters
         seen = self.read(codes, cond, span, cache)  # of the images, once for all branches
         seen = None if seen is None else guide.tile(seen)
-        h = self.transform(seen, cond, span, cache)
+        h = self.transform(seen, cond, span, cache, chance.pruning)
         if not filters.smooth:
             return self.head.sample(h, chance)
         logits = filters(self.head.merged(h, guide))  # (B, n, V)

@@ -16,6 +16,7 @@ from smalti.sampling.guidance import Guidance, Schedule
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import known_first, order, shuffled
 from smalti.sampling.parallel import Mode, Parallel
+from smalti.sampling.pruning import Pruning
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
 
@@ -24,6 +25,7 @@ CONTINUOUS = ("solver", "head_steps")
 DISCRETE = ("top_k", "top_p")
 ORDERED = ("order", "known_first")
 AHEAD = ("parallel", "window")
+PRUNED = ("prune", "prune_layers")
 """Settings that mean something to such models, or codes, alone."""
 
 
@@ -34,6 +36,8 @@ class Drawn(Protocol):
     parts: int
     any_order: bool
 
+    @property
+    def prunes(self) -> bool: ...
     @property
     def loop(self) -> Loop: ...
     @property
@@ -86,6 +90,8 @@ class Settings(TypedDict, total=False):
     head_steps: str
     parallel: Mode
     window: int
+    prune: tuple[float, ...]
+    prune_layers: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,6 +116,7 @@ class Sampling:
     faster and not exact; 1: always."""
     solver: Solver = part(Solver())
     parallel: Parallel = part(Parallel())
+    pruning: Pruning = part(Pruning())
 
     @staticmethod
     def of(**settings: object) -> Sampling:
@@ -149,6 +156,7 @@ class Sampling:
             self.orders(model, noise, known, spec),
             spec,
             self.parallel,
+            self.pruning,
         )
 
     @staticmethod
@@ -171,6 +179,8 @@ class Sampling:
             refused |= dict.fromkeys(DISCRETE, "discrete codes; this model draws continuous ones")
         if not in_turn(model, spec):
             refused |= dict.fromkeys(AHEAD, "models that draw one discrete code after another")
+        if not model.prunes:
+            refused |= dict.fromkeys(PRUNED, "models of scales; this one has none")
         return refused
 
     def check(self, model: Drawn, spec: TokenSpec | None = None) -> None:
@@ -184,6 +194,8 @@ class Sampling:
             if value != settings[name].field.default:
                 raise ValueError(f"{name} {value} is for {why}")
         self.filters.require(model.depths)
+        if self.pruning.prune:
+            self.pruning.require(len(model.draws(spec).grids))
         if model.draws_by == "masked":
             self.revealed(model).count(model.draws(spec).positions * model.parts)
         if model.solved:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from smalti.codes import Guide, Known
 from smalti.sampling.filters import Filters, RowFilters
 from smalti.sampling.noise import SlotNoise
+from smalti.sampling.pruning import Pruning
 from smalti.sampling.solvers import Solver
 
 
@@ -24,3 +25,5 @@ class Chance(NamedTuple):
     known: Known | None = None
     """Codes of the span that are given, (B, n, *trailing): the loop takes them in place of what is
     drawn, and a model that reads its codes within the step has to as well."""
+    pruning: Pruning = Pruning()
+    """Of models of scales: what late layers leave out."""
