@@ -87,7 +87,9 @@ class Block(nn.Module):
         return self.skip(x) + self.gain * h
 
 
-def levels_of(first: int, widths: list[int], blocks: int, kernels: tuple[int, ...]) -> nn.Module:
+def levels_of(
+    first: int, widths: list[int], blocks: int, kernels: tuple[int, ...]
+) -> nn.ModuleList:
     """Levels of so many blocks and of these widths, behind a map of width `first`."""
     gain, before = (len(widths) * blocks) ** -2, [first, *widths]
     return nn.ModuleList(
@@ -198,6 +200,7 @@ class DalleDVAE(GridTokenizer):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.quantize.embedding.weight, std=self.config.vocab**-0.5)
 
