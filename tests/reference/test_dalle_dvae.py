@@ -16,7 +16,6 @@ from smalti.loading import load_tokenizer
 from smalti.tokenizers.dalle_dvae import (
     DalleDVAE,
     DalleDVAEConfig,
-    picture,
     squeezed,
     unsqueezed,
 )
@@ -57,8 +56,8 @@ def check(tokenizer: DalleDVAE, io: Vectors, config: dict[str, Any]) -> None:
     io.check("indices", tokenizer.encode(images))
     stats = tokenizer.decoder(tokenizer.quantize.decode(io["indices"]))
     io.check("decoder_stats", stats)
-    io.check("reconstruction", (picture(stats) + 1) / 2)
-    assert torch.equal(tokenizer.decode(io["indices"].flatten(1)), picture(stats))
+    io.check("reconstruction", (tokenizer.shown(stats) + 1) / 2)
+    assert torch.equal(tokenizer.decode(io["indices"].flatten(1)), tokenizer.shown(stats))
     io.check("codes_stats", tokenizer.decoder(tokenizer.quantize.decode(io["codes"])))
     (temperature,) = temperatures(config)
     noisy = (io["encoder_logits"] + io["gumbel_noise"]) / temperature

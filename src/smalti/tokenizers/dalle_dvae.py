@@ -210,10 +210,19 @@ class DalleDVAE(GridTokenizer):
 
     def latent(self, images: Tensor) -> Tensor:
         """Logits of the codes, (B, V, h, w)."""
-        return self.encoder(squeezed((images + 1) / 2))
+        return self.encoder(self.seen(images))
 
     def render(self, latent: Tensor) -> Tensor:
-        return picture(self.decoder(latent))
+        return self.shown(self.decoder(latent))
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Images in [-1, 1] as the values that are learned, in [0.1, 0.9]."""
+        return squeezed((images + 1) / 2)
+
+    def shown(self, stats: Tensor) -> Tensor:
+        """The likeliest colours, (B, 3, H, W) in [-1, 1], of what the decoder gives,
+        (B, 6, H, W)."""
+        return 2 * unsqueezed(stats[:, :3].sigmoid()) - 1
 
     def relaxed(self, images: Tensor, temperature: float) -> Relaxed:
         """Images through mixtures of codes: softmaxes, by this temperature, of logits and Gumbel
@@ -231,11 +240,6 @@ def squeezed(pixels: Tensor) -> Tensor:
 def unsqueezed(values: Tensor) -> Tensor:
     """Values in [0, 1] as pixels in [0, 1]: the other way, cut off at either end."""
     return ((values - MARGIN) / (1 - 2 * MARGIN)).clamp(0, 1)
-
-
-def picture(stats: Tensor) -> Tensor:
-    """The likeliest colours, (B, 3, H, W) in [-1, 1], of what the decoder gives, (B, 6, H, W)."""
-    return 2 * unsqueezed(stats[:, :3].sigmoid()) - 1
 
 
 def tiny() -> DalleDVAEConfig:
