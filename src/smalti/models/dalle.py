@@ -207,7 +207,7 @@ class DALLE(Raster):
         past = keys <= positions.view(-1, positions.shape[-1], 1)
         text, most = keys < words, self.config.square // 2
         back, up = mine - theirs, mine // width - theirs // width
-        near = {
+        near: dict[Sight, Tensor] = {
             "row": (back >= 0) & (back < width),
             "column": back % width == 0,
             "square": (up.abs() <= most) & ((mine % width - theirs % width).abs() <= most),
