@@ -31,6 +31,8 @@ from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.text import byte_words as byte_level
+from smalti.text.word_ids import WordIds, WordIdsConfig
+from smalti.text.words import Words
 from smalti.tokenizers.quantize.multiscale import pyramid
 
 
@@ -288,8 +290,12 @@ def pipeline(name: str, **options: Any) -> Pipeline:
     model.learn_from(tokenizer)
     text = None
     if length := model.reads.text_length:
-        words = replace(byte_level.tiny(), length=length, dim=model.reads.text_dim)
-        text = build(byte_level.ByteEncoder, words)
+        if ids := model.reads.text_vocab:
+            words = Words.train(["a small red heart", "a large red star"], ids)
+            text = WordIds(WordIdsConfig(length, ids, words.text)).eval()
+        else:
+            words = replace(byte_level.tiny(), length=length, dim=model.reads.text_dim)
+            text = build(byte_level.ByteEncoder, words)
     return Pipeline(tokenizer, model, text=text, **options)
 
 
@@ -313,5 +319,9 @@ def random_cond(model: Any, batch: int, seed: int = 0) -> Cond:
         return Cond(labels=torch.randint(reads.classes, (batch,), generator=generator))
     lengths = torch.randint(1, reads.text_length, (batch,), generator=generator)
     mask = torch.arange(reads.text_length) >= reads.text_length - lengths[:, None]
-    text = torch.randn(batch, reads.text_length, reads.text_dim, generator=generator)
+    shape = (batch, reads.text_length, reads.text_dim)
+    if reads.text_vocab:
+        ids = torch.randint(reads.text_vocab, shape, generator=generator)
+        return Cond(text=ids.float(), text_mask=mask)
+    text = torch.randn(shape, generator=generator)
     return Cond(text=text * mask[..., None], text_mask=mask)

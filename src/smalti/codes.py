@@ -332,6 +332,8 @@ class Reads(NamedTuple):
     """Tokens of a text, T; 0 of a model of classes."""
     text_dim: int = 0
     """Width of the features of a token, C."""
+    text_vocab: int = 0
+    """Ids of tokens, where a feature is the id of a token and C is 1; 0: features are vectors."""
 
     @property
     def text(self) -> tuple[int, int] | None:
@@ -339,9 +341,10 @@ class Reads(NamedTuple):
         return (self.text_length, self.text_dim) if self.text_length else None
 
     def settings(self) -> dict[str, int]:
-        """What decides a configuration; the width of texts that are not read decides nothing."""
-        width = {"text_dim": self.text_dim} if self.text_length else {}
-        return {"classes": self.classes, "text_length": self.text_length, **width}
+        """What decides a configuration; what texts that are not read are decides nothing."""
+        about = {"text_dim": self.text_dim, "text_vocab": self.text_vocab}
+        read = about if self.text_length else {}
+        return {"classes": self.classes, "text_length": self.text_length, **read}
 
 
 class Draw(NamedTuple):

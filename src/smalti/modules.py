@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from smalti.config import Entry, from_dict, no_such, read_json, to_dict
 from smalti.files import check_folder, filling, write_json, write_tensors
 from smalti.models import (
+    dalle,
     depth_language,
     dnd,
     dual_eye,
@@ -58,7 +59,7 @@ from smalti.models.unified import Unified
 from smalti.nn.finite import require_finite_weights
 from smalti.nn.unfilled import unfilled
 from smalti.text import byte_words as byte_level
-from smalti.text import clip, language_model, t5
+from smalti.text import clip, language_model, t5, word_ids
 from smalti.tokenizers import refined
 from smalti.tokenizers.base import ImageTokenizer
 from smalti.tokenizers.kinds import KINDS
@@ -66,6 +67,7 @@ from smalti.tokenizers.kinds import KINDS
 TOKENIZERS = KINDS | {"refined": Entry(refined.RefinedConfig, refined.Refined, refined.tiny)}
 """Tokenizers of pictures."""
 MODELS = {
+    "dalle": Entry(dalle.DALLEConfig, dalle.DALLE, dalle.tiny),
     "dnd": Entry(dnd.DnDConfig, dnd.DnD, dnd.tiny),
     "fluid": Entry(fluid.FluidConfig, fluid.fluid, fluid.tiny),
     "hart": Entry(hart.HARTConfig, hart.HART, hart.tiny),
@@ -130,6 +132,7 @@ TEXT = {
         language_model.LanguageModelConfig, language_model.LanguageModel, language_model.tiny
     ),
     "t5": Entry(t5.T5Config, t5.T5, t5.tiny),
+    "word_ids": Entry(word_ids.WordIdsConfig, word_ids.WordIds, word_ids.tiny),
 }
 
 

@@ -324,6 +324,8 @@ def test_padding_of_the_text_is_not_read(name):
     codes, cond = random_codes(model.spec, B), random_cond(model, B)
     assert not cond.text_mask.all()
     noise = torch.randn(cond.text.shape)
+    if model.reads.text_vocab:
+        noise = torch.randint(model.reads.text_vocab, cond.text.shape).float()
     padded = replace(cond, text=torch.where(cond.text_mask[..., None], cond.text, noise))
     read = replace(cond, text=torch.where(cond.text_mask[..., None], noise, cond.text))
     with torch.no_grad():

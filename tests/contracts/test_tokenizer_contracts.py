@@ -11,6 +11,7 @@ from builders import build, random_codes, tokenizers
 from smalti import modules
 from smalti.modules import load_module, save_module
 from smalti.nn import conv
+from smalti.tokenizers.dalle_dvae import DalleDVAE
 from smalti.tokenizers.ibq import IBQTokenizer
 from smalti.tokenizers.magvit2 import MAGVIT2
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
@@ -26,6 +27,8 @@ discrete = pytest.mark.parametrize("tokenizer", DISCRETE, indirect=True, scope="
 CLAMPED = (MaskGITVQGAN,)
 PRODUCTS = (IBQTokenizer,)
 """What takes the code with the largest product, not the nearest, and lets pictures train codes."""
+LOGITS = (DalleDVAE,)
+"""What takes the code with the largest logit, and lets pictures train those that are taken."""
 
 
 def shown(tokenizer, images):
@@ -84,6 +87,10 @@ def nearest(tokenizer, latent, codes, width):
     """Check that codes (B, n) are the nearest ones to a latent (B, C, h, w), row by row: rows of
     the codebook, or those with the largest product; levels of each channel; their vectors in its
     place."""
+    if isinstance(tokenizer, LOGITS):
+        assert torch.equal(latent.flatten(2).argmax(1), codes)
+        rows = tokenizer.quantize.embedding.weight[codes]  # (B, n, C)
+        return rows.mT.unflatten(2, latent.shape[2:]).contiguous()
     if tokenizer.codebook is None:
         return levels(tokenizer, latent, codes)
     z, book = latent.double(), tokenizer.quantize.embedding.weight.double()
@@ -311,6 +318,9 @@ def test_reconstruction_alone_passes_the_quantizer_straight_through(tokenizer, i
     grads = [weight.grad for weight in tokenizer.quantize.parameters()]
     if isinstance(tokenizer, PRODUCTS):
         assert all((grad.abs().amax(1) > 0).all() for grad in grads), "every code learns"
+    elif isinstance(tokenizer, LOGITS):
+        (grad,) = grads
+        assert torch.equal((grad != 0).any(1).nonzero()[:, 0], tokenizer.encode(images).unique())
     else:
         assert not any(grad is not None for grad in grads), "only its own loss trains it"
     tokenizer.zero_grad()

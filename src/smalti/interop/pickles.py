@@ -97,7 +97,8 @@ def read_checkpoint(path: Path, weights: str = "model", part: str = PARTS[0]) ->
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The files of a checkpoint: a single one, or an index and its shards.
+    """The files of a checkpoint: a single one, an index and its shards, or several modules that
+    were pickled whole (`interop.whole`).
 
     Raises ValueError if one is missing, naming it, or if a folder holds no weights.
     """
@@ -109,6 +110,8 @@ def files_of(path: Path) -> tuple[Path, ...]:
             raise ValueError(f"{path} holds several checkpoints; give one of {names}")
         if (parts := sorted(path.glob("consolidated*.pth"))) and not (indices or single):
             return _consolidated(path, parts)
+        if (pickled := sorted(path.glob("*.pkl"))) and not (indices or single):
+            return tuple(pickled)
         if formats.is_ours(path) or not (indices or single):
             raise ValueError(f"{path} {formats.folder(path)}")
         path = (indices or single)[0]

@@ -112,7 +112,7 @@ class FluidConfig(GeneratorConfig):
     def fitted(self, tokenizer: Any, reads: Reads) -> FluidConfig:
         """As of any model; it takes discrete and continuous codes alike."""
         codes = self.codes_of(tokenizer)
-        return self.with_known(grid=self.one_grid(tokenizer), **codes, **reads.settings())
+        return self.with_known(grid=self.one_grid(tokenizer), **codes, **self.condition_of(reads))
 
 
 @dataclass

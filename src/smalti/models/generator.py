@@ -32,7 +32,7 @@ class GeneratorConfig:
         """
         grid = self.one_grid(tokenizer)
         self.check_kind(tokenizer)
-        return self.with_known(grid=grid, **self.codes_of(tokenizer), **reads.settings())
+        return self.with_known(grid=grid, **self.codes_of(tokenizer), **self.condition_of(reads))
 
     def check_kind(self, tokenizer: Any) -> None:
         """Raise ValueError if a tokenizer gives continuous codes, and discrete ones are predicted,
@@ -61,6 +61,16 @@ class GeneratorConfig:
                 f"{an(type(tokenizer).__name__)}, gives {tokenizer.spec.form} ones"
             )
         return codes
+
+    def condition_of(self, reads: Reads) -> dict[str, int]:
+        """What decides what it reads, by the names that configurations have for it. Raises
+        ValueError if this one reads features of texts, and ids of tokens are given."""
+        if reads.text_vocab and "text_vocab" not in {f.name for f in fields(self)}:
+            raise ValueError(
+                f"{self.name} reads features of texts, but the text encoder gives ids of tokens: "
+                "take another one, such as bytes"
+            )
+        return reads.settings()
 
     def check_stack(self, tokenizer: Any) -> None:
         """Raise ValueError unless a tokenizer gives a stack of numbers at each position."""

@@ -184,7 +184,7 @@ class HARTConfig(GeneratorConfig):
             raise ValueError(
                 "HART draws from texts: take a recipe with a text encoder, such as emoji_hart"
             )
-        return self.with_known(scales=spec.grids, **settings, **reads.settings())
+        return self.with_known(scales=spec.grids, **settings, **self.condition_of(reads))
 
 
 @dataclass

@@ -186,7 +186,7 @@ class InfinityConfig(GeneratorConfig):
         if spec.channels:
             codes["bits"] = codes.pop("latent")
             codes["cells"] = math.isqrt(spec.channels // codes["bits"])
-        return self.with_known(scales=spec.grids, **codes, **reads.settings())
+        return self.with_known(scales=spec.grids, **codes, **self.condition_of(reads))
 
 
 @dataclass

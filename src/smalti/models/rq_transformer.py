@@ -146,7 +146,7 @@ class RQTransformerConfig(GeneratorConfig):
 
     def fitted(self, tokenizer: Any, reads: Reads) -> RQTransformerConfig:
         """As of any model; the tokenizer's tables decide the width of its code vectors and whether
-        all depths have the same. Texts are read as features."""
+        all depths have the same."""
         self.check_stack(tokenizer)
         spec, config = tokenizer.spec, super().fitted(tokenizer, reads)
         vectors = vectors_of(tokenizer.codebook, spec.depth, spec.vocab)  # (G, V, C)
@@ -239,7 +239,8 @@ class RQTransformer(Raster):
     @property
     def reads(self) -> Reads:
         c = self.config
-        return Reads(c.classes, c.text_length, c.text_dim if c.text_length else 0)
+        width = c.text_dim if c.text_length else 0
+        return Reads(c.classes, c.text_length, width, c.text_vocab)
 
     @property
     def reader(self) -> nn.Module:

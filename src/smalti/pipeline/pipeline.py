@@ -364,8 +364,13 @@ def check_pipeline(folder: Path) -> None:
 
 def _check_text(model: Generator, text: TextEncoder | None) -> None:
     """Raise ValueError unless a model reads what the encoder gives."""
-    wanted = model.reads.text
+    reads, wanted = model.reads, model.reads.text
     given = None if text is None else (text.config.length, text.config.dim)
+    if text is not None and reads.text_vocab != text.config.ids:
+        raise ValueError(
+            f"the model reads {reads.text_vocab or 'no'} ids of tokens, the text encoder gives "
+            f"{text.config.ids or 'none'}"
+        )
     if wanted != given:
         raise ValueError(
             f"the model reads text features of (length, width) {wanted}, the encoder gives {given}"

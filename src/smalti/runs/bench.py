@@ -223,11 +223,13 @@ def timed(steps: Iterator[Step], model: Generator, bench: Bench) -> Took:
 
 
 def conditions(model: Generator, batch: int, device: torch.device) -> Cond:
-    """Classes in turn, or features of texts that are random numbers."""
+    """Classes in turn, or features of texts that are random numbers; first ids where a feature is
+    an id."""
     reads = model.reads
     if reads.classes:
         return Cond(labels=torch.arange(batch, device=device) % reads.classes)
     text = torch.randn(batch, reads.text_length, reads.text_dim, device=device)
+    text = torch.zeros_like(text) if reads.text_vocab else text
     return Cond(text=text, text_mask=torch.ones(text.shape[:2], dtype=torch.bool, device=device))
 
 

@@ -178,6 +178,8 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     held = held if len(held) else without_held_out(chosen, world)
     classes = [] if encoder else cache.classes or ["image"]
     learned = encoder if encoder is not None and encoder.learned else None
+    if encoder is not None and not begun:
+        encoder.learn_from(cache.captions_of(chosen))
     if begun:
         model = adapted(begun, recipe, classes, cache.spec)
     else:
@@ -266,7 +268,8 @@ def fitted(config: C, tokenizer: ImageTokenizer, classes: int, encoder: TextEnco
     """
     reads = Reads(classes)
     if encoder is not None:
-        reads = Reads(0, encoder.config.length, encoder.config.dim)
+        told = encoder.config
+        reads = Reads(0, told.length, told.dim, told.ids)
     return config.fitted(tokenizer.coder, reads)
 
 

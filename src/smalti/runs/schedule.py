@@ -31,6 +31,8 @@ POINTS = (
     "objective.random_until",
     "objective.random_end",
     "objective.gan_start",
+    "objective.temperature_steps",
+    "objective.kl_steps",
 )
 WARMUP = "objective.codebook.warmup"
 INTERVALS = ("train.eval_every", "train.preview_every", "train.save_every")

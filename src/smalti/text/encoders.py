@@ -24,6 +24,12 @@ class TextConfig:
     """The settings of a text encoder. All have a `length`, T, the tokens that are read, and a
     `dim`, C."""
 
+    @property
+    def ids(self) -> int:
+        """How many ids of tokens there are, where a feature is the id of a token and C is 1; 0:
+        features are vectors."""
+        return 0
+
 
 class TextEncoder(nn.Module):
     """Reads texts. A text's features do not depend on the others of its batch."""
@@ -41,6 +47,9 @@ class TextEncoder(nn.Module):
 
     def init_weights(self) -> None:
         """Draw new weights, of one that learns."""
+
+    def learn_from(self, texts: Sequence[str]) -> None:
+        """Take over what a new encoder needs of the texts of training."""
 
     def release(self) -> None:
         """Give memory back until the next text, where a frozen one can load it again."""

@@ -205,6 +205,11 @@ class Words:
     def _first(self, names: Sequence[str]) -> int | None:
         return next((self.specials[name] for name in names if name in self.specials), None)
 
+    @property
+    def text(self) -> str:
+        """What its file says."""
+        return json.dumps(self._json, ensure_ascii=False)
+
     def fingerprint(self) -> str:
         """16 hex digits over what the file says."""
         plain = json.dumps(self._json, sort_keys=True, ensure_ascii=True)

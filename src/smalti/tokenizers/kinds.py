@@ -9,6 +9,7 @@ from typing import Any
 
 from smalti.config import Entry
 from smalti.tokenizers import (
+    dalle_dvae,
     dual,
     emu3_vq,
     fsq,
@@ -30,6 +31,7 @@ from smalti.tokenizers import maskbit as maskbit_vqgan
 from smalti.tokenizers import open_magvit2 as lfq
 
 KINDS = {
+    "dalle_dvae": Entry(dalle_dvae.DalleDVAEConfig, dalle_dvae.DalleDVAE, dalle_dvae.tiny),
     "vqgan": Entry(vqgan.VQGANConfig, vqgan.VQGAN, vqgan.tiny),
     "multiscale_vqvae": Entry(
         multiscale_vqvae.MultiScaleConfig,
