@@ -214,10 +214,10 @@ class TiTokGenerator(Generator):
 
 def tiny() -> TiTokGeneratorConfig:
     """A model of a few thousand parameters, for tests."""
-    return TiTokGeneratorConfig((1, 8), 32, 5, layers=2, heads=2, dim=32, ffn_dim=64, dropout=0.0)
+    return TiTokGeneratorConfig((1, 12), 32, 5, layers=2, heads=2, dim=32, ffn_dim=64, dropout=0.0)
 
 
 S128 = TiTokGeneratorConfig((1, 128), network="uvit", layers=20, dim=1024, ffn_dim=4096)
-"""The published one of 128 tokens, 287 M parameters."""
+"""The published one of 128 tokens, 295 M parameters."""
 SHORT = TiTokGeneratorConfig((1, 32))
 """The published one of 32 tokens; of 64 it differs in the positions alone. 177 M parameters."""

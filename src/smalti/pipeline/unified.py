@@ -345,7 +345,8 @@ class UnifiedPipeline(CodedPipeline):
         self, documents: Sequence[Document], wish: Wish, **settings: Any
     ) -> Iterator[Said | Shown]:
         """Go on with documents of ids and codes."""
-        spec, words, every = self.model.spec, self.words, wish.every
+        spec, words = self.model.spec, self.words
+        every = wish.every if self.tokenizer.placed else None
         behind = set[int]()  # rows whose next text does not begin what is written
         request = self._request(documents, wish, *self.settings(settings))
         with torch.inference_mode(), packed(self.model):

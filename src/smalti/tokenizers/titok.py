@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -264,7 +264,8 @@ class TokensTokenizer(GridTokenizer):
 
     any_grid = False
     placed = False
-    config: TokensConfig
+    config: Any
+    """A `TokensConfig`."""
 
     def __init__(self, config: TokensConfig, channels: int) -> None:
         super().__init__()
@@ -319,9 +320,29 @@ class TiTok(TokensTokenizer):
         self.config, self.spec = config, config.spec
         self.quantize = VectorQuantizer(config.vocab, config.dim, config.l2_norm)
 
+        self._proxy = tuple[MaskGITVQGAN, ...]()  # a tuple registers nothing
+
     @property
     def codebook(self) -> nn.Module:
         return self.quantize
+
+    def code_by(self, proxy: MaskGITVQGAN) -> None:
+        """Take the codes and the decoder of the tokenizer whose configuration `coding` was given,
+        which stay as they are while the first stage of training predicts its codes."""
+        self.proxy_codes.load_state_dict(proxy.quantize.embedding.state_dict())
+        self.pixel_decoder.load_state_dict(proxy.decoder.state_dict())
+        for part in (self.proxy_codes, self.pixel_decoder):
+            part.requires_grad_(False)
+        self._proxy = (proxy.requires_grad_(False),)
+
+    def take_proxy(self) -> MaskGITVQGAN:
+        """The tokenizer whose codes the first stage predicts; it is no part of this one."""
+        found, self._proxy = self._proxy[0], ()
+        return found
+
+    def proxy_logits(self, latent: Tensor) -> Tensor:
+        """Logits (B, h * w, V) of proxy codes, of what stands for codes (B, C, 1, K)."""
+        return self.decoder.logits(latent)
 
     def decode(
         self, codes: Tensor, spec: TokenSpec | None = None, text: Tensor | None = None
