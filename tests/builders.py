@@ -226,12 +226,11 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     narrow = replace(signs, size=(8, 24), patch=2, multipliers=(2, 1), blocks=2, bits=1)
     titok_kind, few_tokens = found["titok"]
     proxy = ProxyConfig(vocab=24, dim=4, channels=8, multipliers=(1, 2), blocks=1)
-    first = replace(  # of the first releases, on a picture that is no square, with a text
+    first = replace(  # of the first releases, on a picture that is no square
         few_tokens, size=(16, 24), decoder_patch=2, l2_norm=False, scrambled=True, proxy=proxy
     )
     return found | {
         "titok-first": (titok_kind, first),
-        "titok-text": (titok_kind, replace(few_tokens, text_length=3, text_dim=5)),
         "fsq-levels": (fsq, odd),
         "ibq_tokenizer-oblong": (ibq_kind, long_ibq),
         "infinity_vae-cells": (infinity, cells),

@@ -164,7 +164,7 @@ class TiTokConfig(TokensConfig):
         Raises ValueError if there is no such thing.
         """
         held = proxy.config
-        if not isinstance(held, MaskGITVQGANConfig) or proxy.size != self.size:
+        if type(held) is not MaskGITVQGANConfig or proxy.size != self.size:
             raise ValueError(
                 f"proxy codes are those of a MaskGITVQGAN of {self.size} pixels, got "
                 f"{type(proxy).__name__} of {proxy.size}"
@@ -320,7 +320,7 @@ class TiTok(TokensTokenizer):
         self.config, self.spec = config, config.spec
         self.quantize = VectorQuantizer(config.vocab, config.dim, config.l2_norm)
 
-        self._proxy = tuple[MaskGITVQGAN, ...]()  # a tuple registers nothing
+        self._proxy = list[MaskGITVQGAN]()  # a list registers nothing
 
     @property
     def codebook(self) -> nn.Module:
@@ -333,12 +333,11 @@ class TiTok(TokensTokenizer):
         self.pixel_decoder.load_state_dict(proxy.decoder.state_dict())
         for part in (self.proxy_codes, self.pixel_decoder):
             part.requires_grad_(False)
-        self._proxy = (proxy.requires_grad_(False),)
+        self._proxy = [proxy.requires_grad_(False)]
 
     def take_proxy(self) -> MaskGITVQGAN:
         """The tokenizer whose codes the first stage predicts; it is no part of this one."""
-        found, self._proxy = self._proxy[0], ()
-        return found
+        return self._proxy.pop()
 
     def proxy_logits(self, latent: Tensor) -> Tensor:
         """Logits (B, h * w, V) of proxy codes, of what stands for codes (B, C, 1, K)."""

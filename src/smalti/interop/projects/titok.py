@@ -340,12 +340,13 @@ TOKENIZER = Part(
 MODEL = Part(
     title="a TiTok generator",
     marks=("embeddings.", "lm_head."),
+    lacks=("target_aware_pos_embed",),
     module=TiTokGenerator,
     config=_generator,
     state=lambda state, *_: generator_state(state),
 )
 
-SAFE = "model.safetensors"
+RELEASED, SAFE = ("l32", "b64", "s128"), "model.safetensors"
 PROJECT = Project(
     options=TiTokFiles,
     tokenizer=TOKENIZER,
@@ -357,6 +358,7 @@ PROJECT = Project(
         f"yucornetto/generator_titok_{name}_imagenet": Repository(
             (SAFE,), (SAFE,), f"yucornetto/tokenizer_titok_{name}_imagenet"
         )
-        for name in ("l32", "b64", "s128")
-    },
+        for name in RELEASED
+    }
+    | {f"yucornetto/tokenizer_titok_{name}_imagenet": Repository((SAFE,)) for name in RELEASED},
 )
