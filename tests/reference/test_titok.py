@@ -3,6 +3,7 @@ in [0, 1]."""
 
 import ast
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from torch import Tensor
 
 from builders import stream
 from smalti.codes import Cond, Turn
-from smalti.interop.projects.titok import generator_state, ramp, tokens_state
+from smalti.interop.pickles import Checkpoint
+from smalti.interop.projects.titok import (
+    TiTokFiles,
+    generator_sizes,
+    generator_state,
+    ramp,
+    tokens_sizes,
+    tokens_state,
+)
 from smalti.models.titok import TiTokGenerator, TiTokGeneratorConfig
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
@@ -71,9 +80,14 @@ TOKENIZERS = [folder for family in FAMILIES for folder in folders(family)]
 def test_titok(folder: Path):
     config, weights, io = load(folder)
     shape = tokens_config(config["constructor"])
+    whole = any(name.startswith("pixel_decoder.") for name in weights)
+    if shape.encoder.heads == shape.decoder.heads and (whole or not shape.proxy.vocab):
+        options = TiTokFiles(folder, tokenizer_heads=shape.encoder.heads)
+        norm = getattr(shape, "l2_norm", True)
+        found = tokens_sizes(Checkpoint(folder, weights, {}), replace(options, l2_norm=norm))
+        assert found == shape
     model = tokenizer_of(shape).eval()
     state = tokens_state(float32(weights), shape)
-    whole = any(name.startswith("pixel_decoder.") for name in state)
     mine = {} if whole else {n: t for n, t in model.state_dict().items() if n not in state}
     assert all(n.startswith(("pixel_decoder.", "proxy_codes.")) for n in mine)
     model.load_state_dict(state | mine)
@@ -160,8 +174,11 @@ GENERATORS = [*folders("titok_generator_uvit"), *folders("titok_generator_vit")]
 @torch.no_grad()
 def test_generators(folder: Path):
     config, weights, io = load(folder)
-    model = TiTokGenerator(generator_config(config["constructor"])).eval()
-    model.load_state_dict(generator_state(bare(weights)))
+    shape, state = generator_config(config["constructor"]), bare(weights)
+    found = generator_sizes(Checkpoint(folder, state, {}), shape.heads)
+    assert replace(found, dropout=shape.dropout) == shape
+    model = TiTokGenerator(shape).eval()
+    model.load_state_dict(generator_state(state))
     check_generator(model, config, io)
 
 
