@@ -22,7 +22,9 @@ MODEL = [
     *"--model.decoder.layers 1 --model.decoder.heads 2 --model.decoder.dim 16".split(),
 ]
 CODES = ["--model.vocab", 16, "--objective.codebook.warmup", 2]
-GENERATOR = "--model.layers 2 --model.heads 2 --model.dim 16 --model.ffn-dim 32".split()
+GENERATOR = (
+    "--model.layers 2 --model.heads 2 --model.dim 16 --model.ffn-dim 32 --sampling.steps 6".split()
+)
 
 pytestmark = pytest.mark.usefixtures("float32")
 
