@@ -249,7 +249,7 @@ def emoji_titok_vae() -> TokenizerRecipe:
 
 
 def emoji_titok_generator() -> GeneratorRecipe:
-    """A small U-ViT on the codes of `emoji_titok`.
+    """A small BERT on the codes of `emoji_titok`, of as many parameters as `emoji_llamagen`.
 
     smalti train emoji_titok_generator --tokenizer runs/emoji-titok/tokenizer --out runs/titok
     """
@@ -260,11 +260,10 @@ def emoji_titok_generator() -> GeneratorRecipe:
             grid=(1, 32),
             vocab=1024,
             classes=9,
-            network="uvit",
             layers=4,
             heads=4,
-            dim=160,
-            ffn_dim=640,
+            dim=180,
+            ffn_dim=720,
             dropout=0.2,
         ),
         objective=MaskedConfig(masking="arccos", known_weight=0.1),
