@@ -38,6 +38,7 @@ from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.recipes.magvit2 import emoji_lfq, emoji_magvit2
 from smalti.recipes.mar import emoji_klvae, emoji_mar
 from smalti.recipes.rq import emoji_rq64, emoji_rqt
+from smalti.recipes.titok import emoji_titok, emoji_titok_generator, emoji_titok_vae
 from smalti.recipes.unitok import emoji_unitok, emoji_unitok_ar
 from smalti.recipes.var import emoji_msvqvae, emoji_var
 from smalti.runs import ladder
@@ -112,6 +113,18 @@ KINDS: dict[str, Kind] = {
         "six scales of 256 codes and a rest", "a continuous rest", at64(emoji_hart_vae), emoji_hart
     ),
     "kl": Kind("8 numbers", "numbers", at64(emoji_klvae), emoji_mar),
+    "tokens32": Kind(
+        "TiTok, 32 of 1,024", "a code without a place", emoji_titok, emoji_titok_generator
+    ),
+    "tokens128": Kind(
+        "TiTok, 128 of 1,024",
+        "a code without a place",
+        of(emoji_titok, tokens=128),
+        emoji_titok_generator,
+    ),
+    "kltokens": Kind(
+        "TiTok's VAE, 8 numbers", "numbers without a place", emoji_titok_vae, emoji_mar
+    ),
 }
 
 

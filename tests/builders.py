@@ -24,6 +24,7 @@ from smalti.models import (
     meissonic,
     open_magvit2,
     rar,
+    titok,
     var,
 )
 from smalti.pipeline.pipeline import Pipeline
@@ -34,6 +35,7 @@ from smalti.text import byte_words as byte_level
 from smalti.text.word_ids import WordIds, WordIdsConfig
 from smalti.text.words import Words
 from smalti.tokenizers.quantize.multiscale import pyramid
+from smalti.tokenizers.titok import ProxyConfig
 
 
 def models() -> dict[str, tuple[type[nn.Module], Any]]:
@@ -72,6 +74,10 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "llamagen-depth": (llamagen.LlamaGen, replace(small, depth=3, vocab=8)),
         "llamagen-bits": (llamagen.LlamaGen, replace(small, **bits)),
         "rar-bits": (rar.RAR, replace(wide, **bits)),
+        "titok_generator-uvit": (
+            titok.TiTokGenerator,
+            replace(titok.tiny(), network="uvit"),
+        ),
         "maskgit-bits": (maskgit.MaskGIT, replace(oblong, **bits)),
         "fluid-bits": (fluid.fluid, replace(random, **bits)),
         "var-bits": (
@@ -220,7 +226,13 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     )
     lfq, signs = found["open_magvit2_lfq"]
     narrow = replace(signs, size=(8, 24), patch=2, multipliers=(2, 1), blocks=2, bits=1)
+    titok_kind, few_tokens = found["titok"]
+    proxy = ProxyConfig(vocab=24, dim=4, channels=8, multipliers=(1, 2), blocks=1)
+    first = replace(  # of the first releases, on a picture that is no square
+        few_tokens, size=(16, 24), decoder_patch=2, l2_norm=False, scrambled=True, proxy=proxy
+    )
     return found | {
+        "titok-first": (titok_kind, first),
         "fsq-levels": (fsq, odd),
         "ibq_tokenizer-oblong": (ibq_kind, long_ibq),
         "infinity_vae-cells": (infinity, cells),

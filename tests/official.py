@@ -24,6 +24,7 @@ from smalti.models.maskbit import MaskBit
 from smalti.models.meissonic import Meissonic
 from smalti.models.open_magvit2 import OpenMAGVIT2
 from smalti.models.rar import RAR
+from smalti.models.titok import TiTokGenerator
 from smalti.models.var import VAR
 from smalti.tokenizers.ibq import IBQTokenizer
 from smalti.tokenizers.infinity import InfinityVAE, InfinityVAEConfig
@@ -31,6 +32,7 @@ from smalti.tokenizers.kl_vae import KLVAE
 from smalti.tokenizers.maskbit import MaskBitVQGAN
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
+from smalti.tokenizers.titok import TokensTokenizer
 
 OFFICIAL = {ours: theirs for theirs, ours in GPT_NAMES.items()}
 
@@ -68,6 +70,10 @@ def official(module: nn.Module) -> dict[str, Tensor]:
     if isinstance(module, OpenMAGVIT2):
         renames = {f"^{re.escape(ours)}": theirs for theirs, ours in NAMES.items()}
         return renamed(state, renames)
+    if isinstance(module, TokensTokenizer):
+        return official_titok(state)
+    if isinstance(module, TiTokGenerator):
+        return official_titok_generator(state)
     return {OFFICIAL.get(name, name): tensor for name, tensor in state.items()}
 
 
@@ -98,6 +104,73 @@ def official_rar(state: dict[str, Tensor]) -> dict[str, Tensor]:
         r"\.attention\.": ".attn.", r"\.feed_forward\.w(\d)": r".mlp.fc\1",
     }  # fmt: skip
     return found | renamed(state, renames)
+
+
+def official_titok(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With what is added to positions apart from them, a quarter of it, and 1x1 convolutions."""
+    found = dict[str, Tensor]()
+    for side in ("encoder", "decoder"):
+        positions = state.pop(f"{side}.positions")
+        found[f"{side}.class_embedding"] = positions[:1] / 4
+        if side == "decoder":
+            found["decoder.mask_token"] = torch.ones_like(positions[None, :1]) / 4
+        rest = positions[1:] if side == "encoder" else positions[1:] - 0.25
+        found[f"{side}.positional_embedding"] = torch.cat((positions[:1] * 0.75, rest))
+    tokens = state.pop("encoder.tokens")
+    found |= {
+        "latent_tokens": tokens / 4,
+        "encoder.latent_token_positional_embedding": tokens * 0.75,
+    }
+    for name in ("encoder.out", "decoder.pixels", "decoder.predict.0", "decoder.predict.2"):
+        if f"{name}.weight" in state:
+            state[f"{name}.weight"] = state[f"{name}.weight"][..., None, None]
+    renames = {
+        r"^encoder\.patches\.": "encoder.patch_embed.", r"\.trunk\.layers\.": ".transformer.",
+        r"\.norm([12])\.(?=[wb]\w+$)": r".ln_\1.", r"^(pixel.*)\.ln_([12])\.": r"\1.norm\2.",
+        r"\.wqkv\.": ".attn.in_proj_", r"\.wo\.": ".attn.out_proj.",
+        r"\.feed_forward\.w1\.": ".mlp.c_fc.", r"\.feed_forward\.w2\.": ".mlp.c_proj.",
+        r"\.trunk\.norm_in\.": ".ln_pre.", r"\.trunk\.norm_out\.": ".ln_post.",
+        r"^encoder\.out\.": "encoder.conv_out.", r"^decoder\.embed\.": "decoder.decoder_embed.",
+        r"^decoder\.token_positions$": "decoder.latent_token_positional_embedding",
+        r"^decoder\.text_embed\.": "decoder.text_guidance_proj.",
+        r"^decoder\.text_positions$": "decoder.text_guidance_positional_embedding",
+        r"^proxy_codes\.": "pixel_quantize.embedding.", r"^decoder\.predict\.": "decoder.ffn.",
+        r"^decoder\.pixels\.": "decoder.ffn.0.", r"\.upsample\.conv\.": ".upsample_conv.",
+    }  # fmt: skip
+    return found | renamed(state, renames)
+
+
+def official_titok_generator(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With one table of codes, mask and classes; of a BERT queries, keys and values by themselves,
+    and the positions of its one segment, of which half is in the table of segments."""
+    words = torch.cat((state.pop("tok_embeddings.weight"), state.pop("cls_embedding.weight")))
+    positions = state.pop("pos")
+    if "trunk.middle.wo.weight" in state:
+        renames = {
+            r"^trunk\.first\.": "in_blocks.", r"^trunk\.middle\.": "mid_block.",
+            r"^trunk\.second\.": "out_blocks.", r"^trunk\.norm\.": "norm.",
+            r"\.join\.": ".skip_linear.", r"\.wqkv\.": ".attn.qkv.", r"\.wo\.": ".attn.proj.",
+            r"\.feed_forward\.w(\d)": r".mlp.fc\1", r"^head\.proj\.": "lm_head.",
+        }  # fmt: skip
+        found = {"embeddings.weight": words, "pos_embed": positions[None]}
+        return found | renamed(state, renames)
+    half = torch.full_like(positions[:1], 0.5)
+    found = {
+        "embeddings.word_embeddings.weight": words,
+        "embeddings.position_embeddings.weight": positions - 0.5,
+        "embeddings.token_type_embeddings.weight": torch.cat((half, half - 9)),
+    }
+    for name in [name for name in state if ".wqkv." in name]:
+        parts = state.pop(name).chunk(3)
+        for part, tensor in zip(("query", "key", "value"), parts, strict=True):
+            found[name.replace(".wqkv.", f".attention.self.{part}.")] = tensor
+    renames = {
+        r"^trunk\.norm\.": "embeddings.LayerNorm.", r"^trunk\.layers\.": "encoder.layer.",
+        r"\.wo\.": ".attention.output.dense.", r"\.norm1\.": ".attention.output.LayerNorm.",
+        r"\.feed_forward\.w1\.": ".intermediate.dense.", r"^head\.proj\.": "lm_head.",
+        r"\.feed_forward\.w2\.": ".output.dense.", r"\.norm2\.": ".output.LayerNorm.",
+    }  # fmt: skip
+    return wrapped(renamed(found | state, renames), "model")
 
 
 def official_mar(state: dict[str, Tensor]) -> dict[str, Tensor]:

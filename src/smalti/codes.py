@@ -225,6 +225,9 @@ class Turn(NamedTuple):
     left: int | Tensor | None = None
     """Steps that come after this one, of all rows or of each, (B,); None where no steps are
     counted, as in training."""
+    doubt: float | Tensor | None = None
+    """Where the surest are kept, the weight of the noise on how sure the model is, of all rows or
+    of each, (B,); else None."""
 
     def tile(self, guide: Guide) -> Turn:
         """The turn of every branch."""
@@ -359,6 +362,8 @@ class Draw(NamedTuple):
     vectors: Tensor | None = None
     """(B, n, C) what stands for the codes if not their codebook rows: a mixture, for a smoother
     picture."""
+    sure: Tensor | None = None
+    """(B, n) how sure a masked model is of each, where that is not `logp`."""
 
 
 class Known(NamedTuple):

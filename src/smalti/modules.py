@@ -48,6 +48,7 @@ from smalti.models import (
     rar,
     rq_transformer,
     show_o,
+    titok,
     towers,
     transfusion,
     transfusion_paper,
@@ -83,6 +84,7 @@ MODELS = {
     "rq_transformer": Entry(
         rq_transformer.RQTransformerConfig, rq_transformer.RQTransformer, rq_transformer.tiny
     ),
+    "titok_generator": Entry(titok.TiTokGeneratorConfig, titok.TiTokGenerator, titok.tiny),
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
     "maskbit": Entry(maskbit.MaskBitConfig, maskbit.MaskBit, maskbit.tiny),
     "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),

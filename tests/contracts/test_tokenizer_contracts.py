@@ -63,8 +63,7 @@ def test_shapes_and_ranges(tokenizer, images):
         assert len(codes.unique()) > 1, "random images do not all have the same code"
     else:
         assert codes.isfinite().all() and codes.std(1).amin() > 1e-3, "every channel varies"
-    (height, width), factor = spec.grids[-1], tokenizer.config.factor
-    assert (height * factor, width * factor) == tuple(tokenizer.config.size)
+    assert tokenizer.size_of(spec) == tuple(tokenizer.config.size) == tokenizer.size
     pixels = tokenizer.decode(codes)
     assert pixels.shape == images.shape and pixels.dtype == torch.float32
     assert pixels.isfinite().all()

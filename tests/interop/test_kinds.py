@@ -21,6 +21,7 @@ from smalti.interop.projects import (
     meissonic,
     open_magvit2,
     rar,
+    titok,
     var,
 )
 from smalti.modules import name_of
@@ -33,6 +34,7 @@ OURS = {
     "infinity": infinity.MODEL, "hart": hart.MODEL,
     "maskbit": maskbit.MODEL, "maskbit_vqgan": maskbit.TOKENIZER,
     "meissonic": meissonic.MODEL,
+    "titok": titok.TOKENIZER, "titok_vae": titok.TOKENIZER, "titok_generator": titok.MODEL,
     "open_magvit2": open_magvit2.MODEL, "open_magvit2_lfq": open_magvit2.TOKENIZER,
 }  # fmt: skip
 UNPUBLISHED = {"maskgit", "fluid"}

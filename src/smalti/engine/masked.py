@@ -99,7 +99,8 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
         asked = taker.ask(i, plan.hiding(i))
         fresh = i % request.refresh == 0
         left = plan.steps - 1 - i
-        turn = Turn(ready, asked.wanted, ready.shape[1] - min(plan.hidden(i)), fresh, left)
+        reach = ready.shape[1] - min(plan.hidden(i))
+        turn = Turn(ready, asked.wanted, reach, fresh, left, asked.weight)
         chance = Chance(guide, asked.noise, request.filters, request.solver)
         draw = model.draw(units, prepared, turn, cache, chance)
         watch.see(draw)
@@ -179,8 +180,8 @@ class Asked(NamedTuple):
     """(B, m) bool; None: those that are surest."""
     hidden: Tensor | None = None
     """(B,) how many are to be hidden after the step."""
-    weight: float | Tensor = 0.0
-    """Of the noise on how sure the model is: a number or (B,)."""
+    weight: float | Tensor | None = None
+    """Of the noise on how sure the model is: a number or (B,); None where none is asked."""
 
 
 class Taker(Protocol):
@@ -249,11 +250,12 @@ class Surest:
 
 def take_surest(codes: Tensor, ready: Tensor, draw: Draw, asked: Asked) -> tuple[Tensor, Tensor]:
     """Codes (B, N, ...) and what is ready (B, N), with those that the model is surest of."""
-    assert asked.hidden is not None
+    assert asked.hidden is not None and asked.weight is not None
     new, noise, weight = _where(ready, codes, draw.codes), asked.noise, asked.weight
+    sure = draw.logp if draw.sure is None else draw.sure
     weight = weight.unsqueeze(1) if isinstance(weight, Tensor) else weight
     doubt = gumbel(noise.source.uniform(noise.slots, step=2 * noise.step + 1))
-    confidence = (draw.logp + weight * doubt).masked_fill(ready, torch.inf)
+    confidence = (sure + weight * doubt).masked_fill(ready, torch.inf)
     ready = ~least_sure(confidence, asked.hidden)
     return _where(ready, new, torch.zeros_like(codes)), ready
 

@@ -117,7 +117,8 @@ class MaskedLane:
         guide = guide_of(requests, scales, self.device)
         chance = Chance(guide, asked.noise, filters_of(requests, self.device), requests[0].solver)
         left = torch.tensor([r.plan.steps - 1 - r.done for r in self.rows], device=self.device)
-        turn = Turn(self.ready, asked.wanted, self.ready.shape[1] - min(before), True, left)
+        reach = self.ready.shape[1] - min(before)
+        turn = Turn(self.ready, asked.wanted, reach, True, left, asked.weight)
         draw = self.model.draw(self.units, self.prepared, turn, None, chance)
         take = take_surest if by_order is None else by_order.take
         self.units, self.ready = take(self.units, self.ready, draw, asked)

@@ -23,7 +23,8 @@ class Part(NamedTuple):
     """What such a file is, with its article: "a LlamaGen generator"."""
     marks: tuple[str, ...]
     """How names of tensors begin of which every such file has all."""
-    module: type[nn.Module]
+    module: Callable[[Any], nn.Module]
+    """The class, or what makes one of several of a configuration."""
     config: Callable[..., Any]
     """The module's configuration, of the checkpoint and the options: of a tokenizer for images of
     as few codes as can be, of a model also of the tokenizer's configuration. Raises ValueError

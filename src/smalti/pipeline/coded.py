@@ -211,7 +211,8 @@ def preview(
 ) -> list[Image.Image]:
     """Decode what there is of codes of a `spec`, by default the tokenizer's own: the scales so far,
     grey if there is none, or grey over cells that are not drawn yet. Not more than the first
-    `depth` levels, if that is given, are shown."""
+    `depth` levels, if that is given, are shown. Raises ValueError for codes without places."""
+    tokenizer.require_places("a picture on the way")
     grid, *others = grids = tokenizer.gives(spec).grids
     if others:
         codes, sizes = _for(tokenizer, step.drawn), [h * w for h, w in grids]

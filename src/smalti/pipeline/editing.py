@@ -147,8 +147,10 @@ def plan(
     """Bring image and mask to the tokenizer's size as training does: resized, cut to the middle.
 
     Raises ValueError for pictures that cannot be read, that are too small or do not fit each other,
-    for a mask of nothing or of everything, and for an extension beyond what the model has.
+    for a mask of nothing or of everything, for an extension beyond what the model has, and for
+    codes that have no places in the picture.
     """
+    tokenizer.require_places("an edit")
     size, (h, w) = tokenizer.size, tokenizer.spec.grids[-1]
     patch, sides = (size[0] // h, size[1] // w), Extend.of(extend)
     _check_extend(sides, size, patch)

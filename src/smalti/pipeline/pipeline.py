@@ -161,9 +161,13 @@ class Pipeline(CodedPipeline):
         **wanted: Unpack[Wanted],
     ) -> Iterator[Partial]:
         """The images of `__call__`, in one batch, every so many steps and at the end; by default
-        every scale, or every 16 codes. Those on the way are of the first `depth` codes of each
-        position, or scales, all if it is None."""
-        if every is None:
+        every scale, or every 16 codes, or at the end alone where codes have no places, for which
+        `every` raises ValueError. Those on the way are of the first `depth` codes of each position,
+        or scales, all if it is None."""
+        placed = self.tokenizer.placed
+        if every is not None:
+            self.tokenizer.require_places("a picture on the way")
+        else:
             every = 16 if len(self.model.spec.grids) == 1 else 1
         every = whole(every, "every", 1)
         if depth is not None:
@@ -175,7 +179,7 @@ class Pipeline(CodedPipeline):
             if done == step.total:
                 images = self.decode(step.drawn, part.spec)
                 yield Partial(self.tagged(images, part), done, done)
-            elif done // every > before // every:
+            elif placed and done // every > before // every:
                 yield Partial(preview(self.tokenizer, step, part.spec, depth), done, step.total)
 
     def codes(

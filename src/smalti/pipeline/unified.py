@@ -358,7 +358,8 @@ class UnifiedPipeline(CodedPipeline):
     ) -> Iterator[Said | Shown | None]:
         """What `events` gives, and None for a pass of which there is nothing to tell: who computes
         several in turn goes on with another there."""
-        spec, words, every = self.model.spec, self.words, wish.every
+        spec, words = self.model.spec, self.words
+        every = wish.every if self.tokenizer.placed else None
         behind = set[int]()  # rows whose next text does not begin what is written
         request = self._request(documents, wish, *self.settings(settings))
         with torch.inference_mode(), packed(self.model):

@@ -22,6 +22,7 @@ from smalti.tokenizers.dual import DualConfig
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.tokenizers.refined import RefinedConfig
 from smalti.tokenizers.rendered import RenderedConfig
+from smalti.tokenizers.titok import TiTokConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.dual import DualObjectiveConfig
 from smalti.train.joint import JointConfig, WritingConfig
@@ -35,6 +36,7 @@ from smalti.train.objectives import (
 )
 from smalti.train.pairs import CaptionsConfig, PairsConfig
 from smalti.train.rendering import RenderingConfig
+from smalti.train.staged import ProxyCodesConfig
 from smalti.train.trainer import TrainConfig
 
 
@@ -103,13 +105,27 @@ class RenderRecipe(SeeingRecipe):
 
 
 @dataclass(frozen=True)
-class RefineRecipe(TokenizerRecipe):
-    """Train a renderer of the codes of a tokenizer that stays as it is, on images."""
+class AroundRecipe(TokenizerRecipe):
+    """Train a tokenizer that is made around another one, which stays as it is, on images."""
 
     tokenizer: str = ""
     """Folder of the tokenizer, or of a pipeline; with `init` it has one already."""
+
+
+@dataclass(frozen=True)
+class RefineRecipe(AroundRecipe):
+    """Train a renderer of the codes of a tokenizer that stays as it is, on images."""
+
     model: RefinedConfig = field(default_factory=RefinedConfig)
     objective: RenderingConfig = field(default_factory=RenderingConfig)
+
+
+@dataclass(frozen=True)
+class ProxyRecipe(AroundRecipe):
+    """Train a tokenizer whose decoder predicts the codes of another one, on images."""
+
+    model: TiTokConfig = field(default_factory=TiTokConfig)
+    objective: ProxyCodesConfig = field(default_factory=ProxyCodesConfig)
 
 
 @dataclass(frozen=True)

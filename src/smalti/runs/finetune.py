@@ -28,8 +28,8 @@ from smalti.modules import fingerprint, load_module, tokenizer_folder
 from smalti.nn.unfilled import unfilled
 from smalti.pipeline.pipeline import Pipeline
 from smalti.recipes.base import (
+    AroundRecipe,
     GeneratorRecipe,
-    RefineRecipe,
     SeeingRecipe,
     TextRecipe,
     TokenizerRecipe,
@@ -121,8 +121,8 @@ def open_towers(recipe: SeeingRecipe, out: Path) -> Towers | None:
     return towers
 
 
-def open_coder(recipe: RefineRecipe, out: Path) -> ImageTokenizer | None:
-    """The tokenizer whose codes a new one decodes, None for a run that begins from a tokenizer.
+def open_coder(recipe: AroundRecipe, out: Path) -> ImageTokenizer | None:
+    """The tokenizer that a new one is made around, None for a run that begins from a tokenizer.
 
     Raises ValueError if there is none, if there are two, or if the run began with another.
     """
@@ -132,7 +132,7 @@ def open_coder(recipe: RefineRecipe, out: Path) -> ImageTokenizer | None:
         return None
     if not recipe.tokenizer:
         raise ValueError(
-            "a tokenizer that decodes the codes of another one needs --tokenizer DIR, made by "
+            "a tokenizer that is made around another one needs --tokenizer DIR, made by "
             "training that, or --init, a tokenizer that has one"
         )
     tokenizer = load_tokenizer(recipe.tokenizer, "cpu").coder

@@ -21,7 +21,7 @@ from smalti.eval.reconstruction import latent_std, reconstruction
 from smalti.modules import check_module, fingerprint, save_module
 from smalti.pictures import grid, save_png, to_pil
 from smalti.progress import say
-from smalti.recipes.base import RefineRecipe, SeeingRecipe, TokenizerRecipe
+from smalti.recipes.base import AroundRecipe, SeeingRecipe, TokenizerRecipe
 from smalti.runs.data import check_data
 from smalti.runs.finetune import open_coder, open_tokenizer, open_towers
 from smalti.runs.folder import Report, claim, finish, without_held_out
@@ -100,7 +100,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
     )
     other = begun or frozen
     mark = fingerprint(other) if other else ""
-    inside = mark if isinstance(recipe, RefineRecipe) and not recipe.init else ""
+    inside = mark if isinstance(recipe, AroundRecipe) and not recipe.init else ""
     claim(out, recipe, world, source, fingerprint=mark, tokenizer=inside)
     if world.main:
         say_notes(recipe, note)
@@ -133,11 +133,11 @@ def open_pictures(
 
 
 def open_frozen(recipe: TokenizerRecipe, out: Path) -> Any:
-    """What a new tokenizer is made around: towers whose ViT it sees with, or the tokenizer whose
-    codes it decodes; of most None."""
+    """What a new tokenizer is made around: towers whose ViT it sees with, or another tokenizer; of
+    most None."""
     if isinstance(recipe, SeeingRecipe):
         return open_towers(recipe, out)
-    return open_coder(recipe, out) if isinstance(recipe, RefineRecipe) else None
+    return open_coder(recipe, out) if isinstance(recipe, AroundRecipe) else None
 
 
 def objective_of(recipe: TokenizerRecipe, begun: Any = None, frozen: Any = None) -> Any:
@@ -154,7 +154,7 @@ def made(recipe: TokenizerRecipe, frozen: Any) -> Any:
     model: Any = recipe.model
     if frozen is None:
         return modules.module_of(model, modules.TOKENIZERS)
-    if isinstance(recipe, RefineRecipe):
+    if isinstance(recipe, AroundRecipe):
         fresh: Any = modules.module_of(model.coding(frozen), modules.TOKENIZERS)
         fresh.code_by(frozen)
     else:

@@ -108,7 +108,8 @@ class Shared:
         previews: int = 0,
         codes: bool = False,
     ) -> Job:
-        return Job(lambda: self._request(part, known), tell, client, previews, codes)
+        on_the_way = previews if self.pipeline.tokenizer.placed else 0
+        return Job(lambda: self._request(part, known), tell, client, on_the_way, codes)
 
     def _request(self, part: Part, known: Known | None) -> Request:
         (asked,) = part.asked

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from smalti.arguments import by
+from smalti.arguments import an, by
 from smalti.codes import TokenSpec
 from smalti.nn.finite import require_finite
 from smalti.tokenizers.quantize.vq import Quantized
@@ -38,6 +38,8 @@ class ImageTokenizer(nn.Module):
 
     any_grid: bool = False
     """Whether it has no weights of positions, so that it has codes on other grids than its own."""
+    placed: bool = True
+    """Whether codes have places in the picture, so that a part of it can be drawn, and shown."""
     pyramid: bool = False
     """Whether its codes are scales, each of what the coarser ones left over. Then its quantizer,
     `quantize`, is a `Pyramid`."""
@@ -73,7 +75,15 @@ class ImageTokenizer(nn.Module):
     def size_of(self, spec: TokenSpec | None) -> tuple[int, int]:
         """Height and width in pixels of images with these codes. Raises ValueError as `gives`."""
         height, width = self.gives(spec).grids[-1]
-        return height * self.factor, width * self.factor
+        return (height * self.factor, width * self.factor) if self.placed else self.size
+
+    def require_places(self, what: str) -> None:
+        """Raise ValueError if codes have no places in the picture, which `what` needs."""
+        if not self.placed:
+            raise ValueError(
+                f"{what} needs codes with places in the picture, which the "
+                f"{self.spec.positions} tokens of {an(type(self).__name__)} do not have"
+            )
 
     def spec_of(self, size: tuple[int, int]) -> TokenSpec:
         """The codes of images of this height and width in pixels.

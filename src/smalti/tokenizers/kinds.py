@@ -21,6 +21,8 @@ from smalti.tokenizers import (
     palette,
     rendered,
     rq_vae,
+    titok,
+    titok_vae,
     unitok,
     vila_u,
     vqgan,
@@ -60,6 +62,8 @@ KINDS = {
     ),
     "rendered": Entry(rendered.RenderedConfig, rendered.Rendered, rendered.tiny),
     "rq_vae": Entry(rq_vae.RQVAEConfig, rq_vae.RQVAE, rq_vae.tiny),
+    "titok": Entry(titok.TiTokConfig, titok.TiTok, titok.tiny),
+    "titok_vae": Entry(titok_vae.TiTokVAEConfig, titok_vae.TiTokVAE, titok_vae.tiny),
     "unitok": Entry(unitok.UniTokConfig, unitok.UniTok, unitok.tiny),
     "vila_u": Entry(vila_u.VILAUConfig, vila_u.VILAU, vila_u.tiny),
 }

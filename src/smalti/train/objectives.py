@@ -384,7 +384,7 @@ class ReconstructionObjective(PictureObjective):
             care.settle(self.model.codebook)
             care.restart(self.model.codebook, z.detach(), step)
         quantized = self.model.quantize(z, entropy=config.entropy > 0)
-        out = self.model.render(quantized.latent.to(z.dtype))
+        out = self._made(quantized.latent.to(z.dtype))
         logs: dict[str, Tensor] = {}
         total = reconstruction = self._reconstruction(out, images, logs)
         weights = {
@@ -409,6 +409,10 @@ class ReconstructionObjective(PictureObjective):
             logs |= meter.meters()
         return Losses(totals | beside, logs)
 
+    def _made(self, latent: Tensor) -> Tensor:
+        """What is compared with images: what becomes of what stands for codes (B, C, h, w)."""
+        return self.model.render(latent)
+
     def _beside(self, batch: Batch, latent: Tensor, logs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What else is minimised, of what stands for codes (B, C, h, w), by optimizer: nothing."""
         return {}
@@ -419,7 +423,7 @@ class ReconstructionObjective(PictureObjective):
         care.collect(z.detach())
         logs: dict[str, Tensor] = {}
         latent = self.model.quantize.unquantized(z).to(z.dtype)
-        total = self._reconstruction(self.model.render(latent), images, logs)
+        total = self._reconstruction(self._made(latent), images, logs)
         return Losses({"model": total}, logs | {"loss": total.detach()})
 
     def advice(self, logs: dict[str, float]) -> str | None:

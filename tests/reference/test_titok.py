@@ -1,0 +1,250 @@
+"""TiTok, TA-TiTok and their generators against outputs of the official code, which speaks of images
+in [0, 1]."""
+
+import ast
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden import Vectors, close, float32, folders, load
+from torch import Tensor
+
+from builders import stream
+from smalti.codes import Cond, Turn
+from smalti.interop.pickles import Checkpoint
+from smalti.interop.projects.titok import (
+    TiTokFiles,
+    generator_sizes,
+    generator_state,
+    ramp,
+    tokens_sizes,
+    tokens_state,
+)
+from smalti.models.titok import TiTokGenerator, TiTokGeneratorConfig
+from smalti.sampling.guidance import Guidance
+from smalti.sampling.noise import Noise
+from smalti.sampling.reveal import Reveal
+from smalti.tokenizers.kinds import tokenizer_of
+from smalti.tokenizers.titok import ProxyConfig, TiTok, TiTokConfig, TokensConfig, TrunkConfig
+from smalti.tokenizers.titok_vae import TiTokVAE, TiTokVAEConfig
+
+
+def trunk(made: dict[str, Any], name: str) -> TrunkConfig:
+    sizes = made.get("replaced_constants", {})
+    sizes = sizes.get(made["model"]["vq_model"][f"vit_{name}_model_size"], sizes)
+    return TrunkConfig(sizes["layers"], sizes["heads"], sizes["width"])
+
+
+def tokens_config(made: dict[str, Any]) -> TokensConfig:
+    """Our settings of official ones."""
+    told, size = made["model"]["vq_model"], made["dataset"]["preprocessing"]["crop_size"]
+    legacy, constants = told.get("is_legacy", True), made["replaced_constants"]
+    proxy = ProxyConfig()
+    if legacy:
+        pixels = constants["pixel_decoder"]
+        assert pixels["num_resolutions"] == len(pixels["channel_mult"])
+        proxy = ProxyConfig(
+            *constants["pixel_codebook"],
+            pixels["hidden_channels"],
+            tuple(pixels["channel_mult"]),
+            pixels["num_res_blocks"],
+        )
+    patch, shown = told["vit_enc_patch_size"], told["vit_dec_patch_size"]
+    text = (told["text_context_length"], told["text_embed_dim"]) if "text_embed_dim" in told else ()
+    known: dict[str, Any] = {
+        "size": (size, size),
+        "patch": patch,
+        "decoder_patch": 0 if shown == patch else shown,
+        "tokens": told["num_latent_tokens"],
+        "dim": told["token_size"],
+        "encoder": trunk(made, "enc"),
+        "decoder": trunk(made, "dec"),
+        "scrambled": legacy,
+        "proxy": proxy,
+        **dict(zip(("text_length", "text_dim"), text, strict=False)),
+    }
+    if told.get("quantize_mode", "vq") == "vae":
+        return TiTokVAEConfig(**known)
+    return TiTokConfig(**known, vocab=told["codebook_size"], l2_norm=told["use_l2_norm"])
+
+
+FAMILIES = ("titok", "titok_rgb", "titok_vae", "tatitok")
+TOKENIZERS = [folder for family in FAMILIES for folder in folders(family)]
+
+
+@pytest.mark.parametrize("folder", TOKENIZERS)
+@torch.no_grad()
+def test_titok(folder: Path):
+    config, weights, io = load(folder)
+    shape = tokens_config(config["constructor"])
+    whole = any(name.startswith("pixel_decoder.") for name in weights)
+    if shape.encoder.heads == shape.decoder.heads and (whole or not shape.proxy.vocab):
+        options = TiTokFiles(folder, tokenizer_heads=shape.encoder.heads)
+        norm = getattr(shape, "l2_norm", True)
+        found = tokens_sizes(Checkpoint(folder, weights, {}), replace(options, l2_norm=norm))
+        assert found == shape
+    model = tokenizer_of(shape).eval()
+    state = tokens_state(float32(weights), shape)
+    mine = {} if whole else {n: t for n, t in model.state_dict().items() if n not in state}
+    assert all(n.startswith(("pixel_decoder.", "proxy_codes.")) for n in mine)
+    model.load_state_dict(state | mine)
+    check_tokenizer(model, config, io)
+
+
+def check_tokenizer(model: Any, config: dict[str, Any], io: Vectors) -> None:
+    """Compare a tokenizer with every golden tensor."""
+    latent = model.latent(io["image"] * 2 - 1)
+    io.check("latent", latent)
+    check = check_codes if isinstance(model, TiTok) else check_posterior
+    check(model, config, io)
+    io.done()
+
+
+def shown(model: Any, latent: Tensor, io: Vectors) -> Tensor:
+    """What upstream decodes of latents: pictures, or in the first stage logits of codes."""
+    text = io.get("text_features")
+    return (model.render(latent, text) + 1) / 2
+
+
+def check_codes(model: TiTok, config: dict[str, Any], io: Vectors) -> None:
+    images, grid, text = io["image"] * 2 - 1, model.decoder.grid, io.get("text_features")
+    io.check("indices", model.encode(images))
+    quantized = model.quantize(model.latent(images))
+    io.check("quantized", quantized.latent)
+    cost = config["constructor"]["model"]["vq_model"]["commitment_cost"]
+    io.check("codebook_loss", quantized.losses["codebook"])
+    io.check("commitment_loss", cost * quantized.losses["commitment"])
+    codes = io["codes"].flatten(1)
+    staged = config["constructor"]["model"]["vq_model"].get("finetune_decoder", True)
+    if model.config.proxy.vocab:
+        logits = model.decoder.logits(quantized.latent, text).mT.unflatten(2, grid)
+        io.check("pixel_logits", logits)
+    if model.config.proxy.vocab and not staged:  # upstream gives what it learns
+        io.check("decoded", logits)
+        given = model.quantize.decode(io["codes"].view(len(codes), 1, -1))
+        io.check("codes_image", model.decoder.logits(given, text).mT.unflatten(2, grid))
+        return
+    io.check("decoded", shown(model, quantized.latent, io))
+    io.check("codes_image", (model.decode(codes, text=text) + 1) / 2)
+
+
+def check_posterior(model: TiTokVAE, config: dict[str, Any], io: Vectors) -> None:
+    images, text = io["image"] * 2 - 1, io.get("text_features")
+    posterior = model.posterior(images)
+    io.check("mean", posterior.mean)
+    io.check("std", posterior.std)
+    close(posterior.kl(), io["kl"].sum(1))
+    sample = posterior.sample(io["eps"])
+    io.check("sample", sample)
+    io.check("decoded_sample", shown(model, sample, io))
+    io.check("decoded_mean", (model.decode(model.encode(images), text=text) + 1) / 2)
+
+
+# -- generators
+
+
+def generator_config(made: dict[str, Any]) -> TiTokGeneratorConfig:
+    """Our settings of official ones."""
+    told = made["model"]["generator"]
+    return TiTokGeneratorConfig(
+        grid=(1, told["image_seq_len"]),
+        vocab=made["model"]["vq_model"]["codebook_size"],
+        classes=told["condition_num_classes"],
+        network=told["model_type"].lower(),
+        layers=told["num_hidden_layers"],
+        heads=told["num_attention_heads"],
+        dim=told["hidden_size"],
+        ffn_dim=told["intermediate_size"],
+        dropout=told["dropout"],
+    )
+
+
+def bare(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the "model." of a BERT, which converting leaves out."""
+    return {name.removeprefix("model."): t for name, t in float32(weights).items()}
+
+
+GENERATORS = [*folders("titok_generator_uvit"), *folders("titok_generator_vit")]
+
+
+@pytest.mark.parametrize("folder", GENERATORS)
+@torch.no_grad()
+def test_generators(folder: Path):
+    config, weights, io = load(folder)
+    shape, state = generator_config(config["constructor"]), bare(weights)
+    found = generator_sizes(Checkpoint(folder, state, {}), shape.heads)
+    assert replace(found, dropout=shape.dropout) == shape
+    model = TiTokGenerator(shape).eval()
+    model.load_state_dict(generator_state(state))
+    check_generator(model, config, io)
+
+
+def check_generator(model: TiTokGenerator, config: dict[str, Any], io: Vectors) -> None:
+    """Compare a generator with every golden tensor."""
+    ids, cond = io["input_ids"], Cond(labels=io["class_ids"])
+    known = ids < model.config.vocab
+    turn = Turn(known, None, ids.shape[1])
+    for name, asked in (("logits", cond), ("logits_uncond", cond.null())):
+        h = model.hidden(ids * known, model.prepare(asked), turn)
+        io.check(name, model.head.logits(h))
+    for run in io.runs(r"gen_(.+)_ids"):
+        told = config["io_tensors"][f"gen_{run}_ids"]["meaning"]
+        check_run(model, ast.literal_eval(told), run, io)
+    io.done()
+
+
+def check_run(model: TiTokGenerator, told: dict[str, Any], run: str, io: Vectors) -> None:
+    """Replay a recorded run."""
+    steps, scale = told["num_sample_steps"], told["guidance_scale"]
+    numbers = io[f"gen_{run}_u_sample"], io[f"gen_{run}_u_conf"]
+    count = model.spec.positions
+    lengths = [math.floor(count * math.acos(i / steps) / (math.pi / 2)) for i in range(1, steps)]
+    shares = ",".join(map(str, [(n + 0.5) / count for n in lengths] + [0]))
+    reveal = Reveal(steps, shares, confidence=told["randomize_temperature"])
+    cond = Cond(labels=io["class_ids"])
+    replay(model, numbers[0])
+    noise = Doubts(numbers[1])
+    *_, last = stream(model, cond, noise, guided(told, steps, scale), reveal=reveal)
+    io.check(f"gen_{run}_ids", last.drawn)
+
+
+def guided(told: dict[str, Any], steps: int, scale: float) -> Guidance:
+    """Our guidance of upstream's."""
+    decay = told["guidance_decay"]
+    if decay == "power-cosine":
+        return Guidance(scale, decay, power=told["guidance_scale_pow"])
+    scales = ramp(scale, steps) if decay == "linear" else (1 + scale,) * steps
+    return Guidance(1 + scale, "list", scales=scales)
+
+
+class Doubts(Noise):
+    """Recorded numbers in the place of those of how sure the model is."""
+
+    def __init__(self, uniforms: Tensor) -> None:
+        batch = torch.arange(uniforms.shape[1])
+        super().__init__(torch.zeros_like(batch), batch)
+        self.uniforms = uniforms  # (steps, B, N)
+
+    def uniform(self, slots: Tensor, width: int = 0, step: Any = 0) -> Tensor:
+        assert step % 2 and not width
+        return self.uniforms[step // 2]
+
+
+def replay(model: TiTokGenerator, uniforms: Tensor) -> None:
+    """Have codes drawn by recorded Gumbel noise, (steps, B, N, V)."""
+    if not hasattr(model, "drawn_by_chance"):
+        model.drawn_by_chance = model.draw
+    draw = model.drawn_by_chance
+
+    def by(noise: Any, logits: Tensor, part: int, parts: int) -> tuple[Tensor, Tensor]:
+        numbers = uniforms[noise.step].clamp(min=1e-20).double()
+        codes = (logits.double() - (-numbers.log()).log()).argmax(-1)
+        return codes, logits.log_softmax(-1).gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+
+    def replaying(codes: Tensor, cond: Any, turn: Turn, cache: None, chance: Any) -> Any:
+        return draw(codes, cond, turn, cache, chance._replace(noise=chance.noise._replace(by=by)))
+
+    model.draw = replaying
