@@ -65,7 +65,7 @@ class Look:
         """What the report says of a trained one, which takes note of the scale of its latents."""
         self.tokenizer.eval()
         measured = {f"held_out_{k}": v for k, v in self.evaluate().items()}
-        if self.tokenizer.distributions:
+        if self.tokenizer.scaled:
             pictures, chosen = self.pictures, self.pictures.chosen
             some = chosen[:: len(chosen) // 512 + 1]
             seen = Images(pictures.source, some, pictures.transform, 64).evaluation(64)
