@@ -9,7 +9,7 @@ from typing import Any
 
 from smalti.config import Entry
 from smalti.tokenizers import (
-    dc_ae,
+    dcae,
     dual,
     emu3_vq,
     fsq,
@@ -41,7 +41,7 @@ KINDS = {
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
-    "dc_ae": Entry(dc_ae.DCAEConfig, dc_ae.DCAE, dc_ae.tiny),
+    "dcae": Entry(dcae.DCAEConfig, dcae.DCAE, dcae.tiny),
     "dual": Entry(dual.DualConfig, dual.DualTokenizer, dual.tiny),
     "emu3_vq": Entry(emu3_vq.Emu3VQConfig, emu3_vq.Emu3VQ, emu3_vq.tiny),
     "fsq": Entry(fsq.FSQConfig, fsq.FSQ, fsq.tiny),

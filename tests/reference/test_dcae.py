@@ -7,8 +7,8 @@ import pytest
 import torch
 from golden import Vectors, close, float32, folders, load, size_of
 
-from smalti.interop.projects.dc_ae import activation, dc_ae_state, our_names
-from smalti.tokenizers.dc_ae import DCAE, DCAEConfig, HalfConfig
+from smalti.interop.projects.dcae import activation, dcae_state, our_names
+from smalti.tokenizers.dcae import DCAE, DCAEConfig, HalfConfig
 
 
 def half(told: dict[str, Any], side: str) -> HalfConfig:
@@ -61,12 +61,12 @@ def pixels(io: Vectors, factor: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("folder", folders("dcae"))
 @torch.no_grad()
-def test_dc_ae(folder: Path):
+def test_dcae(folder: Path):
     settings, weights, io = load(folder)
     told = settings["constructor"]
     config = config_of(told, pixels(io, 2 ** (len(half(told, "encoder").widths) - 1)))
     model = DCAE(config).eval()
-    model.load_state_dict(dc_ae_state(our_names(float32(weights))))
+    model.load_state_dict(dcae_state(our_names(float32(weights))))
     if "image" in io:
         images = io["image"]
         io.check("latent", model.latent(images))

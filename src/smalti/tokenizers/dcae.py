@@ -117,7 +117,7 @@ class HalfConfig:
 
 
 class Level(NamedTuple):
-    index: int
+    number: int
     width: int
     blocks: int
     attention: bool
@@ -212,9 +212,9 @@ class Encoder(nn.Module):
             self.conv_in = Down(3, first.width, half.shuffle, shortcut=False)
         stages = [nn.Sequential() for _ in half.widths]
         for level in levels:
-            stages[level.index].extend(level.block(config.head_dim) for _ in range(level.blocks))
+            stages[level.number].extend(level.block(config.head_dim) for _ in range(level.blocks))
         for level, below in pairwise(levels):
-            stages[level.index].append(Down(level.width, below.width, half.shuffle))
+            stages[level.number].append(Down(level.width, below.width, half.shuffle))
         self.down_blocks = nn.ModuleList(stages)
         self.conv_out = nn.Conv2d(last.width, config.latent, 3, padding=1)
         self.shortcut = half.shortcut
@@ -237,9 +237,9 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent, last.width, 3, padding=1)
         stages = [nn.Sequential() for _ in half.widths]
         for level, below in pairwise(levels):
-            stages[level.index].append(up(below.width, level.width, half.shuffle))
+            stages[level.number].append(up(below.width, level.width, half.shuffle))
         for level in levels:
-            stages[level.index].extend(level.block(config.head_dim) for _ in range(level.blocks))
+            stages[level.number].extend(level.block(config.head_dim) for _ in range(level.blocks))
         self.up_blocks = nn.ModuleList(stages)
         self.norm_out = ChannelRMSNorm(first.width)
         self.activation = ACTIVATIONS[config.last_activation]()
@@ -277,8 +277,8 @@ class DCAE(ImageTokenizer):
     def part(self, learns: Learns) -> list[nn.Module]:
         """What training moves; levels of the middle are the smallest, that of the head is the
         largest."""
-        down = [stage for stage in self.encoder.down_blocks if len(stage)]
-        ups = [stage for stage in self.decoder.up_blocks if len(stage)]
+        down = [stage for stage in self.encoder.down_blocks if any(stage.children())]
+        ups = [stage for stage in self.decoder.up_blocks if any(stage.children())]
         if learns == "whole":
             return [self]
         if learns == "middle":
@@ -329,7 +329,7 @@ class DCAE(ImageTokenizer):
 def tiny() -> DCAEConfig:
     """A tokenizer of some thousand parameters, for tests."""
     encoder = HalfConfig((4, 8, 16), (1, 1, 1), attention_at=(4,), kernels=((4, 3),))
-    decoder = HalfConfig((4, 8, 16), (0, 1, 1), attention_at=(4,), batch_norm_at=(2,))
+    decoder = HalfConfig((4, 8, 16), (0, 1, 1), attention_at=(4,), batch_norm_at=(1, 2))
     return DCAEConfig(
         size=(16, 16), latent=8, encoder=encoder, decoder=decoder, head_dim=8, scale=0.5
     )

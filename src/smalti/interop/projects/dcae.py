@@ -23,7 +23,7 @@ from smalti.interop.project import Part, Project, at_size
 from smalti.interop.saved import Repository
 from smalti.interop.tensor_shapes import option, shape
 from smalti.nn.deep_compression import ACTIVATIONS, Activation
-from smalti.tokenizers.dc_ae import DCAE, DCAEConfig, HalfConfig
+from smalti.tokenizers.dcae import DCAE, DCAEConfig, HalfConfig
 
 NAME = "DC-AE"
 
@@ -45,7 +45,7 @@ remembered."""
 class DCAEFiles:
     """A tokenizer of DC-AE.
 
-    smalti convert dc-ae --tokenizer dc-ae-f64c128-in-1.0 --out dc-ae-f64
+    smalti convert dcae --tokenizer dc-ae-f64c128-in-1.0 --out dc-ae-f64
     """
 
     tokenizer: Path
@@ -61,7 +61,7 @@ class DCAEFiles:
 
 
 def read_told(path: Path, weights: str = "model", part: str = "") -> Checkpoint:
-    """A checkpoint under our names (`our_names`), with the settings of the config.json beside it."""
+    """A checkpoint under our names, with the settings of the config.json beside it."""
     checkpoint = read_checkpoint(path, weights, part)
     file = (path if path.is_dir() else path.parent) / "config.json"
     told = read_json(file) if file.is_file() else {}
@@ -118,8 +118,8 @@ def our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def dc_ae_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict of a checkpoint: products are convolutions, of queries, keys and values one."""
+def dcae_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict: products are convolutions, and queries, keys and values are of one."""
     ours = dict[str, Tensor]()
     for name, tensor in state.items():
         if name.endswith((".to_k.weight", ".to_v.weight")):
@@ -169,6 +169,7 @@ def half_sizes(checkpoint: Checkpoint, side: str) -> HalfConfig:
     after = {i: widths[i + 1] if encodes else 3 if i not in blocks else widths[i] for i in ways}
     firsts = {i: level[0] for i, level in blocks.items() if level}
     batch_norm = [i for i, block in firsts.items() if any("running_mean" in n for n in block)]
+    batch_norm = [0] * (0 not in blocks and 1 in batch_norm) + batch_norm
     shortcut = {"encoder": "encoder_out_shortcut", "decoder": "decoder_in_shortcut"}[side]
     return HalfConfig(
         widths=tuple(widths),
@@ -195,8 +196,8 @@ def activations(told: Mapping[str, Any], batch_norm: list[bool]) -> tuple[Activa
     """
     said = told.get("decoder_act_fns", ["relu" if batch else "silu" for batch in batch_norm])
     names = [said] * len(batch_norm) if isinstance(said, str) else list(said)
-    found = tuple(activation(name) for name in names)
-    return () if set(found) == {"silu"} else found
+    found: list[Activation] = [activation(name) for name in names]
+    return tuple(found) if set(found) != {"silu"} else ()
 
 
 def activation(name: str) -> Activation:
@@ -261,7 +262,7 @@ PROJECT = Project(
         ),
         module=DCAE,
         config=sizes,
-        state=lambda state, *_: dc_ae_state(state),
+        state=lambda state, *_: dcae_state(state),
         read=read_told,
     ),
     alone=at_size,
