@@ -55,6 +55,6 @@ def test_later_stages_are_of_a_tokenizer_that_is_trained(tmp_path, capsys):
     small = [*SMALL, "--pixels", "16", "--model.decoder.batch-norm-at", "2"]
     small += ["--model.decoder.activations", "silu", "silu", "silu"]
     with pytest.raises(SystemExit) as error:
-        main(["train", "dcae_middle", "--out", str(tmp_path / "x"), *STEPS, *small.split()])
+        main(["train", "dcae_middle", "--out", str(tmp_path / "x"), *STEPS, *small])
     assert error.value.code == 2 and not (tmp_path / "x").exists()
     assert "learns middle is of a tokenizer that is trained" in capsys.readouterr().err

@@ -23,6 +23,7 @@ from smalti.tokenizers import (
     rq_vae,
     unitok,
     vila_u,
+    vit_vqgan,
     vqgan,
 )
 from smalti.tokenizers import ibq as ibq_tokenizer
@@ -62,6 +63,7 @@ KINDS = {
     "rq_vae": Entry(rq_vae.RQVAEConfig, rq_vae.RQVAE, rq_vae.tiny),
     "unitok": Entry(unitok.UniTokConfig, unitok.UniTok, unitok.tiny),
     "vila_u": Entry(vila_u.VILAUConfig, vila_u.VILAU, vila_u.tiny),
+    "vit_vqgan": Entry(vit_vqgan.ViTVQGANConfig, vit_vqgan.ViTVQGAN, vit_vqgan.tiny),
 }
 
 
