@@ -138,10 +138,10 @@ def emoji_vit_vqgan() -> TokenizerRecipe:
         patch=4,
         layers=3,
         heads=4,
-        width=160,
+        width=128,
         decoder_layers=3,
         decoder_heads=4,
-        decoder_width=160,
+        decoder_width=128,
         vocab=recipe.model.vocab,
         dim=8,
     )
