@@ -218,6 +218,12 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
         scales=((1, 1), (2, 3), (4, 6)),
         cells=2,
     )
+    dcae_kind, deep = found["dcae"]
+    encoder = replace(deep.encoder, widths=(4, 8, 8), blocks=(0, 1, 0), attention_at=(2,))
+    encoder = replace(encoder, kernels=(), shuffle=False, shortcut=False)
+    decoder = replace(encoder, blocks=(1, 1, 1), kernels=((2, 3), (2, 5)), batch_norm_at=())
+    decoder = replace(decoder, activations=("relu", "silu", "mish"))
+    strided = replace(deep, size=(8, 24), latent=3, encoder=encoder, decoder=decoder)
     fsq, plain_levels = found["fsq"]
     odd = replace(plain_levels, size=(8, 24), multipliers=(2, 1), levels=(5, 7, 3, 9))
     ibq_kind, small_ibq = found["ibq_tokenizer"]
@@ -233,6 +239,7 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     )
     return found | {
         "titok-first": (titok_kind, first),
+        "dcae-strided": (dcae_kind, replace(strided, head_dim=4, last_activation="gelu")),
         "fsq-levels": (fsq, odd),
         "ibq_tokenizer-oblong": (ibq_kind, long_ibq),
         "infinity_vae-cells": (infinity, cells),

@@ -10,7 +10,15 @@ from smalti.codes import Cond, TokenSpec
 from smalti.engine.step import Known
 from smalti.models import ibq, llamagen
 from smalti.sampling.noise import Noise
-from smalti.tokenizers import fsq, kl_vae, maskgit_vqgan, multiscale_vqvae, open_magvit2, vqgan
+from smalti.tokenizers import (
+    dcae,
+    fsq,
+    kl_vae,
+    maskgit_vqgan,
+    multiscale_vqvae,
+    open_magvit2,
+    vqgan,
+)
 from smalti.tokenizers import ibq as ibq_tokenizer
 from smalti.tokenizers import infinity as infinity_vae
 from smalti.train.kl import KLConfig
@@ -141,6 +149,44 @@ def test_maskgit_vqgan(bad, message):
 def test_kl_vae(bad, message):
     with pytest.raises(ValueError, match=message):
         replace(kl_vae.tiny(), **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"widths": ()}, r"widths must be one or more positive integers, got \(\)"),
+        ({"widths": (4, 8)}, r"blocks must be of the 2 levels of widths, got \(1, 1, 1\)"),
+        ({"blocks": (1, 0, 1)}, r"positive, but that the first and the last .* got \(1, 0, 1\)"),
+        ({"activations": ("relu",)}, r"activations must be of the 3 levels of widths, got \('relu"),
+        ({"activations": ("tanh",) * 3}, "activations must be of silu, relu, gelu, mish, got tanh"),
+        ({"attention_at": (3,)}, r"attention_at must be of the levels \[1, 2, 4\], got \(3,\)"),
+        ({"kernels": ((4, 2),)}, r"one of the levels \[1, 2, 4\] and an odd number, got \(\(4, 2"),
+        (
+            {"widths": (4, 8, 48)},
+            r"a multiple of that of the next, got widths \(4, 8, 48\)",
+        ),
+    ],
+)
+def test_half_of_dcae(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(dcae.tiny().encoder, **bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"latent": 0}, "latent must be at least 1, got 0"),
+        ({"latent": 5}, "multiple of latent 5, which shortcuts ask for, got 16, 16"),
+        ({"scale": -1.0}, "scale must be a positive number, got -1.0"),
+        ({"size": (16, 18)}, r"size must be multiples of 4 pixels, got \(16, 18\)"),
+        ({"head_dim": 17}, r"no more than the widths with attention, \[16\], got 17"),
+        ({"last_activation": "tanh"}, "last_activation must be one of silu, relu, gelu, mish, got"),
+        ({"encoder": dcae.HalfConfig((8,), (1,), ())}, r"as many levels, got widths \(8,\), \(4, "),
+    ],
+)
+def test_dcae(bad, message):
+    with pytest.raises(ValueError, match=message):
+        replace(dcae.tiny(), **bad)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ from smalti.models import (
     metamorph,
     one_vocabulary,
     open_magvit2,
+    parti,
     rar,
     rq_transformer,
     show_o,
@@ -80,6 +81,7 @@ MODELS = {
     "open_magvit2": Entry(
         open_magvit2.OpenMAGVIT2Config, open_magvit2.OpenMAGVIT2, open_magvit2.tiny
     ),
+    "parti": Entry(parti.PartiConfig, parti.Parti, parti.tiny),
     "rar": Entry(rar.RARConfig, rar.RAR, rar.tiny),
     "rq_transformer": Entry(
         rq_transformer.RQTransformerConfig, rq_transformer.RQTransformer, rq_transformer.tiny

@@ -290,7 +290,7 @@ def test_gradient_reaches_every_parameter(tokenizer, images):
     loss = (out.images - images).square().mean()
     if tokenizer.distributions:
         loss = loss + out.posterior.kl().mean()
-    else:
+    elif tokenizer.spec.discrete or not tokenizer.scaled:
         loss = loss + sum(
             out.losses.values() if tokenizer.spec.tables else out.quantized.losses.values()
         )

@@ -120,6 +120,10 @@ class Normal:
         mean = images.mean((1, 2, 3)).view(-1, 1, 1, 1)
         return Posterior(mean, torch.full_like(mean, 2 * math.log(0.5)))
 
+    def spread(self, images):
+        posterior = self.posterior(images)
+        return posterior.mean, posterior.logvar.exp()
+
     def encode(self, images):
         self.images = images
         return self.posterior(images).mean.flatten(1)[:, :, None]

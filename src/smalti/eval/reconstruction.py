@@ -145,8 +145,8 @@ def latent_std(
     """
     rows: list[Tensor] = []
     for batch in batches:
-        mean, logvar = tokenizer.posterior(to_float(batch["images"].to(device)))
-        mean, variance = mean.double().flatten(1), logvar.double().exp().flatten(1)
+        spread = tokenizer.spread(to_float(batch["images"].to(device)))
+        mean, variance = (moment.double().flatten(1) for moment in spread)
         rows.append(torch.stack((mean.mean(1), (mean.square() + variance).mean(1))).cpu())
     if not rows:
         raise ValueError("there are no images to measure latents of")

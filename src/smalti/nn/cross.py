@@ -66,16 +66,23 @@ class CrossAttention(nn.Module):
     """Queries of rows (B, n, D), keys and values of a `Context`; all D wide.
 
     Without `key_bias` only values have a bias: that of keys moves all products of a query alike,
-    which a softmax does not see.
+    which a softmax does not see. Without `bias` there is none at all.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0, key_bias: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dropout: float = 0.0,
+        key_bias: bool = True,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.wq = Linear(dim, dim)
-        self.wkv = Linear(dim, 2 * dim, bias=key_bias)
-        self.v_bias = None if key_bias else nn.Parameter(torch.zeros(dim))
-        self.wo = Linear(dim, dim)
+        self.wq = Linear(dim, dim, bias=bias)
+        self.wkv = Linear(dim, 2 * dim, bias=key_bias and bias)
+        self.v_bias = None if key_bias or not bias else nn.Parameter(torch.zeros(dim))
+        self.wo = Linear(dim, dim, bias=bias)
 
     def keys(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of words (B, T, D), each (B, H, T, head_dim)."""

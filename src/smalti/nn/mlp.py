@@ -42,8 +42,8 @@ ROWS = 1024
 
 
 class MLP(nn.Module):
-    """w2(gelu(w1 x)) of (..., D), with biases; some published models approximate GELU by a tanh,
-    others by a sigmoid.
+    """w2(gelu(w1 x)) of (..., D), with biases unless `bias` is off; some published models
+    approximate GELU by a tanh, others by a sigmoid.
 
     `dropout` is that of gelu(w1 x) in training.
     """
@@ -54,10 +54,11 @@ class MLP(nn.Module):
         hidden: int,
         approximate: Gelu = "none",
         dropout: float = 0.0,
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.w1 = Linear(dim, hidden)
-        self.w2 = Linear(hidden, dim)
+        self.w1 = Linear(dim, hidden, bias=bias)
+        self.w2 = Linear(hidden, dim, bias=bias)
         self.approximate: Gelu = approximate
         self.dropout = dropout
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from smalti.data.transforms import Transform
 from smalti.models.generator import GeneratorConfig
@@ -18,12 +18,14 @@ from smalti.pipeline.sampling import Sampling
 from smalti.text.byte_words import BytesConfig
 from smalti.text.encoders import TextConfig
 from smalti.tokenizers.base import TokenizerConfig
+from smalti.tokenizers.dcae import DCAEConfig
 from smalti.tokenizers.dual import DualConfig
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.tokenizers.refined import RefinedConfig
 from smalti.tokenizers.rendered import RenderedConfig
 from smalti.tokenizers.titok import TiTokConfig
 from smalti.tokenizers.vqgan import VQGANConfig
+from smalti.train.autoencoding import AutoencodingConfig
 from smalti.train.dual import DualObjectiveConfig
 from smalti.train.joint import JointConfig, WritingConfig
 from smalti.train.kl import KLConfig
@@ -71,6 +73,10 @@ class TokenizerRecipe:
     objective: CodingConfig = field(default_factory=ReconstructionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def sized(self, config: Any) -> Any:
+        """The configuration of a tokenizer, new or begun from, for pictures of the run's size."""
+        return config
+
 
 @dataclass(frozen=True)
 class KLRecipe(TokenizerRecipe):
@@ -78,6 +84,20 @@ class KLRecipe(TokenizerRecipe):
 
     model: KLVAEConfig = field(default_factory=KLVAEConfig)
     objective: KLConfig = field(default_factory=KLConfig)
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe(TokenizerRecipe):
+    """Train an autoencoder of continuous codes without distributions on images, all or a part of
+    it, and measure the scale of its codes."""
+
+    model: DCAEConfig = field(default_factory=DCAEConfig)
+    objective: AutoencodingConfig = field(default_factory=AutoencodingConfig)
+    pixels: int = 0
+    """Height and width of the pictures, of a tokenizer to go on from as well; 0: its own size."""
+
+    def sized(self, config: Any) -> Any:
+        return replace(config, size=(self.pixels, self.pixels)) if self.pixels else config
 
 
 @dataclass(frozen=True)

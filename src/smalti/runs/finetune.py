@@ -98,7 +98,7 @@ def open_tokenizer(recipe: TokenizerRecipe, out: Path) -> ImageTokenizer:
             f"it takes {type(recipe.model).__name__}"
         )
     require_same(out, recipe.init, fingerprint(model))
-    return built(model.config, modules.TOKENIZERS, model.state_dict())
+    return built(recipe.sized(model.config), modules.TOKENIZERS, model.state_dict())
 
 
 def open_towers(recipe: SeeingRecipe, out: Path) -> Towers | None:

@@ -65,7 +65,7 @@ class Look:
         """What the report says of a trained one, which takes note of the scale of its latents."""
         self.tokenizer.eval()
         measured = {f"held_out_{k}": v for k, v in self.evaluate().items()}
-        if self.tokenizer.distributions:
+        if self.tokenizer.scaled:
             pictures, chosen = self.pictures, self.pictures.chosen
             some = chosen[:: len(chosen) // 512 + 1]
             seen = Images(pictures.source, some, pictures.transform, 64).evaluation(64)
@@ -81,7 +81,7 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
     known = tell(source) if world.main else 0
     begun = open_tokenizer(recipe, out) if recipe.init else None
     frozen = open_frozen(recipe, out)
-    shape = begun.config if begun else recipe.model
+    shape = begun.config if begun else recipe.sized(recipe.model)
     pictures = open_pictures(recipe, source, shape.size, world)
     objective = objective_of(recipe, begun, frozen)
     if objective.reader is not None:
@@ -151,7 +151,7 @@ def objective_of(recipe: TokenizerRecipe, begun: Any = None, frozen: Any = None)
 
 def made(recipe: TokenizerRecipe, frozen: Any) -> Any:
     """A new tokenizer around what is frozen."""
-    model: Any = recipe.model
+    model: Any = recipe.sized(recipe.model)
     if frozen is None:
         return modules.module_of(model, modules.TOKENIZERS)
     if isinstance(recipe, AroundRecipe):

@@ -43,6 +43,9 @@ class ImageTokenizer(nn.Module):
     pyramid: bool = False
     """Whether its codes are scales, each of what the coarser ones left over. Then its quantizer,
     `quantize`, is a `Pyramid`."""
+    scaled: bool = False
+    """Whether its latents are brought to a standard deviation of one once it is trained (`spread`,
+    `rescale`)."""
     distributions: bool = False
     """Whether its encoder gives distributions of codes, by `moments`."""
 
@@ -147,6 +150,10 @@ class ImageTokenizer(nn.Module):
         many."""
         check_levels(levels, self.levels)
         return self.decode(codes, spec)
+
+    def spread(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances of the latents of images (B, 3, H, W), both (B, ...)."""
+        raise ValueError(f"{type(self).__name__} has latents of a fixed scale")
 
     def rescale(self, std: float) -> dict[str, float]:
         """Take note of the standard deviation of the latents of training images, and say what

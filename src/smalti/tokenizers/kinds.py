@@ -10,6 +10,7 @@ from typing import Any
 from smalti.config import Entry
 from smalti.tokenizers import (
     dalle_dvae,
+    dcae,
     dual,
     emu3_vq,
     fsq,
@@ -25,6 +26,7 @@ from smalti.tokenizers import (
     titok_vae,
     unitok,
     vila_u,
+    vit_vqgan,
     vqgan,
 )
 from smalti.tokenizers import ibq as ibq_tokenizer
@@ -44,6 +46,7 @@ KINDS = {
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
+    "dcae": Entry(dcae.DCAEConfig, dcae.DCAE, dcae.tiny),
     "dual": Entry(dual.DualConfig, dual.DualTokenizer, dual.tiny),
     "emu3_vq": Entry(emu3_vq.Emu3VQConfig, emu3_vq.Emu3VQ, emu3_vq.tiny),
     "fsq": Entry(fsq.FSQConfig, fsq.FSQ, fsq.tiny),
@@ -66,6 +69,7 @@ KINDS = {
     "titok_vae": Entry(titok_vae.TiTokVAEConfig, titok_vae.TiTokVAE, titok_vae.tiny),
     "unitok": Entry(unitok.UniTokConfig, unitok.UniTok, unitok.tiny),
     "vila_u": Entry(vila_u.VILAUConfig, vila_u.VILAU, vila_u.tiny),
+    "vit_vqgan": Entry(vit_vqgan.ViTVQGANConfig, vit_vqgan.ViTVQGAN, vit_vqgan.tiny),
 }
 
 

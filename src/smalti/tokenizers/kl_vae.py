@@ -106,6 +106,7 @@ class KLVAE(ImageTokenizer):
 
     any_grid = True
     distributions = True
+    scaled = True
     config: KLVAEConfig
 
     def __init__(self, config: KLVAEConfig) -> None:
@@ -130,6 +131,10 @@ class KLVAE(ImageTokenizer):
         posterior = self.posterior(images)
         latent = posterior.sample(torch.randn_like(posterior.mean))  # (B, Z, h, w)
         return Autoencoded(self.render(latent), posterior)
+
+    def spread(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.posterior(images)
+        return posterior.mean, posterior.logvar.double().exp()
 
     def rescale(self, std: float) -> dict[str, float]:
         """Give codes the scale at which their standard deviation is one."""

@@ -7,6 +7,7 @@ to 1. Operations that are done twice, as with `train.recompute`, count once.
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch.func import functional_call
 
 from smalti.devices.rates import counted, product_rate
@@ -34,7 +35,7 @@ class ProductShare:
         device = self.world.device
         state = {n: b.clone() for n, b in objective.named_buffers()}
         for name, weight in objective.named_parameters():
-            state[name] = weight.detach().requires_grad_(weight.requires_grad)
+            state[name] = nn.Parameter(weight.detach(), weight.requires_grad)
         given = {k: v.to(device) for k, v in batch.items()}
 
         def run() -> None:
