@@ -47,6 +47,7 @@ from smalti.models import (
     rar,
     rq_transformer,
     show_o,
+    taming,
     towers,
     transfusion,
     transfusion_paper,
@@ -81,6 +82,7 @@ MODELS = {
     "rq_transformer": Entry(
         rq_transformer.RQTransformerConfig, rq_transformer.RQTransformer, rq_transformer.tiny
     ),
+    "taming": Entry(taming.TamingConfig, taming.Taming, taming.tiny),
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
     "maskbit": Entry(maskbit.MaskBitConfig, maskbit.MaskBit, maskbit.tiny),
     "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),
