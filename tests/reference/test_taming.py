@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden import Vectors, float32, folders, grid_of, load, size_of
+from golden import float32, folders, grid_of, load, size_of
 from greedy import draws, most_probable, replayed
 from torch import Tensor
 

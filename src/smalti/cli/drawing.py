@@ -86,6 +86,9 @@ class Conditions:
     """A text file with a prompt on each line, after those of --text."""
     negative: str | None = None
     """A prompt that guidance leads away from."""
+    map: tuple[Path, ...] = ()
+    """Maps, drawn in turn, for a pipeline that draws from maps; for one that draws from edges,
+    pictures whose edges are taken."""
 
     def named(self) -> dict[str, Any]:
         """As a pipeline takes them."""
@@ -96,6 +99,7 @@ class Conditions:
             "classes": self.classes or None,
             "text": texts or None,
             "negative": self.negative,
+            "map": list(self.map) or None,
         }
 
 
@@ -181,7 +185,7 @@ def sample(
         tag = read_tag(numbers.like, pipe.fingerprint)
         wanted, n, first = as_drawn(tag) | changes, 1, tag["index"]
     else:
-        each = len(named["text"] or named["classes"] or pipe.classes)
+        each = len(named["text"] or named["classes"] or named["map"] or pipe.classes)
         wanted, n, first = {"seed": numbers.seed, **named, **changes}, pictures.n, numbers.first
         n = max(1, each) if n is None else n
     began, images = time.monotonic(), list[Any]()
@@ -244,6 +248,7 @@ def as_drawn(tag: dict[str, Any]) -> dict[str, Any]:
     settings = {name: tag.get(name, value) for name, value in written(Sampling()).items()}
     asked = {name: tag[name] for name in ("text", "negative", "size") if name in tag}
     asked |= {"classes": [tag["class"]]} if "class" in tag else {}
+    asked |= {"map": [tag["map"]]} if tag.get("map") else {}
     return {"seed": tag["seed"], **asked, **settings}
 
 

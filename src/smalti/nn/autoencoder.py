@@ -155,8 +155,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, Z, h, w) to images (B, planes, H, W); `attention` as the encoder's, of levels counted
-    as there, from full size."""
+    """Latents (B, Z, h, w) to images (B, planes, H, W); `attention` as the encoder's, of levels
+    counted as there, from full size."""
 
     def __init__(
         self, config: Shape, attention: Sequence[int] | None = None, planes: int = 3

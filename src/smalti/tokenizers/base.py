@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from smalti.arguments import by
 from smalti.codes import TokenSpec
 from smalti.nn.finite import require_finite
+from smalti.tokenizers.maps import Map
 from smalti.tokenizers.quantize.vq import Quantized
 
 
@@ -43,7 +44,7 @@ class ImageTokenizer(nn.Module):
     `quantize`, is a `Pyramid`."""
     distributions: bool = False
     """Whether its encoder gives distributions of codes, by `moments`."""
-    map: str = ""
+    map: Map = ""
     """Which map of a picture its codes are of, 'depth', 'segmentation' or 'edges'; '': of the
     picture itself. Edges it finds in the picture; others are pictures beside it."""
     kinds: int = 0

@@ -93,7 +93,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if path.is_dir():
         return {}
     own = path.with_suffix(".yaml")
-    found = [own] if own.is_file() else [f for name in YAMLS for f in sorted(path.parent.glob(name))]
+    found = (
+        [own] if own.is_file() else [f for name in YAMLS for f in sorted(path.parent.glob(name))]
+    )
     if not found:
         return {}
     told: Any = read_config(found[0], path)
