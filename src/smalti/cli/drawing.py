@@ -273,6 +273,9 @@ class Subject:
     """Prompts, drawn in turn, for a pipeline that draws from texts; default: without a text."""
     negative: str | None = None
     """A prompt that guidance leads away from."""
+    map: tuple[Path, ...] = ()
+    """Maps of the picture, drawn in turn, for a pipeline that draws from maps; default: without a
+    map. Each has the picture's size."""
     instruct: str | None = None
     """What is to be changed, for a pipeline of text and pictures: it draws the whole picture
     anew."""
@@ -329,9 +332,11 @@ def edit(
     task = {"mask": original.mask, "keep_pixels": around.keep_pixels}
     task["extend"] = None if around.extend is None else Extend.parse(around.extend)
     wanted = {name: value or None for name, value in asdict(subject).items() if name != "instruct"}
+    wanted["map"] = list(subject.map) or None
     wanted |= {"seed": edited.seed, **chosen(settings)}
     pipe = opened(pipeline, run)
-    n = max(1, len(subject.text or subject.classes)) if edited.n is None else edited.n
+    each = len(subject.text or subject.classes or subject.map)
+    n = max(1, each) if edited.n is None else edited.n
     began, images = time.monotonic(), list[Any]()
     for number, count in batches(n, edited.first, edited.batch, edited.out):
         part = {"n": count, "first": number, "batch": edited.batch}

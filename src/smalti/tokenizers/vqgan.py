@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn.autoencoder import Decoder, Encoder, levels_at
+from smalti.tokenizers.base import Reconstruction
 from smalti.tokenizers.maps import Map, picture_of, planes_of
 from smalti.tokenizers.one_grid import ConvConfig, ConvTokenizer
 from smalti.tokenizers.quantize.gumbel import GumbelQuantizer
@@ -106,6 +107,10 @@ class VQGAN(ConvTokenizer):
         planes = super().render(latent)
         planes = 2 * planes - 1 if self.config.unit else planes
         return planes if self.kinds else picture_of(planes, self.map)
+
+    def forward(self, images: Tensor, entropy: bool = False) -> Reconstruction:
+        out = super().forward(images, entropy)
+        return out._replace(images=picture_of(out.images, self.map)) if self.kinds else out
 
     def decode(self, codes: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Codes (B, h * w) to images (B, 3, H, W), about [-1, 1], not clamped."""
