@@ -21,7 +21,9 @@ QUIET = ReconstructionConfig(perceptual="none", gan_weight=0.0)
 def shapes() -> Tensor:
     """A picture (1, 3, 24, 20) with a disc, a bar and a soft slope, in [-1, 1]."""
     y, x = np.mgrid[:24, :20]
-    grey = 0.02 * x + (0.4 + 0.05 * x) * ((x - 8) ** 2 + (y - 9) ** 2 < 30) - 0.3 * (abs(y - 19) < 2)
+    grey = (
+        0.02 * x + (0.4 + 0.05 * x) * ((x - 8) ** 2 + (y - 9) ** 2 < 30) - 0.3 * (abs(y - 19) < 2)
+    )
     pixels = np.stack([grey, 0.8 * grey, 1.1 * grey]) - 0.3
     return torch.from_numpy(pixels).float()[None].clamp(-1, 1)
 
