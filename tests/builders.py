@@ -24,6 +24,7 @@ from smalti.models import (
     meissonic,
     open_magvit2,
     rar,
+    taming,
     titok,
     var,
 )
@@ -123,6 +124,12 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "meissonic-pooled": (
             meissonic.Meissonic,
             replace(meissonic.tiny(), pooled=7, word_dim=9, guided=2.0, grid=(4, 6)),
+        ),
+        "taming-map": (
+            taming.Taming,
+            replace(
+                taming.tiny(), classes=0, map_grid=(2, 3), map_vocab=7, unmasked=6, grid=(2, 5)
+            ),
         ),
         "fluid-raster-bits": (fluid.fluid, replace(random, order="raster", **bits)),
     }
@@ -307,7 +314,11 @@ def pipeline(name: str, **options: Any) -> Pipeline:
     size = (grids[-1][0] * config.factor, grids[-1][1] * config.factor)
     tokenizer = build(module, replace(config, size=size, **changes))
     model.learn_from(tokenizer)
-    text = None
+    text = map = None
+    if reads := model.reads.map:
+        module, config = tokenizers()["vqgan"]
+        size = (reads.grids[0][0] * config.factor, reads.grids[0][1] * config.factor)
+        map = build(module, replace(config, size=size, vocab=reads.vocab, map="edges"))
     if length := model.reads.text_length:
         if ids := model.reads.text_vocab:
             words = Words.train(["a small red heart", "a large red star"], ids)
@@ -315,7 +326,7 @@ def pipeline(name: str, **options: Any) -> Pipeline:
         else:
             words = replace(byte_level.tiny(), length=length, dim=model.reads.text_dim)
             text = build(byte_level.ByteEncoder, words)
-    return Pipeline(tokenizer, model, text=text, **options)
+    return Pipeline(tokenizer, model, text=text, map=map, **options)
 
 
 def random_codes(spec: TokenSpec, batch: int, seed: int = 0) -> Tensor:
@@ -334,6 +345,9 @@ def random_cond(model: Any, batch: int, seed: int = 0) -> Cond:
     """Labels, or left-padded texts of different lengths, whichever the model takes."""
     generator = torch.Generator().manual_seed(seed)
     reads = model.reads
+    if reads.map:
+        codes = torch.randint(reads.map.vocab, reads.map.shape(batch), generator=generator)
+        return Cond(map=codes)
     if reads.classes:
         return Cond(labels=torch.randint(reads.classes, (batch,), generator=generator))
     lengths = torch.randint(1, reads.text_length, (batch,), generator=generator)

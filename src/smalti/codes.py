@@ -6,9 +6,9 @@ Letters used everywhere: B images, N positions, D backbone width, T prefix lengt
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -252,6 +252,9 @@ class Cond:
     """(B, T) bool, True where `text` holds a token."""
     drop: Tensor | None = None
     """(B,) bool."""
+    map: Tensor | None = None
+    """(B, M) int64 codes of a map: a picture that says something of each place of another, its
+    depth for example."""
 
     def class_ids(self, null: int) -> Tensor:
         """Labels, with the id `null` in the rows that are dropped: (B,) int64.
@@ -276,17 +279,18 @@ class Cond:
 
     @property
     def batch(self) -> int:
-        for field in (self.labels, self.text, self.drop):
-            if field is not None:
-                return field.shape[0]
-        raise ValueError("a Cond without labels, text or drop has no batch size")
+        return len(self._some("batch size"))
 
     @property
     def device(self) -> torch.device:
-        for field in (self.labels, self.text, self.drop):
+        return self._some("device").device
+
+    def _some(self, what: str) -> Tensor:
+        """A field that is there, for `what` all have in common."""
+        for field in (self.labels, self.text, self.map, self.drop):
             if field is not None:
-                return field.device
-        raise ValueError("a Cond without labels, text or drop has no device")
+                return field
+        raise ValueError(f"a Cond without labels, text, map or drop has no {what}")
 
     def dropped(self, drop: Tensor) -> Cond:
         """The same with the rows of `drop` (B,) bool made unconditional as well."""
@@ -297,57 +301,61 @@ class Cond:
         return self.dropped(torch.ones(self.batch, dtype=torch.bool, device=self.device))
 
     def to(self, device: torch.device | str) -> Cond:
-        fields = (self.labels, self.text, self.text_mask, self.drop)
-        return Cond(*(f if f is None else f.to(device, non_blocking=True) for f in fields))
+        return self._mapped(lambda field: field.to(device, non_blocking=True))
 
     def rows(self, index: Tensor | slice) -> Cond:
-        fields = (self.labels, self.text, self.text_mask, self.drop)
-        return Cond(*(f if f is None else f[index] for f in fields))
+        return self._mapped(lambda field: field[index])
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Cond:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Cond(**{name: change(v) for name, v in values.items() if v is not None})
 
     @staticmethod
     def cat(conds: Sequence[Cond]) -> Cond:
         """Batches one after another; a field that any of them has, all must have."""
 
-        def join(fields: list[Tensor | None]) -> Tensor | None:
-            given = [f for f in fields if f is not None]
+        def join(name: str) -> Tensor | None:
+            given = [value for c in conds if (value := getattr(c, name)) is not None]
             if not given:
                 return None
-            if len(given) != len(fields):
-                raise ValueError("cannot join conditions of which only some have labels or text")
+            if len(given) != len(conds):
+                raise ValueError(
+                    "cannot join conditions of which only some have labels, text or a map"
+                )
             return torch.cat(given)
 
         kept = [torch.zeros(c.batch, dtype=torch.bool, device=c.device) for c in conds]
         drops = [k if c.drop is None else c.drop for k, c in zip(kept, conds, strict=True)]
-        return Cond(
-            join([c.labels for c in conds]),
-            join([c.text for c in conds]),
-            join([c.text_mask for c in conds]),
-            torch.cat(drops),
-        )
+        joined = {name: join(name) for name in ("labels", "text", "text_mask", "map")}
+        return Cond(**joined, drop=torch.cat(drops))
 
 
 class Reads(NamedTuple):
-    """What a generator is conditioned on: one of so many classes, or features of a text."""
+    """What a generator is conditioned on: one of so many classes, features of a text, or codes of a
+    map."""
 
     classes: int = 0
-    """Class labels; 0 of a model of texts."""
+    """Class labels; 0 of a model of something else."""
     text_length: int = 0
-    """Tokens of a text, T; 0 of a model of classes."""
+    """Tokens of a text, T; 0 of a model of something else."""
     text_dim: int = 0
     """Width of the features of a token, C."""
     text_vocab: int = 0
     """Ids of tokens, where a feature is the id of a token and C is 1; 0: features are vectors."""
+    map: TokenSpec | None = None
+    """The codes of a map, one number at each position; None of a model of something else."""
 
     @property
     def text(self) -> tuple[int, int] | None:
         """(T, C) of a model of texts."""
         return (self.text_length, self.text_dim) if self.text_length else None
 
-    def settings(self) -> dict[str, int]:
-        """What decides a configuration; what texts that are not read are decides nothing."""
+    def settings(self) -> dict[str, Any]:
+        """What decides a configuration; what is not read decides nothing but that."""
         about = {"text_dim": self.text_dim, "text_vocab": self.text_vocab}
-        read = about if self.text_length else {}
-        return {"classes": self.classes, "text_length": self.text_length, **read}
+        grid, vocab = (self.map.grids[0], self.map.vocab) if self.map else ((), 0)
+        told = {"map_grid": grid, "map_vocab": vocab, "text_length": self.text_length}
+        return {"classes": self.classes, **told, **(about if self.text_length else {})}
 
 
 class Draw(NamedTuple):

@@ -138,9 +138,12 @@ def load(
     text = _load_text(folder, model_info.get("text"), device, weights, verify)
     sampling = from_dict(Sampling, info.get("sampling", {}), f"{folder}/pipeline.json: sampling")
     classes = _classes(folder, info, model.reads.classes)
-    marks = (mark, model_info["fingerprint"], model_info.get("text"))
+    map = _load_map(folder, model_info.get("map"), device, verify)
+    marks = [mark, model_info["fingerprint"], model_info.get("text")]
+    if map is not None:
+        marks.append(read_json(folder / "map" / FILES[0])["fingerprint"])
     info["fingerprint"] = "-".join(m for m in marks if m is not None)
-    return Pipeline(tokenizer, model, classes, sampling, info, text)
+    return Pipeline(tokenizer, model, classes, sampling, info, text, map)
 
 
 def load_tokenizer(
@@ -329,6 +332,22 @@ def _load_text(
             f"encoder {about['fingerprint']}"
         )
     return text.to(dtype)
+
+
+def _load_map(
+    folder: Path, mark: str | None, device: torch.device, verify: bool
+) -> ImageTokenizer | None:
+    """The tokenizer of maps whose codes have the fingerprint `mark`, which is None for a model
+    without maps."""
+    if mark is None:
+        return None
+    map, about = load_module(folder / "map", modules.TOKENIZERS, device, verify=verify)
+    if mark_of_codes(about) != mark:
+        raise ValueError(
+            f"{folder}: the model was trained with maps of tokenizer {mark}, the folder holds map "
+            f"{mark_of_codes(about)}"
+        )
+    return map
 
 
 def download(repo: str, files: list[str] | None = None) -> Path:

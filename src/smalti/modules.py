@@ -49,6 +49,7 @@ from smalti.models import (
     rar,
     rq_transformer,
     show_o,
+    taming,
     titok,
     towers,
     transfusion,
@@ -87,6 +88,7 @@ MODELS = {
         rq_transformer.RQTransformerConfig, rq_transformer.RQTransformer, rq_transformer.tiny
     ),
     "titok_generator": Entry(titok.TiTokGeneratorConfig, titok.TiTokGenerator, titok.tiny),
+    "taming": Entry(taming.TamingConfig, taming.Taming, taming.tiny),
     "var": Entry(var.VARConfig, var.VAR, var.tiny),
     "maskbit": Entry(maskbit.MaskBitConfig, maskbit.MaskBit, maskbit.tiny),
     "maskgit": Entry(maskgit.MaskGITConfig, maskgit.MaskGIT, maskgit.tiny),

@@ -86,6 +86,9 @@ class Conditions:
     """A text file with a prompt on each line, after those of --text."""
     negative: str | None = None
     """A prompt that guidance leads away from."""
+    map: tuple[Path, ...] = ()
+    """Maps, drawn in turn, for a pipeline that draws from maps; for one that draws from edges,
+    pictures whose edges are taken."""
 
     def named(self) -> dict[str, Any]:
         """As a pipeline takes them."""
@@ -96,6 +99,7 @@ class Conditions:
             "classes": self.classes or None,
             "text": texts or None,
             "negative": self.negative,
+            "map": list(self.map) or None,
         }
 
 
@@ -181,7 +185,7 @@ def sample(
         tag = read_tag(numbers.like, pipe.fingerprint)
         wanted, n, first = as_drawn(tag) | changes, 1, tag["index"]
     else:
-        each = len(named["text"] or named["classes"] or pipe.classes)
+        each = len(named["text"] or named["classes"] or named["map"] or pipe.classes)
         wanted, n, first = {"seed": numbers.seed, **named, **changes}, pictures.n, numbers.first
         n = max(1, each) if n is None else n
     began, images = time.monotonic(), list[Any]()
@@ -244,6 +248,7 @@ def as_drawn(tag: dict[str, Any]) -> dict[str, Any]:
     settings = {name: tag.get(name, value) for name, value in written(Sampling()).items()}
     asked = {name: tag[name] for name in ("text", "negative", "size") if name in tag}
     asked |= {"classes": [tag["class"]]} if "class" in tag else {}
+    asked |= {"map": [tag["map"]]} if tag.get("map") else {}
     return {"seed": tag["seed"], **asked, **settings}
 
 
@@ -268,6 +273,9 @@ class Subject:
     """Prompts, drawn in turn, for a pipeline that draws from texts; default: without a text."""
     negative: str | None = None
     """A prompt that guidance leads away from."""
+    map: tuple[Path, ...] = ()
+    """Maps of the picture, drawn in turn, for a pipeline that draws from maps; default: without a
+    map. Each has the picture's size."""
     instruct: str | None = None
     """What is to be changed, for a pipeline of text and pictures: it draws the whole picture
     anew."""
@@ -324,9 +332,11 @@ def edit(
     task = {"mask": original.mask, "keep_pixels": around.keep_pixels}
     task["extend"] = None if around.extend is None else Extend.parse(around.extend)
     wanted = {name: value or None for name, value in asdict(subject).items() if name != "instruct"}
+    wanted["map"] = list(subject.map) or None
     wanted |= {"seed": edited.seed, **chosen(settings)}
     pipe = opened(pipeline, run)
-    n = max(1, len(subject.text or subject.classes)) if edited.n is None else edited.n
+    each = len(subject.text or subject.classes or subject.map)
+    n = max(1, each) if edited.n is None else edited.n
     began, images = time.monotonic(), list[Any]()
     for number, count in batches(n, edited.first, edited.batch, edited.out):
         part = {"n": count, "first": number, "batch": edited.batch}

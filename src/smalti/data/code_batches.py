@@ -25,7 +25,8 @@ class CodeBatches:
     mean, with a 'chance' in [0, 1), float32 (b,), and a seed 'shuffle', int64 (b,), the same on any
     number of ranks. `evaluation` is always in order, in view 0, of means, and without these. With a
     text encoder there are also 'text_tokens' (b, T, ...) of the captions if it learns, else their
-    cached features 'text' (b, T, C) and 'text_mask' (b, T).
+    cached features 'text' (b, T, C) and 'text_mask' (b, T). Of a cache with maps there are their
+    codes 'map' (b, M) in the same view.
     Raises ValueError if `indices` is empty or not in the cache, or for a bad batch, rank or seed.
     """
 
@@ -84,4 +85,6 @@ class CodeBatches:
             batch["text_tokens"] = self.encoder.tokenize(self.cache.captions_of(rows))
         elif self.encoder is not None:
             batch["text"], batch["text_mask"] = self.cache.text(rows)
+        if self.cache.map is not None:
+            batch["map"] = self.cache.maps(rows, views)
         return batch

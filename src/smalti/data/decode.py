@@ -186,6 +186,26 @@ def to_rgb(image: Image.Image, where: str) -> Image.Image:
     return image.copy() if image.mode == "RGB" else image.convert("RGB")
 
 
+def numbers_of(image: Image.Image, where: str) -> Image.Image:
+    """A picture whose pixels are numbers, grey or places in a palette, as one with a palette (mode
+    P): of such ones pixels are never averaged.
+
+    Raises ValueError for a picture in colours and for numbers above 255.
+    """
+    pixels = np.asarray(image if image.mode[0] in "PL1I" else image.convert("RGB"))
+    numbers = pixels if pixels.ndim == 2 else pixels[..., 0]
+    if pixels.ndim == 3 and (pixels != numbers[..., None]).any():
+        raise ValueError(
+            f"{where} is in colours, whose numbers are not known; pixels of a segmentation are the "
+            "numbers of kinds, as greys or in a palette"
+        )
+    if int(numbers.max()) > 255:
+        raise ValueError(f"{where}: numbers must be in [0, 256), got {int(numbers.max())}")
+    found = Image.fromarray(np.ascontiguousarray(numbers, np.uint8))
+    found.putpalette([level for level in range(256) for _ in range(3)])
+    return found
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)

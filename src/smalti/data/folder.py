@@ -7,6 +7,7 @@ Three layouts, the first that fits:
   sub-folders, whose names are the classes (sorted by `class_order`), with images at any depth;
   images directly in the folder, without labels.
 A folder of `train` and `test` folders is refused: one of them is read, 'folder:data/train'.
+Folders `depth` and `segmentation` with maps of the pictures (`smalti.data.maps`) are no classes.
 Files are images by their suffix or, without one, by their content. What else there is, names that
 begin with a dot among it, is left out, and a note says how many files that are.
 """
@@ -20,6 +21,7 @@ import numpy as np
 
 from smalti.config import no_such
 from smalti.data.decode import check_header, decode, is_picture
+from smalti.data.maps import apart
 from smalti.data.metadata import NAMES as METADATA
 from smalti.data.metadata import read_metadata
 from smalti.data.skipped import left_out, none_left
@@ -59,7 +61,8 @@ class Folder:
         metadata = [f for f in METADATA if (self.root / f).is_file()]
         if len(metadata) > 1:
             raise ValueError(f"{self.name} holds metadata.jsonl and metadata.csv; keep one")
-        self._pictures, self._others = _listed(self.root)
+        listed, self._others = _listed(self.root)
+        self._pictures, self.maps = apart(listed)
         if metadata:
             entries = self._open_metadata(self.root / metadata[0], options or {})
         else:
@@ -123,7 +126,11 @@ class Folder:
     def _open_classes(self) -> list[Entry]:
         flat = sorted(f for f in self._pictures if "/" not in f)
         folders = sorted(
-            (f.name for f in self.root.iterdir() if f.is_dir() and f.name[0] != "."),
+            (
+                f.name
+                for f in self.root.iterdir()
+                if f.is_dir() and f.name[0] != "." and f.name not in self.maps
+            ),
             key=class_order,
         )
         files: dict[str, list[str]] = {name: [] for name in folders}
@@ -184,6 +191,10 @@ class Folder:
 
     def key(self, i: int) -> str:
         return _key(self._files[i])
+
+    def file(self, i: int) -> str:
+        """The file of picture i, relative to the root."""
+        return self._files[i]
 
     def size(self, i: int) -> int:
         return (self.root / self._files[i]).stat().st_size

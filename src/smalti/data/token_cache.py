@@ -51,7 +51,8 @@ class TokenCache:
             raise ValueError(f"{path} is an Arrow file, but not a token cache")
         try:
             meta = json.loads(self._meta)
-            self._open(table.select(COLUMNS + (["text"] if meta.get("text") else [])), meta)
+            more = [name for name in ("text", "map") if meta.get(name)]
+            self._open(table.select(COLUMNS + more), meta)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
 
@@ -69,6 +70,8 @@ class TokenCache:
         self.classes: list[str] = meta["classes"]
         self.encoder: dict[str, Any] | None = meta.get("text")
         """Type, config and fingerprint of the encoder that made the captions' features, if any."""
+        self.map: dict[str, Any] | None = meta.get("map")
+        """What the codes of maps are of, if there are any, as `Encoding` has it."""
         self.posterior: bool = meta.get("posterior", False)
         """Whether means and standard deviations of codes are kept."""
         self.labels = table["label"].to_numpy()
@@ -166,6 +169,24 @@ class TokenCache:
             mask[slot, length - len(tokens) :] = True
         return torch.from_numpy(features), torch.from_numpy(mask)
 
+    def maps(self, indices: np.ndarray | list[int], views: np.ndarray | int = 0) -> Tensor:
+        """Codes (B, M) int64 of the maps of rows in a view each."""
+        rows = np.asarray(indices, dtype=np.int64)
+        which = np.broadcast_to(np.asarray(views, dtype=np.int64), rows.shape)
+        found = self._table["map"].take(pa.array(rows)).to_pylist()
+        codes = np.array(found, dtype=np.int64).reshape(len(rows), self.views, -1)
+        return torch.from_numpy(codes[np.arange(len(rows)), which])
+
+    def require_map(self, kind: str, tokenizer_fingerprint: str) -> None:
+        """Raise ValueError unless that tokenizer made codes of such maps."""
+        made = self.map or {}
+        if (made.get("kind"), made.get("fingerprint")) != (kind, tokenizer_fingerprint):
+            told = f"{made['kind']} maps of tokenizer {made['fingerprint']}" if made else "no maps"
+            raise ValueError(
+                f"{self.path} holds {told}, but the recipe's are {kind} maps of tokenizer "
+                f"{tokenizer_fingerprint}; encode the images again with it"
+            )
+
     @property
     def holdout(self) -> float:
         """The share that `data.source.split` was given, up to rounding: of groups of keys."""
@@ -194,6 +215,7 @@ class TokenCache:
             self.encoder,
             half=codes == pa.float16(),
             posterior=self.posterior,
+            map=self.map,
         )
 
     def rows(self) -> Iterator[Row]:
@@ -209,7 +231,10 @@ class TokenCache:
                 dim = int(self.encoder["config"]["dim"])
                 value = self._table["text"][i].values
                 text = value.to_numpy(zero_copy_only=False).reshape(-1, dim)
-            yield Row(code, int(label), caption, bool(out), key, text)
+            map = None
+            if self.map is not None:
+                map = np.array(self._table["map"][i].as_py()).reshape(self.views, -1)
+            yield Row(code, int(label), caption, bool(out), key, text, map)
 
     def _row(self, codes: np.ndarray) -> np.ndarray:
         """The codes of a row, (V, N, ...), of what is stored of it."""

@@ -50,6 +50,8 @@ class Row(NamedTuple):
     key: str
     text: np.ndarray | None = None
     """(tokens, C) features of the caption, where the cache keeps them."""
+    map: np.ndarray | None = None
+    """(V, M) codes of the image's map, where the cache keeps them."""
 
 
 def storage(spec: TokenSpec, half: bool = False) -> np.dtype:
@@ -80,6 +82,9 @@ class Encoding:
     """Continuous codes are stored as float16."""
     posterior: bool = False
     """Means and standard deviations of codes are stored."""
+    map: dict[str, Any] | None = None
+    """What the codes of maps are of: their `kind`, `spec`, the `fingerprint` of their tokenizer and
+    of the maps (`source`); None: there are none."""
 
     def differences(self, other: Encoding) -> list[str]:
         """Names of the fields that differ, but for the source's name, which may be another one of
@@ -95,6 +100,8 @@ class Encoding:
             "source": self.source, "source_fingerprint": self.source_fingerprint,
             "classes": self.classes, "text": self.text, "posterior": self.posterior,
         }  # fmt: skip
+        if self.map:
+            about["map"] = self.map
         return {META: json.dumps(about).encode()}
 
     @property
@@ -185,6 +192,8 @@ def _schema(encoding: Encoding) -> pa.Schema:
     ]
     if encoding.text:
         columns.append(("text", pa.large_list(pa.float16())))
+    if encoding.map:
+        columns.append(("map", pa.list_(pa.int32())))
     return pa.schema(columns, metadata=encoding.metadata())
 
 
@@ -200,6 +209,9 @@ def _record_batch(chunk: list[Row], encoding: Encoding, schema: pa.Schema) -> pa
     ]
     if encoding.text:
         columns.append(_features(chunk))
+    if encoding.map:
+        rows = [None if r.map is None else r.map.ravel().tolist() for r in chunk]
+        columns.append(pa.array(rows, schema.field("map").type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

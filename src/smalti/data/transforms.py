@@ -92,6 +92,8 @@ def halve(image: Image.Image | np.ndarray, size: int) -> Image.Image:
 
 def _halve(image: Image.Image | np.ndarray, size: tuple[int, int]) -> Image.Image:
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    if picture.mode == "P":  # of numbers there is no mean
+        return picture
     while picture.height >= 2 * size[0] and picture.width >= 2 * size[1]:
         width, height = picture.size
         picture = picture.resize((width // 2, height // 2), Image.Resampling.BOX)
@@ -103,10 +105,14 @@ def _shrink(
     size: tuple[int, int],
     resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> np.ndarray:
-    """Resize so that `size` (H, W) is just covered: (H' >= H, W' >= W, ...), one of them equal."""
+    """Resize so that `size` (H, W) is just covered: (H' >= H, W' >= W, ...), one of them equal.
+    Of a picture with a palette, whose pixels are numbers, the nearest ones are taken as greys."""
     picture = _shorten(_halve(image, size))
     scale = max(size[0] / picture.height, size[1] / picture.width)
     width, height = (round(n * scale) for n in picture.size)
+    if picture.mode == "P":
+        pixels = np.asarray(picture.resize((width, height), Image.Resampling.NEAREST))
+        return np.repeat(pixels[..., None], 3, -1)
     return np.asarray(picture.resize((width, height), resample))
 
 

@@ -36,7 +36,7 @@ def stream(model: Model, request: Request) -> Iterator[Step]:
     Yields a `Step` after each step. Raises ValueError for a request that the model cannot serve.
     """
     assert isinstance(model, nn.Module)
-    # drafts are kept in Python, and counted there
-    still = request.parallel.mode != "speculative"
+    # drafts are kept in Python, and counted there; windows move
+    still = request.parallel.mode != "speculative" and not model.by_windows(request.spec)
     with packed(model), captured(model) if still else nullcontext(model) as drawer:
         yield from LOOPS[model.loop](drawer, request)

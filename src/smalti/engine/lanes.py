@@ -54,8 +54,9 @@ def alike(request: Request, spec: TokenSpec) -> Hashable:
     """What requests that stand in one lane have in common."""
     cond, guidance, filters = request.cond, request.guidance, request.filters
     text = None if cond.text is None else tuple(cond.text.shape[1:])
+    map = None if cond.map is None else cond.map.shape[1]
     return (
-        *(spec, text, cond.labels is None, request.orders is None, request.solver),
+        *(spec, text, map, cond.labels is None, request.orders is None, request.solver),
         *(guidance.off, guidance.parallel, guidance.rescale, guidance.momentum),
         *(filters.smooth, {len(values) for values in filters.several.values()} == set()),
         *(request.reveal.confidence is None, request.refresh),

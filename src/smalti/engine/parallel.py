@@ -58,6 +58,8 @@ def wanted(model: CausalModel[P, C], request: Request) -> bool:
     many pictures (in less than float32 other codes are as good as equal too often), and of one
     picture: for several, a pass of several slots costs too much (docs/performance.md)."""
     mode = request.parallel.mode
+    if model.by_windows(request.spec):  # a slot that is drawn ahead costs a window
+        return False
     if mode != "auto":
         return mode != "off"
     if request.cond.batch > 1:

@@ -47,6 +47,10 @@ class Model(Protocol):
         """The codes to draw: those of `spec`, or its own. Raises ValueError if it cannot."""
         ...
 
+    def by_windows(self, spec: TokenSpec | None) -> bool:
+        """Whether the codes of `spec` are drawn by windows: each step then reads others."""
+        ...
+
 
 @dataclass(frozen=True)
 class Request:

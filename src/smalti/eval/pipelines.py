@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smalti.data.maps import KINDS
 from smalti.data.open import open_source
 from smalti.eval.bootstrap import of_means
 from smalti.eval.conditioning import ClassifierConfig, class_accuracy
@@ -18,6 +19,7 @@ from smalti.eval.measure import preparation
 from smalti.eval.metrics import How
 from smalti.eval.report import Measured, counted
 from smalti.eval.sets import ImageSet
+from smalti.pipeline.coded import encoded
 from smalti.progress import say
 
 
@@ -85,7 +87,15 @@ def check_judge(pipe: Any) -> None:
 
 def asked(pipe: Any, reference: ImageSet, balanced: bool = False) -> dict[str, Any]:
     """The conditions of the reference's pictures, in turn, or all classes: {}; `balanced` takes
-    every class or caption once. Raises ValueError if a text pipeline has no captions to draw."""
+    every class or caption once. Raises ValueError if a text pipeline has no captions to draw, or
+    one that draws from maps none of the pictures' own."""
+    if pipe.map is not None:
+        if pipe.map.map in KINDS:
+            raise ValueError(
+                f"pictures are measured here without maps beside them, and {pipe.map.map} maps are "
+                "what the pipeline draws from"
+            )
+        return {"map": [row.tolist() for some in reference.numbered() for row in _maps(pipe, some)]}
     if not pipe.classes:  # it draws from texts
         captions = [reference.caption(i) for i in _good(reference)]
         if not captions or not all(captions):
@@ -94,6 +104,11 @@ def asked(pipe: Any, reference: ImageSet, balanced: bool = False) -> dict[str, A
     if balanced or not len(reference) or not _known(pipe, reference):
         return {}
     return {"classes": reference.labels[_good(reference)].tolist()}
+
+
+def _maps(pipe: Any, rows: Any) -> Tensor:
+    """Codes (B, M) of the maps that the pictures of some rows have in them."""
+    return encoded(pipe.map, rows.images)
 
 
 def _good(reference: ImageSet) -> list[int]:
@@ -116,7 +131,7 @@ def _conditions(pipe: Any, reference: ImageSet) -> bool:
 
 def bits(pipe: Any, reference: ImageSet, how: How) -> list[Measured]:
     """The pipeline's likelihood of the reference's pictures, or the loss that takes its place."""
-    if not pipe.classes and pipe.text is None:
+    if not pipe.classes and pipe.text is None and pipe.map is None:
         say("the likelihood is left out: codes stand in rows of text here")
         return []
     if reference.size != tuple(pipe.tokenizer.config.size) or not _conditions(pipe, reference):
@@ -154,6 +169,8 @@ def _coded(pipe: Any, reference: ImageSet, batch: int) -> Iterator[dict[str, Ten
         if pipe.text is not None:
             texts = [reference.caption(i) for i in numbers.tolist()]
             yield given | {"text_tokens": pipe.text.tokenize(texts)}
+        elif pipe.map is not None:
+            yield given | {"map": _maps(pipe, rows)}
         else:
             labels = reference.labels[numbers] if reference.classes else np.zeros_like(numbers)
             yield given | {"labels": torch.from_numpy(labels)}

@@ -101,7 +101,7 @@ def reconstruction(
         images = batch["images"].to(device)
         codes = tokenizer.encode(to_float(images))
         out = tokenizer.decode(codes) if depth is None else tokenizer.preview(codes, depth)
-        out = to_uint8(out)
+        out, images = to_uint8(out), to_uint8(tokenizer.seen(to_float(images)))
         found = psnr(images, out).clamp(max=100), ssim(images, out), l1(images, out)
         values.append(torch.stack(found).cpu())  # (3, B)
         if spec.discrete:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from smalti.codes import TokenSpec
 from smalti.interop.kinds import expect
 from smalti.interop.pickles import Checkpoint
-from smalti.interop.project import Part, Project, words_of
+from smalti.interop.project import Part, Project, sized, words_of
 from smalti.interop.saved import dtype_of, save_pipeline, save_tokenizer
 from smalti.modules import assemble
 from smalti.nn.finite import require_finite_weights
@@ -26,6 +27,8 @@ def convert(project: Project, options: Any, out: Path, source: str) -> None:
     does not fit.
     """
     files = [file for name in project.files if (file := getattr(options, name, None)) is not None]
+    if not files:
+        raise ValueError("give --tokenizer FILE, --model FILE or both")
     if getattr(options, "model", None) is None:
         save_tokenizer(lambda: tokenizer_of(project, options), out, source, options.tokenizer)
     else:
@@ -67,7 +70,8 @@ def pipeline_of(project: Project, options: Any) -> Pipeline | UnifiedPipeline:
     text = project.text(config, options)
     if text is not None:
         model.learn_text(text)
-    return Pipeline(tokenizer, model, sampling=project.sampling(config), text=text)
+    map = map_of(project, options, model.reads.map)
+    return Pipeline(tokenizer, model, sampling=project.sampling(config), text=text, map=map)
 
 
 def eye_of(project: Project, options: Any) -> Any:
@@ -76,6 +80,16 @@ def eye_of(project: Project, options: Any) -> Any:
         return None
     checkpoint = read_part(project.eye, options.model)
     return build(project.eye, checkpoint, project.eye.config(checkpoint, options))
+
+
+def map_of(project: Project, options: Any, spec: TokenSpec | None) -> Any:
+    """The tokenizer of maps that is in the file of the model, for maps of such codes; None where
+    the model reads none."""
+    if project.map is None or spec is None:
+        return None
+    checkpoint = read_part(project.map, options.model)
+    codes = project.map.config(checkpoint, options)
+    return build(project.map, checkpoint, sized(codes, spec.grids[0]))
 
 
 def filled(part: Part, checkpoint: Checkpoint, config: Any, dtype: torch.dtype | None) -> Any:

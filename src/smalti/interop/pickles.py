@@ -55,6 +55,13 @@ SINGLE = (
 """Names of weights in a folder of the hub; the first that is there."""
 
 
+CALLBACKS = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+)
+"""Classes by which early files of Lightning keep what their callbacks remember."""
+
+
 class Checkpoint(NamedTuple):
     path: Path
     state: dict[str, Tensor]
@@ -205,6 +212,10 @@ def _pickle(path: Path) -> Any:
         raise ValueError(f"{path} {formats.text(path) or _reason(error)}") from None
 
 
+class Named:
+    """What stands for a class that a file names and does not use."""
+
+
 def _allowed() -> list[Any]:
     """What a pickle may ask for beside what torch allows: none of it does anything but hold."""
     scalar: Any = np.float64(0).__reduce__()[0]
@@ -212,7 +223,8 @@ def _allowed() -> list[Any]:
     functions = [(f, f"numpy.{m}.multiarray.{f.__name__}") for f in (scalar, rebuild)
                  for m in ("core", "_core")]  # numpy 1 and 2  # fmt: skip
     numbers = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDGSUMm"]
-    return [argparse.Namespace, *functions, np.dtype, np.ndarray, *dict.fromkeys(numbers)]
+    named: list[Any] = [(Named, name) for name in CALLBACKS]
+    return [argparse.Namespace, *named, *functions, np.dtype, np.ndarray, *dict.fromkeys(numbers)]
 
 
 def _reason(error: Exception) -> str:

@@ -95,6 +95,9 @@ class Project(NamedTuple):
     eye: Part | None = None
     """What sees pictures, of models that read them in another form than they draw them; it is in
     the file of the model, and its configuration is that of the checkpoint and the options."""
+    map: Part | None = None
+    """What makes codes of maps, of models whose condition these may be; it is in the file of the
+    model, and its configuration is that of the checkpoint and the options."""
     fit: Callable[[Any, Any], Any] = on_grid
     """The tokenizer's configuration that goes with a model's, of both."""
     sampling: Callable[[Any], Sampling] = lambda config: Sampling()

@@ -9,9 +9,9 @@ from smalti.interop.pickles import Checkpoint
 from smalti.interop.tensor_shapes import count, shape
 
 
-def convolutions(checkpoint: Checkpoint, project: str) -> dict[str, Any]:
+def convolutions(checkpoint: Checkpoint, project: str, patch: int = 0) -> dict[str, Any]:
     """Sizes of the encoder by the names of a `ConvConfig`, for images of a single code, and which
-    levels have attention.
+    levels have attention. `patch` 0 is told by what the encoder reads, of images in colours.
 
     Raises ValueError if the tensors are not those of such a tokenizer of the project.
     """
@@ -22,7 +22,7 @@ def convolutions(checkpoint: Checkpoint, project: str) -> dict[str, Any]:
     channels, colours, *_ = shape(checkpoint, "encoder.conv_in.weight", 4, project)
     levels = count(checkpoint, "encoder.down.")
     widths = [width(f"encoder.down.{i}.block.0.conv1.weight") for i in range(levels)]
-    patch = max(math.isqrt(colours // 3), 1)
+    patch = patch or max(math.isqrt(colours // 3), 1)
     cells = [patch * 2**i for i in range(levels)]
     attends = [count(checkpoint, f"encoder.down.{i}.attn.") > 0 for i in range(levels)]
     return {

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
-from smalti.arguments import an
+from smalti.arguments import an, by
 from smalti.codes import Reads, TokenSpec
 from smalti.sampling.solvers import Solver
 
@@ -127,6 +127,9 @@ class Generator(nn.Module):
     """Whether known codes may come first, in whatever order: training has shown it many."""
     any_grid: bool = False
     """Whether it has no weights of positions, so that it can draw other grids than its own."""
+    windows: bool = False
+    """Whether it draws larger grids than its own all the same, each code from the window of its own
+    grid that is around it."""
     confidence: float | None = None
     """Masked models that reveal where they are surest: the weight of the noise at first."""
     between: bool = False
@@ -204,9 +207,22 @@ class Generator(nn.Module):
         if spec is None or spec == self.spec:
             return self.spec
         alike = (len(spec.grids) == 1) == (len(self.spec.grids) == 1)
-        if self.any_grid and alike and replace(spec, grids=self.spec.grids) == self.spec:
+        alike = alike and replace(spec, grids=self.spec.grids) == self.spec
+        if self.any_grid and alike:
+            return spec
+        if self.windows and alike:
+            (own,), (asked,) = self.spec.grids, spec.grids
+            if asked[0] < own[0] or asked[1] < own[1]:
+                raise ValueError(
+                    f"this model draws by windows of {by(own)} codes, and a picture must be no "
+                    f"smaller, got {by(asked)}"
+                )
             return spec
         raise ValueError(f"this model draws {self.spec}, got {spec}")
+
+    def by_windows(self, spec: TokenSpec | None) -> bool:
+        """Whether the codes of `spec` are drawn by windows: each step then reads others."""
+        return self.windows and spec is not None and spec != self.spec
 
     @property
     def random_loss(self) -> bool:

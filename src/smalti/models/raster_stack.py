@@ -50,6 +50,10 @@ class Raster(Generator):
         """The vectors (B, n, D) of codes (B, n, *trailing)."""
         return self.get_submodule("tok_embeddings")(codes)
 
+    def shown(self, codes: Tensor, noise: Noise | None) -> Tensor:
+        """The codes that training reads in the place of `codes` (B, N, *trailing): the same."""
+        return codes
+
     def rows(self, codes: Tensor, prefix: Tensor, span: Span) -> Tensor:
         """The vectors of the codes before a span, (B, n, D); behind a prefix (B, T, D) if it is the
         first, (B, T - 1 + n, D)."""
@@ -71,7 +75,7 @@ class Raster(Generator):
         orders = self.order() if orders is None else orders
         codes = arrange(codes, orders)
         span = Span.whole(self.spec.positions, codes.device)
-        h = self.hidden(codes, self.once(cond, orders), span)
+        h = self.hidden(self.shown(codes, noise), self.once(cond, orders), span)
         loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
         return restore(loss, orders)
 

@@ -114,13 +114,17 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images (B, 3, H, W) to `latent` channels, by default Z: (B, latent, h, w).
+    """Images (B, planes, H, W) to `latent` channels, by default Z: (B, latent, h, w).
 
     `attention` has the levels with attention; None: the deepest, if the configuration has any.
     """
 
     def __init__(
-        self, config: Shape, latent: int = 0, attention: Sequence[int] | None = None
+        self,
+        config: Shape,
+        latent: int = 0,
+        attention: Sequence[int] | None = None,
+        planes: int = 3,
     ) -> None:
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
@@ -128,7 +132,7 @@ class Encoder(nn.Module):
         if attention is None:
             attention = [last] if config.attention else []
         self.patch = config.patch
-        self.conv_in = nn.Conv2d(3 * config.patch**2, config.channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(planes * config.patch**2, config.channels, 3, padding=1)
         self.conv_blocks = nn.ModuleList()
         before = config.channels
         for i, width in enumerate(widths):
@@ -151,10 +155,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, Z, h, w) to images (B, 3, H, W); `attention` as the encoder's, of levels counted
-    as there, from full size."""
+    """Latents (B, Z, h, w) to images (B, planes, H, W); `attention` as the encoder's, of levels
+    counted as there, from full size."""
 
-    def __init__(self, config: Shape, attention: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, config: Shape, attention: Sequence[int] | None = None, planes: int = 3
+    ) -> None:
         super().__init__()
         multipliers = config.decoder_multipliers or config.multipliers
         widths = [config.channels * m for m in reversed(multipliers)]
@@ -174,7 +180,7 @@ class Decoder(nn.Module):
             before = width
         self.patch = config.patch
         self.norm_out = group_norm(before)
-        self.conv_out = nn.Conv2d(before, 3 * config.patch**2, 3, padding=1)
+        self.conv_out = nn.Conv2d(before, planes * config.patch**2, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)

@@ -20,9 +20,16 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)), with biases everywhere. It does not
     turn queries and keys by their positions."""
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0, gelu: Gelu = "none") -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        dropout: float = 0.0,
+        gelu: Gelu = "none",
+        attention_dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.attention_dropout = heads, dropout, attention_dropout
         self.attention_norm = nn.LayerNorm(dim, LN_EPS)
         self.wqkv = Linear(dim, 3 * dim)
         self.wo = Linear(dim, dim)
@@ -34,7 +41,8 @@ class Block(nn.Module):
         q, k, v = qkv.unbind(2)  # (B, H, n, hd)
         if cache is not None:
             k, v = cache.update(layer, place.positions, place.reach, k, v, place.keep)
-        y = attend(q, k, v, place.mask, place.causal)
+        dropout = self.attention_dropout if self.training else 0.0
+        y = attend(q, k, v, place.mask, place.causal, dropout=dropout)
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
 
     def residual(self, x: Tensor, y: Tensor) -> Tensor:

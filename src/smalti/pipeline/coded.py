@@ -44,6 +44,8 @@ class CodedPipeline:
     model: Any
     text: TextEncoder | None = None
     """What reads prompts, where the model does not do so itself."""
+    map: ImageTokenizer | None = None
+    """What makes codes of maps, where these are the condition."""
     decoder_dtype: torch.dtype = torch.float32
     """What pictures are decoded in: bfloat16 is for devices that multiply faster in it."""
     eye: Eye | None = None
@@ -102,7 +104,7 @@ class CodedPipeline:
             cast(self.model, weights, self.model.FLOAT32)
             if self.text is not None:
                 cast(self.text, weights)
-        for part in (self.tokenizer, self.model, self.text, self.eye):
+        for part in (self.tokenizer, self.model, self.text, self.eye, self.map):
             if part is not None:
                 part.to(where)
         return self

@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -62,15 +62,31 @@ def edit(
         extend: pixels to add at left, right, top and bottom, at the model's size.
         keep_pixels: what is kept comes back as it is, with a seam inside the painted part, instead
             of as the tokenizer's reconstruction.
-        classes, text: None draws without a condition.
+        classes, text, map: None draws without a condition. A map has the image's size, and none is
+            known beyond its edges.
     Raises ValueError naming what is allowed.
     """
+    if (map := wanted.get("map")) is not None:
+        check_map(map, image, extend)
     drawing = pipe.edits(wanted)
     task = plan(pipe.tokenizer, image, mask, extend, keep_pixels)
     images: list[Image.Image] = []
     for part in drawing.parts(n, first, batch):
         images += pipe.tagged(paint(pipe, task, part), part, edit=task.tag())
     return images
+
+
+def check_map(map: Any, image: Picture, extend: Mapping[str, int] | None) -> None:
+    """Raise ValueError for maps of another size than the image, and if it is to be extended."""
+    if extend:
+        raise ValueError(f"extend needs no map: none is known beyond the image, got {dict(extend)}")
+    picture = opened(image, "the image")
+    for one in map if isinstance(map, list | tuple) else [map]:
+        if (
+            not isinstance(one, list | int)
+            and (size := opened(one, "the map")).size != picture.size
+        ):
+            raise ValueError(f"the map has {_size(size)} pixels, the image {_size(picture)}")
 
 
 @dataclass(frozen=True)

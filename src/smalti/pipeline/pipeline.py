@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Unpack
 
@@ -30,11 +31,13 @@ from smalti.modules import FILES, check_module, fingerprint, name_of, write_modu
 from smalti.nn.finite import require_finite_weights
 from smalti.pipeline.coded import CodedPipeline, preview, short
 from smalti.pipeline.facts import Facts, Json
+from smalti.pipeline.maps import coded_maps
 from smalti.pipeline.request import (
     Asked,
     Classes,
     Drawing,
     How,
+    Maps,
     Part,
     Size,
     Texts,
@@ -53,7 +56,7 @@ from smalti.text.prompts import warn_of_long
 from smalti.tokenizers.base import ImageTokenizer, check_levels
 
 ARGUMENTS = (
-    *("classes", "text", "negative", "n", "seed", "size", "first", "batch", "known"),
+    *("classes", "text", "map", "negative", "n", "seed", "size", "first", "batch", "known"),
     *("image", "mask", "extend", "keep_pixels"),
 )
 """What calls take beside settings of drawing."""
@@ -89,13 +92,15 @@ class Pipeline(CodedPipeline):
         sampling: Sampling | None = None,
         info: Mapping[str, Json] | None = None,
         text: TextEncoder | None = None,
+        map: ImageTokenizer | None = None,
     ) -> None:
         if tokenizer.spec != model.spec:
             raise ValueError(
                 f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
             )
         _check_text(model, text)
-        self.tokenizer, self.model, self.text = tokenizer, model, text
+        _check_map(model, map)
+        self.tokenizer, self.model, self.text, self.map = tokenizer, model, text, map
         self.classes = list(classes) or [str(i) for i in range(model.reads.classes)]
         self.sampling, self.info = sampling or Sampling(), Facts(info or {})
 
@@ -104,6 +109,7 @@ class Pipeline(CodedPipeline):
         count = sum(p.numel() for p in self.model.parameters())
         some = ", ".join(self.classes[:6]) + (", ..." if len(self.classes) > 6 else "")
         of = "texts" if self.text is not None else f"{len(self.classes)} classes ({some})"
+        of = of if self.map is None else f"from maps ({self.map.map})"
         (height, width), spec = self.tokenizer.size, self.model.spec
         return (
             f"Pipeline of {name_of(self.model)}, {count:,} parameters, draws {of}\n"
@@ -131,6 +137,9 @@ class Pipeline(CodedPipeline):
             n: number of images; None draws one of each class or prompt given.
             classes: names or numbers; None takes all classes.
             text: prompts, of a pipeline that draws from texts.
+            map: maps, of a pipeline that draws from maps: a picture of depths or of numbers of
+                kinds, or, if it draws from edges, a picture whose edges are taken. One of another
+                size than what is drawn is resized and cropped to its middle.
             negative: what guidance leads away from, for all prompts or one for each; None leads
                 away from no text at all.
             size: height and width in pixels, of a pipeline that draws other sizes than its own.
@@ -214,7 +223,8 @@ class Pipeline(CodedPipeline):
         return codes
 
     def _request(self, part: Part, known: Known | None) -> Request:
-        cond, negative = read_conditions(part.asked, self.text, self.device)
+        reads = self.model.reads.map
+        cond, negative = read_conditions(part.asked, self.text, self.device, reads)
         noise = Noise.request(part.seed, len(part.asked), part.first, self.device)
         return part.sampling.request(self.model, cond, noise, known, negative, part.spec)
 
@@ -222,7 +232,7 @@ class Pipeline(CodedPipeline):
 
     def _drawing(self, conditions: Classes | Texts | None, wanted: Wanted) -> Drawing:
         given, how = divided(wanted)
-        return self.drawing(self.asked(conditions, **given), **how)
+        return self.drawing(self.asked(conditions, size=how.get("size"), **given), **how)
 
     def drawing(
         self,
@@ -243,10 +253,25 @@ class Pipeline(CodedPipeline):
         classes: Classes | None = None,
         text: Texts | None = None,
         negative: Texts | None = None,
+        map: Maps | None = None,
+        size: Size | None = None,
     ) -> list[Asked]:
-        """The conditions of a request, in turn; image i has condition i modulo their number."""
+        """The conditions of a request, in turn; image i has condition i modulo their number. Maps
+        are brought to the `size` that is drawn."""
         if conditions is not None and (classes is not None or text is not None):
             raise ValueError(f"classes or texts are given twice: {conditions!r} and by name")
+        if self.map is not None:
+            others = {"classes": classes, "text": text, "negative": negative}
+            for name, value in others.items():
+                if value is not None:
+                    raise ValueError(f"this pipeline draws from maps, not {name}, got {value!r}")
+            spec, maps = self.spec_of(size), map if conditions is None else conditions
+            own = spec == self.model.spec
+            spec = self.map.spec if own else replace(self.map.spec, grids=spec.grids)
+            return coded_maps(self.map, maps, spec)
+        if map is not None:
+            draws = "from texts" if self.text is not None else "classes"
+            raise ValueError(f"this pipeline draws {draws}, not maps")
         if self.text is not None:
             if classes is not None:
                 raise ValueError(f"this pipeline draws from texts, not classes, got {classes!r}")
@@ -275,8 +300,9 @@ class Pipeline(CodedPipeline):
         """
         given, how = divided(wanted)
         negative = given.get("negative")
-        conditioned = given.get("classes") is not None or given.get("text") is not None
-        asked = self.asked(**given) if conditioned else nothing(self.text is not None, negative)
+        conditioned = any(given.get(name) is not None for name in ("classes", "text", "map"))
+        nil = nothing(self.text is not None, negative, self.map is not None)
+        asked = self.asked(**given) if conditioned else nil
         drawing = self.drawing(asked, **how)
         if drawing.spec is not None:
             own, asked_for = (by(self.tokenizer.size_of(s)) for s in (None, drawing.spec))
@@ -284,7 +310,8 @@ class Pipeline(CodedPipeline):
         drawing.sampling.check(self.model)
         if conditioned or negative is not None:
             return drawing
-        return unguided(drawing, how, "a class" if self.text is None else "a text")
+        what = "a map" if self.map is not None else "a class" if self.text is None else "a text"
+        return unguided(drawing, how, what)
 
     def settings(self, changes: Settings) -> Sampling:
         """The pipeline's own with some changed. Raises ValueError for a name that is none and for
@@ -308,9 +335,10 @@ class Pipeline(CodedPipeline):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the tokenizer, the model and the text encoder."""
+        """A hash of the tokenizer, the model and what reads the condition."""
         if "fingerprint" not in self.info:
-            parts = [p for p in (self.tokenizer, self.model, self.text) if p is not None]
+            every = (self.tokenizer, self.model, self.text, self.map)
+            parts = [p for p in every if p is not None]
             self.info["fingerprint"] = "-".join(fingerprint(part) for part in parts)
         return str(self.info["fingerprint"])
 
@@ -323,28 +351,31 @@ class Pipeline(CodedPipeline):
         """
         folder = expand(folder)
         check_pipeline(folder)
-        for part in (self.tokenizer, self.text, self.model):
+        for part in (self.tokenizer, self.text, self.map, self.model):
             if part is not None:  # before anything is written
                 require_finite_weights(part.state_dict(), f"{folder} is not written")
         with filling(folder) as temporary:
             mark = write_module(self.tokenizer, temporary / "tokenizer")
             text = None if self.text is None else write_module(self.text, temporary / "text")
-            codes = fingerprint(self.tokenizer.coder)
-            model = write_module(self.model, temporary / "model", tokenizer=codes, text=text)
+            map = None if self.map is None else write_module(self.map, temporary / "map")
+            learned = {"tokenizer": fingerprint(self.tokenizer.coder), "text": text}
+            learned |= {} if self.map is None else {"map": fingerprint(self.map.coder)}
+            model = write_module(self.model, temporary / "model", **learned)
             told = ("source", "holdout", "files", "credit", "init")
             kept = {k: v for k, v in self.info.items() if k in told}
             write_json(
                 temporary / "pipeline.json",
                 {
                     "format": 1,
-                    "fingerprint": "-".join(m for m in (mark, model, text) if m is not None),
+                    "fingerprint": "-".join(m for m in (mark, model, text, map) if m is not None),
                     "classes": self.classes,
                     "sampling": to_dict(self.sampling),
                     **kept,
                 },
             )
-        if text is None:  # of the pipeline that was there before
-            remove_files(folder / "text", *map(re.escape, FILES))
+        for name, part in (("text", text), ("map", map)):
+            if part is None:  # of the pipeline that was there before
+                remove_files(folder / name, *(re.escape(file) for file in FILES))
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
         """Upload the pipeline to the Hugging Face hub and return its address."""
@@ -362,7 +393,7 @@ class Pipeline(CodedPipeline):
 def check_pipeline(folder: Path) -> None:
     """Raise ValueError, naming what is there, unless a pipeline may be written to the folder."""
     check_folder(folder, "pipeline.json", ("format", "sampling"), "a pipeline")
-    for part in ("tokenizer", "model", "text"):
+    for part in ("tokenizer", "model", "text", "map"):
         check_module(folder / part)
 
 
@@ -379,3 +410,11 @@ def _check_text(model: Generator, text: TextEncoder | None) -> None:
         raise ValueError(
             f"the model reads text features of (length, width) {wanted}, the encoder gives {given}"
         )
+
+
+def _check_map(model: Generator, map: ImageTokenizer | None) -> None:
+    """Raise ValueError unless a model reads the codes that a tokenizer makes of maps."""
+    wanted = model.reads.map
+    given = None if map is None else map.spec
+    if wanted != given:
+        raise ValueError(f"the model reads maps of {wanted}, the tokenizer of maps gives {given}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from smalti.arguments import by, sides, whole
 from smalti.codes import Cond, TokenSpec
+from smalti.data.decode import Picture
 from smalti.engine.step import Known
 from smalti.models.generator import Generator
 from smalti.modules import name_of
@@ -29,11 +30,22 @@ Texts = str | Sequence[str] | np.ndarray
 """One text or several."""
 Size = int | str | Sequence[int] | np.ndarray | Tensor
 """Height and width in pixels, one number for both, or a text such as "48x32"."""
+Maps = Picture | Sequence[Picture] | Sequence[list[int]]
+"""Maps, or pictures whose edges are taken: one or several; or the codes of each."""
 Asked = TypedDict(
-    "Asked", {"class": int | None, "class_name": str, "text": str, "negative": str}, total=False
+    "Asked",
+    {
+        "class": int | None,
+        "class_name": str,
+        "text": str,
+        "negative": str,
+        "map": list[int] | None,
+    },
+    total=False,
 )
-"""The condition of one image, as its metadata say it: class and class_name, or text and, where one
-was given, negative. A class of None is no condition, as an empty text is."""
+"""The condition of one image, as its metadata say it: class and class_name, or the codes of a map,
+or text and, where one was given, negative. A class or a map of None is no condition, as an empty
+text is."""
 
 
 class Conditions(TypedDict, total=False):
@@ -45,6 +57,8 @@ class Conditions(TypedDict, total=False):
     """Prompts, in turn, of a pipeline that draws from texts."""
     negative: Texts | None
     """What guidance leads away from, for all prompts or one for each."""
+    map: Maps | None
+    """Maps, in turn, of a pipeline that draws from maps; or, if it draws from edges, pictures."""
 
 
 class How(Settings, total=False):
@@ -66,6 +80,7 @@ def divided(wanted: Wanted) -> tuple[Conditions, How]:
         classes=wanted.pop("classes", None),
         text=wanted.pop("text", None),
         negative=wanted.pop("negative", None),
+        map=wanted.pop("map", None),
     )
     return conditions, wanted
 
@@ -124,7 +139,7 @@ def spec_of(tokenizer: ImageTokenizer, model: Generator, size: Size | None) -> T
     """
     if size is None or (pixels := sides(size, "size")) == tokenizer.size:
         return None
-    if not model.any_grid:
+    if not model.any_grid and not model.windows:
         one = f"{by(tokenizer.size)}, the only one that {name_of(model)} draws"
         raise ValueError(f"size must be {one}, got {by(pixels)}")
     return model.draws(tokenizer.spec_of(pixels))
@@ -138,10 +153,12 @@ def prompted(text: Classes | Texts | None, negative: Texts | None = None) -> lis
     return _with(checked(text), negative)
 
 
-def nothing(texts: bool, negative: Texts | None = None) -> list[Asked]:
-    """No class; or, of a pipeline that draws from `texts`, no text."""
+def nothing(texts: bool, negative: Texts | None = None, maps: bool = False) -> list[Asked]:
+    """No class; or, of a pipeline that draws from `texts` or `maps`, none of these."""
     if texts:
         return _with([""], negative)
+    if maps and negative is None:
+        return [{"map": None}]
     if negative is not None:
         raise ValueError(f"this pipeline draws classes, not texts, got {negative!r}")
     return [{"class": None}]
@@ -169,10 +186,15 @@ def _with(texts: list[str], negative: Texts | None) -> list[Asked]:
 
 
 def read_conditions(
-    asked: list[Asked], encoder: TextEncoder | None, device: torch.device
+    asked: list[Asked],
+    encoder: TextEncoder | None,
+    device: torch.device,
+    map: TokenSpec | None = None,
 ) -> tuple[Cond, Cond | None]:
     """The condition of a batch as a model takes it, read by the `encoder` of a pipeline that draws
-    from texts; and the negative one where there are negative prompts."""
+    from texts, or codes of a `map`; and the negative one where there are negative prompts."""
+    if map is not None:
+        return _of_maps([a.get("map") for a in asked], map, device), None
     if encoder is None:
         ids = [-1 if a["class"] is None else a["class"] for a in asked if "class" in a]
         return Cond.of_labels(torch.tensor(ids, device=device)), None
@@ -180,6 +202,20 @@ def read_conditions(
     negatives = [a["negative"] for a in asked if "negative" in a]
     cond = _read(texts, encoder, device)
     return cond, _read(negatives, encoder, device) if negatives else None
+
+
+def _of_maps(codes: list[list[int] | None], spec: TokenSpec, device: torch.device) -> Cond:
+    """The condition of codes of maps, all of one size; None is no map. Raises ValueError for codes
+    that are none of a map."""
+    given = [row for row in codes if row is not None]
+    length = len(given[0]) if given else spec.positions
+    if any(len(row) != length for row in given) or any(
+        not 0 <= code < spec.vocab for row in given for code in row
+    ):
+        raise ValueError(f"a map must be {length} codes in [0, {spec.vocab})")
+    rows = [[0] * length if row is None else row for row in codes]
+    drop = torch.tensor([row is None for row in codes], device=device)
+    return Cond(map=torch.tensor(rows, device=device), drop=drop)
 
 
 @torch.inference_mode()

@@ -187,6 +187,15 @@ class TextRecipe(GeneratorRecipe):
 
 
 @dataclass(frozen=True)
+class MapRecipe(GeneratorRecipe):
+    """Train a generator on codes of pictures and of their maps: depth/NAME or segmentation/NAME
+    beside each picture NAME of a folder, or the edges of the picture itself."""
+
+    map: str = ""
+    """Folder of the trained tokenizer of maps, which says of which kind they are."""
+
+
+@dataclass(frozen=True)
 class UnifiedRecipe:
     """Train a model that reads and writes text and pictures in one sequence; what codes and ids
     there are it takes from its two tokenizers."""

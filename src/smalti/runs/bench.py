@@ -223,9 +223,11 @@ def timed(steps: Iterator[Step], model: Generator, bench: Bench) -> Took:
 
 
 def conditions(model: Generator, batch: int, device: torch.device) -> Cond:
-    """Classes in turn, or features of texts that are random numbers; first ids where a feature is
-    an id."""
+    """Classes in turn, or features of texts or codes of maps that are random numbers; first ids
+    where a feature is an id."""
     reads = model.reads
+    if reads.map:
+        return Cond(map=torch.randint(reads.map.vocab, reads.map.shape(batch), device=device))
     if reads.classes:
         return Cond(labels=torch.arange(batch, device=device) % reads.classes)
     text = torch.randn(batch, reads.text_length, reads.text_dim, device=device)

@@ -161,8 +161,9 @@ def adapted(
             f"the codes have {spec.grids}"
         )
     if pipe.model.reads.classes:  # a model of texts takes new captions as it is
-        table = class_table(weights["cls_embedding.weight"], pipe.classes, classes)
-        weights["cls_embedding.weight"] = table
+        if "cls_embedding.weight" in weights:  # else classes have the rows of something else
+            table = class_table(weights["cls_embedding.weight"], pipe.classes, classes)
+            weights["cls_embedding.weight"] = table
         config = replace(config, classes=len(classes))
     model: Generator = built(config, modules.MODELS, weights)
     if recipe.lora.rank:

@@ -14,6 +14,7 @@ from torch import Tensor
 from smalti import modules
 from smalti.codes import Reads
 from smalti.data.code_batches import CodeBatches
+from smalti.data.maps import with_maps
 from smalti.data.open import open_source
 from smalti.data.source import Source, require_captions, require_labels
 from smalti.data.token_cache import TokenCache
@@ -28,12 +29,12 @@ from smalti.modules import fingerprint
 from smalti.pictures import named_grid, save_png, to_pil
 from smalti.pipeline.pipeline import Pipeline, check_pipeline
 from smalti.progress import say
-from smalti.recipes.base import GeneratorRecipe, TextRecipe
+from smalti.recipes.base import GeneratorRecipe, MapRecipe, TextRecipe
 from smalti.runs.data import check_codes_of, check_data
 from smalti.runs.encode import encode, tidy
 from smalti.runs.finetune import adapted, built, open_pipeline, share
 from smalti.runs.folder import Report, claim, finish, without_held_out
-from smalti.runs.image_coder import Coder
+from smalti.runs.image_coder import Coder, about_map, check_map
 from smalti.runs.tokenizer import spread
 from smalti.sampling import orders
 from smalti.sampling.noise import Noise
@@ -94,7 +95,7 @@ class Look:
         """Draw pictures of all classes, or of held-out captions."""
         # not under autocast: keys and values are cached in the dtype of the weights
         parts, pipeline = self.parts, self.parts.pipeline
-        if pipeline.text is None:
+        if pipeline.classes:
             count = max(32, min(64, len(pipeline.classes) * 4))
             batch = {"labels": torch.arange(count) % len(pipeline.classes)}
             names = [pipeline.classes[label] for label in batch["labels"]]
@@ -102,6 +103,7 @@ class Look:
             some = spread(parts.held, 32)
             chosen = CodeBatches(parts.cache, some, 32, train=False, encoder=pipeline.text)
             batch, names = next(chosen.evaluation(32)), parts.cache.captions_of(some)
+            names = names if pipeline.text is not None else parts.cache.keys(np.asarray(some))
         images = drawn(pipeline, batch, parts.learned, self.recipe.train.seed)
         save_png(named_grid(images, names, 2 if images[0].width <= 64 else 1), path, {})
 
@@ -162,7 +164,7 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     """Open or make everything that a run needs."""
     begun = open_pipeline(recipe, out, world.device) if recipe.init else None
     tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
-    encoder = open_encoder(recipe, begun)
+    encoder, map = open_encoder(recipe, begun), open_map(recipe, begun, tokenizer, world)
     goal, one_order = recipe.objective, True
     if isinstance(goal, LikelihoodConfig):
         one_order = not goal.random_end
@@ -172,18 +174,18 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
                 f"model to settle on its own order, got {goal.random_end}"
             )
     if not begun:  # before the codes are made
-        fitted(recipe.model, tokenizer, 1, encoder)
-    cache = open_codes(recipe, out, tokenizer, encoder, world)
+        fitted(recipe.model, tokenizer, 1, encoder, map)
+    cache = open_codes(recipe, out, tokenizer, encoder, map, world)
     chosen, held = cache.indices("train"), cache.indices("held_out")
     held = held if len(held) else without_held_out(chosen, world)
-    classes = [] if encoder else cache.classes or ["image"]
+    classes = [] if encoder or map else cache.classes or ["image"]
     learned = encoder if encoder is not None and encoder.learned else None
     if encoder is not None and not begun:
         encoder.learn_from(cache.captions_of(chosen))
     if begun:
         model = adapted(begun, recipe, classes, cache.spec)
     else:
-        config = fitted(recipe.model, tokenizer, len(classes), encoder)
+        config = fitted(recipe.model, tokenizer, len(classes), encoder, map)
         model = fresh(config, learned, recipe.train.seed)
         model.learn_from(tokenizer.coder)
         if encoder is not None:
@@ -192,7 +194,7 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     if model.any_order and not begun and one_order:
         sampling = sampling.changed(known_first=False)  # it learns a single order
     sampling.check(model)  # not at the first preview
-    pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache, begun), encoder)
+    pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache, begun), encoder, map)
     return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
 
 
@@ -261,12 +263,34 @@ def open_encoder(recipe: GeneratorRecipe, begun: Pipeline | None) -> TextEncoder
     return modules.module_of(recipe.text, modules.TEXT)
 
 
-def fitted(config: C, tokenizer: ImageTokenizer, classes: int, encoder: TextEncoder | None) -> C:
+def open_map(
+    recipe: GeneratorRecipe, begun: Pipeline | None, tokenizer: ImageTokenizer, world: World
+) -> ImageTokenizer | None:
+    """The tokenizer of maps, of the pipeline that the run begins from or of the recipe; None if it
+    trains without maps."""
+    if begun:
+        return begun.map
+    if not isinstance(recipe, MapRecipe):
+        return None
+    if not recipe.map:
+        raise ValueError("maps need --map DIR, a folder made by training a tokenizer of maps")
+    map = load_tokenizer(recipe.map, world.device)
+    check_map(map, tokenizer)
+    return map
+
+
+def fitted(
+    config: C,
+    tokenizer: ImageTokenizer,
+    classes: int,
+    encoder: TextEncoder | None,
+    map: ImageTokenizer | None = None,
+) -> C:
     """A model's configuration with what the codes and the condition decide.
 
     Raises ValueError if the model predicts other codes than the tokenizer gives.
     """
-    reads = Reads(classes)
+    reads = Reads(classes) if map is None else Reads(map=map.spec)
     if encoder is not None:
         told = encoder.config
         reads = Reads(0, told.length, told.dim, told.ids)
@@ -290,6 +314,7 @@ def open_codes(
     out: Path,
     tokenizer: ImageTokenizer,
     encoder: TextEncoder | None,
+    map: ImageTokenizer | None,
     world: World,
 ) -> TokenCache:
     """The recipe's token cache; made in the run's folder where the recipe names none."""
@@ -299,14 +324,17 @@ def open_codes(
         source = open_source(recipe.data.source)  # its mistakes before the run's folder exists
         if encoder is not None:
             require_captions(source)
+        elif map is not None:
+            with_maps(source, map.map)
         elif not path.exists():  # a run that began before this was asked goes on
             require_labels(source)
-        on_main(world, lambda: check_data(out, source, recipe.data, classes=encoder is None))
+        classes = encoder is None and map is None
+        on_main(world, lambda: check_data(out, source, recipe.data, classes))
         claim(out, recipe, world, source)
-        if world.main and not holds(path, source):
+        if world.main and not holds(path, source, map):
             transform = recipe.data.transform(tokenizer.size[0])
             share, device = recipe.data.holdout, world.device
-            coder = Coder(source, tokenizer, transform, frozen, share, device=device)
+            coder = Coder(source, tokenizer, transform, frozen, share, device=device, map=map)
             encode(coder, path, replace=True)
             if frozen is not None:
                 frozen.release()
@@ -318,6 +346,8 @@ def open_codes(
     on_main(world, lambda: check_codes_of(out, cache, recipe))
     if encoder is not None:
         cache.require_captions()
+    elif map is not None:
+        cache.require_map(map.map, fingerprint(map.coder))
     elif world.main and recipe.codes and not (cache.labels >= 0).any():
         say(f"{path}: the images of {cache.source} have no labels; all are of one class")
     if frozen is not None:
@@ -325,9 +355,13 @@ def open_codes(
     return cache
 
 
-def holds(path: Path, source: Source) -> bool:
-    """Whether the codes of a run are there, and of what its source holds now."""
-    return path.exists() and TokenCache(path).source_fingerprint == source.fingerprint()
+def holds(path: Path, source: Source, map: ImageTokenizer | None = None) -> bool:
+    """Whether the codes of a run are there, and of what its source and its maps hold now."""
+    if not path.exists():
+        return False
+    cache = TokenCache(path)
+    same = cache.source_fingerprint == source.fingerprint()
+    return same and cache.map == about_map(map, source)
 
 
 def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, str | float]:

@@ -6,18 +6,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
+from smalti.arguments import by
 from smalti.config import to_dict
+from smalti.data.maps import KINDS, alone, map_of, with_maps
 from smalti.data.skipped import read
 from smalti.data.source import Example, Source, require_captions
 from smalti.data.token_cache import TokenCache
 from smalti.data.token_file import Encoding, Row, write_cache
 from smalti.data.transforms import Transform, to_float
-from smalti.modules import fingerprint, identity
+from smalti.modules import fingerprint, identity, name_of
 from smalti.nn.finite import NotFinite
 from smalti.runs.encode import Encodes
 from smalti.text.encoders import TextEncoder
@@ -42,6 +44,8 @@ class Coder(Encodes):
     half: bool = False
     """Keep continuous codes as float16."""
     device: torch.device | str = "cpu"
+    map: ImageTokenizer | None = None
+    """Makes the codes of the images' maps that are kept."""
     batch: int = 64
     """Views at a time."""
 
@@ -69,6 +73,7 @@ class Coder(Encodes):
             None if self.text is None else identity(self.text),
             self.half,
             self.sampled,
+            about_map(self.map, self.source),
         )
 
     def settings(self) -> dict[str, object]:
@@ -78,7 +83,8 @@ class Coder(Encodes):
             "device": torch.device(self.device).type,
             "step": self.step,
         }
-        return {name: value for name, value in about.items() if name not in ("spec", "source")}
+        left = ["spec", "source"] + ["map"] * (self.map is None)
+        return {name: value for name, value in about.items() if name not in left}
 
     def check(self) -> None:
         """Raise ValueError if there are no captions for the text encoder, if the transform does not
@@ -91,6 +97,9 @@ class Coder(Encodes):
                 f"the tokenizer reads images of {self.tokenizer.size} pixels, "
                 f"the transform gives {self.transform.size}"
             )
+        if self.map is not None:
+            check_map(self.map, self.tokenizer)
+            with_maps(self.source, self.map.map)
 
     @torch.inference_mode()
     def __call__(self, chosen: Iterable[int]) -> list[Row]:
@@ -118,10 +127,20 @@ class Coder(Encodes):
         texts: Sequence[np.ndarray | None] = [None] * len(captions)
         if self.text is not None:
             texts = features(self.text, captions, self.device)
+        maps = [None] * len(captions) if self.map is None else self.maps(list(found), pixels)
         return [
-            Row(code, e.label, e.caption, i in self.held_out, source.key(i), words)
-            for (i, e), code, words in zip(found.items(), codes, texts, strict=True)
+            Row(code, e.label, e.caption, i in self.held_out, source.key(i), words, map)
+            for (i, e), code, words, map in zip(found.items(), codes, texts, maps, strict=True)
         ]
+
+    def maps(self, chosen: list[int], pixels: np.ndarray) -> list[np.ndarray]:
+        """Codes (V, M) of the maps of images whose views are `pixels` (images * V, 3, H, W)."""
+        assert self.map is not None
+        if self.map.map in KINDS:
+            maps = [map_of(self.source, i, self.map.map) for i in chosen]
+            pixels = np.concatenate([self.transform.views(map) for map in maps])
+        codes = self.map.encode(to_float(torch.from_numpy(pixels).to(self.device))).cpu().numpy()
+        return list(codes.reshape(len(chosen), self.transform.view_count, -1))
 
     def write(self, path: Path, rows: Iterable[Row]) -> int:
         """Write a token cache of such rows, and return how many they were."""
@@ -130,6 +149,31 @@ class Coder(Encodes):
     def opened(self, path: Path) -> TokenCache:
         """A token cache, open for reading."""
         return TokenCache(path)
+
+
+def about_map(tokenizer: ImageTokenizer | None, source: Source) -> dict[str, Any] | None:
+    """What a token cache says of the codes of a source's maps."""
+    if tokenizer is None:
+        return None
+    kind, spec = tokenizer.map, to_dict(tokenizer.spec)
+    about = {"kind": kind, "spec": spec, "fingerprint": fingerprint(tokenizer.coder)}
+    return about | {"source": alone(source, kind).fingerprint()}
+
+
+def check_map(map: ImageTokenizer, tokenizer: ImageTokenizer) -> None:
+    """Raise ValueError unless a tokenizer makes one code a place of maps of pictures that another
+    tokenizer reads."""
+    spec = map.spec
+    if not map.map or not spec.discrete or spec.trailing or len(spec.grids) > 1:
+        raise ValueError(
+            "a map needs a tokenizer of depth, segmentation or edges, with one code at each place, "
+            f"got {name_of(map)} with map {map.map!r}"
+        )
+    if map.size != tokenizer.size:
+        raise ValueError(
+            f"the tokenizer of maps reads images of {by(map.size)} pixels, that of pictures of "
+            f"{by(tokenizer.size)}"
+        )
 
 
 def features(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from smalti import modules
 from smalti.data.loader import Images
+from smalti.data.maps import alone
 from smalti.data.open import open_source
 from smalti.data.skipped import tell
 from smalti.data.source import Source, require_captions, split
@@ -75,7 +76,7 @@ class Look:
 
 def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str = "") -> Report:
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
-    source = open_source(recipe.data.source)
+    source = alone(open_source(recipe.data.source), map_in(recipe))
     on_main(world, lambda: check_data(out, source, recipe.data, classes=False))
     on_main(world, lambda: check_module(out / "tokenizer"))
     known = tell(source) if world.main else 0
@@ -113,6 +114,11 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
         save_module(look.tokenizer, out / "tokenizer", **learned_on)
     tell(source, known)
     return finish(out, recipe, measured, source)
+
+
+def map_in(recipe: TokenizerRecipe) -> str:
+    """Of which maps the codes are that a recipe's tokenizer makes; '' of pictures themselves."""
+    return str(getattr(recipe.model, "map", ""))
 
 
 def open_pictures(
@@ -184,7 +190,7 @@ def comparison(
     None: rows of originals over reconstructions."""
     codes = model.encode(to_float(images))
     back = to_uint8(model.decode(codes) if depth is None else model.preview(codes, depth))
-    rows: list[Image.Image] = []
+    rows, images = list[Image.Image](), to_uint8(model.seen(to_float(images)))
     for i in range(0, len(images), 8):
         rows += to_pil(images[i : i + 8]) + to_pil(back[i : i + 8])
     return grid(rows, columns=min(8, len(images)), zoom=max(1, 64 // images.shape[-1]))

@@ -120,7 +120,9 @@ class Shared:
 
     def _read(self, asked: tuple[tuple[str, Any], ...]) -> tuple[Cond, Cond | None]:
         given: Asked = dict(asked)  # type: ignore[assignment]
-        return read_conditions([given], self.pipeline.text, self.pipeline.device)
+        return read_conditions(
+            [given], self.pipeline.text, self.pipeline.device, self.pipeline.model.reads.map
+        )
 
     def _whole(self, codes: Tensor, spec: TokenSpec | None) -> Sequence[Tensor]:
         return list(self.pipeline.decode(codes, spec))

@@ -69,9 +69,11 @@ class TextEncoder(nn.Module):
 
 def condition(batch: dict[str, Tensor], encoder: TextEncoder | None = None) -> Cond:
     """The condition of a batch of `CodeBatches`: captions that a learned `encoder` reads, cached
-    features of a frozen one, or labels. Images without any are unconditional."""
+    features of a frozen one, codes of maps, or labels. Images without any are unconditional."""
     if encoder is not None:
         return Cond.of_text(*encoder(batch["text_tokens"]))
     if "text" in batch:
         return Cond.of_text(batch["text"], batch["text_mask"])
+    if "map" in batch:
+        return Cond(map=batch["map"])
     return Cond.of_labels(batch["labels"])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from smalti.arguments import an, by
 from smalti.codes import TokenSpec
 from smalti.nn.finite import require_finite
+from smalti.tokenizers.maps import Map
 from smalti.tokenizers.quantize.vq import Quantized
 
 
@@ -48,6 +49,13 @@ class ImageTokenizer(nn.Module):
     `rescale`)."""
     distributions: bool = False
     """Whether its encoder gives distributions of codes, by `moments`."""
+    map: Map = ""
+    """Which map of a picture its codes are of, 'depth', 'segmentation' or 'edges'; '': of the
+    picture itself. Edges it finds in the picture; others are pictures beside it."""
+    kinds: int = 0
+    """Of a segmentation: how many kinds of things there are, of which `render` gives logits."""
+    relaxed: bool = False
+    """Whether its quantizer draws codes in training, at a `temperature` that falls."""
 
     config: Any
     spec: TokenSpec
@@ -125,6 +133,14 @@ class ImageTokenizer(nn.Module):
     def last_layer(self) -> Tensor:
         """The weight whose gradients balance an adaptive GAN loss."""
         return self.get_parameter("decoder.conv_out.weight")
+
+    def seen(self, images: Tensor) -> Tensor:
+        """What its codes are of, of images (B, 3, H, W): the same, or a map of them."""
+        return images
+
+    def target(self, images: Tensor) -> Tensor:
+        """What `render` is to give, of images (B, 3, H, W)."""
+        return self.seen(images)
 
     def encode(self, images: Tensor, spec: TokenSpec | None = None) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to codes (B, N, *trailing)."""

@@ -8,6 +8,7 @@ separate steps because no total reaches the parameters of another optimizer.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -176,8 +177,9 @@ class CodingConfig:
 class PictureConfig(CodingConfig):
     """What any tokenizer loses by the pictures it gives back."""
 
-    pixel: Literal["l1", "l2"] = "l2"
-    """Distance of pixels: l1 is absolute, l2 squared."""
+    pixel: Literal["l1", "l2", "kinds"] = "l2"
+    """Distance of pixels: l1 is absolute, l2 squared; of a segmentation kinds, the cross-entropy
+    of each kind."""
     pixel_weight: float = 1.0
     """Weight of the pixel loss."""
     perceptual: str = "lpips"
@@ -205,6 +207,41 @@ class PictureConfig(CodingConfig):
 
 
 @dataclass(frozen=True)
+class RelaxedConfig:
+    """How a quantizer that draws its codes learns (Jang et al. 2017, arXiv:1611.01144)."""
+
+    kl: float = 1e-8
+    """Weight of the divergence of each place's codes from all being as likely, in nats."""
+    temperature: float = 0.9
+    """Of the softmax that has the gradient, at first."""
+    least: float = 1e-6
+    """The temperature at the end."""
+    steps: int = 1_000_000
+    """Steps in which it falls, by a cosine."""
+
+    def __post_init__(self) -> None:
+        check(self, "relaxed.", above_zero=("temperature", "least"), positive=("steps",))
+        if self.kl < 0:
+            raise ValueError(f"relaxed.kl must be 0 or more, got {self.kl}")
+
+    def temperature_at(self, step: int) -> float:
+        share = (1 + math.cos(math.pi * min(step / self.steps, 1.0))) / 2
+        return self.least + (self.temperature - self.least) * share
+
+
+def check_kinds(model: Any, config: PictureConfig) -> None:
+    """Raise ValueError unless kinds are compared of a tokenizer of kinds, and of no other."""
+    if (config.pixel == "kinds") != bool(model.kinds):
+        right = "kinds" if model.kinds else "l1 or l2"
+        raise ValueError(f"objective.pixel must be {right} for this tokenizer, got {config.pixel}")
+    if model.kinds and (config.gan_weight or config.perceptual != "none"):
+        raise ValueError(
+            "kinds are no pictures that a network judges: objective.gan_weight must be 0 and "
+            f"perceptual none, got {config.gan_weight}, {config.perceptual}"
+        )
+
+
+@dataclass(frozen=True)
 class ReconstructionConfig(PictureConfig):
     quantizer_weight: float = 1.0
     """Pulls codes towards latents; works on the codebook alone."""
@@ -215,6 +252,8 @@ class ReconstructionConfig(PictureConfig):
     joint: float = 1.0
     """Pulls codes and latents together, of quantizers in which a latent moves all codes."""
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    relaxed: RelaxedConfig = field(default_factory=RelaxedConfig)
+    """Of quantizers that draw their codes in training."""
 
     @property
     def idle(self) -> dict[str, str]:
@@ -278,6 +317,7 @@ class PictureObjective(Objective):
     def __init__(self, model: Any, config: PictureConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
+        check_kinds(model, config)
         self.perceptual = perceptual(config.perceptual) if config.perceptual_weight else None
         self.discriminator = None
         if config.gan_weight:
@@ -304,8 +344,12 @@ class PictureObjective(Objective):
     def _reconstruction(self, out: Tensor, images: Tensor, logs: dict[str, Tensor]) -> Tensor:
         """Weighted pixel and perceptual loss. The log "psnr" is in dB, of a [0, 1] range."""
         out = out.float()
-        mse = F.mse_loss(out, images)
-        pixel = mse if self.config.pixel == "l2" else F.l1_loss(out, images)
+        if self.config.pixel == "kinds":
+            pixel = F.binary_cross_entropy_with_logits(out, images)
+            mse = 4 * F.mse_loss(out.sigmoid(), images)  # of a range of 1, not 2
+        else:
+            mse = F.mse_loss(out, images)
+            pixel = mse if self.config.pixel == "l2" else F.l1_loss(out, images)
         logs["pixel"] = pixel.detach()
         logs["psnr"] = -10 * (mse.detach() / 4).log10()
         total = self.config.pixel_weight * pixel
@@ -372,12 +416,15 @@ class ReconstructionObjective(PictureObjective):
 
     def forward(self, batch: Batch, step: int) -> Losses:
         images, config, care = to_float(batch["images"]), self.config, self.care
+        target = self.model.target(images)
+        if self.model.relaxed:
+            self.model.quantize.temperature = config.relaxed.temperature_at(step)
         if care is not None and config.codebook.kmeans and step == config.codebook.warmup:
             with torch.no_grad():
                 care.collect(self.model.latent(images))
             care.start(self.model.codebook, step)
         if care is not None and care.warming_up(step):
-            return self._warmup(images, care)
+            return self._warmup(images, target, care)
         z = self.model.latent(images)  # (B, C, h, w)
         if care is not None:
             # before the codebook is used: a graph must not see its rows change
@@ -386,12 +433,13 @@ class ReconstructionObjective(PictureObjective):
         quantized = self.model.quantize(z, entropy=config.entropy > 0)
         out = self._made(quantized.latent.to(z.dtype))
         logs: dict[str, Tensor] = {}
-        total = reconstruction = self._reconstruction(out, images, logs)
+        total = reconstruction = self._reconstruction(out, target, logs)
         weights = {
             "codebook": config.quantizer_weight,
             "commitment": config.commitment,
             "entropy": config.entropy,
             "joint": config.joint,
+            "kl": config.relaxed.kl,
         }
         if config.codebook.decay:  # codes are averages, which no gradient moves
             weights["codebook"] = 0.0
@@ -399,7 +447,7 @@ class ReconstructionObjective(PictureObjective):
             if weights[name]:
                 total = total + weights[name] * loss
             logs[name] = loss.detach()
-        totals = self._judged(step, images, out, reconstruction, total, logs)
+        totals = self._judged(step, target, out, reconstruction, total, logs)
         beside = self._beside(batch, quantized.latent, logs)
         logs["loss"] = sum(beside.values(), total).detach()
         if care is not None:
@@ -417,13 +465,13 @@ class ReconstructionObjective(PictureObjective):
         """What else is minimised, of what stands for codes (B, C, h, w), by optimizer: nothing."""
         return {}
 
-    def _warmup(self, images: Tensor, care: CodebookCare) -> Losses:
+    def _warmup(self, images: Tensor, target: Tensor, care: CodebookCare) -> Losses:
         """Plain autoencoding, before there is a codebook."""
         z = self.model.latent(images)
         care.collect(z.detach())
         logs: dict[str, Tensor] = {}
         latent = self.model.quantize.unquantized(z).to(z.dtype)
-        total = self._reconstruction(self._made(latent), images, logs)
+        total = self._reconstruction(self._made(latent), target, logs)
         return Losses({"model": total}, logs | {"loss": total.detach()})
 
     def advice(self, logs: dict[str, float]) -> str | None:
