@@ -30,6 +30,7 @@ from smalti.cli.subjects import report_of
 from smalti.config import read_json
 from smalti.data.open import open_source
 from smalti.recipes.base import DataConfig, GeneratorRecipe, Recipe, TextRecipe, TokenizerRecipe
+from smalti.recipes.dalle import emoji_dalle, emoji_dvae
 from smalti.recipes.dnd import emoji_dnd
 from smalti.recipes.hart import emoji_hart, emoji_hart_vae
 from smalti.recipes.ibq import emoji_fsq, emoji_ibq, emoji_ibq_ar
@@ -92,6 +93,7 @@ KINDS: dict[str, Kind] = {
     "fsq": Kind(
         "FSQ, 4 numbers of 8 levels", "one code", at64(emoji_fsq, levels=(8,) * 4), emoji_llamagen
     ),
+    "dvae": Kind("dVAE, 4,096 codes", "one code", at64(emoji_dvae, vocab=4096), emoji_dalle),
     "lfq12": Kind(
         "LFQ, 12 bits",
         "bits",
