@@ -226,8 +226,8 @@ class Turn(NamedTuple):
     """Steps that come after this one, of all rows or of each, (B,); None where no steps are
     counted, as in training."""
     doubt: float | Tensor | None = None
-    """Where the surest are kept, the weight of the noise on how sure the model is, of all rows or
-    of each, (B,); else None."""
+    """Where the surest are kept, the weight of the noise on how sure the model is, of all rows, as
+    a number or (1,), or of each, (B,); else None."""
 
     def tile(self, guide: Guide) -> Turn:
         """The turn of every branch."""

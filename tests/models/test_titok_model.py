@@ -13,7 +13,7 @@ from smalti.models.titok import TiTokGenerator
 from smalti.pipeline.editing import edit
 from smalti.pipeline.pipeline import Pipeline
 from smalti.sampling.chance import Chance
-from smalti.sampling.filters import Filters, RowFilters
+from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance, Unguided
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.reveal import Reveal
@@ -50,14 +50,6 @@ def test_codes_are_drawn_at_the_temperature_of_the_noise():
 
 def chosen(values, codes):
     return values.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
-
-
-def test_filters_are_cooled_for_all_rows_or_for_each():
-    assert Filters(2.0, top_k=3).cooled(0.25) == Filters(0.5, top_k=3)
-    rows = Filters(2.0).cooled(torch.tensor([1.0, 0.5]))
-    assert isinstance(rows, RowFilters) and rows.temperature.tolist() == [2.0, 1.0]
-    with pytest.raises(ValueError, match="temperature must be one value"):
-        Filters((1.0, 2.0)).cooled(0.5)
 
 
 def test_the_surest_logits_are_kept():

@@ -175,8 +175,13 @@ class Captured:
         return boards[key]
 
     def _place(self, at: Span | Turn, cache: Any) -> Span | Turn:
-        """A step of single positions as it is up to the next limit."""
-        if isinstance(at, Turn) or at.first:
+        """A step of single positions as it is up to the next limit; one of a masked model with a
+        weight that may change."""
+        if isinstance(at, Turn):
+            if not isinstance(at.doubt, float):
+                return at
+            return at._replace(doubt=torch.full((1,), at.doubt, device=at.known.device))
+        if at.first:
             return at
         blocks = self.inner.blocks(*cache[1:])
         if max(blocks) > 1:

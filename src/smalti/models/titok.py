@@ -31,6 +31,7 @@ from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
 from smalti.sampling.chance import Chance
+from smalti.sampling.filters import MIN_TEMPERATURE
 from smalti.sampling.noise import Noise, SlotNoise
 
 
@@ -196,7 +197,7 @@ class TiTokGenerator(Generator):
         if turn.doubt is None:
             return self.head.sample(h, chance)
         logits = self.head.merged(h, guide)  # (B, m, V)
-        drawn, logp = chance.noise.draw(chance.filters.cooled(turn.doubt)(logits))
+        drawn, logp = chance.noise.draw(chance.filters(at_temperature(logits, turn.doubt)))
         return Draw(drawn, logp, h, sure=logits.gather(-1, drawn.unsqueeze(-1)).squeeze(-1))
 
     def loss(
@@ -210,6 +211,13 @@ class TiTokGenerator(Generator):
         h = self.hidden(codes, self.prepare(cond), Turn(known, None, codes.shape[1]))
         cells = torch.arange(codes.shape[1], device=codes.device)
         return self.weighed(self.head.loss(h, codes, SlotNoise.of(noise, codes, cells)), known)
+
+
+def at_temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """Logits (B, m, V) divided by a temperature, one or one of each row, (B,) or (1,)."""
+    if isinstance(temperature, Tensor):
+        return logits / temperature.clamp(min=MIN_TEMPERATURE).view(-1, 1, 1)
+    return logits / max(temperature, MIN_TEMPERATURE)
 
 
 def tiny() -> TiTokGeneratorConfig:

@@ -75,13 +75,6 @@ class Filters:
                 each = f", or one for each of the {depths} codes of a position" * (depths > 1)
                 raise ValueError(f"{name} must be one value{each}, got {words(values)}")
 
-    def cooled(self, share: float | Tensor) -> Filters | RowFilters:
-        """The same at a share of their temperature: one, or one of each row, (B,)."""
-        if isinstance(share, Tensor):
-            return RowFilters.of([self] * len(share), share.device).cooled(share)
-        self.require(1)
-        return replace(self, temperature=share * self.numbers[0])
-
     def at(self, depth: int, depths: int) -> Filters:
         """Those of one of so many codes of a position. Raises ValueError as `require` does."""
         self.require(depths)
@@ -136,10 +129,6 @@ class RowFilters(NamedTuple):
         ]
         temperature, top_k, top_p = columns if counts else (c.squeeze(1) for c in columns)
         return RowFilters(temperature, top_k, top_p, smooth.pop())
-
-    def cooled(self, share: float | Tensor) -> RowFilters:
-        """The same at a share of their temperature: one, or one of each row, (B,)."""
-        return self._replace(temperature=share * self.temperature)
 
     def at(self, depth: int, depths: int) -> RowFilters:
         """Those of one of so many codes of a position. Raises ValueError if they are for another
