@@ -7,9 +7,9 @@ All ways of a pipeline draw the same requests in turn, in one process, on one th
 JSON line per way: `faster_1` and `faster_64` are ratios of the thread's time, of one picture and of
 64 (medians of the codes alone, without decoding); `fwd_exact` is the Fréchet wavelet distance to
 exact pictures of another seed, which of the way "exact" is what chance alone makes; `fwd_real` that
-to held-out pictures; `accuracy` the share that a classifier of real ones takes for the class that
-was asked for. --known takes lines printed before. With --docs the table is written into
-performance.md, between its marks, and exact pictures beside the others into price.png.
+to held-out pictures; with --judge `accuracy` is the share that a classifier of real ones takes for
+the class that was asked for. --known takes lines printed before. With --docs the table is
+written into performance.md, between its marks, and exact pictures beside the others into price.png.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from smalti.data.loader import Images
 from smalti.data.open import open_source
 from smalti.data.source import split
 from smalti.data.transforms import Transform
-from smalti.eval.conditioning import ClassifierConfig, _small, learn, recognised
+from smalti.eval.conditioning import ClassifierConfig, learn, recognised, small
 from smalti.eval.pipelines import asked
 from smalti.eval.sets import open_set
 from smalti.eval.wavelet import fwd
@@ -114,8 +114,8 @@ class Judge:
 
     def accuracy(self, pictures: list[Tensor], labels: np.ndarray) -> float:
         parts = np.split(labels, np.cumsum([len(p) for p in pictures])[:-1])
-        small = (_small(p, self.side) for p in pictures)
-        return recognised(self.model, zip(small, parts, strict=True)).share()
+        seen = (small(p, self.side) for p in pictures)
+        return recognised(self.model, zip(seen, parts, strict=True)).share()
 
 
 def real(reference: str, size: int) -> list[Tensor]:
@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("--reference", default="emoji@held")
     parser.add_argument("--only", nargs="*", choices=dict.fromkeys(w.kind for w in WAYS))
     parser.add_argument("--known", nargs="*", type=Path, default=[], help="lines printed before")
+    parser.add_argument("--judge", action="store_true", help="train a classifier for accuracy")
     parser.add_argument("--docs", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -215,8 +216,9 @@ def main() -> None:
         ways = [way for way in WAYS if way.kind == kind]
         if all(way.case in lines for way in ways):
             continue
-        with torch.inference_mode(False):
-            judge = judge or Judge(args.reference.partition("@")[0])
+        if args.judge and judge is None:
+            with torch.inference_mode(False):
+                judge = Judge(args.reference.partition("@")[0])
         for line in measured(ways, args, judge):
             lines[line["case"]] = line
             report(line)

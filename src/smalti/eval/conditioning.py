@@ -140,8 +140,8 @@ def class_accuracy(
     model = learn(real, count, config, device)
     unseen = Images(source, held, Transform(size), 1).evaluation(256)
     labels = generated.labels
-    drawn = ((_small(r.images, side), labels[r.numbers]) for r in generated.numbered(256))
-    real_ones = ((_small(b["images"], side), b["labels"].numpy()) for b in unseen)
+    drawn = ((small(r.images, side), labels[r.numbers]) for r in generated.numbered(256))
+    real_ones = ((small(b["images"], side), b["labels"].numpy()) for b in unseen)
     judged = recognised(model, drawn), recognised(model, real_ones)
     tell(source)
     return judged
@@ -167,7 +167,7 @@ def _check(generated: ImageSet, source: Source) -> int:
     return height
 
 
-def _small(images: Tensor, side: int) -> Tensor:
+def small(images: Tensor, side: int) -> Tensor:
     """uint8 pictures (B, 3, H, H) at `side` pixels, by the filter of `data.transforms`."""
     if images.shape[2] == side:
         return images
