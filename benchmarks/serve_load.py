@@ -1,13 +1,15 @@
 """Does a server draw as fast as a pipeline, and what does it do when more is asked than it can?
 
     python benchmarks/serve_load.py PIPELINE [--slots 8] [--seconds 60]
+    python benchmarks/serve_load.py PIPELINE --seconds 600 --arrivals-only > load.jsonl &
 
 Prints a JSON line each of: the overhead over `pipe()` of one picture; 32 mixed requests in the
 running batch beside one uniform batch of the loop; 8 clients at once beside 8 in turn; the first
 picture on the way; steps until a cancelled picture is gone; and Poisson arrivals at 0.5, 0.9 and
 1.5 of what the server can, a fifth of them cancelled and a tenth of readers that stop: how many
 pictures were wrong (each is compared with the pipeline's own), lost or refused, and how much the
-memory grew. Everything runs in this process, the server behind a real socket.
+memory grew: from a tenth of the time on, when all that is kept is there, to the end, and what it
+was at 20 times between. Everything runs in this process, the server behind a real socket.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ from smalti.serve.app import make_app
 from smalti.serve.server import Timed, listen
 from smalti.serve.shared import Limits, Shared
 from smalti.serve.state import Server, compute_alone
+
+SAMPLES = 20
+"""How often the memory is looked at."""
 
 
 def timed(function: Callable[[], Any], times: int = 5) -> float:
@@ -129,6 +134,7 @@ def poisson(client: Client, rate: float, seconds: float) -> dict[str, Any]:
         dict[int, np.ndarray](),
         dict.fromkeys(("asked", "right", "wrong", "lost", "refused", "cancelled", "stopped"), 0),
     )
+    took, held = list[float](), list[float]()
     pipe, chance = client.shared.pipeline, random.Random(0)
     seeds = 16
     for seed in range(seeds):
@@ -137,11 +143,13 @@ def poisson(client: Client, rate: float, seconds: float) -> dict[str, Any]:
 
     async def ask(many: openai.AsyncOpenAI, kind: str, seed: int) -> None:
         counts["asked"] += 1
+        began = time.monotonic()
         prompt = str(seed % len(pipe.classes))
         more: dict[str, Any] = {"prompt": prompt, "extra_body": {"seed": seed}, "timeout": 120}
         try:
             if kind == "whole":
                 answer = await many.images.generate(**more)
+                took.append(time.monotonic() - began)
                 data = base64.b64decode(answer.data[0].b64_json)
                 found = np.asarray(Image.open(io.BytesIO(data)), int)
                 same = np.abs(found - expected[seed]).max() <= 1  # a level, by rounding
@@ -163,31 +171,40 @@ def poisson(client: Client, rate: float, seconds: float) -> dict[str, Any]:
             counts["lost"] += 1
 
     async def arrive() -> None:
-        tasks, end = list[asyncio.Task[None]](), time.monotonic() + seconds
+        tasks, end = set[asyncio.Task[None]](), time.monotonic() + seconds
+        watching = asyncio.create_task(watch())
         many = openai.AsyncOpenAI(base_url=client.url, api_key="x", max_retries=0)
         while time.monotonic() < end:
             draw = chance.random()
             kind = "cancelled" if draw < 0.2 else "stopped" if draw < 0.3 else "whole"
-            tasks.append(asyncio.create_task(ask(many, kind, chance.randrange(seeds))))
+            tasks.add(asyncio.create_task(ask(many, kind, chance.randrange(seeds))))
+            tasks.difference_update([task for task in tasks if task.done()])
             await asyncio.sleep(chance.expovariate(rate))
         await asyncio.gather(*tasks)
+        watching.cancel()
         await many.close()
 
-    before = memory()
+    async def watch() -> None:
+        while True:
+            held.append(memory())
+            await asyncio.sleep(seconds / SAMPLES)
+
     asyncio.run(arrive())
-    return {**counts, "rate": rate, "seconds": seconds, "grown_mb": memory() - before}
+    held.append(memory())
+    took.sort()
+    late = {f"p{part}_seconds": took[len(took) * part // 100] for part in (50, 99) if took}
+    return {
+        **counts,
+        **late,
+        "rate": rate,
+        "seconds": seconds,
+        "memory_mb": [round(mb) for mb in held],
+        "grown_mb": held[-1] - held[SAMPLES // 10],
+    }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("pipeline")
-    parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--dtype", default="float32", help="in bfloat16 batches change pictures")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each rate of arrivals")
-    args = parser.parse_args(arguments)
-    threads = compute_alone()
-    pipe = load(args.pipeline, dtype=args.dtype)
-    client = Client(pipe, args.slots, threads)
+def alone(client: Client, pipe: Pipeline, slots: int) -> None:
+    """Report what one request costs, and what many do at once."""
     within = lambda function: client.shared.batching.call(function).result()  # noqa: E731
     image = pipe(classes=[0], seed=1)[0]
     buffer = io.BytesIO()
@@ -196,17 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     served = timed(lambda: client.one(0))
     report({"what": "overhead", "pipe_ms": 1e3 * plain, "png_ms": 1e3 * coding,
             "served_ms": 1e3 * served, "over_ms": 1e3 * (served - plain)})  # fmt: skip
-    found = within(lambda: throughput(pipe, args.slots))
+    found = within(lambda: throughput(pipe, slots))
     report({"what": "throughput", **found, "share": found["uniform"] / found["mixed"]})
-
-    def at_once() -> None:
-        threads = [threading.Thread(target=client.one, args=(seed,)) for seed in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    together, turns = timed(at_once, 3), timed(lambda: [client.one(s) for s in range(8)], 3)
+    together, turns = at_once(client), timed(lambda: [client.one(s) for s in range(8)], 3)
     report({"what": "clients", "at_once": together, "in_turn": turns, "ratio": turns / together})
 
     def first_partial() -> float:
@@ -219,11 +228,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return first / (time.perf_counter() - began)
 
     report({"what": "first partial", "share": statistics.median(first_partial() for _ in range(5))})
-    capacity = 8 / together
-    for load_ in (0.5, 0.9, 1.5):
-        report(
-            {"what": "poisson", "load": load_, **poisson(client, load_ * capacity, args.seconds)}
-        )
+
+
+def at_once(client: Client) -> float:
+    """Seconds of 8 pictures that 8 clients ask for."""
+
+    def ask() -> None:
+        threads = [threading.Thread(target=client.one, args=(seed,)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return timed(ask, 3)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("pipeline")
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--dtype", default="float32", help="in bfloat16 batches change pictures")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each rate of arrivals")
+    parser.add_argument("--loads", type=float, nargs="+", default=(0.5, 0.9, 1.5))
+    parser.add_argument("--arrivals-only", action="store_true", help="leave all else away")
+    args = parser.parse_args(arguments)
+    threads = compute_alone()
+    pipe = load(args.pipeline, dtype=args.dtype)
+    client = Client(pipe, args.slots, threads)
+    if not args.arrivals_only:
+        alone(client, pipe, args.slots)
+    capacity = 8 / at_once(client)
+    for share in args.loads:
+        found = poisson(client, share * capacity, args.seconds)
+        report({"what": "poisson", "load": share, **found})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ look as docs/serve-session.png. Needs `pip install pyte matplotlib`; matplotlib 
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -28,11 +29,12 @@ from PIL import Image, ImageDraw, ImageFont
 ROOT = Path(__file__).parents[1]
 COLUMNS, ROWS = 138, 44
 LINES = (
-    ("smalti serve demo/pipeline 2> log & until grep -s serving log; do sleep 1; done", "serving"),
-    ('python client.py "Food & Drink" --seed 11 --out food.png', "food.png\r\n"),
-    ('python client.py "Objects" --edit food.png --box 0.5 0 1 1 --seed 2', "drawn.png\r\n"),
+    "smalti serve demo/pipeline 2> log & until grep -s serving log; do sleep 1; done",
+    'python client.py "Food & Drink" --seed 20 --out food.png',
+    'python client.py "Objects" --edit food.png --box 0.5 0 1 1 --seed 2 --out edited.png',
 )
-"""What is typed, and what says that it is done."""
+READY = "\x1b[?2004h$ "
+"""What a shell says that waits for a line."""
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSansMono.ttf")
 WIDTH, HEIGHT = 8, 16
 """Pixels of a cell."""
@@ -44,6 +46,7 @@ class Shell:
 
     def __init__(self, folder: str) -> None:
         self.began, self.events = time.monotonic(), list[tuple[float, str, str]]()
+        self.decoder = codecs.getincrementaldecoder("utf-8")()  # a letter may come in two parts
         self.process, self.place = pty.fork()
         if self.process == 0:
             os.chdir(folder)
@@ -60,7 +63,7 @@ class Shell:
             if time.monotonic() > end:
                 raise TimeoutError(f"the terminal did not say {until!r}, but {seen[-500:]!r}")
             if select.select([self.place], [], [], 0)[0]:
-                text = os.read(self.place, 1 << 16).decode(errors="replace")
+                text = self.decoder.decode(os.read(self.place, 1 << 16))
                 self.events.append((time.monotonic() - self.began, "o", text))
                 seen += text
 
@@ -91,10 +94,10 @@ def recorded(pipeline: str) -> list[tuple[float, str, str]]:
         Path(folder, "demo").mkdir()
         os.symlink(Path(pipeline).resolve(), Path(folder, "demo", "pipeline"))
         shell = Shell(folder)
-        shell.read("$ ")
-        for line, said in LINES:
+        shell.read(READY)
+        for line in LINES:
             shell.type(line)
-            shell.read(said)
+            shell.read(READY)
         os.write(shell.place, b"kill $!; wait; exit\r")
         shell.close()
     return shell.events
