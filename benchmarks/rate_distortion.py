@@ -29,8 +29,16 @@ from smalti.cli.evaluate import Options
 from smalti.cli.subjects import report_of
 from smalti.config import read_json
 from smalti.data.open import open_source
-from smalti.recipes.base import DataConfig, GeneratorRecipe, Recipe, TextRecipe, TokenizerRecipe
+from smalti.recipes.base import (
+    AutoencoderRecipe,
+    DataConfig,
+    GeneratorRecipe,
+    Recipe,
+    TextRecipe,
+    TokenizerRecipe,
+)
 from smalti.recipes.dalle import emoji_dalle, emoji_dvae
+from smalti.recipes.dcae import emoji_dcae, emoji_dcae_mar
 from smalti.recipes.dnd import emoji_dnd
 from smalti.recipes.hart import emoji_hart, emoji_hart_vae
 from smalti.recipes.ibq import emoji_fsq, emoji_ibq, emoji_ibq_ar
@@ -46,6 +54,7 @@ from smalti.runs import ladder
 from smalti.runs.generator import fitted, open_encoder
 from smalti.runs.run import train
 from smalti.runs.schedule import with_steps
+from smalti.tokenizers.dcae import HalfConfig
 
 TOKENIZER, GENERATOR = 15e12, 15e12
 """Operations of a training, forward and backward."""
@@ -85,6 +94,13 @@ def of(recipe: Callable[[], R], **changes: Any) -> Callable[[], R]:
         return replace(small, model=replace(small.model, **changes))
 
     return made
+
+
+def deep() -> AutoencoderRecipe:
+    """`emoji_dcae` with a level more, for 64 pixels and the same grid."""
+    small = emoji_dcae()
+    half = HalfConfig((16, 32, 64, 128, 128), (0, 1, 1, 1, 1), attention_at=(16,))
+    return replace(small, model=replace(small.model, size=SIZE, encoder=half, decoder=half))
 
 
 KINDS: dict[str, Kind] = {
@@ -127,6 +143,7 @@ KINDS: dict[str, Kind] = {
     "kltokens": Kind(
         "TiTok's VAE, 8 numbers", "numbers without a place", emoji_titok_vae, emoji_mar
     ),
+    "deep": Kind("32 numbers of 16 x 16 pixels", "numbers", deep, emoji_dcae_mar),
 }
 
 

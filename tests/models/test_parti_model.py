@@ -1,5 +1,5 @@
-"""Parti beyond the contract of causal models: an encoder that sees all of a text, which is read once
-for all steps, and the published sizes."""
+"""Parti beyond the contract of causal models: an encoder that sees all of a text, which is read
+once for all steps, and the published sizes."""
 
 from dataclasses import replace
 
@@ -75,9 +75,10 @@ def test_no_product_has_a_bias(model):
     assert all("norm" in name for name in names) and names
 
 
-@pytest.mark.parametrize(
-    ("size", "billions"), [("350M", 0.35), ("750M", 0.75), ("3B", 3), ("20B", 20)]
-)
+BILLIONS = {"350M": 0.35, "750M": 0.75, "3B": 3, "20B": 20}
+
+
+@pytest.mark.parametrize(("size", "billions"), BILLIONS.items())
 def test_published_sizes(size, billions):
     """Blocks alone: what the paper counts of the tables of words and codes is not known."""
     with torch.device("meta"):

@@ -36,7 +36,7 @@ from smalti.models.raster_stack import Raster, causal, visible
 from smalti.nn.adaln import LN_EPS
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.code_embedding import code_embedding
-from smalti.nn.cross import Context, CrossAttention, split
+from smalti.nn.cross import Context, CrossAttention, nulled, split
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
@@ -206,11 +206,8 @@ class Aligner(nn.Module):
 
     def forward(self, text: Tensor, mask: Tensor, drop: Tensor | None) -> tuple[Tensor, Tensor]:
         """Words, and the mask (B, 1, 1, T) of those that are no padding; the null text has none."""
-        text = text.to(self.null.dtype)
-        if drop is not None:
-            text = torch.where(drop[:, None, None], self.null, text)
-            mask = mask | drop[:, None]
-        x, mask = self.proj(text), mask[:, None, None]  # (B, T, D), (B, 1, 1, T)
+        text, mask = nulled(text, mask, drop, self.null)  # (B, T, C), (B, 1, 1, T)
+        x = self.proj(text)  # (B, T, D)
         for layer in self.layers:
             x = layer(x, View(mask))
         return self.norm(x), mask

@@ -57,6 +57,16 @@ class Context(Rowwise):
                 tensor.index_copy_(0, index, new)
 
 
+def nulled(text: Tensor, mask: Tensor, drop: Tensor | None, null: Tensor) -> tuple[Tensor, Tensor]:
+    """Words (B, T, C) in the dtype of a null text (T, C), which stands in the rows of `drop` (B,)
+    and has no padding; and the mask of words that are none, (B, T), as (B, 1, 1, T)."""
+    text = text.to(null.dtype)
+    if drop is not None:
+        text = torch.where(drop[:, None, None], null, text)
+        mask = mask | drop[:, None]
+    return text, mask[:, None, None]
+
+
 def split(x: Tensor, heads: int) -> Tensor:
     """The heads of (B, n, D): (B, H, n, head_dim)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)

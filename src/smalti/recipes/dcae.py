@@ -11,30 +11,29 @@ from __future__ import annotations
 from dataclasses import replace
 
 from smalti.heads.diffusion import DiffusionConfig
-from smalti.recipes.base import AutoencoderRecipe, DataConfig, Demo, GeneratorRecipe
-from smalti.recipes.mar import emoji_mar
+from smalti.recipes.base import AutoencoderRecipe, Demo, GeneratorRecipe
+from smalti.recipes.mar import emoji_klvae, emoji_mar, kl16
 from smalti.tokenizers import dcae
-from smalti.tokenizers.dcae import DCAEConfig, HalfConfig
+from smalti.tokenizers.dcae import DCAEConfig, HalfConfig, Learns
 from smalti.train.autoencoding import AutoencodingConfig
-from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
 
 
-def published(model: DCAEConfig, steps: int = 400_000) -> AutoencoderRecipe:
+def published(model: DCAEConfig) -> AutoencoderRecipe:
     """The first stage: pictures of 256 pixels, absolute differences and LPIPS [M]."""
+    like = kl16()
     return AutoencoderRecipe(
-        data=DataConfig(source="folder:imagenet/train", crop="random", flip=True, holdout=0.01),
-        model=model,
-        objective=AutoencodingConfig(),
-        train=TrainConfig(
-            steps=steps,
-            batch=128,
-            optim=OptimConfig(lr=1e-4, weight_decay=0.0),
-            ema=0.9999,
-            eval_every=10_000,
-            preview_every=5000,
-            save_every=5000,
-        ),
+        data=like.data, model=model, objective=AutoencodingConfig(), train=like.train
+    )
+
+
+def later(model: DCAEConfig, pixels: int, batch: int, learns: Learns) -> AutoencoderRecipe:
+    """A later stage, of a tokenizer that is trained."""
+    recipe = published(model)
+    return replace(
+        recipe,
+        pixels=pixels,
+        objective=replace(recipe.objective, learns=learns),
+        train=replace(recipe.train, steps=50_000, batch=batch),
     )
 
 
@@ -69,13 +68,7 @@ def dcae_middle() -> AutoencoderRecipe:
     torchrun --nproc-per-node 8 -m smalti train dcae_middle --init runs/dcae-f64/tokenizer \\
         --out runs/dcae-f64-middle
     """
-    recipe = published(dcae.f64c128(256), steps=50_000)
-    return replace(
-        recipe,
-        pixels=1024,
-        objective=replace(recipe.objective, learns="middle"),
-        train=replace(recipe.train, batch=32),
-    )
+    return later(dcae.f64c128(256), 1024, 32, "middle")
 
 
 def dcae_head() -> AutoencoderRecipe:
@@ -85,10 +78,8 @@ def dcae_head() -> AutoencoderRecipe:
     torchrun --nproc-per-node 8 -m smalti train dcae_head --init runs/dcae-f64-middle/tokenizer \\
         --out runs/dcae-f64-head
     """
-    recipe = published(dcae.f64c128(256), steps=50_000)
-    return replace(
-        recipe, pixels=256, objective=replace(recipe.objective, learns="head", gan_weight=0.5)
-    )
+    recipe = later(dcae.f64c128(256), 256, 128, "head")
+    return replace(recipe, objective=replace(recipe.objective, gan_weight=0.5))
 
 
 def emoji_dcae() -> AutoencoderRecipe:
@@ -97,18 +88,12 @@ def emoji_dcae() -> AutoencoderRecipe:
     smalti train emoji_dcae --out runs/emoji-dcae
     """
     encoder = HalfConfig((24, 48, 96, 128), (0, 1, 1, 1), attention_at=(8,))
+    like = emoji_klvae()
     return AutoencoderRecipe(
-        data=DataConfig(source="emoji", flip=True),
+        data=like.data,
         model=DCAEConfig((32, 32), 32, encoder, encoder),
         objective=AutoencodingConfig(pixel="l2", perceptual="none"),
-        train=TrainConfig(
-            steps=1600,
-            batch=16,
-            optim=OptimConfig(lr=2e-3, schedule="cosine", warmup=50, weight_decay=0.0),
-            eval_every=320,
-            preview_every=800,
-            save_every=800,
-        ),
+        train=replace(like.train, optim=replace(like.train.optim, lr=2e-3)),
     )
 
 

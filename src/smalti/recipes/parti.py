@@ -132,7 +132,6 @@ def emoji_vit_vqgan() -> TokenizerRecipe:
 
     smalti train emoji_vit_vqgan --out runs/emoji-vit-vqgan
     """
-    recipe = emoji_vqgan()
     model = ViTVQGANConfig(
         size=(32, 32),
         patch=4,
@@ -142,10 +141,10 @@ def emoji_vit_vqgan() -> TokenizerRecipe:
         decoder_layers=3,
         decoder_heads=4,
         decoder_width=128,
-        vocab=recipe.model.vocab,
+        vocab=512,
         dim=8,
     )
-    return replace(recipe, model=model)
+    return replace(emoji_vqgan(), model=model)
 
 
 def emoji_parti() -> TextRecipe:
