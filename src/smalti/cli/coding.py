@@ -43,6 +43,9 @@ class Contents:
     epoch draws anew; mode keeps the means. Default: sample."""
     half: bool = False
     """Keep continuous codes as float16."""
+    map: Path | None = None
+    """Also keep codes of the images' maps: folder of a tokenizer of depth, segmentation or
+    edges."""
 
 
 USUAL = Contents()
@@ -144,8 +147,10 @@ def check_contents(contents: Contents) -> None:
 def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
     """What encodes the images of a source. Raises ValueError if the tokenizer, or an encoder of
     captions, cannot give such contents."""
+    from smalti.data.maps import alone
     from smalti.data.open import open_source
     from smalti.data.transforms import Transform
+    from smalti.loading import load_tokenizer
     from smalti.runs.image_coder import Coder
     from smalti.text.frozen import frozen
 
@@ -157,15 +162,19 @@ def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
             "--posterior and --half are for tokenizers of continuous codes, "
             f"got one of codes {tokenizer.spec.words}"
         )
+    source = alone(open_source(data), tokenizer.map)
+    device = next(tokenizer.parameters()).device
+    map = None if contents.map is None else load_tokenizer(contents.map, device)
     return Coder(
-        open_source(data),
+        source,
         tokenizer,
         Transform(tokenizer.size[0], contents.crop, contents.flip),
         None if text is None else frozen(text, contents.clean),
         contents.holdout,
         contents.posterior or "sample",
         contents.half,
-        next(tokenizer.parameters()).device,
+        device,
+        map,
     )
 
 
@@ -244,6 +253,7 @@ def shown(images: str, tokenizer: Path, size: int, n: int) -> tuple[list[dict[st
 def chosen_part(images: str, tokenizer: Path) -> tuple[Source, Sequence[int], str]:
     """The images that a source's name stands for: the source, their indices, and in words what
     part of it they are to the tokenizer in this folder. Raises ValueError if they are none."""
+    from smalti.data.maps import alone
     from smalti.data.open import open_source
     from smalti.data.source import split
     from smalti.modules import tokenizer_folder
@@ -254,7 +264,7 @@ def chosen_part(images: str, tokenizer: Path) -> tuple[Source, Sequence[int], st
     name, at, part = images.rpartition("@")
     if not at or part not in ("held", "train"):
         name, part = images, ""
-    source = open_source(name)
+    source = alone(open_source(name), about.get("config", {}).get("map", ""))
     trained_on = _place(str(about.get("source"))) == _place(source.name)
     if not part and not trained_on:
         return source, range(len(source)), ""

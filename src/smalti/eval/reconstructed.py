@@ -66,6 +66,8 @@ class Reconstructed:
         for images in track(self.pictures.batches(n), "reconstructing", scale=n, of=len(self)):
             codes = self.tokenizer.encode(to_float(images.to(device)))
             back = to_uint8(self.tokenizer.decode(codes)).cpu()
+            if self.tokenizer.map:  # they are compared with what was coded
+                images = to_uint8(self.tokenizer.seen(to_float(images.to(device)))).cpu()
             for name in PAIRED:
                 self.values.setdefault(name, []).append(getattr(reconstruction, name)(images, back))
             for name, net in self.lpips.items():

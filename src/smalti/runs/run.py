@@ -18,6 +18,7 @@ from smalti.recipes.base import (
     DataConfig,
     GeneratorRecipe,
     LanguageRecipe,
+    MapRecipe,
     Recipe,
     RefineRecipe,
     SentencesRecipe,
@@ -30,7 +31,7 @@ from smalti.runs.data import warn_of_changes
 from smalti.runs.folder import Report, check, say_longer
 from smalti.runs.generator import train_generator
 from smalti.runs.language import train_language, train_sentences
-from smalti.runs.tokenizer import train_tokenizer
+from smalti.runs.tokenizer import map_in, train_tokenizer
 from smalti.runs.towers import train_towers
 from smalti.runs.unified import train_unified
 from smalti.tokenizers.base import TokenizerConfig
@@ -136,6 +137,9 @@ def following(recipe: Recipe, out: Path) -> str:
     """The command that takes what a run has made."""
     if isinstance(recipe, RefineRecipe):
         return f"smalti repack PIPELINE --tokenizer {out}/tokenizer --out runs/repacked"
+    if isinstance(recipe, TokenizerRecipe) and map_in(recipe):
+        options = data_options(recipe.data)
+        return f"smalti train RECIPE --tokenizer TOKENIZER --map {out}/tokenizer{options}"
     if isinstance(recipe, TokenizerRecipe):
         return train_command(recipe.model, out / "tokenizer", data_options(recipe.data))
     if isinstance(recipe, SentencesRecipe):
@@ -148,6 +152,8 @@ def following(recipe: Recipe, out: Path) -> str:
         return f'smalti ask {out}/pipeline "..." --image PICTURE'
     if isinstance(recipe, TextRecipe | UnifiedRecipe):
         return f'smalti sample {out}/pipeline --text "..." --n 16 --out samples.png'
+    if isinstance(recipe, MapRecipe):
+        return f"smalti sample {out}/pipeline --map FILE --n 16 --out samples.png"
     return f"smalti sample {out}/pipeline --n 16 --out samples.png"
 
 
