@@ -279,7 +279,7 @@ class TokensTokenizer(GridTokenizer):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal(0, 0.02), cut off; positions by the width."""
+        """Normal(0, 0.02), cut off; positions by the width; the last convolution changes nothing."""
         for module in (*self.encoder.modules(), *self.decoder.modules()):
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -288,6 +288,8 @@ class TokensTokenizer(GridTokenizer):
             for name, weight in module.named_parameters(recurse=False):
                 if name.endswith(("positions", "tokens")):
                     nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+        if not self.config.proxy.vocab:
+            nn.init.dirac_(self.decoder.conv_out.weight)
 
     @property
     def last_layer(self) -> Tensor:
