@@ -22,6 +22,7 @@ from smalti.tokenizers.titok import (
     TrunkConfig,
 )
 from smalti.tokenizers.titok_vae import TiTokVAEConfig
+from smalti.train.codebook_care import CodebookConfig
 from smalti.train.kl import KLConfig
 from smalti.train.masked_loss import MaskedConfig
 from smalti.train.objectives import CodingConfig, ReconstructionConfig
@@ -223,7 +224,9 @@ def emoji_titok() -> TokenizerRecipe:
         model=TiTokConfig(
             (64, 64), 8, tokens=32, vocab=1024, dim=12, encoder=NARROW, decoder=NARROW
         ),
-        objective=ReconstructionConfig(perceptual="none", gan_weight=0.0),
+        objective=ReconstructionConfig(
+            perceptual="none", gan_weight=0.0, codebook=CodebookConfig(warmup=300)
+        ),
         train=TrainConfig(
             steps=1500,
             batch=16,

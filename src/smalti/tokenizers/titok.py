@@ -269,6 +269,7 @@ class TokensTokenizer(GridTokenizer):
 
     def __init__(self, config: TokensConfig, channels: int) -> None:
         super().__init__()
+        self.config, self.spec = config, config.spec
         self.encoder = Encoder(config, channels)
         self.decoder = Decoder(config)
         if config.proxy.vocab:
@@ -279,7 +280,7 @@ class TokensTokenizer(GridTokenizer):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal(0, 0.02), cut off; positions by the width."""
+        """Normal(0, 0.02), cut off; positions by the width; a last convolution without effect."""
         for module in (*self.encoder.modules(), *self.decoder.modules()):
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -288,6 +289,8 @@ class TokensTokenizer(GridTokenizer):
             for name, weight in module.named_parameters(recurse=False):
                 if name.endswith(("positions", "tokens")):
                     nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+        if not self.config.proxy.vocab:
+            nn.init.dirac_(self.decoder.conv_out.weight)
 
     @property
     def last_layer(self) -> Tensor:
@@ -317,7 +320,6 @@ class TiTok(TokensTokenizer):
 
     def __init__(self, config: TiTokConfig) -> None:
         super().__init__(config, config.dim)
-        self.config, self.spec = config, config.spec
         self.quantize = VectorQuantizer(config.vocab, config.dim, config.l2_norm)
 
         self._proxy = list[MaskGITVQGAN]()  # a list registers nothing

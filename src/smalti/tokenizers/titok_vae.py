@@ -44,7 +44,6 @@ class TiTokVAE(TokensTokenizer):
 
     def __init__(self, config: TiTokVAEConfig) -> None:
         super().__init__(config, 2 * config.dim)
-        self.config, self.spec = config, config.spec
 
     def posterior(self, images: Tensor) -> Posterior:
         """Distributions of latents (B, C, 1, K)."""
