@@ -87,7 +87,8 @@ def emoji_dvae() -> TokenizerRecipe:
         model=DalleDVAEConfig(
             size=(32, 32), channels=32, multipliers=(1, 2, 4), blocks=1, dim=64, vocab=512
         ),
-        objective=RelaxationConfig(temperature_steps=600, kl_steps=100),
+        objective=RelaxationConfig(temperature_steps=600, kl_weight=3.0, kl_steps=100),
+        train=replace(recipe.train, optim=replace(recipe.train.optim, lr=5e-3)),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from smalti.models.imagegpt import SIZES, ImageGPTConfig
 from smalti.pipeline.sampling import Sampling
-from smalti.recipes.base import DataConfig, GeneratorRecipe, TokenizerRecipe
+from smalti.recipes.base import DataConfig, Demo, GeneratorRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen
 from smalti.tokenizers.palette import PaletteConfig
 from smalti.train.codebook_care import CodebookConfig
@@ -122,3 +122,11 @@ def emoji_imagegpt() -> GeneratorRecipe:
         sampling=Sampling.of(guidance=1.5),
         train=replace(recipe.train, steps=1000, eval_every=200, preview_every=500, save_every=500),
     )
+
+
+DEMO = Demo(
+    emoji_palette,
+    emoji_imagegpt,
+    what="pixels, each a colour of a palette",
+    predicts="the colour of each pixel from those before it",
+)

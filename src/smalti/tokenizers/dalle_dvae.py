@@ -195,14 +195,14 @@ class DalleDVAE(GridTokenizer):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal numbers that keep the variance of what a convolution sums, and zeros for biases.
-        Of what stands for a code one row is summed, of V."""
+        """Normal numbers that keep the variance of what a convolution sums, and zeros for biases;
+        of what stands for codes one row is summed, so it has variance 1."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.quantize.embedding.weight, std=self.config.vocab**-0.5)
+        nn.init.normal_(self.quantize.embedding.weight, std=1.0)
 
     @property
     def last_layer(self) -> Tensor:

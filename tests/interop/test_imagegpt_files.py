@@ -1,0 +1,42 @@
+"""Files of ImageGPT that do not fit each other: one line each."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from small_systems import mistake
+
+
+@pytest.fixture
+def model(tmp_path):
+    """What is read of a model of 4 x 4 pixels and 8 colours before its weights are."""
+    names = {
+        "transformer.wte": (9, 4),
+        "transformer.wpe": (16, 4),
+        "transformer.h.0.attn.c_attn": (4, 12),
+        "lm_head": (8, 4),
+    }
+    state = {f"{name}.weight": torch.zeros(shape) for name, shape in names.items()}
+    torch.save(state, tmp_path / "model.bin")
+    return tmp_path / "model.bin"
+
+
+@pytest.mark.parametrize(
+    ("colours", "options", "message"),
+    [
+        ([[0.0] * 3] * 5, [], "has 8 colours and a table of 9, .* the palette has 5 colours"),
+        ([[0.0] * 3] * 8, ["--size", "3x4"], "has 16 positions, not 3 x 4; give --size"),
+        ([[0.0] * 3] * 8, [], "no published model has 1 layers of width 4; give --heads"),
+        ([[0.0] * 2] * 8, [], r"must hold colours \(V, 3\), got shape \(8, 2\)"),
+        ("red", [], "holds no colours"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(model, colours, options, message, tmp_path, capsys):
+    palette = tmp_path / "preprocessor_config.json"
+    palette.write_text(json.dumps({"clusters": colours}))
+    words = ["convert", "imagegpt", "--tokenizer", palette, "--model", model]
+    line = mistake(capsys, *words, "--out", tmp_path / "out", *options)
+    assert re.search(message, line), line
+    assert not (tmp_path / "out").exists()
