@@ -15,6 +15,7 @@ import close
 from builders import build, tokenizers
 from smalti import modules
 from smalti.cli.main import main
+from smalti.interop.hub import fetch, find_tokenizer
 from smalti.modules import load_module
 from smalti.tokenizers.dcae import DCAE, DCAEConfig, f32c32, f64c128, f128c512, sana
 
@@ -118,6 +119,23 @@ def test_what_config_json_lacks_is_as_published(tmp_path):
     found = convert(folder, tmp_path / "out", "--size", "128", "--head-dim", "8")
     assert found.config.scale == 0.2889
     same(found, model)
+
+
+def test_one_of_the_hub_comes_with_its_settings(tmp_path, monkeypatch):
+    model, name = build(DCAE, CASES["dcae"]), "dc-ae-f64c128-in-1.0"
+    folder = write(tmp_path / "c0ffee", project_state(model), {"model_name": name})
+    asked = []
+    monkeypatch.setattr(
+        "smalti.interop.hub.hf_hub_download",
+        lambda repo, file: asked.append(f"{repo}/{file}") or str(folder / file),
+    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    released = find_tokenizer(f"mit-han-lab/{name}/model.safetensors")
+    assert released is not None
+    found = load_module(fetch(released), modules.TOKENIZERS)[0]
+    assert found.config.scale == 0.2889
+    close.weights(found, model)
+    assert asked == [f"mit-han-lab/{name}/{file}" for file in ("model.safetensors", "config.json")]
 
 
 def mistake(capsys, folder: Path, out: Path, *options: str) -> str:

@@ -295,7 +295,7 @@ def test_a_repository_of_several_models_names_them(hub, rest):
 def test_every_published_id_is_found():
     count = 0
     for project in PROJECTS.values():
-        for repo, (tokenizers, models, home, learned, words) in project.repositories.items():
+        for repo, (tokenizers, models, home, learned, words, _) in project.repositories.items():
             for model in models:
                 count += 1
                 found = find(f"{repo}/{model}")

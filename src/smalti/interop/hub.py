@@ -67,7 +67,7 @@ def find(text: str) -> Released | None:
         if len(holders) != 1 or model in SINGLE:
             return None
         repo = holders[0]
-    project, (tokenizers, _, home, learned, words) = among[repo]
+    project, (tokenizers, _, home, learned, words, _) = among[repo]
     if tokenizer and tokenizer not in tokenizers:
         raise ValueError(f"the tokenizer must be one of {', '.join(tokenizers)}, got {tokenizer!r}")
     tokenizer = tokenizer or dict(learned).get(model, tokenizers[0])
@@ -106,6 +106,8 @@ def fetch(released: Released) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(folder.with_name(folder.name + ".lock")):  # of several processes one converts
         if not (folder / ("pipeline.json" if model else "config.json")).is_file():
+            for name in project.repositories[home].beside if home in project.repositories else ():
+                get(home, name)
             files = {"model": path, "tokenizer": get(home, tokenizer)} if model else {}
             files |= {"words": get(repo, words)} if words else {}
             options = project.options(**files or {"tokenizer": path})

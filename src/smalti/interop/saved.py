@@ -33,6 +33,8 @@ class Repository(NamedTuple):
     """Models that learned codes of another tokenizer than the first, and its name."""
     words: str = ""
     """The text tokenizer of models of text and pictures, where it is not in their folder."""
+    beside: tuple[str, ...] = ()
+    """Files that say of the tokenizers what their weights do not, and are to stand beside them."""
 
 
 def save_pipeline(

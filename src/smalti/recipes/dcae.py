@@ -83,7 +83,7 @@ def dcae_head() -> AutoencoderRecipe:
 
 
 def emoji_dcae() -> AutoencoderRecipe:
-    """A small DC-AE, 32 pixels to 4 x 4 codes of 32 numbers, about a minute on two CPU cores.
+    """A small DC-AE, 32 pixels to 4 x 4 codes of 32 numbers.
 
     smalti train emoji_dcae --out runs/emoji-dcae
     """
@@ -108,7 +108,6 @@ def emoji_dcae_mar() -> GeneratorRecipe:
         model=replace(
             recipe.model, grid=(4, 4), channels=32, head=DiffusionConfig(depth=3, width=192)
         ),
-        sampling=recipe.sampling.changed(steps=8),
     )
 
 

@@ -128,7 +128,7 @@ def parti_20b() -> TextRecipe:
 
 
 def emoji_vit_vqgan() -> TokenizerRecipe:
-    """A small ViT-VQGAN, 32 pixels to 8 x 8 codes of 512, about a minute on two CPU cores.
+    """A small ViT-VQGAN, 32 pixels to 8 x 8 codes of 512.
 
     smalti train emoji_vit_vqgan --out runs/emoji-vit-vqgan
     """

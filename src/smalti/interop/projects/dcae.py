@@ -267,7 +267,7 @@ PROJECT = Project(
     ),
     alone=at_size,
     repositories={
-        f"mit-han-lab/dc-ae-{name}{layout}": Repository((file,))
+        f"mit-han-lab/dc-ae-{name}{layout}": Repository((file,), beside=("config.json",))
         for name in SCALES
         for layout, file in (
             ("", "model.safetensors"),
