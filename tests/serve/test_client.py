@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import importlib.util
 import io
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -264,3 +266,20 @@ def test_every_kind_of_model_is_served(serve, name):
         assert answer.usage.input_tokens == pipe.text.count(prompt)
         with pytest.raises(openai.BadRequestError, match="prompt is missing"):
             client.images.generate(prompt=openai.omit, extra_body={"n": 1})
+
+
+def test_the_example_shows_pictures_in_a_terminal(server, tmp_path, capsys):
+    path = Path(__file__).parents[2] / "examples" / "client.py"
+    spec = importlib.util.spec_from_file_location("example_client", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    files = [tmp_path / "drawn.png", tmp_path / "edited.png"]
+    common = ["--server", server.url, "--width", "16", "--out"]
+    example.main(["1", *common, str(files[0]), "--seed", "5"])
+    shown = capsys.readouterr().out
+    assert shown.count("\x1b[8A") == 3 and shown.count(example.UPPER) == 4 * 16 * 8
+    example.main(
+        ["2", *common, str(files[1]), "--edit", str(files[0]), "--box", "0.5", "0", "1", "1"]
+    )
+    drawn, edited = (np.asarray(Image.open(file).convert("RGB")) for file in files)
+    assert np.array_equal(drawn[:, :8], edited[:, :8]) and (drawn[:, 8:] != edited[:, 8:]).any()

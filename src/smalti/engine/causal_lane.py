@@ -124,6 +124,7 @@ class CausalLane:
         self.model, self.spec, self.device = model, spec, device
         self.steps = spans(model.blocks(spec), device)
         self.by = racing if one_by_one(self.steps, spec) else None
+        self.positions = torch.arange(spec.positions, device=device)
         self.anywhere = len(self.steps) == spec.positions
         """Whether rows may stand at different steps."""
         self.batch: Batch | None = None
@@ -170,9 +171,9 @@ class CausalLane:
     def _pass(self, batch: Batch) -> list[Moved]:
         """Go on by one step in each row of a batch."""
         span = self._span(batch.done)
-        draw, given = self._draw(batch, span)
         rows = torch.arange(len(batch.done), device=self.device).unsqueeze(1)
         at = (rows, span.slots)
+        draw, given = self._draw(batch, span, at)
         batch.codes[at] = kept(draw.codes, given)
         if draw.vectors is not None:
             if batch.vectors is None:
@@ -188,15 +189,16 @@ class CausalLane:
             return self.steps[done[0]]
         return Span.rows(torch.tensor(done, device=self.device).unsqueeze(1), max(done) + 1)
 
-    def _draw(self, batch: Batch, span: Span) -> tuple[Draw, Known | None]:
-        """Draw the codes of a span; and which of them are given."""
+    def _draw(
+        self, batch: Batch, span: Span, at: tuple[Tensor, Tensor]
+    ) -> tuple[Draw, Known | None]:
+        """Draw the codes of a span, which stand `at` these places; and which of them are given."""
         requests, total = batch.requests, len(self.steps)
         scales = [
             r.guidance.scale_at(done, total) for r, done in zip(requests, batch.done, strict=True)
         ]
         noise = SlotNoise(batch.ahead.noise, span.slots, 0, batch.ahead, span.reach, self.by)
-        rows = torch.arange(len(requests), device=self.device).unsqueeze(1)
-        given = batch.known and Known(*(t[rows, span.slots] for t in batch.known))
+        given = batch.known and Known(*(t[at] for t in batch.known))
         chance = Chance(
             guide_of(requests, scales, self.device),
             noise,
@@ -214,7 +216,7 @@ class CausalLane:
         if back is not None and back.dim() == 2:
             back = back[row]
         time = self.steps[done - 1].reach
-        order = torch.arange(self.spec.positions, device=self.device) if back is None else back
+        order = self.positions if back is None else back
         step = Step(
             done,
             len(self.steps),
