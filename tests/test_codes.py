@@ -60,7 +60,7 @@ def test_batch_is_that_of_any_field():
     assert text(2).batch == 2
     assert Cond(drop=torch.ones(4, dtype=torch.bool)).batch == 4
     for name in ("batch", "device"):
-        with pytest.raises(ValueError, match="without labels, text or drop has no"):
+        with pytest.raises(ValueError, match="without labels, text, map or drop has no"):
             getattr(Cond(), name)
 
 
@@ -89,7 +89,7 @@ def test_cat_of_texts():
 
 
 def test_cat_of_different_kinds_is_refused():
-    with pytest.raises(ValueError, match="only some have labels or text"):
+    with pytest.raises(ValueError, match="only some have labels, text or a map"):
         Cond.cat([text(1), Cond(labels=torch.tensor([1]))])
 
 

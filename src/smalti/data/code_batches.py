@@ -25,10 +25,13 @@ class CodeBatches:
     mean, with a 'chance' in [0, 1), float32 (b,), and a seed 'shuffle', int64 (b,), the same on any
     number of ranks. `evaluation` is always in order, in view 0, of means, and without these. With a
     text encoder there are also 'text_tokens' (b, T, ...) of the captions if it learns, else their
-    cached features 'text' (b, T, C) and 'text_mask' (b, T). Of a cache with maps there are their
-    codes 'map' (b, M) in the same view.
+    cached features 'text' (b, T, C) and 'text_mask' (b, T). With `maps` there are codes of those,
+    'map' (b, M), in the same view.
     Raises ValueError if `indices` is empty or not in the cache, or for a bad batch, rank or seed.
     """
+
+    maps: bool = False
+    """Whether codes of maps are wanted, which the cache then has."""
 
     def __init__(
         self,
@@ -85,6 +88,6 @@ class CodeBatches:
             batch["text_tokens"] = self.encoder.tokenize(self.cache.captions_of(rows))
         elif self.encoder is not None:
             batch["text"], batch["text_mask"] = self.cache.text(rows)
-        if self.cache.map is not None:
+        if self.maps:
             batch["map"] = self.cache.maps(rows, views)
         return batch

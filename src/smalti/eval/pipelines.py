@@ -11,6 +11,7 @@ from torch import Tensor
 
 from smalti.data.maps import KINDS
 from smalti.data.open import open_source
+from smalti.data.transforms import to_float
 from smalti.eval.bootstrap import of_means
 from smalti.eval.conditioning import ClassifierConfig, class_accuracy
 from smalti.eval.conditioning import shapes as oracle
@@ -19,7 +20,6 @@ from smalti.eval.measure import preparation
 from smalti.eval.metrics import How
 from smalti.eval.report import Measured, counted
 from smalti.eval.sets import ImageSet
-from smalti.pipeline.coded import encoded
 from smalti.progress import say
 
 
@@ -108,7 +108,8 @@ def asked(pipe: Any, reference: ImageSet, balanced: bool = False) -> dict[str, A
 
 def _maps(pipe: Any, rows: Any) -> Tensor:
     """Codes (B, M) of the maps that the pictures of some rows have in them."""
-    return encoded(pipe.map, rows.images)
+    with torch.inference_mode():
+        return pipe.map.encode(to_float(rows.images.to(pipe.device)))
 
 
 def _good(reference: ImageSet) -> list[int]:

@@ -67,13 +67,23 @@ class Parts:
     def batches(self, recipe: GeneratorRecipe, world: World) -> CodeBatches:
         size, seed = recipe.train.batch, recipe.train.seed
         text = self.pipeline.text
-        return CodeBatches(
+        batches = CodeBatches(
             self.cache, self.chosen, size, seed, world.rank, world.size, encoder=text
         )
+        return self._with_maps(batches)
 
     def held_out(self, recipe: GeneratorRecipe) -> CodeBatches:
         size, text = recipe.train.batch, self.pipeline.text
-        return CodeBatches(self.cache, self.held, size, train=False, encoder=text)
+        return self._with_maps(CodeBatches(self.cache, self.held, size, train=False, encoder=text))
+
+    def some(self, rows: list[int]) -> CodeBatches:
+        """Some rows of the cache, in order."""
+        text = self.pipeline.text
+        return self._with_maps(CodeBatches(self.cache, rows, 32, train=False, encoder=text))
+
+    def _with_maps(self, batches: CodeBatches) -> CodeBatches:
+        batches.maps = self.pipeline.map is not None
+        return batches
 
 
 @dataclass(frozen=True)
@@ -101,8 +111,7 @@ class Look:
             names = [pipeline.classes[label] for label in batch["labels"]]
         else:
             some = spread(parts.held, 32)
-            chosen = CodeBatches(parts.cache, some, 32, train=False, encoder=pipeline.text)
-            batch, names = next(chosen.evaluation(32)), parts.cache.captions_of(some)
+            batch, names = next(parts.some(some).evaluation(32)), parts.cache.captions_of(some)
             names = names if pipeline.text is not None else parts.cache.keys(np.asarray(some))
         images = drawn(pipeline, batch, parts.learned, self.recipe.train.seed)
         save_png(named_grid(images, names, 2 if images[0].width <= 64 else 1), path, {})
@@ -165,14 +174,7 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     begun = open_pipeline(recipe, out, world.device) if recipe.init else None
     tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
     encoder, map = open_encoder(recipe, begun), open_map(recipe, begun, tokenizer, world)
-    goal, one_order = recipe.objective, True
-    if isinstance(goal, LikelihoodConfig):
-        one_order = not goal.random_end
-        if goal.random_end > recipe.train.steps:
-            raise ValueError(
-                f"objective.random_end must be at most train.steps {recipe.train.steps}, for the "
-                f"model to settle on its own order, got {goal.random_end}"
-            )
+    one_order = settles(recipe)
     if not begun:  # before the codes are made
         fitted(recipe.model, tokenizer, 1, encoder, map)
     cache = open_codes(recipe, out, tokenizer, encoder, map, world)
@@ -196,6 +198,20 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     sampling.check(model)  # not at the first preview
     pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache, begun), encoder, map)
     return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
+
+
+def settles(recipe: GeneratorRecipe) -> bool:
+    """Whether the model learns its own order alone. Raises ValueError if it would not have settled
+    on that in the end."""
+    goal, steps = recipe.objective, recipe.train.steps
+    if not isinstance(goal, LikelihoodConfig):
+        return True
+    if goal.random_end > steps:
+        raise ValueError(
+            f"objective.random_end must be at most train.steps {steps}, for the model to settle on "
+            f"its own order, got {goal.random_end}"
+        )
+    return not goal.random_end
 
 
 def fresh(config: GeneratorConfig, learned: TextEncoder | None, seed: int) -> Generator:
@@ -344,15 +360,24 @@ def open_codes(
     cache = TokenCache(path)
     cache.require(fingerprint(tokenizer.coder))
     on_main(world, lambda: check_codes_of(out, cache, recipe))
+    require_conditions(cache, encoder, map)
+    classes = encoder is None and map is None
+    if classes and world.main and recipe.codes and not (cache.labels >= 0).any():
+        say(f"{path}: the images of {cache.source} have no labels; all are of one class")
+    return cache
+
+
+def require_conditions(
+    cache: TokenCache, encoder: TextEncoder | None, map: ImageTokenizer | None
+) -> None:
+    """Raise ValueError unless a cache has the captions, their features or the maps that are
+    read."""
     if encoder is not None:
         cache.require_captions()
-    elif map is not None:
+        if not encoder.learned:
+            cache.require_text(fingerprint(encoder))
+    if map is not None:
         cache.require_map(map.map, fingerprint(map.coder))
-    elif world.main and recipe.codes and not (cache.labels >= 0).any():
-        say(f"{path}: the images of {cache.source} have no labels; all are of one class")
-    if frozen is not None:
-        cache.require_text(fingerprint(frozen))
-    return cache
 
 
 def holds(path: Path, source: Source, map: ImageTokenizer | None = None) -> bool:

@@ -99,7 +99,7 @@ class Coder(Encodes):
             )
         if self.map is not None:
             check_map(self.map, self.tokenizer)
-            with_maps(self.source, self.map.map)
+            _ = self.mapped
 
     @torch.inference_mode()
     def __call__(self, chosen: Iterable[int]) -> list[Row]:
@@ -133,11 +133,16 @@ class Coder(Encodes):
             for (i, e), code, words, map in zip(found.items(), codes, texts, maps, strict=True)
         ]
 
+    @cached_property
+    def mapped(self) -> Any:
+        """The source, which has the maps that are kept."""
+        return with_maps(self.source, "" if self.map is None else self.map.map)
+
     def maps(self, chosen: list[int], pixels: np.ndarray) -> list[np.ndarray]:
         """Codes (V, M) of the maps of images whose views are `pixels` (images * V, 3, H, W)."""
         assert self.map is not None
         if self.map.map in KINDS:
-            maps = [map_of(self.source, i, self.map.map) for i in chosen]
+            maps = [map_of(self.mapped, i, self.map.map) for i in chosen]
             pixels = np.concatenate([self.transform.views(map) for map in maps])
         codes = self.map.encode(to_float(torch.from_numpy(pixels).to(self.device))).cpu().numpy()
         return list(codes.reshape(len(chosen), self.transform.view_count, -1))

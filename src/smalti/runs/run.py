@@ -31,7 +31,7 @@ from smalti.runs.data import warn_of_changes
 from smalti.runs.folder import Report, check, say_longer
 from smalti.runs.generator import train_generator
 from smalti.runs.language import train_language, train_sentences
-from smalti.runs.tokenizer import map_in, train_tokenizer
+from smalti.runs.tokenizer import train_tokenizer
 from smalti.runs.towers import train_towers
 from smalti.runs.unified import train_unified
 from smalti.tokenizers.base import TokenizerConfig
@@ -137,7 +137,7 @@ def following(recipe: Recipe, out: Path) -> str:
     """The command that takes what a run has made."""
     if isinstance(recipe, RefineRecipe):
         return f"smalti repack PIPELINE --tokenizer {out}/tokenizer --out runs/repacked"
-    if isinstance(recipe, TokenizerRecipe) and map_in(recipe):
+    if isinstance(recipe, TokenizerRecipe) and recipe.model.of_map:
         options = data_options(recipe.data)
         return f"smalti train RECIPE --tokenizer TOKENIZER --map {out}/tokenizer{options}"
     if isinstance(recipe, TokenizerRecipe):

@@ -76,7 +76,7 @@ class Look:
 
 def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str = "") -> Report:
     """Train a tokenizer; `out`/tokenizer is what `smalti encode` and generators take."""
-    source = alone(open_source(recipe.data.source), map_in(recipe))
+    source = open_source(recipe.data.source)
     on_main(world, lambda: check_data(out, source, recipe.data, classes=False))
     on_main(world, lambda: check_module(out / "tokenizer"))
     known = tell(source) if world.main else 0
@@ -84,6 +84,8 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
     frozen = open_frozen(recipe, out)
     shape = begun.config if begun else recipe.sized(recipe.model)
     pictures = open_pictures(recipe, source, shape.size, world)
+    shape = begun.config if begun else recipe.model
+    pictures = open_pictures(recipe, alone(source, shape.of_map), shape.size, world)
     objective = objective_of(recipe, begun, frozen)
     if objective.reader is not None:
         on_main(world, lambda: require_captions(source))
@@ -114,11 +116,6 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
         save_module(look.tokenizer, out / "tokenizer", **learned_on)
     tell(source, known)
     return finish(out, recipe, measured, source)
-
-
-def map_in(recipe: TokenizerRecipe) -> str:
-    """Of which maps the codes are that a recipe's tokenizer makes; '' of pictures themselves."""
-    return str(getattr(recipe.model, "map", ""))
 
 
 def open_pictures(

@@ -30,6 +30,11 @@ class TokenizerConfig:
         """The codes that the tokenizer gives."""
         raise NotImplementedError
 
+    @property
+    def of_map(self) -> Map:
+        """Which map of a picture the codes are of; '': of the picture itself."""
+        return ""
+
 
 class ImageTokenizer(nn.Module):
     """A `Tokenizer` that can be trained, with the answers that most of them give.

@@ -57,6 +57,10 @@ class VQGANConfig(ConvConfig):
             )
 
     @property
+    def of_map(self) -> Map:
+        return self.map
+
+    @property
     def planes(self) -> int:
         """Numbers that the convolutions see of a pixel."""
         return self.kinds or (1 if self.map else 3)

@@ -434,19 +434,7 @@ class ReconstructionObjective(PictureObjective):
         out = self._made(quantized.latent.to(z.dtype))
         logs: dict[str, Tensor] = {}
         total = reconstruction = self._reconstruction(out, target, logs)
-        weights = {
-            "codebook": config.quantizer_weight,
-            "commitment": config.commitment,
-            "entropy": config.entropy,
-            "joint": config.joint,
-            "kl": config.relaxed.kl,
-        }
-        if config.codebook.decay:  # codes are averages, which no gradient moves
-            weights["codebook"] = 0.0
-        for name, loss in quantized.losses.items():
-            if weights[name]:
-                total = total + weights[name] * loss
-            logs[name] = loss.detach()
+        total = total + self._quantizing(quantized.losses, logs)
         totals = self._judged(step, target, out, reconstruction, total, logs)
         beside = self._beside(batch, quantized.latent, logs)
         logs["loss"] = sum(beside.values(), total).detach()
@@ -460,6 +448,23 @@ class ReconstructionObjective(PictureObjective):
     def _made(self, latent: Tensor) -> Tensor:
         """What is compared with images: what becomes of what stands for codes (B, C, h, w)."""
         return self.model.render(latent)
+    def _quantizing(self, losses: dict[str, Tensor], logs: dict[str, Tensor]) -> Tensor | float:
+        """The losses of the quantizer, weighted."""
+        config, total = self.config, 0.0
+        weights = {
+            "codebook": config.quantizer_weight,
+            "commitment": config.commitment,
+            "entropy": config.entropy,
+            "joint": config.joint,
+            "kl": config.relaxed.kl,
+        }
+        if config.codebook.decay:  # codes are averages, which no gradient moves
+            weights["codebook"] = 0.0
+        for name, loss in losses.items():
+            if weights[name]:
+                total = total + weights[name] * loss
+            logs[name] = loss.detach()
+        return total
 
     def _beside(self, batch: Batch, latent: Tensor, logs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What else is minimised, of what stands for codes (B, C, h, w), by optimizer: nothing."""
