@@ -83,8 +83,6 @@ def train_tokenizer(recipe: TokenizerRecipe, out: Path, world: World, note: str 
     begun = open_tokenizer(recipe, out) if recipe.init else None
     frozen = open_frozen(recipe, out)
     shape = begun.config if begun else recipe.sized(recipe.model)
-    pictures = open_pictures(recipe, source, shape.size, world)
-    shape = begun.config if begun else recipe.model
     pictures = open_pictures(recipe, alone(source, shape.of_map), shape.size, world)
     objective = objective_of(recipe, begun, frozen)
     if objective.reader is not None:

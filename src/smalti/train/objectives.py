@@ -448,6 +448,7 @@ class ReconstructionObjective(PictureObjective):
     def _made(self, latent: Tensor) -> Tensor:
         """What is compared with images: what becomes of what stands for codes (B, C, h, w)."""
         return self.model.render(latent)
+
     def _quantizing(self, losses: dict[str, Tensor], logs: dict[str, Tensor]) -> Tensor | float:
         """The losses of the quantizer, weighted."""
         config, total = self.config, 0.0
