@@ -42,15 +42,16 @@ def test_the_best_of_each_prompt_are_kept(monkeypatch):
     images += [picture(2 * i + 1, "green", 255, green) for i, green in enumerate(greens)]
     images.sort(key=lambda image: image.info["smalti"]["index"])
 
+    prompts = [image.info["smalti"]["text"] for image in images]
+
     def kept(n):
-        found = best(images, n, "towers", lambda image: image.info["smalti"]["text"], "cpu")
-        return numbers(found)
+        return numbers(best(images, n, prompts, "towers", "cpu"))
 
     assert kept(2) == [2, 5]
     assert kept(3) == [2, 5, 6], "two of the first prompt, as without a choice"
     assert sorted(kept(8)) == list(range(8))
     with pytest.raises(ValueError, match="--best-of is of pictures of a prompt or a class"):
-        best(images, 2, "towers", lambda image: "", "cpu")
+        best(images, 2, [""] * 8, "towers", "cpu")
 
 
 def test_a_choice_needs_towers():

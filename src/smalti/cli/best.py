@@ -6,7 +6,7 @@ looks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -19,10 +19,10 @@ def check_choice(best_of: int, towers: str | None) -> None:
 
 
 def best(
-    images: Sequence[Any], n: int, towers: str, prompt: Callable[[Any], str], device: Any
+    images: Sequence[Any], n: int, prompts: Sequence[str], towers: str, device: Any
 ) -> list[Any]:
-    """So many of the images, as many of each prompt as the first n have: those whose features are
-    nearest to their prompt's, the nearest first.
+    """So many of the images, of a prompt each, as many of each as the first n have: those whose
+    features are nearest to their prompt's, the nearest first.
 
     Raises ValueError if there are no such towers, or if images were drawn for nothing.
     """
@@ -32,7 +32,6 @@ def best(
     from smalti.data.transforms import center_crop
     from smalti.loading import load_towers
 
-    prompts = [prompt(image) for image in images]
     if not all(prompts):
         raise ValueError("--best-of is of pictures of a prompt or a class: give --text")
     matcher = load_towers(towers, device)

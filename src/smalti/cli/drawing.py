@@ -195,9 +195,8 @@ def sample(
     for number, count in batches(n * pictures.best_of, first, numbers.batch, pictures.out):
         images += pipe(n=count, first=number, batch=numbers.batch, **wanted)
     if pictures.towers is not None:
-        images = best(
-            images, n, pictures.towers, lambda im: asked_for(im.info["smalti"]), pipe.device
-        )
+        prompts = [asked_for(image.info["smalti"]) for image in images]
+        images = best(images, n, prompts, pictures.towers, pipe.device)
     finish(images, pictures.out, time.monotonic() - began, run.json)
 
 
