@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from smalti.arguments import sides
 from smalti.cli import catalogue
+from smalti.cli.best import best, check_choice
 from smalti.cli.options import KINDS, spelled
 from smalti.cli.running import FLAT, Run, opened
 from smalti.files import OTHER_KINDS, check_file, check_output, check_own, sweep
@@ -112,6 +113,11 @@ class Pictures:
     out: Path = OUT
     """A .png file gets all images as a grid, with a column for each class or prompt under
     its name; any other name is a folder, one PNG per image."""
+    best_of: int = 1
+    """How many images are drawn for each that is kept: those nearest to their prompt by
+    --towers."""
+    towers: str | None = None
+    """With --best-of: towers that see and read, a folder or a hub id."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,7 @@ def sample(
         sample_npz(pipeline, archive, numbers, named | changes, run)
         return
     check_place(pictures.out)
+    check_choice(pictures.best_of, pictures.towers)
     pipe = opened(pipeline, run)
     pipe.decoder_dtype = named_dtype(numbers.decoder_dtype)
     if numbers.like is not None:
@@ -189,8 +196,11 @@ def sample(
         wanted, n, first = {"seed": numbers.seed, **named, **changes}, pictures.n, numbers.first
         n = max(1, each) if n is None else n
     began, images = time.monotonic(), list[Any]()
-    for number, count in batches(n, first, numbers.batch, pictures.out):
+    for number, count in batches(n * pictures.best_of, first, numbers.batch, pictures.out):
         images += pipe(n=count, first=number, batch=numbers.batch, **wanted)
+    if pictures.towers is not None:
+        prompts = [asked_for(image.info["smalti"]) for image in images]
+        images = best(images, n, prompts, pictures.towers, pipe.device)
     finish(images, pictures.out, time.monotonic() - began, run.json)
 
 

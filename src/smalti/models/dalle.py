@@ -28,12 +28,11 @@ from smalti.config import check
 from smalti.heads.categorical import CategoricalHead
 from smalti.heads.of_codes import head_of
 from smalti.models.generator import GeneratorConfig
-from smalti.models.raster_stack import Raster, place_of
+from smalti.models.raster_stack import TextLearner, place_of
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.gpt import LN_EPS, Block
-from smalti.sampling.noise import Noise, SlotNoise
-from smalti.sampling.orders import arrange, restore
+from smalti.sampling.orders import arrange
 
 Sight = Literal["row", "column", "square"]
 """Which codes a layer looks at."""
@@ -112,7 +111,7 @@ class Prepared(Rowwise):
     each row."""
 
 
-class DALLE(Raster):
+class DALLE(TextLearner):
     """Codes (B, N) given a text. A `CausalModel`; one code per step."""
 
     NO_DECAY = ("*positions", "paddings")
@@ -232,30 +231,9 @@ class DALLE(Raster):
             x = layer(x, place._replace(mask=seen[sight], causal=False), i, cache)
         return self.norm(x)
 
-    def hidden(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None
-    ) -> Tensor:
-        """Hidden states (B, n, D) of a span; reads codes (B, N), in the order in which they are
-        drawn, of earlier slots only. Without a cache the span must be all slots."""
-        return self.sequence(codes, cond, span, cache)[:, -span.slots.shape[-1] :]
-
     # -- learning
 
-    def loss(
-        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
-    ) -> Tensor:
-        """Negative log-likelihood of codes (B, N), predicted in `orders`, at each position: (B, N)
-        in nats. Codes and loss are row by row. In training `text_weight` of it is the text's."""
-        codes = arrange(codes, orders)
-        span = Span.whole(self.spec.positions, codes.device)
-        x = self.sequence(codes, self.prepare(cond, orders), span)
-        h = x[:, -self.spec.positions :]
-        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
-        if self.training and self.config.text_weight:
-            loss = torch.lerp(loss, self.text_loss(x, cond), self.config.text_weight)
-        return restore(loss, orders)
-
-    def text_loss(self, x: Tensor, cond: Cond) -> Tensor:
+    def text_share(self, x: Tensor, cond: Cond) -> Tensor:
         """Negative log-likelihood of a token behind those before it, the mean of all that the batch
         has, of the states of whole sequences; paddings and dropped texts do not count."""
         ids, known = self.tokens(cond)

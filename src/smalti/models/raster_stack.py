@@ -80,6 +80,36 @@ class Raster(Generator):
         return restore(loss, orders)
 
 
+class TextLearner(Raster):
+    """One that may learn the text before its codes too: `text_weight` of its loss in training."""
+
+    def sequence(self, codes: Tensor, cond: Any, span: Span, cache: Any = None) -> Tensor:
+        """Hidden states of a span, and of the prefix before slot 0 if it is the first."""
+        raise NotImplementedError
+
+    def text_share(self, x: Tensor, cond: Cond) -> Tensor:
+        """What is learned of the text, of the states of whole sequences: nats, (B, 1) or of all
+        rows."""
+        raise NotImplementedError
+
+    def hidden(self, codes: Tensor, cond: Any, span: Span, cache: Any = None) -> Tensor:
+        return self.sequence(codes, cond, span, cache)[:, -span.slots.shape[-1] :]
+
+    def loss(
+        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
+    ) -> Tensor:
+        """Negative log-likelihood of codes (B, N, *trailing), predicted in `orders`, at each
+        position: (B, N) in nats, with the text's share. Codes and loss are row by row."""
+        codes = arrange(codes, orders)
+        span = Span.whole(self.spec.positions, codes.device)
+        x = self.sequence(codes, self.once(cond, orders), span)
+        h = x[:, -self.spec.positions :]
+        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
+        if self.training and self.config.text_weight:
+            loss = torch.lerp(loss, self.text_share(x, cond), self.config.text_weight)
+        return restore(loss, orders)
+
+
 def causal(span: Span) -> bool:
     """Whether a span needs no mask: one new row sees every key, and a first block is plainly
     causal."""

@@ -26,14 +26,13 @@ from smalti.codes import Cond, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.depth import DepthConfig, DepthHead
 from smalti.models.generator import GeneratorConfig
-from smalti.models.raster_stack import Raster, place_of
+from smalti.models.raster_stack import TextLearner, place_of
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import CodeVectors, DepthTable, vectors_of
 from smalti.nn.gpt import LN_EPS, Block
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import Gelu
-from smalti.sampling.noise import Noise, SlotNoise
-from smalti.sampling.orders import arrange, restore
+from smalti.sampling.orders import arrange
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class Prepared(Rowwise):
     """(B, T + N) bool, False where a text position is padding; None without text."""
 
 
-class RQTransformer(Raster):
+class RQTransformer(TextLearner):
     """Stacks of codes (B, N, G) given a class or a text. A `CausalModel`; one stack a step."""
 
     NO_DECAY = ("*positions",)
@@ -306,31 +305,11 @@ class RQTransformer(Raster):
             x = layer(x, place, i, cache)
         return x
 
-    def hidden(
-        self, codes: Tensor, cond: Prepared, span: Span, cache: KVCache | None = None
-    ) -> Tensor:
-        """Hidden states (B, n, D) of a span; reads codes (B, N, G), in the order in which they are
-        drawn, of earlier slots only. Without a cache the span must be all slots."""
-        return self.sequence(codes, cond, span, cache)[:, -span.slots.shape[-1] :]
-
     # -- learning
 
-    def loss(
-        self, codes: Tensor, cond: Cond, orders: Tensor | None = None, noise: Noise | None = None
-    ) -> Tensor:
-        """Negative log-likelihood of stacks (B, N, G), predicted in `orders`, at each position:
-        (B, N) in nats. Codes and loss are row by row. In training of a model that predicts its text
-        it is the mean of both, each of a code or a token, times G."""
-        codes = arrange(codes, orders)
-        span = Span.whole(self.spec.positions, codes.device)
-        x = self.sequence(codes, self.prepare(cond, orders), span)
-        h = x[:, -self.spec.positions :]
-        loss = self.head.loss(h, codes, SlotNoise.of(noise, codes, span.slots))
-        weight = self.config.text_weight if self.training else 0.0
-        if weight:
-            text = self.config.depth * self.text_loss(x, cond)  # (B,)
-            loss = torch.lerp(loss, text[:, None], weight)
-        return restore(loss, orders)
+    def text_share(self, x: Tensor, cond: Cond) -> Tensor:
+        """The mean of a text's tokens, each times G, as stacks have so many codes: (B, 1)."""
+        return self.config.depth * self.text_loss(x, cond)[:, None]
 
     def text_logits(self, x: Tensor) -> Tensor:
         """Of each token of a text but the first, (B, T - 1, ids), of a whole sequence's states."""
