@@ -13,7 +13,7 @@ from servers import Running, opened, png
 from smalti.engine.batching import Stopped
 from smalti.engine.waiting import Full
 from smalti.pipeline.conversation import Turn
-from smalti.pipeline.unified import Said
+from smalti.pipeline.unified import Said, Wish
 from smalti.serve.app import make_app
 from smalti.serve.shared import Gone, Limits
 from smalti.serve.state import Server
@@ -202,6 +202,8 @@ def test_a_pass_of_a_picture_is_a_turn(talker):
     guest.leave()
     with pytest.raises(Gone):
         guest.drawn(part)
+    told = list(pipe.paced(pipe.documents([["draw"]]), Wish("picture", False, 1)))
+    assert told.count(None) >= pipe.model.spec.positions and told[-1].whole
 
 
 def test_who_has_gone_waits_for_no_place():
