@@ -13,7 +13,7 @@ from servers import Running, opened, png
 from smalti.engine.batching import Stopped
 from smalti.engine.waiting import Full
 from smalti.pipeline.conversation import Turn
-from smalti.pipeline.unified import Said
+from smalti.pipeline.unified import Said, Wish
 from smalti.serve.app import make_app
 from smalti.serve.shared import Gone, Limits
 from smalti.serve.state import Server
@@ -179,16 +179,19 @@ def test_conversations_go_on_side_by_side(talker):
         [Turn("user", [text])], 0, 4, {"words": 12, "text_temperature": 1.0} | more,
         threading.Event(),
     )  # fmt: skip
-    alone = [list(say("draw")), list(say("a star", words=3))]
+    alone = [
+        list(say("a star", words=3)),
+        list(say("draw")),
+    ]  # the first ends first
     passes, shown = talker.batching.counts.passes, [list[Said](), list[Said]()]
-    both = [say("draw"), say("a star", words=3)]
+    both = list(zip([say("a star", words=3), say("draw")], shown, strict=True))
     while both:
-        for stream, events in zip(list(both), shown, strict=False):
-            if (event := next(stream, None)) is None:
-                both.remove(stream)
+        for one in list(both):
+            if (event := next(one[0], None)) is None:
+                both.remove(one)
             else:
-                events.append(event)
-    assert shown == alone and len(shown[0]) > len(shown[1]) + 3
+                one[1].append(event)
+    assert shown == alone and len(shown[1]) > len(shown[0]) + 3
     assert talker.batching.counts.passes - passes == sum(map(len, shown)) + 2
 
 
@@ -202,6 +205,8 @@ def test_a_pass_of_a_picture_is_a_turn(talker):
     guest.leave()
     with pytest.raises(Gone):
         guest.drawn(part)
+    told = list(pipe.paced(pipe.documents([["draw"]]), Wish("picture", False, 1)))
+    assert told.count(None) >= pipe.model.spec.positions and told[-1].whole
 
 
 def test_who_has_gone_waits_for_no_place():

@@ -26,7 +26,7 @@ from smalti.engine.batching import Batching, Decoder
 from smalti.engine.running import Running
 from smalti.engine.step import Known, Request, Step
 from smalti.engine.waiting import Drawn, Event, Job, Shown
-from smalti.pipeline.coded import CodedPipeline, decoded, encoded, preview
+from smalti.pipeline.coded import CodedPipeline, preview
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Asked, Drawing, Part, Wanted, read_conditions
 from smalti.sampling.noise import Noise
@@ -136,7 +136,39 @@ def share(jobs: Sequence[Job]) -> float:
     return sum(job.done / job.total for job in jobs if job.total) / max(len(jobs), 1)
 
 
-class Guest(CodedPipeline):
+class Visitor(CodedPipeline):
+    """A pipeline as one client uses it, in a thread of its own: what is computed for it is computed
+    between what is for others."""
+
+    def __init__(self, pipeline: CodedPipeline) -> None:
+        self.pipeline, self.tokenizer, self.model = pipeline, pipeline.tokenizer, pipeline.model
+        self.text, self.eye = pipeline.text, pipeline.eye
+        self.decoder_dtype, self.weights = pipeline.decoder_dtype, pipeline.weights
+
+    @property
+    def fingerprint(self) -> str:
+        return self.pipeline.fingerprint
+
+    def edits(self, wanted: Wanted) -> Drawing:
+        return self.pipeline.edits(wanted)
+
+    def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
+        return self.between(lambda: self.pipeline.encode(images))
+
+    def decode(
+        self,
+        codes: Tensor | np.ndarray,
+        spec: TokenSpec | None = None,
+        depth: int | None = None,
+    ) -> Tensor:
+        return self.between(lambda: self.pipeline.decode(codes, spec, depth))
+
+    def between(self, function: Callable[[], Any]) -> Any:
+        """Have something computed by the thread that computes for all."""
+        raise NotImplementedError
+
+
+class Guest(Visitor):
     """A shared pipeline as one client edits with it, in a thread of its own.
 
     Args: whose client; how many pictures on the way it wants; what is told of them, by the number
@@ -146,17 +178,9 @@ class Guest(CodedPipeline):
     def __init__(
         self, shared: Shared, client: str = "", previews: int = 0, show: Show = unseen
     ) -> None:
-        pipeline = shared.pipeline
-        self.tokenizer, self.model, self.text = pipeline.tokenizer, pipeline.model, pipeline.text
+        super().__init__(shared.pipeline)
         self.shared, self.client, self.previews, self.show = shared, client, previews, show
         self.jobs, self._gone = list[Job](), threading.Event()
-
-    @property
-    def fingerprint(self) -> str:
-        return self.shared.pipeline.fingerprint
-
-    def edits(self, wanted: Wanted) -> Drawing:
-        return self.shared.pipeline.edits(wanted)
 
     @property
     def share(self) -> float:
@@ -204,18 +228,7 @@ class Guest(CodedPipeline):
                 raise event.error
         return torch.stack([codes[i] for i in range(count)])
 
-    def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
-        return self._between(lambda: encoded(self.tokenizer, images))
-
-    def decode(
-        self,
-        codes: Tensor | np.ndarray,
-        spec: TokenSpec | None = None,
-        depth: int | None = None,
-    ) -> Tensor:
-        return self._between(lambda: decoded(self.tokenizer, codes, spec, depth))
-
-    def _between(self, function: Callable[[], Tensor]) -> Tensor:
+    def between(self, function: Callable[[], Any]) -> Any:
         """Have something computed between two steps of the batch. Raises Gone after `leave`."""
         if self._gone.is_set():
             raise Gone

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from smalti.codes import Known, TokenSpec
-from smalti.data.decode import Picture
+from smalti.codes import Known
 from smalti.engine import mixed
-from smalti.pipeline.coded import CodedPipeline, preview
+from smalti.pipeline.coded import preview
 from smalti.pipeline.conversation import Piece, Turn, said
-from smalti.pipeline.request import Drawing, Part, Wanted
+from smalti.pipeline.request import Part
 from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
-from smalti.serve.shared import Gone, Limits, Show, unseen
+from smalti.serve.shared import Gone, Limits, Show, Visitor, unseen
 from smalti.serve.turnstile import Turnstile
 
 EVERY = 16
@@ -55,7 +53,7 @@ class Talker:
         return (event for event in self.batching.stream(make, gone) if event is not None)
 
 
-class Listener(CodedPipeline):
+class Listener(Visitor):
     """A pipeline of text and pictures as one client draws and edits with it, in a thread of its own
     and inside `place`.
 
@@ -63,17 +61,9 @@ class Listener(CodedPipeline):
     """
 
     def __init__(self, talker: Talker, previews: int = 0, show: Show = unseen) -> None:
-        pipeline = talker.pipeline
-        self.tokenizer, self.model, self.eye = pipeline.tokenizer, pipeline.model, pipeline.eye
+        super().__init__(talker.pipeline)
         self.talker, self.previews, self.show = talker, previews, show
         self.share, self.gone = 0.0, threading.Event()
-
-    @property
-    def fingerprint(self) -> str:
-        return self.talker.pipeline.fingerprint
-
-    def edits(self, wanted: Wanted) -> Drawing:
-        return self.talker.pipeline.edits(wanted)
 
     def place(self) -> Any:
         """A place among those who draw. Raises what `Turnstile.place` does."""
@@ -113,17 +103,10 @@ class Listener(CodedPipeline):
                 if due > shown and step.done < step.total:
                     shown = due
                     see = lambda step=step: preview(self.tokenizer, step)  # noqa: E731
-                    (image,) = self.talker.batching.call(see)
+                    (image,) = self.between(see)
                     self.show(part.offset, image)
         raise Gone
 
-    def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
-        return self.talker.batching.call(lambda: self.talker.pipeline.encode(images))
-
-    def decode(
-        self,
-        codes: Tensor | np.ndarray,
-        spec: TokenSpec | None = None,
-        depth: int | None = None,
-    ) -> Tensor:
-        return self.talker.batching.call(lambda: self.talker.pipeline.decode(codes, spec, depth))
+    def between(self, function: Callable[[], Any]) -> Any:
+        """Have something computed between two passes. Raises Stopped."""
+        return self.talker.batching.call(function)
