@@ -196,7 +196,8 @@ def written(lines: dict[str, Any], args: argparse.Namespace) -> None:
     behind = rest.split(MARKS[1])[1]
     whole = f"{before}{MARKS[0]}\n{table(lines)}\n{MARKS[1]}{behind}"
     page.write_text(whole, encoding="utf-8")
-    sheet(args.runs, args.reference).save(args.docs / "price.png", optimize=True)
+    shown = sheet(args.runs, args.reference).quantize(256)  # a third of the bytes
+    shown.save(args.docs / "price.png", optimize=True)
     report({"case": "machines"} | machines(lines.values()))
 
 
