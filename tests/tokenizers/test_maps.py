@@ -13,7 +13,8 @@ from smalti.nn.edges import HIGH, LOW, SIGMA, edges
 from smalti.tokenizers.maps import picture_of, planes_of
 from smalti.tokenizers.vqgan import VQGAN, tiny
 from smalti.train.codebook_care import CodebookConfig
-from smalti.train.objectives import ReconstructionConfig, RelaxedConfig
+from smalti.train.objectives import ReconstructionConfig
+from smalti.train.relaxed import RelaxedConfig
 
 QUIET = ReconstructionConfig(perceptual="none", gan_weight=0.0)
 
@@ -131,7 +132,10 @@ def test_codes_that_are_drawn_in_training():
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     codes = model.encode(images)
     assert torch.equal(codes, model.encode(images)), "evaluation takes the most probable code"
-    goal = replace(QUIET, relaxed=RelaxedConfig(kl=0.5, temperature=2.0, least=1.0, steps=10))
+    goal = replace(
+        QUIET,
+        relaxed=RelaxedConfig(kl=0.5, temperature=2.0, final_temperature=1.0, temperature_steps=10),
+    )
     objective = goal.objective(model.train(), 0, 4)
     losses = objective({"images": ((images + 1) * 127.5).byte()}, 5)
     assert model.quantize.temperature == pytest.approx(1.5)

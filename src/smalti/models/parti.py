@@ -239,7 +239,7 @@ class Parti(Raster):
         """Hidden states (B, n, D) of a span; reads codes, in the order in which they are drawn, of
         earlier slots only. Without a cache the span must be all slots."""
         x = self.rows(codes, cond.start, span) + arrange(cond.positions, span.slots)  # (B, n, D)
-        mask = None if causal(span) else visible(span.slots, span.reach)
+        mask = None if causal(span) else visible(span)
         for i, layer in enumerate(self.layers):
             x = layer(x, mask, span, cond.context, i, cache)
         return self.norm(x)  # (B, n, D)

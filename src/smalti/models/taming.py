@@ -254,7 +254,7 @@ class Taming(Raster):
             return place
         keys = torch.arange(place.reach, device=place.positions.device)
         both = (place.positions[:, None] < whole) & (keys < whole)  # (n, reach)
-        return place._replace(mask=visible(place.positions, place.reach) | both, causal=False)
+        return place._replace(mask=visible(span, self.config.prefix - 1) | both, causal=False)
 
     def in_windows(self, codes: Tensor, cond: Prepared, slots: Tensor) -> Tensor:
         """Hidden states (B, n, D) of slots, (n,) or (B, n), of a larger picture."""

@@ -13,8 +13,9 @@ from smalti.recipes.base import DataConfig, Demo, GeneratorRecipe, MapRecipe, To
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.tokenizers.vqgan import VQGANConfig, taming_f16, taming_gumbel_f8
 from smalti.train.codebook_care import CodebookConfig
-from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig, RelaxedConfig
+from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
+from smalti.train.relaxed import RelaxedConfig
 from smalti.train.trainer import TrainConfig
 
 RATE = 4.5e-6
@@ -69,7 +70,9 @@ def taming_vqgan_16384() -> TokenizerRecipe:
 
 def taming_gumbel() -> TokenizerRecipe:
     """VQGAN f8 that draws its 8192 codes, on OpenImages. Published: reconstruction FID 1.49."""
-    relaxed = RelaxedConfig(kl=1e-8, temperature=0.9, least=1e-6, steps=1_000_000)  # [M] but kl
+    relaxed = RelaxedConfig(
+        kl=1e-8, temperature=0.9, final_temperature=1e-6, temperature_steps=1_000_000
+    )  # [M] but kl
     goal = replace(LEGACY, relaxed=relaxed, codebook=CodebookConfig())
     return vqgan(taming_gumbel_f8(), "folder:openimages/train", goal)
 

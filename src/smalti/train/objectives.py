@@ -8,7 +8,6 @@ separate steps because no total reaches the parameters of another optimizer.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -33,6 +32,7 @@ from smalti.train.gan import (
     generator_loss,
 )
 from smalti.train.perceptual import perceptual
+from smalti.train.relaxed import RelaxedConfig
 
 Batch = dict[str, Tensor]
 
@@ -204,29 +204,6 @@ class PictureConfig(CodingConfig):
             return ""
         start = f"objective.gan_start {self.gan_start}"
         return f"no discriminator takes part: {start} is not before the last of {steps} steps"
-
-
-@dataclass(frozen=True)
-class RelaxedConfig:
-    """How a quantizer that draws its codes learns (Jang et al. 2017, arXiv:1611.01144)."""
-
-    kl: float = 1e-8
-    """Weight of the divergence of each place's codes from all being as likely, in nats."""
-    temperature: float = 0.9
-    """Of the softmax that has the gradient, at first."""
-    least: float = 1e-6
-    """The temperature at the end."""
-    steps: int = 1_000_000
-    """Steps in which it falls, by a cosine."""
-
-    def __post_init__(self) -> None:
-        check(self, "relaxed.", above_zero=("temperature", "least"), positive=("steps",))
-        if self.kl < 0:
-            raise ValueError(f"relaxed.kl must be 0 or more, got {self.kl}")
-
-    def temperature_at(self, step: int) -> float:
-        share = (1 + math.cos(math.pi * min(step / self.steps, 1.0))) / 2
-        return self.least + (self.temperature - self.least) * share
 
 
 def check_kinds(model: Any, config: PictureConfig) -> None:
