@@ -76,6 +76,9 @@ class Halves:
     def __init__(self, back: float | None) -> None:
         self.back = back
 
+    def seen(self, images):
+        return images
+
     def encode(self, images):
         self.images = images
         return (images.mean((1, 2, 3)) > 0).long()[:, None].expand(-1, 16)
@@ -123,6 +126,9 @@ class Normal:
     def spread(self, images):
         posterior = self.posterior(images)
         return posterior.mean, posterior.logvar.exp()
+
+    def seen(self, images):
+        return images
 
     def encode(self, images):
         self.images = images

@@ -9,6 +9,7 @@ from builders import build, random_codes, random_cond
 from smalti.codes import Cond, Reads, Span
 from smalti.models import imagegpt, llamagen, rq_transformer
 from smalti.models.dalle import DALLE, DALLEConfig, tiny
+from smalti.models.raster_stack import place_of
 from smalti.nn.unfilled import unfilled
 from smalti.recipes.dalle import dalle_12b
 from smalti.tokenizers import dalle_dvae, rq_vae
@@ -35,9 +36,11 @@ def seen_by_definition(kind: str, query: int, key: int) -> bool:
 
 @pytest.mark.parametrize("kind", ["row", "column", "square"])
 def test_what_a_layer_sees(kind):
-    count = OBLONG.text_length + MODEL.spec.positions - 1
+    n = MODEL.spec.positions
+    span, count = Span(torch.arange(n), n, 0), OBLONG.text_length + n - 1
     cells = torch.arange(MODEL.spec.positions)[None]
-    found = MODEL.seen(torch.arange(count), count, cells)[kind][0, 0]
+    place = place_of(span, OBLONG.text_length, None)
+    found = MODEL.seen(span, place, cells)[kind][0, 0]
     for query in range(count):
         wanted = [seen_by_definition(kind, query, key) for key in range(count)]
         assert found[query].tolist() == wanted, query

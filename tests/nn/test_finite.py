@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import smalti
-from builders import build, models, pipeline, tokenizers
+from builders import build, models, pipeline, random_cond, tokenizers
 from smalti.codes import Cond, Draw
 from smalti.data.token_cache import TokenCache
 from smalti.data.token_file import Encoding, write_cache
@@ -92,10 +92,7 @@ def test_a_pipeline_keeps_what_was_there(tmp_path):
 
 
 def stream(model, known=None):
-    cond = Cond(labels=torch.tensor([1, 2]))
-    if not model.reads.classes:
-        size = (2, model.config.text_length, model.config.text_dim)
-        cond = Cond.of_text(torch.ones(size), torch.ones(size[:2], dtype=torch.bool))
+    cond = Cond(labels=torch.tensor([1, 2])) if model.reads.classes else random_cond(model, 2)
     return LOOPS[model.loop](model, Request(cond, Noise.request(0, 2), known=known))
 
 

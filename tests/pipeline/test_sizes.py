@@ -21,7 +21,7 @@ from smalti.tokenizers.infinity import schedule
 
 BUILT = {name: build(*one) for name, one in models().items()}
 FREE = [name for name, m in BUILT.items() if m.any_grid]
-BOUND = [name for name in BUILT if name not in FREE]
+BOUND = [name for name, m in BUILT.items() if not (m.any_grid or m.windows)]
 
 
 def pixels(images) -> np.ndarray:
@@ -31,6 +31,8 @@ def pixels(images) -> np.ndarray:
 def asked(pipe: Pipeline, count: int = 3) -> dict:
     if pipe.text is not None:
         return {"text": ["a heart", "b", "a cat"][:count]}
+    if pipe.map is not None:
+        return {"map": [[3] * pipe.map.spec.positions] * count}
     return {"classes": list(range(count))}
 
 

@@ -8,6 +8,9 @@ from typing import Any
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.tensor_shapes import count, shape
 
+VQGAN_MARKS = ("encoder.mid.attn_1.q.", "quantize.embed", "post_quant_conv.")
+"""How names of tensors begin of which files of a VQGAN have all, whichever project they are of."""
+
 
 def convolutions(checkpoint: Checkpoint, project: str, patch: int = 0) -> dict[str, Any]:
     """Sizes of the encoder by the names of a `ConvConfig`, for images of a single code, and which

@@ -28,10 +28,11 @@ from smalti.config import check
 from smalti.heads.categorical import CategoricalHead
 from smalti.heads.of_codes import head_of
 from smalti.models.generator import GeneratorConfig
-from smalti.models.raster_stack import TextLearner, place_of
+from smalti.models.raster_stack import TextLearner, place_of, visible
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.gpt import LN_EPS, Block
+from smalti.nn.llama import Place
 from smalti.sampling.orders import arrange
 
 Sight = Literal["row", "column", "square"]
@@ -194,16 +195,15 @@ class DALLE(TextLearner):
         size = (c.layers, batch, c.heads, length, c.dim // c.heads)
         return KVCache(*size, weight.dtype, weight.device)
 
-    def seen(self, positions: Tensor, reach: int, cells: Tensor) -> dict[Sight, Tensor]:
-        """What the positions of a sequence, (n,) or (B, n), see of those below `reach`, in each
-        kind of layer: (1 or B, 1, n, reach) bool. All see the text before them; a code sees
-        itself."""
+    def seen(self, span: Span, place: Place, cells: Tensor) -> dict[Sight, Tensor]:
+        """What the rows of a span see, in each kind of layer: (1 or B, 1, n, reach) bool. All see
+        the text before them; a code sees itself."""
         words, width = self.config.text_length, self.config.grid[1]
         where = F.pad(cells, (words, 0))  # (1 or B, T + N)
-        keys = torch.arange(reach, device=positions.device)
-        mine = arrange(where, positions).unsqueeze(2)  # (1 or B, n, 1)
-        theirs = where[:, None, :reach]  # (1 or B, 1, reach)
-        past = keys <= positions.view(-1, positions.shape[-1], 1)
+        keys = torch.arange(place.reach, device=cells.device)
+        mine = arrange(where, place.positions).unsqueeze(2)  # (1 or B, n, 1)
+        theirs = where[:, None, : place.reach]  # (1 or B, 1, reach)
+        past = visible(span, words - 1).squeeze(1)  # (1 or B, n, reach)
         text, most = keys < words, self.config.square // 2
         back, up = mine - theirs, mine // width - theirs // width
         near: dict[Sight, Tensor] = {
@@ -226,7 +226,7 @@ class DALLE(TextLearner):
             x = torch.cat((cond.prefix.to(x.dtype), x), 1)  # (B, T - 1 + n, D)
         x = F.dropout(x, self.config.dropout, self.training)
         place = place_of(span, self.config.text_length, None)
-        seen = self.seen(place.positions, place.reach, cond.cells)
+        seen = self.seen(span, place, cond.cells)
         for i, (layer, sight) in enumerate(zip(self.layers, self.config.sights, strict=True)):
             x = layer(x, place._replace(mask=seen[sight], causal=False), i, cache)
         return self.norm(x)

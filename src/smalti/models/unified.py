@@ -151,6 +151,8 @@ class Unified(nn.Module):
     depths: int = 1
     """Codes of a position that are drawn one after another, or levels of a picture, each by filters
     of its own."""
+    prunes: bool = False
+    """Whether late layers can leave positions of late scales out."""
     any_order: bool = False
     """Whether its pictures can be drawn in whatever order: training has shown it many."""
 
@@ -262,6 +264,7 @@ class Drawer:
 
     loop: Literal["causal", "masked", "denoised"] = "causal"
     smooth = False
+    prunes = False
     reads = Reads()
 
     def __init__(self, model: Unified, rows: Rows, spec: TokenSpec) -> None:
@@ -269,6 +272,9 @@ class Drawer:
 
     def draws(self, spec: TokenSpec | None) -> TokenSpec:
         return self.spec
+
+    def by_windows(self, spec: TokenSpec | None) -> bool:
+        return False
 
     def order(self, spec: TokenSpec | None = None) -> Tensor | None:
         return self.model.order(spec)

@@ -359,7 +359,7 @@ class UnifiedPipeline(CodedPipeline):
         """What `events` gives, and None for a pass of which there is nothing to tell: who computes
         several in turn goes on with another there."""
         spec, words = self.model.spec, self.words
-        every = wish.every if self.tokenizer.placed else None
+        every = wish.every if self.draws and self.tokenizer.placed else None
         behind = set[int]()  # rows whose next text does not begin what is written
         request = self._request(documents, wish, *self.settings(settings))
         with torch.inference_mode(), packed(self.model):

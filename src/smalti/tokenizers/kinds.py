@@ -35,7 +35,6 @@ from smalti.tokenizers import maskbit as maskbit_vqgan
 from smalti.tokenizers import open_magvit2 as lfq
 
 KINDS = {
-    "dalle_dvae": Entry(dalle_dvae.DalleDVAEConfig, dalle_dvae.DalleDVAE, dalle_dvae.tiny),
     "vqgan": Entry(vqgan.VQGANConfig, vqgan.VQGAN, vqgan.tiny),
     "multiscale_vqvae": Entry(
         multiscale_vqvae.MultiScaleConfig,
@@ -46,6 +45,7 @@ KINDS = {
     "maskgit_vqgan": Entry(
         maskgit_vqgan.MaskGITVQGANConfig, maskgit_vqgan.MaskGITVQGAN, maskgit_vqgan.tiny
     ),
+    "dalle_dvae": Entry(dalle_dvae.DalleDVAEConfig, dalle_dvae.DalleDVAE, dalle_dvae.tiny),
     "dcae": Entry(dcae.DCAEConfig, dcae.DCAE, dcae.tiny),
     "dual": Entry(dual.DualConfig, dual.DualTokenizer, dual.tiny),
     "emu3_vq": Entry(emu3_vq.Emu3VQConfig, emu3_vq.Emu3VQ, emu3_vq.tiny),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from smalti.config import check
 from smalti.nn.linear import Linear, linear
 
-STACKS = ("layers.", "encoder.layers.", "decoder.layers.")
+STACKS = ("layers.", "encoder.layers.", "decoder.layers.", "trunk.")
 """Where models keep their attention and feed-forward."""
 
 

@@ -29,7 +29,7 @@ from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.project import Part, Project, at_size, words_of
 from smalti.interop.projects.var import vae_state
 from smalti.interop.saved import Dtype, Repository, pair
-from smalti.interop.taming import convolutions
+from smalti.interop.taming import VQGAN_MARKS, convolutions
 from smalti.interop.tensor_shapes import shape
 from smalti.models.one_vocabulary import OneVocabulary, OneVocabularyConfig
 from smalti.models.unified import Marks
@@ -186,7 +186,7 @@ WRITTEN = Writing(text_temperature=0.7, text_top_p=0.9, penalty=1.2)
 """How Meta's code draws and writes."""
 TOKENIZER = Part(
     title="a tokenizer of Chameleon",
-    marks=("encoder.mid.attn_1.q.", "quantize.embedding.", "post_quant_conv."),
+    marks=VQGAN_MARKS,
     module=VQGAN,
     config=lambda checkpoint, options: tokenizer_sizes(checkpoint),
     state=lambda state, *_: {

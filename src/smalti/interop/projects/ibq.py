@@ -20,7 +20,7 @@ from smalti.interop.project import Part, Project, at_size
 from smalti.interop.projects.var import vae_state
 from smalti.interop.saved import Repository, pair
 from smalti.interop.seed_voken import Published, VokenFiles
-from smalti.interop.taming import convolutions
+from smalti.interop.taming import VQGAN_MARKS, convolutions
 from smalti.interop.tensor_shapes import count, shape
 from smalti.models.ibq import IBQ, SIZES, IBQConfig
 from smalti.pipeline.sampling import Sampling
@@ -127,7 +127,7 @@ def _generator(checkpoint: Checkpoint, options: IBQFiles, codes: IBQTokenizerCon
 
 TOKENIZER = Part(
     title="an IBQ tokenizer",
-    marks=("encoder.mid.attn_1.q.", "quantize.embedding.", "post_quant_conv."),
+    marks=VQGAN_MARKS,
     module=IBQTokenizer,
     config=lambda checkpoint, options: tokenizer_sizes(checkpoint),
     state=lambda state, *_: vae_state(state),

@@ -23,7 +23,7 @@ from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, sized
 from smalti.interop.projects.var import vae_state
 from smalti.interop.saved import Dtype, pair
-from smalti.interop.taming import convolutions
+from smalti.interop.taming import VQGAN_MARKS, convolutions
 from smalti.interop.tensor_shapes import count, shape
 from smalti.models.taming import SIZES, Taming, TamingConfig
 from smalti.pipeline.sampling import Sampling
@@ -278,11 +278,9 @@ def gpt_state(state: Mapping[str, Tensor], config: TamingConfig) -> dict[str, Te
 
 # -- the record
 
-MARKS = ("encoder.down.0.block.", "decoder.up.0.block.", "post_quant_conv.")
-
 TOKENIZER = Part(
     title="a VQGAN of taming-transformers",
-    marks=MARKS,
+    marks=VQGAN_MARKS,
     module=VQGAN,
     config=lambda checkpoint, options: vqgan_sizes(checkpoint),
     state=lambda state, *_: vqgan_state(state),
