@@ -87,6 +87,11 @@ def test_recipes_are_what_they_were(name):
         ", plain_codes=False",
         ", memory=0.0",
         ", compile='auto'",
+        ", prune=(), prune_layers=0.5",
+        ", gumbel=False, map='', kinds=0",
+        ", relaxed=RelaxedConfig(kl=1e-08, temperature=0.9, final_temperature=1e-06, "
+        "temperature_steps=1000000)",
+        ", map=''",
     ):
         text = text.replace(later, "")  # fields that came later
     text = text.replace("guidance_parallel", "parallel")  # its name of today
