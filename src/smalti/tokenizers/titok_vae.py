@@ -40,6 +40,7 @@ class TiTokVAE(TokensTokenizer):
     """A `Tokenizer`: images (B, 3, H, W) in [-1, 1] to codes (B, K, C), and back."""
 
     distributions = True
+    scaled = True
     config: TiTokVAEConfig
 
     def __init__(self, config: TiTokVAEConfig) -> None:
@@ -54,6 +55,10 @@ class TiTokVAE(TokensTokenizer):
         posterior = self.posterior(images)
         latent = posterior.sample(torch.randn_like(posterior.mean))  # (B, C, 1, K)
         return Autoencoded(self.render(latent), posterior)
+
+    def spread(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.posterior(images)
+        return posterior.mean, posterior.logvar.double().exp()
 
     def rescale(self, std: float) -> dict[str, float]:
         """Give codes the scale at which their standard deviation is one."""
