@@ -37,6 +37,7 @@ def test_features_of_codes_are_those_that_the_decoder_of_features_gives():
     torch.testing.assert_close(seen.mean(-1), torch.zeros(3, 4), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_captioners_learn_what_features_say():
     pictures = Shapes(40, seed=3)
     captions = Captions(pictures)

@@ -3,6 +3,7 @@ what it says does not is refused, in one line with the reason that stands in the
 
 import re
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def fitted(model: str, tokenizer: torch.nn.Module):
     return config.fitted(tokenizer, reads if reads.text else Reads(classes=3))
 
 
+@cache
 def made(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
     item = modules.TOKENIZERS[name]

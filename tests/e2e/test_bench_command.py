@@ -26,7 +26,9 @@ def told(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("name", ["llamagen", "var", "mar", "rar", "llamagen-text"])
+@pytest.mark.parametrize(
+    "name", ["llamagen", "var", pytest.param("mar", marks=pytest.mark.slow), "rar", "llamagen-text"]
+)
 def test_a_pipeline_is_drawn_from_and_trained(tmp_path, capsys, name):
     pipe = pipeline(name)
     pipe.save_pretrained(tmp_path)

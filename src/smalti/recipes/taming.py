@@ -181,7 +181,7 @@ def emoji_edges() -> TokenizerRecipe:
     smalti train emoji_edges --out runs/emoji-edges
     """
     recipe = emoji_vqgan()
-    train = replace(recipe.train, steps=400, eval_every=200, preview_every=200, save_every=200)
+    train = replace(recipe.train, steps=400, eval_every=80, preview_every=200, save_every=200)
     return replace(recipe, model=replace(recipe.model, map="edges", vocab=128), train=train)
 
 
@@ -197,7 +197,7 @@ def emoji_taming_edges() -> MapRecipe:
         data=recipe.data,
         model=model,
         sampling=Sampling.of(guidance=1.5, top_p=0.95),
-        train=replace(recipe.train, steps=2000),
+        train=replace(recipe.train, steps=2000, eval_every=400, preview_every=1000),
     )
 
 
