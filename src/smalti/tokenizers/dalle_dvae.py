@@ -224,7 +224,7 @@ class DalleDVAE(GridTokenizer):
         (B, 6, H, W)."""
         return 2 * unsqueezed(stats[:, :3].sigmoid()) - 1
 
-    def relaxed(self, images: Tensor, temperature: float) -> Relaxed:
+    def mixed(self, images: Tensor, temperature: float) -> Relaxed:
         """Images through mixtures of codes: softmaxes, by this temperature, of logits and Gumbel
         numbers, which are torch's."""
         logits = self.latent(images).float()

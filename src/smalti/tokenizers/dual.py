@@ -229,7 +229,7 @@ class DualTokenizer(ImageTokenizer):
         """(B, P, h, w) before quantization."""
         return self.quant_conv(self.encoder(images))
 
-    def spread(self, semantic: Tensor, pixels: Tensor | None) -> Tensor:
+    def as_one(self, semantic: Tensor, pixels: Tensor | None) -> Tensor:
         """What stands for semantic codes (B, S, h, w) and, if there are any, for codes of pixels
         (B, P, h', w'), as one map (B, S + P, h', w')."""
         spread = F.interpolate(semantic, self.config.cells, mode="bicubic")
@@ -237,7 +237,7 @@ class DualTokenizer(ImageTokenizer):
 
     def render(self, semantic: Tensor, pixels: Tensor | None) -> Tensor:
         """The same to images (B, 3, H, W), not clamped."""
-        both = self.spread(semantic, pixels)
+        both = self.as_one(semantic, pixels)
         return self.decoder(self.post_quant_conv(both), both)
 
     def looked_up(self, codes: Tensor, levels: int) -> tuple[Tensor, Tensor | None]:
@@ -252,7 +252,7 @@ class DualTokenizer(ImageTokenizer):
         return self.semantic_quantize.decode(self._map(semantic)), vectors
 
     def embedded(self, codes: Tensor) -> Tensor:
-        return self.spread(*self.looked_up(codes, self.levels))
+        return self.as_one(*self.looked_up(codes, self.levels))
 
     def forward(self, images: Tensor, swap: Tensor | None = None) -> Dual:
         """Images (B, 3, H, W) to what training needs of them. Where `swap` (B, 1, h, w) is True,

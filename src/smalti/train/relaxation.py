@@ -76,7 +76,7 @@ class Relaxation(Objective):
     def forward(self, batch: Batch, step: int) -> Losses:
         images = to_float(batch["images"])
         temperature, weight = self.config.at(step)
-        logits, stats = self.model.relaxed(images, temperature)
+        logits, stats = self.model.mixed(images, temperature)
         nats = unlikelihood(self.model.seen(images), stats).mean()
         kl = divergence(logits).flatten(1).sum(1).mean()
         total = nats + weight / images[0].numel() * kl
