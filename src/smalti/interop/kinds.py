@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,12 +18,14 @@ def _kinds() -> dict[Part, str]:
         for option, part in (("tokenizer", project.tokenizer), ("model", project.model)):
             if part is not None:
                 found.setdefault(part, f"{name} --{option}")
-    return dict(reversed(found.items()))
+    shared = Counter(p.tokenizer.module for p in PROJECTS.values() if p.tokenizer)
+    return dict(sorted(reversed(found.items()), key=lambda kind: shared[kind[0].module]))
 
 
 KINDS = _kinds()
 """What takes a file of each kind: the project of `smalti convert`, and the option. Of a tokenizer
-that several share, the first that has it; of a file that holds both, what takes the model."""
+that several share, the first that has it; of a file that holds both, what takes the model. Of
+tokenizers whose files have the same names, one that is a module of its own comes first."""
 
 
 def prefixes(names: Iterable[str], kind: Part) -> list[str]:
