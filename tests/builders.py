@@ -71,6 +71,10 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
         "var-shared": (var.VAR, shared),
         "maskgit-oblong": (maskgit.MaskGIT, oblong),
         "maskbit-numbers": (maskbit.MaskBit, thirds),
+        "maskbit-text": (
+            maskbit.MaskBit,
+            replace(maskbit.tiny(), classes=0, text_length=6, text_dim=12, prenorm=True),
+        ),
         "maskbit-whole": (maskbit.MaskBit, replace(maskbit.tiny(), channels=5, groups=1)),
         "llamagen-depth": (llamagen.LlamaGen, replace(small, depth=3, vocab=8)),
         "llamagen-bits": (llamagen.LlamaGen, replace(small, **bits)),

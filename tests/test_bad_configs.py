@@ -38,7 +38,7 @@ from smalti.train.kl import KLConfig
         ({"kv_heads": -1}, "kv_heads must divide heads 2, got -1"),
         ({"kv_heads": 4}, "kv_heads must divide heads 2, got 4"),
         ({"dim": 30}, r"dim must be a multiple of 4 \* heads, got 30, 2"),
-        ({"classes": 0}, "either classes or a text prefix, got classes 0, text_length 0"),
+        ({"classes": 0}, "either classes or a text, got classes 0, text_length 0"),
     ],
 )
 def test_llamagen(bad, message):

@@ -48,7 +48,7 @@ def test_published_sizes():
         ({"depth": 4}, "depth must be at most layers 3, got 4"),
         ({"depth": 0}, "depth must be"),
         ({"vocab": 1}, "vocab must be"),
-        ({"classes": 0}, "a model has either classes or a text prefix"),
+        ({"classes": 0}, "a model has either classes or a text"),
         ({"heads": 3}, r"dim must be a multiple of 4 \* heads"),
         ({"kv_heads": 3}, "kv_heads must divide heads 2, got 3"),
     ],

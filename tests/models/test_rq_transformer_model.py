@@ -85,7 +85,7 @@ def test_the_text_is_learned_too():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"text_length": 5}, "either classes or a text prefix, got classes 5, text_length 5"),
+        ({"text_length": 5}, "either classes or a text, got classes 5, text_length 5"),
         ({"vocabs": (32, 8)}, "one for each of 3 depths, the most of them 32, got"),
         ({"vocabs": (8, 8, 8)}, "the most of them 32"),
         ({"depth": 0}, "depth must be at least 1, got 0"),

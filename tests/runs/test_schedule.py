@@ -92,6 +92,7 @@ def test_recipes_are_what_they_were(name):
         ", relaxed=RelaxedConfig(kl=1e-08, temperature=0.9, final_temperature=1e-06, "
         "temperature_steps=1000000)",
         ", map=''",
+        ", wordings=False",
     ):
         text = text.replace(later, "")  # fields that came later
     text = text.replace("guidance_parallel", "parallel")  # its name of today

@@ -24,9 +24,10 @@ class CodeBatches:
     cache keeps deviations, as another sample in each epoch if `train`, else in view 0 and as its
     mean, with a 'chance' in [0, 1), float32 (b,), and a seed 'shuffle', int64 (b,), the same on any
     number of ranks. `evaluation` is always in order, in view 0, of means, and without these. With a
-    text encoder there are also 'text_tokens' (b, T, ...) of the captions if it learns, else their
-    cached features 'text' (b, T, C) and 'text_mask' (b, T). With `maps` there are codes of those,
-    'map' (b, M), in the same view.
+    text encoder there are also 'text_tokens' (b, T, ...) of the captions if it learns, if `train`
+    of any of the texts that the cache keeps (`TokenCache.texts_of`), else the cached features of
+    captions, 'text' (b, T, C) and 'text_mask' (b, T). With `maps` there are codes of those, 'map'
+    (b, M), in the same view.
     Raises ValueError if `indices` is empty or not in the cache, or for a bad batch, rank or seed.
     """
 
@@ -61,7 +62,8 @@ class CodeBatches:
         shuffle, samples = (
             (self._stream.uniform(items, key=key) * 2**53).astype(np.int64) for key in (3, 4)
         )
-        chosen = (views, samples) if self.train else (0, None)
+        texts = self._stream.uniform(items, key=5)
+        chosen = (views, samples, texts) if self.train else (0, None, None)
         batch = self._gather(self.rows[items.positions], *chosen)
         drawn = {"chance": torch.from_numpy(chance).float(), "shuffle": torch.from_numpy(shuffle)}
         return batch | drawn
@@ -78,14 +80,19 @@ class CodeBatches:
             yield self._gather(self.rows[start : start + batch], 0)
 
     def _gather(
-        self, rows: np.ndarray, views: np.ndarray | int, seeds: np.ndarray | None = None
+        self,
+        rows: np.ndarray,
+        views: np.ndarray | int,
+        seeds: np.ndarray | None = None,
+        texts: np.ndarray | None = None,
     ) -> dict[str, Tensor]:
         labels = self.cache.labels[rows]
         if not self.cache.classes:  # images without labels are one class
             labels = np.zeros_like(labels)
         batch = {"codes": self.cache.codes(rows, views, seeds), "labels": torch.from_numpy(labels)}
         if self.encoder is not None and self.encoder.learned:
-            batch["text_tokens"] = self.encoder.tokenize(self.cache.captions_of(rows))
+            chance = np.zeros(len(rows)) if texts is None else texts
+            batch["text_tokens"] = self.encoder.tokenize(self.cache.texts_of(rows, chance))
         elif self.encoder is not None:
             batch["text"], batch["text_mask"] = self.cache.text(rows)
         if self.maps:

@@ -20,6 +20,7 @@ SCHEMES = {
     "scenes": "scenes or scenes:COUNT",
     "folder": "folder:PATH",
     "parquet": "parquet:PATH",
+    "styles": "styles:FILE.parquet",
     "hub": "hub:NAME or hub:NAME:SPLIT",
 }
 
@@ -73,6 +74,10 @@ def _opened(text: str) -> Any:
         from smalti.data.parquet import Parquet
 
         return Parquet(path, options, f"parquet:{rest}")
+    if scheme == "styles":
+        from smalti.data.styles import open_styles
+
+        return open_styles(rest)
     from smalti.data.hub_rows import open_hub
 
     return open_hub(path, options, f"hub:{rest}")

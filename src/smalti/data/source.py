@@ -68,7 +68,7 @@ class Source(Keyed, Protocol):
 def groups(name: str, keys: Iterable[str]) -> list[str]:
     """What each key of the source `name` is held out with: an emoji with its variants, whose keys
     agree up to '#'; every other key with its equals alone."""
-    if name.partition(":")[0] == "emoji":
+    if name.partition(":")[0] in ("emoji", "styles"):
         return [key.partition("#")[0] for key in keys]
     return list(keys)
 

@@ -51,7 +51,7 @@ class TokenCache:
             raise ValueError(f"{path} is an Arrow file, but not a token cache")
         try:
             meta = json.loads(self._meta)
-            more = [name for name in ("text", "map") if meta.get(name)]
+            more = [name for name in ("text", "map", "wordings") if meta.get(name)]
             self._open(table.select(COLUMNS + more), meta)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
@@ -72,6 +72,8 @@ class TokenCache:
         """Type, config and fingerprint of the encoder that made the captions' features, if any."""
         self.map: dict[str, Any] | None = meta.get("map")
         """What the codes of maps are of, if there are any, as `Encoding` has it."""
+        self.wordings: bool = meta.get("wordings", False)
+        """Whether other texts of the images than their captions are kept."""
         self.posterior: bool = meta.get("posterior", False)
         """Whether means and standard deviations of codes are kept."""
         self.labels = table["label"].to_numpy()
@@ -150,6 +152,17 @@ class TokenCache:
     def captions_of(self, indices: np.ndarray | list[int]) -> list[str]:
         return self._table["caption"].take(pa.array(indices)).to_pylist()
 
+    def texts_of(self, indices: np.ndarray, chance: np.ndarray) -> list[str]:
+        """A text of each row by `chance` (B,) in [0, 1): its caption below a half, or where the row
+        has no other text, else one of its others, each as likely as another."""
+        texts = self.captions_of(indices)
+        if self.wordings:
+            others = self._table["wordings"].take(pa.array(indices)).to_pylist()
+            for i, (found, at) in enumerate(zip(others, 2 * chance - 1, strict=True)):
+                if found and at >= 0:
+                    texts[i] = found[int(at * len(found))]
+        return texts
+
     def text(self, indices: np.ndarray | list[int]) -> tuple[Tensor, Tensor]:
         """Features of the rows' captions, (B, T, C) float16 left padded with zeros, and their mask
         (B, T) bool. Raises ValueError if the cache has none, or some that are NaN or infinite."""
@@ -216,6 +229,7 @@ class TokenCache:
             half=codes == pa.float16(),
             posterior=self.posterior,
             map=self.map,
+            wordings=self.wordings,
         )
 
     def rows(self) -> Iterator[Row]:
@@ -234,7 +248,8 @@ class TokenCache:
             map = None
             if self.map is not None:
                 map = np.array(self._table["map"][i].as_py()).reshape(self.views, -1)
-            yield Row(code, int(label), caption, bool(out), key, text, map)
+            others = tuple(self._table["wordings"][i].as_py()) if self.wordings else ()
+            yield Row(code, int(label), caption, bool(out), key, text, map, others)
 
     def _row(self, codes: np.ndarray) -> np.ndarray:
         """The codes of a row, (V, N, ...), of what is stored of it."""

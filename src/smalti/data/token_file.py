@@ -52,6 +52,8 @@ class Row(NamedTuple):
     """(tokens, C) features of the caption, where the cache keeps them."""
     map: np.ndarray | None = None
     """(V, M) codes of the image's map, where the cache keeps them."""
+    wordings: tuple[str, ...] = ()
+    """Other texts of the image, where the cache keeps them."""
 
 
 def storage(spec: TokenSpec, half: bool = False) -> np.dtype:
@@ -85,6 +87,8 @@ class Encoding:
     map: dict[str, Any] | None = None
     """What the codes of maps are of: their `kind`, `spec`, the `fingerprint` of their tokenizer and
     of the maps (`source`); None: there are none."""
+    wordings: bool = False
+    """All texts that the source has of an image are stored."""
 
     def differences(self, other: Encoding) -> list[str]:
         """Names of the fields that differ, but for the source's name, which may be another one of
@@ -102,6 +106,8 @@ class Encoding:
         }  # fmt: skip
         if self.map:
             about["map"] = self.map
+        if self.wordings:
+            about["wordings"] = True
         return {META: json.dumps(about).encode()}
 
     @property
@@ -194,6 +200,8 @@ def _schema(encoding: Encoding) -> pa.Schema:
         columns.append(("text", pa.large_list(pa.float16())))
     if encoding.map:
         columns.append(("map", pa.list_(pa.int32())))
+    if encoding.wordings:
+        columns.append(("wordings", pa.list_(pa.string())))
     return pa.schema(columns, metadata=encoding.metadata())
 
 
@@ -212,6 +220,8 @@ def _record_batch(chunk: list[Row], encoding: Encoding, schema: pa.Schema) -> pa
     if encoding.map:
         rows = [None if r.map is None else r.map.ravel().tolist() for r in chunk]
         columns.append(pa.array(rows, schema.field("map").type))
+    if encoding.wordings:
+        columns.append(pa.array([list(r.wordings) for r in chunk], pa.list_(pa.string())))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -31,7 +31,7 @@ from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec, Turn
 from smalti.config import check
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
 from smalti.heads.of_codes import head_of
-from smalti.models.generator import Generator, GeneratorConfig
+from smalti.models.generator import Generator, GeneratorConfig, either
 from smalti.models.raster_stack import Raster, causal, visible
 from smalti.nn.adaln import LN_EPS
 from smalti.nn.attention import KVCache, attend
@@ -99,11 +99,7 @@ class FluidConfig(GeneratorConfig):
                 "several codes at a position are numbers, "
                 f"got depth {self.depth}, channels {self.channels}"
             )
-        if (self.classes > 0) == (self.text_length > 0):
-            raise ValueError(
-                "a model has either classes or a text, "
-                f"got classes {self.classes}, text_length {self.text_length}"
-            )
+        either(self)
 
     @property
     def spec(self) -> TokenSpec:
@@ -264,8 +260,7 @@ class Fluid(Generator):
 
     @property
     def reads(self) -> Reads:
-        c = self.config
-        return Reads(c.classes, c.text_length, c.text_dim if c.text_length else 0)
+        return either(self.config)
 
     @property
     def reader(self) -> nn.Module:

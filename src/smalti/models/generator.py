@@ -103,6 +103,17 @@ class GeneratorConfig:
         return replace(self, **chosen)
 
 
+def either(config: Any) -> Reads:
+    """What a model reads that is of classes or of texts, as its configuration says: `classes`, or
+    `text_length` and `text_dim`. Raises ValueError if it says both or neither."""
+    classes, length = config.classes, config.text_length
+    if (classes > 0) == (length > 0):
+        raise ValueError(
+            f"a model has either classes or a text, got classes {classes}, text_length {length}"
+        )
+    return Reads(classes, length, config.text_dim if length else 0)
+
+
 def grids_in_words(spec: TokenSpec) -> str:
     """How many grids there are where scales are wanted: one, or several that are no scales."""
     if not spec.tables:

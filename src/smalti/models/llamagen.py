@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from smalti.codes import Span, TokenSpec
 from smalti.config import check
 from smalti.heads.of_codes import head_of
-from smalti.models.generator import GeneratorConfig
+from smalti.models.generator import GeneratorConfig, either
 from smalti.models.raster_stack import PrefixedLlama, Prepared
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import code_embedding
@@ -83,11 +83,7 @@ class LlamaGenConfig(GeneratorConfig):
             rates=("dropout", "drop_path"),
             above_zero=("norm_eps", "rope_base"),
         )
-        if (self.classes > 0) == (self.text_length > 0):
-            raise ValueError(
-                "a model has either classes or a text prefix, "
-                f"got classes {self.classes}, text_length {self.text_length}"
-            )
+        either(self)
         if self.dim % (4 * self.heads):
             raise ValueError(f"dim must be a multiple of 4 * heads, got {self.dim}, {self.heads}")
         if self.kv_heads < 0 or self.heads % (self.kv_heads or self.heads):

@@ -9,8 +9,11 @@ model sees half of a code where it does not know the rest, and predicts each gro
 its 2^(K/m) ids. The class is the LAST token of the sequence, and training counts the loss at groups
 that are shown as well. Codes may also be numbers below a power of two, of which the bits are read.
 
-Letters: B images, N positions, K bits, m groups of a position, U = N * m of a picture, D width, V
-ids of a group, W wanted groups.
+Published models draw classes. Here a text may stand in the place of the class: its words, of which
+each has a position of its own, are seen by all, and padding by none.
+
+Letters: B images, N positions, T tokens of the condition, K bits, m groups of a position, U = N * m
+of a picture, D width, V ids of a group, W wanted groups.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ from smalti.arguments import an
 from smalti.codes import Cond, Draw, Reads, Rowwise, TokenSpec, Turn
 from smalti.config import check
 from smalti.heads.categorical import Softmax
-from smalti.models.generator import Generator, GeneratorConfig, held
+from smalti.models.generator import Generator, GeneratorConfig, either, held
 from smalti.nn.bert import LN_EPS, Block
 from smalti.nn.code_embedding import signs
+from smalti.nn.cross import nulled
 from smalti.nn.groups import Groups, code_bits
 from smalti.nn.linear import Linear
 from smalti.nn.residual import dropped
@@ -48,7 +52,11 @@ class MaskBitConfig(GeneratorConfig):
     """Groups m that share the bits of a code evenly; for a tokenizer's codes the next larger number
     that divides their bits."""
     classes: int = 1000
-    """Class labels; the null class is one more row."""
+    """Class labels; the null class is one more row. 0 for a text-conditional model."""
+    text_length: int = 0
+    """Words of a text T. 0 for a class-conditional model."""
+    text_dim: int = 256
+    """Width of the features of a word."""
     layers: int = 24
     """Transformer blocks."""
     heads: int = 16
@@ -63,9 +71,10 @@ class MaskBitConfig(GeneratorConfig):
     """Of embeddings, attention probabilities and the outputs of attention and feed-forward."""
 
     def __post_init__(self) -> None:
-        sizes = ("vocab", "groups", "classes", "layers", "heads", "dim", "ffn_dim")
+        sizes = ("vocab", "groups", "layers", "heads", "dim", "ffn_dim")
         check(self, pairs=("grid",), multiple=("dim", "heads"), positive=sizes)
-        check(self, rates=("dropout",), counts=("channels",))
+        check(self, rates=("dropout",), counts=("channels", "classes", "text_length"))
+        either(self)
         if code_bits(self.spec) % self.groups:
             raise ValueError(
                 f"groups must divide the {code_bits(self.spec)} bits of a code, got {self.groups}"
@@ -74,6 +83,11 @@ class MaskBitConfig(GeneratorConfig):
     @property
     def spec(self) -> TokenSpec:
         return TokenSpec((self.grid,), self.vocab, channels=self.channels)
+
+    @property
+    def prefix(self) -> int:
+        """T: one class token or the text."""
+        return self.text_length or 1
 
     def fitted(self, tokenizer: Any, reads: Reads) -> Self:
         """The same with what the tokenizer's codes and the condition decide.
@@ -100,12 +114,15 @@ class MaskBitConfig(GeneratorConfig):
 class Prepared(Rowwise):
     """All that no drawn code changes."""
 
-    label: Tensor
-    """(B, 1, D): the token of the class."""
+    condition: Tensor
+    """(B, T, D): the token of the class, or those of a text."""
+    visible: Tensor | None
+    """(B, 1, 1, N + T) bool, False at padding; None: everything is seen."""
 
 
 class MaskBit(Generator):
-    """Bits (B, N, K), or numbers (B, N), given a class. A `MaskedModel` of m parts a position."""
+    """Bits (B, N, K), or numbers (B, N), given a class or a text. A `MaskedModel` of m parts a
+    position."""
 
     loop = "masked"
     confidence = 7.8
@@ -118,8 +135,12 @@ class MaskBit(Generator):
         bits = code_bits(self.spec)
         self.groups = Groups(self.spec, [bits // config.groups] * config.groups)
         self.bit_proj = Linear(bits, config.dim)
-        self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
-        self.pos = nn.Parameter(torch.empty(self.spec.positions + 1, config.dim))
+        if config.classes:
+            self.cls_embedding = nn.Embedding(config.classes + 1, config.dim)
+        else:
+            self.null = nn.Parameter(torch.empty(config.text_length, config.text_dim))
+            self.text_proj = Linear(config.text_dim, config.dim)
+        self.pos = nn.Parameter(torch.empty(self.spec.positions + config.prefix, config.dim))
         self.norm = nn.LayerNorm(config.dim, LN_EPS)
         sizes = config.dim, config.heads, config.ffn_dim, config.dropout, config.prenorm
         self.layers = nn.ModuleList([Block(*sizes) for _ in range(config.layers)])
@@ -131,7 +152,7 @@ class MaskBit(Generator):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal(0, 0.02), cut off, and zero biases."""
+        """Normal(0, 0.02), cut off, and zero biases; a null text of rows of length 1."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -141,6 +162,16 @@ class MaskBit(Generator):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.pos, std=0.02)
+        if not self.config.classes:
+            nn.init.normal_(self.null, std=self.config.text_dim**-0.5)
+
+    @property
+    def reads(self) -> Reads:
+        return either(self.config)
+
+    @property
+    def reader(self) -> nn.Module:
+        return self.cls_embedding if self.config.classes else self.text_proj
 
     def split(self, codes: Tensor) -> Tensor:
         """Codes (B, N, *trailing) to the ids of their groups, (B, U)."""
@@ -158,10 +189,15 @@ class MaskBit(Generator):
         return found * shown.repeat_interleave(self.groups.widths[0], -1)
 
     def prepare(self, cond: Cond, spec: TokenSpec | None = None) -> Prepared:
-        """The token of the class."""
-        self.draws(spec)
-        ids = cond.class_ids(null=self.config.classes)
-        return Prepared(self.cls_embedding(ids).unsqueeze(1))
+        """The token of the class or those of the text, and what of it is seen."""
+        positions = self.draws(spec).positions
+        if self.config.classes:
+            ids = cond.class_ids(null=self.config.classes)
+            return Prepared(self.cls_embedding(ids).unsqueeze(1), None)
+        if cond.text is None or cond.text_mask is None:
+            raise ValueError("this model is text-conditional: give text and text_mask")
+        text, mask = nulled(cond.text, cond.text_mask.bool(), cond.drop, self.null)
+        return Prepared(self.text_proj(text), F.pad(mask, (positions, 0), value=True))
 
     def cache(self, batch: int, spec: TokenSpec | None = None) -> None:
         """None: every pass reads everything."""
@@ -169,11 +205,11 @@ class MaskBit(Generator):
     def hidden(self, codes: Tensor, cond: Prepared, turn: Turn, cache: None = None) -> Tensor:
         """Logits (B, W, V) of the wanted groups; reads ids (B, U) of known ones."""
         x = self.bit_proj(self.bits(codes, turn.known))  # (B, N, D)
-        x = torch.cat((x, cond.label), 1) + self.pos  # (B, N + 1, D)
+        x = torch.cat((x, cond.condition), 1) + self.pos  # (B, N + T, D)
         x = dropped(self.norm(x), self.config.dropout if self.training else 0.0, 0.0)
         for layer in self.layers:
-            x = layer(x)
-        x = self.last_norm(x[:, :-1])  # (B, N, D)
+            x = layer(x, cond.visible)
+        x = self.last_norm(x[:, : self.spec.positions])  # (B, N, D)
         logits = self.predict(self.out_norm(F.gelu(self.out(x))))  # (B, N, m * V)
         logits = logits.unflatten(-1, (self.parts, -1)).flatten(1, 2)  # (B, U, V)
         if turn.wanted is not None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Reads, Rowwise, Span, TokenSpec
-from smalti.models.generator import Generator
+from smalti.models.generator import Generator, either
 from smalti.nn.attention import KVCache
 from smalti.nn.llama import Place
 from smalti.nn.rope import rope_2d, rotation
@@ -221,8 +221,7 @@ class PrefixedLlama(RasterLlama):
 
     @property
     def reads(self) -> Reads:
-        c = self.config
-        return Reads(c.classes, c.text_length, c.text_dim if c.text_length else 0)
+        return either(self.config)
 
     @property
     def reader(self) -> nn.Module:

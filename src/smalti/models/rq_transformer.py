@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from smalti.codes import Cond, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
 from smalti.heads.depth import DepthConfig, DepthHead
-from smalti.models.generator import GeneratorConfig
+from smalti.models.generator import GeneratorConfig, either
 from smalti.models.raster_stack import TextLearner, place_of
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import CodeVectors, DepthTable, vectors_of
@@ -94,11 +94,7 @@ class RQTransformerConfig(GeneratorConfig):
             rates=("dropout", "embedding_dropout", "text_weight"),
             multiple=("dim", "heads"),
         )
-        if (self.classes > 0) == (self.text_length > 0):
-            raise ValueError(
-                "a model has either classes or a text prefix, "
-                f"got classes {self.classes}, text_length {self.text_length}"
-            )
+        either(self)
         if self.text_vocab and self.text_dim != 1:
             raise ValueError(f"text_dim of ids must be 1, got {self.text_dim}")
         if self.text_weight and not self.text_vocab:

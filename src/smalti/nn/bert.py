@@ -31,17 +31,18 @@ class Block(nn.Module):
         self.feed_forward = MLP(dim, ffn_dim)
         self.norm2 = nn.LayerNorm(dim, LN_EPS)
 
-    def attention(self, x: Tensor) -> Tensor:
-        """Of all positions to all, (B, n, D)."""
+    def attention(self, x: Tensor, visible: Tensor | None) -> Tensor:
+        """Of all positions to all, or to those that are visible, (B, n, D)."""
         qkv = self.wqkv(x).unflatten(-1, (3, self.heads, -1))  # (B, n, 3, H, hd)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, n, hd)
-        y = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
+        y = attend(q, k, v, visible, dropout=self.dropout if self.training else 0.0)
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, n, D) to the same shape; `visible` (B, 1, 1, n) bool, None: every position is."""
         dropout = self.dropout if self.training else 0.0
         if self.prenorm:
-            x = x + dropped(self.attention(self.norm1(x)), dropout, 0.0)
+            x = x + dropped(self.attention(self.norm1(x), visible), dropout, 0.0)
             return x + dropped(self.feed_forward(self.norm2(x)), dropout, 0.0)
-        x = self.norm1(x + dropped(self.attention(x), dropout, 0.0))
+        x = self.norm1(x + dropped(self.attention(x, visible), dropout, 0.0))
         return self.norm2(x + dropped(self.feed_forward(x), dropout, 0.0))

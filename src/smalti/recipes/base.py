@@ -184,6 +184,9 @@ class TextRecipe(GeneratorRecipe):
 
     text: TextConfig = field(default_factory=BytesConfig)
     """Bytes: an encoder that learns with the generator; T5: frozen, its features are cached."""
+    wordings: bool = False
+    """Train with the caption of a picture half of the time only, else with one of the other texts
+    that the source has of it (keywords, the same in other words); of an encoder that learns."""
 
 
 @dataclass(frozen=True)

@@ -348,9 +348,7 @@ def open_codes(
         on_main(world, lambda: check_data(out, source, recipe.data, classes))
         claim(out, recipe, world, source)
         if world.main and not holds(path, source, map):
-            transform = recipe.data.transform(tokenizer.size[0])
-            share, device = recipe.data.holdout, world.device
-            coder = Coder(source, tokenizer, transform, frozen, share, device=device, map=map)
+            coder = coder_of(recipe, source, tokenizer, frozen, map, world.device)
             encode(coder, path, replace=True)
             if frozen is not None:
                 frozen.release()
@@ -361,10 +359,49 @@ def open_codes(
     cache.require(fingerprint(tokenizer.coder))
     on_main(world, lambda: check_codes_of(out, cache, recipe))
     require_conditions(cache, encoder, map)
+    require_wordings(recipe, cache, frozen)
     classes = encoder is None and map is None
     if classes and world.main and recipe.codes and not (cache.labels >= 0).any():
         say(f"{path}: the images of {cache.source} have no labels; all are of one class")
     return cache
+
+
+def coder_of(
+    recipe: GeneratorRecipe,
+    source: Source,
+    tokenizer: ImageTokenizer,
+    text: TextEncoder | None,
+    map: ImageTokenizer | None,
+    device: torch.device,
+) -> Coder:
+    """What encodes the recipe's pictures, with features of a frozen text encoder and codes of maps
+    if there are any."""
+    return Coder(
+        source,
+        tokenizer,
+        recipe.data.transform(tokenizer.size[0]),
+        text,
+        recipe.data.holdout,
+        device=device,
+        map=map,
+        wordings=isinstance(recipe, TextRecipe) and recipe.wordings,
+    )
+
+
+def require_wordings(
+    recipe: GeneratorRecipe, cache: TokenCache, frozen: TextEncoder | None
+) -> None:
+    """Raise ValueError if a recipe wants several texts of a picture, and the cache has one, or has
+    their features alone."""
+    if not isinstance(recipe, TextRecipe) or not recipe.wordings:
+        return
+    if frozen is not None:
+        raise ValueError(
+            "wordings must be False with a frozen text encoder, whose features of the captions "
+            "alone are kept, got True"
+        )
+    if not cache.wordings:
+        raise ValueError(f"{cache.path} holds one text of each picture; wordings must be False")
 
 
 def require_conditions(

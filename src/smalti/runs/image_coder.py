@@ -15,7 +15,7 @@ from smalti.arguments import by
 from smalti.config import to_dict
 from smalti.data.maps import KINDS, alone, map_of, with_maps
 from smalti.data.skipped import read
-from smalti.data.source import Example, Source, require_captions
+from smalti.data.source import Example, Source, require_captions, wordings
 from smalti.data.token_cache import TokenCache
 from smalti.data.token_file import Encoding, Row, write_cache
 from smalti.data.transforms import Transform, to_float
@@ -46,6 +46,8 @@ class Coder(Encodes):
     device: torch.device | str = "cpu"
     map: ImageTokenizer | None = None
     """Makes the codes of the images' maps that are kept."""
+    wordings: bool = False
+    """Keep all texts that the source has of an image, and not its caption alone."""
     batch: int = 64
     """Views at a time."""
 
@@ -74,6 +76,7 @@ class Coder(Encodes):
             self.half,
             self.sampled,
             about_map(self.map, self.source),
+            self.wordings,
         )
 
     def settings(self) -> dict[str, object]:
@@ -84,6 +87,7 @@ class Coder(Encodes):
             "step": self.step,
         }
         left = ["spec", "source"] + ["map"] * (self.map is None)
+        left += ["wordings"] * (not self.wordings)
         return {name: value for name, value in about.items() if name not in left}
 
     def check(self) -> None:
@@ -128,9 +132,11 @@ class Coder(Encodes):
         if self.text is not None:
             texts = features(self.text, captions, self.device)
         maps = [None] * len(captions) if self.map is None else self.maps(list(found), pixels)
+        others = [tuple(wordings(source, i)[1:]) if self.wordings else () for i in found]
+        parts = zip(found.items(), codes, texts, maps, others, strict=True)
         return [
-            Row(code, e.label, e.caption, i in self.held_out, source.key(i), words, map)
-            for (i, e), code, words, map in zip(found.items(), codes, texts, maps, strict=True)
+            Row(code, e.label, e.caption, i in self.held_out, source.key(i), words, map, other)
+            for (i, e), code, words, map, other in parts
         ]
 
     @cached_property
