@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -76,7 +77,7 @@ def recipes(
 def shortened(recipe: R, share: float, seed: int) -> R:
     """The recipe for a share of its steps, with two evaluations, previews and checkpoints."""
     short = with_steps(recipe, max(FEWEST, round(recipe.train.steps * share)))
-    half = max(1, short.train.steps // 2)
+    half = math.ceil(short.train.steps / 2)  # the second at the very end
     train = replace(short.train, seed=seed, save_every=half, preview_every=half, eval_every=half)
     return replace(short, train=train)
 
