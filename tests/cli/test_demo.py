@@ -78,6 +78,9 @@ def test_a_full_demo_is_the_recipe():
         for ours, recipe in zip(recipes, (d.tokenizer, d.generator), strict=True):
             assert ours.objective == recipe().objective and ours.model == recipe().model
             assert ours.train.optim == recipe().train.optim
+            assert (
+                ours.train.steps <= 2 * ours.train.eval_every <= ours.train.steps + 1
+            )  # at the end
 
 
 def test_no_such_system():
