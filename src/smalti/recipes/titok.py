@@ -217,8 +217,9 @@ NARROW = TrunkConfig(layers=3, heads=4, dim=128)
 def emoji_titok() -> TokenizerRecipe:
     """A small TiTok, 64 pixels to 32 codes of 1024 that stand for no places.
 
-    It has not been trained to its end: 190 steps gave one code and pictures of one colour (11 dB),
-    so its settings, and what is built on it, are to be checked before they are used.
+    It has not been trained to its end: 500 of its steps (seed 0, a CPU) gave 12.9 dB on held-out
+    pictures, by 83 % of the codes, with right colours and hardly a shape. So its number of steps,
+    and what is built on it, are to be checked before they are used.
 
     smalti train emoji_titok --out runs/emoji-titok
     """

@@ -53,6 +53,12 @@ class TrunkConfig:
     def block(self) -> TowerConfig:
         return TowerConfig(self.layers, self.heads, self.dim, 4 * self.dim, "none", 1e-5)
 
+    @property
+    def std(self) -> float:
+        """Standard deviation of new weights: 0.02 in the published widths, 1 / sqrt(D) in narrower
+        ViTs, whose latents would else be the same for all pictures."""
+        return 0.02 if self.dim >= 512 else self.dim**-0.5
+
 
 SMALL, BASE, LARGE = TrunkConfig(8, 8, 512), TrunkConfig(), TrunkConfig(24, 16, 1024)
 """The published sizes."""
@@ -280,15 +286,9 @@ class TokensTokenizer(GridTokenizer):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal(0, 0.02), cut off; positions by the width; a last convolution without effect."""
-        for module in (*self.encoder.modules(), *self.decoder.modules()):
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            for name, weight in module.named_parameters(recurse=False):
-                if name.endswith(("positions", "tokens")):
-                    nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+        """Both ViTs by their widths; a last convolution without effect."""
+        fill(self.encoder, self.config.encoder.std)
+        fill(self.decoder, self.config.decoder.std)
         if not self.config.proxy.vocab:
             nn.init.dirac_(self.decoder.conv_out.weight)
 
@@ -311,6 +311,18 @@ class TokensTokenizer(GridTokenizer):
         likely = self.decoder.logits(latent, text).softmax(-1)  # (B, h * w, V)
         vectors = (likely @ self.proxy_codes.weight).mT.unflatten(2, self.decoder.grid)
         return self.pixel_decoder(vectors.contiguous()) * 2 - 1
+
+
+def fill(part: nn.Module, std: float) -> None:
+    """Give a part new weights: normal, cut off; zero biases; positions by the width."""
+    for module in part.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for name, weight in module.named_parameters(recurse=False):
+            if name.endswith(("positions", "tokens")):
+                nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
 
 
 class TiTok(TokensTokenizer):

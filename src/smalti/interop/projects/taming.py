@@ -248,10 +248,14 @@ RENAMES = (
 """Parts of official names and of ours, in this order."""
 
 
+AVERAGES = ("quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
+"""What the codebook of an EMAVQ was averaged from."""
+
+
 def vqgan_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict of an official VQGAN's."""
+    """Our state dict of an official VQGAN's, without what only its training needs."""
     renamed = {n.replace("quantize.embed.", "quantize.embedding."): t for n, t in state.items()}
-    return vae_state(renamed)
+    return vae_state({name: t for name, t in renamed.items() if name not in AVERAGES})
 
 
 def gpt_state(state: Mapping[str, Tensor], config: TamingConfig) -> dict[str, Tensor]:
