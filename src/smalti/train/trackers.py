@@ -133,9 +133,8 @@ class MLflow:
         # its own seven tries of two minutes would hold up the training
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        from mlflow import MlflowClient
-
-        self.client: Any = MlflowClient()
+        self.client: Any = import_module("mlflow").MlflowClient()
+        self.metric: Any = import_module("mlflow.entities").Metric
         project = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         found = self.client.get_experiment_by_name(project)
         experiment = found.experiment_id if found else self.client.create_experiment(project)
@@ -152,10 +151,8 @@ class MLflow:
                 self.client.log_param(self.run, name, value)
 
     def metrics(self, step: int, numbers: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric
-
         now = round(time.time() * 1000)
-        told = [Metric(name, value, now, step) for name, value in numbers.items()]
+        told = [self.metric(name, value, now, step) for name, value in numbers.items()]
         self.client.log_batch(self.run, metrics=told)
 
     def pictures(self, step: int, files: Mapping[str, Path]) -> None:
