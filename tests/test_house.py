@@ -2,6 +2,7 @@
 
 import ast
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,21 +10,30 @@ import pytest
 import smalti
 
 ROOT = Path(smalti.__file__).parent
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
-CLASSES = [
-    (node.name, path)
-    for path, tree in TREES.items()
-    if path.parent.name in ("models", "tokenizers", "text")
-    and path.stem
-    not in ("generator", "unified", "base", "encoders", "sequence", "words", "mar_stack")
-    for node in tree.body
-    if isinstance(node, ast.ClassDef)
-]
-COUNT = Counter(name for name, _ in CLASSES)
-SYSTEMS = {name: path for name, path in CLASSES if COUNT[name] == 1}
-"""Every class of a file of a system that has a name of its own, and that file."""
+PATHS = sorted(ROOT.rglob("*.py"))
 SUBJECTS = {"model", "tokenizer", "head", "encoder", "text_encoder", "pipe", "pipeline"}
 """What has a contract: nothing is asked of it by name."""
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Read where a test needs it: every process collects all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def systems() -> dict[str, Path]:
+    """Every class of a file of a system that has a name of its own, and that file."""
+    shared = ("generator", "unified", "base", "encoders", "sequence", "words", "mar_stack")
+    classes = [
+        (node.name, path)
+        for path in PATHS
+        if path.parent.name in ("models", "tokenizers", "text") and path.stem not in shared
+        for node in parsed(path).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    count = Counter(name for name, _ in classes)
+    return {name: path for name, path in classes if count[name] == 1}
 
 
 def called(tree: ast.AST, *names: str):
@@ -49,14 +59,14 @@ def systems_named(path: Path, tree: ast.AST) -> list[str]:
         ast.unparse(call)
         for call in called(tree, "isinstance")
         for node in ast.walk(call.args[1])
-        if isinstance(node, ast.Name) and SYSTEMS.get(node.id, path) != path
+        if isinstance(node, ast.Name) and systems().get(node.id, path) != path
     ]
 
 
-@pytest.mark.parametrize("path", TREES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_shared_code_knows_no_system(path):
-    assert asked_by_name(TREES[path]) == []
-    assert systems_named(path, TREES[path]) == []
+    assert asked_by_name(parsed(path)) == []
+    assert systems_named(path, parsed(path)) == []
 
 
 def test_the_checks_find():
@@ -64,8 +74,8 @@ def test_the_checks_find():
     assert asked_by_name(ast.parse("x = hasattr(tokenizer, 'moments')"))
     assert not asked_by_name(ast.parse("getattr(config, 'layers')"))
     assert systems_named(ROOT / "eval" / "x.py", ast.parse("isinstance(m, VAR | MAR)"))
-    assert not systems_named(SYSTEMS["VAR"], ast.parse("isinstance(m, VAR)"))
-    assert {"LlamaGen", "KLVAE", "T5", "VARConfig"} <= SYSTEMS.keys()
+    assert not systems_named(systems()["VAR"], ast.parse("isinstance(m, VAR)"))
+    assert {"LlamaGen", "KLVAE", "T5", "VARConfig"} <= systems().keys()
 
 
 def lines_of(node: ast.FunctionDef) -> int:
@@ -81,10 +91,10 @@ def arguments_of(node: ast.FunctionDef) -> int:
     return len([name for name in names if name not in ("self", "cls")])
 
 
-@pytest.mark.parametrize("path", TREES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_functions_are_short(path):
     """At most 40 lines beside the docstring, and 8 arguments."""
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef):
             assert lines_of(node) <= 40, node.name
             assert arguments_of(node) <= 8, node.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from smalti.progress import say, show
 
 def train(arguments: Sequence[str]) -> None:
     """Train a tokenizer or a generator: `smalti train RECIPE --out RUN [--field value ...]`."""
+    arguments = in_full(arguments)
     name = chosen_recipe("train", arguments, "--out RUN")
     if name is None:
         return
@@ -79,7 +81,7 @@ def scaling(arguments: Sequence[str]) -> None:
     Trains the sizes, numbers of layers, on the same codes, and writes scaling.json and scaling.png;
     what is finished is used again, what was cut off goes on. All else are fields of the recipe.
     """
-    usage = "--sizes N N N N --out DIR"
+    arguments, usage = in_full(arguments), "--sizes N N N N --out DIR"
     name = chosen_recipe("scaling", arguments, usage, scaled=True)
     if name is None:
         return
@@ -113,6 +115,11 @@ def scaling(arguments: Sequence[str]) -> None:
 
 
 # -- recipes
+
+
+def in_full(arguments: Sequence[str]) -> list[str]:
+    """The arguments with --train.log where --log stands, which is short for it."""
+    return [re.sub(r"^--log(?==|$)", "--train.log", word) for word in arguments]
 
 
 def chosen_recipe(

@@ -22,6 +22,7 @@ T = TypeVar("T")
 Report = dict[str, float | str | list[str]]
 """What a run says of itself in the end: its steps, what was measured, and what it learned from."""
 LATER = (
+    "log",
     "log_every",
     "eval_every",
     "preview_every",

@@ -1,10 +1,10 @@
 """A recipe and a folder in, a trained tokenizer, pipeline, pair of towers or language model out.
 
-A run's folder holds recipe.json, data.parquet and init.json (see `run_data`), metrics.jsonl,
-checkpoints/, previews/, and in the end tokenizer/, pipeline/, towers/ or language/, and
-report.json. Run again with the same recipe it goes on from the last checkpoint, and with more steps
-it goes on longer; a finished run returns its report at once. One process, or those of one
-`torchrun`, writes there at a time.
+A run's folder holds recipe.json, data.parquet and init.json (see `run_data`), metrics.jsonl, what
+trackers keep there (`train/trackers.py`), checkpoints/, previews/, and in the end tokenizer/,
+pipeline/, towers/ or language/, and report.json. Run again with the same recipe it goes on from the
+last checkpoint, and with more steps it goes on longer; a finished run returns its report at once.
+One process, or those of one `torchrun`, writes there at a time.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from smalti.runs.towers import train_towers
 from smalti.runs.unified import train_unified
 from smalti.tokenizers.base import TokenizerConfig
 from smalti.train.parallel import World, locked, on_main, start, stop
+from smalti.train.trackers import require
 
 
 def train(recipe: Recipe, out: Path, note: str = "") -> Report:
@@ -60,6 +61,7 @@ def train_among(recipe: Recipe, out: Path, world: World, note: str = "") -> Repo
         if world.main:
             warn_of_changes(out, recipe)
         return read_json(report)
+    on_main(world, lambda: require(recipe.train.log))
     with locked(world, out / LOCK, out):
         if world.main:
             say_longer(out, recipe)

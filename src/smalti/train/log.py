@@ -1,4 +1,4 @@
-"""What a run leaves behind and shows: metrics.jsonl, TensorBoard when installed, a progress bar."""
+"""What a run leaves behind and shows: metrics.jsonl, trackers, a progress bar."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from smalti.files import replacing
 from smalti.progress import columns
+from smalti.train.trackers import Tracked, Trackers
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -57,13 +58,21 @@ class MetricsFile:
 
 
 class Log:
-    """Metrics to files and a live line to the terminal; silent on all but the main process."""
+    """Metrics to files and `trackers`, and a live line to the terminal; silent on all but the main
+    process."""
 
-    def __init__(self, run: Path, title: str, start: int, steps: int, main: bool = True) -> None:
+    def __init__(
+        self,
+        run: Path,
+        title: str,
+        start: int,
+        steps: int,
+        main: bool = True,
+        trackers: str = "none",
+    ) -> None:
         self.main, self.steps, self.title = main, steps, title
         self.console = Console(stderr=True, quiet=not main, soft_wrap=True)
         self.metrics = MetricsFile(run / "metrics.jsonl", start) if main else None
-        self.board = _tensorboard(run / "tensorboard") if main else None
         self.live = self.console.is_terminal
         self.progress = Progress(
             *columns(),
@@ -71,6 +80,7 @@ class Log:
             disable=not (main and self.live),
         )
         self.task = self.progress.add_task(title, total=steps, completed=start, numbers="")
+        self.trackers = Trackers(trackers if main else "none", Tracked(run, start), self.say)
         self.began, self.first, self.shown = time.monotonic(), start, 0.0
 
     def __enter__(self) -> Log:
@@ -81,8 +91,7 @@ class Log:
         self.progress.stop()
         if self.metrics is not None:
             self.metrics.file.close()
-        if self.board is not None:
-            self.board.close()
+        self.trackers.finish()
 
     def advance(self, step: int) -> None:
         """Show that `step` steps are done."""
@@ -93,9 +102,7 @@ class Log:
         if self.metrics is None:
             return
         self.metrics.write({"step": step} | {k: _plain(v) for k, v in numbers.items()})
-        if self.board is not None:
-            for name, value in numbers.items():
-                self.board.add_scalar(name, value, step)
+        self.trackers.metrics(step, numbers)
         text = shown({name: numbers[name] for name in show if name in numbers})
         self.progress.update(self.task, completed=step, numbers=text)
         now = time.monotonic()
@@ -106,6 +113,10 @@ class Log:
                 f"{self.title}: step {step} of {self.steps}  {text}  about {left:.0f} s left",
                 highlight=False,
             )
+
+    def picture(self, step: int, path: Path) -> None:
+        """Show a preview, which has been written, in the trackers."""
+        self.trackers.pictures(step, {"preview": path})
 
     def event(self, step: int, kind: str, **fields: float | str) -> None:
         """Write what happened at a step."""
@@ -132,12 +143,3 @@ def shown(numbers: dict[str, float]) -> str:
 def _plain(number: float) -> float | str:
     """A number as JSON has it: eight digits; text for what is none."""
     return float(f"{number:.8g}") if isfinite(number) else str(number)
-
-
-def _tensorboard(folder: Path) -> Any:
-    """A TensorBoard writer, or None where the extra `log` is not installed."""
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder))

@@ -46,6 +46,7 @@ from smalti.train.parallel import (
 )
 from smalti.train.product_share import ProductShare
 from smalti.train.recomputing import keep_within, kept, recompute
+from smalti.train.trackers import chosen
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ class TrainConfig:
     """Decay of the average of weights that is evaluated and exported; 0 has none."""
     seed: int = 0
     """Random seed of weights, batches and dropout."""
+    log: str = "auto"
+    """Where numbers and pictures are shown beside metrics.jsonl, short --log: tensorboard, trackio,
+    wandb, mlflow, several with commas between; auto: tensorboard where it is installed; none."""
     log_every: int = 10
     """Steps between lines of numbers."""
     eval_every: int = 500
@@ -91,6 +95,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         whole = ("steps", "batch", "accumulate", "log_every", "save_every", "keep")
         check(self, "train.", positive=whole, amounts=("memory",))
+        chosen(self.log)  # a name that is none
         if self.batch % self.accumulate:
             raise ValueError(
                 f"train.accumulate must divide train.batch {self.batch}, got {self.accumulate}"
@@ -241,7 +246,8 @@ class Trainer:
             stack.callback(self.writer.close)
             said: list[str] = []
             resumed = self.resume(said.append)
-            log = stack.enter_context(Log(self.run, self.line.title, self.step, steps, main))
+            log = Log(self.run, self.line.title, self.step, steps, main, config.log)
+            stack.enter_context(log)
             if resumed:
                 said.append(f"{self.line.title}: going on from step {self.step} in {self.run}")
             for text in said:
@@ -422,7 +428,9 @@ class Trainer:
                 if due["preview"] and self.preview is not None:
                     folder = self.run / "previews"
                     folder.mkdir(exist_ok=True)
-                    self.preview(folder / f"step-{self.step:08d}.png")
+                    picture = folder / f"step-{self.step:08d}.png"
+                    self.preview(picture)
+                    log.picture(self.step, picture)
             except NotFinite as error:  # what the guard forgives, a look must not end
                 log.say(f"step {self.step} is not evaluated or shown: {error}")
             model.train()
