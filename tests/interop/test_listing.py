@@ -59,8 +59,8 @@ def test_patterns():
     assert {m.kind for m in list_models("llamagen*")} == {"released", "recipe"}
     assert {m.kind for m in list_models("llamagen", pretrained=True)} == {"released"}
     assert len({m.name for m in list_models()}) == len(list_models())
-    with pytest.raises(ValueError, match="like 'lamagen-b-25'; the nearest are llamagen-b-256, "):
-        list_models("lamagen-b-25")
+    with pytest.raises(ValueError, match="like 'lamagenb-256'; the nearest are llamagen-b-256, "):
+        list_models("lamagenb-256")
 
 
 def test_starters_are_folders_with_a_card(tmp_path, monkeypatch, capsys):

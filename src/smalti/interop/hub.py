@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.utils import WeakFileLock
@@ -147,7 +147,7 @@ def get(repo: str, name: str, revision: str | None = None) -> Path:
     return found / name
 
 
-def pin(revision: str | None) -> dict[str, str]:
+def pin(revision: str | None) -> dict[str, Any]:
     """What asks the hub for a branch, a tag or a commit; nothing for its newest."""
     return {} if revision is None else {"revision": revision}
 

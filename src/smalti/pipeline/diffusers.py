@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Self, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -151,7 +151,7 @@ class DiffusersPipeline:
         """The pictures, of one seed or of one each."""
         generator, callback = called.get("generator"), called.get("callback_on_step_end")
         if generator is None or isinstance(generator, torch.Generator):
-            return self._pictures(Wanted(**wanted, seed=_seed(generator)), count, callback)
+            return self._pictures({**wanted, "seed": _seed(generator)}, count, callback)
         if len(generator) != count:
             raise ValueError(f"give one generator or {count}, one a picture, got {len(generator)}")
         images = list[Image.Image]()
@@ -161,9 +161,8 @@ class DiffusersPipeline:
                 for name, value in wanted.items()
                 if name in ("text", "classes", "negative")
             }
-            images += self._pictures(
-                Wanted(**{**wanted, **conditions}, seed=_seed(one)), 1, callback
-            )
+            alone = cast(Wanted, {**wanted, **conditions, "seed": _seed(one)})
+            images += self._pictures(alone, 1, callback)
         return images
 
     def _pictures(self, wanted: Wanted, count: int, callback: Any) -> list[Image.Image]:
