@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING, Any
 from smalti.devices import threads
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "load", "load_tokenizer"]
+__all__ = ["DiffusersPipeline", "Pipeline", "list_models", "load", "load_tokenizer"]
 
 threads.choose()  # before anything imports torch
 
 if TYPE_CHECKING:
+    from smalti.interop.listing import list_models
     from smalti.loading import load, load_tokenizer
+    from smalti.pipeline.diffusers import DiffusersPipeline
     from smalti.pipeline.pipeline import Pipeline
 
 
 def __getattr__(name: str) -> Any:
     """Imported when first used: `smalti --help` needs no torch."""
+    if name == "list_models":
+        from smalti.interop import listing
+
+        return listing.list_models
     if name in __all__:
         from smalti import loading
 

@@ -208,9 +208,14 @@ def _plain(value: Any) -> Any:
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """The end of a complaint about a name that is not known: the nearest one, or nothing."""
+    near = nearest(name, allowed, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def nearest(name: str, allowed: Iterable[str], most: int = 3) -> list[str]:
+    """The names that are most like this one, in whatever case, the nearest first."""
     by_lower = {a.lower(): a for a in allowed}
-    near = difflib.get_close_matches(name.lower(), by_lower, 1)
-    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+    return [by_lower[near] for near in difflib.get_close_matches(name.lower(), by_lower, most)]
 
 
 def no_such(path: Path) -> str:

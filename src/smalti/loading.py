@@ -11,7 +11,7 @@ from torch import nn
 
 from smalti import modules
 from smalti.arguments import in_our_words
-from smalti.config import did_you_mean, from_dict, no_such, read_json
+from smalti.config import did_you_mean, from_dict, nearest, no_such, read_json
 from smalti.devices.float32 import set_products
 from smalti.devices.named import drawing_dtype, named_device, named_dtype
 from smalti.files import expand, filling
@@ -27,6 +27,7 @@ from smalti.modules import (
 )
 from smalti.nn.finite import require_finite_weights
 from smalti.pipeline.conversation import Phrases, Writing
+from smalti.pipeline.diffusers import DiffusersPipeline
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
 from smalti.pipeline.unified import UnifiedPipeline
@@ -40,15 +41,15 @@ def load_any(
     device: torch.device | str | int | None = None,
     dtype: torch.dtype | str | None = None,
     verify: bool = True,
+    revision: str | None = None,
     **unknown: Any,
 ) -> Any:
     """Load a pipeline: a `Pipeline`, or a `UnifiedPipeline` where the folder holds one of text and
     pictures. Arguments are those of `load`."""
     if unknown:
         raise ValueError(_unknown(*unknown))
-    place, weights, folder = named_device(device), named_dtype(dtype), expand(path)
-    if not folder.is_dir():
-        folder = download(str(path))
+    place, weights = named_device(device), named_dtype(dtype)
+    folder = pipeline_folder(path, revision)
     kind = load_unified if is_unified(folder) else load
     return kind(folder, place, weights, verify)
 
@@ -64,13 +65,14 @@ def load_unified(
     device: torch.device | str | int | None = None,
     dtype: torch.dtype | str | None = None,
     verify: bool = True,
+    revision: str | None = None,
 ) -> UnifiedPipeline:
     """Load a pipeline of text and pictures from a folder or a hub id. Arguments are those of
     `load`.
 
     Raises ValueError for a pipeline of pictures alone, and if its parts do not belong together.
     """
-    folder, info, device, weights = _found(path, device, dtype)
+    folder, info, device, weights = _found(path, device, dtype, revision)
     if info.get("kind") != "unified":
         raise ValueError(f"{folder} draws pictures and reads and writes no text")
     model, about = load_module(folder / "model", modules.UNIFIED, device, weights, verify)
@@ -106,22 +108,25 @@ def load(
     device: torch.device | str | int | None = None,
     dtype: torch.dtype | str | None = None,
     verify: bool = True,
+    revision: str | None = None,
     **unknown: Any,
 ) -> Pipeline:
-    """Load a pipeline from a folder or a Hugging Face hub id (owner/name).
+    """Load a pipeline from a folder, by a name of `list_models`, such as llamagen-b-256, or from
+    the Hugging Face hub by an id (owner/name).
 
     owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
-    are converted when first loaded.
+    are converted when first loaded; no code of the hub is run.
     Args: device, such as "cuda:1", by default and with "auto" the best there is; dtype of the
     generator's weights, float32, bfloat16 or float16, by default and with "auto" bfloat16 where the
     device is faster in it and float32 elsewhere (the tokenizer stays in float32); verify compares
-    the weights with their fingerprints, which takes 0.6 s per GB.
-    Raises ValueError if there is no pipeline, if tokenizer and model do not belong together, and
-    for an unknown argument, with the name that it has here.
+    the weights with their fingerprints, which takes 0.6 s per GB; revision is a branch, a tag or a
+    commit of what is on the hub.
+    Raises ValueError if there is no pipeline, naming the nearest models, if tokenizer and model do
+    not belong together, and for an unknown argument, with the name that it has here.
     """
     if unknown:
         raise ValueError(_unknown(*unknown))
-    folder, info, device, weights = _found(path, device, dtype)
+    folder, info, device, weights = _found(path, device, dtype, revision)
     if info.get("kind") == "unified":
         raise ValueError(
             f"{folder} is a pipeline of text and pictures, which this does not take: see smalti "
@@ -260,24 +265,41 @@ def tokenizer_at(path: str | Path) -> Path:
     folder = expand(path)
     if not folder.is_dir():
         from smalti.interop import hub
+        from smalti.interop.listing import starter
 
+        if found := starter(str(path)):
+            return tokenizer_folder(found)
         if released := hub.find_tokenizer(str(path)):
-            return hub.fetch(released)
+            return hub.obtain(str(path), released)
     return tokenizer_folder(folder)
 
 
 def _found(
-    path: str | Path, device: torch.device | str | int | None, dtype: torch.dtype | str | None
+    path: str | Path,
+    device: torch.device | str | int | None,
+    dtype: torch.dtype | str | None,
+    revision: str | None,
 ) -> tuple[Path, dict[str, Any], torch.device, torch.dtype]:
     """The folder of a pipeline and its pipeline.json, and the device and dtype of its weights."""
     place, weights = named_device(device), named_dtype(dtype)
     if weights is None:
         weights, _ = drawing_dtype(place)
     set_products(place)
+    folder = pipeline_folder(path, revision)
+    return folder, _read_info(folder), place, weights
+
+
+def pipeline_folder(path: str | Path, revision: str | None = None) -> Path:
+    """The folder that a path is, or that was made of a name or a hub id.
+
+    Raises ValueError as `download` does, and for the revision of a folder, which has none.
+    """
     folder = expand(path)
     if not folder.is_dir():
-        folder = download(str(path))
-    return folder, _read_info(folder), place, weights
+        return download(str(path), revision=revision)
+    if revision is not None:
+        raise ValueError(f"a revision is one of the hub: {folder} is a folder, got {revision!r}")
+    return folder
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
@@ -304,7 +326,7 @@ def _classes(folder: Path, info: dict[str, Any], count: int) -> list[str]:
 
 
 def _unknown(name: str, *_: str) -> str:
-    names = ("path", "device", "dtype", "verify")
+    names = ("path", "device", "dtype", "verify", "revision")
     near = did_you_mean(name, names)
     return in_our_words(name, names) or f"load has {', '.join(names)}, got {name}{near}"
 
@@ -350,25 +372,43 @@ def _load_map(
     return map
 
 
-def download(repo: str, files: list[str] | None = None) -> Path:
-    """The local copy of a hub repository, all of it or its `files`, which may have a *, or a
-    pipeline made of released weights that it holds.
+def download(repo: str, files: list[str] | None = None, revision: str | None = None) -> Path:
+    """The local copy of a hub repository, all of it or its `files`, which may have a *, a pipeline
+    made of released weights that it holds, or a model that comes with smalti.
 
-    Raises ValueError if it cannot be had.
+    Raises ValueError if it cannot be had, naming the nearest models.
     """
     from smalti.interop import hub, kinds
+    from smalti.interop.listing import starter
 
     if (file := expand(repo)).is_file():
         raise ValueError(f"{repo} is a file, not a pipeline; {kinds.advice(file)}")
     local = repo.startswith((".", "/", "~"))
+    if not local and revision is None and (folder := starter(repo)):
+        return folder
     if not local and (released := hub.find(repo)):
-        return hub.fetch(released)
+        return hub.obtain(repo, released, revision)
     if local or repo.count("/") != 1:
-        gone = no_such(Path(repo).expanduser())
-        raise ValueError(f"{repo} is neither a folder nor a hub id (owner/name): {gone}")
+        raise ValueError(_unheard_of(repo, local))
     from huggingface_hub import snapshot_download
 
-    return hub.ask(repo, lambda: snapshot_download(repo, allow_patterns=files))
+    pinned = hub.pin(revision)
+    return hub.ask(repo, lambda: snapshot_download(repo, allow_patterns=files, **pinned))
+
+
+def _unheard_of(name: str, local: bool) -> str:
+    """The complaint about a name of nothing, with the models that were perhaps meant."""
+    from smalti.interop.listing import every_model
+
+    gone = no_such(Path(name).expanduser())
+    text = f"{name} is neither a folder nor a hub id (owner/name): {gone}"
+    if local:
+        return text
+    if name in (known := {model.name: model for model in every_model()}):
+        return f"{text}; it is a recipe: {known[name].source}"
+    near = nearest(name, [n for n, model in known.items() if model.kind != "recipe"])
+    return f"{text}; the nearest of smalti models: {', '.join(near)}" if near else text
 
 
 Pipeline.from_pretrained = staticmethod(load)
+DiffusersPipeline.load = staticmethod(load)

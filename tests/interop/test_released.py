@@ -329,3 +329,43 @@ def test_failures_are_one_line_and_leave_nothing(hub, tmp_path):
     with pytest.raises(ValueError, match="vq_ds16_c2i.pt is text, not a checkpoint: 'no pickle'$"):
         smalti.load(f"{OFFICIAL}/c2i_B_256.pt")
     assert not list((tmp_path / "home").rglob("*.json"))
+
+
+def test_a_model_by_name(hub, tmp_path):
+    named = smalti.load("llamagen-b-256", "cpu", torch.float32)
+    assert hub.asked == [f"{OFFICIAL}/c2i_B_256.pt", f"{OFFICIAL}/vq_ds16_c2i.pt"]
+    assert named.fingerprint == smalti.load(f"{OFFICIAL}/c2i_B_256.pt", "cpu").fingerprint
+    assert named.info["card"]["results"] == [
+        {"metric": "fid", "value": 5.46, "dataset": "ImageNet", "said": "README of llamagen"}
+    ]
+    main(["sample", "llamagen-b-256", "--n", "1", "--out", str(tmp_path / "a.png")])
+    assert (tmp_path / "a.png").is_file()
+    assert smalti.load_tokenizer("llamagen-vq16", "cpu").spec.vocab == VQ.vocab
+
+
+def test_a_name_without_the_hub_says_what_it_would_fetch(hub, monkeypatch):
+    def offline(repo, name):
+        raise OSError("cannot find it") from ConnectionError("no network")
+
+    monkeypatch.setattr("smalti.interop.hub.hf_hub_download", offline)
+    with pytest.raises(
+        ValueError,
+        match=r"^rar-b-256 is yucornetto/RAR/rar_b.bin with fun-research/TiTok/maskgit-vqgan\S+, "
+        r"which was to be fetched: the hub could not be asked \(ConnectionError: no network\)$",
+    ):
+        smalti.load("rar-b-256")
+
+
+def test_a_revision(hub, monkeypatch):
+    asked = []
+
+    def pinned(repo, name, revision):
+        asked.append((name, revision))
+        return hub(repo, name)
+
+    monkeypatch.setattr("smalti.interop.hub.hf_hub_download", pinned)
+    pipe = smalti.Pipeline.from_pretrained("llamagen-b-256", revision="v1", device="cpu")
+    assert asked == [("c2i_B_256.pt", "v1"), ("vq_ds16_c2i.pt", "v1")]
+    pipe.save_pretrained(hub.folder / "kept")
+    with pytest.raises(ValueError, match="a revision is one of the hub: .*kept is a folder, got"):
+        smalti.load(hub.folder / "kept", revision="v1")

@@ -397,7 +397,7 @@ def test_load_takes_names_of_devices_and_dtypes(pipe, tmp_path, monkeypatch):
         ({"dtype": "int8"}, "dtype must be one of auto, float32, bfloat16, float16, got 'int8'"),
         ({"torch_dtype": torch.bfloat16}, "torch_dtype is dtype here"),
         ({"device_map": "auto"}, "device_map is device here: auto, cpu"),
-        ({"devise": "cpu"}, "load has path, device, dtype, verify, got devise; .* 'device'"),
+        ({"devise": "cpu"}, "load has path, .*, verify, revision, got devise; .* 'device'"),
     ):
         with pytest.raises(ValueError, match=words) as error:
             smalti.load(tmp_path / "p", **bad)
@@ -480,6 +480,10 @@ def test_push_uploads_a_folder_that_loads(pipe, monkeypatch):
     class Api:
         def create_repo(self, repo, private, exist_ok):
             seen["repo"] = (repo, private, exist_ok)
+
+        def file_exists(self, repo, name):
+            assert (repo, name) == ("me/fruit", "README.md")
+            return False
 
         def upload_folder(self, repo_id, folder_path):
             loaded = smalti.load(folder_path, device="cpu", dtype=torch.float32)

@@ -18,6 +18,7 @@ from smalti.cli import catalogue
 from smalti.cli.bench import bench
 from smalti.cli.coding import encode, reconstruct
 from smalti.cli.drawing import edit, sample
+from smalti.cli.listing import models
 from smalti.cli.options import check_names, spelled
 from smalti.cli.parsing import parse, parse_drawing
 from smalti.cli.repacking import repack
@@ -202,6 +203,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "repack": repack,
     "serve": serve,
     "info": info,
+    "models": models,
     "convert": convert,
     "scaling": scaling,
     "plot": plot,
@@ -216,7 +218,7 @@ LATE = ("demo", "train", "eval", "convert", "scaling")
 
 
 GROUPS = {
-    "start": ("demo", "info"),
+    "start": ("demo", "info", "models"),
     "train": ("train", "encode", "repack", "scaling", "plot"),
     "draw": ("sample", "edit", "reconstruct"),
     "serve": ("serve",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,17 @@ from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.unified import UnifiedPipeline
 
 
-def convert(project: Project, options: Any, out: Path, source: str) -> None:
+def convert(
+    project: Project,
+    options: Any,
+    out: Path,
+    source: str,
+    card: Mapping[str, Any] | None = None,
+) -> None:
     """Write the pipeline of two checkpoints, or the tokenizer of one, as the folder `out`.
 
-    `source` says where the files are from. Raises ValueError naming the file, or the option, that
+    `source` says where the files are from, `card` what the pipeline's model card is to say
+    (`pipeline/card.py`). Raises ValueError naming the file, or the option, that
     does not fit.
     """
     files = [file for name in project.files if (file := getattr(options, name, None)) is not None]
@@ -32,7 +40,7 @@ def convert(project: Project, options: Any, out: Path, source: str) -> None:
     if getattr(options, "model", None) is None:
         save_tokenizer(lambda: tokenizer_of(project, options), out, source, options.tokenizer)
     else:
-        save_pipeline(lambda: pipeline_of(project, options), out, source, *files)
+        save_pipeline(lambda: pipeline_of(project, options), out, source, *files, card=card)
 
 
 def tokenizer_of(project: Project, options: Any) -> nn.Module:

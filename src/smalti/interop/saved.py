@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -38,16 +38,21 @@ class Repository(NamedTuple):
 
 
 def save_pipeline(
-    make: Callable[[], Pipeline | UnifiedPipeline], out: Path, source: str, *files: Path
+    make: Callable[[], Pipeline | UnifiedPipeline],
+    out: Path,
+    source: str,
+    *files: Path,
+    card: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write what `make` makes of the files as the folder `out`, with their hashes.
+    """Write what `make` makes of the files as the folder `out`, with their hashes and what its
+    model card is to say.
 
     Raises ValueError if there is something else than a pipeline.
     """
     check_pipeline(out)  # before gigabytes are read
     with waiting(f"reading {files[-1]}"):
         pipeline = make()
-    pipeline.info |= {"source": source, "files": hashes(*files)}
+    pipeline.info |= {"source": source, "files": hashes(*files)} | ({"card": card} if card else {})
     with waiting(f"writing {out}"):
         pipeline.save_pretrained(out)
 

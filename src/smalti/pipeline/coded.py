@@ -6,8 +6,9 @@ B pictures, H and W pixels of the tokenizer's size, N positions, C channels of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -26,6 +27,7 @@ from smalti.models.eye import Eye
 from smalti.nn.linear import draw_with
 from smalti.nn.products import require
 from smalti.pictures import to_pil
+from smalti.pipeline.card import push
 from smalti.pipeline.facts import Json
 from smalti.pipeline.request import Drawing, Part, Wanted
 from smalti.text.encoders import TextEncoder
@@ -61,6 +63,34 @@ class CodedPipeline:
     def fingerprint(self) -> str:
         """A hash of its parts."""
         raise NotImplementedError
+
+    @property
+    def task(self) -> str:
+        """What it does, as the Hugging Face hub calls it."""
+        raise NotImplementedError
+
+    def example(self, name: str) -> str:
+        """Two lines of Python that load it by a name and use it."""
+        raise NotImplementedError
+
+    def push_to_hub(
+        self,
+        repo: str,
+        private: bool = False,
+        examples: Sequence[Any] | None = None,
+        report: str | Path | None = None,
+    ) -> str:
+        """Upload the pipeline with its card to the Hugging Face hub and return its address.
+
+        Args:
+            repo: owner/name. A README.md there that smalti did not make stays as it is.
+            private: whether a new repository is one.
+            examples: classes or prompts that are drawn for the card; by default the first four
+                classes, [] for none.
+            report: file of `smalti eval`, whose numbers the card has.
+        What only you know, such as a licence, comes from `info["card"]`: see `pipeline/card.py`.
+        """
+        return push(self, repo, private, examples, report)
 
     def drawn(self, part: Part, known: Known | None = None) -> Tensor:
         """Codes (B, N, ...), or vectors that stand for them, of a part of a request; `known` are

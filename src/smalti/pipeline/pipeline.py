@@ -29,6 +29,7 @@ from smalti.files import check_folder, expand, filling, remove_files, write_json
 from smalti.models.generator import Generator
 from smalti.modules import FILES, check_module, fingerprint, name_of, write_module
 from smalti.nn.finite import require_finite_weights
+from smalti.pipeline.card import write_card
 from smalti.pipeline.coded import CodedPipeline, preview, short
 from smalti.pipeline.facts import Facts, Json
 from smalti.pipeline.maps import coded_maps
@@ -117,6 +118,17 @@ class Pipeline(CodedPipeline):
             f"{name_of(self.tokenizer)}\n"
             f"  on {self.device} in {short(self.dtype)}"
         )
+
+    @property
+    def task(self) -> str:
+        if self.text is not None:
+            return "text-to-image"
+        return "unconditional-image-generation" if self.map is None else "image-to-image"
+
+    def example(self, name: str) -> str:
+        what = '"a red flower"' if self.text is not None else f"classes=[{self.classes[0]!r}]"
+        what = what if self.map is None else 'map="map.png"'
+        return f'pipe = smalti.load("{name}")\npipe({what}, n=1)[0].save("picture.png")'
 
     # -- drawing
 
@@ -361,7 +373,7 @@ class Pipeline(CodedPipeline):
             learned = {"tokenizer": fingerprint(self.tokenizer.coder), "text": text}
             learned |= {} if self.map is None else {"map": fingerprint(self.map.coder)}
             model = write_module(self.model, temporary / "model", **learned)
-            told = ("source", "holdout", "files", "credit", "init")
+            told = ("source", "holdout", "files", "credit", "init", "card")
             kept = {k: v for k, v in self.info.items() if k in told}
             write_json(
                 temporary / "pipeline.json",
@@ -373,21 +385,10 @@ class Pipeline(CodedPipeline):
                     **kept,
                 },
             )
+            write_card(self, temporary, folder)
         for name, part in (("text", text), ("map", map)):
             if part is None:  # of the pipeline that was there before
                 remove_files(folder / name, *(re.escape(file) for file in FILES))
-
-    def push_to_hub(self, repo: str, private: bool = False) -> str:
-        """Upload the pipeline to the Hugging Face hub and return its address."""
-        import tempfile
-
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(repo, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / "pipeline")
-            return str(api.upload_folder(repo_id=repo, folder_path=Path(folder) / "pipeline"))
 
 
 def check_pipeline(folder: Path) -> None:

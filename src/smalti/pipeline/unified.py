@@ -35,6 +35,7 @@ from smalti.modules import coder, fingerprint, name_of, write_module
 from smalti.nn.finite import require_finite_weights
 from smalti.nn.linear import packed
 from smalti.pictures import to_pil
+from smalti.pipeline.card import write_card
 from smalti.pipeline.coded import CodedPipeline, encoded, preview, short
 from smalti.pipeline.conversation import (
     PLACE,
@@ -158,6 +159,16 @@ class UnifiedPipeline(CodedPipeline):
             f"UnifiedPipeline of {name_of(self.model)}, {count:,} parameters, {self.words.vocab} "
             f"ids of text\n{drawn}{seen}  on {self.device} in {short(self.dtype)}"
         )
+
+    @property
+    def task(self) -> str:
+        return "any-to-any" if self.draws else "image-text-to-text"
+
+    def example(self, name: str) -> str:
+        use = 'pipe("a red flower")[0].save("picture.png")'
+        use = use if self.draws else 'print(pipe.caption("picture.png"))'
+        load = "from smalti.loading import load_unified\npipe = load_unified"
+        return f'{load}("{name}")\n{use}'
 
     @property
     def draws(self) -> bool:
@@ -473,7 +484,7 @@ class UnifiedPipeline(CodedPipeline):
             model = write_module(self.model, temporary / "model", words=words, **learned)
             first = [marks[name] for name in parts if name == "tokenizer"]
             whole = [*first, model, words, *(marks[name] for name in parts if name == "eye")]
-            told = ("source", "holdout", "credit", "files", "init")
+            told = ("source", "holdout", "credit", "files", "init", "card")
             about = {
                 "format": 1,
                 "kind": "unified",
@@ -486,6 +497,7 @@ class UnifiedPipeline(CodedPipeline):
                 temporary / "pipeline.json",
                 about | {k: v for k, v in self.info.items() if k in told},
             )
+            write_card(self, temporary, folder)
 
 
 def check_tokenizer(model: Unified, tokenizer: ImageTokenizer | None) -> None:

@@ -299,5 +299,9 @@ PROJECT = Project(
             f"markweber/maskbit_tokenizer_{bits}bit",
         )
         for bits in PUBLISHED
+    }
+    | {
+        f"markweber/maskbit_tokenizer_{bits}bit": Repository((f"maskbit_tokenizer_{bits}bit.bin",))
+        for bits in PUBLISHED
     },
 )
