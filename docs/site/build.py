@@ -64,7 +64,8 @@ def write_pages(folder: Path) -> list[str]:
         path.write_text(text, encoding="utf-8")
     for path in folder.rglob("*.md"):
         link_folders(path)
-    return [*made, *(path.relative_to(folder).as_posix() for path in folder.rglob("*.md"))]
+    others = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.md"))
+    return list(dict.fromkeys([*made, *others]))
 
 
 def decisions() -> str:
@@ -106,7 +107,7 @@ def configuration(pages: list[str]) -> dict[str, Any]:
     """What mkdocs.yml says; nothing of the theme is loaded from elsewhere."""
     options = {
         "docstring_options": {"warn_unknown_params": False, "warn_missing_types": False},
-        "filters": ["!^_"],
+        "filters": ["!^_", "^__call__$"],
         "heading_level": 2,
         "members_order": "source",
         "show_root_heading": True,

@@ -16,6 +16,9 @@ LINKS = {"stylesheet", "icon", "preload", "preconnect", "dns-prefetch", "modulep
 OUTSIDE = re.compile(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')\s]+)")
 """What a stylesheet loads from elsewhere."""
 
+FETCHED = {"mermaid", "glightbox"}
+"""Classes of elements for which the theme's script fetches a library from elsewhere."""
+
 
 class Page(HTMLParser):
     """The names and addresses in a page."""
@@ -34,6 +37,8 @@ class Page(HTMLParser):
         addresses += [
             part.split()[0] for part in given.get("srcset", "").split(",") if part.strip()
         ]
+        for name in FETCHED & set(given.get("class", "").split()):
+            self.loaded.append(f"https://unpkg.com/{name}")
         loads = tag in LOADED or (tag == "link" and kinds & LINKS)
         (self.loaded if loads else self.links).extend(addresses)
 

@@ -81,11 +81,7 @@ def _of_recipes(name: str) -> str:
     for recipe in listed:
         for option in parsed(name, recipe.name)[1]:
             every.setdefault(option.name, []).append(option)
-    rows = [
-        [*_typed(first)[:1], _shared(several), first.help]
-        for first, *_ in every.values()
-        for several in [every[first.name]]
-    ]
+    rows = [[_typed(same[0])[0], _shared(same), same[0].help] for same in every.values()]
     recipes = table(["recipe", "what it is"], [[f"`{r.name}`", r.text] for r in listed])
     more = f"`smalti {name} RECIPE --help` gives those of a recipe, with its own defaults."
     fields = table(["option", "default", "what it is"], rows)
@@ -99,10 +95,14 @@ def _shared(several: list[Option]) -> str:
 
 
 def command_index() -> str:
-    """The commands in the groups of `smalti --help`."""
+    """The commands in the groups of `smalti --help`, and what is in none of them."""
+    listed = {name for names in cli.GROUPS.values() for name in names}
+    groups = cli.GROUPS | {"more": tuple(name for name in cli.COMMANDS if name not in listed)}
     lines = ["# Commands", "Every command with every option, as its parser has them. By what you"]
     lines[1] += " want to do: [docs/commands.md](../docs/commands.md)."
-    for group, names in cli.GROUPS.items():
+    for group, names in groups.items():
+        if not names:
+            continue
         rows = [[f"[`{n}`]({n}.md)", about(cli.COMMANDS[n]).partition("\n\n")[0]] for n in names]
         lines += [f"## {group.capitalize()}", table(["command", "what it does"], rows)]
     return "\n\n".join(lines) + "\n"
