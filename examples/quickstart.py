@@ -36,12 +36,11 @@ save_png(grid(rows, columns=len(names), zoom=2), OUT / "guidance.png", {})
 
 # %% [markdown]
 # ## Watch
-# Each step yields the picture as far as it is drawn, whatever the system.
+# The picture on the way, every 16 codes or every scale, as far as it is drawn.
 
 # %%
 steps = [partial.images[0] for partial in pipe.stream(names[:1], seed=1)]
-shown = steps[:: max(1, len(steps) // 8)]
-save_png(grid(shown, columns=len(shown), zoom=2), OUT / "steps.png", {})
+save_png(grid(steps, columns=len(steps), zoom=2), OUT / "steps.png", {})
 
 # %% [markdown]
 # ## Edit

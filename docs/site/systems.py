@@ -26,9 +26,10 @@ from smalti.modules import LANGUAGES, MODELS, TOKENIZERS, TOWERS, UNIFIED
 from smalti.recipes import DEMOS, FILES, RECIPES
 
 ROOT = Path(__file__).parents[2]
-GENERATORS = MODELS | UNIFIED | TOWERS | LANGUAGES
-KNOWN = GENERATORS | TOKENIZERS
-COMPARISON = ROOT / "benchmarks" / "results" / "2026-11-28-comparison.jsonl"
+GENERATORS = MODELS | UNIFIED
+KNOWN = GENERATORS | TOWERS | LANGUAGES | TOKENIZERS
+RESULTS = ROOT / "benchmarks" / "results"
+COMPARISON = max(RESULTS.glob("????-??-??-comparison.jsonl"))
 MEASURED = {
     "parameters": "parameters",
     "steps": "training steps",
@@ -154,7 +155,7 @@ def status(kind: str, module: ModuleType) -> tuple[list[str], list[list[str]]]:
     lines = (ROOT / "docs" / "models.md").read_text(encoding="utf-8").splitlines()
     cells = [[c.strip() for c in line[1:-1].split("|")] for line in lines if line[:1] == "|"]
     file = module.__name__.removeprefix("smalti.").replace(".", "/") + ".py"
-    column, mark = (1, f"`{file}`") if kind not in MODELS | UNIFIED else (2, f"`{kind}`")
+    column, mark = (1, f"`{file}`") if kind not in GENERATORS else (2, f"`{kind}`")
     first = {1: "file", 2: "model and order"}[column]
     heads = [line for line in cells if len(line) > column and line[column] == first]
     rows = [line for line in cells if len(line) in (4, 6) and mark in line[column]]
@@ -243,7 +244,8 @@ def _use(name: str) -> str:
     kinds = parts(name).keys()
     small = [n for n in recipes(name) if n.startswith(SMALL)]
     runs = re.findall(r"--out (\S+)", "\n".join(_train(name, small or list(recipes(name)))))
-    pipe, draws = f"{runs[-1]}/pipeline", bool(kinds & (MODELS | UNIFIED).keys() - {"flamingo"})
+    reads_alone = any(p.model and not p.tokenizer for p in projects(name).values())
+    pipe, draws = f"{runs[-1]}/pipeline", bool(kinds & GENERATORS.keys()) and not reads_alone
     lines = [f"smalti info {pipe if draws else runs[-1]}"]
     if kinds & UNIFIED.keys():
         lines = [f'smalti sample {pipe} --text "..." --n 4 --out drawn.png'] if draws else []

@@ -132,10 +132,10 @@ def run_cells(name: str, **parameters: object) -> dict:
 def test_quickstart_draws_and_edits(trained, tmp_path):
     out = tmp_path / "pictures"
     found = run_cells("quickstart", PIPELINE=str(trained / "generator" / "pipeline"), OUT=out)
-    assert found["names"] == ["day", "night"] and len(found["steps"]) == 64
+    assert found["names"] == ["day", "night"] and len(found["steps"]) == 4
     sizes = {path.name: Image.open(path).size for path in out.iterdir()}
     assert sizes["guidance.png"] == (2 * 66 + 2, 3 * 66 + 2)
-    assert sizes["steps.png"] == (8 * 66 + 2, 68) and sizes["edited.png"] == (5 * 66 + 2, 68)
+    assert sizes["steps.png"] == (4 * 66 + 2, 68) and sizes["edited.png"] == (5 * 66 + 2, 68)
     assert sizes.keys() == {"drawn.png", "guidance.png", "steps.png", "edited.png"}
     kept, drawn = np.asarray(found["picture"]), [np.asarray(image) for image in found["edited"]]
     assert all(np.array_equal(kept[:16], image[:16]) for image in drawn)
@@ -145,12 +145,13 @@ def test_quickstart_draws_and_edits(trained, tmp_path):
 @pytest.mark.slow
 def test_training_notebooks_follow_each_other(tmp_path):
     source = f"folder:{write_pictures(tmp_path / 'pictures', 24, ('day', 'night'))}"
-    small = {"SOURCE": source, "STEPS": 8, "DIM": 16}
-    found = run_cells("train_own", OUT=tmp_path / "own", CHANNELS=8, **small)
+    small = {"SOURCE": source, "DIM": 16}
+    found = run_cells("train_own", OUT=tmp_path / "own", STEPS=24, CHANNELS=8, **small)
     assert found["pipe"].classes == ["day", "night"] and found["tokenizer"]["held_out_psnr"] > 0
     assert (tmp_path / "own" / "samples.png").is_file()
     tokenizer = str(tmp_path / "own" / "tokenizer" / "tokenizer")
-    bits = run_cells("one_thing", OUT=tmp_path / "two", TOKENIZER=tokenizer, **small)["bits"]
+    given = {"OUT": tmp_path / "two", "TOKENIZER": tokenizer, "STEPS": 90}
+    bits = run_cells("one_thing", **given, **small)["bits"]
     orders = {
         name: smalti.load(tmp_path / "two" / name / "pipeline").model.config.order for name in bits
     }
