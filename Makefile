@@ -6,7 +6,7 @@ DEMO ?=
 TEST ?=
 JOBS ?= auto
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs clean
 
 demo: $(VENV)/has-emoji
 	$(BIN)/smalti demo $(DEMO)
@@ -24,12 +24,16 @@ format: $(VENV)/has-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# the documentation as HTML, with every link checked, in build/docs/site
+docs: $(VENV)/has-docs
+	$(BIN)/python docs/site/build.py
+
 # one environment: `dev` brings all that `emoji` does
 $(VENV)/has-%: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) with smalti[$*]; with PyTorch this takes some minutes, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[$*]"
-	@touch $@ $(VENV)/has-emoji
+	@touch $@ $(if $(filter dev,$*),$(VENV)/has-emoji)
 
 clean:
 	rm -rf $(VENV) demo

@@ -13,7 +13,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {k: v for k, v in PROJECT["optional-dependencies"].items() if k != "dev"}
+TOOLS = ("dev", "docs")  # extras of programs, which nothing imports
+EXTRAS = {k: v for k, v in PROJECT["optional-dependencies"].items() if k not in TOOLS}
 SOURCES = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
 THROUGH = {
     "sentencepiece": "transformers",
@@ -36,7 +37,7 @@ def test_an_extra_is_imported_somewhere(extra):
 
 def test_make_installs_an_extra_for_each_of_its_targets():
     wanted = set(re.findall(r"has-(\w+)", (ROOT / "Makefile").read_text()))
-    assert wanted == {"emoji", "dev"} <= set(PROJECT["optional-dependencies"])
+    assert wanted == {"emoji", "dev", "docs"} <= set(PROJECT["optional-dependencies"])
     (brought,) = [r for r in PROJECT["optional-dependencies"]["dev"] if r.startswith("smalti[")]
     assert "emoji" in brought, "has-dev stands for has-emoji"
 

@@ -1,6 +1,7 @@
 """Each example runs, on a system that trains in seconds, and is short."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,63 @@ def test_text_draws_each_prompt_in_a_column(tmp_path):
     assert {t["negative"] for t in tags} == {"a green square"}
     with Image.open(tmp_path / "drawn.png") as image:
         assert image.size == (2 * 66 + 2, 4 * 66 + 2)
+
+
+# -- notebooks
+
+
+def run_cells(name: str, **parameters: object) -> dict:
+    """Run the cells of a notebook one after another; what its first one sets, `parameters` set
+    anew. Returns all that is named in the end."""
+    text = (FOLDER / f"{name}.py").read_text()
+    _, first, *others = re.split(r"(?m)^# %%.*\n", text)
+    names = {"__name__": "__main__"}
+    exec(first, names)
+    assert parameters.keys() <= names.keys()
+    names |= parameters
+    for cell in others:
+        exec(cell, names)
+    return names
+
+
+@pytest.mark.slow
+def test_quickstart_draws_and_edits(trained, tmp_path):
+    out = tmp_path / "pictures"
+    found = run_cells("quickstart", PIPELINE=str(trained / "generator" / "pipeline"), OUT=out)
+    assert found["names"] == ["day", "night"] and len(found["steps"]) == 4
+    sizes = {path.name: Image.open(path).size for path in out.iterdir()}
+    assert sizes["guidance.png"] == (2 * 66 + 2, 3 * 66 + 2)
+    assert sizes["steps.png"] == (4 * 66 + 2, 68) and sizes["edited.png"] == (5 * 66 + 2, 68)
+    assert sizes.keys() == {"drawn.png", "guidance.png", "steps.png", "edited.png"}
+    kept, drawn = np.asarray(found["picture"]), [np.asarray(image) for image in found["edited"]]
+    assert all(np.array_equal(kept[:16], image[:16]) for image in drawn)
+    assert any(not np.array_equal(kept[16:], image[16:]) for image in drawn)
+
+
+@pytest.mark.slow
+def test_training_notebooks_follow_each_other(tmp_path):
+    source = f"folder:{write_pictures(tmp_path / 'pictures', 24, ('day', 'night'))}"
+    small = {"SOURCE": source, "DIM": 16}
+    found = run_cells("train_own", OUT=tmp_path / "own", STEPS=24, CHANNELS=8, **small)
+    assert found["pipe"].classes == ["day", "night"] and found["tokenizer"]["held_out_psnr"] > 0
+    assert (tmp_path / "own" / "samples.png").is_file()
+    tokenizer = str(tmp_path / "own" / "tokenizer" / "tokenizer")
+    given = {"OUT": tmp_path / "two", "TOKENIZER": tokenizer, "STEPS": 90}
+    bits = run_cells("one_thing", **given, **small)["bits"]
+    orders = {
+        name: smalti.load(tmp_path / "two" / name / "pipeline").model.config.order for name in bits
+    }
+    assert orders == {"row-major": "row-major", "spiral-in": "spiral-in"}
+    assert bits["row-major"] != bits["spiral-in"]
+
+
+@pytest.mark.slow
+def test_measure_finds_a_distance_for_each_guidance(trained, tmp_path, capsys):
+    reference = f"folder:{write_pictures(tmp_path, 16, ('day', 'night'))}"
+    pipe = str(trained / "generator" / "pipeline")
+    found = run_cells("measure", PIPELINE=pipe, REFERENCE=reference, COUNT=8)
+    assert len(set(found["distances"].values())) == 3 and min(found["distances"].values()) > 0
+    assert "bits_per_token" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda p: p.stem)

@@ -1,6 +1,6 @@
 """Which item stands where in an endless stream of shuffled epochs: pure arithmetic, no state.
 
-Item k of the stream is perm[k // n][k % n], with perm[e] the permutation of epoch e. Batch s holds
+Item k of the stream of n items is item k % n of the permutation of epoch k // n. Batch s holds
 items s * batch ... (s + 1) * batch - 1 and each rank a contiguous part of them, so any step of any
 rank can be computed at once, a resumed run needs only its step, and the global batch is the same
 on any number of ranks.
