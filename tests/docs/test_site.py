@@ -150,4 +150,6 @@ def test_the_site_is_built(tmp_path, written):
         index = path.stem in ("index", "README")
         assert (site / path.parent / ("" if index else path.stem) / "index.html").is_file(), page
     api = (site / "api" / "index.html").read_text(encoding="utf-8")
-    assert "A pipeline" in api and 'id="smalti.loading.load"' in api
+    for name in ("loading.load", "pipeline.pipeline.Pipeline.__call__"):
+        assert f'id="smalti.{name}"' in api, name
+    assert "Conditions are classes, by name or number" in api
