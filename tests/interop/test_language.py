@@ -20,6 +20,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-biased": ("Llama", {"attention_bias": True, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2", {"num_key_value_heads": 2, "rope_theta": 1e6}),
     "qwen2-small": ("Qwen2", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "llama-wide": ("Llama", {"num_key_value_heads": 2, "head_dim": 12}),
+    "qwen2-wide": ("Qwen2", {"num_key_value_heads": 2, "head_dim": 12}),
     "gemma": ("Gemma", {"num_key_value_heads": 1, "head_dim": 16}),
     "phi": ("Phi", {}),
     "phi-normed": ("Phi", {"qk_layernorm": True, "partial_rotary_factor": 1.0}),

@@ -23,6 +23,7 @@ from smalti.modules import load_module
 def test_transformers(folder: Path, tmp_path):
     config, weights, io = load(folder)
     stored = load_file(folder / config["vae_weights"])
+    codes, _, _ = load((folder / config["vae_weights"]).parent)
     vae, llm = tmp_path / "tokenizer", tmp_path / "llm"
     for path in (vae, llm):
         path.mkdir()
@@ -31,7 +32,8 @@ def test_transformers(folder: Path, tmp_path):
     (llm / "config.json").write_text(json.dumps(config["constructor"]))
     sides = [*map(str, config["constructor"]["patch_nums"])]
     files = ["--tokenizer", str(vae), "--model", str(llm), "--out", str(tmp_path / "p")]
-    main(["convert", "hart", *files, "--scales", *sides])
+    ratio = str(codes["constructor"].get("quant_resi", 0.5))  # which no file says
+    main(["convert", "hart", *files, "--scales", *sides, "--quant-resi", ratio])
     pipe = smalti.load(tmp_path / "p", "cpu", torch.float32)
     tokenizer = vae_state(float32(stored))
     assert same(pipe.tokenizer, tokenizer)

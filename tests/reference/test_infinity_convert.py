@@ -100,7 +100,7 @@ def test_null_words_are_cut_and_added(folder: Path, tmp_path: Path):
     config, weights, _ = load(folder)
     model = files(weights, "bare", tmp_path)
     null = weights["cfg_uncond"]
-    for length in (len(null) - 3, len(null) + 5):
+    for length in (max(len(null) - 3, 1), len(null) + 5):
         where = tmp_path / str(length)
         where.mkdir()
         out = convert(where, config, model, "--text-length", length)
@@ -150,7 +150,10 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: Any):
     if config["constructor"].get("cos_attn", True):
         assert f"has {heads} heads, got --heads {heads + 1}" in mistake("--heads", heads + 1)
     bits = config["constructor"]["vae_local"]["embed_dim"]
-    assert f"reads {bits} bits, the tokenizer has {4 * bits}" in mistake("--cells", 2)
+    cells = 2 if config["constructor"].get("apply_spatial_patchify") else 1
+    reads, other = bits * cells**2, 3 - cells
+    said = f"reads {reads} bits, the tokenizer has {bits * other**2}"
+    assert said in mistake("--cells", other)
     assert "ratio (height / width) must be one of" in mistake("--ratio", 0.9)
     assert "0.06M" in mistake("--budget", "2M")
     assert "text_length must be at least 1, got 0" in mistake("--text-length", 0)

@@ -132,7 +132,7 @@ def check_run(
     filters, noise = Filters(tau, top_k=1), Noise.request(0, cond.batch)
     branches = guidance.branches(cond, negative)
     prepared, cache = model.prepare(branches), model.cache(branches.batch)
-    steps, sure = spans(model.blocks()), torch.ones(cond.batch, dtype=torch.bool)
+    steps, sure = spans(model.blocks()), [torch.ones(cond.batch, dtype=torch.bool)]
     for k, span in enumerate(steps):
         guide = guidance.at(k, len(steps))
         chance = Chance(guide, SlotNoise(noise, span.slots), filters)
@@ -145,10 +145,11 @@ def check_run(
         doubt = 2e-5 * both.abs().max()
         wrong = (logits > 0) != (codes[:, span.slots] > 0)
         assert (logits[wrong].abs() <= doubt).all()
-        sure &= (logits.abs() > 2 * doubt).flatten(1).all(1)
-    assert sure.any()
+        sure.append(sure[-1] & (logits.abs() > 2 * doubt).flatten(1).all(1))
+    assert sure[1].any()
     drawn = generate(model, cond, noise, guidance, filters, negative=negative)
-    assert torch.equal(drawn[sure], codes[sure])
+    for span, rows in zip(steps, sure[1:], strict=True):  # to the first bit that is in doubt
+        assert torch.equal(drawn[rows][:, span.slots], codes[rows][:, span.slots])
     io.check(f"gen_{name}_summed_codes", quantizer.decode(codes))
     model.config = replace(model.config, guide_at=(0,))
 
@@ -157,6 +158,8 @@ def check_run(
 def test_mixing_hidden_states_is_something_else(folder: Path):
     config, weights, io = load(folder)
     model = model_of(config, weights)
+    if model.config.layers == 1:
+        pytest.skip("before its last layer nothing is computed")
     cond = text_of(io["text_features"], io["text_lens"], model.config.text_length)
     noise, drawn = Noise.request(0, cond.batch), []
     for at in ((0,), (model.config.layers - 1,)):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden import Vectors, close, float32, folders, load
+from golden import Vectors, close, float32, folders, load, size_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -77,7 +77,10 @@ def longer(some: Rows, ids: Tensor) -> Rows:
 # -- Chameleon
 
 
-def chameleon(config: dict[str, Any], weights: dict[str, Tensor]) -> OneVocabulary:
+def chameleon(
+    config: dict[str, Any], weights: dict[str, Tensor], size: tuple[int, int]
+) -> OneVocabulary:
+    """The model of a folder, of pictures of this size in pixels."""
     told, ids = config["constructor"], config["special_ids"]
     names = {id: name for name, id in config["vocabulary_map"].items() if "IMGIMG" in name}
     digits = str.maketrans("ABCDEFGHIJ", "0123456789")
@@ -85,21 +88,21 @@ def chameleon(config: dict[str, Any], weights: dict[str, Tensor]) -> OneVocabula
     qk = told.get("qk_norm", "LayerNorm per head")
     assert "LayerNorm per head" in qk
     language = config_of({**told, "model_type": "chameleon"})
-    side = told["vq_config"]["resolution"] // 2 ** (
-        len(told["vq_config"]["channel_multiplier"]) - 1
-    )
+    factor = 2 ** (len(told["vq_config"]["channel_multiplier"]) - 1)
     model = OneVocabularyConfig(
-        language, (side, side), len(order), min(names), tuple(order), ids["boi"], ids["eoi"],
+        language, (size[0] // factor, size[1] // factor), len(order), min(names), tuple(order),
+        ids["boi"], ids["eoi"],
         marks=Marks(ids["bos"], (ids["eos"], ids["sep"]), ids["pad"]),
     )  # fmt: skip
     return made("chameleon", model, weights)
 
 
-def encoder(told: dict[str, Any], weights: dict[str, Tensor]) -> VQGAN:
-    """The tokenizer, of which the files have no decoder."""
+def encoder(told: dict[str, Any], weights: dict[str, Tensor], size: tuple[int, int]) -> VQGAN:
+    """The tokenizer, of which the files have no decoder; the resolution that they say is a name
+    for where attention is."""
     side = told["resolution"]
     config = VQGANConfig(
-        size=(side, side),
+        size=size,
         channels=told["base_channels"],
         multipliers=tuple(told["channel_multiplier"]),
         blocks=told["num_res_blocks"],
@@ -122,8 +125,10 @@ def encoder(told: dict[str, Any], weights: dict[str, Tensor]) -> VQGAN:
 @torch.no_grad()
 def test_chameleon(folder: Path):
     config, weights, io = load(folder)
-    model = chameleon(config, weights)
-    check_pictures(model, encoder(config["constructor"]["vq_config"], weights), config, io)
+    size = size_of(io["pixel_values"])
+    model = chameleon(config, weights, size)
+    codec = encoder(config["constructor"]["vq_config"], weights, size)
+    check_pictures(model, codec, config, io)
     check_likelihood(model, io)
     check_text(model, config, io)
     check_drawing(model, config, io)

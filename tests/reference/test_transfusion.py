@@ -25,11 +25,18 @@ from smalti.sampling.noise import Noise
 from smalti.sampling.solvers import Solver
 from smalti.text.sequence import IGNORED, Part, Rows, rows_of
 
+DEFAULTS = {"add_pos_emb": False, "model_output_clean": False}
+TRUNK = {
+    **{"dim_head": 64, "heads": 8, "use_value_residual": True, "unet_skips": True},
+    **{"qk_rmsnorm": True, "softcap": 50.0, "gate_values": True},
+}
+"""Of the official constructors, where a folder leaves them out."""
+
 
 def made(config: dict[str, Any], weights: dict[str, Tensor]) -> Transfusion:
     """The model of a file of these weights: all but two settings it says itself."""
-    told = config["constructor"]
-    trunk = told["transformer"]
+    told = DEFAULTS | config["constructor"]
+    trunk = TRUNK | told["transformer"]
     settings = {
         "words": told["num_text_tokens"],
         "channels": told["dim_latent"],
@@ -203,7 +210,8 @@ def longer(rows: Rows, word: Tensor) -> Rows:
 
 def check_text(model: Transfusion, config: dict[str, Any], io: Vectors) -> None:
     """Compare rows of text alone, whose loss knows no ids but words, and the start and the end."""
-    io.get("text_4")
+    for name in io.runs(r"(text_\d+|latent_\d+)"):  # of which not all are in a batch
+        io.get(name)
     rows = rows_of([[words(ids)] for ids in io["text_only_prompt"]], model.wrapping)
     for _ in range(io["text_only_greedy"].shape[1]):
         logits = model.logits(model.hidden(rows, torch.zeros_like(rows.ids).float()))[:, -1]

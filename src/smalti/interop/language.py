@@ -25,16 +25,21 @@ Settings = Mapping[str, Any]
 
 def _llama(told: Settings) -> dict[str, Any]:
     biased = bool(told.get("attention_bias"))
-    return {"feed_forward": "silu", "qkv_bias": biased, "out_bias": biased}
+    return {"feed_forward": "silu", "qkv_bias": biased, "out_bias": biased, **_width(told)}
 
 
 def _qwen2(told: Settings) -> dict[str, Any]:
-    return {"feed_forward": "silu", "qkv_bias": True}
+    return {"feed_forward": "silu", "qkv_bias": True, **_width(told)}
 
 
 def _gemma(told: Settings) -> dict[str, Any]:
     scale = told["hidden_size"] ** 0.5
-    return {"feed_forward": "gelu", "head_dim": told["head_dim"], "embedding_scale": scale}
+    return {"feed_forward": "gelu", "embedding_scale": scale, **_width(told)}
+
+
+def _width(told: Settings) -> dict[str, Any]:
+    """The width of a head, where settings say it: `hidden_size` / `num_attention_heads` else."""
+    return {"head_dim": told.get("head_dim") or 0}
 
 
 def _phi(told: Settings) -> dict[str, Any]:
