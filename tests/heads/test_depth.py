@@ -24,6 +24,7 @@ HEADS = {
     "rotary": (replace(LLAMA, rotary=True), SIZES, DepthTable(SIZES[:-1], 8)),
     "gpt": (GPT, SIZES, CodeVectors(3, 5, 6)),
     "shared": (replace(GPT, gelu="sigmoid"), SIZES, CodeVectors(3, 5, 6, shared=True)),
+    "product": (replace(GPT, projected=True), SIZES, CodeVectors(3, 5, 8)),
     "last": (replace(GPT, sums=False), SIZES, CodeVectors(3, 5, 6)),
     "own": (replace(LLAMA, shared_classifier=False), (4, 2, 3), DepthTable((4, 2, 3), 8)),
     "one": (LLAMA, (5,), DepthTable((5,), 8)),

@@ -7,6 +7,10 @@ import pytest
 import torch
 
 from small_systems import mistake
+from smalti.interop.pickles import read_described
+from smalti.interop.projects.imagegpt import ImageGPTFiles, model_sizes
+from smalti.models.imagegpt import ImageGPTConfig
+from smalti.tokenizers.palette import PaletteConfig
 
 
 @pytest.fixture
@@ -16,6 +20,7 @@ def model(tmp_path):
         "transformer.wte": (9, 4),
         "transformer.wpe": (16, 4),
         "transformer.h.0.attn.c_attn": (4, 12),
+        "transformer.h.0.mlp.c_fc": (4, 16),
         "lm_head": (8, 4),
     }
     state = {f"{name}.weight": torch.zeros(shape) for name, shape in names.items()}
@@ -40,3 +45,30 @@ def test_files_that_do_not_fit_are_refused(model, colours, options, message, tmp
     line = mistake(capsys, *words, "--out", tmp_path / "out", *options)
     assert re.search(message, line), line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"n_head": 2, "activation_function": "relu"}, "one of quick_gelu, gelu, gelu_new, got"),
+        ({"n_head": "2"}, "option n_head must be int, got '2'"),
+    ],
+)
+def test_a_config_beside_that_does_not_fit_is_refused(model, said, message, tmp_path, capsys):
+    palette = tmp_path / "preprocessor_config.json"
+    palette.write_text(json.dumps({"clusters": [[0.0] * 3] * 8}))
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    words = ["convert", "imagegpt", "--tokenizer", palette, "--model", model]
+    assert message in mistake(capsys, *words, "--out", tmp_path / "out")
+
+
+def test_a_config_beside_says_what_tensors_do_not(model, tmp_path):
+    said = {"n_head": 2, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-3}
+    (tmp_path / "config.json").write_text(json.dumps(said | {"n_inner": None, "resid_pdrop": 0.2}))
+    found = model_sizes(
+        read_described(model), ImageGPTFiles(model), PaletteConfig(size=(4, 4), vocab=8)
+    )
+    wanted = ImageGPTConfig(
+        grid=(4, 4), vocab=8, layers=1, heads=2, dim=4, gelu="tanh", norm_eps=1e-3, dropout=0.2
+    )
+    assert found == wanted

@@ -31,6 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "classifiers": {"shared_classifier": False, "sums": False, "gelu": "sigmoid"},
     "body": {"head_vectors": False, "sums": False, "shared_vectors": False},
     "head": {"body_vectors": False, "shared_vectors": False, "shared_embedding": False},
+    "heads": {"head_heads": 4},
+    "as wide": {"code_dim": 32, "projected": True},
     "text": {"classes": 0, "text_length": 4, "text_vocab": 11, "text_weight": 0.1, "text_dim": 1},
 }
 
@@ -105,6 +107,7 @@ def record(config: RQTransformerConfig) -> dict[str, Any]:
     """What a config.yaml says of a model, its number of codes with the data."""
     block = {"n_head": config.heads, "resid_pdrop": config.dropout}
     block |= {"gelu": "v2"} if config.gelu == "sigmoid" else {}
+    over_depth = block | {"n_head": config.over_depth.heads}
     return {
         "dataset": {"type": "imagenet", "vocab_size": list(config.sizes)},
         "arch": {
@@ -121,7 +124,7 @@ def record(config: RQTransformerConfig) -> dict[str, Any]:
             "block_size_cond": config.prefix,
             "embd_pdrop": config.embedding_dropout,
             "body": {"n_layer": config.layers, "block": block},
-            "head": {"n_layer": config.head_layers, "block": block},
+            "head": {"n_layer": config.head_layers, "block": over_depth},
         },
     }
 
@@ -140,6 +143,20 @@ def test_every_option(name):
     if config.text_vocab:
         cond = replace(cond, text=torch.arange(8).view(2, 4, 1).float())
     assert torch.equal(converted.loss(codes, cond), model.loss(codes, cond))
+
+
+def test_layers_without_biases_have_zeros():
+    model = model_of({})
+    state, ours = official(model), model.config
+    products = [n for n in state if "_transformer.blocks." in n and n.endswith("bias")
+                and (".attn." in n or ".mlp." in n)]  # fmt: skip
+    assert len(products) == 6 * (model.config.layers + model.config.head_layers)
+    zeroed = state | {n: torch.zeros_like(state[n]) for n in products}
+    bare = {n: t for n, t in state.items() if n not in products}
+    found = transformer_state(bare, vectors_of(model), ours)
+    wanted = transformer_state(zeroed, vectors_of(model), ours)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[n], wanted[n]) for n in found)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +236,6 @@ def test_filters_of_each_depth_by_the_command(pipeline, tmp_path, capsys):
         ({"use_padding_emb": True}, "use_padding_emb and scaled_head_emb_vqvae must be off"),
         ({"body": {"n_layer": 2}}, "are not those of an RQ-Transformer (KeyError: 'n_head')"),
         ({"body": {"n_layer": 2, "block": {"n_head": 2, "gelu": "v3"}}}, "gelu v1 or v2"),
-        ({"body": {"n_layer": 2, "block": {"n_head": 2, "mlp_bias": False}}}, "have biases"),
     ],
 )
 def test_settings_that_do_not_fit(tar, tmp_path, capsys, changes, words):

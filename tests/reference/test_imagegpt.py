@@ -18,7 +18,7 @@ from smalti.codes import Cond
 from smalti.data.transforms import to_float
 from smalti.engine.causal import spans
 from smalti.engine.step import Known
-from smalti.interop.projects.imagegpt import model_state
+from smalti.interop.projects.imagegpt import gelu_of, model_state
 from smalti.models.imagegpt import ImageGPT, ImageGPTConfig
 from smalti.sampling.guidance import Guidance
 from smalti.tokenizers.palette import Palette, PaletteConfig
@@ -45,6 +45,8 @@ def model_of(config: dict[str, Any], weights: dict[str, torch.Tensor], io: Vecto
         layers=told["n_layer"],
         heads=told["n_head"],
         dim=told["n_embd"],
+        ffn_dim=told.get("n_inner") or 0,
+        gelu=gelu_of(told.get("activation_function", "quick_gelu")),
         norm_eps=told.get("layer_norm_epsilon", 1e-5),
     )
     model = ImageGPT(ours).eval()
@@ -111,7 +113,8 @@ def test_convert(folder: Path, form: str, tmp_path: Path):
     height, width = io["image_uint8"].shape[1:3]
     words = ["convert", "imagegpt", "--tokenizer", colours, "--out", tmp_path / "pipe"]
     words += ["--model", tmp_path / "pytorch_model.bin", "--size", f"{height}x{width}"]
-    words += ["--heads", config["constructor"]["n_head"], "--dtype", "float32"]
+    words += ["--dtype", "float32"]
+    (tmp_path / "config.json").write_text(json.dumps(config["constructor"]))
     main([str(word) for word in words])
     pipe = smalti.load(tmp_path / "pipe", device="cpu", dtype="float32")
     check_palette(pipe.tokenizer, io)

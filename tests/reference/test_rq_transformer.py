@@ -38,7 +38,7 @@ def built(folder: Path) -> tuple[RQTransformer, Vectors]:
     sizes = transformer_sizes(told["transformer"])
     whole = float32(weights)
     tokenizer = {n.removeprefix("rqvae."): t for n, t in whole.items()}
-    books = tables(tokenizer, sizes.depth, sizes.vocab, told["rqvae"]["shared_codebook"])
+    books = tables(tokenizer, sizes.depth, sizes.vocab, told["rqvae"].get("shared_codebook", False))
     sizes = replace(sizes, code_dim=books[0].shape[1], shared_vectors=len(books) == 1)
     state = {n.removeprefix(GENERATOR): t for n, t in whole.items() if n.startswith(GENERATOR)}
     model = RQTransformer(sizes).eval()
@@ -88,7 +88,8 @@ def test_rq_transformer(folder):
         text = model.text_loss(x, cond)
         io.check("cond_loss", text.mean())
         both = 0.9 * loss.mean() / model.config.depth + 0.1 * text.mean()
-        model.config, trained = replace(model.config, dropout=0.0), model.train()
+        still = {"dropout": 0.0, "embedding_dropout": 0.0}
+        model.config, trained = replace(model.config, **still), model.train()
         for layer in (*trained.layers, *trained.head.layers):
             layer.dropout = 0.0
         torch.testing.assert_close(trained.loss(codes, cond).mean() / model.config.depth, both)

@@ -63,6 +63,8 @@ class DepthConfig:
     """On the outputs of attention and feed-forward."""
     kv_heads: int = 0
     """As many heads of keys and values as `heads`."""
+    projected: bool = False
+    """Whether a product reads tokens that are as wide as the head; it reads all others."""
 
     def __post_init__(self) -> None:
         check(
@@ -113,7 +115,8 @@ class DepthHead(HeadInTurn):
     ) -> None:
         super().__init__(len(sizes), config.dim, config.heads)
         self.config, self.seen = config, seen
-        if seen.dim != config.dim:
+        self.reads = config.projected or seen.dim != config.dim
+        if self.reads:
             self.read = Linear(seen.dim, config.dim)
         if width not in (0, config.dim):
             self.into = Linear(width, config.dim)
@@ -126,7 +129,7 @@ class DepthHead(HeadInTurn):
         self.parts = nn.ModuleList(
             [CategoricalHead(config.dim, n, config.bias) for n in (sizes[:1] if alike else sizes)]
         )
-        self.wide, self.reads = width not in (0, config.dim), seen.dim != config.dim
+        self.wide = width not in (0, config.dim)
 
     def init_weights(self) -> None:
         """Normal(0, 0.02) for positions, zeros for the logits: any code is as likely as any

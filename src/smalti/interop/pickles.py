@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from smalti.config import read_json
 from smalti.interop import formats
 from smalti.progress import track
 
@@ -101,6 +102,14 @@ def read_checkpoint(path: Path, weights: str = "model", part: str = PARTS[0]) ->
     state, prefix = _state(path, loaded, chosen)
     options = vars(args) if isinstance(args, argparse.Namespace) else {}
     return Checkpoint(path, state, options, chosen is average, files, prefix)
+
+
+def read_described(path: Path, weights: str = "model", part: str = PARTS[0]) -> Checkpoint:
+    """A checkpoint with the settings of the config.json beside it, {} if there is none, as its
+    `args`. Raises ValueError as `read_checkpoint` does, and naming a config.json that is none."""
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    told = read_json(file) if file.is_file() else {}
+    return read_checkpoint(path, weights, part)._replace(args=told)
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

@@ -4,9 +4,9 @@ Chen, Radford, Child, Wu, Jun, Luan, Sutskever 2020, "Generative Pretraining fro
 2020).
 
 Unusual: a code is a pixel's colour, out of a palette. Norms do not take the mean away and have no
-bias. GELU is x * sigmoid(1.702 x). Positions are learned, and the position of a slot is that of the
-code predicted there. A picture begins with a learned vector; that of published models is always
-the same one, here each class has its own.
+bias. GELU is approximated by x * sigmoid(1.702 x). Positions are learned, and the position of a
+slot is that of the code predicted there. A picture begins with a learned vector; that of published
+models is always the same one, here each class has its own.
 
 Letters: B images, N positions, D width, H heads, V colours.
 """
@@ -29,6 +29,7 @@ from smalti.models.raster_stack import Raster, causal, visible
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.linear import Linear
+from smalti.nn.mlp import MLP, Gelu
 from smalti.nn.norms import RMSNorm
 from smalti.sampling.orders import arrange
 
@@ -50,7 +51,11 @@ class ImageGPTConfig(GeneratorConfig):
     heads: int = 8
     """Attention heads."""
     dim: int = 512
-    """Width D, a multiple of `heads`; the feed-forward is four times as wide."""
+    """Width D, a multiple of `heads`."""
+    ffn_dim: int = 0
+    """Width of the feed-forward layers; 0: 4 D, as published."""
+    gelu: Gelu = "sigmoid"
+    """The nonlinearity, GELU or one of its approximations; as published by a sigmoid."""
     norm_eps: float = 1e-5
     """Added to the mean square in normalisation layers."""
     dropout: float = 0.1
@@ -61,7 +66,7 @@ class ImageGPTConfig(GeneratorConfig):
             self,
             pairs=("grid",),
             several=("vocab",),
-            counts=("channels", "depth"),
+            counts=("channels", "depth", "ffn_dim"),
             positive=("classes", "layers", "heads", "dim"),
             above_zero=("norm_eps",),
             rates=("dropout",),
@@ -104,19 +109,6 @@ class Attention(nn.Module):
         return self.wo(y.transpose(1, 2).flatten(2))  # (B, n, D)
 
 
-class FeedForward(nn.Module):
-    """w2(gelu(w1 x)), with the sigmoid's approximation of GELU."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.w1 = Linear(dim, 4 * dim)
-        self.w2 = Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.w1(x)
-        return self.w2(x * torch.sigmoid(1.702 * x))
-
-
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
@@ -125,7 +117,7 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.attention = Attention(config)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
-        self.feed_forward = FeedForward(config.dim)
+        self.feed_forward = MLP(config.dim, config.ffn_dim or 4 * config.dim, config.gelu)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, span: Span, layer: int, cache: KVCache | None) -> Tensor:

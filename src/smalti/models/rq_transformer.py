@@ -60,7 +60,9 @@ class RQTransformerConfig(GeneratorConfig):
     head_layers: int = 4
     """Transformer blocks over depth."""
     heads: int = 24
-    """Attention heads of both."""
+    """Attention heads over positions."""
+    head_heads: int = 0
+    """Attention heads over depth; 0: as many as over positions."""
     dim: int = 1536
     """Width D of both, a multiple of `heads`."""
     code_dim: int = 256
@@ -71,6 +73,8 @@ class RQTransformerConfig(GeneratorConfig):
     """Whether positions hold the tokenizer's code vectors; if not, rows of a table that learns."""
     head_vectors: bool = True
     """Whether the head reads the tokenizer's code vectors; if not, rows of that table."""
+    projected: bool = False
+    """Whether a product reads the head's vectors where C is D; else it always does."""
     sums: bool = True
     """Whether the head reads the sum of the code vectors so far; if not, the last one."""
     shared_embedding: bool = True
@@ -90,11 +94,13 @@ class RQTransformerConfig(GeneratorConfig):
             pairs=("grid",),
             several=("vocab",),
             positive=("depth", "layers", "head_layers", "heads", "dim", "code_dim", "text_dim"),
-            counts=("classes", "text_length", "text_vocab"),
+            counts=("classes", "text_length", "text_vocab", "head_heads"),
             rates=("dropout", "embedding_dropout", "text_weight"),
             multiple=("dim", "heads"),
         )
         either(self)
+        if self.dim % (self.head_heads or 1):
+            raise ValueError(f"head_heads must divide dim {self.dim}, got {self.head_heads}")
         if self.text_vocab and self.text_dim != 1:
             raise ValueError(f"text_dim of ids must be 1, got {self.text_dim}")
         if self.text_weight and not self.text_vocab:
@@ -128,7 +134,7 @@ class RQTransformerConfig(GeneratorConfig):
         """The settings of the head."""
         return DepthConfig(
             layers=self.head_layers,
-            heads=self.heads,
+            heads=self.head_heads or self.heads,
             dim=self.dim,
             block="gpt",
             gelu=self.gelu,
@@ -137,6 +143,7 @@ class RQTransformerConfig(GeneratorConfig):
             bias=True,
             sums=self.head_vectors and self.sums,
             dropout=self.dropout,
+            projected=self.head_vectors and self.projected,
         )
 
     def fitted(self, tokenizer: Any, reads: Reads) -> RQTransformerConfig:

@@ -17,8 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from smalti.config import read_json
-from smalti.interop.pickles import Checkpoint, read_checkpoint
+from smalti.interop.pickles import Checkpoint, read_described
 from smalti.interop.project import Part, Project, at_size
 from smalti.interop.saved import Repository
 from smalti.interop.tensor_shapes import option, shape
@@ -62,10 +61,8 @@ class DCAEFiles:
 
 def read_told(path: Path, weights: str = "model", part: str = "") -> Checkpoint:
     """A checkpoint under our names, with the settings of the config.json beside it."""
-    checkpoint = read_checkpoint(path, weights, part)
-    file = (path if path.is_dir() else path.parent) / "config.json"
-    told = read_json(file) if file.is_file() else {}
-    return checkpoint._replace(state=our_names(checkpoint.state), args=told)
+    checkpoint = read_described(path, weights, part)
+    return checkpoint._replace(state=our_names(checkpoint.state))
 
 
 # -- names

@@ -1,7 +1,8 @@
 """ImageGPT as transformers has it (version 5.24.0), and the colours that OpenAI published.
 
 A checkpoint is a GPT-2's: products are stored as (inputs, outputs), and the start is the last row
-of the table of colours. The colours are in the settings of the image processor, or an array.
+of the table of colours. The colours are in the settings of the image processor, or an array. What
+no tensor tells is read in the config.json beside the weights, or else is as published.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smalti.interop.pickles import Checkpoint, read_checkpoint
+from smalti.interop.pickles import Checkpoint, read_checkpoint, read_described
 from smalti.interop.project import Part, Project
 from smalti.interop.saved import Dtype, Repository, pair
-from smalti.interop.tensor_shapes import count, shape
+from smalti.interop.tensor_shapes import count, option, shape
 from smalti.models.imagegpt import SIZES, ImageGPT, ImageGPTConfig
+from smalti.nn.mlp import Gelu
 from smalti.tokenizers.palette import Palette, PaletteConfig
 
 NAME = "ImageGPT"
@@ -43,7 +45,7 @@ class ImageGPTFiles:
     """Pixels of an image, 32 or height x width, 32x48; default: a square of the model's positions,
     or 32 without a model."""
     heads: int | None = None
-    """Attention heads; needed for sizes that were never published."""
+    """Attention heads; needed for sizes that were never published, without a config.json."""
     dtype: Dtype = "stored"
     """Of the model's weights in the pipeline."""
 
@@ -97,14 +99,33 @@ def model_sizes(checkpoint: Checkpoint, options: ImageGPTFiles, codes: Any) -> I
         )
     layers = count(checkpoint, "transformer.h.")
     known = {(s["layers"], s["dim"]): s["heads"] for s in SIZES.values()}
-    heads = options.heads or known.get((layers, dim))
-    if heads is None:
+    heads = options.heads or option(checkpoint, "n_head", known.get((layers, dim), 0))
+    if not heads:
         raise ValueError(
             f"{path}: no published model has {layers} layers of width {dim}; give --heads"
         )
-    return ImageGPTConfig(grid=grid, vocab=vocab, layers=layers, heads=heads, dim=dim, dropout=0.1)
+    width = shape(checkpoint, "transformer.h.0.mlp.c_fc.weight", 2, NAME)[1]
+    return ImageGPTConfig(
+        grid=grid,
+        vocab=vocab,
+        layers=layers,
+        heads=heads,
+        dim=dim,
+        ffn_dim=width if width != 4 * dim else 0,
+        gelu=gelu_of(option(checkpoint, "activation_function", "quick_gelu")),
+        norm_eps=option(checkpoint, "layer_norm_epsilon", ImageGPTConfig.norm_eps),
+        dropout=option(checkpoint, "resid_pdrop", 0.1),
+    )
 
 
+def gelu_of(name: str) -> Gelu:
+    """Our name of a nonlinearity of transformers. Raises ValueError if it is no GELU."""
+    if name not in GELUS:
+        raise ValueError(f"activation_function must be one of {', '.join(GELUS)}, got {name!r}")
+    return GELUS[name]
+
+
+GELUS: dict[str, Gelu] = {"quick_gelu": "sigmoid", "gelu": "none", "gelu_new": "tanh"}
 PARTS = {
     "ln_1": "attention_norm",
     "ln_2": "ffn_norm",
@@ -151,6 +172,7 @@ MODEL = Part(
     module=ImageGPT,
     config=model_sizes,
     state=lambda state, config, _: model_state(state, config),
+    read=read_described,
 )
 
 

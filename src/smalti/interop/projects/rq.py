@@ -163,6 +163,7 @@ def transformer_sizes(arch: Mapping[str, Any]) -> RQTransformerConfig:
     vocab, text = arch["vocab_size"], arch.get("block_size_cond", 0) > 1
     vocabs = (vocab,) * depth if isinstance(vocab, int) else tuple(vocab)
     body, head = arch["body"], arch["head"]
+    width, read = arch["embed_dim"], arch.get("head_emb_vqvae", False)
     block = layer_sizes([stack.get("block", {}) for stack in (body, head)])
     if any(arch.get(name) for name in ("use_padding_emb", "scaled_head_emb_vqvae")):
         raise ValueError("use_padding_emb and scaled_head_emb_vqvae must be off")
@@ -178,10 +179,11 @@ def transformer_sizes(arch: Mapping[str, Any]) -> RQTransformerConfig:
         text_weight=0.1 if text else 0.0,
         layers=body["n_layer"],
         head_layers=head["n_layer"],
-        dim=arch["embed_dim"],
+        dim=width,
         code_dim=arch.get("input_embed_dim") or 1,
         body_vectors=arch.get("input_emb_vqvae", False),
-        head_vectors=arch.get("head_emb_vqvae", False),
+        head_vectors=read,
+        projected=read and arch.get("input_embed_dim") == width,
         sums=arch.get("cumsum_depth_ctx", False),
         shared_embedding=arch.get("shared_tok_emb", False),
         shared_classifier=arch.get("shared_cls_emb", False),
@@ -191,19 +193,15 @@ def transformer_sizes(arch: Mapping[str, Any]) -> RQTransformerConfig:
 
 
 def layer_sizes(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Our settings of the layers of body and head. Raises ValueError if they differ, or are not
-    ours."""
+    """Our settings of the layers of body and head. Raises ValueError if they have another gelu than
+    each other or than ours."""
     gelus = {block.get("gelu", "v1") for block in blocks}
-    heads = {block["n_head"] for block in blocks}
-    if len(heads) > 1 or gelus not in ({"v1"}, {"v2"}):
-        raise ValueError(
-            "body and head must have the same n_head, and gelu v1 or v2, "
-            f"got {sorted(heads)} and {sorted(gelus)}"
-        )
-    if not all(block.get(name, True) for block in blocks for name in ("mlp_bias", "attn_bias")):
-        raise ValueError("layers must have biases")
+    body, head = (block["n_head"] for block in blocks)
+    if gelus not in ({"v1"}, {"v2"}):
+        raise ValueError(f"body and head must have one gelu v1 or v2, got {sorted(gelus)}")
     return {
-        "heads": heads.pop(),
+        "heads": body,
+        "head_heads": head if head != body else 0,
         "gelu": GELUS[gelus.pop()],
         "dropout": blocks[0].get("resid_pdrop", 0.1),
     }
@@ -263,7 +261,7 @@ def transformer_state(
     ours = dict[str, Tensor]()
     tied = config.head_vectors == config.body_vectors
     book = "book." if not tied and config.head_vectors else "head.seen."
-    for name, tensor in fused(state).items():
+    for name, tensor in fused(with_biases(state)).items():
         name = name.replace("cond_classifier.", "cond_head.")
         for theirs, own in (*BLOCK, *NAMES):
             name = name.replace(theirs, own)
@@ -280,6 +278,16 @@ def transformer_state(
     if config.head_vectors or config.body_vectors:
         ours[("head.seen." if config.head_vectors else "book.") + "vectors"] = vectors
     return ours
+
+
+def with_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same, with zeros where the products of layers have no bias (`attn_bias`, `mlp_bias`)."""
+    found = dict(state)
+    for name, tensor in state.items():
+        bias = name.removesuffix("weight") + "bias"
+        if "_transformer.blocks." in name and name.endswith(".weight") and bias not in state:
+            found[bias] = tensor.new_zeros(len(tensor))
+    return found
 
 
 POSITIONS = {
