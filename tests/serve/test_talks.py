@@ -125,6 +125,7 @@ def test_mistakes(client, server, picture):
         ([{"role": "cook", "content": "x"}], "must have a role"),
         ([{"role": "user", "content": [{"type": "audio"}]}], "a part is a text or an image"),
         ([{"role": "user", "content": 5}], "must hold a text or a list"),
+        ([{"role": "user", "content": "x", "images": 5}], "images must be a list of parts"),
     ]
     for messages, why in bad:
         with pytest.raises(openai.BadRequestError, match=why):

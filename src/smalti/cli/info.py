@@ -65,7 +65,7 @@ def png_metadata(path: Path) -> dict[str, Any]:
             text = image.info.get("smalti")
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
     if text is None:
         raise ValueError(f"{path} was not written by smalti: it has no such metadata")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from smalti.cli.running import FLAT, Run, opened
+from smalti.config import check
 from smalti.progress import say
 
 if TYPE_CHECKING:
@@ -91,6 +92,13 @@ def serve(
         log: What is written of each request: text, or json.
     """
     check_public(place)
+    check(
+        amounts,
+        positive=("slots", "queue", "max_n", "max_body", "max_pixels"),
+        above_zero=("deadline",),
+        amounts=("drain",),
+    )
+    check(place, counts=("rate",))
     if amounts.replicas < 1 or (amounts.replicas > 1 and not place.ray):
         raise ValueError(f"--replicas is 1, or more with --ray, got {amounts.replicas}")
     named = names_of(pipelines)

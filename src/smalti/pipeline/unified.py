@@ -273,7 +273,7 @@ class UnifiedPipeline(CodedPipeline):
         """Reply in a conversation, in text and with at most so many pictures, streaming: texts as
         they grow, pictures as they become clear. Raises ValueError for a conversation that is
         longer than the model reads."""
-        wish = Wish(pictures=pictures, seed=seed, every=16)
+        wish = Wish(pictures=whole(pictures, "pictures", 0), seed=seed, every=16)
         return self.go_on([said(turns, self.phrases)], wish, **settings)
 
     def answers(
@@ -511,6 +511,6 @@ def check_eye(model: Unified, eye: Eye | None) -> None:
 
 def _refuse_others(given: Conditions) -> None:
     """Raise ValueError for conditions that are no text."""
-    for name in ("classes", "negative"):
+    for name in ("classes", "negative", "map"):
         if (value := given.get(name)) is not None:
             raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")

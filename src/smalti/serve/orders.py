@@ -209,6 +209,6 @@ def plain(value: Any) -> Any:
         return value
     try:
         found = json.loads(value, parse_constant=lambda word: value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
     return tuple(found) if isinstance(found, list) else found
