@@ -72,6 +72,12 @@ def test_a_run_leaves_a_pipeline_that_draws(work, tmp_path, capsys):
     assert about["kind"] == "unified" and about["words"]["vocab"] == 280
 
 
+def test_text_that_rows_cut_off_is_not_counted_as_written(work):
+    train(work, "short", "--row", "8", "--train.steps", "1")
+    short, whole = (json.loads((work / n / "report.json").read_text()) for n in ("short", "g"))
+    assert short["held_out_bits_per_byte"] > 0.6 * whole["held_out_bits_per_byte"]
+
+
 def test_a_run_goes_on_to_the_same_weights(work, capsys):
     steps = ["--train.save-every", "2"]
     train(work, "once", *steps, "--train.seed", "7")
@@ -124,7 +130,9 @@ def test_captions_beside_their_pictures_go_on(work, tmp_path, capsys):
     pipe, pictures = work / "g" / "pipeline", write_pictures(tmp_path / "p", 3, ("a", "b"))
     out, more = pictures / "metadata.jsonl", ("--words", 2)
     out.write_text(json.dumps({"file_name": "b/001.png", "text": "mine"}) + "\n")
-    said(capsys, "caption", pipe, pictures, "--out", out, *more)
+    (pictures / "a" / "empty.png").touch()
+    told = said(capsys, "caption", pipe, pictures, "--out", out, *more, "--json")
+    assert json.loads(told)["captions"] == 3
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["file_name"] for line in lines] == ["b/001.png", "a/000.png", "a/002.png"]
     new = tmp_path / "new" / "captions.jsonl"
@@ -190,6 +198,8 @@ def test_mistakes_are_one_line(work, tmp_path, capsys):
         ("give it a prompt", "sample", pipe),
         ("text_temperature must be 0 or more, got -1", "ask", pipe, "what?", "--image", picture,
          "--text-temperature", "-1"),
+        ("--n and --batch must be at least 1", "edit", pipe, "--image", picture, "--instruct", "a",
+         "--n", 0),
         ("takes no map, got", "sample", pipe, "--text", "a", "--map", picture),
         ("--negative and --map do not go", "edit", pipe, "--image", picture, "--instruct", "a",
          "--map", picture),

@@ -396,7 +396,8 @@ def instruct(
     assert subject.instruct is not None
     pipe = opened(pipeline, run, unified=True)
     began, images = time.monotonic(), list[Any]()
-    for number, count in batches(edited.n or 1, edited.first, edited.batch, edited.out):
+    n = 1 if edited.n is None else edited.n
+    for number, count in batches(n, edited.first, edited.batch, edited.out):
         images += pipe.instruct(
             original.image, subject.instruct, count, seed=edited.seed, first=number, **changes
         )

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from PIL import Image
@@ -49,7 +50,7 @@ def describe(text: str) -> dict[str, Any]:
                 return reader(path)
         raise ValueError(
             f"{path} is not a pipeline, a tokenizer, a model or a run; if it holds pictures, try "
-            f"smalti info folder:{path}"
+            f"smalti info {quote(f'folder:{path}')}"
         )
     from smalti.loading import download, tokenizer_at
 

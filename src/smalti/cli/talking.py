@@ -104,8 +104,9 @@ def describe(
     done, whole = captions_in(out)
     source = open_source(pictures, unread=out)
     left = [i for i in range(len(source)) if source.key(i) not in done]
-    if len(left) < len(source):
-        say(f"{out} holds {len(source) - len(left)} of {len(source)} captions; going on")
+    count = len(source) - len(left)
+    if count:
+        say(f"{out} holds {count} of {len(source)} captions; going on")
     pipe = opened(pipeline, run, unified=True)
     pipe.settings(text.given())  # mistakes before there is a file
     with open(out, "a", encoding="utf-8") as file:
@@ -120,8 +121,9 @@ def describe(
                 line = {"file_name": source.key(i), "text": words}
                 file.write(jsons.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
+            count += len(found)
     tell(source)
-    return len(source) - len(source.skipped)
+    return count
 
 
 def captions_in(path: Path) -> tuple[set[str], bytes]:

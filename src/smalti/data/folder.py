@@ -63,14 +63,11 @@ class Folder:
         if not self.root.is_dir():
             more = "" if self.root.exists() else f"; {no_such(self.root)}"
             raise ValueError(f"{self.name}: {path} is not a folder{more}")
-        found = [self.root / f for f in METADATA if (self.root / f).is_file()]
-        metadata = [f for f in found if unread is None or f.resolve() != unread.resolve()]
-        if len(metadata) > 1:
-            raise ValueError(f"{self.name} holds metadata.jsonl and metadata.csv; keep one")
+        metadata = self._metadata(unread)
         listed, self._others = _listed(self.root)
         self._pictures, self.maps = apart(listed)
-        if metadata:
-            entries = self._open_metadata(metadata[0], options or {})
+        if metadata is not None:
+            entries = self._open_metadata(metadata, options or {})
         else:
             self._check_options(options or {}, ())
             self._check_parts()
@@ -88,6 +85,15 @@ class Folder:
         self._files = [file for file, _, _ in entries]
         self._labels = np.array([label for _, label, _ in entries], dtype=np.int64)
         self._captions = [caption for _, _, caption in entries]
+
+    def _metadata(self, unread: Path | None) -> Path | None:
+        """The metadata file, but for one that is not to be read. Raises ValueError if it has
+        two."""
+        files = [self.root / name for name in METADATA if (self.root / name).is_file()]
+        found = [f for f in files if unread is None or f.resolve() != unread.resolve()]
+        if len(found) > 1:
+            raise ValueError(f"{self.name} holds metadata.jsonl and metadata.csv; keep one")
+        return next(iter(found), None)
 
     def _instead(self) -> str:
         """What a folder without images holds, for a complaint."""
