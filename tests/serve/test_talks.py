@@ -136,6 +136,7 @@ def test_mistakes(client, server, picture):
         ("x", {"extra_body": {"nonsense": 1}}, "no setting here"),
         ("x", {"extra_body": {"pictures": 99}}, "pictures must be a whole number"),
         ("x", {"temperature": -1}, "temperature"),
+        ("x", {"stop": "y"}, "stop must be a number, got 'y'"),
         ("x" * 30_000, {}, "leaves no room for text"),
     ):
         with pytest.raises(openai.BadRequestError, match=why):

@@ -64,7 +64,7 @@ from smalti.pipeline.request import (
     prompted,
     unguided,
 )
-from smalti.pipeline.sampling import Sampling
+from smalti.pipeline.sampling import Sampling, fitted
 from smalti.sampling.noise import Noise
 from smalti.text import sequence
 from smalti.text.sequence import Document
@@ -434,8 +434,7 @@ class UnifiedPipeline(CodedPipeline):
         settings that mean nothing to the model."""
         drawing, writing = settings_of(Sampling), settings_of(Writing)
         refuse_unknown(changes, [*drawing, *writing], ())
-        mine = {name: value for name, value in changes.items() if name in drawing}
-        sampling = self.sampling.changed(**mine)
+        sampling = self.sampling.changed(**fitted(changes, drawing))
         sampling.check(self.model)
         rest = {name: value for name, value in changes.items() if name in writing}
         return sampling, changed(self.writing, rest, "writing")
