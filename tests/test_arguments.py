@@ -226,3 +226,12 @@ def test_words_at_the_command_line():
     text = in_our_words("num-sampling-steps", OURS, "--")
     assert text.startswith("--num-sampling-steps is --head-steps here")
     assert in_our_words("prompt", ["data"]) == "" and in_our_words("banana", OURS) == ""
+
+
+def test_numbers_where_a_text_is_wanted_are_that_of_them():
+    assert fitting(20, "head_steps", (str,)) == "20"
+    assert fitting((10, 5, 5), "head_steps", (str,)) == "10,5,5"
+    assert fitting([0.8, 0.4, 0], "reveal", (str,)) == "0.8,0.4,0"
+    for wrong in (True, None, {}, (), ["a"]):
+        with pytest.raises(ValueError, match="order must be a text, got"):
+            fitting(wrong, "order", (str,))

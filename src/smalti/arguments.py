@@ -138,8 +138,9 @@ def whole(value: Any, what: str, least: int | None = None) -> int:
 
 
 def fitting(value: Any, what: str, types: Iterable[Any]) -> Any:
-    """A setting of one of the `types`, as Python's own value; an integer is a float as well. Where
-    one of several types is a tuple, the others are those of what it holds.
+    """A setting of one of the `types`, as Python's own value; an integer is a float as well, and
+    where a text is wanted, numbers are that of them. Where one of several types is a tuple,
+    the others are those of what it holds.
 
     Raises ValueError for anything else and for numbers that are not finite.
     """
@@ -148,6 +149,11 @@ def fitting(value: Any, what: str, types: Iterable[Any]) -> Any:
         types -= each
         if isinstance(value, list | tuple):
             return tuple(fitting(v, what, types) for v in value)
+    if types <= {str, type(None)} and type(value) not in types:
+        numbers = value if isinstance(value, list | tuple) else (value,)
+        if not numbers or not all(type(number) in (int, float) for number in numbers):
+            raise ValueError(f"{what} must be a text, got {value!r}")
+        return ",".join(map(str, numbers))
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, float) and not math.isfinite(number):
             raise ValueError(f"{what} must be a finite number, got {number}")

@@ -332,12 +332,14 @@ def _unknown(name: str, *_: str) -> str:
 
 
 def within(run: Path) -> str:
-    """What to take of a training run's folder in place of the folder itself; "" of any other."""
+    """What to take of a training run's or a pipeline's folder in place of the folder itself; "" of
+    any other."""
+    kind = "a pipeline" if (run / "pipeline.json").is_file() else "a training run"
     parts = {"pipeline": "pipeline.json", "tokenizer": "config.json", "towers": "config.json"}
     parts["language"] = "config.json"
     for name, file in parts.items():
         if (run / name / file).is_file():
-            return f"; it is a training run, with its {name} in {run / name}"
+            return f"; it is {kind}, with its {name} in {run / name}"
     return ""
 
 

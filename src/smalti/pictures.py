@@ -162,5 +162,5 @@ def is_own(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.format == "PNG" and CHUNK in image.info
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False

@@ -1,13 +1,17 @@
 """Which of many pictures are kept: those that fit their prompt best."""
 
+import json
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from smalti import loading
+from builders import pipeline
+from small_systems import mistake, said
 from smalti.cli.best import best, check_choice
+from smalti.pipeline.pipeline import Pipeline
 
 COLOURS = {"red": 0, "green": 1}
 
@@ -35,8 +39,7 @@ def numbers(images) -> list[int]:
     return [image.info["smalti"]["index"] for image in images]
 
 
-def test_the_best_of_each_prompt_are_kept(monkeypatch):
-    monkeypatch.setattr(loading, "load_towers", lambda path, device: Colours())
+def test_the_best_of_each_prompt_are_kept():
     reds, greens = (10, 250, 90, 200), (30, 20, 240, 10)
     images = [picture(2 * i, "red", red, 255) for i, red in enumerate(reds)]
     images += [picture(2 * i + 1, "green", 255, green) for i, green in enumerate(greens)]
@@ -45,13 +48,13 @@ def test_the_best_of_each_prompt_are_kept(monkeypatch):
     prompts = [image.info["smalti"]["text"] for image in images]
 
     def kept(n):
-        return numbers(best(images, n, prompts, "towers", "cpu"))
+        return numbers(best(images, n, prompts, Colours()))
 
     assert kept(2) == [2, 5]
     assert kept(3) == [2, 5, 6], "two of the first prompt, as without a choice"
     assert sorted(kept(8)) == list(range(8))
     with pytest.raises(ValueError, match="--best-of is of pictures of a prompt or a class"):
-        best(images, 2, [""] * 8, "towers", "cpu")
+        best(images, 2, [""] * 8, Colours())
 
 
 def test_a_choice_needs_towers():
@@ -62,3 +65,30 @@ def test_a_choice_needs_towers():
             check_choice(*wrong)
     with pytest.raises(ValueError, match="--best-of must be at least 1, got 0"):
         check_choice(0, None)
+
+
+def test_each_that_is_kept_has_as_many_to_choose_from(tmp_path, monkeypatch, capsys):
+    read = list[str]()
+
+    class Counting(Colours):
+        def read(self, texts):
+            read.extend(texts)
+            return torch.ones(len(texts), 3)
+
+    pipeline("llamagen-text").save_pretrained(tmp_path / "pipe")
+    command = ("sample", tmp_path / "pipe", "--text", "a", "b", "c", "--n", 2, "--best-of", 2)
+    out = ("--out", tmp_path / "kept", "--towers")
+    with monkeypatch.context() as never:
+        never.setattr(Pipeline, "__call__", None)
+        assert "nowhere is neither a folder" in mistake(capsys, *command, *out, "nowhere")
+    monkeypatch.setattr("smalti.loading.load_towers", lambda path, device: Counting())
+    told = json.loads(said(capsys, *command, *out, "towers", "--json"))
+    assert [image["text"] for image in told["images"]] == ["a", "b"]
+    assert Counter(read) == {"a": 2, "b": 2}
+
+
+def test_a_picture_that_is_drawn_again_is_not_another(tmp_path, capsys):
+    command = ("sample", tmp_path, "--like", "a.png", "--out", tmp_path / "b.png")
+    for more in (("--n", 4), ("--text", "a cat"), ("--seed", 3), ("--first", 1)):
+        told = mistake(capsys, *command, *more)
+        assert f"with its own condition and seed: {more[0]} cannot be given with it" in told

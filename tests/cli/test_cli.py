@@ -381,3 +381,22 @@ def test_a_dtype_that_nobody_asked_for_is_told_with_the_reason(monkeypatch, caps
     for _ in range(2):
         progress.say_threads()
     assert capsys.readouterr().err.count(told) == 1
+
+
+def test_too_little_memory_is_one_line(monkeypatch, capsys):
+    def huge() -> None:
+        """More than there is."""
+        torch.empty(1 << 50, dtype=torch.uint8)
+
+    def broken() -> None:
+        """A bug."""
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setitem(cli.COMMANDS, "plot", huge)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["plot"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("smalti plot: there is not enough memory: ask for")
+    monkeypatch.setitem(cli.COMMANDS, "plot", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        cli.main(["plot"])

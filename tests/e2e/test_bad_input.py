@@ -492,3 +492,17 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     told = capsys.readouterr().err
     assert newest.parent.name in told and "going on from step 4" in told
     assert (tmp_path / "t" / "tokenizer" / "model.safetensors").read_bytes() == before
+
+
+def test_a_picture_that_is_far_too_large_is_one_line(pipeline, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    picture = tmp_path / "large.png"
+    Image.new("RGB", (40, 40)).save(picture)
+    before = picture.read_bytes()
+    for command, words in (
+        (("info", picture), "cannot be read as an image: Image size (1600 pixels) exceeds limit"),
+        (("sample", pipeline, "--like", picture, "--out", tmp_path / "x.png"), "exceeds limit"),
+        (("sample", pipeline, "--out", picture), "exists and is not of smalti"),
+    ):
+        assert words in mistake(capsys, *command)
+    assert picture.read_bytes() == before

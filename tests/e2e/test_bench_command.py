@@ -27,7 +27,15 @@ def told(capsys, *arguments):
 
 
 @pytest.mark.parametrize(
-    "name", ["llamagen", "var", pytest.param("mar", marks=pytest.mark.slow), "rar", "llamagen-text"]
+    "name",
+    [
+        "llamagen",
+        "var",
+        pytest.param("mar", marks=pytest.mark.slow),
+        "rar",
+        "llamagen-text",
+        "taming-map",
+    ],
 )
 def test_a_pipeline_is_drawn_from_and_trained(tmp_path, capsys, name):
     pipe = pipeline(name)
@@ -82,6 +90,8 @@ def test_operations_of_a_drawing_are_those_of_its_products(tmp_path):
     ("arguments", "message"),
     [
         ("draw --batch 0", "--batch must be at least 1 and --seconds above 0, got 0"),
+        ("draw --seconds nan", "and --seconds above 0, got 1,8 and nan"),
+        ("encode --seconds inf", "and --seconds above 0, got 1,8 and inf"),
         ("draw --batch 1,x", "--batch must be an integer, or several with commas between them"),
         ("draw a --recipe b", "give a PIPELINE or --recipe, not both: 'a' and 'b'"),
         ("draw --recipe llamagen_q", "'llamagen_q' is no recipe; did you mean"),

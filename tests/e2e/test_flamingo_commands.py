@@ -60,6 +60,13 @@ def flamingo(work: Path) -> Path:
     return work / "run" / "pipeline"
 
 
+def test_text_that_rows_cut_off_is_not_counted_as_written(work: Path):
+    run("train", "shapes_language", "--out", work / "short", *LANGUAGE, *STEPS, "--row", "8")
+    reports = [json.loads((work / n / "report.json").read_text()) for n in ("short", "writes")]
+    short, whole = (report["held_out_bits_per_byte"] for report in reports)
+    assert short > 0.6 * whole
+
+
 def test_a_model_that_only_reads_is_trained_and_asked(
     work: Path, flamingo: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):

@@ -64,6 +64,15 @@ def test_a_picture_is_drawn_from_a_depth_and_drawn_again(drawn, folder, tmp_path
     assert np.array_equal(np.asarray(Image.open(tmp_path / "b" / "000001.png")), np.asarray(second))
 
 
+def test_a_pipeline_that_is_packed_again_reads_its_maps(drawn, folder, tmp_path, capsys):
+    said(capsys, "repack", drawn, "--tokenizer", drawn / "tokenizer", "--out", tmp_path / "again")
+    words = ("--map", folder / "depth" / "3.png", "--out")
+    for name, pipe in (("old", drawn), ("new", tmp_path / "again")):
+        said(capsys, "sample", pipe, *words, tmp_path / f"{name}.png")
+    old, new = (Image.open(tmp_path / f"{name}.png") for name in ("old", "new"))
+    assert np.array_equal(np.asarray(old), np.asarray(new))
+
+
 def test_larger_pictures_are_drawn_by_windows(drawn, folder, tmp_path, capsys):
     words = ("sample", drawn, "--map", folder / "depth" / "3.png", "--out", tmp_path / "large")
     said(capsys, *words, "--size", "20x24")

@@ -62,12 +62,18 @@ def test_mistakes(folder, capsys, tmp_path):
     port = str(taken.getsockname()[1])
     same, key = f"a={folder}", tmp_path / "keys"
     key.write_text("anna\n")
+    (tmp_path / "picture").write_bytes(b"\x89PNG\r\n\xff\xfe")
     for arguments, why in (
         ((folder, "--port", port), f"cannot listen on 127.0.0.1 port {port}"),
         ((folder, "--host", "0.0.0.0"), "is reached by others: give --keys FILE"),
         ((same, same), "two pipelines are called a"),
         ((folder, "--alias", "x=y"), "--alias is like OTHER=NAME of shapes"),
         ((folder, "--keys", key, "--port", "0"), "line 1: a key is like NAME:SHA256"),
+        ((folder, "--keys", tmp_path / "picture", "--port", "0"), "picture is not text: a line of"),
+        ((folder, "--port", "70000"), "port must be in [0, 65535], got 70000"),
+        ((folder, "--slots", "0"), "slots must be at least 1, got 0"),
+        ((folder, "--deadline", "nan"), "deadline must be a positive number, got nan"),
+        ((folder, "--rate", "-1"), "rate must be 0 or more, got -1"),
         ((tmp_path / "none", "--port", "0"), "none"),
         ((), "PIPELINE"),
     ):

@@ -83,6 +83,10 @@ def test_what_a_pipeline_draws_is_judged_by_towers(work, tmp_path, capsys):
         "clip_score", "--bootstrap", 10)  # fmt: skip
     again = json.loads(capsys.readouterr().out)
     assert values(again)["clip_score_4"] == values(told)["clip_score_4"]
+    run("eval", tmp_path / "p", "--towers", work / "run" / "towers", "--metrics", "clip_score",
+        "--bootstrap", 10)  # fmt: skip
+    alone = json.loads(capsys.readouterr().out)  # nothing else has read the pictures
+    assert alone["subject"]["hash"] == told["subject"]["hash"]
 
 
 def test_info_knows_towers(work, capsys):
@@ -94,6 +98,11 @@ def test_info_knows_towers(work, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ("PIPE", "--metrics", "zero_shot"),
+            "PIPE holds no towers: it has no config.json; it is a "
+            "pipeline, with its tokenizer in PIPE/tokenizer",
+        ),
         (("RUN/towers", "--metrics", "fid"), "of which zero_shot and retrieval are measured"),
         (("RUN/towers", "--n", "4"), "--n is for a pipeline"),
         (("RUN/towers", "--towers", "RUN/towers"), "--towers is for pipelines and sets"),
@@ -116,7 +125,10 @@ def test_info_knows_towers(work, capsys):
 def test_what_cannot_be_measured(work, capsys, arguments, message):
     bare = work / "bare.npz"
     np.savez(bare, arr_0=np.zeros((4, 16, 16, 3), np.uint8))
-    places = {"RUN": str(work / "run"), "BARE": str(bare)}
+    (work / "pipe" / "tokenizer").mkdir(parents=True, exist_ok=True)
+    for file in ("pipeline.json", "tokenizer/config.json"):
+        (work / "pipe" / file).write_text("{}")
+    places = {"RUN": str(work / "run"), "BARE": str(bare), "PIPE": str(work / "pipe")}
 
     def placed(text):
         for name, place in places.items():

@@ -10,6 +10,7 @@ from PIL import Image
 from small_systems import TOKENIZER, TRAIN, said, write_pictures
 from smalti.cli.main import main
 from smalti.cli.talking import Voice
+from smalti.files import LOCK, lock
 
 pytestmark = pytest.mark.usefixtures("float32")
 MODEL = [
@@ -71,6 +72,12 @@ def test_a_run_leaves_a_pipeline_that_draws(work, tmp_path, capsys):
     assert about["kind"] == "unified" and about["words"]["vocab"] == 280
 
 
+def test_text_that_rows_cut_off_is_not_counted_as_written(work):
+    train(work, "short", "--row", "8", "--train.steps", "1")
+    short, whole = (json.loads((work / n / "report.json").read_text()) for n in ("short", "g"))
+    assert short["held_out_bits_per_byte"] > 0.6 * whole["held_out_bits_per_byte"]
+
+
 def test_a_run_goes_on_to_the_same_weights(work, capsys):
     steps = ["--train.save-every", "2"]
     train(work, "once", *steps, "--train.seed", "7")
@@ -119,6 +126,33 @@ def test_questions_captions_and_conversations(work, tmp_path, capsys, monkeypatc
     ]
 
 
+def test_captions_beside_their_pictures_go_on(work, tmp_path, capsys):
+    pipe, pictures = work / "g" / "pipeline", write_pictures(tmp_path / "p", 3, ("a", "b"))
+    out, more = pictures / "metadata.jsonl", ("--words", 2)
+    out.write_text(json.dumps({"file_name": "b/001.png", "text": "mine"}) + "\n")
+    (pictures / "a" / "empty.png").touch()
+    told = said(capsys, "caption", pipe, pictures, "--out", out, *more, "--json")
+    assert json.loads(told)["captions"] == 3
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["file_name"] for line in lines] == ["b/001.png", "a/000.png", "a/002.png"]
+    new = tmp_path / "new" / "captions.jsonl"
+    assert "words must be at least 1" in mistake(
+        capsys, "caption", pipe, "shapes:2", "--out", new, "--words", 0
+    )
+    assert not new.parent.exists()
+    with lock(new.with_name(f".{new.name}{LOCK}"), new):
+        assert "is writing there" in mistake(capsys, "caption", pipe, "shapes:2", "--out", new)
+    said(capsys, "caption", pipe, "shapes:2", "--out", new, *more)
+    assert len(new.read_text().splitlines()) == 2 and len(list(new.parent.iterdir())) == 1
+
+
+def test_a_conversation_goes_on_behind_what_is_no_picture(work, tmp_path, capsys, monkeypatch):
+    (tmp_path / "text.png").write_text("no picture")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"/image {tmp_path / 'text.png'}\nhello\n"))
+    main(["chat", str(work / "g" / "pipeline"), "--words", "2", "--out", str(tmp_path / "c")])
+    assert "cannot decode image" in capsys.readouterr().err
+
+
 def test_a_voice_prints_what_is_new(capsys):
     voice = Voice()
     for text in (" a", "a red ", "a red cat"):
@@ -162,6 +196,13 @@ def test_mistakes_are_one_line(work, tmp_path, capsys):
     (tmp_path / "notes.jsonl").write_text('{"my": "notes"}\n')
     for words, *command in (
         ("give it a prompt", "sample", pipe),
+        ("text_temperature must be 0 or more, got -1", "ask", pipe, "what?", "--image", picture,
+         "--text-temperature", "-1"),
+        ("--n and --batch must be at least 1", "edit", pipe, "--image", picture, "--instruct", "a",
+         "--n", 0),
+        ("takes no map, got", "sample", pipe, "--text", "a", "--map", picture),
+        ("--negative and --map do not go", "edit", pipe, "--image", picture, "--instruct", "a",
+         "--map", picture),
         ("no such file: gone.png", "ask", pipe, "what?", "--image", "gone.png"),
         ("2 places for pictures", "ask", pipe, "<image> <image>?", "--image", picture),
         ("leaves no room for text", "ask", pipe, "what? " * 999, "--image", picture),

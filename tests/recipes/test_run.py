@@ -1,9 +1,12 @@
 """What is said at the end of a run."""
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from smalti.recipes.base import DataConfig
 from smalti.recipes.fluid import emoji_fluid_t2i
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan, llamagen_vq16
 from smalti.recipes.mar import emoji_klvae
@@ -65,6 +68,18 @@ def test_the_command_that_comes_next(recipe, following):
     assert where == f"it is in run/{part}; pictures in run/previews, all numbers in run/report.json"
     assert following_line.startswith(f"next: smalti {following}")
     assert plot == "      smalti plot run --out run/curves.png"
+
+
+def test_the_command_that_comes_next_can_be_typed():
+    recipe = replace(emoji_vqgan(), data=DataConfig(source="folder:my cats?"))
+    *_, following, plot = ending(
+        recipe, Path("my run/t"), {"steps": 800, "held_out_psnr": 22.4}
+    ).splitlines()
+    assert shlex.split(following.removeprefix("next: ")) == [
+        *("smalti", "train", "emoji_llamagen", "--tokenizer", "my run/t/tokenizer"),
+        *("--data.source", "folder:my cats?", "--out", "runs/generator"),
+    ]
+    assert shlex.split(plot) == ["smalti", "plot", "my run/t", "--out", "my run/t/curves.png"]
 
 
 def test_no_recipe_is_named_for_codes_that_none_learns():

@@ -150,10 +150,25 @@ def test_forms_that_cannot_be(server, picture):
     assert edited(server, **files)[0] == 400
     assert edited(server, image=whole, extend="left=999999999")[0] == 400
     assert edited(server, image=whole, extend="{left")[0] == 400
+    assert edited(server, image=whole, extend='{"left":' * 500 + "1" + "}" * 500)[0] == 400
+    assert edited(server, image=whole, extend="left=8", guidance="[" * 4000)[0] == 400
     assert edited(server, image=whole, extend="left=8", keep_pixels="perhaps")[0] == 400
     status, error = server.error("POST", EDITS, b"x", content_type="multipart/form-data")
     assert status == 400, error
     assert server.error("POST", DRAW, b"x", content_type="text/plain")[0] == 415
+
+
+def test_a_photo_that_lies_on_its_side_fits_a_mask_of_what_is_seen(server, picture):
+    photo, lying = io.BytesIO(), Image.Exif()
+    lying[0x0112] = 6
+    picture.resize((40, 30)).save(photo, "JPEG", exif=lying)
+    mask = Image.new("L", (30, 40))
+    mask.paste(255, (0, 0, 30, 12))
+    body, kind = form(image=photo.getvalue(), mask=png(mask), prompt="0", seed="1")
+    assert server.ask("POST", EDITS, body, content_type=kind)[0] == 200
+    mask = mask.transpose(Image.Transpose.ROTATE_90)
+    status, error = edited(server, image=photo.getvalue(), mask=png(mask), prompt="0")
+    assert status == 400 and error["message"] == "the mask is 40x30, the image 30x40"
 
 
 def test_an_animation_is_its_first_frame(server, picture):

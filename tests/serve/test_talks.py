@@ -125,6 +125,7 @@ def test_mistakes(client, server, picture):
         ([{"role": "cook", "content": "x"}], "must have a role"),
         ([{"role": "user", "content": [{"type": "audio"}]}], "a part is a text or an image"),
         ([{"role": "user", "content": 5}], "must hold a text or a list"),
+        ([{"role": "user", "content": "x", "images": 5}], "images must be a list of parts"),
     ]
     for messages, why in bad:
         with pytest.raises(openai.BadRequestError, match=why):
@@ -135,6 +136,7 @@ def test_mistakes(client, server, picture):
         ("x", {"extra_body": {"nonsense": 1}}, "no setting here"),
         ("x", {"extra_body": {"pictures": 99}}, "pictures must be a whole number"),
         ("x", {"temperature": -1}, "temperature"),
+        ("x", {"stop": "y"}, "stop must be a number, got 'y'"),
         ("x" * 30_000, {}, "leaves no room for text"),
     ):
         with pytest.raises(openai.BadRequestError, match=why):

@@ -7,6 +7,7 @@ adds for another number of pictures is computed from a row, and says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from smalti.data.skipped import read
@@ -118,7 +119,7 @@ def _small(source: Source, texts: bool) -> dict[str, Any]:
     times = max(1.0, len(source) / 1898)
     first, second = (RECIPES[name]().train.steps for name in (row.tokenizer, generator))
     steps = [round(count * times) for count in (first, second)]
-    given = f" --data.source {source.name}" if source.name != "emoji" else ""
+    given = f" --data.source {quote(source.name)}" if source.name != "emoji" else ""
     more = [f" --train.steps {n}" if times > 1 else "" for n in steps]
     took = (
         _minutes(row.tokenizer_s)
@@ -159,8 +160,8 @@ def _published(source: Source, texts: bool) -> dict[str, Any]:
         ),
         "commands": [
             "torchrun --nproc-per-node 8 -m smalti train llamagen_vq16 "
-            f"--data.source {source.name} --out runs/vq16",
-            f"smalti encode {source.name} --tokenizer runs/vq16 --crop ten "
+            f"--data.source {quote(source.name)} --out runs/vq16",
+            f"smalti encode {quote(source.name)} --tokenizer runs/vq16 --crop ten "
             + ("--text t5 " if texts else "")
             + "--out codes.arrow",
             f"torchrun --nproc-per-node 8 -m smalti train {generator} --tokenizer runs/vq16 "

@@ -3,6 +3,7 @@ measures."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
@@ -46,9 +47,10 @@ def bench(
     """
     if pipeline is not None and recipe is not None:
         raise ValueError(f"give a PIPELINE or --recipe, not both: {pipeline!r} and {recipe!r}")
-    found = in_numbers("batch", BATCHES[work] if batch is None else batch, int)
+    batch = BATCHES[work] if batch is None else batch
+    found = in_numbers("batch", batch, int)
     batches = found if isinstance(found, tuple) else (found,)
-    if min(batches) < 1 or seconds <= 0:
+    if min(batches) < 1 or not 0 < seconds < math.inf:
         raise ValueError(
             f"--batch must be at least 1 and --seconds above 0, got {batch} and {seconds:g}"
         )

@@ -7,7 +7,10 @@ looks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smalti.models.towers import Matcher
 
 
 def check_choice(best_of: int, towers: str | None) -> None:
@@ -18,23 +21,26 @@ def check_choice(best_of: int, towers: str | None) -> None:
         raise ValueError("--best-of K, above 1, and --towers DIR go together")
 
 
-def best(
-    images: Sequence[Any], n: int, prompts: Sequence[str], towers: str, device: Any
-) -> list[Any]:
-    """So many of the images, of a prompt each, as many of each as the first n have: those whose
-    features are nearest to their prompt's, the nearest first.
+def rounds(n: int, first: int, each: int, count: int) -> range:
+    """The first numbers of so many rounds of n images of the same conditions, of which there are
+    `each`, in the same turn."""
+    turns = -(-n // each) * each
+    return range(first, first + count * turns, turns) if turns > 0 else range(first, first + 1)
 
-    Raises ValueError if there are no such towers, or if images were drawn for nothing.
+
+def best(images: Sequence[Any], n: int, prompts: Sequence[str], matcher: Matcher) -> list[Any]:
+    """So many of the images, of a prompt each, as many of each as the first n have: those whose
+    features are nearest to their prompt's by the towers of `matcher`, the nearest first.
+
+    Raises ValueError if images were drawn for nothing.
     """
     import numpy as np
     import torch
 
     from smalti.data.transforms import center_crop
-    from smalti.loading import load_towers
 
     if not all(prompts):
         raise ValueError("--best-of is of pictures of a prompt or a class: give --text")
-    matcher = load_towers(towers, device)
     side = matcher.towers.config.size
     pixels = [np.asarray(center_crop(image.convert("RGB"), side)) for image in images]
     seen = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
@@ -109,7 +110,7 @@ def encode_images(
     there = "" if run(coder_of(data, tokenizer, contents), out) else ", which were there"
     cache = TokenCache(out)
     codes = f"{cache.views} views of {cache.spec.positions} codes each{there}"
-    command = train_command(tokenizer.coder.config, folder, f" --codes {out}")
+    command = train_command(tokenizer.coder.config, folder, f" --codes {quote(str(out))}")
     next_one = "" if contents.text else f"; next: {command}"
     report = {"images": len(cache), "views": cache.views}
     return report, f"{len(cache)} images, {codes}{next_one}"

@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 
 from smalti.arguments import sides
 from smalti.cli import catalogue
-from smalti.cli.best import best, check_choice
+from smalti.cli.best import best, check_choice, rounds
 from smalti.cli.options import KINDS, spelled
 from smalti.cli.running import FLAT, Run, opened
 from smalti.files import OTHER_KINDS, check_file, check_output, check_own, sweep
@@ -175,33 +175,44 @@ def sample(
         pipeline: Folder or Hugging Face hub id.
     """
     from smalti.devices.named import named_dtype
+    from smalti.loading import load_towers
 
     named, changes = conditions.named(), numbers.sized() | chosen(settings)
-    if (archive.count is None) != (archive.npz is None) or (archive.balanced and not archive.npz):
-        raise ValueError("--count N and --npz FILE go together, and --balanced with them")
+    check_archive(archive, pictures, numbers)
     if archive.npz is not None:
-        if pictures != Pictures() or numbers.like is not None:
-            raise ValueError("--n, --out and --like are for pictures, not for --npz")
         sample_npz(pipeline, archive, numbers, named | changes, run)
         return
     check_place(pictures.out)
     check_choice(pictures.best_of, pictures.towers)
+    check_again(conditions, pictures, numbers)
     pipe = opened(pipeline, run)
+    judge = None if pictures.towers is None else load_towers(pictures.towers, pipe.device)
     pipe.decoder_dtype = named_dtype(numbers.decoder_dtype)
     if numbers.like is not None:
         tag = read_tag(numbers.like, pipe.fingerprint)
-        wanted, n, first = as_drawn(tag) | changes, 1, tag["index"]
+        wanted, n, first, each = as_drawn(tag) | changes, 1, tag["index"], 1
     else:
-        each = len(named["text"] or named["classes"] or named["map"] or pipe.classes)
-        wanted, n, first = {"seed": numbers.seed, **named, **changes}, pictures.n, numbers.first
-        n = max(1, each) if n is None else n
+        each = max(1, len(named["text"] or named["classes"] or named["map"] or pipe.classes))
+        wanted, first = {"seed": numbers.seed, **named, **changes}, numbers.first
+        n = each if pictures.n is None else pictures.n
     began, images = time.monotonic(), list[Any]()
-    for number, count in batches(n * pictures.best_of, first, numbers.batch, pictures.out):
-        images += pipe(n=count, first=number, batch=numbers.batch, **wanted)
-    if pictures.towers is not None:
+    for start in rounds(n, first, each, pictures.best_of):
+        for number, count in batches(n, start, numbers.batch, pictures.out):
+            images += pipe(n=count, first=number, batch=numbers.batch, **wanted)
+    if judge is not None:
         prompts = [asked_for(image.info["smalti"]) for image in images]
-        images = best(images, n, prompts, pictures.towers, pipe.device)
+        images = best(images, n, prompts, judge)
     finish(images, pictures.out, time.monotonic() - began, run.json)
+
+
+def check_archive(archive: Archive, pictures: Pictures, numbers: Numbers) -> None:
+    """Raise ValueError for options of pictures and of one file together, or half of the latter."""
+    if (archive.count is None) != (archive.npz is None) or (archive.balanced and not archive.npz):
+        raise ValueError("--count N and --npz FILE go together, and --balanced with them")
+    if archive.npz is not None and (pictures != Pictures() or numbers.like is not None):
+        raise ValueError(
+            "--n, --out and --like are for pictures, as --best-of and --towers are, not for --npz"
+        )
 
 
 def sample_npz(
@@ -232,6 +243,19 @@ def sample_npz(
     else:
         before = f", {count - drawn} of them before" if drawn < count else ""
         say(f"{npz}: {count} images{before}, in {seconds:.1f} s")
+
+
+def check_again(conditions: Conditions, pictures: Pictures, numbers: Numbers) -> None:
+    """Raise ValueError if a picture is drawn again, and something else is asked for that would be
+    left out."""
+    given = {**asdict(conditions), "n": pictures.n, "seed": numbers.seed or None}
+    given |= {"first": numbers.first or None, "best-of": pictures.best_of > 1}
+    others = [f"--{name}" for name, value in given.items() if value]
+    if numbers.like is not None and others:
+        raise ValueError(
+            f"--like draws one picture again, with its own condition and seed: {', '.join(others)} "
+            "cannot be given with it"
+        )
 
 
 def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
@@ -366,13 +390,14 @@ def instruct(
     """`smalti edit --instruct`."""
     if (original.mask, around, replace(subject, instruct=None)) != (None, Around(), Subject()):
         raise ValueError(
-            "--instruct says what is to be changed: --mask, --extend, --text, --class and "
-            "--negative do not go with it"
+            "--instruct says what is to be changed: --mask, --extend, --keep-pixels, --text, "
+            "--class, --negative and --map do not go with it"
         )
     assert subject.instruct is not None
     pipe = opened(pipeline, run, unified=True)
     began, images = time.monotonic(), list[Any]()
-    for number, count in batches(edited.n or 1, edited.first, edited.batch, edited.out):
+    n = 1 if edited.n is None else edited.n
+    for number, count in batches(n, edited.first, edited.batch, edited.out):
         images += pipe.instruct(
             original.image, subject.instruct, count, seed=edited.seed, first=number, **changes
         )

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from PIL import Image
@@ -49,7 +50,7 @@ def describe(text: str) -> dict[str, Any]:
                 return reader(path)
         raise ValueError(
             f"{path} is not a pipeline, a tokenizer, a model or a run; if it holds pictures, try "
-            f"smalti info folder:{path}"
+            f"smalti info {quote(f'folder:{path}')}"
         )
     from smalti.loading import download, tokenizer_at
 
@@ -65,7 +66,7 @@ def png_metadata(path: Path) -> dict[str, Any]:
             text = image.info.get("smalti")
     except FileNotFoundError:
         raise ValueError(f"no such file: {path}") from None
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
     if text is None:
         raise ValueError(f"{path} was not written by smalti: it has no such metadata")

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -158,15 +159,18 @@ def convert(arguments: Sequence[str]) -> None:
 
 
 def after_conversion(report: dict[str, Any], out: Path) -> str:
-    """The command that takes what was converted."""
+    """The command that takes what was converted, as it is typed."""
+    typed = quote(str(out))
     if report["kind"] == "unified" and "tokenizer" not in report:
-        return f'smalti ask {out} "..." --image PICTURE (also caption, chat)'
+        return f'smalti ask {typed} "..." --image PICTURE (also caption, chat)'
     if report["kind"] == "unified":
-        return f'smalti sample {out} --text "..." --n 6 --out samples.png (also ask, caption, chat)'
+        return (
+            f'smalti sample {typed} --text "..." --n 6 --out samples.png (also ask, caption, chat)'
+        )
     if report["kind"] != "pipeline":
-        return f"smalti encode folder:PATH --tokenizer {out} --out codes.arrow"
+        return f"smalti encode folder:PATH --tokenizer {typed} --out codes.arrow"
     about = '--text "..."' if "text" in report else "--classes 0 1 2"
-    return f"smalti sample {out} {about} --n 6 --out samples.png (smalti info {out} says more)"
+    return f"smalti sample {typed} {about} --n 6 --out samples.png (smalti info {typed} says more)"
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -288,6 +292,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ArithmeticError) as error:
         say(f"smalti {name}: {' '.join(describe_error(error).split())}")
         raise SystemExit(2) from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_of_memory(error):
+            raise
+        say(f"smalti {name}: there is not enough memory: ask for less at a time, or for less")
+        raise SystemExit(2) from None
+
+
+def is_of_memory(error: Exception) -> bool:
+    """Whether there was too little memory, of the machine or, as torch tells it, of a device."""
+    told = any(words in str(error) for words in ("allocate memory", "out of memory"))
+    return isinstance(error, MemoryError) or told
 
 
 def describe_error(error: Exception) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from smalti.cli.running import FLAT, Run, opened
+from smalti.config import check
 from smalti.progress import say
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ def serve(
         log: What is written of each request: text, or json.
     """
     check_public(place)
-    if amounts.replicas < 1 or (amounts.replicas > 1 and not place.ray):
-        raise ValueError(f"--replicas is 1, or more with --ray, got {amounts.replicas}")
+    check_amounts(place, amounts)
     named = names_of(pipelines)
     others = aliases_of(alias, named)
     require("fastapi", "prometheus_client", "python_multipart", "uvicorn")
@@ -187,6 +187,19 @@ def check_public(place: Place) -> None:
             f"{place.host} is reached by others: give --keys FILE, or --insecure if everybody may "
             "draw here"
         )
+
+
+def check_amounts(place: Place, amounts: Amounts) -> None:
+    """Raise ValueError for amounts that cannot be."""
+    check(
+        amounts,
+        positive=("slots", "queue", "max_n", "max_body", "max_pixels"),
+        above_zero=("deadline",),
+        amounts=("drain",),
+    )
+    check(place, counts=("rate",))
+    if amounts.replicas < 1 or (amounts.replicas > 1 and not place.ray):
+        raise ValueError(f"--replicas is 1, or more with --ray, got {amounts.replicas}")
 
 
 def names_of(pipelines: tuple[str, ...]) -> dict[str, str]:

@@ -232,10 +232,11 @@ def _of_pipeline(
         found += bits(pipe, reference, how)
         if options.conditioning:
             found += conditioning(drawn, source_of(pipe), how)
+        mark = drawn.hash  # which reads the file, if nothing else has
     told = {
         "kind": "pipeline",
         **_drawn_by(pipe, sampling),
-        "hash": drawn.hash,
+        "hash": mark,
         "images": count,
         "seed": options.seed,
         "conditions": "all in turn" if options.balanced else "those of the reference, in turn",

@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from smalti.cli.drawing import chosen, picture
 from smalti.cli.running import FLAT, Run, opened
 from smalti.cli.terminal import shown
-from smalti.files import check_output
+from smalti.files import LOCK, check_output, lock
 from smalti.progress import say, show, track
 
 
@@ -82,18 +82,33 @@ def caption(
         batch: Pictures at a time.
         seed: Random seed.
     """
-    from smalti.data.open import open_source
-    from smalti.data.skipped import read, tell
-
     if out.suffix != ".jsonl" or batch < 1:
         raise ValueError(f"--out must be a .jsonl file and --batch 1 or more, got {out}, {batch}")
     check_output(out)
+    with lock(out.with_name(f".{out.name}{LOCK}"), out):
+        count = describe(pipeline, pictures, out, batch, seed, text, run)
+    if run.json:
+        show({"file": str(out), "captions": count})
+    else:
+        say(f"{out}: captions of {count} pictures")
+
+
+def describe(
+    pipeline: str, pictures: str, out: Path, batch: int, seed: int, text: Text, run: Run
+) -> int:
+    """Write the captions that a file lacks, and say how many pictures have one now. A folder whose
+    metadata the file is has all its pictures, not those alone that are in it already."""
+    from smalti.data.open import open_source
+    from smalti.data.skipped import read, tell
+
     done, whole = captions_in(out)
-    source = open_source(pictures)
+    source = open_source(pictures, unread=out)
     left = [i for i in range(len(source)) if source.key(i) not in done]
-    if len(left) < len(source):
-        say(f"{out} holds {len(source) - len(left)} of {len(source)} captions; going on")
+    count = len(source) - len(left)
+    if count:
+        say(f"{out} holds {count} of {len(source)} captions; going on")
     pipe = opened(pipeline, run, unified=True)
+    pipe.settings(text.given())  # mistakes before there is a file
     with open(out, "a", encoding="utf-8") as file:
         file.truncate(len(whole))  # what follows is a line that a crash cut off
         if whole and not whole.endswith(b"\n"):
@@ -106,11 +121,9 @@ def caption(
                 line = {"file_name": source.key(i), "text": words}
                 file.write(jsons.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
+            count += len(found)
     tell(source)
-    if run.json:
-        show({"file": str(out), "captions": len(source) - len(source.skipped)})
-    else:
-        say(f"{out}: captions of {len(source) - len(source.skipped)} pictures")
+    return count
 
 
 def captions_in(path: Path) -> tuple[set[str], bytes]:
@@ -204,6 +217,8 @@ class Voice:
 
 def heard(images: list[Any]) -> Iterator[list[Any]]:
     """What the user says, line by line, with the pictures that were shown before it."""
+    from smalti.data.decode import check_header
+
     while True:
         if sys.stdin.isatty():
             print("> ", end="", file=sys.stderr, flush=True)
@@ -212,10 +227,11 @@ def heard(images: list[Any]) -> Iterator[list[Any]]:
             return
         if line.startswith("/image "):
             file = Path(line.removeprefix("/image ").strip()).expanduser()
-            if file.is_file():
+            try:
+                check_header(file)
                 images.append(file)
-            else:
-                say(f"no such file: {file}")
+            except ValueError as error:  # the conversation goes on
+                say(str(error))
             continue
         yield [*images, line]
         images.clear()

@@ -125,9 +125,9 @@ def opened(picture: Picture, what: str) -> Image.Image:
     with _named(what), contextlib.ExitStack() as files:
         image = data if isinstance(data, Image.Image) else files.enter_context(_open(data))
         image.load()
-        upright = _upright(image)
-        upright.format = image.format  # a copy forgets it
-        return upright
+        turned = upright(image)
+        turned.format = image.format  # a copy forgets it
+        return turned
 
 
 def check_header(path: Path) -> None:
@@ -171,7 +171,7 @@ def to_rgb(image: Image.Image, where: str) -> Image.Image:
             f"{where} holds {kind} pixels, whose range is not known; smalti reads 8 and 16 bit "
             "images"
         )
-    image = _upright(image)
+    image = upright(image)
     if image.mode.startswith("I"):  # 16 bits, or 16 bits in 32: keep the high byte, as for RGB
         pixels = np.asarray(image).astype(np.int64)
         high = np.clip(pixels, 0, 65535) >> 8
@@ -206,7 +206,8 @@ def numbers_of(image: Image.Image, where: str) -> Image.Image:
     return found
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """A picture as its EXIF orientation says that it stands."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block is common and harmless: the pixels stand as they are

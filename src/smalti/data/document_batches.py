@@ -95,6 +95,10 @@ class DocumentBatches:
         rows = [self._row(number)[1] for number in self._numbers(step)]
         return [self.name(self.chosen[i]) for row in rows for i in row]
 
+    def documents(self) -> Iterator[Document]:
+        """All documents as `evaluation` has them: cut where they are longer than a row."""
+        return (self._fitted(i, 1.0) for i in self.chosen)
+
     def evaluation(self, batch: int) -> Iterator[dict[str, Tensor]]:
         """All documents once, in order, whole and nothing left out, in so many rows at a time."""
         rows = _filled(range(len(self.chosen)), self.lengths, self.packing.length)

@@ -41,12 +41,17 @@ class Folder:
     Files that are no pictures, and metadata lines that are malformed or name a missing file, are
     left out and noted in `skipped`; of the files after the first `HEADERS` it shows when they are
     decoded. `options` choose the columns of a metadata file by their role: image, label, text.
+    A metadata file `unread` counts as none.
     Raises ValueError if the folder is missing, no picture is left, it mixes two layouts, a class
     has no files, it holds several parts of a dataset, or a column is not there.
     """
 
     def __init__(
-        self, path: str, options: dict[str, str] | None = None, name: str | None = None
+        self,
+        path: str,
+        options: dict[str, str] | None = None,
+        name: str | None = None,
+        unread: Path | None = None,
     ) -> None:
         self.name = name or f"folder:{path}"
         self.skipped: dict[str, str] = {}
@@ -58,13 +63,11 @@ class Folder:
         if not self.root.is_dir():
             more = "" if self.root.exists() else f"; {no_such(self.root)}"
             raise ValueError(f"{self.name}: {path} is not a folder{more}")
-        metadata = [f for f in METADATA if (self.root / f).is_file()]
-        if len(metadata) > 1:
-            raise ValueError(f"{self.name} holds metadata.jsonl and metadata.csv; keep one")
+        metadata = self._metadata(unread)
         listed, self._others = _listed(self.root)
         self._pictures, self.maps = apart(listed)
-        if metadata:
-            entries = self._open_metadata(self.root / metadata[0], options or {})
+        if metadata is not None:
+            entries = self._open_metadata(metadata, options or {})
         else:
             self._check_options(options or {}, ())
             self._check_parts()
@@ -82,6 +85,15 @@ class Folder:
         self._files = [file for file, _, _ in entries]
         self._labels = np.array([label for _, label, _ in entries], dtype=np.int64)
         self._captions = [caption for _, _, caption in entries]
+
+    def _metadata(self, unread: Path | None) -> Path | None:
+        """The metadata file, but for one that is not to be read. Raises ValueError if it has
+        two."""
+        files = [self.root / name for name in METADATA if (self.root / name).is_file()]
+        found = [f for f in files if unread is None or f.resolve() != unread.resolve()]
+        if len(found) > 1:
+            raise ValueError(f"{self.name} holds metadata.jsonl and metadata.csv; keep one")
+        return next(iter(found), None)
 
     def _instead(self) -> str:
         """What a folder without images holds, for a complaint."""

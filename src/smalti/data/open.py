@@ -28,14 +28,15 @@ BUILT_IN = ("emoji", "shapes", "scenes")
 """Those that need no files."""
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, unread: Path | None = None) -> Source:
     """Open the source that `text` names, such as 'folder:cats' or 'emoji:skin_tones'.
 
     A path that exists is taken as folder: or parquet:. What a source leaves out, and which of its
-    columns are not used, is said in a line each.
+    columns are not used, is said in a line each. A folder's metadata file `unread` is not read, as
+    if it were not there: it is being written.
     Raises ValueError if the scheme is unknown, or what it names is missing, empty or malformed.
     """
-    source = _opened(text)
+    source = _opened(text, unread)
     notes: list[str] = list(getattr(source, "notes", []))
     bare = sum(source.label(i) < 0 for i in range(len(source))) if source.classes else 0
     if bare:
@@ -45,7 +46,7 @@ def open_source(text: str) -> Source:
     return source
 
 
-def _opened(text: str) -> Any:
+def _opened(text: str, unread: Path | None) -> Any:
     scheme, _, rest = text.partition(":")
     if text in BUILT_IN and Path(text).is_dir():
         say_once(f"{text} is the built-in source; ./{text} is the folder of that name")
@@ -62,14 +63,14 @@ def _opened(text: str) -> Any:
 
         return open_scenes(rest)
     if scheme not in SCHEMES:
-        return _opened(_local(text))
+        return _opened(_local(text), unread)
     if not rest:
         raise ValueError(f"data source {text!r} names nothing; write {SCHEMES[scheme]}")
     path, options = choices(rest)
     if scheme == "folder":
         from smalti.data.folder import Folder
 
-        return Folder(path, options, f"folder:{rest}")
+        return Folder(path, options, f"folder:{rest}", unread)
     if scheme == "parquet":
         from smalti.data.parquet import Parquet
 

@@ -50,7 +50,10 @@ class Writing:
 
     def __post_init__(self) -> None:
         check(self, positive=("words",), above_zero=("penalty",))
-        _ = self.filters
+        try:
+            _ = self.filters
+        except ValueError as error:  # which begins with the name that it has there
+            raise ValueError(f"text_{error}") from None
 
     @property
     def filters(self) -> Filters:

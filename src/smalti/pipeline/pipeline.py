@@ -11,7 +11,6 @@ features it learned; parts that do not match are refused.
 from __future__ import annotations
 
 import re
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import ClassVar, NamedTuple, Unpack
 from PIL import Image
 from torch import Tensor
 
-from smalti.arguments import by, choose_number, fitting, refuse_unknown, several, whole
+from smalti.arguments import by, choose_number, refuse_unknown, several, whole
 from smalti.codes import TokenSpec
 from smalti.config import settings_of, to_dict
 from smalti.engine import stream
@@ -50,7 +49,7 @@ from smalti.pipeline.request import (
     spec_of,
     unguided,
 )
-from smalti.pipeline.sampling import Sampling, Settings
+from smalti.pipeline.sampling import Sampling, Settings, fitted
 from smalti.sampling.noise import Noise
 from smalti.text.encoders import TextEncoder
 from smalti.text.prompts import warn_of_long
@@ -330,9 +329,7 @@ class Pipeline(CodedPipeline):
         what is no number where one is wanted."""
         known = settings_of(Sampling)
         refuse_unknown(changes, list(known), ARGUMENTS)
-        types = {name: typing.get_args(known[name].hint) or (known[name].hint,) for name in changes}
-        given = {name: fitting(value, name, types[name]) for name, value in changes.items()}
-        return self.sampling.changed(**given)
+        return self.sampling.changed(**fitted({**changes}, known))
 
     # -- codes and images
 

@@ -11,7 +11,7 @@ from smalti.modules import mark_of_codes, write_module
 from smalti.pipeline.pipeline import check_pipeline
 from smalti.tokenizers.base import ImageTokenizer
 
-KEPT = ("model", "text", "words", "eye")
+KEPT = ("model", "text", "map", "words", "eye")
 """Folders of a pipeline that say nothing of how codes become pictures."""
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from torch import Tensor
 
+from smalti.arguments import fitting
 from smalti.codes import Cond, TokenSpec
-from smalti.config import changed, part, settings_of, value_of, written
+from smalti.config import Setting, changed, part, settings_of, value_of, written
 from smalti.engine.step import Known, Loop, Request
 from smalti.models.generator import Generator
 from smalti.sampling.filters import Filters
@@ -235,3 +238,13 @@ class Sampling:
     def sees_known_first(self, model: Drawn) -> bool:
         """Whether `model` is to see all that is known before it draws."""
         return model.any_order if self.known_first is None else self.known_first
+
+
+def fitted(changes: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, Any]:
+    """Those of the changes that are known settings, as Python's own values of their types. Raises
+    ValueError for what cannot be one."""
+    hints = {name: known[name].hint for name in changes if name in known}
+    return {
+        name: fitting(changes[name], name, typing.get_args(hint) or (hint,))
+        for name, hint in hints.items()
+    }

@@ -65,7 +65,7 @@ from smalti.pipeline.request import (
     prompted,
     unguided,
 )
-from smalti.pipeline.sampling import Sampling
+from smalti.pipeline.sampling import Sampling, fitted
 from smalti.sampling.noise import Noise
 from smalti.text import sequence
 from smalti.text.sequence import Document
@@ -284,7 +284,7 @@ class UnifiedPipeline(CodedPipeline):
         """Reply in a conversation, in text and with at most so many pictures, streaming: texts as
         they grow, pictures as they become clear. Raises ValueError for a conversation that is
         longer than the model reads."""
-        wish = Wish(pictures=pictures, seed=seed, every=16)
+        wish = Wish(pictures=whole(pictures, "pictures", 0), seed=seed, every=16)
         return self.go_on([said(turns, self.phrases)], wish, **settings)
 
     def answers(
@@ -445,8 +445,7 @@ class UnifiedPipeline(CodedPipeline):
         settings that mean nothing to the model."""
         drawing, writing = settings_of(Sampling), settings_of(Writing)
         refuse_unknown(changes, [*drawing, *writing], ())
-        mine = {name: value for name, value in changes.items() if name in drawing}
-        sampling = self.sampling.changed(**mine)
+        sampling = self.sampling.changed(**fitted(changes, drawing))
         sampling.check(self.model)
         rest = {name: value for name, value in changes.items() if name in writing}
         return sampling, changed(self.writing, rest, "writing")
@@ -523,6 +522,6 @@ def check_eye(model: Unified, eye: Eye | None) -> None:
 
 def _refuse_others(given: Conditions) -> None:
     """Raise ValueError for conditions that are no text."""
-    for name in ("classes", "negative"):
+    for name in ("classes", "negative", "map"):
         if (value := given.get(name)) is not None:
             raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")

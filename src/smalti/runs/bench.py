@@ -275,7 +275,7 @@ def learn(bench: Bench, of: Drawer, batch: int) -> Row:
 def learned_batch(model: Generator, batch: int, device: torch.device) -> dict[str, Tensor]:
     """Random codes and conditions, a tenth of which are dropped."""
     cond = conditions(model, batch, device)
-    named = {"labels": cond.labels, "text": cond.text, "text_mask": cond.text_mask}
+    named = {name: getattr(cond, name) for name in ("labels", "text", "text_mask", "map")}
     return {name: part for name, part in named.items() if part is not None} | {
         "codes": random_codes(model, batch, device),
         "chance": torch.linspace(0, 1, batch, device=device),

@@ -27,7 +27,7 @@ from smalti.runs.finetune import require_same, share
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.speaker import Speaker, load_language, save_language
 from smalti.runs.towers import first_of
-from smalti.runs.words import open_texts, texts_of, words_of_run
+from smalti.runs.words import bytes_written, open_texts, texts_of, words_of_run
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import Document, Wrapping
 from smalti.text.words import Words
@@ -51,7 +51,7 @@ def train_language(recipe: LanguageRecipe, out: Path, world: World, note: str = 
     model.requires_grad_(True)
     reader = Texts(documents, speaker.words)
     training, measuring = (texts_in(recipe, reader, some, world) for some in (chosen, held))
-    look = Look(model, reader, measuring, held, recipe, world)
+    look = Look(model, reader, measuring, recipe, world)
     line = LiveLine(PLACE, ("loss",), "positions", recipe.row)
     objective = recipe.objective.objective(model)
     trainer = Trainer(objective, training, recipe.train, out, world, line, look.evaluate)
@@ -170,7 +170,6 @@ class Look:
     model: TextWriter
     reader: Texts
     batches: DocumentBatches
-    held: Sequence[int]
     recipe: LanguageRecipe
     world: World
 
@@ -184,7 +183,7 @@ class Look:
                 term = self.model.terms(rows, Noise.request(0, len(rows.ids)))["text"]
                 nats += float((term.values * term.where).sum())
                 count += int(term.where.sum())
-        written = sum(len(t.encode()) for t in texts_of(self.reader.documents, self.held))
+        written = bytes_written(self.batches.documents(), self.reader.words)
         bits = nats / torch.log(torch.tensor(2.0)).item()
         return {"text": nats / count, "bits_per_byte": bits / written}
 

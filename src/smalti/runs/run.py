@@ -10,6 +10,7 @@ One process, or those of one `torchrun`, writes there at a time.
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from smalti.config import read_json
 from smalti.files import LOCK, expand
@@ -99,7 +100,7 @@ def ending(recipe: Recipe, out: Path, report: Report) -> str:
             f"done after {report['steps']} steps: {measured(report)}",
             f"it is in {where}",
             f"next: {following(recipe, out)}",
-            f"      smalti plot {out} --out {out}/curves.png",
+            f"      smalti plot {quote(str(out))} --out {quote(f'{out}/curves.png')}",
         ]
     )
 
@@ -136,33 +137,34 @@ def measured(report: Report) -> str:
 
 
 def following(recipe: Recipe, out: Path) -> str:
-    """The command that takes what a run has made."""
+    """The command that takes what a run has made, as it is typed."""
+    typed = quote(str(out))
     if isinstance(recipe, RefineRecipe):
-        return f"smalti repack PIPELINE --tokenizer {out}/tokenizer --out runs/repacked"
+        return f"smalti repack PIPELINE --tokenizer {typed}/tokenizer --out runs/repacked"
     if isinstance(recipe, TokenizerRecipe) and recipe.model.of_map:
         options = data_options(recipe.data)
-        return f"smalti train RECIPE --tokenizer TOKENIZER --map {out}/tokenizer{options}"
+        return f"smalti train RECIPE --tokenizer TOKENIZER --map {typed}/tokenizer{options}"
     if isinstance(recipe, TokenizerRecipe):
         return train_command(recipe.model, out / "tokenizer", data_options(recipe.data))
     if isinstance(recipe, SentencesRecipe):
-        return f"smalti train shapes_llm2clip --language {out}/language --out runs/llm2clip"
+        return f"smalti train shapes_llm2clip --language {typed}/language --out runs/llm2clip"
     if isinstance(recipe, LanguageRecipe):
-        return f"smalti train shapes_sentences --init {out}/language --out runs/sentences"
+        return f"smalti train shapes_sentences --init {typed}/language --out runs/sentences"
     if isinstance(recipe, TowersRecipe):
-        return f"smalti eval {out}/towers --metrics zero_shot retrieval"
+        return f"smalti eval {typed}/towers --metrics zero_shot retrieval"
     if isinstance(recipe, UnifiedRecipe) and not recipe.model.drawing:
-        return f'smalti ask {out}/pipeline "..." --image PICTURE'
+        return f'smalti ask {typed}/pipeline "..." --image PICTURE'
     if isinstance(recipe, TextRecipe | UnifiedRecipe):
-        return f'smalti sample {out}/pipeline --text "..." --n 16 --out samples.png'
+        return f'smalti sample {typed}/pipeline --text "..." --n 16 --out samples.png'
     if isinstance(recipe, MapRecipe):
-        return f"smalti sample {out}/pipeline --map FILE --n 16 --out samples.png"
-    return f"smalti sample {out}/pipeline --n 16 --out samples.png"
+        return f"smalti sample {typed}/pipeline --map FILE --n 16 --out samples.png"
+    return f"smalti sample {typed}/pipeline --n 16 --out samples.png"
 
 
 def train_command(config: TokenizerConfig, tokenizer: Path, options: str) -> str:
     """The command that trains a generator on the codes of a tokenizer of this configuration."""
-    name = generator_for(config)
-    return f"smalti train {name} --tokenizer {tokenizer}{options} --out runs/generator"
+    name, typed = generator_for(config), quote(str(tokenizer))
+    return f"smalti train {name} --tokenizer {typed}{options} --out runs/generator"
 
 
 def generator_for(config: TokenizerConfig) -> str:
@@ -184,6 +186,6 @@ def generator_for(config: TokenizerConfig) -> str:
 
 def data_options(data: DataConfig) -> str:
     """The options that give another recipe the same images."""
-    source = "" if data.source == "emoji" else f" --data.source {data.source}"
+    source = "" if data.source == "emoji" else f" --data.source {quote(data.source)}"
     share = "" if data.holdout == DataConfig().holdout else f" --data.holdout {data.holdout:g}"
     return source + share

@@ -32,7 +32,7 @@ from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.generator import credit
 from smalti.runs.speaker import Speaker, load_language
 from smalti.runs.tokenizer import spread
-from smalti.runs.words import texts_of, words_of_run
+from smalti.runs.words import bytes_written, texts_of, words_of_run
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import Document, Part
 from smalti.text.words import STOPS, Words
@@ -117,12 +117,7 @@ class Look:
                     sums[name] = sums.get(name, 0.0) + float((term.values * term.where).sum())
                     counts[name] = counts.get(name, 0.0) + float(term.where.sum())
         found = {name: sums[name] / counts[name] for name in sums if counts[name]}
-        written = sum(
-            len(self.pipeline.words.write(part.content.tolist()).encode())
-            for i in self.held
-            for part in self.reader.document(i)
-            if part.spec is None and part.learned
-        )
+        written = bytes_written(self.batches.documents(), self.pipeline.words)
         if written:
             found["bits_per_byte"] = sums["text"] / written / torch.log(torch.tensor(2.0)).item()
         return found

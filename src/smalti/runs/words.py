@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from shlex import quote
 
 from smalti.config import read_json, to_dict
 from smalti.data.documents import JOINT, Documents, is_documents, open_documents
@@ -17,6 +18,7 @@ from smalti.progress import say
 from smalti.recipes.base import TextsConfig, WordsRecipe
 from smalti.runs.data import mark_of
 from smalti.runs.folder import Report, differences, other_recipe
+from smalti.text.sequence import Document
 from smalti.text.words import FOLDER, Words
 from smalti.train.parallel import World, wait
 
@@ -143,6 +145,16 @@ def warn_of_changes(out: Path, recipe: WordsRecipe) -> None:
 # -- what to say at the end
 
 
+def bytes_written(documents: Iterable[Document], words: Words) -> int:
+    """Bytes of the texts of documents that are learned."""
+    return sum(
+        len(words.write(part.content.tolist()).encode())
+        for document in documents
+        for part in document
+        if part.spec is None and part.learned
+    )
+
+
 def ending(recipe: WordsRecipe, out: Path, report: Report) -> str:
     """Where a finished run has left its tokenizer, how good it is, and the command that takes
     it."""
@@ -163,8 +175,8 @@ def following(data: TextsConfig, out: Path) -> str:
     source = data.source if is_documents(data.source) else f"captioned:{data.source}"
     if all(name.startswith("text:") for name in JOINT.split(source)):
         source = f"shapes-all+{source}"
-    given = "" if source == TextsConfig().source else f" --data.source {source}"
+    given = "" if source == TextsConfig().source else f" --data.source {quote(source)}"
     return (
-        f"smalti train shapes_chameleon --words {out / FOLDER} --tokenizer TOKENIZER{given} "
-        "--out runs/unified"
+        f"smalti train shapes_chameleon --words {quote(str(out / FOLDER))} "
+        f"--tokenizer TOKENIZER{given} --out runs/unified"
     )

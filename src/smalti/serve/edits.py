@@ -3,7 +3,6 @@ something like it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -183,7 +182,7 @@ def _extend(fields: Mapping[str, Any]) -> dict[str, int] | None:
             return Extend.parse(given)
         except ValueError as error:
             raise invalid(str(error), "extend") from None
-    given = json.loads(given) if isinstance(given, str) else given
+    given = plain(given)
     if given is not None and not isinstance(given, dict):
         raise invalid("extend is like left=16,top=8", "extend")
     return given

@@ -49,9 +49,14 @@ class Keys:
 
     @staticmethod
     def read(path: Path) -> Keys:
-        """A file of lines `name:sha256`. Raises ValueError naming a line that is none."""
+        """A file of lines `name:sha256`. Raises ValueError naming a line that is none, or a file
+        that is no text."""
         names = dict[str, str]()
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is not text: a line of keys is like NAME:SHA256") from None
+        for number, line in enumerate(lines, 1):
             if not (line := line.strip()) or line.startswith("#"):
                 continue
             name, colon, digest = line.partition(":")

@@ -118,6 +118,13 @@ def _conditions(fields: Mapping[str, Any], pipeline: Drawer, needed: bool) -> di
     named = fields.get("class", prompt)
     if named is None and not needed:
         return {}
+    if pipeline.map is not None:
+        raise Refused(
+            400,
+            "unsupported_model",
+            "this model draws from maps, which are not taken here",
+            "model",
+        )
     if named is None:
         raise missing("prompt")
     where = "class" if "class" in fields else "prompt"
@@ -209,6 +216,6 @@ def plain(value: Any) -> Any:
         return value
     try:
         found = json.loads(value, parse_constant=lambda word: value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
     return tuple(found) if isinstance(found, list) else found

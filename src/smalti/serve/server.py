@@ -76,7 +76,10 @@ def set_log(form: str) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises ValueError if something else does already."""
+    """A socket that listens. Raises ValueError if something else does already, or for what is no
+    port."""
+    if not 0 <= port < 1 << 16:
+        raise ValueError(f"port must be in [0, 65535], got {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # told that it is TCP: else answers wait 40 ms, as asyncio leaves Nagle's algorithm on
     found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

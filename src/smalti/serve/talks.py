@@ -62,8 +62,10 @@ def turns_of(messages: Any, pixels: int) -> list[Turn]:
         if role not in ("system", "developer", "user", "assistant"):
             raise invalid(f"{where} must have a role: system, user or assistant", where)
         pieces = [*_pieces(message.get("content"), where, pixels)]
-        for one in message.get("images") or ():
-            pieces.append(_piece(one, where, pixels))
+        images = message.get("images") or []
+        if not isinstance(images, list):
+            raise invalid(f"{where}.images must be a list of parts", where)
+        pieces += [_piece(one, where, pixels) for one in images]
         if role in ("system", "developer"):
             before += pieces
             continue

@@ -10,6 +10,7 @@ import re
 
 from PIL import Image
 
+from smalti.data.decode import upright
 from smalti.serve.errors import Refused, invalid
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -20,7 +21,8 @@ DATA = re.compile(r"data:image/[a-z+.-]+;base64,", re.ASCII)
 
 def picture(data: bytes, param: str, most: int = MOST_PIXELS) -> Image.Image:
     """Read a PNG, a JPEG or a WEBP; of an animation, the first frame. Names and types that a client
-    gave tell nothing. Raises Refused for anything else, and for more than `most` pixels."""
+    gave tell nothing. It stands upright, as people see it, so that a mask that was painted over
+    what is seen fits it. Raises Refused for anything else, and for more than `most` pixels."""
     large = Refused(400, "image_too_large", f"{param} may have {most:,} pixels", param)
     if not data:
         raise Refused(400, "image_unreadable", f"{param} is empty", param)
@@ -31,7 +33,7 @@ def picture(data: bytes, param: str, most: int = MOST_PIXELS) -> Image.Image:
                 raise large
             image.load()
             image.info.pop("icc_profile", None)
-            return image.copy()
+            return upright(image).copy()
     except Refused:
         raise
     except Image.DecompressionBombError:
