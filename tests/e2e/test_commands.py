@@ -254,8 +254,8 @@ def test_a_mistake_is_exit_code_2_and_one_line():
     (line,) = done.stderr.splitlines()
     assert line == (
         "smalti smaple: command must be one of demo, train, eval, tune, encode, sample, edit, ask, "
-        "caption, chat, reconstruct, repack, serve, info, convert, scaling, plot, bench, "
-        "got 'smaple'; did you mean 'sample'?"
+        "caption, chat, reconstruct, repack, serve, info, models, convert, scaling, plot, "
+        "bench, got 'smaple'; did you mean 'sample'?"
     )
 
 

@@ -70,7 +70,8 @@ def test_text_that_rows_cut_off_is_not_counted_as_written(work: Path):
 def test_a_model_that_only_reads_is_trained_and_asked(
     work: Path, flamingo: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
-    assert sorted(p.name for p in flamingo.iterdir()) == ["eye", "model", "pipeline.json", "words"]
+    names = ["README.md", "eye", "model", "pipeline.json", "words"]
+    assert sorted(p.name for p in flamingo.iterdir()) == names
     pipe = load_unified(flamingo, "cpu")
     language = load_language(work / "writes" / "language").module.state_dict()
     mine = pipe.model.state_dict()

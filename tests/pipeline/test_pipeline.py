@@ -420,8 +420,11 @@ def test_a_pipeline_says_what_it_is(pipe):
 
 
 def test_the_package_shows_what_it_is_for():
-    assert dir(smalti) == ["Pipeline", "__version__", "load", "load_tokenizer"]
-    with pytest.raises(AttributeError, match="no attribute 'from_hub'; it has Pipeline, load"):
+    names = ["DiffusersPipeline", "Pipeline", "__version__", "list_models", "load"]
+    assert dir(smalti) == [*names, "load_tokenizer"]
+    with pytest.raises(
+        AttributeError, match="no attribute 'from_hub'; it has Diff.*, Pipeline, list_models, load"
+    ):
         _ = smalti.from_hub
 
 

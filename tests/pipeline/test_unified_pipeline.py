@@ -90,7 +90,7 @@ def test_one_that_only_reads_says_the_same_when_it_is_saved_and_draws_nothing(ph
     pipe = made("flamingo")
     pipe.save_pretrained(tmp_path / "p")
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
-        "eye", "model", "pipeline.json", "words"
+        "README.md", "eye", "model", "pipeline.json", "words"
     ]  # fmt: skip
     again = load_unified(tmp_path / "p", dtype="float32")
     assert again.fingerprint == pipe.fingerprint and repr(again) == repr(pipe)
@@ -277,7 +277,7 @@ def test_an_eye_is_kept_and_one_that_does_not_fit_is_refused(both, one, tmp_path
         UnifiedPipeline(one.tokenizer, one.model, one.words, eye=both.eye)
     one.save_pretrained(tmp_path / "one")
     assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
-        "model", "pipeline.json", "tokenizer", "words"
+        "README.md", "model", "pipeline.json", "tokenizer", "words"
     ]  # fmt: skip
     assert "eye" not in read_json(tmp_path / "one" / "model" / "config.json")
 
