@@ -1,4 +1,5 @@
-"""Pipelines from folders, from the Hugging Face hub, and from released weights."""
+"""Pipelines from folders, those that come with smalti, from the Hugging Face hub, and from released
+weights."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from smalti.config import did_you_mean, from_dict, no_such, read_json
 from smalti.devices.float32 import set_products
 from smalti.devices.named import drawing_dtype, named_device, named_dtype
 from smalti.files import expand, filling
+from smalti.interop import starters
 from smalti.models.eye import Eye, TowerEyeConfig, taken
 from smalti.models.towers import Matcher, TowersConfig
 from smalti.modules import (
@@ -30,6 +32,7 @@ from smalti.pipeline.conversation import Phrases, Writing
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
 from smalti.pipeline.unified import UnifiedPipeline
+from smalti.progress import say_once
 from smalti.text.encoders import TextEncoder
 from smalti.text.words import FOLDER, Words
 from smalti.tokenizers.base import ImageTokenizer
@@ -46,11 +49,21 @@ def load_any(
     pictures. Arguments are those of `load`."""
     if unknown:
         raise ValueError(_unknown(*unknown))
-    place, weights, folder = named_device(device), named_dtype(dtype), expand(path)
-    if not folder.is_dir():
-        folder = download(str(path))
+    place, weights, folder = named_device(device), named_dtype(dtype), pipeline_folder(path)
     kind = load_unified if is_unified(folder) else load
     return kind(folder, place, weights, verify)
+
+
+def pipeline_folder(path: str | Path) -> Path:
+    """The folder of a pipeline: this one or, where there is none, the starter, the local copy of
+    the hub repository or what was made of the released weights of this name. Raises ValueError if
+    there is none of these."""
+    folder = expand(path)
+    if not folder.is_dir():
+        return download(str(path))
+    if str(path) in starters.starters():
+        say_once(f"{path} is the folder of that name, not the starter")
+    return folder
 
 
 def is_unified(folder: Path) -> bool:
@@ -108,7 +121,8 @@ def load(
     verify: bool = True,
     **unknown: Any,
 ) -> Pipeline:
-    """Load a pipeline from a folder or a Hugging Face hub id (owner/name).
+    """Load a pipeline from a folder, one that comes with smalti (smalti/emoji64), or a Hugging Face
+    hub id (owner/name).
 
     owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
     are converted when first loaded.
@@ -259,6 +273,8 @@ def tokenizer_at(path: str | Path) -> Path:
     """The folder of a tokenizer, of its own or in a pipeline, or what a hub id's file became."""
     folder = expand(path)
     if not folder.is_dir():
+        if starter := starters.find(str(path)):
+            return tokenizer_folder(starter)
         from smalti.interop import hub
 
         if released := hub.find_tokenizer(str(path)):
@@ -274,9 +290,7 @@ def _found(
     if weights is None:
         weights, _ = drawing_dtype(place)
     set_products(place)
-    folder = expand(path)
-    if not folder.is_dir():
-        folder = download(str(path))
+    folder = pipeline_folder(path)
     return folder, _read_info(folder), place, weights
 
 
@@ -351,11 +365,13 @@ def _load_map(
 
 
 def download(repo: str, files: list[str] | None = None) -> Path:
-    """The local copy of a hub repository, all of it or its `files`, which may have a *, or a
-    pipeline made of released weights that it holds.
+    """The folder of a starter, or the local copy of a hub repository, all of it or its `files`,
+    which may have a *, or a pipeline made of released weights that it holds.
 
     Raises ValueError if it cannot be had.
     """
+    if starter := starters.find(repo):
+        return starter
     from smalti.interop import hub, kinds
 
     if (file := expand(repo)).is_file():

@@ -272,7 +272,7 @@ TRAIN = "train emoji_vqgan --out x"
         ("sample p --n many", "--n must be an integer, got 'many'"),
         ("sample p --n", "--n needs a value: --n INT"),
         ("sample p --guidance high", "--guidance must be a number, got 'high'"),
-        ("sample --n 3", "PIPELINE is missing"),
+        ("tune --budget 3", "PIPELINE is missing"),
         ("sample p --json=yes", "--json takes no value, got 'yes'"),
         ("demo --system rarr", "got 'rarr'; did you mean 'rar'?"),
         ("plot", "RUN... is missing"),

@@ -69,7 +69,7 @@ def test_mistakes(folder, capsys, tmp_path):
         ((folder, "--alias", "x=y"), "--alias is like OTHER=NAME of shapes"),
         ((folder, "--keys", key, "--port", "0"), "line 1: a key is like NAME:SHA256"),
         ((tmp_path / "none", "--port", "0"), "none"),
-        ((), "PIPELINE"),
+        (("smalti/none",), "there is no starter smalti/none"),
     ):
         assert why in mistake(capsys, "serve", *arguments), arguments
     taken.close()

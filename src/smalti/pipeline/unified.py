@@ -511,6 +511,6 @@ def check_eye(model: Unified, eye: Eye | None) -> None:
 
 def _refuse_others(given: Conditions) -> None:
     """Raise ValueError for conditions that are no text."""
-    for name in ("classes", "negative"):
+    for name in ("classes", "negative", "style"):
         if (value := given.get(name)) is not None:
             raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")
