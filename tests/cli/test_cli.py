@@ -112,7 +112,8 @@ def test_recipes_are_listed_in_groups_and_whole_sentences(capsys):
     cli.main(["train", "--help"])
     text = capsys.readouterr().out
     places = [
-        *("tokenizers, small", "  emoji_vqgan ", "generators, small", "  emoji_t2i "),
+        *("tokenizers, small", "  emoji_vqgan ", "  emoji64_tokenizer "),
+        *("generators, small", "  emoji64 ", "  emoji_t2i "),
         *("tokenizers, published", "  kl16 ", "generators, published", "  var_d16 "),
     ]
     assert [text.index(f"\n{place}") for place in places] == sorted(
