@@ -1,4 +1,5 @@
-"""Pipelines from folders, from the Hugging Face hub, and from released weights."""
+"""Pipelines from folders, those that come with smalti, from the Hugging Face hub, and from released
+weights."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from smalti.config import did_you_mean, from_dict, nearest, no_such, read_json
 from smalti.devices.float32 import set_products
 from smalti.devices.named import drawing_dtype, named_device, named_dtype
 from smalti.files import expand, filling
+from smalti.interop import starters
 from smalti.models.eye import Eye, TowerEyeConfig, taken
 from smalti.models.towers import Matcher, TowersConfig
 from smalti.modules import (
@@ -31,6 +33,7 @@ from smalti.pipeline.diffusers import DiffusersPipeline
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
 from smalti.pipeline.unified import UnifiedPipeline
+from smalti.progress import say_once
 from smalti.text.encoders import TextEncoder
 from smalti.text.words import FOLDER, Words
 from smalti.tokenizers.base import ImageTokenizer
@@ -52,6 +55,22 @@ def load_any(
     folder = pipeline_folder(path, revision)
     kind = load_unified if is_unified(folder) else load
     return kind(folder, place, weights, verify)
+
+
+def pipeline_folder(path: str | Path, revision: str | None = None) -> Path:
+    """The folder of a pipeline: this one or, where there is none, the starter, the local copy of
+    the hub repository or what was made of the released weights of this name.
+
+    Raises ValueError if there is none of these, and for the revision of a folder, which has none.
+    """
+    folder = expand(path)
+    if not folder.is_dir():
+        return download(str(path), revision=revision)
+    if revision is not None:
+        raise ValueError(f"a revision is one of the hub: {folder} is a folder, got {revision!r}")
+    if str(path) in starters.starters():
+        say_once(f"{path} is the folder of that name, not the starter")
+    return folder
 
 
 def is_unified(folder: Path) -> bool:
@@ -111,8 +130,8 @@ def load(
     revision: str | None = None,
     **unknown: Any,
 ) -> Pipeline:
-    """Load a pipeline from a folder, by a name of `list_models`, such as llamagen-b-256, or from
-    the Hugging Face hub by an id (owner/name).
+    """Load a pipeline from a folder, by a name of `list_models`, such as llamagen-b-256 or
+    smalti/emoji64, which comes with smalti, or from the Hugging Face hub by an id (owner/name).
 
     owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
     are converted when first loaded; no code of the hub is run.
@@ -264,11 +283,10 @@ def tokenizer_at(path: str | Path) -> Path:
     """The folder of a tokenizer, of its own or in a pipeline, or what a hub id's file became."""
     folder = expand(path)
     if not folder.is_dir():
+        if starter := starters.find(str(path)):
+            return tokenizer_folder(starter)
         from smalti.interop import hub
-        from smalti.interop.listing import starter
 
-        if found := starter(str(path)):
-            return tokenizer_folder(found)
         if released := hub.find_tokenizer(str(path)):
             return hub.obtain(str(path), released)
     return tokenizer_folder(folder)
@@ -287,19 +305,6 @@ def _found(
     set_products(place)
     folder = pipeline_folder(path, revision)
     return folder, _read_info(folder), place, weights
-
-
-def pipeline_folder(path: str | Path, revision: str | None = None) -> Path:
-    """The folder that a path is, or that was made of a name or a hub id.
-
-    Raises ValueError as `download` does, and for the revision of a folder, which has none.
-    """
-    folder = expand(path)
-    if not folder.is_dir():
-        return download(str(path), revision=revision)
-    if revision is not None:
-        raise ValueError(f"a revision is one of the hub: {folder} is a folder, got {revision!r}")
-    return folder
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
@@ -375,19 +380,18 @@ def _load_map(
 
 
 def download(repo: str, files: list[str] | None = None, revision: str | None = None) -> Path:
-    """The local copy of a hub repository, all of it or its `files`, which may have a *, a pipeline
-    made of released weights that it holds, or a model that comes with smalti.
+    """The folder of a starter, or the local copy of a hub repository, all of it or its `files`,
+    which may have a *, or a pipeline made of released weights that it holds.
 
     Raises ValueError if it cannot be had, naming the nearest models.
     """
+    if starter := starters.find(repo):
+        return starter
     from smalti.interop import hub, kinds
-    from smalti.interop.listing import starter
 
     if (file := expand(repo)).is_file():
         raise ValueError(f"{repo} is a file, not a pipeline; {kinds.advice(file)}")
     local = repo.startswith((".", "/", "~"))
-    if not local and revision is None and (folder := starter(repo)):
-        return folder
     if not local and (released := hub.find(repo)):
         return hub.obtain(repo, released, revision)
     if local or repo.count("/") != 1:

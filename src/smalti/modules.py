@@ -60,6 +60,7 @@ from smalti.models import (
 from smalti.models.generator import Generator
 from smalti.models.unified import Unified
 from smalti.nn.finite import require_finite_weights
+from smalti.nn.stored import Bits, named_bits, narrowed, widened
 from smalti.nn.unfilled import unfilled
 from smalti.text import byte_words as byte_level
 from smalti.text import clip, language_model, t5, word_ids
@@ -238,12 +239,15 @@ def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
         return write_module(module, temporary, **extra)
 
 
-def write_module(module: nn.Module, folder: Path, **extra: Any) -> str:
-    """Write the files of a module into a folder that is being made, and return its fingerprint."""
-    known, weights = identity(module), folder / FILES[1]
+def write_module(module: nn.Module, folder: Path, bits: Bits | None = None, **extra: Any) -> str:
+    """Write the files of a module into a folder that is being made, and return its fingerprint.
+    With `bits` a module whose weights were rounded to them (`nn.stored`) takes no more in it."""
+    known, weights, state = identity(module), folder / FILES[1], module.state_dict()
+    if bits is not None:
+        known, state = known | {"stored": bits}, narrowed(state, bits, exact_names(module))
     folder.mkdir(exist_ok=True)
     try:
-        write_tensors(weights, module.state_dict())
+        write_tensors(weights, state)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(weights)) from error
     write_json(folder / FILES[0], known | extra)
@@ -265,7 +269,8 @@ def load_module(
 ) -> tuple[Any, dict[str, Any]]:
     """A module in evaluation mode and its config.json.
 
-    `dtype` converts the floating-point weights; None keeps the stored one. `verify` compares type,
+    `dtype` converts the floating-point weights; None keeps the stored one, and of weights that are
+    stored in fewer bits (`nn.stored`) gives float32. `verify` compares type,
     configuration and weights with the stored fingerprint, which takes 0.6 s per GB, and refuses
     weights that are NaN or infinite, 0.06 s per GB of float32. Raises ValueError naming the file if
     something is missing, damaged or of another shape.
@@ -285,6 +290,8 @@ def load_module(
         tensors = load_file(weights, device=str(device))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{weights} cannot be read: {error}") from None
+    if "stored" in info:
+        tensors = widened(tensors, named_bits(info["stored"]), str(weights))
     module = assemble(item.module, config, tensors, str(weights), dtype, verify)
     if verify and info["fingerprint"] != (mark := _fingerprint(info["type"], config, tensors)):
         raise ValueError(
@@ -292,6 +299,11 @@ def load_module(
             f"{info['fingerprint']}, type, configuration and weights have {mark}"
         )
     return module, info
+
+
+def exact_names(module: nn.Module) -> tuple[str, ...]:
+    """How the names of weights begin that keep their float32."""
+    return module.FLOAT32 if isinstance(module, Generator | Unified) else ()
 
 
 def assemble(
@@ -325,7 +337,7 @@ def assemble(
         if tensor.is_floating_point() and not tensors[name].is_floating_point():
             raise ValueError(f"{where}: {name} holds {tensors[name].dtype}, not weights")
     if dtype is not None:
-        exact = module.FLOAT32 if isinstance(module, Generator | Unified) else ()
+        exact = exact_names(module)
         tensors = {
             k: v.to(dtype) if v.is_floating_point() and not k.startswith(exact) else v
             for k, v in tensors.items()

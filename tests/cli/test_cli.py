@@ -113,7 +113,8 @@ def test_recipes_are_listed_in_groups_and_whole_sentences(capsys):
     cli.main(["train", "--help"])
     text = capsys.readouterr().out
     places = [
-        *("tokenizers, small", "  emoji_vqgan ", "generators, small", "  emoji_t2i "),
+        *("tokenizers, small", "  emoji_vqgan ", "  emoji64_tokenizer "),
+        *("generators, small", "  emoji64 ", "  emoji_t2i "),
         *("tokenizers, published", "  kl16 ", "generators, published", "  var_d16 "),
     ]
     assert [text.index(f"\n{place}") for place in places] == sorted(
@@ -305,7 +306,7 @@ TRAIN = "train emoji_vqgan --out x"
         ("sample p --n many", "--n must be an integer, got 'many'"),
         ("sample p --n", "--n needs a value: --n INT"),
         ("sample p --guidance high", "--guidance must be a number, got 'high'"),
-        ("sample --n 3", "PIPELINE is missing"),
+        ("tune --budget 3", "PIPELINE is missing"),
         ("sample p --json=yes", "--json takes no value, got 'yes'"),
         ("demo --system rarr", "got 'rarr'; did you mean 'rar'?"),
         ("plot", "RUN... is missing"),

@@ -399,6 +399,54 @@ def test_batches_with_captions(tmp_path):
     assert first["text_tokens"][:, 0].tolist() == [0, 5] and "chance" not in first
 
 
+def worded(path, count=40):
+    """A cache of rows with three other texts each, but for the first."""
+    codes = make(VQ, count, views=1)
+    given = (
+        (c, 0, f"caption {i}", False, f"key{i}", None, None, ("a", "b", "c") if i else ())
+        for i, c in enumerate(codes)
+    )
+    write(path, VQ, codes, given, wordings=True)
+    return TokenCache(path)
+
+
+class Texts:
+    """A learned encoder whose tokens say whether a text is the caption, and else which it is."""
+
+    learned = True
+
+    def tokenize(self, texts):
+        return torch.tensor([["cabc".index(t[0], 1) if len(t) == 1 else 0] for t in texts])
+
+
+def test_other_texts_of_a_row_by_chance(tmp_path):
+    cache = worded(tmp_path / "a.arrow")
+    rows = np.array([1, 1, 1, 1, 1, 0, 0])
+    chance = np.array([0.0, 0.499, 0.5, 0.7, 0.999, 0.0, 0.999])
+    wanted = ["caption 1", "caption 1", "a", "b", "c", "caption 0", "caption 0"]
+    assert cache.wordings and cache.texts_of(rows, chance) == wanted
+    assert [row.wordings for row in cache.rows()][:2] == [(), ("a", "b", "c")]
+    write(tmp_path / "b.arrow", VQ, make(VQ, 3))
+    plain = TokenCache(tmp_path / "b.arrow")
+    assert not plain.wordings and plain.texts_of(np.array([2]), np.array([0.9])) == ["caption 2"]
+
+
+def test_training_reads_the_caption_half_of_the_time(tmp_path):
+    cache = worded(tmp_path / "a.arrow")
+    batches = CodeBatches(cache, cache.train, 8, seed=3, encoder=Texts())
+    every = torch.cat([batches.batch(step)["text_tokens"] for step in range(200)])[:, 0]
+    shares = [(every == kind).float().mean().item() for kind in range(4)]
+    assert abs(shares[0] - 0.5 - 0.5 / 40) < 0.04, "the caption; always, of the row without others"
+    assert all(abs(share - (1 - shares[0]) / 3) < 0.03 for share in shares[1:])
+    again = CodeBatches(cache, cache.train, 8, seed=3, encoder=Texts())
+    assert torch.equal(again.batch(7)["text_tokens"], batches.batch(7)["text_tokens"])
+    parts = [CodeBatches(cache, cache.train, 8, 3, r, 2, encoder=Texts()) for r in range(2)]
+    parts = torch.cat([part.batch(7)["text_tokens"] for part in parts])
+    assert torch.equal(parts, batches.batch(7)["text_tokens"])
+    (held, *_) = batches.evaluation(40)
+    assert not held["text_tokens"].any(), "what is measured is the caption"
+
+
 def test_chances_are_the_same_on_any_number_of_ranks(tmp_path):
     write(tmp_path / "a.arrow", VQ, make(VQ, 11))
     cache = TokenCache(tmp_path / "a.arrow")

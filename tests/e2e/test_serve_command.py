@@ -75,7 +75,7 @@ def test_mistakes(folder, capsys, tmp_path):
         ((folder, "--deadline", "nan"), "deadline must be a positive number, got nan"),
         ((folder, "--rate", "-1"), "rate must be 0 or more, got -1"),
         ((tmp_path / "none", "--port", "0"), "none"),
-        ((), "PIPELINE"),
+        (("smalti/none",), "there is no starter smalti/none"),
     ):
         assert why in mistake(capsys, "serve", *arguments), arguments
     taken.close()

@@ -220,3 +220,57 @@ def test_bad_configs(bad, message):
 
 def test_the_published_config_is_the_default():
     assert published() == MaskBitConfig()
+
+
+# -- texts in the place of the class
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return build(MaskBit, replace(tiny(), classes=0, text_length=5, text_dim=12))
+
+
+def turn_of(model, rows: int) -> Turn:
+    known = torch.zeros(rows, model.spec.positions * model.parts, dtype=torch.bool)
+    known[:, ::2] = True
+    return Turn(known, None, 2)
+
+
+def test_a_published_model_has_what_it_had(model):
+    """One row of a table for each class and none for texts; its class is the last token."""
+    names = {name.partition(".")[0] for name, _ in model.named_parameters()}
+    assert {"cls_embedding", "pos"} <= names and not {"null", "text_proj"} & names
+    assert model.pos.shape[0] == model.spec.positions + 1
+    prepared = model.prepare(Cond.of_labels(torch.tensor([3, -1])))
+    wanted = model.cls_embedding.weight[[3, model.config.classes]]
+    assert torch.equal(prepared.condition[:, 0], wanted) and prepared.visible is None
+
+
+def test_padding_is_not_seen_and_words_are(texts):
+    codes = texts.split(random_codes(texts.spec, 2))
+    features = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[False, False, True, True, True]] * 2)
+
+    def logits(given, mask=mask, drop=None):
+        cond = Cond.of_text(given, mask)
+        cond = cond if drop is None else replace(cond, drop=drop)
+        prepared = texts.prepare(cond)
+        return texts.hidden(codes, prepared, turn_of(texts, 2))
+
+    whole = logits(features)
+    other = features.clone()
+    other[:, :2] += 5.0
+    assert torch.allclose(logits(other), whole, atol=1e-5)
+    other[:, 3] += 5.0
+    assert not torch.allclose(logits(other), whole, atol=1e-2)
+    dropped = torch.tensor([True, False])
+    assert not torch.allclose(logits(features, drop=dropped)[0], whole[0], atol=1e-3)
+    assert torch.allclose(logits(features, drop=dropped)[1], whole[1], atol=1e-5)
+
+
+def test_what_a_text_model_asks_for(texts):
+    assert texts.reads == Reads(0, 5, 12) and texts.pos.shape[0] == texts.spec.positions + 5
+    with pytest.raises(ValueError, match="text-conditional: give text and text_mask"):
+        texts.prepare(Cond.of_labels(torch.tensor([1])))
+    with pytest.raises(ValueError, match="either classes or a text, got classes 3, text_length 5"):
+        replace(tiny(), classes=3, text_length=5)

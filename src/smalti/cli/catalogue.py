@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 ROOT = Path(__file__).parent.parent
-SMALL = ("emoji_", "shapes_")
+SMALL = ("emoji", "shapes_")
 """How the names of small recipes begin, for two CPU cores."""
 
 

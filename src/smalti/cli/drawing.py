@@ -19,6 +19,7 @@ from smalti.cli.best import best, check_choice, rounds
 from smalti.cli.options import KINDS, spelled
 from smalti.cli.running import FLAT, Run, opened
 from smalti.files import OTHER_KINDS, check_file, check_output, check_own, sweep
+from smalti.interop.starters import STARTER
 from smalti.progress import say, show, track
 
 OUT = Path("samples.png")
@@ -87,6 +88,8 @@ class Conditions:
     """A text file with a prompt on each line, after those of --text."""
     negative: str | None = None
     """A prompt that guidance leads away from."""
+    style: str | None = None
+    """What is added to each prompt, for a pipeline that knows styles: one of them."""
     map: tuple[Path, ...] = ()
     """Maps, drawn in turn, for a pipeline that draws from maps; for one that draws from edges,
     pictures whose edges are taken."""
@@ -100,6 +103,7 @@ class Conditions:
             "classes": self.classes or None,
             "text": texts or None,
             "negative": self.negative,
+            "style": self.style,
             "map": list(self.map) or None,
         }
 
@@ -161,7 +165,7 @@ class Numbers:
 
 
 def sample(
-    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
+    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")] = STARTER,
     conditions: Annotated[Conditions, FLAT] = Conditions(),  # noqa: B008 - it is frozen, as all are
     pictures: Annotated[Pictures, FLAT] = Pictures(),  # noqa: B008
     archive: Annotated[Archive, FLAT] = Archive(),  # noqa: B008
@@ -172,7 +176,7 @@ def sample(
     """Draw images from a pipeline. Settings not given are the pipeline's own.
 
     Args:
-        pipeline: Folder or Hugging Face hub id.
+        pipeline: Folder or Hugging Face hub id; default: the one that comes with smalti.
     """
     from smalti.devices.named import named_dtype
     from smalti.loading import load_towers
@@ -192,7 +196,8 @@ def sample(
         tag = read_tag(numbers.like, pipe.fingerprint)
         wanted, n, first, each = as_drawn(tag) | changes, 1, tag["index"], 1
     else:
-        each = max(1, len(named["text"] or named["classes"] or named["map"] or pipe.classes))
+        given = named["text"] or named["classes"] or named["map"]
+        each = max(1, len(given or pipe.classes or pipe.wording.classes))
         wanted, first = {"seed": numbers.seed, **named, **changes}, numbers.first
         n = each if pictures.n is None else pictures.n
     began, images = time.monotonic(), list[Any]()
@@ -307,6 +312,8 @@ class Subject:
     """Prompts, drawn in turn, for a pipeline that draws from texts; default: without a text."""
     negative: str | None = None
     """A prompt that guidance leads away from."""
+    style: str | None = None
+    """What is added to each prompt, for a pipeline that knows styles: one of them."""
     map: tuple[Path, ...] = ()
     """Maps of the picture, drawn in turn, for a pipeline that draws from maps; default: without a
     map. Each has the picture's size."""
@@ -344,8 +351,8 @@ class Edited:
 
 
 def edit(
-    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
     original: Annotated[Original, FLAT],
+    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")] = STARTER,
     subject: Annotated[Subject, FLAT] = Subject(),  # noqa: B008 - it is frozen, as all are
     around: Annotated[Around, FLAT] = Around(),  # noqa: B008
     edited: Annotated[Edited, FLAT] = Edited(),  # noqa: B008
@@ -355,7 +362,7 @@ def edit(
     """Paint a part of a picture anew, or go on beyond its edges.
 
     Args:
-        pipeline: Folder or Hugging Face hub id.
+        pipeline: Folder or Hugging Face hub id; default: the one that comes with smalti.
     """
     check_place(edited.out)
     if subject.instruct is not None:

@@ -20,6 +20,8 @@ from smalti.data.skipped import read, report
 from smalti.data.token_cache import TokenCache
 from smalti.devices.named import best_device, drawing_dtype
 from smalti.files import expand
+from smalti.interop import starters
+from smalti.nn.stored import SCALE
 from smalti.text.words import FILE, FOLDER, Words
 from smalti.train import checkpoint
 
@@ -31,6 +33,8 @@ def describe(text: str) -> dict[str, Any]:
     Raises ValueError if it is none of them.
     """
     path = expand(text)
+    if not path.exists() and (starter := starters.find(text)):
+        path = starter
     if text.partition(":")[0] in SCHEMES and not path.exists():
         from smalti.cli.advice import advice
 
@@ -155,7 +159,8 @@ def _module(folder: Path) -> dict[str, Any]:
     known = next((k for k, among in kinds.items() if info.get("type") in among), "model")
     try:
         with safe_open(weights, "pt") as file:
-            shapes = [file.get_slice(k).get_shape() for k in file.keys()]  # noqa: SIM118
+            names = [k for k in file.keys() if not k.endswith(SCALE)]  # noqa: SIM118
+            shapes = [file.get_slice(k).get_shape() for k in names]
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{weights} cannot be read: {error}") from None
     count = sum(math.prod(shape) for shape in shapes)

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from smalti.cli.running import FLAT, Run, opened
 from smalti.config import check
+from smalti.interop.starters import STARTER
 from smalti.progress import say
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Amounts:
 
 
 def serve(
-    pipelines: Annotated[Positional[tuple[str, ...]], arg(metavar="PIPELINE...")],
+    pipelines: Annotated[Positional[tuple[str, ...]], arg(metavar="PIPELINE...")] = (STARTER,),
     place: Annotated[Place, FLAT] = Place(),  # noqa: B008 - it is frozen, as all are
     amounts: Annotated[Amounts, FLAT] = Amounts(),  # noqa: B008
     alias: tuple[str, ...] = (),
@@ -84,7 +85,8 @@ def serve(
     """Serve pipelines over HTTP, to clients of OpenAI's images. Needs pip install smalti[serve].
 
     Args:
-        pipelines: Folders or Hugging Face hub ids, each as it is or as NAME=PIPELINE.
+        pipelines: Folders or Hugging Face hub ids, each as it is or as NAME=PIPELINE; default: the
+            one that comes with smalti.
         alias: Other names of pipelines, OTHER=NAME.
         strict_model: Refuse names of OpenAI's own models, which otherwise mean the first pipeline.
         deterministic: Draw each picture by passes of its own: equal to the bit to a picture drawn

@@ -1,5 +1,5 @@
 """The source of images that a text names: folder:PATH, parquet:PATH, hub:NAME, emoji, shapes,
-scenes."""
+scenes, styles."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SCHEMES = {
     "scenes": "scenes or scenes:COUNT",
     "folder": "folder:PATH",
     "parquet": "parquet:PATH",
-    "styles": "styles:FILE.parquet",
+    "styles": "styles or styles:FILE.parquet",
     "hub": "hub:NAME or hub:NAME:SPLIT",
 }
 
-BUILT_IN = ("emoji", "shapes", "scenes")
+BUILT_IN = ("emoji", "shapes", "scenes", "styles")
 """Those that need no files."""
 
 
@@ -62,6 +62,10 @@ def _opened(text: str, unread: Path | None) -> Any:
         from smalti.data.shape_scenes import open_scenes
 
         return open_scenes(rest)
+    if scheme == "styles":
+        from smalti.data.styles import open_styles
+
+        return open_styles(rest)
     if scheme not in SCHEMES:
         return _opened(_local(text), unread)
     if not rest:
@@ -75,10 +79,6 @@ def _opened(text: str, unread: Path | None) -> Any:
         from smalti.data.parquet import Parquet
 
         return Parquet(path, options, f"parquet:{rest}")
-    if scheme == "styles":
-        from smalti.data.styles import open_styles
-
-        return open_styles(rest)
     from smalti.data.hub_rows import open_hub
 
     return open_hub(path, options, f"hub:{rest}")

@@ -73,6 +73,14 @@ def groups(name: str, keys: Iterable[str]) -> list[str]:
     return list(keys)
 
 
+def styles_of(name: str, keys: Iterable[str]) -> list[str]:
+    """The styles that the pictures of the source `name` have, by their keys; [] of a source that
+    has none."""
+    if name.partition(":")[0] != "styles":
+        return []
+    return sorted({key.partition("#")[2] for key in keys})
+
+
 def split(source: Keyed, holdout: float) -> tuple[list[int], list[int]]:
     """Indices (train, held out), ascending; the fraction `holdout` is held out.
 

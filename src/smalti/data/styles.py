@@ -1,4 +1,7 @@
-"""Emoji in several styles of art with names and categories: `styles:FILE.parquet`.
+"""Emoji in several styles of art with names and categories: `styles` or `styles:FILE.parquet`.
+
+`styles` is the file that comes with smalti, of 32 pixels in the styles of Noto, Twemoji and Fluent;
+show `CREDIT` beside what is made of it. Its licences are in `packs/LICENSE.md`.
 
 A row holds the picture of an emoji in one style: `image`, `caption` (its name), `keywords`, `label`
 and `group` (its category), `codepoints` and `style`. A caption says the style behind the name,
@@ -17,14 +20,31 @@ import pyarrow.parquet as pq
 
 from smalti.config import no_such
 from smalti.data.decode import decode
-from smalti.data.source import Example, describe, digest
+from smalti.data.source import CLASSES, Example, describe, digest
 
-COLUMNS = ("image", "caption", "keywords", "label", "group", "codepoints", "style")
+CREDIT = (
+    "Noto Emoji, Google, Apache-2.0; Twemoji, (c) Twitter, Inc and other contributors, CC-BY 4.0; "
+    "Fluent Emoji, (c) Microsoft Corporation, MIT"
+)
+PACK = Path(__file__).parent / "packs" / "styles-32.parquet"
+"""The file that comes with smalti; `benchmarks/styles_pack.py` makes it."""
+KINDS = {
+    "image": pa.types.is_binary,
+    "caption": pa.types.is_string,
+    "keywords": lambda kind: pa.types.is_list(kind) and pa.types.is_string(kind.value_type),
+    "label": pa.types.is_integer,
+    "group": pa.types.is_string,
+    "codepoints": pa.types.is_string,
+    "style": pa.types.is_string,
+}
+"""What each column holds."""
+COLUMNS = tuple(KINDS)
 
 
-def open_styles(path: str) -> Styles:
-    """The file at `path`. Raises ValueError if it is missing, or holds something else."""
-    file = Path(path).expanduser()
+def open_styles(path: str = "") -> Styles:
+    """The file at `path`; '' is the one that comes with smalti. Raises ValueError if it is missing,
+    or holds something else."""
+    file = Path(path).expanduser() if path else PACK
     if not file.is_file():
         raise ValueError(f"styles: {file} does not exist; {no_such(file)}")
     try:
@@ -35,7 +55,25 @@ def open_styles(path: str) -> Styles:
         raise ValueError(
             f"{file} has no column {missing[0]!r}; emoji in styles have {', '.join(COLUMNS)}"
         )
-    return Styles(table.select(COLUMNS), f"styles:{path}")
+    table = table.select(COLUMNS)
+    _check(table, file)
+    return Styles(table, f"styles:{path}" if path else "styles")
+
+
+def _check(table: Any, file: Path) -> None:
+    """Raise ValueError, naming the column, for values that cannot be."""
+    for name, fits in KINDS.items():
+        kind, column = table.schema.field(name).type, table[name]
+        if not fits(kind):
+            raise ValueError(f"{file}: column {name!r} holds {kind}, which no {name} can be")
+        if name != "keywords" and column.null_count:
+            raise ValueError(f"{file}: column {name!r} has {column.null_count} rows without one")
+    labels = set(table["label"].to_pylist())
+    if bad := [label for label in labels if not 0 <= label < CLASSES]:
+        raise ValueError(f"{file}: labels must be in [0, {CLASSES}), got {bad[0]}")
+    pairs = set(zip(table["label"].to_pylist(), table["group"].to_pylist(), strict=True))
+    if len(pairs) != len(labels):
+        raise ValueError(f"{file}: a label must have one group, got several of the same")
 
 
 class Styles:

@@ -13,17 +13,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from smalti.config import nearest, read_json
-from smalti.files import expand
+from smalti.config import nearest
 from smalti.interop.releases import TERMS, Release, Terms, of_file, releases
+from smalti.interop.starters import CARD, cards
 
 PACKAGE = Path(__file__).parents[1]
-STARTERS = PACKAGE / "starters"
-"""A folder for each model that comes with smalti: a pipeline, and a card.json that says what it
-is."""
-CARD = ("name", "system", "task", "size", "data", "licence", "results")
-"""What a card.json says; `parameters` too where it was counted. `results` are numbers by the name
-of a metric."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[ListedMode
 
 def every_model() -> Iterator[ListedModel]:
     """Starters, then releases, then recipes."""
-    for folder, card in starters().values():
+    for folder, card in cards().values():
         yield of_starter(folder, card)
     for release in releases().values():
         yield of_release(release)
@@ -100,28 +94,6 @@ def every_model() -> Iterator[ListedModel]:
 
 
 # -- starters
-
-
-def starters(root: Path | None = None) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """The folder and the card of each model that comes with smalti, by name.
-
-    Raises ValueError naming a card that is damaged.
-    """
-    found = dict[str, tuple[Path, dict[str, Any]]]()
-    for file in sorted((root or STARTERS).glob("*/card.json")):
-        card = read_json(file)
-        if missing := [name for name in CARD if name not in card]:
-            raise ValueError(f"{file} is damaged: it has no {', '.join(missing)}")
-        found[str(card["name"])] = (file.parent, card)
-    return found
-
-
-def starter(name: str) -> Path | None:
-    """The folder of a model that comes with smalti; None if it is none."""
-    if expand(name).exists() or not STARTERS.is_dir():
-        return None
-    folder, _ = starters().get(name, (None, {}))
-    return folder
 
 
 def of_starter(folder: Path, card: Mapping[str, Any]) -> ListedModel:

@@ -30,6 +30,7 @@ from smalti.pictures import to_pil
 from smalti.pipeline.card import push
 from smalti.pipeline.facts import Json
 from smalti.pipeline.request import Drawing, Part, Wanted
+from smalti.pipeline.wording import Wording
 from smalti.text.encoders import TextEncoder
 from smalti.tokenizers.base import ImageTokenizer
 
@@ -52,7 +53,8 @@ class CodedPipeline:
     """What pictures are decoded in: bfloat16 is for devices that multiply faster in it."""
     eye: Eye | None = None
     """What sees pictures that are given, where the model does not read them as codes."""
-
+    wording: Wording = Wording()
+    """What prompts may be made of beside words."""
     weights: str = "exact"
     """What it draws with on a CPU: see `draw_with`."""
 

@@ -50,14 +50,15 @@ from smalti.pipeline.request import (
     unguided,
 )
 from smalti.pipeline.sampling import Sampling, Settings, fitted
+from smalti.pipeline.wording import KEYS, Wording
 from smalti.sampling.noise import Noise
 from smalti.text.encoders import TextEncoder
 from smalti.text.prompts import warn_of_long
 from smalti.tokenizers.base import ImageTokenizer, check_levels
 
 ARGUMENTS = (
-    *("classes", "text", "map", "negative", "n", "seed", "size", "first", "batch", "known"),
-    *("image", "mask", "extend", "keep_pixels"),
+    *("classes", "text", "map", "negative", "style", "n", "seed", "size"),
+    *("first", "batch", "known", "image", "mask", "extend", "keep_pixels"),
 )
 """What calls take beside settings of drawing."""
 
@@ -103,6 +104,7 @@ class Pipeline(CodedPipeline):
         self.tokenizer, self.model, self.text, self.map = tokenizer, model, text, map
         self.classes = list(classes) or [str(i) for i in range(model.reads.classes)]
         self.sampling, self.info = sampling or Sampling(), Facts(info or {})
+        self.wording = Wording.of(self.info)
 
     def __repr__(self) -> str:
         """What it draws, with what, and where."""
@@ -146,8 +148,10 @@ class Pipeline(CodedPipeline):
         Args:
             conditions: what the pipeline draws from: the same as `classes`, or else as `text`.
             n: number of images; None draws one of each class or prompt given.
-            classes: names or numbers; None takes all classes.
+            classes: names or numbers; None takes all classes. A pipeline that draws from texts and
+                knows the classes of what it learned (`wording`) draws their names.
             text: prompts, of a pipeline that draws from texts.
+            style: what stands behind each prompt, of a pipeline that knows styles.
             map: maps, of a pipeline that draws from maps: a picture of depths or of numbers of
                 kinds, or, if it draws from edges, a picture whose edges are taken. One of another
                 size than what is drawn is resized and cropped to its middle.
@@ -265,6 +269,7 @@ class Pipeline(CodedPipeline):
         text: Texts | None = None,
         negative: Texts | None = None,
         map: Maps | None = None,
+        style: str | None = None,
         size: Size | None = None,
     ) -> list[Asked]:
         """The conditions of a request, in turn; image i has condition i modulo their number. Maps
@@ -272,7 +277,7 @@ class Pipeline(CodedPipeline):
         if conditions is not None and (classes is not None or text is not None):
             raise ValueError(f"classes or texts are given twice: {conditions!r} and by name")
         if self.map is not None:
-            others = {"classes": classes, "text": text, "negative": negative}
+            others = {"classes": classes, "text": text, "negative": negative, "style": style}
             for name, value in others.items():
                 if value is not None:
                     raise ValueError(f"this pipeline draws from maps, not {name}, got {value!r}")
@@ -284,15 +289,14 @@ class Pipeline(CodedPipeline):
             draws = "from texts" if self.text is not None else "classes"
             raise ValueError(f"this pipeline draws {draws}, not maps")
         if self.text is not None:
-            if classes is not None:
-                raise ValueError(f"this pipeline draws from texts, not classes, got {classes!r}")
-            asked = prompted(text if conditions is None else conditions, negative)
-            texts = [t for a in asked for t in (a.get("text"), a.get("negative"))]
+            given = text if conditions is None else conditions
+            asked = prompted(self.wording.prompts(given, classes, style), negative)
+            texts = (t for a in asked for t in (a.get("text"), a.get("negative")))
             warn_of_long([t for t in texts if t is not None], self.text)
             return asked
-        if text is not None or negative is not None:
-            given = text if text is not None else negative
-            raise ValueError(f"this pipeline draws classes, not texts, got {given!r}")
+        for given in (text, negative, style):
+            if given is not None:
+                raise ValueError(f"this pipeline draws classes, not texts, got {given!r}")
         named = classes if conditions is None else conditions
         each = range(len(self.classes)) if named is None else several(named)
         numbers = [self.class_id(name) for name in each]
@@ -310,8 +314,10 @@ class Pipeline(CodedPipeline):
         guidance that would lead away from nothing to nothing.
         """
         given, how = divided(wanted)
-        negative = given.get("negative")
+        negative, style = given.get("negative"), given.get("style")
         conditioned = any(given.get(name) is not None for name in ("classes", "text", "map"))
+        if style is not None and not conditioned:
+            raise ValueError(f"style {style!r} needs a text or a class to stand behind")
         nil = nothing(self.text is not None, negative, self.map is not None)
         asked = self.asked(**given) if conditioned else nil
         drawing = self.drawing(asked, **how)
@@ -370,7 +376,7 @@ class Pipeline(CodedPipeline):
             learned = {"tokenizer": fingerprint(self.tokenizer.coder), "text": text}
             learned |= {} if self.map is None else {"map": fingerprint(self.map.coder)}
             model = write_module(self.model, temporary / "model", **learned)
-            told = ("source", "holdout", "files", "credit", "init", "card")
+            told = ("source", "holdout", "files", "credit", "init", "card", *KEYS)
             kept = {k: v for k, v in self.info.items() if k in told}
             write_json(
                 temporary / "pipeline.json",

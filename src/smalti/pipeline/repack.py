@@ -1,44 +1,95 @@
-"""A pipeline whose pictures another tokenizer of the same codes makes."""
+"""A pipeline written again: with another tokenizer of the same codes, in fewer bits, or both."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+from smalti import modules
 from smalti.config import read_json
 from smalti.files import filling, write_json
-from smalti.modules import mark_of_codes, write_module
+from smalti.modules import exact_names, load_module, mark_of_codes, write_module
+from smalti.nn.stored import Bits, round_weights
 from smalti.pipeline.pipeline import check_pipeline
 from smalti.tokenizers.base import ImageTokenizer
 
-KEPT = ("model", "text", "map", "words", "eye")
-"""Folders of a pipeline that say nothing of how codes become pictures."""
+PARTS = {
+    "tokenizer": modules.TOKENIZERS,
+    "map": modules.TOKENIZERS,
+    "text": modules.TEXT,
+    "eye": modules.EYES,
+    "words": {},
+    "model": modules.MODELS | modules.UNIFIED,
+}
+"""Folders of a pipeline and what they may hold; the model, which names the marks of the others,
+last."""
+OWN = ("type", "config", "fingerprint", "coder", "stored")
+"""What a module's config.json says of itself, and not of the others."""
 
 
-def repack(pipeline: Path, tokenizer: ImageTokenizer, out: Path) -> None:
-    """Write the pipeline of a folder to another one, `out`, with a tokenizer in the place of its
-    own; all else is copied byte for byte.
+def repack(
+    pipeline: Path, out: Path, tokenizer: ImageTokenizer | None = None, bits: Bits | None = None
+) -> None:
+    """Write the pipeline of a folder to another one, `out`, with a `tokenizer` in the place of its
+    own, or with weights of fewer `bits`; all else is copied byte for byte.
 
-    Raises ValueError for a pipeline that draws nothing, if the tokenizer gives other codes, and,
-    naming what is there, if `out` holds something else than a pipeline.
+    Raises ValueError for a pipeline that draws nothing, if the tokenizer gives other codes, if a
+    part does not belong to the others, and, naming what is there, if `out` holds something else
+    than a pipeline.
     """
     if out.resolve() == pipeline.resolve():
         raise ValueError(f"{out} is the pipeline itself: give another folder")
     check_pipeline(out)
-    info, config = read_json(pipeline / "pipeline.json"), pipeline / "tokenizer" / "config.json"
-    if not config.is_file():
+    info = read_json(pipeline / "pipeline.json")
+    if not (pipeline / "tokenizer" / "config.json").is_file():
         raise ValueError(f"{pipeline} draws no pictures: it has no tokenizer")
-    wanted = mark_of_codes(read_json(config))
+    changed = dict[str, str]()  # marks of parts, as they were and as they are
     with filling(out) as temporary:
-        mark = write_module(tokenizer, temporary / "tokenizer")
-        given = mark_of_codes(read_json(temporary / "tokenizer" / "config.json"))
-        if given != wanted:
-            raise ValueError(
-                f"the model of {pipeline} draws codes of tokenizer {wanted}, this one has those "
-                f"of {given}"
-            )
-        for name in KEPT:
-            if (pipeline / name).is_dir():
-                shutil.copytree(pipeline / name, temporary / name)
-        marks = [mark, *str(info["fingerprint"]).split("-")[1:]]
+        for name in (name for name in PARTS if (pipeline / name).is_dir()):
+            old, new = pipeline / name, temporary / name
+            if name == "tokenizer" and tokenizer is not None:
+                changed |= _replaced(old, new, tokenizer)
+                old = new
+            if bits is not None and PARTS[name]:
+                changed |= _rounded(old, new, PARTS[name], bits, changed)
+            elif old is not new:
+                shutil.copytree(old, new)
+        marks = [_last(mark, changed) for mark in str(info["fingerprint"]).split("-")]
         write_json(temporary / "pipeline.json", info | {"fingerprint": "-".join(marks)})
+
+
+def _last(mark: Any, changed: dict[str, str]) -> Any:
+    """What became of a mark in the end."""
+    while isinstance(mark, str) and changed.get(mark, mark) != mark:
+        mark = changed[mark]
+    return mark
+
+
+def _replaced(old: Path, new: Path, tokenizer: ImageTokenizer) -> dict[str, str]:
+    """Write a tokenizer in the place of another one; how the mark changes. Raises ValueError if its
+    codes are others."""
+    before = read_json(old / "config.json")
+    mark, wanted = write_module(tokenizer, new), mark_of_codes(before)
+    if (given := mark_of_codes(read_json(new / "config.json"))) != wanted:
+        raise ValueError(
+            f"the model of {old.parent} draws codes of tokenizer {wanted}, this one has those of "
+            f"{given}"
+        )
+    return {before["fingerprint"]: mark}
+
+
+def _rounded(
+    old: Path, new: Path, among: dict[str, Any], bits: Bits, changed: dict[str, str]
+) -> dict[str, str]:
+    """Write a part in fewer bits; how its marks change."""
+    module, before = load_module(old, among)
+    module.float()
+    round_weights(module, bits, exact_names(module))
+    others = {k: _last(v, changed) for k, v in before.items() if k not in OWN}
+    write_module(module, new, bits, **others)
+    after = read_json(new / "config.json")
+    return {
+        before["fingerprint"]: after["fingerprint"],
+        mark_of_codes(before): mark_of_codes(after),
+    }

@@ -59,6 +59,8 @@ class Conditions(TypedDict, total=False):
     """What guidance leads away from, for all prompts or one for each."""
     map: Maps | None
     """Maps, in turn, of a pipeline that draws from maps; or, if it draws from edges, pictures."""
+    style: str | None
+    """What stands behind each prompt, of a pipeline that knows styles."""
 
 
 class How(Settings, total=False):
@@ -81,6 +83,7 @@ def divided(wanted: Wanted) -> tuple[Conditions, How]:
         text=wanted.pop("text", None),
         negative=wanted.pop("negative", None),
         map=wanted.pop("map", None),
+        style=wanted.pop("style", None),
     )
     return conditions, wanted
 

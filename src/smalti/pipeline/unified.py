@@ -522,6 +522,6 @@ def check_eye(model: Unified, eye: Eye | None) -> None:
 
 def _refuse_others(given: Conditions) -> None:
     """Raise ValueError for conditions that are no text."""
-    for name in ("classes", "negative", "map"):
+    for name in ("classes", "negative", "map", "style"):
         if (value := given.get(name)) is not None:
             raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")

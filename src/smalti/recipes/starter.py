@@ -11,7 +11,7 @@ from smalti.recipes.maskbit import emoji_maskbit
 from smalti.text.byte_words import BytesConfig
 
 FILE = "styles:emoji3-64.parquet"
-"""5,347 pictures of 1,911 emoji by Noto, Twemoji and Fluent; `--data.source` names another."""
+"""5,347 pictures of 1,799 emoji by Noto, Twemoji and Fluent; `--data.source` names another."""
 
 
 def emoji64_tokenizer() -> TokenizerRecipe:

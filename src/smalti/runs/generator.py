@@ -16,7 +16,7 @@ from smalti.codes import Reads
 from smalti.data.code_batches import CodeBatches
 from smalti.data.maps import with_maps
 from smalti.data.open import open_source
-from smalti.data.source import Source, require_captions, require_labels
+from smalti.data.source import Source, require_captions, require_labels, styles_of
 from smalti.data.token_cache import TokenCache
 from smalti.engine import stream
 from smalti.eval.codebook import baseline_bits, histograms
@@ -28,6 +28,7 @@ from smalti.models.generator import Generator, GeneratorConfig
 from smalti.modules import fingerprint
 from smalti.pictures import named_grid, save_png, to_pil
 from smalti.pipeline.pipeline import Pipeline, check_pipeline
+from smalti.pipeline.wording import KEYS
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, MapRecipe, TextRecipe
 from smalti.runs.data import check_codes_of, check_data
@@ -196,7 +197,8 @@ def open_parts(recipe: GeneratorRecipe, out: Path, world: World) -> Parts:
     if model.any_order and not begun and one_order:
         sampling = sampling.changed(known_first=False)  # it learns a single order
     sampling.check(model)  # not at the first preview
-    pipeline = Pipeline(tokenizer, model, classes, sampling, origin(cache, begun), encoder, map)
+    told = origin(cache, begun) | (wording(cache) if encoder is not None else {})
+    pipeline = Pipeline(tokenizer, model, classes, sampling, told, encoder, map)
     return Parts(pipeline, learned, cache, chosen, held, begun.fingerprint if begun else "")
 
 
@@ -435,10 +437,19 @@ def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, str | float]:
     return {k: v for k, v in told.items() if v}
 
 
+def wording(cache: TokenCache) -> dict[str, list[str]]:
+    """What prompts may be made of, by what a cache holds: names of classes, and styles."""
+    found = cache.classes, styles_of(cache.source, cache.keys(np.arange(len(cache))))
+    return {key: names for key, names in zip(KEYS, found, strict=True) if names}
+
+
 def credit(source: str) -> str | None:
     """Whose art a source shows, where that must be said."""
-    if source.split(":")[0] != "emoji":
+    scheme = source.split(":")[0]
+    if scheme == "styles":
+        from smalti.data.styles import CREDIT
+    elif scheme == "emoji":
+        from smalti.data.emoji import CREDIT
+    else:
         return None
-    from smalti.data.emoji import CREDIT
-
     return CREDIT

@@ -140,6 +140,8 @@ def _model(one: Shared | Talker) -> dict[str, Any]:
             "text": texts,
             "talks": talks,
             "classes": [] if texts else pipeline.classes,
+            "text_classes": pipeline.wording.classes,
+            "styles": pipeline.wording.styles,
             "codes": pipeline.model.spec.positions if draws else 0,
             "sampling": {name: value for name, value in settings if name not in foreign},
             "slots": one.limits.slots,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from smalti.arguments import refuse_unknown
+from smalti.arguments import refuse_unknown, several
 from smalti.config import settings_of
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
@@ -24,7 +24,7 @@ from smalti.serve.errors import Refused, invalid, missing
 Drawer = Pipeline | UnifiedPipeline
 Format = Literal["png", "jpeg", "webp"]
 IDLE = (
-    *("user", "safety_identifier", "moderation", "style", "quality", "input_fidelity"),
+    *("user", "safety_identifier", "moderation", "quality", "input_fidelity"),
     *("complexity", "frame_count", "frame_duration_ms", "response_format", "background"),
 )
 """Fields of OpenAI's that change no picture here."""
@@ -34,7 +34,9 @@ SYNONYMS = {
     "num_inference_steps": "steps",
     "negative_prompt": "negative",
 }
-OWN = ("class", "seed", "first", "negative")
+OWN = ("class", "style", "seed", "first", "negative")
+THEIR_STYLES = ("vivid", "natural")
+"""Styles of OpenAI's, which change nothing here."""
 PLAIN = ("model", "prompt", "n", "size", "stream", "partial_images")
 SHAPE = ("output_format", "output_compression")
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
@@ -109,9 +111,9 @@ def _conditions(fields: Mapping[str, Any], pipeline: Drawer, needed: bool) -> di
     """What is drawn: a text, or the class that a prompt names; nothing, where none is `needed`."""
     prompt, negative = (text_of(fields, name) for name in ("prompt", "negative"))
     if isinstance(pipeline, UnifiedPipeline) or pipeline.text is not None:
-        if prompt is None and needed:
+        if prompt is None and fields.get("class") is None and needed:
             raise missing("prompt")
-        given = {"text": None if prompt is None else [prompt], "negative": negative}
+        given = {"text": _worded(fields, pipeline, prompt), "negative": negative}
         return {name: value for name, value in given.items() if value is not None}
     if negative is not None:
         raise Refused(400, "unsupported_parameter", "this model draws classes", "negative")
@@ -134,6 +136,27 @@ def _conditions(fields: Mapping[str, Any], pipeline: Drawer, needed: bool) -> di
         raise invalid(f"class must be a name or a number, got {named!r}", where)
     try:
         return {"classes": [pipeline.class_id(named)]}
+    except ValueError as error:
+        raise invalid(str(error), where) from None
+
+
+def _worded(fields: Mapping[str, Any], pipeline: Drawer, prompt: str | None) -> list[str] | None:
+    """The text that is drawn: a prompt or the name of a class, and a style behind it. A style is
+    left where the pipeline knows none, as OpenAI's own are."""
+    words, named, style = pipeline.wording, fields.get("class"), text_of(fields, "style")
+    where = "class"
+    if named is not None and prompt is not None:
+        raise invalid("give a prompt or a class, not both", where)
+    if style in THEIR_STYLES or not words.styles:
+        style = None
+    if prompt is None and named is None:
+        if style is not None:
+            raise invalid("a style needs a prompt, or a class", "style")
+        return None
+    try:
+        text = words.prompts(prompt, plain(named), None)
+        where = "style"
+        return words.prompts(text, None, style) if style is not None else several(text)
     except ValueError as error:
         raise invalid(str(error), where) from None
 

@@ -11,6 +11,7 @@ FILE_PART = {"type": "string", "format": "binary"}
 COMMON: dict[str, Any] = {
     "model": {**TEXT, "description": "A name of /v1/models; the first, if it is left out."},
     "prompt": {**TEXT, "description": "A text, or the name or number of a class."},
+    "style": {**TEXT, "description": "One of the model's, where it knows styles."},
     "n": {**WHOLE, "minimum": 1, "maximum": 10},
     "size": {**TEXT, "description": "auto, or width x height: 256x256."},
     "seed": WHOLE,

@@ -1,0 +1,93 @@
+"""A pipeline in fewer bits: it draws, belongs together, and damage is seen."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+import smalti
+from builders import pipeline
+from smalti.cli.main import main
+from smalti.modules import fingerprint
+from smalti.pipeline.repack import repack
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipelines") / "p"
+    info = {"source": "shapes:40", "holdout": 0.5, "styles": ["noto"]}
+    pipeline("maskbit-text", info=info).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("bits", ["bfloat16", "int8"])
+def test_files_become_small_and_draw(folder, tmp_path, bits):
+    repack(folder, tmp_path / "small", bits=bits)
+    pipe = smalti.load(tmp_path / "small", device="cpu", dtype="float32")
+    exact = smalti.load(folder, device="cpu", dtype="float32")
+    for part in ("tokenizer", "model", "text"):
+        file = tmp_path / "small" / part / "model.safetensors"
+        assert file.stat().st_size < 0.75 * (folder / part / "model.safetensors").stat().st_size
+        assert {str(t.dtype)[6:] for t in load_file(file).values()} >= {bits}
+    assert pipe.wording == exact.wording and pipe.info["source"] == "shapes:40"
+    assert (
+        pipe.tokenizer.encode(exact.tokenizer.decode(exact.codes(["x"]))).shape[1:]
+        == (exact.model.spec.shape(1)[1:])
+    )
+    images = [p(["red heart, noto"], seed=1)[0] for p in (pipe, exact)]
+    apart = np.abs(np.asarray(images[0], float) - np.asarray(images[1], float)).mean()
+    assert apart < 40, "other codes at most, not noise"
+    # in memory the parts are what the files say: what is saved again belongs together
+    marks = pipe.fingerprint.split("-")
+    assert marks == [fingerprint(p) for p in (pipe.tokenizer, pipe.model, pipe.text)]
+    pipe.save_pretrained(tmp_path / "again")
+    assert smalti.load(tmp_path / "again", device="cpu").fingerprint == pipe.fingerprint
+
+
+def test_a_damaged_file_is_one_line(folder, tmp_path, capsys):
+    repack(folder, tmp_path / "small", bits="int8")
+    file = tmp_path / "small" / "model" / "model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name, tensor in tensors.items() if tensor.dtype.itemsize == 1)
+    tensors[name].view(-1)[0] ^= 1
+    save_file(tensors, file)
+    with pytest.raises(SystemExit) as stop:
+        main(["sample", str(tmp_path / "small"), "--text", "x", "--out", str(tmp_path / "a.png")])
+    line = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and "\n" not in line and "is damaged or was changed" in line
+    config = tmp_path / "small" / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"stored": "int3"}))
+    with pytest.raises(ValueError, match="stored in bfloat16 or int8, got 'int3'"):
+        smalti.load(tmp_path / "small", device="cpu")
+
+
+def test_the_command_says_what_it_costs(folder, tmp_path, capsys):
+    out = tmp_path / "small"
+    main(["repack", str(folder), "--dtype", "int8", "--out", str(out), "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["bytes"] == sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    assert report["kind"] == "pipeline" and report["model"]["stored"] == "int8"
+    (psnr,) = [value for name, value in report["costs"].items() if name.startswith("psnr")]
+    assert all(0 < value < 60 for value in psnr) and psnr[0] != psnr[1]
+    assert any("bits_per_token" in name for name in report["costs"])
+    exact = json.loads((folder / "model" / "config.json").read_text())
+    count = sum(t.numel() for t in load_file(folder / "model" / "model.safetensors").values())
+    assert report["model"]["parameters"] == count and exact["type"] == report["model"]["type"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "a --tokenizer, a --dtype or both, got neither"),
+        (["--dtype", "int4"], "bfloat16"),
+        (["--dtype", "int8", "--data", "nothing"], "is no folder, no .npz file and no data source"),
+        (["--data", "shapes:40"], "--data is what --dtype is measured on"),
+    ],
+)
+def test_mistakes_are_one_line(folder, tmp_path, capsys, options, words):
+    with pytest.raises(SystemExit) as stop:
+        main(["repack", str(folder), "--out", str(tmp_path / "o"), *options])
+    line = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and "\n" not in line and words in line
+    assert not (tmp_path / "o").exists()
