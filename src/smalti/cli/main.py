@@ -289,13 +289,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         sys.stderr.close()
         raise SystemExit(1) from None
-    except (ValueError, OSError, ArithmeticError) as error:
-        say(f"smalti {name}: {' '.join(describe_error(error).split())}")
-        raise SystemExit(2) from None
-    except (MemoryError, RuntimeError) as error:
-        if not is_of_memory(error):
+    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_of_memory(error):
             raise
-        say(f"smalti {name}: there is not enough memory: ask for less at a time, or for less")
+        say(f"smalti {name}: {' '.join(describe_error(error).split())}")
         raise SystemExit(2) from None
 
 
@@ -307,6 +304,8 @@ def is_of_memory(error: Exception) -> bool:
 
 def describe_error(error: Exception) -> str:
     """What went wrong; of a file that the system refused, its name first."""
+    if is_of_memory(error):
+        return "there is not enough memory: ask for less at a time, or for less"
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return f"no such file: {error.filename}"
     if isinstance(error, OSError) and error.filename is not None:
