@@ -479,7 +479,7 @@ class UnifiedPipeline(CodedPipeline):
             marks = {name: write_module(part, temporary / name) for name, part in parts.items()}
             words = self.words.fingerprint()
             self.words.save(temporary / "words")
-            learned = {name: fingerprint(coder(part)) for name, part in parts.items()}
+            learned: dict[str, Any] = {n: fingerprint(coder(part)) for n, part in parts.items()}
             model = write_module(self.model, temporary / "model", words=words, **learned)
             first = [marks[name] for name in parts if name == "tokenizer"]
             whole = [*first, model, words, *(marks[name] for name in parts if name == "eye")]
