@@ -74,6 +74,8 @@ def test_of_two_levels_the_upper_one_begins_far_below_zero():
     z = torch.tensor([edge - 1e-2, edge + 1e-2]).view(2, 1, 1, 1)
     assert FiniteScalar((2,)).encode(z).flatten().tolist() == [0, 1]
     assert edge == pytest.approx(-3.8, abs=1e-3)
+    # in float32, as the official code computes it, which is 1.6e-5 less
+    assert FiniteScalar((2,)).shift == [pytest.approx(3.8006849, abs=3e-6)]
 
 
 def test_no_entropy_loss():
