@@ -28,12 +28,12 @@ def told(config: dict[str, Any], size: tuple[int, int]) -> DalleDVAEConfig:
     encoder, decoder = config["constructor"]["encoder"], config["constructor"]["decoder"]
     return DalleDVAEConfig(
         size=size,
-        channels=encoder["n_hid"],
-        blocks=encoder["n_blk_per_group"],
-        decoder_channels=decoder["n_hid"],
-        decoder_blocks=decoder["n_blk_per_group"],
-        dim=decoder["n_init"],
-        vocab=encoder["vocab_size"],
+        channels=encoder.get("n_hid", 256),
+        blocks=encoder.get("n_blk_per_group", 2),
+        decoder_channels=decoder.get("n_hid", 256),
+        decoder_blocks=decoder.get("n_blk_per_group", 2),
+        dim=decoder.get("n_init", 128),
+        vocab=encoder.get("vocab_size", 8192),
     )
 
 
@@ -49,7 +49,8 @@ def tokenizer_of(config: dict[str, Any], weights: dict[str, Tensor], io: Vectors
 @torch.no_grad()
 def check(tokenizer: DalleDVAE, io: Vectors, config: dict[str, Any]) -> None:
     io.check("mapped", squeezed(io["image"]))
-    io.clamped("unmap_out", unsqueezed(io["unmap_in"]), 0, 1)
+    if "unmap_in" in io:
+        io.clamped("unmap_out", unsqueezed(io["unmap_in"]), 0, 1)
     images = 2 * io["image"] - 1
     logits = tokenizer.latent(images)
     io.check("encoder_logits", logits)

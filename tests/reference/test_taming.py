@@ -55,7 +55,7 @@ def vqgan_of(config: dict[str, Any], weights: dict[str, Tensor], image: Tensor) 
     """A VQGAN for images of the size of `image` (B, C, H, W), of C planes."""
     told = config["constructor"]["ddconfig"]
     checkpoint = Checkpoint(Path("golden"), float32(weights), {})
-    ours = replace(vqgan_sizes(checkpoint), size=size_of(image), dropout=told["dropout"])
+    ours = replace(vqgan_sizes(checkpoint), size=size_of(image), dropout=told.get("dropout", 0.0))
     at = [told["resolution"] // cells for cells in told["attn_resolutions"]]
     levels = range(len(told["ch_mult"]))
     assert set(ours.attention_at) == {2**i for i in levels if 2**i in at}
@@ -170,8 +170,9 @@ def test_window(folder: Path):
     config, weights, io = load(folder)
     cond_ids, start, windows = io["cond_ids"], io["start_ids"], io["windows"]
     grid = (start.shape[1], start.shape[2])
-    sizes = config["constructor"]["block_size"] // 2
-    model = model_of(config, weights, grid_of(sizes), sizes)
+    rows, columns = (windows[:, 2:4].amax(0) + 1).tolist()  # the last cell has the last place
+    assert 2 * rows * columns <= config["constructor"]["block_size"]
+    model = model_of(config, weights, (rows, columns), rows * columns)
     h, w = model.config.grid
     for slot, (i, j, local_i, local_j, row, column) in enumerate(windows.tolist()):
         cells, local = window(grid, (h, w), slot)

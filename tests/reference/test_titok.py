@@ -38,22 +38,20 @@ def trunk(made: dict[str, Any], name: str) -> TrunkConfig:
     return TrunkConfig(sizes["layers"], sizes["heads"], sizes["width"])
 
 
-def tokens_config(made: dict[str, Any]) -> TokensConfig:
-    """Our settings of official ones."""
+def tokens_config(made: dict[str, Any], reads: bool = False) -> TokensConfig:
+    """Our settings of official ones, of a tokenizer whose decoder reads texts or does not."""
     told, size = made["model"]["vq_model"], made["dataset"]["preprocessing"]["crop_size"]
     legacy, constants = told.get("is_legacy", True), made["replaced_constants"]
     proxy = ProxyConfig()
     if legacy:
         pixels = constants["pixel_decoder"]
         assert pixels["num_resolutions"] == len(pixels["channel_mult"])
-        proxy = ProxyConfig(
-            *constants["pixel_codebook"],
-            pixels["hidden_channels"],
-            tuple(pixels["channel_mult"]),
-            pixels["num_res_blocks"],
-        )
+        widths = [pixels["hidden_channels"] * m for m in pixels["channel_mult"]]
+        first = math.gcd(*widths)  # a file tells widths alone
+        levels = tuple(width // first for width in widths)
+        proxy = ProxyConfig(*constants["pixel_codebook"], first, levels, pixels["num_res_blocks"])
     patch, shown = told["vit_enc_patch_size"], told["vit_dec_patch_size"]
-    text = (told["text_context_length"], told["text_embed_dim"]) if "text_embed_dim" in told else ()
+    text = (told.get("text_context_length", 77), told.get("text_embed_dim", 768)) if reads else ()
     known: dict[str, Any] = {
         "size": (size, size),
         "patch": patch,
@@ -79,7 +77,7 @@ TOKENIZERS = [folder for family in FAMILIES for folder in folders(family)]
 @torch.no_grad()
 def test_titok(folder: Path):
     config, weights, io = load(folder)
-    shape = tokens_config(config["constructor"])
+    shape = tokens_config(config["constructor"], reads=config["family"] == "tatitok")
     whole = any(name.startswith("pixel_decoder.") for name in weights)
     if shape.encoder.heads == shape.decoder.heads and (whole or not shape.proxy.vocab):
         options = TiTokFiles(folder, tokenizer_heads=shape.encoder.heads)
@@ -149,12 +147,13 @@ def check_posterior(model: TiTokVAE, config: dict[str, Any], io: Vectors) -> Non
 def generator_config(made: dict[str, Any]) -> TiTokGeneratorConfig:
     """Our settings of official ones."""
     told = made["model"]["generator"]
+    uvit = told["model_type"] == "UViT"  # upstream builds two halves and one between them
     return TiTokGeneratorConfig(
         grid=(1, told["image_seq_len"]),
         vocab=made["model"]["vq_model"]["codebook_size"],
         classes=told["condition_num_classes"],
         network=told["model_type"].lower(),
-        layers=told["num_hidden_layers"],
+        layers=told["num_hidden_layers"] // 2 * 2 if uvit else told["num_hidden_layers"],
         heads=told["num_attention_heads"],
         dim=told["hidden_size"],
         ffn_dim=told["intermediate_size"],
@@ -215,7 +214,7 @@ def guided(told: dict[str, Any], steps: int, scale: float) -> Guidance:
     """Our guidance of upstream's."""
     decay = told["guidance_decay"]
     if decay == "power-cosine":
-        return Guidance(scale, decay, power=told["guidance_scale_pow"])
+        return Guidance(scale, decay, power=told.get("guidance_scale_pow", 3.0))
     scales = ramp(scale, steps) if decay == "linear" else (1 + scale,) * steps
     return Guidance(1 + scale, "list", scales=scales)
 
