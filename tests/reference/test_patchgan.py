@@ -15,8 +15,8 @@ from smalti.train.gan import PatchGAN, adaptive_weight, discriminator_loss, gene
 def test_llamagen_patchgan(folder: Path):
     config, weights, io = load(folder)
     arguments = config["constructor"]
-    assert arguments["input_nc"] == 3
-    model = PatchGAN(arguments["ndf"], arguments["n_layers"])
+    planes = arguments.get("input_nc", 3)
+    model = PatchGAN(arguments.get("ndf", 64), arguments.get("n_layers", 3), planes)
     model.load_state_dict(weights)
     real, fake = io["real"], io["fake"]
     io.check("logits_real_eval", model.eval()(real))

@@ -44,3 +44,5 @@ def test_smallest_image(layers):
     assert net(torch.zeros(1, 3, net.smallest, net.smallest)).shape == (1, 1, 1, 1)
     with pytest.raises(RuntimeError):
         net(torch.zeros(1, 3, net.smallest - 1, net.smallest - 1))
+    maps = PatchGAN(8, layers, planes=5).eval()
+    assert maps(torch.zeros(1, 5, net.smallest, net.smallest)).shape == (1, 1, 1, 1)

@@ -12,11 +12,12 @@ GanLoss = Literal["hinge", "vanilla", "non-saturating"]
 
 
 class PatchGAN(nn.Module):
-    """Images (B, 3, H, W) to one logit per patch, (B, 1, h, w); high means real."""
+    """Images (B, 3, H, W), or maps of so many `planes`, to one logit per patch, (B, 1, h, w); high
+    means real."""
 
-    def __init__(self, channels: int = 64, layers: int = 3) -> None:
+    def __init__(self, channels: int = 64, layers: int = 3, planes: int = 3) -> None:
         super().__init__()
-        parts: list[nn.Module] = [nn.Conv2d(3, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
+        parts: list[nn.Module] = [nn.Conv2d(planes, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
         width = channels
         for i in range(1, layers + 1):
             before, width = width, channels * min(2**i, 8)
