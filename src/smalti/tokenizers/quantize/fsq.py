@@ -40,8 +40,8 @@ class FiniteScalar(nn.Module):
         self.levels, self.vocab = levels, math.prod(levels)
         self.spread = [(n - 1) / 2 for n in levels]
         self.offset = [0.0 if n % 2 else 0.5 for n in levels]
-        ends = torch.tensor(self.spread) * (1 + REACH)
-        self.shift = (torch.tensor(self.offset) / ends).atanh().tolist()  # float32, as upstream
+        half, offset = torch.tensor([self.spread, self.offset], device="cpu")
+        self.shift = (offset / (half * (1 + REACH))).atanh().tolist()  # float32, as upstream
         self.steps = [math.prod(levels[:i]) for i in range(len(levels))]
 
     def bounded(self, z: Tensor) -> Tensor:
