@@ -83,7 +83,8 @@ def test_a_wheel_holds_the_package_and_its_files_alone(tmp_path, monkeypatch):
         p for p in (folder / "smalti").rglob("*") if p.is_file() and "__pycache__" not in p.parts
     ]
     assert names == {path.relative_to(folder).as_posix() for path in kept}
-    assert "smalti/serve/app.py" in names and wheel.stat().st_size < 2e6
+    assert "smalti/serve/app.py" in names and wheel.stat().st_size < 20e6
+    assert {"smalti/data/packs/styles-32.parquet", "smalti/data/packs/LICENSE.md"} <= names
     assert all((ROOT / beside).is_dir() for beside in ("integrations", "deploy"))
 
 

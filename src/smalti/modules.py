@@ -239,7 +239,7 @@ def save_module(module: nn.Module, folder: Path, **extra: Any) -> str:
         return write_module(module, temporary, **extra)
 
 
-def write_module(module: nn.Module, folder: Path, bits: Bits | None = None, **extra: Any) -> str:
+def write_module(module: nn.Module, folder: Path, bits: Bits | None = None, /, **extra: Any) -> str:
     """Write the files of a module into a folder that is being made, and return its fingerprint.
     With `bits` a module whose weights were rounded to them (`nn.stored`) takes no more in it."""
     known, weights, state = identity(module), folder / FILES[1], module.state_dict()

@@ -1,15 +1,19 @@
 """How near drawn pictures are to those that were learned."""
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(ROOT / "benchmarks"))
     import starter
+    import styles_pack
 
 
 def noise(count: int, seed: int) -> torch.Tensor:
@@ -28,6 +32,16 @@ def test_a_copy_is_found_and_other_pictures_are_none():
     assert found["nearest_real"] == pytest.approx(usual.median().item())
     black, white = torch.zeros(1, 3, 32, 32), torch.full((1, 3, 32, 32), 255.0)
     assert starter.nearest(black, white)[0].item() == pytest.approx(1.0)
+
+
+def test_packed_pictures_are_off_by_one_at_most():
+    image = Image.fromarray(noise(1, 4)[0].permute(1, 2, 0).numpy())
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    packed = np.asarray(Image.open(io.BytesIO(styles_pack.small(file.getvalue(), 16))), int)
+    wanted = np.asarray(image.resize((16, 16), Image.Resampling.BOX), int)
+    assert packed.shape == (16, 16, 3) and np.abs(packed - wanted).max() == 1
+    assert len(np.unique(packed)) <= 128
 
 
 def test_captions_are_spread():

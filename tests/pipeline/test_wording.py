@@ -97,8 +97,7 @@ def test_a_folder_keeps_them_and_commands_take_them(pipe, tmp_path, capsys):
         main([*given, *options])
         return texts(json.loads(capsys.readouterr().out)["images"])
 
-    assert drawn("--text", "red heart", "--style", "fluent") == ["red heart, fluent3d"]
-    assert drawn("--class", "1", "--style", "noto") == ["Food & Drink, noto"]
+    assert drawn("--class", "1", "--style", "fluent") == ["Food & Drink, fluent3d"]
     assert drawn() == CLASSES
     with pytest.raises(SystemExit) as stop:
         main([*given, "--text", "x", "--style", "pixel"])
