@@ -38,8 +38,10 @@ def _gemma(told: Settings) -> dict[str, Any]:
 
 
 def _width(told: Settings) -> dict[str, Any]:
-    """The width of a head, where settings say it: `hidden_size` / `num_attention_heads` else."""
-    return {"head_dim": told.get("head_dim") or 0}
+    """The width of a head, where settings say another than `hidden_size` / `num_attention_heads`,
+    which is 0."""
+    width, usual = told.get("head_dim") or 0, told["hidden_size"] // told["num_attention_heads"]
+    return {"head_dim": 0 if width == usual else width}
 
 
 def _phi(told: Settings) -> dict[str, Any]:

@@ -83,8 +83,9 @@ class Halved:
         self.copy = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
 
     def __call__(self, x: Tensor, bias: Tensor | None, gelu: Gelu = "") -> Tensor:
-        out = torch.ops.quantized.linear_dynamic_fp16(x.float(), self.copy)
-        return _after(out, bias, gelu).to(x.dtype)
+        rows = x.float().reshape(-1, x.shape[-1])  # FBGEMM takes no vector
+        out = torch.ops.quantized.linear_dynamic_fp16(rows, self.copy)
+        return _after(out.view(*x.shape[:-1], out.shape[-1]), bias, gelu).to(x.dtype)
 
 
 class Rounded:

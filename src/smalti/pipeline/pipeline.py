@@ -127,8 +127,8 @@ class Pipeline(CodedPipeline):
         return "unconditional-image-generation" if self.map is None else "image-to-image"
 
     def example(self, name: str) -> str:
-        what = '"a red flower"' if self.text is not None else f"classes=[{self.classes[0]!r}]"
-        what = what if self.map is None else 'map="map.png"'
+        what = '"a red flower"' if self.text is not None else 'map="map.png"'
+        what = f"classes=[{self.classes[0]!r}]" if self.classes else what
         return f'pipe = smalti.load("{name}")\npipe({what}, n=1)[0].save("picture.png")'
 
     # -- drawing
