@@ -65,9 +65,11 @@ def test_a_cache_keeps_all_texts_of_a_picture(cache, source):
     assert cache.holdout == pytest.approx(1 / 3), "an emoji in both styles"
 
 
-def test_a_pipeline_is_told_of_classes_and_styles(cache):
+def test_a_pipeline_is_told_of_classes_and_styles(cache, monkeypatch):
     assert wording(cache) == {"text_classes": ["Smileys", "Food"], "styles": ["noto", "twemoji"]}
     assert "Twemoji, (c)" in str(origin(cache, None)["credit"])
+    monkeypatch.setattr(cache, "wordings", False)  # its captions alone are learned
+    assert wording(cache) == {"styles": ["noto", "twemoji"]}
 
 
 def test_a_frozen_encoder_and_a_cache_of_captions_are_refused(cache, tmp_path):

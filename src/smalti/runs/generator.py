@@ -438,8 +438,10 @@ def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, str | float]:
 
 
 def wording(cache: TokenCache) -> dict[str, list[str]]:
-    """What prompts may be made of, by what a cache holds: names of classes, and styles."""
-    found = cache.classes, styles_of(cache.source, cache.keys(np.arange(len(cache))))
+    """What prompts may be made of, by what a cache holds: names of classes, where more is learned
+    than captions, and styles."""
+    classes = cache.classes if cache.wordings else []
+    found = classes, styles_of(cache.source, cache.keys(np.arange(len(cache))))
     return {key: names for key, names in zip(KEYS, found, strict=True) if names}
 
 
