@@ -201,7 +201,9 @@ def test_info_says_what_everything_is(work, pipeline, capsys):
     assert capsys.readouterr().out.startswith("kind: pipeline\n")
 
 
-@pytest.mark.parametrize("system", ["llamagen", "rar", "var"])
+@pytest.mark.parametrize(
+    "system", ["llamagen", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rar", "var"))]
+)
 def test_demo_on_a_folder(tmp_path, monkeypatch, capsys, system):
     first, second = DEMOS[system].tokenizer(), DEMOS[system].generator()
     inside = {"dim": 4} if system == "var" else {"latent": 8}

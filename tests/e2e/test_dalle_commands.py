@@ -52,8 +52,8 @@ def test_a_text_is_drawn_and_edited(work, tmp_path, capsys):
     words = ["edit", pipe, "--image", str(pictures[0]), "--text", "a star"]
     main([*words, "--extend", "right=8", "--out", str(tmp_path / "edited.png")])
     assert (tmp_path / "edited.png").is_file()
-    line = mistake(capsys, "sample", pipe, "--classes", "99", "--out", tmp_path / "no.png")
-    assert "class" in line and "99" in line
+    line = mistake(capsys, "sample", pipe, "--classes", "0", "--out", tmp_path / "no.png")
+    assert "texts" in line or "text" in line
 
 
 def test_a_folder_without_a_text_tokenizer_is_refused(work, tmp_path, capsys):

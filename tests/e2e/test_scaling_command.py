@@ -84,6 +84,7 @@ def test_what_a_ladder_leaves_behind(ladder):
         assert image.size == (1200, 432)
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_used_again(ladder, tokenizer, unplotted, capsys):
     before = {p: p.stat().st_mtime_ns for p in ladder.glob("layers-*/**/*") if p.is_file()}
     first = json.loads((ladder / "scaling.json").read_text())
@@ -97,6 +98,7 @@ def test_what_is_finished_is_used_again(ladder, tokenizer, unplotted, capsys):
     assert json.loads(capsys.readouterr().out) == first
 
 
+@pytest.mark.slow
 def test_a_ladder_that_was_cut_off_goes_on(ladder, tokenizer, unplotted, tmp_path, capsys):
     """As if killed in the third size after its checkpoint; that gives the same numbers."""
     first = json.loads((ladder / "scaling.json").read_text())
@@ -117,6 +119,7 @@ def test_a_ladder_that_was_cut_off_goes_on(ladder, tokenizer, unplotted, tmp_pat
         assert new == old
 
 
+@pytest.mark.slow
 def test_a_ladder_grows(ladder, tokenizer, unplotted):
     before = (ladder / "layers-01" / "metrics.jsonl").stat().st_mtime_ns
     report = again(ladder, tokenizer, "--sizes", "6", "2", "1", "4", "3", "1")

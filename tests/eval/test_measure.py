@@ -156,6 +156,7 @@ class Back:
             yield (images.float() * 0.9).round().to(torch.uint8)
 
 
+@pytest.mark.slow
 def test_reconstructions_are_resampled_with_their_pictures(tmp_path):
     """So the interval is that of other pictures: far narrower than that of either set alone."""
 
@@ -303,6 +304,7 @@ def test_intervals_do_not_hang_on_the_order_of_pictures(count):
     assert max(widths) < 1.6 * min(widths)
 
 
+@pytest.mark.slow
 def test_intervals_do_not_hang_on_the_number_of_blocks_nor_on_what_waits(monkeypatch):
     """Of samples of the reference's own kind, of which the distance is mostly bias."""
     how, each = How(level=2, draws=200, batch=16), 16 * 48 * 48 * 8

@@ -100,6 +100,7 @@ def test_finetune_leaves_a_pipeline_with_other_classes(trained, tmp_path, rank):
         assert image.size == (4 * 66 + 2, 4 * 66 + 2)
 
 
+@pytest.mark.slow
 def test_text_draws_each_prompt_in_a_column(tmp_path):
     prompts = ["a small red heart in the centre", "a large blue star at the top left"]
     options = ["--negative", "a green square", "--out", tmp_path]

@@ -238,6 +238,7 @@ def trained(kind: Kind, modes: Tensor) -> DiffusionHead:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_trained_head_draws_every_mode_with_every_solver(kind):
     modes = torch.tensor([[1.5, 0.5], [-0.5, 1.5], [0.0, -1.0]])
     head, n = trained(kind, modes), 300

@@ -187,6 +187,7 @@ def test_what_cannot_be_is_refused():
         tiny().fitted(TokenSpec(((2, 3),), 16), 50, Marks())
 
 
+@pytest.mark.slow
 def test_what_is_learned_is_drawn(model):
     """A document by heart: its picture is then the likeliest one, read and drawn stack by stack."""
     torch.manual_seed(0)

@@ -182,6 +182,7 @@ def test_the_loss_is_that_of_all_positions_with_known_ones_left_out(model):
     assert torch.equal(complete, torch.zeros_like(complete))
 
 
+@pytest.mark.slow
 def test_the_loss_falls():
     torch.manual_seed(0)
     model = MAR(TINY).train()

@@ -256,6 +256,7 @@ def test_each_loss_has_its_gradient(model):
     assert reached == {"text": shared, "diffusion": shared | {"head"}}
 
 
+@pytest.mark.slow
 def test_it_learns_to_draw_in_any_order_and_to_say_what_it_sees():
     """Four texts, the picture of each, and what an eye sees of it."""
     torch.manual_seed(0)

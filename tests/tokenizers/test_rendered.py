@@ -104,6 +104,7 @@ def test_training_reaches_every_weight_of_the_renderer_alone(kind):
     assert still and all(name.startswith("vit.") for name in still)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_pictures_come_back():
     tokenizer = made(size=(8, 8), evaluations=4)
     objective = RenderingConfig(cond_dropout=0.0).objective(tokenizer, 0, 10)

@@ -41,9 +41,8 @@ def pairs(goal, count=8):
     return {"images": colours.expand(-1, -1, 16, 16).contiguous(), "text_tokens": texts}
 
 
-@pytest.mark.parametrize(
-    ("kind", "steps"), [("softmax", 80), pytest.param("sigmoid", 160, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "steps"), [("softmax", 80), ("sigmoid", 160)])
 def test_the_loss_falls_and_texts_find_their_pictures(kind, steps):
     goal = objective(kind)
     batch = pairs(goal)

@@ -92,6 +92,7 @@ def test_the_adaptive_weight_leaves_the_divergence_out():
     assert plain.logs["adversarial_weight"].item() == pytest.approx(wanted.item(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_weight_of_the_divergence_pulls():
     found = {}
     for weight in (0.0, 1.0):
