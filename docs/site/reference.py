@@ -123,7 +123,7 @@ def api_pages() -> dict[str, str]:
     """What `import smalti` has, then each room."""
     names = [getattr(smalti, name) for name in smalti.__all__]
     public = [f"::: {item.__module__}.{item.__qualname__}" for item in names]
-    rooms = [p.stem for p in sorted(SOURCE.iterdir()) if p.is_dir() or p.suffix == ".py"]
+    rooms = [p.stem for p in sorted(SOURCE.iterdir()) if p.suffix == ".py" or any(p.glob("*.py"))]
     rooms = [r for r in rooms if r not in OWN and not r.startswith("_") and r != "py"]
     made = {"api/index.md": "\n\n".join(["# import smalti", *public]) + "\n"}
     made["api/contracts.md"] = "# Contracts\n\n" + _modules(CONTRACTS)
