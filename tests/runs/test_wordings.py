@@ -17,8 +17,9 @@ from smalti.models.maskbit import MaskBitConfig
 from smalti.pictures import save_png, to_pil
 from smalti.recipes.base import DataConfig, TokenizerRecipe
 from smalti.recipes.starter import emoji64, emoji64_tokenizer
+from smalti.runs.codes import require_wordings
 from smalti.runs.encode import encode
-from smalti.runs.generator import origin, require_wordings, wording
+from smalti.runs.generator import origin, wording
 from smalti.runs.image_coder import Coder
 from smalti.text import byte_words as byte_level
 from smalti.tokenizers import vqgan

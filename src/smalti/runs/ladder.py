@@ -31,11 +31,11 @@ from smalti.files import LOCK, write_json
 from smalti.models.generator import GeneratorConfig
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe
+from smalti.runs.codes import open_codes
 from smalti.runs.folder import check, claim
 from smalti.runs.generator import (
     fitted,
     objective_of,
-    open_codes,
     open_encoder,
     open_map,
     open_parts,
