@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from smalti.cli.drawing import chosen, picture
+from smalti.cli.drawing import chosen
+from smalti.cli.placing import picture
 from smalti.cli.running import FLAT, Run, opened
 from smalti.cli.terminal import shown
 from smalti.files import LOCK, check_output, lock
