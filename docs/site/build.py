@@ -24,7 +24,13 @@ import systems
 from systems import ROOT
 
 NAV: dict[str, tuple[str, ...]] = {
-    "Start": ("README.md", "docs/quickstart.md", "docs/install.md", "docs/gallery.md"),
+    "Start": (
+        "README.md",
+        "docs/quickstart.md",
+        "docs/starter.md",
+        "docs/install.md",
+        "docs/gallery.md",
+    ),
     "How to": (
         *("docs/how-to.md", "docs/commands.md", "docs/training.md", "docs/text-to-image.md"),
         *("docs/unified.md", "docs/serving.md", "docs/serving-nodes.md"),
