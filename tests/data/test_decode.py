@@ -177,6 +177,7 @@ def test_cmyk_jpeg_whose_inks_are_inverted_as_adobe_does():
     assert red[0] > 200 and max(red[1:]) < 60
 
 
+@pytest.mark.slow
 def test_a_huge_picture_is_used_without_a_word(tmp_path):
     Image.new("1", (10_000, 9_000), 1).save(tmp_path / "huge.png")
     code = (

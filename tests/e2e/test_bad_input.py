@@ -392,6 +392,7 @@ def test_a_full_disk_while_a_checkpoint_is_written(tmp_path, monkeypatch, capsys
 # -- signals and pipes
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_training(tmp_path):
     folder = tmp_path / "run"
     long = [*TOKENIZER, "--train.steps", "100000", "--train.save-every", "20"]
@@ -457,6 +458,7 @@ def test_ctrl_c_while_drawing(pipeline, tmp_path, monkeypatch, capsys):
     assert len(drawn) == 3 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_broken_pipe_is_no_traceback(pipeline):
     read, write = os.pipe()
     os.close(read)

@@ -178,9 +178,10 @@ def test_a_file_of_no_kind_says_what_it_lacks(files, tmp_path, capsys, slot):
     [
         ("rar", {"guidance": 4.0, "schedule": "constant", "top_k": 0, "top_p": 1.0}),
         ("var", {"guidance": 2.5, "schedule": "linear", "top_k": 900, "top_p": 0.96}),
-        (
+        pytest.param(
             "mar",
             {"guidance": 3.0, "schedule": "linear", "steps": 16},
+            marks=pytest.mark.slow,
         ),
     ],
 )

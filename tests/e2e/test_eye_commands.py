@@ -73,6 +73,7 @@ def test_a_model_with_an_eye_draws_reads_and_changes_pictures(work, tmp_path, ca
     assert Image.open(tmp_path / "e.png").size == (16, 16)
 
 
+@pytest.mark.slow
 def test_documents_are_seen_once_and_a_run_goes_on(work, tmp_path, capsys):
     eye = load_eye(work / "e" / "towers")
     assert DocumentCache(work / "m" / "documents.arrow").eye == fingerprint(eye)
@@ -92,6 +93,7 @@ def test_documents_are_seen_once_and_a_run_goes_on(work, tmp_path, capsys):
     assert not (tmp_path / "c" / "pipeline" / "eye").exists()
 
 
+@pytest.mark.slow
 def test_a_model_draws_latents_in_any_order_and_reads_by_an_eye(work, tmp_path, capsys):
     numbers = "--model.size 16 16 --model.channels 8 --model.latent 4 --train.steps 4".split()
     main(["train", "shapes_klvae_2x2", "--data.source", "shapes:64", *numbers, *TRAIN, "--out",

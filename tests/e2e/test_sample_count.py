@@ -242,6 +242,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(folder, tmp_path, capsys):
     assert out.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_ctrl_c_of_the_real_command(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "smalti.devices.named.fast_bf16", fast_bf16

@@ -80,6 +80,7 @@ def test_the_encoder_learns_too(work):
     assert stored.keys() == fresh.keys()
 
 
+@pytest.mark.slow
 def test_encode_keeps_features_that_a_run_with_t5_learns_from(work, t5, tmp_path, capsys):
     tokenizer, codes = work / "t" / "tokenizer", tmp_path / "codes.arrow"
     given = ["--tokenizer", tokenizer, "--out", codes, "--no-flip"]

@@ -162,6 +162,7 @@ def test_a_voice_prints_what_is_new(capsys):
     assert capsys.readouterr().out == "a red cat\na red car\nit is\n"
 
 
+@pytest.mark.slow
 def test_transfusion_trains_by_command(work, tmp_path, capsys):
     kl = "--model.size 16 16 --model.channels 8 --model.latent 4 --train.steps 4".split()
     main(["train", "shapes_klvae_2x2", "--data.source", "shapes:64", *kl, *TRAIN, "--out",

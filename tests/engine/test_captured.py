@@ -88,6 +88,7 @@ def test_recorded_draws_that_lose_something_are_the_same(name):
             check(model, request(model, seed, pruning=pruning, parallel=parallel))
 
 
+@pytest.mark.slow
 def test_a_recording_serves_many_steps_of_many_requests():
     model = build(llamagen.LlamaGen, replace(llamagen.tiny(), grid=(10, 20)))
     for more in ({}, {"guidance": Guidance(2.0)}, {"guidance": Guidance(2.0, "cosine")}):

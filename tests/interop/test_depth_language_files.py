@@ -173,6 +173,7 @@ def released(folder: Path, settings: dict[str, Any] = SETTINGS) -> tuple[Any, An
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_tower_of_vila_u_sees_as_transformers_does(tmp_path):
     _, tower, _ = released(tmp_path / "vila")
     words = ["--tokenizer", str(tmp_path / "vila"), "--heads", "2"]

@@ -245,6 +245,7 @@ def test_mistakes_are_one_line(folder, tmp_path, monkeypatch, capsys, options, w
     assert stop.value.code == 2 and words in line
 
 
+@pytest.mark.slow
 def test_a_long_prompt_is_one_line_at_the_command_line(folder, tmp_path):
     command = [sys.executable, "-m", "smalti", "sample", folder, "--n", "2", "--batch", "1"]
     command += ["--text", "x" * 10_000, "--out", str(tmp_path / "a.png")]

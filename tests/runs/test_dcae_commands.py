@@ -29,6 +29,7 @@ def opened(folder):
     return load_module(folder / "tokenizer", modules.TOKENIZERS)[0]
 
 
+@pytest.mark.slow
 def test_its_stages_and_a_picture(run, tmp_path):
     first, report = opened(run), json.loads((run / "report.json").read_text())
     assert report["scale"] == first.config.scale == 1 / report["latent_std"]

@@ -65,6 +65,7 @@ def test_the_other_order_needs_the_other_objective(tmp_path):
         train(wrong, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_texts_and_lora(tmp_path):
     base, words = recipe(tmp_path, "continuous", "random"), byte_level.tiny()
     model = replace(base.model, classes=0, text_length=2, aligner_layers=1)

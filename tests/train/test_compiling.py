@@ -25,6 +25,7 @@ def without_a_compiler(monkeypatch):
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
 
 
+@pytest.mark.slow
 def test_training_with_compiled_blocks_is_the_same(tmp_path):
     config, calls = replace(CONFIG, steps=3), []
     plain = fit(generator(), Codes(), tmp_path / "plain", config)
