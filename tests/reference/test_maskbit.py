@@ -114,7 +114,7 @@ def check_tokenizer(model: MaskBitVQGAN, told: dict[str, Any], io: Vectors) -> N
     # a difference of two entropies, of at most log 2 nats of each bit
     most = told["entropy_loss_weight"] * model.spec.bits * math.log(2)
     io.check("train_entropy_loss", entropy, size=most)
-    io.check("train_quantizer_loss", commitment + entropy, size=max(most, commitment.item()))
+    io.check("train_quantizer_loss", commitment + entropy, size=most or commitment.item())
 
 
 def lost_below(model: MaskBitVQGAN, latent: Tensor) -> Tensor:
