@@ -116,3 +116,17 @@ def test_a_folder_of_that_name_is_told(tmp_path, monkeypatch, capsys):
     (tmp_path / "styles").mkdir()
     assert len(open_source("styles")) == 6
     assert "styles is the built-in source; ./styles is the folder" in capsys.readouterr().err
+
+
+def test_other_pictures_of_the_same_names_are_another_source(tmp_path):
+    noisy = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    images = []
+    for pixels in noisy:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "WEBP", lossless=True)
+        images.append(file.getvalue())
+    files = written(tmp_path / "a.parquet"), written(tmp_path / "b.parquet", image=images)
+    first, again, other = (
+        open_source(f"styles:{file}").fingerprint() for file in (files[0], *files)
+    )
+    assert first == again != other

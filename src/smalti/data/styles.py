@@ -122,4 +122,5 @@ class Styles:
         return 0
 
     def fingerprint(self) -> str:
-        return digest([self.classes, *describe(self)])
+        sizes = [len(data) for data in self._table["image"].to_pylist()]
+        return digest([self.classes, sizes, *describe(self)])
