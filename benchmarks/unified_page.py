@@ -21,7 +21,8 @@ TITLES = {
 }
 ASKED = {
     "draw": "draw",
-    "caption": "describe",
+    "caption": "caption",
+    "describe": "describe several",
     "ask": "answer",
     "edit": "change",
     "riddle": "riddles",

@@ -160,6 +160,20 @@ def test_several_questions_about_one_picture_differ_and_have_one_answer():
     assert (min(counts), max(counts)) == (1, QUESTIONS)
 
 
+def test_what_there_is_is_told_as_one_reads():
+    crowds = []
+    for script in scripts("describe", 60):
+        scene, question, told = contents(script)
+        assert question == "What is there?\n" and script.parts[-1][1]
+        assert sorted(told.split(", ")) == sorted(shape.caption for shape in scene.shapes)
+        rows = ["bottom" in part for part in told.split(", ")]
+        assert rows == sorted(rows)
+        lefts = [["right" in p for p in told.split(", ") if ("bottom" in p) is b] for b in rows]
+        assert all(line == sorted(line) for line in lefts)
+        crowds.append(len(scene.shapes))
+    assert crowds.count(3) > crowds.count(2) > crowds.count(1) > 0
+
+
 def test_a_story_goes_on_from_what_was_there():
     for script in scripts("story", 30):
         parts = contents(script)
@@ -227,7 +241,7 @@ def test_pieces_are_the_script_drawn():
     assert len(open_documents("shapes-all")) == 10_000
     for i in range(20):
         script, document = documents.script(i), documents[i]
-        assert documents.task(i) == script.task == TASKS[i % 10]
+        assert documents.task(i) == script.task == TASKS[i % len(TASKS)]
         for (content, learned), piece in zip(script.parts, document, strict=True):
             assert piece.learned == learned
             if isinstance(content, str):

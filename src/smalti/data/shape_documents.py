@@ -1,10 +1,10 @@
 """Documents of drawn shapes in every direction, each with an oracle that judges a model's answer.
 
-`shapes-all:COUNT` mixes, in turns of ten: captions to draw and pictures to describe, questions
-about one to three shapes, one or several, instructions to edit, stories in which one shape changes,
-facts of the world, and riddles: "draw a small heart in the colour of the sea at the top left",
-whose colour no picture of training says (`shape_facts`). Document i depends on the seed and i
-alone.
+`shapes-all:COUNT` mixes, in turns of twelve: captions to draw and pictures to describe, questions
+about one to three shapes, one or several, and all that there is of them, instructions to edit,
+stories in which one shape changes, facts of the world, and riddles: "draw a small heart in the
+colour of the sea at the top left", whose colour no picture of training says (`shape_facts`).
+Document i depends on the seed and i alone.
 `shapes-all:COUNT:TASK,TASK` takes turns of these tasks alone.
 
 A document is written down as a `Script` first, whose last part is the answer; pictures are drawn
@@ -20,21 +20,26 @@ from typing import NamedTuple
 import numpy as np
 
 from smalti.data.documents import CAPTION, Doc, Piece, asked
-from smalti.data.drawn_shapes import PIXELS, Attributes, recognise
+from smalti.data.drawn_shapes import PIXELS, POSITIONS, Attributes, recognise
 from smalti.data.shape_facts import KNOWN, WITHHELD, Fact
 from smalti.data.shape_scenes import MOST, VALUES, Scene, any_scene, one_of
 from smalti.data.source import digest
 from smalti.data.transforms import center_crop
 
 TASKS = (
-    *("draw", "caption", "ask", "edit", "riddle"),
-    *("questions", "edit", "questions", "story", "fact"),
+    *("draw", "caption", "ask", "edit", "riddle", "describe"),
+    *("questions", "edit", "questions", "story", "fact", "describe"),
 )
 """Document i is of the task i modulo their number."""
+CROWDS = (1, 2, 2, 3, 3, 3)
+"""How many shapes a picture has about which much is said, each as likely: which shape has what is
+learned from those of several."""
 QUESTIONS = 8
 """At most so many about one picture."""
 COUNTS = ("one", "two", "three")
 """How many shapes a picture has, in words."""
+ALL = "What is there?"
+"""Asks for the captions of all shapes."""
 KEPT = 5.0
 """So many levels of 255, on average, may what an edit should keep differ from what it was."""
 
@@ -103,7 +108,7 @@ def questions_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A picture of one to three shapes, and some questions about it, each with the answer to
     write. A picture costs many positions and an answer few, so much is learned of one. As after
     any number of questions there may be no more, an answer's end is learned in all of them."""
-    scene = any_scene(rng, seed, int(rng.integers(1, MOST + 1)))
+    scene = any_scene(rng, seed, one_of(rng, CROWDS))
     some = [pair for pairs in questions(scene.shapes).values() for pair in pairs]
     parts: list[tuple[Content, bool]] = [(scene, False)]
     for i in rng.permutation(len(some))[: rng.integers(1, QUESTIONS + 1)]:
@@ -111,6 +116,20 @@ def questions_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
         before = "\n" if len(parts) > 1 else ""  # as in a conversation
         parts += [(before + asked(question), False), (answer, True)]
     return Script("questions", tuple(parts))
+
+
+def describe_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
+    """A picture of one to three shapes, and the captions of all of them to write, as one reads:
+    line by line from the left. Many words of an answer teach what few questions would."""
+    scene = any_scene(rng, seed, one_of(rng, CROWDS))
+    told = ", ".join(shape.caption for shape in sorted(scene.shapes, key=_reading))
+    return Script("describe", ((scene, False), (asked(ALL), False), (told, True)))
+
+
+def _reading(shape: Attributes) -> tuple[float, float]:
+    """What orders shapes as one reads them."""
+    x, y = POSITIONS[shape.position]
+    return y, x
 
 
 def edit_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
@@ -161,6 +180,7 @@ SCRIPTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Script]] = {
     "caption": caption_script,
     "ask": ask_script,
     "questions": questions_script,
+    "describe": describe_script,
     "edit": edit_script,
     "story": story_script,
     "fact": fact_script,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from smalti.data.shape_documents import Script, ShapeDocuments, check
 
-ASKED = ("draw", "caption", "ask", "edit", "riddle", "withheld riddle", "fact")
+ASKED = ("draw", "caption", "ask", "describe", "edit", "riddle", "withheld riddle", "fact")
 """Tasks that have one right answer."""
 
 

@@ -114,7 +114,7 @@ def emoji_chameleon() -> UnifiedRecipe:
 def shapes_chameleon() -> UnifiedRecipe:
     """A small model of one vocabulary that draws, describes, answers, edits and tells of shapes.
 
-    smalti train shapes_vqgan --out runs/shapes-tokenizer
+    smalti train shapes_vqgan --data.source scenes:10000 --out runs/shapes-tokenizer
     smalti train shapes_chameleon --tokenizer runs/shapes-tokenizer/tokenizer --out runs/chameleon
     """
     return UnifiedRecipe(
@@ -124,11 +124,11 @@ def shapes_chameleon() -> UnifiedRecipe:
         objective=JointConfig(text=3.0, cond_dropout=0.05),
         sampling=Sampling.of(guidance=2.0, top_p=0.9),
         train=TrainConfig(
-            steps=5000,
+            steps=8000,
             batch=8,
             optim=OptimConfig(lr=1e-3, schedule="cosine", warmup=300),
-            eval_every=1000,
-            preview_every=2500,
+            eval_every=1600,
+            preview_every=4000,
             save_every=500,
         ),
     )

@@ -59,7 +59,7 @@ def small(dim: int = 192, layers: int = 6) -> LanguageConfig:
 def shapes_emu3() -> UnifiedRecipe:
     """A small Emu3, which says a picture's size before it and ends each of its lines.
 
-    smalti train shapes_vqgan --out runs/shapes-tokenizer
+    smalti train shapes_vqgan --data.source scenes:10000 --out runs/shapes-tokenizer
     smalti train shapes_emu3 --tokenizer runs/shapes-tokenizer/tokenizer --out runs/emu3
     """
     recipe = shapes_chameleon()

@@ -94,7 +94,7 @@ def small(dim: int = 192, layers: int = 6) -> LanguageConfig:
 def shapes_janus() -> UnifiedRecipe:
     """A small model that reads shapes as a SigLIP sees them and draws them as codes.
 
-    smalti train shapes_vqgan --out runs/shapes-tokenizer
+    smalti train shapes_vqgan --data.source scenes:10000 --out runs/shapes-tokenizer
     smalti train shapes_siglip --out runs/siglip
     smalti train shapes_janus --tokenizer runs/shapes-tokenizer/tokenizer \\
         --eye runs/siglip/towers --out runs/janus

@@ -63,7 +63,7 @@ def small(dim: int = 192, layers: int = 6) -> LanguageConfig:
 def shapes_show_o() -> UnifiedRecipe:
     """A small model that writes text word by word and draws shapes by revealing codes.
 
-    smalti train shapes_vqgan --out runs/shapes-tokenizer
+    smalti train shapes_vqgan --data.source scenes:10000 --out runs/shapes-tokenizer
     smalti train shapes_show_o --tokenizer runs/shapes-tokenizer/tokenizer --out runs/show-o
     """
     return replace(
