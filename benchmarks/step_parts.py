@@ -1,6 +1,7 @@
-"""Parts of a decode step beside what they were: filters, attention of one query, GELU, bias.
+"""Parts of a step beside what they were: filters, attention of one query, GELU, bias, and training's
+attention.
 
-    python benchmarks/step_parts.py [--rounds 15]
+    python benchmarks/step_parts.py [--rounds 15] [--only NAME]
 
 Old and new alternate in one process on one thread; a JSON line for each case has the median and the
 least CPU time in ms of either, so that it can be run on a busy machine.
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common import report
+from smalti.nn.attention import _explicit
 from smalti.nn.linear import Linear, fused, packed
 from smalti.sampling.filters import keep
 
@@ -64,6 +66,24 @@ def bias(rows: int, dim: int) -> tuple[Run, Run]:
     return (lambda: layer(x) + more), (lambda: fused(layer, x, more))
 
 
+def training(*shape: int) -> tuple[Run, Run]:
+    """Attention forward and backward, of (B, H, n, head_dim): two products and a softmax, fused."""
+    with torch.inference_mode(False):
+        q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
+
+    def run(attended: Run) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.autograd.grad(attended().sum(), (q, k, v))[0]
+
+    def old() -> Tensor:
+        return _explicit(q, k, v, None, True, None, 0.0)
+
+    def new() -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    return (lambda: run(old)), (lambda: run(new))
+
+
 CASES: dict[str, Callable[[], tuple[Run, Run]]] = {
     "top-k 2000, top-p 0.95 of 8 x 16384": lambda: filters(8, 16384, 2000),
     "top-k 900, top-p 0.95 of 256 x 4096": lambda: filters(256, 4096, 900),
@@ -74,6 +94,11 @@ CASES: dict[str, Callable[[], tuple[Run, Run]]] = {
     "product and tanh GELU, 512 x 1024 x 4096": lambda: gelu(512, 1024, "tanh"),
     "product and GELU, 128 x 768 x 3072": lambda: gelu(128, 768, "none"),
     "product and bias, 512 x 1024 x 3072": lambda: bias(512, 1024),
+    "training's attention, 16 x 8 x 65 x 64": lambda: training(16, 8, 65, 64),
+    "training's attention, 16 x 4 x 130 x 40": lambda: training(16, 4, 130, 40),
+    "training's attention, 8 x 6 x 300 x 32": lambda: training(8, 6, 300, 32),
+    "training's attention, 16 x 8 x 256 x 64": lambda: training(16, 8, 256, 64),
+    "training's attention, 4 x 12 x 576 x 64": lambda: training(4, 12, 576, 64),
 }
 
 
@@ -81,9 +106,13 @@ CASES: dict[str, Callable[[], tuple[Run, Run]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description="parts of a decode step, old and new")
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--only", default="", help="a part of the names of cases")
+    options = parser.parse_args()
+    rounds = options.rounds
     torch.set_num_threads(1)
     for name, make in CASES.items():
+        if options.only not in name:
+            continue
         pair = make()
         times: dict[str, list[float]] = {"old": [], "new": []}
         for i in range(rounds + 1):

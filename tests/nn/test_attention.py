@@ -75,8 +75,10 @@ def test_bfloat16(kv_heads, masked, n, native, monkeypatch):
 @pytest.mark.parametrize("kind", ["plain", "mask", "causal"])
 @pytest.mark.parametrize("kv_heads", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_training(kind, kv_heads, dtype):
-    """With gradients, which a CPU computes in another way."""
+@pytest.mark.parametrize("fused", [0, 1 << 40])
+def test_training(kind, kv_heads, dtype, fused, monkeypatch):
+    """With gradients, which a CPU computes in another way for few scores than for many."""
+    monkeypatch.setattr(attention, "FUSED", fused)
     leaves = [x.to(dtype).requires_grad_() for x in qkv(4, kv_heads, 6, 6)]
     causal = torch.ones(6, 6, dtype=torch.bool).tril()
     padding = torch.arange(6) < torch.tensor([6, 3])[:, None]
@@ -91,6 +93,19 @@ def test_training(kind, kv_heads, dtype):
     ours = torch.autograd.grad((out * weights).sum(), leaves)
     for got, want in zip(ours, torch.autograd.grad((expected * weights).sum(), exact), strict=True):
         close(got, want, 1e-5 if tight else 0.1)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_many_scores_are_trained_by_the_fused_kernel(dropout, monkeypatch):
+    plain = list[Tensor]()
+    explicit = attention._explicit
+    monkeypatch.setattr(
+        attention, "_explicit", lambda *args: plain.append(args[0]) or explicit(*args)
+    )
+    few, many = (torch.randn(1, 2, n, 8).requires_grad_() for n in (8, 1024))
+    attend(few, few, few)
+    attend(many, many, many, dropout=dropout)
+    assert len(plain) == 1 + (dropout > 0)
 
 
 def test_a_masked_key_has_no_influence():
