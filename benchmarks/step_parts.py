@@ -1,5 +1,5 @@
-"""Parts of a step beside what they were: filters, attention of one query, GELU, bias, and training's
-attention.
+"""Parts of a step beside what they were: filters, GELU, bias, attention of one query and
+of training.
 
     python benchmarks/step_parts.py [--rounds 15] [--only NAME]
 
