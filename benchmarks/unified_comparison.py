@@ -35,6 +35,7 @@ from smalti.config import read_json
 from smalti.data.document_file import DocumentCache
 from smalti.data.documents import open_documents
 from smalti.data.shape_documents import TASKS, ShapeDocuments
+from smalti.devices.rates import counted
 from smalti.eval.shape_answers import ASKED, interval, judged
 from smalti.loading import load_eye, load_tokenizer, load_unified
 from smalti.models.eye import Eye
@@ -254,16 +255,13 @@ def bits_per_byte(pipe: UnifiedPipeline, count: int = 200) -> float:
 
 def drawing_costs(pipe: UnifiedPipeline) -> dict[str, float]:
     """Operations and seconds of a picture of a text, one at a time."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     text = "a small red heart in the centre"
-    with FlopCounterMode(display=False) as counter:
-        pipe(text)
+    operations = counted(lambda: pipe(text))
     began = time.perf_counter()
     for seed in range(4):
         pipe(text, seed=seed)
     return {
-        "draw_gflop": counter.get_total_flops() / 1e9,
+        "draw_gflop": operations / 1e9,
         "draw_seconds": (time.perf_counter() - began) / 4,
     }
 

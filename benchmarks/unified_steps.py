@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from common import report
 from smalti import modules
 from smalti.codes import Cond, TokenSpec
+from smalti.devices.rates import counted
 from smalti.engine import mixed
 from smalti.engine.step import Request
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
@@ -46,13 +46,6 @@ from smalti.train.joint import batch_of
 WORDS, MARKS = 512, Marks(0, (1,), 2)
 SIGHT = Sight(TokenSpec(((8, 8),), channels=96))
 """What the eye of `shapes_siglip` gives."""
-
-
-def counted(run: Any) -> float:
-    """Operations of a call, two for each product."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())
 
 
 def model_of(recipe: Any, spec: TokenSpec) -> Unified:

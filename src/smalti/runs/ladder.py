@@ -21,11 +21,11 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from smalti import __version__
 from smalti.config import written
 from smalti.data.token_cache import TokenCache
+from smalti.devices.rates import counted
 from smalti.eval import scaling
 from smalti.files import LOCK, write_json
 from smalti.models.generator import GeneratorConfig
@@ -283,14 +283,15 @@ def learned(module: nn.Module) -> int:
 
 
 def operations(objective: Objective, batches: Iterable[Batch]) -> float:
-    """Of a training step, forward and backward, as `torch.utils.flop_counter` counts them, a
-    multiplication and an addition as two: the mean over real steps of these batches."""
-    count = 0
-    with FlopCounterMode(display=False) as counter:
-        for step, batch in enumerate(batches):
+    """Of a training step, forward and backward, as `rates.counted` has them: the mean over real
+    steps of these batches."""
+    chosen = list(batches)
+
+    def run() -> None:
+        for step, batch in enumerate(chosen):
             objective(batch, step).totals["model"].backward()
-            count += 1
-    return counter.get_total_flops() / count
+
+    return counted(run) / len(chosen)
 
 
 def loss_curve(run: Path) -> tuple[str, list[tuple[int, float]]]:
