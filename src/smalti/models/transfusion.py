@@ -217,10 +217,13 @@ class Attention(nn.Module):
             v = own * mix + first * (1 - mix)
         if cache is not None:
             k, v = cache.update(layer, place.slots, place.reach, k, v, place.keep)
-        scores = (q @ k.mT).float() * q.shape[-1] ** -0.5
-        scores = self.cap * (scores / self.cap).tanh()  # (B, H, n, m)
-        if place.mask is not None:
-            scores = scores.masked_fill(~place.mask, -torch.inf)
+        scores = ((q * (q.shape[-1] ** -0.5 / self.cap)) @ k.mT).float().tanh()  # (B, H, n, m)
+        if place.mask is None:
+            scores = self.cap * scores
+        else:  # an addend, which unlike a filled mask costs the backward pass nothing
+            hidden = torch.zeros(place.mask.shape, device=q.device)
+            hidden = hidden.masked_fill_(~place.mask, -torch.inf)
+            scores = torch.add(hidden, scores, alpha=self.cap)
         y = scores.softmax(-1).to(v.dtype) @ v
         if self.to_gates is not None:
             y = y * self.to_gates(x).sigmoid().mT.unsqueeze(-1)
