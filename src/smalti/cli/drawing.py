@@ -23,12 +23,14 @@ from smalti.cli.placing import (
     check_place,
     finish,
 )
-from smalti.cli.running import FLAT, Run, opened
+from smalti.cli.running import FLAT, UNKNOWN, UNSEEN, Run, check_idle, opened
 from smalti.files import check_output
 from smalti.interop.starters import STARTER
 from smalti.progress import say, show
 
 OUT = Path("samples.png")
+FILLED = "a model that draws codes in a row: this one knows them all from the start"
+"""What an order of what is known needs."""
 
 
 @cache
@@ -198,8 +200,11 @@ def sample(
     pipe.decoder_dtype = named_dtype(numbers.decoder_dtype)
     if numbers.like is not None:
         tag = read_tag(numbers.like, pipe.fingerprint)
-        wanted, n, first, each = as_drawn(tag) | changes, 1, tag["index"], 1
+        drawn = as_drawn(tag)
+        check_idle(pipe, changes, others=drawn)
+        wanted, n, first, each = drawn | changes, 1, tag["index"], 1
     else:
+        check_idle(pipe, changes, conditions.negative)
         given = named["text"] or named["classes"] or named["map"]
         each = max(1, len(given or pipe.classes or pipe.wording.classes))
         wanted, first = {"seed": numbers.seed, **named, **changes}, numbers.first
@@ -239,6 +244,7 @@ def sample_npz(
     world = start(run.device)
     try:
         pipe = opened(pipeline, run, device=world.device)
+        check_idle(pipe, wanted, wanted["negative"])
         pipe.decoder_dtype = named_dtype(numbers.decoder_dtype)
         balanced = archive.balanced
         drawn = draw_npz(pipe, npz, count, balanced=balanced, world=world, **given, **wanted)
@@ -378,9 +384,13 @@ def edit(
     task["extend"] = None if around.extend is None else Extend.parse(around.extend)
     wanted = {name: value or None for name, value in asdict(subject).items() if name != "instruct"}
     wanted["map"] = list(subject.map) or None
-    wanted |= {"seed": edited.seed, **chosen(settings)}
+    given, each = chosen(settings), len(subject.text or subject.classes or subject.map)
+    wanted |= {"seed": edited.seed, **given}
     pipe = opened(pipeline, run)
-    each = len(subject.text or subject.classes or subject.map)
+    nothing = not each and subject.negative is None
+    others = {"guidance": 1.0, "guidance_pictures": None} if nothing else {}
+    first = {} if pipe.model.draws_by != "masked" else {"known_first": FILLED}
+    check_idle(pipe, given, subject.negative, UNSEEN | first, others)
     n = max(1, each) if edited.n is None else edited.n
     began, images = time.monotonic(), list[Any]()
     for number, count in batches(n, edited.first, edited.batch, edited.out):
@@ -406,6 +416,7 @@ def instruct(
         )
     assert subject.instruct is not None
     pipe = opened(pipeline, run, unified=True)
+    check_idle(pipe, changes, lacks=UNKNOWN)
     began, images = time.monotonic(), list[Any]()
     n = 1 if edited.n is None else edited.n
     for number, count in batches(n, edited.first, edited.batch, edited.out):
