@@ -18,7 +18,8 @@ from smalti.arguments import choose
 from smalti.cli import catalogue
 from smalti.cli.bench import bench
 from smalti.cli.coding import encode, reconstruct
-from smalti.cli.drawing import edit, sample
+from smalti.cli.drawing import sample
+from smalti.cli.editing import edit
 from smalti.cli.listing import models
 from smalti.cli.options import check_names, spelled
 from smalti.cli.parsing import parse, parse_drawing
