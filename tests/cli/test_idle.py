@@ -1,5 +1,8 @@
 """A setting or a flag that would do nothing beside the others is refused in one line."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from builders import pipeline
@@ -7,6 +10,7 @@ from smalti.cli.main import main
 from smalti.cli.running import UNKNOWN, UNSEEN, check_idle
 from smalti.cli.serving import Place, check_public
 from smalti.cli.tune import Search
+from smalti.config import read_json
 from smalti.pipeline.sampling import Sampling
 from smalti.recipes import RECIPES
 from smalti.runs.idle import check_idle as check_recipe
@@ -78,29 +82,41 @@ def test_what_is_not_given_is_the_pipelines_own(pipes):
         check_idle(pipe, {"guidance_pictures": 2.0}, lacks=UNKNOWN)
 
 
+@pytest.fixture(scope="module")
+def folder(pipes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipe")
+    pipes["llamagen"].save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.mark.parametrize(
     ("name", "given", "words"),
     [
-        ("emoji_llamagen", {"init": "p", "model.dim": 8}, "model.dim does nothing with --init p"),
-        ("emoji_llamagen", {"init": "p", "sampling.guidance": 2.0}, "sampling.guidance does no"),
-        ("emoji_t2i", {"init": "p", "text.length": 9}, "text.length does nothing with --init p"),
-        ("emoji_llamagen", {"init": "p", "model.dropout": 0.1, "data.source": "shapes"}, ""),
+        ("emoji_llamagen", {"init": "PIPE", "model.dim": 8}, "model.dim does nothing with --init"),
+        ("emoji_llamagen", {"init": "PIPE", "sampling.top_k": 7}, "sampling.top_k does nothing"),
+        ("emoji_llamagen", {"init": "PIPE", "model.heads": None, "model.dropout": 0.3}, ""),
+        ("emoji_llamagen", {"init": "PIPE", "data.source": "shapes"}, ""),
+        ("emoji_llamagen", {"init": "nowhere", "model.dim": 8}, ""),  # the run says what is wrong
         ("emoji_llamagen", {"codes": "c", "data.flip": False}, "data.flip does nothing with --co"),
         ("emoji_llamagen", {"codes": "c", "data.on_changed": "go-on"}, ""),
         ("emoji_llamagen", {"lora.alpha": 2.0}, "lora.alpha does nothing without lora.rank"),
         ("rar_b", {"data.flip": False}, "data.flip does nothing with data.crop ten"),
-        ("emoji_vqgan", {"init": "t", "model.dim": 8}, "model.dim does nothing with --init t"),
-        ("emoji_vqgan", {"objective.kl_weight": 8}, ""),
+        ("emoji_vqgan", {"init": "PIPE", "model.vocab": 9}, "model.vocab does nothing with --init"),
+        ("emoji_vqgan", {"objective.gan_weight": 8}, ""),
         ("shapes_chameleon", {"words": "w", "vocab": 300}, "vocab does nothing with --words w"),
-        ("shapes_chameleon", {"init": "p", "vocab": 300}, "vocab does nothing with --init p"),
         ("shapes_chameleon", {"documents": "d", "data.source": "x"}, "data.source does nothing"),
     ],
 )
-def test_fields_of_a_recipe(name, given, words):
-    recipe = RECIPES[name]()
-    for field, value in given.items():
-        if "." not in field:
-            object.__setattr__(recipe, field, value)
+def test_fields_of_a_recipe(folder, name, given, words):
+    """A field that says what is so anyway, None here, is no mistake."""
+    recipe, given = RECIPES[name](), dict(given)
+    for field in [field for field in given if "." not in field]:
+        object.__setattr__(recipe, field, folder if given[field] == "PIPE" else given[field])
+    if "sampling.top_k" in given:
+        object.__setattr__(recipe, "sampling", recipe.sampling.changed(top_k=7))
+    if "model.heads" in given:
+        heads = read_json(Path(folder) / "model" / "config.json")["config"]["heads"]
+        object.__setattr__(recipe, "model", replace(recipe.model, heads=heads, dim=4 * heads))
     if not words:
         check_recipe(recipe, set(given))
         return

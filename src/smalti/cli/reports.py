@@ -91,7 +91,7 @@ def _search(report: Told) -> Told:
 
 
 def _ladder(report: Told) -> Told:
-    numbers = {f"{size['layers']} layers": size["curve"][-1][1] for size in report["sizes"]}
+    numbers: Told = {f"{size['layers']} layers": size["curve"][-1][1] for size in report["sizes"]}
     numbers |= {
         f"law over {over}{'' if kind == 'power' else ', ' + kind}": law.get("formula")
         or law["none"]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from smalti.recipes.base import GeneratorRecipe, Recipe, TextRecipe, TokenizerRecipe, UnifiedRecipe
+from smalti.config import read_json, to_dict
+from smalti.loading import pipeline_folder, tokenizer_at
+from smalti.modules import tokenizer_folder
+from smalti.recipes.base import GeneratorRecipe, Recipe, TokenizerRecipe, UnifiedRecipe
 from smalti.runs.finetune import RATES
+from smalti.text.words import FOLDER, Words
 
 OWN = tuple(f"model.{rate}" for rate in RATES)
 """What a model that goes on takes from the recipe."""
@@ -15,25 +21,22 @@ def check_idle(recipe: Recipe, named: Collection[str]) -> None:
     """Raise ValueError if a field of the recipe was `named`, by its dotted name, that does
     nothing."""
     for name, why in idle(recipe):
-        for field in named:
-            inside = field.startswith(f"{name}.") and field not in OWN
-            if field == name or inside:
-                raise ValueError(f"{field} does nothing {why}")
+        if name in named:
+            raise ValueError(f"{name} does nothing {why}")
+    init = getattr(recipe, "init", "")
+    theirs, mine = begun(recipe) if init else {}, to_dict(recipe)
+    for name in sorted({*named} - {*OWN}):
+        value = at(theirs, name)
+        if value is not None and value != at(mine, name):
+            raise ValueError(f"{name} does nothing with --init {init}, which has {value}")
 
 
 def idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Fields, or groups of fields, that do nothing, and why."""
+    """Fields that do nothing beside others of the recipe, and why."""
     if isinstance(recipe, TokenizerRecipe):
         for name, of in recipe.objective.idle.items():
             off = "which is off; only a table of codes can be cared for"
             yield f"objective.{name}", f"without objective.{of}, {off}"
-    init = getattr(recipe, "init", "")
-    if init and isinstance(recipe, TokenizerRecipe | GeneratorRecipe | UnifiedRecipe):
-        groups = ["model"]
-        groups += ["sampling"] if isinstance(recipe, GeneratorRecipe | UnifiedRecipe) else []
-        groups += ["text"] if isinstance(recipe, TextRecipe) else []
-        groups += ["writing", "vocab"] if isinstance(recipe, UnifiedRecipe) else []
-        yield from ((name, f"with --init {init}, which has its own") for name in groups)
     for given in ("codes", "documents"):
         if file := getattr(recipe, given, ""):
             made = f"with --{given} {file}: they are made"
@@ -47,3 +50,36 @@ def idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield "lora.targets", "without lora.rank, which is 0"
         if recipe.data.crop == "ten":
             yield "data.flip", "with data.crop ten, which has mirror images"
+
+
+def begun(recipe: Recipe) -> dict[str, Any]:
+    """What the run goes on from decides, by the fields of the recipe; nothing where that cannot be
+    opened, of which the run says why."""
+    try:
+        if isinstance(recipe, TokenizerRecipe):
+            folder = tokenizer_at(recipe.init)
+            folder = folder if folder.is_dir() else tokenizer_folder(pipeline_folder(recipe.init))
+            return {"model": _config(folder)}
+        if not isinstance(recipe, GeneratorRecipe | UnifiedRecipe):
+            return {}
+        folder = pipeline_folder(recipe.init)
+        about = read_json(folder / "pipeline.json")
+        found = {name: about[name] for name in ("sampling", "writing") if name in about}
+        found |= {name: _config(folder / name) for name in ("model", "text")}
+        words = folder / FOLDER
+        return found | ({"vocab": Words.open(words).vocab} if words.is_dir() else {})
+    except (ValueError, OSError):
+        return {}
+
+
+def _config(folder: Path) -> Any:
+    """The configuration of the module in a folder; {} if there is none."""
+    file = folder / "config.json"
+    return read_json(file).get("config", {}) if file.is_file() else {}
+
+
+def at(values: Any, name: str) -> Any:
+    """The value of a dotted name; None if there is none."""
+    for part in name.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
