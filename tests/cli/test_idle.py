@@ -86,6 +86,8 @@ def test_what_is_not_given_is_the_pipelines_own(pipes):
 def folder(pipes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipe")
     pipes["llamagen"].save_pretrained(folder)
+    words = ("encode", "shapes:6", "--tokenizer", folder, "--no-flip", "--out", folder / "c.arrow")
+    main([str(word) for word in words])
     return str(folder)
 
 
@@ -97,21 +99,23 @@ def folder(pipes, tmp_path_factory):
         ("emoji_llamagen", {"init": "PIPE", "model.heads": None, "model.dropout": 0.3}, ""),
         ("emoji_llamagen", {"init": "PIPE", "data.source": "shapes"}, ""),
         ("emoji_llamagen", {"init": "nowhere", "model.dim": 8}, ""),  # the run says what is wrong
-        ("emoji_llamagen", {"codes": "c", "data.flip": False}, "data.flip does nothing with --co"),
-        ("emoji_llamagen", {"codes": "c", "data.on_changed": "go-on"}, ""),
+        ("emoji_llamagen", {"codes": "CODES", "data.flip": True}, "data.flip does nothing with "),
+        ("emoji_llamagen", {"codes": "CODES", "data.source": "emoji"}, "which has shapes:6"),
+        ("emoji_llamagen", {"codes": "CODES", "data.crop": "center"}, ""),  # as the file has it
+        ("emoji_llamagen", {"codes": "nowhere", "data.crop": "ten"}, ""),
         ("emoji_llamagen", {"lora.alpha": 2.0}, "lora.alpha does nothing without lora.rank"),
         ("rar_b", {"data.flip": False}, "data.flip does nothing with data.crop ten"),
         ("emoji_vqgan", {"init": "PIPE", "model.vocab": 9}, "model.vocab does nothing with --init"),
         ("emoji_vqgan", {"objective.gan_weight": 8}, ""),
         ("shapes_chameleon", {"words": "w", "vocab": 300}, "vocab does nothing with --words w"),
-        ("shapes_chameleon", {"documents": "d", "data.source": "x"}, "data.source does nothing"),
     ],
 )
 def test_fields_of_a_recipe(folder, name, given, words):
     """A field that says what is so anyway, None here, is no mistake."""
     recipe, given = RECIPES[name](), dict(given)
     for field in [field for field in given if "." not in field]:
-        object.__setattr__(recipe, field, folder if given[field] == "PIPE" else given[field])
+        there = {"PIPE": folder, "CODES": f"{folder}/c.arrow"}
+        object.__setattr__(recipe, field, there.get(given[field], given[field]))
     if "sampling.top_k" in given:
         object.__setattr__(recipe, "sampling", recipe.sampling.changed(top_k=7))
     if "model.heads" in given:
@@ -151,7 +155,6 @@ def test_fields_of_a_recipe(folder, name, given, words):
             "train emoji_llamagen --out r --lora.alpha 2",
             "lora.alpha does nothing without lora.rank",
         ),
-        ("train emoji_llamagen --out r --codes c --data.crop ten", "data.crop does nothing with"),
     ],
 )
 def test_the_command_says_it_in_one_line(pipes, tmp_path, monkeypatch, capsys, line, words):
