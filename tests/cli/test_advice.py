@@ -10,6 +10,7 @@ from smalti.cli.coding import encode
 from smalti.cli.main import main
 from smalti.cli.options import check, options
 from smalti.data.open import open_source
+from smalti.data.source import Source
 
 
 def test_the_page_has_the_table_of_what_was_measured():
@@ -44,7 +45,7 @@ def test_more_pictures_get_as_many_passes():
     assert "emoji_llamagen" in report["commands"][1] and " 30000 " in report["commands"][1]
 
 
-class Captioned:
+class Captioned(Source):
     """A source of so many pictures of 256 pixels with captions and without classes."""
 
     name, classes, skipped = "parquet:captions", list[str](), dict[str, str]()

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smalti.data.source import Example, class_labels, describe, digest
+from smalti.data.source import Example, Source, class_labels, describe, digest
 
 
-class Pictures:
+class Pictures(Source):
     """A source of random pictures in memory, which counts how often each is decoded.
 
     Those of the indices `broken` cannot be.

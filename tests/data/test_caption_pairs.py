@@ -6,7 +6,7 @@ from torch import Tensor
 
 from smalti.data.caption_pairs import CaptionPairs
 from smalti.data.drawn_shapes import Shapes
-from smalti.data.source import wordings
+from smalti.data.source import Source, wordings
 
 
 def tokenize(texts) -> Tensor:
@@ -21,7 +21,7 @@ def written(rows: Tensor) -> list[str]:
     return [bytes(row[row > 0].tolist()).decode() for row in rows]
 
 
-class Bare:
+class Bare(Source):
     """A source with captions, and keywords of the first picture alone."""
 
     name = "bare"

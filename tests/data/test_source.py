@@ -7,11 +7,31 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from smalti import progress
-from smalti.data.open import open_source
-from smalti.data.source import class_labels, digest, require_captions, require_labels, split
+from smalti.data.open import CLASSES, SCHEMES, class_of, open_source
+from smalti.data.source import (
+    Keyed,
+    Source,
+    class_labels,
+    digest,
+    require_captions,
+    require_labels,
+    split,
+)
+
+VARIED = ("emoji:skin_tones", "styles", "styles:a.parquet")
+NAMES = (
+    *VARIED,
+    "shapes:20",
+    "scenes",
+    "folder:emoji",
+    "parquet:x",
+    "hub:a/b:train",
+    "x",
+    "text:a",
+)
 
 
-class Keys:
+class Keys(Keyed):
     def __init__(self, keys, name="emoji"):
         self.keys, self.name = keys, name
 
@@ -22,19 +42,25 @@ class Keys:
         return self.keys[i]
 
 
+class Grouped(Keys):
+    @staticmethod
+    def group(key):
+        return key.partition("#")[0]
+
+
 keys = st.lists(st.text("abc#", min_size=1, max_size=4), max_size=30)
 
 
 @given(keys, st.floats(0, 0.99), st.randoms())
 def test_split_is_a_partition_by_group_whatever_the_order(given_keys, holdout, random):
-    train, held = split(Keys(given_keys), holdout)
+    train, held = split(Grouped(given_keys), holdout)
     assert sorted(train + held) == list(range(len(given_keys)))
     assert train == sorted(train) and held == sorted(held)
     group = [k.partition("#")[0] for k in given_keys]
     assert not {group[i] for i in train} & {group[i] for i in held}
     shuffled = list(given_keys)
     random.shuffle(shuffled)
-    _, again = split(Keys(shuffled), holdout)
+    _, again = split(Grouped(shuffled), holdout)
     assert sorted(shuffled[i] for i in again) == sorted(given_keys[i] for i in held)
 
 
@@ -94,9 +120,21 @@ def test_a_scheme_without_a_name(text):
 
 def test_variants_of_emoji_stay_together_and_nothing_else_does():
     some = [f"a#{i}" for i in range(20)]
-    assert split(Keys(some, "folder:x"), 0.1)[1] != []
-    assert split(Keys(some, "parquet:x"), 0.1)[1] != []
-    assert split(Keys(some, "emoji:skin_tones"), 0.1)[1] == []
+    assert split(Keys(some, "emoji"), 0.1)[1] != [], "it is the source that says so"
+    assert split(Grouped(some, "folder:x"), 0.1)[1] == []
+    groups = {name: class_of(name).group("1f44b#1f3fd") for name in NAMES}
+    assert groups == dict.fromkeys(NAMES, "1f44b#1f3fd") | dict.fromkeys(VARIED, "1f44b")
+
+
+def test_what_the_class_of_a_name_says():
+    assert CLASSES.keys() == SCHEMES.keys()
+    for name in NAMES:
+        kind = class_of(name)
+        assert Source in kind.__mro__ and kind.recognised == (name == "shapes:20")
+        assert kind.local == name.startswith(("folder", "parquet"))
+        assert bool(kind.credit) == (name in VARIED)
+    assert "Twemoji, (c)" in class_of("emoji").credit and "Noto" in class_of("styles").credit
+    assert class_of("captioned:emoji") is class_of("cats/dogs") is Source
 
 
 @pytest.mark.parametrize(

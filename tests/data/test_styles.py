@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from smalti.data import styles
-from smalti.data.open import open_source
-from smalti.data.source import split, styles_of, wordings
+from smalti.data.open import class_of, open_source
+from smalti.data.source import split, wordings
 from smalti.data.styles import CREDIT, PACK
-from smalti.runs.generator import credit
 
 NAMES = {"1f600": "grinning face", "1f34e": "red apple", "1f34c": "banana"}
 GROUPS = {"1f600": (0, "Smileys"), "1f34e": (2, "Food"), "1f34c": (2, "Food")}
@@ -55,8 +54,9 @@ def test_captions_end_with_the_style(tmp_path):
     ]  # fmt: skip
     assert wordings(source, 3) == ["red apple, twemoji", "red apple", "Food, twemoji"]
     keys = [source.key(i) for i in range(6)]
-    assert source.styles == styles_of(name, keys) == ["noto", "twemoji"]
-    assert styles_of("emoji:skin_tones", ["1f44b#1f3fd"]) == []
+    style = class_of(name).style
+    assert source.styles == sorted(set(map(style, keys))) == ["noto", "twemoji"]
+    assert class_of("emoji:skin_tones").style("1f44b#1f3fd") == ""
     first, second = source[0], source[1]
     assert first.image.getpixel((0, 0)) == (255, 255, 255), "what is transparent is white"
     assert second.image.getpixel((0, 0)) == (10, 0, 0) and (first.label, source.label(5)) == (0, 2)
@@ -107,7 +107,7 @@ def test_the_pictures_that_come_with_smalti():
     told = (PACK.parent / "LICENSE.md").read_text()
     assert all(word in told for word in ("Apache-2.0", "CC-BY 4.0", "MIT"))
     assert "Twemoji, (c) Twitter, Inc and other contributors, CC-BY 4.0" in told
-    assert credit("styles") == credit(f"styles:{PACK}") == CREDIT and "Twemoji, (c)" in CREDIT
+    assert source.credit == class_of(f"styles:{PACK}").credit == CREDIT and "Twemoji, (c)" in CREDIT
 
 
 def test_a_folder_of_that_name_is_told(tmp_path, monkeypatch, capsys):

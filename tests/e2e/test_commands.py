@@ -51,7 +51,7 @@ def told(capsys, *arguments) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_what_training_leaves_behind(work):
+def test_what_training_leaves_behind(work, capsys):
     assert {p.name for p in (work / "t").iterdir()} == {
         "recipe.json",
         "data.parquet",
@@ -66,6 +66,12 @@ def test_what_training_leaves_behind(work):
     assert 3 < report["held_out_psnr"] < 60 and 0 < report["held_out_usage"] <= 1
     report = json.loads((work / "g" / "report.json").read_text())
     assert 0 < report["held_out_bits_per_token"] < 6
+    capsys.readouterr()
+    main(["info", str(work / "g" / "report.json")])
+    kind, head, *lines = capsys.readouterr().out.splitlines()
+    assert (kind, head) == ("kind: report of a run", "numbers:")
+    bits = f"  held_out_bits_per_token      {report['held_out_bits_per_token']:.6g}"
+    assert bits in lines and "  steps                        6" in lines
     assert report["below_unigram"] == pytest.approx(
         1 - report["held_out_bits_per_token"] / report["unigram_bits_per_token"]
     )
@@ -228,6 +234,10 @@ def test_demo_on_a_folder(tmp_path, monkeypatch, capsys, system):
     assert ("bits_per_token_spiral_in" in report["generator"]) == (system == "rar")
     assert report["tokenizer"]["steps"] == report["generator"]["steps"] == 20
     assert json.loads((out / "report.json").read_text()) == report
+    facts = told(capsys, "info", out / "report.json")
+    assert (facts["kind"], facts["system"]) == ("report of a demo", system)
+    assert facts["numbers"]["tokenizer psnr"] == report["tokenizer"]["held_out_psnr"]
+    assert facts["numbers"]["generator steps"] == 20
     for name in ("samples.png", "reconstructions.png", "pipeline/pipeline.json"):
         assert (out / name).is_file()
     before = (out / "samples.png").read_bytes()

@@ -140,6 +140,13 @@ def test_reports_are_compared_or_refused(work, tmp_path, capsys):
         files = ["--reference", work / reference, "--out", tmp_path / f"{name}.json"]
         run("eval", work / subject, *files)
     capsys.readouterr()
+    run("info", tmp_path / "one.json")
+    kind, subject, reference, head, line = capsys.readouterr().out.splitlines()
+    assert (kind, head) == ("kind: report of a measurement", "numbers:")
+    assert subject == f"subject: {work / 'a.npz'}" and reference == f"reference: {work / 'b.npz'}"
+    metric = json.loads((tmp_path / "one.json").read_text())["metrics"][0]
+    low, high = metric["interval"]
+    assert line.split() == ["fwd_40", f"{metric['value']:.6g}", f"[{low:.5g},", f"{high:.5g}]"]
     run("eval", "compare", tmp_path / "one.json", tmp_path / "same.json", "--json")
     told = json.loads(capsys.readouterr().out)
     (row,) = told["differences"]
@@ -162,6 +169,8 @@ def test_reports_are_compared_or_refused(work, tmp_path, capsys):
         (tmp_path / "x.json").write_text(text)
         line = mistake(capsys, "eval", "compare", tmp_path / "x.json", tmp_path / "one.json")
         assert words in line
+    (tmp_path / "x.json").write_text('{"metrics": ["x"], "subject": {}, "reference": {}}')
+    assert "x.json is a damaged report: TypeError" in mistake(capsys, "info", tmp_path / "x.json")
 
 
 def test_bad_input(work, tmp_path, capsys):
@@ -222,6 +231,11 @@ def test_a_search_finds_writes_and_goes_on(work, tmp_path, capsys, monkeypatch):
     assert front and front == sorted(front, key=lambda p: (-p[0], p[1]))
     with Image.open(tmp_path / "tuned" / "tune.png") as image:
         assert image.width > 300
+    run("info", tmp_path / "tuned" / "tune.json", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["kind"], facts["metric"]) == ("report of a search", "fwd_36")
+    assert facts["settings"] == best["settings"] and facts["numbers"]["tried"] == 5
+    assert facts["numbers"]["value"] == told["best"]["value"]
 
     def never(*_):
         raise AssertionError("what was measured is measured again")

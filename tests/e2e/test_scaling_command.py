@@ -11,6 +11,7 @@ from PIL import Image
 
 from builders import build
 from smalti.cli.main import main
+from smalti.cli.reports import report_in
 from smalti.modules import save_module
 from smalti.tokenizers import kl_vae, multiscale_vqvae, vqgan
 
@@ -82,6 +83,10 @@ def test_what_a_ladder_leaves_behind(ladder):
     assert law["held_out"]["loss"] == sizes[3]["curve"][-1][1]
     with Image.open(ladder / "scaling.png") as image:
         assert image.size == (1200, 432)
+    told = report_in(ladder / "scaling.json")
+    assert told["kind"] == "report of scaling laws" and told["loss"] == "nats_per_token"
+    assert told["numbers"]["4 layers"] == sizes[3]["curve"][-1][1]
+    assert told["numbers"]["law over parameters"] == law["formula"]
 
 
 @pytest.mark.slow

@@ -120,7 +120,10 @@ def test_info_says_what_it_is(lines, tmp_path, capsys):
     )
     whole = json.loads(run(capsys, "info", tmp_path / "r", "--json")[0])
     assert whole["kind"] == "run" and whole["finished"] and whole["recipe"]["vocab"] == 270
-    assert "it is no text tokenizer" in mistake(capsys, "info", tmp_path / "r" / "report.json")
+    report = json.loads(run(capsys, "info", tmp_path / "r" / "report.json", "--json")[0])
+    assert report["kind"] == "report of a run" and report["numbers"]["vocab"] == 270
+    assert report["numbers"]["held_out_bytes_per_id"] > 1
+    assert "it is no text tokenizer" in mistake(capsys, "info", tmp_path / "r" / "recipe.json")
 
 
 @pytest.mark.parametrize(

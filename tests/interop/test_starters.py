@@ -9,7 +9,8 @@ import pytest
 
 import smalti
 from builders import pipeline
-from smalti.cli.drawing import edit, sample
+from smalti.cli.drawing import sample
+from smalti.cli.editing import edit
 from smalti.cli.main import main
 from smalti.cli.serving import serve
 from smalti.interop import starters

@@ -9,7 +9,8 @@ import torch
 from builders import build, generate, random_codes, random_cond, texts
 from smalti.codes import Cond, Reads, TokenSpec, Turn
 from smalti.models import meissonic
-from smalti.models.meissonic import Meissonic, MeissonicConfig, places, sinusoid
+from smalti.models.meissonic import Meissonic, MeissonicConfig
+from smalti.models.meissonic_layers import places, sinusoid
 from smalti.recipes.meissonic import emoji_meissonic
 from smalti.recipes.meissonic import meissonic as published
 from smalti.sampling.noise import Noise

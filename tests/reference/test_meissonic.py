@@ -15,7 +15,8 @@ from builders import generate
 from smalti.codes import Cond, Turn
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.projects.meissonic import model_sizes, model_state
-from smalti.models.meissonic import Meissonic, MeissonicConfig, Prepared, places
+from smalti.models.meissonic import Meissonic, MeissonicConfig, Prepared
+from smalti.models.meissonic_layers import places
 from smalti.sampling.noise import Noise
 from smalti.sampling.reveal import Reveal
 

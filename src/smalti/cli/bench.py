@@ -45,6 +45,8 @@ def bench(
             auto, which is what is fast on the device. Tokenizers stay in float32.
         json: Print all numbers on standard output.
     """
+    if work in ("encode", "decode") and dtype not in ("auto", "float32"):
+        raise ValueError(f"tokenizers stay in float32: --dtype is for draw and train, got {dtype}")
     if pipeline is not None and recipe is not None:
         raise ValueError(f"give a PIPELINE or --recipe, not both: {pipeline!r} and {recipe!r}")
     batch = BATCHES[work] if batch is None else batch

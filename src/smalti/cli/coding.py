@@ -156,6 +156,12 @@ def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
     from smalti.text.frozen import frozen
 
     text = contents.text
+    if contents.crop == "ten" and not contents.flip:
+        raise ValueError("--no-flip is not for --crop ten, which always has mirror images")
+    if contents.posterior and tokenizer.spec.channels and not tokenizer.distributions:
+        raise ValueError(
+            "--posterior is for tokenizers that give distributions; this one gives codes alone"
+        )
     if contents.clean and text is None:
         raise ValueError("--clean is for captions that a text encoder reads: give --text")
     if tokenizer.spec.discrete and (contents.posterior or contents.half):

@@ -39,7 +39,6 @@ from smalti.recipes.base import (
     UnifiedRecipe,
 )
 from smalti.runs.folder import Report
-from smalti.runs.generator import credit
 from smalti.runs.run import measured, train
 from smalti.runs.schedule import R, with_steps
 
@@ -142,8 +141,8 @@ def introduction(
         f"[bold]smalti demo[/] of {system}: {len(source)} images of {data} at {size} pixels, "
         f"{len(source.classes)} classes"
     )
-    if text := credit(data):
-        console.print(text)
+    if source.credit:
+        console.print(source.credit)
     if not quick and (minutes := DEMOS[system].minutes):
         fast, slow = minutes
         here = f" as here, where the generator trains {PLAIN:.0%} of its steps" if plain else ""

@@ -1,4 +1,4 @@
-"""`smalti sample` and `smalti edit`, and what they share. Imports torch when it draws."""
+"""`smalti sample`, and the settings of drawing as options. Imports torch when it draws."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import time
 import typing
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, make_dataclass, replace
+from dataclasses import asdict, dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ from smalti.cli.placing import (
     check_place,
     finish,
 )
-from smalti.cli.running import FLAT, Run, opened
+from smalti.cli.running import FLAT, Run, check_idle, opened
 from smalti.files import check_output
 from smalti.interop.starters import STARTER
 from smalti.progress import say, show
@@ -196,9 +196,11 @@ def sample(
     pipe = opened(pipeline, run)
     judge = None if pictures.towers is None else load_towers(pictures.towers, pipe.device)
     pipe.decoder_dtype = named_dtype(numbers.decoder_dtype)
-    if numbers.like is not None:
-        tag = read_tag(numbers.like, pipe.fingerprint)
-        wanted, n, first, each = as_drawn(tag) | changes, 1, tag["index"], 1
+    tag = {} if numbers.like is None else read_tag(numbers.like, pipe.fingerprint)
+    drawn = as_drawn(tag) if tag else {}
+    check_idle(pipe, changes, conditions.negative, others=drawn)
+    if tag:
+        wanted, n, first, each = drawn | changes, 1, tag["index"], 1
     else:
         given = named["text"] or named["classes"] or named["map"]
         each = max(1, len(given or pipe.classes or pipe.wording.classes))
@@ -209,8 +211,7 @@ def sample(
         for number, count in batches(n, start, numbers.batch, pictures.out):
             images += pipe(n=count, first=number, batch=numbers.batch, **wanted)
     if judge is not None:
-        prompts = [asked_for(image.info["smalti"]) for image in images]
-        images = best(images, n, prompts, judge)
+        images = best(images, n, [asked_for(i.info["smalti"]) for i in images], judge)
     finish(images, pictures.out, time.monotonic() - began, run.json)
 
 
@@ -239,6 +240,7 @@ def sample_npz(
     world = start(run.device)
     try:
         pipe = opened(pipeline, run, device=world.device)
+        check_idle(pipe, wanted, wanted["negative"])
         pipe.decoder_dtype = named_dtype(numbers.decoder_dtype)
         balanced = archive.balanced
         drawn = draw_npz(pipe, npz, count, balanced=balanced, world=world, **given, **wanted)
@@ -293,123 +295,3 @@ def as_drawn(tag: dict[str, Any]) -> dict[str, Any]:
     asked |= {"classes": [tag["class"]]} if "class" in tag else {}
     asked |= {"map": [tag["map"]]} if tag.get("map") else {}
     return {"seed": tag["seed"], **asked, **settings}
-
-
-@dataclass(frozen=True)
-class Original:
-    """The picture that is edited."""
-
-    image: Path
-    """Picture; one of another size than the model's is resized and cropped to its middle."""
-    mask: Path | None = None
-    """Picture of the same size. Where it has transparency, what is transparent is painted
-    anew, whatever its colours; of any other, what is white. The rest is kept."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What the painted part is drawn for."""
-
-    classes: Annotated[tuple[str, ...], arg(name="class", aliases=["--classes"])] = ()
-    """Ids or names, drawn in turn; default: without a class."""
-    text: tuple[str, ...] = ()
-    """Prompts, drawn in turn, for a pipeline that draws from texts; default: without a text."""
-    negative: str | None = None
-    """A prompt that guidance leads away from."""
-    style: str | None = None
-    """What is added to each prompt, for a pipeline that knows styles: one of them."""
-    map: tuple[Path, ...] = ()
-    """Maps of the picture, drawn in turn, for a pipeline that draws from maps; default: without a
-    map. Each has the picture's size."""
-    instruct: str | None = None
-    """What is to be changed, for a pipeline of text and pictures: it draws the whole picture
-    anew."""
-
-
-@dataclass(frozen=True)
-class Around:
-    """What lies around the painted part."""
-
-    extend: str | None = None
-    """Pixels to add at the sides, such as left=16,top=8, at the model's size."""
-    keep_pixels: bool = False
-    """What is kept comes back bit by bit, with a seam inside the painted part,
-    instead of as the tokenizer's reconstruction."""
-
-
-@dataclass(frozen=True)
-class Edited:
-    """Which pictures are drawn, and where they are written."""
-
-    n: int | None = None
-    """Number of pictures; default: one of each class or prompt."""
-    out: Path = Path("edited.png")
-    """A .png file gets all pictures as a grid, with a column for each class or prompt under
-    its name; any other name is a folder, one PNG per picture."""
-    seed: int = 0
-    """Random seed."""
-    first: int = 0
-    """Number of the first picture: picture i of a seed is always the same."""
-    batch: int = 64
-    """Pictures drawn at a time."""
-
-
-def edit(
-    original: Annotated[Original, FLAT],
-    pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")] = STARTER,
-    subject: Annotated[Subject, FLAT] = Subject(),  # noqa: B008 - it is frozen, as all are
-    around: Annotated[Around, FLAT] = Around(),  # noqa: B008
-    edited: Annotated[Edited, FLAT] = Edited(),  # noqa: B008
-    run: Annotated[Run, FLAT] = Run(),  # noqa: B008
-    settings: Any = None,
-) -> None:
-    """Paint a part of a picture anew, or go on beyond its edges.
-
-    Args:
-        pipeline: Folder or Hugging Face hub id; default: the one that comes with smalti.
-    """
-    check_place(edited.out)
-    if subject.instruct is not None:
-        instruct(pipeline, original, subject, around, edited, run, chosen(settings))
-        return
-    from smalti.pipeline.editing import Extend
-
-    task = {"mask": original.mask, "keep_pixels": around.keep_pixels}
-    task["extend"] = None if around.extend is None else Extend.parse(around.extend)
-    wanted = {name: value or None for name, value in asdict(subject).items() if name != "instruct"}
-    wanted["map"] = list(subject.map) or None
-    wanted |= {"seed": edited.seed, **chosen(settings)}
-    pipe = opened(pipeline, run)
-    each = len(subject.text or subject.classes or subject.map)
-    n = max(1, each) if edited.n is None else edited.n
-    began, images = time.monotonic(), list[Any]()
-    for number, count in batches(n, edited.first, edited.batch, edited.out):
-        part = {"n": count, "first": number, "batch": edited.batch}
-        images += pipe.edit(original.image, **task, **wanted, **part)
-    finish(images, edited.out, time.monotonic() - began, run.json)
-
-
-def instruct(
-    pipeline: str,
-    original: Original,
-    subject: Subject,
-    around: Around,
-    edited: Edited,
-    run: Run,
-    changes: dict[str, Any],
-) -> None:
-    """`smalti edit --instruct`."""
-    if (original.mask, around, replace(subject, instruct=None)) != (None, Around(), Subject()):
-        raise ValueError(
-            "--instruct says what is to be changed: --mask, --extend, --keep-pixels, --text, "
-            "--class, --negative and --map do not go with it"
-        )
-    assert subject.instruct is not None
-    pipe = opened(pipeline, run, unified=True)
-    began, images = time.monotonic(), list[Any]()
-    n = 1 if edited.n is None else edited.n
-    for number, count in batches(n, edited.first, edited.batch, edited.out):
-        images += pipe.instruct(
-            original.image, subject.instruct, count, seed=edited.seed, first=number, **changes
-        )
-    finish(images, edited.out, time.monotonic() - began, run.json)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from smalti.cli.drawing import chosen
+from smalti.cli.reports import line
 from smalti.cli.running import Device, Dtype
 from smalti.config import from_dict, read_json
 from smalti.files import check_file, write_json
@@ -108,16 +109,9 @@ def evaluate(
     else:
         write_json(options.out, report)
     for metric in report["metrics"]:
-        say(line(metric))
+        say(line(metric["metric"], metric))
     if options.out is not None:
         say(f"{options.out}: {len(report['metrics'])} metrics")
-
-
-def line(metric: dict[str, Any]) -> str:
-    """A metric and its interval for a person."""
-    interval = metric["interval"]
-    spread = f"  [{interval[0]:.5g}, {interval[1]:.5g}]" if interval else ""
-    return f"{metric['metric']:28} {metric['value']:.6g}{spread}"
 
 
 def compare_reports(

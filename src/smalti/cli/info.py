@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from smalti import modules
+from smalti.cli.reports import report_in
 from smalti.config import read_json
 from smalti.data.document_file import DocumentCache, is_document_file
 from smalti.data.documents import Documents, is_documents, open_documents
@@ -27,8 +28,8 @@ from smalti.train import checkpoint
 
 
 def describe(text: str) -> dict[str, Any]:
-    """Facts about a pipeline, tokenizer of pictures or text, model, run, token cache, picture,
-    documents or a data source; of a data source also which recipe suits it.
+    """Facts about a pipeline, tokenizer of pictures or text, model, run, report, token cache,
+    picture, documents or a data source; of a data source also which recipe suits it.
 
     Raises ValueError if it is none of them.
     """
@@ -82,12 +83,12 @@ def _picture(path: Path) -> dict[str, Any]:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    """What a file is: a picture, a text tokenizer, documents that are encoded or, of all others, a
-    token cache."""
+    """What a file is: a picture, a report, a text tokenizer, documents that are encoded or, of all
+    others, a token cache."""
     if path.suffix.lower() == ".png":
         return _picture(path)
     if path.suffix.lower() == ".json":
-        return _words(path)
+        return report_in(path) or _words(path)
     return _encoded(DocumentCache(path)) if is_document_file(path) else _cache(path)
 
 

@@ -18,11 +18,13 @@ from smalti.arguments import choose
 from smalti.cli import catalogue
 from smalti.cli.bench import bench
 from smalti.cli.coding import encode, reconstruct
-from smalti.cli.drawing import edit, sample
+from smalti.cli.drawing import sample
+from smalti.cli.editing import edit
 from smalti.cli.listing import models
 from smalti.cli.options import check_names, spelled
 from smalti.cli.parsing import parse, parse_drawing
 from smalti.cli.repacking import repack
+from smalti.cli.reports import line
 from smalti.cli.serving import serve
 from smalti.cli.talking import ask, caption, chat
 from smalti.cli.training import scaling, train
@@ -69,9 +71,9 @@ def info(
     machine: bool = False,
     json: bool = False,
 ) -> None:
-    """Say what a folder or file of smalti is: pipeline, tokenizer, run, codes or picture; of your
-    own pictures (folder:PATH) also which recipe suits them, and how long it takes; or what this
-    machine is.
+    """Say what a folder or file of smalti is: pipeline, tokenizer, run, report, codes or picture;
+    of your own pictures (folder:PATH) also which recipe suits them, and how long it takes; or what
+    this machine is.
 
     Args:
         path: Folder, file, Hugging Face hub id of a pipeline, or a data source: emoji, shapes,
@@ -94,8 +96,10 @@ def info(
         show(report)
         return
     for key, value in report.items():
-        lines = value if key == "commands" else [value]
-        print(f"{key}:", *lines, sep="\n  " if key == "commands" else " ")
+        if key == "numbers":
+            value = [line(name, number) for name, number in value.items()]
+        lines = value if key in ("commands", "numbers") else [value]
+        print(f"{key}:", *lines, sep="\n  " if lines is value else " ")
 
 
 def plot(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from smalti.cli.options import spelled
 from smalti.progress import say_if_long
 
 Device = Annotated[str, arg(metavar="DEVICE")]
@@ -44,6 +47,38 @@ def opened(pipeline: str, run: Run, unified: bool = False, device: Any = None) -
     if run.dtype == "auto":
         say_if_long(auto_dtype(pipe.device))
     return pipe
+
+
+UNKNOWN = {"known_first": "codes that are known, as smalti edit has them"}
+"""What a picture that is drawn whole leaves without meaning, and what it needs."""
+UNSEEN = {"guidance_pictures": "pictures in what is asked, as smalti edit --instruct has them"}
+"""The same of a picture that is drawn of a class or a text alone."""
+
+
+def check_idle(
+    pipe: Any,
+    given: Mapping[str, Any],
+    negative: str | None = None,
+    lacks: Mapping[str, str] = UNKNOWN | UNSEEN,
+    others: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Raise ValueError for a setting of drawing that is `given` and does nothing, beside the
+    pipeline's own and `others`, or for a negative prompt without guidance. `lacks` are settings
+    that need what there is not."""
+    from smalti.config import settings_of, value_of
+    from smalti.pipeline.sampling import Sampling
+
+    if not given and negative is None:
+        return
+    known = settings_of(Sampling)
+    changes = {name: v for name, v in {**others, **given}.items() if name in known}
+    sampling = pipe.drawing([], **changes).sampling
+    sampling.check(pipe.model)
+    if negative is not None and sampling.guidance.off:
+        raise ValueError("--negative does nothing without guidance other than 1")
+    for name, need in (sampling.idle() | dict(lacks)).items():
+        if name in given and value_of(sampling, known[name]) != known[name].field.default:
+            raise ValueError(f"{spelled(name)} does nothing without {need}")
 
 
 def auto_dtype(device: Any) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from smalti import __version__
+from smalti.cli.options import spelled
 from smalti.cli.subjects import cache, held_out, share_of
 from smalti.cli.tune import Search, told_of
 from smalti.config import read_json, to_dict, written
@@ -61,6 +62,9 @@ def candidates(pipe: Any, search: Search) -> list[dict[str, Any]]:
     names = ("guidance", "temperature", "top_k", "top_p")
     own = {n: v for n, v in written(pipe.sampling).items() if n in names}
     if not pipe.model.filtered:
+        for name in names[2:]:
+            if getattr(search, name) != getattr(Search, name):
+                raise ValueError(f"{spelled(name)} is for pipelines that draw discrete codes")
         names = names[:2]
         own = {n: own[n] for n in names}
     grid = [

@@ -184,6 +184,9 @@ def check_public(place: Place) -> None:
     """Raise ValueError for an address that others reach without keys, unless that is meant."""
     from smalti.serve.guard import loopback
 
+    if place.insecure and (place.keys is not None or loopback(place.host)):
+        why = f"at {place.host}" if place.keys is None else "with --keys"
+        raise ValueError(f"--insecure does nothing {why}")
     if place.keys is None and not place.insecure and not loopback(place.host):
         raise ValueError(
             f"{place.host} is reached by others: give --keys FILE, or --insecure if everybody may "

@@ -14,7 +14,9 @@ import torch
 from smalti import __version__
 from smalti.cli.evaluate import Options
 from smalti.cli.matching import Found, Judge, of_towers
+from smalti.cli.options import spelled
 from smalti.cli.reading import Examiner, of_answers
+from smalti.cli.running import check_idle
 from smalti.config import to_dict
 from smalti.data.documents import JOINT, is_documents
 from smalti.data.open import SCHEMES, is_local
@@ -167,13 +169,26 @@ def _refuse(options: Options, kind: str) -> None:
     ):
         for name in names:
             if getattr(options, name) and kind not in kinds:
-                raise ValueError(f"--{name.replace('_', '-')} is for {what}")
+                raise ValueError(f"{spelled(name)} is for {what}")
+    draws = kind in ("pipeline", "answers") or options.reader is not None
+    if options.dtype != "auto" and not draws:
+        raise ValueError("--dtype is for a pipeline that draws or answers")
 
 
 def _check(options: Options) -> None:
     """Raise ValueError for what can be seen to be wrong before anything is opened."""
-    named(options.metrics)
+    names = named(options.metrics) or ("fwd", *KNOWN)
     named_dtype(options.dtype)
+    for option, metrics in (
+        ("inception", NETWORK),
+        ("level", ("fwd",)),
+        ("half", [name for name in NETWORK if METRICS[name].needs == "rows"]),
+        ("templates", ("zero_shot",)),
+    ):
+        if getattr(options, option) and not {*metrics} & {*names}:
+            raise ValueError(f"{spelled(option)} is for {', '.join(metrics)}, which is not asked")
+    if options.lpips_weights is not None and not options.lpips:
+        raise ValueError("--lpips-weights is for --lpips")
     if options.batch < 1 or options.bootstrap < 0:
         raise ValueError(
             "--batch must be at least 1 and --bootstrap 0 or more, "
@@ -217,6 +232,7 @@ def _of_pipeline(
 ) -> tuple[list[Measured], dict[str, Any], dict[str, Any]]:
     """Draws into an .npz file, `options.keep` or a temporary one, and measures that."""
     assert reference is not None
+    check_idle(pipe, sampling)
     request = asked(pipe, reference, options.balanced)
     if options.conditioning:
         check_judge(pipe)

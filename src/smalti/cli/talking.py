@@ -13,8 +13,9 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from smalti.cli.drawing import chosen
+from smalti.cli.options import spelled
 from smalti.cli.placing import picture
-from smalti.cli.running import FLAT, Run, opened
+from smalti.cli.running import FLAT, UNKNOWN, Run, check_idle, opened
 from smalti.cli.terminal import shown
 from smalti.files import LOCK, check_output, lock
 from smalti.progress import say, show, track
@@ -176,10 +177,14 @@ def chat(
     from smalti.pipeline.unified import Said
 
     check_output(out, folder=True)
+    asked = chosen(settings)
+    if asked and not pictures:
+        raise ValueError(f"{spelled(next(iter(asked)))} is how pictures are drawn: --pictures is 0")
     pipe, turns, drawn = opened(pipeline, run, unified=True), list[Any](), 0
+    check_idle(pipe, asked, lacks=UNKNOWN)
     for number, pieces in enumerate(heard(list(image))):
         turns.append(Turn("user", pieces))
-        reply, given = list[Any](), {**chosen(settings), **text.given()}
+        reply, given = list[Any](), {**asked, **text.given()}
         voice = Voice()
         for event in pipe.chat(turns, seed=seed + number, pictures=pictures, **given):
             if isinstance(event, Said):

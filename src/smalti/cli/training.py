@@ -30,9 +30,10 @@ def train(arguments: Sequence[str]) -> None:
         train_words(name, arguments)
         return
     from smalti.recipes import RECIPES
+    from smalti.runs.idle import check_idle
     from smalti.runs.run import ending
     from smalti.runs.run import train as run
-    from smalti.runs.schedule import check_idle, follow
+    from smalti.runs.schedule import follow
 
     default = RECIPES[name]()
 
@@ -89,6 +90,7 @@ def scaling(arguments: Sequence[str]) -> None:
 
     from smalti.cli.plots import plot_scaling, require
     from smalti.recipes import RECIPES
+    from smalti.runs.idle import check_idle
     from smalti.runs.ladder import climb, tables
     from smalti.runs.schedule import follow
 
@@ -101,7 +103,9 @@ def scaling(arguments: Sequence[str]) -> None:
         json: Annotated[bool, arg(help="Print the laws on standard output.")] = False,
     ) -> None:
         require()  # not only when all is trained
-        recipe, note = follow(recipe, default, fields_named(arguments), out)
+        named = fields_named(arguments)
+        check_idle(recipe, named)
+        recipe, note = follow(recipe, default, named, out)
         report = climb(recipe, sizes, out, note)
         if not report:
             return

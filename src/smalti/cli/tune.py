@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from smalti.arguments import choose
 from smalti.cli.running import Device, Dtype
 from smalti.config import read_json
-from smalti.eval.metrics import METRICS
+from smalti.eval.metrics import METRICS, NETWORK
 from smalti.files import LOCK, check_output, check_own, expand, is_json_of, lock, write_json
 from smalti.progress import say, show
 
@@ -23,7 +23,7 @@ from smalti.progress import say, show
 @dataclass(frozen=True)
 class Search:
     """What is tried, and by what it is judged. Settings that a pipeline does not have are left
-    out."""
+    out, unless they are asked for."""
 
     guidance: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
     """Values of guidance to try."""
@@ -53,6 +53,10 @@ class Search:
         object.__setattr__(self, "metric", choose(self.metric, allowed, "metric"))
         if self.candidates < 2:
             raise ValueError(f"candidates must be at least 2, got {self.candidates}")
+        if self.inception is not None and self.metric not in NETWORK:
+            raise ValueError(f"--inception is for {', '.join(NETWORK)}, got metric {self.metric}")
+        if self.level is not None and self.metric != "fwd":
+            raise ValueError(f"--level is for fwd, got metric {self.metric}")
 
 
 def tune(

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from smalti.codes import TokenSpec
 from smalti.config import from_dict, to_dict
-from smalti.data.documents import Doc, Piece
+from smalti.data.documents import Doc, Documents, Piece
 from smalti.data.source import digest
 from smalti.data.token_file import DOCUMENTS, META, has_mark, is_own, pack, storage, unpack
 from smalti.files import check_own, expand, replacing
@@ -157,7 +157,7 @@ def is_document_file(path: Path) -> bool:
     return has_mark(path, DOCUMENTS)
 
 
-class DocumentCache:
+class DocumentCache(Documents):
     """A file of encoded documents, open for reading; it is `Documents` itself, of texts and codes.
 
     Raises ValueError naming the file if it is missing, incomplete or something else.

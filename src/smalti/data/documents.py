@@ -14,7 +14,7 @@ from __future__ import annotations
 import bisect
 import glob
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Tensor
 
 from smalti.config import did_you_mean
-from smalti.data.open import open_source
-from smalti.data.source import Keyed, Source, digest, groups, require_captions
+from smalti.data.open import class_of, open_source
+from smalti.data.source import Keyed, Source, digest, require_captions
 from smalti.progress import say_once
 
 SCHEMES = {
@@ -116,6 +116,12 @@ def is_documents(text: str) -> bool:
     return JOINT.split(text)[0].partition(":")[0] in SCHEMES
 
 
+def credit_of(text: str) -> str:
+    """Whose art the documents of a name show, where that must be said; '' otherwise."""
+    names = [name.removeprefix("captioned:") for name in JOINT.split(text)]
+    return next((art for name in names if (art := class_of(name).credit)), "")
+
+
 def open_documents(text: str) -> Documents:
     """Open the documents that a text names, such as 'captioned:folder:cats+shapes-all:5000': those
     of each name, joined by '+'.
@@ -158,7 +164,7 @@ def _opened(text: str) -> Sequence[Documents]:
     return [DocumentCache(file) for file in files]
 
 
-class Captioned:
+class Captioned(Documents):
     """Two documents of each captioned picture of a source: its caption and then the picture, to
     draw it, and the picture and then its caption, to describe it. Two more of each picture with
     keywords, if its source was asked for them: the same with these.
@@ -171,8 +177,8 @@ class Captioned:
         self.name, self.source = f"captioned:{source.name}", source
         self.skipped = source.skipped
         self.tokenizers, self.eyes = tuple[str, ...](), tuple[str, ...]()
-        self._keys = groups(source.name, [source.key(i) for i in range(len(source))])
-        self._keywords: Callable[[int], str] = getattr(source, "keywords", lambda i: "")
+        self._keys = [source.group(source.key(i)) for i in range(len(source))]
+        self._keywords = source.keywords
         chosen = [i for i in range(len(source)) if source.caption(i).strip()]
         self._pairs = [(i, w) for i in chosen for w in (False, True) if not w or self._keywords(i)]
         """Of each two documents the picture, and whether they are about its keywords."""
@@ -207,7 +213,7 @@ class Captioned:
         return digest(["captioned", CAPTION, self.source.fingerprint(), *words])
 
 
-class Joined:
+class Joined(Documents):
     """Documents of several kinds, one kind after another."""
 
     def __init__(self, several: Sequence[Documents], name: str) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from smalti.data.source import Example, describe, digest
+from smalti.data.source import Example, Source, describe, digest
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -79,8 +79,10 @@ def open_shapes(options: str = "") -> Shapes:
     return Shapes(int(options or 10_000), name=f"shapes:{options}" if options else "shapes")
 
 
-class Shapes:
+class Shapes(Source):
     """`count` pictures of `pixels` square. Picture i depends on `seed` and i only."""
+
+    recognised = True
 
     def __init__(
         self, count: int, pixels: int = PIXELS, seed: int = 0, name: str = "shapes"

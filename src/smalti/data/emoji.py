@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from smalti.data.decode import decode
-from smalti.data.source import Example, describe, digest
+from smalti.data.source import Example, Source, describe, digest
 
 CREDIT = "Twemoji, (c) Twitter, Inc and other contributors, CC-BY 4.0"
 
@@ -105,8 +105,10 @@ def _without_tones(codes: str) -> str:
     return "-".join(c for c in codes.split("-") if c not in TONES)
 
 
-class Emoji:
+class Emoji(Source):
     """The pictures, over white. Keys are code points, such as '1f44b' and '1f44b#1f3fd'."""
+
+    credit = CREDIT
 
     def __init__(self, pictures: list[Picture], name: str) -> None:
         self.name = name
@@ -129,6 +131,11 @@ class Emoji:
 
     def key(self, i: int) -> str:
         return self._pictures[i].key
+
+    @staticmethod
+    def group(key: str) -> str:
+        """An emoji is held out with its variants, whose keys agree up to '#'."""
+        return key.partition("#")[0]
 
     def size(self, i: int) -> int:
         return self._pictures[i].path.stat().st_size

@@ -25,7 +25,7 @@ from smalti.data.maps import apart
 from smalti.data.metadata import NAMES as METADATA
 from smalti.data.metadata import read_metadata
 from smalti.data.skipped import left_out, none_left
-from smalti.data.source import Example, class_order, describe, digest
+from smalti.data.source import Example, Source, class_order, describe, digest
 from smalti.data.splits import split_folders
 
 HEADERS = 20_000
@@ -35,7 +35,7 @@ Entry = tuple[str, int, str]
 """File, label and caption."""
 
 
-class Folder:
+class Folder(Source):
     """`folder:PATH`; keys are paths relative to the folder, with forward slashes.
 
     Files that are no pictures, and metadata lines that are malformed or name a missing file, are
@@ -45,6 +45,8 @@ class Folder:
     Raises ValueError if the folder is missing, no picture is left, it mixes two layouts, a class
     has no files, it holds several parts of a dataset, or a column is not there.
     """
+
+    local = True
 
     def __init__(
         self,
@@ -56,7 +58,6 @@ class Folder:
         self.name = name or f"folder:{path}"
         self.skipped: dict[str, str] = {}
         self.notes: list[str] = []
-        """What a user should know of it, a line each."""
         self.columns: list[str] = []
         """Of a metadata file."""
         self.root = Path(path).expanduser()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from smalti.data.columns import choose, unused
 from smalti.data.decode import decode, to_rgb
-from smalti.data.source import Example, class_labels, describe, digest
+from smalti.data.source import Example, Source, class_labels, describe, digest
 
 TEXTS = ("string", "large_string")
 LABELS = (*TEXTS, *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
@@ -61,7 +61,7 @@ def reason(error: BaseException) -> str:
     return said
 
 
-class Hub:
+class Hub(Source):
     """A loaded map-style `datasets.Dataset`.
 
     Raises ValueError if it has no image column or its labels are neither integers nor strings.
@@ -85,7 +85,6 @@ class Hub:
         )
         note = unused(self.columns, label, text, [self.column, key or ""])
         self.notes = [note] if note else []
-        """What a user should know of it, a line each."""
         count = len(rows)
         values = list(rows[label]) if label else [None] * count
         self._labels, self.classes = class_labels(values, name)

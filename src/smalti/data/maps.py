@@ -7,7 +7,7 @@ never averaged, so its picture is one of a palette (mode P), which is resized by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -25,8 +25,6 @@ CHECKED = 20_000
 class Mapped(Source, Protocol):
     """A source with maps."""
 
-    maps: Mapping[str, Mapping[str, str]]
-    """Files of maps by the kind of map and by the picture's file without its ending."""
     root: Path
 
     def file(self, i: int) -> str:
@@ -60,7 +58,7 @@ def with_maps(source: Source, kind: str) -> Any:
     """
     if kind not in KINDS:
         return source
-    maps = getattr(source, "maps", {}).get(kind)
+    maps = source.maps.get(kind)
     if maps is None:
         raise ValueError(
             f"{source.name} has no maps: {kind} maps are files in a folder {kind} beside the "
@@ -112,12 +110,13 @@ def as_map(picture: Picture, kind: str) -> Image.Image:
     return numbers_of(image, name) if kind == "segmentation" else to_rgb(image, name)
 
 
-class MapsOf:
+class MapsOf(Source):
     """The maps of a source as pictures, with the keys, labels and captions of theirs."""
 
     def __init__(self, source: Source, kind: str) -> None:
         self.source, self.kind = with_maps(source, kind), kind
         self.name, self.classes, self.skipped = source.name, source.classes, source.skipped
+        self.group, self.credit = source.group, source.credit
 
     def __len__(self) -> int:
         return len(self.source)

@@ -4,6 +4,7 @@ scenes, styles."""
 from __future__ import annotations
 
 import glob
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,27 @@ BUILT_IN = ("emoji", "shapes", "scenes", "styles")
 """Those that need no files."""
 
 
+CLASSES = {
+    "emoji": "emoji.Emoji",
+    "shapes": "drawn_shapes.Shapes",
+    "scenes": "shape_scenes.Scenes",
+    "folder": "folder.Folder",
+    "parquet": "parquet.Parquet",
+    "styles": "styles.Styles",
+    "hub": "hub_rows.Hub",
+}
+"""What a scheme opens, in `smalti.data`."""
+
+
+def class_of(name: str) -> type[Source]:
+    """The class of the source of a name, for those who have no more of it: what it says of its art
+    and its keys. Of a name that is unknown here it is `Source`, with what holds of most."""
+    if (scheme := name.partition(":")[0]) not in CLASSES:
+        return Source  # pyright: ignore[reportReturnType] - asked, never made
+    module, _, kind = CLASSES[scheme].partition(".")
+    return getattr(importlib.import_module(f"smalti.data.{module}"), kind)
+
+
 def open_source(text: str, unread: Path | None = None) -> Source:
     """Open the source that `text` names, such as 'folder:cats' or 'emoji:skin_tones'.
 
@@ -37,7 +59,7 @@ def open_source(text: str, unread: Path | None = None) -> Source:
     Raises ValueError if the scheme is unknown, or what it names is missing, empty or malformed.
     """
     source = _opened(text, unread)
-    notes: list[str] = list(getattr(source, "notes", []))
+    notes = list(source.notes)
     bare = sum(source.label(i) < 0 for i in range(len(source))) if source.classes else 0
     if bare:
         notes.append(f"{bare} of {len(source)} images have no label")

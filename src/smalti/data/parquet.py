@@ -25,14 +25,14 @@ from smalti.config import no_such
 from smalti.data.columns import choose, unused
 from smalti.data.decode import decode
 from smalti.data.skipped import left_out
-from smalti.data.source import Example, class_labels, describe, digest
+from smalti.data.source import Example, Source, class_labels, describe, digest
 from smalti.data.splits import split_of
 
 CACHE_BYTES = 1 << 30
 """Encoded images kept in memory, a whole row group at a time, least recently used out first."""
 
 
-class Parquet:
+class Parquet(Source):
     """`parquet:PATH`, one file, a pattern of files, or a folder of them, in the order of names.
 
     Of a folder without .parquet files those at any depth below it are read. Files of several parts
@@ -44,13 +44,14 @@ class Parquet:
     Raises ValueError naming the file that is missing, is no parquet file or has no image column.
     """
 
+    local = True
+
     def __init__(
         self, path: str, options: dict[str, str] | None = None, name: str | None = None
     ) -> None:
         self.name = name or f"parquet:{path}"
         self.skipped: dict[str, str] = {}
         self.notes: list[str] = []
-        """What a user should know of it, a line each."""
         options = options or {}
         paths, root = self._paths(path, options)
         self._files = [_open(p) for p in paths]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from smalti.data.documents import CAPTION, Doc, Piece, asked
+from smalti.data.documents import CAPTION, Doc, Documents, Piece, asked
 from smalti.data.drawn_shapes import PIXELS, POSITIONS, Attributes, recognise
 from smalti.data.shape_facts import KNOWN, WITHHELD, Fact
 from smalti.data.shape_scenes import MOST, VALUES, Scene, any_scene, one_of
@@ -213,7 +213,7 @@ def open_shapes_all(options: str = "") -> ShapeDocuments:
     return ShapeDocuments(int(count or 10_000), tasks=tasks, name=name)
 
 
-class ShapeDocuments:
+class ShapeDocuments(Documents):
     """`count` documents with pictures of `pixels` square, of the tasks in turns.
 
     Raises ValueError if there are no documents, or for a task that is not one of `SCRIPTS`.

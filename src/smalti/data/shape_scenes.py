@@ -22,7 +22,7 @@ from smalti.data.drawn_shapes import (
     Attributes,
     draw,
 )
-from smalti.data.source import Example, digest
+from smalti.data.source import Example, Source, digest
 
 MOST = 3
 """Shapes of a picture."""
@@ -86,7 +86,7 @@ def open_scenes(options: str = "") -> Scenes:
     return Scenes(int(options or 10_000), name=f"scenes:{options}" if options else "scenes")
 
 
-class Scenes:
+class Scenes(Source):
     """`count` pictures of one to three shapes, each number as often. Picture i depends on `seed`
     and i only."""
 

@@ -1,4 +1,4 @@
-"""Where images come from: one small protocol, the strings that open it, and the held-out split."""
+"""Where images come from: what every source says of itself, and the held-out split."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -40,21 +41,55 @@ class Keyed(Protocol):
     def __len__(self) -> int: ...
 
     def key(self, i: int) -> str:
-        """Stable name of example i, which decides whether it is held out; see `groups`."""
+        """Stable name of example i; its `group` decides whether it is held out."""
         ...
+
+    @staticmethod
+    def group(key: str) -> str:
+        """What the example of a key is held out together with: all whose group is the same."""
+        return key
 
 
 class Source(Keyed, Protocol):
-    """A fixed, ordered set of images. Only `source[i]` decodes; all else is cheap."""
+    """A fixed, ordered set of images. Only `source[i]` decodes; all else is cheap.
+
+    A source is a subclass, and says of the rest what it has: `data.open.class_of` gives files that
+    keep its name and keys alone what the class says.
+    """
 
     classes: list[str]
     """Names by label; [] if unlabelled."""
     skipped: dict[str, str]
     """Names of what could not be used, with the reason; see `smalti.data.skipped`."""
+    credit: str = ""
+    """Whose art the images are, where that must be said."""
+    recognised: bool = False
+    """Whether `eval.matching` reads off the pixels what their captions say."""
+    local: bool = False
+    """Whether the images are files of this machine, which may change."""
+    notes: list[str] = []
+    """What a user should know of it, a line each."""
+    columns: list[str] = []
+    """The columns that its labels and captions could be taken from."""
+    maps: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    """Files of maps by the kind of map and by the picture's file without its ending."""
 
     def __getitem__(self, i: int) -> Example: ...
     def label(self, i: int) -> int: ...
     def caption(self, i: int) -> str: ...
+
+    def keywords(self, i: int) -> str:
+        """The keywords of example i, 'cat, animal'; '' = none."""
+        return ""
+
+    def wordings(self, i: int) -> Sequence[str]:
+        """In what other words the caption of example i can be said."""
+        return ()
+
+    @staticmethod
+    def style(key: str) -> str:
+        """The style of art of the example of a key; '' of a source that has no styles."""
+        return ""
 
     def size(self, i: int) -> int:
         """Bytes of the file of example i; 0 where it has none of its own."""
@@ -65,33 +100,18 @@ class Source(Keyed, Protocol):
         ...
 
 
-def groups(name: str, keys: Iterable[str]) -> list[str]:
-    """What each key of the source `name` is held out with: an emoji with its variants, whose keys
-    agree up to '#'; every other key with its equals alone."""
-    if name.partition(":")[0] in ("emoji", "styles"):
-        return [key.partition("#")[0] for key in keys]
-    return list(keys)
-
-
-def styles_of(name: str, keys: Iterable[str]) -> list[str]:
-    """The styles that the pictures of the source `name` have, by their keys; [] of a source that
-    has none."""
-    if name.partition(":")[0] != "styles":
-        return []
-    return sorted({key.partition("#")[2] for key in keys})
-
-
 def split(source: Keyed, holdout: float) -> tuple[list[int], list[int]]:
     """Indices (train, held out), ascending; the fraction `holdout` is held out.
 
-    A group (see `groups`) is never divided. Those with the smallest sha256 are held out, at least
-    one and never all (none if `holdout` is 0), so the split depends neither on order nor on a seed.
+    A group (see `Keyed.group`) is never divided. Those with the smallest sha256 are held out, at
+    least one and never all (none if `holdout` is 0), so the split depends neither on order nor on a
+    seed.
     Where groups make it much smaller or larger than asked for, a line says so.
     Raises ValueError if `holdout` is outside [0, 1).
     """
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout must be in [0, 1), got {holdout}")
-    group = groups(source.name, (source.key(i) for i in range(len(source))))
+    group = [source.group(source.key(i)) for i in range(len(source))]
     ranked = sorted(set(group), key=lambda g: hashlib.sha256(g.encode()).digest())
     count = min(max(1, round(len(ranked) * holdout)), len(ranked) - 1) if holdout else 0
     held_groups = set(ranked[: max(count, 0)])
@@ -120,10 +140,8 @@ def _uneven(group: list[str], held: int, share: float) -> str:
 
 def wordings(source: Source, i: int) -> list[str]:
     """All texts that a source has of image i, each once: its caption, its keywords, and in what
-    other words it says the same, of sources that have these."""
-    keywords = getattr(source, "keywords", lambda i: "")
-    others = getattr(source, "wordings", lambda i: ())
-    texts = (source.caption(i), keywords(i), *others(i))
+    other words it says the same."""
+    texts = (source.caption(i), source.keywords(i), *source.wordings(i))
     return [text for text in dict.fromkeys(texts) if text.strip()]
 
 
@@ -148,13 +166,12 @@ def require_labels(source: Source) -> None:
 def _columns(source: Source, role: str) -> str:
     """Which columns of a source could take a role that none has; '' if there are none, or if its
     name says that none shall."""
-    columns: list[str] = getattr(source, "columns", [])
     path, chosen = choices(source.name)
-    if not columns or chosen.get(role) == "":
+    if not source.columns or chosen.get(role) == "":
         return ""
     what = "trains without classes" if role == "label" else "takes none"
     return (
-        f"; it has the columns {', '.join(columns)}: "
+        f"; it has the columns {', '.join(source.columns)}: "
         f"'{path}?{role}=COLUMN' takes one, '{path}?{role}=' {what}"
     )
 

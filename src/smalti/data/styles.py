@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from smalti.config import no_such
 from smalti.data.decode import decode
-from smalti.data.source import CLASSES, Example, describe, digest
+from smalti.data.source import CLASSES, Example, Source, describe, digest
 
 CREDIT = (
     "Noto Emoji, Google, Apache-2.0; Twemoji, (c) Twitter, Inc and other contributors, CC-BY 4.0; "
@@ -76,8 +76,10 @@ def _check(table: Any, file: Path) -> None:
         raise ValueError(f"{file}: a label must have one group, got several of the same")
 
 
-class Styles:
+class Styles(Source):
     """The pictures, over white. Keys are code points and a style, such as '1f44b#noto'."""
+
+    credit = CREDIT
 
     def __init__(self, table: Any, name: str) -> None:
         self.name = name
@@ -117,6 +119,15 @@ class Styles:
 
     def key(self, i: int) -> str:
         return f"{self._codes[i]}#{self._styles[i]}"
+
+    @staticmethod
+    def group(key: str) -> str:
+        """All styles of an emoji are held out together: their keys agree up to '#'."""
+        return key.partition("#")[0]
+
+    @staticmethod
+    def style(key: str) -> str:
+        return key.partition("#")[2]
 
     def size(self, i: int) -> int:
         return 0

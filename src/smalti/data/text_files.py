@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from smalti.config import no_such
-from smalti.data.documents import Doc, Piece
+from smalti.data.documents import Doc, Documents, Piece
 from smalti.data.source import digest
 from smalti.files import expand
 
 ENDING = ".txt"
 
 
-class TextFiles:
+class TextFiles(Documents):
     """The lines of text files, without blanks around them, all of them learned. Equal lines are
     held out together; a folder's files come in the order of their paths.
 

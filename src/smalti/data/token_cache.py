@@ -17,7 +17,8 @@ from torch import Tensor
 
 from smalti.codes import TokenSpec
 from smalti.config import from_dict
-from smalti.data.source import digest, groups
+from smalti.data.open import class_of
+from smalti.data.source import digest
 from smalti.data.token_file import (
     COLUMNS,
     META,
@@ -203,11 +204,17 @@ class TokenCache:
     @property
     def holdout(self) -> float:
         """The share that `data.source.split` was given, up to rounding: of groups of keys."""
+        group = class_of(self.source).group
         every, held = (
-            len(set(groups(self.source, self.keys(rows))))
-            for rows in (self.indices("all"), self.held_out)
+            len(set(map(group, self.keys(rows)))) for rows in (self.indices("all"), self.held_out)
         )
         return held / every
+
+    @property
+    def styles(self) -> list[str]:
+        """The styles that the pictures have; [] of a source that has none."""
+        style = class_of(self.source).style
+        return sorted({style(key) for key in self.keys(self.indices("all"))} - {""})
 
     def keys(self, rows: np.ndarray) -> list[str]:
         """The keys of rows: what their source calls them."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from smalti.config import did_you_mean, no_such
 from smalti.data.decode import decode
-from smalti.data.documents import Doc, Piece, asked
+from smalti.data.documents import Doc, Documents, Piece, asked
 from smalti.data.source import digest
 from smalti.files import expand
 
@@ -38,7 +38,7 @@ class _Part(NamedTuple):
     answers: tuple[str, ...] = ()
 
 
-class Written:
+class Written(Documents):
     """The documents of a .jsonl file. Those of one picture, the first one, are held out together,
     and so are those of equal texts.
 

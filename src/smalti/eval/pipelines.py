@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smalti.data.maps import KINDS
-from smalti.data.open import open_source
+from smalti.data.open import class_of, open_source
 from smalti.data.transforms import to_float
 from smalti.eval.bootstrap import of_means
 from smalti.eval.conditioning import ClassifierConfig, class_accuracy
@@ -29,7 +29,7 @@ def conditioning(drawn: ImageSet, source: str, how: How) -> list[Measured]:
     about: dict[str, Any] = {"kind": "conditioning", "better": "higher"}
     real = open_source(source)
     about |= {"preparation": preparation(drawn), "reference": real.fingerprint()}
-    if source.partition(":")[0] == "shapes":
+    if real.recognised:
         hits = oracle(drawn)
         text = f"share as asked for, by the exact oracle of shapes, of {', '.join(hits)}"
         return [
@@ -72,7 +72,7 @@ def source_of(pipe: Any) -> str:
 def check_judge(pipe: Any) -> None:
     """Raise ValueError unless there is a judge of what the pipeline was asked for."""
     source = source_of(pipe)
-    if not source or (not pipe.classes and source.partition(":")[0] != "shapes"):
+    if not source or (not pipe.classes and not class_of(source).recognised):
         what = "captions of other sources than shapes" if source else "a pipeline without a source"
         raise ValueError(f"--conditioning has no judge of {what}")
     if pipe.classes and len(pipe.classes) < 2:

@@ -31,8 +31,10 @@ from smalti.nn.finite import require_finite_weights
 from smalti.pipeline.card import write_card
 from smalti.pipeline.coded import CodedPipeline, preview, short
 from smalti.pipeline.facts import Facts, Json
+from smalti.pipeline.fits import check_map, check_text
 from smalti.pipeline.maps import coded_maps
 from smalti.pipeline.request import (
+    ARGUMENTS,
     Asked,
     Classes,
     Drawing,
@@ -55,12 +57,6 @@ from smalti.sampling.noise import Noise
 from smalti.text.encoders import TextEncoder
 from smalti.text.prompts import warn_of_long
 from smalti.tokenizers.base import ImageTokenizer, check_levels
-
-ARGUMENTS = (
-    *("classes", "text", "map", "negative", "style", "n", "seed", "size"),
-    *("first", "batch", "known", "image", "mask", "extend", "keep_pixels"),
-)
-"""What calls take beside settings of drawing."""
 
 
 class Partial(NamedTuple):
@@ -99,8 +95,8 @@ class Pipeline(CodedPipeline):
             raise ValueError(
                 f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
             )
-        _check_text(model, text)
-        _check_map(model, map)
+        check_text(model, text)
+        check_map(model, map)
         self.tokenizer, self.model, self.text, self.map = tokenizer, model, text, map
         self.classes = list(classes) or [str(i) for i in range(model.reads.classes)]
         self.sampling, self.info = sampling or Sampling(), Facts(info or {})
@@ -399,26 +395,3 @@ def check_pipeline(folder: Path) -> None:
     check_folder(folder, "pipeline.json", ("format", "sampling"), "a pipeline")
     for part in ("tokenizer", "model", "text", "map"):
         check_module(folder / part)
-
-
-def _check_text(model: Generator, text: TextEncoder | None) -> None:
-    """Raise ValueError unless a model reads what the encoder gives."""
-    reads, wanted = model.reads, model.reads.text
-    given = None if text is None else (text.config.length, text.config.dim)
-    if text is not None and reads.text_vocab != text.config.ids:
-        raise ValueError(
-            f"the model reads {reads.text_vocab or 'no'} ids of tokens, the text encoder gives "
-            f"{text.config.ids or 'none'}"
-        )
-    if wanted != given:
-        raise ValueError(
-            f"the model reads text features of (length, width) {wanted}, the encoder gives {given}"
-        )
-
-
-def _check_map(model: Generator, map: ImageTokenizer | None) -> None:
-    """Raise ValueError unless a model reads the codes that a tokenizer makes of maps."""
-    wanted = model.reads.map
-    given = None if map is None else map.spec
-    if wanted != given:
-        raise ValueError(f"the model reads maps of {wanted}, the tokenizer of maps gives {given}")

@@ -76,6 +76,13 @@ class Wanted(Conditions, How, total=False):
     """All that decides what the images of a call are, as calls name it."""
 
 
+ARGUMENTS = (
+    *("classes", "text", "map", "negative", "style", "n", "seed", "size"),
+    *("first", "batch", "known", "image", "mask", "extend", "keep_pixels"),
+)
+"""What calls take beside settings of drawing."""
+
+
 def divided(wanted: Wanted) -> tuple[Conditions, How]:
     """The conditions of a call, and how it draws them."""
     conditions = Conditions(

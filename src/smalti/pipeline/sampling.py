@@ -30,6 +30,8 @@ ORDERED = ("order", "known_first")
 AHEAD = ("parallel", "window")
 PRUNED = ("prune", "prune_layers")
 """Settings that mean something to such models, or codes, alone."""
+GUIDED = ("schedule", "guidance_parallel", "rescale", "momentum")
+"""Settings of how guidance leads."""
 
 
 class Drawn(Protocol):
@@ -203,6 +205,19 @@ class Sampling:
             self.revealed(model).count(model.draws(spec).positions * model.parts)
         if model.solved:
             model.check_solver(self.solver)
+
+    def idle(self) -> dict[str, str]:
+        """Settings that do nothing beside the others, whatever they are, and what they need."""
+        guidance = self.guidance
+        needs = (
+            (GUIDED, not guidance.off, "guidance other than 1"),
+            (("guidance",), guidance.schedule != "list", "another schedule than list"),
+            (("power",), guidance.schedule == "power-cosine", "schedule power-cosine"),
+            (("start", "stop"), guidance.schedule == "interval", "schedule interval"),
+            (("window",), self.parallel.mode != "off", "parallel"),
+            (("prune_layers",), bool(self.pruning.prune), "prune"),
+        )
+        return {name: need for names, met, need in needs if not met for name in names}
 
     def revealed(self, model: Drawn) -> Reveal:
         """How a masked model reveals positions: its own way, unless another or an order is asked

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from smalti.config import read_json
-from smalti.data.open import open_source
+from smalti.data.open import class_of, open_source
 from smalti.data.source import Source
 from smalti.data.token_cache import TokenCache
 from smalti.files import expand, replacing
@@ -188,8 +188,7 @@ def warn_of_changes(out: Path, recipe: Recipe) -> None:
         begun, now = mark_of(out, name), mark_at(name, where) if where else ""
         if begun and now and begun != now:
             say(f"{out} is finished; it began with {name} {begun}, {where} is {now} by now")
-    local = recipe.data.source.partition(":")[0] in ("folder", "parquet")
-    if not local or getattr(recipe, "codes", ""):
+    if not class_of(recipe.data.source).local or getattr(recipe, "codes", ""):
         return
     try:
         source = open_source(recipe.data.source)

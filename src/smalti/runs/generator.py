@@ -14,7 +14,7 @@ from torch import Tensor
 from smalti import modules
 from smalti.codes import Reads
 from smalti.data.code_batches import CodeBatches
-from smalti.data.source import styles_of
+from smalti.data.open import class_of
 from smalti.data.token_cache import TokenCache
 from smalti.engine import stream
 from smalti.eval.codebook import baseline_bits, histograms
@@ -240,7 +240,7 @@ def compared(parts: Parts, told: dict[str, float], seed: int) -> dict[str, float
         bits = told.get("held_out_bits_per_token") or told["held_out_bits_per_token_bound"]
         unigram = unigram_of(parts)
         measured = {"unigram_bits_per_token": unigram, "below_unigram": 1 - bits / unigram}
-    if parts.learned is not None and parts.cache.source.split(":")[0] == "shapes":
+    if parts.learned is not None and class_of(parts.cache.source).recognised:
         captions = sorted(set(parts.cache.captions_of(parts.held)))
         found = matching(parts.pipeline, captions, seed)
         measured |= {f"matching_{k}": v for k, v in found.items()}
@@ -324,7 +324,7 @@ def drawn(
 
 def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, str | float]:
     """What a pipeline says of where it comes from; whose art it began from stays said."""
-    art = credit(cache.source)
+    art = class_of(cache.source).credit
     told = {"source": cache.source, "credit": art, "holdout": cache.holdout}
     if begun:
         told |= {"init": begun.fingerprint, "credit": art or begun.info.get("credit")}
@@ -335,17 +335,5 @@ def wording(cache: TokenCache) -> dict[str, list[str]]:
     """What prompts may be made of, by what a cache holds: names of classes, where more is learned
     than captions, and styles."""
     classes = cache.classes if cache.wordings else []
-    found = classes, styles_of(cache.source, cache.keys(np.arange(len(cache))))
+    found = classes, cache.styles
     return {key: names for key, names in zip(KEYS, found, strict=True) if names}
-
-
-def credit(source: str) -> str | None:
-    """Whose art a source shows, where that must be said."""
-    scheme = source.split(":")[0]
-    if scheme == "styles":
-        from smalti.data.styles import CREDIT
-    elif scheme == "emoji":
-        from smalti.data.emoji import CREDIT
-    else:
-        return None
-    return CREDIT

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from smalti.config import read_json
-from smalti.recipes.base import Recipe, TokenizerRecipe
+from smalti.recipes.base import Recipe
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -70,17 +70,6 @@ def follow(recipe: R, default: Recipe, named: Collection[str], out: Path) -> tup
     ]
     text = f"schedules follow the {steps} steps: {', '.join(moved)}"
     return _set(recipe, changed), text if moved and not path.is_file() else ""
-
-
-def check_idle(recipe: Recipe, named: Collection[str]) -> None:
-    """Raise ValueError if a field of a tokenizer's objective was `named` that does nothing."""
-    idle = recipe.objective.idle if isinstance(recipe, TokenizerRecipe) else {}
-    for name, of in idle.items():
-        if f"objective.{name}" in named:
-            raise ValueError(
-                f"objective.{name} does nothing without objective.{of}, which is off; only a table "
-                "of codes can be cared for"
-            )
 
 
 def _scaled(recipe: Recipe, steps: int) -> dict[str, int]:

@@ -24,7 +24,6 @@ from smalti.recipes.base import TowersRecipe
 from smalti.runs.data import check_data
 from smalti.runs.finetune import learn, require_same
 from smalti.runs.folder import Report, claim, finish, without_held_out
-from smalti.runs.generator import credit
 from smalti.runs.speaker import load_language
 from smalti.runs.tokenizer import spread
 from smalti.runs.words import words_of_run
@@ -118,7 +117,7 @@ def train_towers(recipe: TowersRecipe, out: Path, world: World, note: str = "") 
         objective.eval()
         measured = {f"held_out_{k}": v for k, v in look.evaluate().items()}
         told = {"source": source.name, "holdout": recipe.data.holdout}
-        art = credit(source.name) or matcher.info.get("credit")
+        art = source.credit or matcher.info.get("credit")
         save_towers(matcher, out / "towers", **told | ({"credit": art} if art else {}))
     tell(source, known)
     return finish(out, recipe, measured, source)

@@ -13,7 +13,7 @@ from torch import nn
 from smalti import modules
 from smalti.data.document_batches import DocumentBatches, Packing
 from smalti.data.document_file import DocumentCache
-from smalti.data.documents import Doc, open_documents
+from smalti.data.documents import Doc, credit_of, open_documents
 from smalti.files import expand
 from smalti.loading import load_eye, load_tokenizer, load_unified
 from smalti.models.eye import Eye
@@ -29,7 +29,6 @@ from smalti.recipes.base import UnifiedRecipe
 from smalti.runs.documents import encode_documents
 from smalti.runs.finetune import learn
 from smalti.runs.folder import Report, claim, finish, without_held_out
-from smalti.runs.generator import credit
 from smalti.runs.speaker import Speaker, load_language
 from smalti.runs.tokenizer import spread
 from smalti.runs.words import bytes_written, texts_of, words_of_run
@@ -220,8 +219,7 @@ def fresh(
 
 def origin(cache: DocumentCache, begun: UnifiedPipeline | None) -> dict[str, Json]:
     """What a pipeline says of where it comes from; whose art it began from stays said."""
-    sources = [name.removeprefix("captioned:") for name in cache.source.split("+")]
-    art = next((text for name in sources if (text := credit(name))), None)
+    art = credit_of(cache.source)
     told: dict[str, Json] = {"source": cache.source, "credit": art, "holdout": cache.holdout}
     if begun:
         told |= {"init": begun.fingerprint, "credit": art or begun.info.get("credit")}

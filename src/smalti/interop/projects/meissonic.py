@@ -25,7 +25,8 @@ from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, sized
 from smalti.interop.saved import Dtype, Repository, pair
 from smalti.interop.tensor_shapes import count, shape
-from smalti.models.meissonic import SINUSOID, Meissonic, MeissonicConfig
+from smalti.models.meissonic import Meissonic, MeissonicConfig
+from smalti.models.meissonic_layers import SINUSOID
 from smalti.pipeline.sampling import Sampling
 from smalti.text.clip import CLIP, CLIPConfig, config_of
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig

@@ -22,7 +22,8 @@ from smalti.interop.project import Part, Project, at_size, words_of
 from smalti.interop.projects.mar import TOKENIZER
 from smalti.interop.saved import Dtype, pair
 from smalti.interop.tensor_shapes import count, shape
-from smalti.models.transfusion import CHARACTERS, Transfusion, TransfusionConfig
+from smalti.models.transfusion import Transfusion, TransfusionConfig
+from smalti.models.transfusion_layers import CHARACTERS
 from smalti.pipeline.conversation import Phrases
 from smalti.pipeline.sampling import Sampling
 from smalti.progress import say
