@@ -113,7 +113,8 @@ class Shared:
 
     def _request(self, part: Part, known: Known | None) -> Request:
         (asked,) = part.asked
-        cond, negative = self._conditions(tuple(asked.items()))
+        kept = {name: tuple(v) if isinstance(v, list) else v for name, v in asked.items()}
+        cond, negative = self._conditions(tuple(kept.items()))
         device = self.pipeline.device
         noise = Noise.request(part.seed, 1, part.first, device)
         return part.sampling.request(self.pipeline.model, cond, noise, known, negative, part.spec)
