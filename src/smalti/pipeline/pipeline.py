@@ -100,6 +100,11 @@ class Pipeline(CodedPipeline):
                 f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
             )
         _check_text(model, text)
+        if tokenizer.told and text is None:
+            raise ValueError(
+                f"the decoder of this {name_of(tokenizer)} reads a text of each picture: it is for "
+                f"models that draw from texts, got {name_of(model)} without"
+            )
         _check_map(model, map)
         self.tokenizer, self.model, self.text, self.map = tokenizer, model, text, map
         self.classes = list(classes) or [str(i) for i in range(model.reads.classes)]
@@ -170,7 +175,7 @@ class Pipeline(CodedPipeline):
         images: list[Image.Image] = []
         for part in self._drawing(conditions, wanted).parts(n, first, batch):
             codes = self.drawn(part, part.rows(known))
-            images += self.tagged(self.decode(codes, part.spec), part)
+            images += self.tagged(self.shown(codes, part), part)
         return images
 
     def stream(
@@ -201,7 +206,7 @@ class Pipeline(CodedPipeline):
         for step in stream(self.model, self._request(part, known)):
             before, done = done, step.done
             if done == step.total:
-                images = self.decode(step.drawn, part.spec)
+                images = self.shown(step.drawn, part)
                 yield Partial(self.tagged(images, part), done, done)
             elif placed and done // every > before // every:
                 yield Partial(preview(self.tokenizer, step, part.spec, depth), done, step.total)

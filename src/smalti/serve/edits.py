@@ -75,7 +75,9 @@ class Variation(Edit):
             known_positions(spec, keep).to(codes.device),
         )
         drawn = guest.drawn(part, known)
-        yield from guest.tagged(guest.decode(drawn), part, variation={"strength": self.strength})
+        yield from guest.tagged(
+            guest.shown(drawn, part), part, variation={"strength": self.strength}
+        )
 
 
 @dataclass(frozen=True)

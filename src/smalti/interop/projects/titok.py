@@ -80,8 +80,11 @@ class TiTokFiles:
     """Checkpoint of the tokenizer: .safetensors, .bin, .pt or .pth."""
     model: Path | None = None
     """Checkpoint of the generator."""
-    l2_norm: bool = True
-    """Whether codes are normalised, as those of all published tokenizers are."""
+    l2_norm: bool | None = None
+    """Whether codes are normalised; default: as published, in the first releases alone, whose
+    decoder predicts codes."""
+    text_model: str = TokensConfig.text_model
+    """Hub id or folder of the CLIP whose features of texts the decoder of a TA-TiTok reads."""
     tokenizer_heads: int | None = None
     """Attention heads of the tokenizer; needed for sizes that were never published."""
     heads: int | None = None
@@ -157,11 +160,13 @@ def tokens_sizes(checkpoint: Checkpoint, options: TiTokFiles) -> TokensConfig:
         "proxy": proxy,
         "text_length": length,
         "text_dim": text_dim,
+        "text_model": options.text_model,
     }
     if "quantize.embedding.weight" not in state and out == 2 * dim:
         return TiTokVAEConfig(**known)
     vocab = _shape(checkpoint, "quantize.embedding.weight", 2)[0]
-    return TiTokConfig(**known, vocab=vocab, l2_norm=options.l2_norm)
+    norm = bool(proxy.vocab) if options.l2_norm is None else options.l2_norm
+    return TiTokConfig(**known, vocab=vocab, l2_norm=norm)
 
 
 def _side(checkpoint: Checkpoint, name: str) -> int:
