@@ -202,7 +202,7 @@ class Reconstruction(NamedTuple):
     quantized: Quantized
 
 
-def reading(tokenizer: Any, texts: Sequence[str] | None) -> dict[str, Tensor]:
+def reading(tokenizer: Any, texts: Sequence[str] | None) -> dict[str, Any]:
     """What `decode` takes beside codes: the features of the texts that the decoder reads, if there
     are any. Raises ValueError if it reads none."""
     return {} if texts is None else {"text": tokenizer.read(texts)}
