@@ -49,6 +49,7 @@ def request_of(model, seed: int) -> Request:
     if model.draws_by == "masked":
         steps = chance.choice([3, 4, spec.positions * model.parts])
         more["reveal"] = Reveal(steps, confidence=model.confidence)
+        filters = chance.choice([filters, replace(filters, final_temperature=0.5)])
     cond = random_cond(model, 1, seed)
     return Request(cond, noise, guidance, filters, solver=FEW, **more)
 

@@ -191,3 +191,18 @@ def test_an_order_of_no_name_is_refused(tmp_path, capsys):
         "--size", "16x12", "--out", tmp_path / "out",
     )  # fmt: skip
     assert "draws 16 codes in an order that is none of" in told
+
+
+def test_what_no_released_file_has_is_refused(tmp_path, capsys):
+    """A subset of the codes (`remap`), and drawing in one shot (`pkeep` 0)."""
+    state = official_vqgan(build(VQGAN, SMALL)) | {"quantize.used": torch.arange(3)}
+    file = write({"state_dict": state}, tmp_path / "subset.ckpt")
+    words = ("convert", "taming", "--out", tmp_path / "no")
+    told = mistake(capsys, *words, "--tokenizer", file, "--size", "16")
+    assert "subset.ckpt: 0 tensors missing [], 1 unknown ['quantize.used']" in told
+    path = published(tmp_path / "one-shot", build(Taming, tiny()), None)
+    path.with_suffix(".yaml").write_text(
+        record(build(Taming, tiny()), {"target": "SOSProvider"}, pkeep=0.0)
+    )
+    told = mistake(capsys, *words, "--model", path, "--size", "16")
+    assert "keep must be above 0, got 0.0" in told and not (tmp_path / "no").exists()

@@ -187,7 +187,7 @@ def test_a_pipeline_is_drawn(files, tmp_path, model):
     [("first.safetensors", replace(FIRST, l2_norm=False)), ("vae.bin", titok_vae.tiny())],
 )
 def test_a_tokenizer_alone(files, tmp_path, file, config):
-    main(command(files, tmp_path / "t", file, "", "--no-l2-norm"))
+    main(command(files, tmp_path / "t", file, "", "--l2-norm", "False"))
     tokenizer, info = load_module(tmp_path / "t", modules.TOKENIZERS)
     assert tokenizer.config == config and list(info["files"]) == [file]
 

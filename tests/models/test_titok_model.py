@@ -43,7 +43,7 @@ def test_codes_are_drawn_at_the_temperature_of_the_noise():
         found, _ = drawn(MODEL, doubt, Filters(temperature))
         heat = temperature * torch.as_tensor(doubt).expand(2)[:, None, None]
         torch.testing.assert_close(found.logp, chosen((logits / heat).log_softmax(-1), found.codes))
-        torch.testing.assert_close(found.sure, chosen(logits, found.codes))
+        torch.testing.assert_close(found.sure, chosen(logits, found.codes) / temperature)
     last, _ = drawn(MODEL, 0.0)
     assert torch.equal(last.codes, logits.argmax(-1)), "the last codes are the likeliest"
 

@@ -12,7 +12,7 @@ import torch
 from golden import Vectors, close, float32, folders, load
 from torch import Tensor
 
-from builders import stream
+from builders import build, stream
 from smalti.codes import Cond, Turn
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.projects.titok import (
@@ -23,7 +23,9 @@ from smalti.interop.projects.titok import (
     tokens_sizes,
     tokens_state,
 )
+from smalti.models import titok
 from smalti.models.titok import TiTokGenerator, TiTokGeneratorConfig
+from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.sampling.reveal import Reveal
@@ -247,3 +249,51 @@ def replay(model: TiTokGenerator, uniforms: Tensor) -> None:
         return draw(codes, cond, turn, cache, chance._replace(noise=chance.noise._replace(by=by)))
 
     model.draw = replaying
+
+
+# -- a softmax temperature that falls, of which there are no recorded runs
+
+
+@pytest.mark.parametrize("network", ["vit", "uvit"])
+@torch.no_grad()
+def test_a_temperature_that_falls_as_in_the_published_evaluation(network: Any):
+    model = build(TiTokGenerator, replace(titok.tiny(), network=network))
+    cond, count, steps = Cond(labels=torch.tensor([1, 4, 0])), model.spec.positions, 5
+    numbers = torch.Generator().manual_seed(0)
+    draws = torch.rand(steps, 3, count, model.config.vocab, generator=numbers)
+    doubts = torch.rand(steps, 3, count, generator=numbers)
+    replay(model, draws)
+    reveal = Reveal(steps, "arccos", confidence=4.0)
+    found = list[Tensor]()
+    for last in (0.5, None):
+        filters = Filters(1.3, final_temperature=last)
+        *_, step = stream(model, cond, Doubts(doubts), filters=filters, reveal=reveal)
+        found.append(step.drawn)
+    assert torch.equal(found[0], annealed(model, cond, draws, doubts, 4.0))
+    assert not torch.equal(*found), "the temperature of each step counts"
+
+
+def annealed(
+    model: TiTokGenerator, cond: Cond, draws: Tensor, doubts: Tensor, noise: float
+) -> Tensor:
+    """Codes (B, N) of a run without guidance whose softmax temperature falls from 1.3 to 0.5, one
+    step after another, from uniform numbers (steps, B, N, V) and (steps, B, N)."""
+    steps, (batch, count) = len(draws), doubts.shape[1:]
+    prepared, codes = model.prepare(cond), torch.zeros(batch, count, dtype=torch.int64)
+    hidden = torch.ones(batch, count, dtype=torch.bool)
+    for i in range(steps):
+        done = (i + 1) / steps
+        weight = noise * (1 - done)
+        logits = model.head.logits(model.hidden(codes, prepared, Turn(~hidden, None, count)))
+        logits = logits / (0.5 + 0.8 * (1 - done))
+        drawn = (logits - weight * (-draws[i].log()).log()).argmax(-1)  # (B, N)
+        sure = logits.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+        sure = torch.where(hidden, sure, torch.inf) - weight * (-doubts[i].log()).log()
+        codes = torch.where(hidden, drawn, codes)
+        if i == steps - 1:
+            return codes
+        left = math.floor(count * math.acos(done) / (math.pi / 2))
+        cut = sure.sort(1).values[:, max(1, left) - 1].unsqueeze(1)
+        hidden = sure <= cut
+        codes = codes.masked_fill(hidden, 0)
+    return codes

@@ -259,3 +259,15 @@ def test_as_many_values_as_codes():
         filters(torch.tensor(LOG))
     with pytest.raises(ValueError, match="as many codes at a position"):
         RowFilters.of([filters, Filters(top_k=(1, 2, 3))])
+
+
+def test_a_temperature_goes_to_its_last_in_a_line():
+    cooled = Filters(1.3, 7, final_temperature=0.5)
+    assert [cooled.at_step(i, 4).temperature for i in range(4)] == pytest.approx(
+        [1.1, 0.9, 0.7, 0.5]
+    )
+    assert cooled.at_step(0, 4).top_k == 7 and Filters(1.3).at_step(0, 4) == Filters(1.3)
+    each = Filters((1.0, 0.0), final_temperature=2.0).at_step(0, 2)
+    assert each.temperature == pytest.approx((1.5, 1.0))
+    with pytest.raises(ValueError, match="final_temperature"):
+        Filters(final_temperature=-1.0)

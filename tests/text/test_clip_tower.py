@@ -136,3 +136,20 @@ def test_frozen_encoders_have_names(folder, tmp_path):
     assert frozen("t5", clean=True).config == T5Config(clean=True)
     with pytest.raises(ValueError, match="--clean is for T5, .* got --text clip"):
         frozen("clip", clean=True)
+
+
+@torch.no_grad()
+def test_last_states_of_texts_that_are_filled_up_with_zeros(folder):
+    """As OpenCLIP fills texts up: by id 0, whatever the tokenizer of transformers takes."""
+    encoder = CLIP(CLIPConfig(folder, 9, 16, last=True))
+    tokens = encoder.tokenize(["two cats", "a " * 20])
+    assert encoder.capacity == 9 and tokens.shape == (2, 9)
+    assert tokens[0, 4:].tolist() == [0] * 5 and (tokens[1] > 0).all()
+    features, mask = encoder(tokens)
+    expected = encoder.parts.model(input_ids=tokens).last_hidden_state
+    torch.testing.assert_close(features, expected)
+    assert features.shape == (2, 9, 16) and mask.all()
+    with pytest.raises(ValueError, match="has features of width 16, got dim 12"):
+        CLIP(CLIPConfig(folder, 9, 12, last=True)).tokenize(["two cats"])
+    with pytest.raises(ValueError, match="reads 9 tokens, got length 10"):
+        CLIP(CLIPConfig(folder, 10, 16, last=True)).tokenize(["two cats"])

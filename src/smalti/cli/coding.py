@@ -191,6 +191,7 @@ def reconstruct(
     out: Path = Path("reconstructions.png"),
     n: int = 32,
     depth: int | None = None,
+    text: str | None = None,
     device: Device = "auto",
     json: bool = False,
 ) -> None:
@@ -207,6 +208,8 @@ def reconstruct(
         n: Number of images, at most.
         depth: Read back the first so many codes of each position, or scales, alone: a coarser
             picture; default: all.
+        text: What the images show, of a tokenizer whose decoder reads a text of each; default: the
+            captions of the images.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         json: Print PSNR and codebook usage on standard output.
     """
@@ -223,20 +226,42 @@ def reconstruct(
     module = open_tokenizer(tokenizer, device)
     if depth is not None:
         check_levels(depth, module.levels)
-    batches, part = shown(images, tokenizer, module.size[0], n)
+        depth = None if module.levels == 1 else depth
+    batches, captions, part = shown(images, tokenizer, module.size[0], n)
+    texts = read_texts(module, captions, text, images)
     place = next(module.parameters()).device
-    report = reconstruction(module, batches, place, depth)
+    report = reconstruction(module, batches, place, depth, texts)
     pixels = torch.cat([b["images"] for b in batches])
-    save_png(comparison(module, pixels.to(place), depth), out, {"reconstruction": report})
+    save_png(comparison(module, pixels.to(place), depth, texts), out, {"reconstruction": report})
     if json:
         show({"file": str(out), **report})
     else:
         say(f"{out}: {len(pixels)} images{part}, {report['psnr']:.2f} dB")
 
 
-def shown(images: str, tokenizer: Path, size: int, n: int) -> tuple[list[dict[str, Tensor]], str]:
-    """Batches of at most n images of a source, or of one file, in squares of `size` pixels, and in
-    words what part of it they are to the tokenizer in this folder."""
+def read_texts(
+    tokenizer: ImageTokenizer, captions: list[str], text: str | None, images: str
+) -> list[str] | None:
+    """What the decoder of a tokenizer reads of pictures: one text for all, or the captions of each;
+    None if it reads none. Raises ValueError if a text is missing, and for one that is not read."""
+    if not tokenizer.told:
+        if text is not None:
+            raise ValueError(f"--text is for tokenizers whose decoder reads texts, got {text!r}")
+        return None
+    texts = captions if text is None else [text] * len(captions)
+    if missing := sum(not one for one in texts):
+        raise ValueError(
+            f"the decoder of this tokenizer reads a text of each image; {missing} of {len(texts)} "
+            f"of {images} have no caption: give --text"
+        )
+    return texts
+
+
+def shown(
+    images: str, tokenizer: Path, size: int, n: int
+) -> tuple[list[dict[str, Tensor]], list[str], str]:
+    """Batches of at most n images of a source, or of one file, in squares of `size` pixels, their
+    captions, and in words what part of it they are to the tokenizer in this folder."""
     import torch
 
     from smalti.data.loader import Images
@@ -250,11 +275,12 @@ def shown(images: str, tokenizer: Path, size: int, n: int) -> tuple[list[dict[st
         from smalti.data.decode import decode
 
         pixels = torch.from_numpy(transform(decode(picture, images), None))[None]
-        return [{"images": pixels}], ""
+        return [{"images": pixels}], [""], ""
     source, chosen, part = chosen_part(images, tokenizer)
-    batches = list(Images(source, spread(chosen, n), transform, 1).evaluation(64))
+    loader = Images(source, spread(chosen, n), transform, 1)
+    batches = list(loader.evaluation(64))
     tell(source)
-    return batches, part
+    return batches, loader.captions(), part
 
 
 def chosen_part(images: str, tokenizer: Path) -> tuple[Source, Sequence[int], str]:

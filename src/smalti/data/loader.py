@@ -112,6 +112,10 @@ class Images:
                 pixels = np.stack(views)
             yield self._pack(pixels, positions)
 
+    def captions(self) -> list[str]:
+        """The caption of each item; once it has been decoded, of the image that is shown."""
+        return [self.source.caption(i) for i in self._shown.tolist()]
+
     def _pack(self, pixels: np.ndarray, positions: np.ndarray) -> dict[str, Tensor]:
         labels = torch.from_numpy(self.labels[positions])
         batch = {"images": torch.from_numpy(pixels), "labels": labels}

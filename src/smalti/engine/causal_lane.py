@@ -202,7 +202,7 @@ class CausalLane:
         chance = Chance(
             guide_of(requests, scales, self.device),
             noise,
-            filters_of(requests, self.device),
+            filters_of([r.filters for r in requests], self.device),
             requests[0].solver,
             given,
         )

@@ -97,9 +97,8 @@ def guide_of(requests: Sequence[Request], scales: Sequence[float], device: torch
     return requests[0].guidance.guide(scales[0] if same else torch.tensor(scales, device=device))
 
 
-def filters_of(requests: Sequence[Request], device: torch.device) -> Filters | RowFilters:
+def filters_of(filters: Sequence[Filters], device: torch.device) -> Filters | RowFilters:
     """The filters of each row, or those of all."""
-    filters = [r.filters for r in requests]
     return filters[0] if len(set(filters)) == 1 else RowFilters.of(filters, device)
 
 

@@ -101,7 +101,8 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
         left = plan.steps - 1 - i
         reach = ready.shape[1] - min(plan.hidden(i))
         turn = Turn(ready, asked.wanted, reach, fresh, left, asked.weight)
-        chance = Chance(guide, asked.noise, request.filters, request.solver)
+        filters = request.filters.at_step(i, plan.steps)
+        chance = Chance(guide, asked.noise, filters, request.solver)
         draw = model.draw(units, prepared, turn, cache, chance)
         watch.see(draw)
         units, ready = taker.take(units, ready, draw, asked)

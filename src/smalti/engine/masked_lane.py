@@ -115,7 +115,9 @@ class MaskedLane:
             for r in self.rows
         ]
         guide = guide_of(requests, scales, self.device)
-        chance = Chance(guide, asked.noise, filters_of(requests, self.device), requests[0].solver)
+        cooled = [r.request.filters.at_step(r.done, r.plan.steps) for r in self.rows]
+        filters = filters_of(cooled, self.device)
+        chance = Chance(guide, asked.noise, filters, requests[0].solver)
         left = torch.tensor([r.plan.steps - 1 - r.done for r in self.rows], device=self.device)
         reach = self.ready.shape[1] - min(before)
         turn = Turn(self.ready, asked.wanted, reach, True, left, asked.weight)

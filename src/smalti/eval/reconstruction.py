@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from smalti.codes import TokenSpec
 from smalti.data.transforms import to_float, to_uint8
 from smalti.eval.codebook import bits, entropy, histograms, parts, perplexity, usage
+from smalti.tokenizers.base import reading
 
 
 class Window(NamedTuple):
@@ -86,21 +87,26 @@ def reconstruction(
     batches: Iterable[dict[str, Tensor]],
     device: torch.device | str = "cpu",
     depth: int | None = None,
+    texts: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Means over all images, after rounding to 8 bits: "psnr" (dB, images that come back exactly
     counted as 100 dB), "ssim" and "l1"; "images"; of discrete codes "usage", "perplexity" and
     "entropy_bits", and those of each scale and depth where there are several ("usage_2x2",
     "usage_depth0"); of distributions "kl", an image's divergence from the normal distribution in
     nats, and "std", a latent's standard deviation for a given image, both means. With `depth`
-    images come back of the first so many scales or depths alone."""
+    images come back of the first so many scales or depths alone. `texts` are those of all images,
+    for a decoder that reads them."""
     values: list[Tensor] = []
     spec = tokenizer.spec
     counts: Tensor | int = 0
     posteriors: list[Tensor] = []
+    done = 0
     for batch in batches:
         images = batch["images"].to(device)
         codes = tokenizer.encode(to_float(images))
-        out = tokenizer.decode(codes) if depth is None else tokenizer.preview(codes, depth)
+        read = None if texts is None else texts[done : done + len(codes)]
+        more, done = reading(tokenizer, read), done + len(codes)
+        out = tokenizer.decode(codes, **more) if depth is None else tokenizer.preview(codes, depth)
         out, images = to_uint8(out), to_uint8(tokenizer.seen(to_float(images)))
         found = psnr(images, out).clamp(max=100), ssim(images, out), l1(images, out)
         values.append(torch.stack(found).cpu())  # (3, B)

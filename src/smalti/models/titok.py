@@ -191,14 +191,15 @@ class TiTokGenerator(Generator):
 
     def draw(self, codes: Tensor, cond: Any, turn: Turn, cache: None, chance: Chance) -> Draw:
         """Draw codes (B, m) of the wanted positions, where the surest are kept at the temperature
-        of the noise, and with their logits."""
+        of the noise times that of the filters, and with their logits at the latter."""
         guide = chance.guide
         h = self.hidden(guide.tile(codes), cond, turn.tile(guide), cache)
         if turn.doubt is None:
             return self.head.sample(h, chance)
         logits = self.head.merged(h, guide)  # (B, m, V)
         drawn, logp = chance.noise.draw(chance.filters(at_temperature(logits, turn.doubt)))
-        return Draw(drawn, logp, h, sure=logits.gather(-1, drawn.unsqueeze(-1)).squeeze(-1))
+        sure = at_temperature(logits, chance.filters.warmth)
+        return Draw(drawn, logp, h, sure=sure.gather(-1, drawn.unsqueeze(-1)).squeeze(-1))
 
     def loss(
         self, codes: Tensor, cond: Cond, known: Tensor | None = None, noise: Noise | None = None

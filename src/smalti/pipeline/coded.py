@@ -32,7 +32,7 @@ from smalti.pipeline.facts import Json
 from smalti.pipeline.request import Drawing, Part, Wanted
 from smalti.pipeline.wording import Wording
 from smalti.text.encoders import TextEncoder
-from smalti.tokenizers.base import ImageTokenizer
+from smalti.tokenizers.base import ImageTokenizer, reading
 
 DECODED = 1 << 20
 """Pixels that are decoded at a time, or one picture."""
@@ -159,13 +159,21 @@ class CodedPipeline:
         codes: Tensor | np.ndarray,
         spec: TokenSpec | None = None,
         depth: int | None = None,
+        texts: Sequence[str] | None = None,
     ) -> Tensor:
         """Codes (B, N, ...), or vectors that stand for them, to uint8 images (B, 3, H, W); `spec`
         says on which grid they are, if not on the model's own. With `depth` a coarser picture, of
-        the first so many codes of each position, or scales."""
+        the first so many codes of each position, or scales. `texts` are B that say what is to be
+        seen, for a decoder that reads them, and for no other."""
         place, low = self.device.type, self.decoder_dtype != torch.float32
         with torch.autocast(place, self.decoder_dtype, enabled=low):
-            return decoded(self.tokenizer, codes, spec, depth)
+            return decoded(self.tokenizer, codes, spec, depth, texts)
+
+    def shown(self, codes: Tensor, part: Part) -> Tensor:
+        """Codes of a part of a request to uint8 images (B, 3, H, W); a decoder that reads texts
+        reads those that are drawn."""
+        texts = [asked.get("text", "") for asked in part.asked] if self.tokenizer.told else None
+        return self.decode(codes, part.spec, texts=texts)
 
     def tagged(self, images: Tensor, part: Part, **more: Json) -> list[Image.Image]:
         """uint8 images (B, 3, H, W) as pictures that say how they were drawn, and `more`."""
@@ -210,12 +218,15 @@ def decoded(
     codes: Tensor | np.ndarray,
     spec: TokenSpec | None = None,
     depth: int | None = None,
+    texts: Sequence[str] | None = None,
 ) -> Tensor:
     """Codes (B, N, ...) of a `spec`, by default the tokenizer's own, or vectors (B, N, C) that
     stand for them, to uint8 images (B, 3, H, W); of the first `depth` levels, all if it is None.
-    Memory is that of `DECODED` pixels, however many images there are.
+    `texts` are B that the decoder reads beside them. Memory is that of `DECODED` pixels, however
+    many images there are.
 
-    Raises ValueError for codes that are none, and unless there are so many levels.
+    Raises ValueError for codes that are none, unless there are so many levels, and for texts that
+    the decoder does not read, or that are missing.
     """
     codes, spec = torch.as_tensor(codes), tokenizer.spec if spec is None else spec
     vectors = spec.discrete and codes.is_floating_point() and codes.dim() == 3
@@ -226,12 +237,17 @@ def decoded(
         low, high = (int(n) for n in codes.aminmax())
         if low < 0 or high >= spec.vocab:
             raise ValueError(f"codes must be in [0, {spec.vocab}), got {low} to {high}")
+    if texts is not None and len(texts) != len(codes):
+        raise ValueError(f"give a text for each of {len(codes)} pictures, got {len(texts)}")
     height, width = tokenizer.size_of(spec)
-    images = list[Tensor]()
+    images, few = list[Tensor](), max(1, DECODED // (height * width))
     with decoding(tokenizer):
-        for part in _for(tokenizer, codes).split(max(1, DECODED // (height * width))):
-            few = depth is not None
-            found = tokenizer.preview(part, depth, spec) if few else tokenizer.decode(part, spec)
+        for i, part in enumerate(_for(tokenizer, codes).split(few)):
+            if depth is None:
+                read = None if texts is None else texts[i * few : (i + 1) * few]
+                found = tokenizer.decode(part, spec, **reading(tokenizer, read))
+            else:
+                found = tokenizer.preview(part, depth, spec)
             images.append(to_uint8(found.float()))
     return torch.cat(images)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from smalti.models.eye import Eye
 from smalti.models.generator import Generator
 from smalti.models.unified import Unified
+from smalti.modules import name_of
 from smalti.text.encoders import TextEncoder
 from smalti.tokenizers.base import ImageTokenizer
 
@@ -21,6 +22,15 @@ def check_text(model: Generator, text: TextEncoder | None) -> None:
     if wanted != given:
         raise ValueError(
             f"the model reads text features of (length, width) {wanted}, the encoder gives {given}"
+        )
+
+
+def check_told(tokenizer: ImageTokenizer, model: Generator, text: TextEncoder | None) -> None:
+    """Raise ValueError if a tokenizer's decoder reads texts, and the model draws from none."""
+    if tokenizer.told and text is None:
+        raise ValueError(
+            f"the decoder of this {name_of(tokenizer)} reads a text of each picture: it is for "
+            f"models that draw from texts, got {name_of(model)} without"
         )
 
 

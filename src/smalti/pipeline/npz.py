@@ -101,7 +101,7 @@ def _draw(pipe: Drawer, missing: list[Part], folder: Folder, world: World) -> No
         scale, ours = len(mine[0].asked) * world.size, _images(missing)
         mine = track(mine, "drawing", scale=scale, of=ours)
     for part in mine:
-        images = pipe.decode(pipe.drawn(part), part.spec)  # (n, 3, H, W)
+        images = pipe.shown(pipe.drawn(part), part)  # (n, 3, H, W)
         folder.write(part, images.permute(0, 2, 3, 1).cpu().numpy())
     wait(world)
 

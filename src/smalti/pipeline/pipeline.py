@@ -31,7 +31,7 @@ from smalti.nn.finite import require_finite_weights
 from smalti.pipeline.card import write_card
 from smalti.pipeline.coded import CodedPipeline, preview, short
 from smalti.pipeline.facts import Facts, Json
-from smalti.pipeline.fits import check_map, check_text
+from smalti.pipeline.fits import check_map, check_text, check_told
 from smalti.pipeline.maps import coded_maps
 from smalti.pipeline.request import (
     ARGUMENTS,
@@ -96,6 +96,7 @@ class Pipeline(CodedPipeline):
                 f"tokenizer and model speak of other codes: {tokenizer.spec}, {model.spec}"
             )
         check_text(model, text)
+        check_told(tokenizer, model, text)
         check_map(model, map)
         self.tokenizer, self.model, self.text, self.map = tokenizer, model, text, map
         self.classes = list(classes) or [str(i) for i in range(model.reads.classes)]
@@ -166,7 +167,7 @@ class Pipeline(CodedPipeline):
         images: list[Image.Image] = []
         for part in self._drawing(conditions, wanted).parts(n, first, batch):
             codes = self.drawn(part, part.rows(known))
-            images += self.tagged(self.decode(codes, part.spec), part)
+            images += self.tagged(self.shown(codes, part), part)
         return images
 
     def stream(
@@ -197,7 +198,7 @@ class Pipeline(CodedPipeline):
         for step in stream(self.model, self._request(part, known)):
             before, done = done, step.done
             if done == step.total:
-                images = self.decode(step.drawn, part.spec)
+                images = self.shown(step.drawn, part)
                 yield Partial(self.tagged(images, part), done, done)
             elif placed and done // every > before // every:
                 yield Partial(preview(self.tokenizer, step, part.spec, depth), done, step.total)

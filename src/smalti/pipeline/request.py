@@ -20,7 +20,7 @@ from smalti.engine.step import Known
 from smalti.models.generator import Generator
 from smalti.modules import name_of
 from smalti.pipeline.sampling import Sampling, Settings
-from smalti.text.encoders import TextEncoder
+from smalti.text.encoders import TextEncoder, read_each
 from smalti.text.prompts import checked
 from smalti.tokenizers.base import ImageTokenizer
 
@@ -228,11 +228,9 @@ def _of_maps(codes: list[list[int] | None], spec: TokenSpec, device: torch.devic
     return Cond(map=torch.tensor(rows, device=device), drop=drop)
 
 
-@torch.inference_mode()
 def _read(texts: list[str], encoder: TextEncoder, device: torch.device) -> Cond:
-    """Encode texts, equal ones once, and each alone: a batch would round otherwise. An empty one is
-    no condition, though a frozen encoder gives it an end mark."""
-    read = {t: encoder(encoder.tokenize([t]).to(device)) for t in dict.fromkeys(texts)}
-    features, masks = zip(*(read[t] for t in texts), strict=True)
+    """The condition of texts. An empty one is no condition, though a frozen encoder gives it an end
+    mark."""
+    features, mask = read_each(encoder, texts, device)
     told = torch.tensor([[bool(t)] for t in texts], device=device)  # (B, 1)
-    return Cond.of_text(torch.cat(features), torch.cat(masks) & told)
+    return Cond.of_text(features, mask & told)

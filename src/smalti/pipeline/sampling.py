@@ -23,7 +23,7 @@ from smalti.sampling.pruning import Pruning
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
 
-MASKED = ("steps", "reveal", "confidence", "refresh")
+MASKED = ("steps", "reveal", "confidence", "refresh", "final_temperature")
 CONTINUOUS = ("solver", "head_steps")
 DISCRETE = ("top_k", "top_p")
 ORDERED = ("order", "known_first")
@@ -85,6 +85,7 @@ class Settings(TypedDict, total=False):
     top_k: int | tuple[int, ...]
     top_p: float | tuple[float, ...]
     smooth: bool
+    final_temperature: float | None
     order: str
     known_first: bool | None
     steps: int | None

@@ -75,8 +75,9 @@ def one_stage(model: TokensConfig, objective: CodingConfig) -> TokenizerRecipe:
 
 
 def of_codes(tokens: int, encoder: TrunkConfig) -> TokenizerRecipe:
-    """The same of 8192 codes of 64 numbers."""
+    """The same of 8192 codes of 64 numbers, which are not normalised."""
     model = TiTokConfig(tokens=tokens, vocab=8192, dim=64, encoder=encoder, decoder=LARGE)
+    model = replace(model, l2_norm=False)
     goal = replace(UNCARED, gan_weight=0.1, gan_start=20_000, gan_channels=128, gan_layers=4)
     return one_stage(model, goal)
 

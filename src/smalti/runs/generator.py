@@ -314,12 +314,14 @@ def fitted(
 def drawn(
     pipeline: Pipeline, batch: dict[str, Tensor], encoder: TextEncoder | None, seed: int
 ) -> list[Image.Image]:
-    """Pictures for the labels or captions of a batch. Cached features are used as they are."""
+    """Pictures for the labels or captions of a batch. Cached features are used as they are. They do
+    not tell the texts, so that a decoder which reads texts reads empty ones."""
     batch = {k: v.to(pipeline.device) for k, v in batch.items()}
     cond = condition(batch, encoder)
     noise = Noise.request(seed, cond.batch, device=pipeline.device)
     *_, last = stream(pipeline.model, pipeline.sampling.request(pipeline.model, cond, noise))
-    return to_pil(pipeline.decode(last.drawn))
+    texts = [""] * cond.batch if pipeline.tokenizer.told else None
+    return to_pil(pipeline.decode(last.drawn, texts=texts))
 
 
 def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, str | float]:

@@ -26,7 +26,7 @@ from smalti.recipes.base import AroundRecipe, SeeingRecipe, TokenizerRecipe
 from smalti.runs.data import check_data
 from smalti.runs.finetune import open_coder, open_tokenizer, open_towers
 from smalti.runs.folder import Report, claim, finish, without_held_out
-from smalti.tokenizers.base import ImageTokenizer
+from smalti.tokenizers.base import ImageTokenizer, reading
 from smalti.train.parallel import World, on_main
 from smalti.train.trainer import LiveLine, Trainer
 
@@ -179,12 +179,16 @@ def spread(indices: Sequence[int] | np.ndarray, n: int) -> list[int]:
 
 @torch.inference_mode()
 def comparison(
-    model: ImageTokenizer, images: torch.Tensor, depth: int | None = None
+    model: ImageTokenizer,
+    images: torch.Tensor,
+    depth: int | None = None,
+    texts: Sequence[str] | None = None,
 ) -> Image.Image:
     """Images (B, 3, H, W) uint8 and what comes back, of the first `depth` scales or depths, all if
-    None: rows of originals over reconstructions."""
+    None, and of the `texts` that the decoder reads: rows of originals over reconstructions."""
     codes = model.encode(to_float(images))
-    back = to_uint8(model.decode(codes) if depth is None else model.preview(codes, depth))
+    more = reading(model, texts)
+    back = to_uint8(model.decode(codes, **more) if depth is None else model.preview(codes, depth))
     rows, images = list[Image.Image](), to_uint8(model.seen(to_float(images)))
     for i in range(0, len(images), 8):
         rows += to_pil(images[i : i + 8]) + to_pil(back[i : i + 8])

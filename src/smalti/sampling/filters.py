@@ -38,11 +38,16 @@ class Filters:
     smooth: bool = False
     """Multi-scale models: draw mixtures of codes, sharper from scale to scale, for a smoother
     picture (VAR's more_smooth)."""
+    final_temperature: float | None = None
+    """Masked models: the temperature of the last step, to which it goes in a line, the first step
+    being one of it; None: the same at every step."""
 
     def __post_init__(self) -> None:
         for name in EACH:
             if isinstance(value := getattr(self, name), list):  # of a file
                 object.__setattr__(self, name, tuple(cast(list[float], value)))
+        if self.final_temperature is not None:
+            check(self, amounts=("final_temperature",))
         if counts := {len(values) for values in self.several.values()}:
             if 0 in counts or len(counts) > 1:
                 given = "; ".join(f"{name} {words(v)}" for name, v in self.several.items())
@@ -62,6 +67,16 @@ class Filters:
     def several(self) -> dict[str, tuple[float, ...]]:
         """The filters that have a value for each code of a position."""
         return {name: v for name in EACH if isinstance(v := getattr(self, name), tuple)}
+
+    def at_step(self, step: int, steps: int) -> Filters:
+        """Those of a step, 0 ... steps - 1, of masked generation."""
+        if (last := self.final_temperature) is None:
+            return self
+        share, first = (step + 1) / steps, self.temperature
+        several = first if isinstance(first, tuple) else (first,)
+        warm = tuple(one + (last - one) * share for one in several)
+        now = warm if isinstance(first, tuple) else warm[0]
+        return replace(self, temperature=now, final_temperature=None)
 
     def one(self, depth: int) -> Filters:
         """Those of one of the codes of a position."""
@@ -85,6 +100,11 @@ class Filters:
         temperature, top_k, top_p = self.numbers
         logits = logits.float() / max(temperature, MIN_TEMPERATURE)
         return keep(logits, top_k, top_p)
+
+    @property
+    def warmth(self) -> float:
+        """The temperature, one value. Raises ValueError as `require` does."""
+        return self.numbers[0]
 
     @property
     def numbers(self) -> tuple[float, int, float]:
@@ -129,6 +149,11 @@ class RowFilters(NamedTuple):
         ]
         temperature, top_k, top_p = columns if counts else (c.squeeze(1) for c in columns)
         return RowFilters(temperature, top_k, top_p, smooth.pop())
+
+    @property
+    def warmth(self) -> Tensor:
+        """The temperature of each row, (B,)."""
+        return self.temperature
 
     def at(self, depth: int, depths: int) -> RowFilters:
         """Those of one of so many codes of a position. Raises ValueError if they are for another

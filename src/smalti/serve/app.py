@@ -142,6 +142,7 @@ def _model(one: Shared | Talker) -> dict[str, Any]:
             "classes": [] if texts else pipeline.classes,
             "text_classes": pipeline.wording.classes,
             "styles": pipeline.wording.styles,
+            "map": "" if pipeline.map is None else pipeline.map.map,
             "codes": pipeline.model.spec.positions if draws else 0,
             "sampling": {name: value for name, value in settings if name not in foreign},
             "slots": one.limits.slots,

@@ -4,7 +4,7 @@ something like it."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,12 +15,13 @@ from smalti.data.decode import to_rgb
 from smalti.engine.step import Known
 from smalti.pipeline.editing import Extend, edit, known_positions
 from smalti.pipeline.request import Wanted
+from smalti.pipeline.unified import UnifiedPipeline
 from smalti.sampling.noise import Noise
 from smalti.serve.errors import Refused, invalid, missing
-from smalti.serve.orders import Order, plain, text_of
+from smalti.serve.orders import Drawer, Order, plain, text_of
 from smalti.serve.shared import Guest
 from smalti.serve.talker import Listener
-from smalti.serve.uploads import from_text, picture
+from smalti.serve.uploads import brought
 
 OPAQUE = 255
 
@@ -33,6 +34,8 @@ class Edit:
     mask: Image.Image | None
     extend: dict[str, int] | None
     keep_pixels: bool
+    map: Image.Image | None = field(default=None, kw_only=True)
+    """Of the picture, for a pipeline that draws from maps; until it is codes of the order."""
 
     fields: ClassVar[tuple[str, ...]] = ("image", "mask", "extend", "keep_pixels")
     """What is read of a request here."""
@@ -72,7 +75,9 @@ class Variation(Edit):
             known_positions(spec, keep).to(codes.device),
         )
         drawn = guest.drawn(part, known)
-        yield from guest.tagged(guest.decode(drawn), part, variation={"strength": self.strength})
+        yield from guest.tagged(
+            guest.shown(drawn, part), part, variation={"strength": self.strength}
+        )
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Told:
     """A picture that a pipeline of text and pictures draws of a text, or as it says of another."""
 
     image: Image.Image | None = None
+    map: Image.Image | None = None
 
     fields: ClassVar[tuple[str, ...]] = Edit.fields
 
@@ -91,6 +97,15 @@ class Told:
             yield from guest.tagged(guest.decode(codes), part)
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """A picture that is drawn from a map, as generations are."""
+
+    map: Image.Image
+
+    fields: ClassVar[tuple[str, ...]] = Edit.fields
+
+
 Task = Edit | Told
 
 
@@ -99,28 +114,66 @@ SHUFFLED = 0x5DEECE66D
 
 
 def edit_of(
-    fields: Mapping[str, Any], files: Mapping[str, bytes], most: int, told: bool = False
-) -> Task:
+    fields: Mapping[str, Any], files: Mapping[str, bytes], most: int, pipeline: Drawer
+) -> Task | Mapped:
     """Read what an edit does; pictures have at most so many pixels.
 
     A mask's transparent pixels are painted, or its white ones if none is transparent; without a
     mask, what is transparent in the picture itself. Where neither is, and nothing is added at the
-    sides, the prompt is an instruction of a model that can be `told`. Raises Refused for what is
-    missing or cannot be, so that a mask is never left out.
+    sides, the prompt is an instruction of a pipeline of text and pictures, and to one that draws
+    from maps the picture is the map. Raises Refused for what is missing or cannot be, so that a
+    mask is never left out.
     """
-    image = _picture(fields, files, "image", most)
-    if image is None:
-        raise missing("image")
-    mask, extend = _picture(fields, files, "mask", most), _extend(fields)
+    image, map = _pictures(fields, files, most)
+    mask, extend = brought(fields, files, "mask", most), _extend(fields)
     if mask is None and _holes(image):
         mask = image
-    if mask is None and extend is None and told:
-        if text_of(fields, "prompt") is None:
-            raise missing("prompt")
-        if fields.get("keep_pixels") is not None:
-            raise invalid("keep_pixels needs a mask, or extend", "keep_pixels")
-        return Told(image)
     if mask is None and extend is None:
+        return _whole(fields, image, map, pipeline)
+    if mask is not None and mask.size != image.size:
+        raise Refused(400, "mask_mismatch", _sizes("mask", mask, image), "mask")
+    if map is not None and extend is not None:
+        raise invalid("extend needs no map: none is known beyond the image", "map")
+    keep = plain(fields.get("keep_pixels", False))
+    if not isinstance(keep, bool):
+        raise invalid("keep_pixels must be true or false", "keep_pixels")
+    return Edit(image, mask, extend, keep, map=map)
+
+
+def variation_of(
+    fields: Mapping[str, Any], files: Mapping[str, bytes], most: int, pipeline: Drawer
+) -> Variation:
+    """Read what a variation does. Raises Refused as `edit_of` does."""
+    image, map = _pictures(fields, files, most)
+    strength = plain(fields.get("strength", 0.5))
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength < 1:
+        raise invalid("strength must be between 0 and 1", "strength")
+    return Variation(to_rgb(image, "the image"), None, None, False, float(strength), map=map)
+
+
+def _pictures(
+    fields: Mapping[str, Any], files: Mapping[str, bytes], most: int
+) -> tuple[Image.Image, Image.Image | None]:
+    """The picture of a request, and its map, which has the same size."""
+    image, map = (brought(fields, files, name, most) for name in ("image", "map"))
+    if image is None:
+        raise missing("image")
+    if map is not None and map.size != image.size:
+        raise Refused(400, "map_mismatch", _sizes("map", map, image), "map")
+    return image, map
+
+
+def _sizes(name: str, other: Image.Image, image: Image.Image) -> str:
+    mine, its = ("{}x{}".format(*p.size) for p in (other, image))
+    return f"the {name} is {mine}, the image {its}"
+
+
+def _whole(
+    fields: Mapping[str, Any], image: Image.Image, map: Image.Image | None, pipeline: Drawer
+) -> Told | Mapped:
+    """What is done to a picture of which no part is named."""
+    told = isinstance(pipeline, UnifiedPipeline)
+    if not told and (pipeline.map is None or map is not None):
         raise Refused(
             400,
             "mask_required",
@@ -128,44 +181,11 @@ def edit_of(
             "such as left=16",
             "mask",
         )
-    if mask is not None and mask.size != image.size:
-        mine, its = ("{}x{}".format(*p.size) for p in (mask, image))
-        raise Refused(400, "mask_mismatch", f"the mask is {mine}, the image {its}", "mask")
-    keep = plain(fields.get("keep_pixels", False))
-    if not isinstance(keep, bool):
-        raise invalid("keep_pixels must be true or false", "keep_pixels")
-    return Edit(image, mask, extend, keep)
-
-
-def variation_of(
-    fields: Mapping[str, Any], files: Mapping[str, bytes], most: int, told: bool = False
-) -> Variation:
-    """Read what a variation does. Raises Refused as `edit_of` does."""
-    image = _picture(fields, files, "image", most)
-    if image is None:
-        raise missing("image")
-    strength = plain(fields.get("strength", 0.5))
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength < 1:
-        raise invalid("strength must be between 0 and 1", "strength")
-    return Variation(to_rgb(image, "the image"), None, None, False, float(strength))
-
-
-def _picture(
-    fields: Mapping[str, Any], files: Mapping[str, bytes], name: str, most: int
-) -> Image.Image | None:
-    """A picture of a form, or of an object as base64."""
-    if name in files:
-        return picture(files[name], name, most)
-    given = fields.get(name)
-    if isinstance(given, list) and len(given) == 1:
-        given = given[0]
-    if isinstance(given, Mapping):
-        given = given.get("image_url")
-    if given is None:
-        return None
-    if not isinstance(given, str):
-        raise invalid(f"{name} must be one picture", name)
-    return picture(from_text(given, name), name, most)
+    if told and text_of(fields, "prompt") is None:
+        raise missing("prompt")
+    if fields.get("keep_pixels") is not None:
+        raise invalid("keep_pixels needs a mask, or extend", "keep_pixels")
+    return Told(image, map) if told else Mapped(image)
 
 
 def _holes(image: Image.Image) -> bool:

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -18,12 +20,13 @@ from smalti.engine.waiting import Drawn, Event, Job, Shown
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Part, Wanted
 from smalti.serve import answers, schemas
-from smalti.serve.edits import Task, Told, edit_of, variation_of
-from smalti.serve.errors import Refused, refusal
+from smalti.serve.edits import Mapped, Task, Told, edit_of, variation_of
+from smalti.serve.errors import Refused, invalid, refusal
 from smalti.serve.orders import Order, Output, order_of
 from smalti.serve.shared import Gone, Shared, share
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
+from smalti.serve.uploads import brought
 
 T = TypeVar("T")
 LOG = logging.getLogger("smalti.serve")
@@ -36,8 +39,10 @@ def add_images(app: FastAPI, server: Server) -> None:
     async def generations(request: Request) -> Response:
         fields = await body_of(request)
         one = server.find(fields.pop("model", None))
-        order = order_of(fields, one.pipeline, server.options.most)
-        return await _answer(request, server, one, order, None)
+        map = await asyncio.to_thread(brought, fields, {}, "map", server.options.pixels)
+        order = order_of(fields, one.pipeline, server.options.most, map=map)
+        order = await coded(one, order, "map", whole=True)
+        return await _answer(request, server, one, order, None, "image_generation")
 
     @app.post("/v1/images/edits", **schemas.EDITS)
     async def edits(request: Request) -> Response:
@@ -86,10 +91,34 @@ async def _edited(request: Request, server: Server, read: Any) -> Response:
     else:
         fields, files = await body_of(request), {}
     one = server.find(fields.pop("model", None))
-    told = isinstance(one, Talker)
-    what = await asyncio.to_thread(read, fields, files, server.options.pixels, told)
-    order = order_of(fields, one.pipeline, server.options.most, what.fields)
-    return await _answer(request, server, one, order, what)
+    what = await asyncio.to_thread(read, fields, files, server.options.pixels, one.pipeline)
+    order = order_of(fields, one.pipeline, server.options.most, what.fields, what.map)
+    whole = isinstance(what, Mapped)
+    order = await coded(one, order, "image" if whole else "map", whole)
+    return await _answer(request, server, one, order, None if whole else what, "image_edit")
+
+
+async def coded(one: Shared | Talker, order: Order, param: str, whole: bool) -> Order:
+    """An order with the codes of its map, which are made between two steps of the batch.
+
+    Raises Refused, naming `param`, for what is no such map, and where a `whole` picture of another
+    size is drawn from it.
+    """
+    if "map" not in order.wanted:
+        return order
+    assert isinstance(one, Shared)
+    (map,), size = order.wanted["map"], order.wanted.get("size")
+    height, width = size or one.pipeline.tokenizer.size
+    if whole and map.size != (width, height):
+        mine = "{}x{}".format(*map.size)
+        message = f"the map must have the size of the picture, {width}x{height}, got {mine}"
+        raise Refused(400, "map_mismatch", message, param)
+    read = partial(one.pipeline.asked, map=map, size=size)
+    try:
+        (asked,) = await asyncio.wrap_future(one.batching.call(read))
+    except ValueError as error:
+        raise invalid(str(error), param) from None
+    return replace(order, wanted=order.wanted | {"map": [asked.get("map")]})
 
 
 class Stage:
@@ -115,6 +144,8 @@ class Stage:
             classes=wanted.pop("classes", None),
             text=wanted.pop("text", None),
             negative=wanted.pop("negative", None),
+            map=wanted.pop("map", None),
+            size=wanted.get("size"),
         )
         drawing = self.one.pipeline.drawing(asked, **wanted)
         drawing.sampling.check(self.one.pipeline.model, drawing.spec)
@@ -223,13 +254,18 @@ async def waited(
 
 
 async def _answer(
-    request: Request, server: Server, one: Shared | Talker, order: Order, edit: Task | None
+    request: Request,
+    server: Server,
+    one: Shared | Talker,
+    order: Order,
+    edit: Task | None,
+    kind: str,
 ) -> Response:
+    """The pictures, or their events, whose names begin with `kind`."""
     began = time.monotonic()
     stage = begun(request, server, one, order, edit)
     headers = {"x-smalti-load": f"{server.load:.2f}"}
     if order.stream:
-        kind = "image_generation" if edit is None else "image_edit"
         headers |= {"x-accel-buffering": "no"}
         body = _events(stage, kind, request.state.identity)
         return StreamingResponse(body, media_type="text/event-stream", headers=headers)

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from PIL import Image
+
 from smalti.arguments import refuse_unknown, several
 from smalti.config import settings_of
 from smalti.pipeline.pipeline import Pipeline
@@ -37,7 +39,7 @@ SYNONYMS = {
 OWN = ("class", "style", "seed", "first", "negative")
 THEIR_STYLES = ("vivid", "natural")
 """Styles of OpenAI's, which change nothing here."""
-PLAIN = ("model", "prompt", "n", "size", "stream", "partial_images")
+PLAIN = ("model", "prompt", "map", "n", "size", "stream", "partial_images")
 SHAPE = ("output_format", "output_compression")
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 LARGEST = 4
@@ -76,8 +78,10 @@ def order_of(
     pipeline: Drawer,
     most: int = 10,
     others: tuple[str, ...] = (),
+    map: Image.Image | None = None,
 ) -> Order:
-    """Read the fields of a request; `others` are those that its route reads for itself.
+    """Read the fields of a request; `others` are those that its route reads for itself, `map` is
+    the map that it brings.
 
     Raises Refused, naming the field, for what is unknown, missing or cannot be, and ValueError for
     a pipeline that draws nothing.
@@ -97,7 +101,11 @@ def order_of(
     previews = number_of(fields, "partial_images", 0, 0, 3) if stream else 0
     seed = number_of(fields, "seed", secrets.randbits(31), -(2**63), 2**63 - 1)
     wanted = {name: plain(fields[name]) for name in settings if name in fields}
-    wanted |= _conditions(fields, pipeline, not others) | _size(fields, pipeline) | {"seed": seed}
+    if map is None and pipeline.map is None:
+        wanted |= _conditions(fields, pipeline, not others)
+    else:
+        wanted |= _mapped(fields, pipeline, map, not others)
+    wanted |= _size(fields, pipeline) | {"seed": seed}
     first = number_of(fields, "first", 0, 0, 2**32 - 1 - most)
     return Order(n, wanted, first, _output(fields), stream, previews, seed)
 
@@ -120,13 +128,6 @@ def _conditions(fields: Mapping[str, Any], pipeline: Drawer, needed: bool) -> di
     named = fields.get("class", prompt)
     if named is None and not needed:
         return {}
-    if pipeline.map is not None:
-        raise Refused(
-            400,
-            "unsupported_model",
-            "this model draws from maps, which are not taken here",
-            "model",
-        )
     if named is None:
         raise missing("prompt")
     where = "class" if "class" in fields else "prompt"
@@ -138,6 +139,26 @@ def _conditions(fields: Mapping[str, Any], pipeline: Drawer, needed: bool) -> di
         return {"classes": [pipeline.class_id(named)]}
     except ValueError as error:
         raise invalid(str(error), where) from None
+
+
+def _mapped(
+    fields: Mapping[str, Any], pipeline: Drawer, map: Image.Image | None, needed: bool
+) -> dict[str, Any]:
+    """The map that is drawn from; nothing, where none is given and none is `needed`."""
+    if pipeline.map is None:
+        raise Refused(400, "unsupported_parameter", "this model draws from no maps", "map")
+    texts = {name: (text_of(fields, name) or "").strip() for name in ("prompt", "negative")}
+    for name, given in (texts | {"class": fields.get("class", "")}).items():
+        if given != "":
+            message = f"this model draws from maps alone: {name} must be empty"
+            raise Refused(400, "unsupported_parameter", message, name)
+    if map is not None:
+        return {"map": [map]}
+    if needed:
+        kind = "picture whose edges are taken" if pipeline.map.map == "edges" else pipeline.map.map
+        message = f"map is missing: this model draws from one, a {kind}"
+        raise Refused(400, "missing_required_parameter", message, "map")
+    return {}
 
 
 def _worded(fields: Mapping[str, Any], pipeline: Drawer, prompt: str | None) -> list[str] | None:

@@ -7,6 +7,7 @@ from typing import Any
 TEXT, WHOLE, TRUTH = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
 AMOUNT = {"type": "number"}
 FILE_PART = {"type": "string", "format": "binary"}
+MAP = "Of a model that draws from maps: as large as the picture, in JSON as base64."
 
 COMMON: dict[str, Any] = {
     "model": {**TEXT, "description": "A name of /v1/models; the first, if it is left out."},
@@ -28,9 +29,14 @@ MASKED = {
     "image": {**FILE_PART, "description": "A PNG, JPEG or WEBP."},
     "mask": {**FILE_PART, "description": "Transparent pixels, or white ones, are painted anew."},
     "extend": {**TEXT, "description": "Pixels to add: left=16,top=8."},
+    "map": {**FILE_PART, "description": MAP},
     "keep_pixels": TRUTH,
 }
-VARIED = {"image": FILE_PART, "strength": {**AMOUNT, "description": "Share of codes drawn anew."}}
+VARIED = {
+    "image": FILE_PART,
+    "map": MASKED["map"],
+    "strength": {**AMOUNT, "description": "Share of codes drawn anew."},
+}
 
 ERROR = {
     "type": "object",
@@ -106,7 +112,9 @@ def _route(
 
 
 FORM, JSON, STREAM = "multipart/form-data", "application/json", "text/event-stream"
-GENERATIONS = _route({JSON: COMMON | STREAMED}, {JSON: ["prompt"]}, STREAM)
+GENERATIONS = _route(
+    {JSON: COMMON | STREAMED | {"map": {**TEXT, "description": MAP}}}, {JSON: ["prompt"]}, STREAM
+)
 EDITS = _route({FORM: COMMON | STREAMED | MASKED}, {FORM: ["image"]}, STREAM)
 VARIATIONS = _route({FORM: COMMON | VARIED}, {FORM: ["image"]})
 MESSAGES = {

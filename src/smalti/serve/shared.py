@@ -25,7 +25,7 @@ from smalti.data.decode import Picture
 from smalti.engine.batching import Batching, Decoder
 from smalti.engine.running import Running
 from smalti.engine.step import Known, Request, Step
-from smalti.engine.waiting import Drawn, Event, Job, Shown
+from smalti.engine.waiting import Drawn, Event, Failed, Job, Shown
 from smalti.pipeline.coded import CodedPipeline, preview
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Asked, Drawing, Part, Wanted, read_conditions
@@ -108,12 +108,30 @@ class Shared:
         previews: int = 0,
         codes: bool = False,
     ) -> Job:
-        on_the_way = previews if self.pipeline.tokenizer.placed else 0
+        tokenizer = self.pipeline.tokenizer
+        if tokenizer.told and not codes:
+            tell, codes = self._showing(part, tell), True
+        on_the_way = previews if tokenizer.placed else 0
         return Job(lambda: self._request(part, known), tell, client, on_the_way, codes)
+
+    def _showing(self, part: Part, tell: Callable[[Event], None]) -> Callable[[Event], None]:
+        """What is told of codes, where a picture is wanted whose decoder reads its text."""
+
+        def shown(event: Event) -> None:
+            if isinstance(event, Drawn):
+                try:
+                    (picture,) = self.pipeline.shown(event.result[None], part)
+                    event = event._replace(result=picture)
+                except Exception as error:  # whatever the reader of texts has met
+                    event = Failed(error)
+            tell(event)
+
+        return shown
 
     def _request(self, part: Part, known: Known | None) -> Request:
         (asked,) = part.asked
-        cond, negative = self._conditions(tuple(asked.items()))
+        kept = {name: tuple(v) if isinstance(v, list) else v for name, v in asked.items()}
+        cond, negative = self._conditions(tuple(kept.items()))
         device = self.pipeline.device
         noise = Noise.request(part.seed, 1, part.first, device)
         return part.sampling.request(self.pipeline.model, cond, noise, known, negative, part.spec)
@@ -160,8 +178,9 @@ class Visitor(CodedPipeline):
         codes: Tensor | np.ndarray,
         spec: TokenSpec | None = None,
         depth: int | None = None,
+        texts: Sequence[str] | None = None,
     ) -> Tensor:
-        return self.between(lambda: self.pipeline.decode(codes, spec, depth))
+        return self.between(lambda: self.pipeline.decode(codes, spec, depth, texts))
 
     def between(self, function: Callable[[], Any]) -> Any:
         """Have something computed by the thread that computes for all."""

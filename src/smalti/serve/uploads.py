@@ -7,6 +7,8 @@ import base64
 import binascii
 import io
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from PIL import Image
 
@@ -45,6 +47,25 @@ def picture(data: bytes, param: str, most: int = MOST_PIXELS) -> Image.Image:
             f"{param} must be a PNG, a JPEG or a WEBP, and whole",
             param,
         ) from error
+
+
+def brought(
+    fields: Mapping[str, Any], files: Mapping[str, bytes], name: str, most: int
+) -> Image.Image | None:
+    """A picture of a form, or of an object as base64; None if there is none. Raises Refused as
+    `picture` does, and for several."""
+    if name in files:
+        return picture(files[name], name, most)
+    given = fields.get(name)
+    if isinstance(given, list) and len(given) == 1:
+        given = given[0]
+    if isinstance(given, Mapping):
+        given = given.get("image_url")
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise invalid(f"{name} must be one picture", name)
+    return picture(from_text(given, name), name, most)
 
 
 def from_text(text: str, param: str) -> bytes:

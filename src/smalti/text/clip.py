@@ -41,6 +41,9 @@ class CLIPConfig(TextConfig):
     them, and one for the whole text."""
     dim: int = 1024
     """C, the width of a word's features or of the text's embedding, of that CLIP the larger one."""
+    last: bool = False
+    """Give the states behind the last layer and its norm, of T tokens, and no feature of the whole
+    text."""
 
     def __post_init__(self) -> None:
         check(self, positive=("dim",), several=("length",))
@@ -59,11 +62,15 @@ class CLIP(PretrainedEncoder):
 
     @property
     def capacity(self) -> int:
-        return self.config.length - 1
+        return self.config.length - (not self.config.last)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Tokens (B, T - 1) int64 with both marks, filled up on the right as the encoder learned
-        them."""
+        """Tokens (B, T - 1), or of `last` states (B, T), int64 with both marks, filled up on the
+        right as the encoder learned them."""
+        if self.config.last:
+            cut = {"truncation": True, "max_length": self.capacity}
+            rows = self.parts.tokenizer(list(texts), **cut)["input_ids"]
+            return torch.stack([F.pad(torch.tensor(r), (0, self.capacity - len(r))) for r in rows])
         filled = {"padding": "max_length", "truncation": True, "max_length": self.capacity}
         return torch.tensor(self.parts.tokenizer(list(texts), **filled)["input_ids"])
 
@@ -72,14 +79,17 @@ class CLIP(PretrainedEncoder):
 
     @torch.no_grad()
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T - 1) to features (B, T, C), the last of which is the whole text, and their
-        mask (B, T), all True."""
+        """Tokens to features (B, T, C), the last of which is the whole text but where the `last`
+        states are asked for, and their mask (B, T), all True."""
         device, width = tokens.device, self.config.dim
         model = self.parts.model.to(device, torch.bfloat16 if fast_bf16(device) else torch.float32)
         found = model(input_ids=tokens, output_hidden_states=True)
-        words, whole = found.hidden_states[-2], found.text_embeds[:, None]
-        parts = [F.pad(part, (0, width - part.shape[-1])) for part in (words, whole)]
-        features = torch.cat(parts, 1)  # (B, T, C)
+        if self.config.last:
+            features = found.last_hidden_state  # (B, T, C)
+        else:
+            words, whole = found.hidden_states[-2], found.text_embeds[:, None]
+            parts = [F.pad(part, (0, width - part.shape[-1])) for part in (words, whole)]
+            features = torch.cat(parts, 1)  # (B, T, C)
         return features, torch.ones(features.shape[:2], dtype=torch.bool, device=device)
 
 
@@ -126,9 +136,10 @@ def load(config: CLIPConfig) -> Parts:
         tokenizer = transformers.AutoTokenizer.from_pretrained(words)
         settings = settings_of(transformers, where)
         model = transformers.CLIPTextModelWithProjection.from_pretrained(where, config=settings)
-    if (width := width_of(settings)) != config.dim:
+    width = settings.hidden_size if config.last else width_of(settings)
+    if width != config.dim:
         raise ValueError(f"{config.model} has features of width {width}, got dim {config.dim}")
-    if config.length - 1 > (most := settings.max_position_embeddings):
+    if config.length - (not config.last) > (most := settings.max_position_embeddings):
         raise ValueError(f"{config.model} reads {most} tokens, got length {config.length}")
     return Parts(tokenizer, model.eval().requires_grad_(False))
 

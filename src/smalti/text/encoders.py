@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from smalti.codes import Cond
@@ -65,6 +66,17 @@ class TextEncoder(nn.Module):
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, T, C), zeros at padding, and their mask (B, T) bool."""
         raise NotImplementedError
+
+
+@torch.inference_mode()
+def read_each(
+    encoder: TextEncoder, texts: Sequence[str], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Features (B, T, C) of texts and their mask (B, T): equal texts are read once, and each alone,
+    as a batch would round otherwise."""
+    read = {t: encoder(encoder.tokenize([t]).to(device)) for t in dict.fromkeys(texts)}
+    features, masks = zip(*(read[t] for t in texts), strict=True)
+    return torch.cat(features), torch.cat(masks)
 
 
 def condition(batch: dict[str, Tensor], encoder: TextEncoder | None = None) -> Cond:

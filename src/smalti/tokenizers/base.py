@@ -6,6 +6,7 @@ system. B images, H, W image size, C codebook dimensions, h, w the latents' grid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -59,6 +60,9 @@ class ImageTokenizer(nn.Module):
     picture itself. Edges it finds in the picture; others are pictures beside it."""
     kinds: int = 0
     """Of a segmentation: how many kinds of things there are, of which `render` gives logits."""
+    told: bool = False
+    """Whether its decoder reads a text of each picture beside its codes: `decode` then takes the
+    features `text` that `read` gives."""
     relaxed: bool = False
     """Whether its quantizer draws codes in training, at a `temperature` that falls."""
 
@@ -155,6 +159,10 @@ class ImageTokenizer(nn.Module):
         """Codes (B, N, *trailing) to images (B, 3, H, W), about [-1, 1]."""
         raise NotImplementedError
 
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """Features (B, T, C) of texts, of a tokenizer that is `told` what pictures show."""
+        raise ValueError(f"{type(self).__name__} decodes without a text, got {len(texts)}")
+
     def embedded(self, codes: Tensor) -> Tensor:
         """What stands for codes (B, N, *trailing) of its own grids, before it is decoded: a map
         (B, C, h, w)."""
@@ -192,6 +200,12 @@ class Reconstruction(NamedTuple):
     latent: Tensor
     """(B, C, h, w) before quantization."""
     quantized: Quantized
+
+
+def reading(tokenizer: Any, texts: Sequence[str] | None) -> dict[str, Any]:
+    """What `decode` takes beside codes: the features of the texts that the decoder reads, if there
+    are any. Raises ValueError if it reads none."""
+    return {} if texts is None else {"text": tokenizer.read(texts)}
 
 
 def check_levels(levels: int, most: int) -> None:

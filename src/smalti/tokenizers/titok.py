@@ -19,6 +19,7 @@ picture, D width of a ViT, V codes, T tokens of a text.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -30,6 +31,8 @@ from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn.linear import Linear
 from smalti.nn.vision import Block, TowerConfig
+from smalti.text.clip import CLIP, CLIPConfig
+from smalti.text.encoders import read_each
 from smalti.tokenizers import maskgit_vqgan
 from smalti.tokenizers.base import TokenizerConfig
 from smalti.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANConfig
@@ -121,6 +124,8 @@ class TokensConfig(TokenizerConfig):
     """Tokens T of a text that the decoder reads; 0: none."""
     text_dim: int = 768
     """Width of their features."""
+    text_model: str = "openai/clip-vit-large-patch14-336"
+    """Hub id or folder of the CLIP whose features they are."""
 
     def __post_init__(self) -> None:
         check(self, pairs=("size",), positive=("patch", "tokens", "dim", "text_dim"))
@@ -278,6 +283,10 @@ class TokensTokenizer(GridTokenizer):
         self.config, self.spec = config, config.spec
         self.encoder = Encoder(config, channels)
         self.decoder = Decoder(config)
+        self.told = config.text_length > 0
+        if self.told:
+            length, width = config.text_length, config.text_dim
+            self.reader = CLIP(CLIPConfig(config.text_model, length, width, last=True))
         if config.proxy.vocab:
             p = config.proxy
             self.proxy_codes = nn.Embedding(p.vocab, p.dim)
@@ -301,11 +310,21 @@ class TokensTokenizer(GridTokenizer):
         """(B, channels, 1, K) of images in [-1, 1]."""
         return self.encoder((images + 1) / 2)
 
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """Features (B, T, text_dim) of texts. Raises ValueError if the decoder reads none, and if
+        there is no CLIP of them."""
+        if not self.told:
+            return super().read(texts)
+        features, _ = read_each(self.reader, texts, next(self.parameters()).device)
+        return features.float()
+
     def render(self, latent: Tensor, text: Tensor | None = None) -> Tensor:
         """What stands for codes, (B, C, 1, K), and features (B, T, text_dim) of a text, to images
-        (B, 3, H, W), not clamped. Raises ValueError for a text that the decoder cannot read."""
-        if text is not None and not self.config.text_length:
-            raise ValueError(f"this {type(self).__name__} reads no text")
+        (B, 3, H, W), not clamped. Raises ValueError for a text that the decoder cannot read, and if
+        it reads one and there is none."""
+        if (text is None) == self.told:
+            reads = "a text of each picture, got none" if self.told else "no text"
+            raise ValueError(f"the decoder of this {type(self).__name__} reads {reads}")
         if not self.config.proxy.vocab:
             return self.decoder(latent, text) * 2 - 1
         likely = self.decoder.logits(latent, text).softmax(-1)  # (B, h * w, V)

@@ -43,6 +43,8 @@ HEADS = {trunk.dim: trunk.heads for trunk in (SMALL, BASE, LARGE)}
 """Attention heads of a tokenizer's published widths."""
 GENERATOR_HEADS = {768: 16, 1024: 16}
 """The same of a generator's."""
+LATER = 8192, 64
+"""Codes, and numbers of each, of tokenizers whose codes are published without being normalised."""
 
 
 def ramp(scale: float, steps: int) -> tuple[float, ...]:
@@ -50,11 +52,15 @@ def ramp(scale: float, steps: int) -> tuple[float, ...]:
     return tuple(1 + scale * step / steps for step in range(steps))
 
 
+COOLED = {"temperature": 1.3, "final_temperature": 0.5}
+"""The annealed softmax temperature with which upstream measures all of its generators."""
+
+
 def short(scale: float, noise: float, steps: int = 8) -> Sampling:
     """How models of few tokens are drawn, in upstream's numbers."""
     return Sampling.of(
         guidance=1 + scale, schedule="list", scales=ramp(scale, steps),
-        steps=steps, reveal="arccos", confidence=noise,
+        steps=steps, reveal="arccos", confidence=noise, **COOLED,
     )  # fmt: skip
 
 
@@ -62,10 +68,16 @@ PUBLISHED = {
     32: short(4.5, 9.5),
     64: short(3.0, 11.0),
     128: Sampling.of(
-        guidance=6.9, schedule="power-cosine", power=3.0, steps=64, reveal="arccos", confidence=2.8
+        guidance=6.9,
+        schedule="power-cosine",
+        power=3.0,
+        steps=64,
+        reveal="arccos",
+        confidence=2.8,
+        **COOLED,
     ),
 }
-"""How published generators are drawn, by their tokens; of 64 as it is remembered."""
+"""How published generators are drawn for their FID, by their tokens."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +92,11 @@ class TiTokFiles:
     """Checkpoint of the tokenizer: .safetensors, .bin, .pt or .pth."""
     model: Path | None = None
     """Checkpoint of the generator."""
-    l2_norm: bool = True
-    """Whether codes are normalised, as those of all published tokenizers are."""
+    l2_norm: bool | None = None
+    """Whether codes are normalised; default: unless they are as those of later releases and of
+    TA-TiTok, 8192 of 64 numbers."""
+    text_model: str = TokensConfig.text_model
+    """Hub id or folder of the CLIP whose features of texts the decoder of a TA-TiTok reads."""
     tokenizer_heads: int | None = None
     """Attention heads of the tokenizer; needed for sizes that were never published."""
     heads: int | None = None
@@ -157,11 +172,13 @@ def tokens_sizes(checkpoint: Checkpoint, options: TiTokFiles) -> TokensConfig:
         "proxy": proxy,
         "text_length": length,
         "text_dim": text_dim,
+        "text_model": options.text_model,
     }
     if "quantize.embedding.weight" not in state and out == 2 * dim:
         return TiTokVAEConfig(**known)
     vocab = _shape(checkpoint, "quantize.embedding.weight", 2)[0]
-    return TiTokConfig(**known, vocab=vocab, l2_norm=options.l2_norm)
+    norm = (vocab, dim) != LATER if options.l2_norm is None else options.l2_norm
+    return TiTokConfig(**known, vocab=vocab, l2_norm=norm)
 
 
 def _side(checkpoint: Checkpoint, name: str) -> int:
