@@ -179,7 +179,7 @@ def test_the_same_seed_gives_the_same_pixels(opened, shared):
 
 def test_cancelling_frees_the_places(opened, shared):
     page = opened(shared)
-    shared.pace[0], counts = 0.1, shared.state.shared[0].batching.counts
+    shared.pace[0], counts = 0.5, shared.state.shared[0].batching.counts
     before = counts.cancelled
     draw(page, n=3)
     page.get_by_text("0 of 3 finished.").wait_for()

@@ -72,7 +72,7 @@ def test_a_reply_is_that_of_the_pipeline(client, talker, picture):
 
 
 def test_a_reply_is_streamed(client):
-    whole = ask(client, "draw", temperature=1.0).choices[0].message.content
+    whole = ask(client, "draw", temperature=1.0, n=1).choices[0].message.content
     chunks = list(ask(client, "draw", temperature=1.0, stream=True))
     text = "".join(c.choices[0].delta.content or "" for c in chunks)
     assert "".join(text.split()) == "".join(whole.split())
@@ -137,6 +137,8 @@ def test_mistakes(client, server, picture):
         ("x", {"extra_body": {"nonsense": 1}}, "no setting here"),
         ("x", {"extra_body": {"pictures": 99}}, "pictures must be a whole number"),
         ("x", {"temperature": -1}, "temperature"),
+        ("x", {"n": 3}, "n is 1: a conversation has one reply, got 3"),
+        ("x", {"n": 0}, "n is 1"),
         ("x", {"stop": "y"}, "stop must be a number, got 'y'"),
         ("x" * 30_000, {}, "leaves no room for text"),
     ):
