@@ -7,7 +7,9 @@ it is painted.
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 import comfy.model_management as management
 import comfy.utils
@@ -22,12 +24,15 @@ from smalti.pipeline.coded import preview
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Part
 
+T = TypeVar("T")
 PREVIEWS = 4
 """Pictures on the way, of all steps of a batch."""
 SIDE = 512
 """Pixels of a preview at most."""
 LEFT = -1
 """Of a setting that is left as the pipeline has it."""
+LOOK = 0.2
+"""Seconds after which who waits looks whether it is cancelled."""
 
 
 class Watched(Pipeline):
@@ -58,6 +63,18 @@ class Watched(Pipeline):
         ready = step.ready.view(-1, step.ready.shape[-1])[:1]
         first = step._replace(codes=step.codes[:1], vectors=vectors, ready=ready)
         return "JPEG", preview(self.tokenizer, first, part.spec)[0], SIDE
+
+
+async def unless_cancelled(waiting: Awaitable[T]) -> T:
+    """What is waited for, however long that is. Raises ComfyUI's InterruptProcessingException."""
+    task = asyncio.ensure_future(waiting)
+    try:
+        while not task.done():
+            management.throw_exception_if_processing_interrupted()
+            await asyncio.wait({task}, timeout=LOOK)
+        return task.result()
+    finally:
+        task.cancel()
 
 
 def images_of(pictures: list[Image.Image]) -> Tensor:

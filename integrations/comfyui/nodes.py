@@ -7,7 +7,6 @@ import io as memory
 import os
 from typing import Any
 
-import comfy.model_management as management
 import comfy.utils
 import torch
 from comfy_api.latest import ComfyExtension, io
@@ -18,7 +17,17 @@ import smalti
 from smalti.pipeline.editing import edit
 from smalti.pipeline.pipeline import Pipeline
 
-from .drawing import LEFT, SIDE, Watched, conditions, images_of, masks_of, pictures_of, settings_of
+from .drawing import (
+    LEFT,
+    SIDE,
+    Watched,
+    conditions,
+    images_of,
+    masks_of,
+    pictures_of,
+    settings_of,
+    unless_cancelled,
+)
 
 CATEGORY = "smalti"
 KEY = "SMALTI_API_KEY"
@@ -221,27 +230,30 @@ class ServerDraw(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
+    async def execute(
         cls, address: str, model: str, prompt: str, negative: str, seed: int, n: int,
         **settings: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        from openai import OpenAI  # only here
+        from openai import APIConnectionError, AsyncOpenAI  # only here
 
-        client = OpenAI(base_url=address.rstrip("/"), api_key=os.environ.get(KEY) or "none")
+        server = AsyncOpenAI(base_url=address.rstrip("/"), api_key=os.environ.get(KEY) or "none")
         more = settings_of(**settings) | {"seed": seed}
         more |= {"negative": negative.strip()} if negative.strip() else {}
         named = {"model": model.strip()} if model.strip() else {}
         done, bar, shown = dict[int, Image.Image](), comfy.utils.ProgressBar(4 * n), 0
-        with client.images.generate(
+        asked = server.images.generate(
             prompt=prompt, n=n, stream=True, partial_images=3, extra_body=more, **named
-        ) as events:
-            for event in events:
-                management.throw_exception_if_processing_interrupted()
-                picture = Image.open(memory.BytesIO(base64.b64decode(event.b64_json)))
-                shown = min(shown + 1, 4 * n - 1)
-                if event.type.endswith("completed"):
-                    done[getattr(event, "index", len(done))] = picture
-                bar.update_absolute(shown, 4 * n, ("JPEG", picture, SIDE))
+        )
+        try:
+            async with server, await unless_cancelled(asked) as events:
+                while event := await unless_cancelled(anext(events, None)):
+                    picture = Image.open(memory.BytesIO(base64.b64decode(event.b64_json)))
+                    shown = min(shown + 1, 4 * n - 1)
+                    if event.type.endswith("completed"):
+                        done[getattr(event, "index", len(done))] = picture
+                    bar.update_absolute(shown, 4 * n, ("JPEG", picture, SIDE))
+        except APIConnectionError:
+            raise ValueError(f"no server answers at {address}") from None
         bar.update_absolute(4 * n)
         return io.NodeOutput(images_of([done[i] for i in sorted(done)]))
 

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,11 +60,15 @@ def pipe():
 
 
 def run(comfy, name: str, **inputs):
-    """The outputs of a node that ran with these inputs and the defaults of the others."""
+    """The outputs of a node that ran as ComfyUI runs it: in inference mode, with these inputs and
+    the defaults of the others that it must have."""
     node = comfy.nodes[f"Smalti{name}"]
-    usual = {i.id: getattr(i, "default", None) for i in node.define_schema().inputs}
+    needed = [i for i in node.define_schema().inputs if not i.optional]
+    usual = {i.id: getattr(i, "default", None) for i in needed}
     given = {k: v for k, v in (usual | inputs).items() if v is not None}
-    return node.execute(**given).result
+    with torch.inference_mode():
+        found = node.execute(**given)
+        return (asyncio.run(found) if inspect.isawaitable(found) else found).result
 
 
 def image(count: int, height: int, width: int, channels: int = 3) -> torch.Tensor:
@@ -135,6 +140,8 @@ def test_loading(comfy, pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "p")
     (found,) = run(comfy, "Load", pipeline=f" {tmp_path / 'p'} ", device="cpu", dtype="float32")
     assert found.fingerprint == pipe.fingerprint
+    (drawn,) = run(comfy, "Draw", pipeline=found, prompt="1", seed=5)
+    assert torch.equal(drawn, run(comfy, "Draw", pipeline=pipe, prompt="1", seed=5)[0])
     with pytest.raises(ValueError, match="nothing"):
         run(comfy, "Load", pipeline=str(tmp_path / "nothing"))
 
@@ -157,6 +164,11 @@ def test_drawing(comfy, seen, name):
     assert done == total > 0 and 0 < len(previews) <= 4 * 4
     kind, picture, side = previews[0]
     assert kind == "JPEG" and picture.size == pipe.tokenizer.size[::-1] and side > 0
+    left = {i.id: i.default for i in comfy.nodes["SmaltiDraw"].define_schema().inputs if i.optional}
+    same = run(
+        comfy, "Draw", **left | {"pipeline": pipe, "prompt": prompt, "seed": 5, "guidance": 2.0}
+    )
+    assert (same[0] - found[:1]).abs().max() < 0.01
 
 
 def test_editing_keeps_the_batch_and_what_is_not_masked(comfy, seen, pipe):
@@ -241,6 +253,36 @@ def test_a_server_draws(comfy, seen, monkeypatch):
             run(comfy, "ServerDraw", n=2, **inputs)
         with pytest.raises(Exception, match="no such"):
             run(comfy, "ServerDraw", model="no such", **inputs)
+        nobody = inputs | {"address": "http://127.0.0.1:9/v1"}
+        with pytest.raises(ValueError, match="no server answers at http://127.0.0.1:9/v1"):
+            run(comfy, "ServerDraw", **nobody)
+        _cancel_one_that_says_nothing(comfy, state, inputs)
     finally:
         comfy.management.interrupt_current_processing(False)
         server.stop()
+
+
+def _cancel_one_that_says_nothing(comfy, state, inputs):
+    """A request is given up while its server computes its first step."""
+    running, begun, go = state.shared[0].batching.running, threading.Event(), threading.Event()
+    step, threads = running.step, [threading.Timer(30, go.set)]
+
+    def held():
+        if running:
+            begun.set()
+            go.wait()
+        return step()
+
+    def cancel():
+        begun.wait(30)
+        comfy.management.interrupt_current_processing()
+
+    running.step = held
+    threads.append(threading.Thread(target=cancel))
+    for thread in threads:
+        thread.start()
+    with pytest.raises(comfy.management.InterruptProcessingException):
+        run(comfy, "ServerDraw", **inputs)
+    assert begun.is_set() and not go.is_set()
+    threads[0].cancel()
+    go.set()

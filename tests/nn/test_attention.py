@@ -152,3 +152,13 @@ def test_a_cache_of_half_precision_is_read_in_float32(dtype, queries, monkeypatc
     assert keys.dtype == torch.float32 and torch.equal(keys, k.float())
     got = attend(q, keys, values)
     assert got.dtype == dtype and torch.equal(got, attend(q.float(), keys, values).to(dtype))
+
+
+def test_a_cache_that_the_machine_cannot_hold_is_refused_before_it_is_made():
+    """The system would lend the memory, and end whoever writes to it."""
+    kept = (
+        r"keys and values of 512 rows of 1,000,000 positions need 37,748\.7 GB of memory, and this"
+    )
+    with pytest.raises(ValueError, match=kept):
+        KVCache(12, 512, 12, 1_000_000, 64, torch.float32, "cpu")
+    assert KVCache(12, 512, 12, 1_000_000, 64, torch.float32, "meta").keys[11].device.type == "meta"

@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import close
 from builders import build, models, random_codes
 from builders import pipeline as small
 from smalti.cli.drawing import as_drawn
 from smalti.cli.main import main
+from smalti.data.decode import LARGEST
 from smalti.data.transforms import to_uint8
 from smalti.engine import stream
 from smalti.engine.step import Known
@@ -184,6 +186,15 @@ def test_sizes_that_cannot_be(size, words):
             refused()
 
 
+def test_no_picture_is_drawn_that_cannot_be_read_again():
+    """Pillow takes files of more pixels for bombs, and so does what reads pictures here."""
+    pipe, side = small("llamagen"), 4 * 3345  # 13380 squared is a little more
+    assert LARGEST == 2 * Image.MAX_IMAGE_PIXELS and side**2 > LARGEST
+    with pytest.raises(ValueError, match="size may be 178,956,970 pixels"):
+        pipe.spec_of((side, side))
+    assert pipe.spec_of((side, side - 8)).positions == 3345 * 3343
+
+
 def test_edits_are_of_the_own_size():
     pipe, hole = small("llamagen"), np.zeros((16, 16), bool)
     hole[8:] = True
@@ -203,6 +214,7 @@ def test_edits_are_of_the_own_size():
         ("infinity", "640x480", "size must be one of .*, got 640x480"),
         ("var", "32x32", "size must be 16x16, the only one that var draws, got 32x32"),
         ("llamagen", "15x16", "size must be multiples of 4 pixels, got 15x16"),
+        ("llamagen", "100000x100000", "may be 178,956,970 pixels, .*, got 100000x100000"),
     ],
 )
 def test_at_the_command_line_a_size_that_there_is_not_is_one_line(

@@ -179,6 +179,15 @@ def test_a_reply_streams(pipe):
     assert len(shown) > 1
 
 
+def test_who_reads_a_reply_may_train_between_its_events(one):
+    """A stream is in inference mode while it computes, and at no other time."""
+    (part,) = one.drawing(one.asked(text="a red heart")).parts(1, 0, 1)
+    for events in (one.chat([Turn("user", ["draw"])], words=4), one.passes([["draw"]], part)):
+        next(events)
+        assert torch.ones(1, requires_grad=True).mul(2).requires_grad
+        assert not torch.is_inference_mode_enabled()
+
+
 def test_known_codes_come_back(pipe, photo):
     spec = pipe.model.spec
     codes = pipe.encode(photo)

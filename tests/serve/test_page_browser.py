@@ -38,10 +38,14 @@ def browser():
 
 
 def served(
-    rules: Rules | None = None, wait: float = 0.01, name: str = "llamagen", **limits: Any
+    rules: Rules | None = None,
+    wait: float = 0.01,
+    name: str = "llamagen",
+    styles: tuple[str, ...] = (),
+    **limits: Any,
 ) -> Running:
     """A server whose every step takes so many seconds at least: its `pace[0]`."""
-    options = {} if "text" in name else {"classes": CLASSES}
+    options = {"info": {"styles": [*styles]}} if "text" in name else {"classes": CLASSES}
     state = Server([Shared(name, pipeline(name, **options), Limits(**limits))])
     turn, pace = (drawn := state.shared[0].batching.running).step, [wait]
 
@@ -175,7 +179,7 @@ def test_the_same_seed_gives_the_same_pixels(opened, shared):
 
 def test_cancelling_frees_the_places(opened, shared):
     page = opened(shared)
-    shared.pace[0], counts = 0.1, shared.state.shared[0].batching.counts
+    shared.pace[0], counts = 0.5, shared.state.shared[0].batching.counts
     before = counts.cancelled
     draw(page, n=3)
     page.get_by_text("0 of 3 finished.").wait_for()
@@ -259,6 +263,38 @@ def test_a_text_is_drawn(opened):
     finish(page)
     assert page.get_by_role("img", name="a red cube").count() == 2  # the tile and the gallery
     server.stop()
+
+
+def test_a_style_is_chosen_where_the_model_knows_some(opened, shared):
+    page = opened(shared)
+    page.get_by_text("Settings", exact=True).click()
+    assert page.get_by_label("Top-k").is_visible() and not page.get_by_label("Style").is_visible()
+    server = served(name="llamagen-text", styles=("fluent", "noto"))
+    try:
+        page = opened(server)
+        page.get_by_text("Settings", exact=True).click()
+        page.get_by_label("Prompt", exact=True).fill("a red cube")
+        assert page.locator("#style option").all_inner_texts() == ["", "fluent", "noto"]
+        with page.expect_request("**/generations") as asked:
+            draw(page, seed=3)
+        assert "style" not in json.loads(asked.value.post_data)
+        finish(page)
+        page.get_by_label("Style").select_option("noto")
+        with page.expect_request("**/generations") as asked:
+            draw(page, seed=3)
+        sent = json.loads(asked.value.post_data)
+        assert (sent["prompt"], sent["style"]) == ("a red cube", "noto")
+        finish(page)
+        drawn = tiles(page)
+        page.locator("#tiles button").click()
+        assert page.locator("#view-title").inner_text() == "a red cube, noto"
+        page.locator("#view-reuse").click()  # the style stands in the prompt, and once
+        assert page.get_by_label("Style").input_value() == ""
+        page.get_by_role("button", name="Draw").click()
+        finish(page)
+        assert tiles(page) == drawn
+    finally:
+        server.stop()
 
 
 # -- editing

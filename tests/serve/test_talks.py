@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import openai
 import pytest
+import torch
 from PIL import Image
 
 from servers import Running, opened, png
@@ -71,7 +72,7 @@ def test_a_reply_is_that_of_the_pipeline(client, talker, picture):
 
 
 def test_a_reply_is_streamed(client):
-    whole = ask(client, "draw", temperature=1.0).choices[0].message.content
+    whole = ask(client, "draw", temperature=1.0, n=1).choices[0].message.content
     chunks = list(ask(client, "draw", temperature=1.0, stream=True))
     text = "".join(c.choices[0].delta.content or "" for c in chunks)
     assert "".join(text.split()) == "".join(whole.split())
@@ -136,6 +137,8 @@ def test_mistakes(client, server, picture):
         ("x", {"extra_body": {"nonsense": 1}}, "no setting here"),
         ("x", {"extra_body": {"pictures": 99}}, "pictures must be a whole number"),
         ("x", {"temperature": -1}, "temperature"),
+        ("x", {"n": 3}, "n is 1: a conversation has one reply, got 3"),
+        ("x", {"n": 0}, "n is 1"),
         ("x", {"stop": "y"}, "stop must be a number, got 'y'"),
         ("x" * 30_000, {}, "leaves no room for text"),
     ):
@@ -195,6 +198,31 @@ def test_conversations_go_on_side_by_side(talker):
                 one[1].append(event)
     assert shown == alone and len(shown[1]) > len(shown[0]) + 3
     assert talker.batching.counts.passes - passes == sum(map(len, shown)) + 2
+
+
+def test_streams_share_a_thread_and_leave_it_as_it_was(talker, monkeypatch):
+    """All compute in inference mode, whichever begins or ends first, and none leaves it on."""
+    talker = Talker("three", talker.pipeline, Limits(slots=3))
+    modes, write = list[bool](), type(talker.pipeline.words).write
+
+    def noted(words, *args):
+        modes.append(torch.is_inference_mode_enabled())
+        return write(words, *args)
+
+    monkeypatch.setattr(type(talker.pipeline.words), "write", noted)
+    mode = lambda: talker.batching.call(torch.is_inference_mode_enabled)  # noqa: E731
+    say = lambda gone, **how: talker.chat(  # noqa: E731
+        [Turn("user", ["draw"])], 0, 4, {"words": 8, "text_temperature": 1.0} | how, gone
+    )
+    stay, go = threading.Event(), threading.Event()
+    long, short, left = say(stay), say(stay, words=2), say(go)
+    for one in (short, long, left):
+        next(one)
+    assert not mode()
+    assert len(list(short)) < 4
+    go.set()
+    assert not list(left) and not mode()
+    assert list(long) and all(modes) and not mode()
 
 
 def test_a_pass_of_a_picture_is_a_turn(talker):

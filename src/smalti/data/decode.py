@@ -19,6 +19,8 @@ from smalti.progress import say_once
 Picture = Image.Image | str | Path | bytes | io.IOBase | np.ndarray | Tensor
 """A picture as people have it; a text is the name of a file."""
 
+LARGEST = 178_956_970
+"""Pixels of a picture at most: Pillow takes one of more for a bomb."""
 # complaints about what is used all the same: large pictures, broken EXIF blocks
 warnings.filterwarnings("ignore", module=r"PIL\.")
 

@@ -59,5 +59,15 @@ def memory() -> int:
         return 0
 
 
+def require_memory(size: int, what: str, device: torch.device | str) -> None:
+    """Raise ValueError if `what` needs more bytes than the machine has, on a CPU: its system lends
+    more than there is, and ends whoever uses it. GPUs refuse by themselves."""
+    if torch.device(device).type == "cpu" and 0 < (there := memory()) < size:
+        raise ValueError(
+            f"{what} need {size / 1e9:,.1f} GB of memory, and this machine has {there / 1e9:.1f}: "
+            "ask for less at a time, or for smaller pictures"
+        )
+
+
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from math import prod
 from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from smalti.devices.machine import require_memory
 from smalti.devices.named import cache_dtype, fast_bf16_attention
 
 FUSED = 1 << 21
@@ -20,6 +22,7 @@ class KVCache:
 
     `length` counts sequence positions, the conditioning prefix included. On a CPU
     those of half precision are kept in float32: attention of one query converts all it reads.
+    Raises ValueError for more of them than the machine has memory.
     """
 
     def __init__(
@@ -33,6 +36,8 @@ class KVCache:
         device: torch.device | str,
     ) -> None:
         shape, dtype = (batch, heads, length, head_dim), cache_dtype(dtype, torch.device(device))
+        size = 2 * layers * prod(shape) * dtype.itemsize
+        require_memory(size, f"keys and values of {batch} rows of {length:,} positions", device)
         # zeros, not empty: a masked position is multiplied by 0, which does not undo a NaN
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]

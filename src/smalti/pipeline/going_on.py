@@ -91,13 +91,14 @@ class GoingOn(CodedPipeline):
         """Positions of a document, at most."""
         return int(self.model.config.length)
 
+    @torch.inference_mode()
     def passes(
         self, documents: Sequence[Sequence[Piece]], part: Part, known: Known | None = None
     ) -> Iterator[mixed.Event]:
         """Draw the picture that follows on each document of pieces, an event of each pass."""
         wish = Wish("picture", False, 1, part.seed, part.first, known)
         request = self._request(self.documents(documents), wish, part.sampling, self.writing)
-        with torch.inference_mode(), packed(self.model):
+        with packed(self.model):
             yield from mixed.stream(self.model, request)
 
     def go_on(
@@ -112,6 +113,7 @@ class GoingOn(CodedPipeline):
         """Go on with documents of ids and codes."""
         return (e for e in self.paced(documents, wish, **settings) if e is not None)
 
+    @torch.inference_mode()
     def paced(
         self, documents: Sequence[Document], wish: Wish, **settings: Any
     ) -> Iterator[Said | Shown | None]:
@@ -121,7 +123,7 @@ class GoingOn(CodedPipeline):
         every = wish.every if self.draws and self.tokenizer.placed else None
         behind = set[int]()  # rows whose next text does not begin what is written
         request = self._request(documents, wish, *self.settings(settings))
-        with torch.inference_mode(), packed(self.model):
+        with packed(self.model):
             for event in mixed.stream(self.model, request):
                 if isinstance(event, mixed.Wrote):
                     yield Said(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smalti.arguments import by, sides, whole
 from smalti.codes import Cond, TokenSpec
-from smalti.data.decode import Picture
+from smalti.data.decode import LARGEST, Picture
 from smalti.engine.step import Known
 from smalti.models.generator import Generator
 from smalti.modules import name_of
@@ -145,13 +145,16 @@ class Drawing:
 def spec_of(tokenizer: ImageTokenizer, model: Generator, size: Size | None) -> TokenSpec | None:
     """The codes of pictures of this size; None if it is the tokenizer's own, or is not given.
 
-    Raises ValueError, naming the sizes that there are, if both do not have it.
+    Raises ValueError, naming the sizes that there are, if both do not have it, and for a picture
+    of more pixels than are read.
     """
     if size is None or (pixels := sides(size, "size")) == tokenizer.size:
         return None
     if not model.any_grid and not model.windows:
         one = f"{by(tokenizer.size)}, the only one that {name_of(model)} draws"
         raise ValueError(f"size must be {one}, got {by(pixels)}")
+    if pixels[0] * pixels[1] > LARGEST:
+        raise ValueError(f"size may be {LARGEST:,} pixels, height times width, got {by(pixels)}")
     return model.draws(tokenizer.spec_of(pixels))
 
 

@@ -122,6 +122,7 @@ MESSAGES = {
     "messages": {"type": "array", "items": {"type": "object"}},
     "stream": TRUTH,
     "seed": WHOLE,
+    "n": {**WHOLE, "minimum": 1, "maximum": 1},
     "pictures": {**WHOLE, "minimum": 0, "maximum": 4, "description": "Of a reply, at most."},
     "temperature": {**AMOUNT, "minimum": 0},
     "max_tokens": {**WHOLE, "minimum": 1},

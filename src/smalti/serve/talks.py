@@ -44,7 +44,7 @@ SYNONYMS = {
 """Names that OpenAI has for settings of writing."""
 IDLE = (
     *("user", "safety_identifier", "modalities", "store", "metadata", "stream_options"),
-    *("presence_penalty", "frequency_penalty", "response_format", "logprobs", "n"),
+    *("presence_penalty", "frequency_penalty", "response_format", "logprobs"),
 )
 
 
@@ -158,7 +158,9 @@ def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> N
         turns = await asyncio.to_thread(turns_of, messages, server.options.pixels)
         seed = number_of(fields, "seed", secrets.randbits(31), -(2**63), 2**63 - 1)
         pictures = number_of(fields, "pictures", 1, 0, MOST_PICTURES)
-        rest = {k: v for k, v in fields.items() if k not in ("stream", "seed", "pictures")}
+        if (n := plain(fields.get("n"))) not in (None, 1):
+            raise invalid(f"n is 1: a conversation has one reply, got {n!r}", "n")
+        rest = {k: v for k, v in fields.items() if k not in ("stream", "seed", "pictures", "n")}
         settings = settings_in(rest)
         one.pipeline.settings(settings)  # which raises ValueError for what cannot be
         reply = Reply(lambda gone: one.chat(turns, pictures, seed, settings, gone))

@@ -145,8 +145,6 @@ class Turnstile:
                 self._changed.notify_all()
 
 
-@torch.inference_mode()
 def _next(events: Iterator[E]) -> list[E]:
-    """The next event, or none. Streams that draw are in inference mode from their first event to
-    their last, and a thread has one mode: whichever ended would else end it for all others."""
+    """The next event, or none."""
     return list(islice(events, 1))

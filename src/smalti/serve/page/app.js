@@ -34,7 +34,7 @@ function fields() {
   if (model().text) {
     if (!$("text").value.trim() && !editing()) throw mistake("Say what to draw", $("text"));
     asked.prompt = $("text").value;
-    if ($("negative").value) asked.negative = $("negative").value;
+    for (const name of ["negative", "style"]) if ($(name).value) asked[name] = $(name).value;
   } else if (classes.number !== null) asked.class = classes.number;
   else if ($("class").value) asked.prompt = $("class").value; // the server names those that are near
   else throw mistake("Choose a class", $("class"));
@@ -67,7 +67,7 @@ async function run() {
     const title = asked.prompt ?? classes.title(asked.class);
     emptyTiles(asked.n, "drawing");
     $("state").scrollIntoView({ block: "nearest" });
-    await draw(asked, files, running.signal, (event) => grow(event, asked, title));
+    await draw(asked, files, running.signal, (event) => grow(event, asked, event.smalti.text ?? title));
     say("Done.");
   } catch (error) {
     failed(error);
@@ -118,8 +118,8 @@ function grow(event, asked, title) {
 }
 
 function emptyTiles(n, className = "") {
-  const tile = () => make("button", { disabled: true, ariaLabel: "No picture yet" });
-  $("tiles").replaceChildren(...Array.from({ length: n }, () => make("li", { className }, tile())));
+  const tile = () => make("li", { className }, make("button", { disabled: true, ariaLabel: "No picture yet" }));
+  $("tiles").replaceChildren(...Array.from({ length: n }, tile));
 }
 
 // Tell what went wrong, and where.
@@ -151,16 +151,18 @@ async function start() {
   } catch (error) {
     return error.status === 401 ? askForKey(start) : alarm(error, start);
   }
-  $("model").replaceChildren(...known.map(({ id }) => make("option", { textContent: id })));
+  $("model").replaceChildren(...known.map(({ id }) => make("option", {}, id)));
   chooseModel();
   $("order").hidden = false;
 }
 
 function chooseModel() {
-  const { text, classes: names, sampling, size } = model();
+  const { text, styles, classes: names, sampling, size } = model();
   document.documentElement.style.setProperty("--shape", size.replace("x", "/"));
   fieldOf("text").hidden = fieldOf("negative").hidden = !text;
   fieldOf("class").hidden = text;
+  fieldOf("style").hidden = !styles.length;
+  $("style").replaceChildren(...["", ...styles].map((name) => make("option", {}, name)));
   classes.names = names;
   for (const name of SETTINGS) {
     fieldOf(name).hidden = sampling[name] === undefined;

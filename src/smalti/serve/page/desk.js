@@ -7,16 +7,17 @@ const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDo
 const LARGEST = 1024; // pixels of a side that are sent
 const UNDONE = 20; // strokes that can be taken back
 
+const mask = $("mask");
+
 export class Desk {
   #picture = $("picture").getContext("2d");
-  #mask = $("mask").getContext("2d", { willReadFrequently: true });
+  #mask = mask.getContext("2d", { willReadFrequently: true });
   #before = []; // the mask as it was before each stroke
   #at = [0, 0]; // where the brush is
   #down = false;
   #shape = null; // width and height of what the model draws
 
   constructor() {
-    const mask = $("mask");
     mask.onpointerdown = (event) => this.#press(event);
     mask.onpointermove = (event) => this.#move(event);
     mask.onpointerup = mask.onpointercancel = () => (this.#down = false);
@@ -60,20 +61,25 @@ export class Desk {
 
   // The picture, and a mask that is white where it is to be painted anew, if anything is.
   async files() {
-    const { width, height } = $("mask");
-    const mask = this.#mask.getImageData(0, 0, width, height);
+    const pixels = this.#pixels();
+    const { data, width, height } = pixels;
     let any = false;
-    for (let i = 0; i < mask.data.length; i += 4) {
-      const painted = mask.data[i + 3] > 127;
-      mask.data.fill(painted ? 255 : 0, i, i + 3);
-      mask.data[i + 3] = 255;
+    for (let i = 0; i < data.length; i += 4) {
+      const painted = data[i + 3] > 127;
+      data.fill(painted ? 255 : 0, i, i + 3);
+      data[i + 3] = 255;
       any ||= painted;
     }
     const files = { image: await fileOf($("picture")) };
     if (!any) return files;
     const sheet = make("canvas", { width, height });
-    sheet.getContext("2d").putImageData(mask, 0, 0);
+    sheet.getContext("2d").putImageData(pixels, 0, 0);
     return { ...files, mask: await fileOf(sheet) };
+  }
+
+  // The mask as it is.
+  #pixels() {
+    return this.#mask.getImageData(0, 0, mask.width, mask.height);
   }
 
   #undo() {
@@ -83,26 +89,26 @@ export class Desk {
 
   #clear() {
     this.#remember();
-    this.#mask.clearRect(0, 0, $("mask").width, $("mask").height);
+    this.#mask.clearRect(0, 0, mask.width, mask.height);
   }
 
   #remember() {
-    this.#before.push(this.#mask.getImageData(0, 0, $("mask").width, $("mask").height));
+    this.#before.push(this.#pixels());
     if (this.#before.length > UNDONE) this.#before.shift();
   }
 
   get #width() {
-    return (Number($("brush").value) / 100) * $("mask").width;
+    return (Number($("brush").value) / 100) * mask.width;
   }
 
   #place({ clientX, clientY }) {
-    const { left, top, width, height } = $("mask").getBoundingClientRect();
-    return [((clientX - left) / width) * $("mask").width, ((clientY - top) / height) * $("mask").height];
+    const { left, top, width, height } = mask.getBoundingClientRect();
+    return [((clientX - left) / width) * mask.width, ((clientY - top) / height) * mask.height];
   }
 
   #press(event) {
     if (event.button) return;
-    $("mask").setPointerCapture(event.pointerId);
+    mask.setPointerCapture(event.pointerId);
     this.#remember();
     this.#down = true;
     this.#at = this.#place(event);
@@ -120,13 +126,13 @@ export class Desk {
 
   // Paint, or erase, from where the brush is.
   #stroke([x, y]) {
-    const mask = this.#mask;
-    mask.globalCompositeOperation = $("erase").checked ? "destination-out" : "source-over";
-    Object.assign(mask, { strokeStyle: "#d413c4", lineWidth: this.#width, lineCap: "round" });
-    mask.beginPath();
-    mask.moveTo(...this.#at);
-    mask.lineTo(x + 1e-3, y); // a point is a line too
-    mask.stroke();
+    const pen = this.#mask;
+    pen.globalCompositeOperation = $("erase").checked ? "destination-out" : "source-over";
+    Object.assign(pen, { strokeStyle: "#d413c4", lineWidth: this.#width, lineCap: "round" });
+    pen.beginPath();
+    pen.moveTo(...this.#at);
+    pen.lineTo(x + 1e-3, y); // a point is a line too
+    pen.stroke();
   }
 
   // Arrows move the brush, by one pixel with Shift; the space bar puts it down.
@@ -134,7 +140,7 @@ export class Desk {
     const step = event.shiftKey ? 1 : Math.max(1, this.#width / 2);
     const way = WAYS[event.key];
     if (way) {
-      const most = [$("mask").width, $("mask").height];
+      const most = [mask.width, mask.height];
       this.#at = this.#at.map((v, i) => Math.min(most[i], Math.max(0, v + step * way[i])));
       this.#ring();
     } else if (event.key === " ") {
@@ -146,7 +152,7 @@ export class Desk {
 
   // Show where the brush is, and how wide.
   #ring() {
-    const { width, height } = $("mask");
+    const { width, height } = mask;
     const [x, y] = this.#at;
     const [w, h] = [100 / width, 100 / height];
     place($("ring"), x * w, y * h, this.#width * w, this.#width * h);

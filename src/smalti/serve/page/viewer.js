@@ -55,8 +55,8 @@ export class Viewer {
     $("view-download").download = `smalti-${about.seed}-${about.index}.png`;
     const told = Object.entries(FACTS).map(([name, label]) => [label, about[name]]);
     told.push(["Edited", about.edit && "yes"], ["Model", model], ["Drawn", new Date(id).toLocaleString()]);
-    const known = told.filter(([, value]) => value !== undefined && value !== null);
-    const pair = ([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })];
+    const known = told.filter(([, value]) => value != null);
+    const pair = ([name, value]) => [make("dt", {}, name), make("dd", {}, value)];
     $("view-facts").replaceChildren(...known.flatMap(pair));
     $("viewer").showModal();
   }
