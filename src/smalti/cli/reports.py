@@ -42,7 +42,7 @@ def line(name: str, value: Any) -> str:
 def _held_out(report: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a run on what was held out, and those beside them."""
     names = ("steps", "vocab", "texts", "unigram_bits_per_token", "below_unigram")
-    chosen = {
+    chosen: dict[str, float] = {
         name: value
         for name, value in report.items()
         if isinstance(value, int | float) and (name in names or name.startswith(KEPT))
