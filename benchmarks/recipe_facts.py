@@ -16,6 +16,7 @@ from typing import Any
 
 from smalti import modules
 from smalti.arguments import by
+from smalti.models.unified import Marks
 from smalti.nn.unfilled import unfilled
 from smalti.recipes import RECIPES
 from smalti.recipes import base as kinds
@@ -33,6 +34,8 @@ TASKS = {
     kinds.LanguageRecipe: "text",
 }
 """By kind of recipe, the special before the general."""
+MARKS = Marks(0, (1,), 2)
+"""Any ids: how many weights a model has does not depend on them."""
 PUBLISHED = re.compile(
     r"Published: (?:r|reconstruction )?FID (\d+\.\d+)(?: (?:on|of) ([\w-]+))?"
     r"[^\[]*?(?:\. |\.$|\[M)"
@@ -45,9 +48,31 @@ def facts_of(recipe: Callable[[], Any]) -> dict[str, Any]:
     made = recipe()
     task = next(word for kind, word in TASKS.items() if isinstance(made, kind))
     known = {"system": "words", "task": task, "size": "", "parameters": 0}
-    if task != "words":
+    if task == "text-and-images":
+        known |= model_facts(fitted(made, trained_before(recipe)), task)
+    elif task != "words":
         known |= model_facts(made.model, task)
     return known | {"data": made.data.source} | published(recipe.__doc__ or "")
+
+
+def trained_before(recipe: Callable[[], Any]) -> list[Any]:
+    """The other recipes that the commands of a recipe's docstring train."""
+    names = re.findall(r"^ *smalti train (\w+)", recipe.__doc__ or "", re.MULTILINE)
+    return [RECIPES[name]() for name in names if name != recipe.__name__]
+
+
+def fitted(made: kinds.UnifiedRecipe, before: list[Any]) -> Any:
+    """The configuration of a model as training makes it: for the ids of its texts, the codes of the
+    tokenizer that is trained before it, and what its eye sees. Without one it is as it is."""
+    config = made.model
+    for one in before:
+        if isinstance(one, kinds.TokenizerRecipe):
+            tokenizer = modules.module_of(one.model, modules.TOKENIZERS)  # a small one
+            config = config.fitted(tokenizer.spec, made.vocab, MARKS)
+            config = config.with_codebook(tokenizer.coder.codebook)
+        elif isinstance(one, kinds.TowersRecipe) and config.sight is not None:
+            config = config.seeing(config.eye_of(one.model).sight)
+    return config
 
 
 def model_facts(config: Any, task: str) -> dict[str, Any]:

@@ -26,6 +26,16 @@ def test_few_are_counted(name):
     assert recipe_facts()[name] == facts_of(RECIPES[name]), COMMAND
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "grid"),
+    [("shapes_chameleon", 3_276_480, "8x8"), ("shapes_transfusion", 9_067_008, "4x4")],
+)
+def test_small_models_of_text_and_pictures_are_counted_as_they_are_trained(name, count, grid):
+    """With the ids of their own texts and codes, and not with those of any."""
+    told = recipe_facts()[name]
+    assert (told["parameters"], told["size"]) == (count, f"{grid} codes")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_all_are_counted(name):

@@ -98,6 +98,7 @@ def small(dim: int = 192, layers: int = 6, dropout: float = 0.0) -> LanguageConf
 def emoji_chameleon() -> UnifiedRecipe:
     """A small model of one vocabulary that draws emoji from their names and names them.
 
+    smalti train emoji_vqgan --out runs/emoji-tokenizer
     smalti train emoji_chameleon --tokenizer runs/emoji-tokenizer/tokenizer --out runs/chameleon
     """
     recipe = shapes_chameleon()

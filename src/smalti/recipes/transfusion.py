@@ -84,6 +84,7 @@ def shapes_klvae_2x2() -> KLRecipe:
 def emoji_transfusion() -> UnifiedRecipe:
     """A small Transfusion that draws emoji from their names and names them.
 
+    smalti train emoji_klvae_2x2 --out runs/emoji-klvae
     smalti train emoji_transfusion --tokenizer runs/emoji-klvae/tokenizer --out runs/transfusion
     """
     return _flow(emoji_chameleon())

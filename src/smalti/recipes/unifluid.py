@@ -86,6 +86,8 @@ def shapes_unifluid() -> UnifiedRecipe:
 def shapes_unifluid_raster() -> UnifiedRecipe:
     """The same in raster order.
 
+    smalti train shapes_klvae_2x2 --out runs/shapes-klvae
+    smalti train shapes_siglip --out runs/siglip
     smalti train shapes_unifluid_raster --tokenizer runs/shapes-klvae/tokenizer \\
         --eye runs/siglip/towers --out runs/unifluid-raster
     """

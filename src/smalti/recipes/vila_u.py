@@ -150,6 +150,7 @@ def emoji_vila_u_tower() -> TokenizerRecipe:
 def emoji_vila_u() -> UnifiedRecipe:
     """A small model of stacks of codes that draws emoji from their names and names them.
 
+    smalti train emoji_vila_u_tower --out runs/vila-u-tower
     smalti train emoji_vila_u --tokenizer runs/vila-u-tower/tokenizer --out runs/vila-u
     """
     return replace(
