@@ -446,11 +446,11 @@ def test_ctrl_c_while_encoding(pipeline, tmp_path, monkeypatch, capsys):
 def test_ctrl_c_while_drawing(pipeline, tmp_path, monkeypatch, capsys):
     drawn, undisturbed = [], Pipeline.decode
 
-    def decode(self, codes, *spec):
+    def decode(self, codes, *given, **more):
         drawn.append(len(codes))
         if len(drawn) == 3:
             signal.raise_signal(signal.SIGINT)
-        return undisturbed(self, codes, *spec)
+        return undisturbed(self, codes, *given, **more)
 
     monkeypatch.setattr(Pipeline, "decode", decode)
     assert run("sample", pipeline, "--n", "8", "--batch", "1", "--out", tmp_path / "a.png") == 130

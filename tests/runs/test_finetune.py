@@ -219,7 +219,7 @@ def test_a_tokenizer_goes_on_with_its_codebook(work, tmp_path, capsys):
         ([*LORA, "--lora.targets", "wq"], "lora.targets must be among wqkv, wo, w1, w3, w2, proj"),
         ([*LORA, "--init", ""], "lora.rank 4 needs --init PIPELINE"),
         (["--tokenizer", "{other}"], "leave --tokenizer out"),
-        (["--codes", "{codes}", "--data.source", "shapes:8"], "but the tokenizer given is"),
+        (["--codes", "{codes}"], "but the tokenizer given is"),
     ],
 )
 def test_wrong_uses_are_one_line_and_leave_nothing(work, tmp_path, capsys, more, words):

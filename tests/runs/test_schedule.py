@@ -97,6 +97,7 @@ def test_recipes_are_what_they_were(name):
         ", head_heads=0",
         ", ffn_dim=0, gelu='sigmoid'",
         ", log='auto'",
+        ", final_temperature=None",
     ):
         text = text.replace(later, "")  # fields that came later
     text = text.replace("guidance_parallel", "parallel")  # its name of today

@@ -8,7 +8,6 @@ from typing import Any
 
 from smalti import modules
 from smalti.config import read_json, to_dict
-from smalti.data.document_file import DocumentCache
 from smalti.data.token_cache import TokenCache
 from smalti.loading import pipeline_folder, tokenizer_at
 from smalti.modules import tokenizer_folder
@@ -33,7 +32,7 @@ def check_idle(recipe: Recipe, named: Collection[str]) -> None:
         if name in named:
             raise ValueError(f"{name} does nothing {why}")
     mine = to_dict(recipe)
-    for option, decided in (("init", begun), ("codes", encoded), ("documents", encoded)):
+    for option, decided in (("init", begun), ("codes", encoded)):
         given = getattr(recipe, option, "")
         theirs = decided(recipe, given) if given else {}
         for name in sorted({*named} - {*OWN}):
@@ -83,15 +82,12 @@ def begun(recipe: Recipe, init: str) -> dict[str, Any]:
 
 def encoded(recipe: Recipe, file: str) -> dict[str, Any]:
     """What a file of codes decides, by the fields of the recipe; nothing where it cannot be opened,
-    of which the run says why."""
+    of which the run says why. Its source may be named in other words, as of a folder that moved."""
     try:
-        cache = DocumentCache(file) if isinstance(recipe, UnifiedRecipe) else TokenCache(file)
+        transform = TokenCache(file).transform
     except (ValueError, OSError):
         return {}
-    found: dict[str, Any] = {"source": cache.source}
-    if isinstance(cache, TokenCache):
-        found |= {name: cache.transform.get(name) for name in ("crop", "flip")}
-    return {"data": found}
+    return {"data": {name: transform.get(name) for name in ("crop", "flip")}}
 
 
 def _config(folder: Path, mine: Any) -> Any:
