@@ -45,7 +45,7 @@ def test_a_pipeline_draws_the_same_picture():
         read_json(BEFORE / "pipeline/pipeline.json"),
     )
     later = {"guidance_pictures": None, "parallel": "off", "window": 0}  # came after it
-    later |= {"prune": (), "prune_layers": 0.5}
+    later |= {"prune": (), "prune_layers": 0.5, "final_temperature": None}
     assert written(pipe.sampling) == later | {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in renamed(Sampling, info["sampling"]).items()
