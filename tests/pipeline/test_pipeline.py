@@ -179,7 +179,8 @@ def test_bad_arguments_name_what_is_allowed(pipe):
     with pytest.raises(ValueError, match="class must be one of 0 ... 4 or Apple, .*'cherry'"):
         pipe(["cherry"])
     with pytest.raises(
-        ValueError, match="sampling has guidance, .*top_p, smooth, final_temperature, order, .*reveal, .*got topk"
+        ValueError,
+        match="sampling has guidance, .*top_p, smooth, final_temperature, order, .*reveal, .*got topk",
     ):
         pipe(topk=3)
     with pytest.raises(ValueError, match="-1"):
