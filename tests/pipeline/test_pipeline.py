@@ -180,7 +180,8 @@ def test_bad_arguments_name_what_is_allowed(pipe):
         pipe(["cherry"])
     with pytest.raises(
         ValueError,
-        match="sampling has guidance, .*top_p, smooth, final_temperature, order, .*reveal, .*got topk",
+        match="sampling has guidance, .*top_p, smooth, final_temperature, order, .*"
+        "reveal, .*got topk",
     ):
         pipe(topk=3)
     with pytest.raises(ValueError, match="-1"):
