@@ -12,6 +12,8 @@ from smalti import modules
 from smalti.data.token_cache import TokenCache
 from smalti.models.var import SIZES, VARConfig
 from smalti.modules import save_module
+from smalti.nn import attention
+from smalti.nn.attention import attend
 from smalti.recipes import RECIPES
 from smalti.recipes.llamagen import emoji_llamagen, llamagen_b
 from smalti.recipes.var import emoji_var, var_d16
@@ -110,6 +112,24 @@ def test_operations_of_a_step_by_hand():
 
     one = 2 * (2 * 3 * 5) * 2  # forward, and the gradient of the weight
     assert operations(Squares(), [{"x": torch.randn(2, 3)}] * 3) == (1 + 2 + 3) / 3 * one
+
+
+def test_operations_of_attention_are_counted_however_it_is_computed(monkeypatch):
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4))
+
+        def forward(self, batch, step):
+            x = batch["x"] * self.weight
+            return type("", (), {"totals": {"model": attend(x, x, x).sum()}})
+
+    found = []
+    for least in (1 << 40, 0):
+        monkeypatch.setattr(attention, "FUSED", least)
+        found.append(operations(Looks(), [{"x": torch.randn(2, 3, 5, 4)}]))
+    one = 2 * (2 * 3 * 5 * 5 * 4)
+    assert found == [6 * one, 7 * one]  # the fused kernel computes the scores again
 
 
 @pytest.fixture(scope="module")
