@@ -1,7 +1,7 @@
 """What do two levels of codes cost, beside features that are not coded and pixels alone? On shapes.
 
-    python benchmarks/dual_codes.py --towers DIR [--out DIR] [--steps N] [--reading N] [--count N]
-        [--seeds N] [--quick]
+    python benchmarks/dual_codes.py --towers DIR [--dual RUN] [--out DIR] [--steps N] [--reading N]
+        [--count N] [--seeds N] [--quick]
 
 --towers are those of `shapes_siglip`. Two questions, with targets of ours:
 
@@ -14,8 +14,10 @@
   semantic codes, so that pictures are made of codes of pixels alone: as many numbers, steps and
   pictures. How well do pictures that none has seen come back? Two levels may lose 0.3 dB.
 
-Tokenizers are trained in --out; finished ones are used again, one that was cut off goes on. Prints
-a JSON line for each reader and tokenizer, and one with both differences.
+Tokenizers are trained in --out; finished ones are used again, one that was cut off goes on. --dual
+is a finished run of `smalti train shapes_dual` with these towers: it is not trained once more, and
+pixels alone learn its data for as many steps. Prints a JSON line for each reader and tokenizer, and
+one with both differences.
 """
 
 from __future__ import annotations
@@ -31,12 +33,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common import report
+from smalti.config import read_json
 from smalti.data.drawn_shapes import Shapes
 from smalti.data.open import open_source
 from smalti.data.transforms import Transform, to_float
 from smalti.eval.reconstruction import reconstruction
 from smalti.eval.shape_answers import interval
-from smalti.loading import load_towers
+from smalti.loading import load_tokenizer, load_towers
 from smalti.models.language import Language, LanguageConfig
 from smalti.nn.linear import Linear
 from smalti.nn.llama import Place
@@ -87,6 +90,13 @@ def trained(kind: type[DualTokenizer], recipe: DualRecipe, towers: Any, out: Pat
     with trainer.averaged():
         state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(state)
+    return model.eval().requires_grad_(False)
+
+
+def finished(folder: Path) -> DualTokenizer:
+    """A tokenizer that `smalti train` has left, in evaluation mode."""
+    model = load_tokenizer(str(folder))
+    assert isinstance(model, DualTokenizer), model
     return model.eval().requires_grad_(False)
 
 
@@ -204,6 +214,7 @@ def reading(model: DualTokenizer, steps: int, count: int, seeds: int) -> dict[st
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--towers", required=True)
+    parser.add_argument("--dual", type=Path, metavar="RUN", help="a run of shapes_dual")
     parser.add_argument("--out", type=Path, default=Path("runs/dual-codes"))
     parser.add_argument("--steps", type=int, help="of each tokenizer; default: the recipe's")
     parser.add_argument("--reading", type=int, default=800, help="steps of each captioner")
@@ -215,9 +226,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.quick:
         args.steps, args.reading, args.count = args.steps or 20, 20, 64
         recipe = replace(recipe, data=replace(recipe.data, source="shapes:400"))
+    if args.dual:
+        told = read_json(args.dual / "recipe.json")
+        recipe = replace(recipe, data=replace(recipe.data, source=told["data"]["source"]))
+        args.steps = told["train"]["steps"]
     recipe = with_steps(recipe, args.steps or recipe.train.steps)
-    kinds = {"two levels": DualTokenizer, "pixels alone": PixelsAlone}
-    made = {n: trained(k, recipe, towers, args.out / n.replace(" ", "-")) for n, k in kinds.items()}
+    made: dict[str, DualTokenizer] = {
+        "two levels": finished(args.dual / "tokenizer")
+        if args.dual
+        else trained(DualTokenizer, recipe, towers, args.out / "two-levels"),
+        "pixels alone": trained(PixelsAlone, recipe, towers, args.out / "pixels-alone"),
+    }
     psnr = {name: drawing(name, model, recipe) for name, model in made.items()}
     right = reading(made["two levels"], args.reading, args.count, args.seeds)
     lost = 100 * (right["tower"] - right["semantic codes"])
