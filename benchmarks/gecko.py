@@ -31,7 +31,7 @@ from smalti.eval.metrics import How
 from smalti.eval.reading import Asked, Reader, Reads
 from smalti.eval.sets import ImageSet, open_set
 from smalti.files import write_json
-from smalti.loading import load_any, load_unified
+from smalti.loading import load, load_unified
 
 SEED = 7
 
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--lies", type=float, default=0.0)
     options = parser.parse_args()
     reader: Reads = Oracle(options.lies)
-    drawer = None if options.draw is None else load_any(options.draw)
+    drawer = None if options.draw is None else load(options.draw)
     if options.reader != "oracle":
         pipe = load_unified(options.reader)
         reader, drawer = Reader(pipe, seed=SEED), drawer or (pipe if pipe.draws else None)

@@ -45,7 +45,7 @@ def sheet(found: list[Judged], path: Path) -> None:
             images.append(before.draw().resize(one.made.size))  # type: ignore[union-attr]
             names.append("before")
         images.append(one.made)  # type: ignore[arg-type]
-        names.append(f"{' '.join(texts)} ({mark})")
+        names.append(f"{' '.join(' '.join(texts).split())} ({mark})")
     save_png(named_grid(images, names, 3), path, {})
 
 

@@ -39,21 +39,33 @@ from smalti.text.words import FOLDER, Words
 from smalti.tokenizers.base import ImageTokenizer
 
 
-def load_any(
+def load(
     path: str | Path,
     device: torch.device | str | int | None = None,
     dtype: torch.dtype | str | None = None,
     verify: bool = True,
     revision: str | None = None,
     **unknown: Any,
-) -> Any:
-    """Load a pipeline: a `Pipeline`, or a `UnifiedPipeline` where the folder holds one of text and
-    pictures. Arguments are those of `load`."""
+) -> Pipeline | UnifiedPipeline:
+    """Load a pipeline from a folder, by a name of `list_models`, such as llamagen-b-256 or
+    smalti/emoji64, which comes with smalti, or from the Hugging Face hub by an id (owner/name). One
+    of text and pictures is a `UnifiedPipeline`, any other a `Pipeline`.
+
+    owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
+    are converted when first loaded; no code of the hub is run.
+    Args: device, such as "cuda:1", by default and with "auto" the best there is; dtype of the
+    generator's weights, float32, bfloat16 or float16, by default and with "auto" bfloat16 where the
+    device is faster in it and float32 elsewhere (the tokenizer stays in float32); verify compares
+    the weights with their fingerprints, which takes 0.6 s per GB; revision is a branch, a tag or a
+    commit of what is on the hub.
+    Raises ValueError if there is no pipeline, naming the nearest models, if tokenizer and model do
+    not belong together, and for an unknown argument, with the name that it has here.
+    """
     if unknown:
         raise ValueError(_unknown(*unknown))
     place, weights = named_device(device), named_dtype(dtype)
     folder = pipeline_folder(path, revision)
-    kind = load_unified if is_unified(folder) else load
+    kind = load_unified if is_unified(folder) else load_pipeline
     return kind(folder, place, weights, verify)
 
 
@@ -122,7 +134,7 @@ def load_unified(
     return UnifiedPipeline(tokenizer, model, words, sampling, writing, phrases, info, eye)
 
 
-def load(
+def load_pipeline(
     path: str | Path,
     device: torch.device | str | int | None = None,
     dtype: torch.dtype | str | None = None,
@@ -130,18 +142,9 @@ def load(
     revision: str | None = None,
     **unknown: Any,
 ) -> Pipeline:
-    """Load a pipeline from a folder, by a name of `list_models`, such as llamagen-b-256 or
-    smalti/emoji64, which comes with smalti, or from the Hugging Face hub by an id (owner/name).
+    """Load a pipeline of pictures. Arguments are those of `load`.
 
-    owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
-    are converted when first loaded; no code of the hub is run.
-    Args: device, such as "cuda:1", by default and with "auto" the best there is; dtype of the
-    generator's weights, float32, bfloat16 or float16, by default and with "auto" bfloat16 where the
-    device is faster in it and float32 elsewhere (the tokenizer stays in float32); verify compares
-    the weights with their fingerprints, which takes 0.6 s per GB; revision is a branch, a tag or a
-    commit of what is on the hub.
-    Raises ValueError if there is no pipeline, naming the nearest models, if tokenizer and model do
-    not belong together, and for an unknown argument, with the name that it has here.
+    Raises ValueError for a pipeline of text and pictures, and as `load` does.
     """
     if unknown:
         raise ValueError(_unknown(*unknown))
@@ -416,5 +419,6 @@ def _unheard_of(name: str, local: bool) -> str:
     return f"{text}; the nearest of smalti models: {', '.join(near)}" if near else text
 
 
-Pipeline.from_pretrained = staticmethod(load)
-DiffusersPipeline.load = staticmethod(load)
+Pipeline.from_pretrained = staticmethod(load_pipeline)
+UnifiedPipeline.from_pretrained = staticmethod(load_unified)
+DiffusersPipeline.load = staticmethod(load_pipeline)

@@ -160,7 +160,7 @@ def test_fields_of_a_recipe(folder, name, given, words):
 def test_the_command_says_it_in_one_line(pipes, tmp_path, monkeypatch, capsys, line, words):
     monkeypatch.chdir(tmp_path)
     pipes["llamagen"].sampling = Sampling()
-    monkeypatch.setattr("smalti.loading.load_any", lambda *_: pipes["llamagen"])
+    monkeypatch.setattr("smalti.loading.load", lambda *_: pipes["llamagen"])
     monkeypatch.setattr("smalti.cli.subjects._opened", opened_as(pipes["llamagen"]))
     with pytest.raises(SystemExit) as stop:
         main(line.split())

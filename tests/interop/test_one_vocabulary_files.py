@@ -15,7 +15,7 @@ from builders import build
 from official import official_conv, write
 from smalti.cli.info import describe
 from smalti.cli.main import main
-from smalti.loading import load_any, load_unified
+from smalti.loading import load, load_unified
 from smalti.pipeline.unified import UnifiedPipeline
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -283,12 +283,12 @@ def test_anole_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr("smalti.interop.hub.hf_hub_download", file)
     monkeypatch.setattr("smalti.interop.hub.snapshot_download", folder)
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
-    pipe = load_any(f"{repo}/models/7b", "cpu", "float32")
+    pipe = load(f"{repo}/models/7b", "cpu", "float32")
     assert isinstance(pipe, UnifiedPipeline) and pipe.info["source"] == f"{repo} at c0ffee"
     assert pipe.model.spec.grids == ((256, 256),)  # of 512 pixels, two to a code here
     parts = ("models/7b/*", "tokenizer/vqgan.ckpt", "tokenizer/text_tokenizer.json")
     assert asked == [f"{repo}/{part}" for part in parts]
-    assert load_any(f"{repo}/models/7b", "cpu", "float32").fingerprint == pipe.fingerprint
+    assert load(f"{repo}/models/7b", "cpu", "float32").fingerprint == pipe.fingerprint
 
 
 # -- Liquid

@@ -15,7 +15,7 @@ from smalti.codes import Known
 from smalti.config import read_json
 from smalti.data.transforms import center_part
 from smalti.files import write_json
-from smalti.loading import load, load_any, load_unified
+from smalti.loading import load, load_pipeline, load_unified
 from smalti.models import eye as eyes
 from smalti.modules import fingerprint
 from smalti.pipeline.conversation import Phrases, Turn, Writing, placed, said
@@ -76,14 +76,14 @@ def test_pictures_depend_on_text_seed_and_number_alone(pipe):
 
 def test_a_saved_pipeline_draws_and_says_the_same(pipe, photo, tmp_path):
     pipe.save_pretrained(tmp_path / "p")
-    again = load_any(tmp_path / "p", dtype="float32")
+    again = load(tmp_path / "p", dtype="float32")
     assert isinstance(again, UnifiedPipeline) and again.fingerprint == pipe.fingerprint
     assert same(pipe("a red heart", seed=1)[0], again("a red heart", seed=1)[0])
     asked = {"words": 6, "text_temperature": 1.0}
     assert pipe.ask(photo, "what?", **asked) == again.ask(photo, "what?", **asked)
     assert repr(again) == repr(pipe)
     with pytest.raises(ValueError, match="is a pipeline of text and pictures"):
-        load(tmp_path / "p")
+        load_pipeline(tmp_path / "p")
 
 
 def test_one_that_only_reads_says_the_same_when_it_is_saved_and_draws_nothing(photo, tmp_path):

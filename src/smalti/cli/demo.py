@@ -26,7 +26,7 @@ from smalti.files import (
     replacing,
     write_json,
 )
-from smalti.loading import load_any
+from smalti.loading import load
 from smalti.pictures import grid, is_own, save_png
 from smalti.pipeline.pipeline import check_pipeline
 from smalti.progress import say_threads
@@ -196,7 +196,7 @@ def learn_to_predict(
 def draw(out: Path, seed: int, console: Console) -> float:
     """Draw samples.png and write the pipeline; images drawn per second."""
     console.print("[bold]4 of 4[/] new images are drawn")
-    pipeline = load_any(out / "generator-run" / "pipeline")
+    pipeline = load(out / "generator-run" / "pipeline")
     began, source = time.monotonic(), str(pipeline.info["source"]).removeprefix("captioned:")
     named = None if pipeline.classes else captions(source, 64)
     images = pipeline(named, n=64, seed=seed)

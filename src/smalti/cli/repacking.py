@@ -68,9 +68,9 @@ def measured_on(folder: Path, data: str | None) -> Any:
     never saw; None, with the reason in a line, where these are not here."""
     from smalti.cli.subjects import held_out, share_of
     from smalti.eval.sets import open_set
-    from smalti.loading import load_any
+    from smalti.loading import load
 
-    pipe = load_any(folder, "cpu", "float32")
+    pipe = load(folder, "cpu", "float32")
     try:
         return open_set(data or held_out(pipe), pipe.tokenizer.size[0], holdout=share_of(pipe))
     except ValueError as error:
@@ -85,11 +85,11 @@ def costs(before: Path, after: Path, pictures: Any) -> dict[str, tuple[float, fl
     from smalti.eval.metrics import How
     from smalti.eval.pipelines import bits
     from smalti.eval.reconstructed import Reconstructed
-    from smalti.loading import load_any
+    from smalti.loading import load
 
     told = list[dict[str, float]]()
     for folder in (before, after):
-        pipe = load_any(folder, "cpu", "float32")
+        pipe = load(folder, "cpu", "float32")
         back = Reconstructed(pipe.tokenizer, pictures)
         for _ in back.batches(64):
             pass

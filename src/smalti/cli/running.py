@@ -38,10 +38,10 @@ def opened(pipeline: str, run: Run, unified: bool = False, device: Any = None) -
     """The pipeline that a command draws with, on a `device` that is known or the one of `run`;
     `unified` only of text and pictures. Where drawing takes long it is told which
     dtype was taken if none was asked for, and why."""
-    from smalti.loading import load_any, load_unified
+    from smalti.loading import load, load_unified
 
-    load = load_unified if unified else load_any
-    pipe = load(pipeline, run.device if device is None else device, run.dtype)
+    take = load_unified if unified else load
+    pipe = take(pipeline, run.device if device is None else device, run.dtype)
     if run.weights != "exact":
         pipe.draw_with(run.weights)
     if run.dtype == "auto":

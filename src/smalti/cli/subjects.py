@@ -110,11 +110,11 @@ def _judged(
 
 def _opened(subject: str, device: torch.device, dtype: str) -> tuple[Any, Any]:
     """The subject's pipeline and its tokenizer, or its tokenizer; neither of pictures."""
-    from smalti.loading import load_any, within
+    from smalti.loading import load, within
 
     folder = expand(subject)
     if (folder / "pipeline.json").is_file() or not _is_set(subject):
-        pipe = load_any(subject, device, dtype)
+        pipe = load(subject, device, dtype)
         return pipe, pipe.tokenizer
     if (folder / "config.json").is_file():
         from smalti import modules

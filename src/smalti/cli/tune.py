@@ -82,12 +82,12 @@ def tune(
     """
     from smalti.cli.plots import is_plot
     from smalti.cli.search import run
-    from smalti.loading import load
+    from smalti.loading import load_pipeline
 
     check_output(out, folder=True)
     check_own(out / "tune.json", lambda path: is_json_of(path, ("format", "rows")))
     check_own(out / "tune.png", is_plot)
-    pipe = load(pipeline, device, dtype)
+    pipe = load_pipeline(pipeline, device, dtype)
     if write and not (expand(pipeline) / "pipeline.json").is_file():
         raise ValueError(f"--write is for a pipeline in a folder, got {pipeline}")
     with lock(out / LOCK, out):

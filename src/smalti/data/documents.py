@@ -4,8 +4,9 @@ them.
 A document is a list of pieces, each of which a model reads or learns to write. The last piece is
 what is asked for, and all before it is what it is asked with. How the texts are written:
 
-- what is drawn from is the user's text alone, and the picture follows it;
-- a question ends in a newline, and its answer follows; that for a caption is `CAPTION`;
+- what is asked for ends in a newline, be it a picture or an answer, so that in a conversation a
+  model has to tell from the words alone which of them follows; the question for a caption is
+  `CAPTION`;
 - the picture that a question, or an instruction, is about stands before it.
 """
 
@@ -40,7 +41,8 @@ JOINT = re.compile(rf"\+(?=(?:{'|'.join(SCHEMES)})(?:[:+]|$))")
 
 
 def asked(question: str) -> str:
-    """A question as it stands in a document: with the newline after which its answer begins."""
+    """What is asked as it stands in a document: with the newline after which the answer, or the
+    picture, begins."""
     return question.rstrip() + "\n"
 
 
@@ -199,7 +201,7 @@ class Captioned(Documents):
     def texts(self, i: int) -> list[str]:
         at, worded = self._pairs[i // 2]
         text = self._keywords(at) if worded else self.source.caption(at)
-        return [text] if i % 2 == 0 else [KEYWORDS if worded else CAPTION, text]
+        return [asked(text)] if i % 2 == 0 else [KEYWORDS if worded else CAPTION, text]
 
     def task(self, i: int) -> str:
         tasks = ("draw-keywords", "keywords") if self._pairs[i // 2][1] else ("draw", "caption")
@@ -210,7 +212,7 @@ class Captioned(Documents):
 
     def fingerprint(self) -> str:
         words = [[KEYWORDS, i, self._keywords(i)] for i, worded in self._pairs if worded]
-        return digest(["captioned", CAPTION, self.source.fingerprint(), *words])
+        return digest(["captioned", asked("draw"), CAPTION, self.source.fingerprint(), *words])
 
 
 class Joined(Documents):

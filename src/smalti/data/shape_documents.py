@@ -71,7 +71,7 @@ def _change(rng: np.random.Generator, shape: Attributes) -> tuple[str, str]:
 def draw_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A caption, and its picture to draw."""
     scene = any_scene(rng, seed)
-    return Script("draw", ((scene.shapes[0].caption, False), (scene, True)))
+    return Script("draw", ((asked(scene.shapes[0].caption), False), (scene, True)))
 
 
 def caption_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
@@ -141,14 +141,15 @@ def edit_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
         "shape": f"make {what} a {value}",
         "position": f"move {what} to {value.partition(' ')[2]}",
     }.get(attribute, f"make {what} {value}")
-    return Script("edit", ((scene, False), (order, False), (scene.changed(attribute, value), True)))
+    after = scene.changed(attribute, value)
+    return Script("edit", ((scene, False), (asked(order), False), (after, True)))
 
 
 def story_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A caption and its picture, and once or twice what changes and the picture after it; all but
     the first caption is learned."""
     scene = any_scene(rng, seed)
-    parts: list[tuple[Content, bool]] = [(scene.shapes[0].caption, False), (scene, True)]
+    parts: list[tuple[Content, bool]] = [(asked(scene.shapes[0].caption), False), (scene, True)]
     for _ in range(int(rng.integers(1, 3))):
         attribute, value = _change(rng, scene.shapes[0])
         scene = scene.changed(attribute, value)
@@ -172,7 +173,7 @@ def riddle_script(
     what = shape.shape if fact.quality == "colour" else f"{shape.colour} thing"
     named = f"in the {fact.quality} of {fact.thing}"
     text = f"draw a {shape.size} {what} {named} {shape.position}"
-    return Script("riddle", ((text, False), (scene, True)))
+    return Script("riddle", ((asked(text), False), (scene, True)))
 
 
 SCRIPTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Script]] = {

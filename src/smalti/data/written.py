@@ -4,9 +4,10 @@
     {"parts": [{"text": "a cat", "learned": false}, {"image": "cat.jpg"}, {"text": "asleep"}]}
 
 Image files stand beside the .jsonl file. A question without an image is about text alone, and one
-with an image comes behind it. Parts are learned unless they say that they are not. An answer may be
-a list, of what several people said: the most frequent one, the first of several, is learned, and
-all are what a model is measured by.
+with an image comes behind it. Parts are learned unless they say that they are not; a text that is
+not, before an image that is, asks for it, and ends in a newline as all that is asked. An answer
+may be a list, of what several people said: the most frequent one, the first of several, is learned,
+and all are what a model is measured by.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Written(Documents):
                 raise ValueError(f"a part has a text or an image, one of them, got {row}")
             text = _text(row["text"], "text") if "text" in row else ""
             parts.append(_Part(text, None if text else self._file(row["image"]), learned))
-        return parts
+        return _as_orders(parts)
 
     def _file(self, name: Any) -> Path:
         if not isinstance(name, str) or not name.strip():
@@ -142,6 +143,15 @@ class Written(Documents):
     def _about(self, image: Path | None) -> tuple[str, int]:
         """Name and bytes of an image file."""
         return ("", 0) if image is None else (self._shown(image), image.stat().st_size)
+
+
+def _as_orders(parts: list[_Part]) -> list[_Part]:
+    """The same with a newline behind each text that asks for the image after it."""
+    follows = [part.image is not None and part.learned for part in parts[1:]] + [False]
+    return [
+        part._replace(text=asked(part.text)) if drawn and part.text and not part.learned else part
+        for part, drawn in zip(parts, follows, strict=True)
+    ]
 
 
 def _only(row: Any, allowed: Iterable[str]) -> dict[str, Any]:

@@ -65,13 +65,13 @@ class Writing:
 class Phrases:
     """How a model was taught to be spoken to: what is asked stands in the place of {}."""
 
-    draw: str = "{}"
+    draw: str = "{}\n"
     """Before a picture that is to be drawn of a text."""
     caption: str = CAPTION
     """Behind a picture that is to be described."""
     ask: str = "{}\n"
     """Behind a picture about which something is asked, or around it, where it says `<image>`."""
-    edit: str = "{}"
+    edit: str = "{}\n"
     """Behind a picture that is to be changed."""
     say: str = "{}\n"
     """What is said in a conversation: texts and pictures."""

@@ -65,7 +65,7 @@ class DiffusersPipeline:
     """Draws with a `Pipeline`, which is its `pipeline`, when it is called as one of diffusers."""
 
     load: ClassVar[Callable[..., Pipeline]]
-    """`smalti.load`, which sets this."""
+    """`smalti.load` of a pipeline of pictures, set where that is."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline

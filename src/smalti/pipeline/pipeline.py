@@ -79,7 +79,7 @@ class Pipeline(CodedPipeline):
 
     model: Generator
     from_pretrained: ClassVar[Callable[..., Pipeline]]
-    """The same as `smalti.load`, which sets this."""
+    """`smalti.load` of such a pipeline, set where that is."""
 
     def __init__(
         self,

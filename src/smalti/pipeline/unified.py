@@ -14,9 +14,9 @@ these; parts that do not match are refused. A model that only reads pictures has
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from PIL import Image
@@ -72,6 +72,9 @@ class UnifiedPipeline(GoingOn):
     and settings that cannot be raise ValueError naming what is allowed.
     """
 
+    from_pretrained: ClassVar[Callable[..., UnifiedPipeline]]
+    """`smalti.load` of such a pipeline, set where that is."""
+
     def __init__(
         self,
         tokenizer: ImageTokenizer | None,
@@ -123,8 +126,7 @@ class UnifiedPipeline(GoingOn):
     def example(self, name: str) -> str:
         use = 'pipe("a red flower")[0].save("picture.png")'
         use = use if self.draws else 'print(pipe.caption("picture.png"))'
-        load = "from smalti.loading import load_unified\npipe = load_unified"
-        return f'{load}("{name}")\n{use}'
+        return f'pipe = smalti.load("{name}")\n{use}'
 
     # -- what people ask for
 

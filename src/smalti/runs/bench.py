@@ -23,7 +23,7 @@ from smalti.devices import rates
 from smalti.devices.named import cast, fast_bf16, fast_bf16_products
 from smalti.engine import LOOPS, stream
 from smalti.engine.step import Step
-from smalti.loading import load, load_tokenizer
+from smalti.loading import load_pipeline, load_tokenizer
 from smalti.models.generator import Generator
 from smalti.modules import MODELS, TOKENIZERS, module_of
 from smalti.pipeline.coded import short
@@ -133,7 +133,7 @@ class Drawer:
 def drawer(name: str, recipe: bool, device: torch.device) -> Drawer:
     """The generator of a pipeline, or a new one of a recipe. Raises ValueError if there is none."""
     if not recipe:
-        pipe = load(name, device, "float32")
+        pipe = load_pipeline(name, device, "float32")
         return Drawer(name, pipe.model, pipe.sampling, GOALS[pipe.model.loop])
     found = _recipe(name, GeneratorRecipe, "generators")
     model = _new(found.model, MODELS, device)

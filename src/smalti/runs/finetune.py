@@ -20,7 +20,7 @@ from smalti import modules
 from smalti.arguments import an
 from smalti.codes import TokenSpec
 from smalti.config import read_json
-from smalti.loading import download, load, load_tokenizer, load_towers, tokenizer_at
+from smalti.loading import download, load_pipeline, load_tokenizer, load_towers, tokenizer_at
 from smalti.models.generator import Generator
 from smalti.models.towers import Towers
 from smalti.models.unified import Unified
@@ -47,7 +47,7 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
     Raises ValueError if it is none, if it cannot be trained by this recipe or with its LoRA, if the
     recipe names another tokenizer, or if the run began from another pipeline.
     """
-    pipe = load(recipe.init, "cpu", torch.float32)
+    pipe = load_pipeline(recipe.init, "cpu", torch.float32)
     given, wanted = pipe.model.config, recipe.model
     if type(given) is not type(wanted):
         raise ValueError(

@@ -233,5 +233,5 @@ PROJECT = Project(
     alone=at_size,
     model=MODEL,
     sampling=lambda config: DRAWN,
-    phrases=Phrases(ask="{} ASSISTANT:"),
+    phrases=Phrases(draw="{}", ask="{} ASSISTANT:", edit="{}"),
 )

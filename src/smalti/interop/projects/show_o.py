@@ -187,6 +187,8 @@ PROJECT = Project(
     model=MODEL,
     sampling=drawn,
     phrases=Phrases(
+        draw="{}",
+        edit="{}",
         caption="USER: \nPlease describe this image in detail. ASSISTANT:",
         ask="USER: \n{} ASSISTANT:",
     ),

@@ -193,5 +193,5 @@ PROJECT = Project(
     alone=at_size,
     model=MODEL,
     sampling=lambda config: Sampling.of(guidance=3.0, solver="midpoint", head_steps="15"),
-    phrases=Phrases(),
+    phrases=Phrases(draw="{}", edit="{}"),
 )

@@ -256,6 +256,7 @@ PROJECT = Project(
         draw="{} Generate an image based on this description.",
         caption=f"{VICUNA}USER: <image>\nDescribe the image. ASSISTANT:",
         ask=f"{VICUNA}USER: <image>\n{{}} ASSISTANT:",
+        edit="{}",
     ),
     repositories={"FoundationVision/unitok_tokenizer": Repository(("unitok_tokenizer.pth",))},
 )

@@ -265,5 +265,5 @@ PROJECT = Project(
     model=MODEL,
     fit=lambda codes, config: codes,
     sampling=lambda config: DRAWN,
-    phrases=Phrases(draw=DRAW, caption=ASK.format("Describe the image."), ask=ASK),
+    phrases=Phrases(DRAW, ASK.format("Describe the image."), ASK, edit="{}"),
 )
