@@ -53,7 +53,7 @@ def test_each_picture_is_drawn_and_described():
     for i in (0, 7, 29):
         image, _, caption = source[i]
         drawn, described = documents[2 * i], documents[2 * i + 1]
-        assert texts(drawn) == [caption, ""] and learned(drawn) == [False, True]
+        assert texts(drawn) == [asked(caption), ""] and learned(drawn) == [False, True]
         assert texts(described) == ["", CAPTION, caption]
         assert learned(described) == [False, False, True]
         assert all(np.array_equal(p.image, image) for p in (drawn[1], described[0]))
@@ -70,7 +70,11 @@ def test_both_documents_of_a_picture_are_held_out():
 
 def test_pictures_without_a_caption_are_left_out_and_said_so(folder, capsys):
     documents = open_documents(f"captioned:folder:{folder}")
-    assert [documents[2 * i][0].text for i in range(3)] == ["number 0", "number 1", "number 3"]
+    assert [documents[2 * i][0].text for i in range(3)] == [
+        "number 0\n",
+        "number 1\n",
+        "number 3\n",
+    ]
     assert np.asarray(documents[5][0].image)[0, 0].tolist() == [180, 0, 0]
     assert "1 of 4 images have no caption: left out" in capsys.readouterr().err
     (folder / "metadata.jsonl").unlink()
@@ -107,10 +111,10 @@ def test_keywords_are_drawn_and_told(tmp_path):
     assert len(documents) == 4 * 6 + 2 * 3  # those of the second have none
     assert [documents.task(i) for i in range(4)] == ["draw", "caption", "draw-keywords", "keywords"]
     *_, drawn, told = (documents[i] for i in range(4))
-    assert texts(drawn) == ["cat, pet", ""] and learned(drawn) == [False, True]
+    assert texts(drawn) == ["cat, pet\n", ""] and learned(drawn) == [False, True]
     assert texts(told) == ["", KEYWORDS, "cat, pet"] and learned(told) == [False, False, True]
     assert all(np.asarray(p.image)[0, 0].tolist() == [0, 0, 0] for p in (drawn[1], told[0]))
-    assert [documents.texts(i) for i in (2, 3)] == [["cat, pet"], [KEYWORDS, "cat, pet"]]
+    assert [documents.texts(i) for i in (2, 3)] == [["cat, pet\n"], [KEYWORDS, "cat, pet"]]
     assert [documents.task(i) for i in range(12, 16)] == ["draw", "caption"] * 2
     assert np.asarray(documents[29][0].image)[0, 0].tolist() == [120, 2, 0]
     assert texts(documents[29]) == ["", KEYWORDS, "sun"]
@@ -122,7 +126,7 @@ def test_keywords_are_drawn_and_told(tmp_path):
 def test_all_styles_of_an_emoji_are_held_out_together(tmp_path):
     name = emoji(tmp_path, [[f"word {i}"] for i in range(4)])
     documents = open_documents(f"{name}?key=codepoints&keywords=keywords")
-    parts = [{documents.texts(i)[-1] for i in part} for part in split(documents, 0.5)]
+    parts = [{documents.texts(i)[-1].strip() for i in part} for part in split(documents, 0.5)]
     assert [len(part) for part in parts] == [4, 4] and not parts[0] & parts[1]
 
 
@@ -169,6 +173,13 @@ def test_text_and_pictures_in_any_order(folder):
     assert [np.asarray(p.image)[0, 0, 0] for p in documents[0][1:]] == [0, 180]
     assert texts(documents[1]) == ["alone"] and documents.task(1) == "document"
     assert documents.key(0) == "0.png"
+
+
+def test_a_text_that_asks_for_a_picture_ends_as_all_that_is_asked(folder):
+    read, seen = {"text": "a cat ", "learned": False}, {"image": "0.png", "learned": False}
+    rows = [[read, {"image": "0.png"}], [read, seen, {"text": "it"}], [{"text": "a"}, seen]]
+    documents = open_documents(written(folder, *({"parts": parts} for parts in rows)))
+    assert [documents[i][0].text for i in range(3)] == ["a cat\n", "a cat ", "a"]
 
 
 @pytest.mark.parametrize(

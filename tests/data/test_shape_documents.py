@@ -102,7 +102,7 @@ def test_an_edit_changes_what_it_says_and_keeps_the_jitter():
         value = getattr(new, name)
         assert before.seed == after.seed
         words = {"position": value.removeprefix("at ").removeprefix("in "), "shape": f"a {value}"}
-        assert order.endswith(words.get(name, value))
+        assert order.endswith(words.get(name, value) + "\n")
         assert order.startswith(("move ", "make ")) and (
             f"the {old.shape}" in order or " it " in order
         )
@@ -177,7 +177,7 @@ def test_what_there_is_is_told_as_one_reads():
 def test_a_story_goes_on_from_what_was_there():
     for script in scripts("story", 30):
         parts = contents(script)
-        assert len(parts) in (4, 6) and parts[0] == parts[1].shapes[0].caption
+        assert len(parts) in (4, 6) and parts[0] == parts[1].shapes[0].caption + "\n"
         assert [learned for _, learned in script.parts] == [False] + [True] * (len(parts) - 1)
         for before, text, after in zip(parts[1::2], parts[2::2], parts[3::2], strict=False):
             (old,), (new,) = before.shapes, after.shapes

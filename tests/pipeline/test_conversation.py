@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from smalti.data.shape_documents import ShapeDocuments
 from smalti.pipeline.conversation import Mark, Phrases, Turn, joined, placed, said
 
 PICTURE, OTHER = Path("a.png"), Path("b.png")
@@ -55,3 +56,14 @@ def test_texts_that_follow_on_each_other_are_one():
 def test_a_phrase_needs_a_place():
     with pytest.raises(ValueError, match="reply must hold {}, for what is asked, got 'yes'"):
         Phrases(reply="yes")
+
+
+@pytest.mark.parametrize("task", ["draw", "riddle", "edit", "ask", "describe"])
+def test_what_is_said_is_put_as_documents_have_it(task):
+    """Whether a picture or an answer follows, a model tells from the words."""
+    phrases, documents = Phrases(), ShapeDocuments(4, tasks=(task,))
+    assert phrases.draw == phrases.edit == phrases.ask == phrases.say
+    for i in range(4):
+        *before, _ = (piece.text or piece.image for piece in documents[i])
+        plain = [piece.strip() if isinstance(piece, str) else piece for piece in before]
+        assert said([Turn("user", plain)], phrases) == before

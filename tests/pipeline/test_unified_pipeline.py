@@ -82,6 +82,7 @@ def test_a_saved_pipeline_draws_and_says_the_same(pipe, photo, tmp_path):
     asked = {"words": 6, "text_temperature": 1.0}
     assert pipe.ask(photo, "what?", **asked) == again.ask(photo, "what?", **asked)
     assert repr(again) == repr(pipe)
+    assert UnifiedPipeline.from_pretrained(tmp_path / "p").fingerprint == pipe.fingerprint
     with pytest.raises(ValueError, match="is a pipeline of text and pictures"):
         load_pipeline(tmp_path / "p")
 
