@@ -29,7 +29,7 @@ def test_pictures_of_ones_own(tmp_path, capsys):
             Image.new("RGB", (40 + i, 90), (i, 0, 0)).save(path)
     main(["info", f"folder:{tmp_path}"])
     said = capsys.readouterr().out
-    assert "images: 20\nheld_out: 2\nclasses: ['cat', 'dog']\ncaptions: 0\n" in said
+    assert "images: 20\nheld_out: 2\nclasses: [cat, dog]\ncaptions: 0\n" in said
     assert "pixels: shorter sides of 40 to 49\n" in said and "2.2 and 3.1 minutes, 22.39 dB" in said
     assert (
         f"\n  smalti train emoji_vqgan --data.source folder:{tmp_path} --out runs/tokenizer\n"

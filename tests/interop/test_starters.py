@@ -46,7 +46,7 @@ def test_commands_draw_with_it(starter, tmp_path, capsys):
     main(["edit", "--image", "a.png", "--extend", "left=8", "--text", "flag", "--out", "b.png"])
     capsys.readouterr()
     main(["info", "smalti/emoji64"])
-    assert "styles: ['fluent3d', 'noto', 'twemoji']" in capsys.readouterr().out
+    assert "styles: [fluent3d, noto, twemoji]" in capsys.readouterr().out
     assert (tmp_path / "a.png").exists() and (tmp_path / "b.png").exists()
     assert signature(serve).parameters["pipelines"].default == ("smalti/emoji64",)
     assert signature(sample).parameters["pipeline"].default == "smalti/emoji64"
