@@ -2,9 +2,10 @@
 
     python benchmarks/unified.py PIPELINE [--count 200] [--out DIR] [setting=value ...]
 
-Prints a JSON line with the share of right answers of each task and its 95 % interval. With --out a
-sheet of pictures that were drawn and changed, and a list of questions and answers. Further words
-are settings of drawing and writing, such as guidance=2.
+Prints a JSON line with the share of right answers of each task and its 95 % interval, and how often
+the reply in a conversation, of COUNT / 4 of each task, is a picture where one is asked for and
+words where an answer is. With --out a sheet of pictures that were drawn and changed, and a list of
+questions and answers. Further words are settings of drawing and writing, such as guidance=2.
 """
 
 from __future__ import annotations
@@ -19,9 +20,16 @@ from typing import Any
 from PIL import Image
 
 from common import report
+from smalti.data.shape_documents import ShapeDocuments
 from smalti.eval.shape_answers import ASKED, Judged, interval, judged
 from smalti.loading import load_unified
 from smalti.pictures import named_grid, save_png
+from smalti.pipeline.conversation import Turn
+from smalti.pipeline.going_on import Shown
+from smalti.pipeline.unified import UnifiedPipeline
+
+TALKED = ("draw", "riddle", "edit", "ask", "describe")
+"""What a conversation is begun with."""
 
 
 class With:
@@ -47,6 +55,17 @@ def sheet(found: list[Judged], path: Path) -> None:
         images.append(one.made)  # type: ignore[arg-type]
         names.append(f"{' '.join(' '.join(texts).split())} ({mark})")
     save_png(named_grid(images, names, 3), path, {})
+
+
+def replied(pipe: UnifiedPipeline, task: str, count: int) -> float:
+    """How often a conversation that begins with documents of a task is replied to in kind."""
+    documents, right = ShapeDocuments(count, 1, (task,)), 0
+    for i in range(count):
+        *asked, answer = documents[i]
+        told = Turn("user", [piece.image or piece.text.strip() for piece in asked])
+        first = next(event for event in pipe.chat([told], seed=i) if event.whole)
+        right += isinstance(first, Shown) == (answer.image is not None)
+    return right / count
 
 
 def main() -> None:
@@ -78,8 +97,9 @@ def main() -> None:
                 (options.out / f"{task}.jsonl").write_text(text)
             else:
                 sheet(made, options.out / f"{task.replace(' ', '-')}.png")
+    replies = {task: replied(pipe, task, max(1, options.count // 4)) for task in TALKED}
     about = {"pipeline": pipe.fingerprint, "count": options.count, "settings": settings}
-    report(about | {"right": found, "seconds": seconds})
+    report(about | {"right": found, "replied": replies, "seconds": seconds})
 
 
 if __name__ == "__main__":
