@@ -44,10 +44,13 @@ def drawn(model, guidance: Guidance, monkeypatch, every: bool) -> tuple[list, in
         return [step._replace(codes=step.codes.clone()) for step in steps], rows
 
 
+@pytest.fixture(params=models(), scope="module")
+def model(request):
+    return build(*models()[request.param])
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("name", models())
-def test_codes_are_those_of_all_branches(name, schedule, monkeypatch):
-    model = build(*models()[name])
+def test_codes_are_those_of_all_branches(model, schedule, monkeypatch):
     guidance = guided(SCHEDULES[schedule])
     mine, rows = drawn(model, guidance, monkeypatch, every=False)
     expected, most = drawn(model, guidance, monkeypatch, every=True)
