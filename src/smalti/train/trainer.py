@@ -46,7 +46,7 @@ from smalti.train.parallel import (
 )
 from smalti.train.product_share import ProductShare
 from smalti.train.recomputing import keep_within, kept, recompute
-from smalti.train.trackers import chosen
+from smalti.train.trackers import named
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         whole = ("steps", "batch", "accumulate", "log_every", "save_every", "keep")
         check(self, "train.", positive=whole, amounts=("memory",))
-        chosen(self.log)  # a name that is none
+        named(self.log)  # or raises ValueError
         if self.batch % self.accumulate:
             raise ValueError(
                 f"train.accumulate must divide train.batch {self.batch}, got {self.accumulate}"
