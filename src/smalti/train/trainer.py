@@ -25,12 +25,12 @@ from smalti.devices.float32 import set_products
 from smalti.nn.finite import NotFinite
 from smalti.progress import say_threads
 from smalti.train import checkpoint
+from smalti.train.base import Batch, Losses, Objective
 from smalti.train.compiling import Compile, compile_blocks, compiles
 from smalti.train.ema import Ema
 from smalti.train.guard import Guard, GuardConfig
 from smalti.train.interrupt import Interrupt
 from smalti.train.log import Log
-from smalti.train.objectives import Batch, Losses, Objective
 from smalti.train.optim import OptimConfig, adamw, fill_state, lr_at, weight_decay_at
 from smalti.train.parallel import (
     Parallel,
