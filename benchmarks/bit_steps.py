@@ -30,8 +30,9 @@ from smalti.models.maskbit import MaskBitConfig
 from smalti.models.open_magvit2 import OpenMAGVIT2Config
 from smalti.tokenizers.infinity import schedule
 from smalti.tokenizers.quantize.multiscale import pyramid
+from smalti.train.base import ObjectiveConfig
 from smalti.train.masked_loss import MaskedConfig
-from smalti.train.objectives import LikelihoodConfig, ObjectiveConfig
+from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig, adamw
 from smalti.train.parallel import keep_freed_memory
 

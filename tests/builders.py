@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.tokenizers.titok import ProxyConfig
 
 
+@cache
 def models() -> dict[str, tuple[type[nn.Module], Any]]:
     """Class and config of every registered model at its tiny size, and of some variants."""
     found = {name: (item.module, item.tiny()) for name, item in modules.MODELS.items()}
@@ -139,11 +141,13 @@ def models() -> dict[str, tuple[type[nn.Module], Any]]:
     }
 
 
+@cache
 def causal_models() -> dict[str, tuple[type[nn.Module], Any]]:
     """Those of `models` that draw one block after another."""
     return {name: (m, c) for name, (m, c) in models().items() if not is_masked(m(c))}
 
 
+@cache
 def masked_models() -> dict[str, tuple[type[nn.Module], Any]]:
     """Those of `models` that fill in hidden codes."""
     return {name: (m, c) for name, (m, c) in models().items() if is_masked(m(c))}
@@ -183,6 +187,7 @@ def generate(*arguments: Any, **more: Any) -> Tensor:
     return last.drawn
 
 
+@cache
 def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     """Class and config of every registered tokenizer at its tiny size, and of some variants."""
     found = {name: (item.module, item.tiny()) for name, item in modules.TOKENIZERS.items()}
@@ -267,6 +272,7 @@ def tokenizers() -> dict[str, tuple[type[nn.Module], Any]]:
     }
 
 
+@cache
 def texts() -> dict[str, tuple[type[nn.Module], Any]]:
     """Class and config of every registered text encoder at its tiny size."""
     return {name: (item.module, item.tiny()) for name, item in modules.TEXT.items()}

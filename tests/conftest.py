@@ -5,6 +5,7 @@ Each process of tests computes on one thread and so do those that it starts: tes
 """
 
 import functools
+import gc
 import os
 import signal
 
@@ -29,6 +30,18 @@ def pytest_xdist_auto_num_workers(config):
     processes."""
     cores = min(usable_cores(), round(cpu_quota() or 16), 16)
     return max(1, cores // 2 if config.option.markexpr == "multi" else cores)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Tests and what they import stay to the end: the collector of garbage, which would look at
+    all of it again and again, leaves it alone."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="module")

@@ -68,17 +68,25 @@ class Tape(_Waiting):
 
     def called(self, func: Any, args: Any, kwargs: Any) -> Any:
         given = func(*args, **kwargs)
-        read = {_memory(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        new = [t for t in tree_leaves(given) if isinstance(t, Tensor) and _memory(t) not in read]
+        read = {_memory(t) for t in _tensors((args, kwargs))}
+        new = [t for t in _tensors(given) if _memory(t) not in read]
         self.operators.append((func, args, kwargs, new))
         return given
 
     def replay(self) -> None:
         with torch.inference_mode():
             for operator, args, kwargs, new in self.operators:
-                given = [t for t in tree_leaves(operator(*args, **kwargs)) if isinstance(t, Tensor)]
-                for mine, now in zip(new, given, strict=len(new) > 0):
+                given = operator(*args, **kwargs)
+                if not new:
+                    continue
+                for mine, now in zip(new, _tensors(given), strict=True):
                     mine.copy_(now)
+
+
+def _tensors(record: Any) -> list[Tensor]:
+    if isinstance(record, Tensor):
+        return [record]
+    return [t for t in tree_leaves(record) if isinstance(t, Tensor)]
 
 
 def _memory(tensor: Tensor) -> int:

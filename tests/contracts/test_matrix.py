@@ -13,6 +13,7 @@ from builders import generate, random_cond
 from smalti import modules
 from smalti.codes import Reads
 from smalti.sampling.noise import Noise
+from smalti.sampling.solvers import Solver
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 WORKS = "works"
@@ -36,10 +37,15 @@ def test_the_page_has_every_pair():
     assert set(CELLS) == {(m, t) for m in modules.MODELS for t in modules.TOKENIZERS}
 
 
+@cache
+def reads_of(model: str) -> Reads:
+    item = modules.MODELS[model]
+    return item.module(item.tiny()).reads
+
+
 def fitted(model: str, tokenizer: torch.nn.Module):
     """The tiny configuration of a model for the codes of a tokenizer."""
-    item = modules.MODELS[model]
-    config, reads = item.tiny(), item.module(item.tiny()).reads
+    config, reads = modules.MODELS[model].tiny(), reads_of(model)
     if any(f.name == "scales" for f in fields(config)) and tokenizer.pyramid:
         config = replace(config, scales=tokenizer.spec.grids)
     return config.fitted(tokenizer, reads if reads.text else Reads(classes=3))
@@ -69,7 +75,7 @@ def test_what_works_is_trained_and_drawn(model, tokenizer):
     optimizer.step()
     assert loss.isfinite()
     assert any(not torch.equal(a, b) for a, b in zip(before, learned, strict=True))
-    drawn = generate(generator.eval(), cond, noise)
+    drawn = generate(generator.eval(), cond, noise, solver=Solver(steps="4"))
     assert tuple(drawn.shape) == codes_of.spec.shape(2)
     with torch.no_grad():
         pictures = codes_of.decode(drawn)

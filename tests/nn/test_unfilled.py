@@ -1,5 +1,8 @@
 """Modules without numbers."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -59,3 +62,23 @@ def test_names_shapes_and_types_are_those_of_the_module(name):
         (k, v.shape, v.dtype) for k, v in real.items()
     ]
     assert all(tensor.is_meta for tensor in made.values())
+
+
+ALL = """
+import sys
+from smalti import modules
+from smalti.nn.unfilled import unfilled
+for kind in ("MODELS", "TOKENIZERS", "TEXT", "UNIFIED", "TOWERS", "EYES"):
+    entries = getattr(modules, kind)
+    for name, entry in entries.items():
+        with unfilled():
+            modules.module_of(entry.tiny(), entries)
+        assert "torch._dynamo" not in sys.modules, name
+"""
+
+
+@pytest.mark.slow
+def test_no_module_that_is_made_so_imports_the_compiler():
+    """Some operations on the meta device import all of `torch._dynamo`."""
+    done = subprocess.run([sys.executable, "-c", ALL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -209,6 +209,18 @@ def test_a_tokenizer_goes_on_with_its_codebook(work, tmp_path, capsys):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.fixture(scope="module")
+def others(work, tmp_path_factory):
+    """Another tokenizer, `other`, and its codes, `codes`."""
+    folder = tmp_path_factory.mktemp("others")
+    config = read_json(work / "t" / "tokenizer" / "config.json")["config"]
+    wider = vqgan.VQGANConfig(**config | {"vocab": 32, "size": (32, 32)})
+    save_module(build(vqgan.VQGAN, wider, 1), folder / "other")
+    names = {"other": str(folder / "other"), "codes": str(folder / "codes.arrow")}
+    main(["encode", "shapes:8", "--tokenizer", names["other"], "--out", names["codes"]])
+    return names
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -222,14 +234,8 @@ def test_a_tokenizer_goes_on_with_its_codebook(work, tmp_path, capsys):
         (["--codes", "{codes}"], "but the tokenizer given is"),
     ],
 )
-def test_wrong_uses_are_one_line_and_leave_nothing(work, tmp_path, capsys, more, words):
-    config = read_json(work / "t" / "tokenizer" / "config.json")["config"]
-    wider = vqgan.VQGANConfig(**config | {"vocab": 32, "size": (32, 32)})
-    save_module(build(vqgan.VQGAN, wider, 1), tmp_path / "other")
-    names = {"work": work, "other": tmp_path / "other", "codes": tmp_path / "codes.arrow"}
-    given = ["--tokenizer", str(names["other"]), "--out", str(names["codes"])]
-    main(["encode", "shapes:8", *given])
-    more = [text.format(**names) for text in more]
+def test_wrong_uses_are_one_line_and_leave_nothing(work, others, tmp_path, capsys, more, words):
+    more = [text.format(work=work, **others) for text in more]
     assert words in mistake(capsys, work, tmp_path / "run", *more)
     assert not (tmp_path / "run").exists()
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from smalti.train.base import Losses
 from smalti.train.guard import PATIENCE, SETTLING, Guard, GuardConfig
-from smalti.train.objectives import Losses
 from smalti.train.optim import OptimConfig
 from smalti.train.parallel import World
 from smalti.train.trainer import TrainConfig, Trainer, TrainingStopped

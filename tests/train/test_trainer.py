@@ -16,11 +16,11 @@ from smalti.runs import ladder
 from smalti.tokenizers import multiscale_vqvae, vqgan
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.train import checkpoint
+from smalti.train.base import Losses
 from smalti.train.codebook_care import CodebookConfig
 from smalti.train.objectives import (
     Likelihood,
     LikelihoodConfig,
-    Losses,
     ReconstructionConfig,
     ReconstructionObjective,
 )

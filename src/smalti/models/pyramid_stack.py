@@ -207,7 +207,7 @@ class Attention(nn.Module):
         self.wo = Linear(dim, dim)
         self.log_scale, self.scale = None, shape.scale
         if shape.scale is None:
-            self.log_scale = nn.Parameter(torch.full((shape.heads, 1, 1), 4.0).log())
+            self.log_scale = nn.Parameter(torch.full((shape.heads, 1, 1), math.log(4.0)))
             self.scale = 1.0
 
     def forward(self, x: Tensor, place: Place, layer: int, cache: Cache | None) -> Tensor:

@@ -26,16 +26,12 @@ from smalti.tokenizers.rendered import RenderedConfig
 from smalti.tokenizers.titok import TiTokConfig
 from smalti.tokenizers.vqgan import VQGANConfig
 from smalti.train.autoencoding import AutoencodingConfig
+from smalti.train.base import CodingConfig, ObjectiveConfig
 from smalti.train.dual import DualObjectiveConfig
 from smalti.train.joint import JointConfig, WritingConfig
 from smalti.train.kl import KLConfig
 from smalti.train.lora import LoraConfig
-from smalti.train.objectives import (
-    CodingConfig,
-    LikelihoodConfig,
-    ObjectiveConfig,
-    ReconstructionConfig,
-)
+from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.pairs import CaptionsConfig, PairsConfig
 from smalti.train.rendering import RenderingConfig
 from smalti.train.staged import ProxyCodesConfig

@@ -22,10 +22,11 @@ from smalti.tokenizers.titok import (
     TrunkConfig,
 )
 from smalti.tokenizers.titok_vae import TiTokVAEConfig
+from smalti.train.base import CodingConfig
 from smalti.train.codebook_care import CodebookConfig
 from smalti.train.kl import KLConfig
 from smalti.train.masked_loss import MaskedConfig
-from smalti.train.objectives import CodingConfig, ReconstructionConfig
+from smalti.train.objectives import ReconstructionConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.staged import DecoderConfig, ProxyCodesConfig
 from smalti.train.trainer import TrainConfig

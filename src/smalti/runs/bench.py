@@ -32,8 +32,9 @@ from smalti.recipes import RECIPES
 from smalti.recipes.base import GeneratorRecipe, TokenizerRecipe
 from smalti.sampling.noise import Noise
 from smalti.tokenizers.base import ImageTokenizer
+from smalti.train.base import Objective, ObjectiveConfig
 from smalti.train.masked_loss import MaskedConfig
-from smalti.train.objectives import LikelihoodConfig, Objective, ObjectiveConfig
+from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig, adamw
 from smalti.train.parallel import Precision, autocast, keep_freed_memory
 

@@ -36,8 +36,9 @@ from smalti.sampling import orders
 from smalti.sampling.noise import Noise
 from smalti.text.encoders import TextEncoder, condition
 from smalti.tokenizers.base import ImageTokenizer
+from smalti.train.base import Objective
 from smalti.train.lora import merge
-from smalti.train.objectives import LikelihoodConfig, Objective
+from smalti.train.objectives import LikelihoodConfig
 from smalti.train.parallel import World, autocast, on_main
 from smalti.train.trainer import LiveLine, Trainer
 

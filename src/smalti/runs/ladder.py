@@ -42,8 +42,8 @@ from smalti.runs.generator import (
     open_tokenizer,
 )
 from smalti.runs.run import train_among
+from smalti.train.base import Batch, Objective
 from smalti.train.log import read_metrics
-from smalti.train.objectives import Batch, Objective
 from smalti.train.parallel import World, blocks, locked, on_main, start, stop
 
 C = TypeVar("C", bound=GeneratorConfig)

@@ -9,6 +9,7 @@ One process, or those of one `torchrun`, writes there at a time.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from shlex import quote
 
@@ -170,8 +171,7 @@ def train_command(config: TokenizerConfig, tokenizer: Path, options: str) -> str
 def generator_for(config: TokenizerConfig) -> str:
     """The recipe of a generator for the codes of such a tokenizer: the first in the file where the
     first recipe of such a tokenizer is, a small one for small images; RECIPE if there is none."""
-    every, small = {name: recipe() for name, recipe in RECIPES.items()}, config.size[0] <= SMALL
-    made = {n: r for n, r in every.items() if isinstance(r, TokenizerRecipe | GeneratorRecipe)}
+    made, small = _of_pictures(), config.size[0] <= SMALL
     alike = (RECIPES[n].__module__ for n, r in made.items() if type(r.model) is type(config))
     home = next(alike, None)
     fitting = (
@@ -182,6 +182,13 @@ def generator_for(config: TokenizerConfig) -> str:
         and name.startswith("emoji_") == small
     )
     return next(fitting, "RECIPE")
+
+
+@cache
+def _of_pictures() -> dict[str, TokenizerRecipe | GeneratorRecipe]:
+    """All recipes of tokenizers and of generators, which take a while to make."""
+    every = {name: recipe() for name, recipe in RECIPES.items()}
+    return {n: r for n, r in every.items() if isinstance(r, TokenizerRecipe | GeneratorRecipe)}
 
 
 def data_options(data: DataConfig) -> str:

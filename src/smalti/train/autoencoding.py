@@ -14,7 +14,8 @@ from typing import Any, Literal, Self
 from smalti.config import check
 from smalti.data.transforms import to_float
 from smalti.tokenizers.dcae import Learns
-from smalti.train.objectives import Batch, Losses, PictureConfig, PictureObjective
+from smalti.train.base import Batch, Losses
+from smalti.train.objectives import PictureConfig, PictureObjective
 
 
 @dataclass(frozen=True)

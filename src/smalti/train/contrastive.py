@@ -27,11 +27,8 @@ from smalti.config import check
 from smalti.nn.linear import Linear
 from smalti.text.byte_words import ByteEncoder, BytesConfig
 from smalti.text.encoders import TextEncoder
-from smalti.train.objectives import (
-    Batch,
-    ReconstructionConfig,
-    ReconstructionObjective,
-)
+from smalti.train.base import Batch
+from smalti.train.objectives import ReconstructionConfig, ReconstructionObjective
 from smalti.train.pairs import LARGEST, gathered, nearest, sigmoid_loss, softmax_loss, together
 
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.data.transforms import to_float
+from smalti.train.base import Batch, Losses
 from smalti.train.code_meter import CodeMeter
-from smalti.train.objectives import Batch, Losses, PictureConfig, PictureObjective
+from smalti.train.objectives import PictureConfig, PictureObjective
 
 
 @dataclass(frozen=True)

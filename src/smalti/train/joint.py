@@ -12,7 +12,7 @@ from torch import Tensor
 from smalti.config import check
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import Rows
-from smalti.train.objectives import Batch, Losses, Objective
+from smalti.train.base import Batch, Losses, Objective
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from smalti.config import check
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import shuffled
 from smalti.text.encoders import condition
-from smalti.train.objectives import Batch, Losses, Objective, ObjectiveConfig
+from smalti.train.base import Batch, Losses, Objective, ObjectiveConfig
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,11 @@
 """What is minimised: one objective for generators, one for tokenizers that quantize, and what it
-shares with that of the KL-VAE (`train.kl`).
-
-An objective is a module that owns everything trained or watched. `forward(batch, step)` gives one
-total loss per optimizer and what to log; all totals are added and differentiated once, which equals
-separate steps because no total reaches the parameters of another optimizer.
+shares with that of the KL-VAE (`train.kl`). What both say is in `train/base.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +17,8 @@ from smalti.config import check
 from smalti.data.transforms import to_float
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import order, shuffled
-from smalti.text.encoders import TextEncoder, condition
+from smalti.text.encoders import condition
+from smalti.train.base import Batch, CodingConfig, Losses, Objective, ObjectiveConfig
 from smalti.train.code_meter import CodeMeter
 from smalti.train.codebook_care import CodebookCare, CodebookConfig
 from smalti.train.gan import (
@@ -33,57 +30,6 @@ from smalti.train.gan import (
 )
 from smalti.train.perceptual import perceptual
 from smalti.train.relaxed import RelaxedConfig
-
-Batch = dict[str, Tensor]
-
-
-class Losses(NamedTuple):
-    totals: dict[str, Tensor]
-    """One scalar per optimizer, with the names of `optimized`."""
-    logs: dict[str, Tensor]
-    """Detached scalars to log."""
-
-
-class Objective(nn.Module):
-    """What the trainer knows, with the answers that most objectives give."""
-
-    model: nn.Module
-    """What is saved, averaged and evaluated in the end."""
-
-    shown: tuple[str, ...] = ()
-    """Further logs for the live line."""
-
-    @property
-    def reader(self) -> TextEncoder | None:
-        """What reads the captions of pictures, whose tokens are then in batches; None: nothing
-        does."""
-        return None
-
-    def optimized(self) -> dict[str, nn.Module]:
-        """The modules that each optimizer trains, by the optimizer's name."""
-        return {"model": self.model}
-
-    def forward(self, batch: Batch, step: int) -> Losses:
-        """The losses of a batch at a step."""
-        raise NotImplementedError
-
-    def advice(self, logs: dict[str, float]) -> str | None:
-        """A sentence for the user if the logged numbers call for one."""
-        return None
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """What the settings of every generator's objective have in common."""
-
-    LOOP: ClassVar[str]
-    """Of the models that are trained so."""
-    cond_dropout: float = 0.1
-    """Share of samples trained without their condition, for guidance."""
-
-    def objective(self, model: Any, encoder: Any | None, seed: int) -> Any:
-        """What a model, and a text encoder that learns with it, minimise."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -153,24 +99,6 @@ class Likelihood(Objective):
         usual = order("row-major", model.spec.grids[0]) if usual is None else usual
         chosen = noise.uniform(noise.seeds.new_zeros(1)) < share  # (b, 1)
         return torch.where(chosen, shuffles, usual.to(noise.seeds.device))
-
-
-@dataclass(frozen=True)
-class CodingConfig:
-    """What the settings of every tokenizer's objective have in common."""
-
-    @property
-    def idle(self) -> dict[str, str]:
-        """The fields that do nothing as the others stand, and the field that each is a part of."""
-        return {}
-
-    def note(self, steps: int) -> str:
-        """What is to be known before so many steps; "" if nothing is."""
-        return ""
-
-    def objective(self, model: Any, seed: int, steps: int, begun: bool = False) -> Objective:
-        """What a tokenizer minimises in so many steps; one that has `begun` knows its codes."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

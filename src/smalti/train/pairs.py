@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from smalti.config import check
 from smalti.data.transforms import to_float
-from smalti.train.objectives import Batch, Losses, Objective
+from smalti.train.base import Batch, Losses, Objective
 
 LARGEST = math.log(100)
 """Of the logarithm of the inverse temperature, with a softmax."""

@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from smalti.devices.rates import counted, product_rate
-from smalti.train.objectives import Batch, Objective
+from smalti.train.base import Batch, Objective
 from smalti.train.parallel import Precision, World, autocast, wants_bf16
 
 

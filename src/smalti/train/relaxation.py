@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from smalti.config import check
 from smalti.data.transforms import to_float
+from smalti.train.base import Batch, CodingConfig, Losses, Objective
 from smalti.train.code_meter import CodeMeter
-from smalti.train.objectives import Batch, CodingConfig, Losses, Objective
 
 
 @dataclass(frozen=True)

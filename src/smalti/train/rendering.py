@@ -16,7 +16,7 @@ import torch
 from smalti.config import check
 from smalti.data.transforms import to_float
 from smalti.nn.features import formed
-from smalti.train.objectives import Batch, CodingConfig, Losses, Objective
+from smalti.train.base import Batch, CodingConfig, Losses, Objective
 
 SHARPEST = 0.05
 """Least share of noise by which what is left to go is divided."""

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smalti.data.transforms import to_float
+from smalti.train.base import Batch, Losses
 from smalti.train.objectives import (
-    Batch,
-    Losses,
     PictureConfig,
     PictureObjective,
     ReconstructionConfig,

@@ -184,19 +184,23 @@ TRACKERS = {
 # -- those of a run
 
 
-def chosen(wanted: str) -> list[str]:
-    """The names of the trackers that `wanted` asks for: names with commas between, "none", or
-    "auto", which is TensorBoard where it is installed. Raises ValueError for a name that is
-    none."""
-    if wanted == "auto":
-        return ["tensorboard"] if installed("tensorboard") else []
-    if wanted == "none":
-        return []
+def named(wanted: str) -> list[str]:
+    """What `wanted` names: trackers with commas between, or "auto" or "none" alone. Raises
+    ValueError for a name that is none."""
     names = (choose(word.strip(), [*TRACKERS, "auto", "none"], "log") for word in wanted.split(","))
     found = list(dict.fromkeys(names))
     if len(found) > 1 and {"auto", "none"} & {*found}:
         raise ValueError(f"log must be auto or none alone, or names of trackers, got {wanted!r}")
-    return found if found[0] in TRACKERS else chosen(found[0])
+    return found
+
+
+def chosen(wanted: str) -> list[str]:
+    """The trackers that `wanted` asks for, by their names; "auto" is TensorBoard where it is
+    installed. Raises ValueError as `named` does."""
+    found = named(wanted)
+    if found == ["auto"]:
+        return ["tensorboard"] if installed("tensorboard") else []
+    return [] if found == ["none"] else found
 
 
 def installed(name: str) -> bool:

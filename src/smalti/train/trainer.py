@@ -25,12 +25,12 @@ from smalti.devices.float32 import set_products
 from smalti.nn.finite import NotFinite
 from smalti.progress import say_threads
 from smalti.train import checkpoint
+from smalti.train.base import Batch, Losses, Objective
 from smalti.train.compiling import Compile, compile_blocks, compiles
 from smalti.train.ema import Ema
 from smalti.train.guard import Guard, GuardConfig
 from smalti.train.interrupt import Interrupt
 from smalti.train.log import Log
-from smalti.train.objectives import Batch, Losses, Objective
 from smalti.train.optim import OptimConfig, adamw, fill_state, lr_at, weight_decay_at
 from smalti.train.parallel import (
     Parallel,
@@ -46,7 +46,7 @@ from smalti.train.parallel import (
 )
 from smalti.train.product_share import ProductShare
 from smalti.train.recomputing import keep_within, kept, recompute
-from smalti.train.trackers import chosen
+from smalti.train.trackers import named
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         whole = ("steps", "batch", "accumulate", "log_every", "save_every", "keep")
         check(self, "train.", positive=whole, amounts=("memory",))
-        chosen(self.log)  # a name that is none
+        named(self.log)  # or raises ValueError
         if self.batch % self.accumulate:
             raise ValueError(
                 f"train.accumulate must divide train.batch {self.batch}, got {self.accumulate}"
