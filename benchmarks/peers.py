@@ -199,7 +199,7 @@ def var(setting: Setting) -> Iterator[Case]:
 
 
 def mar(setting: Setting) -> Iterator[Case]:
-    count, heads = setting.options.mar_steps, 25
+    count, heads = setting.options.mar_steps, setting.options.mar_head_steps
     them, of = official.mar(setting.options.mar, heads), ours("mar_b", setting.dtype)
     label, settings = torch.arange(1), {"steps": count, "head_steps": str(heads)}
 
@@ -273,6 +273,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=8, help="of training steps")
     parser.add_argument("--mar-steps", type=int, default=16, help="reveal steps of MAR")
+    parser.add_argument("--mar-head-steps", type=int, default=25, help="of its diffusion")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--quick", action="store_true", help="no whole image of LlamaGen")
     options = parser.parse_args()

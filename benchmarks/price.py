@@ -1,14 +1,18 @@
 """What does each flag cost that loses something? Speed beside quality, on trained pipelines.
 
-    python benchmarks/price.py RUNS [--images 512] [--only KIND ...] [--known FILE ...] [--docs DIR]
+    python benchmarks/price.py [RUNS] [--pipelines KIND=DIR ...] [--judge] [--images 512]
+        [--only KIND ...] [--known FILE ...] [--docs DIR]
 
 RUNS is the folder in which `rate_distortion.py` has trained: KIND-generator/pipeline, 64 pixels.
+Others take the place of these by --pipelines, such as `vq=demo/pipeline` of `smalti demo`, which
+trains for minutes; scales is `smalti demo --system var`, bsq infinity, hybrid hart, kl mar.
 All ways of a pipeline draw the same requests in turn, in one process, on one thread, in float32. A
 JSON line per way: `faster_1` and `faster_64` are ratios of the thread's time, of one picture and of
 64 (medians of the codes alone, without decoding); `fwd_exact` is the Fréchet wavelet distance to
 exact pictures of another seed, which of the way "exact" is what chance alone makes; `fwd_real` that
 to held-out pictures; with --judge `accuracy` is the share that a classifier of real ones takes for
-the class that was asked for. --known takes lines printed before. With --docs the table is
+the class that was asked for, or that of the picture whose text was; `accuracy_real` is what it says
+of held-out pictures. --known takes lines printed before. With --docs the table is
 written into performance.md, between its marks, and exact pictures beside the others into price.png.
 """
 
@@ -83,8 +87,9 @@ class Drawer:
     """A pipeline that draws the conditions of held-out pictures in turn."""
 
     def __init__(self, folder: Path, reference: str) -> None:
-        self.pipe = smalti.load(folder, "cpu", torch.float32)
-        self.each = self.pipe.asked(**asked(self.pipe, open_set(reference)))
+        self.pipe, held = smalti.load(folder, "cpu", torch.float32), open_set(reference)
+        self.each = self.pipe.asked(**asked(self.pipe, held))
+        self.classes = held.labels
 
     def codes(self, way: Way, first: int, count: int, seed: int) -> tuple[Tensor, float]:
         """Codes of so many images, and the seconds of this thread that they took."""
@@ -99,8 +104,13 @@ class Drawer:
         return ((self.pipe.tokenizer.decode(codes).clamp(-1, 1) + 1) * 127.5).round().byte()
 
     def labels(self, images: int) -> np.ndarray:
-        named = [self.each[i % len(self.each)].get("class", 0) for i in range(images)]
-        return np.array(named)
+        """Of the held-out pictures that are asked for in turn."""
+        if len(self.classes) != len(self.each):
+            raise ValueError(
+                f"--judge asks for {len(self.classes)} held-out pictures in turn, but the pipeline "
+                f"is asked for {len(self.each)}: it must be trained on --reference's classes"
+            )
+        return self.classes[np.arange(images) % len(self.classes)]
 
 
 class Judge:
@@ -123,9 +133,19 @@ def real(reference: str, size: int) -> list[Tensor]:
     return [rows.images for rows in open_set(reference, size).numbered(BATCH)]
 
 
+def folder_of(kind: str, args: argparse.Namespace) -> Path:
+    """The pipeline of a kind. Raises ValueError if none was named."""
+    named = dict(pair.split("=", 1) for pair in args.pipelines)
+    if kind in named:
+        return Path(named[kind])
+    if args.runs is None:
+        raise ValueError(f"{kind} needs RUNS or --pipelines {kind}=DIR")
+    return args.runs / f"{kind}-generator" / "pipeline"
+
+
 def measured(ways: list[Way], args: argparse.Namespace, judge: Judge | None) -> Iterator[Any]:
     """The line of each way of one pipeline."""
-    drawer = Drawer(args.runs / f"{ways[0].kind}-generator" / "pipeline", args.reference)
+    drawer = Drawer(folder_of(ways[0].kind, args), args.reference)
     held = real(args.reference, drawer.pipe.tokenizer.size[0])
     took: dict[tuple[str, int], list[float]] = {}
     pictures: dict[str, list[Tensor]] = {way.flags: [] for way in ways}
@@ -150,8 +170,9 @@ def measured(ways: list[Way], args: argparse.Namespace, judge: Judge | None) -> 
             line[f"ms_{batch}"] = 1e3 * statistics.median(times) / batch
             line[f"faster_{batch}"] = statistics.median(ratios)
         line |= {"fwd_exact": fwd(mine, others), "fwd_real": fwd(mine, held)}
-        if drawer.pipe.text is None and judge is not None:
+        if judge is not None:
             line["accuracy"] = judge.accuracy(mine, drawer.labels(args.images))
+            line["accuracy_real"] = judge.accuracy(held, drawer.classes)
         yield line
 
 
@@ -171,13 +192,13 @@ def table(lines: dict[str, Any]) -> str:
     return rows_of(names[:count], [row[:count] for row in rows])
 
 
-def sheet(runs: Path, reference: str) -> Image.Image:
+def sheet(args: argparse.Namespace) -> Image.Image:
     """The same pictures by every way, a row each, exact ones first."""
     tiles, kind, drawer = list[Image.Image](), "", None
     for way in WAYS:
         if way.kind != kind or drawer is None:
             kind = way.kind
-            drawer = Drawer(runs / f"{kind}-generator" / "pipeline", reference)
+            drawer = Drawer(folder_of(kind, args), args.reference)
         images = drawer.pictures(drawer.codes(way, 0, SHOWN, 0)[0]).permute(0, 2, 3, 1).numpy()
         tiles += [Image.fromarray(image) for image in images]
     whole = grid(tiles, SHOWN)
@@ -196,7 +217,7 @@ def written(lines: dict[str, Any], args: argparse.Namespace) -> None:
     behind = rest.split(MARKS[1])[1]
     whole = f"{before}{MARKS[0]}\n{table(lines)}\n{MARKS[1]}{behind}"
     page.write_text(whole, encoding="utf-8")
-    shown = sheet(args.runs, args.reference).quantize(256)  # a third of the bytes
+    shown = sheet(args).quantize(256)  # a third of the bytes
     shown.save(args.docs / "price.png", optimize=True)
     report({"case": "machines"} | machines(lines.values()))
 
@@ -204,7 +225,8 @@ def written(lines: dict[str, Any], args: argparse.Namespace) -> None:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runs", type=Path)
+    parser.add_argument("runs", type=Path, nargs="?")
+    parser.add_argument("--pipelines", nargs="*", default=[], metavar="KIND=DIR")
     parser.add_argument("--images", type=int, default=512, help=f"a multiple of {BATCH}")
     parser.add_argument("--rounds", type=int, default=9, help="of one picture")
     parser.add_argument("--reference", default="emoji@held")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from smalti.codes import Draw, Guide
+from smalti.nn.cross_entropy import cross_entropy
 from smalti.nn.linear import Linear
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import SlotNoise
@@ -40,8 +40,7 @@ class Softmax(nn.Module):
         target is spread over all codes."""
         logits = self.logits(h).flatten(0, 1)  # (B * N, V)
         smoothing = self.smoothing if self.training else 0.0
-        loss = F.cross_entropy(logits, codes.flatten(), reduction="none", label_smoothing=smoothing)
-        return loss.view_as(codes)
+        return cross_entropy(logits, codes.flatten(), smoothing).view_as(codes)
 
     def sample(self, h: Tensor, chance: Chance) -> Draw:
         """Draw codes (B, n) from hidden states of all branches (branches * B, n, D)."""

@@ -67,12 +67,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, place: Place, layer: int, cache: KVCache | None) -> Tensor:
         heads, kv = self.heads, self.kv_heads
         qkv = self.wqkv(x).unflatten(-1, (heads + 2 * kv, -1))  # (B, n, H + 2 H_kv, hd)
-        qk = qkv[:, :, : heads + kv]
+        qk, v = qkv.split((heads + kv, kv), 2)
         if place.rotation is not None:
             qk = rotate(qk, place.rotation)
-        qk = qk.transpose(1, 2)
-        q, k = qk[:, :heads], qk[:, heads:]  # (B, H, n, hd), (B, H_kv, n, hd)
-        v = qkv[:, :, heads + kv :].transpose(1, 2)
+        q, k = qk.transpose(1, 2).split((heads, kv), 1)  # (B, H, n, hd), (B, H_kv, n, hd)
+        v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.update(layer, place.positions, place.reach, k, v, place.keep)
         y = attend(q, k, v, place.mask, place.causal)

@@ -253,10 +253,18 @@ def drawn_operations(model: Any, sampling: Sampling, cond: Cond) -> float:
 
 def learn(bench: Bench, of: Drawer, batch: int) -> Row:
     """A training step: forward, loss, backward, clipping and AdamW on a batch that is there."""
-    device = bench.device
-    precision: Precision = "bf16" if bench.learned_in == torch.bfloat16 else "fp32"
-    if device.type == "cpu":
+    if bench.device.type == "cpu":
         keep_freed_memory()
+    step = learning_step(of, batch, bench.device, bench.learned_in)
+    operations = rates.counted(step)
+    return _repeated("train", of.name, batch, bench, (step, operations, bench.learned_in))
+
+
+def learning_step(
+    of: Drawer, batch: int, device: torch.device, dtype: torch.dtype
+) -> Callable[[], None]:
+    """A training step whose products have a dtype, float32 or bfloat16, on random codes."""
+    precision: Precision = "bf16" if dtype == torch.bfloat16 else "fp32"
     objective: Objective = of.goal.objective(of.model.float().train(), None, 0)
     objective.requires_grad_(True)
     optimizer, given = adamw(objective.model, OptimConfig()), learned_batch(of.model, batch, device)
@@ -269,8 +277,7 @@ def learn(bench: Bench, of: Drawer, batch: int) -> Row:
         optimizer.step()
         optimizer.zero_grad()
 
-    operations = rates.counted(step)
-    return _repeated("train", of.name, batch, bench, (step, operations, bench.learned_in))
+    return step
 
 
 def learned_batch(model: Generator, batch: int, device: torch.device) -> dict[str, Tensor]:

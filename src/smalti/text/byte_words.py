@@ -62,9 +62,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotation: Tensor, mask: Tensor) -> Tensor:
         qkv = self.wqkv(self.attention_norm(x)).unflatten(-1, (3 * self.heads, -1))
-        qk = rotate(qkv[:, :, : 2 * self.heads], rotation).transpose(1, 2)
-        q, k = qk.chunk(2, 1)  # (B, H, T, C / H)
-        y = attend(q, k, qkv[:, :, 2 * self.heads :].transpose(1, 2), mask)
+        qk, v = qkv.split((2 * self.heads, self.heads), 2)
+        q, k = rotate(qk, rotation).transpose(1, 2).chunk(2, 1)  # (B, H, T, C / H)
+        y = attend(q, k, v.transpose(1, 2), mask)
         x = x + self.wo(y.transpose(1, 2).flatten(2))  # (B, T, C)
         return x + self.feed_forward(self.ffn_norm(x))
 
