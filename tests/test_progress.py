@@ -30,6 +30,39 @@ def test_the_last_item_may_hold_fewer_things(monkeypatch, capsys):
     ]
 
 
+def test_steps_of_one_item_are_told_too(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    progress.within(1, 4)  # nothing is tracked
+    for _ in progress.track(range(0, 5, 4), "drawing", scale=4, of=5):
+        for step in range(1, 101):
+            clock[0] += 1.0
+            progress.within(step, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "drawing: 1 of 5, step 31 of 100, about 94 s left",
+        "drawing: 2 of 5, step 62 of 100, about 63 s left",
+        "drawing: 3 of 5, step 93 of 100, about 32 s left",
+        "drawing: 4 of 5, step 24 of 100, about 22 s left",
+        "drawing: 4 of 5, step 55 of 100, about 15 s left",
+        "drawing: 4 of 5, step 86 of 100, about 5 s left",
+    ]
+    progress.within(1, 4)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_shows_the_steps_of_an_item(monkeypatch):
+    clock, file = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    make = lambda **_: Console(file=file, width=100, force_terminal=True, color_system=None)  # noqa: E731
+    monkeypatch.setattr("rich.console.Console", make)
+    for _ in progress.track([0], "drawing"):
+        for step in range(1, 51):
+            clock[0] += 1.0
+            progress.within(step, 50)
+        progress._TRACKED[-1].bar.refresh()
+    assert "step 49 of 50" in file.getvalue() and "0/1" in file.getvalue()
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_time_left_is_never_cut(width):
     file = io.StringIO()

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from smalti.devices import threads
 
 if TYPE_CHECKING:  # rich is imported where something is shown: `smalti --help` answers sooner
-    from rich.progress import ProgressColumn
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 T = TypeVar("T")
 EVERY = 30.0
 """Seconds between two lines of progress where there is no terminal."""
+BETWEEN = 0.1
+"""Seconds between two looks at the steps of an item."""
 
 
 def say(text: str) -> None:
@@ -92,6 +94,58 @@ def columns() -> tuple[ProgressColumn, ...]:
     )
 
 
+class Tracked:
+    """How far the items of a `track` are: a bar from two seconds on or, where there is no terminal,
+    a line now and then."""
+
+    def __init__(self, title: str, count: int | None, scale: int) -> None:
+        from rich.console import Console
+
+        self.title, self.count, self.scale = title, count, scale
+        self.console, self.began = Console(stderr=True), time.monotonic()
+        self.said = self.shown = self.began
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        self.done = 0
+
+    def item(self) -> None:
+        """One more item is done."""
+        self.done += self.scale
+        self._tell(time.monotonic(), self.done)
+
+    def step(self, done: int, total: int) -> None:
+        """So many steps of the next item are done."""
+        now = time.monotonic()
+        if now - self.shown > BETWEEN:
+            self.shown = now
+            things = self.scale if self.count is None else min(self.scale, self.count - self.done)
+            self._tell(now, self.done + things * done / total, f"step {done} of {total}")
+
+    def _tell(self, now: float, done: float, step: str = "") -> None:
+        if now - self.began > 2:
+            say_threads()
+        if self.count is not None:
+            done = min(done, self.count)
+        if self.count is not None and not self.console.is_terminal and now - self.said > EVERY:
+            self.said, left = now, (now - self.began) / done * (self.count - done)
+            far = f"{int(done)} of {self.count}" + (step and f", {step}")
+            say(f"{self.title}: {far}, about {left:.0f} s left")
+        if self.bar is None and self.console.is_terminal and now - self.began > 2:
+            self._open()
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, numbers=step)
+
+    def _open(self) -> None:
+        from rich.progress import Progress
+
+        self.bar = Progress(*columns(), console=self.console, transient=True)
+        self.task = self.bar.add_task(self.title, total=self.count, numbers="")
+        self.bar.start()
+
+
+_TRACKED: list[Tracked] = []
+
+
 def track(
     items: Iterable[T],
     title: str,
@@ -99,37 +153,29 @@ def track(
     scale: int = 1,
     of: int | None = None,
 ) -> Iterator[T]:
-    """Yield the items; from two seconds on, show how far it is. `scale`: things per item; `of`: how
-    many things there are, where the last item has fewer.
+    """Yield the items; from two seconds on, show how far it is, and within an item what `within`
+    says. `scale`: things per item; `of`: how many things there are, where the last item has fewer.
 
     Where there is no terminal a line now and then says so.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
-    count = of if of is not None or total is None else total * scale
-    console, began, bar, task = Console(stderr=True), time.monotonic(), None, None
-    said = began
+    tracked = Tracked(title, of if of is not None or total is None else total * scale, scale)
+    _TRACKED.append(tracked)
     try:
-        for i, item in enumerate(items):
+        for item in items:
             yield item
-            now, done = time.monotonic(), (i + 1) * scale
-            if now - began > 2:
-                say_threads()
-            if count is not None and not console.is_terminal and now - said > EVERY:
-                said, left = now, (now - began) / done * max(count - done, 0)
-                say(f"{title}: {min(done, count)} of {count}, about {left:.0f} s left")
-            if bar is None and console.is_terminal and now - began > 2:
-                bar = Progress(*columns(), console=console, transient=True)
-                task = bar.add_task(title, total=count, numbers="")
-                bar.start()
-            if bar is not None and task is not None:
-                bar.update(task, completed=done if count is None else min(done, count))
+            tracked.item()
     finally:
-        if bar is not None:
-            bar.stop()
+        _TRACKED.remove(tracked)
+        if tracked.bar is not None:
+            tracked.bar.stop()
+
+
+def within(done: int, total: int) -> None:
+    """Say how many steps of an item are done, where items are tracked: of the innermost `track`."""
+    if _TRACKED and done < total:
+        _TRACKED[-1].step(done, total)
 
 
 def waiting(title: str) -> AbstractContextManager[object]:

@@ -155,6 +155,46 @@ def test_what_fails_fails_alone(model):
     assert isinstance(events[0].error, RuntimeError)
 
 
+def test_what_cannot_be_decoded_fails_alone(model):
+    """Though finished pictures are decoded together."""
+    bad = [*stream(model, request_of(model, 1))][-1].codes[0]
+
+    def decode(codes, spec):
+        if any(torch.equal(row, bad) for row in codes):
+            raise RuntimeError("no picture")
+        return list(codes)
+
+    batching = Batching(Running(model), Decoder(decode, PLAIN.partly), slots=3)
+    jobs = [job_of(model, seed) for seed in range(3)]
+    batching.submit([job for job, _ in jobs])
+    finish(batching)
+    assert [type(events[-1]) for _, events in jobs] == [Drawn, Failed, Drawn]
+    assert (batching.counts.done, batching.counts.failed) == (2, 1)
+
+
+def test_a_finished_picture_that_nobody_waits_for_is_not_decoded(model):
+    decoded = []
+    whole = lambda codes, spec: decoded.append(len(codes)) or list(codes)  # noqa: E731
+    batching = Batching(Running(model), Decoder(whole, PLAIN.partly), slots=2, together=1)
+    jobs = [job_of(model, seed) for seed in range(2)]
+    batching.submit([job for job, _ in jobs])
+    while not decoded:
+        batching.turn()
+    batching.cancel(jobs[1][0])  # drawn together with the first, and next to be decoded
+    finish(batching)
+    assert decoded == [1] and jobs[1][1] == []
+    assert (batching.counts.done, batching.counts.cancelled) == (1, 1)
+
+
+def test_it_stops_though_somebody_no_longer_waits_for_a_call(model):
+    batching = Batching(Running(model), PLAIN)
+    gone, waits = (batching.call(time.monotonic) for _ in range(2))
+    assert gone.cancel()
+    batching.stop()
+    with pytest.raises(Stopped):
+        waits.result(0)
+
+
 def test_who_waits_too_long_is_told(model):
     batching = Batching(Running(model), PLAIN, slots=1, deadline=-1.0)
     job, events = job_of(model, 0)

@@ -8,11 +8,14 @@ import struct
 import time
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from servers import png
+from servers import opened, png
+from smalti.data.decode import to_rgb
 from smalti.serve.guard import Keys, Rules
+from smalti.serve.uploads import picture as uploaded
 
 EDITS = "/v1/images/edits"
 DRAW = "/v1/images/generations"
@@ -178,6 +181,41 @@ def test_an_animation_is_its_first_frame(server, picture):
     body, kind = form(image=frames.getvalue(), extend="left=8", prompt="0", seed="1")
     status, _, _ = server.ask("POST", EDITS, body, content_type=kind)
     assert status == 200
+
+
+def kinds(picture: Image.Image) -> dict[str, Image.Image]:
+    """A picture whose left half is transparent or, of 16 bits, that has none."""
+    half = Image.new("L", picture.size, 255)
+    half.paste(0, (0, 0, picture.width // 2, picture.height))
+    grey, palette = picture.convert("L"), picture.quantize(4)
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    places = palette.point(lambda place: place)
+    places.info["transparency"] = palette.getpixel((0, 0))
+    with_alpha = [image.copy() for image in (picture, grey)]
+    for image in with_alpha:
+        image.putalpha(half)
+    return {"RGBA": with_alpha[0], "LA": with_alpha[1], "P": places, "I;16": deep}
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "I;16"])
+def test_pictures_of_every_kind_are_edited(server, picture, kind):
+    """Where something is transparent it is painted; where nothing can be, that is said."""
+    image, mask = kinds(picture)[kind], kinds(picture)["RGBA"].getchannel("A")
+    data, more = io.BytesIO(), {"prompt": "1", "seed": "3", "keep_pixels": "true"}
+    image.save(data, "PNG", transparency=image.info.get("transparency"))
+    clear = {} if kind != "I;16" else {"mask": png(mask.point(lambda a: 255 - a))}
+    body, content = form(image=data.getvalue(), **clear, **more)
+    status, _, text = server.ask("POST", EDITS, body, content_type=content)
+    assert status == 200, text
+    drawn = np.asarray(opened(json.loads(text)["data"][0]["b64_json"]))
+    kept = np.asarray(to_rgb(image, "it"))[:, 8:]
+    assert np.array_equal(drawn[:, 8:], kept)
+    if kind == "I;16":
+        assert edited(server, image=data.getvalue(), **more)[1]["code"] == "mask_required"
+        assert uploaded(data.getvalue(), "image").format == "PNG"  # which says what 16 bits are
+    deep = Image.fromarray(np.asarray(mask.point(lambda a: 255 - a)).astype(np.uint16) * 257)
+    body, content = form(image=png(picture), mask=png(deep), **more)
+    assert server.ask("POST", EDITS, body, content_type=content)[0] == 200
 
 
 @pytest.mark.parametrize(

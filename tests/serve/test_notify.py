@@ -1,8 +1,11 @@
 """What systemd is told: the unit's protocol, spoken with a socket of the test's own."""
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -149,3 +152,14 @@ def test_the_unit_says_what_the_server_does():
     assert command[1] == "serve" and command[command.index("--port") + 1] == "%i"
     assert "--keys" in command and service["DynamicUser"] == "yes"
     assert service["ProtectSystem"] == "strict" and service["Restart"] == "on-failure"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd is installed")
+@pytest.mark.parametrize("wrong", ["", "WatchdogSec=often"])
+def test_systemd_reads_the_unit(tmp_path, wrong):
+    text = UNIT.read_text().replace("/opt/smalti/bin/smalti", sys.executable)
+    unit = tmp_path / UNIT.name
+    unit.write_text(text.replace("WatchdogSec=30", wrong) if wrong else text)
+    found = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    said = found.stdout + found.stderr
+    assert (unit.name.split("@")[0] in said and "WatchdogSec" in said) if wrong else said == ""

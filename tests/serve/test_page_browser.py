@@ -2,21 +2,29 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
 import shutil
 import time
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from builders import pipeline
+from builders import build, pipeline
 from servers import Running, png
+from smalti.models.taming import Taming
+from smalti.pipeline.pipeline import Pipeline
 from smalti.serve.app import make_app
+from smalti.serve.edits import edit_of
 from smalti.serve.guard import Keys, Rules
 from smalti.serve.shared import Limits, Shared
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
+from smalti.tokenizers.vqgan import VQGAN
 from unified_pipelines import made
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -385,6 +393,95 @@ def test_a_file_that_is_no_picture_is_refused(opened, shared):
     page.get_by_label("Edit").check(force=True)
     file = {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
     page.locator("#file").set_input_files(file)
+    page.get_by_role("alert").get_by_text("no picture that can be opened").wait_for()
+
+
+@pytest.fixture(scope="module")
+def mapped():
+    """A model that draws from edges, 20 x 8 pixels, and one of classes."""
+    taken = pipeline("taming-map")
+    height, width = taken.tokenizer.size
+    model = build(Taming, replace(taken.model.config, map_grid=taken.model.config.grid))
+    edges = build(VQGAN, replace(taken.map.config, size=(height, width)))
+    pipes = {"edges": Pipeline(taken.tokenizer, model, map=edges), "named": pipeline("llamagen")}
+    state = Server([Shared(name, pipe) for name, pipe in pipes.items()])
+    one = Running(state, make_app(state))
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """The pictures of each edit, by the names of their parts, as they reach the server."""
+    found = list[dict[str, Image.Image]]()
+
+    def noted(fields, files, *rest):
+        found.append({name: Image.open(io.BytesIO(data)) for name, data in files.items()})
+        return edit_of(fields, files, *rest)
+
+    monkeypatch.setattr("smalti.serve.images.edit_of", noted)
+    return found
+
+
+def open_map(page, image: Image.Image, name: str = "kärtchen-地図.png"):
+    file = {"name": name, "mimeType": "image/png", "buffer": png(image)}
+    page.locator("#map").set_input_files(file)
+
+
+def one_edge(size: tuple[int, int], at: float) -> Image.Image:
+    image = Image.new("RGB", size)
+    image.paste((255, 240, 255), (0, 0, round(size[0] * at), size[1]))
+    return image
+
+
+def test_a_picture_is_drawn_from_a_map_and_again(opened, mapped, sent):
+    page = opened(mapped, fine=("400",))
+    assert page.get_by_text("Open a map: edges").is_visible()
+    assert not page.locator("#class").is_visible() and not page.locator("#text").is_visible()
+    draw(page, seed=3)
+    page.get_by_role("alert").get_by_text("a picture whose edges are taken").wait_for()
+    drawn = dict[float, list[str]]()
+    for at in (0.5, 0.2):
+        open_map(page, map := one_edge((20, 8), at))
+        page.get_by_label("Temperature").evaluate("field => { field.value = 0.1 }")
+        draw(page, seed=3)
+        finish(page)
+        assert sent[-1].keys() == {"image"}
+        drawn[at] = tiles(page)
+    pipe = mapped.state.shared[0].pipeline
+    (alone,) = pipe(map=map, seed=3, temperature=0.1, n=1)
+    source = f"data:image/png;base64,{base64.b64encode(png(alone)).decode()}"
+    page.locator("#tiles img").evaluate("(image, source) => { image.src = source }", source)
+    assert tiles(page) == drawn[0.2] != drawn[0.5]
+    page.reload()  # the map is kept with what was drawn from it
+    page.locator("#gallery button").nth(1).click()
+    assert page.locator("#view-title").inner_text() == "kärtchen-地図.png"
+    page.locator("#view-reuse").click()
+    page.get_by_role("button", name="Draw").click()
+    finish(page)
+    assert tiles(page) == drawn[0.5]
+    page.locator("#model").select_option("named")
+    assert not page.locator("#map").is_visible() and page.locator("#class").is_visible()
+
+
+def test_a_larger_map_is_cut_to_the_size_and_goes_with_an_edit(opened, mapped, sent):
+    page = opened(mapped)
+    open_map(page, one_edge((80, 64), 0.5))
+    draw(page, seed=3)
+    finish(page)
+    assert sent[-1]["image"].size == (20, 8)
+    cut = np.asarray(sent[-1]["image"].convert("L"))
+    assert (cut[:, :9] > 200).all() and (cut[:, 11:] < 50).all()
+    edit_first(page)
+    paint(page)
+    page.get_by_role("button", name="Paint", exact=True).click()
+    finish(page)
+    assert sent[-1].keys() == {"image", "mask", "map"}
+    assert len({picture.size for picture in sent[-1].values()}) == 1
+    page.locator("#map").set_input_files(
+        {"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}
+    )
+    page.get_by_role("button", name="Paint", exact=True).click()
     page.get_by_role("alert").get_by_text("no picture that can be opened").wait_for()
 
 

@@ -89,6 +89,14 @@ def test_pictures_of_a_text(client, talker):
     assert last.b64_json == answer.data[0].b64_json
 
 
+def test_codes_without_places_are_shown_when_all_are_there(client, talker, monkeypatch):
+    more = {"prompt": "a red heart", "extra_body": {"seed": 3}}
+    (datum,) = client.images.generate(**more).data
+    monkeypatch.setattr(talker.pipeline.tokenizer, "placed", False)
+    (last,) = client.images.generate(stream=True, partial_images=3, **more)
+    assert last.b64_json == datum.b64_json
+
+
 def pixels(images) -> list[np.ndarray]:
     return [np.asarray(opened(i.b64_json) if hasattr(i, "b64_json") else i) for i in images]
 

@@ -179,7 +179,8 @@ class Batching:
         for job in self._everything():
             self._fail(job, Stopped("no more pictures are drawn"))
         for _, future in self._calls:
-            future.set_exception(Stopped("no more is computed"))
+            if future.set_running_or_notify_cancel():  # or nobody waits for it any more
+                future.set_exception(Stopped("no more is computed"))
         self._calls.clear()
         self.running.close()
 
@@ -242,6 +243,9 @@ class Batching:
                 del self._live[number]
                 self._previews.pop(job, None)
                 self.counts.cancelled += 1
+        for job in [job for job in self._finished if job.cancelled]:
+            self._finished.remove(job)
+            self.counts.cancelled += 1
         with self._changed:
             cancelled, late = self._waiting.sweep(now - self.deadline)
         self.counts.cancelled += cancelled
@@ -321,13 +325,7 @@ class Batching:
         some = [job for job in source if job.spec == source[0].spec][: self.together]
         if not some:
             return False
-        steps = [job.pending for job in some if job.pending is not None]
-        told: list[Any]
-        try:
-            told = [*self._decoded(steps, some[0].spec, finished)]
-        except Exception as error:
-            told = [error] * len(some)
-        for job, picture in zip(some, told, strict=True):
+        for job, picture in zip(some, self._pictures(some, finished), strict=True):
             step, job.pending = job.pending, None
             if finished:
                 self._finished.remove(job)
@@ -342,6 +340,17 @@ class Batching:
                 self.counts.shown += 1
                 self._tell(job, Shown(picture, step.done, step.total))
         return True
+
+    def _pictures(self, jobs: Sequence[Job], finished: bool) -> list[Any]:
+        """How jobs look, or why they cannot be seen: what cannot be decoded together is decoded
+        each by itself."""
+        steps = [job.pending for job in jobs if job.pending is not None]
+        try:
+            return [*self._decoded(steps, jobs[0].spec, finished)]
+        except Exception as error:
+            if len(jobs) == 1:
+                return [error]
+            return [picture for job in jobs for picture in self._pictures([job], finished)]
 
     def _decoded(
         self, steps: Sequence[Step], spec: TokenSpec | None, finished: bool

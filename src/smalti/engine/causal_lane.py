@@ -156,7 +156,6 @@ class CausalLane:
             elif len(stay) < count:
                 batch.keep(stay)
 
-    @torch.inference_mode()
     def step(self) -> list[Moved]:
         found = [] if self.batch is None else self._pass(self.batch)
         if self.waiting is not None:
@@ -181,7 +180,9 @@ class CausalLane:
                 batch.vectors = draw.vectors.new_zeros(shape)
             batch.vectors[at] = kept(draw.vectors, given, self.model)
         batch.done = [done + 1 for done in batch.done]
-        return [self._row(batch, row, draw) for row in range(len(batch.done))]
+        discrete = self.spec.discrete
+        drawn = draw.logp if discrete else batch.codes
+        return seen(self._steps(batch, span, draw), drawn, discrete)
 
     def _span(self, done: list[int]) -> Span:
         """The slots of rows that have so many steps behind them."""
@@ -209,20 +210,19 @@ class CausalLane:
         read = batch.codes if batch.vectors is None else batch.vectors
         return self.model.draw(read, batch.prepared, span, batch.cache, chance), given
 
-    def _row(self, batch: Batch, row: int, draw: Draw) -> Moved:
-        """What became of a row."""
-        one, done = slice(row, row + 1), batch.done[row]
-        back = batch.back
-        if back is not None and back.dim() == 2:
-            back = back[row]
-        time = self.steps[done - 1].reach
-        order = self.positions if back is None else back
-        step = Step(
-            done,
-            len(self.steps),
-            arrange(batch.codes[one], back),
-            draw.logp[one],
-            order < time,
-            None if batch.vectors is None else batch.vectors[one],
-        )
-        return seen(step, self.spec.discrete)
+    def _steps(self, batch: Batch, span: Span, draw: Draw) -> list[Step]:
+        """What rows have drawn, of which this span is the last."""
+        codes, vectors = arrange(batch.codes, batch.back), batch.vectors
+        order = self.positions if batch.back is None else batch.back
+        ready = (order < span.slots[..., -1:] + 1).expand(len(codes), -1)
+        return [
+            Step(
+                done,
+                len(self.steps),
+                codes[row : row + 1],
+                draw.logp[row : row + 1],
+                ready[row],
+                None if vectors is None else vectors[row : row + 1],
+            )
+            for row, done in enumerate(batch.done)
+        ]

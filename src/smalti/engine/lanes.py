@@ -7,6 +7,7 @@ loops have them; where a row leaves, those behind it move up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
@@ -25,7 +26,7 @@ Moved = Step | ValueError
 
 
 class Lane(Protocol):
-    """Rows that share passes."""
+    """Rows that share passes. All of it is called in torch's inference mode."""
 
     @property
     def open(self) -> bool:
@@ -102,15 +103,24 @@ def filters_of(filters: Sequence[Filters], device: torch.device) -> Filters | Ro
     return filters[0] if len(set(filters)) == 1 else RowFilters.of(filters, device)
 
 
-def seen(step: Step, discrete: bool) -> Moved:
-    """The step of a row, or what is wrong with it: what it drew is no number."""
-    drawn = step.logp if discrete else step.codes
+def seen(steps: Sequence[Step], drawn: Tensor, discrete: bool) -> list[Moved]:
+    """The steps of R rows, or what is wrong with those that drew what is no number. `drawn` (R,
+    ...) holds the codes, or where they are discrete their log-probabilities; a device is waited for
+    once."""
+    sums = drawn.flatten(1).sum(1).tolist()  # of few numbers this is the fastest
+    return [
+        step if math.isfinite(total) else _checked(step, row, discrete)
+        for step, row, total in zip(steps, drawn, sums, strict=True)
+    ]
+
+
+def _checked(step: Step, drawn: Tensor, discrete: bool) -> Moved:
     what = "log-probabilities of drawn codes" if discrete else "drawn codes"
     try:
         require_finite(drawn, f"step {step.done} of {step.total}: {what}")
     except ValueError as error:
         return error
-    return step
+    return step  # the sum is too large, not what is summed
 
 
 class Rows(NamedTuple):

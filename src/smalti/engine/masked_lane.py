@@ -101,7 +101,6 @@ class MaskedLane:
         self.prepared = self.prepared.rows(index) if stay else None
         self.rows = [self.rows[row] for row in stay]
 
-    @torch.inference_mode()
     def step(self) -> list[Moved]:
         if not self.rows:
             return []
@@ -125,13 +124,12 @@ class MaskedLane:
         take = take_surest if by_order is None else by_order.take
         self.units, self.ready = take(self.units, self.ready, draw, asked)
         codes, ready = self.model.join(self.units), shown(self.ready, self.model.parts)
-        found = list[Moved]()
+        found = list[Step]()
         for i, row in enumerate(self.rows):
             row.done += 1
             one = slice(i, i + 1)
-            step = Step(row.done, row.plan.steps, codes[one], draw.logp[one], ready[one])
-            found.append(seen(step, self.spec.discrete))
-        return found
+            found.append(Step(row.done, row.plan.steps, codes[one], draw.logp[one], ready[one]))
+        return seen(found, draw.logp if self.spec.discrete else codes, self.spec.discrete)
 
     def _hiding(self, before: list[int], after: list[int]) -> Hiding:
         most = max(b - a for b, a in zip(before, after, strict=True))

@@ -87,6 +87,7 @@ class Running:
         self._lanes.clear()
         self._packed.close()
 
+    @torch.inference_mode()
     def join(self, requests: Sequence[Request]) -> list[int]:
         """Begin to draw pictures, a request for each; their numbers.
 
@@ -138,6 +139,7 @@ class Running:
         self._lanes.append((key, lane, numbers))
         return lane, numbers
 
+    @torch.inference_mode()
     def leave(self, number: int) -> None:
         """Let a picture go, if it is still being drawn."""
         for _, lane, numbers in self._lanes:
@@ -150,6 +152,7 @@ class Running:
             numbers[:] = [n for row, n in enumerate(numbers) if row not in rows]
             self._lanes = [kept for kept in self._lanes if kept[2]]
 
+    @torch.inference_mode()
     def step(self) -> list[tuple[int, Moved | Exception]]:
         """Go on by one step in every picture: by number its step, or why it is not drawn. A picture
         that failed or is done leaves. What fails in a pass fails the pictures of that pass."""

@@ -53,6 +53,7 @@ from smalti.pipeline.request import (
 )
 from smalti.pipeline.sampling import Sampling, Settings, fitted
 from smalti.pipeline.wording import KEYS, Wording
+from smalti.progress import within
 from smalti.sampling.noise import Noise
 from smalti.text.encoders import TextEncoder
 from smalti.text.prompts import warn_of_long
@@ -232,6 +233,7 @@ class Pipeline(CodedPipeline):
         codes = self.model.draws(part.spec).empty(len(part.asked), self.device)
         for step in stream(self.model, self._request(part, known)):
             codes = step.drawn
+            within(step.done, step.total)
         return codes
 
     def _request(self, part: Part, known: Known | None) -> Request:

@@ -61,6 +61,7 @@ from smalti.pipeline.request import (
     unguided,
 )
 from smalti.pipeline.sampling import Sampling
+from smalti.progress import within
 from smalti.text.words import Words
 from smalti.tokenizers.base import ImageTokenizer
 
@@ -274,11 +275,12 @@ class UnifiedPipeline(GoingOn):
         self, documents: Sequence[Sequence[Piece]], part: Part, known: Known | None = None
     ) -> Tensor:
         """Codes (B, N, ...) of the picture that follows on each document."""
-        found = {
-            event.row: event.part.content
-            for event in self.passes(documents, part, known)
-            if isinstance(event, mixed.Finished)
-        }
+        found = dict[int, Tensor]()
+        for event in self.passes(documents, part, known):
+            if isinstance(event, mixed.Drawing):
+                within(event.step.done, event.step.total)
+            elif isinstance(event, mixed.Finished):
+                found[event.row] = event.part.content
         return torch.stack([found[i] for i in range(len(documents))])
 
     # -- files

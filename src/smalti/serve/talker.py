@@ -62,7 +62,8 @@ class Listener(Visitor):
 
     def __init__(self, talker: Talker, previews: int = 0, show: Show = unseen) -> None:
         super().__init__(talker.pipeline)
-        self.talker, self.previews, self.show = talker, previews, show
+        self.talker, self.show = talker, show
+        self.previews = previews if self.tokenizer.placed else 0
         self.share, self.gone = 0.0, threading.Event()
 
     def place(self) -> Any:

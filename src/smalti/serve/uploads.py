@@ -35,7 +35,9 @@ def picture(data: bytes, param: str, most: int = MOST_PIXELS) -> Image.Image:
                 raise large
             image.load()
             image.info.pop("icc_profile", None)
-            return upright(image).copy()
+            found = upright(image).copy()
+            found.format = image.format  # forgotten by a copy; older Pillows give 16 bits as 32
+            return found
     except Refused:
         raise
     except Image.DecompressionBombError:

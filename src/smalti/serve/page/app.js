@@ -2,7 +2,7 @@
 
 import { Classes } from "./classes.js";
 import { Desk } from "./desk.js";
-import { $, make, show } from "./dom.js";
+import { $, bitmap, fit, make, mistake, pngOf, show } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { draw, fileOf, models, Refusal, setKey } from "./server.js";
 import { Viewer } from "./viewer.js";
@@ -15,13 +15,15 @@ const desk = new Desk();
 const gallery = new Gallery();
 const viewer = new Viewer(gallery, editPicture, reuse);
 let known = []; // models
+let opened; // the file of a map
 let running = null; // what cancels the request that is being answered
 
 const model = () => known.find((one) => one.id === $("model").value).smalti;
+const size = () => model().size.split("x").map(Number);
 const editing = () => $("mode-edit").checked;
 const count = () => Number(document.querySelector("[name=n]:checked").value);
 const fieldOf = (id) => $(id).closest(".field");
-const mistake = (message, field) => Object.assign(new Error(message), { field });
+const map = () => (model().map ? opened : null);
 const say = (text) => ($("status").textContent = text);
 
 // -- what is asked for
@@ -31,6 +33,7 @@ function fields() {
   for (const name of ["seed", "first", ...SETTINGS]) {
     if ($(name).value && !fieldOf(name).hidden) asked[name] = Number($(name).value);
   }
+  if (model().map) return asked;
   if (model().text) {
     if (!$("text").value.trim() && !editing()) throw mistake("Say what to draw", $("text"));
     asked.prompt = $("text").value;
@@ -41,12 +44,20 @@ function fields() {
   return asked;
 }
 
+// The middle of the map, of this size; as it was opened if it has it, and where pixels are numbers.
+async function mapOf(width, height) {
+  const image = await bitmap(map(), $("map"));
+  if (model().map === "segmentation" || (image.width === width && image.height === height)) return map();
+  return pngOf(fit(image, make("canvas", { width, height })));
+}
+
 async function edit(asked) {
   if (!desk.loaded) throw mistake("Open the picture that is to be edited", $("file"));
   const files = await desk.files();
   if (desk.extend) asked.extend = desk.extend;
   if (desk.extend || files.mask) asked.keep_pixels = $("keep").checked;
   else if (!model().talks) throw mistake("Paint over what is to change, or add pixels at a side", $("mask"));
+  if (map()) files.map = await mapOf($("mask").width, $("mask").height);
   return files;
 }
 
@@ -63,11 +74,12 @@ async function run() {
   try {
     say("Waiting for the first picture.");
     const asked = fields();
-    const files = editing() && (await edit(asked));
-    const title = asked.prompt ?? classes.title(asked.class);
-    emptyTiles(asked.n, "drawing");
+    const from = map();
+    const files = editing() ? await edit(asked) : from && { image: await mapOf(...size()) };
+    const title = asked.prompt ?? from?.name ?? classes.title(asked.class ?? "Edited");
+    emptyTiles(asked.n);
     $("state").scrollIntoView({ block: "nearest" });
-    await draw(asked, files, running.signal, (event) => grow(event, asked, event.smalti.text ?? title));
+    await draw(asked, files, running.signal, (event) => grow(event, asked, event.smalti.text ?? title, from));
     say("Done.");
   } catch (error) {
     failed(error);
@@ -85,7 +97,6 @@ function busy(is) {
   if (had) $(is ? "stop" : "go").focus(); // what is disabled loses the focus
   $("stage").ariaBusy = String(is);
   $("progress").value = is ? 0 : Math.floor($("progress").value);
-  if (!is) for (const tile of $("tiles").children) tile.className = "";
 }
 
 function failed(error) {
@@ -97,7 +108,7 @@ function failed(error) {
 }
 
 // Show a picture of a stream.
-function grow(event, asked, title) {
+function grow(event, asked, title, map) {
   const tiles = [...$("tiles").children];
   const tile = tiles[event.index];
   const done = event.type.endsWith("completed");
@@ -111,14 +122,13 @@ function grow(event, asked, title) {
   $("progress").value = steps.reduce((sum, one) => sum + one) / (STEPS * asked.n);
   say(`${steps.filter((one) => one === STEPS).length} of ${asked.n} finished.`);
   if (!done) return;
-  const picture = { id: Date.now() + Math.random(), model: asked.model, title, about: event.smalti, file };
+  const picture = { id: Date.now() + Math.random(), model: asked.model, title, about: event.smalti, file, map };
   gallery.add(picture).then(() => viewer.list());
-  tile.className = "";
   Object.assign(open, { disabled: false, ariaLabel: null, onclick: () => viewer.open(picture) });
 }
 
-function emptyTiles(n, className = "") {
-  const tile = () => make("li", { className }, make("button", { disabled: true, ariaLabel: "No picture yet" }));
+function emptyTiles(n) {
+  const tile = () => make("li", {}, make("button", { disabled: true, ariaLabel: "No picture yet" }));
   $("tiles").replaceChildren(...Array.from({ length: n }, tile));
 }
 
@@ -157,11 +167,11 @@ async function start() {
 }
 
 function chooseModel() {
-  const { text, styles, classes: names, sampling, size } = model();
-  document.documentElement.style.setProperty("--shape", size.replace("x", "/"));
-  fieldOf("text").hidden = fieldOf("negative").hidden = !text;
-  fieldOf("class").hidden = text;
-  fieldOf("style").hidden = !styles.length;
+  const { text, styles, classes: names, sampling, map: kind } = model();
+  document.documentElement.style.setProperty("--shape", size().join("/"));
+  $("kind").textContent = `a map: ${kind}`;
+  const shown = { text, negative: text, class: !text && !kind, style: styles.length, map: kind };
+  for (const id in shown) fieldOf(id).hidden = !shown[id];
   $("style").replaceChildren(...["", ...styles].map((name) => make("option", {}, name)));
   classes.names = names;
   for (const name of SETTINGS) {
@@ -179,21 +189,28 @@ async function editPicture(file) {
   $("mode-edit").checked = true;
   chooseMode();
   try {
-    await desk.load(file, ...model().size.split("x").map(Number));
+    await desk.load(file, ...size());
     $("mask").focus();
-  } catch {
-    alarm(mistake("This is no picture that can be opened", $("file")));
+  } catch (error) {
+    alarm(error);
   }
 }
 
+function openMap(file) {
+  opened = file;
+  URL.revokeObjectURL($("seen").src);
+  show($("seen"), URL.createObjectURL(file), "The map").hidden = false;
+}
+
 // Ask for the same picture as one of the gallery.
-function reuse({ about, model: name }) {
+function reuse({ about, model: name, map: from }) {
   if (known.some(({ id }) => id === name)) $("model").value = name;
   chooseModel();
   $("mode-draw").checked = $("order").elements.n[0].checked = true;
   chooseMode();
   emptyTiles(1);
   if (about.class >= 0) classes.number = about.class;
+  if (from) openMap(from);
   const told = { ...about, first: about.index || "" };
   for (const name of ["text", "negative", "seed", "first"]) $(name).value = told[name] ?? "";
   for (const name of SETTINGS) {
@@ -220,7 +237,9 @@ $("settings").addEventListener("invalid", () => ($("settings").open = true), tru
 $("stop").onclick = () => running.abort();
 $("dismiss").onclick = () => ($("alert").hidden = true);
 $("model").onchange = chooseModel;
-$("file").onchange = ({ target }) => target.files[0] && editPicture(target.files[0]);
+for (const [id, open] of [["map", openMap], ["file", editPicture]]) {
+  $(id).onchange = ({ target }) => target.files[0] && open(target.files[0]);
+}
 
 chooseMode();
 emptyTiles(count());

@@ -1,16 +1,15 @@
 // Where a picture is edited: a mask is painted over it, and pixels are added at its sides.
 
-import { $, make } from "./dom.js";
+import { $, bitmap, fit, make, pngOf } from "./dom.js";
 
 const SIDES = ["left", "right", "top", "bottom"];
 const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const LARGEST = 1024; // pixels of a side that are sent
 const UNDONE = 20; // strokes that can be taken back
 
-const mask = $("mask");
+const [picture, mask] = [$("picture"), $("mask")];
 
 export class Desk {
-  #picture = $("picture").getContext("2d");
   #mask = mask.getContext("2d", { willReadFrequently: true });
   #before = []; // the mask as it was before each stroke
   #at = [0, 0]; // where the brush is
@@ -25,7 +24,8 @@ export class Desk {
     $("undo").onclick = () => this.#undo();
     $("clear").onclick = () => this.#clear();
     $("brush").oninput = () => this.#ring();
-    for (const side of SIDES) $(side).oninput = () => this.#frame();
+    const number = (id) => make("input", { id, type: "number", min: 0, value: 0, oninput: () => this.#frame() });
+    $("sides").append(...SIDES.map((side) => make("label", {}, side, number(side))));
   }
 
   get loaded() {
@@ -34,18 +34,15 @@ export class Desk {
 
   // Put a picture there: the middle of it that has the shape width x height.
   async load(file, width, height) {
-    const image = await createImageBitmap(file);
+    const image = await bitmap(file, $("file"));
     const cut = Math.min(image.width / width, image.height / height);
     const scale = Math.min(cut, Math.max(1, LARGEST / Math.max(width, height)));
     const [w, h] = [width * scale, height * scale].map((v) => Math.max(1, Math.round(v)));
-    for (const { canvas } of [this.#picture, this.#mask]) {
+    for (const canvas of [picture, mask]) {
       Object.assign(canvas, { width: w, height: h });
       canvas.classList.toggle("coarse", w < 160);
     }
-    Object.assign(this.#picture, { imageSmoothingQuality: "high", fillStyle: "#fff" });
-    this.#picture.fillRect(0, 0, w, h); // behind what is transparent
-    const [x, y] = [(image.width - width * cut) / 2, (image.height - height * cut) / 2];
-    this.#picture.drawImage(image, x, y, width * cut, height * cut, 0, 0, w, h);
+    fit(image, picture);
     for (const side of SIDES) $(side).value = 0;
     [this.#shape, this.#before, this.#at] = [[width, height], [], [w / 2, h / 2]];
     $("sheet").classList.add("loaded");
@@ -59,22 +56,17 @@ export class Desk {
     return added.map((side) => `${side}=${$(side).value}`).join(",");
   }
 
-  // The picture, and a mask that is white where it is to be painted anew, if anything is.
+  // The picture, and a mask that is transparent where it is to be painted anew, if anything is.
   async files() {
-    const pixels = this.#pixels();
-    const { data, width, height } = pixels;
-    let any = false;
-    for (let i = 0; i < data.length; i += 4) {
-      const painted = data[i + 3] > 127;
-      data.fill(painted ? 255 : 0, i, i + 3);
-      data[i + 3] = 255;
-      any ||= painted;
-    }
-    const files = { image: await fileOf($("picture")) };
-    if (!any) return files;
+    const files = { image: await pngOf(picture) };
+    if (!this.#pixels().data.some((value, i) => i % 4 === 3 && value > 127)) return files;
+    const { width, height } = mask;
     const sheet = make("canvas", { width, height });
-    sheet.getContext("2d").putImageData(pixels, 0, 0);
-    return { ...files, mask: await fileOf(sheet) };
+    const pen = sheet.getContext("2d");
+    pen.fillRect(0, 0, width, height);
+    pen.globalCompositeOperation = "destination-out";
+    pen.drawImage(mask, 0, 0);
+    return { ...files, mask: await pngOf(sheet) };
   }
 
   // The mask as it is.
@@ -174,5 +166,3 @@ export class Desk {
 function place({ style }, left, top, width, height) {
   for (const [name, value] of Object.entries({ left, top, width, height })) style[name] = `${value}%`;
 }
-
-const fileOf = (canvas) => new Promise((done) => canvas.toBlob(done, "image/png"));

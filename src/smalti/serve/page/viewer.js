@@ -2,13 +2,9 @@
 
 import { $, make, show } from "./dom.js";
 
-const FACTS = {
-  seed: "Seed", index: "Picture", guidance: "Guidance", temperature: "Temperature",
-  top_k: "Top-k", top_p: "Top-p", steps: "Steps",
-};
+const FACTS = ["seed", "first", "guidance", "temperature", "top_k", "top_p", "steps"];
 
 export class Viewer {
-  #addresses = new Map(); // of pictures, for as long as they are kept
   #picture = null;
 
   // `edit` is called with the file of a picture, `reuse` with a picture.
@@ -42,8 +38,7 @@ export class Viewer {
   }
 
   #address(picture) {
-    if (!this.#addresses.has(picture)) this.#addresses.set(picture, URL.createObjectURL(picture.file));
-    return this.#addresses.get(picture);
+    return (picture.address ??= URL.createObjectURL(picture.file));
   }
 
   open(picture) {
@@ -53,11 +48,10 @@ export class Viewer {
     $("view-title").textContent = title;
     $("view-download").href = this.#address(picture);
     $("view-download").download = `smalti-${about.seed}-${about.index}.png`;
-    const told = Object.entries(FACTS).map(([name, label]) => [label, about[name]]);
+    const told = FACTS.map((name) => [$(name).labels[0].textContent, { ...about, first: about.index }[name]]);
     told.push(["Edited", about.edit && "yes"], ["Model", model], ["Drawn", new Date(id).toLocaleString()]);
-    const known = told.filter(([, value]) => value != null);
-    const pair = ([name, value]) => [make("dt", {}, name), make("dd", {}, value)];
-    $("view-facts").replaceChildren(...known.flatMap(pair));
+    const pair = ([name, value]) => (value == null ? [] : [make("dt", {}, name), make("dd", {}, value)]);
+    $("view-facts").replaceChildren(...told.flatMap(pair));
     $("viewer").showModal();
   }
 
@@ -70,7 +64,6 @@ export class Viewer {
     if (!$("view-delete").classList.contains("sure")) return this.#ask(true);
     await this.gallery.remove(this.#picture);
     URL.revokeObjectURL(this.#address(this.#picture));
-    this.#addresses.delete(this.#picture);
     this.list();
     $("viewer").close();
     $("gallery").querySelector("button")?.focus();
