@@ -1,5 +1,5 @@
-"""metadata.jsonl and metadata.csv: files of a folder, with labels and captions; and captions in text
-files of their own."""
+"""metadata.jsonl and metadata.csv, which name the files of a folder, with labels and captions; and
+captions in text files of their own."""
 
 from __future__ import annotations
 
