@@ -265,7 +265,7 @@ def _use(name: str) -> str:
     lines = [f"smalti info {pipe if draws else runs[-1]}"]
     if kinds & UNIFIED.keys():
         lines = [f'smalti sample {pipe} --text "..." --n 4 --out drawn.png'] if draws else []
-        lines += [f'smalti ask {pipe} "..." --image a.png', f"smalti caption {pipe} a.png"]
+        lines += [f'smalti ask {pipe} "..." --image a.png', f"smalti caption {pipe} pictures"]
     elif draws:
         lines += [f"smalti sample {pipe} --n 16 --out drawn.png", f"smalti eval {pipe}"]
         lines += [f"smalti edit {pipe} --image a.png --mask mask.png --out b.png"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from smalti.devices import threads
 
 __version__ = "0.1.0"
-__all__ = ["DiffusersPipeline", "Pipeline", "list_models", "load", "load_tokenizer"]
+__all__ = ["load", "Pipeline", "list_models", "load_tokenizer", "DiffusersPipeline"]
 
 threads.choose()  # before anything imports torch
 

@@ -97,7 +97,7 @@ def test_text_files_beside_pictures_are_their_captions(tmp_path, capsys):
     ]
     assert list(source.skipped) == ["cat/a.txt"] and "not UTF-8" in source.skipped["cat/a.txt"]
     said = capsys.readouterr().err
-    assert "captions are those of 2 text files beside them; 2 pictures have none" in said
+    assert "the captions of 2 of 4 pictures are text files beside them" in said
     assert "left out: 2 .txt (cat/a.txt, cat/notes.txt)" in said
 
 

@@ -7,7 +7,7 @@ import time
 import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, make_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -207,11 +207,9 @@ def sample(
         wanted, first = {"seed": numbers.seed, **named, **changes}, numbers.first
         n = each if pictures.n is None else pictures.n
     began, images, batch = time.monotonic(), list[Any](), numbers.batch
+    draw = partial(pipe, batch=batch, **wanted)
     for start in rounds(n, first, each, pictures.best_of):
-        images += drawn(
-            lambda number, count: pipe(n=count, first=number, batch=batch, **wanted),
-            *(n, start, batch, pictures.out, judge is None),
-        )
+        images += drawn(draw, n, start, batch, pictures.out, keep=judge is None)
     if judge is not None:
         images = best(images, n, [asked_for(i.info["smalti"]) for i in images], judge)
     finish(images, pictures.out, time.monotonic() - began, run.json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,13 +114,9 @@ def edit(
     first = {} if pipe.model.draws_by != "masked" else {"known_first": FILLED}
     check_idle(pipe, given, subject.negative, UNSEEN | first, others)
     n = max(1, each) if edited.n is None else edited.n
-    began, picture, batch = time.monotonic(), original.image, edited.batch
-    images = drawn(
-        lambda number, count: pipe.edit(
-            picture, **task, **wanted, n=count, first=number, batch=batch
-        ),
-        *(n, edited.first, batch, edited.out),
-    )
+    began, batch = time.monotonic(), edited.batch
+    draw = partial(pipe.edit, original.image, **task, **wanted, batch=batch)
+    images = drawn(draw, n, edited.first, batch, edited.out)
     finish(images, edited.out, time.monotonic() - began, run.json)
 
 
@@ -141,11 +138,7 @@ def instruct(
     assert subject.instruct is not None
     pipe = opened(pipeline, run, unified=True)
     check_idle(pipe, changes, lacks=UNKNOWN)
-    began, picture, text = time.monotonic(), original.image, subject.instruct
-    images = drawn(
-        lambda number, count: pipe.instruct(
-            picture, text, count, seed=edited.seed, first=number, **changes
-        ),
-        *(1 if edited.n is None else edited.n, edited.first, edited.batch, edited.out),
-    )
+    began, n = time.monotonic(), 1 if edited.n is None else edited.n
+    draw = partial(pipe.instruct, original.image, subject.instruct, seed=edited.seed, **changes)
+    images = drawn(draw, n, edited.first, edited.batch, edited.out)
     finish(images, edited.out, time.monotonic() - began, run.json)

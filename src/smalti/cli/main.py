@@ -24,7 +24,7 @@ from smalti.cli.listing import models
 from smalti.cli.options import check_names, spelled
 from smalti.cli.parsing import parse, parse_drawing
 from smalti.cli.repacking import repack
-from smalti.cli.reports import line
+from smalti.cli.reports import lines_of
 from smalti.cli.serving import serve
 from smalti.cli.talking import ask, caption, chat
 from smalti.cli.training import scaling, train
@@ -95,11 +95,7 @@ def info(
     if json:
         show(report)
         return
-    for key, value in report.items():
-        if key == "numbers":
-            value = [line(name, number) for name, number in value.items()]
-        lines = value if key in ("commands", "numbers") else [value]
-        print(f"{key}:", *lines, sep="\n  " if lines is value else " ")
+    print(*lines_of(report), sep="\n")
 
 
 def plot(

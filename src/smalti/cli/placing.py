@@ -30,23 +30,23 @@ def batches(n: int, first: int, batch: int, out: Path) -> Iterator[tuple[int, in
 
 
 def drawn(
-    draw: Callable[[int, int], Sequence[Any]],
+    draw: Callable[..., Sequence[Any]],
     n: int,
     first: int,
     batch: int,
     out: Path,
     keep: bool = True,
 ) -> list[Any]:
-    """Images first ... first + n - 1, which `draw` draws from the number of the first of a batch
-    and their count. Stopped by Ctrl-C it writes those that are drawn into the folder `out`, if that
-    is one and they are to be kept; KeyboardInterrupt says so, and which are left.
+    """Images first ... first + n - 1, of which `draw` draws the `n` from `first` on. Stopped by
+    Ctrl-C it writes those that are drawn into the folder `out`, if that is one and they are to be
+    kept; KeyboardInterrupt says so, and which are left.
 
     Raises ValueError as `batches` does.
     """
     images = list[Any]()
     try:
         for number, count in batches(n, first, batch, out):
-            images += draw(number, count)
+            images += draw(n=count, first=number)
     except KeyboardInterrupt:
         if not (images and keep) or out.suffix.lower() == ".png":
             raise

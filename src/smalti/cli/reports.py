@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,22 @@ def report_in(path: Path) -> Told | None:
                 kind = type(error).__name__
                 raise ValueError(f"{path} is a damaged report: {kind} {error}") from None
     return _run(report) if _held_out(report) else None
+
+
+def lines_of(report: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """A report for a person: a line of each value, and what is nested below its name."""
+    for key, value in report.items():
+        below = list[str]()
+        if key == "numbers":
+            below = [f"{indent}  {line(name, number)}" for name, number in value.items()]
+        elif isinstance(value, Mapping):
+            below = list(lines_of(value, f"{indent}  "))
+        elif key == "commands" or (
+            value and isinstance(value, list) and isinstance(value[0], dict)
+        ):
+            below = [f"{indent}  {one}" for one in value]
+        yield f"{indent}{key}:" if below else f"{indent}{key}: {value}"
+        yield from below
 
 
 def line(name: str, value: Any) -> str:

@@ -182,8 +182,8 @@ class Folder(Source):
         for picture in texts:
             self._others.pop(_key(str(PurePosixPath(picture).with_suffix(".txt"))), None)
         if texts:
-            bare = f"; {left} pictures have none" if (left := len(entries) - len(texts)) else ""
-            self.notes.append(f"captions are those of {len(texts)} text files beside them{bare}")
+            of = f"{len(texts)} of {len(entries)} pictures"
+            self.notes.append(f"the captions of {of} are text files beside them")
         return [(file, label, texts.get(file, text)) for file, label, text in entries]
 
     def _note_tables(self) -> None:
