@@ -23,7 +23,7 @@ from common import report
 from smalti.data.shape_documents import ShapeDocuments
 from smalti.eval.shape_answers import ASKED, Judged, interval, judged
 from smalti.loading import load_unified
-from smalti.pictures import named_grid, save_png
+from smalti.pictures import grid, named_grid, save_png
 from smalti.pipeline.conversation import Turn
 from smalti.pipeline.going_on import Shown
 from smalti.pipeline.unified import UnifiedPipeline
@@ -48,13 +48,13 @@ def sheet(found: list[Judged], path: Path) -> None:
     for one in found[:24]:
         texts = [c for c, _ in one.script.parts if isinstance(c, str)]
         mark = "right" if one.right else "wrong"
+        made: Image.Image = one.made  # type: ignore[assignment]
         if one.script.task == "edit":
-            before = one.script.parts[0][0]
-            images.append(before.draw().resize(one.made.size))  # type: ignore[union-attr]
-            names.append("before")
-        images.append(one.made)  # type: ignore[arg-type]
+            before = one.script.parts[0][0].draw().resize(made.size)  # type: ignore[union-attr]
+            made = grid([before, made], columns=2)
+        images.append(made)
         names.append(f"{' '.join(' '.join(texts).split())} ({mark})")
-    save_png(named_grid(images, names, 3), path, {})
+    save_png(named_grid(images, names, 2 if images[0].width > images[0].height else 3), path, {})
 
 
 def replied(pipe: UnifiedPipeline, task: str, count: int) -> float:

@@ -51,6 +51,20 @@ NAV: dict[str, tuple[str, ...]] = {
     ),
 }
 """The tabs and their pages; a page that is in none of them is an error."""
+STYLE = "site.css"
+"""What is told to look otherwise than in the theme."""
+PALETTE = [
+    {
+        "media": f"(prefers-color-scheme: {name})",
+        "scheme": scheme,
+        "toggle": {"icon": f"lucide/{icon}", "name": f"{other} colours"},
+    }
+    for name, scheme, icon, other in (
+        ("light", "default", "sun", "Dark"),
+        ("dark", "slate", "moon", "Light"),
+    )
+]
+"""Light or dark, as the reader's system is, until they choose."""
 COPIED = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "benchmarks/README.md")
 
 
@@ -63,6 +77,7 @@ def write_pages(folder: Path) -> list[str]:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
+    shutil.copy(Path(__file__).with_name(STYLE), folder)
     made = systems.pages() | reference.pages() | {"docs/decisions/index.md": decisions()}
     for name, text in made.items():
         path = folder / name
@@ -121,14 +136,16 @@ def configuration(pages: list[str]) -> dict[str, Any]:
     }
     python = {"paths": [str(ROOT / "src")], "options": options}
     marks = ["admonition", "tables", "pymdownx.superfences", "pymdownx.highlight"]
-    features = ["navigation.tabs", "navigation.indexes", "content.code.copy"]
+    features = ["navigation.tabs", "navigation.indexes", "toc.integrate", "content.code.copy"]
+    theme = {"name": "material", "font": False, "features": features, "palette": PALETTE}
     return {
         "site_name": "smalti",
         "site_description": "Train, run, measure and serve autoregressive image generators",
         "docs_dir": "pages",
         "site_dir": "site",
         "extra": {"generator": False},
-        "theme": {"name": "material", "font": False, "features": features},
+        "theme": theme,
+        "extra_css": [STYLE],
         "markdown_extensions": [*marks, {"toc": {"permalink": True}}],
         "plugins": ["search", {"mkdocstrings": {"handlers": {"python": python}}}],
         "nav": navigation(pages),

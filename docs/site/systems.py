@@ -44,6 +44,18 @@ MEASURED = {
 """Fields of the comparison, and what they are."""
 
 
+DRAWN = {
+    "text": ("emoji-t2i.png", "`emoji_t2i`", "docs/text-to-image.md"),
+    "starter": ("starter.png", "`emoji64`", "docs/starter.md"),
+    "chameleon": (
+        "unified-edits.png",
+        "`shapes_chameleon`, asked to change a picture",
+        "docs/unified.md",
+    ),
+}
+"""Pictures of systems that the comparison has not, what drew them, and the page that tells more."""
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A table in Markdown; a bar or a line's end in a cell would end the cell."""
     lines = [head, ["---"] * len(head), *rows]
@@ -135,6 +147,10 @@ def _pictures(name: str) -> Iterator[str]:
     if picture.is_file():
         yield f"![pictures drawn by {title(name)}](../docs/{picture.name})"
         yield "Drawn by the small recipe from emoji of 32 pixels, a class in a column."
+    elif name in DRAWN:
+        file, what, more = DRAWN[name]
+        yield f"![pictures drawn by {title(name)}](../docs/{file})"
+        yield f"Drawn by {what}: [how, and how well](../{more})."
 
 
 def _what(kind: str, item: Entry) -> Iterator[str]:
@@ -249,7 +265,7 @@ def _use(name: str) -> str:
     lines = [f"smalti info {pipe if draws else runs[-1]}"]
     if kinds & UNIFIED.keys():
         lines = [f'smalti sample {pipe} --text "..." --n 4 --out drawn.png'] if draws else []
-        lines += [f'smalti ask {pipe} "..." --image a.png', f"smalti caption {pipe} a.png"]
+        lines += [f'smalti ask {pipe} "..." --image a.png', f"smalti caption {pipe} pictures"]
     elif draws:
         lines += [f"smalti sample {pipe} --n 16 --out drawn.png", f"smalti eval {pipe}"]
         lines += [f"smalti edit {pipe} --image a.png --mask mask.png --out b.png"]

@@ -1,4 +1,11 @@
-"""smalti: train, run, measure and serve autoregressive image generators."""
+"""smalti: train, run, measure and serve autoregressive image generators.
+
+    pipe = smalti.load("smalti/emoji64")             # a folder, a name of list_models, a hub id
+    pipe("red heart", n=4)[0].save("heart.png")      # PIL pictures
+    pipe.edit("heart.png", "mask.png", text="star")  # what the mask paints white is drawn anew
+
+`smalti --help` lists the commands; training is `smalti train`, in Python `smalti.runs.run.train`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from smalti.devices import threads
 
 __version__ = "0.1.0"
-__all__ = ["DiffusersPipeline", "Pipeline", "list_models", "load", "load_tokenizer"]
+__all__ = ["load", "Pipeline", "list_models", "load_tokenizer", "DiffusersPipeline"]
 
 threads.choose()  # before anything imports torch
 

@@ -302,6 +302,8 @@ def _found(
     revision: str | None,
 ) -> tuple[Path, dict[str, Any], torch.device, torch.dtype]:
     """The folder of a pipeline and its pipeline.json, and the device and dtype of its weights."""
+    if not isinstance(path, str | Path) or not str(path):
+        raise ValueError(f"a pipeline must be a folder, a name or a hub id, got {path!r}")
     place, weights = named_device(device), named_dtype(dtype)
     if weights is None:
         weights, _ = drawing_dtype(place)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from smalti.cli import advice, catalogue
 from smalti.cli.coding import encode
+from smalti.cli.drawing import sample
 from smalti.cli.main import main
 from smalti.cli.options import check, options
 from smalti.data.open import open_source
@@ -27,14 +28,18 @@ def test_pictures_of_ones_own(tmp_path, capsys):
             path = tmp_path / name / f"{i}.png"
             path.parent.mkdir(exist_ok=True)
             Image.new("RGB", (40 + i, 90), (i, 0, 0)).save(path)
-    main(["info", f"folder:{tmp_path}"])
-    said = capsys.readouterr().out
+    (tmp_path / "dog" / "broken.png").write_bytes(b"")
+    main(["info", str(tmp_path)])
+    said, told = capsys.readouterr()
+    assert f"{tmp_path} is taken as folder:{tmp_path}" in told
+    assert "skipped 1 that cannot be used: dog/broken.png" in told and "skipped: 1\n" in said
     assert "images: 20\nheld_out: 2\nclasses: [cat, dog]\ncaptions: 0\n" in said
     assert "pixels: shorter sides of 40 to 49\n" in said and "2.2 and 3.1 minutes, 22.39 dB" in said
     assert (
         f"\n  smalti train emoji_vqgan --data.source folder:{tmp_path} --out runs/tokenizer\n"
         in said
     )
+    assert "\n  smalti sample runs/generator/pipeline --n 16 --out drawn.png\n" in said
     assert "--train.steps" not in said
 
 
@@ -85,5 +90,7 @@ def test_what_is_advised_can_be_typed(count):
         if words[1] == "train":
             fields = {f"--{f.replace('_', '-')}" for f in catalogue.fields(words[2])}
             assert {w for w in words[3:] if w.startswith("--")} <= {*fields, "--out"}
+        elif words[1] == "sample":
+            check(words[2:], options(sample))
         else:
             check(words[2:], options(encode))

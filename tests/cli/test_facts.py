@@ -9,6 +9,7 @@ def test_groups_are_paragraphs_below_their_names(monkeypatch):
     facts = {
         "draws_in": "float32, as it is",
         "model": {"parameters": 5145088, "config": config, "map": None, "text": "a b c d e f g h"},
+        "eras": [{"from": 0, "to": 8}, {"from": 8, "to": 9}],
         "numbers": {"loss": 0.5},
         "commands": ["smalti train a, b", "smalti sample"],
     }
@@ -22,6 +23,9 @@ def test_groups_are_paragraphs_below_their_names(monkeypatch):
         "    dropout 0.1",
         "    marks:",
         "      start 0",
+        "eras:",
+        "  from 0, to 8",
+        "  from 8, to 9",
         "numbers:",
         f"  {'loss':28} 0.5",
         "commands:",

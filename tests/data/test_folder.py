@@ -73,6 +73,42 @@ def test_metadata_csv_with_integer_labels(tmp_path):
     assert rows(source) == [("a.png", 2, "x, y"), ("a.png", -1, "")]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_metadata_csv_of_other_delimiters(tmp_path, delimiter):
+    save(tmp_path / "a.png")
+    table = delimiter.join(["file_name", "text"]), delimiter.join(["a.png", "x, y"])
+    (tmp_path / "metadata.csv").write_text("\ufeff" + "\n".join(table), encoding="utf-8")
+    assert rows(open_source(f"folder:{tmp_path}")) == [("a.png", -1, "x, y")]
+
+
+def test_text_files_beside_pictures_are_their_captions(tmp_path, capsys):
+    for name in ("dog/a.png", "dog/b.c.jpg", "cat/a.png", "cat/d.png"):
+        save(tmp_path / name)
+    (tmp_path / "dog" / "a.txt").write_text("\ufeffa dog,\n  asleep\n", encoding="utf-8")
+    (tmp_path / "dog" / "b.c.txt").write_text("two dogs")
+    (tmp_path / "cat" / "a.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "cat" / "notes.txt").write_text("of no picture")
+    source = open_source(f"folder:{tmp_path}")
+    assert rows(source) == [
+        ("cat/a.png", 0, ""),
+        ("cat/d.png", 0, ""),
+        ("dog/a.png", 1, "a dog, asleep"),
+        ("dog/b.c.jpg", 1, "two dogs"),
+    ]
+    assert list(source.skipped) == ["cat/a.txt"] and "not UTF-8" in source.skipped["cat/a.txt"]
+    said = capsys.readouterr().err
+    assert "the captions of 2 of 4 pictures are text files beside them" in said
+    assert "left out: 2 .txt (cat/a.txt, cat/notes.txt)" in said
+
+
+def test_a_table_of_another_name_is_named(tmp_path, capsys):
+    save(tmp_path / "a.png")
+    (tmp_path / "captions.csv").write_text("file_name,text\na.png,x\n")
+    assert rows(open_source(f"folder:{tmp_path}")) == [("a.png", -1, "")]
+    said = capsys.readouterr().err
+    assert "captions.csv is not read: a table of file names, labels and captions is called" in said
+
+
 @pytest.mark.parametrize(
     "line, message",
     [

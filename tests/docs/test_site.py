@@ -59,6 +59,15 @@ def test_every_command_has_a_page(written):
         assert f"({name}.md)" in written["commands/index.md"]
 
 
+def test_every_option_of_a_command_is_explained(written):
+    assert "| `--out` |  | File to write. |" in written["commands/encode.md"]
+    told = written["commands/info.md"]
+    assert "captioned:SOURCE, qa:FILE.jsonl, text:PATH" in told, "of several lines"
+    for name in cli.COMMANDS.keys() - set(reference.RECIPES):
+        bare = re.findall(r"(?m)^\| `(.*?)` \|.*\|  \|$", written[f"commands/{name}.md"])
+        assert bare == [], name
+
+
 @pytest.mark.parametrize("words", [("edit",), ("serve",), ("eval",), ("convert", "rar")])
 def test_every_flag_of_the_parsers_help_is_on_the_page(written, words):
     with contextlib.redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit):

@@ -411,6 +411,32 @@ def test_ctrl_c_in_training(tmp_path):
     assert checkpoint.load(newest)["step"] == int(newest.name.removeprefix("step-"))
 
 
+def test_ctrl_c_while_drawing_a_folder(pipeline, tmp_path, monkeypatch, capsys):
+    """What is drawn of a folder of pictures stays, and what is left can be drawn."""
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    command = ["sample", pipeline, "--seed", "2", "--batch", "2", "--n"]
+    assert run(*command, "3", "--out", whole) == 0
+    draw = Pipeline.__call__
+
+    def pressed(pipe, *args, first, **wanted):
+        if first == 2:
+            raise KeyboardInterrupt
+        return draw(pipe, *args, first=first, **wanted)
+
+    monkeypatch.setattr(Pipeline, "__call__", pressed)
+    assert run(*command, "3", "--out", tmp_path / "grid.png") == 130
+    assert capsys.readouterr().err.endswith("stopped; nothing was written\n")
+    assert run(*command, "3", "--out", halves) == 130
+    said = capsys.readouterr().err
+    left = "--first 2 --n 1"
+    assert said == f"stopped; 2 of 3 images are in {halves}, {left} draws the others\n"
+    monkeypatch.undo()
+    assert run(*command, "1", "--first", "2", "--out", halves) == 0
+    names = ["000000.png", "000001.png", "000002.png"]
+    assert sorted(p.name for p in halves.iterdir()) == names
+    assert all((whole / n).read_bytes() == (halves / n).read_bytes() for n in names)
+
+
 def test_ctrl_c_while_encoding(pipeline, tmp_path, monkeypatch, capsys):
     """Nothing stays behind where too little was encoded to go on with; else parts do."""
     out, parts = tmp_path / "codes.arrow", tmp_path / "codes.arrow.parts"

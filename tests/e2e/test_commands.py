@@ -204,7 +204,9 @@ def test_info_says_what_everything_is(work, pipeline, capsys):
     assert (cache["kind"], cache["images"], cache["held_out"]) == ("token cache", 64, 6)
     assert cache["tokenizer"] == module["fingerprint"] and cache["views"] == 2
     main(["info", pipeline])
-    assert capsys.readouterr().out.startswith("kind: pipeline\n")
+    said = capsys.readouterr().out
+    assert said.startswith("kind: pipeline\n") and "\nmodel:\n  kind: model\n" in said
+    assert "\n  config:\n    grid: [" in said, "what is nested stands below its name"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """In-painting and out-painting with every registered model; masks, seams, windows."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -384,6 +385,7 @@ def test_what_is_no_picture_is_named(llama, tmp_path, monkeypatch):
         ("x.png", "^no such file: x.png$"),
         (tmp_path, "is a folder, not a picture"),
         ("https://example.org/x.png", "is an address: download the picture and give its file"),
+        (Path("https://example.org/x.png"), "^https:/example.org/x.png is an address"),
         (b"text", "cannot decode image the image: not a picture, or empty"),
         (None, "the image must be a PIL image, a file, .*, got NoneType"),
         (np.zeros((16, 16, 3)) - 1, r"floats in \[0, 1\], got float64 from -1.0 to -1.0"),

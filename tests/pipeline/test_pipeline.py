@@ -503,6 +503,22 @@ def test_push_uploads_a_folder_that_loads(pipe, monkeypatch):
     }
 
 
+@pytest.mark.parametrize("path", [None, 5, ""])
+def test_load_says_what_it_takes(path):
+    with pytest.raises(ValueError, match=f"a folder, a name or a hub id, got {path!r}"):
+        smalti.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("cuda", r'pipe.to\("cuda"\)'), ("generate", r"pipe\(\.\.\."), ("save", "save_pretrained")],
+)
+def test_names_of_other_libraries_are_answered(pipe, name, words):
+    with pytest.raises(AttributeError, match=f"^Pipeline has no '{name}'; .*{words}"):
+        getattr(pipe, name)
+    assert not hasattr(pipe, "_repr_html_") and not hasattr(pipe, "other")
+
+
 def test_load_by_hub_id(pipe, tmp_path, monkeypatch):
     import huggingface_hub
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Any
 
-from smalti.data.skipped import read
+from smalti.data.skipped import read, report, tell
 from smalti.data.source import Source, split
 from smalti.recipes import RECIPES
 from smalti.recipes.base import DataConfig
@@ -92,18 +92,20 @@ def advice(source: Source) -> dict[str, Any]:
     """What a source holds, and the commands that train on it."""
     captions = sum(bool(source.caption(i)) for i in range(len(source)))
     sides = _sides(source)
-    report: dict[str, Any] = {
+    tell(source)
+    facts: dict[str, Any] = {
         "kind": "data source",
         "images": len(source),
         "held_out": len(split(source, DataConfig().holdout)[1]),
         "classes": source.classes,
         "captions": captions,
         "pixels": f"shorter sides of {sides[0]} to {sides[-1]}" if sides else "cannot be read",
+        **report(source.skipped),
     }
     side = sides[len(sides) // 2] if sides else 0
     if len(source) >= LARGE and side >= 256:
-        return report | _published(source, bool(captions))
-    return report | _small(source, bool(captions) and not source.classes)
+        return facts | _published(source, bool(captions))
+    return facts | _small(source, bool(captions) and not source.classes)
 
 
 def _sides(source: Source) -> list[int]:
@@ -146,6 +148,7 @@ def _small(source: Source, texts: bool) -> dict[str, Any]:
             f"smalti train {row.tokenizer}{given}{more[0]} --out runs/tokenizer",
             f"smalti train {generator}{given}{more[1]} --tokenizer runs/tokenizer "
             "--out runs/generator",
+            "smalti sample runs/generator/pipeline --n 16 --out drawn.png",
         ],
     }
 

@@ -7,7 +7,7 @@ import time
 import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, make_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,8 +19,8 @@ from smalti.cli.best import best, check_choice, rounds
 from smalti.cli.options import KINDS, spelled
 from smalti.cli.placing import (
     asked_for,
-    batches,
     check_place,
+    drawn,
     finish,
 )
 from smalti.cli.running import FLAT, Run, check_idle, opened
@@ -197,19 +197,19 @@ def sample(
     judge = None if pictures.towers is None else load_towers(pictures.towers, pipe.device)
     pipe.decoder_dtype = named_dtype(numbers.decoder_dtype)
     tag = {} if numbers.like is None else read_tag(numbers.like, pipe.fingerprint)
-    drawn = as_drawn(tag) if tag else {}
-    check_idle(pipe, changes, conditions.negative, others=drawn)
+    again = as_drawn(tag) if tag else {}
+    check_idle(pipe, changes, conditions.negative, others=again)
     if tag:
-        wanted, n, first, each = drawn | changes, 1, tag["index"], 1
+        wanted, n, first, each = again | changes, 1, tag["index"], 1
     else:
         given = named["text"] or named["classes"] or named["map"]
         each = max(1, len(given or pipe.classes or pipe.wording.classes))
         wanted, first = {"seed": numbers.seed, **named, **changes}, numbers.first
         n = each if pictures.n is None else pictures.n
-    began, images = time.monotonic(), list[Any]()
+    began, images, batch = time.monotonic(), list[Any](), numbers.batch
+    draw = partial(pipe, batch=batch, **wanted)
     for start in rounds(n, first, each, pictures.best_of):
-        for number, count in batches(n, start, numbers.batch, pictures.out):
-            images += pipe(n=count, first=number, batch=numbers.batch, **wanted)
+        images += drawn(draw, n, start, batch, pictures.out, keep=judge is None)
     if judge is not None:
         images = best(images, n, [asked_for(i.info["smalti"]) for i in images], judge)
     finish(images, pictures.out, time.monotonic() - began, run.json)

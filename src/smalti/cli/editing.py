@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,8 @@ from tyro.conf import Positional, arg
 
 from smalti.cli.drawing import chosen
 from smalti.cli.placing import (
-    batches,
     check_place,
+    drawn,
     finish,
 )
 from smalti.cli.running import FLAT, UNKNOWN, UNSEEN, Run, check_idle, opened
@@ -113,10 +114,9 @@ def edit(
     first = {} if pipe.model.draws_by != "masked" else {"known_first": FILLED}
     check_idle(pipe, given, subject.negative, UNSEEN | first, others)
     n = max(1, each) if edited.n is None else edited.n
-    began, images = time.monotonic(), list[Any]()
-    for number, count in batches(n, edited.first, edited.batch, edited.out):
-        part = {"n": count, "first": number, "batch": edited.batch}
-        images += pipe.edit(original.image, **task, **wanted, **part)
+    began, batch = time.monotonic(), edited.batch
+    draw = partial(pipe.edit, original.image, **task, **wanted, batch=batch)
+    images = drawn(draw, n, edited.first, batch, edited.out)
     finish(images, edited.out, time.monotonic() - began, run.json)
 
 
@@ -138,10 +138,7 @@ def instruct(
     assert subject.instruct is not None
     pipe = opened(pipeline, run, unified=True)
     check_idle(pipe, changes, lacks=UNKNOWN)
-    began, images = time.monotonic(), list[Any]()
-    n = 1 if edited.n is None else edited.n
-    for number, count in batches(n, edited.first, edited.batch, edited.out):
-        images += pipe.instruct(
-            original.image, subject.instruct, count, seed=edited.seed, first=number, **changes
-        )
+    began, n = time.monotonic(), 1 if edited.n is None else edited.n
+    draw = partial(pipe.instruct, original.image, subject.instruct, seed=edited.seed, **changes)
+    images = drawn(draw, n, edited.first, edited.batch, edited.out)
     finish(images, edited.out, time.monotonic() - began, run.json)

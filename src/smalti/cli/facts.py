@@ -26,6 +26,10 @@ def lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}{name}:"
             yield from paragraph(plain, indent + "  ")
             yield from lines({n: v for n, v in value.items() if n not in plain}, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            yield f"{indent}{name}:"
+            for one in value:
+                yield from paragraph(one, indent + "  ")
         elif isinstance(value, list) and len(shown(value)) > 80:
             yield f"{indent}{name}:"
             yield from wrapped(map(shown, value), indent + "  ")

@@ -6,7 +6,6 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from PIL import Image
@@ -37,9 +36,7 @@ def describe(text: str) -> dict[str, Any]:
     if not path.exists() and (starter := starters.find(text)):
         path = starter
     if text.partition(":")[0] in SCHEMES and not path.exists():
-        from smalti.cli.advice import advice
-
-        return advice(open_source(text))
+        return _source(text)
     if is_documents(text) and not path.exists():
         return _documents(open_documents(text))
     if path.is_file():
@@ -53,14 +50,23 @@ def describe(text: str) -> dict[str, Any]:
         ):
             if (path / name).is_file():
                 return reader(path)
-        raise ValueError(
-            f"{path} is not a pipeline, a tokenizer, a model or a run; if it holds pictures, try "
-            f"smalti info {quote(f'folder:{path}')}"
-        )
+        try:
+            return _source(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is not a pipeline, a tokenizer, a model or a run, nor pictures: {error}"
+            ) from None
     from smalti.loading import download, tokenizer_at
 
     alone = tokenizer_at(text)
     return _module(alone) if alone.is_dir() else _pipeline(download(text))
+
+
+def _source(text: str) -> dict[str, Any]:
+    """Facts about a data source, and which recipe suits it."""
+    from smalti.cli.advice import advice
+
+    return advice(open_source(text))
 
 
 def png_metadata(path: Path) -> dict[str, Any]:

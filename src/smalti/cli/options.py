@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import re
 import textwrap
 import types
 import typing
@@ -91,12 +92,21 @@ class Option:
 
 def options(command: Callable[..., Any]) -> list[Option]:
     """The options of a command. A dataclass is a group of options, one for each of its fields."""
-    hints = typing.get_type_hints(command, include_extras=True)
+    hints, docs = typing.get_type_hints(command, include_extras=True), argument_docs(command)
     return [
         option
         for name, parameter in inspect.signature(command).parameters.items()
-        for option in _of(name, hints[name], parameter.default, "", "")
+        for option in _of(name, hints[name], parameter.default, "", docs.get(name, ""))
     ]
+
+
+def argument_docs(command: Callable[..., Any]) -> dict[str, str]:
+    """What stands below "Args:" in the docstring of a command, by the name of the argument."""
+    listed = inspect.cleandoc(command.__doc__ or "").partition("Args:\n")[2]
+    parts = re.split(r"(?m)^ {4}(\w+):", listed)
+    return {
+        name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
 
 
 def _of(name: str, hint: Any, default: Any, prefix: str, text: str) -> Iterator[Option]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,36 @@ def batches(n: int, first: int, batch: int, out: Path) -> Iterator[tuple[int, in
         check_numbers(out, range(first, first + n))
     for start in track(range(0, n, batch), "drawing", scale=batch, of=n):
         yield first + start, min(batch, n - start)
+
+
+def drawn(
+    draw: Callable[..., Sequence[Any]],
+    n: int,
+    first: int,
+    batch: int,
+    out: Path,
+    keep: bool = True,
+) -> list[Any]:
+    """Images first ... first + n - 1, of which `draw` draws the `n` from `first` on. Stopped by
+    Ctrl-C it writes those that are drawn into the folder `out`, if that is one and they are to be
+    kept; KeyboardInterrupt says so, and which are left.
+
+    Raises ValueError as `batches` does.
+    """
+    images = list[Any]()
+    try:
+        for number, count in batches(n, first, batch, out):
+            images += draw(n=count, first=number)
+    except KeyboardInterrupt:
+        if not (images and keep) or out.suffix.lower() == ".png":
+            raise
+        write(images, out)
+        done = len(images)
+        raise KeyboardInterrupt(
+            f"stopped; {done} of {n} images are in {out}, --first {first + done} --n {n - done} "
+            "draws the others"
+        ) from None
+    return images
 
 
 def finish(images: Sequence[Any], out: Path, seconds: float, json: bool) -> None:

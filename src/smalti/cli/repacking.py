@@ -72,7 +72,8 @@ def measured_on(folder: Path, data: str | None) -> Any:
 
     pipe = load(folder, "cpu", "float32")
     try:
-        return open_set(data or held_out(pipe), pipe.tokenizer.size[0], holdout=share_of(pipe))
+        size, share = pipe.tokenizer.size[0], share_of(pipe)
+        return open_set(data or held_out(pipe), size, skip_bad=True, holdout=share)
     except ValueError as error:
         if data is not None:
             raise

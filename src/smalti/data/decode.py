@@ -19,6 +19,8 @@ from smalti.progress import say_once
 Picture = Image.Image | str | Path | bytes | io.IOBase | np.ndarray | Tensor
 """A picture as people have it; a text is the name of a file."""
 
+ADDRESSES = ("data:", "http:", "https:", "ftp:", "s3:", "gs:")
+"""Beginnings of names that are no files; of //, a path keeps one stroke."""
 LARGEST = 178_956_970
 """Pixels of a picture at most: Pillow takes one of more for a bomb."""
 # complaints about what is used all the same: large pictures, broken EXIF blocks
@@ -115,7 +117,7 @@ def opened(picture: Picture, what: str) -> Image.Image:
         return from_array(picture, what)
     if isinstance(picture, str | Path):
         what = str(picture)
-        if "://" in what or what.startswith("data:"):
+        if "://" in what or what.startswith(ADDRESSES):
             raise ValueError(f"{what[:80]} is an address: download the picture and give its file")
         picture = Path(picture).expanduser()
     data = picture.read() if isinstance(picture, io.IOBase) else picture

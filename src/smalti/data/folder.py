@@ -7,6 +7,7 @@ Three layouts, the first that fits:
   sub-folders, whose names are the classes (sorted by `class_order`), with images at any depth;
   images directly in the folder, without labels.
 A folder of `train` and `test` folders is refused: one of them is read, 'folder:data/train'.
+Without a metadata file, a text file beside a picture is its caption: cat.txt of cat.png.
 Folders `depth` and `segmentation` with maps of the pictures (`smalti.data.maps`) are no classes.
 Files are images by their suffix or, without one, by their content. What else there is, names that
 begin with a dot among it, is left out, and a note says how many files that are.
@@ -23,7 +24,7 @@ from smalti.config import no_such
 from smalti.data.decode import check_header, decode, is_picture
 from smalti.data.maps import apart
 from smalti.data.metadata import NAMES as METADATA
-from smalti.data.metadata import read_metadata
+from smalti.data.metadata import TABLES, read_caption, read_metadata
 from smalti.data.skipped import left_out, none_left
 from smalti.data.source import Example, Source, class_order, describe, digest
 from smalti.data.splits import split_folders
@@ -72,7 +73,8 @@ class Folder(Source):
         else:
             self._check_options(options or {}, ())
             self._check_parts()
-            entries = self._open_classes()
+            entries = self._captioned(self._open_classes())
+            self._note_tables()
         for n, (file, _, _) in enumerate(entries):
             if n < HEADERS and (problem := _problem(self.root / file)):
                 self.skipped[_key(file)] = problem
@@ -165,6 +167,33 @@ class Folder(Source):
         self._note_nested(files)
         labelled = [(f, i, "") for i, some in enumerate(files.values()) for f in some]
         return [(f, -1, "") for f in flat] + labelled
+
+    def _captioned(self, entries: list[Entry]) -> list[Entry]:
+        """Entries with the captions that stand in text files beside the pictures."""
+        texts = dict[str, str]()
+        for picture in self._pictures:
+            file = str(PurePosixPath(picture).with_suffix(".txt"))
+            if self._others.get(_key(file)) != ".txt":
+                continue
+            try:
+                texts[picture] = read_caption(self.root / file)
+            except (ValueError, OSError) as error:
+                self.skipped[_key(file)] = str(error)
+        for picture in texts:
+            self._others.pop(_key(str(PurePosixPath(picture).with_suffix(".txt"))), None)
+        if texts:
+            of = f"{len(texts)} of {len(entries)} pictures"
+            self.notes.append(f"the captions of {of} are text files beside them")
+        return [(file, label, texts.get(file, text)) for file, label, text in entries]
+
+    def _note_tables(self) -> None:
+        """Say how a table on top of the folder, which may hold captions, would be read."""
+        tables = [f for f in self._others if "/" not in f and PurePosixPath(f).suffix in TABLES]
+        if tables:
+            self.notes.append(
+                f"{tables[0]} is not read: a table of file names, labels and captions is called "
+                f"{' or '.join(METADATA)}"
+            )
 
     def _note_nested(self, files: dict[str, list[str]]) -> None:
         """Say that folders within class folders are no classes, if there are several in one."""

@@ -1,4 +1,5 @@
-"""metadata.jsonl and metadata.csv: files of a folder, with labels and captions."""
+"""metadata.jsonl and metadata.csv, which name the files of a folder, with labels and captions; and
+captions in text files of their own."""
 
 from __future__ import annotations
 
@@ -16,6 +17,10 @@ from smalti.data.source import class_labels
 from smalti.data.splits import split_folders
 
 NAMES = ("metadata.jsonl", "metadata.csv")
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
+"""Endings of files that perhaps should have one of these names."""
+DELIMITERS = ",;\t"
+"""Of fields in a CSV file: the one that its first line has most of."""
 CAPTIONS = ("caption", "text")
 """Names of the convention; each row may use its own."""
 
@@ -65,6 +70,14 @@ def read_metadata(path: Path, options: dict[str, str], where: str) -> Metadata:
         content.notes.append(note)
     content.notes += _doubts(content, rows)
     return content
+
+
+def read_caption(path: Path) -> str:
+    """The caption in a text file, on one line. Raises ValueError if it is not UTF-8."""
+    try:
+        return " ".join(path.read_bytes().decode("utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from None
 
 
 def _doubts(content: Metadata, rows: list[tuple[int, dict[Any, Any]]]) -> Iterator[str]:
@@ -141,7 +154,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error}") from None
     if path.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(content, newline=""))
+        delimiter = max(DELIMITERS, key=content.partition("\n")[0].count)
+        reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter)
         try:
             yield from ((reader.line_num, row) for row in reader)
         except csv.Error as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -40,6 +40,17 @@ HALF = ("cuda",)
 """Where decoders compute in bfloat16."""
 
 
+OURS = {
+    **dict.fromkeys(("cuda", "cpu", "mps"), 'pipe.to("cuda") moves it'),
+    **dict.fromkeys(("half", "float", "bfloat16"), 'pipe.to("bfloat16") changes its weights'),
+    **dict.fromkeys(("generate", "sample", "draw"), "the pipeline itself is called: pipe(...)"),
+    **dict.fromkeys(("save", "save_model"), "pipe.save_pretrained(folder) writes it"),
+    **dict.fromkeys(("eval", "train"), "it only draws: smalti train goes on learning from --init"),
+    **dict.fromkeys(("img2img", "inpaint"), "pipe.edit(image, mask) paints a part anew"),
+}
+"""What other libraries call it, and how it is done here."""
+
+
 class CodedPipeline:
     """A tokenizer, and a model that draws its codes."""
 
@@ -57,6 +68,15 @@ class CodedPipeline:
     """What prompts may be made of beside words."""
     weights: str = "exact"
     """What it draws with on a CPU: see `draw_with`."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Raises AttributeError, with our way to what another library's name does."""
+            ours = f"; {OURS[name]}" if name in OURS else ""
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r}{ours}", name=name, obj=self
+            )
 
     edit: ClassVar[Callable[..., list[Image.Image]]]
     """`editing.edit`, which stands above the pipeline and sets this."""
