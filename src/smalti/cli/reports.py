@@ -30,6 +30,15 @@ def report_in(path: Path) -> Told | None:
     return _run(report) if _held_out(report) else None
 
 
+def line(name: str, value: Any) -> str:
+    """A number and its interval for a person."""
+    spread = ""
+    if isinstance(value, Mapping):
+        value, interval = value["value"], value["interval"]
+        spread = f"  [{interval[0]:.5g}, {interval[1]:.5g}]" if interval else ""
+    return f"{name:28} {value:.6g}{spread}" if isinstance(value, float) else f"{name:28} {value}"
+
+
 def _held_out(report: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a run on what was held out, and those beside them."""
     names = ("steps", "vocab", "texts", "unigram_bits_per_token", "below_unigram")

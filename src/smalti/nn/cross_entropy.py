@@ -34,10 +34,10 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         logp, index = ctx.saved_tensors
         found = logp.exp_()  # nobody else reads logp, and a second time autograd refuses
         if ctx.smoothing:
             found -= ctx.smoothing / found.shape[-1]
         found.scatter_add_(-1, index, found.new_full(index.shape, ctx.smoothing - 1))
-        return found.mul_(grad.unsqueeze(-1)), None, None
+        return found.mul_(grads[0].unsqueeze(-1)), None, None

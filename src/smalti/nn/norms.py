@@ -48,8 +48,8 @@ class Trained(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        u, r, weight = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,), (u, r, weight) = grads, ctx.saved_tensors
         along = grad * u
         mean = (along @ weight).unsqueeze(-1) / weight.numel()  # (..., 1)
         dx = torch.addcmul(grad * weight, u, mean, value=-1).mul_(r)
