@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -107,8 +107,9 @@ def seen(steps: Sequence[Step], drawn: Tensor, discrete: bool) -> list[Moved]:
     """The steps of R rows, or what is wrong with those that drew what is no number. `drawn` (R,
     ...) holds the codes, or where they are discrete their log-probabilities; a device is waited for
     once."""
+    totals = drawn.flatten(1).sum(1)
     # of few numbers this is the fastest
-    sums: list[float] = drawn.flatten(1).sum(1).tolist()  # pyright: ignore[reportUnknownMemberType]
+    sums = cast("list[float]", totals.tolist())  # pyright: ignore[reportUnknownMemberType]
     return [
         step if math.isfinite(total) else _checked(step, row, discrete)
         for step, row, total in zip(steps, drawn, sums, strict=True)

@@ -34,7 +34,7 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         logp, index = ctx.saved_tensors
         found = logp.exp_()  # nobody else reads logp, and a second time autograd refuses
         if ctx.smoothing:

@@ -48,7 +48,7 @@ class Trained(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad,), (u, r, weight) = grads, ctx.saved_tensors
         along = grad * u
         mean = (along @ weight).unsqueeze(-1) / weight.numel()  # (..., 1)
