@@ -154,9 +154,11 @@ def plot(rows: Rows, out: Path) -> None:
         values = [pair[row]["facts_bits_per_byte"] for pair in families]
         panels[1].plot(numbers, values, f"k{line}", marker="o", label=name)
     panels[0].set(xlabel="parameters", ylabel="right (dotted: one model each)", xscale="log")
-    panels[1].set(xlabel="parameters", ylabel="facts, bits per byte", xscale="log", yscale="log")
+    panels[1].set(xlabel="parameters", ylabel="facts, bits per byte", xscale="log")
     for panel in panels:
-        panel.legend(fontsize=7)
+        panel.set_xticks(numbers, [f"{n / 1e6:.1f} M" for n in numbers])
+        panel.minorticks_off()
+        panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(out)
 
 

@@ -41,7 +41,8 @@ NAV: dict[str, tuple[str, ...]] = {
     "Concepts": ("docs/concepts.md", "docs/architecture.md", "docs/numerics.md"),
     "Measured": (
         *("docs/evaluation.md", "docs/comparison.md", "docs/performance.md"),
-        *("docs/rate-distortion.md", "docs/scaling.md", "benchmarks/README.md"),
+        *("docs/unified-measured.md", "docs/rate-distortion.md", "docs/scaling.md"),
+        "benchmarks/README.md",
     ),
     "Commands": ("commands/*",),
     "API": ("api/*",),
