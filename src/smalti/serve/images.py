@@ -39,7 +39,9 @@ def add_images(app: FastAPI, server: Server) -> None:
     async def generations(request: Request) -> Response:
         fields = await body_of(request)
         one = server.find(fields.pop("model", None))
-        map = await asyncio.to_thread(brought, fields, {}, "map", server.options.pixels)
+        map = None
+        if "map" in fields:
+            map = await asyncio.to_thread(brought, fields, {}, "map", server.options.pixels)
         order = order_of(fields, one.pipeline, server.options.most, map=map)
         order = await coded(one, order, "map", whole=True)
         return await _answer(request, server, one, order, None, "image_generation")
