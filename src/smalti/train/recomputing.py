@@ -6,6 +6,7 @@ dropout draws the same numbers again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -92,8 +93,18 @@ def kept(model: nn.Module, forward: Callable[[], object]) -> Kept:
     finally:
         for handle in handles:
             handle.remove()
+    _share(bytes_of)
     each = [sum(found.values()) for found in bytes_of]
     return Kept(each[-1], each[:-1], inputs)
+
+
+def _share(bytes_of: list[dict[int, int]]) -> None:
+    """Count what several blocks keep, such as rotations, once and outside: it stays if one of them
+    is recomputed."""
+    times = Counter(address for found in bytes_of for address in found)
+    for found in bytes_of[:-1]:
+        for address in [a for a in found if times[a] > 1]:
+            bytes_of[-1][address] = found.pop(address)
 
 
 def keep_within(model: nn.Module, found: Kept, limit: float) -> str | None:
