@@ -34,7 +34,7 @@ from common import earlier, machines, report
 from smalti.config import read_json
 from smalti.data.document_file import DocumentCache
 from smalti.data.documents import open_documents
-from smalti.data.shape_documents import TASKS, ShapeDocuments
+from smalti.data.shape_documents import ShapeDocuments
 from smalti.devices.rates import counted
 from smalti.eval.shape_answers import ASKED, interval, judged
 from smalti.loading import load_eye, load_tokenizer, load_unified
@@ -64,13 +64,18 @@ from smalti.text.words import Words
 from smalti.train.parallel import World
 from unified_page import page, plot
 
+TURNS = (
+    *("draw", "caption", "ask", "edit", "riddle", "describe"),
+    *("questions", "edit", "questions", "story", "fact", "describe"),
+)
+"""Of documents: those of `TASKS` but for conversations, which mix what groups hold apart."""
 GROUPS = {
-    "all": tuple(dict.fromkeys(TASKS)),
+    "all": tuple(dict.fromkeys(TURNS)),
     "drawing": ("draw", "edit", "riddle", "story"),
     "reading": ("caption", "questions", "describe", "ask"),
     "telling": ("fact",),
 }
-"""What each model learns, in the turns that `TASKS` has them in, and is asked for."""
+"""What each model learns, in the turns that `TURNS` has them in, and is asked for."""
 TOKENIZERS = {
     "codes": "shapes_vqgan",
     "numbers": "shapes_klvae_2x2",
@@ -144,9 +149,8 @@ CASES = WAYS | {
 
 def source_of(group: str, documents: int) -> str:
     """The documents of a group: as many as among so many of all."""
-    turns = [task for task in TASKS if task in GROUPS[group]]
-    count = documents * len(turns) // len(TASKS)
-    return f"shapes-all:{count}" if group == "all" else f"shapes-all:{count}:{','.join(turns)}"
+    turns = [task for task in TURNS if task in GROUPS[group]]
+    return f"shapes-all:{documents * len(turns) // len(TURNS)}:{','.join(turns)}"
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,22 @@ from typing import Any
 
 import pytest
 
-from smalti.data.shape_documents import TASKS
 from smalti.eval.shape_answers import ASKED
 from smalti.recipes import RECIPES
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    from unified_comparison import CASES, GROUPS, SIZES, TOKENIZERS, WAYS, Shop, main, source_of
+    from unified_comparison import (
+        CASES,
+        GROUPS,
+        SIZES,
+        TOKENIZERS,
+        TURNS,
+        WAYS,
+        Shop,
+        main,
+        source_of,
+    )
     from unified_page import TITLES, gain, page, plot
 
 SHARES = {"small": 0.25, "middle": 0.5, "large": 0.75}
@@ -36,9 +45,9 @@ def row(name: str) -> dict[str, Any]:
 
 def test_groups_share_the_documents_of_all():
     groups = [source_of(name, 1200).split(":") for name in GROUPS]
-    assert groups[0] == ["shapes-all", "1200"]
+    assert groups[0] == ["shapes-all", "1200", ",".join(TURNS)]
     assert sum(int(count) for _, count, _ in groups[1:]) == 1200
-    assert sorted(t for *_, tasks in groups[1:] for t in tasks.split(",")) == sorted(TASKS)
+    assert sorted(t for *_, tasks in groups[1:] for t in tasks.split(",")) == sorted(TURNS)
 
 
 def test_the_page_says_what_was_measured(tmp_path):

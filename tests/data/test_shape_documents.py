@@ -11,6 +11,7 @@ from smalti.data.drawn_shapes import COLOURS, SHAPES, Attributes, draw, recognis
 from smalti.data.open import open_source
 from smalti.data.shape_documents import (
     KEPT,
+    PICTURES,
     QUESTIONS,
     SCRIPTS,
     TASKS,
@@ -53,7 +54,9 @@ def test_an_oracle_says_yes_to_the_answer_and_no_to_others(task):
 
 def wrong(other, answer):
     """Whether one answer is no other's: by its text, or by what is drawn."""
-    return other != answer if isinstance(answer, str) else other.shapes != answer.shapes
+    if isinstance(other, str) or isinstance(answer, str):
+        return other != answer
+    return other.shapes != answer.shapes
 
 
 @pytest.mark.parametrize("pixels", [32, 64])
@@ -184,6 +187,24 @@ def test_a_story_goes_on_from_what_was_there():
             (name,) = [n for n in old._fields if getattr(old, n) != getattr(new, n)]
             assert text.startswith("now it is ") and text.endswith(getattr(new, name))
             assert before.seed == after.seed
+
+
+def test_a_conversation_is_about_what_was_drawn_last():
+    seen = set()
+    for script in scripts("talk", 60):
+        scene, pictures = None, 0
+        for (content, learned), (_, replied) in itertools.pairwise([*script.parts, ("", False)]):
+            if isinstance(content, Scene):
+                assert learned or pictures == 0
+                scene, pictures = content, pictures + 1
+            elif learned:  # of the shape that is there, and not of one before
+                (shape,) = scene.shapes
+                assert content in ("one", shape.caption, *shape)
+                seen.add(content)
+            else:
+                assert content.endswith("\n") and replied
+        assert 1 <= pictures <= PICTURES and script.parts[-1][1]
+    assert len(seen) > 10
 
 
 def test_withheld_facts_are_told_in_texts_and_nowhere_else():

@@ -67,3 +67,17 @@ def test_what_is_said_is_put_as_documents_have_it(task):
         *before, _ = (piece.text or piece.image for piece in documents[i])
         plain = [piece.strip() if isinstance(piece, str) else piece for piece in before]
         assert said([Turn("user", plain)], phrases) == before
+
+
+def test_a_conversation_is_put_as_documents_of_conversations_have_it():
+    documents = ShapeDocuments(20, tasks=("talk",))
+    for i in range(20):
+        *before, _ = documents[i]
+        turns = list[Turn]()
+        for piece in before:
+            role, plain = "model" if piece.learned else "user", piece.image or piece.text.strip()
+            if turns and turns[-1].role == role:
+                turns[-1] = Turn(role, [*turns[-1].pieces, plain])
+            else:
+                turns.append(Turn(role, [plain]))
+        assert joined(said(turns, Phrases())) == joined([p.image or p.text for p in before])

@@ -1,9 +1,10 @@
 """Documents of drawn shapes in every direction, each with an oracle that judges a model's answer.
 
-`shapes-all:COUNT` mixes, in turns of twelve: captions to draw and pictures to describe, questions
+`shapes-all:COUNT` mixes, in turns of fourteen: captions to draw and pictures to describe, questions
 about one to three shapes, one or several, and all that there is of them, instructions to edit,
-stories in which one shape changes, facts of the world, and riddles: "draw a small heart in the
-colour of the sea at the top left", whose colour no picture of training says (`shape_facts`).
+stories in which one shape changes, conversations, facts of the world, and riddles: "draw a small
+heart in the colour of the sea at the top left", whose colour no picture of training says
+(`shape_facts`).
 Document i depends on the seed and i alone.
 `shapes-all:COUNT:TASK,TASK` takes turns of these tasks alone.
 
@@ -29,6 +30,7 @@ from smalti.data.transforms import center_crop
 TASKS = (
     *("draw", "caption", "ask", "edit", "riddle", "describe"),
     *("questions", "edit", "questions", "story", "fact", "describe"),
+    *("talk", "talk"),
 )
 """Document i is of the task i modulo their number."""
 CROWDS = (1, 2, 2, 3, 3, 3)
@@ -36,6 +38,8 @@ CROWDS = (1, 2, 2, 3, 3, 3)
 learned from those of several."""
 QUESTIONS = 8
 """At most so many about one picture."""
+PICTURES = 3
+"""At most so many in a conversation: they fill a row."""
 COUNTS = ("one", "two", "three")
 """How many shapes a picture has, in words."""
 ALL = "What is there?"
@@ -135,14 +139,43 @@ def _reading(shape: Attributes) -> tuple[float, float]:
 def edit_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
     """A picture, an instruction, and the picture after it to draw."""
     scene = any_scene(rng, seed)
+    order, after = _ordered(rng, scene)
+    return Script("edit", ((scene, False), (asked(order), False), (after, True)))
+
+
+def _ordered(rng: np.random.Generator, scene: Scene) -> tuple[str, Scene]:
+    """An instruction to change the shape of a scene, and the scene after it."""
     attribute, value = _change(rng, scene.shapes[0])
     what = one_of(rng, ("it", f"the {scene.shapes[0].shape}"))
     order = {
         "shape": f"make {what} a {value}",
         "position": f"move {what} to {value.partition(' ')[2]}",
     }.get(attribute, f"make {what} {value}")
-    after = scene.changed(attribute, value)
-    return Script("edit", ((scene, False), (asked(order), False), (after, True)))
+    return order, scene.changed(attribute, value)
+
+
+def talk_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
+    """A conversation about a shape that is drawn or shown at first: two to four times it is asked
+    about, changed, or another one is to be drawn. All replies are learned."""
+    scene, parts = any_scene(rng, seed), list[tuple[Content, bool]]()
+    shown, asks = int(rng.integers(2)), int(rng.integers(2, 5))
+    parts += [(scene, False)] if shown else []
+    for turn in range(asks):
+        before = "\n" if parts and isinstance(parts[-1][0], str) else ""  # behind a reply in words
+        pictures = sum(not isinstance(content, str) for content, _ in parts)
+        wish = "draw" if not parts else one_of(rng, ("ask", "ask", "edit", "draw"))
+        if wish == "ask" or pictures == PICTURES:
+            some = [pair for pairs in questions(scene.shapes).values() for pair in pairs]
+            question, answer = one_of(rng, [*some, (ALL, scene.shapes[0].caption)])
+            parts += [(before + asked(question), False), (answer, True)]
+            continue
+        if wish == "edit":
+            order, scene = _ordered(rng, scene)
+        else:
+            scene = any_scene(rng, (*seed, turn))
+            order = scene.shapes[0].caption
+        parts += [(before + asked(order), False), (scene, True)]
+    return Script("talk", tuple(parts))
 
 
 def story_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
@@ -184,6 +217,7 @@ SCRIPTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Script]] = {
     "describe": describe_script,
     "edit": edit_script,
     "story": story_script,
+    "talk": talk_script,
     "fact": fact_script,
     "riddle": riddle_script,
     "withheld riddle": lambda rng, seed: riddle_script(rng, seed, WITHHELD)._replace(

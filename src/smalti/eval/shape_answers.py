@@ -11,8 +11,9 @@ from PIL import Image
 
 from smalti.data.shape_documents import Script, ShapeDocuments, check
 
-ASKED = ("draw", "caption", "ask", "describe", "edit", "riddle", "withheld riddle", "fact")
-"""Tasks that have one right answer."""
+ASKED = ("draw", "caption", "ask", "describe", "edit", "riddle", "withheld riddle", "fact", "talk")
+"""Tasks that have one right answer; of a conversation the last one counts, all before it are given
+as they should be."""
 
 
 class Judged(NamedTuple):
