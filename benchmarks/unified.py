@@ -87,16 +87,16 @@ def main() -> None:
         found[task] = [right / len(made), *interval(right, len(made))]
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
-            if isinstance(made[0].made, str):
-                lines = [
-                    {"asked": [c for c, _ in one.script.parts if isinstance(c, str)],
-                     "made": one.made, "right": one.right}
-                    for one in made
-                ]  # fmt: skip
+            lines = [
+                {"asked": [c for c, _ in one.script.parts if isinstance(c, str)],
+                 "made": one.made, "right": one.right}
+                for one in made if isinstance(one.made, str)
+            ]  # fmt: skip
+            if lines:
                 text = "".join(json.dumps(line) + "\n" for line in lines)
                 (options.out / f"{task}.jsonl").write_text(text)
-            else:
-                sheet(made, options.out / f"{task.replace(' ', '-')}.png")
+            if drawn := [one for one in made if not isinstance(one.made, str)]:
+                sheet(drawn, options.out / f"{task.replace(' ', '-')}.png")
     replies = {task: replied(pipe, task, max(1, options.count // 4)) for task in TALKED}
     about = {"pipeline": pipe.fingerprint, "count": options.count, "settings": settings}
     report(about | {"right": found, "replied": replies, "seconds": seconds})

@@ -83,7 +83,7 @@ def test_texts_are_those_of_the_pieces_and_no_picture_is_decoded(tmp_path, monke
     monkeypatch.setattr("smalti.data.shape_scenes.Scene.draw", None)
     monkeypatch.setattr("smalti.data.drawn_shapes.Attributes.draw", None, raising=False)
     assert [documents.texts(i) for i in range(len(documents))] == pieces
-    assert pieces[8:10] == [["What?\n", "a cat"], ["a cat", "asleep"]]
+    assert pieces[8:10] == [["What?\n", "a cat"], ["a cat\n", "asleep"]]
 
 
 def test_texts_of_a_file_of_documents(tmp_path):

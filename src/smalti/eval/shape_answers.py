@@ -36,16 +36,17 @@ def judged(pipe: Answers, task: str, count: int, seed: int = 1, batch: int = 32)
     """Documents of a task that no training has seen, and what the pipeline makes of them."""
     documents, found = ShapeDocuments(count, seed, (task,)), list[Judged]()
     for at in range(0, count, batch):
-        scripts = [documents.script(i) for i in range(at, min(at + batch, count))]
-        prompts = [
-            [c if isinstance(c, str) else c.draw() for c, _ in script.parts[:-1]]
-            for script in scripts
-        ]
-        picture = not isinstance(scripts[0].answer, str)
-        made = pipe.follow(prompts, picture, seed=seed + at)
-        for script, answer in zip(scripts, made, strict=True):
-            plain = answer if isinstance(answer, str) else np.asarray(answer)
-            found.append(Judged(script, answer, check(script, plain)))
+        some = [documents.script(i) for i in range(at, min(at + batch, count))]
+        for picture in (False, True):  # a conversation ends with either
+            scripts = [one for one in some if isinstance(one.answer, str) != picture]
+            prompts = [
+                [c if isinstance(c, str) else c.draw() for c, _ in script.parts[:-1]]
+                for script in scripts
+            ]
+            made = pipe.follow(prompts, picture, seed=seed + at) if prompts else []
+            for script, answer in zip(scripts, made, strict=True):
+                plain = answer if isinstance(answer, str) else np.asarray(answer)
+                found.append(Judged(script, answer, check(script, plain)))
     return found
 
 
