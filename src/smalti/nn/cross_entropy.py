@@ -34,7 +34,9 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor, None, None]:
         logp, index = ctx.saved_tensors
         found = logp.exp_()  # nobody else reads logp, and a second time autograd refuses
         if ctx.smoothing:

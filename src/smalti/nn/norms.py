@@ -48,7 +48,9 @@ class Trained(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
         u, r, weight = ctx.saved_tensors
         along = grad * u
         mean = (along @ weight).unsqueeze(-1) / weight.numel()  # (..., 1)
