@@ -97,7 +97,11 @@ def shapes_transfusion() -> UnifiedRecipe:
     smalti train shapes_transfusion --tokenizer runs/shapes-klvae/tokenizer \\
         --out runs/transfusion
     """
-    return _flow(shapes_chameleon())
+    recipe = _flow(shapes_chameleon())
+    return replace(
+        recipe,
+        train=replace(recipe.train, steps=3600, eval_every=900, preview_every=1800, save_every=450),
+    )
 
 
 def shapes_transfusion_paper() -> UnifiedRecipe:
