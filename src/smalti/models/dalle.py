@@ -33,7 +33,6 @@ from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.gpt import LN_EPS, Block
 from smalti.nn.llama import Place
-from smalti.nn.residual import drop
 from smalti.sampling.orders import arrange
 
 Sight = Literal["row", "column", "square"]
@@ -225,7 +224,7 @@ class DALLE(TextLearner):
         x = x + self.row_positions[cells // width] + self.column_positions[cells % width]
         if span.first:
             x = torch.cat((cond.prefix.to(x.dtype), x), 1)  # (B, T - 1 + n, D)
-        x = drop(x, self.config.dropout, self.training)
+        x = F.dropout(x, self.config.dropout, self.training)
         place = place_of(span, self.config.text_length, None)
         seen = self.seen(span, place, cond.cells)
         for i, (layer, sight) in enumerate(zip(self.layers, self.config.sights, strict=True)):

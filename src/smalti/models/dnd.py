@@ -34,7 +34,7 @@ from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import DepthTable
 from smalti.nn.llama import Block, feed_forward_width
 from smalti.nn.norms import RMSNorm
-from smalti.nn.residual import drop, drop_path_rates
+from smalti.nn.residual import drop_path_rates
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import arrange, restore, scan
@@ -196,7 +196,7 @@ class DnD(PrefixedLlama):
         of the last one. With `depth` only that many codes are chosen."""
         count, last = span.slots.shape[-1], depth or self.config.depth
         x = self.rows(codes, cond.prefix, span)  # (B, n, D), at first (B, T - 1 + n, D)
-        x = drop(x, self.config.dropout, self.training)
+        x = F.dropout(x, self.config.dropout, self.training)
         place, h = self.place(cond, span), x
         for d in range(last):
             for i in self.stages[d]:

@@ -31,7 +31,7 @@ from smalti.nn.code_embedding import code_embedding
 from smalti.nn.llama import Attention, Place, feed_forward_width
 from smalti.nn.mlp import Gated
 from smalti.nn.norms import RMSNorm
-from smalti.nn.residual import drop, drop_path_rates, dropped
+from smalti.nn.residual import drop_path_rates, dropped
 from smalti.sampling.orders import scan
 
 
@@ -209,7 +209,7 @@ class IBQ(RasterLlama):
         """Hidden states (B, n, D) of a span; reads codes (B, N, *trailing), in the order in which
         they are drawn, of earlier slots only. Without a cache the span must be all slots."""
         x = self.rows(codes, cond.prefix, span)  # (B, n, D)
-        x = drop(x, self.config.dropout, self.training)
+        x = F.dropout(x, self.config.dropout, self.training)
         place = self.place(cond, span)
         for i, layer in enumerate(self.layers):
             x = layer(x, cond.layers[:, i], place, i, cache)

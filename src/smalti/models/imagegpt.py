@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from smalti.codes import Cond, Rowwise, Span, TokenSpec
 from smalti.config import check
@@ -30,7 +31,6 @@ from smalti.nn.code_embedding import code_embedding
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP, Gelu
 from smalti.nn.norms import RMSNorm
-from smalti.nn.residual import drop
 from smalti.sampling.orders import arrange
 
 
@@ -122,9 +122,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, span: Span, layer: int, cache: KVCache | None) -> Tensor:
         y = self.attention(self.attention_norm(x), span, layer, cache)
-        x = x + drop(y, self.dropout, self.training)
+        x = x + F.dropout(y, self.dropout, self.training)
         y = self.feed_forward(self.ffn_norm(x))
-        return x + drop(y, self.dropout, self.training)
+        return x + F.dropout(y, self.dropout, self.training)
 
 
 class ImageGPT(Raster):
@@ -179,7 +179,7 @@ class ImageGPT(Raster):
         drawn, of earlier slots only. Without a cache the span must be all slots."""
         x = self.rows(codes, cond.start, span)  # (B, n, D)
         x = x + arrange(cond.positions, span.slots)
-        x = drop(x, self.config.dropout, self.training)
+        x = F.dropout(x, self.config.dropout, self.training)
         for i, layer in enumerate(self.layers):
             x = layer(x, span, i, cache)
         return self.norm(x)  # (B, n, D)

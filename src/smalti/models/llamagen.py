@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from smalti.codes import Span, TokenSpec
 from smalti.config import check
@@ -26,7 +27,7 @@ from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import code_embedding
 from smalti.nn.llama import Block, feed_forward_width
 from smalti.nn.norms import RMSNorm
-from smalti.nn.residual import drop, drop_path_rates
+from smalti.nn.residual import drop_path_rates
 from smalti.sampling.orders import scan
 
 
@@ -132,7 +133,7 @@ class LlamaGen(PrefixedLlama):
         """Hidden states (B, n, D) of a span; reads codes (B, N), in the order in which they are
         drawn, of earlier slots only. Without a cache the span must be all slots."""
         x = self.rows(codes, cond.prefix, span)  # (B, n, D), at first (B, T - 1 + n, D)
-        x = drop(x, self.config.dropout, self.training)
+        x = F.dropout(x, self.config.dropout, self.training)
         place = self.place(cond, span)
         for i, layer in enumerate(self.layers):
             x = layer(x, place, i, cache)

@@ -24,7 +24,6 @@ from smalti.nn.attention import attend
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import MLP
 from smalti.nn.norms import RMSNorm
-from smalti.nn.residual import drop
 from smalti.nn.rope import rope_1d, rotate
 
 EPS = 1e-6
@@ -200,7 +199,7 @@ class Stream(nn.Module):
         return self.adaln(told).unsqueeze(1).chunk(6, -1)
 
     def residual(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
-        return x + gate * drop(y, self.dropout, self.training)
+        return x + gate * F.dropout(y, self.dropout, self.training)
 
     def finished(self, x: Tensor, y: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
         """The stream (B, n, D) with what attention found, and its feed-forward."""
@@ -253,7 +252,7 @@ class SingleBlock(nn.Module):
         found = attended(*self.attention.parts(h), turn, mask)
         wide = F.gelu(self.wide(h), approximate="tanh")  # (B, T + n, 4D)
         y = self.attention.wo(torch.cat((found, wide), -1))
-        return x + gate * drop(y, self.dropout, self.training)
+        return x + gate * F.dropout(y, self.dropout, self.training)
 
 
 class Resampling(nn.Module):

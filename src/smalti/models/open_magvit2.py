@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from smalti.arguments import an
 from smalti.codes import Cond, Reads, Span, TokenSpec
@@ -28,7 +29,7 @@ from smalti.models.raster_stack import Prepared, RasterLlama
 from smalti.nn.attention import KVCache
 from smalti.nn.groups import Groups, code_bits
 from smalti.nn.llama import Block, feed_forward_width
-from smalti.nn.residual import drop, drop_path_rates
+from smalti.nn.residual import drop_path_rates
 from smalti.sampling.orders import scan
 
 
@@ -187,7 +188,7 @@ class OpenMAGVIT2(RasterLlama):
         """Hidden states (B, n, D) of a span; reads codes (B, N, *trailing), in the order in which
         they are drawn, of earlier slots only. Without a cache the span must be all slots."""
         x = self.rows(codes, cond.prefix, span)  # (B, n, D)
-        x = drop(x, self.config.dropout, self.training)
+        x = F.dropout(x, self.config.dropout, self.training)
         place = self.place(cond, span)
         for i, layer in enumerate(self.layers):
             x = layer(x, place, i, cache)

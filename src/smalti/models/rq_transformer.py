@@ -32,7 +32,6 @@ from smalti.nn.code_embedding import CodeVectors, DepthTable, vectors_of
 from smalti.nn.gpt import LN_EPS, Block
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import Gelu
-from smalti.nn.residual import drop
 from smalti.sampling.orders import arrange
 
 
@@ -303,7 +302,7 @@ class RQTransformer(TextLearner):
         x = x + arrange(cond.positions, before)
         if span.first:
             x = torch.cat((cond.prefix.to(x.dtype), x), 1)  # (B, T - 1 + n, D)
-        x = drop(x, self.config.embedding_dropout, self.training)
+        x = F.dropout(x, self.config.embedding_dropout, self.training)
         place = place_of(span, self.config.prefix, None, cond.visible)
         for i, layer in enumerate(self.layers):
             x = layer(x, place, i, cache)

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from smalti.codes import Cond, Reads, Rowwise, Span, TokenSpec
 from smalti.config import check
@@ -28,7 +29,6 @@ from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import NumberEmbedding
 from smalti.nn.gpt import LN_EPS, Block
 from smalti.nn.llama import Place
-from smalti.nn.residual import drop
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import scan
 
@@ -241,7 +241,7 @@ class Taming(Raster):
         """Rows (B, n, D), of a first span (B, T - 1 + n, D), through all layers: (B, n, D)."""
         place = self.place(span)
         x = x + self.positions[place.positions]
-        x = drop(x, self.config.dropout, self.training)
+        x = F.dropout(x, self.config.dropout, self.training)
         for i, layer in enumerate(self.layers):
             x = layer(x, place, i, cache)
         return self.norm(x[:, -span.slots.shape[-1] :])

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from smalti.devices.machine import require_memory
 from smalti.devices.named import cache_dtype, fast_bf16_attention
-from smalti.nn.residual import drop
 
 FUSED = 1 << 21
 """So many scores train faster on a CPU by the fused kernel: they no longer stay in caches."""
@@ -142,4 +141,4 @@ def _explicit(
     else:  # an addend, which unlike a filled mask costs the backward pass nothing
         addend = torch.zeros(mask.shape, device=q.device).masked_fill_(~mask, -torch.inf)
         scores = torch.add(addend, scores, alpha=factor)
-    return drop(scores.softmax(-1), dropout).to(v.dtype) @ v
+    return F.dropout(scores.softmax(-1), dropout).to(v.dtype) @ v

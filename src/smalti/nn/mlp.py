@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.nn.linear import Linear, fused
-from smalti.nn.residual import drop
 
 
 class Gated(nn.Module):
@@ -78,4 +77,4 @@ class MLP(nn.Module):
             h = gelu(self.w1(x), self.approximate)
         else:
             h = fused(self.w1, x, gelu=self.approximate)
-        return self.w2(drop(h, self.dropout, self.training))
+        return self.w2(F.dropout(h, self.dropout, self.training))
