@@ -75,6 +75,8 @@ def pipeline_folder(path: str | Path, revision: str | None = None) -> Path:
 
     Raises ValueError if there is none of these, and for the revision of a folder, which has none.
     """
+    if not isinstance(path, str | Path) or not str(path):
+        raise ValueError(f"a pipeline must be a folder, a name or a hub id, got {path!r}")
     folder = expand(path)
     if not folder.is_dir():
         return download(str(path), revision=revision)
@@ -302,8 +304,6 @@ def _found(
     revision: str | None,
 ) -> tuple[Path, dict[str, Any], torch.device, torch.dtype]:
     """The folder of a pipeline and its pipeline.json, and the device and dtype of its weights."""
-    if not isinstance(path, str | Path) or not str(path):
-        raise ValueError(f"a pipeline must be a folder, a name or a hub id, got {path!r}")
     place, weights = named_device(device), named_dtype(dtype)
     if weights is None:
         weights, _ = drawing_dtype(place)

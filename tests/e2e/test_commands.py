@@ -205,7 +205,7 @@ def test_info_says_what_everything_is(work, pipeline, capsys):
     assert cache["tokenizer"] == module["fingerprint"] and cache["views"] == 2
     main(["info", pipeline])
     said = capsys.readouterr().out
-    assert said.startswith("kind: pipeline\n") and "\nmodel:\n  kind: model\n" in said
+    assert said.startswith("kind: pipeline\n") and "\nmodel:\n  kind model, " in said
     assert "\n  config:\n    grid: [" in said, "what is nested stands below its name"
 
 

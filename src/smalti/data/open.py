@@ -89,7 +89,9 @@ def _opened(text: str, unread: Path | None) -> Any:
 
         return open_styles(rest)
     if scheme not in SCHEMES:
-        return _opened(_local(text), unread)
+        source = _opened(name := _local(text), unread)
+        say_once(f"{text} is taken as {name}")  # once there is something to take
+        return source
     if not rest:
         raise ValueError(f"data source {text!r} names nothing; write {SCHEMES[scheme]}")
     path, options = choices(rest)
@@ -136,7 +138,6 @@ def _local(text: str) -> str:
     path = Path(choices(text)[0]).expanduser()
     if is_local(text):
         scheme = "parquet" if _is_parquet(path) or _holds_tables(path) else "folder"
-        say_once(f"{text} is taken as {scheme}:{text}")
         return f"{scheme}:{text}"
     if text and path.is_file():
         raise ValueError(f"{text} is a file; images are read from a folder or from .parquet files")
