@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -107,11 +107,9 @@ def seen(steps: Sequence[Step], drawn: Tensor, discrete: bool) -> list[Moved]:
     """The steps of R rows, or what is wrong with those that drew what is no number. `drawn` (R,
     ...) holds the codes, or where they are discrete their log-probabilities; a device is waited for
     once."""
-    totals = drawn.flatten(1).sum(1)
-    # of few numbers this is the fastest
-    sums = cast("list[float]", totals.tolist())  # pyright: ignore[reportUnknownMemberType]
+    sums = drawn.flatten(1).sum(1).cpu()  # of few numbers this is the fastest
     return [
-        step if math.isfinite(total) else _checked(step, row, discrete)
+        step if math.isfinite(float(total)) else _checked(step, row, discrete)
         for step, row, total in zip(steps, drawn, sums, strict=True)
     ]
 
