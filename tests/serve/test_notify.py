@@ -155,11 +155,13 @@ def test_the_unit_says_what_the_server_does():
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd is installed")
-@pytest.mark.parametrize("wrong", ["", "WatchdogSec=often"])
-def test_systemd_reads_the_unit(tmp_path, wrong):
-    text = UNIT.read_text().replace("/opt/smalti/bin/smalti", sys.executable)
-    unit = tmp_path / UNIT.name
-    unit.write_text(text.replace("WatchdogSec=30", wrong) if wrong else text)
-    found = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
-    said = found.stdout + found.stderr
-    assert (unit.name in said and "often" in said) if wrong else said == ""
+def test_systemd_reads_the_unit(tmp_path):
+    def said(text: str) -> str:
+        unit = tmp_path / UNIT.name
+        unit.write_text(text.replace("/opt/smalti/bin/smalti", sys.executable))
+        command = ["systemd-analyze", "verify", str(unit)]
+        return subprocess.run(command, capture_output=True, text=True).stderr
+
+    text = UNIT.read_text()
+    assert said(text) == ""
+    assert "often" in said(text.replace("WatchdogSec=30", "WatchdogSec=often"))  # it does look
