@@ -100,7 +100,7 @@ def shapes_transfusion() -> UnifiedRecipe:
     recipe = _flow(shapes_chameleon())
     return replace(
         recipe,
-        train=replace(recipe.train, steps=3600, eval_every=900, preview_every=1800, save_every=450),
+        train=replace(recipe.train, steps=3600, eval_every=720, preview_every=1800, save_every=720),
     )
 
 
