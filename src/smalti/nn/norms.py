@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -22,38 +19,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._by_hand(x):
-            return Trained.apply(x, self.weight, self.eps)  # type: ignore[return-value]
         return F.rms_norm(x, self.weight.shape, eps=self.eps) * self.weight
-
-    def _by_hand(self, x: Tensor) -> bool:
-        plain = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        learns = torch.is_grad_enabled() and x.requires_grad
-        return plain and learns and x.dtype == self.weight.dtype == torch.float32
-
-
-class Trained(torch.autograd.Function):
-    """RMSNorm with a gradient of few passes: a CPU has no kernel of it, and torch's is made of that
-    of each operation, which takes about twice the time.
-
-    With r = (mean(x^2) + eps)^-1/2 and u = x r, dx = r (g w - u mean(g w u)), dw = sum(g u).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        r = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()  # (..., 1)
-        u = x * r
-        ctx.save_for_backward(u, r, weight)
-        return u * weight
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (grad,), (u, r, weight) = grads, ctx.saved_tensors
-        along = grad * u
-        mean = (along @ weight).unsqueeze(-1) / weight.numel()  # (..., 1)
-        dx = torch.addcmul(grad * weight, u, mean, value=-1).mul_(r)
-        return dx, along.flatten(0, -2).sum(0), None
 
 
 class HeadNorm(nn.Module):
