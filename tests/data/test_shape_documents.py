@@ -192,10 +192,16 @@ def test_a_story_goes_on_from_what_was_there():
 def test_a_conversation_is_about_what_was_drawn_last():
     seen = set()
     for script in scripts("talk", 60):
-        scene, pictures = None, 0
+        scene, pictures, order = None, 0, ""
         for (content, learned), (_, replied) in itertools.pairwise([*script.parts, ("", False)]):
             if isinstance(content, Scene):
                 assert learned or pictures == 0
+                if order.startswith(("make ", "move ")):
+                    old, new = scene.shapes[0], content.shapes[0]
+                    assert sum(a != b for a, b in zip(old, new, strict=True)) == 1
+                    assert content.seed == scene.seed
+                else:
+                    assert order in ("", content.shapes[0].caption)
                 scene, pictures = content, pictures + 1
             elif learned:  # of the shape that is there, and not of one before
                 (shape,) = scene.shapes
@@ -203,6 +209,7 @@ def test_a_conversation_is_about_what_was_drawn_last():
                 seen.add(content)
             else:
                 assert content.endswith("\n") and replied
+                order = content.strip()
         assert 1 <= pictures <= PICTURES and script.parts[-1][1]
     assert len(seen) > 10
 
