@@ -114,7 +114,7 @@ def test_a_person_is_told_in_a_line(llama, tmp_path, capsys):
     capsys.readouterr()
     main(command(llama, "--extend", "top=4", "--out", tmp_path / "e.png"))
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith(f"{tmp_path / 'e.png'}: 1 images in ")
+    assert out == "" and err.startswith(f"{tmp_path / 'e.png'}: 1 image in ")
 
 
 def test_an_edited_picture_is_not_drawn_again_by_sample(llama, tmp_path, capsys):

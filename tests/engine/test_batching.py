@@ -77,6 +77,8 @@ def test_a_full_queue_takes_all_or_none_and_says_how_long(model):
     with pytest.raises(Full, match="2 pictures wait already") as refused:
         batching.submit([job_of(model, seed)[0] for seed in range(2)])
     assert refused.value.seconds > 0 and batching.waiting == 2 and batching.counts.refused == 2
+    with pytest.raises(ValueError, match="4 pictures at once; at most 3 may wait"):
+        batching.submit([job_of(model, seed)[0] for seed in range(4)])  # however long one waits
     finish(batching)
     assert batching.counts.done == 2
 

@@ -267,7 +267,7 @@ def test_a_tokenizer_alone(hub, tmp_path, capsys):
     out = tmp_path / "x.png"
     main(["reconstruct", f"{repo}/{name}", "shapes:4", "--n", "1", "--out", str(out)])
     assert out.is_file() and hub.asked == [f"{repo}/{name}"] * 3
-    assert "1 images" in capsys.readouterr().err
+    assert "1 image in" in capsys.readouterr().err
     other = smalti.load_tokenizer(f"{OFFICIAL}/vq_ds8_c2i.pt", "cpu")
     assert other.factor == 8 and isinstance(other, VQGAN)
 
@@ -275,7 +275,7 @@ def test_a_tokenizer_alone(hub, tmp_path, capsys):
 def test_sample_draws_from_a_hub_id(hub, tmp_path, capsys):
     out = tmp_path / "x.png"
     main(["sample", f"{OFFICIAL}/c2i_B_256.pt", "--classes", "2", "--out", str(out)])
-    assert out.is_file() and "1 images" in capsys.readouterr().err
+    assert out.is_file() and "1 image in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rest", ["", "/", "/c2i_B_512.pt", "/vq_ds16_c2i.pt"])

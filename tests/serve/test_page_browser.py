@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import threading
 import time
 from dataclasses import replace
 from typing import Any
@@ -543,7 +544,11 @@ def test_a_picture_of_the_gallery_is_drawn_again_by_its_settings(opened, shared)
 
 
 def test_a_full_queue_is_told_with_its_time(opened):
-    server = served(slots=1, queue=1, wait=0.3)
+    server = served(slots=1, queue=4, wait=0.3)
+    before = threading.Thread(target=lambda: server.generate(n=4))
+    before.start()
+    while not server.state.shared[0].batching.drawing:
+        time.sleep(0.01)
     page = opened(server, fine=("429",))
     draw(page, n=4)
     alert = page.get_by_role("alert")
@@ -553,6 +558,7 @@ def test_a_full_queue_is_told_with_its_time(opened):
     page.get_by_role("button", name="Try again").click()
     finish(page)
     assert not alert.is_visible()
+    before.join()
     server.stop()
 
 

@@ -68,7 +68,8 @@ def finish(images: Sequence[Any], out: Path, seconds: float, json: bool) -> None
         names = [str(file) for file in files]
         show({"files": names, "seconds": seconds, "images_per_s": speed, "images": tags})
     else:
-        say(f"{out}: {len(images)} images in {seconds:.1f} s, {speed:.1f} per s")
+        what = "1 image" if len(images) == 1 else f"{len(images)} images"
+        say(f"{out}: {what} in {seconds:.1f} s, {speed:.1f} per s")
 
 
 def check_place(out: Path) -> None:

@@ -102,8 +102,11 @@ class Batching:
     def submit(self, jobs: Sequence[Job]) -> None:
         """Ask for pictures: for all or, if there is no place for all, for none.
 
-        Raises Full if too many wait, and Stopped after `stop`.
+        Raises Full if too many wait, Stopped after `stop`, and ValueError for more pictures at
+        once than ever may wait.
         """
+        if len(jobs) > self.queue:
+            raise ValueError(f"{len(jobs)} pictures at once; at most {self.queue} may wait")
         now = time.monotonic()
         with self._changed:
             if self._stopping:
