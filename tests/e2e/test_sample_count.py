@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from builders import pipeline as build_pipeline
+from processes import launch
 from smalti import load
 from smalti.cli.main import main
 from smalti.devices.named import fast_bf16
@@ -276,21 +277,13 @@ def test_ctrl_c_of_the_real_command(folder, tmp_path, monkeypatch):
 def test_any_number_of_processes_makes_the_same_file(folder, tmp_path):
     """Two, three that go on where one was stopped, and one."""
 
-    def launch(processes: int, out) -> None:
-        run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    def draw(processes: int, out) -> None:
         command = ["sample", str(folder), "--count", "23", "--batch", "3", "--npz", str(out)]
-        done = subprocess.run(
-            [*run, str(processes), "-m", "smalti", *command],
-            env=ONE_THREAD,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count(f"{out}: 23 images") == 1
+        assert launch(processes, *command).count(f"{out}: 23 images") == 1
 
     one, two, three = (tmp_path / f"{n}.npz" for n in (1, 2, 3))
-    launch(1, one)
-    launch(2, two)
+    draw(1, one)
+    draw(2, two)
     parts = tmp_path / "3.npz.parts"
     parts.mkdir()
     about = json.loads(one.with_suffix(".json").read_text())
@@ -298,6 +291,6 @@ def test_any_number_of_processes_makes_the_same_file(folder, tmp_path):
     pixels = np.load(one)["arr_0"]
     for start in (0, 9, 21):
         (parts / f"{start:09d}.rgb").write_bytes(pixels[start : start + 3].tobytes())
-    launch(3, three)
+    draw(3, three)
     assert one.read_bytes() == two.read_bytes() == three.read_bytes()
     assert len({p.with_suffix(".json").read_text() for p in (one, two, three)}) == 1

@@ -1,15 +1,13 @@
 """`smalti scaling`: a tiny ladder on shapes, resumed, extended, and its mistakes."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
 from builders import build
+from processes import launch
 from smalti.cli.main import main
 from smalti.cli.reports import report_in
 from smalti.modules import save_module
@@ -198,10 +196,8 @@ def test_mistakes_are_one_line(ladder, tokenizer, tmp_path, capsys):
 def test_two_processes(ladder, tokenizer, tmp_path):
     """The same batches, so the same sizes and, within rounding, the same losses."""
     out = tmp_path / "ladder"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     given = ["emoji_llamagen", "--tokenizer", tokenizer, "--out", str(out)]
-    command += ["--standalone", "-m", "smalti", "scaling", *given, *SIZES, *LLAMAGEN]
-    subprocess.run(command, check=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    launch(2, "scaling", *given, *SIZES, *LLAMAGEN)
     one, two = (json.loads((d / "scaling.json").read_text())["sizes"] for d in (ladder, out))
     for a, b in zip(one, two, strict=False):
         assert b["curve"][-1][1] == pytest.approx(a["curve"][-1][1], rel=1e-3)

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from safetensors.torch import load_file
 
 import smalti
 from builders import build
+from processes import launch
 from small_systems import GENERATOR, TOKENIZER, write_pictures
 from smalti import modules
 from smalti.cli.main import main
@@ -154,10 +152,7 @@ def test_two_processes_fine_tune_as_one(work, tmp_path):
     arguments = [str(a) for a in [*arguments, "--objective.cond-dropout", 0]]
     command = ["train", "emoji_llamagen", *arguments, "--out"]
     main([*command, str(tmp_path / "one")])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    two = [*launch, "-m", "smalti", *command, str(tmp_path / "two")]
-    done = subprocess.run(two, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
+    launch(2, *command, str(tmp_path / "two"))
     one, two = (weights(tmp_path / name / "pipeline") for name in ("one", "two"))
     assert all(torch.allclose(two[name], value, atol=1e-4) for name, value in one.items())
 

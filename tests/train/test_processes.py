@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+from processes import launch
 from small_systems import GENERATOR, TOKENIZER, TRAIN
 from smalti import modules
 from smalti.cli.main import main
@@ -20,18 +21,6 @@ from smalti.train import checkpoint
 pytestmark = pytest.mark.multi
 
 SHARDED = ["--train.parallel", "fsdp", "--train.recompute"]
-
-
-def launch(processes: int, *command: str) -> None:
-    """`smalti` in so many processes, as `torchrun` starts them."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*run, "--nproc-per-node", str(processes), "-m", "smalti", *command],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
