@@ -267,7 +267,7 @@ def test_a_tokenizer_alone(hub, tmp_path, capsys):
     out = tmp_path / "x.png"
     main(["reconstruct", f"{repo}/{name}", "shapes:4", "--n", "1", "--out", str(out)])
     assert out.is_file() and hub.asked == [f"{repo}/{name}"] * 3
-    assert "1 image in" in capsys.readouterr().err
+    assert "1 image, " in capsys.readouterr().err
     other = smalti.load_tokenizer(f"{OFFICIAL}/vq_ds8_c2i.pt", "cpu")
     assert other.factor == 8 and isinstance(other, VQGAN)
 

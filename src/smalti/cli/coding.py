@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from smalti.cli.placing import so_many
 from smalti.cli.running import Device
 from smalti.config import read_json
 from smalti.files import check_file, expand
@@ -113,7 +114,7 @@ def encode_images(
     command = train_command(tokenizer.coder.config, folder, f" --codes {quote(str(out))}")
     next_one = "" if contents.text else f"; next: {command}"
     report = {"images": len(cache), "views": cache.views}
-    return report, f"{len(cache)} images, {codes}{next_one}"
+    return report, f"{so_many(len(cache))}, {codes}{next_one}"
 
 
 def encode_documents(
@@ -236,7 +237,7 @@ def reconstruct(
     if json:
         show({"file": str(out), **report})
     else:
-        say(f"{out}: {len(pixels)} images{part}, {report['psnr']:.2f} dB")
+        say(f"{out}: {so_many(len(pixels))}{part}, {report['psnr']:.2f} dB")
 
 
 def read_texts(

@@ -22,6 +22,7 @@ from smalti.cli.placing import (
     check_place,
     drawn,
     finish,
+    so_many,
 )
 from smalti.cli.running import FLAT, Run, check_idle, opened
 from smalti.files import check_output
@@ -253,7 +254,7 @@ def sample_npz(
         show({"file": str(npz), "count": count, "drawn": drawn, "seconds": seconds})
     else:
         before = f", {count - drawn} of them before" if drawn < count else ""
-        say(f"{npz}: {count} images{before}, in {seconds:.1f} s")
+        say(f"{npz}: {so_many(count)}{before}, in {seconds:.1f} s")
 
 
 def check_again(conditions: Conditions, pictures: Pictures, numbers: Numbers) -> None:

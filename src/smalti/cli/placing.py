@@ -68,8 +68,12 @@ def finish(images: Sequence[Any], out: Path, seconds: float, json: bool) -> None
         names = [str(file) for file in files]
         show({"files": names, "seconds": seconds, "images_per_s": speed, "images": tags})
     else:
-        what = "1 image" if len(images) == 1 else f"{len(images)} images"
-        say(f"{out}: {what} in {seconds:.1f} s, {speed:.1f} per s")
+        say(f"{out}: {so_many(len(images))} in {seconds:.1f} s, {speed:.1f} per s")
+
+
+def so_many(count: int) -> str:
+    """A number of images in words."""
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def check_place(out: Path) -> None:
