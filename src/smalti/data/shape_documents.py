@@ -1,6 +1,6 @@
 """Documents of drawn shapes in every direction, each with an oracle that judges a model's answer.
 
-`shapes-all:COUNT` mixes, in turns of fourteen: captions to draw and pictures to describe, questions
+`shapes-all:COUNT` mixes, in turns of sixteen: captions to draw and pictures to describe, questions
 about one to three shapes, one or several, and all that there is of them, instructions to edit,
 stories in which one shape changes, conversations, facts of the world, and riddles: "draw a small
 heart in the colour of the sea at the top left", whose colour no picture of training says
@@ -30,13 +30,13 @@ from smalti.data.transforms import center_crop
 TASKS = (
     *("draw", "caption", "ask", "edit", "riddle", "describe"),
     *("questions", "edit", "questions", "story", "fact", "describe"),
-    *("talk", "talk"),
+    *("talk", "questions", "talk", "questions"),
 )
 """Document i is of the task i modulo their number."""
 CROWDS = (1, 2, 2, 3, 3, 3)
 """How many shapes a picture has about which much is said, each as likely: which shape has what is
 learned from those of several."""
-QUESTIONS = 8
+QUESTIONS = 12
 """At most so many about one picture."""
 PICTURES = 3
 """At most so many in a conversation: they fill a row."""
