@@ -240,7 +240,7 @@ def test_documents_are_joined(folder):
     documents = open_documents(f"captioned:shapes:3+{name}+shapes-all:20")
     assert len(documents) == 6 + 1 + 20
     assert [documents.task(i) for i in (0, 1, 5, 6, 7, 26)] == [
-        *("draw", "caption", "caption", "ask", "draw", "describe")
+        *("draw", "caption", "caption", "ask", "draw", "edit")
     ]
     assert texts(documents[6]) == ["a\n", "b"]
     alone = open_documents("shapes-all:20")

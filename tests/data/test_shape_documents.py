@@ -149,7 +149,7 @@ def test_every_question_has_one_answer():
 
 def test_several_questions_about_one_picture_differ_and_have_one_answer():
     counts = set()
-    for script in scripts("questions", 60):
+    for script in scripts("questions", 120):
         scene, *said = contents(script)
         right = dict(itertools.chain(*questions(scene.shapes).values()))
         pairs = list(zip(said[::2], said[1::2], strict=True))
