@@ -6,10 +6,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 
 def launch(processes: int, *command: str, seconds: float = 300) -> str:
-    """`smalti` in so many processes: what they said on standard error. All must succeed."""
+    """`smalti` in so many processes: what they said on standard error. All must succeed; where one
+    fails, or after so many seconds, all are ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -25,12 +27,15 @@ def launch(processes: int, *command: str, seconds: float = 300) -> str:
             )
             for rank in range(processes)
         ]
-        try:
-            codes = [process.wait(seconds) for process in started]
-        finally:
-            for process in started:
-                process.kill()
+        end = time.monotonic() + seconds
+        while None in (codes := [process.poll() for process in started]):
+            if any(codes) or time.monotonic() > end:
+                break
+            time.sleep(0.05)
+        for process in started:
+            process.kill()
+            process.wait()
         said.seek(0)
         text = said.read()
-    assert not any(codes), text
+    assert codes == [0] * processes, f"{codes}: {text}"
     return text
