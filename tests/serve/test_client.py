@@ -221,6 +221,14 @@ def test_a_full_queue_is_asked_again(serve):
     assert server.state.ready
 
 
+def test_more_than_the_queue_ever_takes_cannot_be(serve):
+    server = serve("llamagen", queue=1, slots=1)
+    client = openai.OpenAI(base_url=server.url, api_key="any")
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match="2 pictures at once; at most 1 may wait"):
+            client.images.generate(prompt="0", n=2, stream=stream, timeout=20)
+
+
 def test_closing_a_stream_gives_the_picture_up(serve):
     server = serve("llamagen", slots=1)
     batching = server.state.shared[0].batching
