@@ -68,7 +68,7 @@ TURNS = (
     *("draw", "caption", "ask", "edit", "riddle", "describe"),
     *("questions", "edit", "questions", "story", "fact", "describe"),
 )
-"""Of documents: those of `TASKS` but for conversations, which mix what groups hold apart."""
+"""Of documents: all tasks but conversations, which mix what groups hold apart."""
 GROUPS = {
     "all": tuple(dict.fromkeys(TURNS)),
     "drawing": ("draw", "edit", "riddle", "story"),
