@@ -1,11 +1,13 @@
 """How well does a pipeline of text and pictures do what it is asked for? Shapes, judged exactly.
 
-    python benchmarks/unified.py PIPELINE [--count 200] [--out DIR] [setting=value ...]
+    python benchmarks/unified.py PIPELINE [--only TASK ...] [--count 200] [--out DIR]
+        [setting=value ...]
 
-Prints a JSON line with the share of right answers of each task and its 95 % interval, and how often
-the reply in a conversation, of COUNT / 4 of each task, is a picture where one is asked for and
-words where an answer is. With --out a sheet of pictures that were drawn and changed, and a list of
-questions and answers. Further words are settings of drawing and writing, such as guidance=2.
+Prints a JSON line with the share of right answers of each task and its 95 % interval; of questions
+how many of each kind are right and how many there are; and how often the reply in a conversation,
+of COUNT / 4 of each task, is a picture where one is asked for and words where an answer is. With
+--out a sheet of pictures that were drawn and changed, and a list of questions and answers. Further
+words are settings of drawing and writing, such as guidance=2.
 """
 
 from __future__ import annotations
@@ -68,9 +70,21 @@ def replied(pipe: UnifiedPipeline, task: str, count: int) -> float:
     return right / count
 
 
+def by_kind(found: list[Judged]) -> dict[str, list[int]]:
+    """Right answers and questions, by how these begin and by how many shapes the picture has."""
+    counts = dict[str, list[int]]()
+    for one in found:
+        (scene, _), (question, _), _ = one.script.parts
+        for kind in (" ".join(question.split()[:2]), f"shapes: {len(scene.shapes)}"):  # type: ignore[union-attr]
+            right, asked = counts.get(kind, (0, 0))
+            counts[kind] = [right + one.right, asked + 1]
+    return dict(sorted(counts.items()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pipeline")
+    parser.add_argument("--only", nargs="+", choices=ASKED, default=ASKED, metavar="TASK")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--out", type=Path)
     parser.add_argument("settings", nargs="*")
@@ -78,13 +92,14 @@ def main() -> None:
     named = dict(word.split("=", 1) for word in options.settings)
     settings = {name: ast.literal_eval(value) for name, value in named.items()}
     pipe = load_unified(options.pipeline)
-    found, seconds = dict[str, Any](), dict[str, float]()
-    for task in ASKED:
+    found, seconds, kinds = dict[str, Any](), dict[str, float](), dict[str, list[int]]()
+    for task in options.only:
         began = time.monotonic()
         made = judged(With(pipe, settings), task, options.count)
         seconds[task] = round(time.monotonic() - began, 1)
         right = sum(one.right for one in made)
         found[task] = [right / len(made), *interval(right, len(made))]
+        kinds = by_kind(made) if task == "ask" else kinds
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
             lines = [
@@ -97,9 +112,10 @@ def main() -> None:
                 (options.out / f"{task}.jsonl").write_text(text)
             if drawn := [one for one in made if not isinstance(one.made, str)]:
                 sheet(drawn, options.out / f"{task.replace(' ', '-')}.png")
-    replies = {task: replied(pipe, task, max(1, options.count // 4)) for task in TALKED}
+    talked = [task for task in TALKED if task in options.only]
+    replies = {task: replied(pipe, task, max(1, options.count // 4)) for task in talked}
     about = {"pipeline": pipe.fingerprint, "count": options.count, "settings": settings}
-    report(about | {"right": found, "replied": replies, "seconds": seconds})
+    report(about | {"right": found, "questions": kinds, "replied": replies, "seconds": seconds})
 
 
 if __name__ == "__main__":
