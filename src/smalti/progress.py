@@ -46,6 +46,11 @@ def say_if_long(text: str) -> None:
     _CHOSEN.append(text)
 
 
+def forget_chosen() -> None:
+    """Leave unsaid what was chosen for work that was over at once."""
+    _CHOSEN.clear()
+
+
 def say_threads() -> None:
     """Say once, where work takes long, how threads were chosen if they were, and what else was."""
     if line := threads.tell():

@@ -384,6 +384,14 @@ def test_a_dtype_that_nobody_asked_for_is_told_with_the_reason(monkeypatch, caps
     assert capsys.readouterr().err.count(told) == 1
 
 
+def test_what_a_short_command_chose_is_not_told_by_the_next(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SAID", set())
+    monkeypatch.setitem(cli.COMMANDS, "models", lambda: progress.say_if_long("dtype: chosen"))
+    cli.main(["models"])
+    progress.say_threads()
+    assert "chosen" not in capsys.readouterr().err
+
+
 def test_too_little_memory_is_one_line(monkeypatch, capsys):
     def huge() -> None:
         """More than there is."""

@@ -447,7 +447,6 @@ def test_ctrl_c_while_encoding(pipeline, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Parts, "fill", pressed)
-    monkeypatch.setattr("smalti.progress._CHOSEN", [])  # by commands before
     assert run(*command) == 130
     assert capsys.readouterr().err == "stopped; nothing was written\n"
     assert not list(tmp_path.iterdir())

@@ -30,7 +30,7 @@ from smalti.cli.talking import ask, caption, chat
 from smalti.cli.training import scaling, train
 from smalti.cli.tune import tune
 from smalti.files import check_file
-from smalti.progress import say, show
+from smalti.progress import forget_chosen, say, show
 
 
 def demo(arguments: Sequence[str]) -> None:
@@ -294,6 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         say(f"smalti {name}: {' '.join(describe_error(error).split())}")
         raise SystemExit(2) from None
+    finally:
+        forget_chosen()
 
 
 def is_of_memory(error: Exception) -> bool:
