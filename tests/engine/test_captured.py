@@ -17,7 +17,7 @@ from smalti.models import llamagen
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import ClassifierFree, Guidance
-from smalti.sampling.noise import Noise, SlotNoise
+from smalti.sampling.noise import Noise, SlotNoise, philox
 from smalti.sampling.orders import order
 from smalti.sampling.parallel import Parallel
 from smalti.sampling.pruning import Pruning
@@ -31,7 +31,8 @@ B = 2
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     """What a CPU does at every step because it need not be waited for: no mask, a check, NumPy's
-    sort."""
+    sort and words."""
+    monkeypatch.setattr("smalti.sampling.noise.random_words", philox)
     monkeypatch.setattr("smalti.models.mar.everywhere", lambda mask: False)
     monkeypatch.setattr(Watch, "see", lambda self, draw: None)
     sorted_there = lambda logits: logits.sort(descending=True).values  # noqa: E731

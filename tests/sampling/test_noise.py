@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.sampling.noise import Ahead, Noise, SlotNoise, hashed, philox, racing
+from smalti.sampling.noise import Ahead, Noise, SlotNoise, hashed, philox, racing, random_words
 
 KNOWN = [
     # the test vectors that the authors of Philox publish
@@ -24,6 +26,20 @@ def words(text: str) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
 def test_philox_known_answers(counter, key, expected):
     assert philox(words(counter), words(key)) == words(expected)
+    arrays = [[word.view(1).numpy() for word in words(text)] for text in (counter, key)]
+    assert philox(arrays[0], arrays[1]) == words(expected)
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=6, max_size=6))
+def test_a_cpu_has_the_numbers_of_other_devices(first):
+    shapes = [(1, 5, 1), (1, 1, 3), (2, 1, 1), (1, 1, 1), (2, 1, 1), (1, 1, 1)]
+    given = [
+        (torch.arange(math.prod(shape)).view(shape) * 0x10DCD + number) & 0xFFFFFFFF
+        for shape, number in zip(shapes, first, strict=True)
+    ]
+    found, expected = random_words(given[:4], given[4:]), philox(given[:4], given[4:])
+    assert all(w.shape == (2, 5, 3) and w.dtype == torch.int64 for w in found)
+    assert torch.equal(torch.stack(found), torch.stack(expected))
 
 
 def test_uniform_numbers_are_the_first_24_bits_of_their_address():

@@ -10,8 +10,9 @@ equal on every device.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,10 +25,14 @@ _GOLDEN = 0x9E3779B9 - (1 << 32)
 _MIXING = ((16, 0x7FEB352D), (15, 0x846CA68B - (1 << 32)))
 
 
-def philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
+Words = TypeVar("Words", Tensor, np.ndarray)
+
+
+def philox(counter: list[Words], key: list[Words]) -> list[Words]:
     """Philox-4x32-10: four counter words and two key words to four random words.
 
-    All are int64 tensors holding unsigned 32-bit values and are broadcast against each other.
+    All are int64 tensors, or arrays, of unsigned 32-bit values and are broadcast against each
+    other.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -42,6 +47,14 @@ def philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
         )
         k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
     return [c0, c1, c2, c3]
+
+
+def random_words(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
+    """`philox`; on a CPU by numpy's operations, which are the same and sooner begun."""
+    if not key[0].is_cpu:
+        return philox(counter, key)
+    words = philox([word.numpy() for word in counter], [word.numpy() for word in key])
+    return [torch.from_numpy(word) for word in words]
 
 
 class Noise:
@@ -82,14 +95,13 @@ class Noise:
     def _words(self, slots: Tensor, width: int, step: int | Tensor, stream: int) -> Tensor:
         """(B, n, width rounded up to fours) unsigned 32-bit words; slots (n,) or (B, n), step a
         number or (B,)."""
-        step = step.view(-1, 1, 1) if isinstance(step, Tensor) else step
-        slots = slots.to(self.seeds.device).unsqueeze(-1)  # (n, 1) or (B, n, 1)
-        element = torch.arange(math.ceil(width / 4), device=slots.device).view(1, 1, -1)
         seeds, index = self.seeds.view(-1, 1, 1), self.index.view(-1, 1, 1)
-        zero = torch.zeros_like(seeds + slots + element)
-        counter = [zero + slots, zero + (element * 2 + stream), zero + step, zero + index]
-        words = philox(counter, [seeds & _WORD, (seeds >> 32) & _WORD])
-        return torch.stack(words, -1).flatten(-2)
+        element = torch.arange(math.ceil(width / 4), device=seeds.device).view(1, 1, -1)
+        if not isinstance(step, Tensor):
+            step = torch.full_like(seeds[:1], step)
+        words = [slots.unsqueeze(-1), element * 2 + stream, step.view(-1, 1, 1), index]
+        words = [word.to(seeds) for word in (*words, seeds & _WORD, (seeds >> 32) & _WORD)]
+        return torch.stack(random_words(words[:4], words[4:]), -1).flatten(-2)
 
     def uniform(self, slots: Tensor, width: int = 0, step: int | Tensor = 0) -> Tensor:
         """Float32 numbers in [0, 1): (B, n) for slots (n,) or (B, n), or (B, n, width); step is a
