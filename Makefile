@@ -11,9 +11,10 @@ JOBS ?= auto
 demo: $(VENV)/has-emoji
 	$(BIN)/smalti demo $(DEMO)
 
-# one process for each core, a file of tests in one of them; in order, as the slow files come first
+# one process for each core, a file of tests in one of them; in order, as the slow files come first;
+# bytecode is kept for the processes that tests start, and for the next run
 test: $(VENV)/has-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TEST)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TEST)
 
 lint: $(VENV)/has-dev
 	$(BIN)/ruff check .
