@@ -6,7 +6,6 @@ import signal
 import threading
 from pathlib import Path
 
-import openai
 import pytest
 
 from builders import pipeline
@@ -23,6 +22,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_a_server_answers_and_a_signal_lets_it_finish(folder, tmp_path):
+    import openai  # takes a second, of all who collect tests
+
     keys = tmp_path / "keys"
     keys.write_text(f"anna:{hashlib.sha256(b'secret').hexdigest()}\n")
     server = Process(str(folder), "--keys", str(keys), "--log", "json", "--alias", "dall-e=shapes")

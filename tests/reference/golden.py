@@ -9,6 +9,7 @@ and folders of which nothing is compared, fail.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -42,12 +43,17 @@ def folders(family: str = "") -> list[Any]:
     if not ROOT.is_dir():
         reason = f"no golden vectors: {ROOT} does not exist (set SMALTI_GOLDEN)"
         return [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
-    paths = [
-        path.parent
-        for path in sorted(ROOT.glob("*/config.json"))
-        if family in ("", json.loads(path.read_text(encoding="utf-8")).get("family"))
-    ]
+    paths = [path for path, its in families(ROOT).items() if family in ("", its)]
     return [pytest.param(path, id=path.name) for path in paths]
+
+
+@functools.cache
+def families(root: Path) -> dict[Path, str | None]:
+    """All folders of a root, in order, and of which family each is."""
+    return {
+        path.parent: json.loads(path.read_text(encoding="utf-8")).get("family")
+        for path in sorted(root.glob("*/config.json"))
+    }
 
 
 def close(
