@@ -49,6 +49,7 @@ class Examiner:
     """What answers questions about pictures, where that is asked for."""
 
     reader: Reader | None
+    size: int | None
     skip_bad: bool
 
     @staticmethod
@@ -63,14 +64,15 @@ class Examiner:
                 else "--reader is for the metric gecko: name it with --metrics"
             )
         if options.reader is None:
-            return Examiner(None, options.skip_bad)
+            return Examiner(None, options.size, options.skip_bad)
         pipe = load_unified(options.reader, named_device(options.device), options.dtype)
-        return Examiner(Reader(pipe, seed=options.seed), options.skip_bad)
+        return Examiner(Reader(pipe, seed=options.seed), options.size, options.skip_bad)
 
     def measured(self, pictures: str | Path, how: How) -> tuple[list[Measured], dict[str, Any]]:
-        """What it says of pictures at their own size, and of each word of each prompt."""
+        """What it says of pictures, at their own size or at the one asked for, and of each word of
+        each prompt."""
         if self.reader is None:
             return [], {}
-        some = open_set(pictures, None, self.skip_bad)
+        some = open_set(pictures, self.size, self.skip_bad)
         found = judged(some, self.reader, how, say)
         return records(found, self.reader, some, how), {"gecko": [one.told() for one in found]}

@@ -29,7 +29,7 @@ from smalti.eval.report import Kind, Measured, counted
 from smalti.eval.sets import ImageSet
 from smalti.models.towers import Matcher
 from smalti.modules import fingerprint
-from smalti.progress import track
+from smalti.progress import say, track
 
 TEMPLATES = ("a photo of a {}.",)
 """Sentences that classes are put into, where captions do not name them and none are given."""
@@ -89,6 +89,17 @@ def seen(matcher: Matcher, pictures: ImageSet, batch: int = 64) -> Seen:
     return Seen(matcher, pictures, numbers, torch.cat(features))
 
 
+def features_of(matcher: Matcher, texts: Sequence[str]) -> Tensor:
+    """Unit features (T, E) of texts; a line says how many are longer than the towers read."""
+    every = dict.fromkeys(texts)
+    if cut := sum(not matcher.fits(text) for text in every):
+        say(
+            f"{cut} of {len(every)} texts are longer than the {matcher.towers.config.length} ids "
+            "that the towers read: what is behind is not read"
+        )
+    return matcher.read(texts)
+
+
 def told(pictures: ImageSet, i: int) -> str:
     """What picture i is to show, in words. Raises ValueError if the set does not say it."""
     label, classes = pictures.labels[i], pictures.classes
@@ -119,7 +130,7 @@ def zero_shot(found: Seen, how: How, templates: Sequence[str] = ()) -> list[Meas
     if wrong := next((t for t in named if "{}" not in t), None):
         raise ValueError(f"templates must have {{}} where a class is named, got {wrong!r}")
     filled = [template.replace("{}", name) for name in classes for template in named]
-    means = found.matcher.read(filled).unflatten(0, (len(classes), -1)).mean(1)
+    means = features_of(found.matcher, filled).unflatten(0, (len(classes), -1)).mean(1)
     best = (found.features @ F.normalize(means, dim=-1).T).argmax(1).numpy()
     some = "; ".join(named[:2]) + ("; ..." if len(named) > 2 else "")
     told = f"of {len(classes)} classes, each in {len(named)} sentences ({some})"
@@ -149,7 +160,7 @@ def _attributes(
     if not all(caption in CAPTIONS for caption in captions):
         return []
     every = list(CAPTIONS)
-    nearest = (found.features @ found.matcher.read(every).T).argmax(1).tolist()
+    nearest = (found.features @ features_of(found.matcher, every).T).argmax(1).tolist()
     pairs = [(CAPTIONS[every[i]], CAPTIONS[own]) for i, own in zip(nearest, captions, strict=True)]
     right = {
         name: np.array([getattr(a, name) == getattr(b, name) for a, b in pairs], np.float64)
@@ -179,7 +190,7 @@ def retrieval(found: Seen, how: How) -> list[Measured]:
     every = list(dict.fromkeys(texts))
     index = {text: i for i, text in enumerate(every)}
     own = torch.tensor([index[text] for text in texts])
-    ways = ranks(found.features, found.matcher.read(every), own)
+    ways = ranks(found.features, features_of(found.matcher, every), own)
     about = {"better": "higher", "reference": found.pictures.hash, "resampled": "reference"}
     about |= {"reference_images": len(texts)}
     told = f"{len(every)} texts of {len(texts)} pictures"
@@ -219,7 +230,7 @@ def clip_score_of(found: Seen, how: How) -> list[Measured]:
     """CLIP score of pictures and the texts that they are to show, by `told`; 0 where it is less."""
     texts = found.texts()
     every = list(dict.fromkeys(texts))
-    index, features = {text: i for i, text in enumerate(every)}, found.matcher.read(every)
+    index, features = {text: i for i, text in enumerate(every)}, features_of(found.matcher, every)
     own = features[[index[text] for text in texts]]
     values = 100 * cosine(found.features, own).numpy()
     about = {"definition": TOWERS["clip_score"].definition, "better": "higher"}
