@@ -150,6 +150,15 @@ def test_damaged_towers_are_one_line(work, capsys):
     assert "holds no text tokenizer" in mistake(capsys, "eval", broken)
 
 
+def test_towers_that_saw_everything_need_a_reference(work, capsys):
+    whole = work / "whole"
+    shutil.copytree(work / "run" / "towers", whole)
+    told = json.loads((whole / "config.json").read_text()) | {"holdout": 0.0}
+    (whole / "config.json").write_text(json.dumps(told))
+    line = "does not say what it never saw: give --reference"
+    assert line in mistake(capsys, "eval", whole, "--metrics", "retrieval")
+
+
 def test_runs_that_cannot_begin_are_one_line(work, capsys):
     for arguments, message in (
         (("--data.flip",), "captions say left and right"),
