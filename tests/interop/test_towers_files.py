@@ -134,6 +134,16 @@ def test_pixels_are_those_of_the_processor_that_transformers_takes(tmp_path):
     file.write_text('{"image_processor": {"do_rescale": false}}')
     with pytest.raises(ValueError, match="processor_config.json: do_rescale must be true"):
         load_towers(tmp_path)
+    for text, words in (
+        ('{"image_processor": [1]}', "image_processor must hold a JSON object, got"),
+        ('{"image_processor": {"image_mean": [0.5]}}', "image_mean must be three numbers, got"),
+        ('{"image_processor": {"image_std": "0.5"}}', "image_std must be three numbers, got"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=f"processor_config.json: {words}"):
+            load_towers(tmp_path)
+    file.write_text('{"image_processor": {"image_mean": 0.25}}')
+    assert load_towers(tmp_path).towers.config.mean == (0.25, 0.25, 0.25)
     file.write_text("{}")
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": null}')
     assert load_towers(tmp_path).towers.config.mean == (0.5, 0.5, 0.5)
@@ -159,6 +169,7 @@ def test_an_old_clip_ends_at_its_largest_id(tmp_path):
     ("file", "changes", "message"),
     [
         ("config.json", {"model_type": "blip"}, "one of clip, siglip, got 'blip'"),
+        ("config.json", {"text_config": [1]}, r"text_config must hold a JSON object, got \[1\]"),
         ("text_config", {"hidden_act": "relu"}, "hidden_act must be one of gelu, .*, got 'relu'"),
         ("vision_config", {"vision_use_head": False}, "vision_use_head must be True, got False"),
         ("vision_config", {"image_size": [12, 16]}, r"image_size must be square, got \[12, 16\]"),

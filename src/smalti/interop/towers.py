@@ -75,7 +75,7 @@ def config_of(told: Settings, where: str = "config.json") -> TowersConfig:
     if kind not in KINDS:
         raise ValueError(f"{where}: model_type must be one of {', '.join(KINDS)}, got {kind!r}")
     text, vision = (
-        DEFAULTS[kind][part] | dict(told.get(part) or {})
+        DEFAULTS[kind][part] | _settings(told, part, where)
         for part in ("text_config", "vision_config")
     )
     for name, wanted in (("num_channels", 3), ("vision_use_head", True)):
@@ -212,16 +212,33 @@ def pixels_of(folder: Path, mean: Numbers, std: Numbers) -> tuple[Numbers, Numbe
     transformers 5 writes it into processor_config.json, older ones into preprocessor_config.json.
     Raises ValueError naming the file for pixels that are not in [0, 1].
     """
-    told, file = dict[str, Any](), folder / "processor_config.json"
+    told, file = {}, folder / "processor_config.json"
     if file.is_file():
-        told = read_json(file).get("image_processor") or {}
+        told = _settings(read_json(file), "image_processor", str(file))
     if not told and (file := folder / "preprocessor_config.json").is_file():
         told = read_json(file)
     if told.get("do_rescale") is False:
         raise ValueError(f"{file}: do_rescale must be true, got false")
     if told.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return tuple(told.get("image_mean") or mean), tuple(told.get("image_std") or std)
+    return _three(told, "image_mean", mean, file), _three(told, "image_std", std, file)
+
+
+def _settings(told: Settings, name: str, where: str) -> dict[str, Any]:
+    """Settings inside others, {} where there are none. Raises ValueError for anything else."""
+    found = told.get(name) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: {name} must hold a JSON object, got {found!r}")
+    return found
+
+
+def _three(told: Settings, name: str, usual: Numbers, file: Path) -> Numbers:
+    """Three numbers, or one that stands for three. Raises ValueError for anything else."""
+    value = told.get(name) or usual
+    found = value if isinstance(value, list | tuple) else [value] * 3
+    if len(found) != 3 or not all(isinstance(number, int | float) for number in found):
+        raise ValueError(f"{file}: {name} must be three numbers, got {value!r}")
+    return found[0], found[1], found[2]
 
 
 def _marked(config: TowersConfig, words: Words, path: Path) -> TowersConfig:
