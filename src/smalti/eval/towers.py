@@ -10,6 +10,7 @@ apart: the caption nearest to a picture, of all that there are, must be right in
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +53,8 @@ class Seen:
 
     def measured(self, name: str, values: np.ndarray | float, how: How, **about: Any) -> Measured:
         """A record of a metric of `TOWERS`, or of a part of one such as zero_shot_colour, that is a
-        mean of values, (N,), or has no interval."""
+        mean of values, (N,), or has no interval. Numbers of what towers know compare with those of
+        other towers, those of pictures only where the same ones judge."""
         interval = None
         if isinstance(values, np.ndarray):
             interval = of_means(values, how.draws, how.seed)
@@ -65,7 +67,7 @@ class Seen:
             kind=kind,
             interval=interval,
             preparation=preparation(self.pictures),
-            extractor=fingerprint(self.matcher.towers),
+            extractor="" if kind == "matching" else fingerprint(self.matcher.towers),
             **about,
         )
 
@@ -132,7 +134,8 @@ def zero_shot(found: Seen, how: How, templates: Sequence[str] = ()) -> list[Meas
     filled = [template.replace("{}", name) for name in classes for template in named]
     means = features_of(found.matcher, filled).unflatten(0, (len(classes), -1)).mean(1)
     best = (found.features @ F.normalize(means, dim=-1).T).argmax(1).numpy()
-    some = "; ".join(named[:2]) + ("; ..." if len(named) > 2 else "")
+    mark = hashlib.sha256("\n".join(sorted(named)).encode()).hexdigest()[:8]
+    some = "; ".join(named[:2]) + (f"; ... {mark}" if len(named) > 2 else "")
     told = f"of {len(classes)} classes, each in {len(named)} sentences ({some})"
     metric = TOWERS["zero_shot"]
     about = {"better": "higher", "reference": pictures.hash, "reference_images": len(labels)}
