@@ -183,6 +183,14 @@ def test_runs_that_cannot_begin_are_one_line(work, capsys):
         (("--model.features", "8"), "features must be"),
         (("--data.source", "folder:/nowhere"), "nowhere"),
         (("--init", str(work / "run")), "it is a training run, with its towers in"),
+        (
+            ("--init", str(work / "run" / "towers"), "--model.length", "20"),
+            "model.length does nothing with --init",
+        ),
+        (
+            ("--init", str(work / "run" / "towers"), "--vocab", "700"),
+            "vocab does nothing with --init",
+        ),
     ):
         line = mistake(capsys, "train", "shapes_siglip", "--out", work / "other", *arguments)
         assert message in line, line
