@@ -188,7 +188,9 @@ def load_tokenizer(
 
 
 RELEASED = ["*.json", "*.safetensors"]
-"""The files of a released CLIP or SigLIP that are downloaded."""
+"""The files of a released CLIP, SigLIP or language model that are downloaded."""
+PICKLED = ["*.json", "pytorch_model*.bin"]
+"""Those of one that has no safetensors."""
 LEARNED = ("source", "holdout", "credit")
 """What towers say of the pictures that they learned, and whose art those are."""
 
@@ -215,7 +217,7 @@ def load_towers(
 
     place, folder = named_device(device), expand(path)
     if not folder.is_dir():
-        folder = download(str(path), RELEASED)
+        folder = released_folder(str(path))
     file = folder / FILES[0]
     if not file.is_file():
         raise ValueError(f"{folder} holds no towers: it has no {FILES[0]}{within(folder)}")
@@ -226,6 +228,13 @@ def load_towers(
     words = Words.open(folder / FOLDER)
     require_words(folder, info, words, "towers were")
     return Matcher(towers, words, info)
+
+
+def released_folder(repo: str) -> Path:
+    """The local copy of a released CLIP, SigLIP or language model of a hub repository. Raises
+    ValueError as `download` does."""
+    folder = download(repo, RELEASED)
+    return folder if any(folder.rglob("*.safetensors")) else download(repo, PICKLED)
 
 
 def load_eye(

@@ -25,6 +25,9 @@ class Colours:
         assert images.shape[1:] == (3, 4, 4) and images.dtype == torch.uint8
         return images.float().mean((2, 3))
 
+    def fits(self, text):
+        return True
+
     def read(self, texts):
         return torch.eye(3)[[COLOURS[text] for text in texts]]
 

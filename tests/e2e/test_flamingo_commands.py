@@ -182,6 +182,7 @@ def test_captions_are_told_apart_and_read_for_a_tower(
     ("recipe", "arguments", "message"),
     [
         ("shapes_sentences", ("--init", "LM", "--words", "LM"), "leave --words out"),
+        ("shapes_language", ("--init", "LM", "--model.dim", "16"), "model.dim does nothing with"),
         ("shapes_sentences", ("--init", "LM", "--lora.rank", "64"), "lora.rank must be at most"),
         ("shapes_sentences", ("--init", "LM", "--data.source", "BARE"), "has two texts, such as"),
         ("shapes_sentences", ("--init", "SEES"), "type must be one of language, sentences"),

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from builders import pipeline
 from small_systems import TOKENIZER, TRAIN, mistake, write_pictures
@@ -90,6 +91,17 @@ def test_what_a_pipeline_answers_is_measured(work, capsys):
     assert held["reference"]["name"] == "shapes-all:40@held"
     captions = report(capsys, pipe, "--metrics", "cider", "--reference", "shapes:20@held")
     assert captions["reference"]["questions"] == 5
+
+
+def test_pictures_of_several_sizes_come_to_the_one_asked_for(work, capsys):
+    pictures = work / "sizes"
+    pictures.mkdir()
+    for side in (16, 20):
+        Image.new("RGB", (side, side), "red").save(pictures / f"{side}.png")
+        (pictures / f"{side}.txt").write_text("a red circle")
+    asked = (pictures, "--reader", work / "run" / "pipeline", "--metrics", "gecko")
+    assert "--size brings all to one" in mistake(capsys, "eval", *asked)
+    assert len(report(capsys, *asked, "--size", 16)["gecko"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from builders import pipeline
 from small_systems import mistake
@@ -12,7 +13,7 @@ from smalti.cli.main import main
 from smalti.eval.clip import cmmd
 from smalti.eval.sets import open_set
 from smalti.eval.towers import seen
-from smalti.loading import load_towers
+from smalti.loading import load_towers, save_towers
 
 SMALL = (
     *("--model.size", "16", "--model.features", "16", "--train.batch", "8"),
@@ -150,6 +151,31 @@ def test_damaged_towers_are_one_line(work, capsys):
     assert "holds no text tokenizer" in mistake(capsys, "eval", broken)
 
 
+def test_towers_compare_where_they_were_asked_the_same(work, capsys):
+    shutil.copytree(work / "run" / "towers", work / "alike")
+    matcher = load_towers(work / "alike")
+    with torch.no_grad():
+        matcher.towers.vision.positions.mul_(-1)
+    save_towers(matcher, work / "alike")
+    same = ("--metrics", "zero_shot", "--reference", "shapes:9", "--templates", "a {}", "b {}")
+    for name, folder, last in (("a", "run/towers", "c"), ("b", "alike", "c"), ("c", "alike", "d")):
+        run("eval", work / folder, *same, f"{last} {{}}", "--out", work / f"{name}.json")
+    capsys.readouterr()
+    run("eval", "compare", work / "a.json", work / "b.json")
+    assert "zero_shot_9 " in capsys.readouterr().out
+    run("eval", "compare", work / "b.json", work / "c.json")
+    assert "zero_shot                    does not compare: other def" in capsys.readouterr().out
+
+
+def test_towers_that_saw_everything_need_a_reference(work, capsys):
+    whole = work / "whole"
+    shutil.copytree(work / "run" / "towers", whole)
+    told = json.loads((whole / "config.json").read_text()) | {"holdout": 0.0}
+    (whole / "config.json").write_text(json.dumps(told))
+    line = "does not say what it never saw: give --reference"
+    assert line in mistake(capsys, "eval", whole, "--metrics", "retrieval")
+
+
 def test_runs_that_cannot_begin_are_one_line(work, capsys):
     for arguments, message in (
         (("--data.flip",), "captions say left and right"),
@@ -157,6 +183,14 @@ def test_runs_that_cannot_begin_are_one_line(work, capsys):
         (("--model.features", "8"), "features must be"),
         (("--data.source", "folder:/nowhere"), "nowhere"),
         (("--init", str(work / "run")), "it is a training run, with its towers in"),
+        (
+            ("--init", str(work / "run" / "towers"), "--model.length", "20"),
+            "model.length does nothing with --init",
+        ),
+        (
+            ("--init", str(work / "run" / "towers"), "--vocab", "700"),
+            "vocab does nothing with --init",
+        ),
     ):
         line = mistake(capsys, "train", "shapes_siglip", "--out", work / "other", *arguments)
         assert message in line, line

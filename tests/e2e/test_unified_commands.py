@@ -146,6 +146,17 @@ def test_captions_beside_their_pictures_go_on(work, tmp_path, capsys):
     assert len(new.read_text().splitlines()) == 2 and len(list(new.parent.iterdir())) == 1
 
 
+def test_captions_do_not_depend_on_how_many_are_written_at_a_time(work, tmp_path, capsys):
+    pipe, pictures = work / "g" / "pipeline", write_pictures(tmp_path / "p", 4)
+    (pictures / "001.png").write_bytes(b"broken")
+    more, lines = ("--words", 4, "--text-temperature", 1), list[set[str]]()
+    for batch in (1, 3):
+        out = tmp_path / f"{batch}.jsonl"
+        said(capsys, "caption", pipe, pictures, "--out", out, "--batch", batch, *more)
+        lines.append(set(out.read_text().splitlines()))
+    assert lines[0] == lines[1] and len(lines[0]) == 3
+
+
 def test_a_conversation_goes_on_behind_what_is_no_picture(work, tmp_path, capsys, monkeypatch):
     (tmp_path / "text.png").write_text("no picture")
     monkeypatch.setattr("sys.stdin", io.StringIO(f"/image {tmp_path / 'text.png'}\nhello\n"))

@@ -64,6 +64,8 @@ def test_what_people_said_is_compared_as_the_official_code_does():
 def test_exact_match_brings_both_to_one_form():
     assert exact("The two cats.", ("2 cats",)) and exact("red", ("blue", "Red"))
     assert not exact("red cat", ("red",)) and not exact("", ("red",))
+    assert exact("a.", ("A",)), "the answer of a choice is no article"
+    assert not exact("", ("A",)) and not exact("the", ("A",))
 
 
 def test_yes_and_no():

@@ -134,6 +134,16 @@ def test_yes_and_no_have_their_own_numbers():
     assert {m.reference for m in records} == {"abc"} and records[0].kind == "reading"
     with pytest.raises(ValueError, match="answered by yes or no, got 'perhaps'"):
         measured(Answered(["?"], [("perhaps",)], ["yes"]), ["yes_no"], HOW)
+    most = Answered(["?"], [("no", "yes", "yes")], ["yes"])
+    assert values(measured(most, ["yes_no"], HOW))["yes_no_precision_1"] == 1
+
+
+def test_answers_that_a_metric_is_not_for_are_told_before_anything_is_asked(file):
+    name, reader = file({"question": "2 + 2?", "answer": "4"}), Says("4")
+    for metric, words in (("vqa", "at least 4 people"), ("yes_no", "by yes or no, got '4'")):
+        with pytest.raises(ValueError, match=words):
+            answered(reader, Questions.open(name), metrics=[metric])
+    assert not reader.asked
 
 
 def test_answers_that_nothing_equals_are_told(capsys):

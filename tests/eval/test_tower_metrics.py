@@ -17,6 +17,7 @@ from smalti.eval.towers import (
     Seen,
     clip_score_of,
     cmmd_of,
+    features_of,
     named_in,
     ranks,
     retrieval,
@@ -41,6 +42,9 @@ class Knowing:
 
     def __init__(self, texts, towers):
         self.texts, self.towers = list(texts), towers
+
+    def fits(self, text):
+        return True
 
     def read(self, texts):
         return F.one_hot(
@@ -155,6 +159,18 @@ def test_scores_are_those_of_their_formulas(matcher):
     assert apart.value == pytest.approx(cmmd(a.features, b.features), rel=1e-9)
     assert apart.interval and apart.interval[0] <= apart.value <= apart.interval[1]
     assert apart.reference == b.pictures.hash and apart.reference_images == 30
+
+
+def test_texts_that_are_cut_are_told(matcher, capsys):
+    found = seen(matcher, open_set("shapes:4", 16))
+    texts = set(found.texts())
+    assert not any(map(matcher.fits, texts)) and matcher.fits("a small")
+    for measure in (clip_score_of, retrieval):
+        measure(found, HOW)
+        told = f"{len(texts)} of {len(texts)} texts are longer than the 8 ids that the towers read"
+        assert told in capsys.readouterr().err
+    features_of(matcher, ["a small"])
+    assert not capsys.readouterr().err
 
 
 def test_pictures_without_words_or_classes_are_refused(matcher, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from smalti.interop.pickles import read_checkpoint
 from smalti.interop.towers import config_of
 from smalti.loading import is_towers, load_towers
 from smalti.text.words import Words
@@ -117,6 +118,37 @@ def test_marks_and_pixels_are_those_of_the_folder(tmp_path):
     assert (config.mean, config.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
+def test_pixels_are_those_of_the_processor_that_transformers_takes(tmp_path):
+    write(tmp_path, "siglip")
+    pixels = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    processor = transformers.SiglipImageProcessor
+    file = tmp_path / "processor_config.json"  # as transformers 5 writes it
+    for changes in ({}, {"do_normalize": False}):
+        made = processor(size={"height": 12, "width": 12}, **pixels | changes)
+        file.write_text(json.dumps({"image_processor": made.to_dict()}))
+        (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [9, 9, 9]}')
+        picture = torch.randint(256, (3, 12, 12), dtype=torch.uint8)
+        wanted = made(picture.permute(1, 2, 0).numpy(), return_tensors="pt")["pixel_values"]
+        ours = load_towers(tmp_path).towers.normalised(picture[None] / 127.5 - 1)
+        torch.testing.assert_close(ours, wanted.float(), rtol=1e-4, atol=1e-5)
+    file.write_text('{"image_processor": {"do_rescale": false}}')
+    with pytest.raises(ValueError, match="processor_config.json: do_rescale must be true"):
+        load_towers(tmp_path)
+    for text, words in (
+        ('{"image_processor": [1]}', "image_processor must hold a JSON object, got"),
+        ('{"image_processor": {"image_mean": [0.5]}}', "image_mean must be three numbers, got"),
+        ('{"image_processor": {"image_std": "0.5"}}', "image_std must be three numbers, got"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=f"processor_config.json: {words}"):
+            load_towers(tmp_path)
+    file.write_text('{"image_processor": {"image_mean": 0.25}}')
+    assert load_towers(tmp_path).towers.config.mean == (0.25, 0.25, 0.25)
+    file.write_text("{}")
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": null}')
+    assert load_towers(tmp_path).towers.config.mean == (0.5, 0.5, 0.5)
+
+
 def test_an_old_clip_ends_at_its_largest_id(tmp_path):
     theirs, words = write(tmp_path, "clip", {"eos_token_id": 2})
     assert config_of(json.loads((tmp_path / "config.json").read_text())).largest
@@ -137,6 +169,7 @@ def test_an_old_clip_ends_at_its_largest_id(tmp_path):
     ("file", "changes", "message"),
     [
         ("config.json", {"model_type": "blip"}, "one of clip, siglip, got 'blip'"),
+        ("config.json", {"text_config": [1]}, r"text_config must hold a JSON object, got \[1\]"),
         ("text_config", {"hidden_act": "relu"}, "hidden_act must be one of gelu, .*, got 'relu'"),
         ("vision_config", {"vision_use_head": False}, "vision_use_head must be True, got False"),
         ("vision_config", {"image_size": [12, 16]}, r"image_size must be square, got \[12, 16\]"),
@@ -174,3 +207,9 @@ def test_a_hub_id_is_downloaded_without_files_of_other_kinds(tmp_path, monkeypat
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     assert load_towers("someone/clip-small").towers.config.kind == "clip"
     assert asked == [("someone/clip-small", ["*.json", "*.safetensors"])]
+    state = read_checkpoint(tmp_path).state
+    for file in (*tmp_path.glob("*.safetensors"), tmp_path / "model.safetensors.index.json"):
+        file.unlink()
+    torch.save(dict(state), tmp_path / "pytorch_model.bin")  # as older repositories have it
+    assert load_towers("someone/clip-old").towers.config.kind == "clip"
+    assert asked[-1] == ("someone/clip-old", ["*.json", "pytorch_model*.bin"])

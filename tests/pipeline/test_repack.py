@@ -4,13 +4,16 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import smalti
 from builders import pipeline
 from smalti.cli.main import main
+from smalti.loading import load_unified
 from smalti.modules import fingerprint
 from smalti.pipeline.repack import repack
+from unified_pipelines import made
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,18 @@ def test_files_become_small_and_draw(folder, tmp_path, bits):
     assert marks == [fingerprint(p) for p in (pipe.tokenizer, pipe.model, pipe.text)]
     pipe.save_pretrained(tmp_path / "again")
     assert smalti.load(tmp_path / "again", device="cpu").fingerprint == pipe.fingerprint
+
+
+def test_what_only_reads_becomes_small_too(tmp_path, capsys):
+    made("flamingo").save_pretrained(tmp_path / "p")
+    main(["repack", str(tmp_path / "p"), "--dtype", "int8", "--out", str(tmp_path / "small")])
+    assert "what it costs is not measured" in capsys.readouterr().err
+    pipe, exact = (load_unified(tmp_path / name, "cpu") for name in ("small", "p"))
+    assert pipe.fingerprint != exact.fingerprint and pipe.eye is not None
+    red = Image.new("RGB", (8, 8), "red")
+    assert isinstance(pipe.ask(red, "what?", words=3), str)
+    with pytest.raises(ValueError, match="draws no pictures: it has no tokenizer"):
+        repack(tmp_path / "p", tmp_path / "o", smalti.load("smalti/emoji64").tokenizer)
 
 
 def test_a_damaged_file_is_one_line(folder, tmp_path, capsys):

@@ -128,6 +128,22 @@ def test_captions_are_those_of_each_picture_alone(pipe, photo):
     assert all(isinstance(text, str) for text in both)
 
 
+def test_an_answer_is_as_long_beside_a_longer_question_as_alone(one):
+    long = "what is it? " * 8
+    questions = [["what?\n"], [f"{long}\n"]]
+    both = one.answers(questions, words=150, text_temperature=1.0)
+    alone = [one.answers([q], first=i, words=150, text_temperature=1.0)[0]
+             for i, q in enumerate(questions)]  # fmt: skip
+    room = one.length - len(one.words.read(f"{long}\n")) - 1
+    assert both == alone and len(one.words.read(both[0])) > room
+
+
+def test_captions_have_the_numbers_of_their_pictures(one, photo):
+    settings = {"words": 5, "text_temperature": 1.0, "seed": 3}
+    whole = one.caption([photo] * 4, **settings)
+    assert one.caption([photo] * 2, first=2, batch=1, **settings) == whole[2:] != whole[:2]
+
+
 def test_an_instruction_gives_pictures(pipe, photo):
     images = pipe.instruct(photo, "make it blue", 2, seed=1)
     assert len(images) == 2 and same(*images) != at_random(pipe)

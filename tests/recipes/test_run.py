@@ -37,6 +37,15 @@ from smalti.tokenizers.base import TokenizerConfig
             {"held_out_diffusion_loss": 0.37667},
             "the diffusion loss of held-out codes is 0.377",
         ),
+        (
+            {"held_out_text": 5.5, "held_out_codes": 6.1832, "held_out_bits_per_byte": 1.25},
+            "held-out text takes 1.250 bits a byte; a position of held-out pictures loses "
+            "6.183 of codes",
+        ),
+        (  # of documents without a text that is learned
+            {"held_out_text": 5.5, "held_out_codes": 6.1832},
+            "a position of held-out pictures loses 6.183 of codes",
+        ),
     ],
 )
 def test_a_few_numbers_with_their_units(report, words):

@@ -38,6 +38,7 @@ def best(images: Sequence[Any], n: int, prompts: Sequence[str], matcher: Matcher
     import torch
 
     from smalti.data.transforms import center_crop
+    from smalti.eval.towers import features_of
 
     if not all(prompts):
         raise ValueError("--best-of is of pictures of a prompt or a class: give --text")
@@ -47,7 +48,7 @@ def best(images: Sequence[Any], n: int, prompts: Sequence[str], matcher: Matcher
         matcher.see(torch.from_numpy(np.stack(pixels[i : i + 64])).permute(0, 3, 1, 2))
         for i in range(0, len(pixels), 64)
     ]
-    fit = (torch.cat(seen) * matcher.read(prompts)).sum(1).tolist()
+    fit = (torch.cat(seen) * features_of(matcher, prompts)).sum(1).tolist()
     ranked = sorted(range(len(images)), key=lambda i: -fit[i])
     of_each = {name: iter([i for i in ranked if prompts[i] == name]) for name in set(prompts)}
     return [images[next(of_each[name])] for name in prompts[:n]]

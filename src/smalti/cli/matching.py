@@ -42,9 +42,7 @@ def of_towers(subject: str, options: Options) -> Found:
             "measured; of pictures towers judge as --towers"
         )
     matcher = load_towers(subject, named_device(options.device))
-    given = options.reference or (matcher.info.get("source") and f"{matcher.info['source']}@held")
-    if not given:
-        raise ValueError(f"{subject} does not say what it learned from: give --reference")
+    given = options.reference or unseen(subject, matcher.info)
     share = matcher.info.get("holdout") or DataConfig().holdout
     reference = open_set(given, matcher.towers.config.size, options.skip_bad, share)
     if not names:
@@ -59,6 +57,14 @@ def of_towers(subject: str, options: Options) -> Found:
     return Found(
         found, {"kind": "towers", "fingerprint": fingerprint(matcher.towers)}, given, reference
     )
+
+
+def unseen(subject: str, info: Mapping[str, Any]) -> str:
+    """The part of its source that a subject never saw. Raises ValueError if it does not say, or if
+    there is none."""
+    if not info.get("source") or not info.get("holdout"):
+        raise ValueError(f"{subject} does not say what it never saw: give --reference")
+    return f"{info['source']}@held"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smalti.cli.evaluate import Options
-from smalti.cli.matching import Found
+from smalti.cli.matching import Found, unseen
 from smalti.devices.named import named_device
 from smalti.eval.gecko import judged, records
 from smalti.eval.metrics import PROMPTED, READING, How, named
@@ -28,12 +28,10 @@ def of_answers(subject: str, options: Options) -> Found:
             f"{', '.join(wrong)}: {', '.join(READING)} are of answers and are measured alone"
         )
     pipe: Any = load_unified(subject, named_device(options.device), options.dtype)
-    given = options.reference or (pipe.info.get("source") and f"{pipe.info['source']}@held")
-    if not given:
-        raise ValueError(f"{subject} does not say what it learned from: give --reference")
-    questions = Questions.open(str(given), pipe.info.get("holdout") or DataConfig().holdout)
+    given = options.reference or unseen(subject, pipe.info)
+    questions = Questions.open(given, pipe.info.get("holdout") or DataConfig().holdout)
     how = How((), draws=options.bootstrap, seed=options.seed, batch=options.batch)
-    found = answered(Reader(pipe, seed=options.seed), questions, options.batch)
+    found = answered(Reader(pipe, seed=options.seed), questions, options.batch, names)
     about = {"kind": "reader", "fingerprint": pipe.fingerprint}
     told = [
         {"question": question, "answers": answers, "said": said}
@@ -41,7 +39,7 @@ def of_answers(subject: str, options: Options) -> Found:
     ]
     metrics = measured(found, names, how, reference=questions.documents.fingerprint())
     reference = {"name": given, "questions": len(found)}
-    return Found(metrics, about, str(given), None, {"reference": reference, "answers": told})
+    return Found(metrics, about, given, None, {"reference": reference, "answers": told})
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class Examiner:
     """What answers questions about pictures, where that is asked for."""
 
     reader: Reader | None
+    size: int | None
     skip_bad: bool
 
     @staticmethod
@@ -63,14 +62,15 @@ class Examiner:
                 else "--reader is for the metric gecko: name it with --metrics"
             )
         if options.reader is None:
-            return Examiner(None, options.skip_bad)
+            return Examiner(None, options.size, options.skip_bad)
         pipe = load_unified(options.reader, named_device(options.device), options.dtype)
-        return Examiner(Reader(pipe, seed=options.seed), options.skip_bad)
+        return Examiner(Reader(pipe, seed=options.seed), options.size, options.skip_bad)
 
     def measured(self, pictures: str | Path, how: How) -> tuple[list[Measured], dict[str, Any]]:
-        """What it says of pictures at their own size, and of each word of each prompt."""
+        """What it says of pictures, at their own size or at the one asked for, and of each word of
+        each prompt."""
         if self.reader is None:
             return [], {}
-        some = open_set(pictures, None, self.skip_bad)
+        some = open_set(pictures, self.size, self.skip_bad)
         found = judged(some, self.reader, how, say)
         return records(found, self.reader, some, how), {"gecko": [one.told() for one in found]}

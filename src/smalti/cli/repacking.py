@@ -70,14 +70,16 @@ def measured_on(folder: Path, data: str | None) -> Any:
     from smalti.eval.sets import open_set
     from smalti.loading import load
 
-    pipe = load(folder, "cpu", "float32")
+    pipe: Any = load(folder, "cpu", "float32")
     try:
+        if pipe.tokenizer is None:
+            raise ValueError(f"{folder} draws no pictures")
         size, share = pipe.tokenizer.size[0], share_of(pipe)
         return open_set(data or held_out(pipe), size, skip_bad=True, holdout=share)
     except ValueError as error:
         if data is not None:
             raise
-        say(f"what it costs is not measured: {error}")
+        say(f"what it costs is not measured: {error}".replace("--reference", "--data"))
         return None
 
 

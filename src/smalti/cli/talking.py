@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json as jsons
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -118,14 +119,22 @@ def describe(
         for at in track(range(0, len(left), batch), "describing", scale=batch, of=len(left)):
             examples = {i: read(source, i) for i in left[at : at + batch]}
             images = {i: e.image for i, e in examples.items() if e is not None}
-            found = pipe.caption(list(images.values()), seed=seed, **text.given())
-            for i, words in zip(images, found, strict=True):
-                line = {"file_name": source.key(i), "text": words}
-                file.write(jsons.dumps(line, ensure_ascii=False) + "\n")
+            for some in together(images):
+                these = [images[i] for i in some]
+                found = pipe.caption(these, first=some[0], batch=batch, seed=seed, **text.given())
+                for i, words in zip(some, found, strict=True):
+                    line = {"file_name": source.key(i), "text": words}
+                    file.write(jsons.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
-            count += len(found)
+            count += len(images)
     tell(source)
     return count
+
+
+def together(numbers: Iterable[int]) -> list[list[int]]:
+    """Numbers in their order, those that follow on each other in one list."""
+    pairs = groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    return [[number for _, number in some] for _, some in pairs]
 
 
 def captions_in(path: Path) -> tuple[set[str], bytes]:

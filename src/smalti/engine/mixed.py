@@ -166,13 +166,13 @@ def _write(
 ) -> Iterator[Event]:
     """A stretch of text of each row."""
     begin, device = begin_of(model), request.how.noise.seeds.device
-    room = min(_room(model, request, row) for row in rows)
-    if room < 1:
+    rooms = [min(request.most, _room(model, request, row)) for row in rows]
+    if (room := min(rooms)) < 1:
         raise ValueError(
             f"a document of {request.length - room} positions leaves no room for text: "
             f"the model reads {request.length}"
         )
-    length, allowed = min(request.most, room), _allowed(model, request, rows, picture).to(device)
+    length, allowed = max(rooms), _allowed(model, request, rows, picture).to(device)
     blank = Part(torch.zeros(length, dtype=torch.int64))
     context = rows_of([[*row.parts, blank] for row in rows], model.wrapping, left=True)
     writer = model.writer(context.to(device), length, allowed, request.penalty)
@@ -180,17 +180,17 @@ def _write(
         request, rows, turn, replace(request.how, filters=request.text, known=None, orders=None)
     )
     written, ends = [list[int]() for _ in rows], list[int | None]([None for _ in rows])
+    going = list(range(len(rows)))
     for step in causal.stream(writer, wish):
         new = [int(code) for code in step.codes[:, step.done - 1].cpu()]
-        for i, row in enumerate(rows):
-            if ends[i] is not None:
-                continue
+        for i in going:
             if new[i] in request.stops or new[i] == begin:
                 ends[i] = new[i]
             else:
                 written[i].append(new[i])
-                yield Wrote(row.number, written[i])
-        if None not in ends:
+                yield Wrote(rows[i].number, written[i])
+        going = [i for i in going if ends[i] is None and len(written[i]) < rooms[i]]
+        if not going:
             break
     for row, ids, end in zip(rows, written, ends, strict=True):
         if ids:

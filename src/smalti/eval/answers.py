@@ -89,8 +89,13 @@ def _compared(people: Sequence[str]) -> list[str]:
 
 
 def exact(answer: str, allowed: Sequence[str]) -> bool:
-    """Whether an answer is one of those that are right, both `normalised`."""
-    return normalised(answer) in {normalised(one) for one in allowed}
+    """Whether an answer is one of those that are right, both `normalised`; one of which nothing
+    would be left, such as the A of a choice, keeps its articles."""
+
+    def plain(text: str) -> str:
+        return normalised(text) or without_marks(text.lower()).strip()
+
+    return plain(answer) in {plain(one) for one in allowed}
 
 
 def is_yes(answer: str) -> bool:

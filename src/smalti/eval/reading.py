@@ -6,6 +6,7 @@ question, and an answer that is learned. All others ask nothing and are counted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -133,11 +134,29 @@ class Answered:
         return len(self.said)
 
 
-def answered(reader: Reads, questions: Questions, batch: int = 64) -> Answered:
-    """What a reader says to all questions. Raises ValueError if there are none."""
+def require(people: Sequence[str], metrics: Sequence[str]) -> None:
+    """Raise ValueError for answers to a question that a metric is not for, naming what it needs."""
+    if "vqa" in metrics:
+        vqa_accuracy("", people)
+    if "yes_no" in metrics and normalised(said := usual(people)) not in ("yes", "no"):
+        raise ValueError(f"yes_no is of questions answered by yes or no, got {said!r}")
+
+
+def usual(people: Sequence[str]) -> str:
+    """The most frequent of several answers, the first of those."""
+    return Counter(people).most_common(1)[0][0]
+
+
+def answered(
+    reader: Reads, questions: Questions, batch: int = 64, metrics: Sequence[str] = ()
+) -> Answered:
+    """What a reader says to all questions. Raises ValueError if there are none, and as `require`
+    does, for the first of those that would be asked next."""
     found, count = Answered([], [], []), len(questions)
     for at in track(range(0, count, batch), "asking", scale=batch, of=count):
         known = questions.some(at, batch)
+        for one in known:
+            require(one.answers, metrics)
         found.said.extend(reader.read([one.asked for one in known]))
         found.asked.extend(one.asked.text for one in known)
         found.answers.extend(one.answers for one in known)
@@ -151,8 +170,10 @@ def answered(reader: Reads, questions: Questions, batch: int = 64) -> Answered:
 def measured(found: Answered, metrics: Sequence[str], how: How, **about: Any) -> list[Measured]:
     """The metrics of `READING`; `about` are further fields of their records.
 
-    Raises ValueError for answers that a metric is not for, naming what it needs.
+    Raises ValueError as `require` does.
     """
+    for people in found.answers:
+        require(people, metrics)
     records = list[Measured]()
     about |= {"images": len(found), "kind": "reading", "better": "higher"}
     about |= {"resampled": "reference", "reference_images": len(found)}
@@ -185,11 +206,9 @@ def _values(metric: str, found: Answered) -> np.ndarray:
 
 
 def _yes_no(found: Answered, how: How, told: str, about: dict[str, Any]) -> Iterator[Measured]:
-    """Precision, recall and F1 of yes. Raises ValueError for questions with other answers."""
-    right = [people[0] for people in found.answers]
-    if wrong := next((one for one in right if normalised(one) not in ("yes", "no")), None):
-        raise ValueError(f"yes_no is of questions answered by yes or no, got {wrong!r}")
-    said, truth = np.array([is_yes(one) for one in found.said]), np.array(list(map(is_yes, right)))
+    """Precision, recall and F1 of yes."""
+    said = np.array([is_yes(one) for one in found.said])
+    truth = np.array([is_yes(usual(people)) for people in found.answers])
 
     def value(name: str, times: np.ndarray) -> float:
         return yes_no(np.repeat(said, times).tolist(), np.repeat(truth, times).tolist())[name]

@@ -10,6 +10,7 @@ apart: the caption nearest to a picture, of all that there are, must be right in
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from smalti.eval.report import Kind, Measured, counted
 from smalti.eval.sets import ImageSet
 from smalti.models.towers import Matcher
 from smalti.modules import fingerprint
-from smalti.progress import track
+from smalti.progress import say, track
 
 TEMPLATES = ("a photo of a {}.",)
 """Sentences that classes are put into, where captions do not name them and none are given."""
@@ -52,7 +53,8 @@ class Seen:
 
     def measured(self, name: str, values: np.ndarray | float, how: How, **about: Any) -> Measured:
         """A record of a metric of `TOWERS`, or of a part of one such as zero_shot_colour, that is a
-        mean of values, (N,), or has no interval."""
+        mean of values, (N,), or has no interval. Numbers of what towers know compare with those of
+        other towers, those of pictures only where the same ones judge."""
         interval = None
         if isinstance(values, np.ndarray):
             interval = of_means(values, how.draws, how.seed)
@@ -65,7 +67,7 @@ class Seen:
             kind=kind,
             interval=interval,
             preparation=preparation(self.pictures),
-            extractor=fingerprint(self.matcher.towers),
+            extractor="" if kind == "matching" else fingerprint(self.matcher.towers),
             **about,
         )
 
@@ -87,6 +89,17 @@ def seen(matcher: Matcher, pictures: ImageSet, batch: int = 64) -> Seen:
         numbers += some.numbers.tolist()
         features.append(matcher.see(some.images))
     return Seen(matcher, pictures, numbers, torch.cat(features))
+
+
+def features_of(matcher: Matcher, texts: Sequence[str]) -> Tensor:
+    """Unit features (T, E) of texts; a line says how many are longer than the towers read."""
+    every = dict.fromkeys(texts)
+    if cut := sum(not matcher.fits(text) for text in every):
+        say(
+            f"{cut} of {len(every)} texts are longer than the {matcher.towers.config.length} ids "
+            "that the towers read: what is behind is not read"
+        )
+    return matcher.read(texts)
 
 
 def told(pictures: ImageSet, i: int) -> str:
@@ -119,9 +132,10 @@ def zero_shot(found: Seen, how: How, templates: Sequence[str] = ()) -> list[Meas
     if wrong := next((t for t in named if "{}" not in t), None):
         raise ValueError(f"templates must have {{}} where a class is named, got {wrong!r}")
     filled = [template.replace("{}", name) for name in classes for template in named]
-    means = found.matcher.read(filled).unflatten(0, (len(classes), -1)).mean(1)
+    means = features_of(found.matcher, filled).unflatten(0, (len(classes), -1)).mean(1)
     best = (found.features @ F.normalize(means, dim=-1).T).argmax(1).numpy()
-    some = "; ".join(named[:2]) + ("; ..." if len(named) > 2 else "")
+    mark = hashlib.sha256("\n".join(sorted(named)).encode()).hexdigest()[:8]
+    some = "; ".join(named[:2]) + (f"; ... {mark}" if len(named) > 2 else "")
     told = f"of {len(classes)} classes, each in {len(named)} sentences ({some})"
     metric = TOWERS["zero_shot"]
     about = {"better": "higher", "reference": pictures.hash, "reference_images": len(labels)}
@@ -149,7 +163,7 @@ def _attributes(
     if not all(caption in CAPTIONS for caption in captions):
         return []
     every = list(CAPTIONS)
-    nearest = (found.features @ found.matcher.read(every).T).argmax(1).tolist()
+    nearest = (found.features @ features_of(found.matcher, every).T).argmax(1).tolist()
     pairs = [(CAPTIONS[every[i]], CAPTIONS[own]) for i, own in zip(nearest, captions, strict=True)]
     right = {
         name: np.array([getattr(a, name) == getattr(b, name) for a, b in pairs], np.float64)
@@ -179,7 +193,7 @@ def retrieval(found: Seen, how: How) -> list[Measured]:
     every = list(dict.fromkeys(texts))
     index = {text: i for i, text in enumerate(every)}
     own = torch.tensor([index[text] for text in texts])
-    ways = ranks(found.features, found.matcher.read(every), own)
+    ways = ranks(found.features, features_of(found.matcher, every), own)
     about = {"better": "higher", "reference": found.pictures.hash, "resampled": "reference"}
     about |= {"reference_images": len(texts)}
     told = f"{len(every)} texts of {len(texts)} pictures"
@@ -219,7 +233,7 @@ def clip_score_of(found: Seen, how: How) -> list[Measured]:
     """CLIP score of pictures and the texts that they are to show, by `told`; 0 where it is less."""
     texts = found.texts()
     every = list(dict.fromkeys(texts))
-    index, features = {text: i for i, text in enumerate(every)}, found.matcher.read(every)
+    index, features = {text: i for i, text in enumerate(every)}, features_of(found.matcher, every)
     own = features[[index[text] for text in texts]]
     values = 100 * cosine(found.features, own).numpy()
     about = {"definition": TOWERS["clip_score"].definition, "better": "higher"}

@@ -22,6 +22,7 @@ from smalti.modules import assemble
 from smalti.text.words import Words
 
 Settings = Mapping[str, Any]
+Numbers = tuple[float, float, float]
 
 KINDS = {"clip": "clip", "siglip": "siglip"}
 """What a `model_type` stands for."""
@@ -58,7 +59,7 @@ PIXELS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
-"""Mean and deviation of pixels, where no preprocessor_config.json says them."""
+"""Mean and deviation of pixels, where a folder does not say them."""
 OLD_STOP = 2
 """The id of the end in old files of CLIP, which stands for the largest id of a text."""
 
@@ -74,7 +75,7 @@ def config_of(told: Settings, where: str = "config.json") -> TowersConfig:
     if kind not in KINDS:
         raise ValueError(f"{where}: model_type must be one of {', '.join(KINDS)}, got {kind!r}")
     text, vision = (
-        DEFAULTS[kind][part] | dict(told.get(part) or {})
+        DEFAULTS[kind][part] | _settings(told, part, where)
         for part in ("text_config", "vision_config")
     )
     for name, wanted in (("num_channels", 3), ("vision_use_head", True)):
@@ -197,18 +198,47 @@ def load_released(path: Path) -> Matcher:
     file = path / "config.json"
     config = config_of(read_json(file), str(file))
     words = Words.open(path)
-    config = _marked(_pixels(config, path), words, path)
+    mean, std = pixels_of(path, config.mean, config.std)
+    config = _marked(replace(config, mean=mean, std=std), words, path)
     state = towers_state(read_checkpoint(path).state)
     towers = assemble(Towers, config, state, str(path), torch.float32)
     return Matcher(towers, words)
 
 
-def _pixels(config: TowersConfig, path: Path) -> TowersConfig:
-    """The configuration with the mean and deviation that a folder says."""
-    file = path / "preprocessor_config.json"
-    told = read_json(file) if file.is_file() else {}
-    mean, std = (told.get(f"image_{name}", getattr(config, name)) for name in ("mean", "std"))
-    return replace(config, mean=tuple(mean), std=tuple(std))
+def pixels_of(folder: Path, mean: Numbers, std: Numbers) -> tuple[Numbers, Numbers]:
+    """What a folder takes from red, green and blue in [0, 1], and what it divides them by: `mean`
+    and `std` where it does not say.
+
+    transformers 5 writes it into processor_config.json, older ones into preprocessor_config.json.
+    Raises ValueError naming the file for pixels that are not in [0, 1].
+    """
+    told, file = {}, folder / "processor_config.json"
+    if file.is_file():
+        told = _settings(read_json(file), "image_processor", str(file))
+    if not told and (file := folder / "preprocessor_config.json").is_file():
+        told = read_json(file)
+    if told.get("do_rescale") is False:
+        raise ValueError(f"{file}: do_rescale must be true, got false")
+    if told.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return _three(told, "image_mean", mean, file), _three(told, "image_std", std, file)
+
+
+def _settings(told: Settings, name: str, where: str) -> dict[str, Any]:
+    """Settings inside others, {} where there are none. Raises ValueError for anything else."""
+    found = told.get(name) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: {name} must hold a JSON object, got {found!r}")
+    return found
+
+
+def _three(told: Settings, name: str, usual: Numbers, file: Path) -> Numbers:
+    """Three numbers, or one that stands for three. Raises ValueError for anything else."""
+    value = told.get(name) or usual
+    found = value if isinstance(value, list | tuple) else [value] * 3
+    if len(found) != 3 or not all(isinstance(number, int | float) for number in found):
+        raise ValueError(f"{file}: {name} must be three numbers, got {value!r}")
+    return found[0], found[1], found[2]
 
 
 def _marked(config: TowersConfig, words: Words, path: Path) -> TowersConfig:

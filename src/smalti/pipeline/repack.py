@@ -34,15 +34,15 @@ def repack(
     """Write the pipeline of a folder to another one, `out`, with a `tokenizer` in the place of its
     own, or with weights of fewer `bits`; all else is copied byte for byte.
 
-    Raises ValueError for a pipeline that draws nothing, if the tokenizer gives other codes, if a
-    part does not belong to the others, and, naming what is there, if `out` holds something else
-    than a pipeline.
+    Raises ValueError for a tokenizer where nothing is drawn, if it gives other codes, if a part
+    does not belong to the others, and, naming what is there, if `out` holds something else than a
+    pipeline.
     """
     if out.resolve() == pipeline.resolve():
         raise ValueError(f"{out} is the pipeline itself: give another folder")
     check_pipeline(out)
     info = read_json(pipeline / "pipeline.json")
-    if not (pipeline / "tokenizer" / "config.json").is_file():
+    if tokenizer is not None and not (pipeline / "tokenizer" / "config.json").is_file():
         raise ValueError(f"{pipeline} draws no pictures: it has no tokenizer")
     changed = dict[str, str]()  # marks of parts, as they were and as they are
     with filling(out) as temporary:

@@ -195,14 +195,20 @@ class UnifiedPipeline(GoingOn):
         return self.answers([pieces], seed=seed, **settings)[0]
 
     def caption(
-        self, images: Sequence[Piece], *, batch: int = 16, seed: int = 0, **settings: Any
+        self,
+        images: Sequence[Piece],
+        *,
+        first: int = 0,
+        batch: int = 16,
+        seed: int = 0,
+        **settings: Any,
     ) -> list[str]:
-        """Describe each picture."""
+        """Describe each picture; picture i is number first + i of the request `seed`."""
         found = list[str]()
         for at in range(0, len(images), batch):
             some = [as_picture(image) for image in images[at : at + batch]]
             asked = [self.phrases.put(self.phrases.caption, pictures=[image]) for image in some]
-            found += self.answers(asked, seed=seed, first=at, **settings)
+            found += self.answers(asked, seed=seed, first=first + at, **settings)
         return found
 
     def instruct(

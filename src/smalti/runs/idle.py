@@ -9,14 +9,18 @@ from typing import Any
 from smalti import modules
 from smalti.config import read_json, to_dict
 from smalti.data.token_cache import TokenCache
+from smalti.files import expand
+from smalti.interop.towers import KINDS, config_of
 from smalti.loading import pipeline_folder, tokenizer_at
+from smalti.models.towers import TowersConfig
 from smalti.modules import tokenizer_folder
 from smalti.recipes.base import (
     GeneratorRecipe,
+    LanguageRecipe,
     Recipe,
     TextRecipe,
     TokenizerRecipe,
-    UnifiedRecipe,
+    TowersRecipe,
 )
 from smalti.runs.finetune import RATES
 from smalti.text.words import FOLDER, Words
@@ -59,15 +63,17 @@ def idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def begun(recipe: Recipe, init: str) -> dict[str, Any]:
-    """What a pipeline or tokenizer decides that the run goes on from, by the fields of the recipe;
-    nothing where it is another kind or cannot be opened, of which the run says why."""
+    """What a pipeline, tokenizer, towers or language model decide that the run goes on from, by the
+    fields of the recipe; nothing where it is another kind or cannot be opened, of which the run
+    says why."""
     try:
         if isinstance(recipe, TokenizerRecipe):
             folder = tokenizer_at(init)
             folder = folder if folder.is_dir() else tokenizer_folder(pipeline_folder(init))
             return {"model": _config(folder, recipe.model)}
-        if not isinstance(recipe, GeneratorRecipe | UnifiedRecipe):
-            return {}
+        if isinstance(recipe, TowersRecipe | LanguageRecipe):
+            folder = expand(init)
+            return {"model": _config(folder, recipe.model), "vocab": Words.open(folder).vocab}
         folder = pipeline_folder(init)
         about = read_json(folder / "pipeline.json")
         found = {name: about[name] for name in ("sampling", "writing") if name in about}
@@ -94,7 +100,10 @@ def _config(folder: Path, mine: Any) -> Any:
     """The configuration of the module in a folder; {} if it is of another kind than `mine`."""
     file = folder / "config.json"
     told = read_json(file) if file.is_file() else {}
+    if told.get("model_type") in KINDS and type(mine) is TowersConfig:
+        return to_dict(config_of(told, str(file)))
     tables = (modules.MODELS, modules.TOKENIZERS, modules.UNIFIED, modules.TEXT)
+    tables += (modules.TOWERS, modules.LANGUAGES)
     known = (table[told["type"]] for table in tables if told.get("type") in table)
     return told.get("config") if any(entry.config is type(mine) for entry in known) else {}
 

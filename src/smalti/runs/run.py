@@ -108,11 +108,14 @@ def ending(recipe: Recipe, out: Path, report: Report) -> str:
 
 def measured(report: Report) -> str:
     """The numbers of a report that say most, in words."""
+    told = {k.removeprefix("held_out_"): v for k, v in report.items() if k in PICTURES}
+    pictures = ", ".join(f"{value:.3f} of {name}" for name, value in told.items())
+    about = f"a position of held-out pictures loses {pictures}" if pictures else ""
     if "held_out_bits_per_byte" in report:
-        told = {k.removeprefix("held_out_"): v for k, v in report.items() if k in PICTURES}
-        pictures = ", ".join(f"{value:.3f} of {name}" for name, value in told.items())
-        about = f"; a position of held-out pictures loses {pictures}" if pictures else ""
-        return f"held-out text takes {report['held_out_bits_per_byte']:.3f} bits a byte{about}"
+        text = f"held-out text takes {report['held_out_bits_per_byte']:.3f} bits a byte"
+        return f"{text}; {about}" if about else text
+    if about:  # no held-out document has a text that is learned
+        return about
     if "held_out_image_to_text_1" in report:
         found = (report[f"held_out_{way}_1"] for way in ("image_to_text", "text_to_image"))
         right, back = found

@@ -15,9 +15,8 @@ from smalti.devices.named import named_device
 from smalti.files import expand
 from smalti.interop import language as released
 from smalti.loading import (
-    RELEASED,
-    download,
     is_unified,
+    released_folder,
     require_words,
     save_with_words,
     within,
@@ -68,7 +67,7 @@ def load_language(
     """
     place, folder = named_device(device), expand(path)
     if not folder.is_dir():
-        folder = download(str(path), RELEASED)
+        folder = released_folder(str(path))
     if is_unified(folder):
         model, info = load_module(folder / "model", modules.UNIFIED, place, verify=verify)
         found = dict(model.named_children()).get("language")

@@ -30,7 +30,7 @@ from smalti.interop.projects.llamagen import vq_sizes, vq_state
 from smalti.interop.projects.var import vae_state
 from smalti.interop.saved import Dtype
 from smalti.interop.tensor_shapes import count, shape
-from smalti.interop.towers import GELU, towers_state
+from smalti.interop.towers import GELU, pixels_of, towers_state
 from smalti.models.eye import TowerEye, TowerEyeConfig
 from smalti.models.janus import Janus, JanusConfig
 from smalti.models.towers import TowerConfig
@@ -212,7 +212,8 @@ def eye_sizes(checkpoint: Checkpoint, options: JanusFiles) -> TowerEyeConfig:
     tower = checkpoint._replace(state=eye_state(checkpoint.state))
     dim, _, patch, _ = shape(tower, "tower.patches.weight", 4, NAME)
     places, _ = shape(tower, "tower.positions", 2, NAME)
-    mean, std = pixels(checkpoint.path)
+    path, half = checkpoint.path, (0.5, 0.5, 0.5)
+    mean, std = pixels_of(path if path.is_dir() else path.parent, half, half)
     return TowerEyeConfig(
         size=math.isqrt(places) * patch,
         patch=patch,
@@ -235,14 +236,6 @@ def act_of(told: Mapping[str, Any], where: str) -> Any:
     if act not in GELU:
         raise ValueError(f"{where}: hidden_act must be one of {', '.join(GELU)}, got {act!r}")
     return GELU[act]
-
-
-def pixels(path: Path) -> tuple[Any, Any]:
-    """Mean and deviation of pixels, as the folder says them."""
-    file = (path if path.is_dir() else path.parent) / "preprocessor_config.json"
-    told = read_json(file) if file.is_file() else {}
-    half = (0.5, 0.5, 0.5)
-    return tuple(told.get("image_mean") or half), tuple(told.get("image_std") or half)
 
 
 def model_sizes(checkpoint: Checkpoint, options: JanusFiles, codes: VQGANConfig) -> JanusConfig:
