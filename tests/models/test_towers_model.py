@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from smalti.models.towers import Matcher, TowerConfig, Towers, TowersConfig, tiny
 from smalti.text.words import Words
@@ -32,6 +33,16 @@ def test_features_have_length_1_and_every_weight_a_gradient(kind):
     target = torch.randn(3, 3)
     (model.logits(pictures, texts) * target).sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_pairs_are_compared_in_float32_within_autocast(kind):
+    model, features = towers(kind), F.normalize(torch.randn(2, 5, 16), dim=-1)
+    expected = model.logits(*features)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.logits(*features)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.config import check
+from smalti.nn.cosines import cosines
 from smalti.nn.linear import Linear
 from smalti.nn.vision import Block, TowerConfig, VisionTower
 from smalti.text.words import Words
@@ -200,7 +201,7 @@ class Towers(nn.Module):
 
     def logits(self, pictures: Tensor, texts: Tensor) -> Tensor:
         """Unit features (B, E) and (C, E) to how well each pair matches, (B, C)."""
-        logits = self.scale.exp() * pictures @ texts.T
+        logits = self.scale.exp() * cosines(pictures, texts)
         return logits if self.bias is None else logits + self.bias
 
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from smalti.arguments import an
 from smalti.config import check
+from smalti.nn.cosines import cosines
 from smalti.nn.linear import Linear
 from smalti.text.byte_words import ByteEncoder, BytesConfig
 from smalti.text.encoders import TextEncoder
@@ -121,6 +122,6 @@ def contrastive_loss(
     if not len(pictures):
         nothing = (pictures.sum() + texts.sum()) * scale
         return nothing if bias is None else nothing + 0 * bias, scale.new_zeros(())
-    logits = scale * pictures @ texts.T
+    logits = scale * cosines(pictures, texts)
     loss = softmax_loss(logits) if bias is None else sigmoid_loss(logits + bias)
     return loss, nearest(logits)

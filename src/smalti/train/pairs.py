@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from smalti.config import check
 from smalti.data.transforms import to_float
+from smalti.nn.cosines import cosines
 from smalti.train.base import Batch, Losses, Objective
 
 LARGEST = math.log(100)
@@ -103,7 +104,7 @@ class Captions(Objective):
     def forward(self, batch: Batch, step: int) -> Losses:
         ids, others = batch["text_tokens"], batch["other_tokens"]
         texts, same = gathered(self.model.read(ids)), equal(together(ids))  # (B, C), (B, B)
-        logits = self.config.scale * texts @ gathered(self.model.read(others)).T
+        logits = self.config.scale * cosines(texts, gathered(self.model.read(others)))
         loss, right = one_way_loss(logits, same), nearest(logits, same)
         logs = {"loss": loss.detach(), "retrieval": right}
         return Losses({"model": loss}, logs)
