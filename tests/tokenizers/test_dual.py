@@ -94,6 +94,20 @@ def test_the_first_level_alone_does_not_see_the_second(model, images):
     assert (model.preview(codes, 1) - model.decode(codes)).abs().max() > 1e-2
 
 
+def test_a_picture_begins_as_one_of_pixels_alone_and_learns_from_both(images):
+    torch.manual_seed(0)
+    model = DualTokenizer(tiny())
+    codes, other = model.encode(images), model.encode(images.flip(3))
+    mixed = torch.cat((other[:, :4], codes[:, 4:]), 1)
+    assert not torch.equal(mixed, codes)
+    before = model.decode(codes)
+    torch.testing.assert_close(model.decode(mixed), before)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    (model.decode(codes) - images).square().mean().backward()
+    optimizer.step()
+    assert (model.decode(mixed) - model.decode(codes)).abs().max() > 1e-4
+
+
 def test_the_vit_does_not_learn(model, images):
     assert not any(p.requires_grad for p in model.vit.parameters())
     out = model.train()(images)

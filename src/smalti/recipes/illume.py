@@ -96,8 +96,8 @@ def small_pixels(latent: int) -> PixelConfig:
 
 
 def shapes_dual() -> DualRecipe:
-    """A small tokenizer of two levels, 32 pixels to 4 x 4 codes of what a SigLIP sees and 8 x 8 of
-    pixels, each out of 512.
+    """A small tokenizer of two levels, 32 pixels to 4 x 4 codes out of 4,096 of what a SigLIP sees
+    and 8 x 8 out of 512 of pixels.
 
     smalti train shapes_siglip --out runs/siglip
     smalti train shapes_dual --towers runs/siglip/towers --out runs/dual
@@ -112,10 +112,11 @@ def shapes_dual() -> DualRecipe:
             layers=1,
             decoder_layers=1,
             heads=3,
-            semantic_vocab=512,
-            semantic_dim=8,
+            semantic_vocab=4096,
+            semantic_dim=16,
             pixel_vocab=512,
             pixel_dim=8,
+            rotate=True,
             encoder=small_pixels(8),
             decoder=small_pixels(16),
         ),
@@ -125,7 +126,7 @@ def shapes_dual() -> DualRecipe:
 
 
 def shapes_semantic() -> DualRecipe:
-    """A small tokenizer of what a SigLIP sees alone, 32 pixels to 8 x 8 codes out of 512, as
+    """A small tokenizer of what a SigLIP sees alone, 32 pixels to 8 x 8 codes out of 4,096, as
     ILLUME's, with a decoder of convolutions.
 
     smalti train shapes_siglip --out runs/siglip

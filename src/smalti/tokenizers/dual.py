@@ -6,9 +6,9 @@ for pixels it is the semantic tokenizer of ILLUME (Wang, Lu et al. 2024, arXiv:2
 
 Unusual: the first codes are of features of a ViT that was made to understand, and a decoder of
 their own gives these features back; the second are of a network of convolutions. The picture is
-made of both, the semantic ones spread over the grid of the others. Positions are those of the
-semantic grid, then those of the pixel grid; codes are numbered through, those of pixels behind
-those of meaning.
+made of both, the semantic ones spread over the grid of the others; before training it is made of
+the second alone. Positions are those of the semantic grid, then those of the pixel grid; codes are
+numbered through, those of pixels behind those of meaning.
 
 ILLUME draws by a diffusion model that reads its codes; here a decoder of convolutions stands for
 that.
@@ -30,6 +30,7 @@ from smalti.arguments import by
 from smalti.codes import TokenSpec
 from smalti.config import check
 from smalti.nn.frozen_vit import FrozenViT, FrozenViTConfig
+from smalti.nn.guided import GuidedNorm
 from smalti.nn.linear import Linear
 from smalti.nn.rope import rope_2d_halves
 from smalti.nn.vision import Block, TowerConfig
@@ -203,6 +204,16 @@ class DualTokenizer(ImageTokenizer):
             self.pixel_quantize = SimVQ(config.pixel_vocab, config.pixel_dim, config.rotate)
         self.post_quant_conv = nn.Conv2d(config.guide, config.decoder.latent, 1)
         self.decoder = PixelDecoder(config.decoder, config.guide)
+        if config.pixel_vocab:
+            self.begin_with_pixels()
+
+    @torch.no_grad()
+    def begin_with_pixels(self) -> None:
+        """Have the decoder begin as one of pixel codes alone. What semantic codes add is learned:
+        heard from the start they make the picture worse for as long as it trains."""
+        norms = [m for m in self.decoder.modules() if isinstance(m, GuidedNorm)]
+        for conv in (self.post_quant_conv, *(c for m in norms for c in (m.scale, m.shift))):
+            conv.weight[:, : self.config.semantic_dim] = 0
 
     def see_with(self, towers: nn.Module) -> None:
         """Take the weights of the tower that sees of towers whose configuration `seeing` was
