@@ -275,7 +275,7 @@ def test_a_stop_ends_and_no_picture_comes_that_does_not_fit(model: Unified):
     assert [p.content.tolist() for p in finished(model, short)[0]] == [[3, 3, 3]]
     stopped = asked(model, [document], most=3, pictures=0, stops=(3,))
     events = list(mixed.stream(model, stopped))
-    assert [(e.part.content.tolist(), e.last) for e in events] == [([], True)]  # type: ignore[union-attr]
+    assert [(e.part.content.tolist(), e.cut) for e in events] == [([], False)]  # type: ignore[union-attr]
 
 
 @draws

@@ -118,8 +118,8 @@ def test_a_text_behind_a_picture_keeps_its_blank(tokenizer, monkeypatch):
     pipeline = UnifiedPipeline(tokenizer, build(entry.module, config), words)
     text, spec = torch.tensor([2, 3]), tokenizer.spec
     picture = Part(spec.empty(1)[0], spec)
-    events = [Wrote(0, [2, 3]), Finished(0, Part(text), False), Finished(0, picture, False)]
-    events += [Wrote(0, [2, 3]), Finished(0, Part(text), True), Finished(1, Part(text), True)]
+    events = [Wrote(0, [2, 3]), Finished(0, Part(text)), Finished(0, picture)]
+    events += [Wrote(0, [2, 3]), Finished(0, Part(text)), Finished(1, Part(text))]
     monkeypatch.setattr("smalti.engine.mixed.stream", lambda model, request: iter(events))
     found = pipeline.events([[Part(text)]] * 2, Wish())
     texts = [(said.row, said.text) for said in found if isinstance(said, Said)]

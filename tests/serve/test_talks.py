@@ -76,7 +76,26 @@ def test_a_reply_is_streamed(client):
     chunks = list(ask(client, "draw", temperature=1.0, stream=True))
     text = "".join(c.choices[0].delta.content or "" for c in chunks)
     assert "".join(text.split()) == "".join(whole.split())
-    assert chunks[-1].choices[0].finish_reason == "stop" and chunks[0].object.endswith("chunk")
+    assert chunks[0].object.endswith("chunk")
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_why_a_reply_ends_is_said(client, talker, monkeypatch, stops):
+    """By an id that ends it, or because it may have no more words."""
+    model, logits = talker.pipeline.model, talker.pipeline.model.logits
+    (stop,) = model.marks.stops
+
+    def biased(h):
+        found = logits(h).clone()
+        found[..., stop] += 1e4 if stops else -1e4
+        return found
+
+    monkeypatch.setattr(model, "logits", biased)
+    expected = "stop" if stops else "length"
+    more = {"extra_body": {"pictures": 0}, "max_tokens": 3}
+    assert ask(client, "hello", **more).choices[0].finish_reason == expected
+    *_, last = ask(client, "hello", stream=True, **more)
+    assert last.choices[0].finish_reason == expected
 
 
 def test_pictures_of_a_text(client, talker):

@@ -96,8 +96,8 @@ class Finished(NamedTuple):
 
     row: int
     part: Part
-    last: bool
-    """Whether the document ends here, by an id that stops it."""
+    cut: bool = False
+    """Whether the document ends here because nothing more fits, not by an id that stops it."""
 
 
 Event = Wrote | Drawing | Finished
@@ -199,9 +199,8 @@ def _write(
         begun = end is not None and end == begin
         row.turn = "picture" if begun and fits else "done"
         if ids or not begun:
-            yield Finished(
-                row.number, row.parts[-1] if ids else blank_text(), end not in (None, begin)
-            )
+            cut = end is None or begun and not fits
+            yield Finished(row.number, row.parts[-1] if ids else blank_text(), cut)
 
 
 def _allowed(model: MixedModel, request: MixedRequest, rows: list[_Row], picture: Part) -> Tensor:
@@ -250,7 +249,7 @@ def _draw(
     for row, codes in zip(rows, step.codes.clone().cpu(), strict=True):
         row.parts.append(Part(codes, model.spec, learned=False))
         row.pictures, row.turn, row.fresh = row.pictures - 1, "text", False
-        yield Finished(row.number, row.parts[-1], False)
+        yield Finished(row.number, row.parts[-1])
 
 
 def _request(

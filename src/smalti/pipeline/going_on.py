@@ -35,6 +35,8 @@ class Said(NamedTuple):
     row: int
     text: str
     whole: bool
+    cut: bool = False
+    """Whether it ends because nothing more fits."""
 
 
 class Shown(NamedTuple):
@@ -139,7 +141,8 @@ class GoingOn(CodedPipeline):
                         yield Shown(row, image, False, step.done, step.total)
                 elif event.part.spec is None:
                     ids = event.part.content.tolist()
-                    yield Said(event.row, words.write(ids, True, event.row not in behind), True)
+                    text = words.write(ids, True, event.row not in behind)
+                    yield Said(event.row, text, True, event.cut)
                 else:
                     behind.add(event.row)
                     (image,) = to_pil(self.decode(event.part.content[None], spec))

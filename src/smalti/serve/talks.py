@@ -184,16 +184,18 @@ async def _whole(request: Request, reply: Reply, about: dict[str, Any]) -> Respo
     """A reply in one answer."""
 
     async def collected() -> dict[str, Any]:
-        texts, images = list[str](), list[dict[str, Any]]()
+        texts, images, reason = list[str](), list[dict[str, Any]](), "stop"
         async for event in reply.events():
             if not event.whole:
                 continue
             if isinstance(event, Said):
                 texts.append(event.text.strip())
+                reason = reason_of(event)
             else:
                 images.append(await asyncio.to_thread(_part, event))
         message = {"role": "assistant", "content": "\n".join(t for t in texts if t)}
-        return message | ({"images": images} if images else {})
+        message |= {"images": images} if images else {}
+        return {"index": 0, "message": message, "finish_reason": reason}
 
     collecting, leaving = asyncio.create_task(collected()), asyncio.create_task(gone(request))
     await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -202,13 +204,18 @@ async def _whole(request: Request, reply: Reply, about: dict[str, Any]) -> Respo
         reply.gone.set()
         collecting.cancel()
         return Response(status_code=499)
-    choice = {"index": 0, "message": collecting.result(), "finish_reason": "stop"}
-    return JSONResponse(about | {"object": "chat.completion", "choices": [choice]})
+    choices = [collecting.result()]
+    return JSONResponse(about | {"object": "chat.completion", "choices": choices})
+
+
+def reason_of(text: Said) -> str:
+    """Why a reply ends whose last text is this one, as OpenAI names it."""
+    return "length" if text.cut else "stop"
 
 
 async def _chunks(reply: Reply, about: dict[str, Any], identity: str) -> AsyncIterator[bytes]:
     """A reply as it grows: new letters, and pictures on their way and whole, with their number."""
-    said, number, whole = "", 0, False
+    said, number, whole, why = "", 0, False, "stop"
 
     def chunk(delta: dict[str, Any], reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
@@ -221,12 +228,12 @@ async def _chunks(reply: Reply, about: dict[str, Any], identity: str) -> AsyncIt
             if isinstance(event, Said):
                 if event.text.startswith(said) and event.text != said:
                     yield chunk({"content": event.text[len(said) :]})
-                said = "" if event.whole else event.text
+                said, why = "" if event.whole else event.text, reason_of(event)
                 continue
             part = await asyncio.to_thread(_part, event)
             yield chunk({"images": [part | {"index": number, "partial": not event.whole}]})
             number += event.whole
-        yield chunk({}, "stop")
+        yield chunk({}, why)
         yield b"data: [DONE]\n\n"
         whole = True
     except Exception as error:
