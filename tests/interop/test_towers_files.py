@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from smalti.cli.info import describe
 from smalti.interop.pickles import read_checkpoint
 from smalti.interop.towers import config_of
 from smalti.loading import is_towers, load_towers
@@ -194,6 +195,13 @@ def test_a_folder_of_something_else_is_no_towers(tmp_path):
     (tmp_path / "a" / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="holds no text tokenizer"):
         load_towers(tmp_path / "a")
+
+
+def test_info_says_what_was_released(tmp_path):
+    made, _ = write(tmp_path, "siglip")
+    facts = describe(str(tmp_path))
+    count = sum(p.numel() for p in made.parameters())
+    assert (facts["parameters"], facts["model_type"]) == (count, "siglip")
 
 
 def test_a_hub_id_is_downloaded_without_files_of_other_kinds(tmp_path, monkeypatch):

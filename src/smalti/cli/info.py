@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from smalti.data.token_cache import TokenCache
 from smalti.devices.named import best_device, drawing_dtype
 from smalti.files import expand
 from smalti.interop import starters
+from smalti.interop.pickles import read_checkpoint
 from smalti.nn.stored import SCALE
 from smalti.text.words import FILE, FOLDER, Words
 from smalti.train import checkpoint
@@ -157,21 +159,28 @@ def _cache(path: Path) -> dict[str, Any]:
 
 
 def _module(folder: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    info, weights = read_json(folder / "config.json"), folder / "model.safetensors"
+    info = read_json(folder / "config.json")
     kinds = {"tokenizer": modules.TOKENIZERS, "text encoder": modules.TEXT}
     kinds |= {"towers": modules.TOWERS, "eye": modules.EYES}
     kinds |= {"language model": modules.LANGUAGES}
     known = next((k for k, among in kinds.items() if info.get("type") in among), "model")
+    shapes = _shapes(folder, ours="type" in info)
+    return {"kind": known, "parameters": sum(map(math.prod, shapes)), **info}
+
+
+def _shapes(folder: Path, ours: bool) -> Iterable[Sequence[int]]:
+    """Shapes of the weights in a folder, of a module of ours or of whatever was released."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = folder / "model.safetensors"
+    if not ours:
+        return [tensor.shape for tensor in read_checkpoint(folder).state.values()]
     try:
         with safe_open(weights, "pt") as file:
             names = [k for k in file.keys() if not k.endswith(SCALE)]  # noqa: SIM118
-            shapes = [file.get_slice(k).get_shape() for k in names]
+            return [file.get_slice(k).get_shape() for k in names]
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{weights} cannot be read: {error}") from None
-    count = sum(math.prod(shape) for shape in shapes)
-    return {"kind": known, "parameters": count, **info}
 
 
 def _pipeline(folder: Path) -> dict[str, Any]:
