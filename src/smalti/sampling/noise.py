@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.sampling.filters import draw, race
@@ -24,8 +25,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _GOLDEN = 0x9E3779B9 - (1 << 32)
 _MIXING = ((16, 0x7FEB352D), (15, 0x846CA68B - (1 << 32)))
 
-
-Words = TypeVar("Words", Tensor, np.ndarray)
+Words = TypeVar("Words", Tensor, NDArray[np.int64])
 
 
 def philox(counter: list[Words], key: list[Words]) -> list[Words]:
@@ -54,7 +54,7 @@ def random_words(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
     if not key[0].is_cpu:
         return philox(counter, key)
     words = philox([word.numpy() for word in counter], [word.numpy() for word in key])
-    return [torch.from_numpy(word) for word in words]
+    return [torch.as_tensor(word) for word in words]
 
 
 class Noise:
