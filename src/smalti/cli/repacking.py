@@ -75,11 +75,11 @@ def measured_on(folder: Path, data: str | None) -> Any:
         if pipe.tokenizer is None:
             raise ValueError(f"{folder} draws no pictures")
         size, share = pipe.tokenizer.size[0], share_of(pipe)
-        return open_set(data or held_out(pipe), size, skip_bad=True, holdout=share)
+        return open_set(data or held_out(pipe, "--data"), size, skip_bad=True, holdout=share)
     except ValueError as error:
         if data is not None:
             raise
-        say(f"what it costs is not measured: {error}".replace("--reference", "--data"))
+        say(f"what it costs is not measured: {error}")
         return None
 
 

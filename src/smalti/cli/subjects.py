@@ -132,14 +132,15 @@ def _is_set(subject: str) -> bool:
     return known or expand(subject).exists() or is_local(subject.partition("@")[0])
 
 
-def held_out(pipe: Any) -> str:
-    """The set of pictures that the pipeline never saw. Raises ValueError if it does not say."""
+def held_out(pipe: Any, option: str = "--reference") -> str:
+    """The set of pictures that the pipeline never saw. Raises ValueError, naming the option by
+    which a command is given another set, if it does not say."""
     source = source_of(pipe)
     if not source or not pipe.info.get("holdout"):
-        raise ValueError("the pipeline does not say which pictures it never saw: give --reference")
+        raise ValueError(f"the pipeline does not say which pictures it never saw: give {option}")
     if is_documents(source) or JOINT.search(source):
         raise ValueError(
-            f"the pipeline learned documents ({source}): give --reference with the pictures and "
+            f"the pipeline learned documents ({source}): give {option} with the pictures and "
             "captions that it is to draw"
         )
     return f"{source}@held"
