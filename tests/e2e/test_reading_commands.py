@@ -104,6 +104,21 @@ def test_pictures_of_several_sizes_come_to_the_one_asked_for(work, capsys):
     assert len(report(capsys, *asked, "--size", 16)["gecko"]) == 2
 
 
+def test_questions_about_broken_pictures_are_left_out_where_that_is_asked_for(work, capsys):
+    broken = work / "pictures" / "broken.png"
+    broken.write_bytes((work / "pictures" / "000.png").read_bytes()[:60])
+    rows = (work / "q.jsonl").read_text()
+    more = {"image": "pictures/broken.png", "question": "Is it?", "answer": ["no"] * 10}
+    (work / "some.jsonl").write_text(json.dumps(more) + "\n" + rows)
+    asked = (work / "run" / "pipeline", "--reference", f"qa:{work / 'some.jsonl'}", "--metrics",
+             "exact_match")  # fmt: skip
+    assert "broken.png" in (said := mistake(capsys, "eval", *asked)) and "--skip-bad" in said
+    told = report(capsys, *asked, "--skip-bad")
+    assert told["reference"]["questions"] == 2 and told["reference"]["skipped"] == 1
+    assert [one["question"] for one in told["answers"]] == ["Is it red?", "Is it?"]
+    broken.unlink()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from builders import pipeline
 from small_systems import mistake
@@ -69,6 +70,18 @@ def test_pictures_are_judged_by_towers(work, capsys):
     assert found["cmmd_9"] == pytest.approx(cmmd(ours.features, real.features), rel=1e-6)
     run("eval", "shapes:9", "--towers", towers, "--metrics", "clip_score", "--bootstrap", 10)
     assert list(values(json.loads(capsys.readouterr().out))) == ["clip_score_9"]
+
+
+def test_towers_see_pictures_of_several_sizes(work, tmp_path, capsys):
+    for side in (16, 20, 33):
+        Image.new("RGB", (side, 30), "red").save(tmp_path / f"{side}.png")
+        (tmp_path / f"{side}.txt").write_text("a red circle")
+    capsys.readouterr()
+    run("eval", tmp_path, "--towers", work / "run" / "towers", "--metrics", "clip_score",
+        "--bootstrap", 10)  # fmt: skip
+    told = json.loads(capsys.readouterr().out)
+    assert told["subject"]["images"] == 3 and told["subject"]["size"] == [16, 16]
+    assert list(values(told)) == ["clip_score_3"]
 
 
 def test_what_a_pipeline_draws_is_judged_by_towers(work, tmp_path, capsys):

@@ -96,15 +96,20 @@ class Judge:
             matcher = load_towers(options.towers, named_device(options.device))
         return Judge(names, matcher, given, share, options.skip_bad)
 
+    @property
+    def side(self) -> int | None:
+        """The pixels of a side of the pictures that they see; None where there are none."""
+        return self.matcher and self.matcher.towers.config.size
+
     def measured(self, pictures: str | Path, how: How) -> tuple[list[Measured], dict[str, Any]]:
         """What they say of pictures, at their own size, and nothing beside the numbers."""
         if self.matcher is None:
             return [], {}
-        side, found = self.matcher.towers.config.size, list[Measured]()
-        saw = seen(self.matcher, open_set(pictures, side, self.skip_bad), how.batch)
+        found = list[Measured]()
+        saw = seen(self.matcher, open_set(pictures, self.side, self.skip_bad), how.batch)
         if "clip_score" in self.metrics:
             found += clip_score_of(saw, how)
         if "cmmd" in self.metrics and self.given is not None:
-            reference = open_set(self.given, side, self.skip_bad, self.share)
+            reference = open_set(self.given, self.side, self.skip_bad, self.share)
             found += cmmd_of(saw, seen(self.matcher, reference, how.batch), how)
         return found, {}

@@ -9,6 +9,7 @@ from typing import Any
 
 from smalti.cli.evaluate import Options
 from smalti.cli.matching import Found, unseen
+from smalti.data.skipped import report
 from smalti.devices.named import named_device
 from smalti.eval.gecko import judged, records
 from smalti.eval.metrics import PROMPTED, READING, How, named
@@ -29,7 +30,8 @@ def of_answers(subject: str, options: Options) -> Found:
         )
     pipe: Any = load_unified(subject, named_device(options.device), options.dtype)
     given = options.reference or unseen(subject, pipe.info)
-    questions = Questions.open(given, pipe.info.get("holdout") or DataConfig().holdout)
+    share = pipe.info.get("holdout") or DataConfig().holdout
+    questions = Questions.open(given, share, options.skip_bad)
     how = How((), draws=options.bootstrap, seed=options.seed, batch=options.batch)
     found = answered(Reader(pipe, seed=options.seed), questions, options.batch, names)
     about = {"kind": "reader", "fingerprint": pipe.fingerprint}
@@ -38,7 +40,7 @@ def of_answers(subject: str, options: Options) -> Found:
         for question, answers, said in zip(found.asked, found.answers, found.said, strict=True)
     ]
     metrics = measured(found, names, how, reference=questions.documents.fingerprint())
-    reference = {"name": given, "questions": len(found)}
+    reference = {"name": given, "questions": len(found)} | report(questions.documents.skipped)
     return Found(metrics, about, given, None, {"reference": reference, "answers": told})
 
 

@@ -89,7 +89,8 @@ def _of_pictures(subject: str, options: Options, sampling: dict[str, Any]) -> Fo
     if tokenizer is not None:
         found, told = _of_tokenizer(tokenizer, reference, how, options)
         return Found(found, told, given, reference)
-    pictures = open_set(subject, options.size, options.skip_bad)
+    alone = None if how.metrics else judges[0].side
+    pictures = open_set(subject, options.size or alone, options.skip_bad)
     found, details = _judged(judges, subject, how)
     if how.metrics:
         found = measure(pictures, reference, how, cache=cache(), say=say) + found
@@ -161,7 +162,6 @@ def _refuse(options: Options, kind: str) -> None:
         (("lpips", "lpips_weights"), ("tokenizer",), "a tokenizer"),
         (("size", "towers", "reader"), pictures, "pipelines and sets of pictures"),
         (("templates",), ("towers",), "towers"),
-        (("skip_bad",), (*pictures, "tokenizer", "towers"), "pictures"),
         (
             ("inception", "level", "half"),
             (*pictures, "tokenizer"),

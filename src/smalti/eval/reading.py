@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from smalti.data.documents import CAPTION, Doc, Documents, is_documents, open_documents
+from smalti.data.skipped import read, tell
 from smalti.data.source import split
 from smalti.eval.answers import exact, is_yes, normalised, unreachable, vqa_accuracy, yes_no
 from smalti.eval.bootstrap import bootstrap, of_means
@@ -23,6 +24,8 @@ from smalti.eval.metrics import READING, How
 from smalti.eval.report import Measured, counted
 from smalti.eval.sets import PARTS
 from smalti.progress import say, track
+
+ADVICE = "--skip-bad leaves out what is asked about such pictures"
 
 
 class Asked(NamedTuple):
@@ -87,27 +90,42 @@ class Questions:
     name: str
     documents: Documents
     chosen: tuple[int, ...]
+    skip_bad: bool = False
 
     @staticmethod
-    def open(name: str, holdout: float = 0.1) -> Questions:
+    def open(name: str, holdout: float = 0.1, skip_bad: bool = False) -> Questions:
         """The documents of a name (see `open_documents`), or captions of a source of pictures;
         @train or @held behind it takes one part, of which @held is the share `holdout` that
-        training never saw."""
+        training never saw. `skip_bad` leaves out documents with pictures that cannot be decoded;
+        else the first one is an error."""
         whole, _, part = name.rpartition("@")
         given = whole if part in PARTS else name
         documents = open_documents(given if is_documents(given) else f"captioned:{given}")
+        if documents.skipped and not skip_bad:
+            key = min(documents.skipped)
+            raise ValueError(f"{key}: {documents.skipped[key]}; {ADVICE}")
         chosen = range(len(documents))
         if part in PARTS:
             chosen = split(documents, holdout)[PARTS.index(part)]
-        return Questions(name, documents, tuple(chosen))
+        return Questions(name, documents, tuple(chosen), skip_bad)
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def some(self, at: int, count: int) -> list[Known]:
-        """The questions that so many documents begin with, from one on."""
-        documents = (self.documents[i] for i in self.chosen[at : at + count])
-        return [known for one in documents if (known := known_in(one)) is not None]
+        """The questions that so many documents begin with, from one on. Raises ValueError for the
+        first document that cannot be decoded, unless those are left out."""
+        documents = map(self._document, self.chosen[at : at + count])
+        return [known for one in documents if one and (known := known_in(one)) is not None]
+
+    def _document(self, i: int) -> Doc | None:
+        """Document i; None, with a note, if it cannot be decoded and may be left out."""
+        if self.skip_bad:
+            return read(self.documents, i)
+        try:
+            return self.documents[i]
+        except ValueError as error:
+            raise ValueError(f"{error}; {ADVICE}") from error
 
 
 def known_in(document: Doc) -> Known | None:
@@ -153,6 +171,8 @@ def answered(
     """What a reader says to all questions. Raises ValueError if there are none, and as `require`
     does, for the first of those that would be asked next."""
     found, count = Answered([], [], []), len(questions)
+    bad = questions.documents.skipped
+    before = len(bad)
     for at in track(range(0, count, batch), "asking", scale=batch, of=count):
         known = questions.some(at, batch)
         for one in known:
@@ -160,9 +180,10 @@ def answered(
         found.said.extend(reader.read([one.asked for one in known]))
         found.asked.extend(one.asked.text for one in known)
         found.answers.extend(one.answers for one in known)
+    tell(questions.documents)
     if not len(found):
         raise ValueError(f"{questions.name} asks nothing: no document begins with a question")
-    if left := count - len(found):
+    if left := count - len(found) - (len(bad) - before):
         say(f"{questions.name}: {left} of {count} documents ask nothing: left out")
     return found
 
