@@ -2,10 +2,11 @@
 
     python benchmarks/parallel.py PIPELINE ... [--images 1000] [--batch 8] [--windows 4,8,16,0]
 
-All ways draw the same requests in turn, in one process, on one thread. A JSON line per pipeline and
-way: passes of a batch, CPU seconds of it (medians), and how many pictures are not those of drawing
-one code after another. A window of 0 follows what was right; `auto` and `speculative` are ways of
-their own, and pictures of the last are others.
+All ways draw the same requests in turn, in one process, on one thread: classes in turn, or captions
+of pictures that the pipeline never saw. A JSON line per pipeline and way: passes of a batch, CPU
+seconds of it (medians), and how many pictures are not those of drawing one code after another. A
+window of 0 follows what was right; `auto` and `speculative` are ways of their own, and pictures of
+the last are others.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ import torch
 from torch import Tensor
 
 import smalti
+from smalti.cli.subjects import held_out, share_of
 from smalti.codes import Cond
 from smalti.engine import stream
 from smalti.engine.step import Request
+from smalti.eval.pipelines import asked
+from smalti.eval.sets import open_set
 from smalti.pipeline.pipeline import Pipeline
+from smalti.pipeline.request import Asked, read_conditions
 from smalti.sampling.noise import Noise
 from smalti.sampling.parallel import Parallel
 
@@ -36,6 +41,19 @@ def drawn(model: Any, request: Request) -> tuple[Tensor, int, float]:
     return codes.clone(), passes, time.thread_time() - began
 
 
+def wanted(pipe: Pipeline) -> list[Asked]:
+    """What is asked for in turn: every class, or captions of pictures that it never saw."""
+    if pipe.text is None:
+        return pipe.asked()
+    return pipe.asked(**asked(pipe, open_set(held_out(pipe), holdout=share_of(pipe))))
+
+
+def conditions(pipe: Pipeline, every: list[Asked], first: int, count: int) -> Cond:
+    """Of so many images from one on."""
+    some = [every[i % len(every)] for i in range(first, first + count)]
+    return read_conditions(some, pipe.text, pipe.device, pipe.model.reads.map)[0]
+
+
 def measured(name: str, pipe: Pipeline, options: argparse.Namespace) -> None:
     """All ways of one pipeline, a line each."""
     ways = {"off": Parallel()} | {
@@ -44,12 +62,11 @@ def measured(name: str, pipe: Pipeline, options: argparse.Namespace) -> None:
     if options.others:
         ways |= {mode: Parallel(mode) for mode in ("auto", "speculative")}  # pyright: ignore
     found = {way: list[tuple[int, float]]() for way in ways}
-    other, classes = dict.fromkeys(ways, 0), max(1, pipe.model.reads.classes)
+    other, every = dict.fromkeys(ways, 0), wanted(pipe)
     sampling = pipe.sampling.changed(guidance=options.guidance, top_p=options.top_p)
     for first in range(0, options.images, options.batch):
         count = min(options.batch, options.images - first)
-        labels = torch.arange(first, first + count) % classes
-        cond, noise = Cond.of_labels(labels), Noise.request(0, count, first)
+        cond, noise = conditions(pipe, every, first, count), Noise.request(0, count, first)
         in_turn = torch.empty(0)
         for way, parallel in ways.items():
             request = sampling.changed(parallel=parallel.mode, window=parallel.window).request(

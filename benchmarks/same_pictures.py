@@ -3,7 +3,8 @@
     python benchmarks/same_pictures.py PIPELINE --out FILE [--images 1000] [--batch 8]
         [--windows 8 0] [--guidance 2] [--top-p 1]
 
-Both draw the same requests, classes in turn, on one thread in float32. FILE gets a JSON line for
+Both draw the same requests, classes in turn or captions of pictures that the pipeline never saw, on
+one thread in float32. FILE gets a JSON line for
 each batch and window when it is done; run again, the command goes on where it ended. The last line
 that it prints says for each window how many pictures were drawn, in how many passes of how many
 codes, and how many of them are others: none, or the command ends with 1.
@@ -21,17 +22,16 @@ import torch
 
 import smalti
 from common import earlier, machine, report
-from parallel import drawn
-from smalti.codes import Cond
+from parallel import conditions, drawn, wanted
 from smalti.pipeline.pipeline import Pipeline
+from smalti.pipeline.request import Asked
 from smalti.progress import track
 from smalti.sampling.noise import Noise
 
 
-def compared(pipe: Pipeline, first: int, count: int, options: argparse.Namespace) -> list[Any]:
+def compared(pipe: Pipeline, every: list[Asked], first: int, count: int, options: Any) -> list[Any]:
     """Of one batch, for each window: passes, and how many pictures are others."""
-    labels = torch.arange(first, first + count) % max(1, pipe.model.reads.classes)
-    cond, noise = Cond.of_labels(labels), Noise.request(0, count, first)
+    cond, noise = conditions(pipe, every, first, count), Noise.request(0, count, first)
     plain = pipe.sampling.changed(guidance=options.guidance, top_p=options.top_p)
     in_turn = drawn(pipe.model, plain.request(pipe.model, cond, noise))[0]
     rows = list[Any]()
@@ -47,13 +47,13 @@ def finished(pipe: Pipeline, options: argparse.Namespace) -> list[Any]:
     """The rows of all batches, those that FILE holds among them."""
     known = earlier([options.out]) if options.out.exists() else {}
     settings = f"{pipe.fingerprint} guidance {options.guidance:g} top-p {options.top_p:g}"
-    rows = list[Any]()
+    rows, every = list[Any](), wanted(pipe)
     starts = range(0, options.images, options.batch)
     for first in track(starts, "pictures drawn twice"):
         count = min(options.batch, options.images - first)
         cases = [f"{settings} window {w} from {first} on, {count}" for w in options.windows]
         if any(case not in known for case in cases):
-            found = compared(pipe, first, count, options)
+            found = compared(pipe, every, first, count, options)
             known |= {case: row for case, row in zip(cases, found, strict=True)}
             with options.out.open("a", encoding="utf-8") as file:
                 for case, row in zip(cases, found, strict=True):

@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from builders import pipeline
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "tests" / "fixtures" / "before" / "pipeline"
@@ -35,13 +38,22 @@ def test_what_was_cut_off_goes_on(run, tmp_path, monkeypatch):
     (tmp_path / "lines").write_text("\n".join(lines[:2]) + "\n", encoding="utf-8")
     drawn, compared = list[int](), same_pictures.compared
 
-    def watched(pipe, first, *rest):
+    def watched(pipe, every, first, *rest):
         drawn.append(first)
-        return compared(pipe, first, *rest)
+        return compared(pipe, every, first, *rest)
 
     monkeypatch.setattr(same_pictures, "compared", watched)
     assert run() == (code, told) and drawn == [4]
     assert run() == (code, told) and drawn == [4]
+
+
+def test_captions_in_turn(monkeypatch):
+    pipe = pipeline("llamagen-text")
+    pipe.info |= {"source": "shapes:40", "holdout": 0.1}
+    every = same_pictures.wanted(pipe)
+    assert len(every) == 4 and all("at the" in a["text"] or "centre" in a["text"] for a in every)
+    both, again = (same_pictures.conditions(pipe, every, *at) for at in ((3, 2), (7, 1)))
+    assert both.text.shape[0] == 2 and torch.equal(both.text[:1], again.text)
 
 
 def test_another_picture_is_told(run, monkeypatch):
