@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from smalti.codes import Draw
 from smalti.heads.categorical import Softmax
 from smalti.heads.diffusion import DiffusionConfig, DiffusionHead
+from smalti.nn.cross_entropy import cross_entropy
 from smalti.nn.linear import Linear
 from smalti.nn.norms import RMSNorm
 from smalti.sampling.chance import Chance
@@ -112,8 +113,7 @@ class HybridHead(Softmax):
         scale, (B, m), which are the last ones."""
         book, _ = self._shared
         logits, codes = self.logits(h), book.codes(vectors)
-        nats = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
-        nats = nats.view_as(codes)
+        nats = cross_entropy(logits.flatten(0, 1), codes.flatten()).view_as(codes)
         count = self.last(noise.slots)
         if not count:
             return nats, nats[:, :0]

@@ -41,6 +41,7 @@ from smalti.models.unified import (
 )
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import CodeVectors, DepthTable, vectors_of
+from smalti.nn.cross_entropy import cross_entropy
 from smalti.nn.linear import Linear
 from smalti.nn.projection import AttentionProjection
 from smalti.sampling.chance import Chance
@@ -227,7 +228,7 @@ class DepthLanguage(OnLanguage):
         if not (self.training and self.config.z_loss):
             return self.head.losses(h, wanted)[0]
         logits = torch.stack(self.head.logits(h, wanted), 2)[0]  # (m, G, K)
-        nats = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
+        nats = cross_entropy(logits.flatten(0, 1), codes.flatten())
         return nats.view_as(codes) + self.config.z_loss * logits.logsumexp(-1).square()
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:

@@ -29,12 +29,12 @@ from smalti.models.eye import Sight
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
-from smalti.models.unified import Marks, Term, Unified, UnifiedConfig
+from smalti.models.unified import Marks, Term, Unified, UnifiedConfig, behind
 from smalti.nn.attention import KVCache
 from smalti.nn.cross import Context
 from smalti.nn.perceiver import GatedLayer, Gaze, Resampler, ResamplerConfig, Sees, gaze
 from smalti.sampling.noise import Noise
-from smalti.text.sequence import IGNORED, Rows, Wrapping
+from smalti.text.sequence import Rows, Wrapping
 
 LLAMA = LanguageConfig(32_000, 32, 32, 4096, 11_008, norm_eps=1e-6)
 """Llama-7B, the language model of the first OpenFlamingo-9B."""
@@ -240,12 +240,8 @@ class Flamingo(Unified):
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of each id that is learned, given all before it."""
-        labels = rows.targets[:, 1:]
-        h = self.read(rows, 0, rows.ids.shape[1], None)[:, :-1]
-        where = labels != IGNORED  # logits of nothing else are computed
-        nats = F.cross_entropy(self.logits(h[where]).float(), labels[where], reduction="none")
-        nats = nats.new_zeros(labels.shape).masked_scatter(where, nats)
-        return {"text": Term(F.pad(nats, (1, 0)), F.pad(where, (1, 0)))}
+        h = self.read(rows, 0, rows.ids.shape[1], None)
+        return {"text": behind(self.logits, h[:, :-1], rows.targets[:, 1:])}
 
 
 def tiny(**changes: Any) -> FlamingoConfig:

@@ -23,7 +23,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
@@ -32,7 +31,7 @@ from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.on_language import OnLanguage
 from smalti.models.one_vocabulary import place_of
-from smalti.models.unified import InTurn, Marks, Term, UnifiedConfig, places
+from smalti.models.unified import InTurn, Marks, Term, UnifiedConfig, behind, places
 from smalti.nn.attention import KVCache
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import Gelu, gelu
@@ -218,17 +217,10 @@ class Janus(OnLanguage):
         h = self.read(rows, 0, rows.ids.shape[1], None)[:, :-1]
         labels = rows.targets[:, 1:]
         codes = labels >= self.vocab
-        text = (labels != IGNORED) & ~codes
         return {
-            "text": self.term(self.logits(h[text]), labels[text], text),
-            "codes": self.term(self.code_logits(h[codes]), labels[codes] - self.vocab, codes),
+            "text": behind(self.logits, h, labels.where(~codes, IGNORED)),
+            "codes": behind(self.code_logits, h, (labels - self.vocab).where(codes, IGNORED)),
         }
-
-    def term(self, logits: Tensor, labels: Tensor, where: Tensor) -> Term:
-        """Nats of the labels at the positions behind `where`, (B, L - 1) bool."""
-        nats = F.cross_entropy(logits.float(), labels, reduction="none")
-        values = nats.new_zeros(where.shape).masked_scatter(where, nats)
-        return Term(F.pad(values, (1, 0)), F.pad(where, (1, 0)))
 
     def picture(self, rows: Rows) -> CodesInTurn:
         return CodesInTurn(self, rows)

@@ -29,6 +29,7 @@ from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.unified import InTurn, Marks, Term, Unified, UnifiedConfig, places
 from smalti.nn.attention import KVCache
+from smalti.nn.cross_entropy import cross_entropy
 from smalti.nn.llama import Place
 from smalti.sampling.noise import Noise
 from smalti.text.sequence import IGNORED, Between, Rows
@@ -184,7 +185,7 @@ class OneVocabulary(Unified):
         h, labels = self.hidden(rows)[:, :-1], rows.targets[:, 1:]
         where = labels != IGNORED  # logits of nothing else are computed
         logits = self.logits(h[where]).float()
-        nats = F.cross_entropy(logits, labels[where], reduction="none")
+        nats = cross_entropy(logits, labels[where])
         if self.training and self.config.z_loss:
             nats = nats + self.config.z_loss * logits.logsumexp(-1).square()
         return F.pad(nats.new_zeros(labels.shape).masked_scatter(where, nats), (1, 0))

@@ -29,6 +29,7 @@ from smalti.models.generator import GeneratorConfig, either
 from smalti.models.raster_stack import TextLearner, place_of
 from smalti.nn.attention import KVCache
 from smalti.nn.code_embedding import CodeVectors, DepthTable, vectors_of
+from smalti.nn.cross_entropy import cross_entropy
 from smalti.nn.gpt import LN_EPS, Block
 from smalti.nn.linear import Linear
 from smalti.nn.mlp import Gelu
@@ -325,7 +326,7 @@ class RQTransformer(TextLearner):
         logits = self.text_logits(x)
         ids = torch.as_tensor(cond.text).squeeze(-1).long()
         mask = torch.as_tensor(cond.text_mask)
-        nats = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        nats = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).view_as(ids[:, 1:])
         counted = mask[:, :-1] & mask[:, 1:]
         if cond.drop is not None:
             counted = counted & ~cond.drop[:, None]

@@ -29,7 +29,16 @@ from smalti.heads.categorical import Softmax
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
-from smalti.models.unified import Context, Drawer, Marks, Term, Unified, UnifiedConfig, places
+from smalti.models.unified import (
+    Context,
+    Drawer,
+    Marks,
+    Term,
+    Unified,
+    UnifiedConfig,
+    nats_of,
+    places,
+)
 from smalti.nn.attention import KVCache
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise
@@ -213,9 +222,7 @@ class ShowO(Unified):
         # a position predicts its own code where that is hidden, else the id of text that is next
         ahead = F.pad(rows.ids.masked_fill(~text, IGNORED)[:, 1:], (0, 1), value=IGNORED)
         labels = torch.where(hidden, rows.ids, ahead)
-        where = labels != IGNORED  # logits of nothing else are computed
-        nats = F.cross_entropy(self.logits(h[where]).float(), labels[where], reduction="none")
-        nats = nats.new_zeros(labels.shape).masked_scatter(where, nats)
+        nats = nats_of(self.logits, h, labels)
         return {"text": Term(F.pad(nats, (1, 0))[:, :-1], text), "codes": Term(nats, hidden)}
 
     def picture(self, rows: Rows) -> Revealed:

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from smalti.models.transfusion_layers import (
     SHARPEST,
@@ -189,11 +188,7 @@ class Transfusion(Unified):
             h = self.hidden(rows, times, seen)
             errors = (self.flow(h, seen, times) - (rows.vectors - noise)).square().mean(-1)
             flow = errors.masked_fill(~rows.drawn, 0.0)
-        labels = rows.targets[:, 1:]
-        nats = F.cross_entropy(
-            self.logits(h[:, :-1]).mT, labels, ignore_index=IGNORED, reduction="none"
-        )
-        return Losses(F.pad(nats, (1, 0)), flow)
+        return Losses(self.nats(h, rows), flow)
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of text; squared errors of pictures that are learned. Each picture is at a time of

@@ -10,7 +10,7 @@ tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -23,6 +23,7 @@ from smalti.heads.categorical import Softmax
 from smalti.models.eye import Sight, TowerEyeConfig
 from smalti.models.language import LanguageConfig
 from smalti.models.towers import TowersConfig
+from smalti.nn.cross_entropy import cross_entropy
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import draw
 from smalti.sampling.noise import Noise
@@ -118,6 +119,21 @@ class Term(NamedTuple):
     """(B, L) at each position."""
     where: Tensor
     """(B, L) bool: positions that count."""
+
+
+def nats_of(logits: Callable[[Tensor], Tensor], h: Tensor, labels: Tensor) -> Tensor:
+    """Nats (B, n) of labels (B, n) under the logits of hidden states (B, n, D), which are computed
+    of these alone; 0 where a label is IGNORED."""
+    where = labels != IGNORED
+    nats = cross_entropy(logits(h[where]).float(), labels[where])
+    return nats.new_zeros(labels.shape).masked_scatter(where, nats)
+
+
+def behind(logits: Callable[[Tensor], Tensor], h: Tensor, labels: Tensor) -> Term:
+    """The nats of labels (B, L - 1) that stand behind hidden states (B, L - 1, D), as `nats_of`
+    takes them: a term of rows of L positions, of which the first has nothing before it."""
+    nats, where = nats_of(logits, h, labels), labels != IGNORED
+    return Term(F.pad(nats, (1, 0)), F.pad(where, (1, 0)))
 
 
 class Unified(nn.Module):
@@ -216,11 +232,7 @@ class Unified(nn.Module):
     def nats(self, h: Tensor, rows: Rows) -> Tensor:
         """Nats (B, L) of ids of text that are learned, of the hidden states (B, L, D) of whole
         rows; 0 elsewhere and where nothing is before an id."""
-        labels = rows.targets[:, 1:]
-        where = labels != IGNORED  # logits of nothing else are computed
-        logits = self.logits(h[:, :-1][where]).float()
-        nats = F.cross_entropy(logits, labels[where], reduction="none")
-        return F.pad(nats.new_zeros(labels.shape).masked_scatter(where, nats), (1, 0))
+        return behind(self.logits, h[:, :-1], rows.targets[:, 1:]).values
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """What training minimises, by kind: of text, and of pictures."""

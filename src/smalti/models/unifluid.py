@@ -37,14 +37,14 @@ from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.on_language import OnLanguage
 from smalti.models.one_vocabulary import place_of
-from smalti.models.unified import Context, InTurn, Marks, Term, UnifiedConfig, places
+from smalti.models.unified import Context, InTurn, Marks, Term, UnifiedConfig, behind, places
 from smalti.nn.attention import KVCache
 from smalti.nn.linear import Linear
 from smalti.sampling.chance import Chance
 from smalti.sampling.noise import Noise, SlotNoise
 from smalti.sampling.orders import arrange
 from smalti.sampling.solvers import Solver
-from smalti.text.sequence import IGNORED, Between, Rows
+from smalti.text.sequence import Between, Rows
 
 GEMMA_2B = LanguageConfig(
     256_000, 26, 8, 2304, 9216, kv_heads=4, head_dim=256, norm_eps=1e-6, feed_forward="gelu",
@@ -211,15 +211,13 @@ class UniFluid(OnLanguage):
         rows = self.reordered(rows, noise)
         h = self.read(rows, 0, rows.ids.shape[1], None)[:, :-1]
         labels, learned = rows.targets[:, 1:], (rows.drawn & rows.learned)[:, 1:]
-        text = labels != IGNORED  # logits of nothing else are computed
-        nats = F.cross_entropy(self.logits(h[text]).float(), labels[text], reduction="none")
         vectors = h.new_zeros(0, self.config.channels)
         if rows.vectors is not None:
             vectors = rows.vectors[:, 1:][learned]
         row, slot = learned.nonzero(as_tuple=True)
         numbers = SlotNoise(noise.turn(0, row), slot.unsqueeze(-1))
         errors = self.head.loss(h[learned].unsqueeze(1), vectors.unsqueeze(1), numbers)[:, 0]
-        return {"text": _term(nats, text), "diffusion": _term(errors, learned)}
+        return {"text": behind(self.logits, h, labels), "diffusion": _term(errors, learned)}
 
     def picture(self, rows: Rows) -> VectorsInTurn:
         return VectorsInTurn(self, rows)
