@@ -37,7 +37,8 @@ from smalti.tokenizers.vqgan import VQGAN
 from smalti.train.checkpoint import Writer
 from smalti.train.objectives import Likelihood, ReconstructionObjective
 from smalti.train.parallel import World, autocast
-from smalti.train.trainer import LiveLine, TrainConfig, Trainer
+from smalti.train.settings import TrainConfig
+from smalti.train.trainer import LiveLine, Trainer
 
 WORLD = World(0, 1, torch.device("cpu"))
 

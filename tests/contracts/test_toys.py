@@ -23,7 +23,7 @@ from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 DEPTH = toys.DepthConfig(
     grid=(4, 4), vocab=8, classes=5, layers=1, heads=2, dim=32, multiple_of=32, dropout=0.0, depth=3

@@ -27,7 +27,8 @@ from smalti.train import compiling
 from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig, adamw
 from smalti.train.parallel import World
-from smalti.train.trainer import TrainConfig, Trainer
+from smalti.train.settings import TrainConfig
+from smalti.train.trainer import Trainer
 from tape import taped
 
 pytestmark = pytest.mark.gpu

@@ -15,7 +15,7 @@ from smalti.recipes.rar import emoji_rar
 from smalti.runs.run import train
 from smalti.tokenizers import multiscale_vqvae, vqgan
 from smalti.train.objectives import LikelihoodConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 GRID = build(vqgan.VQGAN, vqgan.tiny())
 TINY = TrainConfig(steps=4, batch=8, device="cpu", precision="fp32")

@@ -21,7 +21,7 @@ from smalti.tokenizers import kl_vae, vqgan
 from smalti.train.lora import LoraConfig
 from smalti.train.masked_loss import MaskedConfig
 from smalti.train.objectives import LikelihoodConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 TOKENIZERS = {"continuous": (kl_vae.KLVAE, kl_vae.tiny()), "discrete": (vqgan.VQGAN, vqgan.tiny())}
 TRAIN = TrainConfig(steps=3, batch=4, device="cpu", precision="fp32", eval_every=0, preview_every=0)

@@ -25,7 +25,7 @@ from smalti.tokenizers.infinity import InfinityVAE
 from smalti.tokenizers.infinity import tiny as tiny_vae
 from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.train.lora import LoraConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 TRAIN = TrainConfig(steps=3, batch=4, device="cpu", precision="fp32", eval_every=0, preview_every=0)
 

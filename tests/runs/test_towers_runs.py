@@ -23,7 +23,7 @@ from smalti.runs.towers import first_of
 from smalti.text.words import Words
 from smalti.train.optim import OptimConfig
 from smalti.train.pairs import PairsConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def recipe(kind="siglip", steps=4, source="shapes:60", **data) -> TowersRecipe:

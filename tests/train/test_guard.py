@@ -11,7 +11,8 @@ from smalti.train.base import Losses
 from smalti.train.guard import PATIENCE, SETTLING, Guard, GuardConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.parallel import World
-from smalti.train.trainer import TrainConfig, Trainer, TrainingStopped
+from smalti.train.settings import TrainConfig
+from smalti.train.trainer import Trainer, TrainingStopped
 
 WORLD = World(0, 1, torch.device("cpu"))
 

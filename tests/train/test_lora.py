@@ -19,7 +19,8 @@ from smalti.train.lora import LoraConfig, LoraLinear, adapt, merge
 from smalti.train.objectives import Likelihood, LikelihoodConfig
 from smalti.train.optim import OptimConfig, adamw
 from smalti.train.parallel import World
-from smalti.train.trainer import TrainConfig, Trainer
+from smalti.train.settings import TrainConfig
+from smalti.train.trainer import Trainer
 
 CONFIG = LoraConfig(rank=4, alpha=8.0)
 TRAIN = TrainConfig(

@@ -28,7 +28,8 @@ from smalti.train.optim import OptimConfig
 from smalti.train.parallel import World
 from smalti.train.product_share import ProductShare
 from smalti.train.recomputing import kept
-from smalti.train.trainer import TrainConfig, Trainer, TrainingStopped
+from smalti.train.settings import TrainConfig
+from smalti.train.trainer import Trainer, TrainingStopped
 
 WORLD = World(0, 1, torch.device("cpu"))
 CONFIG = TrainConfig(

@@ -34,8 +34,8 @@ from smalti.train.lora import LoraConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.pairs import CaptionsConfig, PairsConfig
 from smalti.train.rendering import RenderingConfig
+from smalti.train.settings import TrainConfig
 from smalti.train.staged import ProxyCodesConfig
-from smalti.train.trainer import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from smalti.recipes.base import DataConfig, Demo, UnifiedRecipe
 from smalti.recipes.llamagen import emoji_vqgan
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 MIXED = DataConfig(
     source="text:texts+captioned:parquet:captions+docs:interleaved.arrow", flip=False, holdout=0.001

@@ -17,7 +17,7 @@ from smalti.tokenizers.dalle_dvae import DalleDVAEConfig
 from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.relaxation import RelaxationConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def dalle_dvae() -> TokenizerRecipe:

@@ -15,7 +15,7 @@ from smalti.recipes.var import IMAGES
 from smalti.tokenizers.rq_vae import f16
 from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 EIGHT = (26, 29, 32, 35, 38, 41, 44, 47)
 """The layers behind which the published model of eight codes at a position predicts them."""

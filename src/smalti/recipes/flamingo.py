@@ -18,7 +18,7 @@ from smalti.recipes.base import DataConfig, UnifiedRecipe
 from smalti.recipes.llm2clip import WRITER
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 MPT_SIZES = LanguageConfig(
     50_304, 24, 16, 2048, 8192, norm="layer", feed_forward="plain", qkv_bias=True, out_bias=True,

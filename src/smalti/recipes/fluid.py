@@ -19,7 +19,7 @@ from smalti.text.t5 import T5Config
 from smalti.train.masked_loss import MaskedConfig
 from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def fluid(size: str) -> TextRecipe:

@@ -21,7 +21,7 @@ from smalti.tokenizers.hart_vae import HARTVAEConfig, hart1024
 from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def hart_vae() -> TokenizerRecipe:

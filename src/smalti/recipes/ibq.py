@@ -13,7 +13,7 @@ from smalti.tokenizers.fsq import FSQConfig
 from smalti.tokenizers.ibq import IBQTokenizerConfig, f16
 from smalti.train.objectives import ReconstructionConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 TERMS = replace(UNCARED, pixel="l1", joint=1.0, commitment=1.0, quantizer_weight=0.25, entropy=0.05)
 """The published weights of the quantizer's losses; every code learns, so none is cared for."""

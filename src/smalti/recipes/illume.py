@@ -27,7 +27,7 @@ from smalti.train.dual import DualObjectiveConfig
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.rendering import RenderingConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 HALF = (0.5, 0.5, 0.5)
 """What a SigLIP takes from pixels in [0, 1], and divides them by."""

@@ -15,7 +15,7 @@ from smalti.tokenizers.palette import PaletteConfig
 from smalti.train.codebook_care import CodebookConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 COLOURS = ReconstructionConfig(
     perceptual="none", gan_weight=0.0, codebook=CodebookConfig(warmup=0, samples=64)

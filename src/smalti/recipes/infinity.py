@@ -15,7 +15,7 @@ from smalti.tokenizers.infinity import InfinityVAEConfig, published, published_d
 from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def infinity_vae(model: InfinityVAEConfig) -> TokenizerRecipe:

@@ -17,7 +17,7 @@ from smalti.recipes.base import UnifiedRecipe
 from smalti.recipes.chameleon import MIXED, shapes_chameleon
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 DEEPSEEK_7B = LanguageConfig(102_400, 30, 32, 4096, 11_008, norm_eps=1e-6)
 """The language model of Janus-Pro-7B [M]."""

@@ -15,7 +15,7 @@ from smalti.recipes.base import UnifiedRecipe
 from smalti.recipes.chameleon import MIXED
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 GEMMA = LanguageConfig(
     256_000 + 8192, 28, 16, 3072, 24_576, head_dim=256, norm_eps=1e-6, feed_forward="gelu",

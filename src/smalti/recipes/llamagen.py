@@ -11,7 +11,7 @@ from smalti.tokenizers.vqgan import VQGANConfig, vq8, vq16
 from smalti.train.codebook_care import CodebookConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 UNCARED = ReconstructionConfig(codebook=CodebookConfig(kmeans=False, patience=0))
 """As upstream, which has neither a start from k-means nor restarts."""

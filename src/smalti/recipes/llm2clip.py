@@ -15,7 +15,7 @@ from smalti.recipes.towers import shapes_clip, small
 from smalti.train.lora import LoraConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.pairs import PairsConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def llm2clip_sentences() -> SentencesRecipe:

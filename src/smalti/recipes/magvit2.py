@@ -13,7 +13,7 @@ from smalti.recipes.var import IMAGES
 from smalti.tokenizers.open_magvit2 import OpenMAGVIT2LFQConfig, f16
 from smalti.train.objectives import ReconstructionConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def magvit2_lfq() -> TokenizerRecipe:

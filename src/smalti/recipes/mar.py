@@ -16,7 +16,7 @@ from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.train.kl import KLConfig
 from smalti.train.masked_loss import MaskedConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def kl16() -> KLRecipe:

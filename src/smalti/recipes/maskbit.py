@@ -13,7 +13,7 @@ from smalti.recipes.magvit2 import emoji_lfq
 from smalti.tokenizers.maskbit import f16
 from smalti.train.masked_loss import MaskedConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 STEPS = 1_350_000
 """Of tokenizers and generators alike."""

@@ -11,7 +11,7 @@ from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.recipes.var import IMAGES
 from smalti.train.masked_loss import MaskedConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def maskgit() -> GeneratorRecipe:

@@ -13,7 +13,7 @@ from smalti.text.byte_words import BytesConfig
 from smalti.text.clip import CLIPConfig
 from smalti.train.masked_loss import MaskedConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def meissonic() -> TextRecipe:

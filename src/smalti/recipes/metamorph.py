@@ -16,7 +16,7 @@ from smalti.tokenizers.renderer import RendererConfig
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.rendering import RenderingConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def metamorph_renderer() -> RenderRecipe:

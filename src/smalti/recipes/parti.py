@@ -18,7 +18,7 @@ from smalti.text.byte_words import BytesConfig
 from smalti.tokenizers.vit_vqgan import ViTVQGANConfig, vit_vqgan
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def tokenizer(encoder: str, decoder: str) -> TokenizerRecipe:

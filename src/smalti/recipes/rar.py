@@ -11,7 +11,7 @@ from smalti.recipes.llamagen import UNCARED, emoji_llamagen, emoji_vqgan, publis
 from smalti.tokenizers.maskgit_vqgan import f16
 from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def maskgit_vqgan() -> TokenizerRecipe:

@@ -13,7 +13,7 @@ from smalti.tokenizers.rq_vae import RQVAEConfig, f32
 from smalti.train.codebook_care import CodebookConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 AVERAGES = CodebookConfig(kmeans=False, share=0.0, decay=0.99)
 """As upstream, codes are moving averages and do not start from k-means. Ours restart after 100

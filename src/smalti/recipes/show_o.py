@@ -16,7 +16,7 @@ from smalti.recipes.base import UnifiedRecipe
 from smalti.recipes.chameleon import MIXED, shapes_chameleon
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def show_o() -> UnifiedRecipe:

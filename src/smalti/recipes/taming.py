@@ -16,7 +16,7 @@ from smalti.train.codebook_care import CodebookConfig
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
 from smalti.train.relaxed import RelaxedConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 RATE = 4.5e-6
 """Learning rate for each image of a batch."""

@@ -13,7 +13,7 @@ from smalti.text.byte_words import BytesConfig
 from smalti.text.t5 import T5Config
 from smalti.train.objectives import LikelihoodConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def _published(grid: int, steps: int) -> TextRecipe:

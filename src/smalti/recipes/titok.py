@@ -28,8 +28,8 @@ from smalti.train.kl import KLConfig
 from smalti.train.masked_loss import MaskedConfig
 from smalti.train.objectives import ReconstructionConfig
 from smalti.train.optim import OptimConfig
+from smalti.train.settings import TrainConfig
 from smalti.train.staged import DecoderConfig, ProxyCodesConfig
-from smalti.train.trainer import TrainConfig
 
 DATA = DataConfig(source="folder:imagenet/train", crop="random", flip=True, holdout=0.01)
 PICTURES = DecoderConfig(gan_weight=0.1, gan_start=20_000, gan_channels=128, gan_layers=4)

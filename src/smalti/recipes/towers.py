@@ -9,7 +9,7 @@ from smalti.models.towers import TowerConfig, TowersConfig
 from smalti.recipes.base import DataConfig, TowersRecipe
 from smalti.train.optim import OptimConfig
 from smalti.train.pairs import PairsConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def small(layers: int, heads: int = 3) -> TowerConfig:

@@ -14,7 +14,7 @@ from smalti.recipes.mar import emoji_klvae, kl16
 from smalti.tokenizers.kl_vae import KLVAEConfig
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def transfusion_klvae() -> KLRecipe:

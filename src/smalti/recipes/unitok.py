@@ -28,7 +28,7 @@ from smalti.train.codebook_care import CodebookConfig
 from smalti.train.contrastive import ContrastiveConfig
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 PAIRS = 1_280_000_000
 """Pictures with captions of DataComp-1B that training sees, one epoch."""

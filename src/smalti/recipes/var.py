@@ -14,7 +14,7 @@ from smalti.tokenizers.quantize.multiscale import pyramid
 from smalti.train.codebook_care import CodebookConfig
 from smalti.train.objectives import ReconstructionConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 
 def var_vqvae() -> TokenizerRecipe:

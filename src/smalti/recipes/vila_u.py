@@ -23,7 +23,7 @@ from smalti.train.codebook_care import CodebookConfig
 from smalti.train.contrastive import ContrastiveConfig
 from smalti.train.joint import JointConfig
 from smalti.train.optim import OptimConfig
-from smalti.train.trainer import TrainConfig
+from smalti.train.settings import TrainConfig
 
 PAIRS = 700_000_000
 """Pictures with captions of COYO-700M that the tower sees, once [M]."""
