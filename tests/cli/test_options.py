@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from smalti.cli.options import REQUIRED, check, fields_named, named, options, unknown
 
@@ -34,6 +34,7 @@ def command(
     outer: Outer = Outer(inner=Inner(rate=0.25)),  # noqa: B008 - it is frozen
     flat: Annotated[Inner, arg(name="")] = Inner(),  # noqa: B008 - it is frozen
     names: Annotated[tuple[str, ...], arg(name="class")] = (),
+    each: UseAppendAction[tuple[int, ...]] = (),
 ) -> None: ...
 
 
@@ -55,6 +56,7 @@ def test_the_options_of_a_command():
         "--rate": (0.5, "How fast.", 1),
         "--on": (True, "", 0),
         "--class": ((), "", None),
+        "--each": ((), "", 1),
     }
 
 
@@ -63,6 +65,7 @@ def test_the_options_of_a_command():
     [
         "--outer.inner.no-on --no-on",
         "--outer.size 1 -2 --outer.maybe None --outer.kind=bee",
+        "--each 1 --each -2",
         "--outer.grids 1 1 2 2 --outer.inner.rate -1e-3",
         "--class a b - --outer_x=1".replace("--outer_x=1", "--outer.inner.rate=1"),
     ],
@@ -70,6 +73,7 @@ def test_the_options_of_a_command():
 def test_what_is_right_passes(more):
     check([*RIGHT, *more.split()], KNOWN)
     check(["--to", "y", *more.split(), "--on", "x"], KNOWN)
+    check(["--to", "y", "--each", "3", "x"], KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +84,9 @@ def test_what_is_right_passes(more):
         ("x --out y z", "there is nothing that 'z' could be"),
         ("x --out y --outer.size 1", "--outer.size needs 2 values, got 1: --outer.size INT INT"),
         ("x --out y --outer.size 1 two", "--outer.size must be an integer, got 'two'"),
+        ("x --out y --each two --each 3", "--each must be an integer, got 'two'"),
+        ("x --out y --each 3 --each", "--each needs a value: --each INT"),
+        ("--out y --each 3", "SUBJECT is missing"),
         ("x --out y --outer.maybe 1.5", "--outer.maybe must be an integer, got '1.5'"),
         ("x --out y --rate fast", "--rate must be a number, got 'fast'"),
         ("x --out y --outer.kind be", "must be one of a, bee, got 'be'; did you mean 'bee'?"),

@@ -95,6 +95,11 @@ def test_questions_captions_and_conversations(work, tmp_path, capsys, monkeypatc
     answer = said(capsys, "ask", pipe, "what is it?", "--image", picture, "--words", 3)
     told = said(capsys, "ask", pipe, "what is it?", "--image", picture, "--words", 3, "--json")
     assert json.loads(told)["answer"] == answer.strip()
+    before = said(capsys, "ask", pipe, "--image", picture, "what is it?", "--words", 3)
+    assert before == answer
+    both = ("--image", picture, f"--image={picture}")
+    told = said(capsys, "ask", pipe, *both, "is <image> <image>?", "--words", 3, "--json")
+    assert json.loads(told)["images"] == [str(picture), str(picture)]
     captions = tmp_path / "captions.jsonl"
     mine = json.dumps({"file_name": "001.png", "text": "mine"})
     captions.write_text(mine + '\n{"file_name": "000.png", "te')  # cut off by a crash
@@ -217,6 +222,10 @@ def test_mistakes_are_one_line(work, tmp_path, capsys):
          "--map", picture),
         ("no such file: gone.png", "ask", pipe, "what?", "--image", "gone.png"),
         ("2 places for pictures", "ask", pipe, "<image> <image>?", "--image", picture),
+        ("1 places for pictures", "sample", pipe, "--text", "a <image>"),
+        ("2 places for pictures", "edit", pipe, "--image", picture, "--instruct",
+         "<image> <image>"),
+        ("--image FILE is missing", "ask", pipe, "what?"),
         ("leaves no room for text", "ask", pipe, "what? " * 999, "--image", picture),
         ("is not a file of captions", "caption", pipe, work / "pictures", "--out",
          tmp_path / "notes.jsonl"),

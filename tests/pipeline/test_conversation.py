@@ -33,7 +33,7 @@ def test_marks_are_those_of_phrases_and_never_of_what_is_asked():
 
 def test_several_pictures_and_none():
     assert GEMMA.put(GEMMA.ask, ["?"], [PICTURE, OTHER])[2:4] == [PICTURE, OTHER]
-    asked = placed("<image> and <image>", [PICTURE, OTHER])
+    asked = placed([PICTURE, "<image> and <image>", OTHER])
     assert kinds(GEMMA.put(GEMMA.ask, asked))[1:5] == ["user\n\n", PICTURE, " and ", OTHER]
 
 
@@ -45,6 +45,14 @@ def test_a_conversation():
     assert said(turns, Phrases()) == ["hello", PICTURE, "yes\n", "and\n"]
     with pytest.raises(ValueError, match="ends with what the user says"):
         said(turns[:2], GEMMA)
+    asked = Turn("user", [PICTURE, "is <image> red?"])
+    heard = said([asked, Turn("model", ["an <image>"]), Turn("user", ["and?"])], Phrases())
+    assert heard == ["is ", PICTURE, " red?\n", "an <image>\n", "and?\n"]
+    with pytest.raises(ValueError, match="the text has 1 places for pictures"):
+        said([Turn("user", ["what is in <image>?"])], Phrases())
+    for wrong in ("hello", {"role": "user", "content": "hello"}, Turn("assistant", ["hello"])):
+        with pytest.raises(ValueError, match="a turn must be Turn\\('user' or 'model', pieces\\)"):
+            said([wrong], Phrases())
 
 
 def test_texts_that_follow_on_each_other_are_one():

@@ -219,13 +219,19 @@ def test_known_codes_come_back(pipe, photo):
 
 
 def test_pictures_stand_where_the_text_says(one, photo):
-    assert placed("a <image> b <image>", ["x", "y"]) == ["a ", "x", " b ", "y"]
-    assert placed("what?", ["x", "y"]) == ["x", "y", "what?"]
-    for text, images in (("<image>", []), ("<image> <image>", ["x"]), ("<image>", ["x", "y"])):
+    assert placed([photo, "a <image> b <image>", photo]) == ["a ", photo, " b ", photo]
+    assert placed([photo, "what?"]) == [photo, "what?"]
+    for pieces in (["<image>"], [photo, "<image> <image>"], [photo, photo, "<image>"]):
         with pytest.raises(ValueError, match="places for pictures"):
-            placed(text, images)
+            placed(pieces)
     with pytest.raises(ValueError, match="the text has 2 places for pictures"):
         one.ask(photo, "<image> or <image>?")
+    with pytest.raises(ValueError, match="the text has 2 places for pictures"):
+        one.instruct(photo, "make <image> like <image>")
+    with pytest.raises(ValueError, match="the text has 1 places for pictures"):
+        one("a <image> heart")
+    with pytest.raises(ValueError, match="the text has 1 places for pictures"):
+        next(one.chat([Turn("user", ["what is in <image>?"])]))
 
 
 def test_marks_that_a_user_types_are_text(one):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from smalti.arguments import in_our_words
 from smalti.cli.catalogue import docs_of
@@ -30,6 +30,7 @@ REQUIRED: Any = inspect.Parameter.empty
 KINDS: dict[Any, str] = {int: "an integer", float: "a number"}
 BOOLS = ("True", "False")
 POSITIONAL = typing.get_args(Positional[str])[1:]
+REPEATED = typing.get_args(UseAppendAction[str])[1:]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Option:
     positional: bool = False
     aliases: tuple[str, ...] = ()
     """Other names, typed alike."""
+    repeated: bool = False
+    """Whether it is typed once for each of its values."""
 
     @property
     def flag(self) -> bool:
@@ -58,7 +61,9 @@ class Option:
 
     @property
     def count(self) -> int | None:
-        """How many values it takes; None: any number."""
+        """How many values it takes where it is typed; None: any number."""
+        if self.repeated:
+            return 1
         kinds = [self.hint, *(h for h in typing.get_args(self.hint) if self._optional)]
         tuples = [kind for kind in kinds if typing.get_origin(kind) is tuple]
         if not tuples:
@@ -71,7 +76,7 @@ class Option:
     def shown(self) -> str:
         """Its default as it would be typed; of a required option what stands for its value."""
         if self.default is REQUIRED:
-            return _metavar(self.hint)
+            return _metavar(self.hint, self.count)
         if self.flag:
             return "" if self.default else "(off)"
         values = self.default if isinstance(self.default, tuple) else (self.default,)
@@ -128,7 +133,8 @@ def _of(name: str, hint: Any, default: Any, prefix: str, text: str) -> Iterator[
         yield Option(metavar, hint, default, text, positional=True)
     else:
         aliases = tuple(a for note in notes for a in getattr(note, "aliases", None) or ())
-        yield Option(f"--{dotted}", hint, default, text, aliases=aliases)
+        repeated = any(note in REPEATED for note in notes)
+        yield Option(f"--{dotted}", hint, default, text, aliases=aliases, repeated=repeated)
 
 
 def _fields(group: type[Any], values: Any, prefix: str) -> Iterator[Option]:
@@ -183,7 +189,11 @@ def check(arguments: Sequence[str], known: Sequence[Option]) -> None:
     present = {option.name for option, _ in typed.values()}
     for option in known:
         if option.default is REQUIRED and option.name not in present:
-            metavar = "" if option.positional or option.flag else f" {_metavar(option.hint)}"
+            metavar = (
+                ""
+                if option.positional or option.flag
+                else f" {_metavar(option.hint, option.count)}"
+            )
             raise ValueError(f"{option.name}{metavar} is missing")
     for name, (option, values) in typed.items():
         _check_values(name, option, values)
@@ -211,6 +221,8 @@ def _typed(
             raise ValueError(f"{name} takes no value, got {value!r}: it is on where it is given")
         while not equals and rest and not _is_name(rest[0]) and len(values) != option.count:
             values.append(rest.pop(0))
+        if option.repeated and values and name in typed:
+            values = [*typed[name][1], *values]
         typed[name] = (option, values)
     return typed, others
 
@@ -248,7 +260,7 @@ def _check_values(name: str, option: Option, values: Sequence[str]) -> None:
     count = int(option.default is REQUIRED) if option.count is None else option.count
     if len(values) < count:
         wanted = "a value" if count == 1 else f"{count} values, got {len(values)}"
-        raise ValueError(f"{name} needs {wanted}: {name} {_metavar(option.hint)}")
+        raise ValueError(f"{name} needs {wanted}: {name} {_metavar(option.hint, option.count)}")
     kinds = _leaves(option.hint)
     for value in values:
         if any(_accepts(kind, value) for kind in kinds):
@@ -291,12 +303,11 @@ def _accepts(kind: Any, word: str) -> bool:
     return True
 
 
-def _metavar(hint: Any) -> str:
-    """What stands for a value in a usage line."""
+def _metavar(hint: Any, count: int | None) -> str:
+    """What stands for so many values in a usage line; None is any number."""
     leaves = [leaf for leaf in _leaves(hint) if leaf is not type(None)]
     choices = _choices(leaves[0])
     word = "{" + ",".join(map(str, choices)) + "}" if choices else leaves[0].__name__.upper()
-    count = Option("", hint).count
     return f"{word} ..." if count is None else " ".join([word] * max(1, count))
 
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from smalti.cli.drawing import chosen
 from smalti.cli.options import spelled
@@ -20,6 +20,9 @@ from smalti.cli.running import FLAT, UNKNOWN, Run, check_idle, opened
 from smalti.cli.terminal import shown
 from smalti.files import LOCK, check_output, lock
 from smalti.progress import say, show, track
+
+Images = UseAppendAction[tuple[Path, ...]]
+"""Files of pictures, each behind an option of its own, so that words may follow."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Text:
 def ask(
     pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
     question: Annotated[Positional[str], arg(metavar="QUESTION")],
-    image: tuple[Path, ...],
+    image: Images = (),
     seed: int = 0,
     text: Annotated[Text, FLAT] = Text(),  # noqa: B008 - it is frozen, as all are
     run: Annotated[Run, FLAT] = Run(),  # noqa: B008
@@ -56,9 +59,11 @@ def ask(
         pipeline: Folder or Hugging Face hub id of a pipeline of text and pictures.
         question: What is asked; where it says <image>, pictures stand there, in turn, else before
             it.
-        image: Pictures.
+        image: A picture; once more for each of several.
         seed: Random seed.
     """
+    if not image:
+        raise ValueError("--image FILE is missing: what is asked about")
     pipe = opened(pipeline, run, unified=True)
     answer = pipe.ask(list(image), question, seed=seed, **text.given())
     if run.json:
@@ -163,7 +168,7 @@ def captions_in(path: Path) -> tuple[set[str], bytes]:
 
 def chat(
     pipeline: Annotated[Positional[str], arg(metavar="PIPELINE")],
-    image: tuple[Path, ...] = (),
+    image: Images = (),
     out: Path = Path("chat"),
     pictures: int = 1,
     seed: int = 0,
@@ -176,7 +181,7 @@ def chat(
 
     Args:
         pipeline: Folder or Hugging Face hub id of a pipeline of text and pictures.
-        image: Pictures to begin with.
+        image: A picture to begin with; once more for each of several.
         out: Folder for the pictures that it draws.
         pictures: How many pictures a reply may have.
         seed: Random seed.

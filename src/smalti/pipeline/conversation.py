@@ -133,19 +133,24 @@ def as_picture(image: object) -> Image.Image | Path:
     return image
 
 
-def placed(text: str, images: Sequence[Piece]) -> list[Piece]:
-    """A text that is typed with its pictures where it says `<image>`; where it does not say so,
-    they stand before it. Raises ValueError if it names another number of pictures."""
-    texts = text.split(PLACE)
-    if len(texts) == 1:
-        return [*images, text]
-    if len(texts) - 1 != len(images):
+def placed(pieces: Sequence[Piece]) -> list[Piece]:
+    """Pieces with their pictures, in turn, where the texts among them say `<image>`; where none
+    does, they stay as they are. Raises ValueError if they name another number of pictures."""
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    pictures = [piece for piece in pieces if not isinstance(piece, str)]
+    places = sum(text.count(PLACE) for text in texts)
+    if not places:
+        return list(pieces)
+    if places != len(pictures):
         raise ValueError(
-            f"the text has {len(texts) - 1} places for pictures ({PLACE}), given are {len(images)}"
+            f"the text has {places} places for pictures ({PLACE}), given are {len(pictures)}"
         )
-    found: list[Piece] = [texts[0]]
-    for image, behind in zip(images, texts[1:], strict=True):
-        found += [image, behind]
+    given, found = iter(pictures), list[Piece]()
+    for text in texts:
+        first, *others = text.split(PLACE)
+        found.append(first)
+        for behind in others:
+            found += [next(given), behind]
     return [piece for piece in found if piece != ""]
 
 
@@ -182,12 +187,18 @@ def seen_part(features: Tensor, spec: TokenSpec) -> Part:
 
 def said(turns: Sequence[Turn], phrases: Phrases) -> list[Piece]:
     """A conversation as pieces; where there are no marks, nothing stands behind a picture that is
-    the last of a turn. Raises ValueError unless it ends with what the user says."""
+    the last of a turn. Raises ValueError unless it is of turns, of which the last is what the user
+    says, and as `placed` does for what the user says."""
+    for turn in turns:
+        if not isinstance(turn, Turn) or turn.role not in ("user", "model"):
+            raise ValueError(f"a turn must be Turn('user' or 'model', pieces), got {turn!r}")
     if not turns or turns[-1].role != "user":
         raise ValueError("a conversation ends with what the user says")
     pieces = list[Piece]()
     for turn in turns:
-        phrase, mine = phrases.say if turn.role == "user" else phrases.reply, list(turn.pieces)
+        user = turn.role == "user"
+        phrase = phrases.say if user else phrases.reply
+        mine = placed(turn.pieces) if user else list(turn.pieces)
         closed = phrases.marks or (mine and isinstance(mine[-1], str))
         pieces += phrases.put(phrase, mine) if closed else mine
     return pieces

@@ -167,9 +167,13 @@ class UnifiedPipeline(GoingOn):
         return unguided(self.drawing(nothing(True), **how), how, "a text")
 
     def asked(self, **given: Unpack[Conditions]) -> list[Asked]:
-        """The texts of a request, in turn. Raises ValueError for other conditions."""
+        """The texts of a request, in turn. Raises ValueError for other conditions, and for a text
+        with a place for a picture."""
         _refuse_others(given)
-        return prompted(given.get("text"))
+        asked = prompted(given.get("text"))
+        for one in asked:
+            placed([one.get("text", "")])
+        return asked
 
     def drawing(self, asked: list[Asked], **how: Unpack[How]) -> Drawing:
         """Texts, and how they are to be drawn. Raises ValueError for a size, and as `settings` and
@@ -188,11 +192,15 @@ class UnifiedPipeline(GoingOn):
         stand there, else before it. Raises ValueError if it names another number of them."""
         given = images if isinstance(images, list | tuple) else [images]
         some = [as_picture(image) for image in given]
-        if PLACE in question:
-            pieces = self.phrases.put(self.phrases.ask, placed(question, some))
-        else:
-            pieces = self.phrases.put(self.phrases.ask, [question], some)
-        return self.answers([pieces], seed=seed, **settings)[0]
+        asked = self._about(self.phrases.ask, question, some)
+        return self.answers([asked], seed=seed, **settings)[0]
+
+    def _about(self, phrase: str, text: str, pictures: Sequence[Piece]) -> list[Piece]:
+        """A phrase with a text about pictures: they stand where the text says `<image>`, else where
+        the phrase has them."""
+        if PLACE in text:
+            return self.phrases.put(phrase, placed([*pictures, text]))
+        return self.phrases.put(phrase, [text], pictures)
 
     def caption(
         self,
@@ -221,8 +229,9 @@ class UnifiedPipeline(GoingOn):
         first: int = 0,
         **settings: Any,
     ) -> list[Image.Image]:
-        """Change a picture as an instruction says, n times."""
-        asked = self.phrases.put(self.phrases.edit, [instruction], [as_picture(image)])
+        """Change a picture as an instruction says, n times; it stands where the instruction says
+        `<image>`, else before it."""
+        asked = self._about(self.phrases.edit, instruction, [as_picture(image)])
         return self._pictures([asked] * n, [instruction] * n, seed, first, settings)
 
     def chat(
