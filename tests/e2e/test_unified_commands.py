@@ -208,6 +208,16 @@ def test_emu3_trains_by_command(work, tmp_path, capsys):
     assert said(capsys, "ask", pipe, "what is it?", "--image", picture, "--words", 3).endswith("\n")
 
 
+def test_a_row_too_short_for_all_that_is_learned(work, tmp_path, capsys):
+    """Found before the first step, not behind the last."""
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "shapes_chameleon", "--init", str(work / "g" / "pipeline"), "--row", "12",
+              "--data.source", "captioned:shapes:20", "--out", str(tmp_path / "r")])  # fmt: skip
+    assert stop.value.code == 2 and not (tmp_path / "r" / "metrics.jsonl").exists()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "--row 12 has room for nothing that is learned: the shortest document has" in last
+
+
 def test_mistakes_are_one_line(work, tmp_path, capsys):
     pipe, picture = work / "g" / "pipeline", work / "pictures" / "000.png"
     (tmp_path / "notes.jsonl").write_text('{"my": "notes"}\n')

@@ -5,10 +5,13 @@ from typing import Any
 
 import torch
 
-from smalti.data.documents import Piece
+from smalti.data.document_batches import DocumentBatches, Packing
+from smalti.data.documents import CAPTION, Piece, open_documents
 from smalti.data.emoji import CREDIT
+from smalti.models import show_o
 from smalti.models.one_vocabulary import OneVocabulary, tiny
-from smalti.runs.unified import Reader, origin
+from smalti.pipeline.conversation import Mark, Phrases, parts_of, picture_part, spoken
+from smalti.runs.unified import Reader, origin, wrapped
 from smalti.text.sequence import Part
 from smalti.text.words import Words
 
@@ -38,6 +41,81 @@ def test_conditions_are_left_out_at_their_share():
     told = reader([picture, Piece("a red heart")])
     assert kinds(told(0, 0.0)) == ["text", "picture", "text", "text"]
     assert isinstance(told(0, 0.0)[-1], Part) and told(0, 0.0)[-1].learned
+
+
+def test_what_is_left_out_never_makes_a_document_longer():
+    """A row holds documents as long as they are whole: one that grew would cut a picture."""
+    model = show_o.ShowO(show_o.tiny())
+    codes = model.spec.empty(1)[0]
+    cache: Any = SimpleNamespace(document=lambda i: [Piece(codes=codes)])
+    alone = Reader(cache, model, WORDS, 0.5)
+    whole, count = alone.length(0), model.spec.positions
+    assert (
+        model.wrapping.size([*model.nothing(alone.document(0)[:-1]), alone.document(0)[-1]]) > whole
+    )
+    assert model.wrapping.size(alone(0, 0.0)) == whole
+    packing = Packing(model.wrapping, 2 * whole, 2, model.marks.pad)
+    made = DocumentBatches(range(8), [whole] * 8, alone, packing).batch(0)
+    found = model.config.wrapping.is_code(made["ids"], model.spec)
+    assert found.sum() == 2 * 2 * count
+
+
+def test_documents_are_learned_as_they_are_asked():
+    """Those of shapes are written in the default phrases already; other phrases are put."""
+    documents = open_documents("shapes-all:60")
+    for i in range(len(documents)):
+        texts = [
+            Piece(codes=torch.zeros(6, dtype=torch.int64), learned=p.learned) if p.image else p
+            for p in documents[i]
+        ]
+        assert [(p.text, p.learned) for p in spoken(texts, Phrases())] == [
+            (p.text, p.learned) for p in texts
+        ], documents.task(i)
+    phrases = Phrases(
+        draw="{} draw it", caption="what is it:", ask="<s>user\n<image>\n{}<e>", edit="do: {}",
+        say="<s>{}<e>", marks=("<s>", "<e>"),
+    )  # fmt: skip
+    read = Piece(codes=torch.zeros(6, dtype=torch.int64), learned=False)
+    drawn, answer = Piece(codes=torch.ones(6, dtype=torch.int64)), Piece("a red heart")
+
+    def words(*document: Piece) -> list[Any]:
+        pieces = spoken(list(document), phrases)
+        assert pieces[-1] is document[-1]
+        return [p if isinstance(p, Mark) else p.text or p.codes is read.codes for p in pieces[:-1]]
+
+    def text(words: str) -> Piece:
+        return Piece(words, learned=False)
+
+    assert words(text("a red heart\n"), drawn) == ["a red heart draw it"]
+    assert words(read, text(CAPTION), answer) == [True, "what is it:"]
+    assert words(read, text("what?\n"), answer) == ["<s>", "user\n", True, "\nwhat?", "<e>"]
+    assert words(read, text("make it blue\n"), drawn) == [True, "do: make it blue"]
+    assert words(text("what colour?\n"), answer) == ["<s>", "what colour?", "<e>"]
+    plain = [Piece("the sea is blue")]
+    talk = [text("hello\n"), Piece("yes\n"), text("draw it\n"), drawn]
+    assert spoken(plain, phrases) == plain and spoken(talk, phrases) == talk
+
+
+def test_a_document_begins_as_a_pipeline_asks():
+    marks = [name for name in WORDS.specials][:2]
+    phrases = Phrases(draw="{} draw it:", ask=marks[0] + "{}" + marks[1], marks=tuple(marks))
+    model, codes = OneVocabulary(tiny()), torch.zeros(6, dtype=torch.int64)
+    asked = {
+        phrases.draw: [Piece("a red heart\n", learned=False), Piece(codes=codes)],
+        phrases.ask: [
+            Piece(codes=codes, learned=False),
+            Piece("make it\n", learned=False),
+            Piece("blue"),
+        ],
+    }
+    for phrase, document in asked.items():
+        *given, _ = document
+        pictures = [p.codes for p in given if p.codes is not None]
+        pieces: Any = phrases.put(phrase, [given[-1].text.strip()], pictures)  # type: ignore
+        put = parts_of(pieces, model, WORDS, lambda c: picture_part(c, model.spec))  # type: ignore
+        learned = wrapped(spoken(document, phrases), model, WORDS)[: len(put)]
+        for mine, theirs in zip(learned, put, strict=True):
+            assert torch.equal(mine.content, theirs.content) and not mine.learned
 
 
 def test_whose_art_it_learned_from_is_said():

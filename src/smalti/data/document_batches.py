@@ -134,6 +134,7 @@ class DocumentBatches:
 
     def _padded(self, rows: Rows) -> dict[str, Tensor]:
         short = self.packing.length - rows.ids.shape[1]
+        assert short >= 0, "a document takes more positions than it was planned for"
         fills = {"ids": self.packing.pad}
         found = dict[str, Tensor]()
         for name, values in rows._asdict().items():

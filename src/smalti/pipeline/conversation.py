@@ -17,7 +17,8 @@ from torch import Tensor
 
 from smalti.codes import TokenSpec
 from smalti.config import check
-from smalti.data.documents import CAPTION
+from smalti.data import documents
+from smalti.data.documents import CAPTION, Doc
 from smalti.models.unified import Unified
 from smalti.sampling.filters import Filters
 from smalti.text.sequence import Part
@@ -202,3 +203,25 @@ def said(turns: Sequence[Turn], phrases: Phrases) -> list[Piece]:
         closed = phrases.marks or (mine and isinstance(mine[-1], str))
         pieces += phrases.put(phrase, mine) if closed else mine
     return pieces
+
+
+def spoken(document: Doc, phrases: Phrases) -> list[documents.Piece | Mark]:
+    """A document that a model learns, as it is asked later: what stands before its answer is put
+    by the phrase for that. Documents of another form, such as a plain text or a conversation of
+    several turns, stay as they are."""
+    at = next((i for i, piece in enumerate(document) if piece.learned), 0)
+    if not at or at < len(document) - 1 or not document[at - 1].text.endswith("\n"):
+        return list(document)
+    *pictures, question = document[:at]
+    if any(piece.text for piece in pictures):
+        return list(document)
+    text, answer = question.text.removesuffix("\n"), document[at]
+    if not answer.text:
+        phrase = phrases.edit if pictures else phrases.draw
+    elif pictures and question.text == CAPTION:
+        phrase, text = phrases.caption, ""
+    else:
+        phrase = phrases.ask if pictures else phrases.say
+    pieces = phrases.put(phrase, [text], pictures)  # type: ignore[list-item]
+    read = [documents.Piece(p, learned=False) if type(p) is str else p for p in pieces]
+    return [*read, answer]  # type: ignore[list-item]

@@ -131,7 +131,9 @@ def measured(report: Report) -> str:
         return f"the diffusion loss of held-out codes is {report['held_out_diffusion_loss']:.3f}"
     bits, most = report.get("held_out_bits_per_token"), ""
     if bits is None:
-        bits, most = report["held_out_bits_per_token_bound"], "at most "
+        bits, most = report.get("held_out_bits_per_token_bound"), "at most "
+    if bits is None:
+        return "nothing that was held out has room in a row"
     below = report["below_unigram"]
     assert isinstance(below, float)
     apart = f"{abs(below):.0%} {'below' if below >= 0 else 'above'}"

@@ -13,14 +13,21 @@ from torch import nn
 from smalti import modules
 from smalti.data.document_batches import DocumentBatches, Packing
 from smalti.data.document_file import DocumentCache
-from smalti.data.documents import Doc, credit_of, open_documents
+from smalti.data.documents import Piece, credit_of, open_documents
 from smalti.files import expand
 from smalti.loading import load_eye, load_tokenizer, load_unified
 from smalti.models.eye import Eye
 from smalti.models.unified import Marks, Unified
 from smalti.modules import coder, fingerprint
 from smalti.pictures import named_grid, save_png
-from smalti.pipeline.conversation import picture_part, seen_part, text_part
+from smalti.pipeline.conversation import (
+    Mark,
+    Phrases,
+    picture_part,
+    seen_part,
+    spoken,
+    text_part,
+)
 from smalti.pipeline.facts import Json
 from smalti.pipeline.pipeline import check_pipeline
 from smalti.pipeline.unified import Shown, UnifiedPipeline, Wish
@@ -47,13 +54,21 @@ KEPT = 1 << 16
 class Reader:
     """Documents of a file as a model takes them."""
 
-    def __init__(self, cache: DocumentCache, model: Unified, words: Words, share: float) -> None:
+    def __init__(
+        self,
+        cache: DocumentCache,
+        model: Unified,
+        words: Words,
+        share: float,
+        phrases: Phrases = Phrases(),  # noqa: B008 - it is frozen
+    ) -> None:
         self.cache, self.model, self.words, self.share = cache, model, words, share
+        self.phrases = phrases
         self.document = lru_cache(maxsize=KEPT)(self._document)
 
     def _document(self, i: int) -> list[Part]:
         """A document between the ids that begin and end one."""
-        return wrapped(self.cache.document(i), self.model, self.words)
+        return wrapped(spoken(self.cache.document(i), self.phrases), self.model, self.words)
 
     def length(self, i: int) -> int:
         """Positions of a document."""
@@ -61,24 +76,31 @@ class Reader:
 
     def __call__(self, i: int, chance: float) -> Document:
         """A document that, where `chance` is below a share and it ends with a picture, has nothing
-        before that; below twice the share, no text."""
+        before that; below twice the share, no text. It stays whole where what stands in the place
+        of that is longer, as rows are planned for whole documents."""
         document = self.document(i)
         *whole, stop = document
         if chance >= 2 * self.share or whole[-1].spec is None:
             return document
         if chance < self.share:
-            return [*self.model.nothing(whole), stop]
-        seen = any(part.spec is not None for part in whole[:-1])
-        return [*self.model.pictures(whole), stop] if seen else document
+            less = [*self.model.nothing(whole), stop]
+        elif any(part.spec is not None for part in whole[:-1]):
+            less = [*self.model.pictures(whole), stop]
+        else:
+            return document
+        size = self.model.wrapping.size
+        return less if size(less) <= size(document) else document
 
 
-def wrapped(document: Doc, model: Unified, words: Words) -> list[Part]:
+def wrapped(document: Sequence[Piece | Mark], model: Unified, words: Words) -> list[Part]:
     """A document of texts and codes between the ids that begin and end one. Pictures that are only
     read stand in it as what the eye sees, where the model has one."""
     start, (stop, *_) = model.marks.start, model.marks.stops
     parts = [] if start is None else [text_part([start])]
     for i, piece in enumerate(document):
-        if piece.codes is None:
+        if isinstance(piece, Mark):
+            parts.append(text_part([words.id(piece)]))
+        elif piece.codes is None:
             parts.append(text_part(words.read(piece.text, begins=i == 0), piece.learned))
         elif model.sight is not None and not piece.learned:
             features = piece.features if model.config.drawing else piece.codes
@@ -155,13 +177,15 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     pipeline = begun or fresh(recipe, tokenizer, words, eye, speaker)
     learn(pipeline.model)
     mark, told = begun.fingerprint if begun else "", origin(cache, begun)
-    reader = Reader(cache, pipeline.model, words, recipe.objective.cond_dropout)
+    share = recipe.objective.cond_dropout
+    reader = Reader(cache, pipeline.model, words, share, pipeline.phrases)
     splits = (cache.indices("train").tolist(), cache.indices("held_out").tolist())
     chosen, held = (readable(cache, some, pipeline, world) for some in splits)
     held = held or without_held_out(chosen, world)
+    training, measuring = (batches(recipe, reader, some, world) for some in (chosen, held))
+    require_learned(recipe, reader, training)
     if world.main:
         tell_of_long(recipe, reader, [*chosen, *held])
-    training, measuring = (batches(recipe, reader, some, world) for some in (chosen, held))
     look = Look(pipeline, reader, held, measuring, recipe, world)
     objective = recipe.objective.objective(pipeline.model)
     line = LiveLine("model", ("loss", *pipeline.model.kinds), "positions", recipe.row)
@@ -250,6 +274,15 @@ def tell_of_long(recipe: UnifiedRecipe, reader: Reader, chosen: Sequence[int]) -
         say(
             f"{len(long)} of {len(chosen)} documents are longer than --row {recipe.row} (the "
             f"longest is {max(map(reader.length, long))}): what does not fit is left out"
+        )
+
+
+def require_learned(recipe: UnifiedRecipe, reader: Reader, training: DocumentBatches) -> None:
+    """Raise ValueError if a row has no room for what is learned of any document."""
+    if not any(part.learned for document in training.documents() for part in document):
+        raise ValueError(
+            f"--row {recipe.row} has room for nothing that is learned: the shortest document has "
+            f"{min(map(reader.length, training.chosen))} positions"
         )
 
 
