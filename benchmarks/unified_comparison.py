@@ -225,7 +225,7 @@ def operations(shop: Shop, case: Case, group: str) -> tuple[float, float, int]:
     documents = DocumentCache(recipe.documents)
     tokenizer, words = load_tokenizer(recipe.tokenizer), Words.open(recipe.words)
     pipeline = fresh(recipe, tokenizer, words, shop.eye(case), None)
-    reader = Reader(documents, pipeline.model, words, recipe.objective.cond_dropout)
+    reader = Reader(documents, pipeline, recipe.objective.cond_dropout)
     chosen = documents.indices("train").tolist()
     stream = batches(recipe, reader, chosen, World(0, 1, torch.device("cpu")))
     objective = recipe.objective.objective(pipeline.model.train())

@@ -18,9 +18,11 @@ from smalti.text.words import Words
 WORDS = Words.train(["a red heart", "make it blue"], 280)
 
 
-def reader(document: list[Piece]) -> Reader:
+def reader(document: list[Piece], model: Any = None, share: float = 0.1) -> Reader:
     cache: Any = SimpleNamespace(document=lambda i: document)
-    return Reader(cache, OneVocabulary(tiny()), WORDS, 0.1)
+    model = model or OneVocabulary(tiny())
+    pipeline: Any = SimpleNamespace(model=model, words=WORDS, phrases=Phrases())
+    return Reader(cache, pipeline, share)
 
 
 def kinds(document: Any) -> list[str]:
@@ -46,9 +48,7 @@ def test_conditions_are_left_out_at_their_share():
 def test_what_is_left_out_never_makes_a_document_longer():
     """A row holds documents as long as they are whole: one that grew would cut a picture."""
     model = show_o.ShowO(show_o.tiny())
-    codes = model.spec.empty(1)[0]
-    cache: Any = SimpleNamespace(document=lambda i: [Piece(codes=codes)])
-    alone = Reader(cache, model, WORDS, 0.5)
+    alone = reader([Piece(codes=model.spec.empty(1)[0])], model, 0.5)
     whole, count = alone.length(0), model.spec.positions
     assert (
         model.wrapping.size([*model.nothing(alone.document(0)[:-1]), alone.document(0)[-1]]) > whole

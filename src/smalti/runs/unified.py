@@ -22,7 +22,6 @@ from smalti.modules import coder, fingerprint
 from smalti.pictures import named_grid, save_png
 from smalti.pipeline.conversation import (
     Mark,
-    Phrases,
     picture_part,
     seen_part,
     spoken,
@@ -54,16 +53,9 @@ KEPT = 1 << 16
 class Reader:
     """Documents of a file as a model takes them."""
 
-    def __init__(
-        self,
-        cache: DocumentCache,
-        model: Unified,
-        words: Words,
-        share: float,
-        phrases: Phrases = Phrases(),  # noqa: B008 - it is frozen
-    ) -> None:
-        self.cache, self.model, self.words, self.share = cache, model, words, share
-        self.phrases = phrases
+    def __init__(self, cache: DocumentCache, pipeline: UnifiedPipeline, share: float) -> None:
+        self.cache, self.share = cache, share
+        self.model, self.words, self.phrases = pipeline.model, pipeline.words, pipeline.phrases
         self.document = lru_cache(maxsize=KEPT)(self._document)
 
     def _document(self, i: int) -> list[Part]:
@@ -177,15 +169,12 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     pipeline = begun or fresh(recipe, tokenizer, words, eye, speaker)
     learn(pipeline.model)
     mark, told = begun.fingerprint if begun else "", origin(cache, begun)
-    share = recipe.objective.cond_dropout
-    reader = Reader(cache, pipeline.model, words, share, pipeline.phrases)
+    reader = Reader(cache, pipeline, recipe.objective.cond_dropout)
     splits = (cache.indices("train").tolist(), cache.indices("held_out").tolist())
     chosen, held = (readable(cache, some, pipeline, world) for some in splits)
     held = held or without_held_out(chosen, world)
     training, measuring = (batches(recipe, reader, some, world) for some in (chosen, held))
-    require_learned(recipe, reader, training)
-    if world.main:
-        tell_of_long(recipe, reader, [*chosen, *held])
+    check_rows(recipe, reader, training, measuring, world)
     look = Look(pipeline, reader, held, measuring, recipe, world)
     objective = recipe.objective.objective(pipeline.model)
     line = LiveLine("model", ("loss", *pipeline.model.kinds), "positions", recipe.row)
@@ -267,22 +256,26 @@ def batches(
     return DocumentBatches(chosen, lengths, reader, packing, reader.cache.key)
 
 
-def tell_of_long(recipe: UnifiedRecipe, reader: Reader, chosen: Sequence[int]) -> None:
-    """Say how many documents do not fit into a row, whose end is left out."""
-    long = [i for i in chosen if reader.length(i) > recipe.row]
-    if long:
-        say(
-            f"{len(long)} of {len(chosen)} documents are longer than --row {recipe.row} (the "
-            f"longest is {max(map(reader.length, long))}): what does not fit is left out"
-        )
-
-
-def require_learned(recipe: UnifiedRecipe, reader: Reader, training: DocumentBatches) -> None:
-    """Raise ValueError if a row has no room for what is learned of any document."""
+def check_rows(
+    recipe: UnifiedRecipe,
+    reader: Reader,
+    training: DocumentBatches,
+    measuring: DocumentBatches,
+    world: World,
+) -> None:
+    """Say how many documents do not fit into a row, whose end is left out. Raises ValueError if a
+    row has no room for what is learned of any that is trained on."""
+    lengths = [reader.length(i) for i in (*training.chosen, *measuring.chosen)]
     if not any(part.learned for document in training.documents() for part in document):
         raise ValueError(
             f"--row {recipe.row} has room for nothing that is learned: the shortest document has "
-            f"{min(map(reader.length, training.chosen))} positions"
+            f"{min(lengths)} positions"
+        )
+    if world.main and max(lengths) > recipe.row:
+        long = sum(length > recipe.row for length in lengths)
+        say(
+            f"{long} of {len(lengths)} documents are longer than --row {recipe.row} (the longest "
+            f"is {max(lengths)}): what does not fit is left out"
         )
 
 
