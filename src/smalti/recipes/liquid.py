@@ -51,7 +51,9 @@ def liquid_7b() -> UnifiedRecipe:
     tenth of the texts before pictures left out, one loss of all ids [C]; the released script also
     has LoRA on [C]. 30 M texts and 30 M captioned pictures once [M]. A rate of 2e-5 is one to go on
     with: the folder to begin from must hold the language model with its table extended. Published:
-    FID 5.47 of MJHQ-30K, 71.3 on VQAv2, 58.4 on GQA [S].
+    FID 5.47 of MJHQ-30K, 71.3 on VQAv2, 58.4 on GQA [S]. Documents are put in the phrases of the
+    folder to begin from, of which there is one before a picture; the released script takes one of
+    ten sentences [C].
 
     smalti convert liquid --tokenizer vqgan.ckpt --model Liquid_V1_7B/ --out liquid
     torchrun --nproc-per-node 8 -m smalti train liquid_7b --train.parallel fsdp \\
