@@ -234,6 +234,25 @@ def test_pictures_stand_where_the_text_says(one, photo):
         next(one.chat([Turn("user", ["what is in <image>?"])]))
 
 
+@pytest.mark.parametrize("name", ["one_vocabulary", "janus"])
+def test_a_picture_that_is_read_may_have_a_margin(name, photo):
+    pipe = made(name)
+    size = (pipe.eye or pipe.tokenizer).size
+    image = Image.open(photo).convert("RGB").resize((3 * size[1], size[0]))
+    whole = np.full((*size, 3), (9, 8, 7), np.uint8)
+    shrunk = image.resize((size[1], round(size[0] / 3)), Image.Resampling.BICUBIC)
+    top = (size[0] - shrunk.height) // 2
+    whole[top : top + shrunk.height] = np.asarray(shrunk)
+    middle, all_of_it = (
+        pipe.documents([[some]])[0][-1].content for some in (image, Image.fromarray(whole))
+    )
+    pipe.phrases = replace(pipe.phrases, margin=(9, 8, 7))
+    found = pipe.documents([[image]])[0][-1].content
+    assert torch.equal(found, all_of_it) and not torch.equal(found, middle)
+    with pytest.raises(ValueError, match="margin must be three of 0 to 255"):
+        Phrases(margin=(1, 2))
+
+
 def test_marks_that_a_user_types_are_text(one):
     stop = one.words.write([one.model.marks.stops[0]])
     assert stop == "" and one.model.marks.stops[0] not in one.words.read("</s> and </s>")

@@ -8,6 +8,7 @@ and batches, and float in [-1, 1] in models. V views, H and W pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,18 @@ def center_part(
     pixels = _shrink(image, size, resample)
     top, left = ((have - want) // 2 for have, want in zip(pixels.shape, size, strict=False))
     return _cut(pixels, top, left, size)
+
+
+def framed(image: Image.Image, size: tuple[int, int], margin: Sequence[int]) -> Image.Image:
+    """A whole RGB picture in the middle of one of `size` (H, W), whose rest has the colour of the
+    margin; bicubic."""
+    share = min(size[0] / image.height, size[1] / image.width)
+    height, width = (max(1, round(side * share)) for side in (image.height, image.width))
+    red, green, blue = margin
+    found = Image.new("RGB", size[::-1], (red, green, blue))
+    where = (size[1] - width) // 2, (size[0] - height) // 2
+    found.paste(image.resize((width, height), Image.Resampling.BICUBIC), where)
+    return found
 
 
 def random_crop(

@@ -80,8 +80,13 @@ class Phrases:
     """What the model said in it."""
     marks: tuple[str, ...] = ()
     """What in all of these is no text but the name of an id, as the text tokenizer has it."""
+    margin: tuple[int, ...] = ()
+    """Red, green and blue, 0 to 255, around a picture that is read, all of which is then seen; ():
+    its middle is read."""
 
     def __post_init__(self) -> None:
+        if len(self.margin) not in (0, 3) or not all(0 <= value <= 255 for value in self.margin):
+            raise ValueError(f"margin must be three of 0 to 255, or (), got {self.margin}")
         for name in ("draw", "ask", "edit", "say", "reply"):
             if "{}" not in (phrase := getattr(self, name)):
                 raise ValueError(f"{name} must hold {{}}, for what is asked, got {phrase!r}")

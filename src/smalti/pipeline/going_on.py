@@ -13,6 +13,8 @@ from PIL import Image
 from smalti.arguments import refuse_unknown
 from smalti.codes import Cond, Known
 from smalti.config import changed, settings_of
+from smalti.data.decode import opened, to_rgb
+from smalti.data.transforms import framed
 from smalti.engine import mixed
 from smalti.engine.step import Request
 from smalti.models.unified import Unified
@@ -20,7 +22,14 @@ from smalti.modules import name_of
 from smalti.nn.linear import packed
 from smalti.pictures import to_pil
 from smalti.pipeline.coded import CodedPipeline, encoded, preview
-from smalti.pipeline.conversation import Piece, Writing, parts_of, picture_part, seen_part
+from smalti.pipeline.conversation import (
+    Phrases,
+    Piece,
+    Writing,
+    parts_of,
+    picture_part,
+    seen_part,
+)
 from smalti.pipeline.request import Part
 from smalti.pipeline.sampling import Sampling, fitted
 from smalti.sampling.noise import Noise
@@ -74,6 +83,7 @@ class GoingOn(CodedPipeline):
     words: Words
     sampling: Sampling
     writing: Writing
+    phrases: Phrases
 
     @property
     def draws(self) -> bool:
@@ -154,6 +164,11 @@ class GoingOn(CodedPipeline):
 
     def _given(self, picture: Any) -> sequence.Part:
         """A picture that is given, as the model reads it."""
+        if self.phrases.margin:
+            size = (self.eye or self.tokenizer).size
+            picture = framed(
+                to_rgb(opened(picture, "the image"), "the image"), size, self.phrases.margin
+            )
         if self.eye is None:
             return picture_part(self.encode(picture)[0].cpu(), self.model.spec)
         return seen_part(encoded(self.eye, picture)[0].cpu(), self.eye.sight.spec)

@@ -388,5 +388,6 @@ PROJECT = Project(
         say=f"{USER}: {{}}\n\n{ASSISTANT}:",
         reply=f" {{}}{STOP}",
         marks=(USER, ASSISTANT, STOP),
+        margin=(127, 127, 127),
     ),
 )

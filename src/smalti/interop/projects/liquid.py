@@ -113,5 +113,6 @@ PROJECT = Project(
         say=f"{USER}{{}}{OVER}{MODEL_TURN}",
         reply=f"{{}}{OVER}",
         marks=("<start_of_turn>", "<end_of_turn>"),
+        margin=(122, 116, 104),
     ),
 )
