@@ -51,7 +51,7 @@ def framed(image: Image.Image, size: tuple[int, int], margin: Sequence[int]) -> 
     share = min(size[0] / image.height, size[1] / image.width)
     height, width = (max(1, round(side * share)) for side in (image.height, image.width))
     red, green, blue = margin
-    found = Image.new("RGB", size[::-1], (red, green, blue))
+    found = Image.new("RGB", (size[1], size[0]), (red, green, blue))
     where = (size[1] - width) // 2, (size[0] - height) // 2
     found.paste(image.resize((width, height), Image.Resampling.BICUBIC), where)
     return found
