@@ -26,8 +26,8 @@ def home_of(config: UnifiedConfig, marks: Marks, words: int) -> Any:
     raise AssertionError(f"no tokenizer fits {config}")
 
 
-def made(kind: str) -> UnifiedPipeline:
-    """A pipeline of a registered model with random weights."""
+def made(kind: str, **changes: Any) -> UnifiedPipeline:
+    """A pipeline of a registered model with random weights, some of its settings changed."""
     tiny = modules.UNIFIED[kind].tiny()
     torch.manual_seed(0)
     words = Words.train(["a red heart", "a blue star", "what is it?", "draw"], 280)
@@ -35,7 +35,7 @@ def made(kind: str) -> UnifiedPipeline:
     marks = Marks(words.start, (words.stop,), words.pad)
     tokenizer = home_of(tiny, marks, words.vocab) if tiny.drawing else None
     config = tiny.fitted(tokenizer.spec if tokenizer else tiny.spec, words.vocab, marks)
-    config = replace(config, length=160)
+    config = replace(config, length=160, **changes)
     if tokenizer is not None:
         config = config.with_codebook(tokenizer.codebook)
     if config.sight is not None:

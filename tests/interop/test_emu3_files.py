@@ -2,16 +2,28 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from official import shards
 from smalti.cli.main import main
-from smalti.interop.convert import read_part
-from smalti.interop.projects.emu3 import PROJECT, tokenizer_sizes, tokenizer_state
+from smalti.interop import language
+from smalti.interop.convert import pipeline_of, read_part
+from smalti.interop.pickles import Checkpoint
+from smalti.interop.projects.emu3 import (
+    PROJECT,
+    Emu3Files,
+    fill_model,
+    model_sizes,
+    tokenizer_sizes,
+    tokenizer_state,
+)
 from smalti.loading import load_unified
+from smalti.models.emu3 import Emu3
 from smalti.modules import assemble
 from smalti.text.sequence import Part, rows_of
 from smalti.tokenizers.emu3_vq import Emu3VQ
@@ -98,8 +110,9 @@ def test_a_folder_becomes_a_pipeline(folder, tmp_path):
     assert isinstance(pipeline.ask(picture, "what?", words=3), str)
 
 
-def test_names_of_all_versions_are_read(folder):
-    """Those in the memory of transformers, those of files, and those of BAAI's own folder."""
+def test_names_of_all_versions_are_read(folder, tmp_path):
+    """Those in the memory of transformers, those of files, and those of BAAI's own folder, each
+    shard by shard."""
     model, out = folder
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     older = [("model.text_model.", "text_model.model."), ("lm_head.", "text_model.lm_head."),
@@ -111,12 +124,40 @@ def test_names_of_all_versions_are_read(folder):
             for begin, other in changes:
                 name = re.sub(f"^{re.escape(begin)}", other, name)
             named[name] = tensor
+        (parts := tmp_path / str(len(found))).mkdir()
+        other_model = Emu3(model_config(out)).requires_grad_(False)
+        fill_model(other_model, shards(named, parts))
+        assert torch.equal(other_model.language.output.weight, state["lm_head.weight"])
+        ours = other_model.language.tok_embeddings.weight
+        assert torch.equal(ours, state["model.text_model.embed_tokens.weight"])
         save_file(named, out / "model.safetensors")
         found.append(read_part(PROJECT.model, out).state)  # type: ignore[arg-type]
         codes = read_part(PROJECT.tokenizer, out).state
         assert tokenizer_state(codes).keys() == Emu3VQ(tokenizer_config(out)).state_dict().keys()
     assert found[0].keys() == found[1].keys() == found[2].keys()
     assert not any("vq" in name for name in found[0])
+
+
+def model_config(out):
+    options = Emu3Files(out, out, out, size="8x12")
+    return model_sizes(read_part(PROJECT.model, out), options, tokenizer_config(out))
+
+
+def test_a_folder_in_shards_becomes_a_pipeline_one_after_another(folder, tmp_path, monkeypatch):
+    theirs, out = folder
+    (out / "model.safetensors").unlink()
+    shards(theirs.state_dict(), out)
+    read, plain = list[str](), language.read_checkpoint
+
+    def noted(path: Path) -> Checkpoint:
+        read.append(path.name)
+        return plain(path)
+
+    monkeypatch.setattr(language, "read_checkpoint", noted)
+    options = Emu3Files(out, out, out, size="8x12")
+    made = pipeline_of(PROJECT, options).model
+    assert read == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    assert torch.equal(made.language.output.weight, theirs.lm_head.weight)
 
 
 def tokenizer_config(out):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from official import write
+from official import shards, write
 from smalti.cli.main import main
+from smalti.interop import language
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.projects.show_o import tokenizer_sizes, tokenizer_state
 from smalti.loading import load_unified
@@ -111,6 +112,32 @@ def test_files_become_a_pipeline(files, tmp_path, capsys):
     assert isinstance(pipeline.ask(image, "what?", words=3), str)
 
 
+def test_shards_are_read_one_after_another(files, tmp_path, monkeypatch):
+    _, model, command = files
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    write(official_model(model), whole / "pytorch_model.safetensors")  # as the released folders
+    shards(official_model(model), parts)
+    read = list[str]()
+    plain = language.read_checkpoint
+
+    def noted(path: Path) -> Checkpoint:
+        read.append(path.name)
+        return plain(path)
+
+    monkeypatch.setattr(language, "read_checkpoint", noted)
+    for folder in (whole, parts):
+        main([*command, "--model", str(folder), "--words", str(tmp_path / "words"),
+              "--out", str(tmp_path / f"of-{folder.name}")])  # fmt: skip
+        state = load_unified(tmp_path / f"of-{folder.name}", dtype="float32").model.state_dict()
+        assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())
+    assert read == [
+        "pytorch_model.safetensors",
+        *(f"model-0000{i}-of-00002.safetensors" for i in (1, 2)),
+    ]
+
+
 def test_a_tokenizer_alone(files, tmp_path):
     codes, _, command = files
     main([*command, "--out", str(tmp_path / "out")])
@@ -122,6 +149,8 @@ def test_a_tokenizer_alone(files, tmp_path):
     [
         (["--words"], "give --words: tokenizer.json of microsoft/phi-1_5, or its folder"),
         (["vocab"], "of text, but"),
+        (["missing"], "model.bin: 1 tensors missing, such as norm.weight"),
+        (["other"], "model.bin: head.weight is no part of a phi of these settings"),
         (["clip"], "reads pictures by CLIP"),
         (["swapped"], "looks like a tokenizer of Show-o; try: smalti convert show-o --tokenizer"),
     ],
@@ -132,6 +161,10 @@ def test_mistakes_are_named(files, tmp_path, capsys, change, message):
     state = official_model(model)
     if change == ["vocab"]:
         state["showo.model.embed_tokens.weight"] = torch.zeros(400, 32)
+    if change == ["missing"]:
+        del state["showo.model.final_layernorm.weight"]
+    if change == ["other"]:
+        state["head.weight"] = torch.zeros(2, 2)
     if change == ["clip"]:
         state["mm_projector.0.weight"] = torch.zeros(2, 2)
     write(state, path)

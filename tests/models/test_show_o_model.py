@@ -48,6 +48,38 @@ def test_a_row_says_what_it_is_about(model):
         assert model.wrapping.size(document) == len(written)
 
 
+def test_nothing_gives_a_picture_away_that_a_model_begins_by_itself(model):
+    wrapping = tiny(learns_begin=True).wrapping
+    ids = [4, 5, 6, 7, 18, 19]
+    asked = [text(40, 41, learned=False), picture(model), text(1)]
+    read = [picture(model, False), text(42, learned=False), picture(model)]
+    rows = [
+        ([0, 40, 41, 21, *ids, 22, 0, 1], asked),
+        ([24, 21, *ids, 22, 0, 42, 21, *ids, 22], read),
+        ([0, 21, *ids, 22], model.nothing(asked[:2])),
+    ]
+    for written, document in rows:
+        assert rows_of([document], wrapping).ids[0].tolist() == written
+        assert wrapping.size(document) == len(written)
+    before = rows_of([[text(40, 41, learned=False)]], wrapping).ids[0].tolist()
+    assert before == rows[0][0][:3], "what comes before a picture is the same without it"
+
+
+def test_the_begin_of_a_picture_is_learned_where_it_is_asked_for():
+    torch.manual_seed(0)
+    model = ShowO(tiny(learns_begin=True)).eval()
+    rows = rows_of([[text(40, 41, learned=False), picture(model)]], model.wrapping)
+    noise = Noise.request(3, 1)
+    term = model.terms(rows, noise)["text"]
+    assert term.where[0].nonzero().flatten().tolist() == [3] and rows.ids[0, 3] == 21
+    hidden = rows._replace(ids=rows.ids.masked_fill(model.hides(rows, noise), HIDDEN))
+    logp = model.logits(model.read(hidden, 0, rows.ids.shape[1], None)).log_softmax(-1)[0]
+    assert torch.isclose(term.values[0, 3], -logp[2, 21]), "said by the last id of the text"
+    told = ShowO(tiny()).terms(rows_of([[text(40, learned=False), picture(model)]],
+                                       tiny().wrapping), noise)  # fmt: skip
+    assert not told["text"].where.any()
+
+
 def test_what_a_row_is_about_is_seen_with_the_picture_that_it_begins_with(model):
     mask = rows_of([[picture(model, False), text(42)]], model.wrapping).mask()[0]
     assert mask[:9, :9].all() and not mask[:9, 9:].any()

@@ -110,7 +110,7 @@ def test_pictures_and_words(name):
         ("chameleon_7b", (1e-4, (0.9, 0.95), 1e-5, 0.1, 1.0, 4000), (4096, 2048), (1.0, 1.0)),
         ("chameleon_34b", (1e-4, (0.9, 0.95), 1e-5, 0.1, 1.0, 4000), (4096, 3072), (1.0, 1.0)),
         ("liquid_7b", (2e-5, (0.9, 0.999), 1e-8, 0.0, 1.0, 1758), (2048, 1024), (1.0, 1.0)),
-        ("show_o", (1e-4, (0.9, 0.999), 1e-8, 0.01, 1.0, 5000), (388, 1152), (0.1, 1.0)),
+        ("show_o", (1e-4, (0.9, 0.999), 1e-8, 0.01, 1.0, 5000), (388, 1152), (1.0, 1.0)),
         ("vila_u_7b", (5e-5, (0.9, 0.999), 1e-8, 0.0, 1.0, 3000), (8192, 512), (1.0, 1.0)),
         ("unitok_7b", (5e-5, (0.9, 0.999), 1e-8, 0.0, 1.0, 1200), (2048, 1024), (1.0, 1.0)),
         ("emu3", (5e-5, (0.9, 0.95), 1e-8, 0.1, 1.0, 2000), (9216, 512), (1.0, 0.5)),
@@ -124,6 +124,13 @@ def test_numbers_of_training(name, optim, rows, weights):
     assert (o.lr, o.betas, o.eps, o.weight_decay, o.clip, o.warmup) == optim
     assert (recipe.row, train.batch) == rows and goal.cond_dropout == 0.1
     assert (goal.text, goal.pictures) == weights and train.recompute
+    assert goal.alone == (0.1 if name == "show_o" else None)
+
+
+def test_the_published_show_o_is_told_what_to_draw_and_the_small_one_decides_it():
+    published, small = RECIPES["show_o"](), RECIPES["shapes_show_o"]()
+    assert published.objective.over == small.objective.over == "kinds"
+    assert not published.model.wrapping.learns_begin and small.model.wrapping.learns_begin
 
 
 def test_chameleons_have_what_keeps_them_stable():

@@ -196,6 +196,8 @@ def chat(
         raise ValueError(f"{spelled(next(iter(asked)))} is how pictures are drawn: --pictures is 0")
     pipe, turns, drawn = opened(pipeline, run, unified=True), list[Any](), 0
     check_idle(pipe, asked, lacks=UNKNOWN)
+    if pipe.draws and pictures and not pipe.begins:
+        say("the model does not begin pictures by itself: it replies in text; sample and edit draw")
     for number, pieces in enumerate(heard(list(image))):
         turns.append(Turn("user", pieces))
         reply, given = list[Any](), {**asked, **text.given()}

@@ -50,6 +50,7 @@ SINGLE = (
     "ema_model.bin",
     "model.safetensors",
     "pytorch_model.bin",
+    "pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors",
     "model.pt",
 )

@@ -6,7 +6,8 @@ Xie et al. 2024, "Show-o: One Single Transformer to Unify Multimodal Understandi
 Unusual: pictures are drawn as MaskGIT draws them, inside a row of text: a hidden code is one more
 id of the vocabulary, all positions of a picture and the ids around it see each other, and a code is
 predicted at its own position, not from the one before. Text before a picture is closed like a
-sentence. The first id of a row says whether a picture is to be drawn or read.
+sentence. The first id of a row says whether a picture is to be drawn or read, so that who calls the
+model decides it; `learns_begin` leaves that to the model.
 
 Letters: B rows, L positions, V ids, D width, K codes of a tokenizer, N codes of a picture, m wanted
 ones.
@@ -76,6 +77,9 @@ class ShowOConfig(UnifiedConfig):
     """The id where there is nothing."""
     length: int = 2048
     """Positions of a document, at most."""
+    learns_begin: bool = False
+    """Whether it learns to begin pictures by itself. Then nothing before a picture says that one
+    comes: `draws` and the id that closes a text are left out."""
 
     def __post_init__(self) -> None:
         marks = ("begin", "end", "draws", "reads", "pad")
@@ -119,6 +123,7 @@ class ShowOConfig(UnifiedConfig):
         """How documents are written."""
         around = (self.begin, self.end)
         return Whole(
+            learns_begin=self.learns_begin,
             around=around,
             first=self.first,
             sentence=self.sentence,
@@ -130,7 +135,8 @@ class ShowOConfig(UnifiedConfig):
 @dataclass(frozen=True)
 class Whole(Between):
     """Pictures that are seen whole, with an id before and after; texts as sentences; an id for what
-    a row is about. Where these are None, nothing stands there."""
+    a row is about. Where these are None, nothing stands there. Where the begin of a picture is
+    learned, neither `draws` nor the end of a sentence gives it away."""
 
     full: Literal["none", "picture", "wrapped"] = "wrapped"
     learns_begin: bool = False
@@ -151,18 +157,19 @@ class Whole(Between):
     def written(self, document: Document) -> Document:
         """The same with an id before a text and, where a picture comes next, one behind it."""
         parts, before = list[Part](), None
+        told = not self.learns_begin
         for part in document:
             if part.spec is None:
                 if before is None or before.spec is not None:
                     parts += self._ids(self.sentence and self.sentence[:1])
             elif before is None and self.reads is not None:
                 part = replace(part, before=(self.reads, *part.before))
-            elif before is not None and before.spec is None:
+            elif told and before is not None and before.spec is None:
                 parts += self._ids(self.sentence and self.sentence[1:], before.learned)
             parts.append(part)
             before = part
         pictured = any(part.spec is not None for part in document)
-        if pictured and document[0].spec is None and self.draws is not None:
+        if told and pictured and document[0].spec is None and self.draws is not None:
             parts = [*self._ids((self.draws,)), *parts]
         return parts
 

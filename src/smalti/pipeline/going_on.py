@@ -90,6 +90,12 @@ class GoingOn(CodedPipeline):
         """Whether it draws pictures; else it reads them and writes text."""
         return self.model.config.drawing
 
+    @property
+    def begins(self) -> bool:
+        """Whether it begins pictures by itself, in conversations; else it draws them where a
+        picture is asked for, and replies in text alone."""
+        return self.draws and self.model.wrapping.learns_begin
+
     def require_drawing(self) -> None:
         """Raise ValueError if it draws no pictures."""
         if not self.draws:

@@ -23,10 +23,12 @@ def show_o() -> UnifiedRecipe:
     """Show-o, 1.4 B parameters, on pictures of 256 pixels, 256 codes.
 
     500,000 steps at a rate of 1e-4, a tenth of the pictures learned without their text; pictures
-    that are drawn weigh 1, captions 1, text alone 0.1, each a mean of its own [C]. 5000 steps of
-    warm-up, a cosine, weight decay 0.01, 1152 documents in a step [M]. There a row is a document,
-    of at most 129 ids of text [C], and the language model is Phi-1.5, trained on, with its 50,295
-    ids of text [C]. Here a row holds what fits, weights are new, and captions weigh as text alone.
+    that are drawn weigh 1, text of documents with a picture 1, text alone 0.1, each a mean of its
+    own [C]. 5000 steps of warm-up, a cosine, weight decay 0.01, 1152 documents in a step [M]. There
+    a row is a document, of at most 129 ids of text [C], and the language model is Phi-1.5, trained
+    on, with its 50,295 ids of text [C]. Here a row holds what fits, weights are new, and the id
+    that ends a document is learned behind a picture that is drawn too, among the text of documents
+    with one.
 
     smalti convert show-o --tokenizer magvitv2/pytorch_model.bin --out show-o-vq
     torchrun --nproc-per-node 8 -m smalti train show_o --train.parallel fsdp \\
@@ -38,7 +40,7 @@ def show_o() -> UnifiedRecipe:
         data=MIXED,
         row=388,
         model=model,
-        objective=JointConfig(text=0.1, over="kinds", cond_dropout=0.1),
+        objective=JointConfig(alone=0.1, over="kinds", cond_dropout=0.1),
         sampling=drawn(model),
         train=TrainConfig(
             steps=500_000,
@@ -61,14 +63,15 @@ def small(dim: int = 192, layers: int = 6) -> LanguageConfig:
 
 
 def shapes_show_o() -> UnifiedRecipe:
-    """A small model that writes text word by word and draws shapes by revealing codes.
+    """A small model that writes text word by word and draws shapes by revealing codes. Unlike the
+    published one it begins pictures by itself, so that it draws in conversations.
 
     smalti train shapes_vqgan --data.source scenes:10000 --out runs/shapes-tokenizer
     smalti train shapes_show_o --tokenizer runs/shapes-tokenizer/tokenizer --out runs/show-o
     """
     return replace(
         shapes_chameleon(),
-        model=ShowOConfig(small(), length=512),
+        model=ShowOConfig(small(), length=512, learns_begin=True),
         objective=JointConfig(over="kinds", cond_dropout=0.1),
         sampling=Sampling.of(guidance=2.0, steps=16, reveal="show-o"),
     )

@@ -8,7 +8,7 @@ is taken (`tokenizers/emu3_vq.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from smalti.config import read_json
-from smalti.interop.language import DECODER, OTHER, config_of, language_state
+from smalti.interop.language import DECODER, OTHER, config_of, fill, stored
 from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.project import Part, Project, at_size
 from smalti.interop.saved import Dtype, pair
@@ -184,22 +184,25 @@ MODEL_NAMES = (
 """How names of the language model begin there: in the memory of transformers, and in its files."""
 
 
-def read_model(path: Path, weights: str, inside: str) -> Checkpoint:
-    """The language model of a folder."""
-    checkpoint, found = read_checkpoint(path, weights, inside), dict[str, Tensor]()
-    for name, tensor in checkpoint.state.items():
+def named(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Those of the language model, under the names that language models have."""
+    for name, tensor in tensors:
         if re.match(r"(model\.)?vqmodel\.", name):
             continue
         for theirs, ours in MODEL_NAMES:
             name = re.sub(theirs, ours, name)
-        found[name] = tensor
-    return checkpoint._replace(state=found)
+        yield name, tensor
 
 
-def model_state(state: Mapping[str, Tensor], config: Emu3Config) -> dict[str, Tensor]:
-    """Our state dict of a language model's."""
-    ours = language_state(state, config.language)
-    return {f"language.{name}": tensor for name, tensor in ours.items()}
+def read_model(path: Path, weights: str, inside: str) -> Checkpoint:
+    """The language model of a folder."""
+    checkpoint = read_checkpoint(path, weights, inside)
+    return checkpoint._replace(state=dict(named(checkpoint.state.items())))
+
+
+def fill_model(model: Emu3, path: Path) -> None:
+    """Write the weights of a folder into a model, shard by shard."""
+    fill(model.language, named(stored(path)), "emu3_text_model", str(path))
 
 
 # -- the record
@@ -220,11 +223,9 @@ MODEL = Part(
     lacks=OTHER,
     module=Emu3,
     config=model_sizes,
-    state=lambda state, config, _: {
-        f"language.{name}": tensor
-        for name, tensor in language_state(state, config.language).items()
-    },
+    state=lambda state, *_: state,
     read=read_model,
+    fill=fill_model,
 )
 
 PROJECT = Project(

@@ -2,8 +2,8 @@
 
 A model is Phi-1.5 with norms of queries and keys, whose vocabulary ends with ten marks, the codes
 of pictures, and the id of a hidden one. Its text tokenizer is that of microsoft/phi-1_5, without
-the marks. Pictures are coded by `tokenizers/magvit2.py`. Models that read pictures by CLIP are not
-known here.
+the marks. Pictures are coded by `tokenizers/magvit2.py`. Models that read pictures by CLIP, whose
+files hold its projector (`mm_projector`) and not the tower itself, are not known here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from smalti.interop.language import language_state
+from smalti.interop.language import fill, stored
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project, at_size
 from smalti.interop.saved import Dtype, pair
@@ -149,11 +149,10 @@ def tokenizer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def model_state(state: Mapping[str, Tensor], config: ShowOConfig) -> dict[str, Tensor]:
-    """Our state dict of an official model's."""
-    plain = {name.removeprefix("showo."): tensor for name, tensor in state.items()}
-    ours = language_state(plain, config.language)
-    return {f"language.{name}": tensor for name, tensor in ours.items()}
+def fill_model(model: ShowO, path: Path) -> None:
+    """Write the weights of a file or folder into a model, shard by shard."""
+    tensors = ((re.sub(r"^(.*\.)?showo\.", "", name), tensor) for name, tensor in stored(path))
+    fill(model.language, tensors, "phi", str(path))
 
 
 # -- the record
@@ -171,7 +170,8 @@ MODEL = Part(
     marks=("showo.model.embed_tokens.", "showo.model.layers.0.self_attn.q_layernorm."),
     module=ShowO,
     config=model_sizes,
-    state=lambda state, config, _: model_state(state, config),
+    state=lambda state, *_: state,
+    fill=fill_model,
 )
 
 
