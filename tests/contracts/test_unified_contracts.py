@@ -115,8 +115,8 @@ def forgetful(model: Unified) -> Unified:
     return model
 
 
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+def close(a: Tensor, b: Tensor, apart: float = 1e-4) -> None:
+    torch.testing.assert_close(a, b, rtol=apart, atol=apart)
 
 
 def test_reading_in_parts_is_reading_at_once(model: Unified):
@@ -130,7 +130,9 @@ def test_reading_in_parts_is_reading_at_once(model: Unified):
 
 @draws
 def test_drawing_behind_a_cache_is_drawing_anew(model: Unified):
-    """Texts and pictures, with guidance of three branches."""
+    """Texts and pictures, with guidance of three branches. A span that is denoised is as near as
+    1e-5; of vectors that are drawn one after another, each carries on the rounding before it."""
+    apart = 1e-5 if model.draws_by == "denoised" else 1e-4
     guidance = Guidance(2.0, pictures=1.5) if model.draws_by == "causal" else Guidance(2.0)
     request = asked(
         model, some(model), guidance=guidance, filters=Filters(top_k=3) if model.filtered
@@ -143,7 +145,7 @@ def test_drawing_behind_a_cache_is_drawing_anew(model: Unified):
         if mine.spec is None or mine.spec.discrete:
             assert torch.equal(mine.content, theirs.content)
         else:
-            close(mine.content, theirs.content)
+            close(mine.content, theirs.content, apart)
 
 
 def test_writing_behind_a_cache_and_in_a_batch_is_writing_anew_and_alone(model: Unified):

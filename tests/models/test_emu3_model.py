@@ -30,15 +30,18 @@ def test_a_picture_says_its_size_and_ends_its_lines(model, grid, size):
     assert torch.equal(lines[:, :-1].flatten(), torch.arange(height * width) % 16 + 4)
 
 
+@pytest.mark.parametrize("grid", [(2, 3), (1, 5)])
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_a_picture_is_drawn_with_its_lines(model, scale):
+def test_a_picture_is_drawn_with_its_lines(model, scale, grid):
+    """Of its own grid, and of another."""
+    model = model.at(TokenSpec((grid,), 16))
     document = [Part(torch.tensor([0, 40, 41]))]
     how = Request(Cond(labels=torch.zeros(1, dtype=torch.int64)), Noise.request(1, 1),
                   Guidance(scale))  # fmt: skip
     words = torch.zeros(model.vocab, dtype=torch.bool)
     drawn = list(mixed.stream(model, mixed.MixedRequest([document], how, words, first="picture")))
     done = drawn[-1]
-    assert isinstance(done, mixed.Finished) and len(drawn) == 7
+    assert isinstance(done, mixed.Finished) and len(drawn) == grid[0] * grid[1] + 1
     # each code is as likely as the loop says, in the whole row with its ids between
     rows = rows_of([[*document, done.part]], model.wrapping)
     logits = model.logits(model.hidden(rows))[0]
@@ -48,7 +51,7 @@ def test_a_picture_is_drawn_with_its_lines(model, scale):
         logits = logits[2:]  # two ids of text fewer
         logits, rows = away + scale * (logits - away), other
     places = [i for i, cell in enumerate(rows.ids[0]) if 4 <= cell < 20]
-    assert len(places) == 6
+    assert len(places) == grid[0] * grid[1]
     for event, place in zip(drawn, places, strict=False):
         assert isinstance(event, mixed.Drawing)
         logp = logits[place - 1, 4:20].log_softmax(-1)[rows.ids[0, place] - 4]

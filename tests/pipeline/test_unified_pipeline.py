@@ -11,6 +11,9 @@ import torch
 from PIL import Image
 
 from smalti import modules
+from smalti.cli.drawing import as_drawn
+from smalti.cli.info import png_metadata
+from smalti.cli.main import main
 from smalti.codes import Known
 from smalti.config import read_json
 from smalti.data.transforms import center_part
@@ -20,6 +23,7 @@ from smalti.models import eye as eyes
 from smalti.modules import fingerprint
 from smalti.pipeline.conversation import Phrases, Turn, Writing, placed, said
 from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
+from smalti.text.sequence import Part, rows_of
 from smalti.text.words import Words
 from unified_pipelines import made
 
@@ -74,6 +78,93 @@ def test_pictures_depend_on_text_seed_and_number_alone(pipe):
     assert same(images[0], images[2]) != at_random(pipe)
 
 
+def test_guidance_leads_away_from_the_document_of_a_negative_text(pipe):
+    """At scale 0 nothing else is left; '' is what the model has for nothing. Each image has its
+    own, whatever is drawn beside it."""
+    few = {"steps": 4} if pipe.model.draws_by == "masked" else {}
+    few = {"head_steps": "3"} if pipe.model.solved else few
+
+    def codes(text, scale, first=0, **given):
+        drawing = pipe.drawing(pipe.asked(text=text, **given), guidance=scale, seed=3, **few)
+        return pipe.drawn(drawing.parts(None, first, None)[0]).float()
+
+    texts, negatives = ["a red heart"] * 2, ["", "a blue star, what is it?"]
+    nothing, other = codes(texts, 0.0, negative=negatives)
+    plain, (only,) = codes(texts, 0.0), codes(negatives[1], 1.0, first=1)
+    large = plain.abs().max().item()
+    for mine, theirs in ((nothing, plain[0]), (other, only)):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-3 * large)
+    assert (other - plain[1]).abs().max() > 1e-2 * large
+
+
+def test_codes_are_drawn_from_a_mixture_of_the_logits_of_two_documents():
+    pipe, scale = made("emu3"), 3.0
+    asked = pipe.asked(text="a red heart", negative="a blue star, what is it?")
+    (part,) = pipe.drawing(asked, guidance=scale, top_k=1).parts(1, 0, 1)
+    (codes,) = pipe.drawn(part)
+    assert len(codes.unique()) > 1
+    picture, found = Part(codes, pipe.model.spec), list[torch.Tensor]()
+    for text in ("a red heart\n", "a blue star, what is it?\n"):
+        ids = torch.tensor([pipe.model.marks.start, *pipe.words.read(text, begins=True)])
+        rows = rows_of([[Part(ids), picture]], pipe.model.wrapping)
+        logits = pipe.model.logits(pipe.model.hidden(rows))[0, :-1]
+        first = pipe.model.config.first
+        where = (rows.ids[0, 1:] >= first) & (rows.ids[0, 1:] < first + pipe.model.spec.vocab)
+        found.append(logits[where][:, first : first + pipe.model.spec.vocab])
+    toward, away = found
+    assert torch.equal((away + scale * (toward - away)).argmax(-1), codes)
+    assert not torch.equal(toward.argmax(-1), codes)
+
+
+def test_models_that_write_the_size_of_a_picture_draw_others(photo):
+    pipe = made("emu3")
+    (height, width), side = pipe.model.spec.grids[0], pipe.tokenizer.factor
+    size = (side * (height - 1), side * (width + 1))
+    texts = ["a red heart", "a blue star"]
+    images = pipe(texts, negative=["", "a heart"], size=size, seed=1, guidance=2.0)
+    tags = [image.info["smalti"] for image in images]
+    assert [i.size for i in images] == [size[::-1]] * 2 and tags[0]["size"] == list(size)
+    (again,) = pipe(**as_drawn(tags[1]), first=1, n=1)
+    assert same(again, images[1]) and not same(*images)
+    (own,) = pipe(texts[0], size=pipe.tokenizer.size, seed=1, guidance=2.0)
+    assert own.size == pipe.tokenizer.size[::-1] and "size" not in own.info["smalti"]
+    assert pipe.model.spec.grids == ((height, width),)
+    mask = Image.new("L", (50, 40))
+    mask.paste(255, (20, 0, 30, 20))
+    for call, why in (
+        (lambda: pipe("a", size=(side + 1, side)), f"multiples of {side} pixels"),
+        (lambda: pipe("a", size=(side * 12, side * 12)), "makes a document of .*reads 160"),
+        (lambda: pipe.edit(photo, mask, text="a", size=size), "pictures are edited at size"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            call()
+
+
+def test_an_empty_negative_text_changes_nothing(one):
+    plain = one("a red heart", n=2, seed=2, guidance=2.0)
+    for negative in ("", ["", ""]):
+        again = one(["a red heart"] * 2, seed=2, guidance=2.0, negative=negative)
+        assert all(same(*pair) for pair in zip(again, plain, strict=True))
+        assert [i.info for i in again] == [i.info for i in plain]
+
+
+def test_a_negative_text_is_an_option(one, tmp_path, capsys):
+    one.save_pretrained(tmp_path / "p")
+    command = ["sample", str(tmp_path / "p"), "--text", "a red heart", "--negative", "a blue star"]
+    command += ["--device", "cpu", "--dtype", "float32", "--out", str(tmp_path / "drawn")]
+    main([*command, "--guidance", "3"])
+    (expected,) = one("a red heart", negative="a blue star", guidance=3.0)
+    (file,) = (tmp_path / "drawn").glob("*.png")
+    assert same(Image.open(file), expected)
+    (again,) = one(**as_drawn(png_metadata(file)))
+    assert same(again, expected) and again.info == expected.info
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--guidance", "1"])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and "--negative does nothing without guidance other than 1" in line
+
+
 def test_a_saved_pipeline_draws_and_says_the_same(pipe, photo, tmp_path):
     pipe.save_pretrained(tmp_path / "p")
     again = load(tmp_path / "p", dtype="float32")
@@ -105,6 +196,7 @@ def test_one_that_only_reads_says_the_same_when_it_is_saved_and_draws_nothing(ph
     assert events[-1].whole and all(isinstance(event, Said) for event in events)
     draws = {
         "sample": lambda: pipe("a red heart"),
+        "lead away": lambda: pipe("a red heart", negative="a blue star", guidance=2.0),
         "edit": lambda: pipe.edit(photo, extend=None),
         "instruct": lambda: pipe.instruct(photo, "make it blue"),
         "go on": lambda: list(pipe.go_on([["a heart"]], Wish("picture", pictures=1))),
@@ -166,8 +258,10 @@ def test_a_part_is_painted_anew(pipe, photo):
     assert np.array_equal(np.asarray(kept)[:, left], given[:, left])
     with pytest.raises(ValueError, match="needs a text to lead to"):
         pipe.edit(photo, mask, guidance=2.0)
-    with pytest.raises(ValueError, match="takes no negative, got 'blue'"):
-        pipe.edit(photo, mask, text="a", negative="blue")
+    away = pipe.edit(photo, mask, negative="blue", guidance=0.0, seed=1, **few)
+    only = pipe.edit(photo, mask, text="blue", guidance=1.0, seed=1, **few)
+    assert np.abs(np.asarray(away[0], int) - np.asarray(only[0], int)).max() <= 2
+    assert away[0].info["smalti"]["negative"] == "blue"
 
 
 def test_codes_that_an_edit_keeps_are_those_of_the_picture(pipe, photo, monkeypatch):
@@ -262,8 +356,11 @@ def test_what_cannot_be_is_refused(one, photo):
     for call, words in (
         (lambda: one(), "give it a prompt"),
         (lambda: one("a", classes=[1]), "takes no classes"),
-        (lambda: one("a", negative="b"), "takes no negative"),
-        (lambda: one("a", size=16), "takes no size"),
+        (lambda: one(["a"] * 3, negative=["b", "c"]), "one for each of the 3 prompts, got 2"),
+        (lambda: one("a", negative=3), "a negative prompt must be a text, got 3"),
+        (lambda: one("a", negative="b " * 160, guidance=2.0), "makes a document of"),
+        (lambda: one.instruct(photo, "a", negative="b"), "negative"),
+        (lambda: one("a", size=32), "size must be 16x16, the only one that one_vocabulary draws"),
         (lambda: one("a", guidence=2.0), "guidance"),
         (lambda: one("a", n=0), "n must be"),
         (lambda: one("a", steps=3), "steps 3 is for masked models"),

@@ -169,7 +169,8 @@ def test_a_model_of_text_and_pictures_draws_and_edits():
         answer = client.ask("txt2img", SILLY | {"prompt": "a red heart", "seed": 3})
         info = json.loads(answer["info"])
         assert [opened(i).size for i in answer["images"]] == [(40, 24)]
-        assert info["smalti"]["left_out"] == ["steps", "negative_prompt"]
+        assert info["smalti"]["left_out"] == ["steps"]
+        assert info["smalti"]["pictures"][0]["negative"] == SILLY["negative_prompt"]
         for mask in ({}, {"mask": sent(Image.linear_gradient("L"))}):
             answer = client.ask("img2img", {"init_images": [sent(picture(30, 30))], **mask})
             assert [opened(i).size for i in answer["images"]] == [(30, 30)]

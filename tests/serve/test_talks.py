@@ -108,6 +108,18 @@ def test_pictures_of_a_text(client, talker):
     assert last.b64_json == answer.data[0].b64_json
 
 
+def test_pictures_lead_away_from_a_negative_text(client, talker, picture):
+    more = {"seed": 3, "negative": "a blue star", "guidance": 3.0}
+    answer = client.images.generate(prompt="a red heart", n=2, extra_body=more)
+    expected = talker.pipeline("a red heart", n=2, **more)
+    assert np.array_equal(pixels(answer.data), pixels(expected))
+    assert [datum.smalti for datum in answer.data] == [i.info["smalti"] for i in expected]
+    plain = talker.pipeline("a red heart", n=2, seed=3, guidance=3.0)
+    assert not np.array_equal(pixels(plain), pixels(expected))
+    with pytest.raises(openai.BadRequestError, match="an instruction takes no negative text"):
+        client.images.edit(image=png(picture), prompt="make it blue", extra_body=more)
+
+
 def test_codes_without_places_are_shown_when_all_are_there(client, talker, monkeypatch):
     more = {"prompt": "a red heart", "extra_body": {"seed": 3}}
     (datum,) = client.images.generate(**more).data

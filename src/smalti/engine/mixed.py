@@ -74,6 +74,9 @@ class MixedRequest:
     """What comes first."""
     length: int = 4096
     """Positions of a document, at most."""
+    away: Sequence[Document | None] = ()
+    """What stands before the picture that guidance compares with in every document; None, or if
+    there are none: nothing, as the model has it."""
 
 
 class Wrote(NamedTuple):
@@ -228,16 +231,19 @@ def _draw(
 ) -> Iterator[Event]:
     """A picture of each row."""
     wrapping, device = model.wrapping, request.how.noise.seeds.device
-    for row in rows:
-        if (used := _used(row, wrapping, picture)) > request.length:
-            raise ValueError(
-                f"a picture more makes a document of {used} positions: "
-                f"the model reads {request.length}"
-            )
     documents = [[*row.parts, picture] for row in rows]
+    away = [request.away[row.number] if request.away else None for row in rows]
+    behind = [[*parts, picture] for parts in away if parts is not None]
+    if (used := max(map(wrapping.size, [*documents, *behind]))) > request.length:
+        raise ValueError(
+            f"a picture more makes a document of {used} positions: the model reads {request.length}"
+        )
     branches, guidance = list[Document](documents), request.how.guidance
     if not guidance.off:
-        branches += [model.nothing(document) for document in documents]
+        branches += [
+            model.nothing(document) if parts is None else [*parts, picture]
+            for document, parts in zip(documents, away, strict=True)
+        ]
         if guidance.pictures is not None:
             branches += [model.pictures(document) for document in documents]
     drawer = model.picture(rows_of(branches, wrapping, left=True).to(device))

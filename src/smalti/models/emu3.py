@@ -117,6 +117,8 @@ class Lines(Picture):
 class Emu3(OneVocabulary):
     """Rows of ids (B, L) to the ids that come next."""
 
+    any_grid = True
+
 
 def tiny(**changes: Any) -> Emu3Config:
     """A model of a few thousand parameters, for tests."""

@@ -11,6 +11,7 @@ tokenizer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -171,6 +172,8 @@ class Unified(nn.Module):
     """Whether late layers can leave positions of late scales out."""
     any_order: bool = False
     """Whether its pictures can be drawn in whatever order: training has shown it many."""
+    any_grid: bool = False
+    """Whether it draws pictures of other grids than its own: how they are written says which."""
 
     @property
     def vocab(self) -> int:
@@ -191,8 +194,14 @@ class Unified(nn.Module):
         """Raise ValueError for a solver that does not fit what draws its numbers."""
 
     def draws(self, spec: TokenSpec | None) -> TokenSpec:
-        """The codes of a picture."""
-        return self.spec
+        """The codes of a picture: those of `spec`, where it draws any grid, else its own."""
+        return spec if self.any_grid and spec is not None else self.spec
+
+    def at(self, spec: TokenSpec | None) -> Self:
+        """The same model with the same weights, which draws the codes of `spec` as its own."""
+        other = copy(self)
+        other.spec = self.draws(spec)
+        return other
 
     def order(self, spec: TokenSpec | None = None) -> Tensor | None:
         """The order in which the positions of a picture are drawn unless another is asked for,

@@ -74,6 +74,8 @@ class Wish:
     """Codes (B, N, ...) of the first pictures that are given, and where."""
     every: int | None = None
     """Pictures on the way are shown every so many steps; None: not at all."""
+    away: Sequence[Document | None] = ()
+    """What guidance compares pictures with, before them; None, or if there are none: nothing."""
 
 
 class GoingOn(CodedPipeline):
@@ -113,11 +115,15 @@ class GoingOn(CodedPipeline):
     def passes(
         self, documents: Sequence[Sequence[Piece]], part: Part, known: Known | None = None
     ) -> Iterator[mixed.Event]:
-        """Draw the picture that follows on each document of pieces, an event of each pass."""
-        wish = Wish("picture", False, 1, part.seed, part.first, known)
+        """Draw the picture that follows on each document of pieces, an event of each pass; guidance
+        leads away from the negative texts of the part, which are put as texts to draw are."""
+        negatives = [asked.get("negative", "") for asked in part.asked]
+        put = [self.phrases.put(self.phrases.draw, [text]) if text else None for text in negatives]
+        away = [None if pieces is None else self.documents([pieces])[0] for pieces in put]
+        wish = Wish("picture", False, 1, part.seed, part.first, known, away=away)
         request = self._request(self.documents(documents), wish, part.sampling, self.writing)
         with packed(self.model):
-            yield from mixed.stream(self.model, request)
+            yield from mixed.stream(self.model.at(part.spec), request)
 
     def go_on(
         self, documents: Sequence[Sequence[Piece]], wish: Wish, **settings: Any
@@ -212,6 +218,7 @@ class GoingOn(CodedPipeline):
             wish.pictures if self.draws else 0,
             wish.first,
             self.length,
+            wish.away,
         )
 
     def settings(self, changes: Mapping[str, Any]) -> tuple[Sampling, Writing]:

@@ -19,7 +19,7 @@ from typing import ClassVar, NamedTuple, Unpack
 from PIL import Image
 from torch import Tensor
 
-from smalti.arguments import by, choose_number, refuse_unknown, several, whole
+from smalti.arguments import choose_number, refuse_unknown, several, whole
 from smalti.codes import TokenSpec
 from smalti.config import settings_of, to_dict
 from smalti.engine import stream
@@ -44,6 +44,7 @@ from smalti.pipeline.request import (
     Size,
     Texts,
     Wanted,
+    at_own_size,
     divided,
     nothing,
     prompted,
@@ -319,10 +320,7 @@ class Pipeline(CodedPipeline):
             raise ValueError(f"style {style!r} needs a text or a class to stand behind")
         nil = nothing(self.text is not None, negative, self.map is not None)
         asked = self.asked(**given) if conditioned else nil
-        drawing = self.drawing(asked, **how)
-        if drawing.spec is not None:
-            own, asked_for = (by(self.tokenizer.size_of(s)) for s in (None, drawing.spec))
-            raise ValueError(f"pictures are edited at size {own}, the model's own, got {asked_for}")
+        drawing = at_own_size(self.drawing(asked, **how), self.tokenizer)
         drawing.sampling.check(self.model)
         if conditioned or negative is not None:
             return drawing

@@ -18,6 +18,7 @@ from smalti.codes import Cond, TokenSpec
 from smalti.data.decode import LARGEST, Picture
 from smalti.engine.step import Known
 from smalti.models.generator import Generator
+from smalti.models.unified import Unified
 from smalti.modules import name_of
 from smalti.pipeline.sampling import Sampling, Settings
 from smalti.text.encoders import TextEncoder, read_each
@@ -142,7 +143,9 @@ class Drawing:
         ]
 
 
-def spec_of(tokenizer: ImageTokenizer, model: Generator, size: Size | None) -> TokenSpec | None:
+def spec_of(
+    tokenizer: ImageTokenizer, model: Generator | Unified, size: Size | None
+) -> TokenSpec | None:
     """The codes of pictures of this size; None if it is the tokenizer's own, or is not given.
 
     Raises ValueError, naming the sizes that there are, if both do not have it, and for a picture
@@ -150,7 +153,8 @@ def spec_of(tokenizer: ImageTokenizer, model: Generator, size: Size | None) -> T
     """
     if size is None or (pixels := sides(size, "size")) == tokenizer.size:
         return None
-    if not model.any_grid and not model.windows:
+    windows = isinstance(model, Generator) and model.windows
+    if not model.any_grid and not windows:
         one = f"{by(tokenizer.size)}, the only one that {name_of(model)} draws"
         raise ValueError(f"size must be {one}, got {by(pixels)}")
     if pixels[0] * pixels[1] > LARGEST:
@@ -158,18 +162,32 @@ def spec_of(tokenizer: ImageTokenizer, model: Generator, size: Size | None) -> T
     return model.draws(tokenizer.spec_of(pixels))
 
 
-def prompted(text: Classes | Texts | None, negative: Texts | None = None) -> list[Asked]:
-    """A prompt or several, with one negative prompt for all or one for each. Raises ValueError for
-    what is no text."""
+def at_own_size(drawing: Drawing, tokenizer: ImageTokenizer) -> Drawing:
+    """A request for a part of a picture. Raises ValueError if it is for another size than the
+    model's own."""
+    if drawing.spec is not None:
+        own, asked = (by(tokenizer.size_of(spec)) for spec in (None, drawing.spec))
+        raise ValueError(f"pictures are edited at size {own}, the model's own, got {asked}")
+    return drawing
+
+
+def prompted(
+    text: Classes | Texts | None, negative: Texts | None = None, empty: bool = False
+) -> list[Asked]:
+    """A prompt or several, with one negative prompt for all or one for each, which may be `empty`.
+    Raises ValueError for what is no text."""
     if text is None:
         raise ValueError("this pipeline draws from texts: give it a prompt")
-    return _with(checked(text), negative)
+    return _with(checked(text), negative, empty)
 
 
-def nothing(texts: bool, negative: Texts | None = None, maps: bool = False) -> list[Asked]:
-    """No class; or, of a pipeline that draws from `texts` or `maps`, none of these."""
+def nothing(
+    texts: bool, negative: Texts | None = None, maps: bool = False, empty: bool = False
+) -> list[Asked]:
+    """No class; or, of a pipeline that draws from `texts` or `maps`, none of these. A negative
+    prompt may be `empty`."""
     if texts:
-        return _with([""], negative)
+        return _with([""], negative, empty)
     if maps and negative is None:
         return [{"map": None}]
     if negative is not None:
@@ -185,15 +203,19 @@ def unguided(drawing: Drawing, how: How, what: str) -> Drawing:
     return replace(drawing, sampling=drawing.sampling.changed(guidance=1.0, guidance_pictures=None))
 
 
-def _with(texts: list[str], negative: Texts | None) -> list[Asked]:
+def _with(texts: list[str], negative: Texts | None, empty: bool) -> list[Asked]:
+    """Texts with the negative prompts; if all of these are empty, there are none."""
+    plain: list[Asked] = [{"text": t} for t in texts]
     if negative is None:
-        return [{"text": t} for t in texts]
-    negatives = checked(negative, "negative prompt")
+        return plain
+    negatives = checked(negative, "negative prompt", empty)
     if len(negatives) not in (1, len(texts)):
         raise ValueError(
             f"give one negative prompt or one for each of the {len(texts)} prompts, "
             f"got {len(negatives)}"
         )
+    if not any(negatives):
+        return plain
     negatives = negatives * len(texts) if len(negatives) == 1 else negatives
     return [{"text": t, "negative": u} for t, u in zip(texts, negatives, strict=True)]
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from smalti.arguments import whole
-from smalti.codes import Known
+from smalti.codes import Known, TokenSpec
 from smalti.config import to_dict
 from smalti.engine import mixed
 from smalti.files import filling, write_json
@@ -53,11 +53,14 @@ from smalti.pipeline.request import (
     Drawing,
     How,
     Part,
+    Size,
     Texts,
     Wanted,
+    at_own_size,
     divided,
     nothing,
     prompted,
+    spec_of,
     unguided,
 )
 from smalti.pipeline.sampling import Sampling
@@ -141,7 +144,9 @@ class UnifiedPipeline(GoingOn):
         known: Known | None = None,
         **wanted: Any,
     ) -> list[Image.Image]:
-        """Draw n images of the given texts, in turn; None draws one of each.
+        """Draw n images of the given texts, in turn; None draws one of each. Guidance leads away
+        from `negative`, one text for all or one for each; '' and None are nothing, as the model has
+        it. `size` is height and width in pixels, of a model that draws other sizes than its own.
 
         Image i is image first + i of the request `seed`. `known` are codes that are given, (n, N,
         ...) and a mask. Each image says in `info["smalti"]` how it was drawn.
@@ -149,7 +154,8 @@ class UnifiedPipeline(GoingOn):
         images = list[Image.Image]()
         given, how = divided({"text": text, **wanted})  # type: ignore[typeddict-item]
         for part in self.drawing(self.asked(**given), **how).parts(n, first, batch):
-            images += self.tagged(self.decode(self.drawn(part, part.rows(known))), part)
+            codes = self.drawn(part, part.rows(known))
+            images += self.tagged(self.decode(codes, part.spec), part)
         return images
 
     def drawn(self, part: Part, known: Known | None = None) -> Tensor:
@@ -161,29 +167,38 @@ class UnifiedPipeline(GoingOn):
         """What is asked for of a part of a picture, which may be nothing. Raises ValueError for
         settings that cannot be, and for guidance that has no text to lead to."""
         given, how = divided({**wanted})
-        if given.get("text") is not None:
-            return self.drawing(self.asked(**given), **how)
         _refuse_others(given)
-        return unguided(self.drawing(nothing(True), **how), how, "a text")
+        text, negative = given.get("text"), given.get("negative")
+        asked = nothing(True, negative, empty=True) if text is None else self.asked(**given)
+        drawing = at_own_size(self.drawing(asked, **how), self.tokenizer)
+        led = text is not None or any(one.get("negative") for one in asked)
+        return drawing if led else unguided(drawing, how, "a text")
 
     def asked(self, **given: Unpack[Conditions]) -> list[Asked]:
-        """The texts of a request, in turn. Raises ValueError for other conditions, and for a text
-        with a place for a picture."""
+        """The texts of a request, in turn, and the negative ones, '' for none. Raises ValueError
+        for other conditions, and for a text with a place for a picture."""
         _refuse_others(given)
-        asked = prompted(given.get("text"))
+        asked = prompted(given.get("text"), given.get("negative"), empty=True)
         for one in asked:
             placed([one.get("text", "")])
+            placed([one.get("negative", "")])
         return asked
 
     def drawing(self, asked: list[Asked], **how: Unpack[How]) -> Drawing:
-        """Texts, and how they are to be drawn. Raises ValueError for a size, and as `settings` and
-        `require_drawing` do."""
+        """Texts, and how they are to be drawn. Raises ValueError for a size that the model does not
+        draw, and as `settings` and `require_drawing` do."""
         self.require_drawing()
         changes = dict[str, Any](how)
-        if (size := changes.pop("size", None)) is not None:
-            raise ValueError(f"a pipeline of text and pictures takes no size, got {size!r}")
+        spec = spec_of(self.tokenizer, self.model, changes.pop("size", None))
         seed = whole(changes.pop("seed", 0), "seed")
-        return Drawing(asked, seed, self.settings(changes)[0])
+        return Drawing(asked, seed, self.settings(changes)[0], spec)
+
+    def spec_of(self, size: Size | None) -> TokenSpec:
+        """The codes of pictures of a height and width in pixels; None is the pipeline's own size.
+
+        Raises ValueError, naming the sizes that there are, if it does not draw this one.
+        """
+        return spec_of(self.tokenizer, self.model, size) or self.model.spec
 
     def ask(
         self, images: Piece | Sequence[Piece], question: str, *, seed: int = 0, **settings: Any
@@ -349,6 +364,6 @@ class UnifiedPipeline(GoingOn):
 
 def _refuse_others(given: Conditions) -> None:
     """Raise ValueError for conditions that are no text."""
-    for name in ("classes", "negative", "map", "style"):
+    for name in ("classes", "map", "style"):
         if (value := given.get(name)) is not None:
             raise ValueError(f"a pipeline of text and pictures takes no {name}, got {value!r}")

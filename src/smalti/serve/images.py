@@ -95,6 +95,9 @@ async def _edited(request: Request, server: Server, read: Any) -> Response:
     one = server.find(fields.pop("model", None))
     what = await asyncio.to_thread(read, fields, files, server.options.pixels, one.pipeline)
     order = order_of(fields, one.pipeline, server.options.most, what.fields, what.map)
+    if isinstance(what, Told) and order.wanted.get("negative"):
+        message = "an instruction takes no negative text: it goes with a mask, or extend"
+        raise Refused(400, "unsupported_parameter", message, "negative")
     whole = isinstance(what, Mapped)
     order = await coded(one, order, "image" if whole else "map", whole)
     return await _answer(request, server, one, order, None if whole else what, "image_edit")

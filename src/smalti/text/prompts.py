@@ -11,19 +11,20 @@ from smalti.arguments import several
 from smalti.text.encoders import TextEncoder
 
 
-def checked(prompts: Any, what: str = "prompt") -> list[str]:
-    """One text or several as a list. Raises ValueError for what is empty or no text."""
-    return [_checked(prompt, what) for prompt in several(prompts)]
+def checked(prompts: Any, what: str = "prompt", empty: bool = False) -> list[str]:
+    """One text or several as a list. Raises ValueError for what is no text, and for what is empty
+    unless `empty` ones may be among them."""
+    return [_checked(prompt, what, empty) for prompt in several(prompts)]
 
 
-def _checked(prompt: Any, what: str) -> str:
+def _checked(prompt: Any, what: str, empty: bool) -> str:
     if not isinstance(prompt, str):
         raise ValueError(f"a {what} must be a text, got {prompt!r}")
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError:
         raise ValueError(f"a {what} must be a Unicode text, got {prompt!r}") from None
-    if not prompt.strip():
+    if not empty and not prompt.strip():
         raise ValueError(
             f"a {what} must not be empty, got {prompt!r}; guidance 0 draws without any condition"
         )
