@@ -4,10 +4,10 @@
         [setting=value ...]
 
 Prints a JSON line with the share of right answers of each task and its 95 % interval; of questions
-how many of each kind are right and how many there are; and how often the reply in a conversation,
-of COUNT / 4 of each task, is a picture where one is asked for and words where an answer is. With
---out a sheet of pictures that were drawn and changed, and a list of questions and answers. Further
-words are settings of drawing and writing, such as guidance=2.
+how many of each kind are right and how many there are, and so of riddles of each fact; and how
+often the reply in a conversation, of COUNT / 4 of each task, is a picture where one is asked for
+and words where an answer is. With --out a sheet of pictures that were drawn and changed, and a list
+of questions and answers. Further words are settings of drawing and writing, such as guidance=2.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from PIL import Image
 
 from common import report
 from smalti.data.shape_documents import ShapeDocuments
+from smalti.data.shape_facts import KNOWN, WITHHELD
 from smalti.eval.shape_answers import ASKED, Judged, interval, judged
 from smalti.loading import load_unified
 from smalti.pictures import grid, named_grid, save_png
@@ -81,6 +82,17 @@ def by_kind(found: list[Judged]) -> dict[str, list[int]]:
     return dict(sorted(counts.items()))
 
 
+def by_fact(found: list[Judged]) -> dict[str, list[int]]:
+    """Right answers and riddles, by the thing whose colour or shape is to be known."""
+    counts = dict[str, list[int]]()
+    for one in found:
+        text = " ".join(c for c, _ in one.script.parts if isinstance(c, str))
+        thing = next(fact.thing for fact in (*KNOWN, *WITHHELD) if f" {fact.thing} " in text)
+        right, asked = counts.get(thing, (0, 0))
+        counts[thing] = [right + one.right, asked + 1]
+    return dict(sorted(counts.items()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pipeline")
@@ -93,6 +105,7 @@ def main() -> None:
     settings = {name: ast.literal_eval(value) for name, value in named.items()}
     pipe = load_unified(options.pipeline)
     found, seconds, kinds = dict[str, Any](), dict[str, float](), dict[str, list[int]]()
+    facts = dict[str, dict[str, list[int]]]()
     for task in options.only:
         began = time.monotonic()
         made = judged(With(pipe, settings), task, options.count)
@@ -100,6 +113,8 @@ def main() -> None:
         right = sum(one.right for one in made)
         found[task] = [right / len(made), *interval(right, len(made))]
         kinds = by_kind(made) if task == "ask" else kinds
+        if "riddle" in task:
+            facts[task] = by_fact(made)
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
             lines = [
@@ -115,7 +130,8 @@ def main() -> None:
     talked = [task for task in TALKED if task in options.only]
     replies = {task: replied(pipe, task, max(1, options.count // 4)) for task in talked}
     about = {"pipeline": pipe.fingerprint, "count": options.count, "settings": settings}
-    report(about | {"right": found, "questions": kinds, "replied": replies, "seconds": seconds})
+    about |= {"right": found, "questions": kinds, "facts": facts, "replied": replies}
+    report(about | {"seconds": seconds})
 
 
 if __name__ == "__main__":
