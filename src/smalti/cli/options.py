@@ -189,12 +189,8 @@ def check(arguments: Sequence[str], known: Sequence[Option]) -> None:
     present = {option.name for option, _ in typed.values()}
     for option in known:
         if option.default is REQUIRED and option.name not in present:
-            metavar = (
-                ""
-                if option.positional or option.flag
-                else f" {_metavar(option.hint, option.count)}"
-            )
-            raise ValueError(f"{option.name}{metavar} is missing")
+            shown = "" if option.positional or option.flag else f" {option.shown}"
+            raise ValueError(f"{option.name}{shown} is missing")
     for name, (option, values) in typed.items():
         _check_values(name, option, values)
 

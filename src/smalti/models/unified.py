@@ -174,6 +174,8 @@ class Unified(nn.Module):
     """Whether its pictures can be drawn in whatever order: training has shown it many."""
     any_grid: bool = False
     """Whether it draws pictures of other grids than its own: how they are written says which."""
+    windows: bool = False
+    """Whether it draws larger pictures by windows; none does."""
 
     @property
     def vocab(self) -> int:

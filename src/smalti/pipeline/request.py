@@ -153,8 +153,7 @@ def spec_of(
     """
     if size is None or (pixels := sides(size, "size")) == tokenizer.size:
         return None
-    windows = isinstance(model, Generator) and model.windows
-    if not model.any_grid and not windows:
+    if not model.any_grid and not model.windows:
         one = f"{by(tokenizer.size)}, the only one that {name_of(model)} draws"
         raise ValueError(f"size must be {one}, got {by(pixels)}")
     if pixels[0] * pixels[1] > LARGEST:
