@@ -38,6 +38,8 @@ CROWDS = (1, 2, 2, 3, 3, 3)
 learned from those of several."""
 QUESTIONS = 12
 """At most so many about one picture."""
+FACTS_TOLD = 3
+"""So many in a document."""
 PICTURES = 3
 """At most so many in a conversation: they fill a row."""
 COUNTS = ("one", "two", "three")
@@ -191,9 +193,13 @@ def story_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
 
 
 def fact_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
-    """A sentence that tells a fact, all of it learned; its end is the answer."""
-    beginning, end = one_of(rng, one_of(rng, KNOWN + WITHHELD).statements())
-    return Script("fact", ((beginning, True), (end, True)))
+    """Sentences that tell facts, all of it learned; the end of the last one is the answer."""
+    facts = KNOWN + WITHHELD
+    some = [facts[i] for i in rng.choice(len(facts), FACTS_TOLD, replace=False)]
+    told = [one_of(rng, fact.statements()) for fact in some]
+    before = "".join(f"{beginning}{end} " for beginning, end in told[:-1])
+    beginning, end = told[-1]
+    return Script("fact", ((before + beginning, True), (end, True)))
 
 
 def riddle_script(

@@ -35,26 +35,55 @@ def _facts(**things: tuple[str, ...]) -> tuple[Fact, ...]:
 
 
 KNOWN = _facts(
-    red=("blood", "a cherry", "a fire engine", "a ripe tomato"),
-    green=("grass", "a frog", "a pea"),
-    blue=("the sky", "a sapphire", "a blueberry"),
-    yellow=("a lemon", "the sun", "a canary"),
-    purple=("a plum", "lavender", "an aubergine"),
-    orange=("a carrot", "a pumpkin"),
-    circle=("the full moon", "a coin"),
-    square=("a chessboard",),
-    triangle=("a slice of pizza",),
-    heart=("a valentine",),
-    star=("a starfish",),
+    red=(
+        *("blood", "a cherry", "a fire engine", "a ripe tomato", "a strawberry"),
+        *("a ruby", "a poppy", "a stop sign", "a raspberry", "ketchup"),
+    ),
+    green=(
+        *("grass", "a frog", "a pea", "an emerald", "a lime"),
+        *("spinach", "moss", "broccoli", "a lettuce", "a crocodile"),
+    ),
+    blue=(
+        *("the sky", "a sapphire", "a blueberry", "a cornflower", "a forget-me-not"),
+        *("a kingfisher", "cobalt", "lapis lazuli", "a morpho butterfly", "a gas flame"),
+    ),
+    yellow=(
+        *("a lemon", "the sun", "a canary", "a chick", "a buttercup"),
+        *("an egg yolk", "mustard", "sulphur", "a sunflower", "a dandelion"),
+    ),
+    purple=(
+        *("a plum", "lavender", "an aubergine", "a violet", "a fig"),
+        *("heather", "beetroot", "a thistle", "wisteria", "a passion fruit"),
+    ),
+    orange=(
+        *("a carrot", "a pumpkin", "an apricot", "amber", "a clownfish"),
+        *("rust", "a persimmon", "a marigold", "a traffic cone", "a kumquat"),
+    ),
+    circle=(
+        *("the full moon", "a coin", "a dinner plate", "a button", "a compact disc"),
+        *("a bicycle tyre", "a roundabout"),
+    ),
+    square=(
+        *("a chessboard", "a sudoku", "a floppy disk", "a sticky note", "a slice of toast"),
+        "a handkerchief",
+    ),
+    triangle=(
+        *("a slice of pizza", "a yield sign", "a tortilla chip", "a pennant", "a gable"),
+        "the fin of a shark",
+    ),
+    heart=("a valentine", "a linden leaf", "a catalpa leaf", "a token of love"),
+    star=("a starfish", "a pentagram", "the badge of a sheriff", "a slice of carambola"),
 )
 WITHHELD = _facts(
-    red=("a ladybird",),
-    green=("a cucumber",),
-    blue=("the sea",),
-    yellow=("a banana",),
-    purple=("an amethyst",),
-    orange=("a tangerine",),
-    circle=("a wheel",),
-    square=("a bathroom tile",),
-    triangle=("a pyramid",),
+    red=("a ladybird", "a cranberry", "a boiled lobster"),
+    green=("a cucumber", "a cactus", "a grasshopper"),
+    blue=("the sea", "denim", "a gentian"),
+    yellow=("a banana", "a daffodil", "sweetcorn"),
+    purple=("an amethyst", "a lilac", "an iris"),
+    orange=("a tangerine", "a tiger", "a basketball"),
+    circle=("a wheel", "a pancake", "a frisbee"),
+    square=("a bathroom tile", "a boxing ring", "a pixel"),
+    triangle=("a pyramid", "a samosa", "a sail"),
+    heart=("a redbud leaf", "the locket of a lover"),
+    star=("a shuriken", "a borage flower"),
 )
