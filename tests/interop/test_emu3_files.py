@@ -15,6 +15,7 @@ from smalti.interop import language
 from smalti.interop.convert import pipeline_of, read_part
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.projects.emu3 import (
+    NEGATIVE,
     PROJECT,
     Emu3Files,
     fill_model,
@@ -107,6 +108,7 @@ def test_a_folder_becomes_a_pipeline(folder, tmp_path):
     torch.testing.assert_close(logits, theirs(rows.ids).logits, rtol=1e-4, atol=1e-4)
     (picture,) = pipeline(["ab"])
     assert picture.size == (12, 8)
+    assert picture.info["smalti"]["negative"] == NEGATIVE
     assert isinstance(pipeline.ask(picture, "what?", words=3), str)
 
 

@@ -148,6 +148,19 @@ def test_an_empty_negative_text_changes_nothing(one):
         assert [i.info for i in again] == [i.info for i in plain]
 
 
+def test_a_pipeline_may_have_a_negative_text_of_its_own(one, tmp_path):
+    own = made("one_vocabulary")
+    own.phrases = replace(one.phrases, negative="a blue star")
+    own.save_pretrained(tmp_path / "p")
+    drawn = load(tmp_path / "p", dtype="float32")("a red heart", guidance=3.0)
+    assert same(drawn[0], one("a red heart", negative="a blue star", guidance=3.0)[0])
+    assert drawn[0].info["smalti"]["negative"] == "a blue star"
+    (without,) = own("a red heart", negative="", guidance=3.0)
+    assert same(without, one("a red heart", guidance=3.0)[0]) and not same(without, drawn[0])
+    (again,) = own(**as_drawn(without.info["smalti"]))
+    assert same(again, without) and again.info == without.info
+
+
 def test_a_negative_text_is_an_option(one, tmp_path, capsys):
     one.save_pretrained(tmp_path / "p")
     command = ["sample", str(tmp_path / "p"), "--text", "a red heart", "--negative", "a blue star"]

@@ -78,6 +78,8 @@ class Phrases:
     """What is said in a conversation: texts and pictures."""
     reply: str = "{}\n"
     """What the model said in it."""
+    negative: str = ""
+    """What guidance leads away from where pictures are drawn of texts and nothing else is said."""
     marks: tuple[str, ...] = ()
     """What in all of these is no text but the name of an id, as the text tokenizer has it."""
     margin: tuple[int, ...] = ()

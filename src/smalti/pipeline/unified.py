@@ -145,8 +145,9 @@ class UnifiedPipeline(GoingOn):
         **wanted: Any,
     ) -> list[Image.Image]:
         """Draw n images of the given texts, in turn; None draws one of each. Guidance leads away
-        from `negative`, one text for all or one for each; '' and None are nothing, as the model has
-        it. `size` is height and width in pixels, of a model that draws other sizes than its own.
+        from `negative`, one text for all or one for each; '' is nothing, as the model has it, and
+        None what the pipeline's own phrases have. `size` is height and width in pixels, of a model
+        that draws other sizes than its own.
 
         Image i is image first + i of the request `seed`. `known` are codes that are given, (n, N,
         ...) and a mask. Each image says in `info["smalti"]` how it was drawn.
@@ -175,10 +176,14 @@ class UnifiedPipeline(GoingOn):
         return drawing if led else unguided(drawing, how, "a text")
 
     def asked(self, **given: Unpack[Conditions]) -> list[Asked]:
-        """The texts of a request, in turn, and the negative ones, '' for none. Raises ValueError
-        for other conditions, and for a text with a place for a picture."""
+        """The texts of a request, in turn, and the negative ones, '' for none, and for None those
+        of the pipeline. Raises ValueError for other conditions, and for a text with a place for a
+        picture."""
         _refuse_others(given)
-        asked = prompted(given.get("text"), given.get("negative"), empty=True)
+        own, negative = self.phrases.negative, given.get("negative")
+        asked = prompted(given.get("text"), own if negative is None else negative, empty=True)
+        if own:  # what was drawn says whether its own was left out
+            asked = [{"negative": "", **one} for one in asked]
         for one in asked:
             placed([one.get("text", "")])
             placed([one.get("negative", "")])

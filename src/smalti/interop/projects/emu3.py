@@ -32,6 +32,12 @@ from smalti.tokenizers.emu3_vq import Emu3VQ, Emu3VQConfig
 NAME = "Emu3"
 CODE = "<|visual token {:06}|>"
 """The word for a code."""
+NEGATIVE = (
+    "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, "
+    "cropped, worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, "
+    "username, blurry."
+)
+"""What guidance is led away from, in image_generation.py of baaivision/Emu3."""
 EPS = 1e-5
 """Added to the variance in norms of batches."""
 
@@ -234,5 +240,5 @@ PROJECT = Project(
     alone=at_size,
     model=MODEL,
     sampling=lambda config: DRAWN,
-    phrases=Phrases(draw="{}", ask="{} ASSISTANT:", edit="{}"),
+    phrases=Phrases(draw="{}", ask="{} ASSISTANT:", edit="{}", negative=NEGATIVE),
 )
