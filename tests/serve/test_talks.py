@@ -196,6 +196,33 @@ def test_mistakes(client, server, picture):
     assert (status, error["code"]) == (400, "unsupported_size")
 
 
+def test_one_that_writes_sizes_is_asked_for_others(picture):
+    pipe = made("emu3")
+    state = Server([Talker("sizes", pipe)])
+    server = Running(state, make_app(state))
+    side, (height, width) = pipe.tokenizer.factor, pipe.tokenizer.size
+    size = (height - side, width + side)
+    try:
+        client = openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
+        more = {"size": f"{size[1]}x{size[0]}", "prompt": "a red heart"}
+        *shown, last = client.images.generate(
+            **more, extra_body={"seed": 3}, stream=True, partial_images=2
+        )
+        assert [opened(one.b64_json).size for one in (*shown, last)] == [size[::-1]] * 3
+        (expected,) = pipe("a red heart", size=size, seed=3)
+        assert np.array_equal(np.asarray(opened(last.b64_json)), np.asarray(expected))
+        (model,) = client.models.list()
+        assert model.smalti["draws_in_conversations"] == pipe.begins
+        for asked in (f"{width + 1}x{height}", f"{width * 3}x{height * 3}"):
+            with pytest.raises(openai.BadRequestError, match="another of up to 4 times its"):
+                client.images.generate(**more | {"size": asked})
+        mask = Image.new("L", picture.size, 255)
+        with pytest.raises(openai.BadRequestError, match="pictures are edited at size"):
+            client.images.edit(image=png(picture), mask=png(mask), **more)
+    finally:
+        server.stop()
+
+
 def test_one_that_reads_alone_is_told_of_and_draws_nothing(picture):
     reads = Talker("reads", made("flamingo"))
     state = Server([reads])

@@ -182,9 +182,9 @@ class UnifiedPipeline(GoingOn):
         _refuse_others(given)
         own, negative = self.phrases.negative, given.get("negative")
         asked = prompted(given.get("text"), own if negative is None else negative, empty=True)
-        if own:  # what was drawn says whether its own was left out
-            asked = [{"negative": "", **one} for one in asked]
         for one in asked:
+            if own:  # what was drawn says whether its own was left out
+                one.setdefault("negative", "")
             placed([one.get("text", "")])
             placed([one.get("negative", "")])
         return asked

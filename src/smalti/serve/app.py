@@ -139,6 +139,7 @@ def _model(one: Shared | Talker) -> dict[str, Any]:
             "size": size,
             "text": texts,
             "talks": talks,
+            "draws_in_conversations": isinstance(one, Talker) and one.pipeline.begins,
             "classes": [] if texts else pipeline.classes,
             "text_classes": pipeline.wording.classes,
             "styles": pipeline.wording.styles,

@@ -14,7 +14,7 @@ from PIL import Image
 from smalti.data.decode import to_rgb
 from smalti.engine.step import Known
 from smalti.pipeline.editing import Extend, edit, known_positions
-from smalti.pipeline.request import Wanted
+from smalti.pipeline.request import Drawing, Wanted, divided
 from smalti.pipeline.unified import UnifiedPipeline
 from smalti.sampling.noise import Noise
 from smalti.serve.errors import Refused, invalid, missing
@@ -39,6 +39,10 @@ class Edit:
 
     fields: ClassVar[tuple[str, ...]] = ("image", "mask", "extend", "keep_pixels")
     """What is read of a request here."""
+
+    def drawing(self, pipeline: Drawer, order: Order) -> Drawing:
+        """What is asked for. Raises ValueError for settings that cannot be."""
+        return pipeline.edits(Wanted(**order.wanted))
 
     def run(self, guest: Guest | Listener, order: Order) -> Iterator[Image.Image]:
         """The pictures, in the thread of a guest. Raises ValueError as `pipeline.editing.edit`
@@ -89,12 +93,20 @@ class Told:
 
     fields: ClassVar[tuple[str, ...]] = Edit.fields
 
+    def drawing(self, pipeline: Drawer, order: Order) -> Drawing:
+        """What is asked for: of a text alone at any size that the model draws. Raises ValueError
+        for settings that cannot be."""
+        if self.image is not None:
+            return pipeline.edits(Wanted(**order.wanted))
+        asked, how = divided(Wanted(**order.wanted))
+        return pipeline.drawing(pipeline.asked(**asked), **how)
+
     def run(self, guest: Guest | Listener, order: Order) -> Iterator[Image.Image]:
         """The pictures, in the thread of a guest."""
         assert isinstance(guest, Listener)
-        for part in guest.edits(Wanted(**order.wanted)).parts(order.n, order.first, 1):
+        for part in self.drawing(guest.talker.pipeline, order).parts(order.n, order.first, 1):
             codes = guest.drawn(part, image=self.image)
-            yield from guest.tagged(guest.decode(codes), part)
+            yield from guest.tagged(guest.decode(codes, part.spec), part)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image
 
 from smalti.engine.waiting import Drawn, Event, Job, Shown
-from smalti.pipeline.pipeline import Pipeline
-from smalti.pipeline.request import Part, Wanted
+from smalti.pipeline.request import Part
 from smalti.serve import answers, schemas
 from smalti.serve.edits import Mapped, Task, Told, edit_of, variation_of
 from smalti.serve.errors import Refused, invalid, refusal
@@ -175,7 +174,7 @@ class Stage:
     def edit(self, what: Task) -> None:
         """Have a picture edited, in a thread of its own: those of the loop are few, and are for
         what is done soon. Raises ValueError for settings that cannot be."""
-        self.one.pipeline.edits(Wanted(**self.order.wanted))
+        what.drawing(self.one.pipeline, self.order)
         show = lambda number, picture: self.tell(number, picture, False)  # noqa: E731
         guest = self.guest = self.one.guest(self.client, self.order.previews, show)
 
@@ -289,9 +288,7 @@ async def _answer(
 
 def _usage(stage: Stage) -> dict[str, Any]:
     pipeline, wanted = stage.one.pipeline, stage.order.wanted
-    texts, spec, tokens = wanted.get("text"), pipeline.model.spec, 1
-    if isinstance(pipeline, Pipeline):
-        spec = pipeline.spec_of(wanted.get("size"))
+    texts, spec, tokens = wanted.get("text"), pipeline.spec_of(wanted.get("size")), 1
     if texts and pipeline.text is not None:
         tokens = pipeline.text.count(texts[0])
     return answers.usage(tokens, spec.positions, stage.order.n)

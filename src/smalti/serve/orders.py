@@ -207,9 +207,9 @@ def _size(fields: Mapping[str, Any], pipeline: Drawer) -> dict[str, Any]:
     pixels, (height, width) = (int(found[2]), int(found[1])), pipeline.tokenizer.size
     if pixels == (height, width):
         return {}
-    others = isinstance(pipeline, Pipeline) and pipeline.model.any_grid
+    others = pipeline.model.any_grid
     try:
-        if not isinstance(pipeline, Pipeline) or pixels[0] * pixels[1] > LARGEST * height * width:
+        if pixels[0] * pixels[1] > LARGEST * height * width:
             raise ValueError("another size")
         pipeline.spec_of(pixels)
     except ValueError:

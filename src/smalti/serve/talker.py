@@ -103,7 +103,7 @@ class Listener(Visitor):
                 due = step.done * (self.previews + 1) // step.total
                 if due > shown and step.done < step.total:
                     shown = due
-                    see = lambda step=step: preview(self.tokenizer, step)  # noqa: E731
+                    see = lambda step=step: preview(self.tokenizer, step, part.spec)  # noqa: E731
                     (image,) = self.between(see)
                     self.show(part.offset, image)
         raise Gone
