@@ -162,11 +162,18 @@ def test_captions_do_not_depend_on_how_many_are_written_at_a_time(work, tmp_path
     assert lines[0] == lines[1] and len(lines[0]) == 3
 
 
-def test_a_conversation_goes_on_behind_what_is_no_picture(work, tmp_path, capsys, monkeypatch):
+def test_a_conversation_goes_on_behind_mistakes(work, tmp_path, capsys, monkeypatch):
     (tmp_path / "text.png").write_text("no picture")
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"/image {tmp_path / 'text.png'}\nhello\n"))
-    main(["chat", str(work / "g" / "pipeline"), "--words", "2", "--out", str(tmp_path / "c")])
-    assert "cannot decode image" in capsys.readouterr().err
+    mistakes = f"/image {tmp_path / 'text.png'}\nis <image> red?\n"
+    heard = list[str]()
+    for between in (mistakes, ""):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"hello\n{between}why?\n"))
+        main(["chat", str(work / "g" / "pipeline"), "--words", "4", "--pictures", "0"])
+        out, err = capsys.readouterr()
+        heard.append(out)
+        assert ("cannot decode image" in err) == bool(between)
+        assert ("<image>), given are 0; the conversation goes on" in err) == bool(between)
+    assert heard[0] == heard[1]
 
 
 def test_a_voice_prints_what_is_new(capsys):

@@ -7,9 +7,9 @@ import json as jsons
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -20,6 +20,9 @@ from smalti.cli.running import FLAT, UNKNOWN, Run, check_idle, opened
 from smalti.cli.terminal import shown
 from smalti.files import LOCK, check_output, lock
 from smalti.progress import say, show, track
+
+if TYPE_CHECKING:
+    from smalti.pipeline.unified import Said, Shown
 
 Images = UseAppendAction[tuple[Path, ...]]
 """Files of pictures, each behind an option of its own, so that words may follow."""
@@ -186,36 +189,47 @@ def chat(
         pictures: How many pictures a reply may have.
         seed: Random seed.
     """
-    from smalti.pictures import save_png
     from smalti.pipeline.conversation import Turn
-    from smalti.pipeline.unified import Said
 
     check_output(out, folder=True)
     asked = chosen(settings)
     if asked and not pictures:
         raise ValueError(f"{spelled(next(iter(asked)))} is how pictures are drawn: --pictures is 0")
-    pipe, turns, drawn = opened(pipeline, run, unified=True), list[Any](), 0
+    pipe, turns = opened(pipeline, run, unified=True), list[Turn]()
     check_idle(pipe, asked, lacks=UNKNOWN)
+    given = {"pictures": pictures, **asked, **text.given()}
+    pipe.settings({**asked, **text.given()})  # mistakes before anything is said
     if pipe.draws and pictures and not pipe.begins:
         say("the model does not begin pictures by itself: it replies in text; sample and edit draw")
-    for number, pieces in enumerate(heard(list(image))):
-        turns.append(Turn("user", pieces))
-        reply, given = list[Any](), {**asked, **text.given()}
-        voice = Voice()
-        for event in pipe.chat(turns, seed=seed + number, pictures=pictures, **given):
-            if isinstance(event, Said):
-                voice.say(event.text, event.whole)
-            if not event.whole:
-                continue
-            if isinstance(event, Said):
-                reply.append(event.text)
-                continue
-            while (file := picture(out, drawn)).exists():  # of another conversation
-                drawn += 1
-            save_png(event.image, file)
-            print(shown(event.image) or file, flush=True)
-            reply.append(event.image)
-        turns.append(Turn("model", reply))
+    for pieces in heard(list(image)):
+        turn, number = Turn("user", pieces), len(turns) // 2
+        try:
+            reply = told(pipe.chat([*turns, turn], seed=seed + number, **given), out)
+        except ValueError as error:
+            say(f"{error}; the conversation goes on without this")
+            continue
+        turns += [turn, Turn("model", reply)]
+
+
+def told(events: Iterable[Said | Shown], out: Path) -> list[Any]:
+    """Print a reply as it grows, with its pictures as new files of a folder: what it is made of."""
+    from smalti.pictures import save_png
+    from smalti.pipeline.unified import Said
+
+    reply, voice = list[Any](), Voice()
+    for event in events:
+        if isinstance(event, Said):
+            voice.say(event.text, event.whole)
+        if not event.whole:
+            continue
+        if isinstance(event, Said):
+            reply.append(event.text)
+            continue
+        file = next(file for i in count() if not (file := picture(out, i)).exists())
+        save_png(event.image, file)
+        print(shown(event.image) or file, flush=True)
+        reply.append(event.image)
+    return reply
 
 
 class Voice:
