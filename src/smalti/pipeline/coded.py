@@ -24,6 +24,7 @@ from smalti.devices.float32 import set_products
 from smalti.devices.named import cast, is_dtype, named_device, named_dtype
 from smalti.engine.step import Known, Step
 from smalti.models.eye import Eye
+from smalti.modules import name_of
 from smalti.nn.linear import draw_with
 from smalti.nn.products import require
 from smalti.pictures import to_pil
@@ -85,6 +86,24 @@ class CodedPipeline:
     def fingerprint(self) -> str:
         """A hash of its parts."""
         raise NotImplementedError
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether pictures are drawn from texts."""
+        return self.text is not None
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws pictures; else it reads them and writes text."""
+        return True
+
+    def require_drawing(self) -> None:
+        """Raise ValueError if it draws no pictures."""
+        if not self.draws:
+            raise ValueError(
+                f"a pipeline of {name_of(self.model)} reads pictures and writes text, it draws "
+                "none: ask, caption and chat are for it"
+            )
 
     @property
     def task(self) -> str:

@@ -18,7 +18,6 @@ from smalti.data.transforms import framed
 from smalti.engine import mixed
 from smalti.engine.step import Request
 from smalti.models.unified import Unified
-from smalti.modules import name_of
 from smalti.nn.linear import packed
 from smalti.pictures import to_pil
 from smalti.pipeline.coded import CodedPipeline, encoded, preview
@@ -88,8 +87,11 @@ class GoingOn(CodedPipeline):
     phrases: Phrases
 
     @property
+    def reads_texts(self) -> bool:
+        return True
+
+    @property
     def draws(self) -> bool:
-        """Whether it draws pictures; else it reads them and writes text."""
         return self.model.config.drawing
 
     @property
@@ -97,14 +99,6 @@ class GoingOn(CodedPipeline):
         """Whether it begins pictures by itself, in conversations; else it draws them where a
         picture is asked for, and replies in text alone."""
         return self.draws and self.model.wrapping.learns_begin
-
-    def require_drawing(self) -> None:
-        """Raise ValueError if it draws no pictures."""
-        if not self.draws:
-            raise ValueError(
-                f"a pipeline of {name_of(self.model)} reads pictures and writes text, it draws "
-                "none: ask, caption and chat are for it"
-            )
 
     @property
     def length(self) -> int:

@@ -18,7 +18,6 @@ from smalti.config import written
 from smalti.modules import name_of
 from smalti.pipeline.coded import short
 from smalti.pipeline.sampling import Sampling
-from smalti.pipeline.unified import UnifiedPipeline
 from smalti.serve import schemas
 from smalti.serve.errors import Refused, refusal
 from smalti.serve.guard import Guard, Rules
@@ -125,9 +124,7 @@ def _models(app: FastAPI, server: Server) -> None:
 
 def _model(one: Shared | Talker) -> dict[str, Any]:
     pipeline, talks = one.pipeline, isinstance(one, Talker)
-    texts = talks or pipeline.text is not None
-    draws = not isinstance(pipeline, UnifiedPipeline) or pipeline.draws
-    size = "{1}x{0}".format(*pipeline.tokenizer.size) if draws else None
+    size = "{1}x{0}".format(*pipeline.tokenizer.size) if pipeline.draws else None
     settings, foreign = written(pipeline.sampling).items(), Sampling.foreign(pipeline.model)
     return {
         "id": one.name,
@@ -137,14 +134,14 @@ def _model(one: Shared | Talker) -> dict[str, Any]:
         "smalti": {
             "kind": name_of(pipeline.model),
             "size": size,
-            "text": texts,
+            "text": pipeline.reads_texts,
             "talks": talks,
             "draws_in_conversations": isinstance(one, Talker) and one.pipeline.begins,
-            "classes": [] if texts else pipeline.classes,
+            "classes": [] if pipeline.reads_texts else pipeline.classes,
             "text_classes": pipeline.wording.classes,
             "styles": pipeline.wording.styles,
             "map": "" if pipeline.map is None else pipeline.map.map,
-            "codes": pipeline.model.spec.positions if draws else 0,
+            "codes": pipeline.model.spec.positions if pipeline.draws else 0,
             "sampling": {name: value for name, value in settings if name not in foreign},
             "slots": one.limits.slots,
             "device": str(pipeline.device),

@@ -94,8 +94,7 @@ def order_of(
     except ValueError as error:
         raise Refused(400, "unsupported_parameter", str(error)) from None
     _refuse_what_is_not_made(fields)
-    if isinstance(pipeline, UnifiedPipeline):
-        pipeline.require_drawing()
+    pipeline.require_drawing()
     n = number_of(fields, "n", 1, 1, most)
     stream = truth_of(fields, "stream")
     previews = number_of(fields, "partial_images", 0, 0, 3) if stream else 0
@@ -118,13 +117,14 @@ def _refuse_what_is_not_made(fields: Mapping[str, Any]) -> None:
 def _conditions(fields: Mapping[str, Any], pipeline: Drawer, needed: bool) -> dict[str, Any]:
     """What is drawn: a text, or the class that a prompt names; nothing, where none is `needed`."""
     prompt, negative = (text_of(fields, name) for name in ("prompt", "negative"))
-    if isinstance(pipeline, UnifiedPipeline) or pipeline.text is not None:
+    if pipeline.reads_texts:
         if prompt is None and fields.get("class") is None and needed:
             raise missing("prompt")
         given = {"text": _worded(fields, pipeline, prompt), "negative": negative}
         return {name: value for name, value in given.items() if value is not None}
     if negative is not None:
         raise Refused(400, "unsupported_parameter", "this model draws classes", "negative")
+    assert isinstance(pipeline, Pipeline)  # all others read texts
     named = fields.get("class", prompt)
     if named is None and not needed:
         return {}

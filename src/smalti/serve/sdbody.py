@@ -10,7 +10,6 @@ from typing import Any
 from PIL import Image, ImageFilter, ImageOps
 
 from smalti.data.decode import to_rgb
-from smalti.pipeline.unified import UnifiedPipeline
 from smalti.serve.answers import Output, file_of
 from smalti.serve.edits import Edit, Variation
 from smalti.serve.errors import invalid, missing
@@ -117,7 +116,7 @@ def fields_of(body: Mapping[str, Any], pipeline: Drawer) -> tuple[dict[str, Any]
         fields["steps"] = min(steps, positions) if type(steps) is int else steps
     elif body.get("steps") is not None:
         left.append("steps")
-    if isinstance(pipeline, UnifiedPipeline) or pipeline.text is not None:
+    if pipeline.reads_texts:
         fields["negative"] = body.get("negative_prompt") or None
     elif body.get("negative_prompt"):
         left.append("negative_prompt")
