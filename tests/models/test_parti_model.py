@@ -11,10 +11,27 @@ from smalti.codes import Cond, Span
 from smalti.models.parti import SIZES, Parti, PartiConfig, tiny
 from smalti.sampling.noise import Noise
 
+IDS = 20
 
-@pytest.fixture
-def model():
-    return build(Parti, tiny())
+
+@pytest.fixture(params=["vectors", "ids"])
+def model(request):
+    """One that reads vectors of words, or ids of pieces of words."""
+    return build(
+        Parti, tiny() if request.param == "vectors" else replace(tiny(), text_dim=1, text_vocab=IDS)
+    )
+
+
+def texts(model, count):
+    """Six words each, of which no two are alike."""
+    if model.reads.text_vocab:
+        return torch.stack([torch.randperm(IDS)[:6, None].float() for _ in range(count)])
+    return torch.randn(count, 6, 12)
+
+
+def another(model, word):
+    """Another word in the place of one, (C,)."""
+    return (word + 1) % IDS if model.reads.text_vocab else word + torch.randn(12)
 
 
 def logits(model, text, mask, drop=None):
@@ -26,21 +43,21 @@ def logits(model, text, mask, drop=None):
 
 @torch.no_grad()
 def test_every_word_counts_and_padding_does_not(model):
-    text, mask = torch.randn(1, 6, 12), torch.tensor([[False, False, True, True, True, True]])
+    text, mask = texts(model, 1), torch.tensor([[False, False, True, True, True, True]])
     before = logits(model, text, mask)
     for word in range(6):
         other = text.clone()
-        other[:, word] += torch.randn(12)
+        other[0, word] = another(model, text[0, word])
         moved = (logits(model, other, mask) - before).abs().amax((0, 2))
         assert moved.min() > 1e-4 if mask[0, word] else moved.max() == 0
 
 
 @torch.no_grad()
 def test_the_encoder_sees_words_behind_a_word_and_their_order(model):
-    text, mask = torch.randn(1, 6, 12), torch.ones(1, 6, dtype=torch.bool)
+    text, mask = texts(model, 1), torch.ones(1, 6, dtype=torch.bool)
     first, _ = model.encoder(text, mask, None)
     other = text.clone()
-    other[:, -1] += 1
+    other[0, -1] = another(model, text[0, -1])
     second, _ = model.encoder(other, mask, None)
     assert ((first - second).abs().amax(-1) > 1e-4).all()
     turned, _ = model.encoder(text.flip(1), mask, None)
@@ -54,7 +71,7 @@ def test_a_null_text_is_the_same_whatever_was_asked_for(model):
     span = Span.whole(16, codes.device)
     rows = [
         model.hidden(codes, model.prepare(Cond(text=text, text_mask=mask, drop=drop)), span)
-        for text in torch.randn(2, 2, 6, 12)
+        for text in (texts(model, 2), texts(model, 2))
     ]
     torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=0)
     torch.testing.assert_close(rows[0][0], rows[0][1])
@@ -95,6 +112,7 @@ def test_published_sizes(size, billions):
         ({"encoder_layers": 0}, "encoder_layers must be at least 1, got 0"),
         ({"text_length": 0}, "text_length must be at least 1, got 0"),
         ({"vocab": 1}, "vocab must be at least 2, got 1"),
+        ({"text_vocab": 9}, "text_dim must be 1 with text_vocab, got 12"),
     ],
 )
 def test_bad_configs(bad, message):

@@ -51,7 +51,10 @@ class PartiConfig(GeneratorConfig):
     text_length: int = 128
     """T, words that are read."""
     text_dim: int = 512
-    """Width of what comes in for a word."""
+    """Width of what comes in for a word; 1 with `text_vocab`."""
+    text_vocab: int = 0
+    """Pieces of words, of whose ids the encoder has vectors itself, as published; 0: what comes in
+    are vectors."""
     encoder_layers: int = 12
     """Transformer blocks that read the text."""
     layers: int = 12
@@ -70,11 +73,13 @@ class PartiConfig(GeneratorConfig):
             self,
             pairs=("grid",),
             several=("vocab",),
-            counts=("channels", "depth"),
+            counts=("channels", "depth", "text_vocab"),
             positive=("text_length", "encoder_layers", "layers", "heads", "dim", "ffn_dim"),
             rates=("dropout",),
             multiple=("dim", "heads"),
         )
+        if self.text_vocab and self.text_dim != 1:
+            raise ValueError(f"text_dim must be 1 with text_vocab, got {self.text_dim}")
 
     @property
     def spec(self) -> TokenSpec:
@@ -147,12 +152,15 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """What comes in for words, (B, T, text_dim), to what the decoder reads, (B, T, D)."""
+    """What comes in for words, (B, T, text_dim) or their ids (B, T, 1), to what the decoder reads,
+    (B, T, D)."""
 
     def __init__(self, config: PartiConfig) -> None:
         super().__init__()
-        self.null = nn.Parameter(torch.empty(config.text_length, config.text_dim))
-        self.proj = Linear(config.text_dim, config.dim, bias=False)
+        ids, width, dim = config.text_vocab, config.text_dim, config.dim
+        self.words = nn.Embedding(ids, dim) if ids else None
+        self.null = nn.Parameter(torch.empty(config.text_length, dim if ids else width))
+        self.proj = nn.Identity() if ids else Linear(width, dim, bias=False)
         self.positions = nn.Parameter(torch.empty(config.text_length, config.dim))
         layers = [Block(config, decodes=False) for _ in range(config.encoder_layers)]
         self.layers = nn.ModuleList(layers)
@@ -160,6 +168,8 @@ class Encoder(nn.Module):
 
     def forward(self, text: Tensor, mask: Tensor, drop: Tensor | None) -> tuple[Tensor, Tensor]:
         """Words, and the mask (B, 1, 1, T) of those that are no padding; the null text has none."""
+        if self.words is not None:
+            text = self.words(text.squeeze(-1).long())
         text, mask = nulled(text, mask, drop, self.null)  # (B, T, C), (B, 1, 1, T)
         x = self.proj(text) + self.positions  # (B, T, D)
         for layer in self.layers:
@@ -196,16 +206,18 @@ class Parti(Raster):
                 nn.init.normal_(module.weight, std=0.02)
         for table in (self.start, self.positions, self.encoder.positions):
             nn.init.normal_(table, std=0.02)
-        nn.init.normal_(self.encoder.null, std=self.config.text_dim**-0.5)
+        ids, width = self.config.text_vocab, self.config.text_dim
+        nn.init.normal_(self.encoder.null, std=0.02 if ids else width**-0.5)
         self.head.init_weights()
 
     @property
     def reads(self) -> Reads:
-        return Reads(text_length=self.config.text_length, text_dim=self.config.text_dim)
+        c = self.config
+        return Reads(text_length=c.text_length, text_dim=c.text_dim, text_vocab=c.text_vocab)
 
     @property
     def reader(self) -> nn.Module:
-        return self.encoder.proj
+        return self.encoder.proj if self.encoder.words is None else self.encoder.words
 
     def prepare(
         self,

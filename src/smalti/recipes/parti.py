@@ -1,8 +1,8 @@
 """Parti and ViT-VQGAN in their published sizes (Yu et al. 2022, arXiv:2206.10789; Yu et al. 2021,
 arXiv:2110.04627), and small ones.
 
-Nothing but the papers was published. [M] marks what is remembered of them. Words are read as bytes
-in the place of pieces of a vocabulary, and the discriminator is a PatchGAN in the place of
+Nothing but the papers was published. [M] marks what is remembered of them. Pieces of words are made
+of the captions of training, in lower case, and the discriminator is a PatchGAN in the place of
 StyleGAN's.
 """
 
@@ -15,6 +15,7 @@ from smalti.pipeline.sampling import Sampling
 from smalti.recipes.base import DataConfig, Demo, TextRecipe, TokenizerRecipe
 from smalti.recipes.llamagen import emoji_llamagen, emoji_vqgan
 from smalti.text.byte_words import BytesConfig
+from smalti.text.word_ids import WordIdsConfig
 from smalti.tokenizers.vit_vqgan import ViTVQGANConfig, vit_vqgan
 from smalti.train.objectives import LikelihoodConfig, ReconstructionConfig
 from smalti.train.optim import OptimConfig
@@ -72,12 +73,14 @@ def vit_vqgan_small_large() -> TokenizerRecipe:
 
 
 def parti(size: str) -> TextRecipe:
-    """Parti of a size: texts of 128 words, 1024 codes, 450,000 steps of 8192 pictures, captions
-    dropped in a tenth of them; Adafactor's rate of 4.5e-5 [M] is AdamW's here."""
+    """Parti of a size: texts of 128 pieces of words out of 16,000, 1024 codes, 450,000 steps of
+    8192 pictures, captions dropped in a tenth of them; Adafactor's rate of 4.5e-5 [M] is AdamW's
+    here."""
+    words = WordIdsConfig(length=128, vocab=16_000)
     return TextRecipe(
         data=DataConfig(source="parquet:captions", flip=False, holdout=0.001),
-        model=PartiConfig(**SIZES[size]),
-        text=BytesConfig(length=128, dim=512, layers=1, heads=8),
+        model=PartiConfig(**SIZES[size], text_dim=words.dim, text_vocab=words.vocab),
+        text=words,
         objective=LikelihoodConfig(cond_dropout=0.1),
         sampling=Sampling.of(guidance=1.2),
         train=TrainConfig(
