@@ -29,7 +29,7 @@ from smalti.data.transforms import center_crop
 
 TASKS = (
     *("draw", "caption", "ask", "edit", "riddle", "describe"),
-    *("questions", "edit", "questions", "story", "fact", "describe"),
+    *("questions", "edit", "questions", "story", "fact", "riddle"),
     *("talk", "questions", "talk", "questions"),
 )
 """Document i is of the task i modulo their number."""
