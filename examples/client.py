@@ -2,6 +2,8 @@
 
 python examples/client.py "Food & Drink" --seed 1 --out food.png
 python examples/client.py "Objects" --edit food.png --box 0 0.5 1 1 --out edited.png
+
+It needs `pip install openai`, and a server that runs: `smalti serve demo/pipeline`.
 """
 
 import argparse

@@ -48,16 +48,19 @@ def load(
     **unknown: Any,
 ) -> Pipeline | UnifiedPipeline:
     """Load a pipeline from a folder, by a name of `list_models`, such as llamagen-b-256 or
-    smalti/emoji64, which comes with smalti, or from the Hugging Face hub by an id (owner/name). One
-    of text and pictures is a `UnifiedPipeline`, any other a `Pipeline`.
+    smalti/emoji64, which comes with smalti, or from the Hugging Face hub by an id (owner/name). A
+    pipeline of text and pictures is a `UnifiedPipeline`, any other a `Pipeline`.
 
-    owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt, which
-    are converted when first loaded; no code of the hub is run.
-    Args: device, such as "cuda:1", by default and with "auto" the best there is; dtype of the
-    generator's weights, float32, bfloat16 or float16, by default and with "auto" bfloat16 where the
-    device is faster in it and float32 elsewhere (the tokenizer stays in float32); verify compares
-    the weights with their fingerprints, which takes 0.6 s per GB; revision is a branch, a tag or a
-    commit of what is on the hub.
+    An id owner/name/file means released weights, such as FoundationVision/LlamaGen/c2i_B_256.pt,
+    which are converted when they are first loaded; no code of the hub is run.
+
+    Args:
+        path: the folder, name or hub id.
+        device: such as "cuda:1"; the default, and "auto", is the best device that there is.
+        dtype: of the generator's weights, float32, bfloat16 or float16; the default, and "auto", is
+            bfloat16 where the device is faster in it, else float32. The tokenizer stays in float32.
+        verify: whether the weights are compared with their fingerprints, which takes 0.6 s per GB.
+        revision: a branch, a tag or a commit of a repository of the hub.
     Raises ValueError if there is no pipeline, naming the nearest models, if tokenizer and model do
     not belong together, and for an unknown argument, with the name that it has here.
     """
@@ -178,7 +181,8 @@ def load_pipeline(
 def load_tokenizer(
     path: str | Path, device: torch.device | str | int | None = None, verify: bool = True
 ) -> ImageTokenizer:
-    """Load a tokenizer from its folder, from a pipeline's, or by a hub id.
+    """Load a tokenizer from its own folder, from that of a pipeline, by a name of `list_models`, or
+    by a hub id.
 
     A hub id is owner/name/file, such as TencentARC/IBQ-Tokenizer-1024/imagenet256_1024.ckpt.
     Arguments are those of `load`. Raises ValueError if there is no tokenizer.

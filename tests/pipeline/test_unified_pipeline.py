@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,6 +190,19 @@ def test_a_saved_pipeline_draws_and_says_the_same(pipe, photo, tmp_path):
     assert UnifiedPipeline.from_pretrained(tmp_path / "p").fingerprint == pipe.fingerprint
     with pytest.raises(ValueError, match="is a pipeline of text and pictures"):
         load_pipeline(tmp_path / "p")
+
+
+def test_the_lines_of_a_card_describe_a_picture(photo, tmp_path, monkeypatch, capsys):
+    pipe = made("flamingo")
+    pipe.writing = Writing(words=4)
+    pipe.save_pretrained(tmp_path / "p")
+    card = (tmp_path / "p" / "README.md").read_text()
+    photo.rename(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    names = dict[str, Any]()
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    (said,) = names["pipe"].caption([tmp_path / "picture.png"])
+    assert capsys.readouterr().out == f"{said}\n"
 
 
 def test_one_that_only_reads_says_the_same_when_it_is_saved_and_draws_nothing(photo, tmp_path):

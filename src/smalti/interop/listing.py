@@ -67,10 +67,11 @@ class ListedModel:
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[ListedModel]:
-    """The models whose names match a pattern with `*` and `?`, or hold a text without these, in
-    whatever case; if `pretrained`, without the recipes.
+    """List the models whose names match a pattern with `*` and `?`; a text without these matches
+    every name that holds it. Upper and lower case are the same. With `pretrained` recipes are left
+    out, which are models still to be trained.
 
-    Raises ValueError naming the nearest names if there are none.
+    Raises ValueError, which names the nearest names, if no name matches.
     """
     wanted = pattern.lower()
     wanted = wanted if set("*?[") & set(wanted) else f"*{wanted}*"

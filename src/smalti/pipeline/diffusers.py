@@ -5,7 +5,8 @@
     pipe = DiffusersPipeline.from_pretrained("llamagen-t2i-256", torch_dtype="bfloat16")
     image = pipe(prompt="a red flower", guidance_scale=4.0, generator=generator).images[0]
 
-diffusers itself is not needed. Its words are translated, and what has no meaning here is refused.
+diffusers itself is not needed. Its arguments are translated to those of `Pipeline`, and an argument
+that has no meaning here is refused. Pipelines of text and pictures are not taken.
 B pictures, H and W pixels.
 """
 
@@ -62,7 +63,8 @@ class ImagePipelineOutput:
 
 
 class DiffusersPipeline:
-    """Draws with a `Pipeline`, which is its `pipeline`, when it is called as one of diffusers."""
+    """A pipeline that is called as those of diffusers are. `pipeline` is the `Pipeline` that
+    draws."""
 
     load: ClassVar[Callable[..., Pipeline]]
     """`smalti.load` of a pipeline of pictures, set where that is."""
@@ -81,7 +83,8 @@ class DiffusersPipeline:
         torch_dtype: str | torch.dtype | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> Self:
-        """Load a pipeline by what `smalti.load` takes. Raises ValueError as that does."""
+        """Load a pipeline by a folder, a name or a hub id, as `smalti.load` does. Raises ValueError
+        as that does."""
         wanted = torch_dtype if dtype is None else dtype
         return cls(cls.load(pretrained_model_name_or_path, device, wanted, revision=revision))
 
@@ -104,13 +107,13 @@ class DiffusersPipeline:
         class_labels: int | str | Sequence[int | str] | None = None,
         **called: Unpack[Called],
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Draw pictures, those of one prompt one after another.
+        """Draw pictures; those of one prompt stand one after another.
 
         Args:
-            prompt: texts, of a pipeline that draws from texts, or else names of classes.
+            prompt: texts, for a pipeline that draws from texts, or else names of classes.
             class_labels: classes, by number or name.
-            called: see `Called`.
-        Raises ValueError, naming what is allowed, for what has no meaning here.
+            called: the other arguments of diffusers, see `Called`.
+        Raises ValueError, which names what is allowed, for an argument that has no meaning here.
         """
         for name in called:
             if name not in (known := Called.__annotations__):

@@ -3,9 +3,9 @@
     pipe = smalti.load("demo/pipeline")
     images = pipe(classes=["Food & Drink"], n=8, guidance=2.0, seed=1)
 
-The folder holds `pipeline.json`, `tokenizer/`, `model/` and, if it draws from texts, `text/`. The
-model stores the fingerprints of the tokenizer whose codes it learned and of the text encoder whose
-features it learned; parts that do not match are refused.
+The folder holds `pipeline.json`, `tokenizer/` and `model/`, `text/` if it draws from texts, and
+`map/` if it draws from maps. The model stores the fingerprints of the parts whose codes or features
+it learned; parts that do not match are refused.
 """
 
 from __future__ import annotations
@@ -62,13 +62,14 @@ from smalti.tokenizers.base import ImageTokenizer, check_levels
 
 
 class Partial(NamedTuple):
-    """Images on the way."""
+    """Images of which a part is drawn, or all of it in the last one of a stream."""
 
     images: list[Image.Image]
     """What is not drawn yet is grey."""
     step: int
-    """Steps done."""
+    """Number of steps that are done."""
     total: int
+    """Number of steps of the whole drawing."""
 
 
 class Pipeline(CodedPipeline):
@@ -76,7 +77,8 @@ class Pipeline(CodedPipeline):
 
     Conditions are classes, by name or number, or the prompts of a pipeline that draws from texts:
     one or several, in a list, an array or a tensor. Wherever a number is taken, those of numpy and
-    torch are. Arguments and settings that cannot be raise ValueError naming what is allowed.
+    torch are taken too. Impossible arguments and settings raise ValueError, which names what is
+    allowed.
     """
 
     model: Generator
@@ -145,26 +147,27 @@ class Pipeline(CodedPipeline):
         """Draw n images of the given classes or prompts, in turn.
 
         Args:
-            conditions: what the pipeline draws from: the same as `classes`, or else as `text`.
+            conditions: what the pipeline draws from, without saying its name: `classes`, `text` or
+                `map`.
             n: number of images; None draws one of each class or prompt given.
             classes: names or numbers; None takes all classes. A pipeline that draws from texts and
                 knows the classes of what it learned (`wording`) draws their names.
-            text: prompts, of a pipeline that draws from texts.
-            style: what stands behind each prompt, of a pipeline that knows styles.
-            map: maps, of a pipeline that draws from maps: a picture of depths or of numbers of
-                kinds, or, if it draws from edges, a picture whose edges are taken. One of another
+            text: prompts, for a pipeline that draws from texts.
+            style: words that are put behind each prompt, for a pipeline that knows styles.
+            map: maps, for a pipeline that draws from maps: pictures of depths or of numbers of
+                kinds or, if it draws from edges, pictures whose edges are taken. A map of another
                 size than what is drawn is resized and cropped to its middle.
-            negative: what guidance leads away from, for all prompts or one for each; None leads
-                away from no text at all.
-            size: height and width in pixels, of a pipeline that draws other sizes than its own.
+            negative: a text that guidance leads away from, one for all prompts or one for each;
+                with None guidance leads away from no text at all.
+            size: height and width in pixels, for a pipeline that draws other sizes than its own.
             seed, first: image i of this call is image first + i of the request `seed`; it is the
                 same whatever n and batch are.
-            batch: images drawn at a time.
-            known: codes that are given, (n, N) and a mask.
-            guidance, temperature, top_k, top_p, ...: any field of `Settings`, else the pipeline's
-                default.
-        Each image carries in `info["smalti"]` what is needed to draw it again. Raises ValueError
-        naming what is allowed.
+            batch: number of images that are drawn at a time.
+            known: codes that are given, (n, N, ...), and a mask of where they are.
+            guidance, temperature, top_k, top_p, ...: any field of `Settings`; what is not given is
+                the pipeline's own.
+        Each image carries in `info["smalti"]` what is needed to draw it again. Raises ValueError,
+        which names what is allowed.
         """
         images: list[Image.Image] = []
         for part in self._drawing(conditions, wanted).parts(n, first, batch):
@@ -183,10 +186,13 @@ class Pipeline(CodedPipeline):
         known: Known | None = None,
         **wanted: Unpack[Wanted],
     ) -> Iterator[Partial]:
-        """The images of `__call__`, in one batch, every so many steps and at the end; by default
-        every scale, or every 16 codes, or at the end alone where codes have no places, for which
-        `every` raises ValueError. Those on the way are of the first `depth` codes of each position,
-        or scales, all if it is None."""
+        """Draw the images of `__call__` in one batch, and yield them every so many steps (`every`)
+        and at the end.
+
+        The default of `every` is a scale, or 16 codes. Images whose codes have no places are
+        yielded at the end alone, and `every` raises ValueError for them. Images on the way are made
+        of the first `depth` codes of each position, or scales, or of all of them if it is None.
+        """
         placed = self.tokenizer.placed
         if every is not None:
             self.tokenizer.require_places("a picture on the way")

@@ -72,8 +72,8 @@ from smalti.tokenizers.base import ImageTokenizer
 class UnifiedPipeline(GoingOn):
     """Draws, describes, answers, changes pictures and talks. See `smalti.load`.
 
-    Settings are those of `Sampling` for pictures and of `Writing` for text, side by side. Arguments
-    and settings that cannot be raise ValueError naming what is allowed.
+    Settings are those of `Sampling` for pictures and of `Writing` for text, side by side.
+    Impossible arguments and settings raise ValueError, which names what is allowed.
     """
 
     from_pretrained: ClassVar[Callable[..., UnifiedPipeline]]
@@ -129,7 +129,7 @@ class UnifiedPipeline(GoingOn):
 
     def example(self, name: str) -> str:
         use = 'pipe("a red flower")[0].save("picture.png")'
-        use = use if self.draws else 'print(pipe.caption("picture.png"))'
+        use = use if self.draws else 'print(pipe.caption(["picture.png"])[0])'
         return f'pipe = smalti.load("{name}")\n{use}'
 
     # -- what people ask for
