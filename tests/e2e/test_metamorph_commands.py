@@ -12,7 +12,7 @@ from PIL import Image
 from small_systems import TRAIN, write_pictures
 from smalti.cli.main import main
 from smalti.loading import load_tokenizer, load_towers, save_towers
-from smalti.modules import TOKENIZERS, module_of, save_module
+from smalti.modules import TOKENIZERS, fingerprint, module_of, save_module
 
 pytestmark = pytest.mark.usefixtures("float32")
 TOWERS = (
@@ -26,6 +26,10 @@ RENDERER = (
     *"--model.renderer.layers 1 --model.renderer.heads 2 --model.renderer.dim 16".split(),
     *"--model.renderer.adapter.width 16 --model.renderer.adapter.hidden 16".split(),
     *"--train.steps 4".split(),
+    *TRAIN,
+)
+RUN = (
+    *"--data.source captioned:shapes:40 --data.holdout 0.25 --row 64 --train.steps 2".split(),
     *TRAIN,
 )
 MODEL = (
@@ -128,3 +132,22 @@ def test_a_renderer_of_other_features_is_refused(work, tmp_path, capsys):
         save_module(wrong, tmp_path / "p" / "tokenizer")
         line = mistake(capsys, "sample", tmp_path / "p", "--text", "a", "--out", tmp_path / "s.png")
         assert "the model was trained with tokenizer" in line and not (tmp_path / "s.png").exists()
+
+
+def test_a_run_that_goes_on_names_what_it_does_not_take(work, tmp_path, capsys):
+    """A renderer of what another tower sees, and the recipe of another system: refused before any
+    picture is encoded. The pipeline's own tokenizer may be named."""
+    tokenizer = load_tokenizer(work / "r" / "tokenizer")
+    tokenizer.see_with(load_towers(work / "b", "cpu").towers)
+    save_module(tokenizer, tmp_path / "other")
+    out, pipe = tmp_path / "x", work / "m" / "pipeline"
+    line = mistake(capsys, "train", "shapes_metamorph", "--init", pipe, "--tokenizer",
+                   tmp_path / "other", *RUN, "--out", out)  # fmt: skip
+    assert f"/other is tokenizer {fingerprint(tokenizer)}, but {pipe} has" in line
+    assert "leave --tokenizer out, its own is then taken" in line
+    line = mistake(capsys, "train", "shapes_chameleon", "--init", pipe, *RUN, "--out", out)
+    assert "holds a metamorph, which this recipe does not train: it takes OneVoc" in line
+    assert not out.exists()
+    run("train", "shapes_metamorph", "--init", pipe, "--tokenizer", work / "r" / "tokenizer",
+        *RUN, "--out", out)  # fmt: skip
+    assert (out / "pipeline" / "pipeline.json").is_file()

@@ -203,7 +203,7 @@ class UnifiedRecipe:
     """Pipeline of text and pictures, a folder or a hub id, to go on from; its model and its
     tokenizers are then taken."""
     tokenizer: str = ""
-    """Folder of the trained tokenizer of pictures, or of a pipeline."""
+    """Folder of the trained tokenizer of pictures, or of a pipeline; with `init` it has one."""
     eye: str = ""
     """Of models that read pictures in another form than they draw them: towers, a folder or a hub
     id, or the folder of an eye, or of a pipeline that has one."""

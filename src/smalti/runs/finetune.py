@@ -1,8 +1,9 @@
 """Where a run begins that goes on from something trained: `init` of a recipe.
 
 A generator goes on from a pipeline, of which it takes model, tokenizer and sampling; a tokenizer
-from a tokenizer. The run remembers the fingerprint in init.json, so that a pipeline which changed
-behind a half-finished run is noticed. C classes, D width.
+from a tokenizer; a model of text and pictures from a pipeline of them. The run remembers the
+fingerprint in init.json, so that a pipeline which changed behind a half-finished run is noticed.
+C classes, D width.
 """
 
 from __future__ import annotations
@@ -20,19 +21,28 @@ from smalti import modules
 from smalti.arguments import an
 from smalti.codes import TokenSpec
 from smalti.config import read_json
-from smalti.loading import download, load_pipeline, load_tokenizer, load_towers, tokenizer_at
+from smalti.loading import (
+    download,
+    load_pipeline,
+    load_tokenizer,
+    load_towers,
+    load_unified,
+    tokenizer_at,
+)
 from smalti.models.generator import Generator
 from smalti.models.towers import Towers
 from smalti.models.unified import Unified
 from smalti.modules import fingerprint, load_module, tokenizer_folder
 from smalti.nn.unfilled import unfilled
 from smalti.pipeline.pipeline import Pipeline
+from smalti.pipeline.unified import UnifiedPipeline
 from smalti.recipes.base import (
     AroundRecipe,
     GeneratorRecipe,
     SeeingRecipe,
     TextRecipe,
     TokenizerRecipe,
+    UnifiedRecipe,
 )
 from smalti.tokenizers.base import ImageTokenizer
 from smalti.train.lora import adapt, targets
@@ -48,12 +58,7 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
     recipe names another tokenizer, or if the run began from another pipeline.
     """
     pipe = load_pipeline(recipe.init, "cpu", torch.float32)
-    given, wanted = pipe.model.config, recipe.model
-    if type(given) is not type(wanted):
-        raise ValueError(
-            f"{recipe.init} holds {an(modules.name_of(pipe.model))}, which this recipe does not "
-            f"train: it takes {type(wanted).__name__}"
-        )
+    check_model(recipe, pipe.model)
     kinds = ["text" if t else "classes" for t in (pipe.text, isinstance(recipe, TextRecipe))]
     if kinds[0] != kinds[1]:
         raise ValueError(f"{recipe.init} draws from {kinds[0]}, this recipe trains on {kinds[1]}")
@@ -63,6 +68,36 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
     if recipe.tokenizer:
         pipe.tokenizer = same_but_for_size(recipe, pipe.tokenizer)
     pipe.tokenizer.to(device)
+    return pipe
+
+
+def check_model(recipe: GeneratorRecipe | UnifiedRecipe, model: Generator | Unified) -> None:
+    """Raise ValueError if the recipe trains another system than the pipeline's model is of."""
+    if type(model.config) is not type(recipe.model):
+        raise ValueError(
+            f"{recipe.init} holds {an(modules.name_of(model))}, which this recipe does not "
+            f"train: it takes {type(recipe.model).__name__}"
+        )
+
+
+def open_unified(recipe: UnifiedRecipe, device: torch.device) -> UnifiedPipeline:
+    """The pipeline of text and pictures that a run begins from, in float32.
+
+    Raises ValueError if it is none, if its model is of another system than the recipe's, or if the
+    recipe names another tokenizer of pictures than the pipeline's.
+    """
+    pipe = load_unified(recipe.init, device, "float32")
+    check_model(recipe, pipe.model)
+    if not recipe.tokenizer:
+        return pipe
+    if pipe.tokenizer is None:
+        raise ValueError(f"the model of {recipe.init} draws no pictures: leave --tokenizer out")
+    mine = fingerprint(load_tokenizer(recipe.tokenizer, "cpu"))
+    if mine != (theirs := fingerprint(pipe.tokenizer)):
+        raise ValueError(
+            f"{recipe.tokenizer} is tokenizer {mine}, but {recipe.init} has {theirs}: leave "
+            "--tokenizer out, its own is then taken"
+        )
     return pipe
 
 

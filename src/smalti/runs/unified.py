@@ -15,7 +15,7 @@ from smalti.data.document_batches import DocumentBatches, Packing
 from smalti.data.document_file import DocumentCache
 from smalti.data.documents import Piece, credit_of, open_documents
 from smalti.files import expand
-from smalti.loading import load_eye, load_tokenizer, load_unified
+from smalti.loading import load_eye, load_tokenizer
 from smalti.models.eye import Eye
 from smalti.models.unified import Marks, Unified
 from smalti.modules import coder, fingerprint
@@ -33,7 +33,7 @@ from smalti.pipeline.unified import Shown, UnifiedPipeline, Wish
 from smalti.progress import say
 from smalti.recipes.base import UnifiedRecipe
 from smalti.runs.documents import encode_documents
-from smalti.runs.finetune import learn
+from smalti.runs.finetune import learn, open_unified
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.speaker import Speaker, load_language
 from smalti.runs.tokenizer import spread
@@ -159,7 +159,7 @@ class Look:
 def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = "") -> Report:
     """Train a model of text and pictures; `out`/pipeline is what `smalti sample` and `ask` take."""
     on_main(world, lambda: check_pipeline(out / "pipeline"))
-    begun = load_unified(recipe.init, world.device, "float32") if recipe.init else None
+    begun = open_unified(recipe, world.device) if recipe.init else None
     check_words(recipe, begun)
     tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
     eye, speaker = open_eye(recipe, begun, world), open_speaker(recipe, begun)
