@@ -195,6 +195,8 @@ def test_runs_that_cannot_begin_are_one_line(work, capsys):
         (("--objective.loss", "sigmoid", "--model.kind", "clip"), "needs towers with a bias"),
         (("--model.features", "8"), "features must be"),
         (("--data.source", "folder:/nowhere"), "nowhere"),
+        (("--train.batch", "1"), "a step needs 2 pairs or more, got 1"),
+        (("--data.source", "shapes:2", "--data.holdout", "0.5"), "got 1 (1 pictures to learn"),
         (("--init", str(work / "run")), "it is a training run, with its towers in"),
         (
             ("--init", str(work / "run" / "towers"), "--model.length", "20"),

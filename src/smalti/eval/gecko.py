@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -164,7 +165,7 @@ def _warnings(found: Sequence[Judged], bare: int) -> list[str]:
         first = lost[0]
         lines.append(
             f"gecko: {len(lost)} of {len(answers)} questions were not answered, which counts as "
-            f"wrong, such as {first.question.text!r} by {first.said!r}"
+            f"wrong, such as {first.question.text!r} by {shorten(first.said, 80)!r}"
         )
     return [text for text in lines if text]
 

@@ -98,6 +98,11 @@ def train_towers(recipe: TowersRecipe, out: Path, world: World, note: str = "") 
     on_main(world, lambda: require_captions(source))
     known = tell(source) if world.main else 0
     chosen, held = (captioned(source, some) for some in split(source, recipe.data.holdout))
+    if (pairs := min(recipe.train.batch, len(chosen))) < 2:
+        raise ValueError(
+            "a picture learns its text from others beside it: a step needs 2 pairs or more, got "
+            f"{pairs} ({len(chosen)} pictures to learn from, --train.batch {recipe.train.batch})"
+        )
     held = held or without_held_out(chosen, world)
     matcher, begun = matcher_of(recipe, out, source, chosen, world)
     objective = recipe.objective.objective(matcher.towers)
