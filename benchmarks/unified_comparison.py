@@ -126,17 +126,17 @@ def metamorph() -> UnifiedRecipe:
     return replace(recipe, model=model, row=first.row, train=first.train)
 
 
-def narrow() -> UnifiedRecipe:
-    """The small Transfusion with as many parameters as the others, of which what the time decides
-    has half."""
+def wide() -> UnifiedRecipe:
+    """The small Transfusion with a decoder as wide as the others' and three times as many
+    parameters, as what the time decides has half of them."""
     recipe = shapes_transfusion()
-    return replace(recipe, model=replace(recipe.model, heads=4, head_dim=28, dim=112))
+    return replace(recipe, model=replace(recipe.model, heads=6, head_dim=32, dim=192))
 
 
 WAYS = {
     "chameleon": Case(shapes_chameleon, "codes"),
     "transfusion": Case(shapes_transfusion, "numbers"),
-    "transfusion-narrow": Case(narrow, "numbers"),
+    "transfusion-wide": Case(wide, "numbers"),
     "show-o": Case(shapes_show_o, "codes"),
     "janus": Case(shapes_janus, "codes", eye=True),
     "metamorph": Case(metamorph, "features"),

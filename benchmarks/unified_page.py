@@ -11,7 +11,7 @@ Rows = list[dict[str, Any]]
 TITLES = {
     "chameleon": "ids of one vocabulary (Chameleon)",
     "transfusion": "a flow of the whole span (Transfusion)",
-    "transfusion-narrow": "the same, as many parameters as the others",
+    "transfusion-wide": "the same, a decoder as wide as the others'",
     "show-o": "codes revealed (Show-o)",
     "janus": "seen as features, drawn as ids (Janus)",
     "metamorph": "regressed features (MetaMorph)",
