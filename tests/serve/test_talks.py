@@ -3,6 +3,7 @@
 import base64
 import io
 import threading
+from dataclasses import replace
 
 import numpy as np
 import openai
@@ -198,6 +199,7 @@ def test_mistakes(client, server, picture):
 
 def test_one_that_writes_sizes_is_asked_for_others(picture):
     pipe = made("emu3")
+    pipe.phrases = replace(pipe.phrases, negative="a blue star")  # as a converted one has some
     state = Server([Talker("sizes", pipe)])
     server = Running(state, make_app(state))
     side, (height, width) = pipe.tokenizer.factor, pipe.tokenizer.size
@@ -206,16 +208,21 @@ def test_one_that_writes_sizes_is_asked_for_others(picture):
         client = openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
         more = {"size": f"{size[1]}x{size[0]}", "prompt": "a red heart"}
         *shown, last = client.images.generate(
-            **more, extra_body={"seed": 3}, stream=True, partial_images=2
+            **more, extra_body={"seed": 3, "guidance": 3.0}, stream=True, partial_images=2
         )
         assert [opened(one.b64_json).size for one in (*shown, last)] == [size[::-1]] * 3
-        (expected,) = pipe("a red heart", size=size, seed=3)
+        (expected,) = pipe("a red heart", size=size, seed=3, guidance=3.0)
         assert np.array_equal(np.asarray(opened(last.b64_json)), np.asarray(expected))
         (model,) = client.models.list()
         assert model.smalti["draws_in_conversations"] == pipe.begins
         for asked in (f"{width + 1}x{height}", f"{width * 3}x{height * 3}"):
             with pytest.raises(openai.BadRequestError, match="another of up to 4 times its"):
                 client.images.generate(**more | {"size": asked})
+        told = client.images.edit(
+            image=png(picture), prompt="draw", extra_body={"seed": 3, "guidance": 3.0}
+        )
+        (expected,) = pipe.instruct(picture, "draw", seed=3, guidance=3.0)
+        assert np.array_equal(pixels(told.data)[0], np.asarray(expected))
         mask = Image.new("L", picture.size, 255)
         with pytest.raises(openai.BadRequestError, match="pictures are edited at size"):
             client.images.edit(image=png(picture), mask=png(mask), **more)

@@ -96,8 +96,8 @@ class Told:
     def drawing(self, pipeline: Drawer, order: Order) -> Drawing:
         """What is asked for: of a text alone at any size that the model draws. Raises ValueError
         for settings that cannot be."""
-        if self.image is not None:
-            return pipeline.edits(Wanted(**order.wanted))
+        if self.image is not None:  # an instruction leads away from no text
+            return pipeline.edits(Wanted(**order.wanted, negative=""))
         asked, how = divided(Wanted(**order.wanted))
         return pipeline.drawing(pipeline.asked(**asked), **how)
 
