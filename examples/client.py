@@ -1,9 +1,7 @@
-"""Watch a server draw, in a terminal, by OpenAI's own client; or paint a part of a picture anew.
+"""Watch a server draw, or paint a picture's part anew, by OpenAI's client (`pip install openai`).
 
 python examples/client.py "Food & Drink" --seed 1 --out food.png
 python examples/client.py "Objects" --edit food.png --box 0 0.5 1 1 --out edited.png
-
-It needs `pip install openai`, and a server that runs: `smalti serve demo/pipeline`.
 """
 
 import argparse
