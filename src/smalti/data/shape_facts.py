@@ -61,18 +61,27 @@ KNOWN = _facts(
     ),
     circle=(
         *("the full moon", "a coin", "a dinner plate", "a button", "a compact disc"),
-        *("a bicycle tyre", "a roundabout"),
+        *("a bicycle tyre", "a roundabout", "a hoop", "a petri dish", "a manhole cover"),
     ),
     square=(
         *("a chessboard", "a sudoku", "a floppy disk", "a sticky note", "a slice of toast"),
-        "a handkerchief",
+        *("a handkerchief", "a paving slab", "a napkin", "a windowpane", "a cracker"),
     ),
     triangle=(
         *("a slice of pizza", "a yield sign", "a tortilla chip", "a pennant", "a gable"),
-        "the fin of a shark",
+        *("the fin of a shark", "a coat hanger", "a wedge of cheese", "a billiard rack"),
+        "a church steeple",
     ),
-    heart=("a valentine", "a linden leaf", "a catalpa leaf", "a token of love"),
-    star=("a starfish", "a pentagram", "the badge of a sheriff", "a slice of carambola"),
+    heart=(
+        *("a valentine", "a token of love", "the symbol of romance", "an anthurium"),
+        *("a linden leaf", "a catalpa leaf", "a philodendron leaf", "a katsura leaf"),
+        *("a morning glory leaf", "a wild ginger leaf"),
+    ),
+    star=(
+        *("a starfish", "a pentagram", "the badge of a sheriff", "a slice of carambola"),
+        *("an edelweiss", "a compass rose", "the top of a christmas tree", "a spur"),
+        *("a jasmine flower", "a slice of okra"),
+    ),
 )
 WITHHELD = _facts(
     red=("a ladybird", "a cranberry", "a boiled lobster"),
@@ -84,6 +93,6 @@ WITHHELD = _facts(
     circle=("a wheel", "a pancake", "a frisbee"),
     square=("a bathroom tile", "a boxing ring", "a pixel"),
     triangle=("a pyramid", "a samosa", "a sail"),
-    heart=("a redbud leaf", "the locket of a lover"),
-    star=("a shuriken", "a borage flower"),
+    heart=("a redbud leaf", "the locket of a lover", "a cyclamen leaf"),
+    star=("a shuriken", "a borage flower", "a caltrop"),
 )
