@@ -28,8 +28,8 @@ from smalti.data.source import digest
 from smalti.data.transforms import center_crop
 
 TASKS = (
-    *("draw", "caption", "ask", "edit", "riddle", "describe"),
-    *("questions", "edit", "questions", "story", "fact", "riddle"),
+    *("draw", "caption", "riddle", "edit", "riddle", "describe"),
+    *("questions", "edit", "questions", "story", "fact", "describe"),
     *("talk", "questions", "talk", "questions"),
 )
 """Document i is of the task i modulo their number."""
