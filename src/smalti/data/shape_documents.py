@@ -1,10 +1,10 @@
 """Documents of drawn shapes in every direction, each with an oracle that judges a model's answer.
 
 `shapes-all:COUNT` mixes, in turns of sixteen: captions to draw and pictures to describe, questions
-about one to three shapes, one or several, and all that there is of them, instructions to edit,
-stories in which one shape changes, conversations, facts of the world, and riddles: "draw a small
-heart in the colour of the sea at the top left", whose colour texts alone tell. Some facts are told
-in texts and nowhere else, so that no riddle of training was drawn with them (`shape_facts`).
+about one to three shapes, and all that there is of them, instructions to edit, stories in which
+one shape changes, conversations, facts of the world, and riddles: "draw a small heart in the colour
+of the sea at the top left", whose colour texts alone tell. Some facts are told in texts and nowhere
+else, so that no riddle of training was drawn with them (`shape_facts`).
 Document i depends on the seed and i alone.
 `shapes-all:COUNT:TASK,TASK` takes turns of these tasks alone.
 
