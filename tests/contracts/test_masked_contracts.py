@@ -117,17 +117,19 @@ def test_rows_may_know_different_numbers_and_reach_may_be_larger(model):
         close.values(alone, together[row], model)
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scale", [1.0, 2.5])
-def test_a_row_does_not_depend_on_its_batch(model, scale):
+def test_a_row_does_not_depend_on_its_batch(model, scale, every):
     cond = random_cond(model, B)
     noise = Noise(torch.tensor([1, -2, 3]), torch.tensor([0, 7, 0]))
     guidance, filters = Guidance(scale, "linear"), Filters(1.1, top_k=20, top_p=0.95)
-    for i, reveal in enumerate(ways(model)):  # of each way another row
+    for way, reveal in enumerate(ways(model)):
         codes = generate(model, cond, noise, guidance, filters, reveal=reveal)
-        row = slice(i % B, i % B + 1)
-        alone = Noise(noise.seeds[row], noise.index[row])
-        one = generate(model, cond.rows(row), alone, guidance, filters, reveal=reveal)
-        assert same(one, codes[row])
+        for i in range(B) if every else (way % B,):  # of each way another row, or all
+            row = slice(i, i + 1)
+            alone = Noise(noise.seeds[row], noise.index[row])
+            one = generate(model, cond.rows(row), alone, guidance, filters, reveal=reveal)
+            assert same(one, codes[row])
 
 
 def test_same_noise_same_codes(model):
