@@ -38,7 +38,7 @@ CROWDS = (1, 2, 2, 3, 3, 3)
 learned from those of several."""
 QUESTIONS = 12
 """At most so many about one picture."""
-FACTS_TOLD = 3
+FACTS_TOLD = 6
 """So many in a document."""
 PICTURES = 3
 """At most so many in a conversation: they fill a row."""
