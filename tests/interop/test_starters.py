@@ -14,6 +14,7 @@ from smalti.cli.editing import edit
 from smalti.cli.main import main
 from smalti.cli.serving import serve
 from smalti.interop import starters
+from smalti.interop.listing import list_models
 from smalti.loading import load_tokenizer, pipeline_folder
 
 INFO = {"styles": ["fluent3d", "noto", "twemoji"], "text_classes": ["Smileys", "Flags"]}
@@ -92,7 +93,7 @@ def test_the_name_needs_no_torch():
 def test_what_comes_with_smalti_says_whose_pictures_it_learned():
     folder = starters.ROOT / "emoji64"
     card, told = json.loads((folder / "card.json").read_text()), folder / "ATTRIBUTION.md"
-    assert list(card) == ["name", "system", "task", "size", "data", "licence", "results"]
+    assert {*starters.CARD, "parameters", "tokenizer_parameters"} == card.keys()
     assert card["name"] == starters.STARTER
     lines = ("Noto Emoji", "Apache-2.0", "CC-BY 4.0", "Fluent Emoji", "MIT")
     assert all(line in told.read_text() for line in lines)
@@ -104,4 +105,9 @@ def test_one_that_came_draws(name):
     pipe = smalti.load(name, device="cpu")
     (image,) = pipe(["red heart"], style="noto")
     assert (image.height, image.width) == pipe.tokenizer.size
+    (listed,) = list_models(name)
+    assert listed.parameters == sum(p.numel() for p in pipe.model.parameters())
+    assert listed.tokenizer_parameters == sum(p.numel() for p in pipe.tokenizer.parameters())
+    folder = starters.ROOT / name.removeprefix(starters.PREFIX)
+    assert listed.disk == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     assert sum(p.stat().st_size for p in starters.ROOT.rglob("*") if p.is_file()) <= 16e6

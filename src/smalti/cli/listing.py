@@ -38,8 +38,8 @@ def models(
         return
     print(table(COLUMNS, map(row, found)))
     say(
-        "draw: smalti sample NAME; train: smalti train NAME. Disk is in float32, memory of weights "
-        "in bfloat16, both without text encoders"
+        "draw: smalti sample NAME; train: smalti train NAME. Disk is in float32 (what comes with "
+        "smalti as it is), memory of weights in bfloat16, both without text encoders"
     )
 
 

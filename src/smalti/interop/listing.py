@@ -47,12 +47,14 @@ class ListedModel:
     """Where it comes from: a hub id, or the command that makes it."""
     needs: str = ""
     """The extra of smalti that drawing needs."""
+    stored: int | None = None
+    """Bytes of the folder of a starter, which lies here."""
 
     @property
     def disk(self) -> int | None:
-        """Bytes of its folder in float32, without a text encoder; fewer if its weights are stored
-        in fewer bits."""
-        return self._bytes(4)
+        """Bytes of its folder: of a starter as it is, else in float32, without a text encoder;
+        fewer if its weights are stored in fewer bits."""
+        return self._bytes(4) if self.stored is None else self.stored
 
     @property
     def memory(self) -> int | None:
@@ -103,10 +105,11 @@ def of_starter(folder: Path, card: Mapping[str, Any]) -> ListedModel:
     return ListedModel(
         kind="starter",
         parameters=card.get("parameters"),
-        tokenizer_parameters=None,
+        tokenizer_parameters=card.get("tokenizer_parameters"),
         fid=results.get("fid"),
         fid_said="card" if "fid" in results else "",
         source=f"comes with smalti ({folder.name})",
+        stored=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         **told,
     )
 

@@ -16,8 +16,8 @@ STARTER = "smalti/emoji64"
 PREFIX = "smalti/"
 ROOT = Path(__file__).parent.parent / "starters"
 CARD = ("name", "system", "task", "size", "data", "licence", "results")
-"""What a card.json says; `parameters` too where it was counted. `results` are numbers by the name
-of a metric."""
+"""What a card.json says; `parameters` and `tokenizer_parameters` too where they were counted.
+`results` are numbers by the name of a metric."""
 
 
 def starters() -> list[str]:
