@@ -119,6 +119,18 @@ def test_questions_about_broken_pictures_are_left_out_where_that_is_asked_for(wo
     broken.unlink()
 
 
+def test_questions_that_are_too_long_are_answered_by_nothing(work, capsys):
+    row = json.loads((work / "q.jsonl").read_text().splitlines()[0]) | {"question": "Is it? " * 999}
+    (work / "long.jsonl").write_text(json.dumps(row) + "\n" + (work / "q.jsonl").read_text())
+    run("eval", work / "run" / "pipeline", "--reference", f"qa:{work / 'long.jsonl'}", "--metrics",
+        "exact_match", "--bootstrap", 10)  # fmt: skip
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["reference"]["too_long"] == 1 and told["reference"]["questions"] == 3
+    assert told["answers"][0]["said"] == "" and values(told)["exact_match_3"] <= 2 / 3
+    assert "1 of 3 questions are longer than the " in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -257,6 +257,24 @@ def test_an_answer_is_as_long_beside_a_longer_question_as_alone(one):
     assert both == alone and len(one.words.read(both[0])) > room
 
 
+def test_how_much_may_be_written_behind_a_document_is_known_before(pipe, both, photo):
+    for some in (pipe, both):  # `both` sees through an eye
+        picture, word = Image.open(photo), some.words.read("a a", begins=False)
+        free = some.room([picture, "a"])
+        assert some.room([picture, picture]) < free < some.room(["a"])
+        (row,) = some.documents([[picture, "a"]])
+        full = [*row, Part(torch.tensor(word * free)[:free])]  # not a position is left
+        assert some.model.wrapping.size(full) == some.length
+        for used, refused in ((free - 1, False), (free, True)):
+            document = [*row, Part(torch.tensor(word * free)[:used])]
+            try:
+                said = list(some.events([document], Wish(), words=1))
+            except ValueError as error:
+                assert refused and "leaves no room for text" in str(error)
+            else:
+                assert said and not refused
+
+
 def test_captions_have_the_numbers_of_their_pictures(one, photo):
     settings = {"words": 5, "text_temperature": 1.0, "seed": 3}
     whole = one.caption([photo] * 4, **settings)

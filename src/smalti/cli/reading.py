@@ -33,14 +33,17 @@ def of_answers(subject: str, options: Options) -> Found:
     share = pipe.info.get("holdout") or DataConfig().holdout
     questions = Questions.open(given, share, options.skip_bad)
     how = How((), draws=options.bootstrap, seed=options.seed, batch=options.batch)
-    found = answered(Reader(pipe, seed=options.seed), questions, options.batch, names)
+    reader = Reader(pipe, seed=options.seed)
+    found = answered(reader, questions, options.batch, names)
+    reader.tell()
     about = {"kind": "reader", "fingerprint": pipe.fingerprint}
     told = [
         {"question": question, "answers": answers, "said": said}
         for question, answers, said in zip(found.asked, found.answers, found.said, strict=True)
     ]
     metrics = measured(found, names, how, reference=questions.documents.fingerprint())
-    reference = {"name": given, "questions": len(found)} | report(questions.documents.skipped)
+    reference = {"name": given, "questions": len(found), "too_long": reader.unread}
+    reference |= report(questions.documents.skipped)
     return Found(metrics, about, given, None, {"reference": reference, "answers": told})
 
 
@@ -75,4 +78,5 @@ class Examiner:
             return [], {}
         some = open_set(pictures, self.size, self.skip_bad)
         found = judged(some, self.reader, how, say)
+        self.reader.tell()
         return records(found, self.reader, some, how), {"gecko": [one.told() for one in found]}

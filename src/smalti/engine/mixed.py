@@ -154,6 +154,12 @@ def begin_of(model: MixedModel) -> int | None:
     return next(iter(model.wrapping.begin(model.spec)), None)
 
 
+def room(model: MixedModel, document: Document, length: int) -> int:
+    """How many ids of text may follow on a document, of `length` positions in all: below 1 it
+    leaves no room for text."""
+    return length - model.wrapping.size([*document, blank_text()])
+
+
 def _used(row: _Row, wrapping: Wrapping, *more: Part) -> int:
     """Positions of a row, with some parts more."""
     return wrapping.size([*row.parts, *more])
@@ -161,7 +167,7 @@ def _used(row: _Row, wrapping: Wrapping, *more: Part) -> int:
 
 def _room(model: MixedModel, request: MixedRequest, row: _Row) -> int:
     """How many ids of text a row has room for."""
-    return request.length - _used(row, model.wrapping, blank_text())
+    return room(model, row.parts, request.length)
 
 
 def _write(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -55,13 +56,16 @@ class Reader:
     seed: int = 0
     number: int = 0
     """Questions that were asked so far: the next one's number in the request `seed`."""
+    unread: int = 0
+    """How many of these were longer than the pipeline reads."""
 
     @property
     def fingerprint(self) -> str:
         return self.pipe.fingerprint
 
     def read(self, asked: Sequence[Asked]) -> list[str]:
-        """The answers, in the pipeline's manner of being asked; `CAPTION` asks for a caption."""
+        """The answers, in the pipeline's manner of being asked; `CAPTION` asks for a caption. A
+        question that is longer than the pipeline reads is answered by ""."""
         phrases, found = self.pipe.phrases, list[str]()
         for at in range(0, len(asked), self.batch):
             some = asked[at : at + self.batch]
@@ -71,9 +75,20 @@ class Reader:
                 else phrases.put(phrases.ask, [one.text], one.pictures)
                 for one in some
             ]
-            found += self.pipe.answers(put, seed=self.seed, first=self.number)
-            self.number += len(some)
+            fits = [self.pipe.room(pieces) > 0 for pieces in put]
+            short = list(compress(put, fits))
+            said = iter(short and self.pipe.answers(short, seed=self.seed, first=self.number))
+            found += [next(said) if fit else "" for fit in fits]
+            self.number, self.unread = self.number + len(some), self.unread + fits.count(False)
         return found
+
+    def tell(self) -> None:
+        """Say how many questions were too long, if any were."""
+        if self.unread:
+            say(
+                f"{self.unread} of {self.number} questions are longer than the {self.pipe.length} "
+                "positions that the pipeline reads: counted as answered by nothing"
+            )
 
 
 class Known(NamedTuple):

@@ -168,6 +168,15 @@ class GoingOn(CodedPipeline):
         """Documents of pieces as ids and codes, or what the eye sees."""
         return [parts_of(pieces, self.model, self.words, self._given) for pieces in documents]
 
+    def room(self, pieces: Sequence[Piece]) -> int:
+        """How many ids of text may follow on a document of pieces; below 1 it is too long to be
+        answered. Pictures are counted and not encoded."""
+        blank = mixed.picture_of(self.model)
+        if self.eye is not None:
+            blank = seen_part(self.eye.sight.spec.empty(1)[0], self.eye.sight.spec)
+        document = parts_of(pieces, self.model, self.words, lambda _: blank)
+        return mixed.room(self.model, document, self.length)
+
     def _given(self, picture: Any) -> sequence.Part:
         """A picture that is given, as the model reads it."""
         if self.phrases.margin:
