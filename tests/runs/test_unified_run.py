@@ -10,7 +10,17 @@ from smalti.data.documents import CAPTION, Piece, open_documents
 from smalti.data.emoji import CREDIT
 from smalti.models import show_o
 from smalti.models.one_vocabulary import OneVocabulary, tiny
-from smalti.pipeline.conversation import Mark, Phrases, parts_of, picture_part, spoken
+from smalti.pipeline.conversation import (
+    End,
+    Mark,
+    Phrases,
+    Turn,
+    exchanges,
+    parts_of,
+    picture_part,
+    said,
+    spoken,
+)
 from smalti.runs.unified import Reader, origin, wrapped
 from smalti.text.sequence import Part
 from smalti.text.words import Words
@@ -91,9 +101,55 @@ def test_documents_are_learned_as_they_are_asked():
     assert words(read, text("what?\n"), answer) == ["<s>", "user\n", True, "\nwhat?", "<e>"]
     assert words(read, text("make it blue\n"), drawn) == [True, "do: make it blue"]
     assert words(text("what colour?\n"), answer) == ["<s>", "what colour?", "<e>"]
-    plain = [Piece("the sea is blue")]
-    talk = [text("hello\n"), Piece("yes\n"), text("draw it\n"), drawn]
-    assert spoken(plain, phrases) == plain and spoken(talk, phrases) == talk
+    story = [text("a red heart\n"), drawn, Piece("now it is blue"), drawn]
+    open_ = [text("what?\n"), answer, text("what?\n"), answer]  # nothing closes the first reply
+    for other in ([Piece("the sea is blue")], story, open_, [read, text("what?\n")]):
+        assert spoken(other, phrases) == other
+
+
+def test_a_conversation_is_learned_as_it_is_put():
+    marks = [name for name in WORDS.specials][:2]
+    phrases = Phrases(
+        say=f"{marks[0]}user: {{}}\nmodel:", reply=f" {{}}{marks[1]}\n", marks=tuple(marks)
+    )
+    model, codes = OneVocabulary(tiny()), torch.zeros(6, dtype=torch.int64)
+    picture, red, blue = Piece(codes=codes), Piece("red"), Piece("a blue heart")
+    asked = [Piece(f"{t}\n", learned=False) for t in ("draw it", "which?", "\nmake it blue", "so?")]
+    document = [asked[0], picture, asked[1], red, asked[2], picture, asked[3], blue]
+    pieces = spoken(document, phrases)
+    assert [type(p) for p in pieces].count(End) == 3
+    turns = [
+        Turn("user", ["draw it"]), Turn("model", [codes]), Turn("user", ["which?"]),
+        Turn("model", ["red"]), Turn("user", ["make it blue"]), Turn("model", [codes]),
+        Turn("user", ["so?"]),
+    ]  # fmt: skip
+    *learned, answer, _ = wrapped(pieces, model, WORDS)
+    put = parts_of(said(turns, phrases), model, WORDS, lambda c: picture_part(c, model.spec))  # type: ignore
+
+    def ids(parts: list[Part]) -> list[int]:
+        return [int(i) for part in parts for i in part.content]
+
+    assert WORDS.write(ids(learned)) == WORDS.write(ids(put))
+    names = {WORDS.id(mark) for mark in marks}
+    assert [i for i in ids(learned) if i in names] == [i for i in ids(put) if i in names]
+    assert WORDS.write(answer.content.tolist()) == " a blue heart" and answer.learned
+    end, texts = WORDS.id(marks[1]), [part for part in learned if part.spec is None]
+    told = [p.content.tolist() for p in texts if p.learned and end not in p.content]
+    assert [WORDS.write(some) for some in told] == [" red"]
+    assert [p.learned for p in texts if end in p.content] == [True] * 3
+    assert not any(p.learned for p in texts if WORDS.id(marks[0]) in p.content)
+
+
+def test_conversations_in_the_common_manner_stay_as_they_are():
+    documents = open_documents("shapes-all:48:talk,questions")
+    for i in range(48):
+        texts = [
+            Piece(codes=torch.zeros(6), learned=p.learned) if p.image else p for p in documents[i]
+        ]
+        assert len(exchanges(texts)) > 1 or len(texts) < 5
+        assert [(p.text, p.learned) for p in spoken(texts, Phrases())] == [
+            (p.text, p.learned) for p in texts
+        ]
 
 
 def test_a_document_begins_as_a_pipeline_asks():

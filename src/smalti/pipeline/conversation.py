@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
@@ -32,6 +32,10 @@ PLACE = "<image>"
 
 class Mark(str):
     """The name of an id that stands for no text."""
+
+
+class End(Mark):
+    """One behind what a model says, which it learns to write."""
 
 
 @dataclass(frozen=True)
@@ -212,23 +216,70 @@ def said(turns: Sequence[Turn], phrases: Phrases) -> list[Piece]:
     return pieces
 
 
+class Exchange(NamedTuple):
+    """What a document asks, and what is learned to be the reply."""
+
+    pictures: list[documents.Piece]
+    text: str
+    reply: documents.Piece
+
+
 def spoken(document: Doc, phrases: Phrases) -> list[documents.Piece | Mark]:
     """A document that a model learns, as it is asked later: what stands before its answer is put
-    by the phrase for that. Documents of another form, such as a plain text or a conversation of
-    several turns, stay as they are."""
-    at = next((i for i, piece in enumerate(document) if piece.learned), 0)
-    if not at or at < len(document) - 1 or not document[at - 1].text.endswith("\n"):
+    by the phrase for that. A conversation of several turns is put as `said` puts it, and marks
+    behind a reply are learned with it. Documents of another form, such as a plain text or a story,
+    stay as they are."""
+    turns = exchanges(document)
+    if len(turns) > 1:
+        put = [piece for turn in turns for piece in _turn(turn, phrases, turn is turns[-1])]
+    elif turns:
+        put = [*_asked(turns[0], phrases), turns[0].reply]
+    else:
         return list(document)
-    *pictures, question = document[:at]
-    if any(piece.text for piece in pictures):
-        return list(document)
-    text, answer = question.text.removesuffix("\n"), document[at]
+    return [documents.Piece(p, learned=False) if type(p) is str else p for p in joined(put)]  # type: ignore[arg-type, misc]
+
+
+def exchanges(document: Doc) -> list[Exchange]:
+    """What a document asks, in turn, and its replies, of one text or picture each; none if it is of
+    another form."""
+    found, before = list[Exchange](), list[documents.Piece]()
+    for piece in document:
+        if not piece.learned:
+            before.append(piece)
+            continue
+        if not before or any(p.text for p in before[:-1]) or not before[-1].text.endswith("\n"):
+            return []
+        text = before[-1].text.removesuffix("\n")
+        if found and found[-1].reply.text:  # which this begins by closing
+            if len(before) > 1 or not text.startswith("\n"):
+                return []
+            text = text.removeprefix("\n")
+        found.append(Exchange(before[:-1], text, piece))
+        before = []
+    return [] if before else found
+
+
+def _asked(turn: Exchange, phrases: Phrases) -> list[Any]:
+    """What is asked once, by the phrase for that."""
+    pictures, text, answer = turn
     if not answer.text:
         phrase = phrases.edit if pictures else phrases.draw
-    elif pictures and question.text == CAPTION:
+    elif pictures and f"{text}\n" == CAPTION:
         phrase, text = phrases.caption, ""
     else:
         phrase = phrases.ask if pictures else phrases.say
-    pieces = phrases.put(phrase, [text], pictures)  # type: ignore[list-item]
-    read = [documents.Piece(p, learned=False) if type(p) is str else p for p in pieces]
-    return [*read, answer]  # type: ignore[list-item]
+    return phrases.put(phrase, [text], pictures)  # type: ignore[arg-type]
+
+
+def _turn(turn: Exchange, phrases: Phrases, last: bool) -> list[Any]:
+    """What is asked in a conversation and the reply to it, with what stands around both. Behind the
+    last reply a document ends, which is learned by itself."""
+    asked = phrases.put(phrases.say, [*turn.pictures, turn.text])  # type: ignore[list-item]
+    before, behind = (phrases.put(part) for part in phrases.reply.split("{}", 1))
+    reply = turn.reply
+    if reply.text and before and not isinstance(before[-1], Mark):
+        reply = replace(reply, text=f"{before.pop()}{reply.text}")  # read as one
+    if last or not (phrases.marks or reply.text):  # as `said` leaves a picture open
+        behind = []
+    ends = [End(piece) if isinstance(piece, Mark) else piece for piece in behind]
+    return [*asked, *before, reply, *ends]

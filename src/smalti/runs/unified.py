@@ -21,6 +21,7 @@ from smalti.models.unified import Marks, Unified
 from smalti.modules import coder, fingerprint
 from smalti.pictures import named_grid, save_png
 from smalti.pipeline.conversation import (
+    End,
     Mark,
     picture_part,
     seen_part,
@@ -91,7 +92,7 @@ def wrapped(document: Sequence[Piece | Mark], model: Unified, words: Words) -> l
     parts = [] if start is None else [text_part([start])]
     for i, piece in enumerate(document):
         if isinstance(piece, Mark):
-            parts.append(text_part([words.id(piece)]))
+            parts.append(text_part([words.id(piece)], isinstance(piece, End)))
         elif piece.codes is None:
             parts.append(text_part(words.read(piece.text, begins=i == 0), piece.learned))
         elif model.sight is not None and not piece.learned:
