@@ -252,6 +252,25 @@ def test_what_goes_wrong_in_a_turn_ends_the_pictures_of_that_turn(model):
     batching.stop()
 
 
+def test_it_goes_on_though_pictures_cannot_be_let_go_one_by_one(model, monkeypatch):
+    """As where memory runs out for the copy of those that stay."""
+    batching, failed, drawn = Batching(Running(model), PLAIN, slots=2), [], threading.Event()
+    batching.start()
+    jobs = [Job(lambda i=i: request_of(model, i), failed.append) for i in range(2)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Running, "_take", broken := lambda *_: 1 / 0)
+        assert broken
+        batching.submit(jobs)
+        for _ in range(200):
+            if len(failed) == 2:
+                break
+            time.sleep(0.05)
+    assert [type(event.error) for event in failed] == [ZeroDivisionError] * 2
+    batching.submit([Job(lambda: request_of(model, 2), lambda event: drawn.set())])
+    assert drawn.wait(20)
+    batching.stop()
+
+
 def test_what_is_not_done_when_it_stops_is_told(model):
     batching = Batching(Running(model), PLAIN)
     job, events = job_of(model, 0)

@@ -170,3 +170,28 @@ def test_requests_that_cannot_be_are_refused_and_none_begins():
         with pytest.raises(ValueError, match=why):
             running.join([good, wrong])
     assert len(running) == 0
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_ways_of_revealing_that_cannot_be_are_refused(together):
+    """As `engine.stream` refuses them, also in lanes."""
+    for name, changes, why in (
+        ("mar", {"reveal": Reveal(4, confidence=1.0)}, "confidence 1.0 is for discrete codes"),
+        ("maskgit", {"orders": True}, "an order is for models that reveal in one"),
+        ("maskgit", {"refresh": 0}, "refresh must be at least 1, got 0"),
+        ("maskgit", {"reveal": Reveal(10**6)}, "steps"),
+    ):
+        model = build(*CASES[name])
+        good = request_of(model, 0)
+        if "orders" in changes:
+            changes = {"orders": shuffled(good.noise, model.spec.positions)}
+        bad = replace(good, **changes)
+        running = Running(model)
+        with pytest.raises(ValueError, match=why):
+            alone(model, bad)
+        with pytest.raises(ValueError, match=why):
+            running.join([good, bad] if together else [bad])
+        assert len(running) == 0
+        (number,) = running.join([good])
+        found = {number: step.drawn for _ in range(99) for number, step in running.step()}
+        assert torch.equal(found[number], alone(model, good))

@@ -1,6 +1,7 @@
 """What people send who mean no good, or do not know better: one line back, and the server draws
 on."""
 
+import hashlib
 import io
 import json
 import socket
@@ -266,6 +267,27 @@ def test_pages_of_others_and_other_hosts(serve):
     )
 
 
+def test_browsers_ask_before_they_call_from_another_page(serve):
+    keys = Keys({hashlib.sha256(b"secret").hexdigest(): "me"})
+    server = serve("llamagen", rules=Rules(keys, origins=("https://friend.example",)))
+    asks = {"access_control_request_method": "POST"}
+    status, headers, _ = server.ask("OPTIONS", DRAW, origin="https://friend.example", **asks)
+    assert status == 204 and headers["access-control-allow-origin"] == "https://friend.example"
+    assert "POST" in headers["access-control-allow-methods"]
+    allowed = headers["access-control-allow-headers"].split(", ")
+    assert {"authorization", "content-type"} <= set(allowed)
+    assert server.ask("OPTIONS", DRAW, origin="https://evil.example", **asks)[0] == 403
+    assert server.ask("OPTIONS", DRAW, origin="https://friend.example")[0] == 401
+
+
+def test_managers_ask_by_any_name(serve):
+    server = serve("llamagen", rules=Rules(hosts=("pictures.example",)))
+    for path in ("/health", "/ready"):
+        assert server.ask("GET", path, host="127.0.0.1:8000")[0] == 200
+    assert server.ask("GET", "/v1/models", host="127.0.0.1:8000")[0] == 403
+    assert server.ask("GET", "/v1/models", host="pictures.example")[0] == 200
+
+
 def test_more_bytes_than_allowed(serve):
     server = serve("llamagen", rules=Rules(body=10_000))
     status, error = server.error("POST", DRAW, b" " * 20_000, content_type="application/json")
@@ -303,6 +325,16 @@ def test_connections_that_do_nothing_are_closed(serve, monkeypatch):
                 if expected and expected in answer:
                     break
             assert time.monotonic() - began < 6 and expected in answer
+    with socket.create_connection(("127.0.0.1", server.port), 10) as place:  # one that is kept
+        place.settimeout(8)
+        place.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        while b"\r\n\r\n" not in place.recv(4096):
+            pass
+        place.sendall(half.encode())
+        began = time.monotonic()
+        while place.recv(4096):
+            pass
+        assert time.monotonic() - began < 6
 
 
 def test_a_client_that_asks_too_often(serve):

@@ -105,6 +105,16 @@ def test_it_is_ready_alive_and_stopping(manager, monkeypatch):
     assert manager.told.count("READY=1") == manager.told.count("STOPPING=1") == 1
 
 
+def test_a_second_signal_ends_it_at_once():
+    config = serving.uvicorn.Config(app)
+    server = serving.Draining(config, lambda: None, lambda: True)
+    ended = list[tuple[bool, bool]]()
+    for _ in range(2):
+        server.handle_exit(signal.SIGTERM, None)
+        ended.append((server.should_exit, server.force_exit))
+    assert ended == [(True, False), (True, True)]
+
+
 def test_one_that_is_not_well_lets_the_watchdog_end_it(manager, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "300000")
     well = [True]

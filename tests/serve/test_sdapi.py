@@ -116,6 +116,16 @@ def test_silly_tavern(client, server):
     assert client.ask("interrupt", method="POST") == {}
 
 
+def test_a_model_that_is_none_leaves_the_one_that_was_chosen(client, server):
+    client.ask("options", {"sd_model_checkpoint": "maskgit"})
+    try:
+        status, error = client.refused("options", {"sd_model_checkpoint": "nothing"})
+        assert (status, error["code"]) == (404, "model_not_found")
+        assert client.ask("options")["sd_model_checkpoint"] == "maskgit"
+    finally:
+        client.ask("options", {"sd_model_checkpoint": "llamagen"})
+
+
 def test_open_webui(client, server):
     options = client.ask("options")
     assert options["sd_model_checkpoint"] == "llamagen"

@@ -5,12 +5,13 @@ import json
 import pytest
 
 from builders import pipeline
-from servers import Running
+from servers import Running, opened
 from smalti.serve.app import make_app
 from smalti.serve.errors import Refused
 from smalti.serve.orders import order_of
 from smalti.serve.shared import Limits, Shared
 from smalti.serve.state import Server
+from smalti.text.prompts import Cut
 
 INFO = {"text_classes": ["Smileys", "Food & Drink"], "styles": ["fluent3d", "noto", "twemoji"]}
 
@@ -63,6 +64,29 @@ def test_where_no_styles_are_known_they_are_left():
     ] == [3]
     with pytest.raises(Refused, match="draws from texts, not classes"):
         order_of({"class": 1}, plain)
+
+
+def test_what_is_read_of_a_prompt_is_said(pipe, recwarn):
+    state = Server([Shared("emoji64", pipe, Limits())])
+    server = Running(state, make_app(state))
+    words = ("red heart " * pipe.text.capacity).split()
+    fit = " ".join(words[: pipe.text.capacity])
+    try:
+        long, whole = (
+            json.loads(server.ask("POST", "/v1/images/generations", {"prompt": text, "seed": 1})[2])
+            for text in (" ".join(words), "red heart")
+        )
+        (datum,) = long["data"]
+        assert datum["revised_prompt"] and fit.startswith(datum["revised_prompt"])
+        assert long["usage"]["input_tokens"] <= pipe.text.capacity
+        assert "revised_prompt" not in whole["data"][0]
+        read = {"prompt": datum["revised_prompt"], "seed": 1}
+        again = json.loads(server.ask("POST", "/v1/images/generations", read)[2])
+        drawn, expected = (opened(d["b64_json"]).tobytes() for d in (again["data"][0], datum))
+        assert drawn == expected
+    finally:
+        server.stop()
+    assert {w.category for w in recwarn if "red heart" in str(w.message)} == {Cut}
 
 
 def test_a_picture_in_a_style(pipe):

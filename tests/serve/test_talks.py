@@ -121,6 +121,24 @@ def test_pictures_lead_away_from_a_negative_text(client, talker, picture):
         client.images.edit(image=png(picture), prompt="make it blue", extra_body=more)
 
 
+def test_an_instruction_may_lead_away_from_nothing(client, picture):
+    plain, empty = (
+        client.images.edit(image=png(picture), prompt="make it blue", extra_body={"seed": 3} | none)
+        for none in ({}, {"negative": ""})
+    )
+    assert plain.data[0].b64_json == empty.data[0].b64_json
+
+
+def test_no_conversation_begins_while_the_server_stops(client, server):
+    server.state.draining = True
+    try:
+        with pytest.raises(openai.InternalServerError, match="being stopped"):
+            ask(client, "hello")
+    finally:
+        server.state.draining = False
+    assert ask(client, "hello").choices
+
+
 def test_codes_without_places_are_shown_when_all_are_there(client, talker, monkeypatch):
     more = {"prompt": "a red heart", "extra_body": {"seed": 3}}
     (datum,) = client.images.generate(**more).data

@@ -405,7 +405,6 @@ class Batching:
 
     def _let_go(self) -> None:
         """Forget all that is being drawn."""
-        for number in self._live:
-            self.running.leave(number)
+        self.running.clear()
         for held in (self._live, self._finished, self._previews):
             held.clear()

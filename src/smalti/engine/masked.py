@@ -75,7 +75,7 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
     Raises ValueError as `engine.causal.stream` does, and for what `Reveal` refuses.
     """
     spec = check_request(model, request)
-    _check_can(spec, request, spec.positions * model.parts)
+    check_reveal(spec, request, model.parts)
     codes, ready = begin(spec, request)
     parts, units = model.parts, model.split(codes)
     ready = ready.repeat_interleave(parts, 1)  # (B, N * parts)
@@ -266,9 +266,11 @@ def _where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(mask.view(*mask.shape, *[1] * (b.dim() - 2)), a.to(b), b)
 
 
-def _check_can(spec: TokenSpec, request: Request, units: int) -> None:
+def check_reveal(spec: TokenSpec, request: Request, parts: int) -> None:
+    """Raise ValueError for what a request asks of revealing that cannot be, of positions of so many
+    parts."""
     reveal = request.reveal
-    reveal.count(units)
+    reveal.count(spec.positions * parts)
     if request.refresh < 1:
         raise ValueError(f"refresh must be at least 1, got {request.refresh}")
     if reveal.confidence is None:

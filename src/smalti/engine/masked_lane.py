@@ -27,6 +27,7 @@ from smalti.engine.masked import (
     MaskedModel,
     Plan,
     begin,
+    check_reveal,
     orders_of,
     shown,
     take_surest,
@@ -63,6 +64,8 @@ class MaskedLane:
         return len(self.rows)
 
     def join(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            check_reveal(self.spec, request, self.model.parts)
         merged = together(requests)
         prepared = self.model.prepare(
             merged.guidance.branches(merged.cond, merged.negative), self.spec

@@ -82,9 +82,13 @@ class Running:
         model: Any = self.model
         return model.loop == "causal" and len(model.blocks()) != model.spec.positions
 
-    def close(self) -> None:
+    def clear(self) -> None:
         """Let all pictures go."""
         self._lanes.clear()
+
+    def close(self) -> None:
+        """Let all pictures go, and the packed weights."""
+        self.clear()
         self._packed.close()
 
     @torch.inference_mode()

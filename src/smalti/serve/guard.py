@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from smalti.serve.errors import Refused, refusal
 
@@ -37,8 +37,18 @@ HEADERS = {
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
-OPEN = ("/health", "/ready", "/metrics", "/version", "/")
+PROBES = ("/health", "/ready")
+"""What managers and proxies ask, by whatever name they have for the server."""
+OPEN = (*PROBES, "/metrics", "/version", "/")
 """What is answered without a key; and the files of the page, which say nothing of anybody."""
+
+
+MAY = {
+    "access-control-allow-methods": "GET, POST",
+    "access-control-allow-headers": "authorization, content-type, api-key, x-request-id",
+    "access-control-max-age": "600",
+}
+"""What pages of other servers may send, if they may call this one."""
 
 
 @dataclass
@@ -127,6 +137,9 @@ class Guard:
 
         self._open += 1
         try:
+            if self._asks_whether(scope, headers):
+                await Response(status_code=204, headers=MAY)(scope, receive, answered)
+                return
             state["client"] = self._admit(scope, headers)
             await self.app(scope, self._bounded(receive, headers), answered)
         except Exception as error:
@@ -154,13 +167,19 @@ class Guard:
             HEADERS | {"x-request-id": identity} | (allowed if origin in self.rules.origins else {})
         )
 
+    def _asks_whether(self, scope: Scope, headers: Mapping[str, str]) -> bool:
+        """Whether a browser asks, before it sends a request of a page that may call this server and
+        without its key, what that request may have."""
+        asks = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+        return asks and headers.get("origin") in self.rules.origins
+
     def _admit(self, scope: Scope, headers: Mapping[str, str]) -> str:
         """The client of a request. Raises Refused if it is not let in."""
         rules, path = self.rules, scope["path"]
         if self._open > rules.requests:
             raise Refused(429, "rate_limited", "too many requests are open", retry=1)
         host = _host(headers.get("host", ""))
-        if rules.hosts and host not in rules.hosts:
+        if rules.hosts and host not in rules.hosts and path not in PROBES:
             raise Refused(403, "origin_not_allowed", f"this server is not called {host[:80]!r}")
         origin = headers.get("origin")
         known = origin is None or origin in rules.origins

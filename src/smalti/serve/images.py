@@ -26,6 +26,7 @@ from smalti.serve.shared import Gone, Shared, share
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
 from smalti.serve.uploads import brought
+from smalti.text.prompts import read_part
 
 T = TypeVar("T")
 LOG = logging.getLogger("smalti.serve")
@@ -231,8 +232,7 @@ def begun(
 ) -> Stage:
     """Ask for the pictures of a request. Raises Refused if the server is being stopped, and what
     `Batching.submit` does."""
-    if server.draining:
-        raise Refused(503, "draining", "the server is being stopped", retry=10)
+    server.require_open()
     stage = Stage(server, one, order, request.state.client)
     if edit is None:
         stage.draw()
@@ -279,6 +279,7 @@ async def _answer(
     files = await asyncio.to_thread(lambda: [answers.file_of(i, order.output) for i in images])
     data = [
         answers.datum(image, file, order.output, _address(request, server, file, order.output))
+        | _revised(stage)
         for image, file in zip(images, files, strict=True)
     ]
     headers["openai-processing-ms"] = str(round(1000 * (time.monotonic() - began)))
@@ -290,8 +291,16 @@ def _usage(stage: Stage) -> dict[str, Any]:
     pipeline, wanted = stage.one.pipeline, stage.order.wanted
     texts, spec, tokens = wanted.get("text"), pipeline.spec_of(wanted.get("size")), 1
     if texts and pipeline.text is not None:
-        tokens = pipeline.text.count(texts[0])
+        tokens = min(pipeline.text.count(texts[0]), pipeline.text.capacity)
     return answers.usage(tokens, spec.positions, stage.order.n)
+
+
+def _revised(stage: Stage) -> dict[str, str]:
+    """What was read of a prompt, where that is not all of it."""
+    encoder, texts = stage.one.pipeline.text, stage.order.wanted.get("text")
+    if not texts or encoder is None or (read := read_part(texts[0], encoder)) == texts[0]:
+        return {}
+    return {"revised_prompt": read}
 
 
 def _address(request: Request, server: Server, file: bytes, output: Output) -> str | None:
@@ -329,7 +338,8 @@ async def _events(stage: Stage, kind: str, identity: str) -> AsyncIterator[bytes
             body = answers.datum(image, file, output, None) | answers.shape(image, output)
             body["index"] = number
             if last:
-                yield answers.event(f"{kind}.completed", body | {"usage": _usage(stage)})
+                whole = body | _revised(stage) | {"usage": _usage(stage)}
+                yield answers.event(f"{kind}.completed", whole)
             else:
                 index = shown[number] = shown.get(number, -1) + 1
                 yield answers.event(f"{kind}.partial_image", body | {"partial_image_index": index})

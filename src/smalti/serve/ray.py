@@ -72,9 +72,18 @@ def run(build: Build, host: str, port: int, replicas: int, drain: float, cpu: bo
         signal.signal(number, lambda *_: ended.set())
     try:
         serve.start(http_options={"host": host, "port": port})
-        gpus = 0 if cpu else min(1, ray.cluster_resources().get("GPU", 0))
+        there = 0 if cpu else int(ray.cluster_resources().get("GPU", 0))
+        if 0 < there < replicas:
+            raise ValueError(
+                f"--replicas {replicas} need a GPU each, there are {there}: take so many, or "
+                "--device cpu"
+            )
+        gpus = min(1, there)
         serve.run(deployment(build, replicas, drain, gpus), name=NAME, route_prefix="/")
         ended.wait()
     finally:
-        serve.shutdown()
+        if address:
+            serve.delete(NAME)  # others may serve on that cluster
+        else:
+            serve.shutdown()
         ray.shutdown()

@@ -67,8 +67,9 @@ class Desk:
 
     def choose(self, request: Request, name: Any) -> None:
         """Remember a client's model. Raises Refused if there is none of that name."""
-        self.chosen.pop(request.state.client, None)
-        self.chosen[request.state.client] = self.server.find(name).name
+        found = self.server.find(name).name
+        self.chosen.pop(request.state.client, None)  # the newest stands last
+        self.chosen[request.state.client] = found
         while len(self.chosen) > CLIENTS:
             del self.chosen[next(iter(self.chosen))]
 

@@ -10,12 +10,15 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from smalti.text.prompts import Cut
 
 HEAD = 5.0
 """Seconds in which the head of a request must have come."""
@@ -33,8 +36,18 @@ class Timed(H11Protocol):
         super().connection_made(transport)
         self._timer = self.loop.call_later(HEAD, self._close)
 
+    def data_received(self, data: bytes) -> None:
+        if self._timer is None and self._between:
+            self._timer = self.loop.call_later(HEAD, self._close)
+        super().data_received(data)
+
+    @property
+    def _between(self) -> bool:
+        """Whether no request is being read or answered."""
+        return self.cycle is None or self.cycle.response_complete
+
     def _close(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        if self._between and not self.transport.is_closing():
             self.transport.close()
 
     def handle_events(self) -> None:
@@ -65,7 +78,8 @@ class Lines(logging.Formatter):
 
 
 def set_log(form: str) -> None:
-    """Write what happens to standard error, as `text` or as `json`."""
+    """Write what happens to standard error, as `text` or as `json`, without any prompt."""
+    warnings.simplefilter("ignore", Cut)  # which quotes one; answers say what was read
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         Lines() if form == "json" else logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
@@ -136,6 +150,7 @@ class Draining(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self._drain()
+        self.force_exit = self.should_exit  # which uvicorn does for SIGINT alone
         super().handle_exit(sig, frame)
 
     @contextmanager

@@ -66,6 +66,11 @@ class Server:
             404, "model_not_found", f"there is no model {name[:80]!r}, but {listed}", "model"
         )
 
+    def require_open(self) -> None:
+        """Raise Refused if the server is being stopped."""
+        if self.draining:
+            raise Refused(503, "draining", "the server is being stopped", retry=10)
+
     @property
     def ready(self) -> bool:
         """Whether a picture that is asked for now would be taken."""

@@ -154,6 +154,7 @@ def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> N
         one = server.find(fields.pop("model", None))
         if not isinstance(one, Talker):
             raise Refused(400, "unsupported_model", f"{one.name} draws and does not talk", "model")
+        server.require_open()
         messages, stream = fields.pop("messages", None), truth_of(fields, "stream")
         turns = await asyncio.to_thread(turns_of, messages, server.options.pixels)
         seed = number_of(fields, "seed", secrets.randbits(31), -(2**63), 2**63 - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ def read_prompts(path: Path) -> list[str]:
     return found
 
 
+class Cut(UserWarning):
+    """Of a prompt that is not read to its end."""
+
+
 def warn_of_long(prompts: Sequence[str], encoder: TextEncoder) -> None:
     """Warn of prompts that the encoder does not read to their end."""
     for prompt in dict.fromkeys(prompts):
@@ -50,5 +55,16 @@ def warn_of_long(prompts: Sequence[str], encoder: TextEncoder) -> None:
             warnings.warn(
                 f"the prompt {prompt[:40]!r}... has {count} tokens; the first "
                 f"{encoder.capacity} are used",
+                Cut,
                 stacklevel=2,
             )
+
+
+def read_part(prompt: str, encoder: TextEncoder) -> str:
+    """What an encoder reads of a prompt: all of it, or the words that it begins with."""
+    if encoder.count(prompt) <= encoder.capacity:
+        return prompt
+    words = prompt.split()
+    fit = range(len(words) + 1)
+    most = bisect_right(fit, encoder.capacity, key=lambda n: encoder.count(" ".join(words[:n])))
+    return " ".join(words[: max(0, most - 1)])

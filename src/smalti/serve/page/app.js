@@ -35,11 +35,12 @@ function fields() {
   }
   if (model().map) return asked;
   if (model().text) {
-    if (!$("text").value.trim() && !editing()) throw mistake("Say what to draw", $("text"));
-    asked.prompt = $("text").value;
+    const text = $("text").value;
+    if (text.trim() || (editing() && model().talks)) asked.prompt = text;
+    else if (!editing()) throw mistake("Say what to draw", $("text"));
     for (const name of ["negative", "style"]) if ($(name).value) asked[name] = $(name).value;
   } else if (classes.number !== null) asked.class = classes.number;
-  else if ($("class").value) asked.prompt = $("class").value; // the server names those that are near
+  else if ($("class").value) asked.prompt = $("class").value;
   else throw mistake("Choose a class", $("class"));
   return asked;
 }
