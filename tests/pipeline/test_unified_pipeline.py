@@ -501,7 +501,15 @@ def test_weights_that_are_no_numbers_are_named(one, tmp_path):
     assert not (tmp_path / "p").exists()
 
 
-def test_bfloat16_draws_too(one):
-    low = made("one_vocabulary").to("bfloat16")
-    assert low.fingerprint == one.fingerprint and low.dtype == torch.bfloat16
-    assert low("a red heart")[0].size == one("a red heart")[0].size
+@pytest.mark.parametrize("exact", [True, False], ids=["cache-float32", "cache-bfloat16"])
+@pytest.mark.parametrize("name", [*DRAWING, "transfusion-clean"])
+def test_bfloat16_draws_and_writes_too(name, exact, photo, monkeypatch):
+    """Also where a cache stays in float32, as on some processors."""
+    kept = torch.float32 if exact else torch.bfloat16
+    monkeypatch.setattr("smalti.nn.attention.cache_dtype", lambda dtype, device: kept)
+    kind, clean = name.removesuffix("-clean"), name.endswith("-clean")
+    low = made(kind, **{"clean": True} if clean else {}).to("bfloat16")
+    assert low.dtype == torch.bfloat16
+    (image,) = low("a red heart")
+    assert (image.height, image.width) == low.tokenizer.size
+    assert isinstance(low.ask(photo, "what is it?", words=3), str)

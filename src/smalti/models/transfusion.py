@@ -175,7 +175,7 @@ class Transfusion(Unified):
         """Where vectors (B, n, C) at times (B, n) are going, (B, n, C), of hidden states."""
         if self.config.clean:
             left = (1 - times).clamp(min=SHARPEST).unsqueeze(-1)
-            h = (h - self.latent_in(vectors)) / left
+            h = ((h - self.latent_in(vectors.to(h.dtype))) / left).to(h.dtype)
         return self.latent_out(h)
 
     def losses(self, rows: Rows, times: Tensor, noise: Tensor) -> Losses:

@@ -143,7 +143,7 @@ class Place(NamedTuple):
 
     def by_time(self, layer: nn.Linear) -> Tensor:
         """What a layer makes of the time of each row, (B, n, ...)."""
-        return F.embedding(self.when, layer(self.times))
+        return F.embedding(self.when, layer(self.times.to(layer.weight.dtype)))
 
 
 class UnitNorm(nn.Module):
@@ -206,6 +206,7 @@ class Attention(nn.Module):
             v = own * mix + first * (1 - mix)
         if cache is not None:
             k, v = cache.update(layer, place.slots, place.reach, k, v, place.keep)
+        q = q.to(k.dtype)  # a cache may be more exact than a model
         scores = ((q * (q.shape[-1] ** -0.5 / self.cap)) @ k.mT).float().tanh()  # (B, H, n, m)
         if place.mask is None:
             scores = self.cap * scores
@@ -213,7 +214,7 @@ class Attention(nn.Module):
             hidden = torch.zeros(place.mask.shape, device=q.device)
             hidden = hidden.masked_fill_(~place.mask, -torch.inf)
             scores = torch.add(hidden, scores, alpha=self.cap)
-        y = scores.softmax(-1).to(v.dtype) @ v
+        y = (scores.softmax(-1).to(v.dtype) @ v).to(x.dtype)
         if self.to_gates is not None:
             y = y * self.to_gates(x).sigmoid().mT.unsqueeze(-1)
         return self.to_out(y.transpose(1, 2).flatten(2)), own
