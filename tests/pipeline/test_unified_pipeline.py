@@ -309,6 +309,27 @@ def test_a_part_is_painted_anew(pipe, photo):
     assert away[0].info["smalti"]["negative"] == "blue"
 
 
+def test_an_edit_without_a_text_is_drawn_of_nothing(pipe, photo, monkeypatch):
+    """As documents are learned whose condition is left out, and not of an empty caption."""
+    seen, picture = [], type(pipe.model).picture
+
+    def looked(model: Any, rows: Any) -> Any:
+        seen.append(rows)
+        return picture(model, rows)
+
+    monkeypatch.setattr(type(pipe.model), "picture", looked)
+    mask = np.zeros((40, 50), bool)
+    mask[:, 30:] = True
+    pipe.edit(photo, mask, seed=1, **({"head_steps": "3"} if pipe.model.solved else {}))
+    (rows,) = seen
+    (start,) = pipe.documents([[]])
+    blank = Part(pipe.model.spec.empty(1)[0], pipe.model.spec)
+    nothing = rows_of([pipe.model.nothing([*start, blank])], pipe.model.wrapping, left=True)
+    assert torch.equal(rows.ids, nothing.ids)
+    said = rows_of([[*pipe.documents([["\n"]])[0], blank]], pipe.model.wrapping, left=True)
+    assert rows.ids.shape != said.ids.shape or not torch.equal(rows.ids, said.ids)
+
+
 def test_codes_that_an_edit_keeps_are_those_of_the_picture(pipe, photo, monkeypatch):
     drawn, seen = pipe.drawn, []
     monkeypatch.setattr(
@@ -342,6 +363,13 @@ def test_who_reads_a_reply_may_train_between_its_events(one):
         next(events)
         assert torch.ones(1, requires_grad=True).mul(2).requires_grad
         assert not torch.is_inference_mode_enabled()
+
+
+def test_known_codes_have_a_row_for_each_document(one):
+    spec = one.model.spec
+    known = Known(spec.empty(1), torch.ones(1, spec.positions, dtype=torch.bool))
+    with pytest.raises(ValueError, match="must have 2 rows, a document each, got 1 and 1"):
+        one("a heart", n=2, known=known)
 
 
 def test_known_codes_come_back(pipe, photo):

@@ -8,7 +8,7 @@ once, and draws behind what it has read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -77,6 +77,8 @@ class MixedRequest:
     away: Sequence[Document | None] = ()
     """What stands before the picture that guidance compares with in every document; None, or if
     there are none: nothing, as the model has it."""
+    blank: Collection[int] = ()
+    """Documents before whose first picture stands nothing, as the model has it."""
 
 
 class Wrote(NamedTuple):
@@ -237,7 +239,12 @@ def _draw(
 ) -> Iterator[Event]:
     """A picture of each row."""
     wrapping, device = model.wrapping, request.how.noise.seeds.device
-    documents = [[*row.parts, picture] for row in rows]
+    documents = [
+        model.nothing([*row.parts, picture])
+        if row.fresh and row.number in request.blank
+        else [*row.parts, picture]
+        for row in rows
+    ]
     away = [request.away[row.number] if request.away else None for row in rows]
     behind = [[*parts, picture] for parts in away if parts is not None]
     if (used := max(map(wrapping.size, [*documents, *behind]))) > request.length:

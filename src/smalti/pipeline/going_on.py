@@ -75,6 +75,8 @@ class Wish:
     """Pictures on the way are shown every so many steps; None: not at all."""
     away: Sequence[Document | None] = ()
     """What guidance compares pictures with, before them; None, or if there are none: nothing."""
+    blank: Sequence[int] = ()
+    """Documents before whose first picture stands nothing."""
 
 
 class GoingOn(CodedPipeline):
@@ -109,12 +111,14 @@ class GoingOn(CodedPipeline):
     def passes(
         self, documents: Sequence[Sequence[Piece]], part: Part, known: Known | None = None
     ) -> Iterator[mixed.Event]:
-        """Draw the picture that follows on each document of pieces, an event of each pass; guidance
-        leads away from the negative texts of the part, which are put as texts to draw are."""
+        """Draw the picture that follows on each document of pieces, an event of each pass; on an
+        empty one follows a picture of nothing. Guidance leads away from the negative texts of the
+        part, which are put as texts to draw are."""
         negatives = [asked.get("negative", "") for asked in part.asked]
         put = [self.phrases.put(self.phrases.draw, [text]) if text else None for text in negatives]
         away = [None if pieces is None else self.documents([pieces])[0] for pieces in put]
-        wish = Wish("picture", False, 1, part.seed, part.first, known, away=away)
+        blank = [i for i, pieces in enumerate(documents) if not pieces]
+        wish = Wish("picture", False, 1, part.seed, part.first, known, away=away, blank=blank)
         request = self._request(self.documents(documents), wish, part.sampling, self.writing)
         with packed(self.model):
             yield from mixed.stream(self.model.at(part.spec), request)
@@ -198,6 +202,11 @@ class GoingOn(CodedPipeline):
         written[: self.words.vocab] = self.words.written
         written &= self.model.written
         noise = Noise.request(wish.seed, count, wish.number, device)
+        if wish.known and any(len(given) != count for given in wish.known):
+            raise ValueError(
+                f"known codes and their mask must have {count} rows, a document each, got "
+                f"{' and '.join(str(len(given)) for given in wish.known)}"
+            )
         known = wish.known and Known(*(given.to(device) for given in wish.known))
         how = Request(
             Cond(labels=torch.arange(count, device=device)),
@@ -222,6 +231,7 @@ class GoingOn(CodedPipeline):
             wish.first,
             self.length,
             wish.away,
+            wish.blank,
         )
 
     def settings(self, changes: Mapping[str, Any]) -> tuple[Sampling, Writing]:

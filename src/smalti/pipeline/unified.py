@@ -162,7 +162,8 @@ class UnifiedPipeline(GoingOn):
     def drawn(self, part: Part, known: Known | None = None) -> Tensor:
         """Codes (B, N, ...) of a part of a request for pictures of texts; an empty text is none."""
         texts = [asked["text"] for asked in part.asked if "text" in asked]
-        return self._drawn([self.phrases.put(self.phrases.draw, [t]) for t in texts], part, known)
+        put = [self.phrases.put(self.phrases.draw, [t]) if t else [] for t in texts]
+        return self._drawn(put, part, known)
 
     def edits(self, wanted: Wanted) -> Drawing:
         """What is asked for of a part of a picture, which may be nothing. Raises ValueError for

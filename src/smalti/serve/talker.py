@@ -82,7 +82,8 @@ class Listener(Visitor):
         phrases, codes = self.talker.pipeline.phrases, list[Tensor]()
         phrase, given = (phrases.draw, []) if image is None else (phrases.edit, [image])
         for i, asked in enumerate(part.asked):
-            document = phrases.put(phrase, [asked.get("text", "")], given)
+            text = asked.get("text", "")
+            document = phrases.put(phrase, [text], given) if given or text else []
             one = part._replace(offset=part.offset + i, first=part.first + i, asked=[asked])
             row = known and Known(known.codes[i : i + 1], known.mask[i : i + 1])
             codes.append(self._one(document, one, row))
