@@ -383,6 +383,13 @@ class Known(NamedTuple):
     """(B, N) bool, True where the code is given."""
 
 
+@dataclass
+class Past:
+    """What the guidance of a solver's steps before this one has summed up."""
+
+    change: Tensor | None = None
+
+
 class Guide(Protocol):
     """Guidance at one step: one convention, u + s * (c - u); s = 1 is off."""
 
@@ -396,8 +403,9 @@ class Guide(Protocol):
         """Copy rows to every branch: (B, ...) -> (branches * B, ...)."""
         ...
 
-    def merge(self, pred: Tensor) -> Tensor:
-        """Combine the branches: (branches * B, ...) -> (B, ...)."""
+    def merge(self, pred: Tensor, past: Past | None = None) -> Tensor:
+        """Combine the branches: (branches * B, ...) -> (B, ...). A solver that does so in each of
+        its steps gives all of them the same `past`."""
         ...
 
 

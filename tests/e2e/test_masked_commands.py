@@ -78,7 +78,10 @@ REFUSED = cases(
         ("mar", "fluid"): [
             ("--confidence 1", "confidence 1.0 is for discrete codes; continuous ones"),
         ],
-        ("fluid-discrete",): [("--confidence -1", "confidence must be 0 or more")],
+        ("fluid-discrete",): [
+            ("--confidence -1", "confidence must be 0 or more"),
+            ("--refresh 2", "refresh 2 is for models that keep features between steps"),
+        ],
         ("fluid-raster", "fluid-raster-continuous"): [
             ("--steps 4", "steps 4 is for masked models; this one draws codes in a row"),
             ("--reveal linear", "reveal linear is for masked models"),

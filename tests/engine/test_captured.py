@@ -89,6 +89,21 @@ def test_recorded_draws_that_lose_something_are_the_same(name):
             check(model, request(model, seed, pruning=pruning, parallel=parallel))
 
 
+@pytest.mark.parametrize("name", ["llamagen", "var", "mar", "fluid-raster-continuous"])
+def test_recorded_draws_of_projected_guidance_are_the_same(name):
+    """Its momentum is that of a solver's steps, and nothing that a recording would keep."""
+    model = build(*models()[name])
+    guidance = Guidance(3.0, parallel=0.3, rescale=2.0, momentum=-0.5)
+    for seed in (1, 2):
+        check(model, request(model, seed, guidance=guidance))
+
+
+def test_one_picture_is_drawn_ahead_on_recordings_by_itself():
+    model = build(*models()["llamagen"])
+    for seed in (1, 2):
+        check(model, request(model, seed, 1, parallel=Parallel("auto")))
+
+
 @pytest.mark.slow
 def test_a_recording_serves_many_steps_of_many_requests():
     model = build(llamagen.LlamaGen, replace(llamagen.tiny(), grid=(10, 20)))
@@ -276,6 +291,7 @@ def test_a_cuda_graph_is_recorded_behind_the_same_computation_elsewhere(monkeypa
             said.append("replay")
 
     fakes = {
+        "device": entered,
         "graph_pool_handle": lambda: "pool",
         "current_stream": lambda: Stream("here"),
         "Stream": lambda: Stream("beside"),
@@ -285,12 +301,16 @@ def test_a_cuda_graph_is_recorded_behind_the_same_computation_elsewhere(monkeypa
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
-    record = recorder(torch.device("cuda"))()
+    record = recorder(torch.device("cuda:1"))()
+    assert said == ["enter cuda:1", "leave cuda:1"]
+    said.clear()
     given, replay = record(lambda: said.append("step") or 5, lambda: said.append("warm"))
     assert given == 5
     assert said == [
+        "enter cuda:1",
         *["beside waits for here", "enter beside", "warm", "leave beside", "here waits for beside"],
         *["enter graph pool capture_error_mode", "step", "leave graph", "replay"],
+        "leave cuda:1",
     ]
     replay()
     assert said[-1] == "replay"

@@ -290,3 +290,15 @@ def test_orders_that_are_none_are_refused():
         generate(model, cond, noise, orders=torch.arange(total).expand(3, total))
     with pytest.raises(ValueError, match="smooth is for multi-scale models"):
         generate(model, cond, noise, filters=Filters(smooth=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_projected_guidance_serves_every_head(name):
+    """Also heads that merge things of several sizes at one step."""
+    model = build(*CASES[name])
+    guidance = Guidance(3.0, parallel=0.3, rescale=2.0, momentum=-0.5)
+    few = {"solver": Solver(steps="3")} if model.solved else {}
+    cond, noise = random_cond(model, 2), Noise.request(1, 2)
+    drawn = generate(model, cond, noise, guidance, **few)
+    assert drawn.shape == model.spec.shape(2)
+    assert torch.equal(drawn, generate(model, cond, noise, guidance, **few))

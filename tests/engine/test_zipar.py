@@ -108,6 +108,15 @@ def test_known_codes_steps_and_rows_alone():
     assert torch.equal(last.codes, alone)
 
 
+def test_pictures_that_are_drawn_by_windows():
+    model = build(*causal_models()["taming"])
+    height, width = model.spec.grids[0]
+    large = replace(model.spec, grids=((height, width + 2),))
+    assert model.by_windows(large)
+    with pytest.raises(ValueError, match="by rows and not by windows"):
+        drawn(model, 2, spec=large)
+
+
 @pytest.mark.parametrize("name", ["var", "rar"])
 def test_models_whose_rows_do_not_follow_each_other(name):
     model = build(*causal_models()[name])

@@ -100,6 +100,14 @@ def test_projected_guidance_that_changes_nothing_is_plain_guidance(kind):
         assert (solve(head, z, Projected(2.5, **other), steps=steps) - plain).abs().max() > 1e-3
 
 
+@torch.no_grad()
+def test_a_temperature_may_be_given_as_those_of_depths_are():
+    head, h, noise = small("diffusion"), torch.randn(2, 3, 12), slot_noise(2, torch.arange(3))
+    chances = (Chance(Unguided(), noise, Filters(t), Solver(steps=EARLY)) for t in (0.9, (0.9,)))
+    found = [head.sample(h, chance) for chance in chances]
+    assert torch.equal(found[0].codes, found[1].codes)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_a_code_depends_on_its_image_and_slot_alone(kind):

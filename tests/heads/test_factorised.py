@@ -13,6 +13,7 @@ from smalti.codes import TokenSpec
 from smalti.heads.factorised import FactorisedHead
 from smalti.models.open_magvit2 import OpenMAGVIT2, OpenMAGVIT2Config, tiny
 from smalti.nn.groups import Groups
+from smalti.sampling import noise as noises
 from smalti.sampling.chance import Chance
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import ClassifierFree, Further, Guidance, Projected, Unguided
@@ -95,6 +96,25 @@ def test_drawing_is_one_softmax_after_another(groups):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("groups", [(3, 2), (2, 3), (1, 2, 2), (2, 3, 2), (3, 3)])
+def test_no_group_races_with_the_numbers_of_another(groups, monkeypatch):
+    """Else one would decide what another draws."""
+    raced, numbers = list[range](), noises.hashed
+
+    def looked(keys: Tensor, width: int, first: int = 0) -> Tensor:
+        raced.append(range(first, first + width))
+        return numbers(keys, width, first)
+
+    monkeypatch.setattr(noises, "hashed", looked)
+    head, config = head_of(groups)
+    noise = SlotNoise(Noise.request(0, B), torch.arange(N), by=noises.racing)
+    head.sample(hidden(config), Chance(Unguided(), noise, Filters()))
+    assert [len(some) for some in raced] == [1 << bits for bits in groups]
+    assert len({i for some in raced for i in some}) == sum(1 << bits for bits in groups)
+    if list(groups) == sorted(groups):  # as the pictures of published ones are drawn
+        assert [some.start for some in raced] == [g << bits for g, bits in enumerate(groups)]
+
+
 def test_each_group_has_its_own_guidance_and_temperature():
     """Ratios 1 and 0.5 of guidance 3 are guidances 3 and 2; so are temperatures."""
     head, config = head_of((2, 3), guidance=(1.0, 0.5), temperature=(1.0, 0.8))

@@ -309,6 +309,15 @@ def test_a_part_is_painted_anew(pipe, photo):
     assert away[0].info["smalti"]["negative"] == "blue"
 
 
+def test_momentum_sums_up_the_steps_of_a_flow():
+    pipe = made("transfusion")
+    drawn = [
+        pipe("a heart", seed=1, guidance=3.0, momentum=momentum, head_steps="4")[0]
+        for momentum in (0.0, -0.5)
+    ]
+    assert not same(*drawn)
+
+
 def test_an_edit_without_a_text_is_drawn_of_nothing(pipe, photo, monkeypatch):
     """As documents are learned whose condition is left out, and not of an empty caption."""
     seen, picture = [], type(pipe.model).picture

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.codes import Cond
+from smalti.codes import Cond, Past
 from smalti.heads.categorical import CategoricalHead
 from smalti.sampling.guidance import ClassifierFree, Guidance, Projected, Unguided
 
@@ -225,21 +225,22 @@ def test_guidance_is_no_longer_than_the_limit(pair, limit):
 
 
 @given(st.tuples(pairs, pairs, pairs), st.floats(-0.9, 0.9))
-def test_momentum_sums_up_the_merges_of_one_step(three, momentum):
-    guide, running = Projected(3.0, momentum=momentum), torch.zeros(2, 3, 8)
+def test_momentum_sums_up_the_steps_of_one_solver(three, momentum):
+    guide, running, past = Projected(3.0, momentum=momentum), torch.zeros(2, 3, 8), Past()
     for pair in three:
         cond, uncond = pair.chunk(2)
         running = cond - uncond + momentum * running
-        torch.testing.assert_close(guide.merge(pair), cond + 2 * running, rtol=1e-4, atol=1e-4)
+        found = guide.merge(pair, past)
+        torch.testing.assert_close(found, cond + 2 * running, rtol=1e-4, atol=1e-4)
+        alone = guide.merge(pair)  # which is no step of it
+        torch.testing.assert_close(alone, cond + 2 * (cond - uncond), rtol=1e-4, atol=1e-4)
 
 
-def test_each_step_has_its_own_projected_guide():
+def test_a_projected_guide_keeps_nothing():
     guidance = Guidance(4.0, "linear", parallel=0.2, rescale=5.0, momentum=-0.5)
-    first, second = guidance.at(3, 4), guidance.at(3, 4)
-    assert first == Projected(4.0, 0.2, 5.0, -0.5) and first is not second and first.clean
-    pair = torch.randn(2, 3, 8)
-    first.merge(pair)
-    assert not torch.equal(first.merge(pair), second.merge(pair))
+    guide, pair = guidance.at(3, 4), torch.randn(2, 3, 8)
+    assert guide == Projected(4.0, 0.2, 5.0, -0.5) and guide.clean
+    assert torch.equal(guide.merge(pair), guide.merge(pair))
     for plain in (Guidance(4.0), Guidance(1.0, parallel=0.0)):
         assert not plain.projected or plain.at(0, 4) == Unguided()
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -117,16 +118,23 @@ def _copied(tensor: Tensor) -> Tensor:
 
 def recorder(device: torch.device) -> Callable[[], Record] | None:
     """What makes what records steps on a device; None where none are recorded."""
-    return CudaGraphs if device.type == "cuda" else None
+    return partial(CudaGraphs, device) if device.type == "cuda" else None
 
 
 class CudaGraphs:
-    """Records CUDA graphs that share memory, as they are never replayed at the same time."""
+    """Records CUDA graphs of a device that share memory, as they are never replayed at the same
+    time."""
 
-    def __init__(self) -> None:
-        self.pool = torch.cuda.graph_pool_handle()
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with torch.cuda.device(device):
+            self.pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, step: Callable[[], T], warm: Callable[[], object]) -> tuple[T, Replay]:
+        with torch.cuda.device(self.device):  # streams are those of the current one
+            return self._recorded(step, warm)
+
+    def _recorded(self, step: Callable[[], T], warm: Callable[[], object]) -> tuple[T, Replay]:
         here, beside = torch.cuda.current_stream(), torch.cuda.Stream()
         beside.wait_stream(here)
         with torch.cuda.stream(beside):  # libraries choose kernels and take memory at first

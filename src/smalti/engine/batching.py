@@ -95,7 +95,7 @@ class Batching:
         self._seconds, self._steps = 0.05, 1
         """Of a turn, and of a picture, as they were lately."""
         self._thread: threading.Thread | None = None
-        self._stopping = self._closed = False
+        self._closed = False
 
     # -- from any thread
 
@@ -109,7 +109,7 @@ class Batching:
             raise ValueError(f"{len(jobs)} pictures at once; at most {self.queue} may wait")
         now = time.monotonic()
         with self._changed:
-            if self._stopping:
+            if self._closed:
                 raise Stopped("no more pictures are taken")
             if self.waiting + len(jobs) > self.queue:
                 self.counts.refused += len(jobs)
@@ -167,14 +167,9 @@ class Batching:
         self._thread = threading.Thread(target=self._loop, name="smalti-draws", daemon=True)
         self._thread.start()
 
-    def stop(self, drain: float = 0.0) -> None:
-        """Take no more pictures, draw on for so many seconds at most, then let go of the rest."""
-        end = time.monotonic() + drain
+    def stop(self) -> None:
+        """Take no more pictures, and let go of those that are not done."""
         with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-            while self._busy and (left := end - time.monotonic()) > 0:
-                self._changed.wait(min(left, 0.1))
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:

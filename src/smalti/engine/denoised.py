@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from smalti.codes import Cond, Draw
+from smalti.codes import Cond, Draw, Past
 from smalti.engine.branches import Fresh
 from smalti.engine.step import Known, Model, Request, Step, Watch, check_request
 from smalti.sampling.solvers import Path, Solver
@@ -51,14 +51,14 @@ def stream(model: DenoisedModel[P], request: Request) -> Iterator[Step]:
     slots = torch.arange(spec.positions, device=device)
     noise = request.noise.normal(slots, way.draws * spec.channels)
     noise = noise.view(*noise.shape[:2], way.draws, -1).permute(2, 0, 1, 3)  # (draws, B, N, C)
-    total, seen = len(way.times), noise[0]
+    total, seen, past = len(way.times), noise[0], Past()
 
     def denoise(x: Tensor, i: int) -> tuple[Tensor, Tensor]:
         nonlocal seen
         guide, prepared = rows.at(i, total)
         x = _known(x, known, noise[0], way.points[i])
         found = model.clean(guide.tile(x), prepared, way.times[i], way.points[i])
-        seen = _known(guide.merge(found), known)
+        seen = _known(guide.merge(found, past), known)
         return seen, torch.zeros_like(seen)
 
     temperature, _, _ = request.filters.numbers

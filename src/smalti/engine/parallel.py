@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from time import perf_counter, thread_time
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +64,9 @@ def wanted(model: CausalModel[P, C], request: Request) -> bool:
         return mode != "off"
     if request.cond.batch > 1:
         return False
-    assert isinstance(model, nn.Module)
     spec = model.draws(request.spec)
-    exact = all(p.dtype == torch.float32 for p in model.parameters())
+    weights = cast(nn.Module, model).parameters()  # those of a recorded model too
+    exact = all(weight.dtype == torch.float32 for weight in weights)
     return exact and one_by_one(spans(model.blocks(spec)), spec)
 
 

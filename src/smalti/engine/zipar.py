@@ -61,8 +61,12 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     """
     begun, batch = begin(model, request), request.cond.batch
     spec, codes, known = begun.spec, begun.codes, begun.known
-    if not one_by_one(spans(model.blocks(spec)), spec) or begun.orders is not None:
-        raise ValueError("zipar is for models that draw one discrete code after another, by rows")
+    rows = one_by_one(spans(model.blocks(spec)), spec) and begun.orders is None
+    if not rows or model.by_windows(request.spec):
+        raise ValueError(
+            "zipar is for models that draw one discrete code after another, by rows and not by "
+            "windows"
+        )
     ((height, width),) = spec.grids
     window = min(request.parallel.window or max(2, width // 3), width)
     plan, read = passes(height, width, window), codes.clone()  # with stand-ins

@@ -17,13 +17,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smalti.codes import Draw, Guide
+from smalti.codes import Draw, Guide, Past
 from smalti.config import check
 from smalti.nn.adaln import LN_EPS, modulate, normed
 from smalti.nn.linear import Linear
@@ -182,7 +182,7 @@ class DiffusionHead(nn.Module):
         fit the head.
         """
         way = self.way(chance.solver)
-        temperature = cast(Temperature, chance.filters.temperature)
+        temperature = chance.filters.warmth
         numbers = chance.noise.normal(way.draws * self.channels)  # (B, n, draws * C)
         rows = numbers.view(-1, way.draws, self.channels).transpose(0, 1)  # (draws, R, C)
         branches = len(h) // len(numbers)
@@ -209,7 +209,7 @@ class DiffusionHead(nn.Module):
         conds = self.cond_embed(z)  # (branches, R, W)
         times = self.time_embed(_times(way.times, z.device))  # (E, W)
         steps = max(1, MODULATED // max(1, conds[..., 0].numel()))
-        tables: list[Tensor] = []
+        tables, past = list[Tensor](), Past()
 
         def denoise(x: Tensor, i: int) -> tuple[Tensor, Tensor]:
             if i % steps == 0:
@@ -218,7 +218,7 @@ class DiffusionHead(nn.Module):
             # the branches part at the first modulation: until there they are one
             found = self.modulated(self.project(x), [table[i % steps] for table in tables])
             clean, share = self._clean(x, found, *way.points[i])  # (branches, R, C)
-            clean = guide.merge(clean.reshape(shape)).flatten(0, 1)
+            clean = guide.merge(clean.reshape(shape), past).flatten(0, 1)
             clip = self.config.clip or math.inf
             return clean.clamp(-clip, clip), share[0]
 

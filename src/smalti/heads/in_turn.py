@@ -138,13 +138,15 @@ class HeadInTurn(nn.Module):
         x = self.first(h).flatten(0, 1).unsqueeze(1)  # (R, 1, D)
         size = (len(self.layers), len(x), self.heads, self.count, self.head_dim)
         cache = KVCache(*size, x.dtype, x.device)
-        parts, logps = list[Tensor](), list[Tensor]()
+        parts, logps, first = list[Tensor](), list[Tensor](), 0
         for g, head in enumerate(self.each()):
             for i, layer in enumerate(self.layers):
                 x = layer(x, places[g], i, cache)
             state = self.norm(x).unflatten(0, h.shape[:2]).squeeze(2)
             logits = head.merged(state, guides[g]) / self.temperature[g]  # (B, n, ids)
-            found, logp = chance.noise.draw(filters[g](logits), g, self.count)
+            first = max(first, g * logits.shape[-1])  # numbers that no part before had
+            found, logp = chance.noise.draw(filters[g](logits), g, self.count, first)
+            first += logits.shape[-1]
             parts.append(found)
             logps.append(logp)
             if g + 1 < self.count:

@@ -118,8 +118,8 @@ class Sampling:
     random orders."""
     reveal: Reveal = part(Reveal())
     refresh: int = 1
-    """Masked models: compute features of known positions anew only every so many steps, which is
-    faster and not exact; 1: always."""
+    """Masked models that keep features, such as MAR: compute those of known positions anew only
+    every so many steps, which is faster and not exact; 1: always."""
     solver: Solver = part(Solver())
     parallel: Parallel = part(Parallel())
     pruning: Pruning = part(Pruning())

@@ -50,7 +50,7 @@ class Drafts:
         (B, size, V)."""
 
     def __call__(
-        self, noise: SlotNoise, logits: Tensor, part: int, parts: int
+        self, noise: SlotNoise, logits: Tensor, part: int, parts: int, first: int = 0
     ) -> tuple[Tensor, Tensor]:
         """As `SlotNoise.draw`; the first part begins a new turn."""
         self.number += part == 0

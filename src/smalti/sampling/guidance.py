@@ -14,13 +14,13 @@ as RAR and MaskBit use it; interval: Kynkaanniemi et al. 2024 (arXiv:2404.07724)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from smalti.codes import Cond, Guide
+from smalti.codes import Cond, Guide, Past
 from smalti.config import called, check
 
 Schedule = Literal["constant", "linear", "cosine", "power-cosine", "interval", "list"]
@@ -35,7 +35,7 @@ class Unguided:
     def tile(self, x: Tensor) -> Tensor:
         return x
 
-    def merge(self, pred: Tensor) -> Tensor:
+    def merge(self, pred: Tensor, past: Past | None = None) -> Tensor:
         return pred
 
 
@@ -50,7 +50,7 @@ class ClassifierFree:
     def tile(self, x: Tensor) -> Tensor:
         return torch.cat((x, x))  # (2B, ...)
 
-    def merge(self, pred: Tensor) -> Tensor:
+    def merge(self, pred: Tensor, past: Past | None = None) -> Tensor:
         cond, uncond = pred.chunk(2)
         return uncond + (cond - uncond) * _each(self.scale, cond)  # (B, ...)
 
@@ -68,20 +68,20 @@ class InSteps:
     def tile(self, x: Tensor) -> Tensor:
         return torch.cat((x, x, x))  # (3B, ...)
 
-    def merge(self, pred: Tensor) -> Tensor:
+    def merge(self, pred: Tensor, past: Past | None = None) -> Tensor:
         cond, uncond, seen = pred.chunk(3)
         further = _each(self.scale, cond) * (cond - seen)
         return uncond + self.pictures * (seen - uncond) + further  # (B, ...)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Projected:
     """Two branches, combined so that a high scale does not oversaturate (APG).
 
     c + (s - 1) * (orthogonal + parallel * along), where the difference c - u, after momentum and
     rescaling, is split against the conditional prediction c; vectors are those of the last axis. As
     published it acts on clean latents. On logits, less their mean over the vocabulary, it is an
-    experiment. One guide serves one step, whose merges the momentum sums up.
+    experiment. Momentum sums up the differences of the steps that have one `past`.
     """
 
     scale: float | Tensor
@@ -89,18 +89,17 @@ class Projected:
     parallel: float = 1.0
     rescale: float = 0.0
     momentum: float = 0.0
-    _running: Tensor | None = field(default=None, repr=False, compare=False)
     clean = True
 
     def tile(self, x: Tensor) -> Tensor:
         return torch.cat((x, x))  # (2B, ...)
 
-    def merge(self, pred: Tensor) -> Tensor:
+    def merge(self, pred: Tensor, past: Past | None = None) -> Tensor:
         cond, uncond = pred.chunk(2)
         change = cond - uncond  # (B, ..., C)
-        if self._running is not None:
-            change = change + self.momentum * self._running
-        self._running = change
+        if past is not None and self.momentum:
+            change = change if past.change is None else change + self.momentum * past.change
+            past.change = change
         if self.rescale:
             change = change * (self.rescale / _length(change).clamp(min=self.rescale))
         unit = cond / _length(cond).clamp(min=1e-12)
@@ -127,8 +126,8 @@ class Further:
     def tile(self, x: Tensor) -> Tensor:
         return self.guide.tile(x)
 
-    def merge(self, pred: Tensor) -> Tensor:
-        merged = self.guide.merge(pred)  # (B, ...)
+    def merge(self, pred: Tensor, past: Past | None = None) -> Tensor:
+        merged = self.guide.merge(pred, past)  # (B, ...)
         cond = pred[: len(merged)]
         return cond + self.ratio * (merged - cond)
 
@@ -138,7 +137,7 @@ def _each(scale: float | Tensor, like: Tensor) -> float | Tensor:
     (B, n, ...)."""
     if not isinstance(scale, Tensor):
         return scale
-    return scale.view(*scale.shape, *[1] * (like.dim() - scale.dim()))
+    return scale.view(*scale.shape, *[1] * (like.dim() - scale.dim())).to(like.dtype)
 
 
 def _length(x: Tensor) -> Tensor:

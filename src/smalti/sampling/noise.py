@@ -188,15 +188,16 @@ class Drawing(Protocol):
     """A way to draw codes; arguments and result are those of `SlotNoise.draw`."""
 
     def __call__(
-        self, noise: SlotNoise, logits: Tensor, part: int, parts: int
+        self, noise: SlotNoise, logits: Tensor, part: int, parts: int, first: int
     ) -> tuple[Tensor, Tensor]: ...
 
 
-def racing(noise: SlotNoise, logits: Tensor, part: int, parts: int) -> tuple[Tensor, Tensor]:
+def racing(
+    noise: SlotNoise, logits: Tensor, part: int, parts: int, first: int
+) -> tuple[Tensor, Tensor]:
     """The ids of a code race for it, each with a number of its own: where probabilities change a
     little, mostly the same id wins."""
-    vocab = logits.shape[-1]
-    return race(logits, -hashed(noise.keys(), vocab, part * vocab).log())
+    return race(logits, -hashed(noise.keys(), logits.shape[-1], first).log())
 
 
 class SlotNoise(NamedTuple):
@@ -233,11 +234,14 @@ class SlotNoise(NamedTuple):
         """Keys (B, n, 2), for `hashed`."""
         return self.source.keys(self.slots) if self.ahead is None else self.ahead.keys(self.slots)
 
-    def draw(self, logits: Tensor, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, logits: Tensor, part: int = 0, parts: int = 1, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Draw a code of each slot from filtered logits (B, n, V); of several codes of a slot, one
-        of its parts. Returns codes (B, n) int64 and their log-probabilities (B, n) in nats."""
+        of its parts, whose ids have numbers from `first` on that no other part has. Returns codes
+        (B, n) int64 and their log-probabilities (B, n) in nats."""
         if self.by is not None:
-            return self.by(self, logits, part, parts)
+            return self.by(self, logits, part, parts, first)
         return draw(logits, self.uniform(parts)[..., part])
 
     def gumbel(self, width: int) -> Tensor:

@@ -97,7 +97,8 @@ class Told:
         """What is asked for: of a text alone at any size that the model draws. Raises ValueError
         for settings that cannot be."""
         if self.image is not None:  # an instruction leads away from no text
-            return pipeline.edits(Wanted(**(order.wanted | {"negative": ""})))
+            wanted: dict[str, Any] = order.wanted | {"negative": ""}
+            return pipeline.edits(Wanted(**wanted))
         asked, how = divided(Wanted(**order.wanted))
         return pipeline.drawing(pipeline.asked(**asked), **how)
 
