@@ -165,7 +165,7 @@ def test_what_a_loop_computes_ahead_is_what_each_step_would(most, monkeypatch):
 def test_parts_of_a_slot_race_with_numbers_of_their_own():
     noise, logits = Noise.request(3, 2), torch.zeros(2, 3, 50)
     slots = SlotNoise(noise, torch.arange(3), by=racing)
-    found = [slots.draw(logits, part, 2)[0] for part in range(2)]
+    found = [slots.draw(logits, part, 2, part * 50)[0] for part in range(2)]
     assert not torch.equal(*found)
     assert not torch.equal(slots.draw(logits)[0], slots._replace(by=None).draw(logits)[0])
 
