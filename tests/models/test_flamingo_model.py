@@ -64,7 +64,7 @@ def test_gates_of_0_leave_the_language_model_as_it_was():
         place = place_of(model.language, rows, 0, rows.ids.shape[1])
         alone = model.language(model.embed(rows.ids), place)
         ours = model.logits(read(model, rows))
-    assert torch.equal(ours[..., :64], model.language.logits(alone))
+    torch.testing.assert_close(ours[..., :64], model.language.logits(alone))  # one id less wide
     assert ours.shape[-1] == model.vocab == 65
     words = torch.tensor([[1, 3]])
     assert torch.equal(model.embed(words), model.language.embed(words))

@@ -1,6 +1,7 @@
 """A pipeline in fewer bits: it draws, belongs together, and damage is seen."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from builders import pipeline
 from smalti.cli.main import main
 from smalti.loading import load_unified
 from smalti.modules import fingerprint
+from smalti.pipeline.card import is_own
 from smalti.pipeline.repack import repack
 from unified_pipelines import made
 
@@ -46,6 +48,44 @@ def test_files_become_small_and_draw(folder, tmp_path, bits):
     assert marks == [fingerprint(p) for p in (pipe.tokenizer, pipe.model, pipe.text)]
     pipe.save_pretrained(tmp_path / "again")
     assert smalti.load(tmp_path / "again", device="cpu").fingerprint == pipe.fingerprint
+
+
+def test_the_card_comes_along(folder, tmp_path):
+    repack(folder, tmp_path / "small", bits="int8")
+    card, pipe = (tmp_path / "small" / "README.md").read_text(), smalti.load(tmp_path / "small")
+    assert is_own(card) and pipe.fingerprint in card
+    assert smalti.load(folder).fingerprint not in card
+    shutil.copytree(folder, tmp_path / "p")
+    (tmp_path / "p" / "README.md").write_text("# mine\n")
+    repack(tmp_path / "p", tmp_path / "other", bits="int8")
+    assert (tmp_path / "other" / "README.md").read_text() == "# mine\n"
+    repack(folder, tmp_path / "other", bits="bfloat16")  # which stays
+    assert (tmp_path / "other" / "README.md").read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize("again", ["save", "repack"])
+def test_parts_of_a_pipeline_that_was_there_before_go(tmp_path, again):
+    """And what is not of smalti stays, or is refused where a part would be written over it."""
+    old, new = made("janus"), made("one_vocabulary")
+    old.save_pretrained(tmp_path / "p")
+    (tmp_path / "p" / "eye" / "notes.txt").write_text("mine")
+    assert (tmp_path / "p" / "eye" / "config.json").is_file()
+    if again == "save":
+        new.save_pretrained(tmp_path / "p")
+    else:
+        new.save_pretrained(tmp_path / "new")
+        repack(tmp_path / "new", tmp_path / "p", bits="bfloat16")
+    assert [file.name for file in (tmp_path / "p" / "eye").iterdir()] == ["notes.txt"]
+    assert load_unified(tmp_path / "p", "cpu").eye is None
+    pipeline("llamagen").save_pretrained(tmp_path / "p")
+    assert not (tmp_path / "p" / "words").exists()
+    for part, file in (("words", "tokenizer.json"), ("eye", "config.json")):
+        (tmp_path / "p" / part).mkdir(exist_ok=True)
+        (tmp_path / "p" / part / file).write_text('{"my": "own"}')
+        with pytest.raises(ValueError, match="is not"):
+            new.save_pretrained(tmp_path / "p")
+        assert (tmp_path / "p" / part / file).read_text() == '{"my": "own"}'
+        (tmp_path / "p" / part / file).unlink()
 
 
 def test_what_only_reads_becomes_small_too(tmp_path, capsys):

@@ -28,7 +28,7 @@ from smalti.files import (
 )
 from smalti.loading import load
 from smalti.pictures import grid, is_own, save_png
-from smalti.pipeline.pipeline import check_pipeline
+from smalti.pipeline.folders import check_pipeline
 from smalti.progress import say_threads
 from smalti.recipes import DEMOS
 from smalti.recipes.base import (

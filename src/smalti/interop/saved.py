@@ -13,7 +13,8 @@ from torch import nn
 from smalti.files import contents
 from smalti.interop.pickles import files_of, sha256
 from smalti.modules import check_module, save_module
-from smalti.pipeline.pipeline import Pipeline, check_pipeline
+from smalti.pipeline.folders import check_pipeline
+from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.unified import UnifiedPipeline
 from smalti.progress import waiting
 

@@ -120,6 +120,13 @@ def is_own(text: str) -> bool:
     return found is not None and found[1] == _hash(text[: found.start() - 1])
 
 
+def renewed(text: str, before: str, after: str) -> str:
+    """A card with another fingerprint. What is no card of smalti, or was changed, stays."""
+    if not is_own(text):
+        return text
+    return signed(MARK.sub("", text).removesuffix("\n").replace(before, after))
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -202,12 +202,7 @@ class GoingOn(CodedPipeline):
         written[: self.words.vocab] = self.words.written
         written &= self.model.written
         noise = Noise.request(wish.seed, count, wish.number, device)
-        if wish.known and any(len(given) != count for given in wish.known):
-            raise ValueError(
-                f"known codes and their mask must have {count} rows, a document each, got "
-                f"{' and '.join(str(len(given)) for given in wish.known)}"
-            )
-        known = wish.known and Known(*(given.to(device) for given in wish.known))
+        known = wish.known and _each(wish.known, count, device)
         how = Request(
             Cond(labels=torch.arange(count, device=device)),
             noise,
@@ -243,3 +238,13 @@ class GoingOn(CodedPipeline):
         sampling.check(self.model)
         rest = {name: value for name, value in changes.items() if name in writing}
         return sampling, changed(self.writing, rest, "writing")
+
+
+def _each(known: Known, count: int, device: torch.device) -> Known:
+    """What is known, on a device. Raises ValueError unless it has a row for each document."""
+    if any(len(given) != count for given in known):
+        raise ValueError(
+            f"known codes and their mask must have {count} rows, a document each, got "
+            f"{' and '.join(str(len(given)) for given in known)}"
+        )
+    return Known(*(given.to(device) for given in known))

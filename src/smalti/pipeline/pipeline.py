@@ -10,7 +10,6 @@ it learned; parts that do not match are refused.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +23,15 @@ from smalti.codes import TokenSpec
 from smalti.config import settings_of, to_dict
 from smalti.engine import stream
 from smalti.engine.step import Known, Request
-from smalti.files import check_folder, expand, filling, remove_files, write_json
+from smalti.files import expand, filling, write_json
 from smalti.models.generator import Generator
-from smalti.modules import FILES, check_module, fingerprint, name_of, write_module
+from smalti.modules import fingerprint, name_of, write_module
 from smalti.nn.finite import require_finite_weights
 from smalti.pipeline.card import write_card
 from smalti.pipeline.coded import CodedPipeline, preview, short
 from smalti.pipeline.facts import Facts, Json
 from smalti.pipeline.fits import check_map, check_text, check_told
+from smalti.pipeline.folders import check_pipeline, keep_parts
 from smalti.pipeline.maps import coded_maps
 from smalti.pipeline.request import (
     ARGUMENTS,
@@ -392,13 +392,5 @@ class Pipeline(CodedPipeline):
                 },
             )
             write_card(self, temporary, folder)
-        for name, part in (("text", text), ("map", map)):
-            if part is None:  # of the pipeline that was there before
-                remove_files(folder / name, *(re.escape(file) for file in FILES))
-
-
-def check_pipeline(folder: Path) -> None:
-    """Raise ValueError, naming what is there, unless a pipeline may be written to the folder."""
-    check_folder(folder, "pipeline.json", ("format", "sampling"), "a pipeline")
-    for part in ("tokenizer", "model", "text", "map"):
-        check_module(folder / part)
+        read = {"text": text, "map": map}
+        keep_parts(folder, {"tokenizer", "model", *(name for name in read if read[name])})

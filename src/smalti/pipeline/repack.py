@@ -11,7 +11,9 @@ from smalti.config import read_json
 from smalti.files import filling, write_json
 from smalti.modules import exact_names, load_module, mark_of_codes, write_module
 from smalti.nn.stored import Bits, round_weights
-from smalti.pipeline.pipeline import check_pipeline
+from smalti.pipeline.card import FILE as CARD
+from smalti.pipeline.card import is_own, renewed
+from smalti.pipeline.folders import check_pipeline, keep_parts
 from smalti.tokenizers.base import ImageTokenizer
 
 PARTS = {
@@ -57,6 +59,21 @@ def repack(
                 shutil.copytree(old, new)
         marks = [_last(mark, changed) for mark in str(info["fingerprint"]).split("-")]
         write_json(temporary / "pipeline.json", info | {"fingerprint": "-".join(marks)})
+        _copy_card(pipeline, temporary, out, info["fingerprint"], "-".join(marks))
+    keep_parts(out, [name for name in PARTS if (pipeline / name).is_dir()])
+
+
+def _copy_card(pipeline: Path, temporary: Path, out: Path, before: str, after: str) -> None:
+    """Take a pipeline's README.md along, unless there is one that is not of smalti: its card with
+    the new fingerprint, or what somebody wrote."""
+    card, there = pipeline / CARD, out / CARD
+    if card.is_file() and (not there.exists() or is_own(_text(there))):
+        text = renewed(_text(card), before, after)
+        (temporary / CARD).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def _last(mark: Any, changed: dict[str, str]) -> Any:

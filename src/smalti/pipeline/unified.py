@@ -45,8 +45,8 @@ from smalti.pipeline.conversation import (
 )
 from smalti.pipeline.facts import Facts, Json
 from smalti.pipeline.fits import check_eye, check_tokenizer
+from smalti.pipeline.folders import check_pipeline, keep_parts
 from smalti.pipeline.going_on import GoingOn, Said, Shown, Wish
-from smalti.pipeline.pipeline import check_pipeline
 from smalti.pipeline.request import (
     Asked,
     Conditions,
@@ -366,6 +366,7 @@ class UnifiedPipeline(GoingOn):
                 about | {k: v for k, v in self.info.items() if k in told},
             )
             write_card(self, temporary, folder)
+        keep_parts(folder, {*parts, "model", "words"})
 
 
 def _refuse_others(given: Conditions) -> None:

@@ -23,7 +23,8 @@ from smalti.eval.matching import matching
 from smalti.loading import load_tokenizer
 from smalti.models.generator import Generator, GeneratorConfig
 from smalti.pictures import named_grid, save_png, to_pil
-from smalti.pipeline.pipeline import Pipeline, check_pipeline
+from smalti.pipeline.folders import check_pipeline
+from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.wording import KEYS
 from smalti.progress import say
 from smalti.recipes.base import GeneratorRecipe, MapRecipe, TextRecipe

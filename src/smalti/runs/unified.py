@@ -29,7 +29,7 @@ from smalti.pipeline.conversation import (
     text_part,
 )
 from smalti.pipeline.facts import Json
-from smalti.pipeline.pipeline import check_pipeline
+from smalti.pipeline.folders import check_pipeline
 from smalti.pipeline.unified import Shown, UnifiedPipeline, Wish
 from smalti.progress import say
 from smalti.recipes.base import UnifiedRecipe
