@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from smalti.data.document_batches import DocumentBatches, Packing
 from smalti.models.flamingo import Flamingo, FlamingoConfig, tiny
 from smalti.models.language import tiny as tiny_language
 from smalti.models.one_vocabulary import place_of
@@ -14,7 +15,7 @@ from smalti.nn.perceiver import Resampler, ResamplerConfig
 from smalti.runs.finetune import learn
 from smalti.text.sequence import Part, Rows, packed, rows_of
 from smalti.train.ema import Ema
-from smalti.train.joint import JointConfig, batch_of
+from smalti.train.joint import JointConfig, batch_of, rows_in
 from smalti.train.optim import OptimConfig, adamw
 
 
@@ -55,6 +56,18 @@ def test_a_picture_is_one_id_and_stands_beside_the_row():
     assert not rows.beside[1].any() and not rows.learned[0, 1] and rows.learned[0, 2]
     taken = rows.take(torch.tensor([1, 0])).beside
     assert taken is not None and torch.equal(taken[1], rows.beside[0])
+
+
+def test_places_that_stay_empty_are_no_pictures():
+    model = made(resampler=replace(tiny().resampler, pictures=2))
+    document = [text(1), seen(model, 1), text(3)]
+    packing = Packing(model.wrapping, 7, 2, model.marks.pad)
+    batches = DocumentBatches(range(4), [3] * 4, lambda i, chance: document, packing)
+    for batch in (batches.batch(0), next(batches.evaluation(2))):
+        rows = rows_in(batch)
+        assert rows.ids.shape == (2, 7) and rows.beside is not None
+        assert rows.beside.shape == (2, 2, model.spec.positions, model.spec.channels)
+        assert read(model, rows).shape[:2] == (2, 7)
 
 
 def test_gates_of_0_leave_the_language_model_as_it_was():

@@ -48,8 +48,8 @@ class Packing:
 
 
 class DocumentBatches:
-    """Batches of the fields of `Rows`, (b, length, ...), with 'shuffle' int64 (b,), a seed of each
-    row.
+    """Batches of the fields of `Rows`, (b, length, ...) but for pictures beside the rows, with
+    'shuffle' int64 (b,), a seed of each row.
 
     Args: which documents, and how long each is; how one is read, with a number in [0, 1) that
     decides what is left out of it; how they are packed; the name of one, for messages. A document
@@ -139,7 +139,7 @@ class DocumentBatches:
         found = dict[str, Tensor]()
         for name, values in rows._asdict().items():
             if values is not None:
-                more = [0, 0] * (values.dim() - 2) + [0, short]
+                more = [0, 0] * (values.dim() - 2) + [0, 0 if name == "beside" else short]
                 found[name] = torch.nn.functional.pad(values, more, value=fills.get(name, 0))
         return found
 
