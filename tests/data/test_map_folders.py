@@ -74,6 +74,22 @@ def test_the_maps_alone_are_pictures_with_the_same_keys(tmp_path):
     assert MapsOf(source, "depth").fingerprint() != before
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+def test_a_map_stands_as_its_picture_does(tmp_path, ending):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated a quarter
+    (tmp_path / "depth").mkdir()
+    Image.new("RGB", (12, 10)).save(tmp_path / f"a.{ending}", exif=exif)
+    Image.new("L", (10, 12)).save(tmp_path / "depth" / "a.png")
+    source = with_maps(Folder(str(tmp_path)), "depth")
+    assert map_of(source, 0, "depth").size == source[0].image.size == (10, 12)
+    Image.new("L", (12, 10)).save(tmp_path / "depth" / "a.png")
+    with pytest.raises(ValueError, match=f"a.png has 12 x 10 pixels, its picture a.{ending} 10 x"):
+        with_maps(source, "depth")
+    Image.new("L", (12, 10)).save(tmp_path / "depth" / "a.png", exif=exif)
+    assert map_of(with_maps(source, "depth"), 0, "depth").size == (10, 12)
+
+
 def test_what_is_no_map_is_refused(tmp_path):
     source = Folder(str(write(tmp_path / "a", ("depth",))))
     with pytest.raises(ValueError, match="has no maps: segmentation maps are files in a folder"):

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 from torch import Tensor
 
 from smalti.pictures import from_array
@@ -216,3 +216,17 @@ def upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block is common and harmless: the pixels stand as they are
         return image
+
+
+TURNED = (5, 6, 7, 8)
+"""EXIF orientations by which height and width change places."""
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a picture that stands upright, of its header: no pixels are read."""
+    orientation = None
+    with contextlib.suppress(Exception):  # a broken EXIF block, as above
+        # what PNG files have in the place of this method reads all pixels
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    turned = orientation in TURNED and image.format != "TIFF"  # those open upright
+    return image.size[::-1] if turned else image.size

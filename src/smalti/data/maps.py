@@ -1,8 +1,9 @@
 """Maps beside pictures: `depth/NAME` and `segmentation/NAME` of the picture `NAME` in a folder.
 
-A map has the size of its picture, and may be another kind of file. A depth is grey. A segmentation
-has in each pixel the number of a kind of thing, as a grey or as a place in a palette; numbers are
-never averaged, so its picture is one of a palette (mode P), which is resized by nearest pixels.
+A map has the size of its picture, both as their EXIF orientations say that they stand, and may be
+another kind of file. A depth is grey. A segmentation has in each pixel the number of a kind of
+thing, as a grey or as a place in a palette; numbers are never averaged, so its picture is one of a
+palette (mode P), which is resized by nearest pixels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from smalti.data.decode import Picture, decode, numbers_of, opened, to_rgb
+from smalti.data.decode import Picture, decode, numbers_of, opened, to_rgb, upright_size
 from smalti.data.source import Example, Source, digest
 
 KINDS = ("depth", "segmentation")
@@ -77,13 +78,14 @@ def with_maps(source: Source, kind: str) -> Any:
 
 
 def check_size(source: Mapped, i: int, kind: str) -> None:
-    """Raise ValueError if the map of picture i has another size."""
+    """Raise ValueError if the map of picture i has another size, both upright."""
     names = source.file(i), source.maps[kind][stem(source.file(i))]
     with Image.open(source.root / names[0]) as picture, Image.open(source.root / names[1]) as map:
-        if picture.size != map.size:
+        (width, height), wanted = upright_size(map), upright_size(picture)
+        if (width, height) != wanted:
             raise ValueError(
-                f"{source.name}: {names[1]} has {map.width} x {map.height} pixels, its picture "
-                f"{names[0]} {picture.width} x {picture.height}"
+                f"{source.name}: {names[1]} has {width} x {height} pixels, its picture "
+                f"{names[0]} {wanted[0]} x {wanted[1]}"
             )
 
 
