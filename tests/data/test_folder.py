@@ -325,6 +325,15 @@ def test_numbers_sort_as_numbers(tmp_path):
     assert [source.label(i) for i in range(8)] == list(range(8))
 
 
+def test_a_label_of_minus_one_is_none_in_every_table(tmp_path):
+    save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,1\na.png,-1\na.png,0\n")
+    source = open_source(f"folder:{tmp_path}")
+    assert source.classes == ["0", "1"] and [r[1] for r in rows(source)] == [1, -1, 0]
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,1\na.png,-2\n")
+    assert open_source(f"folder:{tmp_path}").classes == ["-2", "1"], "names, not numbers"
+
+
 def test_text_labels_that_are_numbers(tmp_path):
     save(tmp_path / "a.png")
     lines = [f'{{"file_name": "a.png", "label": "{n}"}}' for n in (10, 2, 1)]

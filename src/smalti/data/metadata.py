@@ -102,9 +102,10 @@ def _line(path: Path, number: int) -> str:
 
 
 def _values(values: list[object], path: Path) -> list[object]:
-    """Labels; the whole numbers of a CSV file, which has text only, as integers."""
+    """Labels; those of a CSV file, which has text only, as integers if all are class numbers, or -1
+    for none."""
     values = [None if v == "" else v for v in values]
-    whole = [v is None or bool(re.fullmatch(r"\d+(\.0+)?", str(v))) for v in values]
+    whole = [v is None or bool(re.fullmatch(r"(-1|\d+)(\.0+)?", str(v))) for v in values]
     if path.suffix == ".csv" and all(whole):
         return [None if v is None else int(float(str(v))) for v in values]
     return values
