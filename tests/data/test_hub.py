@@ -123,6 +123,26 @@ def test_usual_columns_and_those_that_are_asked_for(hub, monkeypatch, capsys):
         open_source("hub:a/b?split=test")
 
 
+@pytest.mark.parametrize("name", ["caption", "captions"])
+def test_of_several_captions_the_first_is_read(hub, monkeypatch, capsys, name):
+    monkeypatch.setattr(progress, "_SAID", set())
+    text = types.SimpleNamespace(dtype="string")
+    captions = [["a dog", "a pet"], [], None, "a cat"]
+    rows = [{"image": picture("red"), name: c} for c in captions]
+    for feature in ([text], types.SimpleNamespace(feature=text, length=-1)):  # before 4.0 and since
+        hub(Rows({"image": Picture(), name: feature}, rows))
+        source = open_source("hub:a/b")
+        assert [source.caption(i) for i in range(4)] == ["a dog", "", "", "a cat"]
+    assert f"of the captions in column '{name}' the first is read" in capsys.readouterr().err
+
+
+def test_a_list_is_no_label(hub):
+    lists = types.SimpleNamespace(feature=ClassLabel(), length=-1)
+    rows = [{"image": picture("red"), "labels": [0, 1], "category": 1}]
+    hub(Rows({"image": Picture(), "labels": lists, "category": ClassLabel()}, rows))
+    assert open_source("hub:a/b").label(0) == 1
+
+
 def test_a_hub_that_cannot_be_asked(hub, tmp_path, monkeypatch):
     error = ConnectionError("no route\nmore lines")
     error.__cause__ = socket.gaierror(-2, "Name or service not known")

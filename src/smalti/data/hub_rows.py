@@ -77,7 +77,7 @@ class Hub(Source):
         others = [c for c in self.columns if c != self.column]
         fits = {
             "label": [c for c in others if c == "label" or _dtype(features[c]) in LABELS],
-            "text": [c for c in others if c in ("caption", "text") or _dtype(features[c]) in TEXTS],
+            "text": [c for c in others if c in ("caption", "text") or _holds_texts(features[c])],
             "key": others,
         }
         label, text, key = (
@@ -91,6 +91,9 @@ class Hub(Source):
         names = getattr(features.get(label), "names", None)
         self.classes = list(names or self.classes)
         captions = list(rows[text]) if text else [""] * count
+        if any(isinstance(c, list) for c in captions):
+            self.notes.append(f"of the captions in column {text!r} the first is read")
+        captions = [next(iter(c), "") if isinstance(c, list) else c for c in captions]
         self._captions = [c if isinstance(c, str) else "" for c in captions]
         self._keys = [str(k) for k in rows[key]] if key else [str(i) for i in range(count)]
 
@@ -127,17 +130,14 @@ class Hub(Source):
         return digest([self.classes, content, *describe(self)])
 
 
-LABELS = (
-    None,
-    "string",
-    "large_string",
-    *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)),
-)
-"""Types of features that labels may have; None where `datasets` does not say."""
-
-
 def _dtype(feature: Any) -> str | None:
     return getattr(feature, "dtype", None)
+
+
+def _holds_texts(feature: Any) -> bool:
+    """Whether a feature is a text, or a list of texts, which `datasets` writes in two ways."""
+    item = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    return _dtype(item) in TEXTS
 
 
 def _image_column(features: Any, name: str, asked: str | None) -> str:
