@@ -118,6 +118,15 @@ def test_files_without_an_eye_say_nothing_of_one(tmp_path):
         DocumentCache(path).require("aaaa", "ffff")
 
 
+def test_the_share_is_the_one_that_was_given_or_in_older_files_that_of_keys(tmp_path):
+    path = tmp_path / "d.arrow"
+    for about, share in ((coding(SMALL), 2 / 5), (coding(SMALL, holdout=0.25), 0.25)):
+        write_documents(path, rows_of(SMALL), about)
+        cache = DocumentCache(path)
+        assert cache.holdout == share and cache.encoding == about
+    assert coding(SMALL).differences(coding(SMALL, holdout=0.25)) == []
+
+
 def test_what_an_eye_saw_is_checked(tmp_path):
     about = coding(SMALL, eye=EYE, seen=SEEN)
     with pytest.raises(ValueError, match="only read, but the eye has not seen it"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import torch
 from builders import build, tokenizers
 from small_systems import write_pictures
 from smalti.data.folder import Folder
+from smalti.data.source import split
+from smalti.data.token_cache import TokenCache
+from smalti.data.token_file import Encoding
 from smalti.data.transforms import Transform
 from smalti.runs.encode import Parts, encode, tidy
 from smalti.runs.image_coder import Coder, features
@@ -150,6 +154,32 @@ def test_other_settings_are_refused_by_name(
         encode(Coder(source, tokenizer, transform, **given), out)
     assert encode(Coder(source, tokenizer, transform, **given), out, replace=True) == 24
     assert encode(Coder(source, tokenizer, transform, **given), out) == 0
+
+
+def test_skipped_pictures_leave_the_share_as_it_was_given(photos, tokenizer, tmp_path):
+    source = Folder(str(photos))
+    for i in split(source, 0.25)[0][:6]:
+        broken = photos / source.key(i)
+        broken.write_bytes(broken.read_bytes()[:-30])
+    encoded(tmp_path / "a.arrow", tokenizer, photos, holdout=0.25)
+    cache = TokenCache(tmp_path / "a.arrow")
+    assert len(cache) < 20 and cache.holdout == 0.25
+    held = split(source, cache.holdout)[1]
+    assert cache.keys(cache.held_out) == [source.key(i) for i in held]
+
+
+def test_codes_of_before_that_do_not_tell_the_share_are_complete(
+    photos, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Encoding, "metadata", without_holdout(Encoding.metadata))
+    encoded(tmp_path / "a.arrow", tokenizer, photos)
+    assert TokenCache(tmp_path / "a.arrow").holdout == 2 / 23
+    assert encoded(tmp_path / "a.arrow", tokenizer, photos) == 0
+
+
+def without_holdout(metadata):
+    """What an earlier smalti wrote."""
+    return lambda encoding: metadata(replace(encoding, holdout=None))
 
 
 def test_parts_of_somebody_else_stay(photos, tokenizer, tmp_path):

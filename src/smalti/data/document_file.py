@@ -72,11 +72,13 @@ class Coding:
     """Type, config and fingerprint of the eye; None: there is none."""
     seen: TokenSpec | None = None
     """What it sees."""
+    holdout: float | None = None
+    """The share that `data.source.split` was given; None: an older file, which does not say."""
 
     def differences(self, other: Coding) -> list[str]:
         """Names of the fields that differ, but for the source's name, which may be another one of
-        the same documents."""
-        names = [f.name for f in fields(self) if f.name != "source"]
+        the same documents, and for the share, which shows in the rows."""
+        names = [f.name for f in fields(self) if f.name not in ("source", "holdout")]
         return [name for name in names if to_dict(self)[name] != to_dict(other)[name]]
 
     def metadata(self) -> dict[bytes, bytes]:
@@ -210,7 +212,10 @@ class DocumentCache(Documents):
 
     @property
     def holdout(self) -> float:
-        """The share that `data.source.split` was given, up to rounding: of keys."""
+        """The share that `data.source.split` was given; of an older file that of its keys, which is
+        another where documents were skipped."""
+        if self.encoding.holdout is not None:
+            return self.encoding.holdout
         return len({self._keys[i] for i in self.held_out}) / len(set(self._keys))
 
     def indices(self, split: Literal["train", "held_out", "all"]) -> np.ndarray:

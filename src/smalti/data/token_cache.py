@@ -77,6 +77,7 @@ class TokenCache:
         """Whether other texts of the images than their captions are kept."""
         self.posterior: bool = meta.get("posterior", False)
         """Whether means and standard deviations of codes are kept."""
+        self._holdout: float | None = meta.get("holdout")
         self.labels = table["label"].to_numpy()
         """(rows,) int64; -1 = none."""
         held = np.asarray(table["held_out"].to_pylist(), dtype=bool)
@@ -203,7 +204,10 @@ class TokenCache:
 
     @property
     def holdout(self) -> float:
-        """The share that `data.source.split` was given, up to rounding: of groups of keys."""
+        """The share that `data.source.split` was given; of an older file that of its groups of
+        keys, which is another where images were skipped."""
+        if self._holdout is not None:
+            return self._holdout
         group = class_of(self.source).group
         every, held = (
             len(set(map(group, self.keys(rows)))) for rows in (self.indices("all"), self.held_out)
@@ -237,6 +241,7 @@ class TokenCache:
             posterior=self.posterior,
             map=self.map,
             wordings=self.wordings,
+            holdout=self._holdout,
         )
 
     def rows(self) -> Iterator[Row]:

@@ -89,11 +89,13 @@ class Encoding:
     of the maps (`source`); None: there are none."""
     wordings: bool = False
     """All texts that the source has of an image are stored."""
+    holdout: float | None = None
+    """The share that `data.source.split` was given; None: an older file, which does not say."""
 
     def differences(self, other: Encoding) -> list[str]:
         """Names of the fields that differ, but for the source's name, which may be another one of
-        the same images."""
-        names = [f.name for f in fields(self) if f.name != "source"]
+        the same images, and for the share, which shows in the rows."""
+        names = [f.name for f in fields(self) if f.name not in ("source", "holdout")]
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
     def metadata(self) -> dict[bytes, bytes]:
@@ -108,6 +110,8 @@ class Encoding:
             about["map"] = self.map
         if self.wordings:
             about["wordings"] = True
+        if self.holdout is not None:
+            about["holdout"] = self.holdout
         return {META: json.dumps(about).encode()}
 
     @property

@@ -79,13 +79,17 @@ class DocumentCoder(Encodes):
         spec, source, eye = self.tokenizer.spec, self.source, self.eye
         told = (identity(eye), eye.sight.spec) if eye else (None, None)
         return Coding(
-            spec, identity(coder(self.tokenizer)), source.name, source.fingerprint(), *told
+            spec,
+            identity(coder(self.tokenizer)),
+            source.name,
+            source.fingerprint(),
+            *told,
+            self.holdout,
         )
 
     def settings(self) -> dict[str, object]:
         """What the bytes of the result depend on, as JSON values."""
         about = to_dict(self.encoding) | {
-            "holdout": self.holdout,
             "device": next(self.tokenizer.parameters()).device.type,
             "batch": self.batch,
         }

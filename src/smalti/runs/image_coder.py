@@ -77,12 +77,12 @@ class Coder(Encodes):
             self.sampled,
             about_map(self.map, self.source),
             self.wordings,
+            self.holdout,
         )
 
     def settings(self) -> dict[str, object]:
         """What the bytes of the result depend on, as JSON values."""
         about = to_dict(self.encoding) | {
-            "holdout": self.holdout,
             "device": torch.device(self.device).type,
             "step": self.step,
         }
