@@ -160,7 +160,7 @@ def _opened(text: str) -> Sequence[Documents]:
     from smalti.data.document_file import DocumentCache
 
     there = Path(rest).expanduser().exists() or not glob.has_magic(rest)
-    files = [rest] if there else sorted(glob.glob(rest))
+    files = [rest] if there else sorted(glob.glob(str(Path(rest).expanduser())))
     if not files:
         raise ValueError(f"no file is named like {rest}")
     return [DocumentCache(file) for file in files]
