@@ -66,6 +66,24 @@ def test_a_cache_keeps_all_texts_of_a_picture(cache, source):
     assert len(cache.held_out) == 2 and cache.holdout == 0.3, "an emoji in both styles"
 
 
+def test_keywords_without_a_caption_are_kept_and_read(tmp_path):
+    save_png(to_pil(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))[0], tmp_path / "a.png")
+    table = {
+        "image": [(tmp_path / "a.png").read_bytes()] * 3,
+        "tags": [["cat", "pet"], ["dog"], []],
+    }
+    pq.write_table(pa.table(table | {"caption": [None, "a dog", None]}), tmp_path / "a.parquet")
+    source = open_source(f"parquet:{tmp_path / 'a.parquet'}?keywords=tags")
+    tokenizer = build(vqgan.VQGAN, vqgan.tiny())
+    coder = Coder(source, tokenizer, Transform(tokenizer.size[0]), wordings=True)
+    encode(coder, tmp_path / "codes.arrow")
+    cache = TokenCache(tmp_path / "codes.arrow")
+    assert [row.wordings for row in cache.rows()] == [("cat, pet",), ("dog",), ()]
+    for chance, second in ((0.2, "a dog"), (0.7, "dog")):
+        texts = cache.texts_of(np.arange(3), np.full(3, chance))
+        assert texts == ["cat, pet", second, ""]
+
+
 def test_a_pipeline_is_told_of_classes_and_styles(cache, monkeypatch):
     assert wording(cache) == {"text_classes": ["Smileys", "Food"], "styles": ["noto", "twemoji"]}
     assert "Twemoji, (c)" in str(origin(cache, None)["credit"])

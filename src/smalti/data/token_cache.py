@@ -156,11 +156,13 @@ class TokenCache:
 
     def texts_of(self, indices: np.ndarray, chance: np.ndarray) -> list[str]:
         """A text of each row by `chance` (B,) in [0, 1): its caption below a half, or where the row
-        has no other text, else one of its others, each as likely as another."""
+        has no other text, else one of its others, each as likely as another. Without a caption it
+        is always one of the others."""
         texts = self.captions_of(indices)
         if self.wordings:
             others = self._table["wordings"].take(pa.array(indices)).to_pylist()
-            for i, (found, at) in enumerate(zip(others, 2 * chance - 1, strict=True)):
+            for i, (found, at) in enumerate(zip(others, chance, strict=True)):
+                at = 2 * at - 1 if texts[i] else at
                 if found and at >= 0:
                     texts[i] = found[int(at * len(found))]
         return texts

@@ -132,12 +132,17 @@ class Coder(Encodes):
         if self.text is not None:
             texts = features(self.text, captions, self.device)
         maps = [None] * len(captions) if self.map is None else self.maps(list(found), pixels)
-        others = [tuple(wordings(source, i)[1:]) if self.wordings else () for i in found]
+        others = [self.others(i, e.caption) for i, e in found.items()]
         parts = zip(found.items(), codes, texts, maps, others, strict=True)
         return [
             Row(code, e.label, e.caption, i in self.held_out, source.key(i), words, map, other)
             for (i, e), code, words, map, other in parts
         ]
+
+    def others(self, i: int, caption: str) -> tuple[str, ...]:
+        """The texts of image i that are kept beside its caption."""
+        texts = wordings(self.source, i) if self.wordings else []
+        return tuple(text for text in texts if text != caption)
 
     @cached_property
     def mapped(self) -> Any:
