@@ -54,6 +54,23 @@ def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["file"]
 
 
+def test_a_link_stays_and_the_file_that_it_names_is_replaced(tmp_path):
+    (tmp_path / "big").mkdir()
+    link, file = tmp_path / "latest.json", tmp_path / "big" / "old.json"
+    file.write_text("{}")
+    link.symlink_to(Path("big") / "old.json")
+    with pytest.raises(OSError) as full, replacing(link):
+        raise OSError(28, "No space left on device")
+    assert full.value.filename == str(link) and file.read_text() == "{}"
+    write_json(link, {"n": 1})
+    assert link.is_symlink() and read_json(file) == {"n": 1}
+    assert os.listdir(tmp_path / "big") == ["old.json"]
+    left = tmp_path / "big" / ".old.json.0123abcd.smalti-tmp"
+    left.write_text("half")
+    check_file(link, ".json", lambda path: True)
+    assert not left.exists()
+
+
 def test_replacing_names_the_file_unless_the_error_is_about_another(tmp_path):
     with pytest.raises(OSError) as full, replacing(tmp_path / "file"):
         raise OSError(28, "No space left on device")

@@ -54,6 +54,11 @@ def expand(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def _target(path: Path) -> Path:
+    """The file or folder that a path names, through symbolic links; absolute."""
+    return Path(os.path.realpath(path))
+
+
 # -- what may be written
 
 
@@ -64,7 +69,8 @@ def check_output(path: Path, folder: bool = False) -> None:
     """
     if not folder and path.is_dir():
         raise ValueError(f"{path} cannot be written: it is a folder, name a file")
-    places = [path.absolute(), *path.absolute().parents][0 if folder else 1 :]
+    target = _target(path)
+    places = [target, *target.parents][0 if folder else 1 :]
     place = next(p for p in places if p.exists())
     if not place.is_dir():
         raise ValueError(f"{path} cannot be written: {place} is a file, not a folder")
@@ -81,7 +87,7 @@ def check_file(path: Path, suffix: str, is_own: Callable[[Path], bool]) -> None:
     if path.suffix.lower() != suffix:
         raise ValueError(f"{path} must end in {suffix}, which is what is written there")
     check_own(path, is_own)
-    sweep(path.parent)
+    sweep(_target(path).parent)
 
 
 def check_own(path: Path, is_own: Callable[[Path], bool]) -> None:
@@ -151,12 +157,14 @@ def replacing(path: Path) -> Generator[Path]:
     """A name beside `path` to write to: it takes the place of `path` if all goes well, else it is
     removed. Raises OSError naming `path`, on a full disk for example.
 
-    For files that are new or smalti's own; see `check_own`.
+    A symbolic link stays, and the file that it names is replaced. For files that are new or
+    smalti's own; see `check_own`.
     """
+    target = _target(path)
     try:
-        with _beside(path, folder=False) as temporary:
+        with _beside(target, folder=False) as temporary:
             yield temporary
-            os.replace(temporary, path)
+            os.replace(temporary, target)
     except OSError as error:
         if error.filename is not None and not LEFT.fullmatch(os.path.basename(error.filename)):
             raise  # it is about something else
