@@ -74,6 +74,21 @@ def test_the_maps_alone_are_pictures_with_the_same_keys(tmp_path):
     assert MapsOf(source, "depth").fingerprint() != before
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "PA", "RGB", "RGBA"])
+def test_numbers_are_read_whatever_is_transparent(tmp_path, mode):
+    numbers = np.array([[0, 7, 255]], np.uint8)
+    image = Image.fromarray(numbers)
+    if mode[0] == "P":
+        image.putpalette(list(range(255, -1, -1)) * 3)
+    image = image if image.mode == mode else image.convert(mode)
+    if mode[-1] == "A":
+        image.putalpha(Image.fromarray(numbers[:, ::-1].copy()))
+    assert image.mode == mode and np.array_equal(np.asarray(numbers_of(image, "it")), numbers)
+    if mode in ("LA", "RGBA"):
+        image.save(tmp_path / "a.png")
+        assert np.array_equal(np.asarray(as_map(tmp_path / "a.png", "segmentation")), numbers)
+
+
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
 def test_a_map_stands_as_its_picture_does(tmp_path, ending):
     exif = Image.Exif()

@@ -192,10 +192,12 @@ def to_rgb(image: Image.Image, where: str) -> Image.Image:
 
 def numbers_of(image: Image.Image, where: str) -> Image.Image:
     """A picture whose pixels are numbers, grey or places in a palette, as one with a palette (mode
-    P): of such ones pixels are never averaged.
+    P): of such ones pixels are never averaged. Transparency does not matter.
 
     Raises ValueError for a picture in colours and for numbers above 255.
     """
+    if image.mode in ("LA", "PA"):
+        image = image.getchannel(0)
     pixels = np.asarray(image if image.mode[0] in "PL1I" else image.convert("RGB"))
     numbers = pixels if pixels.ndim == 2 else pixels[..., 0]
     if pixels.ndim == 3 and (pixels != numbers[..., None]).any():
