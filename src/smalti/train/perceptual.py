@@ -1,6 +1,6 @@
 """LPIPS with VGG-16 for tokenizer training: a plug.
 
-The network is `eval/lpips.py`, its weights come from the Hugging Face hub, in safetensors files
+The network is `features/lpips.py`, its weights come from the Hugging Face hub, in safetensors files
 whose hashes are checked; without them training goes on without the perceptual term, after a notice.
 """
 
