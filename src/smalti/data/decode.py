@@ -231,4 +231,4 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
         # what PNG files have in the place of this method reads all pixels
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     turned = orientation in TURNED and image.format != "TIFF"  # those open upright
-    return image.size[::-1] if turned else image.size
+    return (image.height, image.width) if turned else image.size
