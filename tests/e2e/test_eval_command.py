@@ -10,14 +10,18 @@ import torch
 from PIL import Image
 
 from builders import pipeline
-from small_systems import mistake
+from small_systems import mistake, write_pictures
 from smalti.cli.main import main
+from smalti.cli.search import Scorer
 from smalti.cli.subjects import held_out, share_of
+from smalti.cli.tune import Search
 from smalti.data.open import open_source
 from smalti.data.source import split
 from smalti.data.token_cache import TokenCache
+from smalti.eval.sets import open_set
 from smalti.eval.wavelet import fwd
 from smalti.loading import load
+from smalti.pipeline.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -246,6 +250,31 @@ def test_a_search_finds_writes_and_goes_on(work, tmp_path, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out) == told
     line = mistake(capsys, "tune", pipe, *given, "--seed", 5)
     assert "is of a search with seed 0, now 5" in line
+
+
+def test_a_search_draws_of_all_classes_from_the_first_round_on(tmp_path):
+    """The pictures of a folder lie class after class."""
+    pipe = pipeline("llamagen", classes=list("abcde"))
+    reference = open_set(write_pictures(tmp_path, 40, tuple("abcde")), 16)
+    first, again, other = (
+        Scorer(pipe, reference, Search(seed=seed)).request["classes"] for seed in (0, 0, 1)
+    )
+    assert reference.labels.tolist() == sorted(first) == sorted(other)
+    assert len(set(first[:12])) == 5 and first == again != other
+
+
+def test_a_search_of_a_pipeline_with_a_top_k_of_each_depth(work, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("smalti.eval.halving.LEAST", 4)
+    pipe = pipeline("llamagen-depth", sampling=Sampling.of(top_k=(3, 2, 1)))
+    pipe.save_pretrained(tmp_path / "p")
+    given = ["--reference", work / "b", "--budget", 24, "--candidates", 2, "--guidance", 1]
+    given += ["--temperature", 1, "--top-p", 1, "--out", tmp_path / "t"]
+    run("tune", tmp_path / "p", *given)
+    assert "top_k 3,2,1" in capsys.readouterr().err
+    monkeypatch.setattr("smalti.cli.search.Scorer.__call__", None)  # all is known
+    run("tune", tmp_path / "p", *given, "--write")
+    stored = load(tmp_path / "p").sampling.filters.top_k
+    assert stored in ((3, 2, 1), 0)
 
 
 def test_searches_that_cannot_be(work, tmp_path, capsys):

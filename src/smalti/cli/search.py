@@ -18,7 +18,7 @@ from smalti import __version__
 from smalti.cli.options import spelled
 from smalti.cli.subjects import cache, held_out, share_of
 from smalti.cli.tune import Search, told_of
-from smalti.config import read_json, to_dict, written
+from smalti.config import read_json, to_dict
 from smalti.eval.frechet import distance
 from smalti.eval.gathered import Gathered, gather, of_reference
 from smalti.eval.halving import Row, frontier, halving, rounds, same
@@ -58,9 +58,10 @@ def run(pipe: Any, search: Search, out: Path) -> dict[str, Any]:
 
 
 def candidates(pipe: Any, search: Search) -> list[dict[str, Any]]:
-    """The settings to try, the pipeline's own first. Raises ValueError for one that cannot be."""
+    """The settings to try, the pipeline's own first, as JSON has them. Raises ValueError for one
+    that cannot be."""
     names = ("guidance", "temperature", "top_k", "top_p")
-    own = {n: v for n, v in written(pipe.sampling).items() if n in names}
+    own = {n: v for n, v in to_dict(pipe.sampling).items() if n in names}
     if not pipe.model.filtered:
         for name in names[2:]:
             if getattr(search, name) != getattr(Search, name):
@@ -123,7 +124,7 @@ class Scorer:
         if net is None:
             coarse = [coarsest(images) for images in reference.batches(self.how.batch)]
             self.real.rows = coarse
-        self.request = asked(pipe, reference)
+        self.request = in_any_order(asked(pipe, reference), search.seed)
 
     def __call__(self, settings: dict[str, Any], count: int) -> dict[str, Any]:
         drawn = Drawn(self.pipe, count, self.search.seed, self.request, settings)
@@ -148,6 +149,13 @@ class Scorer:
         return distance(found.gaussian(needs), self.real.gaussian(needs)).mean().item()
 
 
+def in_any_order(request: dict[str, list[Any]], seed: int) -> dict[str, list[Any]]:
+    """The same conditions in an order of the seed, so that the first of them, which the first
+    rounds draw, are as mixed as all."""
+    rng = np.random.default_rng(seed)
+    return {name: [each[i] for i in rng.permutation(len(each))] for name, each in request.items()}
+
+
 def coarsest(images: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) averaged to about `COARSE` pixels of a side: (B, D) float64."""
     level = max(0, int(math.log2(min(images.shape[2:]) / COARSE)))
@@ -160,7 +168,8 @@ def coarsest(images: Tensor) -> Tensor:
 def about(score: Scorer, own: dict[str, Any]) -> dict[str, Any]:
     """What decides the numbers of a search, beside the settings that it tries, such as `own`."""
     pipe, search, reference, net = score.pipe, score.search, score.reference, score.how.net
-    return {
+    mixed = {"conditions": "the reference's, in an order of the seed"} if score.request else {}
+    return mixed | {
         "format": 1,
         "pipeline": pipe.fingerprint,
         "metric": search.metric,

@@ -105,7 +105,8 @@ def tune(
 
 
 def told_of(row: dict[str, Any]) -> str:
-    settings = ", ".join(f"{k} {v:g}" for k, v in row["settings"].items())
+    each = {k: v if isinstance(v, list) else [v] for k, v in row["settings"].items()}
+    settings = ", ".join(f"{k} {','.join(f'{n:g}' for n in v)}" for k, v in each.items())
     return (
         f"fidelity {row['fidelity']:.3f}, diversity {row['diversity']:.3f}, "
         f"{row['value']:.5g} of {row['images']} pictures: {settings}"
