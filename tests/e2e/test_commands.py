@@ -119,7 +119,7 @@ def test_a_column_for_each_class(pipeline, tmp_path):
                 assert np.array_equal(sheet[y : y + 32 : 2, x : x + 32 : 2], np.asarray(image))
 
 
-def test_sample_into_a_folder_and_one_image_again(pipeline, tmp_path):
+def test_sample_into_a_folder_and_one_image_again(pipeline, tmp_path, capsys):
     main(
         ["sample", pipeline, "--classes", "0", "red square", "--n", "5", "--first", "2"]
         + ["--batch", "2", "--temperature", "0.9", "--guidance", "1.5", "--out"]
@@ -139,6 +139,13 @@ def test_sample_into_a_folder_and_one_image_again(pipeline, tmp_path):
     again = ["sample", pipeline, "--like", str(tmp_path / "old.png")]
     main([*again, "--out", str(tmp_path / "again.png")])
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "one.png").read_bytes()
+    assert "the picture may differ" not in capsys.readouterr().err
+    main([*again, "--weights", "int8", "--decoder-dtype", "bfloat16", "--out", str(tmp_path / "i")])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == [
+        "drawn with --weights exact, now with int8: the picture may differ",
+        "drawn with --decoder-dtype float32, now with bfloat16: the picture may differ",
+    ]
 
 
 def test_pictures_of_another_size_and_one_of_them_again(pipeline, tmp_path, capsys):

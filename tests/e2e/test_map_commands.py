@@ -76,7 +76,13 @@ def test_a_pipeline_that_is_packed_again_reads_its_maps(drawn, folder, tmp_path,
 def test_larger_pictures_are_drawn_by_windows(drawn, folder, tmp_path, capsys):
     words = ("sample", drawn, "--map", folder / "depth" / "3.png", "--out", tmp_path / "large")
     said(capsys, *words, "--size", "20x24")
-    assert Image.open(tmp_path / "large" / "000000.png").size == (24, 20)
+    image = Image.open(tmp_path / "large" / "000000.png")
+    assert image.size == (24, 20)
+    said(capsys, *words[:-2], "--size", "20x24", "--npz", tmp_path / "a.npz", "--count", 1)
+    assert np.array_equal(np.load(tmp_path / "a.npz")["arr_0"][0], np.asarray(image))
+    pipe, size = smalti.load(drawn, "cpu"), (20, 24)
+    codes = pipe.codes([folder / "depth" / "3.png"], size=size)
+    assert np.array_equal(pipe.decode(codes, pipe.spec_of(size))[0].permute(1, 2, 0), image)
     told = mistake(capsys, *words, "--size", "8x8")
     assert "by windows of 4x4 codes, and a picture must be no smaller, got 2x2" in told
 

@@ -161,6 +161,8 @@ BEGUN = ["--count", 11, "--batch", 3, "--npz"]
         (["--batch", 4], "was drawn with batch 3, now it is 4"),
         (["--guidance", 3], "was drawn with guidance 1.0, now it is 3.0"),
         (["--classes", 1], "was drawn with classes [0, 1, 2"),
+        (["--weights", "int8"], "was drawn with weights 'exact', now it is 'int8'"),
+        (["--decoder-dtype", "bfloat16"], "decoder_dtype 'float32', now it is 'bfloat16'"),
     ],
 )
 @pytest.mark.parametrize("stop", [0, 2])
@@ -223,9 +225,9 @@ def _made(folder, out):
         ("--count 5 --npz {out} --solver dpm", "solver dpm is for continuous codes"),
         (
             "--count 10 --npz {out} --balanced --classes 0 1 2",
-            "--balanced takes a multiple of the 3 classes or prompts, such as 9 or 12, got --co",
+            "--balanced takes a multiple of the 3 classes or prompts, such as 9 or 12, got 10",
         ),
-        ("--count 2 --npz {out} --balanced --classes 0 1 2", "such as 3, got --count 2"),
+        ("--count 2 --npz {out} --balanced --classes 0 1 2", "such as 3, got 2 images"),
     ],
 )
 @pytest.mark.usefixtures("loaded_once")

@@ -117,6 +117,8 @@ def test_questions_captions_and_conversations(work, tmp_path, capsys, monkeypatc
     said(capsys, "edit", pipe, "--image", picture, "--instruct", "make it blue", "--out",
          tmp_path / "e.png")  # fmt: skip
     assert Image.open(tmp_path / "e.png").size == (16, 16)
+    again = ("sample", pipe, "--like", tmp_path / "e.png", "--out", tmp_path / "no.png")
+    assert "was edited: give smalti edit the same picture" in mistake(capsys, *again)
     mask = Image.new("L", Image.open(picture).size)
     mask.paste(255, (0, 0, 8, 8))
     mask.save(tmp_path / "mask.png")

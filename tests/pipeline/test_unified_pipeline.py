@@ -284,7 +284,8 @@ def test_captions_have_the_numbers_of_their_pictures(one, photo):
 def test_an_instruction_gives_pictures(pipe, photo):
     images = pipe.instruct(photo, "make it blue", 2, seed=1)
     assert len(images) == 2 and same(*images) != at_random(pipe)
-    assert images[1].info["smalti"]["text"] == "make it blue"
+    tag = images[1].info["smalti"]
+    assert tag["text"] == "make it blue" and tag["edit"] == {"instruct": "make it blue"}
 
 
 def test_a_part_is_painted_anew(pipe, photo):

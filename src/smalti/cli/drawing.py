@@ -201,6 +201,7 @@ def sample(
     again = as_drawn(tag) if tag else {}
     check_idle(pipe, changes, conditions.negative, others=again)
     if tag:
+        say_other(tag, pipe.precision)
         wanted, n, first, each = again | changes, 1, tag["index"], 1
     else:
         given = named["text"] or named["classes"] or named["map"]
@@ -278,10 +279,21 @@ def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
     if "index" not in tag:
         raise ValueError(f"{path} does not say how one image was drawn")
     if "edit" in tag:
-        raise ValueError(f"{path} was edited: give smalti edit the same picture and mask again")
+        raise ValueError(
+            f"{path} was edited: give smalti edit the same picture and mask, or instruction, again"
+        )
     if tag["pipeline"] != fingerprint:
         raise ValueError(f"{path} was drawn by pipeline {tag['pipeline']}, this is {fingerprint}")
     return tag
+
+
+def say_other(tag: dict[str, Any], now: dict[str, Any]) -> None:
+    """Say in which other numbers a picture was drawn than those in which it is drawn again."""
+    from smalti.pipeline.coded import USUAL
+
+    for name, value in (USUAL | now).items():
+        if (drawn := (USUAL | tag).get(name, value)) != value:
+            say(f"drawn with {spelled(name)} {drawn}, now with {value}: the picture may differ")
 
 
 def as_drawn(tag: dict[str, Any]) -> dict[str, Any]:

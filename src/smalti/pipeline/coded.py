@@ -39,6 +39,8 @@ DECODED = 1 << 20
 """Pixels that are decoded at a time, or one picture."""
 HALF = ("cuda",)
 """Where decoders compute in bfloat16."""
+USUAL = {"weights": "exact", "decoder_dtype": "float32"}
+"""What pictures leave unsaid of the numbers that they were drawn in."""
 
 
 OURS = {
@@ -214,11 +216,16 @@ class CodedPipeline:
         texts = [asked.get("text", "") for asked in part.asked] if self.tokenizer.told else None
         return self.decode(codes, part.spec, texts=texts)
 
+    @property
+    def precision(self) -> dict[str, Json]:
+        """In which numbers it draws and decodes, as pictures say it: without what is `USUAL`."""
+        told = {"weights": self.weights, "decoder_dtype": short(self.decoder_dtype)}
+        other = {name: value for name, value in told.items() if value != USUAL[name]}
+        return {"dtype": short(self.dtype), **other}
+
     def tagged(self, images: Tensor, part: Part, **more: Json) -> list[Image.Image]:
         """uint8 images (B, 3, H, W) as pictures that say how they were drawn, and `more`."""
         pictures, settings = to_pil(images), to_dict(part.sampling)
-        if self.decoder_dtype != torch.float32:
-            more = {"decoder_dtype": short(self.decoder_dtype), **more}
         size = {} if part.spec is None else {"size": list(self.tokenizer.size_of(part.spec))}
         for i, (picture, asked) in enumerate(zip(pictures, part.asked, strict=True)):
             picture.info["smalti"] = {
@@ -227,8 +234,7 @@ class CodedPipeline:
                 "index": part.first + i,
                 **asked,
                 **size,
-                "dtype": short(self.dtype),
-                **({} if self.weights == "exact" else {"weights": self.weights}),
+                **self.precision,
                 **settings,
                 **more,
             }

@@ -31,7 +31,7 @@ from smalti.files import (
     replacing,
     write_json,
 )
-from smalti.pipeline.coded import short
+from smalti.pipeline.coded import USUAL
 from smalti.pipeline.facts import Json
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Drawing, Part, Wanted, divided
@@ -65,7 +65,8 @@ def draw_npz(
     and while another process draws the file; KeyboardInterrupt says how many images there are.
     """
     given, how = divided(wanted)
-    out, asked, world = expand(out), pipe.asked(**given), world or World(0, 1, pipe.device)
+    asked, out = pipe.asked(size=how.get("size"), **given), expand(out)
+    world = world or World(0, 1, pipe.device)
     _check(out, len(asked), count, first, batch, balanced)
     drawing = pipe.drawing(asked, **how)
     numbers = {"count": count, "seed": drawing.seed, "first": first, "batch": batch}
@@ -123,7 +124,7 @@ def _check(out: Path, turns: int, count: int, first: int, batch: int, balanced: 
         near = " or ".join(str(n) for n in (below, below + turns) if n)
         raise ValueError(
             f"--balanced takes a multiple of the {turns} classes or prompts, such as {near}, "
-            f"got --count {count}"
+            f"got {count} images"
         )
 
 
@@ -139,7 +140,7 @@ def _told(pipe: Drawer, drawing: Drawing) -> dict[str, Json]:
         **about,
         "pipeline": pipe.fingerprint,
         "size": list(pipe.tokenizer.size_of(drawing.spec)),
-        "dtype": short(pipe.dtype),
+        **pipe.precision,
         "device": pipe.device.type,
         "sampling": to_dict(drawing.sampling),
         "versions": {"smalti": __version__, "torch": str(torch.__version__)},
@@ -160,7 +161,7 @@ def _finished(out: Path, folder: Path, settings: dict[str, Json]) -> bool:
     told = begun if begun.is_file() else beside
     if told is beside and not out.exists():
         return False
-    have, wanted = _flat(read_json(told)), _flat(settings)
+    have, wanted = USUAL | _flat(read_json(told)), USUAL | _flat(settings)
     for name in sorted(have.keys() | wanted.keys()):
         old, new = have.get(name), wanted.get(name)
         if old != new:

@@ -231,7 +231,7 @@ class Pipeline(CodedPipeline):
         """
         each = several(asked)
         if not all(isinstance(condition, dict) for condition in each):
-            each = self.asked(each)
+            each = self.asked(each, size=how.get("size"))
         (part,) = self.drawing(each, **how).parts(None, 0, None)
         return self.drawn(part._replace(first=whole(first, "first", 0)), known)
 

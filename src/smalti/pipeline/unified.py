@@ -176,10 +176,10 @@ class UnifiedPipeline(GoingOn):
         led = text is not None or any(one.get("negative") for one in asked)
         return drawing if led else unguided(drawing, how, "a text")
 
-    def asked(self, **given: Unpack[Conditions]) -> list[Asked]:
+    def asked(self, *, size: Size | None = None, **given: Unpack[Conditions]) -> list[Asked]:
         """The texts of a request, in turn, and the negative ones, '' for none, and for None those
-        of the pipeline. Raises ValueError for other conditions, and for a text with a place for a
-        picture."""
+        of the pipeline; they are the same at every `size`. Raises ValueError for other conditions,
+        and for a text with a place for a picture."""
         _refuse_others(given)
         own, negative = self.phrases.negative, given.get("negative")
         asked = prompted(given.get("text"), own if negative is None else negative, empty=True)
@@ -253,7 +253,8 @@ class UnifiedPipeline(GoingOn):
         """Change a picture as an instruction says, n times; it stands where the instruction says
         `<image>`, else before it."""
         asked = self._about(self.phrases.edit, instruction, [as_picture(image)])
-        return self._pictures([asked] * n, [instruction] * n, seed, first, settings)
+        edit: Json = {"instruct": instruction}
+        return self._pictures([asked] * n, [instruction] * n, seed, first, settings, edit=edit)
 
     def chat(
         self, turns: Sequence[Turn], *, seed: int = 0, pictures: int = 1, **settings: Any
@@ -301,11 +302,13 @@ class UnifiedPipeline(GoingOn):
         seed: int,
         first: int,
         settings: dict[str, Any],
+        **more: Json,
     ) -> list[Image.Image]:
-        """The picture that follows on each document, with what was asked and how it was drawn."""
+        """The picture that follows on each document, with what was asked, how it was drawn, and
+        `more`."""
         each: list[Asked] = [{"text": text} for text in asked]
         part = Part(0, first, each, seed, self.settings(settings)[0])
-        return self.tagged(self.decode(self._drawn(documents, part)), part)
+        return self.tagged(self.decode(self._drawn(documents, part)), part, **more)
 
     def _drawn(
         self, documents: Sequence[Sequence[Piece]], part: Part, known: Known | None = None
