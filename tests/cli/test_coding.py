@@ -1,6 +1,7 @@
 """Which pictures `smalti reconstruct` shows."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from builders import build
+from small_systems import mistake
 from smalti.cli import main as cli
 from smalti.cli.coding import chosen_part
 from smalti.data.open import open_source
@@ -74,6 +76,16 @@ def test_where_none_is_held_out_it_is_said(folder):
     assert (len(chosen), words) == (60, ", which training saw: it held none out")
     with pytest.raises(ValueError, match="@held has no images: 0.0 of 60 are held out"):
         chosen_part(f"{name}@held", folder / "t")
+
+
+def test_pictures_that_are_no_squares_are_refused(folder, capsys):
+    oblong = build(vqgan.VQGAN, replace(vqgan.tiny(), size=(16, 32)))
+    save_module(oblong, folder / "oblong")
+    for command in (("reconstruct", folder / "oblong", "shapes:4", "--out", folder / "r.png"),
+                    ("encode", "shapes:4", "--tokenizer", folder / "oblong", "--out",
+                     folder / "c.arrow")):  # fmt: skip
+        line = mistake(capsys, *command)
+        assert "pictures are cut to squares here, this tokenizer takes 16x32" in line
 
 
 def test_the_command_spreads_what_it_shows(folder, capsys):

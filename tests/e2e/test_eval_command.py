@@ -299,6 +299,10 @@ def test_options_that_a_subject_has_no_use_for(work, tmp_path, capsys, monkeypat
         ("llamagen", ["--level", 9], "level must be in 0 ... 4"),
     ):
         assert words in mistake(capsys, "eval", work / subject, *reference, *options)
+    pipeline("fluid-discrete").save_pretrained(tmp_path / "oblong")
+    for command in ("eval", "tune"):
+        line = mistake(capsys, command, tmp_path / "oblong", *reference)
+        assert "pictures are cut to squares here, this tokenizer takes" in line
     line = mistake(capsys, "eval", work / "llamagen")
     assert "does not say which pictures it never saw: give --reference" in line
     given = [*reference, "--keep", tmp_path / "x.npz", "--out", tmp_path / "x.json"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import smalti
-from builders import pipeline
+from builders import build, pipeline
 from smalti.cli.main import main
 from smalti.loading import load_unified
-from smalti.modules import fingerprint
+from smalti.modules import fingerprint, save_module
 from smalti.pipeline.card import is_own
 from smalti.pipeline.repack import repack
+from smalti.tokenizers import refined
 from unified_pipelines import made
 
 
@@ -129,6 +131,24 @@ def test_the_command_says_what_it_costs(folder, tmp_path, capsys):
     exact = json.loads((folder / "model" / "config.json").read_text())
     count = sum(t.numel() for t in load_file(folder / "model" / "model.safetensors").values())
     assert report["model"]["parameters"] == count and exact["type"] == report["model"]["type"]
+
+
+def test_another_tokenizer_is_measured_at_its_own_size(tmp_path, capsys):
+    pipe = pipeline("llamagen-text", info={"source": "shapes:20", "holdout": 0.5})
+    pipe.save_pretrained(tmp_path / "p")
+    size = (2 * pipe.tokenizer.size[0], 2 * pipe.tokenizer.size[1])
+    config = replace(refined.tiny(), size=size, tokenizer=pipe.tokenizer.config)
+    config = replace(config, renderer=replace(config.renderer, patch=2))
+    large = build(refined.Refined, config.coding(pipe.tokenizer))
+    large.code_by(pipe.tokenizer)
+    save_module(large, tmp_path / "large")
+    words = ["repack", tmp_path / "p", "--tokenizer", tmp_path / "large", "--dtype", "int8"]
+    main([*map(str, words), "--out", str(tmp_path / "o"), "--json"])
+    told = json.loads((tmp_path / "o" / "pipeline.json").read_text())["fingerprint"]
+    assert told == smalti.load(tmp_path / "o", device="cpu").fingerprint
+    costs = json.loads(capsys.readouterr().out)["costs"]
+    (bits,) = [pair for name, pair in costs.items() if name.startswith("bits_per_image")]
+    assert any(name.startswith("psnr") for name in costs) and bits[0] == pytest.approx(bits[1], 0.1)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from builders import build, models
 from servers import Running, opened, same
 from small_systems import mistake, said
+from smalti.cli.repacking import opened as opened_at
+from smalti.eval.reconstructed import Reconstructed
 from smalti.modules import TOKENIZERS, load_module, save_module
 from smalti.pipeline.npz import draw_npz
 from smalti.pipeline.pipeline import Pipeline
@@ -89,6 +92,21 @@ def test_pictures_without_a_text_are_not_reconstructed(config, tmp_path, capsys)
     told = mistake(capsys, "reconstruct", tmp_path / "silent", *words, "--text", "a cat")
     assert "--text is for tokenizers whose decoder reads texts, got 'a cat'" in told
     assert not (tmp_path / "no.png").exists()
+
+
+@torch.inference_mode()
+def test_pictures_of_a_set_are_given_back_by_their_captions(pipe, tmp_path):
+    for i, text in enumerate(TEXTS):
+        Image.new("RGB", (20, 20), ("red", "black")[i]).save(tmp_path / f"{i}.png")
+        with open(tmp_path / "metadata.jsonl", "a") as lines:
+            lines.write(f'{{"file_name": "{i}.png", "text": "{text}"}}\n')
+    pictures = opened_at(pipe.tokenizer, f"folder:{tmp_path}", 0.1)
+    (back,) = Reconstructed(pipe.tokenizer, pictures).batches(2)
+    (images,) = pictures.batches(2)
+    assert same(back.numpy(), pipe.decode(pipe.encode(images), texts=TEXTS).numpy())
+    (tmp_path / "metadata.jsonl").unlink()
+    with pytest.raises(ValueError, match="pictures without a caption, and the decoder reads a"):
+        opened_at(pipe.tokenizer, f"folder:{tmp_path}", 0.1)
 
 
 @pytest.mark.slow

@@ -155,6 +155,7 @@ def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
     from smalti.loading import load_tokenizer
     from smalti.runs.image_coder import Coder
     from smalti.text.frozen import frozen
+    from smalti.tokenizers.base import side_of
 
     text = contents.text
     if contents.crop == "ten" and not contents.flip:
@@ -176,7 +177,7 @@ def coder_of(data: str, tokenizer: ImageTokenizer, contents: Contents) -> Coder:
     return Coder(
         source,
         tokenizer,
-        Transform(tokenizer.size[0], contents.crop, contents.flip),
+        Transform(side_of(tokenizer), contents.crop, contents.flip),
         None if text is None else frozen(text, contents.clean),
         contents.holdout,
         contents.posterior or "sample",
@@ -219,7 +220,7 @@ def reconstruct(
     from smalti.eval.reconstruction import reconstruction
     from smalti.pictures import is_own, save_png
     from smalti.runs.tokenizer import comparison
-    from smalti.tokenizers.base import check_levels
+    from smalti.tokenizers.base import check_levels, side_of
 
     if n < 1:
         raise ValueError(f"--n must be at least 1, got {n}")
@@ -228,7 +229,7 @@ def reconstruct(
     if depth is not None:
         check_levels(depth, module.levels)
         depth = None if module.levels == 1 else depth
-    batches, captions, part = shown(images, tokenizer, module.size[0], n)
+    batches, captions, part = shown(images, tokenizer, side_of(module), n)
     texts = read_texts(module, captions, text, images)
     place = next(module.parameters()).device
     report = reconstruction(module, batches, place, depth, texts)

@@ -42,11 +42,11 @@ def repack(
         raise ValueError("repack takes a --tokenizer, a --dtype or both, got neither")
     folder = pipeline_folder(pipeline)
     made = None if tokenizer is None else load_tokenizer(tokenizer, "cpu")
-    pictures = None if dtype is None else measured_on(folder, data)
+    pictures = None if dtype is None else measured_on(folder, made, data)
     run(folder, out, made, dtype)
     report: dict[str, Any] = describe(str(out)) | {"bytes": size_of(out)}
     if pictures is not None:
-        report["costs"] = costs(folder, out, pictures)
+        report["costs"] = costs(folder, out, *pictures)
     if json:
         show(report)
         return
@@ -63,19 +63,21 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measured_on(folder: Path, data: str | None) -> Any:
-    """The pictures that a pipeline is measured on, as `data` names them, or else those that it
-    never saw; None, with the reason in a line, where these are not here."""
+def measured_on(folder: Path, made: Any, data: str | None) -> tuple[str, float] | None:
+    """The name of the pictures that a pipeline, then with the tokenizer that was `made`, is
+    measured on, `data` or else those that it never saw, and the share that it held out; None, with
+    the reason in a line, where these are not here."""
     from smalti.cli.subjects import held_out, share_of
-    from smalti.eval.sets import open_set
     from smalti.loading import load
 
     pipe: Any = load(folder, "cpu", "float32")
     try:
         if pipe.tokenizer is None:
             raise ValueError(f"{folder} draws no pictures")
-        size, share = pipe.tokenizer.size[0], share_of(pipe)
-        return open_set(data or held_out(pipe, "--data"), size, skip_bad=True, holdout=share)
+        given, share = data or held_out(pipe, "--data"), share_of(pipe)
+        for tokenizer in (pipe.tokenizer, made or pipe.tokenizer):
+            opened(tokenizer, given, share)
+        return given, share
     except ValueError as error:
         if data is not None:
             raise
@@ -83,8 +85,20 @@ def measured_on(folder: Path, data: str | None) -> Any:
         return None
 
 
-def costs(before: Path, after: Path, pictures: Any) -> dict[str, tuple[float, float]]:
-    """How well two pipelines give pictures back, and how likely these are to them, by name."""
+def opened(tokenizer: Any, given: str, share: float) -> Any:
+    """Pictures at the size of a tokenizer. Raises ValueError for what it cannot give back."""
+    from smalti.eval.reconstructed import texts_of
+    from smalti.eval.sets import open_set
+    from smalti.tokenizers.base import side_of
+
+    pictures = open_set(given, side_of(tokenizer), skip_bad=True, holdout=share)
+    texts_of(tokenizer, pictures, range(len(pictures)))
+    return pictures
+
+
+def costs(before: Path, after: Path, given: str, share: float) -> dict[str, tuple[float, float]]:
+    """How well two pipelines give pictures back, each at its own size, and how likely these are to
+    them, by name."""
     from smalti.eval.metrics import How
     from smalti.eval.pipelines import bits
     from smalti.eval.reconstructed import Reconstructed
@@ -93,6 +107,7 @@ def costs(before: Path, after: Path, pictures: Any) -> dict[str, tuple[float, fl
     told = list[dict[str, float]]()
     for folder in (before, after):
         pipe = load(folder, "cpu", "float32")
+        pictures = opened(pipe.tokenizer, given, share)
         back = Reconstructed(pipe.tokenizer, pictures)
         for _ in back.batches(64):
             pass

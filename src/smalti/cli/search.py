@@ -30,6 +30,7 @@ from smalti.eval.sets import ImageSet, open_set
 from smalti.eval.wavelet import packets
 from smalti.files import write_json
 from smalti.progress import say, track
+from smalti.tokenizers.base import side_of
 
 COARSE = 8
 """Pixels of a side of the coarsest packet, which stands for a picture without a network."""
@@ -42,8 +43,7 @@ def run(pipe: Any, search: Search, out: Path) -> dict[str, Any]:
     require()
     given = held_out(pipe) if search.reference is None else search.reference
     search = replace(search, reference=given)
-    side = pipe.tokenizer.config.size[0]
-    reference = open_set(given, side, holdout=share_of(pipe))
+    reference = open_set(given, side_of(pipe.tokenizer), holdout=share_of(pipe))
     tried = candidates(pipe, search)
     plan = rounds(len(tried), search.budget)
     score = Scorer(pipe, reference, search, network(search, pipe.device))

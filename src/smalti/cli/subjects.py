@@ -33,6 +33,7 @@ from smalti.loading import is_towers
 from smalti.modules import fingerprint
 from smalti.progress import say
 from smalti.recipes.base import DataConfig
+from smalti.tokenizers.base import side_of
 
 Judges = tuple[Judge, Examiner]
 """What looks at pictures, if it is asked for."""
@@ -75,7 +76,7 @@ def _of_pictures(subject: str, options: Options, sampling: dict[str, Any]) -> Fo
     _refuse(options, kind)
     size: int | None = options.size
     if tokenizer is not None and size is None:
-        size = tokenizer.size[0]
+        size = side_of(tokenizer)
     given = options.reference
     if given is None and pipe is not None:
         given = held_out(pipe)

@@ -6,7 +6,7 @@ B pictures, K scales, D depths, V codes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from smalti.eval.measure import preparation
 from smalti.eval.report import Measured, counted
 from smalti.eval.sets import ImageSet
 from smalti.progress import track
+from smalti.tokenizers.base import reading
 
 Rule = tuple[str, Literal["lower", "higher"]]
 PAIRED: dict[str, Rule] = {
@@ -45,6 +46,19 @@ CODES: dict[str, tuple[Callable[[Tensor], float], str, Interval]] = {
 """What is measured of counts of codes, in words, and what no value is beyond."""
 
 
+def texts_of(tokenizer: Any, pictures: ImageSet, numbers: Iterable[int]) -> list[str] | None:
+    """The captions of some pictures, for a decoder that reads texts; None for any other. Raises
+    ValueError if one is missing."""
+    if not tokenizer.told:
+        return None
+    texts = [pictures.caption(int(i)) for i in numbers]
+    if not all(texts):
+        raise ValueError(
+            f"{pictures.name} has pictures without a caption, and the decoder reads a text of each"
+        )
+    return texts
+
+
 @dataclass
 class Reconstructed:
     """Pictures as a tokenizer gives them back, with what is measured one by one on the way."""
@@ -63,9 +77,10 @@ class Reconstructed:
 
     def batches(self, n: int) -> Iterator[Tensor]:
         device, spec = next(self.tokenizer.parameters()).device, self.tokenizer.spec
-        for images in track(self.pictures.batches(n), "reconstructing", scale=n, of=len(self)):
+        for rows in track(self.pictures.numbered(n), "reconstructing", scale=n, of=len(self)):
+            images, texts = rows.images, texts_of(self.tokenizer, self.pictures, rows.numbers)
             codes = self.tokenizer.encode(to_float(images.to(device)))
-            back = to_uint8(self.tokenizer.decode(codes)).cpu()
+            back = to_uint8(self.tokenizer.decode(codes, **reading(self.tokenizer, texts))).cpu()
             if self.tokenizer.map:  # they are compared with what was coded
                 images = to_uint8(self.tokenizer.seen(to_float(images.to(device)))).cpu()
             for name in PAIRED:

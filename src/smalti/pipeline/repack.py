@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from smalti import modules
@@ -46,18 +47,20 @@ def repack(
     info = read_json(pipeline / "pipeline.json")
     if tokenizer is not None and not (pipeline / "tokenizer" / "config.json").is_file():
         raise ValueError(f"{pipeline} draws no pictures: it has no tokenizer")
-    changed = dict[str, str]()  # marks of parts, as they were and as they are
-    with filling(out) as temporary:
+    changed = dict[str, str]()  # marks that parts name each other by, as they were and as they are
+    with filling(out) as temporary, TemporaryDirectory(dir=temporary) as spare:
         for name in (name for name in PARTS if (pipeline / name).is_dir()):
             old, new = pipeline / name, temporary / name
             if name == "tokenizer" and tokenizer is not None:
-                changed |= _replaced(old, new, tokenizer)
-                old = new
+                _replace(old, Path(spare) / name, tokenizer)
+                old = Path(spare) / name
             if bits is not None and PARTS[name]:
                 changed |= _rounded(old, new, PARTS[name], bits, changed)
-            elif old is not new:
+            else:
                 shutil.copytree(old, new)
-        marks = [_last(mark, changed) for mark in str(info["fingerprint"]).split("-")]
+        parts = [name for name, kinds in PARTS.items() if kinds and (temporary / name).is_dir()]
+        became = {_mark(pipeline / name): _mark(temporary / name) for name in parts}
+        marks = [became.get(mark, mark) for mark in str(info["fingerprint"]).split("-")]
         write_json(temporary / "pipeline.json", info | {"fingerprint": "-".join(marks)})
         _copy_card(pipeline, temporary, out, info["fingerprint"], "-".join(marks))
     keep_parts(out, [name for name in PARTS if (pipeline / name).is_dir()])
@@ -83,17 +86,20 @@ def _last(mark: Any, changed: dict[str, str]) -> Any:
     return mark
 
 
-def _replaced(old: Path, new: Path, tokenizer: ImageTokenizer) -> dict[str, str]:
-    """Write a tokenizer in the place of another one; how the mark changes. Raises ValueError if its
-    codes are others."""
-    before = read_json(old / "config.json")
-    mark, wanted = write_module(tokenizer, new), mark_of_codes(before)
+def _mark(part: Path) -> str:
+    """The fingerprint of a part."""
+    return str(read_json(part / "config.json")["fingerprint"])
+
+
+def _replace(old: Path, new: Path, tokenizer: ImageTokenizer) -> None:
+    """Write a tokenizer in the place of another one. Raises ValueError if its codes are others."""
+    write_module(tokenizer, new)
+    wanted = mark_of_codes(read_json(old / "config.json"))
     if (given := mark_of_codes(read_json(new / "config.json"))) != wanted:
         raise ValueError(
             f"the model of {old.parent} draws codes of tokenizer {wanted}, this one has those of "
             f"{given}"
         )
-    return {before["fingerprint"]: mark}
 
 
 def _rounded(

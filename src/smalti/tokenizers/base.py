@@ -208,6 +208,15 @@ def reading(tokenizer: Any, texts: Sequence[str] | None) -> dict[str, Any]:
     return {} if texts is None else {"text": tokenizer.read(texts)}
 
 
+def side_of(tokenizer: ImageTokenizer) -> int:
+    """Pixels of a side of a tokenizer's images, which pictures are cut to. Raises ValueError if
+    these are no squares."""
+    height, width = tokenizer.size
+    if height != width:
+        raise ValueError(f"pictures are cut to squares here, this tokenizer takes {height}x{width}")
+    return height
+
+
 def check_levels(levels: int, most: int) -> None:
     """Raise ValueError unless codes of `most` levels, scales or depths, have so many."""
     if not 1 <= levels <= most:
