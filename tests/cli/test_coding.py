@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,11 @@ def test_a_pipeline_says_what_it_was_trained_on(folder):
     Pipeline(tokenizer, model, list("abcde"), info=info).save_pretrained(folder / "p")
     held = split(open_source("shapes:40"), 0.5)[1]
     assert chosen_part("shapes:40", folder / "p")[1] == held
+
+
+def test_the_pipeline_that_comes_with_smalti_says_so_too():
+    _, chosen, words = chosen_part("styles", Path("smalti/emoji64"))
+    assert words == f" of the {len(chosen)} held out in training"
 
 
 def test_where_none_is_held_out_it_is_said(folder):

@@ -295,6 +295,9 @@ def test_options_that_a_subject_has_no_use_for(work, tmp_path, capsys, monkeypat
         ("a", ["--conditioning"], "--conditioning is for a pipeline"),
         ("llamagen", ["--lpips", "alex"], "--lpips is for a tokenizer"),
         ("var/tokenizer", ["--size", 8], "--size is for pipelines and sets of pictures"),
+        ("a", ["--n", 0], "--n is for a pipeline"),
+        ("a", ["--level", 0, "--metrics", "fid"], "--level is for fwd, which is not asked"),
+        ("a", ["--size", 0], "size must be at least 1, got 0"),
         ("llamagen", ["--n", 1], "fwd: needs at least 2 pictures, got --n 1"),
         ("llamagen", ["--level", 9], "level must be in 0 ... 4"),
     ):
@@ -306,6 +309,9 @@ def test_options_that_a_subject_has_no_use_for(work, tmp_path, capsys, monkeypat
     line = mistake(capsys, "eval", work / "llamagen")
     assert "does not say which pictures it never saw: give --reference" in line
     given = [*reference, "--keep", tmp_path / "x.npz", "--out", tmp_path / "x.json"]
+    assert "says how" in mistake(capsys, "eval", work / "llamagen", *given)
+    monkeypatch.chdir(tmp_path)
+    given = [*reference, "--keep", "x.npz", "--out", tmp_path / "x.json"]
     assert "says how" in mistake(capsys, "eval", work / "llamagen", *given)
     line = mistake(capsys, "eval", work / "llamagen", *reference, "--keep", tmp_path / "x.png")
     assert "--keep must name a file that ends in .npz, got" in line
@@ -376,6 +382,20 @@ def test_mistakes_are_found_before_pictures_are_drawn(work, tmp_path, capsys, mo
         (tmp_path / "shapes", [b, "--conditioning"], "shapes:40 has other classes (red circle"),
     ):
         assert words in mistake(capsys, "eval", subject, "--reference", *options)
+
+
+@pytest.mark.parametrize(
+    ("classes", "more", "words"),
+    [
+        ("abcde", [], "those of the reference, in turn"),
+        ("abcde", ["--balanced"], "all in turn"),
+        ("abcd", [], "all in turn"),
+    ],
+)
+def test_the_report_says_what_pictures_were_drawn_for(tmp_path, capsys, classes, more, words):
+    pipeline("llamagen", classes=list("abcde")).save_pretrained(tmp_path / "p")
+    given = ["--reference", write_pictures(tmp_path / "r", 5, tuple(classes)), "--bootstrap", 0]
+    assert report(capsys, tmp_path / "p", *given, *more)["subject"]["conditions"] == words
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3])

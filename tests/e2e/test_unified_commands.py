@@ -11,6 +11,7 @@ from small_systems import TOKENIZER, TRAIN, said, write_pictures
 from smalti.cli.main import main
 from smalti.cli.talking import Voice
 from smalti.files import LOCK, lock
+from smalti.pipeline.unified import UnifiedPipeline
 
 pytestmark = pytest.mark.usefixtures("float32")
 MODEL = [
@@ -176,6 +177,43 @@ def test_a_conversation_goes_on_behind_mistakes(work, tmp_path, capsys, monkeypa
         assert ("cannot decode image" in err) == bool(between)
         assert ("<image>), given are 0; the conversation goes on" in err) == bool(between)
     assert heard[0] == heard[1]
+
+
+def test_what_is_left_of_captions_and_conversations_that_are_stopped(
+    work, tmp_path, capsys, monkeypatch
+):
+    pipe, out = work / "g" / "pipeline", tmp_path / "c.jsonl"
+    caption = UnifiedPipeline.caption
+
+    def stopped(self, images, *, first, **more):
+        if first:
+            raise KeyboardInterrupt
+        return caption(self, images, first=first, **more)
+
+    monkeypatch.setattr(UnifiedPipeline, "caption", stopped)
+    words = ["caption", pipe, work / "pictures", "--batch", 1, "--words", 2, "--out", out]
+    told = stop(capsys, *words)
+    assert told == f"stopped; {out} holds 1 captions, the same command goes on"
+    monkeypatch.undo()
+    said(capsys, *words)
+    assert len(out.read_text().splitlines()) == 3
+    monkeypatch.setattr("smalti.cli.talking.told", interrupted)
+    monkeypatch.setattr("sys.stdin", io.StringIO("draw it\n"))
+    told = stop(capsys, "chat", pipe, "--out", tmp_path / "chat")
+    assert told == "stopped; pictures that were drawn are kept"
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def stop(capsys, *arguments) -> str:
+    """The last line of a command that Ctrl-C ends."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    assert ended.value.code == 130
+    return capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_voice_prints_what_is_new(capsys):

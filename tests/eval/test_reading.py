@@ -137,6 +137,10 @@ def test_yes_and_no_have_their_own_numbers():
     assert {m.reference for m in records} == {"abc"} and records[0].kind == "reading"
     with pytest.raises(ValueError, match="answered by yes or no, got 'perhaps'"):
         measured(Answered(["?"], [("perhaps",)], ["yes"]), ["yes_no"], HOW)
+    spelled = Answered(["?"] * 3, [("NO",), ("No!",), ("Yes", "no", "YES", "no", "yes")],
+                       ["yes", "no", "yes"])  # fmt: skip
+    found = {name: value for name, value in values(measured(spelled, ["yes_no"], HOW)).items()}
+    assert (found["yes_no_precision_3"], found["yes_no_recall_3"]) == (0.5, 1.0)
     most = Answered(["?"], [("no", "yes", "yes")], ["yes"])
     assert values(measured(most, ["yes_no"], HOW))["yes_no_precision_1"] == 1
 

@@ -80,7 +80,7 @@ def measured(
     name, fresh = pipeline or recipe or usual, pipeline is None
     each = track(batches, f"{work} {name}")
     if work in ("draw", "train"):
-        run, of = (runs.draw if work == "draw" else runs.learn), None
+        run = runs.draw if work == "draw" else runs.learn
         of = runs.drawer(name, fresh, how.device)
         return [run(how, of, batch) for batch in each]
     code = runs.encode if work == "encode" else runs.decode

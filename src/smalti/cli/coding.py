@@ -263,7 +263,8 @@ def shown(
     images: str, tokenizer: Path, size: int, n: int
 ) -> tuple[list[dict[str, Tensor]], list[str], str]:
     """Batches of at most n images of a source, or of one file, in squares of `size` pixels, their
-    captions, and in words what part of it they are to the tokenizer in this folder."""
+    captions, and in words what part of it they are to the tokenizer in this folder, or of this
+    name."""
     import torch
 
     from smalti.data.loader import Images
@@ -287,14 +288,19 @@ def shown(
 
 def chosen_part(images: str, tokenizer: Path) -> tuple[Source, Sequence[int], str]:
     """The images that a source's name stands for: the source, their indices, and in words what
-    part of it they are to the tokenizer in this folder. Raises ValueError if they are none."""
+    part of it they are to the tokenizer in this folder, or of this name. Raises ValueError if they
+    are none."""
     from smalti.data.maps import alone
     from smalti.data.open import open_source
     from smalti.data.source import split
+    from smalti.interop.starters import find
     from smalti.modules import tokenizer_folder
     from smalti.recipes.base import DataConfig
 
-    files = (tokenizer / "pipeline.json", tokenizer_folder(tokenizer) / "config.json")
+    folder = expand(tokenizer)
+    if not folder.is_dir():
+        folder = find(str(tokenizer)) or folder
+    files = (folder / "pipeline.json", tokenizer_folder(folder) / "config.json")
     about = {k: v for file in files if file.is_file() for k, v in read_json(file).items()}
     name, at, part = images.rpartition("@")
     if not at or part not in ("held", "train"):

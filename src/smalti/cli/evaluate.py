@@ -17,7 +17,7 @@ from smalti.cli.drawing import chosen
 from smalti.cli.reports import line
 from smalti.cli.running import Device, Dtype
 from smalti.config import from_dict, read_json
-from smalti.files import check_file, write_json
+from smalti.files import check_file, expand, write_json
 from smalti.progress import say, show
 
 
@@ -99,7 +99,8 @@ def evaluate(
         raise ValueError(f"--keep must name a file that ends in .npz, got {options.keep}")
     if options.out is not None:
         check_file(options.out, ".json", _is_report)
-        if options.keep is not None and options.keep.with_suffix(".json") == options.out:
+        beside = options.keep and expand(options.keep).with_suffix(".json").resolve()
+        if beside == expand(options.out).resolve():
             raise ValueError(f"{options.out} says how {options.keep} is drawn: give another --out")
     from smalti.cli.subjects import report_of
 

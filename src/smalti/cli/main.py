@@ -221,6 +221,15 @@ LATE = ("demo", "train", "eval", "convert", "scaling")
 """Commands that parse for themselves: their first word decides what the options are."""
 
 
+STOPPED = {
+    **dict.fromkeys(
+        ("train", "demo", "scaling", "tune"),
+        "the same command goes on from the last checkpoint where there is one",
+    ),
+    "chat": "pictures that were drawn are kept",
+}
+"""What is left of a command that Ctrl-C ended, where it is not nothing and the command does not say
+so itself."""
 GROUPS = {
     "start": ("demo", "info", "models"),
     "train": ("train", "encode", "repack", "scaling", "plot"),
@@ -278,13 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parse(COMMANDS[name], f"smalti {name}", rest)
         leave_processes()
     except KeyboardInterrupt as stop:
-        resumes = name in ("train", "demo", "scaling", "tune")
-        usual = (
-            "stopped; the same command goes on from the last checkpoint where there is one"
-            if resumes
-            else "stopped; nothing was written"
-        )
-        say(str(stop) or usual)
+        say(str(stop) or f"stopped; {STOPPED.get(name, 'nothing was written')}")
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         sys.stderr.close()

@@ -91,7 +91,8 @@ def _of_pictures(subject: str, options: Options, sampling: dict[str, Any]) -> Fo
         found, told = _of_tokenizer(tokenizer, reference, how, options)
         return Found(found, told, given, reference)
     alone = None if how.metrics else judges[0].side
-    pictures = open_set(subject, options.size or alone, options.skip_bad)
+    size = alone if options.size is None else options.size
+    pictures = open_set(subject, size, options.skip_bad)
     found, details = _judged(judges, subject, how)
     if how.metrics:
         found = measure(pictures, reference, how, cache=cache(), say=say) + found
@@ -170,11 +171,16 @@ def _refuse(options: Options, kind: str) -> None:
         ),
     ):
         for name in names:
-            if getattr(options, name) and kind not in kinds:
+            if is_given(options, name) and kind not in kinds:
                 raise ValueError(f"{spelled(name)} is for {what}")
     draws = kind in ("pipeline", "answers") or options.reader is not None
     if options.dtype != "auto" and not draws:
         raise ValueError("--dtype is for a pipeline that draws or answers")
+
+
+def is_given(options: Options, name: str) -> bool:
+    """Whether an option is another than it is by itself; a 0 is one."""
+    return getattr(options, name) != getattr(Options, name)
 
 
 def _check(options: Options) -> None:
@@ -187,7 +193,7 @@ def _check(options: Options) -> None:
         ("half", [name for name in NETWORK if METRICS[name].needs == "rows"]),
         ("templates", ("zero_shot",)),
     ):
-        if getattr(options, option) and not {*metrics} & {*names}:
+        if is_given(options, option) and not {*metrics} & {*names}:
             raise ValueError(f"{spelled(option)} is for {', '.join(metrics)}, which is not asked")
     if options.lpips_weights is not None and not options.lpips:
         raise ValueError("--lpips-weights is for --lpips")
@@ -251,13 +257,14 @@ def _of_pipeline(
         if options.conditioning:
             found += conditioning(drawn, source_of(pipe), how)
         mark = drawn.hash  # which reads the file, if nothing else has
+    theirs = bool(request) and not options.balanced
     told = {
         "kind": "pipeline",
         **_drawn_by(pipe, sampling),
         "hash": mark,
         "images": count,
         "seed": options.seed,
-        "conditions": "all in turn" if options.balanced else "those of the reference, in turn",
+        "conditions": "those of the reference, in turn" if theirs else "all in turn",
     }
     return found, told, details
 

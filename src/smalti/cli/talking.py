@@ -97,7 +97,12 @@ def caption(
         raise ValueError(f"--out must be a .jsonl file and --batch 1 or more, got {out}, {batch}")
     check_output(out)
     with lock(out.with_name(f".{out.name}{LOCK}"), out):
-        count = describe(pipeline, pictures, out, batch, seed, text, run)
+        try:
+            count = describe(pipeline, pictures, out, batch, seed, text, run)
+        except KeyboardInterrupt:
+            held = len(captions_in(out)[0])
+            goes_on = f"stopped; {out} holds {held} captions, the same command goes on"
+            raise KeyboardInterrupt(goes_on if held else "") from None
     if run.json:
         show({"file": str(out), "captions": count})
     else:

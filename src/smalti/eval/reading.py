@@ -171,13 +171,13 @@ def require(people: Sequence[str], metrics: Sequence[str]) -> None:
     """Raise ValueError for answers to a question that a metric is not for, naming what it needs."""
     if "vqa" in metrics:
         vqa_accuracy("", people)
-    if "yes_no" in metrics and normalised(said := usual(people)) not in ("yes", "no"):
+    if "yes_no" in metrics and (said := usual(people)) not in ("yes", "no"):
         raise ValueError(f"yes_no is of questions answered by yes or no, got {said!r}")
 
 
 def usual(people: Sequence[str]) -> str:
-    """The most frequent of several answers, the first of those."""
-    return Counter(people).most_common(1)[0][0]
+    """The most frequent of several answers, as `normalised`, the first of those."""
+    return Counter(normalised(one) for one in people).most_common(1)[0][0]
 
 
 def answered(
@@ -244,7 +244,7 @@ def _values(metric: str, found: Answered) -> np.ndarray:
 def _yes_no(found: Answered, how: How, told: str, about: dict[str, Any]) -> Iterator[Measured]:
     """Precision, recall and F1 of yes."""
     said = np.array([is_yes(one) for one in found.said])
-    truth = np.array([is_yes(usual(people)) for people in found.answers])
+    truth = np.array([usual(people) == "yes" for people in found.answers])
 
     def value(name: str, times: np.ndarray) -> float:
         return yes_no(np.repeat(said, times).tolist(), np.repeat(truth, times).tolist())[name]
