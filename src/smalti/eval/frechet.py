@@ -59,7 +59,7 @@ class Moments:
         if not len(rows):
             return
         number, total = len(rows), self.count + len(rows)
-        rows = _packets_first(rows.to(self.mean))
+        rows = _packets_first(rows.to(self.mean.device).to(self.mean))
         mean = rows.mean(1)  # (P, D)
         shift = mean - self.mean.view_as(mean)
         about = rows.new_empty(len(rows), number + 1, rows.shape[2])

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from smalti.devices.float64 import wide
 from smalti.eval.bootstrap import BLOCKS, deal
 from smalti.eval.frechet import Gaussian, Moments
 from smalti.eval.metrics import METRICS, How
@@ -90,7 +91,8 @@ class Blocks:
             if blocks < LEAST:
                 self.single = f"{LEAST} blocks of moments do not fit in {self.room / 2**20:.0f} MiB"
             number = blocks if blocks >= LEAST else 1
-            self.moments = [Moments(*like.shape, device=like.device) for _ in range(number)]
+            place = wide(like).device
+            self.moments = [Moments(*like.shape, device=place) for _ in range(number)]
         if len(self.moments) == 1:
             self.moments[0].add(self.rows(pictures))
             return

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import Cond
+from smalti.devices.float64 import wide
 from smalti.eval.codebook import bits
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import order as orders_of
@@ -70,7 +71,7 @@ def losses(
                 loss = _hidden_loss(model, codes, cond, noise)  # (B,)
             else:
                 loss = model.loss(codes, cond, orders, noise).mean(1)  # (B,)
-        found.append(loss.double().cpu())
+        found.append(wide(loss).cpu())
         count += len(codes)
     if not count:
         raise ValueError("there are no codes to evaluate on")
@@ -82,8 +83,8 @@ def _hidden_loss(model: Any, codes: Tensor, cond: Cond, noise: Noise) -> Tensor:
     by themselves, that at hidden parts times their number."""
     positions = model.spec.positions * model.parts
     # the golden ratio spreads the numbers of hidden positions evenly over any number of images
-    share = (noise.index.double() + 0.5) * (5**0.5 - 1) / 2 % 1  # (B,)
-    hidden = 1 + (share * positions).long().unsqueeze(1)  # (B, 1), 1 ... N
+    share = (wide(noise.index) + 0.5) * (5**0.5 - 1) / 2 % 1  # (B,)
+    hidden = 1 + (share * positions).long().to(codes.device).unsqueeze(1)  # (B, 1), 1 ... N
     order = shuffled(noise, positions)
     known = torch.arange(positions, device=codes.device) >= hidden
     known = torch.zeros_like(known).scatter(1, order, known)

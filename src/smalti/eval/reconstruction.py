@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.data.transforms import to_float, to_uint8
+from smalti.devices.float64 import wide
 from smalti.eval.codebook import bits, entropy, histograms, parts, perplexity, usage
 from smalti.tokenizers.base import reading
 
@@ -41,13 +42,13 @@ def psnr(images: Tensor, others: Tensor) -> Tensor:
 
     Equal images give inf.
     """
-    mse = ((images.double() - others.double()) / 255).square().flatten(1).mean(1)
+    mse = ((wide(images) - wide(others)) / 255).square().flatten(1).mean(1)
     return -10 * mse.log10()
 
 
 def l1(images: Tensor, others: Tensor) -> Tensor:
     """Mean absolute difference of each pair of uint8 images, of a range of 1: (B,) float64."""
-    return (images.double() - others.double()).abs().flatten(1).mean(1) / 255
+    return (wide(images) - wide(others)).abs().flatten(1).mean(1) / 255
 
 
 def ssim(images: Tensor, others: Tensor, window: WindowName = "uniform7") -> Tensor:
@@ -56,7 +57,7 @@ def ssim(images: Tensor, others: Tensor, window: WindowName = "uniform7") -> Ten
     Channels count as images of their own, and windows that reach over the border are left out.
     Raises ValueError if the window is larger than the images.
     """
-    return ssim_map(images.double() / 255, others.double() / 255, window).flatten(1).mean(1)
+    return ssim_map(wide(images) / 255, wide(others) / 255, window).flatten(1).mean(1)
 
 
 def ssim_map(x: Tensor, y: Tensor, window: WindowName = "uniform7", span: float = 1.0) -> Tensor:
@@ -152,7 +153,7 @@ def latent_std(
     rows: list[Tensor] = []
     for batch in batches:
         spread = tokenizer.spread(to_float(batch["images"].to(device)))
-        mean, variance = (moment.double().flatten(1) for moment in spread)
+        mean, variance = (wide(moment).flatten(1) for moment in spread)
         rows.append(torch.stack((mean.mean(1), (mean.square() + variance).mean(1))).cpu())
     if not rows:
         raise ValueError("there are no images to measure latents of")

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from smalti.codes import Draw, Guide, Past
 from smalti.config import check
+from smalti.devices.float64 import wide
 from smalti.nn.adaln import LN_EPS, modulate, normed
 from smalti.nn.linear import Linear
 from smalti.nn.times import TimeEmbedding
@@ -165,7 +166,7 @@ class DiffusionHead(nn.Module):
         repeat, numbers, slots = self.config.repeat, noise.source, noise.slots
         t = numbers.uniform(slots, repeat, TRAINING)  # (B, n, repeat)
         if self.kind == "diffusion":
-            t = (t.double() * self.config.timesteps).long()
+            t = (wide(t) * self.config.timesteps).long().to(t.device)
         eps = numbers.normal(slots, repeat * self.channels, TRAINING)
         eps = eps.view(*eps.shape[:-1], repeat, self.channels)  # (B, n, repeat, C)
         parts = self.errors(h.unsqueeze(2), codes.unsqueeze(2), t, eps)  # each (B, n, repeat)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smalti.codes import Cond, Draw, Reads, Span, TokenSpec
+from smalti.devices.float64 import wide
 from smalti.heads.diffusion import DiffusionConfig
 from smalti.heads.hybrid import HybridHead
 from smalti.models.generator import Generator
@@ -325,8 +326,8 @@ class HART(Generator):
         around none leaves, cut off at 1 - `masked`, and `kept` at least; the same in all rows."""
         finest, deviation = self.sizes[-1], 0.25
         below = 0.5 * math.erfc((1 - self.config.masked) / deviation / math.sqrt(2))
-        number = noise.uniform(torch.zeros(1, dtype=torch.int64), step=KEPT)[0].double()
-        out = 1 + deviation * torch.special.ndtri(below + (0.5 - below) * number)
+        number = noise.uniform(torch.zeros(1, dtype=torch.int64), step=KEPT)[0]
+        out = 1 + deviation * torch.special.ndtri(below + (0.5 - below) * wide(number))
         return max(finest - math.ceil(finest * float(out)), min(self.config.kept, finest))
 
     def shown(self, noise: Noise, count: int) -> Tensor:

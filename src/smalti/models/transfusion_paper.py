@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
+from smalti.devices.float64 import wide
 from smalti.models.language import Language, LanguageConfig
 from smalti.models.language import tiny as tiny_language
 from smalti.models.on_language import OnLanguage
@@ -298,9 +299,9 @@ class TransfusionPaper(OnLanguage):
         pictures = int(rows.spans.max()) if rows.spans.numel() else 0
         slots = torch.arange(rows.ids.shape[1], device=rows.ids.device)
         shares = noise.uniform(torch.arange(pictures + 1, device=rows.ids.device), step=1)
-        shares = shares.gather(1, rows.spans).double()  # (B, L)
+        shares = wide(shares.gather(1, rows.spans))  # (B, L)
         most = torch.where(rows.learned, self.config.timesteps, self.config.seen_to)
-        times = (shares * most).long() * rows.drawn
+        times = (shares * most.to(shares.device)).long().to(most.device) * rows.drawn
         text, errors = self.losses(rows, times, noise.normal(slots, self.config.channels))
         return {
             "text": Term(text, rows.targets != IGNORED),

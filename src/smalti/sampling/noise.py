@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smalti.devices.float64 import wide
 from smalti.sampling.filters import draw, race
 
 _WORD = 0xFFFFFFFF
@@ -118,9 +119,9 @@ class Noise:
     def normal(self, slots: Tensor, width: int = 0, step: int = 0) -> Tensor:
         """Standard normal float32 numbers, (B, n) or (B, n, width), by Box and Muller."""
         words = self._words(slots, 2 * (width or 1), step, stream=1)
-        numbers = ((words >> 8).double() + 0.5) * 2.0**-24  # in (0, 1)
+        numbers = (wide(words >> 8) + 0.5) * 2.0**-24  # in (0, 1)
         u, v = numbers[..., 0::2], numbers[..., 1::2]
-        numbers = ((-2 * u.log()).sqrt() * (2 * math.pi * v).cos()).float()
+        numbers = ((-2 * u.log()).sqrt() * (2 * math.pi * v).cos()).float().to(words.device)
         return numbers[..., :width] if width else numbers[..., 0]
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from smalti.codes import TokenSpec
 from smalti.config import check
+from smalti.devices.float64 import wide
 from smalti.nn import autoencoder
 from smalti.nn.autoencoder import Decoder, Encoder, levels_at
 from smalti.tokenizers.base import ImageTokenizer, TokenizerConfig, check_images, check_latent
@@ -134,7 +135,7 @@ class KLVAE(ImageTokenizer):
 
     def spread(self, images: Tensor) -> tuple[Tensor, Tensor]:
         posterior = self.posterior(images)
-        return posterior.mean, posterior.logvar.double().exp()
+        return posterior.mean, wide(posterior.logvar).exp()
 
     def rescale(self, std: float) -> dict[str, float]:
         """Give codes the scale at which their standard deviation is one."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from smalti.codes import TokenSpec
 from smalti.config import check
+from smalti.devices.float64 import wide
 from smalti.tokenizers.base import check_images, check_latent
 from smalti.tokenizers.kl_vae import Autoencoded, Posterior
 from smalti.tokenizers.titok import TokensConfig, TokensTokenizer, TrunkConfig
@@ -58,7 +59,7 @@ class TiTokVAE(TokensTokenizer):
 
     def spread(self, images: Tensor) -> tuple[Tensor, Tensor]:
         posterior = self.posterior(images)
-        return posterior.mean, posterior.logvar.double().exp()
+        return posterior.mean, wide(posterior.logvar).exp()
 
     def rescale(self, std: float) -> dict[str, float]:
         """Give codes the scale at which their standard deviation is one."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.config import check
+from smalti.devices.float64 import wide
 from smalti.sampling.noise import Noise
 from smalti.sampling.orders import shuffled
 from smalti.text.encoders import condition
@@ -48,7 +49,7 @@ class MaskedConfig(ObjectiveConfig):
 
     def counts(self, uniform: Tensor, positions: int) -> Tensor:
         """How many of the positions are hidden, at least one, for numbers in [0, 1): int64."""
-        uniform = uniform.double()
+        uniform = wide(uniform)
         if self.masking == "cosine":
             share = (math.pi / 2 * uniform).cos()
         elif self.masking == "arccos":
