@@ -197,11 +197,10 @@ def sample(
     pipe = opened(pipeline, run)
     judge = None if pictures.towers is None else load_towers(pictures.towers, pipe.device)
     pipe.decoder_dtype = named_dtype(numbers.decoder_dtype)
-    tag = {} if numbers.like is None else read_tag(numbers.like, pipe.fingerprint)
+    tag = {} if numbers.like is None else read_tag(numbers.like, pipe)
     again = as_drawn(tag) if tag else {}
     check_idle(pipe, changes, conditions.negative, others=again)
     if tag:
-        say_other(tag, pipe.precision)
         wanted, n, first, each = again | changes, 1, tag["index"], 1
     else:
         given = named["text"] or named["classes"] or named["map"]
@@ -271,8 +270,8 @@ def check_again(conditions: Conditions, pictures: Pictures, numbers: Numbers) ->
         )
 
 
-def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
-    """The settings in a picture that this pipeline drew."""
+def read_tag(path: Path, pipe: Any) -> dict[str, Any]:
+    """The settings in a picture that this pipeline drew; it says in which other numbers, if so."""
     from smalti.cli.info import png_metadata
 
     tag = png_metadata(path)
@@ -282,8 +281,9 @@ def read_tag(path: Path, fingerprint: str) -> dict[str, Any]:
         raise ValueError(
             f"{path} was edited: give smalti edit the same picture and mask, or instruction, again"
         )
-    if tag["pipeline"] != fingerprint:
-        raise ValueError(f"{path} was drawn by pipeline {tag['pipeline']}, this is {fingerprint}")
+    if tag["pipeline"] != (mark := pipe.fingerprint):
+        raise ValueError(f"{path} was drawn by pipeline {tag['pipeline']}, this is {mark}")
+    say_other(tag, pipe.precision)
     return tag
 
 

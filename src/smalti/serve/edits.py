@@ -107,7 +107,8 @@ class Told:
         assert isinstance(guest, Listener)
         for part in self.drawing(guest.talker.pipeline, order).parts(order.n, order.first, 1):
             codes = guest.drawn(part, image=self.image)
-            edit = {"edit": {"instruct": part.asked[0].get("text", "")}} if self.image else {}
+            told = {"instruct": part.asked[0].get("text", "")}
+            edit = {} if self.image is None else {"edit": told}
             yield from guest.tagged(guest.decode(codes, part.spec), part, **edit)
 
 
