@@ -67,6 +67,8 @@ def test_shapes_and_ranges(tokenizer, images):
     pixels = tokenizer.decode(codes)
     assert pixels.shape == images.shape and pixels.dtype == torch.float32
     assert pixels.isfinite().all()
+    if not tokenizer.map:  # what reconstructions are compared with
+        assert torch.equal(tokenizer.seen(images), images)
 
 
 @torch.no_grad()

@@ -139,3 +139,9 @@ def test_a_tokenizer_of_pictures_of_another_size_is_refused():
     inside = build(dual.DualTokenizer, replace(dual.tiny(), size=(24, 24)))
     with pytest.raises(ValueError, match="which are coded, 24x24, or .* such as 48x48, got 32x32"):
         refined.tiny().coding(inside)
+
+
+def test_codes_have_places_where_those_of_the_tokenizer_inside_have():
+    found = {kind: [tokenizer.placed for tokenizer in around(kind)] for kind in KINDS}
+    assert all(mine == theirs for mine, theirs in found.values()), found
+    assert found["titok"] == [False, False]

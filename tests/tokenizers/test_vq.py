@@ -99,3 +99,15 @@ def test_l2_rows_start_with_length_1():
 def test_bad_sizes(vocab, dim):
     with pytest.raises(ValueError, match=f"got {vocab}, {dim}"):
         VectorQuantizer(vocab, dim)
+
+
+@pytest.mark.parametrize("l2_norm", [True, False])
+def test_autocast_computes_codes_in_float32(l2_norm):
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(512, 16, l2_norm)
+    z = quantizer.codebook()[torch.arange(512)].T.reshape(1, 16, 16, 32)
+    z = z + 1e-3 * torch.randn_like(z)
+    expected = quantizer.encode(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.encode(z), expected)
+        assert torch.equal(quantizer(z).codes, expected)

@@ -1,5 +1,7 @@
 """An autoencoder learns as a whole, or a part of it while the others stay as they are."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,6 +65,16 @@ def test_norms_over_batches_stay_where_nothing_learns():
     assert not [name for name in moved(before, after) if "running" in name]
     before, after, _ = learned("head")
     assert [name for name in moved(before, after) if "running" in name]
+
+
+def test_an_adversary_is_weighed_by_a_layer_that_learns():
+    config = AutoencodingConfig(
+        learns="middle", gan_weight=0.5, gan_layers=1, perceptual="none"
+    )
+    with pytest.raises(ValueError, match="leaves as it is: give --objective.gan-adaptive False"):
+        config.objective(build(DCAE, tiny()), 0, 10, begun=True)
+    fixed = replace(config, gan_adaptive=False).objective(build(DCAE, tiny()), 0, 10, begun=True)
+    assert fixed.discriminator is not None
 
 
 def test_a_part_is_of_a_tokenizer_that_is_trained():

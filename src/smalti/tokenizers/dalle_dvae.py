@@ -210,12 +210,12 @@ class DalleDVAE(GridTokenizer):
 
     def latent(self, images: Tensor) -> Tensor:
         """Logits of the codes, (B, V, h, w)."""
-        return self.encoder(self.seen(images))
+        return self.encoder(self.squeezed(images))
 
     def render(self, latent: Tensor) -> Tensor:
         return self.shown(self.decoder(latent))
 
-    def seen(self, images: Tensor) -> Tensor:
+    def squeezed(self, images: Tensor) -> Tensor:
         """Images in [-1, 1] as the values that are learned, in [0.1, 0.9]."""
         return squeezed((images + 1) / 2)
 

@@ -104,6 +104,7 @@ class Refined(FlowTokenizer):
         config.check_around()
         self.config, self.spec = config, config.spec
         self.tokenizer: ImageTokenizer = tokenizer_of(config.tokenizer).requires_grad_(False)
+        self.placed = self.tokenizer.placed
         if config.renderer.layers:
             self.renderer = Renderer(config.renderer, config.size, config.cells, config.channels)
 

@@ -55,6 +55,11 @@ class AutoencodingObjective(PictureObjective):
         model.requires_grad_(False)
         for part in model.part(self.learns):
             part.requires_grad_(True)
+        if config.gan_weight and config.gan_adaptive and not model.last_layer.requires_grad:
+            raise ValueError(
+                "objective.gan_adaptive weighs by the gradient of the last layer, which objective."
+                f"learns {self.learns} leaves as it is: give --objective.gan-adaptive False"
+            )
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -77,7 +77,7 @@ class Relaxation(Objective):
         images = to_float(batch["images"])
         temperature, weight = self.config.at(step)
         logits, stats = self.model.mixed(images, temperature)
-        nats = unlikelihood(self.model.seen(images), stats).mean()
+        nats = unlikelihood(self.model.squeezed(images), stats).mean()
         kl = divergence(logits).flatten(1).sum(1).mean()
         total = nats + weight / images[0].numel() * kl
         mse = F.mse_loss(self.model.shown(stats.detach()), images)

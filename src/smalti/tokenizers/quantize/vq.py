@@ -76,7 +76,7 @@ class VectorQuantizer(nn.Module):
 
     def encode(self, z: Tensor) -> Tensor:
         """Codes (B, h, w) of latents (B, C, h, w)."""
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
             return self.distances(self.rows(z)).argmin(1).view(len(z), *z.shape[2:])
 
     def decode(self, codes: Tensor) -> Tensor:
