@@ -57,6 +57,19 @@ def test_only_the_newest_are_kept(tmp_path):
     assert checkpoint.found(tmp_path / "missing") == []
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_was_just_written_stays_where_a_later_one_is_damaged(tmp_path, keep):
+    for step in (5, 10, 20):
+        checkpoint.save(tmp_path, step, state(step), keep=3)
+    (tmp_path / "step-00000020" / "state.json").write_text("{")
+    for step in (12, 14):  # going on from 10
+        checkpoint.save(tmp_path, step, state(step), keep=keep)
+    kept = [p.name for p in checkpoint.found(tmp_path)]
+    assert kept == ["step-00000012", "step-00000014", "step-00000020"][2 - keep :]
+    checkpoint.save(tmp_path, 20, state(20), keep=keep)
+    assert_equal(checkpoint.load(checkpoint.found(tmp_path)[-1]), state(20))
+
+
 @pytest.mark.parametrize("where", ["write_tensors", "replace"])
 def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch, where):
     checkpoint.save(tmp_path, 10, state(10), keep=1)

@@ -60,7 +60,16 @@ def test_cosine_from_the_peak_to_the_final_rate():
     assert 0.2 < last < 0.201
 
 
-@pytest.mark.parametrize("bad", [{"lr": 0.0}, {"warmup": -1}, {"clip": -1.0}, {"weight_decay": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"lr": 0.0},
+        {"warmup": -1},
+        {"clip": -1.0},
+        {"weight_decay": -1},
+        {"final_weight_decay": -0.5},
+    ],
+)
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
         OptimConfig(**bad)

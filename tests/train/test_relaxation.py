@@ -88,6 +88,14 @@ def test_the_total_is_nats_and_weighed_divergence():
     assert objective({"images": images}, 0).logs["nats"] != logs["nats"], "codes are drawn"
 
 
+def test_what_is_logged_is_where_the_losses_are():
+    objective = RelaxationConfig().objective(build(DalleDVAE, tiny()), 0, 10)
+    batch = {"images": torch.zeros(2, 3, 16, 16, dtype=torch.uint8)}
+    with torch.device("meta"):  # where new tensors are that are not told where
+        logs = objective(batch, 0).logs
+    assert {value.device.type for value in logs.values()} == {"cpu"}
+
+
 @pytest.mark.parametrize("bad", [{"temperature": 0.0}, {"kl_weight": -1.0}, {"kl_steps": -1}])
 def test_bad_settings(bad):
     (name, value) = next(iter(bad.items()))

@@ -13,9 +13,10 @@ from builders import random_codes
 from smalti.models import llamagen
 from smalti.nn.finite import NotFinite
 from smalti.runs import ladder
-from smalti.tokenizers import multiscale_vqvae, vqgan
+from smalti.tokenizers import dcae, multiscale_vqvae, vit_vqgan, vqgan
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.train import checkpoint
+from smalti.train.autoencoding import AutoencodingConfig
 from smalti.train.base import Losses
 from smalti.train.codebook_care import CodebookConfig
 from smalti.train.objectives import (
@@ -24,7 +25,7 @@ from smalti.train.objectives import (
     ReconstructionConfig,
     ReconstructionObjective,
 )
-from smalti.train.optim import OptimConfig
+from smalti.train.optim import OptimConfig, weight_decay_at
 from smalti.train.parallel import World
 from smalti.train.product_share import ProductShare
 from smalti.train.recomputing import kept
@@ -145,7 +146,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, build, batches):
     resumed = fit(build(seed=1), batches(), tmp_path / "cut")
     assert resumed.step == whole.step == 12
     state = whole.state()
-    assert {"step", "objective", "ema", "optimizers", "guard"} == state.keys()
+    assert {"step", "owed", "objective", "ema", "optimizers", "guard"} == state.keys()
     assert_equal(resumed.state(), state)
     a, b = metrics(tmp_path / "whole"), metrics(tmp_path / "cut")
     assert [m["step"] for m in b] == [m["step"] for m in a] == list(range(1, 13))
@@ -216,6 +217,17 @@ def test_evaluation_and_previews_use_the_average_in_evaluation_mode(tmp_path):
     assert told == [2, 4]
     pictures = sorted(p.name for p in (tmp_path / "previews").iterdir())
     assert pictures == ["step-00000003.png", "step-00000004.png"]
+
+
+def test_what_an_objective_keeps_in_evaluation_mode_stays_in_it(tmp_path):
+    torch.manual_seed(0)
+    goal = AutoencodingConfig(learns="middle", perceptual="none")
+    objective = goal.objective(dcae.DCAE(dcae.tiny()), 0, 4, begun=True)
+    before = {k: v.clone() for k, v in objective.model.named_buffers() if "running" in k}
+    config = replace(CONFIG, steps=4, ema=0.0, eval_every=1)
+    fit(objective, Pixels(), tmp_path, config, evaluate=lambda: {"number": 1.0})
+    assert before.keys() and any(m.training for m in objective.model.modules())
+    assert_equal({k: v for k, v in objective.model.named_buffers() if "running" in k}, before)
 
 
 class Broken(nn.Module):
@@ -312,6 +324,28 @@ def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, monkeypatch, number):
     assert_equal(resumed.state(), whole.state())
 
 
+def test_an_evaluation_that_ctrl_c_put_off_is_made_when_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("smalti.train.trainer.prefetch", unthreaded)
+    config = replace(CONFIG, eval_every=7)
+    objectives = generator(), generator(seed=1), generator()
+
+    def run(objective, batches, name):
+        def evaluate():
+            return {"weight": float(objective.model.head.proj.weight.sum())}
+
+        fit(objective, batches, tmp_path / name, config, evaluate=evaluate)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(objectives[0], Signals(6, signal.SIGINT), "cut")
+    run(objectives[1], Codes(), "cut")
+    run(objectives[2], Codes(), "whole")
+    cut, whole = (
+        [(m["step"], m["held_out_weight"]) for m in metrics(tmp_path / n) if "held_out_weight" in m]
+        for n in ("cut", "whole")
+    )
+    assert cut == whole and [step for step, _ in whole] == [7, 12]
+
+
 def unthreaded(batches, start, stop):
     """Signals are handled in the main thread, so that is where this makes batches."""
     for step in range(start, stop):
@@ -362,6 +396,55 @@ def test_counting_a_step_changes_nothing(tmp_path, monkeypatch):
     assert_equal(plain.state(), counted.state())
     assert "product_share" in metrics(tmp_path / "counted")[0]
     assert "product_share" not in metrics(tmp_path / "plain")[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "items"), [({}, 8), ({"accumulate": 4}, 2), ({"recompute": True}, 1)]
+)
+def test_no_more_is_counted_at_a_time_than_has_room(tmp_path, monkeypatch, more, items):
+    monkeypatch.setattr("smalti.train.product_share.product_rate", lambda *_: 1.0)
+    objective, seen = generator(dropout=0.0), []
+    objective.register_forward_pre_hook(lambda _, args: seen.append(len(args[0]["codes"])))
+    trainer = fit(objective, Codes(), tmp_path, replace(CONFIG, steps=1, **more))
+    assert seen[0] == items
+    whole = ladder.operations(generator(dropout=0.0), [Codes().batch(0)])
+    assert trainer.products.operations == pytest.approx(whole)
+
+
+def worn(model: nn.Module) -> ReconstructionObjective:
+    """A tokenizer whose codes are due to be restarted."""
+    objective = tokenizer(model=model)
+    objective.care.age.fill_(9)
+    objective.care.moved.fill_(9)
+    return objective.train()
+
+
+def test_counting_a_step_that_restarts_codes_changes_nothing(tmp_path):
+    objective = worn(vqgan.VQGAN(vqgan.tiny()))
+    before = {k: v.clone() for k, v in objective.state_dict().items()}
+    ProductShare(WORLD, "fp32").count(objective, Pixels().batch(0), 20, 8)
+    assert_equal(dict(objective.state_dict()), before)
+    objective(Pixels().batch(0), 20)
+    name = "model.quantize.embedding.weight"
+    assert not torch.equal(objective.state_dict()[name], before[name])
+
+
+@pytest.mark.parametrize("step", [0, 10])
+def test_measuring_what_a_step_keeps_changes_nothing(tmp_path, step):
+    objective = worn(vit_vqgan.ViTVQGAN(vit_vqgan.tiny()))
+    before = {k: v.clone() for k, v in objective.state_dict().items()}
+    trainer = Trainer(objective, Pixels(), replace(CONFIG, memory=9.0), tmp_path, WORLD)
+    trainer.step = step
+    assert trainer._spare_memory() is None
+    assert_equal(dict(objective.state_dict()), before)
+
+
+def test_weight_decay_may_begin_at_nothing(tmp_path):
+    optim = replace(CONFIG.optim, weight_decay=0.0, final_weight_decay=0.1)
+    trainer = fit(generator(), Codes(), tmp_path, replace(CONFIG, optim=optim))
+    decayed, plain = trainer.optimizers["model"].param_groups
+    assert decayed["weight_decay"] == weight_decay_at(11, 12, optim) > 0.09
+    assert plain["weight_decay"] == 0.0
 
 
 @pytest.mark.parametrize(("share", "blocks"), [(1.1, 0), (0.9, 2), (0.01, 2)])

@@ -161,7 +161,7 @@ def _temporary(folder: Path, step: int) -> Path:
 
 
 def _finish(folder: Path, step: int, skeleton: Any, keep: int) -> Path:
-    """Give a written checkpoint its name and remove the oldest."""
+    """Give a written checkpoint its name and remove the oldest of those up to it."""
     target = folder / f"step-{step:08d}"
     temporary = _temporary(folder, step)
     (temporary / "state.json").write_text(json.dumps(skeleton))
@@ -171,7 +171,8 @@ def _finish(folder: Path, step: int, skeleton: Any, keep: int) -> Path:
     remove_files(target, *_FILES)
     settle(temporary, target)
     _flush(folder)
-    for old in found(folder)[:-keep] if keep else []:
+    done = [path for path in found(folder) if path <= target]  # later ones were not readable
+    for old in done[:-keep] if keep else []:
         remove_files(old, *_FILES)
     return target
 

@@ -38,7 +38,8 @@ class OptimConfig:
     """Largest gradient norm, for each optimizer; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        amounts = ("final_lr", "weight_decay", "clip")
+        amounts = ["final_lr", "weight_decay", "clip"]
+        amounts += ["final_weight_decay"] * (self.final_weight_decay is not None)
         check(self, above_zero=("lr", "eps"), counts=("warmup", "hold"), amounts=amounts)
         if not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"betas must be in [0, 1), got {self.betas}")
@@ -53,8 +54,8 @@ def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
             spared = p.dim() < 2 or any(fnmatchcase(name, pattern) for pattern in patterns)
             (plain if spared else decayed).append(p)
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": config.weight_decay, "decayed": True},
+        {"params": plain, "weight_decay": 0.0, "decayed": False},
     ]
     used = [g for g in groups if g["params"]]
     return torch.optim.AdamW(used, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

@@ -87,7 +87,7 @@ class Relaxation(Objective):
             "nats": nats.detach(),
             "kl": kl.detach(),
             "psnr": -10 * (mse / 4).log10(),
-            "temperature": torch.tensor(temperature),
+            "temperature": torch.tensor(temperature, device=images.device),
         }
         return Losses({"model": total}, logs | self.meter.meters())
 

@@ -41,7 +41,7 @@ from smalti.train.parallel import (
     shard,
     whole,
 )
-from smalti.train.product_share import ProductShare
+from smalti.train.product_share import ProductShare, functional
 from smalti.train.recomputing import keep_within, kept, recompute
 from smalti.train.settings import TrainConfig
 
@@ -112,12 +112,15 @@ class Trainer:
         self._wish: Tensor | None = None
         self._wishes: Tensor | None = None
         self.step = 0
+        self.owed: list[str] = []
+        """Looks of this step that a run which was ended had no time for."""
 
     # -- state
 
     def state(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "owed": self.owed,
             "objective": {
                 k: v
                 for k, v in self.trained.state_dict().items()
@@ -136,9 +139,10 @@ class Trainer:
         if self.sharded:
             for optimizer in self.optimizers.values():
                 fill_state(optimizer)
-            self.step = self._newest(found, say)["step"]
-            return True
         state = self._newest(found, say)
+        self.step, self.owed = state["step"], state.get("owed", [])
+        if self.sharded:
+            return True
         missing, unknown = self.trained.load_state_dict(state["objective"], strict=False)
         missing = [name for name in missing if not name.startswith("perceptual.")]
         if missing or unknown:
@@ -151,7 +155,6 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.guard.load_state_dict(state["guard"])
-        self.step = state["step"]
         return True
 
     def _newest(self, found: list[Path], say: Callable[[str], None]) -> dict[str, Any]:
@@ -200,7 +203,8 @@ class Trainer:
             module.train()
             set_products(self.world.device, exact=config.precision == "fp32")
             if not self.sharded and self.step < steps:  # as at the end: a GAN has begun by then
-                self.products.count(self.trained, self.batches.batch(self.step), steps - 1)
+                batch = self.batches.batch(self.step)
+                self.products.count(self.trained, batch, steps - 1, self._items())
             if spared := self._spare_memory():
                 log.say(f"{self.line.title}: {spared}")
             if compiles(config.compile, self.world.device, self.sharded):
@@ -208,6 +212,8 @@ class Trainer:
             stack.enter_context(self.interrupt)
             stream = prefetch(self.batches, self.step, steps)
             stack.callback(stream.close)
+            if self.owed:
+                self._look(log, self.owed)
             self._loop(module, stream, log)
             self.writer.wait()
 
@@ -241,14 +247,16 @@ class Trainer:
                 if text and self.step > steps // 10:
                     log.say(f"advice: {text}")
                     advised = True
-            if (due["eval"] or due["preview"]) and not stop:
-                self._look(log, due)
-            if due["save"]:  # after the look: a checkpoint says that all before it is done
+            looks = [n for n in ("eval", "preview") if due[n]]
+            self.owed = looks if stop else []
+            if looks and not stop:
+                self._look(log, looks)
+            if due["save"]:  # after the look: a checkpoint says that all before it is done, or owed
                 self.save()
             if stop:
                 self.writer.wait()
                 raise KeyboardInterrupt
-            if due["log"] or due["save"] or due["eval"] or due["preview"]:
+            if due["log"] or due["save"] or looks:
                 since, clock, waited = self.step, time.perf_counter(), 0.0
 
     def _spare_memory(self) -> str | None:
@@ -259,10 +267,18 @@ class Trainer:
         elif config.memory and self.step < config.steps:
             batch, items = self.batches.batch(self.step), config.batch // self.world.size
             item = {k: v[:1].to(device) for k, v in batch.items()}
+            forward = functional(self.trained)
             with autocast(device, config.precision):
-                found = kept(model, lambda: self.trained(item, self.step))
+                found = kept(model, lambda: forward(item, self.step))
             return keep_within(model, found.times(items // config.accumulate), config.memory)
         return None
+
+    def _items(self) -> int:
+        """How many items take no more memory at a time than training does: a part of a batch, or
+        one where blocks are to be recomputed."""
+        config = self.config
+        spared = config.recompute or config.memory
+        return 1 if spared else config.batch // self.world.size // config.accumulate
 
     def _due(self, what: str) -> bool:
         every = getattr(self.config, f"{what}_every")
@@ -308,7 +324,7 @@ class Trainer:
             optimizer: Any = self.optimizers[name]
             for group in optimizer.param_groups:
                 group["lr"] = lr
-                if group["weight_decay"]:
+                if group.get("decayed", group["weight_decay"] > 0):  # older checkpoints do not say
                     group["weight_decay"] = decay
             optimizer.found_inf = bad  # the fused optimizer then leaves all as it is
             optimizer.step()
@@ -358,18 +374,18 @@ class Trainer:
         return numbers
 
     @torch.no_grad()
-    def _look(self, log: Log, due: dict[str, bool]) -> None:
-        """Evaluate and draw on the main process, with averaged weights."""
-        model = self.objective.model
+    def _look(self, log: Log, looks: list[str]) -> None:
+        """Evaluate and draw, what there is of them in `looks`, on the main process, with averaged
+        weights."""
         with self.averaged():
             if not self.world.main:
                 return
-            model.eval()
+            self.objective.eval()
             try:
-                if due["eval"] and self.evaluate is not None:
+                if "eval" in looks and self.evaluate is not None:
                     numbers = {f"held_out_{k}": v for k, v in self.evaluate().items()}
                     log.record(self.step, numbers, list(numbers))
-                if due["preview"] and self.preview is not None:
+                if "preview" in looks and self.preview is not None:
                     folder = self.run / "previews"
                     folder.mkdir(exist_ok=True)
                     picture = folder / f"step-{self.step:08d}.png"
@@ -377,7 +393,7 @@ class Trainer:
                     log.picture(self.step, picture)
             except NotFinite as error:  # what the guard forgives, a look must not end
                 log.say(f"step {self.step} is not evaluated or shown: {error}")
-            model.train()
+            self.objective.train()  # the model as the objective wants it: parts may stay frozen
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
