@@ -17,6 +17,7 @@ from smalti.nn.attention import attend
 from smalti.recipes import RECIPES
 from smalti.recipes.llamagen import emoji_llamagen, llamagen_b
 from smalti.recipes.var import emoji_var, var_d16
+from smalti.runs.generator import objective_of
 from smalti.runs.ladder import (
     LAYERS,
     laws,
@@ -30,8 +31,9 @@ from smalti.runs.ladder import (
 )
 from smalti.runs.run import train
 from smalti.tokenizers import vqgan
-from smalti.train.parallel import blocks
+from smalti.train.parallel import World, blocks
 
+ALONE = World(0, 1, torch.device("cpu"))
 FAMILIES = [name for name, recipe in RECIPES.items() if hasattr(recipe(), "codes")]
 SMALL = [name for name in FAMILIES if name.startswith("emoji_")]
 
@@ -151,7 +153,7 @@ def finished(tmp_path_factory):
 
 def test_what_is_measured_of_a_run(finished):
     recipe, run = finished
-    told = measure(recipe, run, torch.device("cpu"))
+    told = measure(recipe, run, ALONE)
     assert (told["layers"], told["dim"], told["heads"], told["steps"]) == (2, 16, 2, 4)
     ffn = 48  # 8/3 of the width, in steps of 16
     assert told["parameters"] == 2 * (4 * 16 * 16 + 3 * 16 * ffn + 2 * 16)
@@ -165,6 +167,22 @@ def test_what_is_measured_of_a_run(finished):
     report = json.loads((run / "report.json").read_text())
     assert told["unit"] == "nats_per_token" and [step for step, _ in told["curve"]] == [2, 4]
     assert told["curve"][-1][1] == pytest.approx(report["held_out_nats_per_token"])
+
+
+@pytest.mark.parametrize(("more", "items"), [({"accumulate": 2}, 2), ({"recompute": True}, 1)])
+def test_no_more_is_measured_at_a_time_than_a_process_trains_on(finished, monkeypatch, more, items):
+    recipe, run = finished
+    whole, seen = measure(recipe, run, ALONE)["operations_per_step"], []
+
+    def watched(*given):
+        objective = objective_of(*given)
+        objective.register_forward_pre_hook(lambda _, args: seen.append(len(args[0]["codes"])))
+        return objective
+
+    monkeypatch.setattr("smalti.runs.ladder.objective_of", watched)
+    recipe = replace(recipe, train=replace(recipe.train, **more))
+    told = measure(recipe, run, World(0, 2, torch.device("cpu")))
+    assert seen == [items] * 4 and told["operations_per_step"] == pytest.approx(whole)
 
 
 @pytest.mark.parametrize("name", ["nats_per_token", "nats_per_token_bound", "diffusion_loss"])

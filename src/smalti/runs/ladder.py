@@ -44,7 +44,7 @@ from smalti.runs.generator import (
 from smalti.runs.run import train_among
 from smalti.train.base import Batch, Objective
 from smalti.train.log import read_metrics
-from smalti.train.parallel import World, blocks, locked, on_main, start, stop
+from smalti.train.parallel import World, autocast, blocks, locked, on_main, start, stop
 
 C = TypeVar("C", bound=GeneratorConfig)
 FEWEST = scaling.needed(floor=False) + 1
@@ -209,7 +209,7 @@ def _climbed(
             say(f"{layers} layers, width {number(one.model, 'dim')}: {run}")
         train_among(one, run, world)
         if world.main:
-            measured.append(measure(one, run, world.device))
+            measured.append(measure(one, run, world))
     if not world.main:
         return None
     report: Ladder = {
@@ -249,19 +249,23 @@ def _about(recipe: GeneratorRecipe, cache: TokenCache) -> About:
     }
 
 
-def measure(recipe: GeneratorRecipe, run: Path, device: torch.device) -> Size:
-    """What a finished run is in the laws."""
-    world, config = World(0, 1, device), recipe.model
-    parts = open_parts(recipe, run, world)
+def measure(recipe: GeneratorRecipe, run: Path, world: World) -> Size:
+    """What a finished run is in the laws, by this process alone. Operations are those of the first
+    of the parts into which a step is cut, as often as there are parts; a part is an item where
+    blocks are to be recomputed."""
+    config, train, device = recipe.model, recipe.train, world.device
+    cuts = train.batch if train.recompute or train.memory else world.size * train.accumulate
+    parts = open_parts(recipe, run, World(0, 1, device))
     objective = objective_of(parts.pipeline.model, recipe, parts.learned).to(device).train()
-    batches, (unit, curve) = parts.batches(recipe, world), loss_curve(run)
-    per_step = operations(
-        objective,
-        (
-            {k: v.to(device) for k, v in batches.batch(step).items()}
-            for step in range(min(COUNTED, recipe.train.steps))
-        ),
-    )
+    batches, (unit, curve) = parts.batches(recipe, World(0, cuts, device)), loss_curve(run)
+    with autocast(device, train.precision):
+        per_part = operations(
+            objective,
+            (
+                {k: v.to(device) for k, v in batches.batch(step).items()}
+                for step in range(min(COUNTED, train.steps))
+            ),
+        )
     return {
         "layers": layers_of(config),
         "dim": number(config, "dim"),
@@ -269,7 +273,7 @@ def measure(recipe: GeneratorRecipe, run: Path, device: torch.device) -> Size:
         "lr": recipe.train.optim.lr,
         "parameters": sum(map(learned, blocks(objective.model))),
         "parameters_all": learned(objective.model),
-        "operations_per_step": per_step,
+        "operations_per_step": cuts * per_part,
         "tokens_per_step": recipe.train.batch * parts.cache.spec.positions,
         "steps": recipe.train.steps,
         "unit": unit,
