@@ -251,6 +251,18 @@ def test_training_reaches_every_weight(model: Unified):
     assert not still
 
 
+def test_every_weight_has_a_gradient_whatever_stands_in_a_batch(model: Unified):
+    """If it is zero: processes whose batches differ would wait for each other."""
+    model.train().requires_grad_(True)
+    for document in ([text(1, 3, 2)], [given(model), text(3, 1)], [text(1), picture(model)]):
+        model.zero_grad()
+        terms = model.terms(rows_of([document], model.wrapping), Noise.request(0, 1))
+        torch.stack([(t.values * t.where).sum() for t in terms.values()]).sum().backward()
+        without = [n for n, p in model.named_parameters() if p.grad is None]
+        assert not without, [part.spec for part in document]
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_only_what_is_learned_has_a_loss(model: Unified):
     parts = [replace(part, learned=False) for part in (text(1, 3), given(model), picture(model))]
     terms = model.terms(rows_of([[*parts, text(2)]], model.wrapping), Noise.request(0, 1))

@@ -149,9 +149,10 @@ class MetaMorph(OnLanguage):
         """What stands at the positions from `begin` to `end`, (B, n, D)."""
         here = slice(begin, end)
         x, drawn = self.language.embed(rows.ids[:, here].clamp(min=0)), rows.drawn[:, here]
-        if rows.vectors is None or not drawn.any():
-            return x
-        seen = self.projector(rows.vectors[:, here][drawn].to(x.dtype))  # (m, D)
+        vectors = x.new_zeros(0, self.config.channels)  # every layer has a gradient, if it is zero
+        if rows.vectors is not None:
+            vectors = rows.vectors[:, here][drawn].to(x.dtype)
+        seen = self.projector(vectors)  # (m, D)
         return x.masked_scatter(drawn.unsqueeze(-1), seen.to(x.dtype))
 
     def read(self, rows: Rows, begin: int, end: int, cache: KVCache | None) -> Tensor:
@@ -170,10 +171,10 @@ class MetaMorph(OnLanguage):
         h = self.read(rows, 0, rows.ids.shape[1], None)
         where = rows.drawn & rows.learned
         losses = h.new_zeros(rows.ids.shape, dtype=torch.float32)
-        if rows.vectors is not None and where.any():
-            said = self.said(F.pad(h, (0, 0, 1, 0))[:, :-1][where])  # (m, C)
-            found = apart(rows.vectors[where], said, self.config.form)
-            losses = losses.masked_scatter(where, found.to(losses.dtype))
+        said = self.said(F.pad(h, (0, 0, 1, 0))[:, :-1][where])  # (m, C), of nothing as well
+        wanted = said.new_zeros(said.shape) if rows.vectors is None else rows.vectors[where]
+        found = apart(wanted, said, self.config.form)
+        losses = losses.masked_scatter(where, found.to(losses.dtype))
         text = Term(self.nats(h, rows), rows.targets != IGNORED)
         return {"text": text, "features": Term(losses, where)}
 

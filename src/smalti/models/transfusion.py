@@ -180,15 +180,13 @@ class Transfusion(Unified):
 
     def losses(self, rows: Rows, times: Tensor, noise: Tensor) -> Losses:
         """Of rows whose pictures are seen at times (B, L) of the way from `noise` (B, L, C)."""
-        if rows.vectors is None:
-            h, flow = self.hidden(rows, times), torch.zeros_like(times)
-        else:
-            share = times.unsqueeze(-1)
-            seen = share * rows.vectors + (1 - share) * noise
-            h = self.hidden(rows, times, seen)
-            errors = (self.flow(h, seen, times) - (rows.vectors - noise)).square().mean(-1)
-            flow = errors.masked_fill(~rows.drawn, 0.0)
-        return Losses(self.nats(h, rows), flow)
+        # without a picture, too: every layer has a gradient, if it is zero
+        vectors = torch.zeros_like(noise) if rows.vectors is None else rows.vectors
+        share = times.unsqueeze(-1)
+        seen = share * vectors + (1 - share) * noise
+        h = self.hidden(rows, times, seen)
+        errors = (self.flow(h, seen, times) - (vectors - noise)).square().mean(-1)
+        return Losses(self.nats(h, rows), errors.masked_fill(~rows.drawn, 0.0))
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of text; squared errors of pictures that are learned. Each picture is at a time of

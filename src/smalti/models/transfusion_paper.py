@@ -291,7 +291,17 @@ class TransfusionPaper(OnLanguage):
             found = self.patches.noise(h[drawn].view_as(seen.vectors), seen)  # (P, N, C)
             each = (found.flatten(0, 1).float() - noise[drawn]).square().mean(-1)
             errors = errors.masked_scatter(drawn, each)
+        elif self.training:
+            errors = errors + self.idle(noise)
         return self.nats(h, rows), errors
+
+    def idle(self, noise: Tensor) -> Tensor:
+        """Zero, on the device of `noise`, by all that reads and writes pictures, which then has a
+        gradient, if it is zero, whatever stands in a batch: processes that learn together wait for
+        each other's."""
+        blank = noise.new_zeros(1, self.spec.positions, self.spec.channels)
+        seen = self.patches(blank, blank.new_zeros(1, dtype=torch.int64))
+        return 0 * self.patches.noise(seen.vectors, seen).sum()
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of text; squared errors of pictures that are learned. Each picture is at a timestep
