@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from builders import pipeline
+from builders import build, pipeline
 from smalti.cli.main import main
 from smalti.cli.running import UNKNOWN, UNSEEN, check_idle
 from smalti.cli.serving import Place, check_public
 from smalti.cli.tune import Search
 from smalti.config import read_json
+from smalti.modules import save_module
 from smalti.pipeline.sampling import Sampling
 from smalti.recipes import RECIPES
 from smalti.runs.idle import check_idle as check_recipe
+from smalti.tokenizers import kl_vae
 
 UNGUIDED = "guidance other than 1"
 
@@ -126,6 +128,15 @@ def test_fields_of_a_recipe(folder, name, given, words):
         return
     with pytest.raises(ValueError, match=words):
         check_recipe(recipe, set(given))
+
+
+def test_what_only_generators_that_go_on_take_of_their_recipe(tmp_path):
+    save_module(build(kl_vae.KLVAE, kl_vae.tiny()), tmp_path / "t")
+    recipe = RECIPES["emoji_klvae"]()
+    model = replace(recipe.model, dropout=0.3)
+    recipe = replace(recipe, init=str(tmp_path / "t"), model=model)
+    with pytest.raises(ValueError, match="model.dropout does nothing with --init .* has 0.0"):
+        check_recipe(recipe, {"model.dropout"})
 
 
 @pytest.mark.parametrize(

@@ -209,3 +209,26 @@ def test_what_cannot_begin(
     given = [places.get(a, a) for a in arguments]
     line = mistake(capsys, "train", recipe, "--out", tmp_path / "refused", *given, *STEPS)
     assert message in line, line
+
+
+def test_a_run_notices_other_texts(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("a red heart\n" * 20)
+    writes = ("train", "shapes_language", *LANGUAGE[:8], "--row", "64", *STEPS)
+    tells = ("train", "shapes_sentences", "--init", work / "writes" / "language", *STEPS)
+    commands = {
+        "writes": (*writes, "--data.source", f"text:{notes}"),
+        "tells": (*tells, "--data.source", "shapes:40"),
+    }
+    for name, command in commands.items():
+        run(*command, "--out", tmp_path / name)
+        (tmp_path / name / "report.json").unlink()  # a run that is not finished
+    notes.write_text("a blue star\n" * 20)
+    commands["tells"] = (*commands["tells"], "--data.source", "shapes:44")
+    for name, words in (("writes", "began with texts "), ("tells", "began: 4 added (40, 41, 42")):
+        given = (*commands[name], "--out", tmp_path / name)
+        assert words in mistake(capsys, *given)
+        run(*given, "--data.on-changed", "go-on")
+        assert "going on with" in capsys.readouterr().err
+        (tmp_path / name / "report.json").unlink()
+        run(*given)  # that is what it goes on with from now on

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import smalti
 from builders import build, pipeline
 from small_systems import TRAIN, mistake, said
 from smalti.modules import save_module
+from smalti.recipes.base import MapRecipe
+from smalti.runs.finetune import open_pipeline
 from smalti.tokenizers.vqgan import VQGAN, tiny
 
 SHAPE = "--model.layers 1 --model.heads 2 --model.dim 16 --model.unmasked 9 --train.steps 2"
@@ -113,6 +116,20 @@ def test_what_a_pipeline_of_maps_is_not_asked(drawn, tmp_path, capsys):
     assert "this pipeline draws classes, not texts" in told
     told = mistake(capsys, "sample", classes, "--map", tmp_path / "a.png", *out)
     assert "this pipeline draws classes, not maps" in told
+
+
+def test_a_pipeline_of_maps_goes_on_with_its_own(drawn, folder, tokenizers, tmp_path, capsys):
+    words = ["train", "emoji_taming_edges", "--init", drawn, "--data.source", f"folder:{folder}"]
+    words += ["--train.steps", "1", *TRAIN, "--out"]
+    save_module(build(VQGAN, replace(tiny(), map="depth", vocab=9), 1), tmp_path / "other")
+    told = mistake(capsys, *words, tmp_path / "no", "--map", tmp_path / "other")
+    assert "other is tokenizer of maps" in told and "leave --map out" in told
+    assert not (tmp_path / "no").exists()
+    said(capsys, *words, tmp_path / "on", "--map", tokenizers / "depth-tokenizer")
+    recipe = MapRecipe(init=str(drawn), model=smalti.load(drawn).model.config)
+    pipe = open_pipeline(recipe, tmp_path / "run", torch.device("meta"))
+    parts = (pipe.tokenizer, pipe.map)
+    assert [next(part.parameters()).device.type for part in parts if part] == ["meta", "meta"]
 
 
 def test_what_cannot_be_learned(folder, tokenizers, tmp_path, capsys):

@@ -3,15 +3,20 @@ mistake."""
 
 import io
 import json
+import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from small_systems import TOKENIZER, TRAIN, said, write_pictures
 from smalti.cli.main import main
 from smalti.cli.talking import Voice
+from smalti.data.documents import open_documents
 from smalti.files import LOCK, lock
 from smalti.pipeline.unified import UnifiedPipeline
+from smalti.loading import load_tokenizer, load_unified
+from smalti.runs.documents import encode_documents
 
 pytestmark = pytest.mark.usefixtures("float32")
 MODEL = [
@@ -89,6 +94,30 @@ def test_a_run_goes_on_to_the_same_weights(work, capsys):
     main(["train", "shapes_chameleon", "--init", str(work / "g" / "pipeline"), "--out",
           str(work / "tuned"), *MODEL, *SMALL["shapes_chameleon"].split()])  # fmt: skip
     assert (work / "tuned" / "pipeline" / "pipeline.json").is_file()
+
+
+def test_a_run_notices_other_documents_and_another_pipeline(work, tmp_path, capsys):
+    tokenizer, file = load_tokenizer(work / "t" / "tokenizer", "cpu"), tmp_path / "d.arrow"
+    encode_documents(open_documents("shapes-all:40"), tokenizer, file, 0.25)
+    begun = shutil.copytree(work / "g" / "pipeline", tmp_path / "pipeline")
+    given = ["--documents", str(file), "--init", str(begun)]
+    train(work, "noticed", *given)
+    (work / "noticed" / "report.json").unlink()  # a run that is not finished
+    encode_documents(open_documents("shapes-all:44"), tokenizer, file, 0.25, replace=True)
+    with pytest.raises(SystemExit):
+        train(work, "noticed", *given)
+    assert "noticed began with documents " in capsys.readouterr().err
+    train(work, "noticed", *given, "--data.on-changed", "go-on")
+    (work / "noticed" / "report.json").unlink()
+    pipe = load_unified(begun, "cpu")
+    with torch.no_grad():
+        next(pipe.model.parameters()).add_(1)
+    pipe.info.pop("fingerprint")
+    pipe.save_pretrained(begun)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        train(work, "noticed", *given)
+    assert "noticed began from " in capsys.readouterr().err
 
 
 def test_questions_captions_and_conversations(work, tmp_path, capsys, monkeypatch):

@@ -1,9 +1,9 @@
 """What a run began with, and what has changed since.
 
 A run's folder notes the items of its data source in data.parquet (key, and a mark of class, caption
-and size) and what else it learned from in init.json: fingerprints of the pipeline, the tokenizer
-and the codes. These are compared when the run goes on, not how the command spells where they are.
-What has changed is told, and the run goes on only if `data.on_changed` says so.
+and size) and what else it learned from in init.json: fingerprints of the pipeline, the tokenizer,
+the codes, documents or texts. These are compared when the run goes on, not how the command spells
+where they are. What has changed is told, and the run goes on only if `data.on_changed` says so.
 """
 
 from __future__ import annotations
@@ -132,12 +132,20 @@ def check_codes_of(out: Path, cache: TokenCache, recipe: GeneratorRecipe) -> Non
             f"the run in {out} learned codes of tokenizer {begun['tokenizer']}, {cache.path} has "
             f"those of {cache.tokenizer}: give that tokenizer, or another --out"
         )
-    mark = cache.fingerprint()
-    if begun.get("codes", mark) != mark:
-        told = f"the run in {out} began with codes {begun['codes']}, {cache.path} is {mark}"
-        if recipe.data.on_changed == "stop":
-            raise ValueError(f"{told}. {ADVICE}")
-        say(f"{told}; going on with these")
+    check_noted(out, "codes", cache.fingerprint(), str(cache.path), recipe.data)
+
+
+def check_noted(out: Path, name: str, mark: str, where: str, data: DataConfig) -> None:
+    """Raise ValueError if the run in `out` noted another fingerprint of its codes, documents or
+    texts (`name`) than that of what is at `where` now, and is not to go on all the same."""
+    path = out / "init.json"
+    begun = read_json(path).get(name, mark) if path.is_file() else mark
+    if begun == mark:
+        return
+    told = f"the run in {out} began with {name} {begun}, {where} is {mark}"
+    if data.on_changed == "stop":
+        raise ValueError(f"{told}. {ADVICE}")
+    say(f"{told}; going on with these")
 
 
 def mark_of(out: Path, name: str) -> str:

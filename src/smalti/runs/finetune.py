@@ -39,6 +39,7 @@ from smalti.pipeline.unified import UnifiedPipeline
 from smalti.recipes.base import (
     AroundRecipe,
     GeneratorRecipe,
+    MapRecipe,
     SeeingRecipe,
     TextRecipe,
     TokenizerRecipe,
@@ -55,7 +56,8 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
     """The pipeline that a run in `out` begins from; its model stays on the CPU, in float32.
 
     Raises ValueError if it is none, if it cannot be trained by this recipe or with its LoRA, if the
-    recipe names another tokenizer, or if the run began from another pipeline.
+    recipe names another tokenizer, of pictures or of maps, or if the run began from another
+    pipeline.
     """
     pipe = load_pipeline(recipe.init, "cpu", torch.float32)
     check_model(recipe, pipe.model)
@@ -67,8 +69,24 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
     require_same(out, recipe.init, pipe.fingerprint)
     if recipe.tokenizer:
         pipe.tokenizer = same_but_for_size(recipe, pipe.tokenizer)
-    pipe.tokenizer.to(device)
+    require_map(recipe, pipe)
+    for tokenizer in (pipe.tokenizer, pipe.map):
+        if tokenizer is not None:
+            tokenizer.to(device)
     return pipe
+
+
+def require_map(recipe: GeneratorRecipe, pipe: Pipeline) -> None:
+    """Raise ValueError if the recipe names another tokenizer of maps than the pipeline's."""
+    if not isinstance(recipe, MapRecipe) or not recipe.map:
+        return
+    mine = fingerprint(load_tokenizer(recipe.map, "cpu").coder)
+    theirs = "none" if pipe.map is None else fingerprint(pipe.map.coder)
+    if mine != theirs:
+        raise ValueError(
+            f"{recipe.map} is tokenizer of maps {mine}, but {recipe.init} has {theirs}: leave "
+            "--map out"
+        )
 
 
 def check_model(recipe: GeneratorRecipe | UnifiedRecipe, model: Generator | Unified) -> None:
@@ -80,14 +98,16 @@ def check_model(recipe: GeneratorRecipe | UnifiedRecipe, model: Generator | Unif
         )
 
 
-def open_unified(recipe: UnifiedRecipe, device: torch.device) -> UnifiedPipeline:
-    """The pipeline of text and pictures that a run begins from, in float32.
+def open_unified(recipe: UnifiedRecipe, out: Path, device: torch.device) -> UnifiedPipeline:
+    """The pipeline of text and pictures that a run in `out` begins from, in float32.
 
-    Raises ValueError if it is none, if its model is of another system than the recipe's, or if the
-    recipe names another tokenizer of pictures than the pipeline's.
+    Raises ValueError if it is none, if its model is of another system than the recipe's, if the
+    recipe names another tokenizer of pictures than the pipeline's, or if the run began from another
+    pipeline.
     """
     pipe = load_unified(recipe.init, device, "float32")
     check_model(recipe, pipe.model)
+    require_same(out, recipe.init, pipe.fingerprint)
     if not recipe.tokenizer:
         return pipe
     if pipe.tokenizer is None:

@@ -26,7 +26,7 @@ from smalti.runs.finetune import RATES
 from smalti.text.words import FOLDER, Words
 
 OWN = tuple(f"model.{rate}" for rate in RATES)
-"""What a model that goes on takes from the recipe."""
+"""What a generator that goes on takes from the recipe."""
 
 
 def check_idle(recipe: Recipe, named: Collection[str]) -> None:
@@ -35,11 +35,11 @@ def check_idle(recipe: Recipe, named: Collection[str]) -> None:
     for name, why in idle(recipe):
         if name in named:
             raise ValueError(f"{name} does nothing {why}")
-    mine = to_dict(recipe)
+    mine, own = to_dict(recipe), OWN if isinstance(recipe, GeneratorRecipe) else ()
     for option, decided in (("init", begun), ("codes", encoded)):
         given = getattr(recipe, option, "")
         theirs = decided(recipe, given) if given else {}
-        for name in sorted({*named} - {*OWN}):
+        for name in sorted({*named} - {*own}):
             value = at(theirs, name)
             if value is not None and value != at(mine, name):
                 raise ValueError(f"{name} does nothing with --{option} {given}, which has {value}")

@@ -23,6 +23,7 @@ from smalti.modules import check_module, fingerprint
 from smalti.pipeline.conversation import text_part
 from smalti.progress import say
 from smalti.recipes.base import LanguageRecipe, SentencesRecipe
+from smalti.runs.data import check_data, check_noted
 from smalti.runs.finetune import require_same, share
 from smalti.runs.folder import Report, claim, finish, without_held_out
 from smalti.runs.speaker import Speaker, load_language, save_language
@@ -44,6 +45,8 @@ def train_language(recipe: LanguageRecipe, out: Path, world: World, note: str = 
     """Train a language model to write texts; `out`/language is what others take as --language."""
     on_main(world, lambda: check_module(out / PLACE))
     documents = open_texts(recipe.data.source)
+    texts = documents.fingerprint()
+    on_main(world, lambda: check_noted(out, "texts", texts, documents.name, recipe.data))
     chosen, held = split(documents, recipe.data.holdout)
     held = held or without_held_out(chosen, world)
     speaker, begun = begin(recipe, out, world, texts_of(documents, chosen))
@@ -55,7 +58,8 @@ def train_language(recipe: LanguageRecipe, out: Path, world: World, note: str = 
     line = LiveLine(PLACE, ("loss",), "positions", recipe.row)
     objective = recipe.objective.objective(model)
     trainer = Trainer(objective, training, recipe.train, out, world, line, look.evaluate)
-    claim(out, recipe, world, None, fingerprint=begun, words=speaker.words.fingerprint())
+    noted = {"words": speaker.words.fingerprint(), "texts": texts}
+    claim(out, recipe, world, None, fingerprint=begun, **noted)
     if note and world.main:
         say(note)
     trainer.fit()
@@ -73,10 +77,11 @@ def train_sentences(recipe: SentencesRecipe, out: Path, world: World, note: str 
     """Train a language model to tell captions apart; `out`/language is what LLM2CLIP reads by."""
     on_main(world, lambda: check_module(out / PLACE))
     source = open_source(recipe.data.source)
+    on_main(world, lambda: check_data(out, source, recipe.data, classes=False))
     chosen, held = split(source, recipe.data.holdout)
     held = held or without_held_out(chosen, world)
     texts = [text for i in chosen for text in wordings(source, i)]
-    speaker, begun = begin(recipe, out, world, texts)
+    speaker, begun = begin(recipe, out, world, texts, source)
     model, words = speaker.reader, speaker.words
     model.config = replace(model.config, causal=recipe.causal, pooling=recipe.pooling)
     torch.manual_seed(recipe.train.seed)
@@ -107,10 +112,14 @@ def train_sentences(recipe: SentencesRecipe, out: Path, world: World, note: str 
 
 
 def begin(
-    recipe: LanguageRecipe, out: Path, world: World, texts: Sequence[str]
+    recipe: LanguageRecipe,
+    out: Path,
+    world: World,
+    texts: Sequence[str],
+    source: Source | None = None,
 ) -> tuple[Speaker, str]:
-    """A new language model with its text tokenizer, or the one that the run begins from, with its
-    fingerprint.
+    """A new language model with its text tokenizer, of texts of a `source` of pictures if there is
+    one, or the one that the run begins from, with its fingerprint.
 
     Raises ValueError if a run in `out` began from another, or for a text tokenizer without a mark
     for the end of a text.
@@ -126,7 +135,12 @@ def begin(
         require_same(out, recipe.init, mark)
         return speaker, mark
     words = words_of_run(
-        recipe.words, out, world, lambda: texts, recipe.vocab, lambda: claim(out, recipe, world)
+        recipe.words,
+        out,
+        world,
+        lambda: texts,
+        recipe.vocab,
+        lambda: claim(out, recipe, world, source),
     )
     if words.stop is None:
         raise ValueError(f"{recipe.words} has no mark for the end of a text")

@@ -33,6 +33,7 @@ from smalti.pipeline.folders import check_pipeline
 from smalti.pipeline.unified import Shown, UnifiedPipeline, Wish
 from smalti.progress import say
 from smalti.recipes.base import UnifiedRecipe
+from smalti.runs.data import check_noted
 from smalti.runs.documents import encode_documents
 from smalti.runs.finetune import learn, open_unified
 from smalti.runs.folder import Report, claim, finish, without_held_out
@@ -160,7 +161,7 @@ class Look:
 def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = "") -> Report:
     """Train a model of text and pictures; `out`/pipeline is what `smalti sample` and `ask` take."""
     on_main(world, lambda: check_pipeline(out / "pipeline"))
-    begun = open_unified(recipe, world.device) if recipe.init else None
+    begun = open_unified(recipe, out, world.device) if recipe.init else None
     check_words(recipe, begun)
     tokenizer = begun.tokenizer if begun else open_tokenizer(recipe, world)
     eye, speaker = open_eye(recipe, begun, world), open_speaker(recipe, begun)
@@ -184,6 +185,8 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     )
     begun_with = marks_of(eye=eye, language=speaker and speaker.module)
     begun_with |= {"tokenizer": cache.tokenizer, "words": words.fingerprint()}
+    if recipe.documents:
+        begun_with["documents"] = cache.fingerprint()
     claim(out, recipe, world, None, fingerprint=mark, **begun_with)
     if note and world.main:
         say(note)
@@ -386,6 +389,9 @@ def open_file(
     wait(world)
     cache = DocumentCache(path)
     cache.require(fingerprint(coder(encoder)), "" if eye is None else fingerprint(eye))
+    if recipe.documents:
+        mark, where = cache.fingerprint(), str(path)
+        on_main(world, lambda: check_noted(out, "documents", mark, where, recipe.data))
     return cache
 
 
