@@ -14,8 +14,8 @@ from smalti.cli.main import main
 from smalti.cli.talking import Voice
 from smalti.data.documents import open_documents
 from smalti.files import LOCK, lock
-from smalti.pipeline.unified import UnifiedPipeline
 from smalti.loading import load_tokenizer, load_unified
+from smalti.pipeline.unified import UnifiedPipeline
 from smalti.runs.documents import encode_documents
 
 pytestmark = pytest.mark.usefixtures("float32")
