@@ -18,7 +18,10 @@ def commit() -> str:
     here = Path(__file__).parent
 
     def git(*words: str) -> str | None:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=here)
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=here)
+        except FileNotFoundError:  # a machine without git
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     name = git("rev-parse", "--short", "HEAD")

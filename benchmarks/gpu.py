@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -113,15 +114,20 @@ def tests(m: Machine) -> Iterator[Row]:
     """The tests that need a GPU."""
     words = ["-m", "gpu", "-q", "-x" if m.cpu else "--tb=short", "-p", "no:cacheprovider"]
     words += ["-k", "attention"] if m.cpu else GPU_TESTS[1:]
-    done = subprocess.run(
+    paths = [str(HERE.parent / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    child = subprocess.Popen(
         [sys.executable, "-m", "pytest", *words, GPU_TESTS[0]],
         cwd=HERE.parent,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": f"{HERE.parent / 'src'}"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
     )
-    print(done.stdout[-6000:], file=sys.stderr)
-    yield {"case": "tests", "passed": done.returncode == 0, "said": done.stdout.splitlines()[-1:]}
+    assert child.stdout is not None
+    last = ""
+    for line in child.stdout:  # as it comes: what was said before the time is over is seen
+        print(line, end="", file=sys.stderr, flush=True)
+        last = line.strip() or last
+    yield {"case": "tests", "passed": child.wait() == 0, "said": last}
 
 
 def request(m: Machine, model: Any, batch: int, **more: Any) -> Request:
@@ -285,12 +291,12 @@ def run_all(options: argparse.Namespace) -> list[Row]:
             continue
         words = [sys.executable, __file__, "--part", name, "--peak", str(options.peak)]
         words += ["--cpu"] if options.cpu else []
-        child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
             said, _ = child.communicate(timeout=limit)
             failed = f"ended with {child.returncode}" if child.returncode else None
         except subprocess.TimeoutExpired:
-            child.kill()
+            os.killpg(child.pid, signal.SIGKILL)  # what it started too, which would be measured
             said, _ = child.communicate()
             failed = f"took more than {limit:.0f} s"
         print(said, end="", flush=True)

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     height, width = pipe.tokenizer.spec.grids[0]
     left = torch.arange(width, device=pipe.device) < width // 2
     mask = left.repeat(height)[None]  # (1, N), row by row
-    known = Known(codes.expand(args.n, -1), mask.expand(args.n, -1))
+    known = Known(codes.repeat_interleave(args.n, 0), mask.expand(args.n, -1))
     images = pipe([args.label], n=args.n, seed=args.seed, known=known)
     # the first tile is the whole picture, as the tokenizer gives it back
     save_png(grid([*to_pil(pipe.decode(codes)), *images], zoom=2), args.out, {})

@@ -77,3 +77,17 @@ def float32():
     patch.setattr("smalti.devices.named.fast_bf16", lambda device: False)
     yield
     patch.undo()
+
+
+@pytest.fixture
+def exact():
+    """Products of float32 numbers as a CPU has them."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.set_float32_matmul_precision(before)
+    torch.backends.cudnn.allow_tf32 = allowed

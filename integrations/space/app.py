@@ -30,6 +30,8 @@ def draw(what: str, n: float, seed: float, guidance: float) -> Iterator[list[Ima
 
 def page() -> gr.Blocks:
     """What is asked for, and what is drawn."""
+    if pipe.text is None and not pipe.classes:
+        raise SystemExit("this page draws from texts or classes, and the pipeline from maps")
     with gr.Blocks(title="smalti", analytics_enabled=False) as found:
         with gr.Row():
             if pipe.text is None:

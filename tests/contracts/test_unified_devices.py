@@ -21,6 +21,7 @@ from smalti.text.sequence import Part, packed
 from smalti.train.joint import JointConfig, batch_of
 from smalti.train.optim import OptimConfig, adamw
 
+pytestmark = pytest.mark.usefixtures("exact")
 WORDS = 4
 """Ids of text, from 0, that every tiny model has."""
 CPU = torch.device("cpu")

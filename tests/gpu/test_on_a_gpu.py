@@ -31,24 +31,12 @@ from smalti.train.settings import TrainConfig
 from smalti.train.trainer import Trainer
 from tape import taped
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact")]
 THERE = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if THERE else "cpu")
 RECORD = None if THERE else lambda: taped
 """What records: the device's own."""
 B = 3
-
-
-@pytest.fixture(autouse=True)
-def exact():
-    """Products of float32 numbers as a CPU has them."""
-    before = torch.get_float32_matmul_precision()
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.set_float32_matmul_precision(before)
-    torch.backends.cudnn.allow_tf32 = allowed
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from builders import build
 from official import write
 from smalti.interop.pickles import files_of, read_checkpoint
+from smalti.interop.saved import hashes
 from smalti.modules import save_module
 from smalti.tokenizers import vqgan
 from smalti.tokenizers.vqgan import VQGAN
@@ -211,3 +212,14 @@ def test_objects_in_arrays_of_numpy_are_not(tmp_path):
     path = write({"model": STATE, "x": np.array([{}], dtype=object)}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="x.pt is (refused|damaged)"):
         read_checkpoint(path)
+
+
+def test_files_have_as_much_of_their_path_as_tells_them_apart(tmp_path):
+    places = ("a/x/model.bin", "b/x/model.bin", "c/model.bin", "one.bin")
+    paths = [tmp_path / place for place in places]
+    for i, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([i]))
+    found = hashes(*paths, paths[0])
+    assert tuple(found) == places
+    assert len(set(found.values())) == 4

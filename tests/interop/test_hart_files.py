@@ -150,3 +150,4 @@ def test_the_published_sizes_come_back():
 def test_what_is_on_the_hub():
     (name,) = PROJECT.repositories
     assert name == "mit-han-lab/hart-0.7b-1024px" and TOKENIZER.module is HARTVAE
+    assert PROJECT.repositories[name].beside == ("llm/config.json",)  # which says what it pools

@@ -588,6 +588,18 @@ def test_pictures_are_decoded_in_bfloat16_where_asked(pipe):
     assert 0 < np.mean(apart) < 3  # levels of 255
 
 
+@pytest.mark.parametrize("name", tokenizers())
+def test_a_gpu_decodes_any_tokenizer(name, monkeypatch):
+    tokenizer = build(*tokenizers()[name])
+    codes = random_codes(tokenizer.spec, 2)
+    texts = ["a", "b"] if tokenizer.told else None
+    monkeypatch.setattr(coded, "HALF", ("cpu",))
+    assert coded.decoded(tokenizer, codes, texts=texts).shape[:2] == (2, 3)
+    for weight in tokenizer.parameters():
+        if weight.dim() == 4:
+            assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("name", ["vqgan", "multiscale_vqvae", "kl_vae", "unitok"])
 def test_a_gpu_decodes_in_bfloat16_with_channels_last(name, monkeypatch):
     """The same on a CPU: close, on weights that can still learn."""

@@ -10,6 +10,7 @@ from smalti.config import read_json
 from smalti.models import llamagen, rar, var
 from smalti.modules import save_module
 from smalti.pipeline.sampling import Sampling
+from smalti.recipes import RECIPES
 from smalti.recipes.base import GeneratorRecipe
 from smalti.recipes.rar import emoji_rar
 from smalti.runs.run import train
@@ -82,3 +83,13 @@ def test_known_codes_come_first_where_random_orders_were_learned(tmp_path, end):
     assert ("bits_per_token_random" in report) == bool(end)
     model = build(rar.RAR, rar.tiny())
     assert Sampling.of(**stored).sees_known_first(model) == bool(end)
+
+
+def test_generators_learn_pictures_that_can_be_coded_once():
+    """Not parts that are cut out anew each time, of which only tokenizers learn."""
+    random = [
+        name
+        for name, recipe in RECIPES.items()
+        if isinstance(made := recipe(), GeneratorRecipe) and made.data.crop == "random"
+    ]
+    assert random == []

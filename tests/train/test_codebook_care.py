@@ -5,9 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from builders import build
 from smalti.recipes.base import TokenizerRecipe
+from smalti.tokenizers import vqgan
 from smalti.tokenizers.quantize.vq import VectorQuantizer
 from smalti.train.codebook_care import CodebookCare, CodebookConfig, kmeans
+from smalti.train.objectives import ReconstructionConfig, ReconstructionObjective
 
 
 def rows_around(centres: torch.Tensor, each: int, spread: float = 0.01) -> torch.Tensor:
@@ -178,3 +181,40 @@ def test_state_round_trip_goes_on_the_same():
     other.restart(copy, as_latents(batch), step=10)
     assert torch.equal(quantizer.embedding.weight, copy.embedding.weight)
     assert care.meters() == other.meters()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_a_batch_in_parts_is_one_step(decay):
+    """Ages, counts and averages are those of the whole, and the table stays until the next step."""
+    found = []
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        model = build(vqgan.VQGAN, vqgan.tiny())
+        codebook = CodebookConfig(kmeans=False, patience=5, decay=decay)
+        config = ReconstructionConfig(codebook=codebook, perceptual="none", gan_weight=0.0)
+        objective = ReconstructionObjective(model, config)
+        images = torch.randint(0, 256, (4, 3, *model.size), dtype=torch.uint8)
+        for step in range(1, 4):
+            for part in images.chunk(parts):
+                objective({"images": part}, step)
+        care = objective.care
+        assert care is not None
+        state = [care.age, care.moved, care.counts, model.codebook.embedding.weight.detach()]
+        state += [] if care.averages is None else [care.averages.mass, care.averages.sums]
+        found.append(state)
+    for whole, split in zip(*found, strict=True):
+        torch.testing.assert_close(split, whole)
+
+
+def test_the_table_begins_once_in_a_step_of_parts():
+    torch.manual_seed(0)
+    model = build(vqgan.VQGAN, vqgan.tiny())
+    codebook = CodebookConfig(warmup=1)
+    config = ReconstructionConfig(codebook=codebook, perceptual="none", gan_weight=0.0)
+    objective = ReconstructionObjective(model, config)
+    images = torch.randint(0, 256, (2, 3, *model.size), dtype=torch.uint8)
+    objective({"images": images}, 0)
+    objective({"images": images[:1]}, 1)
+    table = model.codebook.embedding.weight.detach().clone()
+    objective({"images": images[1:]}, 1)
+    assert torch.equal(table, model.codebook.embedding.weight)

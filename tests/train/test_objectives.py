@@ -12,13 +12,14 @@ from builders import build, random_codes
 from smalti.codes import Cond
 from smalti.data.transforms import to_float
 from smalti.eval.likelihood import likelihood
-from smalti.models import llamagen
+from smalti.models import llamagen, maskgit
 from smalti.text import byte_words as byte_level
 from smalti.text.byte_words import ByteEncoder
 from smalti.tokenizers import ibq, maskgit_vqgan, multiscale_vqvae, open_magvit2, vqgan
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
 from smalti.train.codebook_care import CodebookConfig
 from smalti.train.gan import discriminator_loss, generator_loss
+from smalti.train.masked_loss import MaskedConfig
 from smalti.train.objectives import (
     Likelihood,
     LikelihoodConfig,
@@ -305,3 +306,15 @@ def test_the_joint_loss_is_weighed():
     more = losses[1].totals["model"] - losses[0].totals["model"]
     torch.testing.assert_close(more.detach(), 0.7 * terms["joint"], rtol=1e-4, atol=1e-5)
     assert terms["joint"] > 0 and {"codebook", "commitment", "entropy"} <= terms.keys()
+
+
+def test_smoothing_reaches_every_code_of_a_stack():
+    model = build(maskgit.MaskGIT, replace(maskgit.tiny(), depth=2))
+    MaskedConfig(smoothing=0.2).objective(model, None, 0)
+    heads = [m for m in model.head.modules() if hasattr(m, "smoothing")]
+    assert len(heads) >= 1 and all(head.smoothing == 0.2 for head in heads)
+    codes, cond = random_codes(model.spec, 2), Cond(torch.tensor([0, 1]))
+    smoothed = model.train().loss(codes, cond)
+    for head in heads:
+        head.smoothing = 0.0
+    assert not torch.allclose(smoothed, model.loss(codes, cond))

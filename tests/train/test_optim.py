@@ -1,5 +1,6 @@
 import math
 import re
+from fnmatch import fnmatchcase
 
 import pytest
 import torch
@@ -88,6 +89,32 @@ def test_weight_decay_moves_along_half_a_cosine():
     assert weight_decay_at(50, 100, config) == pytest.approx(0.065)
     assert weight_decay_at(100, 100, config) == pytest.approx(0.08)
     assert weight_decay_at(50, 100, OptimConfig(weight_decay=0.3)) == 0.3
+
+
+@pytest.mark.parametrize("kind", models())
+def test_what_a_model_names_is_there_and_spared_beside_an_encoder_too(kind):
+    module, config = models()[kind]
+    model = module(config)
+    named = {
+        pattern: [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
+        for pattern in model.NO_DECAY
+    }
+    both = nn.ModuleDict({"generator": model, "encoder": nn.Linear(2, 2)})
+    _, plain = adamw(both, OptimConfig(weight_decay=0.1)).param_groups
+    there = {id(p) for p in plain["params"]}
+    for pattern, some in named.items():
+        assert {id(p) for p in some if p.requires_grad} <= there, pattern
+
+
+def test_every_pattern_of_what_is_spared_is_of_some_parameter():
+    found = dict[str, bool]()
+    for module, config in models().values():
+        model = module(config)
+        names = [name for name, _ in model.named_parameters()]
+        for pattern in model.NO_DECAY:
+            there = any(fnmatchcase(name, pattern) for name in names)
+            found[pattern] = found.get(pattern, False) or there
+    assert all(found.values()), found
 
 
 @pytest.mark.parametrize("kind", models())

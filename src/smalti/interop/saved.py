@@ -68,14 +68,15 @@ def save_tokenizer(make: Callable[[], nn.Module], out: Path, source: str, file: 
 
 def hashes(*paths: Path) -> dict[str, str]:
     """The hash of each file by its name, of a sharded checkpoint of its index and every shard; of
-    files of one name, by that of their folder too."""
-    files = [file for path in paths for file in files_of(path)]
-    names = [file.name for file in files]
-    unique = [
-        name if names.count(name) == 1 else f"{file.parent.name}/{name}"
-        for name, file in zip(names, files, strict=True)
-    ]
-    return {name: sha256(file) for name, file in zip(unique, files, strict=True)}
+    files of one name, by those of as many folders as tell them apart."""
+    files = list(dict.fromkeys(file for path in paths for file in files_of(path)))
+    found = dict[str, str]()
+    for file in files:
+        count = 1
+        while sum(other.parts[-count:] == file.parts[-count:] for other in files) > 1:
+            count += 1
+        found["/".join(file.parts[-count:])] = sha256(file)
+    return found
 
 
 def dtype_of(name: Dtype) -> torch.dtype | None:

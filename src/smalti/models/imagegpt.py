@@ -130,7 +130,7 @@ class Block(nn.Module):
 class ImageGPT(Raster):
     """Codes (B, N) given a class. A `CausalModel`; one code per step."""
 
-    NO_DECAY = (r"^positions",)
+    NO_DECAY = ("positions",)
     config: ImageGPTConfig
 
     def __init__(self, config: ImageGPTConfig) -> None:

@@ -140,7 +140,7 @@ class Taming(Raster):
     """Codes (B, N) given a class, a map or the places of codes. A `CausalModel`; one code per
     step."""
 
-    NO_DECAY = (r"^positions", r"^tok_embeddings")
+    NO_DECAY = ("positions", "tok_embeddings.*")
     config: TamingConfig
 
     def __init__(self, config: TamingConfig) -> None:

@@ -332,7 +332,9 @@ def decoding(tokenizer: nn.Module) -> Generator[None]:
     kind = next(tokenizer.parameters()).device.type
     if kind in HALF:
         with torch.inference_mode(False):  # else these would be no weights for training any more
-            tokenizer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            for weight in tokenizer.parameters():
+                if weight.dim() == 4:  # those of video have an axis more
+                    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     with torch.autocast(kind, torch.bfloat16) if kind in HALF else nullcontext():
         yield
 

@@ -68,7 +68,7 @@ def dnd_xxl() -> GeneratorRecipe:
 
 
 def dnd_xxxl() -> GeneratorRecipe:
-    """DnD-Transformer XXXL, 2.5 B parameters, 2 codes at a position. Published: FID 2.21 at 256
+    """DnD-Transformer XXXL, 2.6 B parameters, 2 codes at a position. Published: FID 2.21 at 256
     (guidance 1.7)."""
     return dnd("XXXL", 1.7)
 

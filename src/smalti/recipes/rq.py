@@ -93,7 +93,7 @@ def rq_transformer(size: str, epochs: int = 100) -> GeneratorRecipe:
     2048, 100 epochs. Targets are the codes themselves, not upstream's soft ones, and of a tenth the
     class is dropped, for guidance that upstream does not have."""
     return GeneratorRecipe(
-        data=DataConfig(source="folder:imagenet/train", crop="random", flip=True, holdout=0.01),
+        data=DataConfig(source="folder:imagenet/train", holdout=0.01),
         model=RQTransformerConfig(**SIZES[size]),
         objective=LikelihoodConfig(cond_dropout=0.1),
         sampling=Sampling.of(top_p=0.92),

@@ -42,8 +42,8 @@ def transfusion_7b() -> UnifiedRecipe:
 
     On paper 112.2 GB of weights, gradients and AdamW's state, beside activations.
 
-    torchrun --nproc-per-node 8 -m smalti train transfusion_7b --tokenizer runs/transfusion-klvae \
-        --words llama-2/tokenizer.json --out runs/transfusion-7b
+    torchrun --nproc-per-node 8 -m smalti train transfusion_7b --train.parallel fsdp \\
+        --tokenizer runs/transfusion-klvae --words llama-2/tokenizer.json --out runs/transfusion-7b
     """
     return UnifiedRecipe(
         data=DataConfig(source="captioned:folder:pictures+text:corpus", flip=False, holdout=0.001),
@@ -60,6 +60,7 @@ def transfusion_7b() -> UnifiedRecipe:
             eval_every=10_000,
             preview_every=10_000,
             save_every=5000,
+            recompute=True,
         ),
     )
 
@@ -108,7 +109,7 @@ def shapes_transfusion_paper() -> UnifiedRecipe:
     answers, edits and tells of shapes.
 
     smalti train shapes_klvae_2x2 --out runs/shapes-klvae
-    smalti train shapes_transfusion_paper --tokenizer runs/shapes-klvae/tokenizer \
+    smalti train shapes_transfusion_paper --tokenizer runs/shapes-klvae/tokenizer \\
         --out runs/transfusion-paper
     """
     recipe, language = shapes_transfusion(), sized(6, 4, 256)

@@ -61,9 +61,11 @@ def open_pipeline(recipe: GeneratorRecipe, out: Path, device: torch.device) -> P
     """
     pipe = load_pipeline(recipe.init, "cpu", torch.float32)
     check_model(recipe, pipe.model)
-    kinds = ["text" if t else "classes" for t in (pipe.text, isinstance(recipe, TextRecipe))]
-    if kinds[0] != kinds[1]:
-        raise ValueError(f"{recipe.init} draws from {kinds[0]}, this recipe trains on {kinds[1]}")
+    theirs = "text" if pipe.text else "maps" if pipe.map else "classes"
+    texts, maps = (isinstance(recipe, kind) for kind in (TextRecipe, MapRecipe))
+    ours = "text" if texts else "maps" if maps else "classes"
+    if theirs != ours:
+        raise ValueError(f"{recipe.init} draws from {theirs}, this recipe trains on {ours}")
     if recipe.lora.rank:
         targets(pipe.model, recipe.lora)
     require_same(out, recipe.init, pipe.fingerprint)
@@ -220,7 +222,13 @@ def adapted(
             table = class_table(weights["cls_embedding.weight"], pipe.classes, classes)
             weights["cls_embedding.weight"] = table
         config = replace(config, classes=len(classes))
-    model: Generator = built(config, modules.MODELS, weights)
+    try:
+        model: Generator = built(config, modules.MODELS, weights)
+    except RuntimeError as error:  # a table whose rows are not those of classes alone
+        raise ValueError(
+            f"{recipe.init} has {len(pipe.classes)} classes, whose weights do not fit "
+            f"{len(classes)}: {str(error).splitlines()[-1].strip()}"
+        ) from None
     if recipe.lora.rank:
         adapt(model, recipe.lora, whole=[model.reader])
     return model

@@ -183,11 +183,10 @@ def train_unified(recipe: UnifiedRecipe, out: Path, world: World, note: str = ""
     trainer = Trainer(
         objective, training, recipe.train, out, world, line, look.evaluate, look.preview
     )
-    begun_with = marks_of(eye=eye, language=speaker and speaker.module)
-    begun_with |= {"tokenizer": cache.tokenizer, "words": words.fingerprint()}
-    if recipe.documents:
-        begun_with["documents"] = cache.fingerprint()
-    claim(out, recipe, world, None, fingerprint=mark, **begun_with)
+    parts = marks_of(eye=eye, language=speaker and speaker.module)
+    parts |= {"tokenizer": cache.tokenizer, "words": words.fingerprint()}
+    parts |= {"documents": cache.fingerprint()} if recipe.documents else {}
+    claim(out, recipe, world, None, fingerprint=mark, **parts)
     if note and world.main:
         say(note)
     trainer.fit()

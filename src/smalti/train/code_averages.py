@@ -38,15 +38,17 @@ class CodeAverages(nn.Module):
         self.mass[codes] = 1
         self.sums[codes] = rows
 
-    def update(self, latents: Tensor, codes: Tensor) -> None:
-        """Take latents (n, C) into the averages of their codes (n,), rows of the codebook."""
+    def update(self, latents: Tensor, codes: Tensor, first: Tensor | None = None) -> None:
+        """Take latents (n, C) into the averages of their codes (n,), rows of the codebook; `first`
+        says whether they are the first of a step, which fade what was there; None: they are."""
         found = torch.bincount(codes, minlength=len(self.mass)).float()
         sums = torch.zeros_like(self.sums).index_add_(0, codes, latents.float())
         if dist.is_initialized():
             dist.all_reduce(found)
             dist.all_reduce(sums)
-        self.mass.lerp_(found, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
+        kept = self.decay if first is None else torch.where(first, self.decay, 1.0)
+        self.mass.mul_(kept).add_(found, alpha=1 - self.decay)
+        self.sums.mul_(kept).add_(sums, alpha=1 - self.decay)
 
     def place(self, weight: Tensor) -> None:
         """Write the averages over the rows of a codebook (R, C)."""

@@ -100,6 +100,7 @@ class CodebookCare(nn.Module):
     counts: Tensor
     pool: Tensor
     filled: Tensor
+    latest: Tensor
 
     def __init__(
         self,
@@ -127,9 +128,18 @@ class CodebookCare(nn.Module):
         kept = math.ceil(config.samples * vocab / (height * width)) if config.kmeans else 0
         self.register_buffer("pool", torch.zeros(kept, dim * quantizer.parts, height, width))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("latest", torch.tensor(-1), persistent=False)
+        self.first = torch.tensor(True)
+        """Whether what comes is of another step than what came before; see `begin`."""
         self.averages = None
         if config.decay:
             self.averages = CodeAverages(quantizer.embedding.weight, config.decay)
+
+    @torch.no_grad()
+    def begin(self, step: int) -> None:
+        """Say of which step comes what comes: a batch whose gradients add up in parts is one."""
+        self.first = self.latest != step
+        self.latest.fill_(step)
 
     def warming_up(self, step: int) -> bool:
         """True while latents pass unquantized."""
@@ -175,9 +185,10 @@ class CodebookCare(nn.Module):
         used = torch.stack([torch.bincount(p.flatten(), minlength=vocab) for p in parts]).float()
         if dist.is_initialized():
             dist.all_reduce(used)
-        self.counts.mul_(0.99).add_(used)
-        self.age.add_(1).masked_fill_(used > 0, 0)
-        self.moved.add_(1)
+        first = self.first.to(used.device)
+        self.counts.mul_(torch.where(first, 0.99, 1.0)).add_(used)
+        self.age.add_(first.long()).masked_fill_(used > 0, 0)
+        self.moved.add_(first.long())
 
     @torch.no_grad()
     def average(self, quantizer: Quantizer, z: Tensor, codes: Tensor) -> None:
@@ -188,12 +199,14 @@ class CodebookCare(nn.Module):
         parts, vocab = self.of_levels(codes), self.age.shape[1]
         levels = len(parts) // self.tables
         rows = [part.flatten() + k // levels * vocab for k, part in enumerate(parts)]
-        self.averages.update(torch.cat(quantizer.compared(z)), torch.cat(rows))
+        latents = torch.cat(quantizer.compared(z))
+        self.averages.update(latents, torch.cat(rows), self.first.to(z.device))
 
     @torch.no_grad()
     def settle(self, quantizer: Quantizer) -> None:
-        """Make the averages the codebook, if codes are such. No graph may hold it at this time."""
-        if self.averages is not None:
+        """Make the averages of the steps before this one the codebook, if codes are such. No graph
+        may hold it at this time."""
+        if self.averages is not None and self.first:
             self.averages.place(quantizer.embedding.weight)
 
     @torch.no_grad()

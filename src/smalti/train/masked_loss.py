@@ -80,7 +80,9 @@ class MaskedObjective(Objective):
                 f"smoothing is for discrete codes: it must be 0, got {config.smoothing}"
             )
         if config.smoothing:
-            model.head.smoothing = config.smoothing
+            for part in model.head.modules():  # a head of stacks has one for each depth
+                if hasattr(part, "smoothing"):
+                    part.smoothing = config.smoothing
         if config.known_weight and model.known_weight is None:
             raise ValueError(
                 "known_weight is for models that predict codes which they are shown as well: it "

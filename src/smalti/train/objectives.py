@@ -324,7 +324,10 @@ class ReconstructionObjective(PictureObjective):
         target = self.model.target(images)
         if self.model.relaxed:
             self.model.quantize.temperature = config.relaxed.temperature_at(step)
-        if care is not None and config.codebook.kmeans and step == config.codebook.warmup:
+        if care is not None:
+            care.begin(step)
+        starts = care is not None and config.codebook.kmeans and step == config.codebook.warmup
+        if care is not None and starts and care.first:
             with torch.no_grad():
                 care.collect(self.model.latent(images))
             care.start(self.model.codebook, step)

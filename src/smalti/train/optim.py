@@ -47,18 +47,26 @@ class OptimConfig:
 
 def adamw(module: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of a module, decayed and undecayed ones apart."""
-    patterns: tuple[str, ...] = getattr(module, "NO_DECAY", ())
-    decayed, plain = list[nn.Parameter](), list[nn.Parameter]()
-    for name, p in module.named_parameters():
+    named, decayed, plain = spared(module), list[nn.Parameter](), list[nn.Parameter]()
+    for p in module.parameters():
         if p.requires_grad:
-            spared = p.dim() < 2 or any(fnmatchcase(name, pattern) for pattern in patterns)
-            (plain if spared else decayed).append(p)
+            (plain if p.dim() < 2 or id(p) in named else decayed).append(p)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay, "decayed": True},
         {"params": plain, "weight_decay": 0.0, "decayed": False},
     ]
     used = [g for g in groups if g["params"]]
     return torch.optim.AdamW(used, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def spared(module: nn.Module) -> set[int]:
+    """The ids of the parameters that a module, or one inside it, names in `NO_DECAY`."""
+    return {
+        id(p)
+        for part in module.modules()
+        for name, p in part.named_parameters()
+        if any(fnmatchcase(name, pattern) for pattern in getattr(part, "NO_DECAY", ()))
+    }
 
 
 def fill_state(optimizer: torch.optim.AdamW) -> None:

@@ -153,7 +153,13 @@ class Trainer:
         if self.ema is not None and state["ema"] is not None:
             self.ema.load_state_dict(state["ema"])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            try:
+                optimizer.load_state_dict(state["optimizers"][name])
+            except ValueError as error:
+                raise ValueError(
+                    f"the checkpoints in {self.run} are of another version of smalti, in which "
+                    f"other weights decay ({error}): give another --out"
+                ) from None
         self.guard.load_state_dict(state["guard"])
         return True
 
@@ -247,10 +253,7 @@ class Trainer:
                 if text and self.step > steps // 10:
                     log.say(f"advice: {text}")
                     advised = True
-            looks = [n for n in ("eval", "preview") if due[n]]
-            self.owed = looks if stop else []
-            if looks and not stop:
-                self._look(log, looks)
+            looks = self._look_or_owe(log, [n for n in ("eval", "preview") if due[n]], stop)
             if due["save"]:  # after the look: a checkpoint says that all before it is done, or owed
                 self.save()
             if stop:
@@ -372,6 +375,13 @@ class Trainer:
         numbers = dict(zip(named, mean_over(values, self.world).tolist(), strict=True))
         numbers["lr"] = lr_at(self.step - 1, self.config.steps, self.config.optim)
         return numbers
+
+    def _look_or_owe(self, log: Log, looks: list[str], stop: bool) -> list[str]:
+        """Do what there is of looks; a run that ends here owes them to the one that goes on."""
+        self.owed = looks if stop else []
+        if looks and not stop:
+            self._look(log, looks)
+        return looks
 
     @torch.no_grad()
     def _look(self, log: Log, looks: list[str]) -> None:

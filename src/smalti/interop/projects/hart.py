@@ -298,7 +298,9 @@ PROJECT = Project(
     text=_text,
     repositories={
         "mit-han-lab/hart-0.7b-1024px": Repository(
-            ("tokenizer/model.safetensors", "tokenizer/pytorch_model.bin"), ("llm/ema_model.bin",)
+            ("tokenizer/model.safetensors", "tokenizer/pytorch_model.bin"),
+            ("llm/ema_model.bin",),
+            beside=("llm/config.json",),
         )
     },
 )
