@@ -299,6 +299,9 @@ def run_all(options: argparse.Namespace) -> list[Row]:
             os.killpg(child.pid, signal.SIGKILL)  # what it started too, which would be measured
             said, _ = child.communicate()
             failed = f"took more than {limit:.0f} s"
+        except BaseException:  # such as Ctrl-C, which it does not hear
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
         print(said, end="", flush=True)
         rows += [json.loads(line) for line in said.splitlines() if line.startswith("{")]
         if failed:

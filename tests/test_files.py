@@ -54,6 +54,16 @@ def test_replacing_leaves_the_old_file_when_writing_fails(tmp_path):
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["file"]
 
 
+def test_a_link_to_a_folder_stays(tmp_path):
+    link = tmp_path / "latest"
+    link.symlink_to(tmp_path / "run", target_is_directory=True)
+    for text in ("one", "two"):  # a folder that is not there yet, then one that is
+        with filling(link) as temporary:
+            assert temporary.parent == tmp_path
+            (temporary / "a.txt").write_text(text)
+        assert link.is_symlink() and (tmp_path / "run" / "a.txt").read_text() == text
+
+
 def test_a_link_stays_and_the_file_that_it_names_is_replaced(tmp_path):
     (tmp_path / "big").mkdir()
     link, file = tmp_path / "latest.json", tmp_path / "big" / "old.json"

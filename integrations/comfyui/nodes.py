@@ -126,8 +126,9 @@ class Draw(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         pipe, wanted = Watched.of(pipeline), conditions(pipeline, prompt, negative)
         if not wanted:
-            known = pipeline.classes or ["none: it draws from maps, as an edit"]
-            raise ValueError(f"prompt names a class, such as {known[0]!r}")
+            if not pipeline.classes:
+                raise ValueError("this pipeline draws from maps, which this node does not take")
+            raise ValueError(f"prompt names a class, such as {pipeline.classes[0]!r}")
         drawn = pipe(n=n, batch=batch, seed=seed, **wanted, **settings_of(**settings))
         return io.NodeOutput(images_of(drawn))
 

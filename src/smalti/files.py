@@ -179,6 +179,7 @@ def filling(folder: Path) -> Generator[Path]:
 
     For folders that are new or smalti's own; see `check_folder`.
     """
+    folder = _target(folder)
     sweep(folder.parent)
     with _beside(folder, folder=True) as temporary:
         try:

@@ -8,7 +8,16 @@ from PIL import Image
 
 from smalti.data.documents import CAPTION, Piece, asked
 from smalti.eval.metrics import How
-from smalti.eval.reading import Answered, Asked, Questions, Reader, answered, known_in, measured
+from smalti.eval.reading import (
+    Answered,
+    Asked,
+    Questions,
+    Reader,
+    Unread,
+    answered,
+    known_in,
+    measured,
+)
 from smalti.pipeline.conversation import Phrases
 
 HOW = How((), draws=30)
@@ -143,6 +152,14 @@ def test_yes_and_no_have_their_own_numbers():
     assert (found["yes_no_precision_3"], found["yes_no_recall_3"]) == (0.5, 1.0)
     most = Answered(["?"], [("no", "yes", "yes")], ["yes"])
     assert values(measured(most, ["yes_no"], HOW))["yes_no_precision_1"] == 1
+
+
+def test_what_was_not_read_is_wrong():
+    found = Answered(["a?"] * 4, [("yes",), ("no",), ("yes",), ("no",)], ["yes", "no", "", ""])
+    unread = Answered(found.asked, found.answers, ["yes", "no", Unread(), Unread()])
+    names = ["yes_no_recall_4", "yes_no_precision_4"]
+    assert [values(measured(found, ["yes_no"], HOW))[n] for n in names] == [1.0, 2 / 3]  # as POPE's
+    assert [values(measured(unread, ["yes_no"], HOW))[n] for n in names] == [0.5, 0.5]
 
 
 def test_answers_that_a_metric_is_not_for_are_told_before_anything_is_asked(file):

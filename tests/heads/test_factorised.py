@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders import build, generate, random_codes, random_cond
+from builders import build, generate, models, random_codes, random_cond
 from smalti.codes import TokenSpec
 from smalti.heads.factorised import FactorisedHead
 from smalti.models.open_magvit2 import OpenMAGVIT2, OpenMAGVIT2Config, tiny
@@ -113,6 +113,21 @@ def test_no_group_races_with_the_numbers_of_another(groups, monkeypatch):
     assert len({i for some in raced for i in some}) == sum(1 << bits for bits in groups)
     if list(groups) == sorted(groups):  # as the pictures of published ones are drawn
         assert [some.start for some in raced] == [g << bits for g, bits in enumerate(groups)]
+
+
+def test_no_depth_races_with_the_numbers_of_another(monkeypatch):
+    """DnD draws the depths of a position one after another as well."""
+    raced, numbers = list[range](), noises.hashed
+
+    def looked(keys: Tensor, width: int, first: int = 0) -> Tensor:
+        raced.append(range(first, first + width))
+        return numbers(keys, width, first)
+
+    monkeypatch.setattr(noises, "hashed", looked)
+    model = build(*models()["dnd"])
+    generate(model, random_cond(model, 1), Noise.request(0, 1))
+    vocab, depth = model.spec.vocab, model.spec.depth
+    assert [some.start for some in raced[:depth]] == [d * vocab for d in range(depth)] != [0]
 
 
 def test_each_group_has_its_own_guidance_and_temperature():

@@ -69,7 +69,7 @@ def test_norms_over_batches_stay_where_nothing_learns():
 
 def test_an_adversary_is_weighed_by_a_layer_that_learns():
     config = AutoencodingConfig(learns="middle", gan_weight=0.5, gan_layers=1, perceptual="none")
-    with pytest.raises(ValueError, match="leaves as it is: give --objective.gan-adaptive False"):
+    with pytest.raises(ValueError, match="leaves as it is: give --objective.no-gan-adaptive"):
         config.objective(build(DCAE, tiny()), 0, 10, begun=True)
     fixed = replace(config, gan_adaptive=False).objective(build(DCAE, tiny()), 0, 10, begun=True)
     assert fixed.discriminator is not None

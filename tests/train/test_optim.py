@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from builders import models
-from smalti.train.optim import OptimConfig, adamw, lr_at, weight_decay_at
+from smalti.train.optim import OptimConfig, adamw, load_state, lr_at, weight_decay_at
 
 
 def test_weights_decay_and_vectors_do_not():
@@ -104,6 +104,26 @@ def test_what_a_model_names_is_there_and_spared_beside_an_encoder_too(kind):
     there = {id(p) for p in plain["params"]}
     for pattern, some in named.items():
         assert {id(p) for p in some if p.requires_grad} <= there, pattern
+
+
+def test_a_state_of_before_goes_on_with_the_averages_of_each_weight():
+    """Then all weights of two or more dimensions decayed."""
+    module, config = models()["dalle"]
+    model = module(config)
+    optimizer = adamw(model, OptimConfig())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    before = [p for p in trained if p.dim() > 1], [p for p in trained if p.dim() < 2]
+    old = torch.optim.AdamW([{"params": group} for group in before], lr=1.0)
+    for i, p in enumerate(trained):
+        p.grad = torch.full_like(p, i + 1.0)
+    old.step()
+    load_state(optimizer, old.state_dict(), model)
+    for i, p in enumerate(trained):
+        torch.testing.assert_close(optimizer.state[p]["exp_avg"], torch.full_like(p, 0.1 * (i + 1)))
+    again = adamw(model, OptimConfig())
+    load_state(again, optimizer.state_dict(), model)
+    for p in trained:
+        assert torch.equal(again.state[p]["exp_avg"], optimizer.state[p]["exp_avg"])
 
 
 def test_every_pattern_of_what_is_spared_is_of_some_parameter():

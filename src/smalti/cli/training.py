@@ -43,7 +43,7 @@ def train(arguments: Sequence[str]) -> None:
         json: Annotated[bool, arg(help="Print the report on standard output.")] = False,
     ) -> None:
         named = fields_named(arguments)
-        check_idle(recipe, named)
+        check_idle(recipe, named, out)
         recipe, note = follow(recipe, default, named, out)
         report = run(recipe, out, note)
         if json and report:

@@ -85,7 +85,7 @@ KNOWN = _facts(
         *("a valentine", "a token of love", "the symbol of romance", "an anthurium"),
         *("a linden leaf", "a catalpa leaf", "a philodendron leaf", "a katsura leaf"),
         *("a morning glory leaf", "a wild ginger leaf", "a taro leaf"),
-        *("the necks of two swans", "the target of cupid", "a like on a photo"),
+        *("a pair of kissing swans", "the target of cupid", "a like on a photo"),
     ),
     star=(
         *("a starfish", "a pentagram", "the badge of a sheriff", "a slice of carambola"),

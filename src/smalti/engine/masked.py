@@ -91,11 +91,6 @@ def stream(model: MaskedModel[P, C], request: Request) -> Iterator[Step]:
     )
     rows = Fresh(lambda cond: model.prepare(cond, spec), request)
     cache = model.cache(rows.batch, spec) if request.refresh > 1 else None
-    if request.refresh > 1 and cache is None:
-        raise ValueError(
-            f"refresh {request.refresh} is for models that keep features between steps, such as "
-            "MAR; this one reads everything at each"
-        )
     watch, guidance = Watch(spec, plan.steps), request.guidance
     for i in range(plan.steps):
         when = i, plan.steps, plan.share(i)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -65,7 +64,7 @@ class Reader:
 
     def read(self, asked: Sequence[Asked]) -> list[str]:
         """The answers, in the pipeline's manner of being asked; `CAPTION` asks for a caption. A
-        question that is longer than the pipeline reads is answered by ""."""
+        question that is longer than the pipeline reads is answered by `Unread`."""
         phrases, found = self.pipe.phrases, list[str]()
         for at in range(0, len(asked), self.batch):
             some = asked[at : at + self.batch]
@@ -76,9 +75,10 @@ class Reader:
                 for one in some
             ]
             fits = [self.pipe.room(pieces) > 0 for pieces in put]
-            short = list(compress(put, fits))
-            said = iter(short and self.pipe.answers(short, seed=self.seed, first=self.number))
-            found += [next(said) if fit else "" for fit in fits]
+            short = phrases.put(phrases.ask, ["?"])  # what stands in has the number of the long one
+            put = [pieces if fit else short for pieces, fit in zip(put, fits, strict=True)]
+            said = self.pipe.answers(put, seed=self.seed, first=self.number)
+            found += [text if fit else Unread() for text, fit in zip(said, fits, strict=True)]
             self.number, self.unread = self.number + len(some), self.unread + fits.count(False)
         return found
 
@@ -89,6 +89,10 @@ class Reader:
                 f"{self.unread} of {self.number} questions are longer than the {self.pipe.length} "
                 "positions that the pipeline reads: counted as answered by nothing"
             )
+
+
+class Unread(str):
+    """The answer to a question that was too long to be read: wrong, whatever is right."""
 
 
 class Known(NamedTuple):
@@ -243,8 +247,13 @@ def _values(metric: str, found: Answered) -> np.ndarray:
 
 def _yes_no(found: Answered, how: How, told: str, about: dict[str, Any]) -> Iterator[Measured]:
     """Precision, recall and F1 of yes."""
-    said = np.array([is_yes(one) for one in found.said])
     truth = np.array([usual(people) == "yes" for people in found.answers])
+    said = np.array(
+        [
+            not right if isinstance(text, Unread) else is_yes(text)
+            for text, right in zip(found.said, truth, strict=True)
+        ]
+    )
 
     def value(name: str, times: np.ndarray) -> float:
         return yes_no(np.repeat(said, times).tolist(), np.repeat(truth, times).tolist())[name]

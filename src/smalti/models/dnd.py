@@ -237,7 +237,7 @@ class DnD(PrefixedLlama):
 
         def chosen(d: int, h: Tensor) -> Tensor:
             logits = chance.filters.at(d, depth)(self.head.at(d).merged(h, guide))
-            ids, logp = chance.noise.draw(logits, d, depth)
+            ids, logp = chance.noise.draw(logits, d, depth, d * logits.shape[-1])
             if known is not None:
                 ids = torch.where(known.mask, known.codes[..., d], ids)
             parts.append(ids)

@@ -146,6 +146,8 @@ class Generator(nn.Module):
     between: bool = False
     """Whether the codes of a position are drawn between the layers: then no head has the loss of
     what `hidden` gives, and `draw` reads `Chance.known`."""
+    keeps_features: bool = False
+    """Whether a masked model can keep features from step to step (`refresh`)."""
     smooth: bool = False
     """Whether it can draw mixtures of codes (`Draw.vectors`)."""
     parts: int = 1

@@ -125,6 +125,7 @@ class MAR(Generator):
     loop = "masked"
     config: MARConfig
     NO_DECAY = ("head.*",)
+    keeps_features = True
     """What has no weight decay, as published: the head. Positions and classes have it."""
 
     def __init__(self, config: MARConfig) -> None:

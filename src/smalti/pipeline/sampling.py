@@ -42,6 +42,8 @@ class Drawn(Protocol):
     any_order: bool
 
     @property
+    def keeps_features(self) -> bool: ...
+    @property
     def prunes(self) -> bool: ...
     @property
     def loop(self) -> Loop: ...
@@ -202,6 +204,11 @@ class Sampling:
         self.filters.require(model.depths)
         if self.pruning.prune:
             self.pruning.require(len(model.draws(spec).grids))
+        if self.refresh > 1 and not model.keeps_features:
+            raise ValueError(
+                f"refresh {self.refresh} is for models that keep features between steps, such as "
+                "MAR; this one reads everything at each"
+            )
         if model.draws_by == "masked":
             self.revealed(model).count(model.draws(spec).positions * model.parts)
         if model.solved:

@@ -29,9 +29,12 @@ OWN = tuple(f"model.{rate}" for rate in RATES)
 """What a generator that goes on takes from the recipe."""
 
 
-def check_idle(recipe: Recipe, named: Collection[str]) -> None:
-    """Raise ValueError if a field of the recipe was `named`, by its dotted name, that does
-    nothing."""
+def check_idle(recipe: Recipe, named: Collection[str], out: Path | None = None) -> None:
+    """Raise ValueError if a field of the recipe was `named`, by its dotted name, that does nothing,
+    unless the run in `out` was begun with it."""
+    if out is not None and (out / "recipe.json").is_file():
+        begun_with, now = read_json(out / "recipe.json"), to_dict(recipe)
+        named = [name for name in named if at(begun_with, name) != at(now, name)]
     for name, why in idle(recipe):
         if name in named:
             raise ValueError(f"{name} does nothing {why}")

@@ -52,7 +52,8 @@ class ClassifierFree:
 
     def merge(self, pred: Tensor, past: Past | None = None) -> Tensor:
         cond, uncond = pred.chunk(2)
-        return uncond + (cond - uncond) * _each(self.scale, cond)  # (B, ...)
+        merged = uncond + (cond - uncond) * _each(self.scale, cond)  # (B, ...)
+        return merged.to(pred.dtype)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class InSteps:
     def merge(self, pred: Tensor, past: Past | None = None) -> Tensor:
         cond, uncond, seen = pred.chunk(3)
         further = _each(self.scale, cond) * (cond - seen)
-        return uncond + self.pictures * (seen - uncond) + further  # (B, ...)
+        return (uncond + self.pictures * (seen - uncond) + further).to(pred.dtype)  # (B, ...)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Projected:
         unit = cond / _length(cond).clamp(min=1e-12)
         along = (change * unit).sum(-1, keepdim=True) * unit
         change = change + (self.parallel - 1) * along
-        return cond + (_each(self.scale, cond) - 1) * change  # (B, ..., C)
+        return (cond + (_each(self.scale, cond) - 1) * change).to(pred.dtype)  # (B, ..., C)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _each(scale: float | Tensor, like: Tensor) -> float | Tensor:
     (B, n, ...)."""
     if not isinstance(scale, Tensor):
         return scale
-    return scale.view(*scale.shape, *[1] * (like.dim() - scale.dim())).to(like.dtype)
+    return scale.view(*scale.shape, *[1] * (like.dim() - scale.dim()))
 
 
 def _length(x: Tensor) -> Tensor:

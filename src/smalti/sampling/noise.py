@@ -236,13 +236,14 @@ class SlotNoise(NamedTuple):
         return self.source.keys(self.slots) if self.ahead is None else self.ahead.keys(self.slots)
 
     def draw(
-        self, logits: Tensor, part: int = 0, parts: int = 1, first: int = 0
+        self, logits: Tensor, part: int = 0, parts: int = 1, first: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draw a code of each slot from filtered logits (B, n, V); of several codes of a slot, one
         of its parts, whose ids have numbers from `first` on that no other part has. Returns codes
         (B, n) int64 and their log-probabilities (B, n) in nats."""
+        assert first is not None or parts == 1, "parts race with numbers of their own"
         if self.by is not None:
-            return self.by(self, logits, part, parts, first)
+            return self.by(self, logits, part, parts, first or 0)
         return draw(logits, self.uniform(parts)[..., part])
 
     def gumbel(self, width: int) -> Tensor:

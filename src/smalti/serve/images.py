@@ -298,9 +298,9 @@ def _usage(stage: Stage) -> dict[str, Any]:
 def _revised(stage: Stage) -> dict[str, str]:
     """What was read of a prompt, where that is not all of it."""
     encoder, texts = stage.one.pipeline.text, stage.order.wanted.get("text")
-    if not texts or encoder is None or (read := read_part(texts[0], encoder)) == texts[0]:
+    if not texts or encoder is None or encoder.count(texts[0]) <= encoder.capacity:
         return {}
-    return {"revised_prompt": read}
+    return {"revised_prompt": read_part(texts[0], encoder)}
 
 
 def _address(request: Request, server: Server, file: bytes, output: Output) -> str | None:

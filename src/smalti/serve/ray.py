@@ -70,20 +70,17 @@ def run(build: Build, host: str, port: int, replicas: int, drain: float, cpu: bo
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    there, ours = 0 if cpu else int(ray.cluster_resources().get("GPU", 0)), False
+    if not address and 0 < there < replicas:
+        raise ValueError(f"--replicas {replicas} need a GPU each, this machine has {there}")
     try:
         serve.start(http_options={"host": host, "port": port})
-        there = 0 if cpu else int(ray.cluster_resources().get("GPU", 0))
-        if 0 < there < replicas:
-            raise ValueError(
-                f"--replicas {replicas} need a GPU each, there are {there}: take so many, or "
-                "--device cpu"
-            )
-        gpus = min(1, there)
-        serve.run(deployment(build, replicas, drain, gpus), name=NAME, route_prefix="/")
+        ours = True
+        serve.run(deployment(build, replicas, drain, min(1, there)), name=NAME, route_prefix="/")
         ended.wait()
     finally:
-        if address:
-            serve.delete(NAME)  # others may serve on that cluster
-        else:
+        if not address:
             serve.shutdown()
+        elif ours:
+            serve.delete(NAME)  # others may serve on that cluster
         ray.shutdown()

@@ -61,10 +61,7 @@ def warn_of_long(prompts: Sequence[str], encoder: TextEncoder) -> None:
 
 
 def read_part(prompt: str, encoder: TextEncoder) -> str:
-    """What an encoder reads of a prompt: all of it, or the words that it begins with."""
-    if encoder.count(prompt) <= encoder.capacity:
-        return prompt
-    words = prompt.split()
-    fit = range(len(words) + 1)
-    most = bisect_right(fit, encoder.capacity, key=lambda n: encoder.count(" ".join(words[:n])))
-    return " ".join(words[: max(0, most - 1)])
+    """What an encoder reads of a prompt: all of it, or the letters that it begins with."""
+    lengths = range(len(prompt) + 1)
+    most = bisect_right(lengths, encoder.capacity, key=lambda n: encoder.count(prompt[:n]))
+    return prompt[: max(0, most - 1)]

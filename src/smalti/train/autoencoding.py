@@ -58,7 +58,7 @@ class AutoencodingObjective(PictureObjective):
         if config.gan_weight and config.gan_adaptive and not model.last_layer.requires_grad:
             raise ValueError(
                 "objective.gan_adaptive weighs by the gradient of the last layer, which objective."
-                f"learns {self.learns} leaves as it is: give --objective.gan-adaptive False"
+                f"learns {self.learns} leaves as it is: give --objective.no-gan-adaptive"
             )
 
     def train(self, mode: bool = True) -> Self:

@@ -50,7 +50,8 @@ class CodeAverages(nn.Module):
         self.mass.mul_(kept).add_(found, alpha=1 - self.decay)
         self.sums.mul_(kept).add_(sums, alpha=1 - self.decay)
 
-    def place(self, weight: Tensor) -> None:
-        """Write the averages over the rows of a codebook (R, C)."""
+    def place(self, weight: Tensor, now: Tensor | None = None) -> None:
+        """Write the averages over the rows of a codebook (R, C); not if `now` is false."""
         often = (self.mass > RARE)[:, None]
+        often = often if now is None else often & now.to(often.device)
         weight.copy_(torch.where(often, self.sums / self.mass.clamp(min=RARE)[:, None], weight))

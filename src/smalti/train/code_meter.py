@@ -19,6 +19,7 @@ class CodeMeter(nn.Module):
 
     age: Tensor
     counts: Tensor
+    latest: Tensor
 
     def __init__(self, spec: TokenSpec) -> None:
         super().__init__()
@@ -26,6 +27,14 @@ class CodeMeter(nn.Module):
         self.vocab = sum(sizes)
         self.register_buffer("age", torch.full((len(sizes), max(sizes)), WINDOW))
         self.register_buffer("counts", torch.zeros(len(sizes), max(sizes)))
+        self.register_buffer("latest", torch.tensor(-1), persistent=False)
+        self.first = torch.tensor(True)
+
+    @torch.no_grad()
+    def begin(self, step: int) -> None:
+        """Say of which step comes what comes: a batch whose gradients add up in parts is one."""
+        self.first = self.latest != step
+        self.latest.fill_(step)
 
     @torch.no_grad()
     def observe(self, codes: Tensor) -> None:
@@ -36,8 +45,9 @@ class CodeMeter(nn.Module):
         used = torch.stack([torch.bincount(g.flatten(), minlength=vocab) for g in groups]).float()
         if dist.is_initialized():
             dist.all_reduce(used)
-        self.counts.mul_(0.99).add_(used)
-        self.age.add_(1).masked_fill_(used > 0, 0)
+        first = self.first.to(used.device)
+        self.counts.mul_(torch.where(first, 0.99, 1.0)).add_(used)
+        self.age.add_(first.long()).masked_fill_(used > 0, 0)
 
     def meters(self) -> dict[str, Tensor]:
         """The share of codes that occurred in the last steps, of those of all groups, and the

@@ -206,8 +206,8 @@ class CodebookCare(nn.Module):
     def settle(self, quantizer: Quantizer) -> None:
         """Make the averages of the steps before this one the codebook, if codes are such. No graph
         may hold it at this time."""
-        if self.averages is not None and self.first:
-            self.averages.place(quantizer.embedding.weight)
+        if self.averages is not None:
+            self.averages.place(quantizer.embedding.weight, self.first)
 
     @torch.no_grad()
     def restart(self, quantizer: Quantizer, z: Tensor, step: int) -> None:

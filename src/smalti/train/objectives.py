@@ -324,8 +324,8 @@ class ReconstructionObjective(PictureObjective):
         target = self.model.target(images)
         if self.model.relaxed:
             self.model.quantize.temperature = config.relaxed.temperature_at(step)
-        if care is not None:
-            care.begin(step)
+        if (meter := care or self.meter) is not None:
+            meter.begin(step)
         starts = care is not None and config.codebook.kmeans and step == config.codebook.warmup
         if care is not None and starts and care.first:
             with torch.no_grad():

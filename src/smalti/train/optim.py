@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -67,6 +67,20 @@ def spared(module: nn.Module) -> set[int]:
         for name, p in part.named_parameters()
         if any(fnmatchcase(name, pattern) for pattern in getattr(part, "NO_DECAY", ()))
     }
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], module: nn.Module) -> None:
+    """Load the state of a module's optimizer; one of before parts of a module were asked what they
+    spare had all weights of two or more dimensions in its first group, which it goes on from."""
+    groups = optimizer.state_dict()["param_groups"]
+    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in state["param_groups"]]:
+        trained = [p for p in module.parameters() if p.requires_grad]
+        before = [p for p in trained if p.dim() > 1] + [p for p in trained if p.dim() < 2]
+        after = [p for group in optimizer.param_groups for p in group["params"]]
+        now = {id(p): i for i, p in enumerate(after)}
+        kept = {now[id(p)]: state["state"][i] for i, p in enumerate(before) if i in state["state"]}
+        state = {"state": kept, "param_groups": groups}
+    optimizer.load_state_dict(state)
 
 
 def fill_state(optimizer: torch.optim.AdamW) -> None:

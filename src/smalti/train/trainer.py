@@ -30,7 +30,7 @@ from smalti.train.ema import Ema
 from smalti.train.guard import Guard
 from smalti.train.interrupt import Interrupt
 from smalti.train.log import Log
-from smalti.train.optim import adamw, fill_state, lr_at, weight_decay_at
+from smalti.train.optim import adamw, fill_state, load_state, lr_at, weight_decay_at
 from smalti.train.parallel import (
     World,
     autocast,
@@ -153,13 +153,7 @@ class Trainer:
         if self.ema is not None and state["ema"] is not None:
             self.ema.load_state_dict(state["ema"])
         for name, optimizer in self.optimizers.items():
-            try:
-                optimizer.load_state_dict(state["optimizers"][name])
-            except ValueError as error:
-                raise ValueError(
-                    f"the checkpoints in {self.run} are of another version of smalti, in which "
-                    f"other weights decay ({error}): give another --out"
-                ) from None
+            load_state(optimizer, state["optimizers"][name], self.modules[name])
         self.guard.load_state_dict(state["guard"])
         return True
 
