@@ -145,7 +145,7 @@ class Unified(nn.Module):
     """Beginnings of names of weights that stay in float32 when others are loaded in less."""
     NO_DECAY: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of weights that have no weight decay, beside norms and biases."""
-    keeps_features: ClassVar[bool] = False
+    keeps_features: bool = False
     FROZEN: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names of weights that training leaves as they are."""
 
