@@ -240,7 +240,7 @@ def replay(model: TiTokGenerator, uniforms: Tensor) -> None:
         model.drawn_by_chance = model.draw
     draw = model.drawn_by_chance
 
-    def by(noise: Any, logits: Tensor, part: int, parts: int) -> tuple[Tensor, Tensor]:
+    def by(noise: Any, logits: Tensor, *_: int) -> tuple[Tensor, Tensor]:
         numbers = uniforms[noise.step].clamp(min=1e-20).double()
         codes = (logits.double() - (-numbers.log()).log()).argmax(-1)
         return codes, logits.log_softmax(-1).gather(-1, codes.unsqueeze(-1)).squeeze(-1)
