@@ -43,7 +43,7 @@ def _lies_in(folder: Path, module: ModuleType) -> bool:
     spec = getattr(module, "__spec__", None)
     places = [getattr(module, "__file__", None) or ""]
     places += getattr(spec, "submodule_search_locations", None) or []
-    return any(place.startswith(str(folder)) for place in places)
+    return any(str(place).startswith(str(folder)) for place in places)
 
 
 def stub(**names: Any) -> ModuleType:
