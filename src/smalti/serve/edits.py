@@ -107,8 +107,9 @@ class Told:
         assert isinstance(guest, Listener)
         for part in self.drawing(guest.talker.pipeline, order).parts(order.n, order.first, 1):
             codes = guest.drawn(part, image=self.image)
-            told = {"instruct": part.asked[0].get("text", "")}
-            edit = {} if self.image is None else {"edit": told}
+            edit: dict[str, Any] = {}
+            if self.image is not None:
+                edit["edit"] = {"instruct": part.asked[0].get("text", "")}
             yield from guest.tagged(guest.decode(codes, part.spec), part, **edit)
 
 

@@ -13,13 +13,30 @@ WINDOW = 100
 """Steps after which a code that did not occur is unused."""
 
 
-class CodeMeter(nn.Module):
+class InSteps(nn.Module):
+    """What counts by steps, each of which may come in parts whose gradients add up."""
+
+    latest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("latest", torch.tensor(-1), persistent=False)
+        self.first = torch.tensor(True)
+        """Whether what comes is of another step than what came before."""
+
+    @torch.no_grad()
+    def begin(self, step: int) -> None:
+        """Say of which step comes what comes."""
+        self.first = self.latest != step
+        self.latest.fill_(step)
+
+
+class CodeMeter(InSteps):
     """Counts codes of `spec`: numbers, or groups of bits. All state is in buffers, so a resumed run
     goes on exactly."""
 
     age: Tensor
     counts: Tensor
-    latest: Tensor
 
     def __init__(self, spec: TokenSpec) -> None:
         super().__init__()
@@ -27,14 +44,6 @@ class CodeMeter(nn.Module):
         self.vocab = sum(sizes)
         self.register_buffer("age", torch.full((len(sizes), max(sizes)), WINDOW))
         self.register_buffer("counts", torch.zeros(len(sizes), max(sizes)))
-        self.register_buffer("latest", torch.tensor(-1), persistent=False)
-        self.first = torch.tensor(True)
-
-    @torch.no_grad()
-    def begin(self, step: int) -> None:
-        """Say of which step comes what comes: a batch whose gradients add up in parts is one."""
-        self.first = self.latest != step
-        self.latest.fill_(step)
 
     @torch.no_grad()
     def observe(self, codes: Tensor) -> None:

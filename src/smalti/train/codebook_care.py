@@ -31,6 +31,7 @@ from torch import distributed as dist
 
 from smalti.config import check
 from smalti.train.code_averages import CodeAverages
+from smalti.train.code_meter import InSteps
 from smalti.train.kmeans import kmeans
 
 
@@ -91,7 +92,7 @@ class CodebookConfig:
         return start if self.patience else start | {"share": "patience"}
 
 
-class CodebookCare(nn.Module):
+class CodebookCare(InSteps):
     """Watches one quantizer, whose scales have the `grids`, and whose positions have `depth` codes,
     or one if that is 0. All state is in buffers, so a resumed run goes on exactly."""
 
@@ -100,7 +101,6 @@ class CodebookCare(nn.Module):
     counts: Tensor
     pool: Tensor
     filled: Tensor
-    latest: Tensor
 
     def __init__(
         self,
@@ -128,18 +128,9 @@ class CodebookCare(nn.Module):
         kept = math.ceil(config.samples * vocab / (height * width)) if config.kmeans else 0
         self.register_buffer("pool", torch.zeros(kept, dim * quantizer.parts, height, width))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("latest", torch.tensor(-1), persistent=False)
-        self.first = torch.tensor(True)
-        """Whether what comes is of another step than what came before; see `begin`."""
         self.averages = None
         if config.decay:
             self.averages = CodeAverages(quantizer.embedding.weight, config.decay)
-
-    @torch.no_grad()
-    def begin(self, step: int) -> None:
-        """Say of which step comes what comes: a batch whose gradients add up in parts is one."""
-        self.first = self.latest != step
-        self.latest.fill_(step)
 
     def warming_up(self, step: int) -> bool:
         """True while latents pass unquantized."""
