@@ -239,9 +239,11 @@ def test_half_precision_without_instructions_is_multiplied_in_float32(
     large = copied(weight * 2.0**20)
     assert isinstance(large, Ordered) and large.nbytes == 4 * weight.numel()
     assert (large(x, None) == 2.0**20 * want).float().mean() > 0.99
+    torch.testing.assert_close(large(x, None), 2.0**20 * want, rtol=2**-7, atol=2**20 * 1e-3)
     monkeypatch.setattr("smalti.nn.products._fbgemm", lambda: False)
     without = copied(weight)
     assert isinstance(without, Ordered) and (without(x, None) == want).float().mean() > 0.99
+    torch.testing.assert_close(without(x, None), want, rtol=2**-7, atol=1e-3)
 
 
 def test_packed_ends_with_the_block() -> None:
