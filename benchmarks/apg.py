@@ -17,7 +17,7 @@ from torch import Tensor
 
 import smalti
 from common import report
-from smalti.cli.tune import Drawn
+from smalti.cli.search import Drawn
 from smalti.eval.frechet import distance
 from smalti.eval.gathered import gather, of_reference
 from smalti.eval.metrics import How

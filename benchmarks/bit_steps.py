@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from common import report, seconds
 from smalti import modules
+from smalti.devices import rates
 from smalti.models.ibq import IBQConfig
 from smalti.models.infinity import InfinityConfig
 from smalti.models.llamagen import LlamaGenConfig
@@ -119,9 +119,7 @@ class Steps:
 
     def counted(self) -> float:
         """Operations of a step."""
-        with FlopCounterMode(display=False) as counter:
-            self.step()
-        return float(counter.get_total_flops())
+        return rates.counted(self.step)
 
 
 def measure(name: str, rounds: int, count: int) -> dict[str, Any]:

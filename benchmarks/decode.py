@@ -28,6 +28,7 @@ from torch import nn
 import smalti.nn.linear
 from common import report, seconds
 from smalti.codes import Cond
+from smalti.devices.named import cache_dtype
 from smalti.engine import causal
 from smalti.engine.step import Step
 from smalti.models.llamagen import LlamaGen
@@ -73,6 +74,7 @@ def measure(
     recipe, total = MODELS[name][0](), model.spec.positions
     size = step_bytes(model)
     c, dtype = model.config, model.head.proj.weight.dtype
+    kept = cache_dtype(dtype, torch.device("cpu"))
     context = packed(model) if way == "packed" else nullcontext()
     plain = patch.object(smalti.nn.linear, "linear", F.linear)
     with context, plain if way == "F.linear" else nullcontext():
@@ -88,7 +90,7 @@ def measure(
                 "way": way,
                 "place": place,
                 "weights_MB": size / 1e6,
-                "cache_MB": 2 * c.layers * 2 * c.dim * end * dtype.itemsize / 1e6,
+                "cache_MB": 2 * c.layers * 2 * c.dim * end * kept.itemsize / 1e6,
                 "modulation_MB": modulation_bytes(model, dtype) / 1e6,
             }
             reduced = {"min": min, "median": statistics.median, "mean": statistics.fmean}

@@ -23,12 +23,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from bit_steps import CASES, LIKELIHOOD, Case
 from bit_steps import measure as trained
 from common import report, seconds
 from smalti.codes import Cond, Span
+from smalti.devices import rates
 from smalti.models.dnd import DnD, DnDConfig
 from smalti.models.llamagen import SIZES, LlamaGen, LlamaGenConfig
 from smalti.models.rq_transformer import RQTransformerConfig
@@ -78,9 +78,7 @@ class Decoding:
         slots = torch.tensor([slot])
         self.span = Span(slots, slot + 1, slot)
         self.chance = Chance(Unguided(), SlotNoise(Noise.request(0, batch), slots))
-        with FlopCounterMode(display=False) as counter:
-            self.step()
-        self.operations = counter.get_total_flops()
+        self.operations = rates.counted(self.step)
         self.weights = packed(self.model)  # as the loop has them
         self.weights.__enter__()
 
@@ -130,7 +128,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rounds, count = (3, 3) if arguments.quick else (arguments.rounds, 8)
     if arguments.only != "train":
-        for system in arguments.systems or DECODED:
+        for system in [s for s in DECODED if s in (arguments.systems or DECODED)]:
             for vocab in (4096, 16384):
                 for batch in (1, 8):
                     report(decoded(system, vocab, arguments.depth, batch, rounds, count))

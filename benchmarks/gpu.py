@@ -1,15 +1,16 @@
 """Everything that is claimed of a GPU, in one run of less than ten minutes.
 
-    python benchmarks/gpu.py [--only PART ...] [--seconds 570]
-    python benchmarks/gpu.py --cpu
+    PYTHONPATH=src python benchmarks/gpu.py [--only PART ...] [--seconds 570]
+    PYTHONPATH=src python benchmarks/gpu.py --cpu
 
 Each part is a process of its own with a limit of time, so that one which fails or hangs leaves the
-others alone. It prints JSON lines; a table of what was measured beside what was aimed at comes
-last. Weights are random. Steps are drawn one by one (`way` "plain") and recorded ("recorded").
-`limit_s` is the time in which the device, at the bandwidth measured in the same run, reads the
-weights once for each step and the keys and values that are there on average; `share` is limit_s
-over the measured time. Training's share is of the measured rate of bfloat16 products of 8192 x 8192
-matrices, and of `--peak` TFLOP/s. With --cpu tiny models run, to see that the script does.
+others alone. It prints JSON lines; a table of what was measured beside what was aimed at, and of
+what failed, comes last, and the exit status is 1 if anything failed or missed its aim. Weights are
+random. Steps are drawn one by one (`way` "plain") and recorded ("recorded"). `limit_s` is the time
+in which the device, at the bandwidth measured in the same run, reads the weights once for each step
+and the keys and values that are there on average; `share` is limit_s over the measured time.
+Training's share is of the measured rate of bfloat16 products of 8192 x 8192 matrices, and of
+`--peak` TFLOP/s. With --cpu tiny models run, to see that the script does.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from common import report
 from smalti.codes import Cond
+from smalti.devices import rates
 from smalti.devices.float32 import set_products
 from smalti.devices.named import cast
 from smalti.engine import stream
@@ -127,7 +128,7 @@ def tests(m: Machine) -> Iterator[Row]:
     for line in child.stdout:  # as it comes: what was said before the time is over is seen
         print(line, end="", file=sys.stderr, flush=True)
         last = line.strip() or last
-    yield {"case": "tests", "passed": child.wait() == 0, "said": last}
+    yield {"case": "tests", "said": last} | ({"failed": last} if child.wait() else {})
 
 
 def request(m: Machine, model: Any, batch: int, **more: Any) -> Request:
@@ -149,6 +150,8 @@ def drawing(
         os.environ[SWITCH] = str(int(way == "recorded"))
         start = time.perf_counter()
         run()
+        if not m.cpu:
+            torch.cuda.synchronize()
         first = time.perf_counter() - start
         middle, least = m.seconds(run, 3 if way == "plain" else 7)
         row = {"case": f"{name} {way}, batch {batch}", "seconds": middle, "least": least}
@@ -237,9 +240,7 @@ def training(m: Machine) -> Iterator[Row]:
             optimizer.step()
             optimizer.zero_grad()
 
-        with FlopCounterMode(display=False) as counter:
-            learn()
-        operations = counter.get_total_flops()
+        operations = rates.counted(learn)
         if way == "compiled":
             compiling.BACKEND = "aot_eager" if m.cpu else "inductor"
             compiling.compile_blocks(model)
@@ -287,7 +288,8 @@ def run_all(options: argparse.Namespace) -> list[Row]:
         limit = min(PARTS[name][1] * (4 if options.cpu else 1), left)
         found = {"case": name, "part": name}
         if limit < 10:
-            print(json.dumps(found | {"failed": "no time is left"}), flush=True)
+            rows.append(found | {"failed": "no time is left"})
+            print(json.dumps(rows[-1]), flush=True)
             continue
         words = [sys.executable, __file__, "--part", name, "--peak", str(options.peak)]
         words += ["--cpu"] if options.cpu else []
@@ -305,21 +307,31 @@ def run_all(options: argparse.Namespace) -> list[Row]:
         print(said, end="", flush=True)
         rows += [json.loads(line) for line in said.splitlines() if line.startswith("{")]
         if failed:
-            print(json.dumps(found | {"failed": failed}), flush=True)
+            rows.append(found | {"failed": failed})
+            print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
+def missed(row: Row) -> bool:
+    """Whether a case failed, or is on the wrong side of what was aimed at."""
+    if "failed" in row or row["case"] not in TARGETS:
+        return "failed" in row
+    name, target, side = TARGETS[row["case"]]
+    return row[name] >= target if side == "below" else row[name] <= target
+
+
 def summary(rows: list[Row], cpu: bool) -> Iterator[str]:
-    """A line for each case, and what was aimed at of a GPU."""
+    """A line for each case, and what was aimed at of a GPU; and for each aim that has no case."""
     for row in rows:
         numbers = {k: v for k, v in row.items() if isinstance(v, float)}
-        text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-        aimed = ""
+        text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items()) or row.get("said", "")
+        aimed = f"   FAILED: {row['failed']}" if "failed" in row else ""
         if row["case"] in TARGETS and not cpu:
             name, target, side = TARGETS[row["case"]]
-            good = row[name] < target if side == "below" else row[name] > target
-            aimed = f"   {name} is to be {side} {target}: {'yes' if good else 'NO'}"
+            aimed = f"   {name} is to be {side} {target}: {'NO' if missed(row) else 'yes'}"
         yield f"{row['case']:42} {text}{aimed}"
+    for case in [] if cpu else TARGETS.keys() - {row["case"] for row in rows}:
+        yield f"{case:42} was not measured"
 
 
 def main() -> None:
@@ -333,7 +345,9 @@ def main() -> None:
     if options.part:
         run_part(options.part, options)
         return
-    print("\n".join(summary(run_all(options), options.cpu)), file=sys.stderr)
+    rows = run_all(options)
+    print("\n".join(summary(rows, options.cpu)), file=sys.stderr)
+    raise SystemExit(any("failed" in row if options.cpu else missed(row) for row in rows))
 
 
 if __name__ == "__main__":

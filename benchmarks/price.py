@@ -42,6 +42,7 @@ from smalti.eval.conditioning import ClassifierConfig, learn, recognised, small
 from smalti.eval.pipelines import asked
 from smalti.eval.sets import open_set
 from smalti.eval.wavelet import fwd
+from smalti.nn.linear import packed
 from smalti.pictures import grid
 
 EXACT, BATCH, SHOWN = "exact", 64, 8
@@ -95,6 +96,8 @@ class Drawer:
         """Codes of so many images, and the seconds of this thread that they took."""
         each = [self.each[i % len(self.each)] for i in range(first, first + count)]
         self.pipe.draw_with(way.weights)
+        with packed(self.pipe.model):  # copies of weights are made once
+            pass
         began = time.thread_time()
         codes = self.pipe.codes(each, first=first, seed=seed, **way.settings)
         return codes, time.thread_time() - began

@@ -15,7 +15,7 @@ from typing import Any
 
 import smalti
 from common import report, seconds
-from smalti.cli.tune import Drawn
+from smalti.cli.search import Drawn
 from smalti.eval.measure import measure
 from smalti.eval.metrics import How
 from smalti.eval.pipelines import asked

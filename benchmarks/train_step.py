@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from common import report, seconds
+from smalti.devices import rates
 from smalti.models.llamagen import LlamaGen, LlamaGenConfig
 from smalti.models.rar import RAR, RARConfig
 from smalti.models.var import VAR, VARConfig
@@ -130,9 +130,7 @@ class Steps:
 
     def counted(self) -> float:
         """Multiplications of a step by torch's own count."""
-        with FlopCounterMode(display=False) as counter:
-            self.step()
-        return counter.get_total_flops() / 2
+        return rates.counted(self.step) / 2
 
 
 def measure(name: str, rounds: int, count: int, quick: bool) -> dict[str, Any]:

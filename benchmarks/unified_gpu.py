@@ -21,6 +21,7 @@ import torch
 from common import report, seconds
 from smalti import modules
 from smalti.codes import Cond, TokenSpec
+from smalti.devices import rates
 from smalti.devices.named import cast, fast_bf16, named_device
 from smalti.engine import mixed
 from smalti.engine.step import Request
@@ -124,6 +125,7 @@ def case(name: str, options: argparse.Namespace, device: torch.device) -> dict[s
     recipe = RECIPES[NAMES[options.size][name]]()
     model, batch = model_of(recipe, options.size, device), options.batch
     found: dict[str, Any] = {"case": name, "size": options.size, "batch": batch}
+    rates.forget_peak(device)
     found["parameters"] = sum(p.numel() for p in model.parameters())
     if options.size == "small":
         found["positions_per_s"] = training(model, recipe, batch, device)

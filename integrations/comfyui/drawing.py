@@ -42,7 +42,7 @@ class Watched(Pipeline):
     def of(pipe: Pipeline) -> Watched:
         """The same pipeline, watched. Its weights are shared."""
         return Watched(
-            pipe.tokenizer, pipe.model, pipe.classes, pipe.sampling, pipe.info, pipe.text
+            pipe.tokenizer, pipe.model, pipe.classes, pipe.sampling, pipe.info, pipe.text, pipe.map
         )
 
     def drawn(self, part: Part, known: Known | None = None) -> Tensor:
@@ -111,7 +111,6 @@ def settings_of(**given: float) -> dict[str, Any]:
 
 def conditions(pipe: Pipeline, prompt: str, negative: str) -> dict[str, Any]:
     """What is drawn: a text, or the class that a prompt names; without a prompt, nothing."""
-    prompt = prompt.strip()
-    if pipe.text is not None:
-        return {"text": [prompt]} | ({"negative": negative.strip()} if negative.strip() else {})
-    return {"classes": [prompt]} if prompt else {}
+    what = "classes" if pipe.text is None else "text"
+    given = {what: prompt.strip(), "negative": negative.strip()}
+    return {name: [said] for name, said in given.items() if said}

@@ -13,7 +13,7 @@ from comfy_api.latest import ComfyExtension, io
 from PIL import Image
 from torch import Tensor
 
-import smalti
+from smalti.loading import load_pipeline
 from smalti.pipeline.editing import edit
 from smalti.pipeline.pipeline import Pipeline
 
@@ -96,7 +96,7 @@ class Load(io.ComfyNode):
 
     @classmethod
     def execute(cls, pipeline: str, device: str, dtype: str) -> io.NodeOutput:
-        return io.NodeOutput(smalti.load(pipeline.strip(), device, dtype))
+        return io.NodeOutput(load_pipeline(pipeline.strip(), device, dtype))
 
 
 class Draw(io.ComfyNode):
@@ -125,10 +125,11 @@ class Draw(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:  # fmt: skip
         pipe, wanted = Watched.of(pipeline), conditions(pipeline, prompt, negative)
-        if not wanted:
-            if not pipeline.classes:
-                raise ValueError("this pipeline draws from maps, which this node does not take")
-            raise ValueError(f"prompt names a class, such as {pipeline.classes[0]!r}")
+        if pipeline.map is not None:
+            raise ValueError("this pipeline draws from maps, which this node does not take")
+        if not prompt.strip():
+            such = f"a class, such as {pipeline.classes[0]!r}" if pipeline.classes else "a text"
+            raise ValueError(f"prompt must be {such}, got none")
         drawn = pipe(n=n, batch=batch, seed=seed, **wanted, **settings_of(**settings))
         return io.NodeOutput(images_of(drawn))
 

@@ -62,11 +62,6 @@ class DepthHead(nn.Module):
 @dataclass(frozen=True)
 class DepthConfig(LlamaGenConfig):
     depth: int = 2
-    channels: int = 0
-
-    @property
-    def spec(self) -> TokenSpec:
-        return TokenSpec((self.grid,), self.vocab, self.depth, self.channels)
 
 
 class DepthModel(LlamaGen):

@@ -30,7 +30,8 @@ def work(tmp_path_factory):
     run("train", "shapes_vqgan", "--out", folder / "t", *TOKENIZER)
     run("train", "shapes_chameleon", "--tokenizer", folder / "t" / "tokenizer", "--out",
         folder / "run", *SMALL)  # fmt: skip
-    pipeline("llamagen").save_pretrained(folder / "classes")
+    names = ["Flags", "Objects", "Symbols", "Food & Drink", "Activities"]
+    pipeline("llamagen", classes=names).save_pretrained(folder / "classes")
     write_pictures(folder / "pictures", 2)
     rows = [{"image": "pictures/000.png", "question": "Is it red?", "answer": ["yes"] * 9 + ["no"]},
             {"image": "pictures/001.png", "question": "Is it?", "answer": ["no"] * 10}]  # fmt: skip
@@ -138,6 +139,10 @@ def test_questions_that_are_too_long_are_answered_by_nothing(work, capsys):
         (("shapes:4", "--reader", "PIPE"), "--reader is for the metric gecko"),
         (("shapes:4", "--metrics", "gecko", "--reader", "CLASSES"), "reads and writes no text"),
         (("BARE", "--metrics", "gecko", "--reader", "PIPE"), "does not say what picture 0"),
+        (
+            ("CLASSES", "--metrics", "gecko", "--reader", "PIPE", "--reference", "shapes:4"),
+            "gecko: its templates know nothing of what is drawn, such as 'Flags'",
+        ),
         (("CLASSES", "--metrics", "vqa", "--reference", "QA"), "reads and writes no text"),
         (("PIPE", "--metrics", "vqa", "--reference", "BAD"), "bad.jsonl, line 1: answer must be"),
         (("PIPE", "--metrics", "vqa", "--reference", "shapes:4"), "at least 4 people"),

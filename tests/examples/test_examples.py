@@ -164,7 +164,7 @@ def test_training_notebooks_follow_each_other(tmp_path):
 def test_measure_finds_a_distance_for_each_guidance(trained, tmp_path, capsys):
     reference = f"folder:{write_pictures(tmp_path, 16, ('day', 'night'))}"
     pipe = str(trained / "generator" / "pipeline")
-    found = run_cells("measure", PIPELINE=pipe, REFERENCE=reference, COUNT=8)
+    found = run_cells("measure", PIPELINE=pipe, REFERENCE=reference)
     assert len(set(found["distances"].values())) == 3 and min(found["distances"].values()) > 0
     assert "bits_per_token" in capsys.readouterr().out
 

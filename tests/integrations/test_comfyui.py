@@ -201,6 +201,29 @@ def test_what_cannot_be_is_refused(comfy, pipe, inputs, message):
         run(comfy, "Edit", **{"pipeline": pipe, "image": image(1, 16, 16)} | inputs)
 
 
+def test_edits_of_texts_need_none_and_take_what_to_lead_away_from(comfy):
+    pipe = pipeline("llamagen-text")
+    given = {"pipeline": pipe, "image": image(1, *pipe.tokenizer.size), "left": 4}
+    plain = run(comfy, "Edit", **given)[0]
+    away = run(comfy, "Edit", **given, negative="a blue star", guidance=3.0)[0]
+    assert plain.shape == away.shape and not torch.equal(plain, away)
+
+
+def test_what_only_texts_have_is_refused_for_classes(comfy, pipe):
+    with pytest.raises(ValueError, match="negative"):
+        run(comfy, "Draw", pipeline=pipe, prompt="1", negative="blurry")
+    with pytest.raises(ValueError, match="prompt must be a class"):
+        run(comfy, "Draw", pipeline=pipe, prompt=" ")
+    with pytest.raises(ValueError, match="draws from maps"):
+        run(comfy, "Draw", pipeline=pipeline("taming-map"), prompt="1")
+
+
+def test_maps_are_not_needed_to_edit(comfy):
+    pipe = pipeline("taming-map")
+    (found,) = run(comfy, "Edit", pipeline=pipe, image=image(1, *pipe.tokenizer.size), left=4)
+    assert is_image(found, 1, pipe.tokenizer.size[0], pipe.tokenizer.size[1] + 4)
+
+
 def test_encoding_and_decoding(comfy, pipe):
     height, width = pipe.tokenizer.size
     (codes,) = run(comfy, "Encode", pipeline=pipe, image=image(2, 3 * height, 2 * width, 4))

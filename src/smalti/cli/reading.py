@@ -3,6 +3,7 @@ what it answers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from smalti.data.skipped import report
 from smalti.devices.named import named_device
 from smalti.eval.gecko import judged, records
 from smalti.eval.metrics import PROMPTED, READING, How, named
+from smalti.eval.prompts import prompt_of
 from smalti.eval.reading import Questions, Reader, answered, measured
 from smalti.eval.report import Measured
 from smalti.eval.sets import open_set
@@ -70,6 +72,13 @@ class Examiner:
             return Examiner(None, options.size, options.skip_bad)
         pipe = load_unified(options.reader, named_device(options.device), options.dtype)
         return Examiner(Reader(pipe, seed=options.seed), options.size, options.skip_bad)
+
+    def check(self, texts: Sequence[str]) -> None:
+        """Raise ValueError if nothing could be asked of pictures of any of these texts."""
+        if self.reader is None or any(prompt_of(text).questions for text in dict.fromkeys(texts)):
+            return
+        such = f", such as {texts[0]!r}" if texts else ""
+        raise ValueError(f"gecko: its templates know nothing of what is drawn{such}")
 
     def measured(self, pictures: str | Path, how: How) -> tuple[list[Measured], dict[str, Any]]:
         """What it says of pictures, at their own size or at the one asked for, and of each word of

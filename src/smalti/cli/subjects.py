@@ -242,6 +242,7 @@ def _of_pipeline(
     assert reference is not None
     check_idle(pipe, sampling)
     request = asked(pipe, reference, options.balanced)
+    judges[1].check(request.get("text") or pipe.classes)
     if options.conditioning:
         check_judge(pipe)
     real = of_reference(reference, how, cache())  # mistakes before the pictures are drawn

@@ -115,7 +115,7 @@ def llamagen_7b() -> GeneratorRecipe:
 
 
 def emoji_vqgan() -> TokenizerRecipe:
-    """A small VQGAN, 32 pixels to 8 x 8 codes of 512, about a minute on two CPU cores.
+    """A small VQGAN, 32 pixels to 8 x 8 codes of 512, about two minutes on two CPU cores.
 
     smalti train emoji_vqgan --out runs/emoji-tokenizer
     """
@@ -144,7 +144,7 @@ def emoji_vqgan() -> TokenizerRecipe:
 
 
 def emoji_llamagen() -> GeneratorRecipe:
-    """A small LlamaGen on the codes of `emoji_vqgan`, about two minutes on two CPU cores.
+    """A small LlamaGen on the codes of `emoji_vqgan`, about three minutes on two CPU cores.
 
     smalti train emoji_llamagen --tokenizer runs/emoji-tokenizer/tokenizer --out runs/emoji
     """
