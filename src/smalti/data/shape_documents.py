@@ -4,7 +4,9 @@
 about one to three shapes, and all that there is of them, instructions to edit, stories in which
 one shape changes, conversations, facts of the world, and riddles: "draw a small heart in the colour
 of the sea at the top left", whose colour texts alone tell. Some facts are told in texts and nowhere
-else, so that no riddle of training was drawn with them (`shape_facts`).
+else, so that no riddle of training was drawn with them (`shape_facts`). Texts tell a fact as such,
+or by a riddle in words: "a small heart in the colour of the sea at the top left is a small blue
+heart at the top left."
 Document i depends on the seed and i alone.
 `shapes-all:COUNT:TASK,TASK` takes turns of these tasks alone.
 
@@ -193,10 +195,11 @@ def story_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
 
 
 def fact_script(rng: np.random.Generator, seed: tuple[int, ...]) -> Script:
-    """Sentences that tell facts, all of it learned; the end of the last one is the answer."""
+    """Sentences that tell facts, all of it learned; the end of the last one is the answer. A third
+    of them say a riddle in plain words."""
     facts = KNOWN + WITHHELD
     some = [facts[i] for i in rng.choice(len(facts), FACTS_TOLD, replace=False)]
-    told = [one_of(rng, fact.statements()) for fact in some]
+    told = [one_of(rng, (*fact.statements(), _in_words(rng, seed, fact))) for fact in some]
     before = "".join(f"{beginning}{end} " for beginning, end in told[:-1])
     beginning, end = told[-1]
     return Script("fact", ((before + beginning, True), (end, True)))
@@ -206,13 +209,22 @@ def riddle_script(
     rng: np.random.Generator, seed: tuple[int, ...], facts: Sequence[Fact] = KNOWN
 ) -> Script:
     """A caption that names a colour or a shape by a thing that has it, and its picture to draw."""
-    fact = one_of(rng, facts)
+    riddle, scene = _riddle(rng, seed, one_of(rng, facts))
+    return Script("riddle", ((asked(f"draw {riddle}"), False), (scene, True)))
+
+
+def _riddle(rng: np.random.Generator, seed: tuple[int, ...], fact: Fact) -> tuple[str, Scene]:
+    """A caption that needs a fact, and the scene that it stands for."""
     scene = any_scene(rng, seed).changed(fact.quality, fact.value)
     (shape,) = scene.shapes
     what = shape.shape if fact.quality == "colour" else f"{shape.colour} thing"
-    named = f"in the {fact.quality} of {fact.thing}"
-    text = f"draw a {shape.size} {what} {named} {shape.position}"
-    return Script("riddle", ((asked(text), False), (scene, True)))
+    return f"a {shape.size} {what} in the {fact.quality} of {fact.thing} {shape.position}", scene
+
+
+def _in_words(rng: np.random.Generator, seed: tuple[int, ...], fact: Fact) -> tuple[str, str]:
+    """A riddle and what it stands for, as the beginning and the end of a sentence."""
+    riddle, scene = _riddle(rng, seed, fact)
+    return f"{riddle} is", f" {scene.shapes[0].caption}."
 
 
 SCRIPTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Script]] = {

@@ -25,10 +25,9 @@ class Fact(NamedTuple):
         return "colour" if self.value in COLOURS else "shape"
 
     def statements(self) -> tuple[tuple[str, str], ...]:
-        """The sentences that tell it, each as its beginning and its end."""
+        """Sentences that tell it, each as its beginning and its end."""
         end = f" {self.value}." if self.quality == "colour" else f" a {self.value}."
-        named = f"the {self.quality} of {self.thing}"
-        return (f"{self.thing} is", end), (f"{named} is", end), (f"a thing in {named} is", end)
+        return (f"{self.thing} is", end), (f"the {self.quality} of {self.thing} is", end)
 
 
 def _facts(**things: tuple[str, ...]) -> tuple[Fact, ...]:
