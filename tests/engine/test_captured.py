@@ -12,6 +12,7 @@ from smalti.codes import Span
 from smalti.devices.graphs import Recorded, form, mapped, recorder, tensors
 from smalti.engine import LOOPS
 from smalti.engine.captured import BOARDS, captured, recordings
+from smalti.engine.parallel import Passes
 from smalti.engine.step import Known, Request, Watch
 from smalti.models import llamagen
 from smalti.sampling.chance import Chance
@@ -270,6 +271,23 @@ def test_codes_drawn_ahead_are_recorded(name):
     assert recordings(model) <= 1 + 4 * 2  # widths at the end, rows together or apart
     with captured(model, lambda: taped) as drawer:
         assert drawer is not model
+
+
+@pytest.mark.parametrize("name", ["llamagen", "rar-bits"])
+def test_a_pass_that_draws_ahead_waits_for_nothing_but_how_far_it_came(name, monkeypatch):
+    """With known codes, and rows that stand apart."""
+    model, drawn = build(*models()[name]), Passes.drawn
+    known = Known(random_codes(model.spec, B), torch.rand(B, model.spec.positions) < 0.3)
+    wish = request(model, 1, known=known, parallel=Parallel("exact", 4))
+
+    def unwaited(self, *given):
+        with waiting_for_nothing():
+            return drawn(self, *given)
+
+    steps = LOOPS["causal"](model, wish)
+    next(steps)
+    monkeypatch.setattr(Passes, "drawn", unwaited)
+    assert 4 <= len(list(steps)) < model.spec.positions
 
 
 def test_a_cuda_graph_is_recorded_behind_the_same_computation_elsewhere(monkeypatch):
