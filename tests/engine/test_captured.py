@@ -27,6 +27,8 @@ from smalti.sampling.solvers import Solver
 from tape import Waited, taped, waiting_for_nothing
 
 B = 2
+TURNS = [name for name, (_, c) in causal_models().items() if len(c.spec.grids) == 1]
+"""Models that draw one position after another."""
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +90,23 @@ def test_recorded_draws_that_lose_something_are_the_same(name):
         parallel = Parallel("off" if model.prunes else "zipar", 1)
         for seed in (1, 2):
             check(model, request(model, seed, pruning=pruning, parallel=parallel))
+
+
+@pytest.mark.parametrize("name", [*TURNS, "var"])
+def test_recorded_draws_go_on_alone_behind_the_last_guided_step(name):
+    """With what their rows had in the cache; those of scales stay."""
+    model = build(*models()[name])
+    guidance = Guidance(3.0, "interval", stop=0.5)
+    for seed in (1, 2):
+        check(model, request(model, seed, guidance=guidance))
+    rows = set[int]()
+    with captured(model, lambda: taped) as drawer:
+        draw = drawer.draw
+        drawer.draw = lambda codes, cond, *more: (
+            rows.add(cond.prepared.batch) or draw(codes, cond, *more)
+        )
+        assert list(LOOPS["causal"](drawer, request(model, 3, guidance=guidance)))
+    assert rows == ({B, 2 * B} if name in TURNS else {2 * B})
 
 
 @pytest.mark.parametrize("name", ["llamagen", "var", "mar", "fluid-raster-continuous"])
