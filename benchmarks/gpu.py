@@ -43,6 +43,7 @@ from smalti.pipeline.coded import decoded
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
+from smalti.sampling.parallel import Parallel
 from smalti.sampling.reveal import Reveal
 from smalti.sampling.solvers import Solver
 from smalti.tokenizers import multiscale_vqvae, vqgan
@@ -177,6 +178,11 @@ def raster(m: Machine) -> Iterator[Row]:
             yield row | {"limit_s": fastest, "share": fastest / row["seconds"]}
     some = request(m, model, 1, filters=Filters(top_k=20, top_p=0.9))
     yield from drawing(m, "llamagen-B with top-k and top-p", model, some)
+    ahead = request(m, model, 1, parallel=Parallel("exact", 8))
+    codes = [[*stream(model, wish)][-1].codes.clone() for wish in (request(m, model, 1), ahead)]
+    equal = (codes[0] == codes[1]).float().mean().item()  # in bfloat16 ties are common
+    for row in drawing(m, "llamagen-B ahead", model, ahead):
+        yield row | {"codes_as_in_turn": equal}
 
 
 def scales(m: Machine) -> Iterator[Row]:

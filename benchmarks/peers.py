@@ -1,13 +1,17 @@
 """How fast is smalti beside the official code of others, in one process, both in turn?
 
     python benchmarks/peers.py [--llamagen DIR] [--rar DIR] [--var DIR] [--mar DIR] [--llama]
-        [--only NAME ...] [--dtype float32 bfloat16] [--rounds N] [--clock wall] [--quick]
+        [--only NAME ...] [--dtype float32 bfloat16] [--rounds N] [--steps N] [--clock wall]
+        [--quick]
 
 A folder is a checkout of FoundationVision/LlamaGen, bytedance/1d-tokenizer, FoundationVision/VAR or
 LTH14/mar; --llama takes transformers' Llama of LlamaGen-B's shape. Weights are random, guidance is
-on. A row has the medians and minima of both, their quotients (above 1 smalti is faster) and the
-share of the limit on paper that each reaches (`smalti bench` says what that is). Steps of LlamaGen,
-RAR and Llama are those after the first few, at equal positions; the first has smalti's packing.
+on. A row has the medians, means and minima of both, their quotients (above 1 smalti is faster) and
+the share of the limit on paper that each reaches (`smalti bench` says what that is). Steps of
+LlamaGen, RAR and Llama are those of a whole picture, at equal positions, but the first two, which
+have smalti's packing: 256 at 0.1 s take half a minute a side. With --steps so many from the middle
+of it are timed, and those before them not. Means count what few steps do: RAR of smalti modulates
+32 steps at a time.
 In bfloat16 LlamaGen's official weights are cast, as its scripts do; the others have autocast. On a
 machine that others use, --clock cpu counts the processor's time instead.
 """
@@ -70,7 +74,7 @@ def measured(case: Case, clock: Callable[[], float]) -> dict[str, Any]:
             getattr(case, side)()
             times[side].append(clock() - begin)
     found: dict[str, Any] = {"case": case.name, "dtype": str(case.dtype).removeprefix("torch.")}
-    for kind, reduce in (("", statistics.median), ("_min", min)):
+    for kind, reduce in (("", statistics.median), ("_mean", statistics.fmean), ("_min", min)):
         both = {side: reduce(values[1:]) for side, values in times.items()}
         found |= {f"{side}_ms{kind}": 1e3 * value for side, value in both.items()}
         found[f"ratio{kind}"] = both["official"] / both["smalti"]
@@ -127,9 +131,10 @@ def limit(setting: Setting, of: Drawer, batch: int, passes: int) -> float:
 def steps(
     name: str, setting: Setting, of: Drawer, batch: int, theirs: Iterator[Any], **changes: Any
 ) -> Case:
-    """A step of each, the first four of which are not counted."""
-    mine = drawing(of, batch, **changes)
-    for _ in range(4):
+    """A step of each; which are timed, `--steps` says."""
+    mine, total = drawing(of, batch, **changes), of.model.spec.positions
+    timed = min(setting.options.steps or total, total - 2)
+    for _ in range((total - timed) // 2):  # and one in `measured`
         next(mine), next(theirs)
     paper = limit(setting, of, batch, 1)
     return Case(
@@ -138,7 +143,7 @@ def steps(
         partial(next, theirs),
         partial(next, mine),
         paper,
-        4 * setting.rounds,
+        timed,
     )
 
 
@@ -270,7 +275,8 @@ def main() -> None:
     parser.add_argument("--llama", action="store_true", help="transformers' Llama")
     parser.add_argument("--only", nargs="+", choices=(*CASES, "training"), default=[])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="of whole pictures, and of training")
+    parser.add_argument("--steps", type=int, default=0, help="of a picture; 0: all")
     parser.add_argument("--batch", type=int, default=8, help="of training steps")
     parser.add_argument("--mar-steps", type=int, default=16, help="reveal steps of MAR")
     parser.add_argument("--mar-head-steps", type=int, default=25, help="of its diffusion")

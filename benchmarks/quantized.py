@@ -3,8 +3,9 @@
     python benchmarks/quantized.py RUN ... [--images 190] [--rounds 7] [--batches 1 4 8]
 
 RUN is the folder of a generator that was trained (`smalti train`, with `codes.arrow` inside): its
-loss on held-out codes is measured with each kind of `--weights`, in float32, teacher-forced, so
-with the numbers that copies stand for. `more_nats` is what they add to each token's loss.
+loss on held-out codes is measured with each kind of `--weights`, in float32, teacher-forced: many
+rows at a time, which are rounded as few are that are drawn. `more_nats` is what they add to each
+token's loss.
 
 Then a step of LlamaGen-B at position 128, with guidance and random weights, for 1, 4 and 8 images:
 ways alternate, medians and minima of this thread's time in ms. `faster` is over the exact weights

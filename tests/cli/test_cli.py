@@ -364,8 +364,11 @@ def test_complaints_about_arguments_read_well(capsys, arguments, line):
 
 def test_info_takes_a_path_or_the_machine(capsys, monkeypatch):
     monkeypatch.setattr("smalti.devices.machine.facts", lambda: {"kind": "machine", "cores": 2})
+    monkeypatch.setattr("smalti.cli.info.best_device", lambda: torch.device("cpu"))
     cli.main(["info", "--machine"])
-    assert capsys.readouterr().out == "kind: machine\ncores: 2\n"
+    kind, cores, *weights = capsys.readouterr().out.splitlines()
+    assert (kind, cores) == ("kind: machine", "cores: 2")
+    assert [line.partition(":")[0] for line in weights] == ["float32_weights", "bfloat16_weights"]
     for words in ([], ["demo", "--machine"]):
         with pytest.raises(SystemExit) as stop:
             cli.main(["info", *words])

@@ -26,29 +26,41 @@ def test_facts(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "drawing", "training"),
+    ("capabilities", "drawing", "training", "keys"),
     [
         (
             INTEL,
             "bfloat16, as this processor has bfloat16 instructions",
             "float32, as products of many rows are slower in bfloat16",
+            "bfloat16, as weights are",
         ),
         (
             {"cpu_name": "AMD EPYC", "avx512_bf16": True},
             "bfloat16, as this processor has bfloat16 instructions",
             "bfloat16, as this processor has bfloat16 instructions",
+            "float32, as attention would convert bfloat16 ones anew",
         ),
         (
             {"cpu_name": "AMD EPYC", "avx2": True},
             "float32, as this processor has no bfloat16 instructions",
             "float32, as this processor has no bfloat16 instructions",
+            "float32, as weights are",
         ),
     ],
 )
-def test_each_choice_has_its_reason(capabilities, drawing, training, monkeypatch):
+def test_each_choice_has_its_reason(capabilities, drawing, training, keys, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     found = choices(CPU)
     assert found["draws_in"] == drawing and found["trains_in"] == training
+    assert found["keeps_keys_in"] == keys
+    assert found["decodes_in"] == "float32, as every tokenizer on cpu"
+
+
+def test_a_gpu_decodes_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(named, "drawing_dtype", lambda device: (torch.bfloat16, "it is fast"))
+    found = choices(torch.device("cuda"))
+    assert found["decodes_in"] == "bfloat16, as every tokenizer on cuda"
+    assert found["keeps_keys_in"] == "bfloat16, as weights are"
 
 
 def test_instructions_that_torch_does_not_use_do_not_count(monkeypatch):

@@ -1,14 +1,17 @@
 """`smalti bench` of small models, and what it says of mistakes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from builders import pipeline
+from builders import build, models, pipeline, tokenizers
 from smalti.cli.main import main
-from smalti.devices import rates
+from smalti.devices import named, rates
+from smalti.pipeline.sampling import Sampling
 from smalti.runs import bench
+from smalti.runs.bench import Bench
 
 CPU = torch.device("cpu")
 
@@ -58,6 +61,29 @@ def test_a_pipeline_is_drawn_from_and_trained(tmp_path, capsys, name):
     )
 
 
+def test_passes_that_draw_ahead_are_counted():
+    """A pass that is done with several codes is one."""
+    model, how = build(*models()["llamagen"]), Bench(CPU, seconds=60)
+    model.head.logits = lambda h: 1e4 * torch.eye(model.spec.vocab)[3].expand(*h.shape[:2], -1)
+    sampling = Sampling.of(parallel="exact", window=4)
+    of = bench.Drawer("one code", model, sampling, bench.GOALS["causal"])
+    row = bench.draw(how, of, 2)
+    assert row.passes == 5 and row.measured == 1  # of 1, 4, 4, 4 and 3 codes
+    assert row.bytes == 5 * bench.step_bytes(model)
+    assert bench.draw(replace(how, seconds=1e-9), of, 2).passes == 5  # reckoned behind the second
+
+
+def test_pictures_are_decoded_as_pipelines_do(monkeypatch):
+    monkeypatch.setattr(named, "HALF_DECODERS", ("cpu",))
+    tokenizer, seen = build(*tokenizers()["vqgan"]), set()
+    decode = tokenizer.decode
+    monkeypatch.setattr(
+        tokenizer, "decode", lambda c: seen.add(torch.is_autocast_enabled("cpu")) or decode(c)
+    )
+    row = bench.decode(Bench(CPU, seconds=0.01), "vqgan", tokenizer, 1)
+    assert row.dtype == "bfloat16" and seen == {True}
+
+
 @pytest.mark.parametrize("work", ["encode", "decode"])
 def test_a_tokenizer_is_measured(tmp_path, capsys, work):
     pipeline("llamagen").save_pretrained(tmp_path)
@@ -97,6 +123,10 @@ def test_operations_of_a_drawing_are_those_of_its_products(tmp_path):
         ("draw --recipe llamagen_q", "'llamagen_q' is no recipe; did you mean"),
         ("draw --recipe emoji_vqgan", "recipes of generators, and emoji_vqgan is a Tokenizer"),
         ("encode --recipe llamagen_b", "recipes of tokenizers, and llamagen_b is a Generator"),
+        (
+            "train --recipe emoji_llamagen --dtype float16",
+            "float32 or bfloat16, got --dtype float16",
+        ),
         ("run", "WORK must be one of draw, train, encode, decode, got 'run'"),
         ("", "WORK is missing"),
     ],

@@ -12,6 +12,7 @@ from smalti.codes import Span
 from smalti.devices.graphs import Recorded, form, mapped, recorder, tensors
 from smalti.engine import LOOPS
 from smalti.engine.captured import BOARDS, captured, recordings
+from smalti.engine.parallel import Passes
 from smalti.engine.step import Known, Request, Watch
 from smalti.models import llamagen
 from smalti.sampling.chance import Chance
@@ -26,6 +27,8 @@ from smalti.sampling.solvers import Solver
 from tape import Waited, taped, waiting_for_nothing
 
 B = 2
+TURNS = [name for name, (_, c) in causal_models().items() if len(c.spec.grids) == 1]
+"""Models that draw one position after another."""
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +90,23 @@ def test_recorded_draws_that_lose_something_are_the_same(name):
         parallel = Parallel("off" if model.prunes else "zipar", 1)
         for seed in (1, 2):
             check(model, request(model, seed, pruning=pruning, parallel=parallel))
+
+
+@pytest.mark.parametrize("name", [*TURNS, "var"])
+def test_recorded_draws_go_on_alone_behind_the_last_guided_step(name):
+    """With what their rows had in the cache; those of scales stay."""
+    model = build(*models()[name])
+    guidance = Guidance(3.0, "interval", stop=0.5)
+    for seed in (1, 2):
+        check(model, request(model, seed, guidance=guidance))
+    rows = set[int]()
+    with captured(model, lambda: taped) as drawer:
+        draw = drawer.draw
+        drawer.draw = lambda codes, cond, *more: (
+            rows.add(cond.prepared.batch) or draw(codes, cond, *more)
+        )
+        assert list(LOOPS["causal"](drawer, request(model, 3, guidance=guidance)))
+    assert rows == ({B, 2 * B} if name in TURNS else {2 * B})
 
 
 @pytest.mark.parametrize("name", ["llamagen", "var", "mar", "fluid-raster-continuous"])
@@ -270,6 +290,23 @@ def test_codes_drawn_ahead_are_recorded(name):
     assert recordings(model) <= 1 + 4 * 2  # widths at the end, rows together or apart
     with captured(model, lambda: taped) as drawer:
         assert drawer is not model
+
+
+@pytest.mark.parametrize("name", ["llamagen", "rar-bits"])
+def test_a_pass_that_draws_ahead_waits_for_nothing_but_how_far_it_came(name, monkeypatch):
+    """With known codes, and rows that stand apart."""
+    model, drawn = build(*models()[name]), Passes.drawn
+    known = Known(random_codes(model.spec, B), torch.rand(B, model.spec.positions) < 0.3)
+    wish = request(model, 1, known=known, parallel=Parallel("exact", 4))
+
+    def unwaited(self, *given):
+        with waiting_for_nothing():
+            return drawn(self, *given)
+
+    steps = LOOPS["causal"](model, wish)
+    next(steps)
+    monkeypatch.setattr(Passes, "drawn", unwaited)
+    assert 4 <= len(list(steps)) < model.spec.positions
 
 
 def test_a_cuda_graph_is_recorded_behind_the_same_computation_elsewhere(monkeypatch):

@@ -83,6 +83,18 @@ def test_models_of_scales_are_not_drawn_ahead():
         generate(model, random_cond(model, 1), Noise.request(0, 1), parallel=Parallel("exact", 4))
 
 
+@pytest.mark.parametrize("mode", ["exact", "speculative"])
+def test_pictures_that_are_drawn_by_windows_are_not_drawn_ahead(mode):
+    model = build(*causal_models()["taming"])
+    height, width = model.spec.grids[0]
+    large = replace(model.spec, grids=((height, width + 2),))
+    cond, noise = random_cond(model, 1), Noise.request(0, 1)
+    with pytest.raises(ValueError, match=f"parallel {mode} is for .* and not by windows"):
+        generate(model, cond, noise, spec=large, parallel=Parallel(mode))
+    auto = Request(cond, noise, spec=large, parallel=Parallel("auto"))
+    assert not wanted(model, auto)
+
+
 def test_the_nearest_position_of_those_before():
     spec = TokenSpec(((2, 3),), 8)
     assert nearest(spec, None).tolist() == [0, 0, 1, 0, 1, 2]
@@ -91,10 +103,11 @@ def test_the_nearest_position_of_those_before():
     assert both.tolist() == [[0, 0, 1, 0, 1, 2]] * 2
 
 
-@pytest.mark.parametrize(("mode", "window"), [("off", 0), ("speculative", 0), ("speculative", 3)])
+@pytest.mark.parametrize(
+    ("mode", "window"), [("off", 0), ("exact", 3), ("speculative", 0), ("speculative", 3)]
+)
 def test_every_outcome_is_as_likely_as_its_codes_say(mode, window):
-    """Three codes at four slots, 20,000 pictures: against the product of conditionals. Exact
-    windows draw what is drawn in turn."""
+    """Three codes at four slots, 20,000 pictures: against the product of conditionals."""
     module, config = CASES["llamagen"]
     model = build(module, replace(config, grid=(2, 2), vocab=3))
     count = 20_000

@@ -15,13 +15,14 @@ from builders import build, models, random_codes, random_cond, tokenizers
 from smalti import modules
 from smalti.engine import LOOPS
 from smalti.engine.captured import captured, recordings
-from smalti.engine.step import Request
+from smalti.engine.step import Request, Watch
 from smalti.models import llamagen
 from smalti.nn.attention import attend
 from smalti.pipeline.coded import decoded
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
-from smalti.sampling.noise import Noise
+from smalti.sampling.noise import Noise, philox
+from smalti.sampling.parallel import Parallel
 from smalti.sampling.solvers import Solver
 from smalti.train import compiling
 from smalti.train.objectives import LikelihoodConfig
@@ -37,6 +38,18 @@ DEVICE = torch.device("cuda" if THERE else "cpu")
 RECORD = None if THERE else lambda: taped
 """What records: the device's own."""
 B = 3
+
+
+@pytest.fixture(autouse=True)
+def as_there(monkeypatch):
+    """What a CPU does otherwise in a step, as it need not be waited for: it looks whether a mask
+    hides anything, checks, and takes NumPy's sort and words."""
+    if not THERE:
+        monkeypatch.setattr("smalti.models.mar.everywhere", lambda mask: False)
+        monkeypatch.setattr("smalti.sampling.noise.random_words", philox)
+        monkeypatch.setattr(Watch, "see", lambda self, draw: None)
+        sorted_there = lambda logits: logits.sort(descending=True).values  # noqa: E731
+        monkeypatch.setattr("smalti.sampling.filters.descending", sorted_there)
 
 
 @contextmanager
@@ -71,8 +84,6 @@ def drawn(model, wish: Request, record=RECORD) -> Tensor:
 @pytest.mark.parametrize("name", modules.MODELS)
 def test_drawing(name, monkeypatch):
     """Recorded draws are those of the model, and no step is waited for."""
-    if not THERE:  # a CPU looks whether a mask hides anything
-        monkeypatch.setattr("smalti.models.mar.everywhere", lambda mask: False)
     model = build(*models()[name]).to(DEVICE)
     for seed in (1, 2):
         wish = request(model, seed)
@@ -91,6 +102,16 @@ def test_drawing(name, monkeypatch):
     with no_waiting():
         for _ in range(first.total - 2):  # before the last one, all are checked
             next(steps)
+
+
+@pytest.mark.parametrize("name", ["llamagen", "rar"])
+def test_codes_that_are_drawn_ahead(name):
+    """They are those that are drawn in turn; passes are recorded too."""
+    model = build(*models()[name]).to(DEVICE)
+    for seed in (1, 2):
+        wish = request(model, seed)
+        ahead = replace(wish, parallel=Parallel("exact", 4))
+        assert torch.equal(drawn(model, ahead), drawn(model, wish))
 
 
 @pytest.mark.parametrize("name", modules.MODELS)

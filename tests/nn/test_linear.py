@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from builders import build, models
 from smalti.devices.named import cast
 from smalti.nn.linear import Linear, copied_bytes, fused, linear, packed
 from smalti.nn.products import Halved, Ordered, copied
@@ -270,3 +271,17 @@ def test_compiles_without_graph_breaks(rows: int, pack: bool) -> None:
 def test_wrong_width_raises() -> None:
     with pytest.raises(RuntimeError), torch.no_grad():
         linear(torch.randn(2, 95), torch.randn(80, 96))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rar_is_modulated_by_copies(dtype: torch.dtype) -> None:
+    """Of many rows, which half precision without instructions multiplies several times slower."""
+    model = build(*models()["rar"]).to(dtype)
+    layers = [m for name, m in model.named_modules() if name.endswith("adaln")]
+    x = torch.randn(64, model.config.dim).to(dtype)
+    with torch.inference_mode():
+        expected = [m(x) for m in layers]
+        with packed(model):
+            assert len(layers) == 3 and all(m.copied(x, m.bias) for m in layers)
+            for m, values in zip(layers, expected, strict=True):
+                close(m(x), values)

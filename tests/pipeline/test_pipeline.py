@@ -16,6 +16,7 @@ from builders import build, random_codes, tokenizers
 from builders import pipeline as small
 from smalti.cli.info import png_metadata
 from smalti.data.transforms import Transform, to_uint8
+from smalti.devices import named
 from smalti.engine.step import Known
 from smalti.models import llamagen
 from smalti.modules import save_module
@@ -593,7 +594,7 @@ def test_a_gpu_decodes_any_tokenizer(name, monkeypatch):
     tokenizer = build(*tokenizers()[name])
     codes = random_codes(tokenizer.spec, 2)
     texts = ["a", "b"] if tokenizer.told else None
-    monkeypatch.setattr(coded, "HALF", ("cpu",))
+    monkeypatch.setattr(named, "HALF_DECODERS", ("cpu",))
     assert coded.decoded(tokenizer, codes, texts=texts).shape[:2] == (2, 3)
     for weight in tokenizer.parameters():
         if weight.dim() == 4:
@@ -606,7 +607,7 @@ def test_a_gpu_decodes_in_bfloat16_with_channels_last(name, monkeypatch):
     tokenizer = build(*tokenizers()[name])
     codes = random_codes(tokenizer.spec, 3)
     exact = coded.decoded(tokenizer, codes)
-    monkeypatch.setattr(coded, "HALF", ("cpu",))
+    monkeypatch.setattr(named, "HALF_DECODERS", ("cpu",))
     half = coded.decoded(tokenizer, codes)
     apart = (half.float() - exact.float()).square().mean().sqrt()
     assert 0 < apart < 4  # of 255, of random weights

@@ -15,7 +15,7 @@ from smalti.models import llamagen
 from smalti.nn.linear import Linear, packed
 from smalti.sampling.noise import Noise
 from smalti.train.ema import Ema
-from smalti.train.lora import LoraConfig, LoraLinear, adapt, merge
+from smalti.train.lora import LoraConfig, LoraLinear, adapt, merge, targets
 from smalti.train.objectives import Likelihood, LikelihoodConfig
 from smalti.train.optim import OptimConfig, adamw
 from smalti.train.parallel import World
@@ -141,6 +141,14 @@ def test_only_the_targets_get_an_update():
     model, _ = adapted(replace(CONFIG, targets=("wo", "proj")))
     found = {n for n, m in model.named_modules() if isinstance(m, LoraLinear)}
     assert found == {"layers.0.attention.wo", "layers.1.attention.wo", "head.proj"}
+
+
+def test_what_modulates_layers_gets_an_update_where_it_is_named():
+    """RAR's adaLN is no attention and no feed-forward; runs of before had none there."""
+    model = build(*models()["rar"])
+    kinds = {name.rpartition(".")[2] for name in targets(model, CONFIG)}
+    assert kinds == {"wqkv", "wo", "w1", "w2"}
+    assert "layers.0.adaln" in targets(model, replace(CONFIG, targets=("adaln",)))
 
 
 def test_frozen_weights_stay_bit_for_bit_and_the_loss_falls(tmp_path):

@@ -26,7 +26,7 @@ from smalti.train.objectives import (
     ReconstructionObjective,
 )
 from smalti.train.optim import OptimConfig, weight_decay_at
-from smalti.train.parallel import World
+from smalti.train.parallel import World, sent
 from smalti.train.product_share import ProductShare
 from smalti.train.recomputing import kept
 from smalti.train.settings import TrainConfig
@@ -510,3 +510,24 @@ def test_what_is_evaluated_at_a_step_is_there_before_its_checkpoint(tmp_path):
     fit(generator(), Codes(), tmp_path, config, evaluate=lambda: {"x": math.inf})
     told = [m["step"] for m in metrics(tmp_path) if m.get("held_out_x") == "inf"]
     assert told == [5, 10, 12]
+
+
+@pytest.mark.parametrize(
+    ("place", "at", "pins"), [("cuda", "cpu", 1), ("cuda", "cuda", 0), ("cpu", "cpu", 0)]
+)
+def test_a_gpu_is_sent_batches_from_pinned_memory(place, at, pins):
+    """Else each step would wait until the GPU is done with the one before."""
+
+    class Seen:
+        device, said = torch.device(at), []
+
+        def pin_memory(self):
+            self.said.append("pinned")
+            return self
+
+        def to(self, device, non_blocking):
+            self.said.append((device.type, non_blocking))
+            return self
+
+    seen = sent(Seen(), torch.device(place))
+    assert seen.said == ["pinned"] * pins + [(place, True)]

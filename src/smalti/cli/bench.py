@@ -42,7 +42,8 @@ def bench(
         seconds: How long each batch is measured; what is not done by then is reckoned.
         device: Where it is computed: auto (the best there is), cpu, cuda, cuda:1 or mps.
         dtype: Of the weights that draw, and of products in training: float32, bfloat16, float16, or
-            auto, which is what is fast on the device. Tokenizers stay in float32.
+            auto, which is what is fast on the device. Training takes the first two. Tokenizers have
+            float32 weights, and a GPU decodes in bfloat16.
         json: Print all numbers on standard output.
     """
     if work in ("encode", "decode") and dtype not in ("auto", "float32"):

@@ -19,10 +19,12 @@ from smalti.data.documents import Documents, is_documents, open_documents
 from smalti.data.open import SCHEMES, open_source
 from smalti.data.skipped import read, report
 from smalti.data.token_cache import TokenCache
+from smalti.devices import machine
 from smalti.devices.named import best_device, drawing_dtype
 from smalti.files import expand
 from smalti.interop import starters
 from smalti.interop.pickles import read_checkpoint
+from smalti.nn.products import layouts
 from smalti.nn.stored import SCALE
 from smalti.text.words import FILE, FOLDER, Words
 from smalti.train import checkpoint
@@ -62,6 +64,11 @@ def describe(text: str) -> dict[str, Any]:
 
     alone = tokenizer_at(text)
     return _module(alone) if alone.is_dir() else _pipeline(download(text))
+
+
+def machine_facts() -> dict[str, Any]:
+    """Facts about this machine and, where it draws on a CPU, by what weights are multiplied."""
+    return machine.facts() | (layouts() if best_device().type == "cpu" else {})
 
 
 def _source(text: str) -> dict[str, Any]:

@@ -79,14 +79,14 @@ def info(
         path: Folder, file, Hugging Face hub id of a pipeline, or a data source: emoji, shapes,
             folder:PATH, parquet:PATH or hub:NAME, or documents: captioned:SOURCE, qa:FILE.jsonl,
             text:PATH.
-        machine: Instead of PATH: processor, threads, measured rates, and which dtypes are taken
-            for what.
+        machine: Instead of PATH: processor, threads, measured rates, and which dtypes and copies
+            of weights are taken for what.
         json: Print it as JSON on standard output.
     """
     if machine == bool(path):
         raise ValueError(f"info takes a PATH or --machine, got {'both' if path else 'neither'}")
     if machine:
-        from smalti.devices.machine import facts as found
+        from smalti.cli.info import machine_facts as found
     else:
         from smalti.cli.info import describe
 

@@ -44,10 +44,13 @@ def choices(device: torch.device) -> dict[str, str]:
     drawing, why = named.drawing_dtype(device)
     many = "products of many rows are slower in bfloat16" if named.fast_bf16(device) else why
     fast = named.fast_bf16_products(device)
+    cached, decoding = named.cache_dtype(drawing, device), named.decoding_dtype(device)
     return {
         "draws_in": f"{_short(drawing)}, as {why}",
         "trains_in": f"bfloat16, as {why}" if fast else f"float32, as {many}",
-        "decodes_in": "float32, as tokenizers do everywhere",
+        "keeps_keys_in": f"{_short(cached)}, as "
+        + ("weights are" if cached == drawing else "attention would convert bfloat16 ones anew"),
+        "decodes_in": f"{_short(decoding)}, as every tokenizer on {device.type}",
     }
 
 

@@ -11,6 +11,8 @@ from torch import nn
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OTHER_DTYPES = {"fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """What else they are called."""
+HALF_DECODERS = ("cuda",)
+"""Kinds of devices on which decoders compute in bfloat16."""
 
 
 def best_device() -> torch.device:
@@ -112,6 +114,11 @@ def cache_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     as_it_is = dtype.itemsize >= 4 or device.type != "cpu"
     fast = dtype == torch.bfloat16 and fast_bf16_attention(device)
     return dtype if as_it_is or fast else torch.float32
+
+
+def decoding_dtype(device: torch.device) -> torch.dtype:
+    """The dtype that a tokenizer, whose weights stay in float32, decodes in."""
+    return torch.bfloat16 if device.type in HALF_DECODERS else torch.float32
 
 
 def fast_two_rows(device: torch.device) -> bool:

@@ -16,13 +16,13 @@ import os
 from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from smalti.codes import Draw, Rowwise, Span, Turn
+from smalti.codes import Draw, Rowwise, Span, TokenSpec, Turn
 from smalti.devices.graphs import Record, Recorded, fill, form, mapped, recorder, tensors
 from smalti.engine.told import Asked, Listening, Told, with_ahead
 from smalti.sampling.chance import Chance
@@ -56,11 +56,13 @@ class Board:
     def of(record: Record, prepared: Rowwise, cache: Any) -> Board:
         return Board(record, prepared, cache, list(tensors(prepared)), list(tensors(cache)))
 
-    def begin(self, prepared: Rowwise) -> None:
-        """Prepare for another request of the kind."""
+    def begin(self, prepared: Rowwise, before: Any) -> None:
+        """Prepare for another request of the kind; `before` is its cache, if it has begun."""
         fill(self.given, prepared)
         for tensor in self.blank:  # broken weights may have left what is no number
             tensor.zero_()
+        if before is not None:
+            fill(self.blank, before)
 
 
 @dataclass
@@ -111,6 +113,26 @@ class Given:
 
     prepared: Rowwise
     board: Board | None = None
+    before: Any = None
+    """The cache of these rows as it was where they were drawn with others."""
+
+
+class Parted(Given, Rowwise):
+    """The same of a model of one position a step, of which some rows can go on without others."""
+
+    def rows(self, index: Tensor) -> Self:
+        before = None if self.board is None else self.board.cache.rows(index)
+        return replace(self, prepared=self.prepared.rows(index), board=None, before=before)
+
+
+class Wanted(NamedTuple):
+    """The cache that is asked for of a model."""
+
+    batch: int
+    spec: TokenSpec | None = None
+
+    def rows(self, index: Tensor) -> Self:
+        return self._replace(batch=len(index))
 
 
 class Captured:
@@ -123,14 +145,18 @@ class Captured:
         return getattr(self.inner, name)
 
     def prepare(self, *arguments: Any) -> Any:
-        """What the model prepares, to be given to `draw`. Its rows stay together."""
+        """What the model prepares, to be given to `draw`. Rows of models of scales stay together:
+        at which scale their caches are, replays do not say."""
         prepared = self.inner.prepare(*arguments)
-        return Given(prepared) if isinstance(prepared, Rowwise) else prepared
+        if not isinstance(prepared, Rowwise):
+            return prepared
+        turns = self.inner.loop == "causal" and max(self.inner.blocks(*arguments[2:])) == 1
+        return (Parted if turns else Given)(prepared)
 
     def cache(self, *arguments: Any) -> Any:
         """What the model's cache is of; the first draw makes or finds it. Of a masked model the
         cache itself: what its steps write there depends on those before, so none is recorded."""
-        return self.inner.cache(*arguments) if self.inner.loop == "masked" else arguments
+        return self.inner.cache(*arguments) if self.inner.loop == "masked" else Wanted(*arguments)
 
     def draw(self, codes: Tensor, cond: Any, at: Span | Turn, cache: Any, chance: Chance) -> Draw:
         """What the model draws."""
@@ -141,7 +167,7 @@ class Captured:
         key = form((codes, at, bare, noise.ahead is None))
         rows = torch.arange(cond.prepared.batch, device=codes.device)
         if cond.board is None:
-            cond.board = self._board(cond.prepared.rows(rows), cache, key)
+            cond.board = self._board(cond.prepared.rows(rows), cache, key, cond.before)
         board: Board = cond.board
         if key in board.steps:
             given = codes, at, _told(chance, board.asked[key])
@@ -161,17 +187,18 @@ class Captured:
         board.steps[key] = Recorded(step, given, board.record, warm)
         return mapped(board.steps[key].given, torch.clone)
 
-    def _board(self, prepared: Rowwise, cache: Any, first: Hashable) -> Board:
+    def _board(self, prepared: Rowwise, cache: Any, first: Hashable, before: Any) -> Board:
         """Where requests are drawn that begin with the same step: models may keep what it makes."""
         boards, key = self.kept.boards, (cache, form(prepared), first)
         if key in boards:
             boards[key] = boards.pop(key)  # the last that is dropped
-            boards[key].begin(prepared)
+            boards[key].begin(prepared, before)
             return boards[key]
         while len(boards) >= BOARDS:
             del boards[next(iter(boards))]
-        new = None if cache is None else self.inner.cache(*cache)
-        boards[key] = Board.of(self.record(), prepared, new)
+        if before is None and cache is not None:
+            before = self.inner.cache(*cache)
+        boards[key] = Board.of(self.record(), prepared, before)
         return boards[key]
 
     def _place(self, at: Span | Turn, cache: Any) -> Span | Turn:

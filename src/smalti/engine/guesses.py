@@ -29,13 +29,18 @@ class Guesses:
         self.near = near.expand(len(self.codes), -1)  # (B, N)
         self.filled = self.codes.new_ones(len(self.codes), 1)
         """How many slots of each row have a guess, (B, 1); the first needs none."""
+        self.counts = [1] * len(self.codes)
+        """The same, in Python."""
+        self.rows = torch.arange(len(self.codes), device=self.codes.device).unsqueeze(1)
 
-    def fill(self, slots: Tensor) -> None:
-        """Guess those of slots (B, n), which follow each other, that have no guess."""
-        new, rows = int((slots[:, -1:] - self.filled).max()) + 1, torch.arange(len(slots))
+    def fill(self, slots: Tensor, begins: list[int]) -> None:
+        """Guess those of slots (B, n), which follow each other from `begins` on, that have no
+        guess."""
+        ends, rows = [begin + slots.shape[1] for begin in begins], self.rows
+        new = max(end - count for end, count in zip(ends, self.counts, strict=True))
         if new < 1:
             return
-        rows = rows.unsqueeze(1).to(slots.device)
+        self.counts = list(map(max, ends, self.counts))
         for k in range(max(slots.shape[1] - new, 0), slots.shape[1]):  # one may be near another
             slot = slots[:, k : k + 1]
             fresh = slot >= self.filled

@@ -45,11 +45,15 @@ def stream(model: CausalModel[P, C], request: Request) -> Iterator[Step]:
     Its `done` counts codes, of the row that has the fewest.
 
     Raises ValueError as the causal loop does, and for a model that does not draw codes of one
-    position after another.
+    position after another, or draws them by windows.
     """
     begun = begin(model, request)
-    if not one_by_one(spans(model.blocks(begun.spec)), begun.spec):
-        raise ValueError("only codes that are drawn one position after another can be drawn ahead")
+    turns = one_by_one(spans(model.blocks(begun.spec)), begun.spec)
+    if not turns or model.by_windows(request.spec):  # a slot that is drawn ahead costs a window
+        raise ValueError(
+            f"parallel {request.parallel.mode} is for codes that are drawn one position after "
+            "another, and not by windows"
+        )
     yield from Passes(model, request, begun).stream()
 
 
@@ -58,11 +62,9 @@ def wanted(model: CausalModel[P, C], request: Request) -> bool:
     many pictures (in less than float32 other codes are as good as equal too often), and of one
     picture: for several, a pass of several slots costs too much (docs/performance.md)."""
     mode = request.parallel.mode
-    if model.by_windows(request.spec):  # a slot that is drawn ahead costs a window
-        return False
     if mode != "auto":
         return mode != "off"
-    if request.cond.batch > 1:
+    if request.cond.batch > 1 or model.by_windows(request.spec):
         return False
     spec = model.draws(request.spec)
     weights = cast(nn.Module, model).parameters()  # those of a recorded model too
@@ -78,45 +80,51 @@ class Passes:
         self.total, batch = begun.spec.positions, len(begun.codes)
         self.rows = torch.arange(batch, device=begun.codes.device).unsqueeze(1)
         self.guesses = Guesses(begun)
+        self.scales = request.guidance.each_scale(self.total, begun.codes.device)
         self.window = Window(request.parallel, self.total)
         speculative = request.parallel.mode == "speculative"
         self.by = Drafts(batch, self.window.most) if speculative else racing
 
     def stream(self) -> Iterator[Step]:
         """What is drawn, pass by pass."""
-        codes = self.begun.codes
+        codes, watch = self.begun.codes, Watch(self.begun.spec, self.total)
         clock = thread_time if codes.device.type == "cpu" else perf_counter
         time = codes.new_zeros(len(codes), 1)  # how many codes of each row are final
-        before = [0] * len(codes)
+        before = [0] * len(codes)  # the same, in Python: read once a pass, as a GPU is waited for
         while (done := min(before)) < self.total:
             began, width = clock(), self.window.width(self.total - done)
             slots = time.clamp(max=self.total - width) + torch.arange(width, device=time.device)
-            draw, final = self.drawn(slots, time)
+            begins = [min(n, self.total - width) for n in before]
+            draw, final = self.drawn(slots, begins, time)
+            watch.see(draw)
             fresh = final & (slots >= time)
             time = torch.maximum(time, slots[:, :1] + final.sum(1, keepdim=True))
-            after = [int(n) for n in time[:, 0].cpu()]
+            after = time[:, 0].tolist()
             came = [b - a for a, b in zip(before, after, strict=True) if a + width <= self.total]
             self.window.see(width, came, clock() - began)
             before = after
+            if min(after) == self.total:
+                watch.end()
             logp = draw.logp.masked_fill(~fresh, torch.nan)
             picture = arrange(codes, self.begun.back)
             yield Step(min(after), self.total, picture, logp, self.begun.drawn(time))
 
-    def drawn(self, slots: Tensor, time: Tensor) -> tuple[Draw, Tensor]:
-        """Draw codes of slots (B, n), and write down those that are not final yet; `time` (B, 1)
-        says which. Returns the draw, and which are final now, (B, n) bool."""
+    def drawn(self, slots: Tensor, begins: list[int], time: Tensor) -> tuple[Draw, Tensor]:
+        """Draw codes of slots (B, n), which begin at `begins`, and write down those that are not
+        final yet; `time` (B, 1) says which. Returns the draw, and which are final now, (B, n)
+        bool."""
         codes, at = self.begun.codes, (self.rows, slots)
-        self.guesses.fill(slots)
+        self.guesses.fill(slots, begins)
+        span = self.span(slots, begins)
         old, known = codes[at], self.begun.known
         given = None if known is None else Known(*(t[at] for t in known))
         draw = self.model.draw(
             codes,
             self.begun.prepared,
-            self.span(slots),
+            span,
             self.begun.cache,
-            self.chance(slots, given),
+            self.chance(slots, span.reach, given),
         )
-        Watch(self.begun.spec, 1).see(draw)
         past = slots < time
         past = past.view(*past.shape, *[1] * (old.dim() - 2))
         new = torch.where(past, old, kept(draw.codes, given))
@@ -124,16 +132,16 @@ class Passes:
         right = (new == old).view(*slots.shape, -1).all(-1)  # (B, n)
         return draw, F.pad(right[:, :-1], (1, 0), value=True).cumprod(1).bool()
 
-    def span(self, slots: Tensor) -> Span:
+    def span(self, slots: Tensor, begins: list[int]) -> Span:
         """Of slots (B, n); where all rows stand at the same, it needs no gathering."""
-        reach = int(slots.max()) + 1
-        if bool((slots == slots[:1]).all()):
-            return Span(slots[0], reach, int(slots[0, 0]))
+        reach = max(begins) + slots.shape[1]
+        if min(begins) == max(begins):
+            return Span(slots[0], reach, begins[0])
         return Span.rows(slots, reach)
 
-    def chance(self, slots: Tensor, given: Known | None = None) -> Chance:
+    def chance(self, slots: Tensor, reach: int, given: Known | None = None) -> Chance:
         """How codes of slots (B, n) are drawn, all in one pass."""
-        request, reach = self.request, int(slots.max()) + 1
-        guide = request.guidance.of_slots(slots, self.total)
+        request = self.request
+        guide = request.guidance.guide(self.scales[slots])
         noise = SlotNoise(request.noise, slots, 0, self.begun.ahead, reach, self.by)
         return Chance(guide, noise, request.filters, request.solver, given)

@@ -128,7 +128,13 @@ class Watch:
             return
         self._unread.append(drawn.flatten())
         if self._seen == self._steps:
+            self.end()
+
+    def end(self) -> None:
+        """Check what is not yet: of a loop that may end before all steps, behind its last."""
+        if self._unread:
             self._check(torch.cat(self._unread))
+            self._unread.clear()
 
     def _check(self, drawn: Tensor, step: str = "") -> None:
         if math.isfinite(float(drawn.sum())):  # of few numbers this is the fastest

@@ -184,7 +184,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.norm2 = nn.LayerNorm(config.dim, LN_EPS)
         self.feed_forward = MLP(config.dim, config.ffn_dim)
-        self.adaln = nn.Linear(config.dim, 6 * config.dim)
+        self.adaln = Linear(config.dim, 6 * config.dim)
         self.dropout = config.dropout
 
     def residual(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ class RAR(Raster):
         self.target_pos = nn.Embedding(positions, dim)
         self.steps = nn.Embedding(positions + 1, dim)
         self.layers = nn.ModuleList([Block(config) for _ in range(config.layers)])
-        self.adaln = nn.Linear(dim, 2 * dim)
+        self.adaln = Linear(dim, 2 * dim)
         self.head = head_of(self.spec, dim, bias=True)
         self.init_weights()
 

@@ -20,8 +20,9 @@ FUSED = 1 << 21
 class KVCache:
     """Keys and values of every layer, each (B, H, length, head_dim), allocated once.
 
-    `length` counts sequence positions, the conditioning prefix included. On a CPU
-    those of half precision are kept in float32: attention of one query converts all it reads.
+    `length` counts sequence positions, the conditioning prefix included. On a CPU those of half
+    precision are kept in float32 where attention of one query converts all it reads
+    (`cache_dtype`).
     Raises ValueError for more of them than the machine has memory.
     """
 

@@ -89,30 +89,38 @@ class Halved:
 
 
 class Rounded:
-    """Weights of few bits for few rows, in bfloat16. More rows are multiplied by a copy of the same
-    numbers, so that what is drawn does not depend on how much is drawn at once."""
+    """Weights of few bits: few rows by a product of their own, which reads and gives bfloat16. More
+    rows are rounded alike, and multiplied by a copy of the same numbers, so that what is drawn does
+    not depend on how much is drawn at once, but for the order of sums and, in a half-precision
+    copy of int4, the rounding of weights."""
 
     def __init__(
-        self, rows: int, few: Callable[[Tensor], Tensor], behind: Product, *kept: Tensor
+        self,
+        rows: int,
+        few: Callable[[Tensor], Tensor],
+        many: Callable[[Tensor], Tensor],
+        nbytes: int,
     ) -> None:
-        self.rows, self.few, self.behind = rows, few, behind
-        self.nbytes = behind.nbytes + sum(tensor.nbytes for tensor in kept)
+        self.rows, self.few, self.many, self.nbytes = rows, few, many, nbytes
 
     def __call__(self, x: Tensor, bias: Tensor | None, gelu: Gelu = "") -> Tensor:
-        if math.prod(x.shape[:-1]) > self.rows:
-            return self.behind(x, bias, gelu)
-        out = self.few(x.reshape(-1, x.shape[-1]).bfloat16()).to(x.dtype)  # (R, O)
-        return _after(out, bias, gelu).view(*x.shape[:-1], -1)
+        rows = x.reshape(-1, x.shape[-1]).bfloat16()  # (R, I)
+        out = self.few(rows) if len(rows) <= self.rows else self.many(rows)  # (R, O)
+        return _after(out.to(x.dtype), bias, gelu).view(*x.shape[:-1], -1)
 
 
 def int8(weight: Tensor) -> Product:
     """The weight in 8 bits, with a scale for each output."""
     scales = (weight.float().abs().amax(1).clamp(min=1e-12) / 127).bfloat16()  # (O,)
     levels = (weight.float() / scales.float()[:, None]).round().clamp(-127, 127)  # (O, I)
-    behind = exact(levels * scales.float()[:, None], weight.dtype)
-    copy = levels.to(torch.int8)
+    behind, copy = exact(levels, weight.dtype), levels.to(torch.int8)  # every dtype holds levels
     multiply = torch.ops.aten._weight_int8pack_mm
-    return Rounded(4, lambda x: multiply(x, copy, scales), behind, copy, scales)
+    return Rounded(
+        4,
+        lambda x: multiply(x, copy, scales),
+        lambda x: behind(x, None) * scales,
+        behind.nbytes + copy.nbytes + scales.nbytes,
+    )
 
 
 def int4(weight: Tensor) -> Product:
@@ -127,7 +135,12 @@ def int4(weight: Tensor) -> Product:
     copy = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.flatten(1).int(), 1)
     both = torch.cat((scales, middle), 2).transpose(0, 1).contiguous()  # (I / 32, O, 2)
     multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
-    return Rounded(8, lambda x: multiply(x, copy, GROUP, both), behind, copy, both)
+    return Rounded(
+        8,
+        lambda x: multiply(x, copy, GROUP, both),
+        lambda x: behind(x, None),
+        behind.nbytes + copy.nbytes + both.nbytes,
+    )
 
 
 # -- which copy
@@ -141,6 +154,19 @@ def exact(weight: Tensor, dtype: torch.dtype) -> Product:
     if _fbgemm() and weight.abs().max() <= LARGEST_HALF:
         return Halved(weight)
     return Ordered(weight.float())
+
+
+def layouts() -> dict[str, str]:
+    """By what `exact` multiplies weights of each dtype on this processor, in words."""
+    if not _onednn():
+        return dict.fromkeys(("float32_weights", "bfloat16_weights"), "as they are")
+    ordered = "copies in oneDNN's order"
+    halved = "float16 copies by FBGEMM, in float32" if _fbgemm() else "float32 copies by oneDNN"
+    plain = fast_two_rows(torch.device("cpu"))
+    return {
+        "float32_weights": ordered + ", but one or two rows by the weights" * plain,
+        "bfloat16_weights": ordered if _native(torch.bfloat16) else halved,
+    }
 
 
 def copied(weight: Tensor, weights: Weights = "exact") -> Product | None:

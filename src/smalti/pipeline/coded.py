@@ -21,7 +21,7 @@ from smalti.config import to_dict
 from smalti.data.decode import Picture, opened, to_rgb
 from smalti.data.transforms import center_part, to_float, to_uint8
 from smalti.devices.float32 import set_products
-from smalti.devices.named import cast, is_dtype, named_device, named_dtype
+from smalti.devices.named import cast, decoding_dtype, is_dtype, named_device, named_dtype
 from smalti.engine.step import Known, Step
 from smalti.models.eye import Eye
 from smalti.modules import name_of
@@ -37,8 +37,6 @@ from smalti.tokenizers.base import ImageTokenizer, reading
 
 DECODED = 1 << 20
 """Pixels that are decoded at a time, or one picture."""
-HALF = ("cuda",)
-"""Where decoders compute in bfloat16."""
 USUAL = {"weights": "exact", "decoder_dtype": "float32"}
 """What pictures leave unsaid of the numbers that they were drawn in."""
 
@@ -329,13 +327,14 @@ def preview(
 def decoding(tokenizer: nn.Module) -> Generator[None]:
     """A context in which a GPU decodes in bfloat16, with channels last. Pictures of trained
     tokenizers are as far from those in float32 as rounding them to 256 values is, 60 dB."""
-    kind = next(tokenizer.parameters()).device.type
-    if kind in HALF:
+    device = next(tokenizer.parameters()).device
+    half = decoding_dtype(device) != torch.float32
+    if half:
         with torch.inference_mode(False):  # else these would be no weights for training any more
             for weight in tokenizer.parameters():
                 if weight.dim() == 4:  # those of video have an axis more
                     weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(kind, torch.bfloat16) if kind in HALF else nullcontext():
+    with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
         yield
 
 

@@ -20,13 +20,13 @@ from smalti.arguments import find
 from smalti.codes import Cond
 from smalti.config import did_you_mean
 from smalti.devices import rates
-from smalti.devices.named import cast, fast_bf16, fast_bf16_products
+from smalti.devices.named import cast, decoding_dtype, fast_bf16, fast_bf16_products
 from smalti.engine import LOOPS, stream
 from smalti.engine.step import Step
 from smalti.loading import load_pipeline, load_tokenizer
 from smalti.models.generator import Generator
 from smalti.modules import MODELS, TOKENIZERS, module_of
-from smalti.pipeline.coded import short
+from smalti.pipeline.coded import decoding, short
 from smalti.pipeline.sampling import Sampling
 from smalti.recipes import RECIPES
 from smalti.recipes.base import GeneratorRecipe, TokenizerRecipe
@@ -52,11 +52,11 @@ class Row:
     batch: int
     """Images."""
     dtype: str
-    """Of weights; in training of products."""
+    """Of weights; in training and decoding of products."""
     seconds: float
     """Of the whole batch."""
     passes: int
-    """Steps in it: of drawing, else 1."""
+    """Steps in it: of drawing, else 1. Where a pass draws several codes ahead, passes."""
     measured: float
     """Share of the batch that was really done; the rest is its continuation."""
     operations: float
@@ -95,7 +95,9 @@ class Bench:
 
     @property
     def learned_in(self) -> torch.dtype:
-        """The dtype of products in training."""
+        """The dtype of products in training. Raises ValueError for one that nothing trains in."""
+        if self.dtype == torch.float16:
+            raise ValueError("training multiplies in float32 or bfloat16, got --dtype float16")
         fast = torch.bfloat16 if fast_bf16_products(self.device) else torch.float32
         return self.dtype or fast
 
@@ -197,6 +199,7 @@ class Took(NamedTuple):
     seconds: float
     """Of all steps."""
     passes: int
+    """Of the model, those that are reckoned among them."""
     share: float
     """How much of it was really done."""
 
@@ -212,15 +215,19 @@ def timed(steps: Iterator[Step], model: Generator, bench: Bench) -> Took:
     began = time.perf_counter()
     step = next(steps)
     rates.wait(bench.device)
-    first, before = time.perf_counter(), done(step)
-    rest, share = 0.0, before
+    first, before, start = time.perf_counter(), done(step), step.done
+    rest, share, made = 0.0, before, 1
     for step in steps:
+        made += 1
         rates.wait(bench.device)
         rest, share = time.perf_counter() - first, done(step)
         if rest > bench.seconds and step.done > 2:
             break
     rest *= (1 - before) / (share - before) if share > before else 0
-    return Took(first - began + rest, step.total, share)
+    # of a loop that draws ahead `done` and `total` count codes, of which a pass has several
+    each = (step.done - start) / max(made - 1, 1)
+    passes = 1 + round((step.total - start) / each) if each else 1
+    return Took(first - began + rest, passes, share)
 
 
 def conditions(model: Generator, batch: int, device: torch.device) -> Cond:
@@ -253,11 +260,12 @@ def drawn_operations(model: Any, sampling: Sampling, cond: Cond) -> float:
 
 def learn(bench: Bench, of: Drawer, batch: int) -> Row:
     """A training step: forward, loss, backward, clipping and AdamW on a batch that is there."""
+    dtype = bench.learned_in
     if bench.device.type == "cpu":
         keep_freed_memory()
-    step = learning_step(of, batch, bench.device, bench.learned_in)
+    step = learning_step(of, batch, bench.device, dtype)
     operations = rates.counted(step)
-    return _repeated("train", of.name, batch, bench, (step, operations, bench.learned_in))
+    return _repeated("train", of.name, batch, bench, (step, operations, dtype))
 
 
 def learning_step(
@@ -301,20 +309,24 @@ def random_codes(model: Generator, batch: int, device: torch.device) -> Tensor:
 def encode(bench: Bench, name: str, tokenizer: ImageTokenizer, batch: int) -> Row:
     """Pictures to codes, in the tokenizer's dtype."""
     images = torch.rand(batch, 3, *tokenizer.size, device=bench.device) * 2 - 1
-    return _coded("encode", name, batch, bench, lambda: tokenizer.encode(images))
+    encoding = lambda: tokenizer.encode(images)  # noqa: E731
+    return _coded("encode", name, batch, bench, encoding, torch.float32)
 
 
 @torch.inference_mode()
 def decode(bench: Bench, name: str, tokenizer: ImageTokenizer, batch: int) -> Row:
-    """Codes to pictures, in the tokenizer's dtype."""
+    """Codes to pictures, as pipelines decode on the device."""
     images = torch.rand(batch, 3, *tokenizer.size, device=bench.device) * 2 - 1
-    codes = tokenizer.encode(images)
-    return _coded("decode", name, batch, bench, lambda: tokenizer.decode(codes))
+    codes, dtype = tokenizer.encode(images), decoding_dtype(bench.device)
+    with decoding(tokenizer):
+        return _coded("decode", name, batch, bench, lambda: tokenizer.decode(codes), dtype)
 
 
-def _coded(work: str, name: str, batch: int, bench: Bench, run: Callable[[], object]) -> Row:
+def _coded(
+    work: str, name: str, batch: int, bench: Bench, run: Callable[[], object], dtype: torch.dtype
+) -> Row:
     operations = rates.counted(run)
-    return _repeated(work, name, batch, bench, (run, operations, torch.float32))
+    return _repeated(work, name, batch, bench, (run, operations, dtype))
 
 
 def _repeated(

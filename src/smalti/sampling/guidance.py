@@ -281,8 +281,12 @@ class Guidance:
     def of_slots(self, slots: Tensor, steps: int) -> Guide:
         """A new guide for the steps of slots (n,) or (B, n) int64, all of which are done at
         once."""
+        return self.guide(self.each_scale(steps, slots.device)[slots])
+
+    def each_scale(self, steps: int, device: torch.device) -> Tensor:
+        """The scale of every step, (steps,)."""
         scale = [1.0 if self.off else self.scale_at(step, steps) for step in range(steps)]
-        return self.guide(torch.tensor(scale, device=slots.device)[slots])
+        return torch.tensor(scale, device=device)
 
     def guide(self, scale: float | Tensor) -> Guide:
         """A new guide of a scale, or of one for each row, (B,), or slot, (B, n)."""

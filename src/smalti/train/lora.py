@@ -71,12 +71,9 @@ def targets(model: nn.Module, config: LoraConfig) -> dict[str, Linear]:
     unknown = [t for t in config.targets if t not in known]
     if unknown:
         raise ValueError(f"lora.targets must be among {', '.join(known)}, got {', '.join(unknown)}")
-    inside = not config.targets
-    chosen = {
-        n: m
-        for n, m in layers.items()
-        if _last(n) in config.targets or (inside and n.startswith(STACKS))
-    }
+    inside = [n for n in layers if n.startswith(STACKS) and _last(n) != "adaln"]
+    named = [n for n in layers if _last(n) in config.targets]
+    chosen = {n: layers[n] for n in (named if config.targets else inside)}
     for name, layer in chosen.items():
         if config.rank > (width := min(layer.in_features, layer.out_features)):
             raise ValueError(

@@ -38,6 +38,7 @@ from smalti.train.parallel import (
     gather,
     mean_over,
     replicate,
+    sent,
     shard,
     whole,
 )
@@ -301,10 +302,7 @@ class Trainer:
         size = config.batch // self.world.size // parts
         losses, logs = Losses({}, {}), dict[str, Tensor]()
         for i in range(parts):
-            part = {
-                k: v[i * size : (i + 1) * size].to(device, non_blocking=True)
-                for k, v in batch.items()
-            }
+            part = {k: sent(v[i * size : (i + 1) * size], device) for k, v in batch.items()}
             last = i == parts - 1
             quiet = nullcontext() if last else getattr(module, "no_sync", nullcontext)()
             with quiet:
