@@ -275,13 +275,15 @@ def test_wrong_width_raises() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rar_is_modulated_by_copies(dtype: torch.dtype) -> None:
-    """Of many rows, which half precision without instructions multiplies several times slower."""
+    """Of half precision, whose many rows a processor without instructions multiplies several times
+    slower; float32 has none, which would cost memory for nothing."""
     model = build(*models()["rar"]).to(dtype)
     layers = [m for name, m in model.named_modules() if name.endswith("adaln")]
     x = torch.randn(64, model.config.dim).to(dtype)
     with torch.inference_mode():
         expected = [m(x) for m in layers]
         with packed(model):
-            assert len(layers) == 3 and all(m.copied(x, m.bias) for m in layers)
+            found = [m.copied(x, m.bias) is not None for m in layers]
+            assert found == [dtype != torch.float32] * 3
             for m, values in zip(layers, expected, strict=True):
                 close(m(x), values)

@@ -29,7 +29,7 @@ from smalti.models.raster_stack import Raster, causal, visible
 from smalti.nn.adaln import LN_EPS, modulate, normed
 from smalti.nn.attention import KVCache, attend
 from smalti.nn.code_embedding import code_embedding
-from smalti.nn.linear import Linear
+from smalti.nn.linear import Linear, Seldom
 from smalti.nn.mlp import MLP
 from smalti.nn.residual import dropped
 from smalti.sampling.orders import arrange, scan
@@ -184,7 +184,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.norm2 = nn.LayerNorm(config.dim, LN_EPS)
         self.feed_forward = MLP(config.dim, config.ffn_dim)
-        self.adaln = Linear(config.dim, 6 * config.dim)
+        self.adaln = Seldom(config.dim, 6 * config.dim)
         self.dropout = config.dropout
 
     def residual(self, x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ class RAR(Raster):
         self.target_pos = nn.Embedding(positions, dim)
         self.steps = nn.Embedding(positions + 1, dim)
         self.layers = nn.ModuleList([Block(config) for _ in range(config.layers)])
-        self.adaln = Linear(dim, 2 * dim)
+        self.adaln = Seldom(dim, 2 * dim)
         self.head = head_of(self.spec, dim, bias=True)
         self.init_weights()
 

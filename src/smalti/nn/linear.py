@@ -85,6 +85,12 @@ class Linear(nn.Linear):
         return {k: v for k, v in self.__dict__.items() if k not in ("_copy", "_blocks")}
 
 
+class Seldom(Linear):
+    """A layer that is evaluated for many rows at once, once in many steps. It keeps a copy only of
+    half-precision weights, of which most CPUs have no product; one of float32 costs more memory
+    than it is worth."""
+
+
 class Copy:
     """A copy of a weight, and which numbers it is of."""
 
@@ -142,7 +148,8 @@ def draw_with(model: nn.Module, weights: str) -> None:
     """Have `packed` multiply a model's weights, "exact" as they are, or with fewer bits: "float16",
     "int8" or "int4". Raises ValueError for others, and where this machine has no such product."""
     for layer in (m for m in model.modules() if isinstance(m, Linear)):
-        layer.weights, layer._copy = require(weights, layer.weight.device), None
+        known = require(weights, layer.weight.device)
+        layer.weights, layer._copy = "exact" if isinstance(layer, Seldom) else known, None
 
 
 def copied_bytes(model: nn.Module) -> int:
@@ -154,7 +161,8 @@ def copied_bytes(model: nn.Module) -> int:
 def _refresh(layer: Linear) -> None:
     """Give a layer a copy of its weight as it is now, if it has none."""
     weight, copy = layer.weight, layer._copy
-    if type(weight) not in (Tensor, nn.Parameter):  # shared by processes
+    shared = type(weight) not in (Tensor, nn.Parameter)  # by processes
+    if shared or (isinstance(layer, Seldom) and weight.dtype == torch.float32):
         layer._copy = None
     elif copy is None or not copy.looks_like(weight):
         layer._copy = None  # before the new one is made: the memory of one is enough

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.config import check
-from smalti.nn.linear import Linear, linear
+from smalti.nn.linear import Linear, Seldom, linear
 
 STACKS = ("layers.", "encoder.layers.", "decoder.layers.", "trunk.")
 """Where models keep their attention and feed-forward."""
@@ -71,7 +71,7 @@ def targets(model: nn.Module, config: LoraConfig) -> dict[str, Linear]:
     unknown = [t for t in config.targets if t not in known]
     if unknown:
         raise ValueError(f"lora.targets must be among {', '.join(known)}, got {', '.join(unknown)}")
-    inside = [n for n in layers if n.startswith(STACKS) and _last(n) != "adaln"]
+    inside = [n for n, m in layers.items() if n.startswith(STACKS) and not isinstance(m, Seldom)]
     named = [n for n in layers if _last(n) in config.targets]
     chosen = {n: layers[n] for n in (named if config.targets else inside)}
     for name, layer in chosen.items():
