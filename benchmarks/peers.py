@@ -183,9 +183,10 @@ def llamagen(setting: Setting) -> Iterator[Case]:
 
 def rar(setting: Setting) -> Iterator[Case]:
     them, of = official.rar(setting.options.rar), ours("rar_b", setting.dtype)
-    for batch in (1, 8):
-        theirs = autocast_steps(setting, official.rar_steps(them, torch.arange(batch), 4.0))
-        yield steps("RAR-B", setting, of, batch, theirs)
+    with torch.autocast("cpu", enabled=False):  # around those of steps, it keeps what they cast
+        for batch in (1, 8):
+            theirs = autocast_steps(setting, official.rar_steps(them, torch.arange(batch), 4.0))
+            yield steps("RAR-B", setting, of, batch, theirs)
 
 
 def var(setting: Setting) -> Iterator[Case]:
