@@ -483,6 +483,9 @@ def test_one_process_with_fsdp_equals_ddp(tmp_path):
     whole = fit(generator(), Codes(), tmp_path / "whole")
     config = replace(CONFIG, parallel="fsdp")
     with pytest.raises(Cut):
+    learned = tokenizer(model=vit_vqgan.ViTVQGAN(vit_vqgan.tiny()))  # it has blocks
+    with pytest.raises(ValueError, match="fsdp shards a generator's layers; take ddp"):
+        fit(learned, Pixels(), tmp_path, replace(CONFIG, parallel="fsdp"))
         fit(generator(), Codes(cut=8), tmp_path / "cut", config)
     resumed = fit(generator(seed=1), Codes(), tmp_path / "cut", config)
     assert_equal(resumed.state(), whole.state())
