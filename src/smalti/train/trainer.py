@@ -87,12 +87,7 @@ class Trainer:
         evaluate: Evaluate | None = None,
         preview: Preview | None = None,
     ) -> None:
-        local = config.batch // world.size
-        if config.batch % world.size or local % config.accumulate:
-            raise ValueError(
-                f"train.batch {config.batch} must be a multiple of processes x accumulate, "
-                f"{world.size} x {config.accumulate}"
-            )
+        check_parts(objective, config, world)
         self.sharded = config.parallel == "fsdp"
         self.objective = objective
         if self.sharded:
@@ -109,8 +104,7 @@ class Trainer:
         self.products = ProductShare(world, config.precision)
         self.writer = checkpoint.Writer(run / "checkpoints", config.keep)
         self.interrupt = Interrupt()
-        self._wish: Tensor | None = None
-        self._wishes: Tensor | None = None
+        self._wish = self._wishes = _nothing
         self.step = 0
         self.owed: list[str] = []
         """Looks of this step that a run which was ended had no time for."""
@@ -289,7 +283,7 @@ class Trainer:
         if self.world.size == 1:
             return self.interrupt.wished
         before, self._wishes = self._wishes, self._wish
-        return before is not None and bool(before > 0)
+        return before()
 
     def _train_step(self, module: nn.Module, batch: Batch) -> tuple[Losses, dict[str, Tensor]]:
         config, device = self.config, self.world.device
@@ -298,13 +292,8 @@ class Trainer:
         lr = lr_at(self.step, config.steps, config.optim)
         decay = weight_decay_at(self.step, config.steps, config.optim)
         parts = config.accumulate
-        size = config.batch // self.world.size // parts
         losses, logs = Losses({}, {}), dict[str, Tensor]()
-        for i in range(parts):
-            part = {
-                k: v[i * size : (i + 1) * size].to(device, non_blocking=True)
-                for k, v in batch.items()
-            }
+        for i, part in enumerate(self._parts(batch)):
             last = i == parts - 1
             quiet = nullcontext() if last else getattr(module, "no_sync", nullcontext)()
             with quiet:
@@ -315,7 +304,9 @@ class Trainer:
                 logs[name] = logs.get(name, 0) + value / parts
         norms = {name: self._clip(self.modules[name]) for name in losses.totals}
         wish = torch.tensor(float(self.interrupt.wished)).to(device, non_blocking=True)
-        loss, self._wish = mean_over(torch.stack([logs["loss"].float(), wish]), self.world)
+        loss, wish = mean_over(torch.stack([logs["loss"].float(), wish]), self.world)
+        if self.world.size > 1:
+            self._wish = asked_later(wish)
         bad = self.guard.judge(loss, list(norms.values()))
         for name in losses.totals:
             optimizer: Any = self.optimizers[name]
@@ -347,6 +338,19 @@ class Trainer:
             what = f"loss or gradient is no number (loss {event.loss})"
             if event.kind == "spike":
                 what = f"loss {event.loss:.4g} leaps above its mean {event.mean:.4g}"
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """The parts of a batch on the device, one after another, with what is counted in all."""
+        parts, device = self.config.accumulate, self.world.device
+        size = self.config.batch // self.world.size // parts
+        common = dict[str, Tensor]()
+        if self.world.size * parts > 1 and (counts := self.trained.counts(batch)) is not None:
+            common["counts"] = mean_over(counts.to(device), self.world) / parts
+        for i in range(parts):
+            yield common | {
+                k: v[i * size : (i + 1) * size].to(device, non_blocking=True)
+                for k, v in batch.items()
+            }
+
             log.event(step, event.kind, loss=event.loss, mean=event.mean, action=event.action)
             where = f"{what} at step {step}, {self._names(event.step)}"
             if event.action == "stop":
@@ -424,3 +428,40 @@ class Trainer:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """A seed of 32 bits for the random numbers of one training step of one process."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+def check_parts(objective: Objective, config: TrainConfig, world: World) -> None:
+    """Raise ValueError for a batch that processes and parts do not divide, or that must not be in
+    parts."""
+    local = config.batch // world.size
+    if config.batch % world.size or local % config.accumulate:
+        raise ValueError(
+            f"train.batch {config.batch} must be a multiple of processes x accumulate, "
+            f"{world.size} x {config.accumulate}"
+        )
+    if config.accumulate > 1 and objective.compares:
+        raise ValueError(
+            "train.accumulate must be 1 where the items of a batch are compared with each other, "
+            f"which those of several parts are not, got {config.accumulate}: take train.recompute, "
+            "or more processes"
+        )
+
+
+def _nothing() -> bool:
+    """What nobody wished."""
+    return False
+
+
+def asked_later(number: Tensor) -> Callable[[], bool]:
+    """Whether a number is above 0: who asks waits for it alone, not for what a GPU has been given
+    to do since."""
+    if not number.is_cuda:
+        return lambda: bool(number > 0)
+    copy, done = number.to("cpu", non_blocking=True), torch.cuda.Event()
+    done.record(torch.cuda.current_stream(number.device))
+
+    def ask() -> bool:
+        done.synchronize()
+        return bool(copy > 0)
+
+    return ask
+
+
