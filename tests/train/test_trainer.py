@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from builders import random_codes
+from builders import build, models, random_codes
 from smalti.models import llamagen
 from smalti.nn.finite import NotFinite
 from smalti.runs import ladder
@@ -497,6 +497,27 @@ def test_checkpoints_of_another_model_are_refused(tmp_path):
     other.model.register_buffer("more", torch.zeros(1))
     with pytest.raises(ValueError, match="of another model: 1 weights missing .'model.more'."):
         fit(other, Codes(), tmp_path, replace(CONFIG, steps=5))
+def test_shards_from_before_go_on_with_the_averages_of_each_weight(tmp_path, monkeypatch):
+    """Then all weights of two or more dimensions decayed."""
+
+    def made() -> Likelihood:
+        return Likelihood(build(*models()["rar"]), LikelihoodConfig(0.0)).train()
+
+    config = replace(CONFIG, parallel="fsdp", steps=5)
+    with monkeypatch.context() as patch:
+        patch.setattr("smalti.train.optim.spared", lambda module: set())
+        before = fit(made(), Codes(), tmp_path, config)
+    after = Trainer(made(), Codes(), config, tmp_path, WORLD)
+    sizes = [
+        [len(g["params"]) for g in t.optimizers["model"].param_groups] for t in (before, after)
+    ]
+    assert after.resume() and after.step == 5 and sizes[0] != sizes[1]
+    weights = dict(after.objective.named_parameters())
+    states = [t.optimizers["model"].state for t in (before, after)]
+    for name, weight in before.objective.named_parameters():
+        assert_equal(states[1][weights[name]], states[0][weight])
+
+
 
 
 def test_what_is_evaluated_at_a_step_is_there_before_its_checkpoint(tmp_path):

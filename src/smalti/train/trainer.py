@@ -30,7 +30,7 @@ from smalti.train.ema import Ema
 from smalti.train.guard import Guard
 from smalti.train.interrupt import Interrupt
 from smalti.train.log import Log
-from smalti.train.optim import adamw, fill_state, load_state, lr_at, weight_decay_at
+from smalti.train.optim import adamw, fill_state, load_state, lr_at, numbered, weight_decay_at
 from smalti.train.parallel import (
     World,
     autocast,
@@ -155,13 +155,25 @@ class Trainer:
         while True:
             try:
                 if self.sharded:
-                    return checkpoint.load_sharded(found[-1], self.state())
+                    return checkpoint.load_sharded(found[-1], self._places)
                 return checkpoint.load(found[-1])
             except ValueError as error:
                 if len(found) == 1:
                     raise
                 say(f"{error}; going on from {found[-2].name}")
                 found = found[:-1]
+
+    def _places(self, told: dict[str, Any]) -> dict[str, Any]:
+        """The state, into which a checkpoint is read that tells this beside its tensors: weights
+        have the numbers that its optimizers give them."""
+        state = self.state()
+        for name, optimizer in self.optimizers.items():
+            groups = told["optimizers"][name]["param_groups"]
+            order = numbered(optimizer, groups, self.modules[name])
+            if order is not None:
+                averages = {i: optimizer.state[p] for i, p in enumerate(order)}
+                state["optimizers"][name]["state"] = averages
+        return state
 
     def save(self) -> None:
         """Copy the state and have it written; `writer.wait` returns when it is on the disk."""
