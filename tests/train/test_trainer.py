@@ -470,6 +470,12 @@ def test_blocks_are_recomputed_until_activations_fit(tmp_path, capsys, share, bl
 def test_only_blocks_are_recomputed(tmp_path):
     with pytest.raises(ValueError, match="train.memory recomputes a generator's layers; for"):
         fit(tokenizer(), Pixels(), tmp_path, replace(CONFIG, memory=1.0))
+    with pytest.raises(ValueError, match="train.recompute is of a generator's layers; for"):
+        fit(tokenizer(), Pixels(), tmp_path, replace(CONFIG, recompute=True))
+    with pytest.raises(ValueError, match="train.compile compiles a generator's layers; .* got on"):
+        fit(tokenizer(), Pixels(), tmp_path, replace(CONFIG, compile="on"))
+    with pytest.raises(ValueError, match="train.memory is for train.parallel ddp, got 1 with fsdp"):
+        fit(generator(), Codes(), tmp_path, replace(CONFIG, memory=1.0, parallel="fsdp"))
     with pytest.raises(ValueError, match="train.memory"):
         replace(CONFIG, memory=-1.0)
 
@@ -477,26 +483,20 @@ def test_only_blocks_are_recomputed(tmp_path):
 def test_sharding_asks_for_blocks(tmp_path):
     with pytest.raises(ValueError, match="fsdp shards a generator's layers; take ddp"):
         fit(tokenizer(), Pixels(), tmp_path, replace(CONFIG, parallel="fsdp"))
+    learned = tokenizer(model=vit_vqgan.ViTVQGAN(vit_vqgan.tiny()))  # it has blocks
+    with pytest.raises(ValueError, match="fsdp shards a generator's layers; take ddp"):
+        fit(learned, Pixels(), tmp_path, replace(CONFIG, parallel="fsdp"))
 
 
 def test_one_process_with_fsdp_equals_ddp(tmp_path):
     whole = fit(generator(), Codes(), tmp_path / "whole")
     config = replace(CONFIG, parallel="fsdp")
     with pytest.raises(Cut):
-    learned = tokenizer(model=vit_vqgan.ViTVQGAN(vit_vqgan.tiny()))  # it has blocks
-    with pytest.raises(ValueError, match="fsdp shards a generator's layers; take ddp"):
-        fit(learned, Pixels(), tmp_path, replace(CONFIG, parallel="fsdp"))
         fit(generator(), Codes(cut=8), tmp_path / "cut", config)
     resumed = fit(generator(seed=1), Codes(), tmp_path / "cut", config)
     assert_equal(resumed.state(), whole.state())
 
 
-def test_checkpoints_of_another_model_are_refused(tmp_path):
-    fit(generator(), Codes(), tmp_path, replace(CONFIG, steps=5))
-    other = generator()
-    other.model.register_buffer("more", torch.zeros(1))
-    with pytest.raises(ValueError, match="of another model: 1 weights missing .'model.more'."):
-        fit(other, Codes(), tmp_path, replace(CONFIG, steps=5))
 def test_shards_from_before_go_on_with_the_averages_of_each_weight(tmp_path, monkeypatch):
     """Then all weights of two or more dimensions decayed."""
 
@@ -518,6 +518,12 @@ def test_shards_from_before_go_on_with_the_averages_of_each_weight(tmp_path, mon
         assert_equal(states[1][weights[name]], states[0][weight])
 
 
+def test_checkpoints_of_another_model_are_refused(tmp_path):
+    fit(generator(), Codes(), tmp_path, replace(CONFIG, steps=5))
+    other = generator()
+    other.model.register_buffer("more", torch.zeros(1))
+    with pytest.raises(ValueError, match="of another model: 1 weights missing .'model.more'."):
+        fit(other, Codes(), tmp_path, replace(CONFIG, steps=5))
 
 
 def test_what_is_evaluated_at_a_step_is_there_before_its_checkpoint(tmp_path):

@@ -214,7 +214,7 @@ class Trainer:
             if spared := self._spare_memory():
                 log.say(f"{self.line.title}: {spared}")
             if compiles(config.compile, self.world.device, self.sharded):
-                compile_blocks(self.trained.model)
+                compile_blocks(self.trained.model, config.compile)
             stack.enter_context(self.interrupt)
             stream = prefetch(self.batches, self.step, steps)
             stack.callback(stream.close)
@@ -267,6 +267,11 @@ class Trainer:
         config, model, device = self.config, self.trained.model, self.world.device
         if config.recompute:
             recompute(blocks(model))
+        elif config.memory and self.sharded:
+            raise ValueError(
+                f"train.memory is for train.parallel ddp, got {config.memory:g} with fsdp: take "
+                "train.recompute"
+            )
         elif config.memory and self.step < config.steps:
             batch, items = self.batches.batch(self.step), config.batch // self.world.size
             item = {k: v[:1].to(device) for k, v in batch.items()}
@@ -333,6 +338,19 @@ class Trainer:
             self.ema.update(self.step)
         return Losses(losses.totals, logs), norms
 
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """The parts of a batch on the device, one after another, with what is counted in all."""
+        parts, device = self.config.accumulate, self.world.device
+        size = self.config.batch // self.world.size // parts
+        common = dict[str, Tensor]()
+        if self.world.size * parts > 1 and (counts := self.trained.counts(batch)) is not None:
+            common["counts"] = mean_over(counts.to(device), self.world) / parts
+        for i in range(parts):
+            yield common | {
+                k: v[i * size : (i + 1) * size].to(device, non_blocking=True)
+                for k, v in batch.items()
+            }
+
     def _clip(self, module: nn.Module) -> Tensor:
         """Clip the gradients of a module; their norm before."""
         weights = list(module.parameters())
@@ -350,19 +368,6 @@ class Trainer:
             what = f"loss or gradient is no number (loss {event.loss})"
             if event.kind == "spike":
                 what = f"loss {event.loss:.4g} leaps above its mean {event.mean:.4g}"
-    def _parts(self, batch: Batch) -> Iterator[Batch]:
-        """The parts of a batch on the device, one after another, with what is counted in all."""
-        parts, device = self.config.accumulate, self.world.device
-        size = self.config.batch // self.world.size // parts
-        common = dict[str, Tensor]()
-        if self.world.size * parts > 1 and (counts := self.trained.counts(batch)) is not None:
-            common["counts"] = mean_over(counts.to(device), self.world) / parts
-        for i in range(parts):
-            yield common | {
-                k: v[i * size : (i + 1) * size].to(device, non_blocking=True)
-                for k, v in batch.items()
-            }
-
             log.event(step, event.kind, loss=event.loss, mean=event.mean, action=event.action)
             where = f"{what} at step {step}, {self._names(event.step)}"
             if event.action == "stop":
@@ -437,9 +442,6 @@ class Trainer:
             model.to("cpu")
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed of 32 bits for the random numbers of one training step of one process."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 def check_parts(objective: Objective, config: TrainConfig, world: World) -> None:
     """Raise ValueError for a batch that processes and parts do not divide, or that must not be in
     parts."""
@@ -477,3 +479,6 @@ def asked_later(number: Tensor) -> Callable[[], bool]:
     return ask
 
 
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed of 32 bits for the random numbers of one training step of one process."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
