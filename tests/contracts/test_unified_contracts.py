@@ -269,6 +269,14 @@ def test_only_what_is_learned_has_a_loss(model: Unified):
     assert sum(int(term.where.sum()) for term in terms.values()) == 1
 
 
+def test_what_is_learned_is_known_before_rows_are_read(model: Unified):
+    rows, noise = packed([some(model), some(model)[1:]], model.wrapping), Noise.request(3, 2)
+    where, terms = model.where(rows, noise), model.terms(rows, noise)
+    assert list(where) == list(terms) == list(model.kinds)
+    for name, term in terms.items():
+        assert torch.equal(where[name], term.where), name
+
+
 @draws
 def test_a_stop_ends_and_no_picture_comes_that_does_not_fit(model: Unified):
     begin = model.wrapping.begin(model.spec)[0]

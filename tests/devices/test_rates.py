@@ -70,3 +70,12 @@ def test_the_most_memory_is_forgotten():
     assert rates.peak_memory(CPU) - before > 200e6
     del block
     assert rates.hardware() and rates.hardware(CPU) == rates.hardware()
+
+
+def test_what_a_device_is_asked_for_is_waited_for(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: calls.append("mps"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append(str(device)))
+    for name in ("cpu", "mps", "cuda:1"):
+        rates.wait(torch.device(name))
+    assert calls == ["mps", "cuda:1"]

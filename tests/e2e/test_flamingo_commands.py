@@ -1,6 +1,8 @@
 """Flamingo and LLM2CLIP by the real commands: from a language model that writes to what reads."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import torch
 from smalti.cli.main import main
 from smalti.data.drawn_shapes import Shapes
 from smalti.loading import load_towers, load_unified
+from smalti.runs import language
 from smalti.runs.speaker import load_language
+from smalti.train.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -176,6 +180,36 @@ def test_captions_are_told_apart_and_read_for_a_tower(
     capsys.readouterr()
     run("eval", work / "clip" / "towers", "--bootstrap", 4, "--metrics", "retrieval")
     assert "text_to_image_1" in capsys.readouterr().out
+
+
+def test_sentences_are_measured_where_the_whole_model_is(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Among shards on a GPU it is on the CPU else, where a run has to begin from it."""
+    averaged, evaluate = Trainer.averaged, language.Captions.evaluate
+    inside, seen, places = list[int](), list[bool](), list[Any]()
+
+    @contextmanager
+    def noted(trainer: Trainer) -> Iterator[None]:
+        with averaged(trainer):
+            inside.append(1)
+            yield
+            inside.pop()
+
+    def looked(look: language.Captions) -> dict[str, float]:
+        seen.append(bool(inside))
+        return evaluate(look)
+
+    def loaded(path: str, device: Any = None) -> Any:
+        places.append(device)
+        return load_language(path, device)
+
+    monkeypatch.setattr(Trainer, "averaged", noted)
+    monkeypatch.setattr(language.Captions, "evaluate", looked)
+    monkeypatch.setattr(language, "load_language", loaded)
+    run("train", "shapes_sentences", "--init", work / "writes" / "language", "--out",
+        tmp_path / "out", "--data.source", "shapes:40", "--length", "24", *STEPS)  # fmt: skip
+    assert len(seen) >= 3 and all(seen) and places == ["cpu"]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from smalti.sampling.solvers import Solver
 from smalti.tokenizers import hart_vae, multiscale_vqvae
 from smalti.tokenizers.hart_vae import HARTVAE
 from smalti.tokenizers.multiscale_vqvae import MultiScaleVQVAE
+from smalti.train.objectives import Likelihood, LikelihoodConfig
 
 TINY = hart.tiny()
 FEW = Solver(steps="4")
@@ -71,6 +72,19 @@ def test_the_loss_of_what_is_left_out_is_nothing_and_the_mean_is_as_before():
     assert 4 == min(seen) < max(seen) <= 8, "half of sixteen at least are left out, four stay"
     whole = model.eval().loss(codes, cond).mean().item()
     assert sum(means) / len(means) == pytest.approx(whole, rel=0.2)
+
+
+@torch.no_grad()
+def test_the_loss_of_a_step_is_that_of_its_parts():
+    model = build(HART, replace(TINY, kept=4)).train()
+    objective = Likelihood(model, LikelihoodConfig(0.0), seed=5)
+    cond, chance = random_cond(model, 8), torch.ones(8)
+    batch = {"codes": random_codes(model.spec, 8), "text": cond.text, "text_mask": cond.text_mask}
+    batch |= {"shuffle": torch.arange(8), "chance": chance}
+    for step in range(6):
+        halves = [{k: v[i : i + 4] for k, v in batch.items()} for i in (0, 4)]
+        whole, *parts = (objective(b, step).totals["model"].item() for b in (batch, *halves))
+        assert whole == pytest.approx(sum(parts) / 2, rel=1e-5)
 
 
 @torch.no_grad()

@@ -74,12 +74,14 @@ def test_when_blocks_are_compiled(monkeypatch):
 
 
 def test_products_of_float32_on_a_gpu():
-    before = torch.get_float32_matmul_precision()
+    before, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
     try:
-        set_products(CPU)
-        assert torch.get_float32_matmul_precision() == before
-        for exact, name in ((False, "high"), (True, "highest")):
+        set_products(CPU, True)
+        assert torch.get_float32_matmul_precision() == before and cudnn.allow_tf32
+        for exact, name in ((True, "highest"), (False, "high")):
             set_products(CUDA, exact)
             assert torch.get_float32_matmul_precision() == name
+            assert cudnn.allow_tf32 == (cudnn.conv.fp32_precision == "tf32") == (not exact)
     finally:
         torch.set_float32_matmul_precision(before)
+        cudnn.allow_tf32 = True

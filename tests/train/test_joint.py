@@ -1,7 +1,12 @@
 """What models of text and pictures minimise: the means of each kind, and their weights."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+from test_trainer import CONFIG, fit, metrics
 from torch import Tensor
 
 from smalti import modules
@@ -18,10 +23,12 @@ CODES = torch.tensor([0, 1, 2, 3, 14, 15])
 class Itself(ShowO):
     """Loses of each id that is learned the id, and of each code that is learned the code."""
 
+    def where(self, rows: Rows, noise: Noise) -> dict[str, Tensor]:
+        return Unified.where(self, rows, noise)
+
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
-        codes = self.config.wrapping.is_code(rows.ids, self.spec)
-        text = Term(rows.ids.float(), (rows.targets >= 0) & ~codes)
-        return {"text": text, "codes": Term(rows.ids - 4.0, codes & rows.learned)}
+        text, codes = self.where(rows, noise).values()
+        return {"text": Term(rows.ids.float(), text), "codes": Term(rows.ids - 4.0, codes)}
 
 
 def text(*ids: int, learned: bool = True) -> Part:
@@ -60,6 +67,40 @@ def test_each_kind_is_a_mean_of_its_own(config, loss):
     means |= {"text": 35.2} if config.alone is None else {"text": 22, "alone": 44}
     assert found.logs.keys() == {"loss", *means}
     assert all(found.logs[name].item() == pytest.approx(m) for name, m in means.items())
+
+
+@pytest.mark.parametrize("over", ["positions", "kinds"])
+@pytest.mark.parametrize("alone", [None, 0.1])
+def test_parts_of_a_batch_lose_what_it_loses(over, alone):
+    """The first row has no codes that are learned, the second has other numbers of all."""
+    model = Itself(tiny())
+    objective = JointConfig(text=2, pictures=5, over=over, alone=alone).objective(model)
+    whole = batch(packed(documents(model), model.wrapping))
+    mean = {"counts": objective.counts(whole) / 2}
+    parts = [objective({k: v[i : i + 1] for k, v in whole.items()} | mean, 0) for i in (0, 1)]
+    found = objective(whole, 0)
+    assert found.totals["model"].item() == pytest.approx(
+        sum(part.totals["model"].item() for part in parts) / 2
+    )
+    for name, value in found.logs.items():
+        assert value.item() == pytest.approx(sum(part.logs[name].item() for part in parts) / 2)
+
+
+def test_accumulated_parts_equal_one_batch(tmp_path):
+    ends, losses = list[Tensor](), list[list[float]]()
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        model = ShowO(tiny())
+        given = batch(packed(documents(model), model.wrapping))
+        batches: Any = SimpleNamespace(batch=lambda step, given=given: given)
+        optim = OptimConfig(lr=1e-2, eps=1e-3)  # so that small gradients count as they are
+        config = replace(CONFIG, optim=optim, batch=2, steps=3, ema=0.0, accumulate=parts)
+        objective = JointConfig(over="kinds").objective(model)
+        fit(objective, batches, tmp_path / str(parts), config)
+        losses.append([row["loss"] for row in metrics(tmp_path / str(parts))])
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert (ends[1] - ends[0]).abs().max() < 1e-5
 
 
 def test_a_kind_that_a_batch_has_not_is_left_out():

@@ -10,8 +10,12 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from smalti.models.towers import Towers, tiny
+from smalti.train.contrastive import ContrastiveObjective
 from smalti.train.optim import OptimConfig, adamw
-from smalti.train.pairs import PairsConfig, equal, nearest, sigmoid_loss, softmax_loss
+from smalti.train.pairs import Captions, PairsConfig, equal, nearest, sigmoid_loss, softmax_loss
+from smalti.train.parallel import World
+from smalti.train.settings import TrainConfig
+from smalti.train.trainer import Trainer
 
 WAYS: dict[Any, Any] = {"clip": "softmax", "siglip": "sigmoid"}
 """Kinds of towers and the losses that they are published with."""
@@ -126,3 +130,11 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path):
         assert abs(float(two["loss"] - whole["loss"])) < 1e-6
         for name, tensor in whole.items():
             torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_parts_of_a_batch_are_refused_where_its_items_are_compared(tmp_path):
+    assert Captions.compares and ContrastiveObjective.compares
+    config = TrainConfig(batch=8, accumulate=2, device="cpu")
+    batches: Any = None
+    with pytest.raises(ValueError, match="train.accumulate must be 1 where .* got 2: take"):
+        Trainer(objective("clip"), batches, config, tmp_path, World(0, 1, torch.device("cpu")))

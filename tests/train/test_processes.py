@@ -7,16 +7,31 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import distributed as dist
+from torch.multiprocessing.spawn import spawn
 
+from builders import build, models, random_codes
 from processes import launch
 from small_systems import GENERATOR, TOKENIZER, TRAIN
 from smalti import modules
 from smalti.cli.main import main
+from smalti.models.transfusion import Transfusion
+from smalti.models.transfusion import tiny as transfusion_tiny
 from smalti.modules import load_module
+from smalti.text.sequence import Part, packed
 from smalti.train import checkpoint
+from smalti.train.base import Objective
+from smalti.train.joint import JointConfig, batch_of
+from smalti.train.objectives import Likelihood, LikelihoodConfig
+from smalti.train.optim import OptimConfig
+from smalti.train.parallel import World
+from smalti.train.settings import TrainConfig
+from smalti.train.trainer import Trainer
 
 pytestmark = pytest.mark.multi
 
@@ -143,6 +158,82 @@ def test_orders_and_scales_in_shards(command, tmp_path):
         a, b = (load_module(folder, modules.MODELS)[0].state_dict() for folder in models)
         for key, value in a.items():
             assert torch.allclose(b[key], value, atol=1e-4), key
+
+
+class Share:
+    """A batch of eight items at every step, or a process's share of it."""
+
+    def __init__(self, batch: dict[str, torch.Tensor], rank: int = 0, size: int = 1) -> None:
+        here = slice(rank * 8 // size, (rank + 1) * 8 // size)
+        self.here = {name: values[here] for name, values in batch.items()}
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        return self.here
+
+    def names(self, step: int) -> list[str]:
+        return []
+
+
+def coded(name: str) -> tuple[Objective, dict[str, torch.Tensor]]:
+    model = build(*models()[name])
+    batch = {"codes": random_codes(model.spec, 8), "chance": torch.ones(8)}
+    return Likelihood(model, LikelihoodConfig(0.0)), batch | {"labels": torch.arange(8) % 5}
+
+
+def joined() -> tuple[Objective, dict[str, torch.Tensor]]:
+    """Rows with more text and fewer pictures in the second half."""
+    torch.manual_seed(0)
+    model = Transfusion(transfusion_tiny())
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    rows = list[list[list[Part]]]()
+    for i in range(8):
+        drawn = Part(torch.randn(model.spec.empty(1)[0].shape), model.spec)
+        rows.append([[Part(torch.arange(i + 2)), *([drawn] if i % 3 == 0 else [])]])
+    made = batch_of(packed(rows, model.wrapping))
+    return JointConfig(over="kinds").objective(model), made | {"shuffle": torch.arange(8)}
+
+
+TOLD = {
+    "ibq": lambda: coded("ibq"),
+    "ibq-shared": lambda: coded("ibq-shared"),
+    "transfusion": joined,
+}
+
+
+def learn(name: str, parallel: Any, run: str, rank: int = 0, size: int = 1) -> None:
+    objective, batch = TOLD[name]()
+    optim = OptimConfig(lr=1e-2, eps=1e-3)  # so that small gradients count as they are
+    config = TrainConfig(
+        3, 8, optim=optim, precision="fp32", log="none", log_every=1, parallel=parallel
+    )
+    world = World(rank, size, torch.device("cpu"))
+    Trainer(objective.train(), Share(batch, rank, size), config, Path(run), world).fit()
+
+
+def process(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for name in TOLD:
+        for parallel in ("ddp", "fsdp"):
+            learn(name, parallel, f"{folder}/{name}-{parallel}", rank, 2)
+    dist.destroy_process_group()
+
+
+def test_what_blocks_do_beside_their_forward_and_unequal_shares(tmp_path):
+    """IBQ's classes modulate layers before these run; Transfusion's layers mix what others gave,
+    and processes have other numbers of words and pictures."""
+    spawn(process, (str(tmp_path),), nprocs=2)
+    for name in TOLD:
+        learn(name, "ddp", str(tmp_path / name))
+        for parallel in ("ddp", "fsdp"):
+            found = [numbers(tmp_path / run) for run in (f"{name}-{parallel}", name)]
+            assert len(found[0]) == 6 and found[0] == pytest.approx(found[1], rel=1e-4), parallel
+
+
+def numbers(run) -> list[float]:
+    """Losses and norms of gradients."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    return [row[name] for row in rows for name in ("loss", "grad_norm_model")]
 
 
 def losses(run) -> list[float]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from builders import random_codes
+from builders import build, models, random_codes
 from smalti.models import llamagen
 from smalti.nn.finite import NotFinite
 from smalti.runs import ladder
@@ -470,6 +470,12 @@ def test_blocks_are_recomputed_until_activations_fit(tmp_path, capsys, share, bl
 def test_only_blocks_are_recomputed(tmp_path):
     with pytest.raises(ValueError, match="train.memory recomputes a generator's layers; for"):
         fit(tokenizer(), Pixels(), tmp_path, replace(CONFIG, memory=1.0))
+    with pytest.raises(ValueError, match="train.recompute is of a generator's layers; for"):
+        fit(tokenizer(), Pixels(), tmp_path, replace(CONFIG, recompute=True))
+    with pytest.raises(ValueError, match="train.compile compiles a generator's layers; .* got on"):
+        fit(tokenizer(), Pixels(), tmp_path, replace(CONFIG, compile="on"))
+    with pytest.raises(ValueError, match="train.memory is for train.parallel ddp, got 1 with fsdp"):
+        fit(generator(), Codes(), tmp_path, replace(CONFIG, memory=1.0, parallel="fsdp"))
     with pytest.raises(ValueError, match="train.memory"):
         replace(CONFIG, memory=-1.0)
 
@@ -477,6 +483,9 @@ def test_only_blocks_are_recomputed(tmp_path):
 def test_sharding_asks_for_blocks(tmp_path):
     with pytest.raises(ValueError, match="fsdp shards a generator's layers; take ddp"):
         fit(tokenizer(), Pixels(), tmp_path, replace(CONFIG, parallel="fsdp"))
+    learned = tokenizer(model=vit_vqgan.ViTVQGAN(vit_vqgan.tiny()))  # it has blocks
+    with pytest.raises(ValueError, match="fsdp shards a generator's layers; take ddp"):
+        fit(learned, Pixels(), tmp_path, replace(CONFIG, parallel="fsdp"))
 
 
 def test_one_process_with_fsdp_equals_ddp(tmp_path):
@@ -486,6 +495,27 @@ def test_one_process_with_fsdp_equals_ddp(tmp_path):
         fit(generator(), Codes(cut=8), tmp_path / "cut", config)
     resumed = fit(generator(seed=1), Codes(), tmp_path / "cut", config)
     assert_equal(resumed.state(), whole.state())
+
+
+def test_shards_from_before_go_on_with_the_averages_of_each_weight(tmp_path, monkeypatch):
+    """Then all weights of two or more dimensions decayed."""
+
+    def made() -> Likelihood:
+        return Likelihood(build(*models()["rar"]), LikelihoodConfig(0.0)).train()
+
+    config = replace(CONFIG, parallel="fsdp", steps=5)
+    with monkeypatch.context() as patch:
+        patch.setattr("smalti.train.optim.spared", lambda module: set())
+        before = fit(made(), Codes(), tmp_path, config)
+    after = Trainer(made(), Codes(), config, tmp_path, WORLD)
+    sizes = [
+        [len(g["params"]) for g in t.optimizers["model"].param_groups] for t in (before, after)
+    ]
+    assert after.resume() and after.step == 5 and sizes[0] != sizes[1]
+    weights = dict(after.objective.named_parameters())
+    states = [t.optimizers["model"].state for t in (before, after)]
+    for name, weight in before.objective.named_parameters():
+        assert_equal(states[1][weights[name]], states[0][weight])
 
 
 def test_checkpoints_of_another_model_are_refused(tmp_path):

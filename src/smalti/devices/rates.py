@@ -40,6 +40,8 @@ def wait(device: torch.device | None) -> None:
     """Wait until the device has done all that was asked for."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device is not None and device.type == "mps":
+        torch.mps.synchronize()
 
 
 def shortest(

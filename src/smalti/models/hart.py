@@ -323,10 +323,12 @@ class HART(Generator):
 
     def count(self, noise: Noise) -> int:
         """How many positions of the last scale training has: those that a normal distribution
-        around none leaves, cut off at 1 - `masked`, and `kept` at least; the same in all rows."""
+        around none leaves, cut off at 1 - `masked`, and `kept` at least; the same in all rows of a
+        step, in whatever parts and processes."""
         finest, deviation = self.sizes[-1], 0.25
         below = 0.5 * math.erfc((1 - self.config.masked) / deviation / math.sqrt(2))
-        number = noise.uniform(torch.zeros(1, dtype=torch.int64), step=KEPT)[0]
+        slots = torch.zeros(1, dtype=torch.int64)
+        number = (noise.common or noise).uniform(slots, step=KEPT)[0]
         out = 1 + deviation * torch.special.ndtri(below + (0.5 - below) * wide(number))
         return max(finest - math.ceil(finest * float(out)), min(self.config.kept, finest))
 

@@ -101,6 +101,8 @@ class IBQConfig(GeneratorConfig):
 class Block(nn.Module):
     """LlamaGen's layer with branches scaled, shifted and gated."""
 
+    CALLED = ("modulation",)
+
     def __init__(self, config: IBQConfig, drop_path: float) -> None:
         super().__init__()
         self.attention = Attention(config)

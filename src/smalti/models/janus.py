@@ -142,6 +142,9 @@ class Framed(Between):
     def id_of(self, codes: Tensor) -> Tensor | None:
         return None if self.first is None else codes + self.first
 
+    def is_code(self, ids: Tensor, spec: TokenSpec) -> Tensor:
+        return super().is_code(ids, spec) if self.first is None else ids >= self.first
+
 
 class Aligner(nn.Module):
     """Vectors (..., I) to (..., D) by so many layers, with a GELU between two of them."""

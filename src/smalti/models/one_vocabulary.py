@@ -127,7 +127,6 @@ class Picture(Between):
         return index + self.first
 
     def is_code(self, ids: Tensor, spec: TokenSpec) -> Tensor:
-        """Which ids are those of codes, bool."""
         return (ids >= self.first) & (ids < self.first + spec.vocab)
 
     def code_of(self, ids: Tensor) -> Tensor:
@@ -192,9 +191,8 @@ class OneVocabulary(Unified):
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of text and of codes, each of which counts as one id."""
-        loss, learned = self.loss(rows), rows.targets != IGNORED
-        codes = self.config.wrapping.is_code(rows.ids, self.spec)
-        return {"text": Term(loss, learned & ~codes), "codes": Term(loss, learned & codes)}
+        loss = self.loss(rows)
+        return {name: Term(loss, here) for name, here in self.where(rows, noise).items()}
 
     def picture(self, rows: Rows) -> CodesInTurn:
         return CodesInTurn(self, rows)

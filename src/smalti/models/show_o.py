@@ -151,7 +151,6 @@ class Whole(Between):
         return codes + self.first
 
     def is_code(self, ids: Tensor, spec: TokenSpec) -> Tensor:
-        """Which ids are those of codes, bool."""
         return (ids >= self.first) & (ids < self.first + spec.vocab)
 
     def written(self, document: Document) -> Document:
@@ -220,12 +219,14 @@ class ShowO(Unified):
         count = (shares * self.spec.positions).round().clamp(min=1)
         return codes & (ranks < count)
 
+    def where(self, rows: Rows, noise: Noise) -> dict[str, Tensor]:
+        return super().where(rows, noise) | {"codes": self.hides(rows, noise)}
+
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of text, given all before it, and of hidden codes, given the rest of the row."""
-        hidden, codes = self.hides(rows, noise), self.config.wrapping.is_code(rows.ids, self.spec)
+        text, hidden = self.where(rows, noise).values()
         shown = rows._replace(ids=rows.ids.masked_fill(hidden, self.config.first + self.spec.vocab))
         h = self.read(shown, 0, rows.ids.shape[1], None)
-        text = (rows.targets != IGNORED) & ~codes
         # a position predicts its own code where that is hidden, else the id of text that is next
         ahead = F.pad(rows.ids.masked_fill(~text, IGNORED)[:, 1:], (0, 1), value=IGNORED)
         labels = torch.where(hidden, rows.ids, ahead)

@@ -5,13 +5,13 @@ B rows, L positions, V ids, D width.
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from smalti.models.language import Language
 from smalti.models.one_vocabulary import place_of
 from smalti.models.unified import Term, behind
 from smalti.sampling.noise import Noise
-from smalti.text.sequence import Rows
+from smalti.text.sequence import IGNORED, Rows
 
 
 class TextWriter(nn.Module):
@@ -22,6 +22,10 @@ class TextWriter(nn.Module):
     def __init__(self, language: Language) -> None:
         super().__init__()
         self.language = language
+
+    def where(self, rows: Rows, noise: Noise) -> dict[str, Tensor]:
+        """Where its terms are, (B, L) bool."""
+        return {"text": rows.targets != IGNORED}
 
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """Nats of each id that is learned, given all before it, (B, L)."""

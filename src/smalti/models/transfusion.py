@@ -146,11 +146,11 @@ class Transfusion(Unified):
             if i < len(self.layers) // 2:
                 below.append(x)
             elif layer.skip is not None:
-                x = layer.skip(torch.cat((x, below.pop()), -1)) + x
+                x = layer.skipped(x, below.pop())
             x, values = layer(x, place, i, cache, first)
             first = values if first is None and self.config.value_residual else first
             hiddens.append(x)
-            x = layer.mixture(hiddens)
+            x = layer.mixed(hiddens)
         return self.norm(x)
 
     def read(

@@ -248,6 +248,8 @@ class Mixture(nn.Module):
 
 
 class Layer(nn.Module):
+    CALLED = ("skipped", "mixed")
+
     def __init__(self, config: TransfusionConfig, number: int) -> None:
         super().__init__()
         dim, second = config.dim, 2 * number >= config.layers
@@ -256,6 +258,15 @@ class Layer(nn.Module):
         self.attention = Attention(config, number == 0)
         self.feed_forward = FeedForward(dim, config.mlp_ratio)
         self.mixture = Mixture(dim)
+
+    def skipped(self, x: Tensor, below: Tensor) -> Tensor:
+        """What the layer reads, (B, n, D), of x and of what a layer of the first half read."""
+        assert self.skip is not None
+        return self.skip(torch.cat((x, below), -1)) + x
+
+    def mixed(self, hiddens: Sequence[Tensor]) -> Tensor:
+        """What stands behind the layer, (B, n, D), of what all layers so far gave."""
+        return self.mixture(hiddens)
 
     def forward(
         self, x: Tensor, place: Place, layer: int, cache: KVCache | None, first: Tensor | None

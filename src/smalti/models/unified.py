@@ -246,6 +246,12 @@ class Unified(nn.Module):
         rows; 0 elsewhere and where nothing is before an id."""
         return behind(self.logits, h[:, :-1], rows.targets[:, 1:]).values
 
+    def where(self, rows: Rows, noise: Noise) -> dict[str, Tensor]:
+        """Where the `terms` of rows are, (B, L) bool, without reading them."""
+        learned, codes = rows.targets != IGNORED, self.wrapping.is_code(rows.ids, self.spec)
+        found = learned & ~codes, (learned & codes) | (rows.drawn & rows.learned)
+        return dict(zip(self.kinds, found, strict=False))  # some write text alone
+
     def terms(self, rows: Rows, noise: Noise) -> dict[str, Term]:
         """What training minimises, by kind: of text, and of pictures."""
         raise NotImplementedError

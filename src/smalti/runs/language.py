@@ -96,7 +96,8 @@ def train_sentences(recipe: SentencesRecipe, out: Path, world: World, note: str 
     trainer = Trainer(objective, training, recipe.train, out, world, line, look.evaluate)
     if world.main:
         say(note or share(model))
-    before = look.evaluate() if world.main else {}
+    with trainer.averaged():
+        before = look.evaluate() if world.main else {}
     claim(out, recipe, world, source, fingerprint=begun, words=words.fingerprint())
     trainer.fit()
     with trainer.averaged():
@@ -130,7 +131,7 @@ def begin(
                 f"the language model of --init {recipe.init} keeps its text tokenizer: leave "
                 "--words out"
             )
-        speaker = load_language(recipe.init)
+        speaker = load_language(recipe.init, "cpu")
         mark = fingerprint(speaker.module)
         require_same(out, recipe.init, mark)
         return speaker, mark

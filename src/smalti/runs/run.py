@@ -62,7 +62,7 @@ def train_among(recipe: Recipe, out: Path, world: World, note: str = "") -> Repo
     if report.is_file() and read_json(report).get("steps") == recipe.train.steps:
         if world.main:
             warn_of_changes(out, recipe)
-        return read_json(report)
+        return read_json(report) if world.main else {}
     on_main(world, lambda: require(recipe.train.log))
     with locked(world, out / LOCK, out):
         if world.main:

@@ -62,15 +62,15 @@ class Noise:
     """Random numbers of B images by (slot, step, element).
 
     Args: seeds (B,) int64, the seed of each image's request; index (B,) int64, the number of the
-    image in its request, below 2**32.
+    image in its request, below 2**32; in training, numbers that all images of a step share.
     """
 
-    def __init__(self, seeds: Tensor, index: Tensor) -> None:
+    def __init__(self, seeds: Tensor, index: Tensor, common: Noise | None = None) -> None:
         if seeds.shape != index.shape or seeds.dim() != 1:
             raise ValueError(
                 f"seeds and index must both be (B,), got {tuple(seeds.shape)}, {tuple(index.shape)}"
             )
-        self.seeds, self.index = seeds, index
+        self.seeds, self.index, self.common = seeds, index, common
 
     @staticmethod
     def request(

@@ -132,6 +132,10 @@ class Wrapping:
         vectors (N, C) or as stacks of codes (N, G)."""
         return None
 
+    def is_code(self, ids: Tensor, spec: TokenSpec) -> Tensor:
+        """Which ids are those of codes, bool."""
+        return torch.zeros_like(ids, dtype=torch.bool)
+
     def ids(self, codes: Tensor, spec: TokenSpec) -> Tensor | None:
         """The ids (n,) of a picture's plan with its codes (N, *trailing), None as `id_of`."""
         ids = self.id_of(codes)

@@ -33,6 +33,10 @@ class Objective(nn.Module):
     shown: tuple[str, ...] = ()
     """Further logs for the live line."""
 
+    compares: bool = False
+    """Whether the items of a batch are compared with each other, so that parts of it lose something
+    else."""
+
     @property
     def reader(self) -> TextEncoder | None:
         """What reads the captions of pictures, whose tokens are then in batches; None: nothing
@@ -42,6 +46,12 @@ class Objective(nn.Module):
     def optimized(self) -> dict[str, nn.Module]:
         """The modules that each optimizer trains, by the optimizer's name."""
         return {"model": self.model}
+
+    def counts(self, batch: Batch) -> Tensor | None:
+        """How many numbers of a batch its means are taken over, (n,) float32, one for each mean;
+        None: of as many in every batch. Where a step has several parts, or processes, each gets the
+        mean of theirs as `counts`, to divide by: losses of parts then add up to that of all."""
+        return None
 
     def forward(self, batch: Batch, step: int) -> Losses:
         """The losses of a batch at a step."""

@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     return {"value": value}
 
 
-def _join(node: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+def _join(node: dict[str, Any], tensors: Mapping[str, Any]) -> Any:
     ((kind, content),) = node.items()
     if kind == "tensor":
         return tensors[content]
@@ -214,8 +216,11 @@ def load(checkpoint: Path, device: torch.device | str = "cpu") -> dict[str, Any]
         raise _damaged(checkpoint, error) from None
 
 
-def load_sharded(checkpoint: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """Read a sharded run's checkpoint into the tensors of `state`; called by all processes.
+def load_sharded(
+    checkpoint: Path, places: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Read a sharded run's checkpoint into the tensors of the state that `places` gives for one
+    with its values and None for each tensor; called by all processes.
 
     Returns the state with the checkpoint's other values. Raises ValueError if it is damaged.
     """
@@ -224,13 +229,14 @@ def load_sharded(checkpoint: Path, state: dict[str, Any]) -> dict[str, Any]:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     tensors: dict[str, Tensor] = {}
-    _split(state, "", tensors)
     try:
+        skeleton = json.loads((checkpoint / "state.json").read_text())
+        _split(places(_join(skeleton, defaultdict(lambda: None))), "", tensors)
         with warnings.catch_warnings(action="ignore"):
             reader = HuggingFaceStorageReader(str(checkpoint))
             alone = not dist.is_initialized()
             state_dict_loader.load(tensors, storage_reader=reader, no_dist=alone)
-        return _join(json.loads((checkpoint / "state.json").read_text()), tensors)
+        return _join(skeleton, tensors)
     except (Exception, CheckpointException) as error:
         raise _damaged(checkpoint, error) from None
 

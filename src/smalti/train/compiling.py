@@ -32,9 +32,14 @@ def compiles(wanted: Compile, device: torch.device, sharded: bool) -> bool:
     return wanted == "on"
 
 
-def compile_blocks(model: nn.Module) -> int:
-    """Compile the forward and backward pass of each block in training; how many there are."""
+def compile_blocks(model: nn.Module, wanted: Compile = "auto") -> int:
+    """Compile the forward and backward pass of each block in training; how many there are. Raises
+    ValueError if there are none and they are wanted "on"."""
     found = blocks(model)
+    if not found and wanted == "on":
+        raise ValueError(
+            "train.compile compiles a generator's layers; for others it must be auto or off, got on"
+        )
     config: Any = torch._dynamo.config
     # blocks may differ by a rate of dropped paths, each of which is a compilation
     config.recompile_limit = max(config.recompile_limit, 2 * len(found))

@@ -84,6 +84,8 @@ class ContrastiveObjective(ReconstructionObjective):
     """Losses of pictures and of the quantizer, and a contrastive one with captions; pictures
     without a caption have no part in it."""
 
+    compares = True
+
     def __init__(self, model: Any, config: ContrastiveConfig, seed: int = 0) -> None:
         super().__init__(model, config, seed)
         self.weight = config.contrastive

@@ -14,6 +14,9 @@ from smalti.sampling.noise import Noise
 from smalti.text.sequence import Rows
 from smalti.train.base import Batch, Losses, Objective
 
+LEAST = 1e-6
+"""Sums are divided by no less."""
+
 
 @dataclass(frozen=True)
 class JointConfig:
@@ -60,24 +63,45 @@ class Joint(Objective):
         super().__init__()
         self.model, self.config = model, config
 
-    def forward(self, batch: Batch, step: int) -> Losses:
+    def counts(self, batch: Batch) -> Tensor:
         rows = rows_in(batch)
-        terms = self.model.terms(rows, Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"])))
-        weights = dict.fromkeys(terms, self.config.pictures) | {"text": self.config.text}
-        if self.config.alone is not None:
-            text, alone = terms["text"], alone_in(rows)
-            terms["text"] = text._replace(where=text.where & ~alone)
-            terms["alone"] = text._replace(where=text.where & alone)
-            weights["alone"] = self.config.alone
-        counts = {name: term.where.sum() for name, term in terms.items()}
-        sums = {name: (term.values * term.where).sum() for name, term in terms.items()}
-        logs = {name: (sums[name] / counts[name].clamp(min=1)).detach() for name in terms}
-        every = torch.stack(list(counts.values())).sum()
-        total = torch.zeros((), device=batch["ids"].device)
+        return counted(self._apart(rows, self.model.where(rows, numbers_of(batch))))
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        rows, config = rows_in(batch), self.config
+        terms = self.model.terms(rows, numbers_of(batch))
+        where = self._apart(rows, {name: term.where for name, term in terms.items()})
+        weights = dict.fromkeys(where, config.pictures)
+        weights |= {"text": config.text, "alone": config.alone or 0.0}
+        values = {name: terms["text" if name == "alone" else name].values for name in where}
+        sums = {name: (values[name] * here).sum() for name, here in where.items()}
+        # of what is not there the sum is 0, and a mean of several parts may be below 1
+        found = batch["counts"] if "counts" in batch else counted(where)
+        each, every = found.clamp(min=LEAST), found.sum().clamp(min=LEAST)
+        counts = dict(zip(where, each.unbind(), strict=True))
+        logs = {name: (sums[name] / counts[name]).detach() for name in where}
+        total = torch.zeros((), device=rows.ids.device)
         for name, value in sums.items():
-            over = every if self.config.over == "positions" else counts[name]
-            total = total + weights[name] * value / over.clamp(min=1)
+            over = every if config.over == "positions" else counts[name]
+            total = total + weights[name] * value / over
         return Losses({"model": total}, {"loss": total.detach(), **logs})
+
+    def _apart(self, rows: Rows, where: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Where each kind is learned, with that of documents without a picture, if it is one."""
+        if self.config.alone is None:
+            return where
+        text, alone = where["text"], alone_in(rows)
+        return where | {"text": text & ~alone, "alone": text & alone}
+
+
+def counted(where: dict[str, Tensor]) -> Tensor:
+    """How many positions there are of each kind, (n,) float32."""
+    return torch.stack([here.sum() for here in where.values()]).float()
+
+
+def numbers_of(batch: Batch) -> Noise:
+    """The random numbers of the rows of a batch."""
+    return Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))
 
 
 def alone_in(rows: Rows) -> Tensor:

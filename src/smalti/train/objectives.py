@@ -51,7 +51,7 @@ class LikelihoodConfig(ObjectiveConfig):
 
     def objective(self, model: Any, encoder: Any | None, seed: int) -> Likelihood:
         """What a model, and a text encoder that learns with it, minimise."""
-        return Likelihood(model, self, encoder)
+        return Likelihood(model, self, encoder, seed)
 
     def random_share(self, step: int) -> float:
         """Share of the samples of a step that are learned in random orders (RAR's annealing)."""
@@ -69,7 +69,9 @@ class Likelihood(Objective):
     A text `encoder` is trained together with the model.
     """
 
-    def __init__(self, model: Any, config: LikelihoodConfig, encoder: Any | None = None) -> None:
+    def __init__(
+        self, model: Any, config: LikelihoodConfig, encoder: Any | None = None, seed: int = 0
+    ) -> None:
         super().__init__()
         if config.random_end and len(model.spec.grids) > 1:
             raise ValueError(
@@ -79,7 +81,7 @@ class Likelihood(Objective):
         self.model = model
         if encoder is not None:
             self.model = nn.ModuleDict({"generator": model, "encoder": encoder})
-        self.config = config
+        self.config, self.seed = config, seed
         self._parts: tuple[Any, Any] = model, encoder  # a tuple registers nothing twice
 
     def forward(self, batch: Batch, step: int) -> Losses:
@@ -87,7 +89,8 @@ class Likelihood(Objective):
         cond = condition(batch, encoder).dropped(batch["chance"] < self.config.cond_dropout)
         share, noise, orders = self.config.random_share(step), None, None
         if share or model.random_loss:  # else nothing random is left to decide
-            noise = Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]))
+            common = Noise.request(self.seed, 1, first=step)
+            noise = Noise(batch["shuffle"], torch.zeros_like(batch["shuffle"]), common)
             orders = self.orders(noise, share) if share else None
         loss = model.loss(model.spec.widened(batch["codes"]), cond, orders, noise).mean()
         return Losses({"model": loss}, {"loss": loss.detach()})

@@ -72,15 +72,25 @@ def spared(module: nn.Module) -> set[int]:
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], module: nn.Module) -> None:
     """Load the state of a module's optimizer; one of before parts of a module were asked what they
     spare had all weights of two or more dimensions in its first group, which it goes on from."""
-    groups = optimizer.state_dict()["param_groups"]
-    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in state["param_groups"]]:
-        trained = [p for p in module.parameters() if p.requires_grad]
-        before = [p for p in trained if p.dim() > 1] + [p for p in trained if p.dim() < 2]
+    before = numbered(optimizer, state["param_groups"], module)
+    if before is not None:
         after = [p for group in optimizer.param_groups for p in group["params"]]
         now = {id(p): i for i, p in enumerate(after)}
         kept = {now[id(p)]: state["state"][i] for i, p in enumerate(before) if i in state["state"]}
-        state = {"state": kept, "param_groups": groups}
+        state = {"state": kept, "param_groups": optimizer.state_dict()["param_groups"]}
     optimizer.load_state_dict(state)
+
+
+def numbered(
+    optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], module: nn.Module
+) -> list[nn.Parameter] | None:
+    """The weights of a module's optimizer in the order in which a state with such groups numbers
+    them; None: in that of the optimizer."""
+    now = [len(group["params"]) for group in optimizer.param_groups]
+    if now == [len(group["params"]) for group in groups]:
+        return None
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [p for p in trained if p.dim() > 1] + [p for p in trained if p.dim() < 2]
 
 
 def fill_state(optimizer: torch.optim.AdamW) -> None:

@@ -58,6 +58,7 @@ class PairsConfig:
 class Pairs(Objective):
     """The loss of pictures and the ids of their texts."""
 
+    compares = True
     model: Any
 
     def __init__(self, model: nn.Module, config: PairsConfig) -> None:
@@ -95,6 +96,7 @@ class Captions(Objective):
     """The loss of ids of texts and of others that say the same: all others of a batch compete for a
     text (LLM2Vec, BehnamGhader et al. 2024, arXiv:2404.05961)."""
 
+    compares = True
     model: Any
 
     def __init__(self, model: nn.Module, config: CaptionsConfig) -> None:

@@ -118,8 +118,13 @@ def replicate(objective: Any, world: World) -> nn.Module:
         return objective
     ids = [world.device.index] if world.device.type == "cuda" else None
     # a discriminator that has not started yet and a codebook in its warm-up have no gradients
-    unused = len(objective.optimized()) > 1 or hasattr(objective, "care")
+    unused = of_tokenizer(objective)
     return DistributedDataParallel(objective, device_ids=ids, find_unused_parameters=unused)
+
+
+def of_tokenizer(objective: Any) -> bool:
+    """Whether an objective has several optimizers, or a codebook whose rows it writes itself."""
+    return len(objective.optimized()) > 1 or hasattr(objective, "care")
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
@@ -133,14 +138,17 @@ def shard(objective: Any, world: World, precision: Precision) -> Any:
     (FSDP2): block by block, then what remains. One process has nothing to spread.
 
     The main process gets a copy and keeps the objective whole; the others give it up. On CUDA with
-    bf16 the blocks compute in bfloat16, activations between them included.
+    bf16 the blocks compute in bfloat16, activations between them included. A block has its weights
+    while its `forward` runs, and methods that it names in `CALLED`.
 
-    Raises ValueError if the objective's model has no blocks.
+    Raises ValueError if the objective's model has no blocks, and for tokenizers: a codebook's rows
+    are written between steps, when no process has all of them.
     """
     from torch.distributed.device_mesh import init_device_mesh  # slow to import
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import register_fsdp_forward_method as register
 
-    if not blocks(objective.model):
+    if not blocks(objective.model) or of_tokenizer(objective):
         raise ValueError("train.parallel fsdp shards a generator's layers; take ddp for tokenizers")
     if world.size == 1:
         return objective.to(world.device)
@@ -152,6 +160,8 @@ def shard(objective: Any, world: World, precision: Precision) -> Any:
     sharded = copy.deepcopy(objective) if world.main else objective
     for block in blocks(sharded.model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
+        for method in getattr(block, "CALLED", ()):
+            register(block, method)
     kept = exact(sharded.model)
     for parameter in kept:  # each process has all of it
         parameter.data = parameter.data.to(world.device)
@@ -159,13 +169,15 @@ def shard(objective: Any, world: World, precision: Precision) -> Any:
 
 
 def exact(model: nn.Module) -> set[nn.Parameter]:
-    """What a model, or a part of it, keeps in float32 whatever the rest computes in (`FLOAT32`); it
-    is frozen."""
+    """What a model, or a part of it, keeps in float32 whatever the rest computes in (`FLOAT32`) and
+    does not learn."""
     kept = set[nn.Parameter]()
     for module in model.modules():
         prefixes: tuple[str, ...] = getattr(type(module), "FLOAT32", ())
         kept |= {
-            p for name, p in module.named_parameters() if prefixes and name.startswith(prefixes)
+            p
+            for name, p in module.named_parameters()
+            if prefixes and name.startswith(prefixes) and not p.requires_grad
         }
     return kept
 

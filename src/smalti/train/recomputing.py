@@ -50,7 +50,9 @@ class Kept(NamedTuple):
 
 def recompute(layers: Sequence[nn.Module]) -> None:
     """Keep no activations inside blocks. Call it last: a copy of a block would go on using this
-    one."""
+    one. Raises ValueError if there are none."""
+    if not layers:
+        raise ValueError("train.recompute is of a generator's layers; for others it must be off")
     for block in layers:
         block.forward = _recomputed(block.forward)
 

@@ -23,7 +23,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     precision: Precision = "auto"
     """bf16 is autocast with float32 weights; auto takes it where the device is faster in it. On
-    CUDA all other products are in TF32, unless this is fp32."""
+    CUDA all other products and convolutions are in TF32, unless this is fp32."""
     ema: float = 0.0
     """Decay of the average of weights that is evaluated and exported; 0 has none."""
     seed: int = 0

@@ -30,7 +30,7 @@ from smalti.train.ema import Ema
 from smalti.train.guard import Guard
 from smalti.train.interrupt import Interrupt
 from smalti.train.log import Log
-from smalti.train.optim import adamw, fill_state, load_state, lr_at, weight_decay_at
+from smalti.train.optim import adamw, fill_state, load_state, lr_at, numbered, weight_decay_at
 from smalti.train.parallel import (
     World,
     autocast,
@@ -88,12 +88,7 @@ class Trainer:
         evaluate: Evaluate | None = None,
         preview: Preview | None = None,
     ) -> None:
-        local = config.batch // world.size
-        if config.batch % world.size or local % config.accumulate:
-            raise ValueError(
-                f"train.batch {config.batch} must be a multiple of processes x accumulate, "
-                f"{world.size} x {config.accumulate}"
-            )
+        check_parts(objective, config, world)
         self.sharded = config.parallel == "fsdp"
         self.objective = objective
         if self.sharded:
@@ -110,8 +105,7 @@ class Trainer:
         self.products = ProductShare(world, config.precision)
         self.writer = checkpoint.Writer(run / "checkpoints", config.keep)
         self.interrupt = Interrupt()
-        self._wish: Tensor | None = None
-        self._wishes: Tensor | None = None
+        self._wish = self._wishes = _nothing
         self.step = 0
         self.owed: list[str] = []
         """Looks of this step that a run which was ended had no time for."""
@@ -162,13 +156,25 @@ class Trainer:
         while True:
             try:
                 if self.sharded:
-                    return checkpoint.load_sharded(found[-1], self.state())
+                    return checkpoint.load_sharded(found[-1], self._places)
                 return checkpoint.load(found[-1])
             except ValueError as error:
                 if len(found) == 1:
                     raise
                 say(f"{error}; going on from {found[-2].name}")
                 found = found[:-1]
+
+    def _places(self, told: dict[str, Any]) -> dict[str, Any]:
+        """The state, into which a checkpoint is read that tells this beside its tensors: weights
+        have the numbers that its optimizers give them."""
+        state = self.state()
+        for name, optimizer in self.optimizers.items():
+            groups = told["optimizers"][name]["param_groups"]
+            order = numbered(optimizer, groups, self.modules[name])
+            if order is not None:
+                averages = {i: optimizer.state[p] for i, p in enumerate(order)}
+                state["optimizers"][name]["state"] = averages
+        return state
 
     def save(self) -> None:
         """Copy the state and have it written; `writer.wait` returns when it is on the disk."""
@@ -209,7 +215,7 @@ class Trainer:
             if spared := self._spare_memory():
                 log.say(f"{self.line.title}: {spared}")
             if compiles(config.compile, self.world.device, self.sharded):
-                compile_blocks(self.trained.model)
+                compile_blocks(self.trained.model, config.compile)
             stack.enter_context(self.interrupt)
             stream = prefetch(self.batches, self.step, steps)
             stack.callback(stream.close)
@@ -262,6 +268,11 @@ class Trainer:
         config, model, device = self.config, self.trained.model, self.world.device
         if config.recompute:
             recompute(blocks(model))
+        elif config.memory and self.sharded:
+            raise ValueError(
+                f"train.memory is for train.parallel ddp, got {config.memory:g} with fsdp: take "
+                "train.recompute"
+            )
         elif config.memory and self.step < config.steps:
             batch, items = self.batches.batch(self.step), config.batch // self.world.size
             item = {k: v[:1].to(device) for k, v in batch.items()}
@@ -290,7 +301,7 @@ class Trainer:
         if self.world.size == 1:
             return self.interrupt.wished
         before, self._wishes = self._wishes, self._wish
-        return before is not None and bool(before > 0)
+        return before()
 
     def _train_step(self, module: nn.Module, batch: Batch) -> tuple[Losses, dict[str, Tensor]]:
         config, device = self.config, self.world.device
@@ -299,10 +310,8 @@ class Trainer:
         lr = lr_at(self.step, config.steps, config.optim)
         decay = weight_decay_at(self.step, config.steps, config.optim)
         parts = config.accumulate
-        size = config.batch // self.world.size // parts
         losses, logs = Losses({}, {}), dict[str, Tensor]()
-        for i in range(parts):
-            part = {k: sent(v[i * size : (i + 1) * size], device) for k, v in batch.items()}
+        for i, part in enumerate(self._parts(batch)):
             last = i == parts - 1
             quiet = nullcontext() if last else getattr(module, "no_sync", nullcontext)()
             with quiet:
@@ -313,7 +322,9 @@ class Trainer:
                 logs[name] = logs.get(name, 0) + value / parts
         norms = {name: self._clip(self.modules[name]) for name in losses.totals}
         wish = torch.tensor(float(self.interrupt.wished)).to(device, non_blocking=True)
-        loss, self._wish = mean_over(torch.stack([logs["loss"].float(), wish]), self.world)
+        loss, wish = mean_over(torch.stack([logs["loss"].float(), wish]), self.world)
+        if self.world.size > 1:
+            self._wish = asked_later(wish)
         bad = self.guard.judge(loss, list(norms.values()))
         for name in losses.totals:
             optimizer: Any = self.optimizers[name]
@@ -327,6 +338,17 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.step)
         return Losses(losses.totals, logs), norms
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """The parts of a batch on the device, one after another, with what is counted in all."""
+        parts, device = self.config.accumulate, self.world.device
+        size = self.config.batch // self.world.size // parts
+        common = dict[str, Tensor]()
+        if self.world.size * parts > 1 and (counts := self.trained.counts(batch)) is not None:
+            common["counts"] = mean_over(counts.to(device), self.world) / parts
+        for i in range(parts):
+            part = {k: v[i * size : (i + 1) * size] for k, v in batch.items()}
+            yield common | {k: sent(v, device) for k, v in part.items()}
 
     def _clip(self, module: nn.Module) -> Tensor:
         """Clip the gradients of a module; their norm before."""
@@ -417,6 +439,43 @@ class Trainer:
         yield
         if main:
             model.to("cpu")
+
+
+def check_parts(objective: Objective, config: TrainConfig, world: World) -> None:
+    """Raise ValueError for a batch that processes and parts do not divide, or that must not be in
+    parts."""
+    local = config.batch // world.size
+    if config.batch % world.size or local % config.accumulate:
+        raise ValueError(
+            f"train.batch {config.batch} must be a multiple of processes x accumulate, "
+            f"{world.size} x {config.accumulate}"
+        )
+    if config.accumulate > 1 and objective.compares:
+        raise ValueError(
+            "train.accumulate must be 1 where the items of a batch are compared with each other, "
+            f"which those of several parts are not, got {config.accumulate}: take train.recompute, "
+            "or more processes"
+        )
+
+
+def _nothing() -> bool:
+    """What nobody wished."""
+    return False
+
+
+def asked_later(number: Tensor) -> Callable[[], bool]:
+    """Whether a number is above 0: who asks waits for it alone, not for what a GPU has been given
+    to do since."""
+    if not number.is_cuda:
+        return lambda: bool(number > 0)
+    copy, done = number.to("cpu", non_blocking=True), torch.cuda.Event()
+    done.record(torch.cuda.current_stream(number.device))
+
+    def ask() -> bool:
+        done.synchronize()
+        return bool(copy > 0)
+
+    return ask
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
