@@ -1,4 +1,4 @@
-"""Which pictures `smalti reconstruct` shows."""
+"""Which pictures `smalti reconstruct` shows, and what `smalti encode` keeps."""
 
 import json
 from dataclasses import replace
@@ -12,12 +12,16 @@ from PIL import Image
 from builders import build
 from small_systems import mistake
 from smalti.cli import main as cli
-from smalti.cli.coding import chosen_part
+from smalti.cli.coding import Contents, chosen_part, coder_of
 from smalti.data.open import open_source
 from smalti.data.source import split
+from smalti.data.token_cache import TokenCache
+from smalti.data.transforms import Transform, to_float
+from smalti.loading import load_tokenizer
 from smalti.modules import save_module
 from smalti.pipeline.pipeline import Pipeline
 from smalti.runs.tokenizer import spread
+from smalti.text.t5 import T5Config
 from smalti.tokenizers import vqgan
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -105,3 +109,28 @@ def test_the_command_spreads_what_it_shows(folder, capsys):
     step = (pixels.shape[1] - 2) // 3
     assert [int(pixels[2, 2 + step * i, 0]) for i in range(3)] == wanted
     assert "3 images of the 12 held out in training, " in capsys.readouterr().err
+
+
+@torch.inference_mode()
+def test_ten_crops_are_ten_views(folder, capsys):
+    out = folder / "c.arrow"
+    given = ["--tokenizer", str(folder / "t"), "--crop", "ten", "--out", str(out)]
+    cli.main(["encode", "shapes:3", *given])
+    cache, module = TokenCache(out), load_tokenizer(folder / "t", "cpu")
+    assert cache.views == 10 and "3 images, 10 views of 16 codes each" in capsys.readouterr().err
+    source, transform = open_source("shapes:3"), Transform(16, "ten", True)
+    views = np.stack([transform.views(source[i].image) for i in range(3)])
+    codes = module.encode(to_float(torch.from_numpy(views).flatten(0, 1))).view(3, 10, -1)
+    assert len(codes.flatten(0, 1).unique(dim=0)) > 3
+    for view in range(10):
+        assert torch.equal(cache.codes(np.arange(3), view), codes[:, view])
+
+
+def test_what_is_kept_of_captions_and_images(folder):
+    module = load_tokenizer(folder / "t", "cpu")
+    coder = coder_of("shapes:3", module, Contents(text="t5", clean=True, flip=False, holdout=0.4))
+    assert coder.transform == Transform(16, "center", False) and coder.holdout == 0.4
+    assert coder.text is not None and coder.text.config == T5Config(clean=True)
+    usual = coder_of("shapes:3", module, Contents(text="t5"))
+    assert usual.text is not None and usual.text.config == T5Config()
+    assert usual.transform == Transform(16, "center", True)

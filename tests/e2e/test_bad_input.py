@@ -21,6 +21,7 @@ from smalti import load
 from smalti.cli.main import main
 from smalti.data.loader import Images
 from smalti.data.token_cache import TokenCache
+from smalti.data.transforms import Transform
 from smalti.models import llamagen
 from smalti.modules import MODELS, fingerprint, load_module
 from smalti.pipeline.pipeline import Pipeline
@@ -115,6 +116,7 @@ def test_a_resumed_run_sees_the_same_pictures(mixed, tmp_path, monkeypatch):
     batch = Images.batch
 
     def interrupted(images, step):
+        assert images.transform == Transform(16, "random", flip=True)
         if step == 4:
             raise KeyboardInterrupt
         return batch(images, step)

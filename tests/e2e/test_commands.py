@@ -338,6 +338,14 @@ def test_pictures_that_cannot_be_drawn_again(work, pipeline, tmp_path, capsys):
     main(["sample", pipeline, "--n", "2", "--out", str(tmp_path / "two.png")])
     line = mistake(capsys, "sample", pipeline, "--like", tmp_path / "two.png")
     assert "does not say how one image was drawn" in line
+    main(["sample", pipeline, "--n", "1", "--out", str(tmp_path / "own")])
+    picture = tmp_path / "own" / "000000.png"
+    tag = png_metadata(picture)
+    with Image.open(picture) as image:
+        save_png(image, picture, tag | {"pipeline": "0123-4567"})
+    line = mistake(capsys, "sample", pipeline, "--like", picture, "--out", tmp_path / "no.png")
+    assert f"was drawn by pipeline 0123-4567, this is {tag['pipeline']}" in line
+    assert not (tmp_path / "no.png").exists()
 
 
 def test_folders_that_are_something_else(work, tmp_path, capsys):

@@ -18,9 +18,10 @@ from smalti.cli.tune import Search
 from smalti.data.open import open_source
 from smalti.data.source import split
 from smalti.data.token_cache import TokenCache
+from smalti.data.transforms import to_float, to_uint8
 from smalti.eval.sets import open_set
 from smalti.eval.wavelet import fwd
-from smalti.loading import load
+from smalti.loading import load, load_tokenizer
 from smalti.pipeline.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -109,6 +110,48 @@ def test_a_tokenizer_is_measured_by_what_it_gives_back(work, capsys):
     for metric in told["metrics"]:
         low, high = metric["interval"]
         assert low <= metric["value"] <= high, metric["metric"]
+
+
+class Apart:
+    """A stand-in for LPIPS: the mean difference, and what it is of."""
+
+    def __init__(self, net: str) -> None:
+        self.hash, self.seen = f"of-{net}", list[tuple[torch.Tensor, torch.Tensor]]()
+
+    def to(self, device):
+        return self
+
+    def __call__(self, images, back):
+        self.seen.append((images, back))
+        return (images - back).mean((1, 2, 3)) + (self.hash == "of-vgg")
+
+
+@torch.no_grad()
+def test_a_tokenizer_is_measured_by_lpips(work, capsys, monkeypatch):
+    nets, folders = dict[str, Apart](), set[object]()
+
+    def load_lpips(net, folder):
+        folders.add(folder)
+        return nets.setdefault(net, Apart(net))
+
+    monkeypatch.setattr("smalti.features.lpips.load_lpips", load_lpips)
+    given = ["--lpips", "alex", "vgg", "--lpips-weights", work / "weights", "--bootstrap", 0]
+    tokenizer = work / "var" / "tokenizer"
+    told = report(capsys, tokenizer, "--reference", work / "a.npz", *given)
+    found = {m["metric"]: m for m in told["metrics"]}
+    assert folders == {work / "weights"} and set(nets) == {"alex", "vgg"}
+    pixels = torch.from_numpy(np.load(work / "a.npz")["arr_0"]).permute(0, 3, 1, 2)
+    module = load_tokenizer(tokenizer, "cpu")
+    for name, net in nets.items():
+        for originals, back in net.seen:
+            wanted = to_float(to_uint8(module.decode(module.encode(originals))))
+            torch.testing.assert_close(back, wanted, rtol=0, atol=1.01 / 127.5)
+        originals, others = (torch.cat(parts) for parts in zip(*net.seen, strict=True))
+        assert torch.equal(originals, to_float(pixels))
+        value = (originals - others).double().mean().item() + (name == "vgg")
+        metric = found[f"lpips_{name}_40"]
+        assert metric["value"] == pytest.approx(value, abs=1e-6) and abs(value) > 1e-4
+        assert (metric["better"], metric["extractor"]) == ("lower", net.hash)
 
 
 @pytest.mark.parametrize("part", ["pipeline", "tokenizer"])

@@ -11,7 +11,12 @@ import pytest
 from builders import pipeline
 from servers import Process
 from small_systems import mistake
+from smalti.cli.main import main
+from smalti.cli.running import Run
+from smalti.cli.serving import Amounts, Place, application
 from smalti.serve.server import listen
+from smalti.serve.shared import Limits
+from smalti.serve.state import Options
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,43 @@ def test_a_server_answers_and_a_signal_lets_it_finish(folder, tmp_path):
 
 def busy(server: Process) -> bool:
     return 'smalti_slots_busy{pipeline="shapes"} 0.0' not in server.get("/metrics").decode()
+
+
+OPTIONS = (
+    "--hosts a.example b.example --cors https://c.example --rate 7 --no-page --sdapi --slots 3 "
+    "--queue 5 --deadline 9.5 --max-n 2 --max-body 1 --max-pixels 77 --drain 4.5 --alias y=x "
+    "--strict-model --deterministic --log json"
+)
+
+
+def test_every_option_arrives_where_it_is_meant(folder, tmp_path, monkeypatch):
+    keys, ran, made, logs = tmp_path / "keys", list[tuple](), list[tuple](), list[str]()
+    keys.write_text(f"anna:{'0' * 64}\n")
+    monkeypatch.setattr("smalti.serve.server.run", lambda *given: ran.append(given))
+    monkeypatch.setattr("smalti.serve.server.set_log", logs.append)
+    monkeypatch.setattr("smalti.serve.app.make_app", lambda *given: made.append(given))
+    main(["serve", f"x={folder}", "--port", "0", "--keys", str(keys), *OPTIONS.split()])
+    ((_, socket, drain, seconds, well),) = ran
+    socket.close()
+    ((state, rules),) = made
+    assert rules.keys.names == {"0" * 64: "anna"} and rules.hosts == ("a.example", "b.example")
+    assert (rules.origins, rules.rate, rules.body) == (("https://c.example",), 7, 1 << 20)
+    assert state.options == Options(2, 77, {"y": "x"}, True, page=False, sdapi=True)
+    (one,), threads = state.shared, state.shared[0].limits.threads
+    assert one.name == "x" and one.limits == Limits(3, 5, 9.5, True, threads) and threads
+    assert (seconds, logs, well(), state.draining) == (4.5, ["json"], True, False)
+    drain()
+    assert state.draining
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost", "0.0.0.0"])
+def test_who_is_reached_from_this_machine_alone_is_called_by_its_names(folder, host):
+    """Else a page whose name leads to 127.0.0.1 could read what the server answers."""
+    place = Place(host=host)
+    app, _ = application({"x": str(folder)}, {}, place, Amounts(), False, False, "text", Run())
+    own = {"localhost", "127.0.0.1", "::1", host}
+    assert set(app.rules.hosts) == (set() if host == "0.0.0.0" else own)
+    assert app.rules.origins == () and app.rules.body == 64 << 20
 
 
 def test_mistakes(folder, capsys, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from smalti.codes import Cond, TokenSpec
-from smalti.engine import mixed
+from smalti.engine import causal, mixed
 from smalti.engine.step import Request
 from smalti.models.janus import Janus, JanusConfig, tiny
 from smalti.models.unified import Marks
@@ -147,6 +147,21 @@ def test_a_penalty_knows_the_ids_of_text_alone(model):
     writer.read(context, rows.ids.shape[1])
     there = writer.there(context, torch.zeros(1, model.vocab))
     assert there[0].nonzero().flatten().tolist() == [1, 2, 3, model.config.begin, model.config.end]
+
+
+@torch.no_grad()
+def test_a_penalty_makes_what_is_there_less_likely(model, monkeypatch):
+    """Whichever sign its logit has."""
+    logits = torch.full((2, 1, model.vocab), -9.0)
+    logits[0, 0, [1, 5]] = torch.tensor([2.0, 1.5])
+    logits[1, 0, [2, 6]] = torch.tensor([-2.0, -3.0])
+    monkeypatch.setattr(model, "logits", lambda h: logits)
+    rows = rows_of([[text(1, 2, 3), Part(torch.zeros(1).long())]] * 2, model.wrapping)
+    wish = Request(Cond(labels=torch.arange(2)), Noise.request(0, 2), filters=Filters(0.0))
+    for penalty, wanted in ((1.0, [1, 2]), (1.2, [1, 2]), (2.0, [5, 6])):
+        writer = model.writer(rows, 1, torch.ones(2, model.vocab).bool(), penalty)
+        *_, last = causal.stream(writer, wish)
+        assert last.codes[:, 0].tolist() == wanted, penalty
 
 
 def test_tokenizers_and_eye_decide_the_rest():

@@ -19,7 +19,7 @@ from smalti.data.transforms import Transform, to_uint8
 from smalti.devices import named
 from smalti.engine.step import Known
 from smalti.models import llamagen
-from smalti.modules import save_module
+from smalti.modules import fingerprint, save_module
 from smalti.pictures import grid, save_png, to_pil
 from smalti.pipeline import coded
 from smalti.pipeline.pipeline import Pipeline
@@ -445,6 +445,17 @@ def test_another_tokenizer_is_refused(pipe, tmp_path):
     save_module(build(vqgan.VQGAN, vqgan.tiny(), seed=1), tmp_path / "p" / "tokenizer")
     mark = pipe.fingerprint.split("-")[0]
     with pytest.raises(ValueError, match=f"trained on codes of tokenizer {mark}, the folder holds"):
+        smalti.load(tmp_path / "p")
+
+
+def test_another_tokenizer_of_maps_is_refused(tmp_path):
+    mapped = small("taming-map")
+    mapped.save_pretrained(tmp_path / "p")
+    assert smalti.load(tmp_path / "p").fingerprint == mapped.fingerprint
+    mark, config = fingerprint(mapped.map), mapped.map.config
+    save_module(build(vqgan.VQGAN, config, seed=1), tmp_path / "p" / "map")
+    words = f"trained with maps of tokenizer {mark}, the folder holds map (?!{mark})"
+    with pytest.raises(ValueError, match=words):
         smalti.load(tmp_path / "p")
 
 

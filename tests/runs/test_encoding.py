@@ -10,11 +10,14 @@ import torch
 
 from builders import build, tokenizers
 from small_systems import write_pictures
+from smalti.data.drawn_shapes import open_shapes
 from smalti.data.folder import Folder
 from smalti.data.source import split
 from smalti.data.token_cache import TokenCache
 from smalti.data.token_file import Encoding
 from smalti.data.transforms import Transform
+from smalti.recipes.base import DataConfig, GeneratorRecipe
+from smalti.runs.codes import coder_of
 from smalti.runs.encode import Parts, encode, tidy
 from smalti.runs.image_coder import Coder, features
 from smalti.text import byte_words as byte_level
@@ -41,12 +44,25 @@ def test_features_without_padding_and_none_of_an_empty_caption():
     assert found[0][:, 1].tolist() == np.array([1 / 3, 2 / 3, 1], np.float16).tolist()
 
 
-# -- cut off and gone on with
-
-
 @pytest.fixture
 def tokenizer():
     return build(vqgan.VQGAN, vqgan.tiny())
+
+
+@pytest.mark.parametrize(
+    ("crop", "flip", "views"), [("center", False, 1), ("center", True, 2), ("ten", True, 10)]
+)
+def test_a_run_encodes_the_views_that_its_recipe_names(tokenizer, tmp_path, crop, flip, views):
+    data, device = DataConfig("shapes:3", crop, flip, holdout=0.4), torch.device("cpu")
+    recipe = GeneratorRecipe(data=data)
+    coder = coder_of(recipe, open_shapes("3"), tokenizer, None, None, device)
+    encode(coder, tmp_path / "a.arrow")
+    cache = TokenCache(tmp_path / "a.arrow")
+    assert cache.views == views and cache.holdout == 0.4
+    assert coder.transform == Transform(16, crop, flip)
+
+
+# -- cut off and gone on with
 
 
 def encoded(out, tokenizer, folder, **changes):

@@ -1,12 +1,22 @@
 """What a run notes of its data, and how a difference is told."""
 
+import json
+import re
+
 import pytest
 
+from builders import build
 from small_systems import write_pictures
 from smalti.data.drawn_shapes import open_shapes
 from smalti.data.folder import Folder
-from smalti.recipes.base import DataConfig
-from smalti.runs.data import changes, check_data, marks, note
+from smalti.data.token_cache import TokenCache
+from smalti.data.transforms import Transform
+from smalti.modules import save_module
+from smalti.recipes.base import DataConfig, GeneratorRecipe
+from smalti.runs.data import changes, check_data, marks, note, warn_of_changes
+from smalti.runs.encode import encode
+from smalti.runs.image_coder import Coder
+from smalti.tokenizers import vqgan
 
 
 @pytest.fixture
@@ -69,3 +79,30 @@ def test_a_run_of_classes_never_goes_on_with_others(photos, tmp_path, capsys):
         check_data(run, Folder(str(photos)), DataConfig(), classes=False)
     check_data(run, Folder(str(photos)), data, classes=False)
     assert "going on with what is there now" in capsys.readouterr().err
+
+
+def test_a_finished_run_says_what_is_another_by_now(tmp_path, capsys):
+    names, run = ("init", "tokenizer", "codes"), tmp_path / "run"
+    places = {name: tmp_path / name for name in names}
+    for folder in (run, places["init"]):
+        folder.mkdir()
+    tokenizer = build(vqgan.VQGAN, vqgan.tiny())
+    save_module(tokenizer, places["tokenizer"])
+    encode(Coder(open_shapes("3"), tokenizer, Transform(16)), places["codes"])
+    (places["init"] / "pipeline.json").write_text('{"fingerprint": "now-init"}')
+    cache = TokenCache(places["codes"])
+    now = {"init": "now-init", "tokenizer": cache.tokenizer, "codes": cache.fingerprint()}
+    given = {name: str(place) for name, place in places.items()}
+    recipe = GeneratorRecipe(data=DataConfig("shapes:3"), **given)
+    for changed in (None, *names):
+        noted = now | ({} if changed is None else {changed: "then"})
+        noted["fingerprint"] = noted.pop("init")  # its name in such a file
+        (run / "init.json").write_text(json.dumps(noted))
+        capsys.readouterr()
+        warn_of_changes(run, recipe)
+        told = capsys.readouterr().err
+        if changed is None:
+            assert told == ""
+            continue
+        words = f"run is finished; it began with {changed} then, {places[changed]} is "
+        assert re.sub(r"\s+", " ", told).endswith(f"{words}{now[changed]} by now ")

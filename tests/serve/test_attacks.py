@@ -15,7 +15,9 @@ from PIL import Image
 
 from servers import opened, png
 from smalti.data.decode import to_rgb
+from smalti.serve.errors import Refused
 from smalti.serve.guard import Keys, Rules
+from smalti.serve.state import Options
 from smalti.serve.uploads import picture as uploaded
 
 EDITS = "/v1/images/edits"
@@ -141,6 +143,16 @@ def test_pictures_that_are_none(server, picture):
         assert edited(server, image=whole, mask=data, prompt="0")[1]["param"] == "mask"
     status, error = edited(server, image="http://127.0.0.1/x.png", mask=whole, prompt="0")
     assert status == 400 and "not fetched" in error["message"]
+
+
+def test_pictures_of_more_pixels_than_allowed(serve, picture):
+    small = png(picture.resize((5, 5)))
+    assert uploaded(small, "image", most=25).size == (5, 5)
+    with pytest.raises(Refused, match="image may have 24 pixels"):
+        uploaded(small, "image", most=24)
+    server = serve("llamagen", options=Options(pixels=16 * 16 - 1))
+    status, error = edited(server, image=png(picture), mask=small, prompt="0")
+    assert (status, error["code"], error["param"]) == (400, "image_too_large", "image")
 
 
 def test_forms_that_cannot_be(server, picture):

@@ -30,7 +30,7 @@ from smalti.train.parallel import World, sent
 from smalti.train.product_share import ProductShare
 from smalti.train.recomputing import kept
 from smalti.train.settings import TrainConfig
-from smalti.train.trainer import Trainer, TrainingStopped
+from smalti.train.trainer import Trainer, TrainingStopped, step_seed
 
 WORLD = World(0, 1, torch.device("cpu"))
 CONFIG = TrainConfig(
@@ -177,6 +177,41 @@ def test_accumulated_parts_equal_one_batch(tmp_path):
     assert (ends[0] - start).abs().max() > 1e-3
     assert (ends[1] - ends[0]).abs().max() < 1e-5
     assert (ends[2] - ends[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("clip", [0.01, 0.0, 1e6])
+def test_gradients_are_clipped_by_their_norm(tmp_path, clip):
+    """To the limit if they are longer; 0 is no limit."""
+    objective = generator(0, 0.0, 0.0)
+    nn.init.normal_(objective.model.head.proj.weight)
+    objective(Codes().batch(0), 0).totals["model"].backward()
+    wanted = [p.grad.clone() for p in objective.parameters()]
+    norm = torch.cat([g.flatten() for g in wanted]).norm().item()
+    objective.zero_grad()
+    config = replace(CONFIG, steps=1, optim=replace(CONFIG.optim, clip=clip))
+    trainer, found = Trainer(objective, Codes(), config, tmp_path, WORLD), list[torch.Tensor]()
+    trainer.optimizers["model"].register_step_pre_hook(
+        lambda *_: found.extend(p.grad.clone() for p in objective.parameters())
+    )
+    trainer.fit()
+    share = clip / norm if clip == 0.01 else 1.0
+    assert 0.1 < norm < 1e6 and len(found) == len(wanted)
+    for gradient, whole in zip(found, wanted, strict=True):
+        torch.testing.assert_close(gradient, share * whole, rtol=1e-3, atol=1e-9)
+    assert metrics(tmp_path)[0]["grad_norm_model"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_every_step_and_process_has_numbers_of_its_own(tmp_path, monkeypatch):
+    seeds = [step_seed(*given) for given in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1))]
+    assert len(set(seeds)) == 5 and seeds[3] == step_seed(0, 0, 1)
+    monkeypatch.setattr("smalti.train.trainer.mean_over", lambda values, world: values)
+    objective, seen = generator(), list[int]()
+    objective.register_forward_pre_hook(lambda *_: seen.append(torch.initial_seed()))
+    trainer = Trainer(objective, Codes(), replace(CONFIG, seed=7), tmp_path, WORLD)
+    trainer.world = World(1, 2, torch.device("cpu"))
+    for trainer.step in (0, 3):
+        trainer._train_step(objective, Codes().batch(0))
+    assert seen == [step_seed(7, 0, 1), step_seed(7, 3, 1)]
 
 
 @pytest.mark.parametrize("what", ["evaluate", "preview"])

@@ -75,6 +75,7 @@ class DualObjective(PictureObjective):
         levels = [level for level in (out.semantic, out.pixels) if level is not None]
         for name, meter, level in zip(self.names, self.meters, levels, strict=True):
             assert isinstance(meter, CodeMeter)
+            meter.begin(step)
             meter.observe(level.codes)
             logs |= {f"{name}_{kind}": value for kind, value in meter.meters().items()}
         totals = self._judged(step, images, out.images, reconstruction, total, logs)

@@ -81,6 +81,7 @@ class Relaxation(Objective):
         kl = divergence(logits).flatten(1).sum(1).mean()
         total = nats + weight / images[0].numel() * kl
         mse = F.mse_loss(self.model.shown(stats.detach()), images)
+        self.meter.begin(step)
         self.meter.observe(logits.argmax(1))
         logs = {
             "loss": total.detach(),
