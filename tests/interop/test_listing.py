@@ -76,9 +76,20 @@ def test_starters_are_folders_with_a_card(tmp_path, monkeypatch, capsys):
     assert smalti.load_tokenizer("smalti/tiny", "cpu").spec == pipe.tokenizer.spec
     main(["sample", "smalti/tiny", "--n", "1", "--out", str(tmp_path / "a.png")])
     assert (tmp_path / "a.png").is_file()
-    (folder / "card.json").write_text("{}")
-    with pytest.raises(ValueError, match="card.json is damaged: it has no name, system, "):
-        list_models("smalti/*")
+
+
+@pytest.mark.parametrize(
+    ("card", "words"), [("{}", "is damaged: it has no name, system, "), ("{", "is not valid JSON")]
+)
+def test_a_damaged_card_hides_no_other_model(tmp_path, monkeypatch, capsys, card, words):
+    monkeypatch.setattr(starters, "ROOT", tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "card.json").write_text(card)
+    assert "llamagen-b-256" in {m.name for m in list_models()}
+    with pytest.raises(ValueError, match="the nearest of smalti models: llamagen-b-256, "):
+        smalti.load("llamagen-b-265")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tiny is not listed: ") and words in line
 
 
 def test_the_command(capsys):

@@ -6,6 +6,7 @@ import sys
 from inspect import signature
 
 import pytest
+from huggingface_hub import ModelCard
 
 import smalti
 from builders import pipeline
@@ -13,9 +14,11 @@ from smalti.cli.drawing import sample
 from smalti.cli.editing import edit
 from smalti.cli.main import main
 from smalti.cli.serving import serve
+from smalti.data.styles import CREDIT
 from smalti.interop import starters
 from smalti.interop.listing import list_models
 from smalti.loading import load_tokenizer, pipeline_folder
+from smalti.recipes.starter import FILE
 
 INFO = {"styles": ["fluent3d", "noto", "twemoji"], "text_classes": ["Smileys", "Flags"]}
 
@@ -98,6 +101,18 @@ def test_what_comes_with_smalti_says_whose_pictures_it_learned():
     lines = ("Noto Emoji", "Apache-2.0", "CC-BY 4.0", "Fluent Emoji", "MIT")
     assert all(line in told.read_text() for line in lines)
     assert "Twemoji, (c) Twitter, Inc and other contributors" in " ".join(told.read_text().split())
+    info = json.loads((folder / "pipeline.json").read_text())
+    assert (info["credit"], info["source"]) == (CREDIT, FILE)  # as a run of the recipe says
+    results = {r["metric"]: r["value"] for r in info["card"]["results"]}
+    assert results and results.items() <= card["results"].items()
+
+
+def test_its_card_names_whose_pictures_it_learned(tmp_path):
+    smalti.load(starters.STARTER, device="cpu").save_pretrained(tmp_path / "p")
+    card = ModelCard((tmp_path / "p" / "README.md").read_text())
+    assert card.data.license == "apache-2.0" and len(card.data.eval_results) >= 2
+    assert f"Credit: {CREDIT}" in card.text and "Twemoji" in CREDIT and "CC-BY 4.0" in CREDIT
+    assert "- Terms: the weights are part of smalti" in card.text
 
 
 @pytest.mark.parametrize("name", starters.starters())
