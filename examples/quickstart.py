@@ -2,7 +2,8 @@
 
 python examples/quickstart.py
 
-It takes `demo/pipeline`, which `smalti demo` leaves, and writes pictures into `quickstart`.
+It takes the model that comes with smalti and writes pictures into `quickstart`. `PIPELINE` may be
+another one of classes, such as `demo/pipeline`, which `smalti demo` leaves.
 """
 
 # %%
@@ -13,17 +14,18 @@ from PIL import Image
 import smalti
 from smalti.pictures import grid, named_grid, save_png
 
-PIPELINE, OUT = "demo/pipeline", Path("quickstart")
+PIPELINE, OUT = "smalti/emoji64", Path("quickstart")
 
 # %% [markdown]
 # ## Draw
-# A pipeline is a folder or a hub id. One of classes takes their names or numbers, one of texts
-# takes prompts. Image i of a seed is always the same.
+# A pipeline is a folder, a name or a hub id. One of classes takes their names or numbers, one of
+# texts takes prompts, such as the names of the classes that it knows. Image i of a seed is always
+# the same.
 
 # %%
 pipe = smalti.load(PIPELINE)
 OUT.mkdir(exist_ok=True)
-names = pipe.classes[:4]
+names = (pipe.classes or list(pipe.wording.classes))[:4]
 save_png(named_grid(pipe(names, n=2 * len(names), seed=1), names, zoom=2), OUT / "drawn.png", {})
 
 # %% [markdown]

@@ -9,6 +9,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +87,14 @@ def test_a_wheel_holds_the_package_and_its_files_alone(tmp_path, monkeypatch):
     assert "smalti/serve/app.py" in names and wheel.stat().st_size < 20e6
     assert {"smalti/data/packs/styles-32.parquet", "smalti/data/packs/LICENSE.md"} <= names
     assert all((ROOT / beside).is_dir() for beside in ("integrations", "deploy"))
+
+
+def test_it_is_cited_as_the_package_is_called():
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert [told[key] for key in ("title", "version", "license", "abstract")] == [
+        PROJECT[key] for key in ("name", "version", "license", "description")
+    ]
+    assert told["authors"] == PROJECT["authors"] and told["cff-version"] == "1.2.0"
 
 
 # -- the image

@@ -18,8 +18,10 @@ from types import ModuleType
 from typing import Any
 
 from smalti.cli.catalogue import SMALL
+from smalti.cli.listing import counted
 from smalti.cli.options import field_docs
 from smalti.config import Entry
+from smalti.interop.listing import recipe_facts
 from smalti.interop.project import Project
 from smalti.interop.projects import PROJECTS
 from smalti.modules import LANGUAGES, MODELS, TOKENIZERS, TOWERS, UNIFIED
@@ -183,8 +185,11 @@ def _recipes(name: str) -> str:
     is trained."""
     listed = recipes(name)
     small = [n for n in listed if n.startswith(SMALL)]
-    rows = [[f"`{n}`", _first(recipe), *_work(recipe())] for n, recipe in listed.items()]
-    text = [table(["recipe", "what it is", "steps", "batch"], rows)]
+    rows = [
+        [f"`{n}`", _first(recipe), *_known(n), *_work(recipe())] for n, recipe in listed.items()
+    ]
+    head = ["recipe", "what it is", "parameters", "published FID", "steps", "batch"]
+    text = [table(head, rows)]
     if name in DEMOS:
         text += ["The small ones, with a tokenizer, pictures and a report:"]
         text += [block(f"smalti demo --system {name} --out demo-{name}")]
@@ -200,6 +205,14 @@ def _train(name: str, wanted: list[str]) -> list[str]:
 
 def _first(recipe: Any) -> str:
     return about(recipe).partition("\n\n")[0]
+
+
+def _known(recipe: str) -> list[str]:
+    """How many parameters a recipe's model has, and the FID that was published of it."""
+    facts = recipe_facts()[recipe]
+    fid, on = facts.get("fid"), facts.get("fid_on")
+    where = f" ({on})" if on else ""
+    return [counted(facts["parameters"] or None), "" if fid is None else f"{fid:g}{where}"]
 
 
 def _work(recipe: Any) -> list[str]:

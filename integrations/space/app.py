@@ -1,7 +1,7 @@
 """A page of Gradio, as a Space of Hugging Face has it: pictures that are seen while they grow.
 
-`PIPELINE` is what it draws with, a folder or a hub id; `smalti serve` has a page of its own, with
-edits, that needs no Gradio.
+`PIPELINE` is what it draws with, a folder, a name or a hub id; without it that is the model which
+comes with smalti. `smalti serve` has a page of its own, with edits, that needs no Gradio.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import smalti
 
 MOST = 4
 """Pictures at once."""
-pipe = smalti.load(os.environ.get("PIPELINE", "demo/pipeline"))
+pipe = smalti.load(os.environ.get("PIPELINE", "smalti/emoji64"))
 
 
 def draw(what: str, n: float, seed: float, guidance: float) -> Iterator[list[Image.Image]]:
@@ -43,6 +43,8 @@ def page() -> gr.Blocks:
             guidance = gr.Slider(1, 8, pipe.sampling.guidance.scale, step=0.1, label="guidance")
         button = gr.Button("Draw", variant="primary")
         gallery = gr.Gallery(label="pictures", columns=2, format="png")
+        if credit := pipe.info.get("credit"):
+            gr.Markdown(f"Made with a model that learned: {credit}.")
         button.click(draw, [what, n, seed, guidance], gallery, api_name="draw")
     return found.queue(max_size=20)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from smalti.data.loader import Images, ahead, prefetch
-from smalti.data.transforms import Transform
+from smalti.data.transforms import Transform, shifted
 
 CROPS = ["center", "random", "ten"]
 
@@ -84,6 +84,29 @@ def test_flips_change_from_epoch_to_epoch(pictures):
         assert all(m or torch.equal(x, y) for m, x, y in zip(mirrored, a, b, strict=True))
         rates.append(sum(mirrored))
     assert all(12 < r < 38 for r in rates)
+
+
+@pytest.mark.parametrize("crop", ["center", "random"])
+def test_shifts_do_not_depend_on_history_or_ranks(pictures, crop):
+    transform = Transform(12, crop, flip=True, shift=3)
+    whole = Images(pictures(7), range(7), transform, batch=4, seed=3)
+    steps = [whole.batch(s) for s in range(4)]
+    fresh = Images(pictures(7), range(7), transform, 4, seed=3, cache_bytes=0)
+    assert all(same(fresh.batch(s), steps[s]) for s in (3, 0, 1))
+    ranks = [Images(pictures(7), range(7), transform, 4, 3, r, 2).batch(3) for r in range(2)]
+    assert same({k: torch.cat([r[k] for r in ranks]) for k in ranks[0]}, steps[3])
+
+
+def test_shifts_are_all_that_may_be_and_not_of_what_is_measured(pictures):
+    plain, moved = (
+        Images(pictures(80), range(80), Transform(12, shift=shift), batch=80) for shift in (0, 1)
+    )
+    assert same(next(plain.evaluation(80)), next(moved.evaluation(80)))
+    found = set()
+    for a, b in zip(plain.batch(0)["images"], moved.batch(0)["images"], strict=True):
+        moves = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+        found |= {m for m in moves if (shifted(a.numpy(), *m) == b.numpy()).all()}
+    assert len(found) == 9
 
 
 @pytest.mark.parametrize("crop", CROPS)

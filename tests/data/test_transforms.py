@@ -11,6 +11,7 @@ from smalti.data.transforms import (
     halve,
     random_crop,
     resize,
+    shifted,
     ten_crop,
     to_float,
     to_uint8,
@@ -112,6 +113,29 @@ def test_flips_are_half():
         assert mirrored or (view == plain).all()
         flipped += mirrored
     assert 35 < flipped < 65
+
+
+def test_shifts_move_and_fill_with_the_edge():
+    pixels = np.arange(12).reshape(1, 3, 4)
+    assert shifted(pixels, 0, 0).tolist() == pixels.tolist()
+    assert shifted(pixels, 1, -2).tolist() == [[[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7]]]
+    image, found = Image.fromarray(noise(16, 16)), set()
+    transform, plain = Transform(16, shift=2), noise(16, 16).transpose(2, 0, 1)
+    for seed in range(100):
+        view = transform(image, np.random.default_rng(seed))
+        (move,) = [
+            (down, right)
+            for down in range(-2, 3)
+            for right in range(-2, 3)
+            if (view == shifted(plain, down, right)).all()
+        ]
+        found.add(move)
+    assert len(found) > 20 and (transform(image, None) == plain).all() and not transform.view_count
+    with pytest.raises(ValueError, match="shift 2 has no fixed views to encode"):
+        transform.views(image)
+    for shift, crop in ((-1, "center"), (16, "random"), (1, "ten")):
+        with pytest.raises(ValueError, match=f"shift must be in 0 ... 15, .* got {shift} of"):
+            Transform(16, crop, shift=shift)
 
 
 def test_halve():

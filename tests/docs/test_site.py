@@ -47,6 +47,8 @@ def test_a_system_says_what_was_measured_and_where_weights_are(written):
     page = written["systems/llamagen.md"]
     assert "![pictures drawn by LlamaGen](../docs/comparison-llamagen.png)" in page
     assert "| held-out bits per picture | 356.8 |" in page
+    (row,) = re.findall(r"(?m)^\| `llamagen_b` \|.*\|$", page)
+    assert row.split(" | ")[2:4] == ["111 M", "5.46"], "parameters and the published FID"
     assert "| LlamaGen c2i | `vqgan` | `llamagen`, raster | categorical | causal |" in page
     assert "smalti convert llamagen --tokenizer FILE --model FILE" in page
     assert "`FoundationVision/LlamaGen/c2i_B_256.pt`" in page

@@ -473,3 +473,11 @@ def test_a_text_pipeline_draws_the_captions_of_the_reference(work, tmp_path, cap
     assert found["bits_per_image"] > 0
     line = mistake(capsys, "eval", tmp_path / "p", "--reference", work / "b.npz")
     assert "has no captions, which the pipeline draws from" in line
+
+
+def test_what_the_starter_learned_is_asked_for_where_it_is_not(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = mistake(capsys, "eval", "smalti/emoji64")
+    assert line.endswith(
+        "the pipeline learned styles:emoji3-64.parquet, which is not here: give --reference"
+    )

@@ -118,6 +118,12 @@ def test_equal_seeds_give_equal_numbers_and_leave_torchs_alone(tmp_path, colours
     one, two = (class_accuracy(pictures, colours, short) for _ in range(2))
     for x, y in zip(one, two, strict=True):
         assert (x.right == y.right).all() and (x.labels == y.labels).all()
+    unnamed = write_set(tmp_path / "b.npz", pixels.astype(np.uint8))
+    with pytest.raises(ValueError, match="does not say what class its pictures are of"):
+        class_accuracy(unnamed, colours, short)
+    assert (
+        class_accuracy(unnamed, colours, short, labels=one[0].labels)[0].right == one[0].right
+    ).all()
     assert torch.equal(torch.get_rng_state(), before)
     images = Images(open_source(colours), range(30), Transform(16), 8)
     weights = [

@@ -144,6 +144,15 @@ def test_quickstart_draws_and_edits(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_quickstart_takes_the_model_that_comes_along(tmp_path):
+    found = run_cells("quickstart", OUT=tmp_path)
+    assert found["names"][0] == "Smileys & Emotion" and len(found["names"]) == 4
+    assert Image.open(tmp_path / "edited.png").size == (5 * 130 + 2, 132)
+    tags = [image.info["smalti"] for image in found["edited"]]
+    assert {tag["text"] for tag in tags} == {"Smileys & Emotion"}
+
+
+@pytest.mark.slow
 def test_training_notebooks_follow_each_other(tmp_path):
     source = f"folder:{write_pictures(tmp_path / 'pictures', 24, ('day', 'night'))}"
     small = {"SOURCE": source, "DIM": 16}

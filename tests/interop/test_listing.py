@@ -50,6 +50,26 @@ def test_a_row_says_what_is_known():
     assert none.fid is None and none.fid_said == ""
 
 
+def test_licences_and_sizes_are_those_of_the_project_and_the_recipe():
+    listed = {model.name: model for model in list_models(pretrained=True)}
+    for name, licence in (
+        ("anole-7b", "Chameleon Research License"),
+        ("janus-pro-1b", "DeepSeek Model License (weights)"),
+        ("metamorph-8b", "CC BY-NC"),
+        ("show-o-256", "Apache-2.0 (code)"),
+        ("tatitok-vae-sl128", "for research only (weights)"),
+    ):
+        assert licence in listed[name].licence, name
+    bare = {r.project for r in releases().values()} - {p for p, t in TERMS.items() if t.licence}
+    assert bare == {"dnd"}  # which has no licence file
+    assert (listed["titok-vae-bl128"].fid, listed["titok-vae-bl128"].size) == (0.84, "256x256")
+    assert (listed["tatitok-tokenizer-bl32"].fid, listed["tatitok-vae-bl64"].needs) == (
+        3.95,
+        "text",
+    )
+    assert listed["taming-sflckr"].task == "map-to-image"
+
+
 def replace_release(**changes):
     return releases()["llamagen-b-256"]._replace(**changes)
 
@@ -76,9 +96,20 @@ def test_starters_are_folders_with_a_card(tmp_path, monkeypatch, capsys):
     assert smalti.load_tokenizer("smalti/tiny", "cpu").spec == pipe.tokenizer.spec
     main(["sample", "smalti/tiny", "--n", "1", "--out", str(tmp_path / "a.png")])
     assert (tmp_path / "a.png").is_file()
-    (folder / "card.json").write_text("{}")
-    with pytest.raises(ValueError, match="card.json is damaged: it has no name, system, "):
-        list_models("smalti/*")
+
+
+@pytest.mark.parametrize(
+    ("card", "words"), [("{}", "is damaged: it has no name, system, "), ("{", "is not valid JSON")]
+)
+def test_a_damaged_card_hides_no_other_model(tmp_path, monkeypatch, capsys, card, words):
+    monkeypatch.setattr(starters, "ROOT", tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "card.json").write_text(card)
+    assert "llamagen-b-256" in {m.name for m in list_models()}
+    with pytest.raises(ValueError, match="the nearest of smalti models: llamagen-b-256, "):
+        smalti.load("llamagen-b-265")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tiny is not listed: ") and words in line
 
 
 def test_the_command(capsys):

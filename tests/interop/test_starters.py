@@ -1,23 +1,37 @@
 """Pipelines that come with smalti: found by name, drawn with where none is named."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from inspect import signature
+from types import SimpleNamespace
 
 import pytest
+import torch
+from huggingface_hub import ModelCard
 
 import smalti
 from builders import pipeline
+from small_systems import mistake
 from smalti.cli.drawing import sample
 from smalti.cli.editing import edit
 from smalti.cli.main import main
 from smalti.cli.serving import serve
+from smalti.data.styles import CREDIT
 from smalti.interop import starters
 from smalti.interop.listing import list_models
 from smalti.loading import load_tokenizer, pipeline_folder
+from smalti.recipes.starter import FILE, emoji64
+from smalti.runs.finetune import open_pipeline
+from smalti.runs.generator import origin
 
-INFO = {"styles": ["fluent3d", "noto", "twemoji"], "text_classes": ["Smileys", "Flags"]}
+INFO = {
+    "styles": ["fluent3d", "noto", "twemoji"],
+    "text_classes": ["Smileys", "Flags"],
+    "credit": CREDIT,
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +66,25 @@ def test_commands_draw_with_it(starter, tmp_path, capsys):
     assert signature(serve).parameters["pipelines"].default == ("smalti/emoji64",)
     assert signature(sample).parameters["pipeline"].default == "smalti/emoji64"
     assert signature(edit).parameters["pipeline"].default == "smalti/emoji64"
+
+
+def test_damaged_weights_are_one_line(installed, monkeypatch, tmp_path, capsys):
+    shutil.copytree(installed, tmp_path / "starters")
+    monkeypatch.setattr(starters, "ROOT", tmp_path / "starters")
+    weights = tmp_path / "starters" / "emoji64" / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+    for damaged in (whole[: len(whole) // 2], flipped, b"version https://git-lfs"):
+        weights.write_bytes(damaged)
+        line = mistake(capsys, "sample", "--text", "a", "--out", tmp_path / "a.png")
+        assert str(weights.parent) in line, line
+
+
+def test_a_run_begins_from_it(starter, tmp_path):
+    recipe = replace(emoji64(), init="smalti/emoji64")
+    begun = open_pipeline(recipe, tmp_path / "run", torch.device("cpu"))
+    assert begun.fingerprint == smalti.load(starter, device="cpu").fingerprint
+    assert origin(SimpleNamespace(source="folder:mine", holdout=0.1), begun)["credit"] == CREDIT
 
 
 def test_a_users_folder_of_that_name_wins(starter, tmp_path, capsys):
@@ -98,6 +131,18 @@ def test_what_comes_with_smalti_says_whose_pictures_it_learned():
     lines = ("Noto Emoji", "Apache-2.0", "CC-BY 4.0", "Fluent Emoji", "MIT")
     assert all(line in told.read_text() for line in lines)
     assert "Twemoji, (c) Twitter, Inc and other contributors" in " ".join(told.read_text().split())
+    info = json.loads((folder / "pipeline.json").read_text())
+    assert (info["credit"], info["source"]) == (CREDIT, FILE)  # as a run of the recipe says
+    results = {r["metric"]: r["value"] for r in info["card"]["results"]}
+    assert results and results.items() <= card["results"].items()
+
+
+def test_its_card_names_whose_pictures_it_learned(tmp_path):
+    smalti.load(starters.STARTER, device="cpu").save_pretrained(tmp_path / "p")
+    card = ModelCard((tmp_path / "p" / "README.md").read_text())
+    assert card.data.license == "apache-2.0" and len(card.data.eval_results) >= 2
+    assert f"Credit: {CREDIT}" in card.text and "Twemoji" in CREDIT and "CC-BY 4.0" in CREDIT
+    assert "- Terms: the weights are part of smalti" in card.text
 
 
 @pytest.mark.parametrize("name", starters.starters())

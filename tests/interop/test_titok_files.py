@@ -117,8 +117,14 @@ def test_what_is_on_the_hub():
     assert released is not None and released.project is PROJECT
     assert released.home == "yucornetto/tokenizer_titok_l32_imagenet"
     assert released.tokenizer == "model.safetensors"
-    alone = find_tokenizer("yucornetto/tokenizer_titok_l32_imagenet/model.safetensors")
-    assert alone is not None and alone.project is PROJECT
+    for name in (
+        "yucornetto/tokenizer_titok_l32_imagenet",
+        "yucornetto/tokenizer_titok_sl256_vq8k_imagenet",
+        "yucornetto/tokenizer_titok_ll32_vae_c16_imagenet",
+        "turkeyju/tokenizer_tatitok_sl128_vae",
+    ):
+        alone = find_tokenizer(f"{name}/model.safetensors")
+        assert alone is not None and alone.project is PROJECT and alone.repo == name
 
 
 @pytest.mark.parametrize(

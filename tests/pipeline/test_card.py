@@ -115,3 +115,13 @@ def test_a_readme_on_the_hub_stays(pipe, tmp_path, monkeypatch):
     pipe.push_to_hub("me/apples")
     assert Api.files["README.md"] == tmp_path / "README.md" and "pipeline.json" in Api.files
     assert not any(name.startswith("pictures") for name in Api.files)
+
+
+def test_pipelines_of_texts_are_shown_by_the_classes_that_they_know(monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    Api.files = {}
+    classes = ["Smileys", "Food", "Flags", "Objects", "Symbols"]
+    pipeline("maskbit-text", info={"text_classes": classes}).push_to_hub("me/emoji")
+    card = ModelCard(Api.files["README.md"].decode())
+    assert [w["text"] for w in card.data.to_dict()["widget"]] == classes[:4]
+    assert Api.files["pictures/3.png"].startswith(b"\x89PNG")

@@ -98,3 +98,39 @@ def test_loaded_by_its_own_words(pipe, tmp_path):
     assert loaded.to("cpu") is loaded and loaded.device.type == "cpu"
     assert loaded.dtype == torch.bfloat16
     assert loaded.pipeline.sampling == Sampling()
+
+
+# -- of a pipeline that draws from texts
+
+
+@pytest.fixture(scope="module")
+def texts():
+    info = {"styles": ["fluent3d", "noto"], "text_classes": ["Smileys", "Flags"]}
+    return DiffusersPipeline(pipeline("maskbit-text", info=info))
+
+
+def told(texts, **how):
+    (image,) = texts("red heart", generator=seeded(1), **how).images
+    return image.info["smalti"], np.asarray(image)
+
+
+@pytest.mark.parametrize("scale", [0, 0.5, 1, np.float32(0), torch.tensor(0.5)])
+def test_guidance_of_at_most_1_is_off(texts, scale):
+    tag, picture = told(texts, guidance_scale=scale)
+    assert tag["guidance"] == 1 and np.array_equal(picture, told(texts, guidance_scale=1.0)[1])
+    assert told(texts, guidance_scale=3.5)[0]["guidance"] == 3.5
+
+
+def test_steps_style_and_negative_prompts(texts):
+    tag, picture = told(texts, num_inference_steps=2, guidance_scale=3, negative_prompt="blue")
+    assert (tag["text"], tag["negative"], tag["steps"]) == ("red heart", "blue", 2)
+    for none in ("", [""], None):
+        tag, other = told(texts, num_inference_steps=2, guidance_scale=3, negative_prompt=none)
+        assert "negative" not in tag and not np.array_equal(other, picture)
+    made = texts(["a", "b"], negative_prompt=["", ""], num_images_per_prompt=2, style="noto").images
+    assert [image.info["smalti"]["text"] for image in made] == ["a, noto"] * 2 + ["b, noto"] * 2
+    assert texts(class_labels="flags", style="fluent").images[0].info["smalti"]["text"] == (
+        "Flags, fluent3d"
+    )
+    with pytest.raises(ValueError, match="one of fluent3d, noto, got 'pixel'"):
+        texts("a", style="pixel")

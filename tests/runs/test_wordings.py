@@ -91,6 +91,15 @@ def test_a_pipeline_is_told_of_classes_and_styles(cache, monkeypatch):
     assert wording(cache) == {"styles": ["noto", "twemoji"]}
 
 
+def test_whose_art_a_pipeline_began_from_stays_said(cache, monkeypatch):
+    credit = "(c) me, MIT; Noto Emoji, Google, Apache-2.0"
+    begun = SimpleNamespace(fingerprint="x", info={"credit": credit})
+    own = origin(cache, None)["credit"]
+    assert origin(cache, begun)["credit"] == f"{own}; (c) me, MIT"  # each once
+    monkeypatch.setattr(cache, "source", "folder:mine")
+    assert origin(cache, begun)["credit"] == credit and "credit" not in origin(cache, None)
+
+
 def test_a_frozen_encoder_and_a_cache_of_captions_are_refused(cache, tmp_path):
     recipe = emoji64()
     require_wordings(recipe, cache, None)

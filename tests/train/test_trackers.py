@@ -21,7 +21,7 @@ class Notes:
     """A tracker that remembers what it is told, and fails from a step on."""
 
     def __init__(self, run, fails=10**9):
-        self.run, self.fails, self.ended = run, fails, False
+        self.run, self.fails, self.ended = run, fails, ""
         self.recipe, self.told, self.shown = run.recipe, [], []
 
     def metrics(self, step, numbers):
@@ -32,8 +32,8 @@ class Notes:
     def pictures(self, step, files):
         self.shown.append((step, {name: Image.open(path).size for name, path in files.items()}))
 
-    def finish(self):
-        self.ended = True
+    def finish(self, end):
+        self.ended = end
 
 
 @pytest.fixture
@@ -124,9 +124,20 @@ def test_a_training_tells_all_and_survives_them(notes, tmp_path, capsys):
         assert mine == pytest.approx(theirs) and len(mine) == (4 if name == "loss" else 2)
     with Image.open(out / "previews" / "step-00000004.png") as picture:
         assert told.shown == [(2, {"preview": picture.size}), (4, {"preview": picture.size})]
-    assert told.ended and not failed.ended and {step for step, _ in failed.told} == {1}
+    assert (
+        told.ended == "finished" and not failed.ended and {step for step, _ in failed.told} == {1}
+    )
     (line,) = [line for line in said.err.splitlines() if "mlflow" in line]
     assert line.startswith("mlflow failed") and "ConnectionError: the line is dead" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "end"), [(KeyboardInterrupt(), "stopped"), (ValueError("NaN"), "failed")]
+)
+def test_a_training_that_ends_early_is_not_finished(notes, run, error, end):
+    with pytest.raises(type(error)), Log(run, "training", 0, 4, trackers="wandb"):
+        raise error
+    assert notes["wandb"].ended == end
 
 
 def test_other_processes_are_silent(notes, run):
@@ -138,7 +149,7 @@ def test_other_processes_are_silent(notes, run):
 
 def test_what_trackers_print_is_for_people(run, capsys, monkeypatch):
     class Loud(Notes):
-        def finish(self):
+        def finish(self, end):
             print("* synced")
 
     monkeypatch.setitem(TRACKERS, "wandb", Kind(Loud, "json", "wandb"))
@@ -149,8 +160,9 @@ def test_what_trackers_print_is_for_people(run, capsys, monkeypatch):
 # -- in their own calls
 
 
-def told_twice(name, run):
-    """Two steps with a picture, then the same run with more steps, which goes on for one."""
+def told_twice(name, run, end="finished"):
+    """Two steps with a picture, then the same run with more steps, which goes on for one and ends
+    in some way."""
     said = []
     for start, steps in ((0, (1, 2)), (2, (3,))):
         recipe = read_json(run / "recipe.json")
@@ -160,20 +172,20 @@ def told_twice(name, run):
         for step in steps:
             tracker.metrics(step, {"loss": 1 / step, "held_out_bits": float(step)})
         tracker.pictures(start + 1, {"preview": run / "look.png"})
-        tracker.finish()
+        tracker.finish(end if start else "finished")
     assert not said
     return read_json(run / "tracked.json")["id"] if (run / "tracked.json").exists() else ""
 
 
 class FakeRun:
     def __init__(self, **given):
-        self.given, self.logged, self.ended = given, [], False
+        self.given, self.logged, self.ended = given, [], []
 
     def log(self, data, step):
         self.logged.append((step, data))
 
-    def finish(self):
-        self.ended = True
+    def finish(self, **how):
+        self.ended.append(how)
 
 
 def as_wandb(*, project, name, id, config, resume, allow_val_change, dir, settings):
@@ -196,11 +208,12 @@ def test_wandb_and_trackio_by_their_calls(name, run, monkeypatch):
     module.init, module.Image, module.Settings = init, lambda path: Image.open(path).size, dict
     monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setenv(f"{name.upper()}_PROJECT", "mosaics")
-    id = told_twice(name, run)
+    id = told_twice(name, run, "failed")
     first, then = runs
     assert first.given["name"] == then.given["name"] == f"first-{id[:4]}"
     assert {r.given["project"] for r in runs} == {"mosaics"}
-    assert {r.given["resume"] for r in runs} == {"allow"} and first.ended and then.ended
+    assert {r.given["resume"] for r in runs} == {"allow"} and first.ended == [{}]
+    assert then.ended == [{"exit_code": 1} if name == "wandb" else {}]  # trackio knows no other
     assert [r.given["config"]["train"]["steps"] for r in runs] == [2, 4]
     assert first.logged[0] == (1, {"loss": 1.0, "held_out_bits": 1.0})
     assert first.logged[-1] == (1, {"preview": (6, 4)}) and then.logged[0][0] == 3
@@ -247,11 +260,14 @@ class FakeClient:
     def log_image(self, run_id, image, key, step):
         self.of(run_id).data.images.append((key, step, image.shape))
 
-    def set_terminated(self, run_id):
-        self.of(run_id).info.status = "FINISHED"
+    def set_terminated(self, run_id, status):
+        self.of(run_id).info.status = status
 
 
-def test_mlflow_by_its_calls(run, monkeypatch):
+@pytest.mark.parametrize(
+    ("end", "status"), [("finished", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED")]
+)
+def test_mlflow_by_its_calls(run, monkeypatch, end, status):
     store = {"experiments": [], "runs": []}
     module, entities = ModuleType("mlflow"), ModuleType("mlflow.entities")
     module.MlflowClient = lambda: FakeClient(store)
@@ -262,9 +278,9 @@ def test_mlflow_by_its_calls(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
     for name in ("MAX_RETRIES", "TIMEOUT"):  # which opening it sets
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "1")
-    id = told_twice("mlflow", run)
+    id = told_twice("mlflow", run, end)
     (only,) = store["runs"]
-    assert only.tag == id and (only.info.name, only.info.status) == ("first", "FINISHED")
+    assert only.tag == id and (only.info.name, only.info.status) == ("first", status)
     assert only.data.params["model.dim"] == 8 and only.data.params["train.steps"] == 2
     losses = [(value, step) for key, value, step in only.data.metrics if key == "loss"]
     assert losses == [(1.0, 1), (1 / 2, 2), (1 / 3, 3)]

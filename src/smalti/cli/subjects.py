@@ -19,12 +19,12 @@ from smalti.cli.reading import Examiner, of_answers
 from smalti.cli.running import check_idle
 from smalti.config import to_dict
 from smalti.data.documents import JOINT, is_documents
-from smalti.data.open import SCHEMES, is_local
+from smalti.data.open import SCHEMES, is_here, is_local
 from smalti.devices.named import named_device, named_dtype
 from smalti.eval.gathered import of_reference
 from smalti.eval.measure import measure
 from smalti.eval.metrics import KNOWN, METRICS, NETWORK, READING, How, named
-from smalti.eval.pipelines import asked, bits, check_judge, conditioning, source_of
+from smalti.eval.pipelines import asked, asked_of, bits, check_judge, conditioning, source_of
 from smalti.eval.reconstructed import Reconstructed
 from smalti.eval.report import Measured, as_json
 from smalti.eval.sets import ImageSet, open_set
@@ -137,7 +137,7 @@ def _is_set(subject: str) -> bool:
 
 def held_out(pipe: Any, option: str = "--reference") -> str:
     """The set of pictures that the pipeline never saw. Raises ValueError, naming the option by
-    which a command is given another set, if it does not say."""
+    which a command is given another set, if it does not say or if the files are not here."""
     source = source_of(pipe)
     if not source or not pipe.info.get("holdout"):
         raise ValueError(f"the pipeline does not say which pictures it never saw: give {option}")
@@ -146,6 +146,8 @@ def held_out(pipe: Any, option: str = "--reference") -> str:
             f"the pipeline learned documents ({source}): give {option} with the pictures and "
             "captions that it is to draw"
         )
+    if not is_here(source):
+        raise ValueError(f"the pipeline learned {source}, which is not here: give {option}")
     return f"{source}@held"
 
 
@@ -244,7 +246,7 @@ def _of_pipeline(
     request = asked(pipe, reference, options.balanced)
     judges[1].check(request.get("text") or pipe.classes)
     if options.conditioning:
-        check_judge(pipe)
+        check_judge(pipe, reference)
     real = of_reference(reference, how, cache())  # mistakes before the pictures are drawn
     count = _count(reference, how, options.n)
     with tempfile.TemporaryDirectory() as folder:
@@ -256,7 +258,8 @@ def _of_pipeline(
         found += judged
         found += bits(pipe, reference, how)
         if options.conditioning:
-            found += conditioning(drawn, source_of(pipe), how)
+            labels = asked_of(pipe, reference, count, options.balanced)
+            found += conditioning(drawn, source_of(pipe), how, labels)
         mark = drawn.hash  # which reads the file, if nothing else has
     theirs = bool(request) and not options.balanced
     told = {

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from smalti.config import did_you_mean
 from smalti.data.open import class_of, open_source
-from smalti.data.source import Keyed, Source, digest, require_captions
+from smalti.data.source import Keyed, Source, credited, digest, require_captions
 from smalti.progress import say_once
 
 SCHEMES = {
@@ -121,7 +121,7 @@ def is_documents(text: str) -> bool:
 def credit_of(text: str) -> str:
     """Whose art the documents of a name show, where that must be said; '' otherwise."""
     names = [name.removeprefix("captioned:") for name in JOINT.split(text)]
-    return next((art for name in names if (art := class_of(name).credit)), "")
+    return credited(*(class_of(name).credit for name in names))
 
 
 def open_documents(text: str) -> Documents:

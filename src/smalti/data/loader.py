@@ -19,8 +19,8 @@ from torch import Tensor
 
 from smalti.data.skipped import none_left, read
 from smalti.data.source import Source
-from smalti.data.stream import Stream
-from smalti.data.transforms import Transform
+from smalti.data.stream import Items, Stream
+from smalti.data.transforms import Transform, shifted
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Images:
             if self.transform.flip:
                 flip = self._stream.uniform(items) < 0.5
                 pixels[flip] = pixels[flip, :, :, ::-1]
-            return self._pack(pixels, positions)
+            return self._pack(self._moved(pixels, items), positions)
         pairs = zip(items.epochs.tolist(), positions.tolist(), strict=True)
         return self._pack(np.stack(self._map(self._augmented, list(pairs))), positions)
 
@@ -134,6 +134,14 @@ class Images:
             self._table[p] = view
             self._filled[p] = True
         return self._table[positions]
+
+    def _moved(self, pixels: np.ndarray, items: Items) -> np.ndarray:
+        """Centre crops of some items (b, 3, H, W), moved at random if they are to be."""
+        if not (most := self.transform.shift):
+            return pixels
+        by = [self._stream.uniform(items, key) * (2 * most + 1) // 1 - most for key in (3, 4)]
+        moves = np.stack(by, 1).astype(int).tolist()
+        return np.stack([shifted(p, *move) for p, move in zip(pixels, moves, strict=True)])
 
     def _decoded(self, position: int) -> np.ndarray:
         return self.transform(self._read(position), None)

@@ -108,6 +108,15 @@ def _opened(text: str, unread: Path | None) -> Any:
     return open_hub(path, options, f"hub:{rest}")
 
 
+def is_here(text: str) -> bool:
+    """Whether the files of a source are on this machine, as far as its name tells."""
+    scheme, _, rest = text.partition(":")
+    if scheme not in ("folder", "parquet", "styles") or not rest:
+        return True
+    path = Path(choices(rest)[0]).expanduser()
+    return path.exists() or bool(glob.glob(str(path)))
+
+
 def is_local(text: str) -> bool:
     """Whether a text without a scheme is a folder, a .parquet file or a pattern of them."""
     path = Path(name := choices(text)[0]).expanduser()

@@ -138,6 +138,12 @@ def _uneven(group: list[str], held: int, share: float) -> str:
     )
 
 
+def credited(*credits: object) -> str:
+    """Whose art pictures are that learned of all of these: their parts, each once."""
+    parts = (part for credit in credits if credit for part in str(credit).split("; "))
+    return "; ".join(dict.fromkeys(parts))
+
+
 def wordings(source: Source, i: int) -> list[str]:
     """All texts that a source has of image i, each once: its caption, its keywords, and in what
     other words it says the same."""

@@ -95,6 +95,13 @@ def ten_crop(image: Image.Image | np.ndarray, size: int, ratio: float = TEN_RATI
     return np.stack([_cut(pixels, y, x, (size, size)) for pixels in both for y, x in corners])
 
 
+def shifted(pixels: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Pixels (..., H, W) moved by so many, at most their sides; the edge fills what is left."""
+    moves = zip(pixels.shape[-2:], (down, right), strict=True)
+    rows, columns = (np.clip(np.arange(side) - by, 0, side - 1) for side, by in moves)
+    return pixels[..., rows[:, None], columns]
+
+
 def halve(image: Image.Image | np.ndarray, size: int) -> Image.Image:
     """Box-halve while the short side is at least twice `size`.
 
@@ -148,7 +155,7 @@ def _cut(pixels: np.ndarray, top: int, left: int, size: tuple[int, int]) -> np.n
 class Transform:
     """How an RGB image becomes square training and encoding views.
 
-    Raises ValueError if `size` is not positive or `crop` is unknown.
+    Raises ValueError if `size` is not positive, `crop` is unknown, or `shift` cannot be.
     """
 
     size: int = 256
@@ -157,12 +164,20 @@ class Transform:
     flip: bool = False
     """Mirror half of the training views; as a fixed view, the mirror image is the second one.
     The ten crops always contain their mirror images."""
+    shift: int = 0
+    """Move training views by up to so many pixels up or down and left or right; not of ten crops,
+    and there are no fixed views then."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
         if self.crop not in ("center", "random", "ten"):
             raise ValueError(f"crop must be center, random or ten, got {self.crop!r}")
+        if not 0 <= self.shift < self.size or (self.shift and self.crop == "ten"):
+            raise ValueError(
+                f"shift must be in 0 ... {self.size - 1}, and 0 of ten crops, got {self.shift} of "
+                f"crop {self.crop}"
+            )
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None) -> np.ndarray:
         """One view, uint8 (3, size, size): a random one, or without `rng` the one to evaluate on,
@@ -175,13 +190,19 @@ class Transform:
         else:
             view = center_crop(image, self.size)
         flip = self.flip and rng is not None and rng.random() < 0.5
-        return _channels_first(view[:, ::-1] if flip else view)
+        view = _channels_first(view[:, ::-1] if flip else view)
+        if self.shift and rng is not None:
+            down, right = rng.integers(-self.shift, self.shift + 1, 2).tolist()
+            return shifted(view, down, right)
+        return view
 
     def views(self, image: Image.Image) -> np.ndarray:
         """The fixed views to encode, uint8 (V, 3, size, size).
 
-        Raises ValueError for random crops, which have none.
+        Raises ValueError for random crops and shifts, which have none.
         """
+        if self.shift:
+            raise ValueError(f"shift {self.shift} has no fixed views to encode; 0 has")
         if self.crop == "random":
             raise ValueError("crop 'random' has no fixed views to encode; use 'center' or 'ten'")
         if self.crop == "ten":
@@ -191,8 +212,8 @@ class Transform:
 
     @property
     def view_count(self) -> int:
-        """V, the number of fixed views; 0 for random crops."""
-        return {"center": 1 + self.flip, "random": 0, "ten": 10}[self.crop]
+        """V, the number of fixed views; 0 for random crops and shifts."""
+        return 0 if self.shift else {"center": 1 + self.flip, "random": 0, "ten": 10}[self.crop]
 
     def prepare(self, image: Image.Image) -> Image.Image:
         """The image box-halved as far as changes no view: what is worth keeping in memory."""

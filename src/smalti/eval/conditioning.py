@@ -117,17 +117,19 @@ def class_accuracy(
     config: ClassifierConfig | None = None,
     holdout: float = 0.1,
     device: torch.device | str = "cpu",
+    labels: np.ndarray | None = None,
 ) -> tuple[Recognised, Recognised]:
     """How often a classifier that learned the training part of the source `data`, cut at random,
     finds the class that each picture of `generated` was drawn for; and that of real pictures that
-    it has not seen.
+    it has not seen. `labels` are those classes where the set itself does not say them.
 
     Shares are means over the classes, so sets in which classes are otherwise frequent compare, and
     a guess gets 1 / C. Equal configs give equal classifiers on a CPU.
     Raises ValueError if the source has no classes, or other ones than the pictures.
     """
     config, source = config or ClassifierConfig(), open_source(data)
-    size = _check(generated, source)
+    labels = generated.labels if labels is None else labels
+    size = _check(generated, labels, source)
     train, held = ([i for i in p if source.label(i) >= 0] for p in split(source, holdout))
     if not train or not held:
         raise ValueError(
@@ -139,7 +141,6 @@ def class_accuracy(
     real = Images(source, train, views, config.batch, config.seed)
     model = learn(real, count, config, device)
     unseen = Images(source, held, Transform(size), 1).evaluation(256)
-    labels = generated.labels
     drawn = ((small(r.images, side), labels[r.numbers]) for r in generated.numbered(256))
     real_ones = ((small(b["images"], side), b["labels"].numpy()) for b in unseen)
     judged = recognised(model, drawn), recognised(model, real_ones)
@@ -147,12 +148,11 @@ def class_accuracy(
     return judged
 
 
-def _check(generated: ImageSet, source: Source) -> int:
+def _check(generated: ImageSet, labels: np.ndarray, source: Source) -> int:
     """The side of the generated pictures. Raises ValueError if their classes are not the source's,
     or they are not square."""
     if len(source.classes) < 2:
         raise ValueError(f"{source.name} has {len(source.classes)} classes, at least 2 are needed")
-    labels = generated.labels
     if generated.classes not in ([], source.classes) or labels.max() >= len(source.classes):
         names = ", ".join(generated.classes[:3]) or f"0 ... {labels.max()}"
         raise ValueError(

@@ -23,10 +23,13 @@ from smalti.eval.sets import ImageSet
 from smalti.progress import say
 
 
-def conditioning(drawn: ImageSet, source: str, how: How) -> list[Measured]:
+def conditioning(
+    drawn: ImageSet, source: str, how: How, labels: np.ndarray | None = None
+) -> list[Measured]:
     """How many pictures show what they were drawn for: by the oracle of `shapes`, or by a small
     classifier that learned nine tenths of the source, whatever the pipeline did, beside real
-    ones: all pipelines of a source have the same judge."""
+    ones: all pipelines of a source have the same judge. `labels` are the classes of the captions
+    of pictures that say none themselves."""
     about: dict[str, Any] = {"kind": "conditioning", "better": "higher"}
     real = open_source(source)
     about |= {"preparation": preparation(drawn), "reference": real.fingerprint()}
@@ -45,7 +48,7 @@ def conditioning(drawn: ImageSet, source: str, how: How) -> list[Measured]:
             for name, right in hits.items()
         ]
     text = "mean over classes of the share that a classifier of the training pictures recognises"
-    judged = class_accuracy(drawn, source)
+    judged = class_accuracy(drawn, source, labels=labels)
     told = f"{text}: {ClassifierConfig()}; held out: {len(judged[1].labels)} real pictures"
     found = [
         Measured(
@@ -70,20 +73,44 @@ def source_of(pipe: Any) -> str:
     return str(pipe.info.get("source") or "").removeprefix("captioned:")
 
 
-def check_judge(pipe: Any) -> None:
-    """Raise ValueError unless there is a judge of what the pipeline was asked for."""
+def check_judge(pipe: Any, reference: ImageSet) -> None:
+    """Raise ValueError unless there is a judge of what the pipeline was asked for: its own classes,
+    or the captions of a reference."""
     source = source_of(pipe)
-    if not source or (not pipe.classes and not class_of(source).recognised):
-        what = "captions of other sources than shapes" if source else "a pipeline without a source"
+    if not source or pipe.map is not None:
+        what = "a pipeline without a source" if not source else "what is drawn from maps"
         raise ValueError(f"--conditioning has no judge of {what}")
-    if pipe.classes and len(pipe.classes) < 2:
-        raise ValueError(f"--conditioning needs at least 2 classes, got {len(pipe.classes)}")
-    classes = open_source(source).classes
-    if pipe.classes and classes != list(pipe.classes):
+    if not pipe.classes and class_of(source).recognised:
+        return
+    whose, names = "pipeline", list(pipe.classes)
+    if not names:
+        whose, names = "captions of the reference", reference.classes
+    if len(names) < 2:
+        raise ValueError(
+            f"--conditioning needs at least 2 classes, got {len(names)} of the {whose}"
+        )
+    if (classes := open_source(source).classes) != names:
         raise ValueError(
             f"--conditioning: {source} has other classes ({', '.join(classes[:3])}) than the "
-            f"pipeline ({', '.join(pipe.classes[:3])})"
+            f"{whose} ({', '.join(names[:3])})"
         )
+    if not pipe.classes and (reference.labels < 0).any():
+        raise ValueError(f"--conditioning: some pictures of {reference.name} have no class")
+
+
+def asked_of(
+    pipe: Any, reference: ImageSet, count: int, balanced: bool = False
+) -> np.ndarray | None:
+    """The classes (count,) of the pictures whose captions a pipeline of texts draws, as `asked`
+    orders them; None of a pipeline of classes, and where the source is read without them."""
+    if pipe.classes or class_of(source_of(pipe)).recognised:
+        return None
+    each = [(reference.caption(i), int(reference.labels[i])) for i in _good(reference)]
+    first = dict[str, int]()
+    for caption, label in each:
+        first.setdefault(caption, label)
+    labels = list(first.values()) if balanced else [label for _, label in each]
+    return np.resize(np.array(labels), count)
 
 
 def asked(pipe: Any, reference: ImageSet, balanced: bool = False) -> dict[str, Any]:

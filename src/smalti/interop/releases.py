@@ -58,23 +58,36 @@ class Terms(NamedTuple):
 
 
 README, APACHE, MIT = "README", "Apache-2.0 (code)", "MIT (code)"
+RESEARCH = f"{APACHE}, for research only (weights)"
 TERMS = {
+    "chameleon": Terms("Chameleon Research License, noncommercial (code and weights)"),
     "dalle": Terms("modified MIT (code)"),
+    "dcae": Terms(APACHE),
     "dnd": Terms(said=README),
+    "emu3": Terms(APACHE),
+    "flamingo": Terms(MIT),
     "hart": Terms(MIT),
     "ibq": Terms(APACHE, README),
+    "illume": Terms(APACHE),
+    "imagegpt": Terms("modified MIT (code)"),
     "infinity": Terms(MIT, README),
-    "llamagen": Terms(said=README),
+    "janus": Terms("MIT (code), DeepSeek Model License (weights)"),
+    "liquid": Terms(MIT),
+    "llamagen": Terms(MIT, README),
     "mar": Terms(MIT, README),
     "maskbit": Terms(APACHE, README),
     "maskgit-vqgan": Terms(APACHE, README),
+    "meissonic": Terms(APACHE),
+    "metamorph": Terms("CC BY-NC (code)"),
     "open-magvit2": Terms(APACHE, README),
-    "rar": Terms(APACHE, README),
+    "rar": Terms(RESEARCH, README),
     "rq": Terms("Apache-2.0 (code), CC-BY-NC-SA (weights)", README),
+    "show-o": Terms(APACHE),
     "taming": Terms(MIT, README),
-    "titok": Terms(APACHE, README),
+    "titok": Terms(RESEARCH, README),
     "unitok": Terms(MIT, README),
     "var": Terms(MIT, README),
+    "vila-u": Terms(MIT),
 }
 """By project; of one that is not here nothing is known."""
 PACKAGES = {"text": "transformers"}

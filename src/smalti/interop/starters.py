@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smalti.config import did_you_mean, read_json
+from smalti.progress import say_once
 
 STARTER = "smalti/emoji64"
 """What commands draw with where no pipeline is named."""
@@ -39,12 +40,16 @@ def find(name: str) -> Path | None:
 
 
 def cards() -> dict[str, tuple[Path, dict[str, Any]]]:
-    """The folder and the card of each starter, by name. Raises ValueError naming a card that is
-    damaged."""
+    """The folder and the card of each starter, by name. One whose card is damaged is left out, and
+    a line says so."""
     found = dict[str, tuple[Path, dict[str, Any]]]()
     for file in sorted(ROOT.glob("*/card.json")):
-        card = read_json(file)
-        if missing := [name for name in CARD if name not in card]:
-            raise ValueError(f"{file} is damaged: it has no {', '.join(missing)}")
+        try:
+            card = read_json(file)
+            if missing := [name for name in CARD if name not in card]:
+                raise ValueError(f"{file} is damaged: it has no {', '.join(missing)}")
+        except ValueError as error:
+            say_once(f"{file.parent.name} is not listed: {error}")
+            continue
         found[str(card["name"])] = (file.parent, card)
     return found

@@ -169,7 +169,7 @@ def push(
 def _drawn(pipe: Any, folder: Path, examples: Sequence[Any] | None) -> dict[str, str]:
     """Draw a picture of each example into the folder: its file, by what it shows."""
     if examples is None:
-        examples = pipe.classes[:PICTURES] if pipe.map is None else []
+        examples = (pipe.classes or list(pipe.wording.classes))[:PICTURES]
     if not examples:
         return {}
     files = dict[str, str]()

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from smalti.arguments import several, whole
+from smalti.arguments import plain, several, whole
 from smalti.config import did_you_mean
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Wanted
@@ -35,14 +35,16 @@ class Called(TypedDict, total=False):
     """What a call takes, by diffusers' names."""
 
     negative_prompt: str | Sequence[str] | None
-    """What guidance leads away from."""
+    """What guidance leads away from; empty texts are none."""
+    style: str | None
+    """What stands behind each prompt, of a pipeline that knows styles."""
     height: int | None
     width: int | None
     """Pixels, of a pipeline that draws other sizes than its own."""
     num_inference_steps: int | None
     """Steps of a masked model; None: the pipeline's own."""
     guidance_scale: float | None
-    """1 is off, as in diffusers; None: the pipeline's own."""
+    """At most 1 is off, as in diffusers; None: the pipeline's own."""
     num_images_per_prompt: int
     generator: torch.Generator | Sequence[torch.Generator] | None
     """Where seeds come from: one for all pictures, or one for each; None: torch's own."""
@@ -136,13 +138,16 @@ class DiffusersPipeline:
         given = several(prompt if labels is None else labels)
         texts = labels is None and self.pipeline.text is not None
         wanted = Wanted(text=given) if texts else Wanted(classes=given)
-        if (negative := called.get("negative_prompt")) is not None:
-            others = several(negative)
+        others = several(called.get("negative_prompt"))
+        if any(other not in (None, "") for other in others):
             wanted["negative"] = others * len(given) if len(others) == 1 else others
         for name, condition in wanted.items():  # those of a prompt stand side by side
             wanted[name] = [one for one in several(condition) for _ in range(each)]
+        if (style := called.get("style")) is not None:
+            wanted["style"] = style
         if (scale := called.get("guidance_scale")) is not None:
-            wanted["guidance"] = scale
+            off = isinstance(scale := plain(scale), int | float) and scale <= 1
+            wanted["guidance"] = 1.0 if off else scale
         if (steps := called.get("num_inference_steps")) is not None:
             wanted["steps"] = steps
         height, width = called.get("height"), called.get("width")

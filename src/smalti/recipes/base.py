@@ -48,6 +48,9 @@ class DataConfig:
     ones (generators)."""
     flip: bool = True
     """Mirror images: at random for a tokenizer, as a second set of codes for a generator."""
+    shift: int = 0
+    """Move pictures by up to so many pixels at random, up or down and left or right (tokenizers and
+    towers only); the colours of the edge fill what is left."""
     holdout: float = 0.1
     """Share of the images kept for evaluation, the same ones in every run."""
     on_changed: Literal["stop", "go-on"] = "stop"
@@ -55,7 +58,7 @@ class DataConfig:
     with what is there now."""
 
     def transform(self, size: int) -> Transform:
-        return Transform(size, self.crop, self.flip)
+        return Transform(size, self.crop, self.flip, self.shift)
 
 
 @dataclass(frozen=True)
@@ -231,11 +234,11 @@ class UnifiedRecipe:
     """`batch` counts rows."""
 
     def __post_init__(self) -> None:
-        if self.data.flip or self.data.crop != "center":
+        if self.data.flip or self.data.crop != "center" or self.data.shift:
             raise ValueError(
                 "pictures of documents are the middle of each and are never mirrored, as texts say "
-                f"left and right: data.flip must be False and data.crop center, got "
-                f"{self.data.flip}, {self.data.crop}"
+                f"left and right: data.flip must be False, data.crop center and data.shift 0, got "
+                f"{self.data.flip}, {self.data.crop}, {self.data.shift}"
             )
 
 

@@ -15,6 +15,7 @@ from smalti import modules
 from smalti.codes import Reads
 from smalti.data.code_batches import CodeBatches
 from smalti.data.open import class_of
+from smalti.data.source import credited
 from smalti.data.token_cache import TokenCache
 from smalti.engine import stream
 from smalti.eval.codebook import baseline_bits, histograms
@@ -331,7 +332,7 @@ def origin(cache: TokenCache, begun: Pipeline | None) -> dict[str, str | float]:
     art = class_of(cache.source).credit
     told = {"source": cache.source, "credit": art, "holdout": cache.holdout}
     if begun:
-        told |= {"init": begun.fingerprint, "credit": art or begun.info.get("credit")}
+        told |= {"init": begun.fingerprint, "credit": credited(art, begun.info.get("credit"))}
     return {k: v for k, v in told.items() if v}
 
 

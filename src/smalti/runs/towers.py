@@ -12,7 +12,7 @@ from smalti import modules
 from smalti.data.loader import Images
 from smalti.data.open import open_source
 from smalti.data.skipped import tell
-from smalti.data.source import Source, require_captions, split
+from smalti.data.source import Source, credited, require_captions, split
 from smalti.data.transforms import to_float
 from smalti.eval.towers import ranks
 from smalti.loading import load_towers, save_towers
@@ -122,7 +122,7 @@ def train_towers(recipe: TowersRecipe, out: Path, world: World, note: str = "") 
         objective.eval()
         measured = {f"held_out_{k}": v for k, v in look.evaluate().items()}
         told = {"source": source.name, "holdout": recipe.data.holdout}
-        art = source.credit or matcher.info.get("credit")
+        art = credited(source.credit, matcher.info.get("credit"))
         save_towers(matcher, out / "towers", **told | ({"credit": art} if art else {}))
     tell(source, known)
     return finish(out, recipe, measured, source)

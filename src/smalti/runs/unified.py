@@ -14,6 +14,7 @@ from smalti import modules
 from smalti.data.document_batches import DocumentBatches, Packing
 from smalti.data.document_file import DocumentCache
 from smalti.data.documents import Piece, credit_of, open_documents
+from smalti.data.source import credited
 from smalti.files import expand
 from smalti.loading import load_eye, load_tokenizer
 from smalti.models.eye import Eye
@@ -238,7 +239,7 @@ def origin(cache: DocumentCache, begun: UnifiedPipeline | None) -> dict[str, Jso
     art = credit_of(cache.source)
     told: dict[str, Json] = {"source": cache.source, "credit": art, "holdout": cache.holdout}
     if begun:
-        told |= {"init": begun.fingerprint, "credit": art or begun.info.get("credit")}
+        told |= {"init": begun.fingerprint, "credit": credited(art, begun.info.get("credit"))}
     return {name: value for name, value in told.items() if value}
 
 

@@ -87,11 +87,12 @@ class Log:
         self.progress.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.progress.stop()
         if self.metrics is not None:
             self.metrics.file.close()
-        self.trackers.finish()
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.trackers.finish("stopped" if stopped else "failed" if kind else "finished")
 
     def advance(self, step: int) -> None:
         """Show that `step` steps are done."""

@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -56,6 +56,10 @@ class Tracked:
         return str(read_json(path)["id"])
 
 
+End = Literal["finished", "stopped", "failed"]
+"""How a run ends: all steps are done, somebody stopped it, or an error did."""
+
+
 class Tracker(Protocol):
     """One run in one tracker, which was opened with what it is told of it (`Tracked`): it has the
     recipe, and if the run has been there before it goes on."""
@@ -68,8 +72,8 @@ class Tracker(Protocol):
         """Show pictures of a step, files of PNG by name."""
         ...
 
-    def finish(self) -> None:
-        """Send what is left, and close the run."""
+    def finish(self, end: End) -> None:
+        """Send what is left, and close the run, which may go on later."""
         ...
 
 
@@ -95,7 +99,7 @@ class TensorBoard:
         for name, path in files.items():
             self.writer.add_image(name, _pixels(path), step, dataformats="HWC")
 
-    def finish(self) -> None:
+    def finish(self, end: End) -> None:
         self.writer.close()
 
 
@@ -122,8 +126,11 @@ class Wandb:
     def pictures(self, step: int, files: Mapping[str, Path]) -> None:
         self.run.log({n: self.module.Image(str(path)) for n, path in files.items()}, step=step)
 
-    def finish(self) -> None:
-        self.run.finish()
+    def finish(self, end: End) -> None:
+        if end != "finished" and self.module.__name__ == "wandb":
+            self.run.finish(exit_code=1)
+        else:
+            self.run.finish()
 
 
 class MLflow:
@@ -159,8 +166,9 @@ class MLflow:
         for name, path in files.items():
             self.client.log_image(self.run, _pixels(path), key=name, step=step)
 
-    def finish(self) -> None:
-        self.client.set_terminated(self.run)
+    def finish(self, end: End) -> None:
+        status = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[end]
+        self.client.set_terminated(self.run, status)
 
 
 class Kind(NamedTuple):
@@ -238,10 +246,10 @@ class Trackers:
             with self._spared(name):
                 tracker.pictures(step, files)
 
-    def finish(self) -> None:
+    def finish(self, end: End = "finished") -> None:
         for name, tracker in list(self.running.items()):
             with self._spared(name):
-                tracker.finish()
+                tracker.finish(end)
 
     @contextmanager
     def _spared(self, name: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """TiTok, TA-TiTok and their generators (bytedance/1d-tokenizer, commit 942a96f).
 
-yucornetto has a repository for each tokenizer and generator, fun-research/TiTok flat .bin files.
+yucornetto has a repository for each TiTok and generator, turkeyju for each TA-TiTok,
+fun-research/TiTok flat .bin files.
 What a position adds to learned tokens that are equal for all pictures is added here once. One table
 embeds codes, the mask, classes and the null class. A BERT's pictures are all of one segment, whose
 row is added to the positions, and its tensors begin with "model.", those of a U-ViT do not. Moving
@@ -364,6 +365,13 @@ MODEL = Part(
 )
 
 RELEASED, SAFE = ("l32", "b64", "s128"), "model.safetensors"
+ALONE = (
+    *(f"yucornetto/tokenizer_titok_{name}_vq8k_imagenet" for name in ("bl64", "bl128", "sl256")),
+    *(f"yucornetto/tokenizer_titok_{name}_vae_c16_imagenet" for name in ("ll32", "bl64", "bl128")),
+    *(f"turkeyju/tokenizer_tatitok_{name}_vq" for name in ("bl32", "bl64", "bl128")),
+    *(f"turkeyju/tokenizer_tatitok_{name}_vae" for name in ("bl32", "bl64", "sl128")),
+)
+"""Repositories of tokenizers whose codes no generator here learned."""
 PROJECT = Project(
     options=TiTokFiles,
     tokenizer=TOKENIZER,
@@ -377,5 +385,6 @@ PROJECT = Project(
         )
         for name in RELEASED
     }
-    | {f"yucornetto/tokenizer_titok_{name}_imagenet": Repository((SAFE,)) for name in RELEASED},
+    | {f"yucornetto/tokenizer_titok_{name}_imagenet": Repository((SAFE,)) for name in RELEASED}
+    | {name: Repository((SAFE,)) for name in ALONE},
 )
