@@ -99,7 +99,7 @@ class Passes:
             watch.see(draw)
             fresh = final & (slots >= time)
             time = torch.maximum(time, slots[:, :1] + final.sum(1, keepdim=True))
-            after = time[:, 0].tolist()
+            after = [int(n) for n in time[:, 0].cpu()]
             came = [b - a for a, b in zip(before, after, strict=True) if a + width <= self.total]
             self.window.see(width, came, clock() - began)
             before = after
