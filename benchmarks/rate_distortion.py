@@ -25,13 +25,13 @@ import torch
 from common import earlier, machines, report
 from comparison import counted, fresh, learned
 from rate_distortion_page import page, plot
+from smalti.cli.demo import of_source
 from smalti.cli.evaluate import Options
 from smalti.cli.subjects import report_of
 from smalti.config import read_json
 from smalti.data.open import open_source
 from smalti.recipes.base import (
     AutoencoderRecipe,
-    DataConfig,
     GeneratorRecipe,
     Recipe,
     TextRecipe,
@@ -165,9 +165,8 @@ def tokenizer_operations(recipe: TokenizerRecipe) -> float:
 
 def recipes(name: str, data: str) -> tuple[TokenizerRecipe, GeneratorRecipe]:
     """Of a kind, on this data: the generator is one of the tokenizer's codes."""
-    kind, source = KINDS[name], DataConfig(source=data, flip=True)
-    first = replace(kind.tokenizer(), data=source)
-    second = replace(kind.generator(), data=source)
+    kind = KINDS[name]
+    first, second = of_source(kind.tokenizer(), data), of_source(kind.generator(), data)
     tokenizer, encoder = fresh(first.model), open_encoder(second, None)
     model = fitted(second.model, tokenizer, len(open_source(data).classes), encoder)
     return first, replace(second, model=model)
