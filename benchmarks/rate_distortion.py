@@ -3,12 +3,12 @@
     python benchmarks/rate_distortion.py [--quick] [--out DIR] [--docs DIR] [--only NAME ...]
         [--known FILE ...]
 
-Trains a tokenizer of each kind, with encoders of equal width, for equally many operations, and a
-generator on its codes, again for equally many. Finished runs in --out are used again, one that was
-cut off goes on. Prints a JSON line for each, and writes rate-distortion.md and its plot into --docs
-when all are there. --only trains some of them and writes nothing else. Kinds whose lines --known
-holds, printed before, are not trained again. --quick trains few steps:
-the page then says nothing, but it is whole.
+Trains a tokenizer of each kind, with encoders of about equal size, for equally many operations, and
+a generator on its codes, again for equally many. Finished runs in --out are used again, one that
+was cut off goes on. Prints a JSON line for each, and writes rate-distortion.md and its plot into
+--docs when all are there. --only trains some of them and writes nothing else. Kinds whose lines
+--known holds, printed before, are not trained again. --quick trains few steps: the page then says
+nothing, but it is whole.
 """
 
 from __future__ import annotations
@@ -193,6 +193,7 @@ def trained(name: str, data: str, quick: bool, out: Path) -> dict[str, Any]:
         "title": kind.title,
         "holds": kind.holds,
         "text": isinstance(second, TextRecipe),
+        "flip": second.data.flip,
         "steps": (first.train.steps, second.train.steps),
         "operations": (each[0] * first.train.steps, each[1] * second.train.steps),
         "parameters": (learned(first.model), learned(second.model)),
