@@ -73,12 +73,7 @@ class Folder(Source):
         if metadata is not None:
             entries = self._open_metadata(metadata, options or {})
         else:
-            unlabelled = (options or {}).get("label") == ""
-            self._check_options(options or {}, ("label",) if unlabelled else ())
-            self._check_parts()
-            bare = [(file, -1, "") for file in sorted(self._pictures)]
-            entries = self._captioned(bare if unlabelled else self._open_classes())
-            self._note_tables()
+            entries = self._open_pictures(options or {})
         for n, (file, _, _) in enumerate(entries):
             if n < HEADERS and (problem := _problem(self.root / file)):
                 self.skipped[_key(file)] = problem
@@ -141,6 +136,16 @@ class Folder(Source):
                 f"{self.name} has {below[0]} in a folder below it, where it would not be read; "
                 f"read {'one of ' if below[1:] else ''}{', '.join(folders)}"
             )
+
+    def _open_pictures(self, options: dict[str, str]) -> list[Entry]:
+        """What a folder without a metadata file holds; with an empty label, without classes."""
+        bare = options.get("label") == ""
+        self._check_options(options, ("label",) if bare else ())
+        self._check_parts()
+        unlabelled = [(file, -1, "") for file in sorted(self._pictures)]
+        entries = self._captioned(unlabelled if bare else self._open_classes())
+        self._note_tables()
+        return entries
 
     def _open_classes(self) -> list[Entry]:
         flat = sorted(f for f in self._pictures if "/" not in f)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from smalti.config import read_json
-from smalti.recipes.base import Recipe
+from smalti.recipes.base import Recipe, TokenizerRecipe
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -82,7 +82,7 @@ def _scaled(recipe: Recipe, steps: int) -> dict[str, int]:
         value = _get(recipe, name)
         if not value:  # the recipe has no such field, or it is off
             continue
-        if name == RELAXED and not getattr(recipe.model, "gumbel", False):
+        if name == RELAXED and not (isinstance(recipe, TokenizerRecipe) and recipe.model.relaxed):
             continue
         if name == WARMUP:
             values[name] = min(value, steps // 4)
