@@ -3,12 +3,12 @@
     python benchmarks/rate_distortion.py [--quick] [--out DIR] [--docs DIR] [--only NAME ...]
         [--known FILE ...]
 
-Trains a tokenizer of each kind, with encoders of equal width, for equally many operations, and a
-generator on its codes, again for equally many. Finished runs in --out are used again, one that was
-cut off goes on. Prints a JSON line for each, and writes rate-distortion.md and its plot into --docs
-when all are there. --only trains some of them and writes nothing else. Kinds whose lines --known
-holds, printed before, are not trained again. --quick trains few steps:
-the page then says nothing, but it is whole.
+Trains a tokenizer of each kind, with encoders of about equal size, for equally many operations, and
+a generator on its codes, again for equally many. Finished runs in --out are used again, one that
+was cut off goes on. Prints a JSON line for each, and writes rate-distortion.md and its plot into
+--docs when all are there. --only trains some of them and writes nothing else. Kinds whose lines
+--known holds, printed before, are not trained again. --quick trains few steps: the page then says
+nothing, but it is whole.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import torch
 from common import earlier, machines, report
 from comparison import counted, fresh, learned
 from rate_distortion_page import page, plot
+from smalti.cli.demo import of_source
 from smalti.cli.evaluate import Options
 from smalti.cli.subjects import report_of
 from smalti.config import read_json
 from smalti.data.open import open_source
 from smalti.recipes.base import (
     AutoencoderRecipe,
-    DataConfig,
     GeneratorRecipe,
     Recipe,
     TextRecipe,
@@ -165,9 +165,8 @@ def tokenizer_operations(recipe: TokenizerRecipe) -> float:
 
 def recipes(name: str, data: str) -> tuple[TokenizerRecipe, GeneratorRecipe]:
     """Of a kind, on this data: the generator is one of the tokenizer's codes."""
-    kind, source = KINDS[name], DataConfig(source=data, flip=True)
-    first = replace(kind.tokenizer(), data=source)
-    second = replace(kind.generator(), data=source)
+    kind = KINDS[name]
+    first, second = of_source(kind.tokenizer(), data), of_source(kind.generator(), data)
     tokenizer, encoder = fresh(first.model), open_encoder(second, None)
     model = fitted(second.model, tokenizer, len(open_source(data).classes), encoder)
     return first, replace(second, model=model)
@@ -194,6 +193,7 @@ def trained(name: str, data: str, quick: bool, out: Path) -> dict[str, Any]:
         "title": kind.title,
         "holds": kind.holds,
         "text": isinstance(second, TextRecipe),
+        "flip": second.data.flip,
         "steps": (first.train.steps, second.train.steps),
         "operations": (each[0] * first.train.steps, each[1] * second.train.steps),
         "parameters": (learned(first.model), learned(second.model)),

@@ -17,6 +17,14 @@ def within(value: tuple[float, list[float]]) -> str:
     return f"{number:.4g}" + (f" ± {(interval[1] - interval[0]) / 2:.1g}" if interval else "")
 
 
+def from_names(row: dict[str, Any]) -> str:
+    """Whether a row draws from names, and, of before recipes decided it, learned mirrored pictures
+    under them."""
+    if not row["text"]:
+        return ""
+    return " (from names, also of mirrored pictures)" if row.get("flip", True) else " (from names)"
+
+
 def table(rows: Rows) -> str:
     """A row for each tokenizer, by what a position holds."""
     cells = [
@@ -28,7 +36,7 @@ def table(rows: Rows) -> str:
             told(row["bits"], ".0f", "≤ " if row["bound"] else ""),
             f"{row['psnr']:.2f}",
             within(row["fwd_back"]),
-            within(row["fwd_drawn"]) + (" (from names)" if row["text"] else ""),
+            within(row["fwd_drawn"]) + from_names(row),
             f"{row['parameters'][0]:,}; {row['parameters'][1]:,}",
         ]
         for row in rows
@@ -49,21 +57,21 @@ def best(rows: Rows, key: str, lowest: bool = True) -> dict[str, Any]:
 
 
 def said(rows: Rows) -> str:
-    """What follows from the numbers, a sentence for each way beside one code, and the best ones."""
+    """What follows from the numbers, a sentence for each tokenizer beside the best of one code, and
+    the best ones."""
     plain = best([row for row in rows if row["holds"] == "one code"], "psnr", lowest=False)
     lines = list[str]()
-    for holds in dict.fromkeys(row["holds"] for row in rows):
-        if holds == plain["holds"]:
+    for row in rows:
+        if row is plain:
             continue
-        row = best([row for row in rows if row["holds"] == holds], "psnr", lowest=False)
         change = row["psnr"] - plain["psnr"]
         way = "better" if change > 0 else "worse"
-        line = f"- **{holds}** ({row['title']}): pictures come back {abs(change):.2f} dB {way}"
-        line += f" than by {plain['title']}"
+        line = f"- **{row['holds']}** ({row['title']}): pictures come back {abs(change):.2f} dB "
+        line += f"{way} than by {plain['title']}"
         if row["bits"] and plain["bits"]:
-            line += (
-                f", and the generator pays {row['bits']:.0f} bits instead of {plain['bits']:.0f}"
-            )
+            most = "at most " if row["bound"] else ""
+            line += f", and the generator pays {most}{row['bits']:.0f} bits instead of "
+            line += f"{plain['bits']:.0f}"
         ratio = row["fwd_drawn"][0] / plain["fwd_drawn"][0]
         line += f"; what is drawn is {ratio:.2f} times as far from real pictures."
         lines.append(line)

@@ -16,6 +16,7 @@ MEASURED = {
     "title": "VQ",
     "holds": "one code",
     "text": False,
+    "flip": True,
     "operations": (15.0e12, 14.9e12),
     "parameters": (2_000_000, 500_000),
     "encoder": 800_000,
@@ -35,7 +36,7 @@ ROWS = [
     | {"fwd_drawn": (50.0, [48.0, 52.0])},
     MEASURED
     | {"title": "KL", "holds": "numbers", "raw_bits": None, "bits": None, "psnr": 19.5}
-    | {"text": True, "fwd_drawn": (20.0, [19.0, 21.0])},
+    | {"text": True, "flip": False, "fwd_drawn": (20.0, [19.0, 21.0])},
 ]
 
 
@@ -46,7 +47,8 @@ def test_kinds_are_of_equal_size_and_fit(name):
     assert tokenizer.model.size == rate_distortion.SIZE
     assert 600_000 < rate_distortion.encoder_size(made) < 850_000
     assert generator.model.spec == made.spec
-    assert tokenizer.data == generator.data and tokenizer.data.source == "shapes:40"
+    assert tokenizer.data.source == generator.data.source == "shapes:40"
+    assert generator.data.flip != isinstance(generator, rate_distortion.TextRecipe)
 
 
 def test_steps_are_what_a_budget_pays():
@@ -55,7 +57,8 @@ def test_steps_are_what_a_budget_pays():
 
 
 def test_what_follows_from_the_numbers():
-    bits, numbers, best = rate_distortion_page.said(ROWS).splitlines()
+    one, bits, numbers, best = rate_distortion_page.said(ROWS).splitlines()
+    assert one.startswith("- **one code** (IBQ): pictures come back 1.00 dB worse than by VQ, and ")
     assert bits == (
         "- **bits** (LFQ): pictures come back 2.50 dB better than by VQ, and the generator pays "
         "700 bits instead of 500; what is drawn is 1.25 times as far from real pictures."
@@ -65,6 +68,29 @@ def test_what_follows_from_the_numbers():
         "times as far from real pictures."
     )
     assert best == "- Nearest to real pictures draws KL; most of a picture keeps LFQ."
+
+
+def test_each_tokenizer_has_its_sentence():
+    """Also where several hold the same: tokens without places, and numbers, also deep ones."""
+    rows = [ROWS[0]]
+    for i, name in enumerate(rate_distortion.KINDS):
+        kind = rate_distortion.KINDS[name]
+        more = {"title": kind.title, "holds": kind.holds, "psnr": 10.0 + i / 10}
+        rows.append(
+            MEASURED | more | ({"bits": 320.4, "bound": True} if name == "tokens32" else {})
+        )
+    first, *others = rate_distortion_page.said(rows).splitlines()[:-1]
+    for name, line in zip(rate_distortion.KINDS, [first, *others], strict=True):
+        kind = rate_distortion.KINDS[name]
+        assert line.startswith(f"- **{kind.holds}** ({kind.title}): pictures come back ")
+    few, many, numbers, deep = others[-4:]
+    assert "back 8.70 dB worse than by VQ, and the generator pays at most 320 bits" in few
+    assert "back 8.60 dB worse than by VQ" in many and "8.50 dB" in numbers and "8.40 dB" in deep
+
+
+def test_rows_of_before_say_that_their_names_stood_under_mirrored_pictures():
+    row = {key: value for key, value in ROWS[3].items() if key != "flip"}
+    assert "20 ± 1 (from names, also of mirrored pictures)" in rate_distortion_page.table([row])
 
 
 def test_the_page_and_its_plot(tmp_path):

@@ -1,13 +1,19 @@
 """What a demo is made of on both kinds of processor."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from smalti.cli import catalogue, demo
+from smalti.data.open import open_source
+from smalti.models.unified import Marks
+from smalti.modules import MODELS, TOKENIZERS, UNIFIED, module_of
 from smalti.recipes import DEMOS
+from smalti.recipes.base import UnifiedRecipe
 from smalti.recipes.llamagen import emoji_llamagen
+from smalti.runs.generator import fitted, open_encoder
 
 
 @pytest.fixture
@@ -78,9 +84,35 @@ def test_a_full_demo_is_the_recipe():
         for ours, recipe in zip(recipes, (d.tokenizer, d.generator), strict=True):
             assert ours.objective == recipe().objective and ours.model == recipe().model
             assert ours.train.optim == recipe().train.optim
+            where = ours.data.source
+            assert where in ("shapes:24", "captioned:shapes:24")
+            assert ours.data == replace(recipe().data, source=where)
             assert (
                 ours.train.steps <= 2 * ours.train.eval_every <= ours.train.steps + 1
             )  # at the end
+
+
+def test_pictures_with_names_are_not_mirrored():
+    """Names say left and right."""
+    mirrored = {name: demo.recipes("shapes:24", False, 0, name)[1].data.flip for name in DEMOS}
+    assert not mirrored["dalle"] and not mirrored["infinity"] and mirrored["llamagen"]
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_the_parts_of_a_demo_fit(name):
+    """The tokenizer, the model of its codes and how it draws, as they are before any training."""
+    first, second = demo.recipes("shapes:24", False, 0, name)
+    tokenizer = module_of(first.model, TOKENIZERS)
+    if isinstance(second, UnifiedRecipe):
+        config = second.model.fitted(tokenizer.coder.spec, second.vocab, Marks(0, (1,), 2))
+        config, among = config.with_codebook(tokenizer.coder.codebook), UNIFIED
+    else:
+        classes, encoder = len(open_source("shapes:24").classes), open_encoder(second, None)
+        config, among = fitted(second.model, tokenizer, classes, encoder), MODELS
+    with torch.device("meta"):
+        model = module_of(config, among)
+    assert model.spec == tokenizer.coder.spec
+    second.sampling.check(model)
 
 
 def test_no_such_system():

@@ -471,6 +471,26 @@ def test_columns_that_are_asked_for(tmp_path):
         open_source(f"folder:{tmp_path}?label=fine")
 
 
+def test_folders_that_are_no_classes(tmp_path, nothing_said):
+    for name in ("00000/b.png", "01000/a.png", "c.png"):
+        save(tmp_path / name)
+    (tmp_path / "00000" / "b.txt").write_text("a face")
+    source = open_source(f"folder:{tmp_path}?label=")
+    assert source.classes == []
+    assert rows(source) == [
+        ("00000/b.png", -1, "a face"),
+        ("01000/a.png", -1, ""),
+        ("c.png", -1, ""),
+    ]
+    (tmp_path / "c.png").unlink()
+    assert open_source(f"folder:{tmp_path}").classes == ["00000", "01000"]
+    for part in ("train", "test"):
+        save(tmp_path / "parts" / part / "a.png")
+    parts = f"{tmp_path}/parts"
+    with pytest.raises(ValueError, match=f"read one of them: folder:{parts}/test, folder:{parts}/"):
+        open_source(f"folder:{parts}?label=")
+
+
 def test_several_captions_and_lines_that_are_too_long(tmp_path, nothing_said, capsys):
     save(tmp_path / "a.png")
     line = {"file_name": "a.png", "captions": ["first", "second"], "label": 1}

@@ -56,6 +56,18 @@ def test_operations_of_products_attention_and_convolutions():
     assert rates.counted(learn) == attend * 3.5  # scores again, and two products for each of both
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_convolution_learns_in_three_times_its_operations(kind, groups):
+    """Of each group by itself: the gradients of its input and of its weight."""
+    conv, picture = kind(4, 8, 3, stride=2, groups=groups), torch.randn(2, 4, 7, 7)
+    forward = rates.counted(lambda: conv(picture))
+    assert forward == 2 * 2 * (9 if kind is nn.Conv2d else 49) * 9 * 4 * 8 / groups
+    assert rates.counted(lambda: conv(picture).sum().backward()) == 2 * forward, "without input's"
+    picture.requires_grad_()
+    assert rates.counted(lambda: conv(picture).sum().backward()) == 3 * forward
+
+
 def test_tables_are_not_read_whole():
     module = nn.ModuleList([nn.Embedding(10, 4), nn.Linear(4, 10, bias=False)])
     assert rates.weight_bytes(module) == 160

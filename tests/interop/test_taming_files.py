@@ -68,7 +68,7 @@ def official_gpt(model: Taming, more: int = 0) -> dict[str, Tensor]:
     return found
 
 
-def record(model: Taming, cond: dict[str, Any], **params: Any) -> str:
+def record(model: Taming, cond: dict[str, Any] | str, **params: Any) -> str:
     """The yaml of a project."""
     gpt = {"n_head": model.config.heads, "attn_pdrop": 0.1, "resid_pdrop": 0.2}
     told = {"transformer_config": {"params": gpt}, "cond_stage_config": cond, **params}
@@ -151,6 +151,7 @@ def test_a_gpt_of_maps_comes_back_with_both_tokenizers(tmp_path):
     ({"target": "x.SOSProvider", "params": {"sos_token": 4}}, (), {"classes": 1, "first": 4}),
     ({"target": "x.CoordStage", "params": {"n_embed": 20, "down_factor": 4}}, (),
      {"classes": 1, "places": 20}),
+    ("__is_unconditional__", (), {"classes": 1}),
     (None, ("--heads", 2, "--classes", 3), {"classes": 3}),
 ])  # fmt: skip
 def test_what_the_condition_is(cond, options, wanted, tmp_path):
@@ -180,6 +181,24 @@ def test_mistakes(tmp_path, capsys):
     assert "is no yaml of taming-transformers: it has no model" in mistake(capsys, *convert)
     told = mistake(capsys, "convert", "taming", "--out", tmp_path / "out")
     assert "give --tokenizer FILE, --model FILE or both" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_condition_that_is_not_known_is_refused(tmp_path, capsys):
+    """Bounding boxes, of which the file says nothing but a name, and maps that are made smaller."""
+    model = build(Taming, replace(tiny(), cell=4))
+    file = published(tmp_path / "run", model, None)
+    convert = ("convert", "taming", "--model", file, "--size", 16, "--out", tmp_path / "out")
+    target = "taming.models.dummy_cond_stage.DummyCondStage"
+    boxes = {"target": target, "params": {"conditional_key": "objects_bbox"}}
+    file.with_suffix(".yaml").write_text(record(model, boxes, cond_stage_key="objects_bbox"))
+    for classes in ((), ("--classes", 1)):
+        told = mistake(capsys, *convert, *classes)
+        assert "its condition must be one of __is_unconditional__, SOSProvider, " in told
+        assert told.rstrip().endswith("got DummyCondStage")
+    stage = {"target": "taming.models.vqgan.VQModel"}
+    file.with_suffix(".yaml").write_text(record(model, stage, downsample_cond_size=128))
+    assert "downsample_cond_size must be -1, got 128" in mistake(capsys, *convert)
     assert not (tmp_path / "out").exists()
 
 

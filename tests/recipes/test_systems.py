@@ -1,12 +1,16 @@
 """Runs of RAR and VAR that cannot be: said at once, before anything is encoded."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from builders import build
 from smalti.codes import Reads
 from smalti.config import read_json
+from smalti.data.columns import choices
+from smalti.data.open import open_source
 from smalti.models import llamagen, rar, var
 from smalti.modules import save_module
 from smalti.pipeline.sampling import Sampling
@@ -83,6 +87,23 @@ def test_known_codes_come_first_where_random_orders_were_learned(tmp_path, end):
     assert ("bits_per_token_random" in report) == bool(end)
     model = build(rar.RAR, rar.tiny())
     assert Sampling.of(**stored).sees_known_first(model) == bool(end)
+
+
+def test_folders_that_recipes_read_can_be_opened(tmp_path, monkeypatch):
+    """Plain ones, with sub-folders: classes, but for models of pictures of one kind."""
+    monkeypatch.chdir(tmp_path)
+    made = {name: recipe() for name, recipe in RECIPES.items() if name != "tokenizer_text"}
+    sources = {name: r.data.source for name, r in made.items() if r.data.source[:7] == "folder:"}
+    assert {"taming_ffhq", "taming_faceshq", "titok_l32", "imagegpt_s"} <= sources.keys()
+    for source in set(sources.values()):
+        for inside in ("00000", "01000"):
+            folder = Path(choices(source.removeprefix("folder:"))[0]) / inside
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(folder / "a.png")
+    opened = {source: open_source(source) for source in set(sources.values())}
+    for name, source in sources.items():
+        one = getattr(made[name].model, "classes", None) == 1
+        assert len(opened[source]) == 2 and len(opened[source].classes) == (0 if one else 2), name
 
 
 def test_generators_learn_pictures_that_can_be_coded_once():

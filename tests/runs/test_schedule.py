@@ -13,6 +13,7 @@ from smalti.files import write_json
 from smalti.recipes import RECIPES
 from smalti.recipes.llamagen import emoji_vqgan, llamagen_vq16
 from smalti.recipes.rar import emoji_rar, rar_b
+from smalti.recipes.taming import taming_gumbel
 from smalti.recipes.var import var_d16
 from smalti.runs.schedule import follow, with_steps
 from smalti.train.log import read_metrics
@@ -131,6 +132,14 @@ def test_points_keep_their_share_of_the_training():
     var = with_steps(var_d16(), var_d16().train.steps // 10).train.optim
     assert (var.warmup, var.hold) == (667, 1635)
     assert with_steps(llamagen_vq16(), 40_000).objective.gan_start == 2000
+
+
+def test_codes_that_are_drawn_grow_sure_by_the_end():
+    short = with_steps(taming_gumbel(), 100_000).objective.relaxed
+    assert short.temperature_at(100_000) == pytest.approx(1e-6)
+    assert short.temperature_at(0) == 0.9
+    unused = replace(emoji_vqgan().objective.relaxed, temperature_steps=1_000_000)
+    assert with_steps(emoji_vqgan(), 100).objective.relaxed == unused
 
 
 def test_intervals_leave_five_evaluations_and_no_fewer_checkpoints():

@@ -31,13 +31,7 @@ from smalti.pictures import grid, is_own, save_png
 from smalti.pipeline.folders import check_pipeline
 from smalti.progress import say_threads
 from smalti.recipes import DEMOS
-from smalti.recipes.base import (
-    DataConfig,
-    GeneratorRecipe,
-    TextRecipe,
-    TokenizerRecipe,
-    UnifiedRecipe,
-)
+from smalti.recipes.base import GeneratorRecipe, TextRecipe, TokenizerRecipe, UnifiedRecipe
 from smalti.runs.folder import Report
 from smalti.runs.run import measured, train
 from smalti.runs.schedule import R, with_steps
@@ -58,19 +52,22 @@ def recipes(
     count = len(opened)
     if count < 4:
         raise ValueError(f"{data} has {count} images; the demo needs at least 4")
-    share, source = QUICK if quick else 1.0, DataConfig(source=data, flip=True)
-    demo = DEMOS[choose(system, DEMOS, "system")]
+    share, demo = QUICK if quick else 1.0, DEMOS[choose(system, DEMOS, "system")]
     first, second = demo.tokenizer(), demo.generator()
     if isinstance(second, TextRecipe | UnifiedRecipe):
         require_captions(opened)
+    source = data
     if isinstance(second, UnifiedRecipe):  # names and pictures, either from the other
-        documents = replace(source, source=f"captioned:{data}", flip=False)
-        learned = replace(shortened(second, share * part, seed), data=documents)
-        return replace(shortened(first, share, seed), data=source), learned
+        source = f"captioned:{data}"
     return (
-        replace(shortened(first, share, seed), data=source),
-        replace(shortened(second, share * part, seed), data=source),
+        of_source(shortened(first, share, seed), data),
+        of_source(shortened(second, share * part, seed), source),
     )
+
+
+def of_source(recipe: R, source: str) -> R:
+    """The recipe on the pictures of a source, which it cuts and mirrors as it does its own."""
+    return replace(recipe, data=replace(recipe.data, source=source))
 
 
 def shortened(recipe: R, share: float, seed: int) -> R:

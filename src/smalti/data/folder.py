@@ -5,7 +5,7 @@ Three layouts, the first that fits:
   (integer or string) and `text` or `caption` (the Hugging Face imagefolder convention; other usual
   names of columns are in `smalti.data.columns`);
   sub-folders, whose names are the classes (sorted by `class_order`), with images at any depth;
-  images directly in the folder, without labels.
+  images directly in the folder, without labels; with '?label=' those at any depth.
 A folder of `train` and `test` folders is refused: one of them is read, 'folder:data/train'.
 Without a metadata file, a text file beside a picture is its caption: cat.txt of cat.png.
 Folders `depth` and `segmentation` with maps of the pictures (`smalti.data.maps`) are no classes.
@@ -41,7 +41,8 @@ class Folder(Source):
 
     Files that are no pictures, and metadata lines that are malformed or name a missing file, are
     left out and noted in `skipped`; of the files after the first `HEADERS` it shows when they are
-    decoded. `options` choose the columns of a metadata file by their role: image, label, text.
+    decoded. `options` choose the columns of a metadata file by their role: image, label, text; an
+    empty label takes none, nor classes from folders.
     A metadata file `unread` counts as none.
     Raises ValueError if the folder is missing, no picture is left, it mixes two layouts, a class
     has no files, it holds several parts of a dataset, or a column is not there.
@@ -59,6 +60,7 @@ class Folder(Source):
         self.name = name or f"folder:{path}"
         self.skipped: dict[str, str] = {}
         self.notes: list[str] = []
+        self.classes: list[str] = []
         self.columns: list[str] = []
         """Of a metadata file."""
         self.root = Path(path).expanduser()
@@ -71,10 +73,7 @@ class Folder(Source):
         if metadata is not None:
             entries = self._open_metadata(metadata, options or {})
         else:
-            self._check_options(options or {}, ())
-            self._check_parts()
-            entries = self._captioned(self._open_classes())
-            self._note_tables()
+            entries = self._open_pictures(options or {})
         for n, (file, _, _) in enumerate(entries):
             if n < HEADERS and (problem := _problem(self.root / file)):
                 self.skipped[_key(file)] = problem
@@ -116,7 +115,7 @@ class Folder(Source):
 
     def _check_parts(self) -> None:
         """Raise ValueError if the folder holds several parts of a dataset or several datasets."""
-        path = self.name.partition(":")[2].rstrip("/")
+        path = self.name.partition(":")[2].removesuffix("?label=").rstrip("/")
         for parent, names in split_folders(self._pictures).items():
             within = f"{path}/{parent}" if parent else path
             folders = [f"folder:{within}/{name}" for name in names]
@@ -137,6 +136,16 @@ class Folder(Source):
                 f"{self.name} has {below[0]} in a folder below it, where it would not be read; "
                 f"read {'one of ' if below[1:] else ''}{', '.join(folders)}"
             )
+
+    def _open_pictures(self, options: dict[str, str]) -> list[Entry]:
+        """What a folder without a metadata file holds; with an empty label, without classes."""
+        bare = options.get("label") == ""
+        self._check_options(options, ("label",) if bare else ())
+        self._check_parts()
+        unlabelled = [(file, -1, "") for file in sorted(self._pictures)]
+        entries = self._captioned(unlabelled if bare else self._open_classes())
+        self._note_tables()
+        return entries
 
     def _open_classes(self) -> list[Entry]:
         flat = sorted(f for f in self._pictures if "/" not in f)

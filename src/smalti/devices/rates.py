@@ -70,8 +70,8 @@ def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> fl
 
 def counted(run: Callable[[], object]) -> float:
     """Operations of a call in products, convolutions and attention, a multiplication and an
-    addition as two: `torch.utils.flop_counter`, and what it does not know, attention on a CPU and
-    weights that are packed."""
+    addition as two: `torch.utils.flop_counter`, and what it does not know, attention on a CPU,
+    weights that are packed, and that channels in groups do not meet in the backward pass either."""
     from torch.utils import flop_counter as torch_counts  # slow to import
 
     def attention(q: Any, k: Any, v: Any, *_: object, **__: object) -> int:
@@ -80,10 +80,15 @@ def counted(run: Callable[[], object]) -> float:
     def attention_backward(grad: Any, q: Any, k: Any, v: Any, *_: object, **__: object) -> int:
         return torch_counts.sdpa_backward_flop_count(grad, q, k, v)
 
+    def convolution_backward(grad: Any, x: Any, w: Any, *rest: Any, **__: object) -> int:
+        *_, transposed, _, _, wanted = rest  # gradients of the input and of the weight
+        return sum(wanted[:2]) * torch_counts.conv_flop_count(x, w, grad, transposed)
+
     aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
     known: dict[Any, Any] = {
         aten._scaled_dot_product_flash_attention_for_cpu: attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+        aten.convolution_backward: convolution_backward,
     }
     if hasattr(mkldnn, "_linear_pointwise"):
         known[mkldnn._linear_pointwise] = _of_packed

@@ -307,8 +307,6 @@ def tiny() -> TamingConfig:
 
 SIZES: dict[str, dict[str, Any]] = {
     "faces": {"layers": 24, "heads": 16, "dim": 1024},
-    "scenes": {"layers": 40, "heads": 16, "dim": 1408},
-    "scenes-narrow": {"layers": 36, "heads": 16, "dim": 1536},
     "imagenet": {"layers": 48, "heads": 24, "dim": 1536},
 }
 """Layers, heads and width of the published sizes."""

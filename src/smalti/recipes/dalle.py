@@ -22,7 +22,8 @@ from smalti.train.settings import TrainConfig
 
 def dalle_dvae() -> TokenizerRecipe:
     """The dVAE of DALL-E, 256 pixels to 32 x 32 codes out of 8192: 3 M steps of 512 pictures [M],
-    from 1e-4 to 1.25e-6 along a cosine in 1.2 M of them [M], an average of 0.999 [M].
+    from 1e-4 to 1.25e-6 [M] along a cosine in all of them (published: in 1.2 M [M]), an average of
+    0.999 [M].
 
     torchrun --nproc-per-node 8 -m smalti train dalle_dvae --out runs/dalle-dvae
     """

@@ -47,7 +47,7 @@ def imagegpt(size: str, lr: float) -> GeneratorRecipe:
     """ImageGPT of a size: a million steps of 128 pictures [M], Adam with betas 0.9 and 0.95 [M], a
     cosine after 10,000 steps of warm-up [M], no dropout [M]."""
     return GeneratorRecipe(
-        data=DataConfig(source="folder:imagenet/train", flip=True, holdout=0.01),
+        data=DataConfig(source="folder:imagenet/train?label=", flip=True, holdout=0.01),
         model=ImageGPTConfig(dropout=0.0, **SIZES[size]),
         objective=LikelihoodConfig(cond_dropout=0.0),
         train=TrainConfig(

@@ -150,7 +150,9 @@ def taming_faceshq() -> GeneratorRecipe:
     """The GPT of faces (FacesHQ), which knows where in its picture each code is."""
     recipe = taming_ffhq()
     model = replace(recipe.model, places=1024)
-    return replace(recipe, data=replace(recipe.data, source="folder:faceshq/train"), model=model)
+    return replace(
+        recipe, data=replace(recipe.data, source="folder:faceshq/train?label="), model=model
+    )
 
 
 def emoji_taming() -> GeneratorRecipe:

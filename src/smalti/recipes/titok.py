@@ -1,6 +1,8 @@
 """TiTok as published (Yu et al. 2024, arXiv:2406.07550; commit 942a96f), and small ones.
 
-[M] marks what is remembered of upstream's configurations.
+Numbers of training are read in upstream's configurations (configs/training); [M] marks what is
+remembered. Upstream's squared errors are of pictures in [0, 1]: a weight of 1 is 0.25 of those in
+[-1, 1]. Its discriminators are regularised by LeCam (0.001), ours are not.
 """
 
 from __future__ import annotations
@@ -32,9 +34,16 @@ from smalti.train.settings import TrainConfig
 from smalti.train.staged import DecoderConfig, ProxyCodesConfig
 
 DATA = DataConfig(source="folder:imagenet/train", crop="random", flip=True, holdout=0.01)
-PICTURES = DecoderConfig(gan_weight=0.1, gan_start=20_000, gan_channels=128, gan_layers=4)
-"""Losses of pictures; upstream's weights and its start of the discriminator are remembered, its
-perceptual loss is that of a ConvNeXt, ours of LPIPS."""
+PICTURES = DecoderConfig(
+    pixel_weight=0.25,
+    perceptual_weight=0.1,
+    gan_weight=0.01,
+    gan_start=20_000,
+    gan_channels=128,
+    gan_layers=4,
+)
+"""Losses of pictures in the second stage (TiTok/stage2); upstream's perceptual loss is that of a
+ConvNeXt, ours of LPIPS; width and layers of the discriminator [M]."""
 FIRST = {
     32: TiTokConfig(tokens=32, scrambled=True, encoder=LARGE, decoder=LARGE),
     64: TiTokConfig(tokens=64, scrambled=True, encoder=BASE, decoder=BASE),
@@ -43,13 +52,19 @@ FIRST = {
 """Tokenizers of the first releases."""
 
 
-def train(steps: int, batch: int = 256) -> TrainConfig:
-    """AdamW at 1e-4, betas 0.9 and 0.99, half a cosine; warm-up and decay are remembered."""
+def train(steps: int, warmup: int, beta: float, batch: int = 256) -> TrainConfig:
+    """AdamW at 1e-4, with so much warm-up and such a second beta, half a cosine down to a tenth; an
+    average of 0.999 [M]."""
     return TrainConfig(
         steps=steps,
         batch=batch,
         optim=OptimConfig(
-            lr=1e-4, schedule="cosine", warmup=10_000, betas=(0.9, 0.99), weight_decay=1e-4
+            lr=1e-4,
+            schedule="cosine",
+            warmup=warmup,
+            final_lr=0.1,
+            betas=(0.9, beta),
+            weight_decay=1e-4,
         ),
         ema=0.999,
         eval_every=10_000,
@@ -61,32 +76,47 @@ def train(steps: int, batch: int = 256) -> TrainConfig:
 def first_stage(tokens: int) -> ProxyRecipe:
     """The first stage of a tokenizer: codes of a MaskGIT-VQGAN, 1,000,000 steps."""
     goal = ProxyCodesConfig(codebook=UNCARED.codebook)
-    return ProxyRecipe(data=DATA, model=FIRST[tokens], objective=goal, train=train(1_000_000))
+    steps = train(1_000_000, warmup=10_000, beta=0.99)
+    return ProxyRecipe(data=DATA, model=FIRST[tokens], objective=goal, train=steps)
 
 
 def second_stage(tokens: int) -> TokenizerRecipe:
     """The second one: the decoder alone learns by pictures, 500,000 steps."""
     model = replace(FIRST[tokens], proxy=ProxyConfig(vocab=1024))
-    return TokenizerRecipe(data=DATA, model=model, objective=PICTURES, train=train(500_000))
+    steps = train(500_000, warmup=5000, beta=0.999)
+    return TokenizerRecipe(data=DATA, model=model, objective=PICTURES, train=steps)
 
 
 def one_stage(model: TokensConfig, objective: CodingConfig) -> TokenizerRecipe:
-    """A later tokenizer, which predicts pixels from the beginning, 650,000 steps [M]."""
-    return TokenizerRecipe(data=DATA, model=model, objective=objective, train=train(650_000, 1024))
+    """A later tokenizer, which predicts pixels from the beginning, 650,000 steps of 1024 pictures
+    [M], with the losses of TA-TiTok's, as those of these were not published. Upstream adds a tenth
+    of a ConvNeXt's distance to LPIPS."""
+    steps = train(650_000, warmup=10_000, beta=0.999, batch=1024)
+    return TokenizerRecipe(data=DATA, model=model, objective=objective, train=steps)
 
 
 def of_codes(tokens: int, encoder: TrunkConfig) -> TokenizerRecipe:
     """The same of 8192 codes of 64 numbers, which are not normalised."""
     model = TiTokConfig(tokens=tokens, vocab=8192, dim=64, encoder=encoder, decoder=LARGE)
     model = replace(model, l2_norm=False)
-    goal = replace(UNCARED, gan_weight=0.1, gan_start=20_000, gan_channels=128, gan_layers=4)
-    return one_stage(model, goal)
+    goal = replace(UNCARED, pixel_weight=0.25, gan_weight=0.1, gan_start=200_000)
+    return one_stage(model, replace(goal, gan_channels=128, gan_layers=4))
 
 
 def of_numbers(tokens: int, encoder: TrunkConfig) -> TokenizerRecipe:
-    """The same of continuous codes, 16 numbers each."""
+    """The same of continuous codes, 16 numbers each. Upstream's 1e-6 of an image's divergence
+    stands beside the mean of its pixels' losses, ours beside their sum."""
     model = TiTokVAEConfig(tokens=tokens, dim=16, encoder=encoder, decoder=LARGE)
-    goal = KLConfig(pixel="l2", gan_weight=0.1, gan_start=20_000, gan_adaptive=False)
+    goal = KLConfig(
+        pixel="l2",
+        pixel_weight=0.25,
+        gan_weight=0.1,
+        gan_start=200_000,
+        gan_adaptive=False,
+        gan_channels=128,
+        gan_layers=4,
+        kl_weight=1e-6 * 3 * 256**2,
+    )
     return one_stage(model, goal)
 
 
@@ -165,8 +195,8 @@ def titok_bl128_vae() -> TokenizerRecipe:
 
 
 def generator(model: TiTokGeneratorConfig, batch: int = 2048) -> GeneratorRecipe:
-    """A generator: AdamW at 2e-4, betas 0.9 and 0.96, 500,000 steps, all of it [M]; of codes that
-    are shown the loss counts a tenth [M]."""
+    """A generator (generator/maskgit): AdamW from 2e-4 to 1e-5, betas 0.9 and 0.96, 500,000 steps
+    of 2048 pictures; of codes that are shown the loss counts a tenth. An average of 0.999 [M]."""
     return GeneratorRecipe(
         data=replace(DATA, crop="ten"),
         model=model,
@@ -176,7 +206,12 @@ def generator(model: TiTokGeneratorConfig, batch: int = 2048) -> GeneratorRecipe
             steps=500_000,
             batch=batch,
             optim=OptimConfig(
-                lr=2e-4, schedule="cosine", warmup=10_000, betas=(0.9, 0.96), weight_decay=0.03
+                lr=2e-4,
+                schedule="cosine",
+                warmup=10_000,
+                final_lr=0.05,
+                betas=(0.9, 0.96),
+                weight_decay=0.03,
             ),
             ema=0.999,
             eval_every=10_000,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from smalti.config import read_json
-from smalti.recipes.base import Recipe
+from smalti.recipes.base import Recipe, TokenizerRecipe
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Recipe)
 D = TypeVar("D", bound="DataclassInstance")
 
+RELAXED = "objective.relaxed.temperature_steps"
+"""All tokenizers that quantize have this field; it is a point of those that draw their codes."""
 POINTS = (
     "train.optim.warmup",
     "train.optim.hold",
@@ -32,6 +34,7 @@ POINTS = (
     "objective.random_end",
     "objective.gan_start",
     "objective.temperature_steps",
+    RELAXED,
     "objective.kl_steps",
 )
 WARMUP = "objective.codebook.warmup"
@@ -78,6 +81,8 @@ def _scaled(recipe: Recipe, steps: int) -> dict[str, int]:
     for name in FOLLOWING:
         value = _get(recipe, name)
         if not value:  # the recipe has no such field, or it is off
+            continue
+        if name == RELAXED and not (isinstance(recipe, TokenizerRecipe) and recipe.model.relaxed):
             continue
         if name == WARMUP:
             values[name] = min(value, steps // 4)

@@ -36,6 +36,11 @@ class TokenizerConfig:
         """Which map of a picture the codes are of; '': of the picture itself."""
         return ""
 
+    @property
+    def relaxed(self) -> bool:
+        """Whether it draws its codes in training, at a temperature that falls."""
+        return False
+
 
 class ImageTokenizer(nn.Module):
     """A `Tokenizer` that can be trained, with the answers that most of them give.

@@ -61,6 +61,10 @@ class VQGANConfig(ConvConfig):
         return self.map
 
     @property
+    def relaxed(self) -> bool:
+        return self.gumbel
+
+    @property
     def planes(self) -> int:
         """Numbers that the convolutions see of a pixel."""
         return self.kinds or (1 if self.map else 3)
@@ -78,7 +82,7 @@ class VQGAN(ConvTokenizer):
         self.config, self.spec = config, config.spec
         deepest = [config.factor] if config.deep_attention else []
         levels = levels_at(config, [*deepest, *config.attention_at])
-        self.map, self.kinds, self.relaxed = config.map, config.kinds, config.gumbel
+        self.map, self.kinds, self.relaxed = config.map, config.kinds, config.relaxed
         self.encoder = Encoder(config, attention=levels, planes=config.planes)
         self.decoder = Decoder(config, attention=levels, planes=config.planes)
         if config.gumbel:

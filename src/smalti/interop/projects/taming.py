@@ -33,6 +33,9 @@ from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
 NAME = "taming-transformers"
 FIRST, COND, PERMUTER = "first_stage_model.", "cond_stage_model.", "permuter.forward_shuffle_idx"
 """Where the file of a GPT has the tokenizer of pictures and of maps, and the order of codes."""
+UNCONDITIONAL = "__is_unconditional__"
+STAGES = (UNCONDITIONAL, "SOSProvider", "Labelator", "CoordStage")
+"""What gives a GPT its condition, but for tokenizers of maps: nothing, twice, a class, places."""
 YAMLS = ("*project.yaml", "../configs/*project.yaml", "model.yaml", "config.yaml")
 """Where the project's yaml stands, seen from the checkpoint's folder; behind one of its name."""
 
@@ -185,20 +188,29 @@ def check_fits(checkpoint: Checkpoint, config: TamingConfig, rows: int) -> None:
 def condition_of(
     checkpoint: Checkpoint, options: TamingFiles, told: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the condition of a GPT is: a map, the places of codes, or a class."""
+    """What the condition of a GPT is: a map, the places of codes, or a class.
+
+    Raises ValueError for another one, such as bounding boxes, and for maps that are made smaller.
+    """
+    if (pixels := told.get("downsample_cond_size", -1)) > -1:
+        raise ValueError(
+            f"{checkpoint.path}: its maps are made smaller; downsample_cond_size must be -1, got "
+            f"{pixels}"
+        )
     maps: VQGANConfig | None = checkpoint.args["map"]
     if maps is not None:
         size = pair("--size", options.size, maps.factor)
         return {"classes": 0, "map_grid": size, "map_vocab": maps.vocab}
-    stage = told.get("cond_stage_config", {})
-    stage = stage if isinstance(stage, dict) else {}
-    target, given = str(stage.get("target", "")), stage.get("params", {})
+    kind, given = stage_of(told)
+    if told and kind not in STAGES:
+        allowed = ", ".join(STAGES)
+        raise ValueError(f"{checkpoint.path}: its condition must be one of {allowed}, got {kind}")
     first = int(told.get("sos_token", given.get("sos_token", 0)))
-    if target.endswith("CoordStage"):
+    if kind == "CoordStage":
         return {"classes": 1, "places": int(given["n_embed"])}
     if options.classes is not None:
         return {"classes": options.classes, "first": first}
-    if target.endswith("Labelator"):
+    if kind == "Labelator":
         return {"classes": int(given["n_classes"])}
     if told:
         return {"classes": 1, "first": first}
@@ -206,6 +218,16 @@ def condition_of(
     if not published(layers, dim):
         raise ValueError(f"{checkpoint.path} has no yaml beside it: give --classes")
     return {"classes": 1000 if layers == SIZES["imagenet"]["layers"] else 1}
+
+
+def stage_of(told: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The class that gives a GPT its condition, by its own name, and the parameters of it."""
+    stage = told.get("cond_stage_config", "")
+    if told.get("unconditional") or stage == UNCONDITIONAL:
+        return UNCONDITIONAL, {}
+    if not isinstance(stage, Mapping):
+        return str(stage), {}
+    return str(stage.get("target", "")).rpartition(".")[2], stage.get("params", {})
 
 
 def published(layers: int, dim: int) -> dict[str, Any]:
