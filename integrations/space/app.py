@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import gradio as gr
 from PIL import Image
 
-import smalti
+from smalti.loading import load_pipeline
 
 MOST = 4
 """Pictures at once."""
-pipe = smalti.load(os.environ.get("PIPELINE", "smalti/emoji64"))
+pipe = load_pipeline(os.environ.get("PIPELINE", "smalti/emoji64"))
 
 
 def draw(what: str, n: float, seed: float, guidance: float) -> Iterator[list[Image.Image]]:
@@ -40,7 +40,8 @@ def page() -> gr.Blocks:
                 what = gr.Textbox("", label="text")
             n = gr.Slider(1, MOST, 1, step=1, label="pictures")
             seed = gr.Number(0, precision=0, label="seed")
-            guidance = gr.Slider(1, 8, pipe.sampling.guidance.scale, step=0.1, label="guidance")
+            own = pipe.sampling.guidance.scale
+            guidance = gr.Slider(min(1, own), max(8, own), own, step=0.1, label="guidance")
         button = gr.Button("Draw", variant="primary")
         gallery = gr.Gallery(label="pictures", columns=2, format="png")
         if credit := pipe.info.get("credit"):
