@@ -187,6 +187,11 @@ def test_keys(serve):
     assert right.images.generate(prompt="0").data
     with pytest.raises(openai.NotFoundError):
         right.images.generate(prompt="0", model="gpt-image-2")
+    answer = right.images.generate(prompt="0", response_format="url")
+    path = answer.data[0].url.partition(f":{server.port}")[2]
+    assert server.ask("GET", path)[0] == 200  # as browsers ask, who send no key along
+    assert server.error("GET", "/v1/images/other")[0] == 404
+    assert server.error("POST", "/v1/images/generations", {"prompt": "0"})[0] == 401
     status, _, _ = server.ask("GET", "/v1/models", api_key="secret")
     assert status == 200
     server.ask("GET", "/v1/models", api_key="secret", x_request_id="by-anna")
@@ -216,6 +221,11 @@ def test_a_full_queue_is_asked_again(serve):
         threading.Event().wait(0.01)
     assert tries() == 3
     assert not server.state.ready
+    body = {"image": base64.b64encode(png(Image.new("RGB", (16, 16)))).decode(), "prompt": "0"}
+    for stream in (False, True):  # before its picture is encoded, and its answer begins
+        edit = body | {"extend": "left=8", "stream": stream}
+        status, headers, text = server.ask("POST", "/v1/images/edits", edit)
+        assert status == 429 and b"queue_full" in text and headers["retry-after"]
     go.set()
     waiting.join()
     assert server.state.ready

@@ -16,9 +16,10 @@ from smalti.engine.batching import Stopped
 from smalti.engine.waiting import Full
 from smalti.pipeline.conversation import Turn
 from smalti.pipeline.unified import Said, Wish
+from smalti.serve import talks
 from smalti.serve.app import make_app
 from smalti.serve.shared import Gone, Limits
-from smalti.serve.state import Server
+from smalti.serve.state import Options, Server
 from smalti.serve.talker import Talker
 from smalti.serve.turnstile import Turnstile
 from unified_pipelines import made
@@ -328,6 +329,64 @@ def test_a_pass_of_a_picture_is_a_turn(talker):
         guest.drawn(part)
     told = list(pipe.paced(pipe.documents([["draw"]]), Wish("picture", False, 1)))
     assert told.count(None) >= pipe.model.spec.positions and told[-1].whole
+
+
+def test_a_full_queue_is_said_before_an_answer_begins(client, talker):
+    """A stream of 200 could not be asked for again."""
+    tickets = [talker.batching.enter() for _ in range(3)]
+    try:
+        for ask_for in (
+            lambda: ask(client, "hello", stream=True),
+            lambda: client.images.generate(prompt="a red heart", stream=True),
+        ):
+            with pytest.raises(openai.RateLimitError) as refused:
+                ask_for()
+            assert refused.value.code == "queue_full"
+            assert refused.value.response.headers["retry-after"]
+    finally:
+        for ticket in tickets:
+            with talker.batching.place(threading.Event(), ticket):
+                pass
+    assert ask(client, "hello").choices and talker.batching.room == 3
+
+
+def test_few_pictures_are_sent_and_all_are_small_together(client, server, picture, monkeypatch):
+    """Nothing is decoded of a request that is refused for anything else."""
+    decoded, read = [], talks.picture
+    monkeypatch.setattr(talks, "picture", lambda *a: decoded.append(a) or read(*a))
+    one = data_of(picture)
+    for content, more, why in (
+        ([one] * 17, {}, "may bring 16 pictures, got 17"),
+        ([one], {"extra_body": {"nonsense": 1}}, "no setting here"),
+        ([one, {"type": "audio"}], {}, "a part is a text or an image"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=why):
+            ask(client, content, **more)
+    assert not decoded
+    area = picture.width * picture.height
+    monkeypatch.setattr(server.state, "options", Options(pixels=2 * area))
+    assert ask(client, [one] * 2, extra_body={"pictures": 0}).choices
+    with pytest.raises(openai.BadRequestError, match="pixels together") as refused:
+        ask(client, [one] * 8)
+    assert refused.value.code == "image_too_large" and len(decoded) == 2 + 3
+
+
+def test_clients_take_turns_for_places():
+    turnstile, order = Turnstile(1, 9, 30.0), []
+    tickets = [turnstile.enter(client) for client in "aaaab"]
+    tickets.insert(3, turnstile.enter("c"))
+
+    def take(ticket):
+        with turnstile.place(threading.Event(), ticket):
+            order.append(ticket.client)
+
+    with turnstile._changed:  # until all wait
+        threads = [threading.Thread(target=take, args=(ticket,)) for ticket in tickets]
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert "".join(order) == "abcaaa"
 
 
 def test_who_has_gone_waits_for_no_place():

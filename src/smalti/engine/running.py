@@ -157,13 +157,13 @@ class Running:
             self._lanes = [kept for kept in self._lanes if kept[2]]
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[int, Moved | Exception]]:
+    def step(self) -> list[tuple[int, Moved]]:
         """Go on by one step in every picture: by number its step, or why it is not drawn. A picture
         that failed or is done leaves. What fails in a pass fails the pictures of that pass."""
-        found = list[tuple[int, Moved | Exception]]()
+        found = list[tuple[int, Moved]]()
         for _, lane, numbers in list(self._lanes):
             try:
-                moved: list[Moved | Exception] = [*lane.step()]
+                moved = lane.step()
             except Exception as error:  # whatever it is, others go on
                 moved = [error] * len(numbers)
             found += zip(list(numbers), moved, strict=True)
@@ -172,5 +172,17 @@ class Running:
         return found
 
 
-def _over(moved: Moved | Exception) -> bool:
+def computes(device: torch.device, error: BaseException) -> bool:
+    """Whether a device still computes after an error: after some of a GPU's nothing does, until the
+    process begins anew."""
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+        return True
+    try:
+        torch.ones(1, device=device).item()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _over(moved: Moved) -> bool:
     return not isinstance(moved, Step) or moved.done == moved.total

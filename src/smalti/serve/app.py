@@ -154,9 +154,8 @@ def _model(one: Shared | Talker) -> dict[str, Any]:
 def _state(app: FastAPI, server: Server) -> None:
     @app.get("/health", **schemas.STATE)
     async def health() -> Response:
-        return JSONResponse(
-            {"status": "ok" if server.well else "stalled"}, 200 if server.well else 503
-        )
+        ill = "broken" if server.broken else "stalled"
+        return JSONResponse({"status": "ok" if server.well else ill}, 200 if server.well else 503)
 
     @app.get("/ready", **schemas.STATE)
     async def ready() -> Response:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -22,9 +22,9 @@ from smalti.serve import answers, schemas
 from smalti.serve.edits import Mapped, Task, Told, edit_of, variation_of
 from smalti.serve.errors import Refused, invalid, refusal
 from smalti.serve.orders import Order, Output, order_of
-from smalti.serve.shared import Gone, Shared, share
+from smalti.serve.shared import Gone, Guest, Shared, share
 from smalti.serve.state import Server
-from smalti.serve.talker import Talker
+from smalti.serve.talker import Listener, Talker
 from smalti.serve.uploads import brought
 from smalti.text.prompts import read_part
 
@@ -41,18 +41,18 @@ def add_images(app: FastAPI, server: Server) -> None:
         one = server.find(fields.pop("model", None))
         map = None
         if "map" in fields:
-            map = await asyncio.to_thread(brought, fields, {}, "map", server.options.pixels)
+            map = await server.read(brought, fields, {}, "map", server.options.pixels)
         order = order_of(fields, one.pipeline, server.options.most, map=map)
         order = await coded(one, order, "map", whole=True)
         return await _answer(request, server, one, order, None, "image_generation")
 
     @app.post("/v1/images/edits", **schemas.EDITS)
     async def edits(request: Request) -> Response:
-        return await _edited(request, server, edit_of)
+        return await _edited(request, server, edit_of, ("image", "mask", "map"))
 
     @app.post("/v1/images/variations", **schemas.VARIATIONS)
     async def variations(request: Request) -> Response:
-        return await _edited(request, server, variation_of)
+        return await _edited(request, server, variation_of, ("image", "map"))
 
     @app.get("/v1/images/{name}", **schemas.FILE)
     async def stored(name: str) -> Response:
@@ -76,8 +76,8 @@ async def body_of(request: Request) -> dict[str, Any]:
     return found
 
 
-async def _edited(request: Request, server: Server, read: Any) -> Response:
-    """Pictures of a picture."""
+async def _edited(request: Request, server: Server, read: Any, parts: Sequence[str]) -> Response:
+    """Pictures of a picture; `parts` of the request may be files."""
     kind = request.headers.get("content-type", "")
     if kind.startswith("multipart/form-data"):
         async with request.form(max_files=4, max_fields=64, max_part_size=1 << 20) as form:
@@ -92,8 +92,9 @@ async def _edited(request: Request, server: Server, read: Any) -> Response:
                     files[name] = await value.read()
     else:
         fields, files = await body_of(request), {}
+    _refuse_others(files, parts)
     one = server.find(fields.pop("model", None))
-    what = await asyncio.to_thread(read, fields, files, server.options.pixels, one.pipeline)
+    what = await server.read(read, fields, files, server.options.pixels, one.pipeline)
     order = order_of(fields, one.pipeline, server.options.most, what.fields, what.map)
     if isinstance(what, Told) and order.wanted.get("negative"):
         message = "an instruction takes no negative text: it goes with a mask, or extend"
@@ -101,6 +102,14 @@ async def _edited(request: Request, server: Server, read: Any) -> Response:
     whole = isinstance(what, Mapped)
     order = await coded(one, order, "image" if whole else "map", whole)
     return await _answer(request, server, one, order, None if whole else what, "image_edit")
+
+
+def _refuse_others(files: Iterable[str], parts: Sequence[str]) -> None:
+    """Raise Refused for a file by another name than these: it would be left out."""
+    for name in files:
+        if name not in parts:
+            message = f"files may be {', '.join(parts)}, got one that is called {name!r}"
+            raise Refused(400, "unsupported_parameter", message, name)
 
 
 async def coded(one: Shared | Talker, order: Order, param: str, whole: bool) -> Order:
@@ -174,10 +183,10 @@ class Stage:
 
     def edit(self, what: Task) -> None:
         """Have a picture edited, in a thread of its own: those of the loop are few, and are for
-        what is done soon. Raises ValueError for settings that cannot be."""
+        what is done soon. Raises ValueError for settings that cannot be, and what
+        `Batching.submit` does."""
         what.drawing(self.one.pipeline, self.order)
-        show = lambda number, picture: self.tell(number, picture, False)  # noqa: E731
-        guest = self.guest = self.one.guest(self.client, self.order.previews, show)
+        guest = self._guest()
 
         def work() -> None:
             try:
@@ -192,6 +201,15 @@ class Stage:
                 self.tell(0, error, True)
 
         threading.Thread(target=work, name="smalti-edit", daemon=True).start()
+
+    def _guest(self) -> Guest | Listener:
+        """Who edits, with places in the queue for its pictures. Raises what `Batching.submit`
+        does."""
+        show = lambda number, picture: self.tell(number, picture, False)  # noqa: E731
+        guest = self.one.guest(self.client, self.order.previews, show)
+        guest.enter(self.order.n)
+        self.guest = guest
+        return guest
 
     @property
     def share(self) -> float:

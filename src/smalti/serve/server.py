@@ -26,11 +26,18 @@ QUIET = 5
 """Seconds that a connection stays open between requests."""
 
 
+UNREAD = 60.0
+"""Seconds in which a client that lets its answer wait must take some of it."""
+TAKEN = 64 << 10
+"""How many bytes that is."""
+
+
 class Timed(H11Protocol):
-    """Closes a connection on which no whole head of a request came in time: uvicorn waits for
-    one for ever."""
+    """Closes a connection on which no whole head of a request came in time, or whose answer is not
+    read: uvicorn waits for both for ever."""
 
     _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -57,9 +64,30 @@ class Timed(H11Protocol):
             self._timer.cancel()
             self._timer = None
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch(self.transport.get_write_buffer_size())
+
+    def _watch(self, left: int) -> None:
+        """Look later whether the client has taken some of the bytes that are left."""
+        self._unread = self.loop.call_later(UNREAD, self._look, left)
+
+    def _look(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if before - left < TAKEN:
+            self.transport.abort()  # not closed, which waits until all is read
+        else:
+            self._watch(left)
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._unread):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
 

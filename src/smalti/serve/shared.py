@@ -8,8 +8,8 @@ does with any other.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from queue import SimpleQueue
@@ -111,8 +111,16 @@ class Shared:
         tokenizer = self.pipeline.tokenizer
         if tokenizer.told and not codes:
             tell, codes = self._showing(part, tell), True
-        on_the_way = previews if tokenizer.placed else 0
-        return Job(lambda: self._request(part, known), tell, client, on_the_way, codes)
+        on_the_way, total = previews if tokenizer.placed else 0, self._steps(part)
+        return Job(lambda: self._request(part, known), tell, client, on_the_way, codes, total=total)
+
+    def _steps(self, part: Part) -> int:
+        """How many steps a part takes, if it knows no codes."""
+        model, sampling = self.pipeline.model, part.sampling
+        spec = model.draws(part.spec)
+        if model.loop == "masked":
+            return sampling.revealed(model).count(spec.positions * model.parts)
+        return len(model.blocks(spec)) if model.loop == "causal" else 0
 
     def _showing(self, part: Part, tell: Callable[[Event], None]) -> Callable[[Event], None]:
         """What is told of codes, where a picture is wanted whose decoder reads its text."""
@@ -200,15 +208,29 @@ class Guest(Visitor):
         super().__init__(shared.pipeline)
         self.shared, self.client, self.previews, self.show = shared, client, previews, show
         self.jobs, self._gone = list[Job](), threading.Event()
+        self._held: int | None = None
+        """Places in the queue; None: it has not asked for any."""
 
     @property
     def share(self) -> float:
         """Of the steps of what is being drawn, how many are done, 0 to 1."""
         return share(self.jobs)
 
-    def place(self) -> AbstractContextManager[None]:
-        """Nothing is held for who edits: its pictures wait, each for itself."""
-        return nullcontext()
+    def enter(self, count: int) -> None:
+        """Hold places in the queue for so many pictures, which are asked for inside `place`. Raises
+        what `Batching.submit` does."""
+        self.shared.batching.hold(count)
+        self._held = count
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Where pictures are asked for, each of which waits for itself; places that are held are
+        let go behind it."""
+        try:
+            yield
+        finally:
+            self.shared.batching.hold(-(self._held or 0))
+            self._held = 0
 
     def leave(self) -> None:
         """Give up what is being drawn: whoever waits for it is told that the client has gone."""
@@ -226,8 +248,9 @@ class Guest(Visitor):
             given = known and Known(known.codes[i : i + 1], known.mask[i : i + 1])
             tell = lambda event, i=i: told.put((i, event))  # noqa: E731
             jobs.append(self.shared._job(one, given, tell, self.client, self.previews, codes=True))
-        self.jobs = jobs
-        batching.submit(jobs)
+        self.jobs, held = jobs, self._held and min(self._held, count)
+        batching.submit(jobs, held)
+        self._held = self._held and self._held - (held or 0)
         codes = dict[int, Tensor]()
         while len(codes) < count:
             if self._gone.is_set():

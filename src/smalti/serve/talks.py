@@ -12,9 +12,9 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -33,8 +33,20 @@ from smalti.serve.talker import Talker
 from smalti.serve.uploads import from_text, picture
 
 Event = Said | Shown
+Role = Literal["user", "model"]
 MOST_PICTURES = 4
 """Of a reply."""
+MOST_SENT = 16
+"""Pictures of a conversation."""
+
+
+class Sent(NamedTuple):
+    """A picture of a conversation that is not decoded yet."""
+
+    url: str
+    where: str
+
+
 SYNONYMS = {
     "max_tokens": "words",
     "max_completion_tokens": "words",
@@ -48,45 +60,69 @@ IDLE = (
 )
 
 
-def turns_of(messages: Any, pixels: int) -> list[Turn]:
-    """A conversation as a pipeline takes it; what a system says stands before what the user says.
+def turns_of(messages: Any) -> list[tuple[Role, list[str | Sent]]]:
+    """A conversation as roles and what they say, whose pictures are not decoded; what a system says
+    stands before what the user says.
 
     Raises Refused for what is none.
     """
     if not isinstance(messages, list) or not messages:
         raise missing("messages")
-    turns, before = list[Turn](), list[Piece]()
+    turns, before = list[tuple[Role, list[str | Sent]]](), list[str | Sent]()
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in ("system", "developer", "user", "assistant"):
             raise invalid(f"{where} must have a role: system, user or assistant", where)
-        pieces = [*_pieces(message.get("content"), where, pixels)]
+        pieces = _pieces(message.get("content"), where)
         images = message.get("images") or []
         if not isinstance(images, list):
             raise invalid(f"{where}.images must be a list of parts", where)
-        pieces += [_piece(one, where, pixels) for one in images]
+        pieces += [_piece(one, where) for one in images]
         if role in ("system", "developer"):
             before += pieces
             continue
-        turns.append(Turn("user" if role == "user" else "model", [*before, *pieces]))
+        turns.append(("user" if role == "user" else "model", [*before, *pieces]))
         before = []
-    if not turns or turns[-1].role != "user":
+    if not turns or turns[-1][0] != "user":
         raise invalid("a conversation ends with what the user says", "messages")
+    sent = sum(isinstance(piece, Sent) for _, pieces in turns for piece in pieces)
+    if sent > MOST_SENT:
+        raise invalid(f"a conversation may bring {MOST_SENT} pictures, got {sent}", "messages")
     return turns
 
 
-def _pieces(content: Any, where: str, pixels: int) -> list[Piece]:
+def seen(turns: Sequence[tuple[Role, Sequence[str | Sent]]], pixels: int) -> list[Turn]:
+    """A conversation as a pipeline takes it, with its pictures, which have at most `pixels`
+    together. Raises Refused for what is none, and for more."""
+    found, left = list[Turn](), pixels
+    for role, pieces in turns:
+        turn = list[Piece]()
+        for piece in pieces:
+            if isinstance(piece, str):
+                turn.append(piece)
+                continue
+            image = picture(from_text(piece.url, piece.where), piece.where, pixels)
+            left -= image.width * image.height
+            if left < 0:
+                message = f"the pictures of a conversation may have {pixels:,} pixels together"
+                raise Refused(400, "image_too_large", message, piece.where)
+            turn.append(image)
+        found.append(Turn(role, turn))
+    return found
+
+
+def _pieces(content: Any, where: str) -> list[str | Sent]:
     if content is None:
         return []
     if isinstance(content, str):
         return [text_of({"content": content}, "content") or ""]
     if not isinstance(content, list):
         raise invalid(f"{where} must hold a text or a list of parts", where)
-    return [_piece(part, where, pixels) for part in content]
+    return [_piece(part, where) for part in content]
 
 
-def _piece(part: Any, where: str, pixels: int) -> Piece:
+def _piece(part: Any, where: str) -> str | Sent:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text":
         return text_of({"text": part.get("text")}, "text") or ""
@@ -94,7 +130,7 @@ def _piece(part: Any, where: str, pixels: int) -> Piece:
         given = part.get("image_url")
         url = given.get("url") if isinstance(given, Mapping) else given
         if isinstance(url, str):
-            return picture(from_text(url, where), where, pixels)
+            return Sent(url, where)
     raise invalid(f"{where}: a part is a text or an image_url", where)
 
 
@@ -156,7 +192,6 @@ def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> N
             raise Refused(400, "unsupported_model", f"{one.name} draws and does not talk", "model")
         server.require_open()
         messages, stream = fields.pop("messages", None), truth_of(fields, "stream")
-        turns = await asyncio.to_thread(turns_of, messages, server.options.pixels)
         seed = number_of(fields, "seed", secrets.randbits(31), -(2**63), 2**63 - 1)
         pictures = number_of(fields, "pictures", 1, 0, MOST_PICTURES)
         if (n := plain(fields.get("n"))) not in (None, 1):
@@ -164,7 +199,9 @@ def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> N
         rest = {k: v for k, v in fields.items() if k not in ("stream", "seed", "pictures", "n")}
         settings = settings_in(rest)
         one.pipeline.settings(settings)  # which raises ValueError for what cannot be
-        reply = Reply(lambda gone: one.chat(turns, pictures, seed, settings, gone))
+        turns = await server.read(seen, turns_of(messages), server.options.pixels)
+        ticket = one.batching.enter(request.state.client)
+        reply = Reply(lambda gone: one.chat(turns, pictures, seed, settings, gone, ticket))
         about = _about(one)
         if stream:
             body = _chunks(reply, about, request.state.identity)
