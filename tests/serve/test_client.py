@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib.util
 import io
+import json
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from servers import opened, png
 from smalti.serve.guard import Keys, Rules
@@ -41,6 +42,44 @@ def test_pictures_are_those_that_the_pipeline_draws(client, server):
         assert np.array_equal(np.asarray(found), np.asarray(image))
         assert datum.smalti == image.info["smalti"] and datum.seed == 7
     assert answer.usage.output_tokens == 4 * pipe.model.spec.positions
+
+
+def test_a_seed_and_a_class_for_each_picture(client, server):
+    pipe = server.state.shared[0].pipeline
+    answer = client.images.generate(prompt="", extra_body={"seed": [5, 9], "class": [3, "2"]})
+    expected = [pipe(classes=[c], seed=seed)[0] for c, seed in ((3, 5), (2, 9))]
+    for datum, image in zip(answer.data, expected, strict=True):
+        assert np.array_equal(np.asarray(opened(datum.b64_json)), np.asarray(image))
+        assert datum.smalti == image.info["smalti"]
+    for name, value in (("seed", [1, 2, 3]), ("class", [1]), ("seed", [1, "x"]), ("seed", [])):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.images.generate(prompt="0", n=2, extra_body={name: value})
+        assert refused.value.param == name
+    with pytest.raises(openai.BadRequestError, match="seed must be a whole number"):
+        client.images.create_variation(
+            image=png(Image.new("RGB", (16, 16))), n=2, extra_body={"seed": "[1, 2]"}
+        )
+
+
+def test_other_sizes_are_resampled_where_that_is_wanted(serve, picture):
+    """Of what is drawn at the model's own size, as it says."""
+    server = serve("llamagen", options=Options(fit=True))
+    client = openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
+    more = {"prompt": "1", "extra_body": {"seed": 5}}
+    whole = opened(client.images.generate(**more).data[0].b64_json)
+    answer = client.images.generate(size="512x256", **more)
+    found = opened(answer.data[0].b64_json)
+    assert found.size == (512, 256) and answer.size == "512x256"
+    assert np.array_equal(np.asarray(found), np.asarray(ImageOps.fit(whole, (512, 256))))
+    assert answer.data[0].smalti == json.loads(found.text["smalti"]) | {"resampled": "16x16"}
+    *_, last = client.images.generate(size="512x256", stream=True, partial_images=1, **more)
+    assert last.b64_json == answer.data[0].b64_json and last.size == "512x256"
+    wide = client.images.edit(
+        image=png(picture), prompt="1", size="64x32", extra_body={"extend": "left=8"}
+    )
+    assert opened(wide.data[0].b64_json).size == (64, 32)
+    with pytest.raises(openai.BadRequestError, match="size is auto or 16x16"):
+        client.images.generate(size="4096x4096", **more)
 
 
 def test_a_class_by_name_and_the_names_of_openais_models(client):

@@ -42,7 +42,7 @@ def add_images(app: FastAPI, server: Server) -> None:
         map = None
         if "map" in fields:
             map = await server.read(brought, fields, {}, "map", server.options.pixels)
-        order = order_of(fields, one.pipeline, server.options.most, map=map)
+        order = order_of(fields, one.pipeline, server.options.most, map=map, fit=server.options.fit)
         order = await coded(one, order, "map", whole=True)
         return await _answer(request, server, one, order, None, "image_generation")
 
@@ -95,7 +95,8 @@ async def _edited(request: Request, server: Server, read: Any, parts: Sequence[s
     _refuse_others(files, parts)
     one = server.find(fields.pop("model", None))
     what = await server.read(read, fields, files, server.options.pixels, one.pipeline)
-    order = order_of(fields, one.pipeline, server.options.most, what.fields, what.map)
+    most, fit = server.options.most, server.options.fit
+    order = order_of(fields, one.pipeline, most, what.fields, what.map, fit)
     if isinstance(what, Told) and order.wanted.get("negative"):
         message = "an instruction takes no negative text: it goes with a mask, or extend"
         raise Refused(400, "unsupported_parameter", message, "negative")
@@ -153,20 +154,24 @@ class Stage:
         """Ask for the pictures. Raises what `Batching.submit` does."""
         if isinstance(self.one, Talker):
             return self.edit(Told())
-        wanted = dict(self.order.wanted)
-        asked = self.one.pipeline.asked(
+        wanted, order, pipeline = dict(self.order.wanted), self.order, self.one.pipeline
+        asked = pipeline.asked(
             classes=wanted.pop("classes", None),
             text=wanted.pop("text", None),
             negative=wanted.pop("negative", None),
             map=wanted.pop("map", None),
             size=wanted.get("size"),
         )
-        drawing = self.one.pipeline.drawing(asked, **wanted)
-        drawing.sampling.check(self.one.pipeline.model, drawing.spec)
-        order = self.order
-        self.jobs = self.one.jobs(
-            drawing, order.n, self._drawn, self.client, order.first, order.previews
-        )
+        drawing = pipeline.drawing(asked, **wanted)
+        drawing.sampling.check(pipeline.model, drawing.spec)
+        parts = drawing.parts(order.n, order.first, 1)
+        if order.others:  # each picture is the same one of its own seed
+            seeds = (order.seed, *order.others)
+            parts = [
+                part._replace(seed=seed, first=order.first)
+                for part, seed in zip(parts, seeds, strict=True)
+            ]
+        self.jobs = self.one.jobs(parts, self._drawn, self.client, order.previews)
         self.one.batching.submit(self.jobs)
 
     def _drawn(self, number: int, part: Part, event: Event) -> None:
@@ -294,6 +299,7 @@ async def _answer(
     images = await waited(stage, _collected(stage), gone(request))
     if images is None:
         return Response(status_code=499)
+    images = [answers.fitted(image, order.fit) for image in images]
     files = await asyncio.to_thread(lambda: [answers.file_of(i, order.output) for i in images])
     data = [
         answers.datum(image, file, order.output, _address(request, server, file, order.output))
@@ -352,6 +358,7 @@ async def _events(stage: Stage, kind: str, identity: str) -> AsyncIterator[bytes
                 yield b": keep-alive\n\n"
                 continue
             number, image, last = what
+            image = answers.fitted(image, stage.order.fit)
             file = await asyncio.to_thread(answers.file_of, image, output)
             body = answers.datum(image, file, output, None) | answers.shape(image, output)
             body["index"] = number

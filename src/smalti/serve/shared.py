@@ -85,18 +85,17 @@ class Shared:
 
     def jobs(
         self,
-        drawing: Drawing,
-        n: int,
+        parts: Sequence[Part],
         tell: Callable[[int, Part, Event], None],
         client: str = "",
-        first: int = 0,
         previews: int = 0,
     ) -> list[Job]:
-        """A job for each of n pictures of a request; `tell` is called with the number of the
-        picture among them, its part and what became of it, by the thread that draws."""
+        """A job for each picture of a request, which are parts of one; `tell` is called with the
+        number of the picture among them, its part and what became of it, by the thread that
+        draws."""
         return [
             self._job(part, None, lambda e, i=i, p=part: tell(i, p, e), client, previews)
-            for i, part in enumerate(drawing.parts(n, first, batch=1))
+            for i, part in enumerate(parts)
         ]
 
     def _job(

@@ -37,6 +37,8 @@ class Options:
     """Other names of pipelines."""
     strict: bool = False
     """Whether names of OpenAI's own models are refused; if not, they are the first pipeline."""
+    fit: bool = False
+    """Whether sizes that a model does not draw are resampled; if not, they are refused."""
     page: bool = True
     """Whether a page to draw with is at `/`."""
     sdapi: bool = False
