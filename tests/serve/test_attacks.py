@@ -333,6 +333,10 @@ def test_more_bytes_than_allowed(serve):
                 break
         assert b"413" in answer.split(b"\r\n")[0]
     assert server.generate(seed=1)
+    server = serve("llamagen")  # a prompt is short; an edit brings a picture
+    long = {"prompt": "0", "user": "x" * (1 << 20)}
+    assert server.error("POST", DRAW, long)[1]["code"] == "body_too_large"
+    assert server.error("POST", EDITS, long)[1]["code"] == "missing_required_parameter"
 
 
 def test_connections_that_do_nothing_are_closed(serve, monkeypatch):

@@ -265,9 +265,46 @@ def test_a_full_queue_is_asked_again(serve):
         edit = body | {"extend": "left=8", "stream": stream}
         status, headers, text = server.ask("POST", "/v1/images/edits", edit)
         assert status == 429 and b"queue_full" in text and headers["retry-after"]
+    counted = server.ask("GET", "/metrics")[2].decode()
+    assert 'smalti_pictures_total{outcome="rejected",pipeline="llamagen"} 5.0' in counted
     go.set()
     waiting.join()
     assert server.state.ready
+
+
+def test_what_takes_longer_than_a_client_waits_is_not_begun(serve):
+    server = serve("llamagen")
+    server.state.shared[0].batching._seconds = 2.0
+    draw = lambda seconds: server.ask(  # noqa: E731
+        "POST", "/v1/images/generations", {"prompt": "0"}, x_request_timeout=seconds
+    )
+    status, headers, text = draw("0.5")
+    assert status == 429 and b"x-request-timeout is 0.5" in text and headers["retry-after"]
+    for seconds in ("600", "soon"):
+        status, headers, _ = draw(seconds)
+        assert status == 200
+        assert [one.split(";dur=")[0] for one in headers["server-timing"].split(", ")] == [
+            "queue", "draw", "decode",
+        ]  # fmt: skip
+
+
+def test_what_is_counted(serve, picture):
+    server = serve("llamagen")
+    server.generate(n=2)
+    image = base64.b64encode(png(picture)).decode()
+    body = {"image": image, "prompt": "0", "extend": "left=8"}
+    assert server.ask("POST", "/v1/images/edits", body)[0] == 200
+    server.logged(server.ask("GET", "/v1/models")[1]["x-request-id"])
+    counted = server.ask("GET", "/metrics")[2].decode()
+    steps = server.state.shared[0].batching.counts.passes
+    for line in (
+        'smalti_pictures_total{outcome="done",pipeline="llamagen"} 3.0',
+        f'smalti_steps_total{{pipeline="llamagen"}} {float(steps)}',
+        'smalti_previews_total{outcome="shown",pipeline="llamagen"} 0.0',
+        'smalti_request_seconds_count{route="/v1/images/generations"} 1.0',
+        'smalti_encode_seconds_count{pipeline="llamagen"} 1.0',
+    ):
+        assert line in counted, line
 
 
 def test_more_than_the_queue_ever_takes_cannot_be(serve):
@@ -297,6 +334,8 @@ def test_closing_a_stream_gives_the_picture_up(serve):
             break
         threading.Event().wait(0.05)
     assert batching.counts.cancelled == 3 and batching.counts.done == 0
+    counted = server.ask("GET", "/metrics")[2].decode()
+    assert 'smalti_pictures_total{outcome="cancelled",pipeline="llamagen"} 3.0' in counted
     assert base64.b64decode(server.generate()[0]["b64_json"])  # it draws on
 
 

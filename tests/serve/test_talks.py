@@ -43,6 +43,9 @@ def client(server):
     return openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
 
 
+CHAT = "/v1/chat/completions"
+
+
 def data_of(image: Image.Image) -> dict:
     url = f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}
@@ -79,6 +82,21 @@ def test_a_reply_is_streamed(client):
     text = "".join(c.choices[0].delta.content or "" for c in chunks)
     assert "".join(text.split()) == "".join(whole.split())
     assert chunks[0].object.endswith("chunk")
+
+
+def test_a_stream_on_which_nothing_happens_says_that_it_lives(server, talker, monkeypatch):
+    monkeypatch.setattr(talks, "KEEP_ALIVE", 0.1)
+    body = {"messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 2}
+    go = threading.Event()
+    with talker.batching._turn():  # of somebody else
+        threading.Timer(1.0, go.set).start()
+        asked = threading.Thread(target=lambda: found.append(server.ask("POST", CHAT, body)))
+        found = list[tuple]()
+        asked.start()
+        go.wait(5)
+    asked.join(10)
+    ((status, _, text),) = found
+    assert status == 200 and b": keep-alive\n\n" in text and b"[DONE]" in text
 
 
 @pytest.mark.parametrize("stops", [True, False])

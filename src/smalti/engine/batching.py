@@ -92,7 +92,7 @@ class Batching:
         self._finished, self._previews = deque[Job](), dict[Job, None]()
         self._calls = deque[tuple[Callable[[], Any], Future[Any]]]()
         self._changed = threading.Condition()
-        self._seconds, self._steps = 0.05, 1
+        self._seconds, self._steps = 0.05, running.steps
         """Of a turn, and of a picture, as they were lately."""
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -168,10 +168,10 @@ class Batching:
         """How many are being drawn."""
         return len(self._live)
 
-    def eta(self) -> float:
-        """In how many seconds a picture that is asked for now would be done."""
+    def eta(self, count: int = 1) -> float:
+        """In how many seconds so many pictures that are asked for now would be done."""
         with self._changed:
-            return self._eta(self.waiting + 1)
+            return self._eta(self.waiting + count)
 
     def _eta(self, places: int) -> float:
         """When the last of so many pictures will be done: those that wait, and others like the

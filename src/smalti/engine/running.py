@@ -26,6 +26,7 @@ from smalti.engine.lanes import Lane, Moved, alike, one_row
 from smalti.engine.masked_lane import MaskedLane
 from smalti.engine.step import Loop, Model, Request, Step, check_request
 from smalti.nn.linear import packed
+from smalti.sampling.reveal import Reveal
 
 LANES: dict[Loop, Callable[[Any, TokenSpec, torch.device], Lane]] = {
     "causal": CausalLane,
@@ -81,6 +82,14 @@ class Running:
         """Whether pictures share passes only if they begin together."""
         model: Any = self.model
         return model.loop == "causal" and len(model.blocks()) != model.spec.positions
+
+    @property
+    def steps(self) -> int:
+        """How many a picture takes that asks for none of its own; 1 where nobody knows."""
+        model: Any = self.model
+        if model.loop == "masked":
+            return Reveal().count(model.spec.positions * model.parts)
+        return len(model.blocks()) if model.loop == "causal" else 1
 
     def clear(self) -> None:
         """Let all pictures go."""

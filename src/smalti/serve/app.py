@@ -64,6 +64,7 @@ def make_app(server: Server, rules: Rules | None = None) -> Guard:
 def _logged(server: Server, line: dict[str, Any]) -> None:
     route = line["path"] if line["path"] in ROUTES else "other"
     server.metrics.requests.labels(route, line["status"]).inc()
+    server.metrics.answered.labels(route).observe(line["seconds"])
     LOG.info("%(method)s %(path)s %(status)s %(seconds)ss %(request)s %(client)s", line, extra=line)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
@@ -16,7 +18,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image
 
-from smalti.engine.waiting import Drawn, Event, Job, Shown
+from smalti.engine.waiting import Drawn, Event, Full, Job, Shown
 from smalti.pipeline.request import Part
 from smalti.serve import answers, schemas
 from smalti.serve.edits import Mapped, Task, Told, edit_of, variation_of
@@ -30,6 +32,8 @@ from smalti.text.prompts import read_part
 
 T = TypeVar("T")
 LOG = logging.getLogger("smalti.serve")
+WORDS = 1 << 20
+"""Bytes of a request that brings no picture."""
 KEEP_ALIVE = 10.0
 """Seconds between comments of a stream on which nothing happens."""
 
@@ -37,7 +41,8 @@ KEEP_ALIVE = 10.0
 def add_images(app: FastAPI, server: Server) -> None:
     @app.post("/v1/images/generations", **schemas.GENERATIONS)
     async def generations(request: Request) -> Response:
-        fields = await body_of(request)
+        maps = any(one.pipeline.map is not None for one in server.shared)
+        fields = await body_of(request, None if maps else WORDS)
         one = server.find(fields.pop("model", None))
         map = None
         if "map" in fields:
@@ -62,13 +67,19 @@ def add_images(app: FastAPI, server: Server) -> None:
         return Response(found[1], media_type=found[0])
 
 
-async def body_of(request: Request) -> dict[str, Any]:
-    """The object that a body holds."""
+async def body_of(request: Request, most: int | None = None) -> dict[str, Any]:
+    """The object that a body of so many bytes at most holds."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
     if kind.lower() != "application/json":
         raise Refused(415, "unsupported_media_type", f"send application/json, got {kind[:80]!r}")
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if most is not None and len(data) > most:
+            message = f"a request that brings no picture may have {most:,} bytes"
+            raise Refused(413, "body_too_large", message)
     try:
-        found = await request.json()
+        found = json.loads(data)
     except (ValueError, RecursionError):
         raise Refused(400, "invalid_json", "the body must be one object of JSON") from None
     if not isinstance(found, dict):
@@ -143,7 +154,9 @@ class Stage:
         self.server, self.one, self.order, self.client = server, one, order, client
         self.loop, self.told = asyncio.get_running_loop(), asyncio.Queue[Any]()
         self.jobs, self.guest = list[Job](), None
-        self.began = time.monotonic()
+        self.began, self.left = time.monotonic(), order.n
+        """When it came, until a first picture on the way has; and how many pictures have not."""
+        self.drawn = list[Drawn]()
 
     def tell(self, *what: Any) -> None:
         """From any thread."""
@@ -178,12 +191,13 @@ class Stage:
         """In the thread that draws."""
         if isinstance(event, Drawn):
             self.server.metrics.drawn(self.one.name, event)
+            self.drawn.append(event)
             (image,) = self.one.pipeline.tagged(event.result[None], part)
             self.tell(number, image, True)
         elif isinstance(event, Shown):
             self.tell(number, event.picture, False)
         else:
-            self.server.metrics.pictures.labels(self.one.name, "failed").inc()
+            self.count("failed", 1)
             self.tell(number, event.error, True)
 
     def edit(self, what: Task) -> None:
@@ -197,13 +211,15 @@ class Stage:
             try:
                 with guest.place():
                     for number, image in enumerate(what.run(guest, self.order)):
-                        self.server.metrics.pictures.labels(self.one.name, "done").inc()
+                        self.count("done", 1)
                         self.tell(number, image, True)
             except Gone:
                 return
             except Exception as error:
-                self.server.metrics.pictures.labels(self.one.name, "failed").inc()
+                self.count("failed", 1)
                 self.tell(0, error, True)
+            finally:
+                self.server.metrics.encoding.labels(self.one.name).observe(guest.encoding)
 
         threading.Thread(target=work, name="smalti-edit", daemon=True).start()
 
@@ -216,13 +232,19 @@ class Stage:
         self.guest = guest
         return guest
 
+    def count(self, outcome: str, pictures: int) -> None:
+        """Count what became of so many pictures."""
+        self.server.metrics.pictures.labels(self.one.name, outcome).inc(pictures)
+
     @property
     def share(self) -> float:
         """Of all steps, how many are done, 0 to 1."""
         return share(self.jobs) if self.guest is None else self.guest.share
 
     def leave(self) -> None:
-        """The client has gone."""
+        """Nobody waits for what has not come."""
+        self.count("cancelled", self.left)
+        self.left = 0
         if isinstance(self.one, Shared):
             for job in self.jobs:
                 self.one.batching.cancel(job)
@@ -232,13 +254,13 @@ class Stage:
     async def pictures(self) -> AsyncIterator[tuple[int, Image.Image, bool] | None]:
         """The number of a picture, it, and whether it is done; None where nothing came for a
         while. Raises what failed."""
-        left = self.order.n
-        while left:
+        while self.left:
             try:
                 number, what, done = await asyncio.wait_for(self.told.get(), KEEP_ALIVE)
             except TimeoutError:
                 yield None
                 continue
+            self.left -= done
             if isinstance(what, Exception):
                 raise what
             if not done and self.began:
@@ -246,7 +268,6 @@ class Stage:
                     time.monotonic() - self.began
                 )
                 self.began = 0.0
-            left -= done
             yield number, what, done
 
 
@@ -257,11 +278,25 @@ def begun(
     `Batching.submit` does."""
     server.require_open()
     stage = Stage(server, one, order, request.state.client)
-    if edit is None:
-        stage.draw()
-    else:
-        stage.edit(edit)
+    try:
+        _require_time(request, one, order.n)
+        stage.draw() if edit is None else stage.edit(edit)
+    except (Full, Refused):
+        stage.count("rejected", order.n)
+        raise
     return stage
+
+
+def _require_time(request: Request, one: Shared | Talker, n: int) -> None:
+    """Raise Refused where a client says that it waits for so many seconds, and pictures that it
+    asks for now would be done later."""
+    try:
+        given = float(request.headers.get("x-request-timeout", "inf"))
+    except ValueError:
+        given = math.inf
+    if (eta := one.batching.eta(n)) > given:
+        message = f"it would take {eta:.1f} seconds, x-request-timeout is {given:g}"
+        raise Refused(429, "queue_full", message, retry=eta - given)
 
 
 async def waited(
@@ -306,9 +341,20 @@ async def _answer(
         | _revised(stage)
         for image, file in zip(images, files, strict=True)
     ]
+    headers |= _timing(stage.drawn)
     headers["openai-processing-ms"] = str(round(1000 * (time.monotonic() - began)))
     body = {"created": int(time.time()), "data": data, "usage": _usage(stage)}
     return JSONResponse(body | answers.shape(images[0], order.output), headers=headers)
+
+
+def _timing(drawn: Sequence[Drawn]) -> dict[str, str]:
+    """How long the slowest picture waited, was drawn and was decoded, as browsers show it."""
+    if not drawn:
+        return {}
+    names = ("waited", "drawing", "decoding")
+    longest = (1000 * max(getattr(one, name) for one in drawn) for name in names)
+    parts = zip(("queue", "draw", "decode"), longest, strict=True)
+    return {"server-timing": ", ".join(f"{name};dur={value:.1f}" for name, value in parts)}
 
 
 def _usage(stage: Stage) -> dict[str, Any]:

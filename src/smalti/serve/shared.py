@@ -8,6 +8,7 @@ does with any other.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,6 +170,8 @@ class Visitor(CodedPipeline):
         self.pipeline, self.tokenizer, self.model = pipeline, pipeline.tokenizer, pipeline.model
         self.text, self.eye = pipeline.text, pipeline.eye
         self.decoder_dtype, self.weights = pipeline.decoder_dtype, pipeline.weights
+        self.encoding = 0.0
+        """Seconds in which pictures were encoded, with the wait for the step before."""
 
     @property
     def fingerprint(self) -> str:
@@ -178,7 +181,10 @@ class Visitor(CodedPipeline):
         return self.pipeline.edits(wanted)
 
     def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
-        return self.between(lambda: self.pipeline.encode(images))
+        began = time.monotonic()
+        codes = self.between(lambda: self.pipeline.encode(images))
+        self.encoding += time.monotonic() - began
+        return codes
 
     def decode(
         self,

@@ -25,7 +25,7 @@ from smalti.pipeline.sampling import Sampling
 from smalti.pipeline.unified import Said, Shown
 from smalti.serve import answers, schemas
 from smalti.serve.errors import Refused, invalid, missing, refusal
-from smalti.serve.images import gone
+from smalti.serve.images import KEEP_ALIVE, gone
 from smalti.serve.orders import Output, number_of, plain, text_of, truth_of
 from smalti.serve.shared import Gone
 from smalti.serve.state import Server
@@ -170,10 +170,14 @@ class Reply:
         with suppress(RuntimeError):  # the loop has gone
             self.loop.call_soon_threadsafe(self.told.put_nowait, what)
 
-    async def events(self) -> AsyncIterator[Event]:
-        """All events. Raises what failed."""
+    async def events(self) -> AsyncIterator[Event | None]:
+        """All events; None where nothing came for a while. Raises what failed."""
         while True:
-            what = await self.told.get()
+            try:
+                what = await asyncio.wait_for(self.told.get(), KEEP_ALIVE)
+            except TimeoutError:
+                yield None
+                continue
             if what is None:
                 return
             if isinstance(what, BaseException):
@@ -224,7 +228,7 @@ async def _whole(request: Request, reply: Reply, about: dict[str, Any]) -> Respo
     async def collected() -> dict[str, Any]:
         texts, images, reason = list[str](), list[dict[str, Any]](), "stop"
         async for event in reply.events():
-            if not event.whole:
+            if event is None or not event.whole:
                 continue
             if isinstance(event, Said):
                 texts.append(event.text.strip())
@@ -235,7 +239,10 @@ async def _whole(request: Request, reply: Reply, about: dict[str, Any]) -> Respo
         message |= {"images": images} if images else {}
         return {"index": 0, "message": message, "finish_reason": reason}
 
-    collecting, leaving = asyncio.create_task(collected()), asyncio.create_task(gone(request))
+    collecting, leaving = (
+        asyncio.create_task(collected()),
+        asyncio.create_task(gone(request)),
+    )
     await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
     leaving.cancel()
     if not collecting.done():
@@ -263,6 +270,9 @@ async def _chunks(reply: Reply, about: dict[str, Any], identity: str) -> AsyncIt
     try:
         yield chunk({"role": "assistant", "content": ""})
         async for event in reply.events():
+            if event is None:
+                yield b": keep-alive\n\n"
+                continue
             if isinstance(event, Said):
                 if event.text.startswith(said) and event.text != said:
                     yield chunk({"content": event.text[len(said) :]})

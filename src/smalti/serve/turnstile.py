@@ -81,8 +81,8 @@ class Turnstile:
         """How many more may wait, or begin."""
         return self.slots + self.queue - self.drawing - self.waiting
 
-    def eta(self) -> float:
-        """In how many seconds a request that is made now would end."""
+    def eta(self, count: int = 1) -> float:
+        """In how many seconds a request that is made now would end, whatever its pictures are."""
         return self._seconds * (1 + (self.waiting + self.drawing) / self.slots)
 
     def stream(
