@@ -400,6 +400,15 @@ def test_probes_are_answered_however_many_requests_are_open(serve):
     assert [server.ask("GET", path)[0] for path in ("/health", "/ready")] == [200, 200]
 
 
+def test_a_server_whose_device_computes_no_more_is_not_well(serve):
+    server = serve("llamagen")
+    server.state.shared[0].batching.broken = True
+    for path, said in (("/health", {"status": "broken"}), ("/ready", {"ready": False})):
+        status, _, text = server.ask("GET", path)
+        assert (status, json.loads(text)) == (503, said)
+    assert not server.state.well  # which systemd and Ray ask
+
+
 def test_a_client_that_asks_too_often(serve):
     server = serve("llamagen", rules=Rules(rate=3))
     found = [server.ask("GET", "/v1/models")[0] for _ in range(5)]

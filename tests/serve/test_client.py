@@ -295,7 +295,11 @@ def test_what_is_counted(serve, picture):
     body = {"image": image, "prompt": "0", "extend": "left=8"}
     assert server.ask("POST", "/v1/images/edits", body)[0] == 200
     server.logged(server.ask("GET", "/v1/models")[1]["x-request-id"])
-    counted = server.ask("GET", "/metrics")[2].decode()
+    for _ in range(100):  # it is counted when the answer is on its way
+        counted = server.ask("GET", "/metrics")[2].decode()
+        if 'encode_seconds_count{pipeline="llamagen"} 1.0' in counted:
+            break
+        time.sleep(0.01)
     steps = server.state.shared[0].batching.counts.passes
     for line in (
         'smalti_pictures_total{outcome="done",pipeline="llamagen"} 3.0',

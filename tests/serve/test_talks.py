@@ -84,6 +84,28 @@ def test_a_reply_is_streamed(client):
     assert chunks[0].object.endswith("chunk")
 
 
+def test_what_was_read_and_written_is_counted(client, talker, picture):
+    content, more = (
+        [data_of(picture), {"type": "text", "text": "what is it?"}],
+        {"temperature": 1.0},
+    )
+    usage = ask(client, content, **more).usage
+    turns, pipe = [Turn("user", [picture, "what is it?"])], talker.pipeline
+    positions = pipe.model.spec.positions
+    written = [
+        event.ids if isinstance(event, Said) else positions
+        for event in pipe.chat(turns, seed=4, words=12, text_temperature=1.0)
+        if event.whole
+    ]
+    assert usage.completion_tokens == sum(written) > 0
+    assert positions < usage.prompt_tokens < pipe.length
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    options = {"include_usage": True}
+    *chunks, last = ask(client, content, stream=True, stream_options=options, **more)
+    assert last.usage == usage and not last.choices
+    assert all(chunk.usage is None for chunk in chunks)
+
+
 def test_a_stream_on_which_nothing_happens_says_that_it_lives(server, talker, monkeypatch):
     monkeypatch.setattr(talks, "KEEP_ALIVE", 0.1)
     body = {"messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 2}
@@ -405,6 +427,20 @@ def test_clients_take_turns_for_places():
     for thread in threads:
         thread.join(10)
     assert "".join(order) == "abcaaa"
+
+
+def test_a_device_that_computes_no_more_is_known(monkeypatch):
+    turnstile, gone = Turnstile(1, 1, 5.0), threading.Event()
+
+    def broken(*args):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    for dead in (False, True):
+        if dead:
+            monkeypatch.setattr("smalti.engine.running.torch.ones", broken)
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            list(turnstile.stream(broken, gone))
+        assert turnstile.broken == dead
 
 
 def test_who_has_gone_waits_for_no_place():

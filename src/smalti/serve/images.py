@@ -219,7 +219,8 @@ class Stage:
                 self.count("failed", 1)
                 self.tell(0, error, True)
             finally:
-                self.server.metrics.encoding.labels(self.one.name).observe(guest.encoding)
+                if guest.encoding:
+                    self.server.metrics.encoding.labels(self.one.name).observe(guest.encoding)
 
         threading.Thread(target=work, name="smalti-edit", daemon=True).start()
 
@@ -280,7 +281,10 @@ def begun(
     stage = Stage(server, one, order, request.state.client)
     try:
         _require_time(request, one, order.n)
-        stage.draw() if edit is None else stage.edit(edit)
+        if edit is None:
+            stage.draw()
+        else:
+            stage.edit(edit)
     except (Full, Refused):
         stage.count("rejected", order.n)
         raise

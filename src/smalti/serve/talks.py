@@ -20,7 +20,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from smalti.config import settings_of
-from smalti.pipeline.conversation import Piece, Turn, Writing
+from smalti.pipeline.conversation import Piece, Turn, Writing, said
 from smalti.pipeline.sampling import Sampling
 from smalti.pipeline.unified import Said, Shown
 from smalti.serve import answers, schemas
@@ -149,9 +149,13 @@ def settings_in(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Reply:
-    """What a request waits for: events of a conversation, computed in a thread of its own."""
+    """What a request waits for: events of a conversation, computed in a thread of its own; and how
+    many positions the model read for it, and wrote."""
 
-    def __init__(self, make: Callable[[threading.Event], Iterator[Event]]) -> None:
+    def __init__(
+        self, make: Callable[[threading.Event], Iterator[Event]], read: int, codes: int
+    ) -> None:
+        self.read, self.wrote, self.codes = read, 0, codes
         self.loop, self.told = asyncio.get_running_loop(), asyncio.Queue[Any]()
         self.make, self.gone = make, threading.Event()
         threading.Thread(target=self._work, name="smalti-reply", daemon=True).start()
@@ -182,7 +186,19 @@ class Reply:
                 return
             if isinstance(what, BaseException):
                 raise what
+            if what.whole:
+                self.wrote += what.ids if isinstance(what, Said) else self.codes
             yield what
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """What was read and written so far, as OpenAI names it."""
+        total = self.read + self.wrote
+        return {
+            "prompt_tokens": self.read,
+            "completion_tokens": self.wrote,
+            "total_tokens": total,
+        }
 
 
 def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> None:
@@ -204,14 +220,23 @@ def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> N
         settings = settings_in(rest)
         one.pipeline.settings(settings)  # which raises ValueError for what cannot be
         turns = await server.read(seen, turns_of(messages), server.options.pixels)
+        length = await asyncio.to_thread(_read, one, turns)
         ticket = one.batching.enter(request.state.client)
-        reply = Reply(lambda gone: one.chat(turns, pictures, seed, settings, gone, ticket))
-        about = _about(one)
+        make = lambda gone: one.chat(turns, pictures, seed, settings, gone, ticket)  # noqa: E731
+        reply = Reply(make, length, one.pipeline.model.spec.positions if one.pipeline.draws else 0)
+        about, options = _about(one), fields.get("stream_options")
         if stream:
-            body = _chunks(reply, about, request.state.identity)
+            told = isinstance(options, Mapping) and options.get("include_usage") is True
+            body = _chunks(reply, about, request.state.identity, told)
             headers = {"x-accel-buffering": "no"}
             return StreamingResponse(body, media_type="text/event-stream", headers=headers)
         return await _whole(request, reply, about)
+
+
+def _read(one: Talker, turns: Sequence[Turn]) -> int:
+    """How many positions a conversation takes."""
+    pipe = one.pipeline
+    return pipe.length - pipe.room(said(turns, pipe.phrases))
 
 
 def _about(one: Talker) -> dict[str, Any]:
@@ -250,7 +275,8 @@ async def _whole(request: Request, reply: Reply, about: dict[str, Any]) -> Respo
         collecting.cancel()
         return Response(status_code=499)
     choices = [collecting.result()]
-    return JSONResponse(about | {"object": "chat.completion", "choices": choices})
+    body = about | {"object": "chat.completion", "choices": choices, "usage": reply.usage}
+    return JSONResponse(body)
 
 
 def reason_of(text: Said) -> str:
@@ -258,13 +284,17 @@ def reason_of(text: Said) -> str:
     return "length" if text.cut else "stop"
 
 
-async def _chunks(reply: Reply, about: dict[str, Any], identity: str) -> AsyncIterator[bytes]:
-    """A reply as it grows: new letters, and pictures on their way and whole, with their number."""
-    said, number, whole, why = "", 0, False, "stop"
+async def _chunks(
+    reply: Reply, about: dict[str, Any], identity: str, usage: bool
+) -> AsyncIterator[bytes]:
+    """A reply as it grows: new letters, and pictures on their way and whole, with their number; and
+    if that is wanted, its `usage` at last."""
+    text, number, whole, why = "", 0, False, "stop"
 
-    def chunk(delta: dict[str, Any], reason: str | None = None) -> bytes:
+    def chunk(delta: dict[str, Any] | None, reason: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        body = about | {"object": "chat.completion.chunk", "choices": [choice]}
+        choices = [] if delta is None else [choice]
+        body = about | {"object": "chat.completion.chunk", "choices": choices} | more
         return f"data: {json.dumps(body)}\n\n".encode()
 
     try:
@@ -274,14 +304,16 @@ async def _chunks(reply: Reply, about: dict[str, Any], identity: str) -> AsyncIt
                 yield b": keep-alive\n\n"
                 continue
             if isinstance(event, Said):
-                if event.text.startswith(said) and event.text != said:
-                    yield chunk({"content": event.text[len(said) :]})
-                said, why = "" if event.whole else event.text, reason_of(event)
+                if event.text.startswith(text) and event.text != text:
+                    yield chunk({"content": event.text[len(text) :]})
+                text, why = "" if event.whole else event.text, reason_of(event)
                 continue
             part = await asyncio.to_thread(_part, event)
             yield chunk({"images": [part | {"index": number, "partial": not event.whole}]})
             number += event.whole
         yield chunk({}, why)
+        if usage:
+            yield chunk(None, usage=reply.usage)
         yield b"data: [DONE]\n\n"
         whole = True
     except Exception as error:
