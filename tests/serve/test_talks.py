@@ -432,7 +432,7 @@ def test_clients_take_turns_for_places():
 def test_a_device_that_computes_no_more_is_known(monkeypatch):
     turnstile, gone = Turnstile(1, 1, 5.0), threading.Event()
 
-    def broken(*args):
+    def broken(*args, **more):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     for dead in (False, True):

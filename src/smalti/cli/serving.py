@@ -117,7 +117,7 @@ def serve(
     def drain() -> None:
         state.draining = True
 
-    server.run(app, socket, drain, amounts.drain, lambda: state.well)
+    server.run(app, socket, drain, amounts.drain, lambda: state.well, lambda: state.broken)
 
 
 def require(*modules: str) -> None:

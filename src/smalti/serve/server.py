@@ -22,6 +22,8 @@ from smalti.text.prompts import Cut
 
 HEAD = 5.0
 """Seconds in which the head of a request must have come."""
+BROKEN = 70
+"""Exit code of a server that can draw no more: EX_SOFTWARE of sysexits.h."""
 QUIET = 5
 """Seconds that a connection stays open between requests."""
 
@@ -150,14 +152,18 @@ class Draining(uvicorn.Server):
     again.
 
     Its manager is told when it is ready and when it stops, and, as long as it is `well`, at each
-    third of the time after which a watchdog would end it.
+    third of the time after which a watchdog would end it. One that is `broken` stops by itself.
     """
 
     def __init__(
-        self, config: uvicorn.Config, drain: Callable[[], None], well: Callable[[], bool]
+        self,
+        config: uvicorn.Config,
+        drain: Callable[[], None],
+        well: Callable[[], bool],
+        broken: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(config)
-        self._drain, self._well = drain, well
+        self._drain, self._well, self._broken = drain, well, broken
         self._every, self._told = int(os.environ.get("WATCHDOG_USEC") or 0) / 3e6, 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -170,6 +176,9 @@ class Draining(uvicorn.Server):
         if self._every and now - self._told >= self._every and self._well():
             notify("WATCHDOG=1")
             self._told = now
+        if self._broken():
+            self._drain()
+            self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -198,10 +207,12 @@ def run(
     drain: Callable[[], None],
     seconds: float,
     well: Callable[[], bool] = lambda: True,
+    broken: Callable[[], bool] = lambda: False,
 ) -> None:
     """Answer until a signal comes, and then for some seconds at most, in which `drain` has said
     that nothing new is taken. A server that is no longer `well` is ended by the watchdog of
-    systemd, where there is one."""
+    systemd, where there is one; one that is `broken` ends with SystemExit(70), so that whatever
+    began it begins it anew."""
     config = uvicorn.Config(
         app,
         http=Timed,
@@ -212,4 +223,6 @@ def run(
         server_header=False,
         lifespan="on",
     )
-    asyncio.run(Draining(config, drain, well).serve([place]))
+    asyncio.run(Draining(config, drain, well, broken).serve([place]))
+    if broken():
+        raise SystemExit(BROKEN)
