@@ -113,7 +113,7 @@ def throughput(pipe: Pipeline, slots: int, count: int = 32) -> dict[str, float]:
         for seed in range(count):
             asked = pipe.asked(classes=[seed % len(pipe.classes)])
             drawing = pipe.drawing(asked, seed=seed, **settings(seed))
-            (job,) = shared.jobs(drawing, 1, lambda i, part, event: tell(event))
+            (job,) = shared.jobs(drawing.parts(1, 0, 1), lambda i, part, event: tell(event))
             job.codes = True
             jobs.append(job)
         batching.submit(jobs)

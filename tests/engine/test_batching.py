@@ -85,14 +85,57 @@ def test_a_full_queue_takes_all_or_none_and_says_how_long(model):
 
 def test_how_long_one_waits_is_counted_in_steps(model):
     batching = Batching(Running(model), PLAIN, slots=2)
-    batching._seconds, batching._steps = 1.0, 16
-    assert batching.eta() == 16
+    batching._seconds = 1.0
+    assert batching.eta() == 16  # before any is drawn
     batching.submit([job_of(model, seed)[0] for seed in range(3)])
     assert batching.eta() == 32
     for _ in range(4):
         batching.turn()
     batching._seconds = 1.0
     assert batching.eta() == 12 + 16  # two are drawn, one waits: the fourth begins with the third
+
+
+def test_each_picture_waits_for_its_own_number_of_steps(model):
+    """Whatever picture made the last step."""
+    batching = Batching(Running(model), PLAIN, slots=1)
+    batching._seconds = 1.0
+    batching.submit([job_of(model, seed, total=total)[0] for seed, total in enumerate((3, 40))])
+    batching._steps = 5
+    assert batching.eta() == 3 + 40 + 5
+
+
+def test_places_are_held_for_pictures_that_are_asked_for_soon(model):
+    batching = Batching(Running(model), PLAIN, slots=1, queue=3)
+    batching.hold(2)
+    assert batching.room == 1
+    with pytest.raises(Full, match="2 pictures wait already"):
+        batching.submit([job_of(model, seed)[0] for seed in range(2)])
+    with pytest.raises(Full):
+        batching.hold(2)
+    batching.submit([job_of(model, 0)[0]])
+    batching.submit([job_of(model, 1)[0]], held=1)
+    assert batching.room == 0 and batching.waiting == 2
+    batching.submit([job_of(model, 2)[0]], held=0)  # which goes on with an earlier one
+    batching.hold(-1)
+    finish(batching)
+    assert batching.room == 3 and batching.counts.done == 3
+
+
+def test_it_says_that_its_device_computes_no_more(model, monkeypatch):
+    batching = Batching(Running(model), PLAIN)
+    gone = RuntimeError("CUDA error: device-side assert triggered")
+
+    def broken(*args, **more):
+        raise gone
+
+    monkeypatch.setattr(model, "hidden", broken)
+    for dead in (False, True):
+        if dead:
+            monkeypatch.setattr("smalti.engine.running.torch.ones", broken)
+        job, events = job_of(model, 0)
+        batching.submit([job])
+        finish(batching)
+        assert events[0].error is gone and batching.broken == dead
 
 
 def test_a_cancelled_picture_leaves_at_the_next_step(model):

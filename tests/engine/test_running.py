@@ -9,8 +9,8 @@ from torch import Tensor
 
 from builders import build, models, random_codes, random_cond
 from smalti.codes import Known
-from smalti.engine import stream
-from smalti.engine.running import Running
+from smalti.engine import causal_lane, stream
+from smalti.engine.running import Running, computes
 from smalti.engine.step import Request, Step
 from smalti.sampling.filters import Filters
 from smalti.sampling.guidance import Guidance
@@ -147,6 +147,43 @@ def test_what_breaks_a_pass_fails_the_pictures_of_that_pass():
     found = dict(running.step())
     assert isinstance(found[first], RuntimeError) and isinstance(found[second], Step)
     assert len(running) == 1
+
+
+@pytest.mark.parametrize("where", ["hidden", "behind"])
+def test_what_breaks_the_first_pass_of_a_picture_fails_it_alone(where, monkeypatch):
+    """Its pass, or that it is put behind the others; these go on as if nothing had been."""
+    model = build(*CASES["llamagen"])
+    running = Running(model)
+    old, new = (
+        replace(request_of(model, i), guidance=Guidance(2.0), orders=None, negative=None)
+        for i in range(2)
+    )
+    (first,) = running.join([old])
+    running.step()
+    (second,) = running.join([new])
+    with monkeypatch.context() as patched:
+        target, calls = (model if where == "hidden" else causal_lane), []
+        works = getattr(target, where)
+
+        def broken(*args, **more):
+            calls.append(args)
+            if len(calls) == 2:
+                raise RuntimeError("out of memory")
+            return works(*args, **more)
+
+        patched.setattr(target, where, broken)
+        found = dict(running.step())
+    assert isinstance(found[second], RuntimeError) and len(running) == 1
+    while len(running):
+        found |= dict(running.step())
+    assert same(model, found[first].drawn, alone(model, old))
+
+
+def test_a_device_that_computes_no_more_is_known():
+    error, dead = RuntimeError("CUDA error: an illegal memory access"), torch.device("meta")
+    assert not computes(dead, error) and computes(torch.device("cpu"), error)
+    assert computes(dead, ValueError("its own fault"))
+    assert computes(dead, torch.OutOfMemoryError("too large"))
 
 
 def test_alone_is_equal_to_the_bit():

@@ -1,6 +1,7 @@
 """What people send who mean no good, or do not know better: one line back, and the server draws
 on."""
 
+import base64
 import hashlib
 import io
 import json
@@ -174,6 +175,32 @@ def test_forms_that_cannot_be(server, picture):
     assert server.error("POST", DRAW, b"x", content_type="text/plain")[0] == 415
 
 
+def test_a_mask_is_never_left_out(server, picture):
+    """By another name, on a route that takes none, or as what is no picture."""
+    whole, half = png(picture), picture.copy()
+    half.putalpha(255)
+    half.paste((0, 0, 0, 0), (0, 0, 8, 16))
+    for name in ("mask_image", "markup", "extend"):
+        status, error = edited(server, image=png(half), prompt="0", **{name: whole})
+        assert (status, error["code"], error["param"]) == (400, "unsupported_parameter", name)
+    body, kind = form(image=whole, mask=whole, prompt="0")
+    status, error = server.error("POST", "/v1/images/variations", body, content_type=kind)
+    assert (status, error["code"], error["param"]) == (400, "unsupported_parameter", "mask")
+    image = base64.b64encode(png(half)).decode()
+    for mask in ({"file_id": "file-1"}, {}, [None], [], {"image_url": None}, 5):
+        status, error = server.error("POST", EDITS, {"image": image, "prompt": "0", "mask": mask})
+        assert (status, error["param"]) == (400, "mask"), mask
+
+
+def test_a_long_value_is_not_sent_back(server, picture):
+    long = "x" * 3000
+    for fields in ({"n": long}, {"size": long}, {"guidance": [long]}, {"prompt": long}, {long: 1}):
+        status, error = server.error("POST", DRAW, {"prompt": "0"} | fields)
+        assert status == 400 and len(error["message"]) < 1100, fields
+    status, error = edited(server, image=png(picture), **{long: png(picture)})
+    assert status == 400 and len(json.dumps(error)) < 2300
+
+
 def test_a_photo_that_lies_on_its_side_fits_a_mask_of_what_is_seen(server, picture):
     photo, lying = io.BytesIO(), Image.Exif()
     lying[0x0112] = 6
@@ -318,6 +345,10 @@ def test_more_bytes_than_allowed(serve):
                 break
         assert b"413" in answer.split(b"\r\n")[0]
     assert server.generate(seed=1)
+    server = serve("llamagen")  # a prompt is short; an edit brings a picture
+    long = {"prompt": "0", "user": "x" * (1 << 20)}
+    assert server.error("POST", DRAW, long)[1]["code"] == "body_too_large"
+    assert server.error("POST", EDITS, long)[1]["code"] == "missing_required_parameter"
 
 
 def test_connections_that_do_nothing_are_closed(serve, monkeypatch):
@@ -346,6 +377,48 @@ def test_connections_that_do_nothing_are_closed(serve, monkeypatch):
         while place.recv(4096):
             pass
         assert time.monotonic() - began < 6
+
+
+def test_an_answer_that_nobody_reads_is_given_up(serve, monkeypatch):
+    """A reader that is slow has its whole picture; one that stops is hung up on."""
+    monkeypatch.setattr("smalti.serve.server.UNREAD", 0.5)
+    monkeypatch.setattr("smalti.serve.server.TAKEN", 1 << 16)
+    server = serve("llamagen")
+    size = 24 << 20
+    ask = f"GET /v1/images/{server.state.store.put(bytes(size), 'image/png')} HTTP/1.1\r\nHost: x"
+    for stops in (False, True):
+        with socket.socket() as place:
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            place.settimeout(10)
+            place.connect(("127.0.0.1", server.port))
+            place.sendall(f"{ask}\r\n\r\n".encode())
+            taken = 0
+            while not stops and taken < size:
+                if taken < 8 << 20:
+                    time.sleep(0.01)
+                taken += len(place.recv(1 << 16))
+            if stops:
+                time.sleep(2)
+                with pytest.raises(ConnectionError):
+                    while part := place.recv(1 << 16):
+                        taken += len(part)
+                    raise ConnectionError
+            assert (taken < size) == stops
+
+
+def test_probes_are_answered_however_many_requests_are_open(serve):
+    server = serve("llamagen", rules=Rules(requests=0))
+    assert server.ask("GET", "/v1/models")[0] == 429
+    assert [server.ask("GET", path)[0] for path in ("/health", "/ready")] == [200, 200]
+
+
+def test_a_server_whose_device_computes_no_more_is_not_well(serve):
+    server = serve("llamagen")
+    server.state.shared[0].batching.broken = True
+    for path, said in (("/health", {"status": "broken"}), ("/ready", {"ready": False})):
+        status, _, text = server.ask("GET", path)
+        assert (status, json.loads(text)) == (503, said)
+    assert not server.state.well  # which systemd and Ray ask
 
 
 def test_a_client_that_asks_too_often(serve):

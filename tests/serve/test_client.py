@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib.util
 import io
+import json
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from servers import opened, png
 from smalti.serve.guard import Keys, Rules
@@ -41,6 +42,44 @@ def test_pictures_are_those_that_the_pipeline_draws(client, server):
         assert np.array_equal(np.asarray(found), np.asarray(image))
         assert datum.smalti == image.info["smalti"] and datum.seed == 7
     assert answer.usage.output_tokens == 4 * pipe.model.spec.positions
+
+
+def test_a_seed_and_a_class_for_each_picture(client, server):
+    pipe = server.state.shared[0].pipeline
+    answer = client.images.generate(prompt="", extra_body={"seed": [5, 9], "class": [3, "2"]})
+    expected = [pipe(classes=[c], seed=seed)[0] for c, seed in ((3, 5), (2, 9))]
+    for datum, image in zip(answer.data, expected, strict=True):
+        assert np.array_equal(np.asarray(opened(datum.b64_json)), np.asarray(image))
+        assert datum.smalti == image.info["smalti"]
+    for name, value in (("seed", [1, 2, 3]), ("class", [1]), ("seed", [1, "x"]), ("seed", [])):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.images.generate(prompt="0", n=2, extra_body={name: value})
+        assert refused.value.param == name
+    with pytest.raises(openai.BadRequestError, match="seed must be a whole number"):
+        client.images.create_variation(
+            image=png(Image.new("RGB", (16, 16))), n=2, extra_body={"seed": "[1, 2]"}
+        )
+
+
+def test_other_sizes_are_resampled_where_that_is_wanted(serve, picture):
+    """Of what is drawn at the model's own size, as it says."""
+    server = serve("llamagen", options=Options(fit=True))
+    client = openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
+    more = {"prompt": "1", "extra_body": {"seed": 5}}
+    whole = opened(client.images.generate(**more).data[0].b64_json)
+    answer = client.images.generate(size="512x256", **more)
+    found = opened(answer.data[0].b64_json)
+    assert found.size == (512, 256) and answer.size == "512x256"
+    assert np.array_equal(np.asarray(found), np.asarray(ImageOps.fit(whole, (512, 256))))
+    assert answer.data[0].smalti == json.loads(found.text["smalti"]) | {"resampled": "16x16"}
+    *_, last = client.images.generate(size="512x256", stream=True, partial_images=1, **more)
+    assert last.b64_json == answer.data[0].b64_json and last.size == "512x256"
+    wide = client.images.edit(
+        image=png(picture), prompt="1", size="64x32", extra_body={"extend": "left=8"}
+    )
+    assert opened(wide.data[0].b64_json).size == (64, 32)
+    with pytest.raises(openai.BadRequestError, match="size is auto or 16x16"):
+        client.images.generate(size="4096x4096", **more)
 
 
 def test_a_class_by_name_and_the_names_of_openais_models(client):
@@ -187,6 +226,11 @@ def test_keys(serve):
     assert right.images.generate(prompt="0").data
     with pytest.raises(openai.NotFoundError):
         right.images.generate(prompt="0", model="gpt-image-2")
+    answer = right.images.generate(prompt="0", response_format="url")
+    path = answer.data[0].url.partition(f":{server.port}")[2]
+    assert server.ask("GET", path)[0] == 200  # as browsers ask, who send no key along
+    assert server.error("GET", "/v1/images/other")[0] == 404
+    assert server.error("POST", "/v1/images/generations", {"prompt": "0"})[0] == 401
     status, _, _ = server.ask("GET", "/v1/models", api_key="secret")
     assert status == 200
     server.ask("GET", "/v1/models", api_key="secret", x_request_id="by-anna")
@@ -216,9 +260,55 @@ def test_a_full_queue_is_asked_again(serve):
         threading.Event().wait(0.01)
     assert tries() == 3
     assert not server.state.ready
+    body = {"image": base64.b64encode(png(Image.new("RGB", (16, 16)))).decode(), "prompt": "0"}
+    for stream in (False, True):  # before its picture is encoded, and its answer begins
+        edit = body | {"extend": "left=8", "stream": stream}
+        status, headers, text = server.ask("POST", "/v1/images/edits", edit)
+        assert status == 429 and b"queue_full" in text and headers["retry-after"]
+    counted = server.ask("GET", "/metrics")[2].decode()
+    assert 'smalti_pictures_total{outcome="rejected",pipeline="llamagen"} 5.0' in counted
     go.set()
     waiting.join()
     assert server.state.ready
+
+
+def test_what_takes_longer_than_a_client_waits_is_not_begun(serve):
+    server = serve("llamagen")
+    server.state.shared[0].batching._seconds = 2.0
+    draw = lambda seconds: server.ask(  # noqa: E731
+        "POST", "/v1/images/generations", {"prompt": "0"}, x_request_timeout=seconds
+    )
+    status, headers, text = draw("0.5")
+    assert status == 429 and b"x-request-timeout is 0.5" in text and headers["retry-after"]
+    for seconds in ("600", "soon"):
+        status, headers, _ = draw(seconds)
+        assert status == 200
+        assert [one.split(";dur=")[0] for one in headers["server-timing"].split(", ")] == [
+            "queue", "draw", "decode",
+        ]  # fmt: skip
+
+
+def test_what_is_counted(serve, picture):
+    server = serve("llamagen")
+    server.generate(n=2)
+    image = base64.b64encode(png(picture)).decode()
+    body = {"image": image, "prompt": "0", "extend": "left=8"}
+    assert server.ask("POST", "/v1/images/edits", body)[0] == 200
+    server.logged(server.ask("GET", "/v1/models")[1]["x-request-id"])
+    for _ in range(100):  # it is counted when the answer is on its way
+        counted = server.ask("GET", "/metrics")[2].decode()
+        if 'encode_seconds_count{pipeline="llamagen"} 1.0' in counted:
+            break
+        time.sleep(0.01)
+    steps = server.state.shared[0].batching.counts.passes
+    for line in (
+        'smalti_pictures_total{outcome="done",pipeline="llamagen"} 3.0',
+        f'smalti_steps_total{{pipeline="llamagen"}} {float(steps)}',
+        'smalti_previews_total{outcome="shown",pipeline="llamagen"} 0.0',
+        'smalti_request_seconds_count{route="/v1/images/generations"} 1.0',
+        'smalti_encode_seconds_count{pipeline="llamagen"} 1.0',
+    ):
+        assert line in counted, line
 
 
 def test_more_than_the_queue_ever_takes_cannot_be(serve):
@@ -248,6 +338,8 @@ def test_closing_a_stream_gives_the_picture_up(serve):
             break
         threading.Event().wait(0.05)
     assert batching.counts.cancelled == 3 and batching.counts.done == 0
+    counted = server.ask("GET", "/metrics")[2].decode()
+    assert 'smalti_pictures_total{outcome="cancelled",pipeline="llamagen"} 3.0' in counted
     assert base64.b64decode(server.generate()[0]["b64_json"])  # it draws on
 
 

@@ -67,9 +67,9 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"there"})
 
 
-def served(meanwhile, well=lambda: True) -> list[bool]:
+def served(meanwhile, well=lambda: True, broken=lambda: False) -> list[bool]:
     """Run a server in this thread, as `smalti serve` does, and something beside it, which ends it
-    with SIGTERM."""
+    with SIGTERM unless it is broken."""
     drained, failed, place = list[bool](), list[BaseException](), serving.listen("127.0.0.1", 0)
 
     def beside() -> None:
@@ -78,13 +78,16 @@ def served(meanwhile, well=lambda: True) -> list[bool]:
         except BaseException as error:
             failed.append(error)
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)
+            if not broken():
+                os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=beside)
     thread.start()
-    serving.run(app, place, lambda: drained.append(True), 1.0, well)
-    thread.join()
-    place.close()
+    try:
+        serving.run(app, place, lambda: drained.append(True), 1.0, well, broken)
+    finally:
+        thread.join()
+        place.close()
     assert not failed, failed
     return drained
 
@@ -103,6 +106,19 @@ def test_it_is_ready_alive_and_stopping(manager, monkeypatch):
     assert served(meanwhile) == [True]
     assert manager.silent(0.2) and manager.told[-1] == "STOPPING=1"
     assert manager.told.count("READY=1") == manager.told.count("STOPPING=1") == 1
+
+
+def test_one_that_is_broken_ends_as_a_failure(manager):
+    """So that it is begun anew, by systemd or by Docker."""
+    broken = [False]
+
+    def meanwhile(port: int) -> None:
+        assert manager.next() == "READY=1"
+        broken[0] = True
+
+    with pytest.raises(SystemExit) as ended:
+        served(meanwhile, broken=lambda: broken[0])
+    assert ended.value.code == 70 and manager.next() == "STOPPING=1"
 
 
 def test_a_second_signal_ends_it_at_once():

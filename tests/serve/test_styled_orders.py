@@ -51,6 +51,15 @@ def test_what_is_refused(pipe, fields, param, words):
     assert refused.value.param == param and refused.value.status == 400
 
 
+def test_classes_are_one_or_one_for_each_picture(pipe):
+    order = order_of({"class": [1, "smileys"]}, pipe)
+    assert order.n == 2 and order.wanted["text"] == ["Food & Drink", "Smileys"]
+    for n in (1, 3):
+        with pytest.raises(Refused, match=f"a list of n, {n} here, got 2") as refused:
+            order_of({"class": [1, 0], "n": n}, pipe)
+        assert refused.value.param == "class"
+
+
 def test_an_edit_in_a_style_needs_a_prompt(pipe):
     with pytest.raises(Refused, match="a style needs a prompt"):
         order_of({"style": "noto"}, pipe, others=("image",))

@@ -16,10 +16,12 @@ from smalti.engine.batching import Stopped
 from smalti.engine.waiting import Full
 from smalti.pipeline.conversation import Turn
 from smalti.pipeline.unified import Said, Wish
+from smalti.serve import talks
 from smalti.serve.app import make_app
 from smalti.serve.shared import Gone, Limits
-from smalti.serve.state import Server
+from smalti.serve.state import Options, Server
 from smalti.serve.talker import Talker
+from smalti.serve.talks import turns_of
 from smalti.serve.turnstile import Turnstile
 from unified_pipelines import made
 
@@ -40,6 +42,9 @@ def server(talker):
 @pytest.fixture(scope="module")
 def client(server):
     return openai.OpenAI(base_url=server.url, api_key="any", max_retries=0)
+
+
+CHAT = "/v1/chat/completions"
 
 
 def data_of(image: Image.Image) -> dict:
@@ -78,6 +83,43 @@ def test_a_reply_is_streamed(client):
     text = "".join(c.choices[0].delta.content or "" for c in chunks)
     assert "".join(text.split()) == "".join(whole.split())
     assert chunks[0].object.endswith("chunk")
+
+
+def test_what_was_read_and_written_is_counted(client, talker, picture):
+    content, more = (
+        [data_of(picture), {"type": "text", "text": "what is it?"}],
+        {"temperature": 1.0},
+    )
+    usage = ask(client, content, **more).usage
+    turns, pipe = [Turn("user", [picture, "what is it?"])], talker.pipeline
+    positions = pipe.model.spec.positions
+    written = [
+        event.ids if isinstance(event, Said) else positions
+        for event in pipe.chat(turns, seed=4, words=12, text_temperature=1.0)
+        if event.whole
+    ]
+    assert usage.completion_tokens == sum(written) > 0
+    assert positions < usage.prompt_tokens < pipe.length
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    options = {"include_usage": True}
+    *chunks, last = ask(client, content, stream=True, stream_options=options, **more)
+    assert last.usage == usage and not last.choices
+    assert all(chunk.usage is None for chunk in chunks)
+
+
+def test_a_stream_on_which_nothing_happens_says_that_it_lives(server, talker, monkeypatch):
+    monkeypatch.setattr(talks, "KEEP_ALIVE", 0.1)
+    body = {"messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 2}
+    go = threading.Event()
+    with talker.batching._turn():  # of somebody else
+        threading.Timer(1.0, go.set).start()
+        asked = threading.Thread(target=lambda: found.append(server.ask("POST", CHAT, body)))
+        found = list[tuple]()
+        asked.start()
+        go.wait(5)
+    asked.join(10)
+    ((status, _, text),) = found
+    assert status == 200 and b": keep-alive\n\n" in text and b"[DONE]" in text
 
 
 @pytest.mark.parametrize("stops", [True, False])
@@ -328,6 +370,84 @@ def test_a_pass_of_a_picture_is_a_turn(talker):
         guest.drawn(part)
     told = list(pipe.paced(pipe.documents([["draw"]]), Wish("picture", False, 1)))
     assert told.count(None) >= pipe.model.spec.positions and told[-1].whole
+
+
+def test_a_full_queue_is_said_before_an_answer_begins(client, talker):
+    """A stream of 200 could not be asked for again."""
+    tickets = [talker.batching.enter() for _ in range(3)]
+    try:
+        for ask_for in (
+            lambda: ask(client, "hello", stream=True),
+            lambda: client.images.generate(prompt="a red heart", stream=True),
+        ):
+            with pytest.raises(openai.RateLimitError) as refused:
+                ask_for()
+            assert refused.value.code == "queue_full"
+            assert refused.value.response.headers["retry-after"]
+    finally:
+        for ticket in tickets:
+            with talker.batching.place(threading.Event(), ticket):
+                pass
+    assert ask(client, "hello").choices and talker.batching.room == 3
+
+
+def test_few_pictures_are_sent_and_all_are_small_together(client, server, picture, monkeypatch):
+    """Nothing is decoded of a request that is refused for anything else."""
+    decoded, read = [], talks.picture
+    monkeypatch.setattr(talks, "picture", lambda *a: decoded.append(a) or read(*a))
+    one = data_of(picture)
+    for content, more, why in (
+        ([one] * 17, {}, "may bring 16 pictures, got 17"),
+        ([one], {"extra_body": {"nonsense": 1}}, "no setting here"),
+        ([one, {"type": "audio"}], {}, "a part is a text or an image"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=why):
+            ask(client, content, **more)
+    assert not decoded
+    area = picture.width * picture.height
+    monkeypatch.setattr(server.state, "options", Options(pixels=area))
+    assert ask(client, [one] * 2, extra_body={"pictures": 0}).choices
+    with pytest.raises(openai.BadRequestError, match="pixels together") as refused:
+        ask(client, [one] * 8)
+    assert refused.value.code == "image_too_large" and len(decoded) == 2 + 5
+
+
+def test_texts_that_follow_on_each_other_stay_apart():
+    said = [{"type": "text", "text": "draw"}, {"type": "text", "text": "a heart"}]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": said}]
+    assert turns_of(messages) == [("user", ["Be brief. draw a heart"])]
+
+
+def test_clients_take_turns_for_places():
+    turnstile, order = Turnstile(1, 9, 30.0), []
+    tickets = [turnstile.enter(client) for client in "aaaab"]
+    tickets.insert(3, turnstile.enter("c"))
+
+    def take(ticket):
+        with turnstile.place(threading.Event(), ticket):
+            order.append(ticket.client)
+
+    with turnstile._changed:  # until all wait
+        threads = [threading.Thread(target=take, args=(ticket,)) for ticket in tickets]
+        for thread in threads:
+            thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert "".join(order) == "abcaaa"
+
+
+def test_a_device_that_computes_no_more_is_known(monkeypatch):
+    turnstile, gone = Turnstile(1, 1, 5.0), threading.Event()
+
+    def broken(*args, **more):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    for dead in (False, True):
+        if dead:
+            monkeypatch.setattr("smalti.engine.running.torch.ones", broken)
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            list(turnstile.stream(broken, gone))
+        assert turnstile.broken == dead
 
 
 def test_who_has_gone_waits_for_no_place():

@@ -66,6 +66,8 @@ class Amounts:
     """MiB of a request at most."""
     max_pixels: int = 16_000_000
     """Pixels of a picture that is sent, at most."""
+    fit: bool = False
+    """Resample pictures to sizes that a model does not draw, which are refused otherwise."""
     drain: float = 30.0
     """Seconds that what is being drawn has, when the server is stopped."""
     replicas: int = 1
@@ -115,7 +117,7 @@ def serve(
     def drain() -> None:
         state.draining = True
 
-    server.run(app, socket, drain, amounts.drain, lambda: state.well)
+    server.run(app, socket, drain, amounts.drain, lambda: state.well, lambda: state.broken)
 
 
 def require(*modules: str) -> None:
@@ -174,7 +176,7 @@ def application(
         pipe = opened(path, run)
         talks = isinstance(pipe, UnifiedPipeline)
         shared.append(Talker(name, pipe, limits) if talks else Shared(name, pipe, limits))
-    shown = {"page": place.page, "sdapi": place.sdapi}
+    shown = {"fit": amounts.fit, "page": place.page, "sdapi": place.sdapi}
     options = Options(amounts.max_n, amounts.max_pixels, aliases, strict, **shown)
     state = Server(shared, options)
     return make_app(state, rules), state

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from smalti.codes import TokenSpec
 from smalti.engine.lanes import Moved
-from smalti.engine.running import Running
+from smalti.engine.running import Running, computes
 from smalti.engine.step import Request, Step
 from smalti.engine.waiting import Drawn, Event, Failed, Full, Job, Late, Shown, Waiting
 
@@ -87,37 +87,53 @@ class Batching:
         self.slots, self.queue, self.deadline = slots, queue, deadline
         self.window, self.together, self.threads = window, together, threads
         self.counts, self.last_turn = Counts(), time.monotonic()
-        self._waiting = Waiting()
+        self._waiting, self._held = Waiting(), 0
         self._live = dict[int, Job]()
         self._finished, self._previews = deque[Job](), dict[Job, None]()
         self._calls = deque[tuple[Callable[[], Any], Future[Any]]]()
         self._changed = threading.Condition()
-        self._seconds, self._steps = 0.05, 1
+        self._seconds, self._steps = 0.05, running.steps
         """Of a turn, and of a picture, as they were lately."""
         self._thread: threading.Thread | None = None
         self._closed = False
+        self.broken = False
+        """Whether the device computes no more, so that no picture will ever be drawn."""
 
     # -- from any thread
 
-    def submit(self, jobs: Sequence[Job]) -> None:
-        """Ask for pictures: for all or, if there is no place for all, for none.
+    def submit(self, jobs: Sequence[Job], held: int | None = None) -> None:
+        """Ask for pictures: for all or, if there is no place for all, for none. Where so many
+        places are `held` for them, 0 if they go on with earlier ones, none is looked for.
 
         Raises Full if too many wait, Stopped after `stop`, and ValueError for more pictures at
         once than ever may wait.
         """
-        if len(jobs) > self.queue:
-            raise ValueError(f"{len(jobs)} pictures at once; at most {self.queue} may wait")
-        now = time.monotonic()
         with self._changed:
-            if self._closed:
-                raise Stopped("no more pictures are taken")
-            if self.waiting + len(jobs) > self.queue:
-                self.counts.refused += len(jobs)
-                raise Full(self.waiting, self._eta(self.waiting))
+            if held is None or self._closed:
+                self._require_room(len(jobs))
+            self._held -= held or 0
+            now = time.monotonic()
             for job in jobs:
                 job.times = [now]
             self._waiting.put(jobs)
             self._changed.notify_all()
+
+    def hold(self, count: int) -> None:
+        """Keep places for pictures that are asked for soon, or let go of some that were kept.
+        Raises what `submit` does."""
+        with self._changed:
+            if count > 0:
+                self._require_room(count)
+            self._held += count
+
+    def _require_room(self, count: int) -> None:
+        if count > self.queue:
+            raise ValueError(f"{count} pictures at once; at most {self.queue} may wait")
+        if self._closed:
+            raise Stopped("no more pictures are taken")
+        if count > self.room:
+            self.counts.refused += count
+            raise Full(self.queue - self.room, self._eta(self.waiting))
 
     def cancel(self, job: Job) -> None:
         """Give a picture up: it is drawn no further than the step that is being done."""
@@ -142,23 +158,30 @@ class Batching:
             return len(self._waiting)
 
     @property
+    def room(self) -> int:
+        """How many more may wait."""
+        with self._changed:
+            return self.queue - len(self._waiting) - self._held
+
+    @property
     def drawing(self) -> int:
         """How many are being drawn."""
         return len(self._live)
 
-    def eta(self) -> float:
-        """In how many seconds a picture that is asked for now would be done."""
+    def eta(self, count: int = 1) -> float:
+        """In how many seconds so many pictures that are asked for now would be done."""
         with self._changed:
-            return self._eta(self.waiting + 1)
+            return self._eta(self.waiting + count)
 
     def _eta(self, places: int) -> float:
-        """When the last of so many pictures that wait will be done."""
+        """When the last of so many pictures will be done: those that wait, and others like the
+        last one that was drawn."""
         free = [job.total - job.done for job in list(self._live.values())][: self.slots]
         free += [0] * (self.slots - len(free))
         heapify(free)
-        end = 0
-        for _ in range(places):
-            end = free[0] + self._steps
+        end, totals = 0, [job.total or self._steps for job in self._waiting]
+        for total in [*totals, *[self._steps] * places][:places]:
+            end = free[0] + total
             heapreplace(free, end)
         return end * self._seconds
 
@@ -283,7 +306,7 @@ class Batching:
                 return []
             return self._waiting.take(free)
 
-    def _move(self, number: int, moved: Moved | Exception) -> None:
+    def _move(self, number: int, moved: Moved) -> None:
         """Take note of what became of a picture in a step."""
         job = self._live[number]
         if not isinstance(moved, Step):
@@ -375,6 +398,7 @@ class Batching:
             try:
                 future.set_result(function())
             except BaseException as error:
+                self._look(error)
                 future.set_exception(error)
         return True
 
@@ -386,7 +410,13 @@ class Batching:
 
     def _fail(self, job: Job, error: Exception) -> None:
         self.counts.failed += 1
+        self._look(error)
         self._tell(job, Failed(error))
+
+    def _look(self, error: BaseException) -> None:
+        """See whether the device still computes after an error."""
+        device = next(self.running.model.parameters()).device
+        self.broken = self.broken or not computes(device, error)
 
     def _tell(self, job: Job, event: Event) -> None:
         if not job.cancelled:

@@ -66,19 +66,20 @@ class Batch:
         )
 
     def add(self, other: Batch) -> None:
-        """Take other rows behind one's own."""
-        device = self.codes.device
-        rows = Rows.grown(len(self.done), len(other.done), self.branches, device)
-        self.prepared = behind(self.prepared, rows, other.prepared)
-        self.cache = behind(self.cache, rows, other.cache)
-        if self.known is not None or other.known is not None:
+        """Take other rows behind one's own, or where that fails none."""
+        rows = Rows.grown(len(self.done), len(other.done), self.branches, self.codes.device)
+        prepared = behind(self.prepared, rows, other.prepared)
+        cache = behind(self.cache, rows, other.cache)
+        known, back = self.known, self.back
+        if known is not None or other.known is not None:
             both = [_or_none(b) for b in (self, other)]
-            self.known = Known(*(torch.cat(parts) for parts in zip(*both, strict=True)))
-        if self.back is not None and self.back.dim() == 2 and other.back is not None:
-            self.back = torch.cat((self.back, other.back))
-        self.codes = torch.cat((self.codes, other.codes))
-        self.requests, self.done = self.requests + other.requests, self.done + other.done
-        self.ahead = Ahead(noise_of(self.requests), self.codes.shape[1])
+            known = Known(*(torch.cat(parts) for parts in zip(*both, strict=True)))
+        if back is not None and back.dim() == 2 and other.back is not None:
+            back = torch.cat((back, other.back))
+        codes, requests = torch.cat((self.codes, other.codes)), self.requests + other.requests
+        self.ahead = Ahead(noise_of(requests), codes.shape[1])
+        self.prepared, self.cache, self.known, self.back = prepared, cache, known, back
+        self.codes, self.requests, self.done = codes, requests, self.done + other.done
 
     def keep(self, rows: Sequence[int]) -> None:
         """Take all other rows away."""
@@ -158,13 +159,21 @@ class CausalLane:
 
     def step(self) -> list[Moved]:
         found = [] if self.batch is None else self._pass(self.batch)
-        if self.waiting is not None:
-            found += self._pass(self.waiting)
-            if self.batch is None:
-                self.batch = self.waiting
-            else:
-                self.batch.add(self.waiting)
-            self.waiting = None
+        if self.waiting is None:
+            return found
+        try:
+            return found + self._entered(self.waiting)
+        except Exception as error:  # of new rows alone: the others have made their step
+            return found + [error] * len(self.waiting.done)
+
+    def _entered(self, new: Batch) -> list[Moved]:
+        """The first pass of new rows, which then stand behind the others."""
+        found = self._pass(new)
+        if self.batch is None:
+            self.batch = new
+        else:
+            self.batch.add(new)
+        self.waiting = None
         return found
 
     def _pass(self, batch: Batch) -> list[Moved]:

@@ -21,8 +21,8 @@ from smalti.nn.finite import require_finite
 from smalti.sampling.filters import Filters, RowFilters
 from smalti.sampling.noise import Noise
 
-Moved = Step | ValueError
-"""What becomes of a row in a pass: a step, or what is wrong with it, and with it alone."""
+Moved = Step | Exception
+"""What becomes of a row in a pass: a step, or what is wrong with it and not with all."""
 
 
 class Lane(Protocol):

@@ -26,6 +26,7 @@ from smalti.engine.lanes import Lane, Moved, alike, one_row
 from smalti.engine.masked_lane import MaskedLane
 from smalti.engine.step import Loop, Model, Request, Step, check_request
 from smalti.nn.linear import packed
+from smalti.sampling.reveal import Reveal
 
 LANES: dict[Loop, Callable[[Any, TokenSpec, torch.device], Lane]] = {
     "causal": CausalLane,
@@ -81,6 +82,14 @@ class Running:
         """Whether pictures share passes only if they begin together."""
         model: Any = self.model
         return model.loop == "causal" and len(model.blocks()) != model.spec.positions
+
+    @property
+    def steps(self) -> int:
+        """How many a picture takes that asks for none of its own; 1 where nobody knows."""
+        model: Any = self.model
+        if model.loop == "masked":
+            return Reveal().count(model.spec.positions * model.parts)
+        return len(model.blocks()) if model.loop == "causal" else 1
 
     def clear(self) -> None:
         """Let all pictures go."""
@@ -157,13 +166,13 @@ class Running:
             self._lanes = [kept for kept in self._lanes if kept[2]]
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[int, Moved | Exception]]:
+    def step(self) -> list[tuple[int, Moved]]:
         """Go on by one step in every picture: by number its step, or why it is not drawn. A picture
         that failed or is done leaves. What fails in a pass fails the pictures of that pass."""
-        found = list[tuple[int, Moved | Exception]]()
+        found = list[tuple[int, Moved]]()
         for _, lane, numbers in list(self._lanes):
             try:
-                moved: list[Moved | Exception] = [*lane.step()]
+                moved = lane.step()
             except Exception as error:  # whatever it is, others go on
                 moved = [error] * len(numbers)
             found += zip(list(numbers), moved, strict=True)
@@ -172,5 +181,17 @@ class Running:
         return found
 
 
-def _over(moved: Moved | Exception) -> bool:
+def computes(device: torch.device, error: BaseException) -> bool:
+    """Whether a device still computes after an error: after some of a GPU's nothing does, until the
+    process begins anew."""
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+        return True
+    try:
+        torch.ones(1, device=device).item()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _over(moved: Moved) -> bool:
     return not isinstance(moved, Step) or moved.done == moved.total

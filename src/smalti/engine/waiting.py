@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 from smalti.codes import TokenSpec
@@ -74,6 +75,7 @@ class Job:
     """When it came, began, and was drawn."""
     done: int = 0
     total: int = 0
+    """Steps; until the first, as many as it takes that knows no codes; 0 where nobody said."""
     pending: Step | None = None
     """What of it is to be shown, or the last step of a finished one."""
 
@@ -88,6 +90,10 @@ class Waiting:
 
     def __len__(self) -> int:
         return sum(len(jobs) for jobs in self._jobs.values())
+
+    def __iter__(self) -> Iterator[Job]:
+        """All that wait, each client's in their order."""
+        return chain.from_iterable(self._jobs.values())
 
     def put(self, jobs: Iterable[Job]) -> None:
         """Let jobs wait, behind those of their client that do."""

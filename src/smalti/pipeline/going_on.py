@@ -45,6 +45,8 @@ class Said(NamedTuple):
     whole: bool
     cut: bool = False
     """Whether it ends because nothing more fits."""
+    ids: int = 0
+    """How many ids it is."""
 
 
 class Shown(NamedTuple):
@@ -148,9 +150,8 @@ class GoingOn(CodedPipeline):
         with packed(self.model):
             for event in mixed.stream(self.model, request):
                 if isinstance(event, mixed.Wrote):
-                    yield Said(
-                        event.row, words.write(event.ids, False, event.row not in behind), False
-                    )
+                    text = words.write(event.ids, False, event.row not in behind)
+                    yield Said(event.row, text, False, ids=len(event.ids))
                 elif isinstance(event, mixed.Drawing):
                     step = event.step
                     if not every or step.done % every or step.done == step.total:
@@ -162,7 +163,7 @@ class GoingOn(CodedPipeline):
                 elif event.part.spec is None:
                     ids = event.part.content.tolist()
                     text = words.write(ids, True, event.row not in behind)
-                    yield Said(event.row, text, True, event.cut)
+                    yield Said(event.row, text, True, event.cut, len(ids))
                 else:
                     behind.add(event.row)
                     (image,) = to_pil(self.decode(event.part.content[None], spec))

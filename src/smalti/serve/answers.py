@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from smalti.pictures import CHUNK
@@ -31,6 +31,16 @@ def file_of(image: Image.Image, output: Output) -> bytes:
     else:
         image.save(data, output.format.upper(), quality=output.compression)
     return data.getvalue()
+
+
+def fitted(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """A picture of this width and height: resampled, and cut where its shape is another. Of which
+    size it was it says under `resampled`."""
+    if size is None or image.size == size:
+        return image
+    found = ImageOps.fit(image, size)
+    found.info["resampled"] = f"{image.width}x{image.height}"
+    return found
 
 
 class Store:
@@ -66,7 +76,8 @@ def datum(image: Image.Image, data: bytes, output: Output, address: str | None) 
     where = {"b64_json": base64.b64encode(data).decode()} if address is None else {"url": address}
     about = image.info.get("smalti", {})
     known = {k: about[k] for k in ("seed", "index") if k in about}
-    return where | known | {"smalti": about}
+    resampled = {k: v for k, v in image.info.items() if k == "resampled"}
+    return where | known | {"smalti": about | resampled}
 
 
 def usage(tokens: int, positions: int, n: int) -> dict[str, Any]:

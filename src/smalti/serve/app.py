@@ -64,6 +64,7 @@ def make_app(server: Server, rules: Rules | None = None) -> Guard:
 def _logged(server: Server, line: dict[str, Any]) -> None:
     route = line["path"] if line["path"] in ROUTES else "other"
     server.metrics.requests.labels(route, line["status"]).inc()
+    server.metrics.answered.labels(route).observe(line["seconds"])
     LOG.info("%(method)s %(path)s %(status)s %(seconds)ss %(request)s %(client)s", line, extra=line)
 
 
@@ -154,9 +155,8 @@ def _model(one: Shared | Talker) -> dict[str, Any]:
 def _state(app: FastAPI, server: Server) -> None:
     @app.get("/health", **schemas.STATE)
     async def health() -> Response:
-        return JSONResponse(
-            {"status": "ok" if server.well else "stalled"}, 200 if server.well else 503
-        )
+        ill = "broken" if server.broken else "stalled"
+        return JSONResponse({"status": "ok" if server.well else ill}, 200 if server.well else 503)
 
     @app.get("/ready", **schemas.STATE)
     async def ready() -> Response:

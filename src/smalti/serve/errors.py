@@ -17,6 +17,10 @@ KINDS = {
 """The type of an error by its status; of others below 500 it is invalid_request_error."""
 
 
+MOST = 1000
+"""Letters of a message at most: it may repeat what a client sent, which may be long."""
+
+
 class Refused(Exception):
     """An answer that is an error.
 
@@ -32,8 +36,11 @@ class Refused(Exception):
         param: str | None = None,
         retry: float | None = None,
     ) -> None:
+        if len(message) > MOST:
+            message = f"{message[: MOST // 2]} ... {message[-MOST // 2 :]}"
         super().__init__(message)
-        self.status, self.code, self.param, self.retry = status, code, param, retry
+        self.status, self.code, self.retry = status, code, retry
+        self.param = param and param[:MOST]
 
     @property
     def body(self) -> dict[str, Any]:

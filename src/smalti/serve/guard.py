@@ -41,6 +41,8 @@ PROBES = ("/health", "/ready")
 """What managers and proxies ask, by whatever name they have for the server."""
 OPEN = (*PROBES, "/metrics", "/version", "/")
 """What is answered without a key; and the files of the page, which say nothing of anybody."""
+IMAGES = "/v1/images/"
+"""Behind it stand the names of pictures that have an address."""
 
 
 MAY = {
@@ -177,7 +179,7 @@ class Guard:
     def _admit(self, scope: Scope, headers: Mapping[str, str]) -> str:
         """The client of a request. Raises Refused if it is not let in."""
         rules, path = self.rules, scope["path"]
-        if self._open > rules.requests:
+        if self._open > rules.requests and path not in PROBES:
             raise Refused(429, "rate_limited", "too many requests are open", retry=1)
         host = _host(headers.get("host", ""))
         if rules.hosts and host not in rules.hosts and path not in PROBES:
@@ -189,7 +191,7 @@ class Guard:
             raise Refused(
                 403, "origin_not_allowed", f"pages of {str(origin)[:80]!r} may not call it"
             )
-        if path in OPEN or path.startswith("/static/"):
+        if path in OPEN or path.startswith("/static/") or _stored(scope):
             return ""
         client = self._client(scope, headers)
         self._count(client)
@@ -263,6 +265,12 @@ def _key(headers: Mapping[str, str]) -> str:
         return base64.b64decode(given, validate=True).decode().partition(":")[2]
     except ValueError:
         return ""
+
+
+def _stored(scope: Scope) -> bool:
+    """Whether a picture is asked for by its address, which nobody guesses: who was told it may,
+    as browsers and other programs send no key along."""
+    return scope["method"] == "GET" and scope["path"].startswith(IMAGES)
 
 
 def _host(name: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import math
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -16,20 +18,22 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image
 
-from smalti.engine.waiting import Drawn, Event, Job, Shown
+from smalti.engine.waiting import Drawn, Event, Full, Job, Shown
 from smalti.pipeline.request import Part
 from smalti.serve import answers, schemas
 from smalti.serve.edits import Mapped, Task, Told, edit_of, variation_of
 from smalti.serve.errors import Refused, invalid, refusal
 from smalti.serve.orders import Order, Output, order_of
-from smalti.serve.shared import Gone, Shared, share
+from smalti.serve.shared import Gone, Guest, Shared, share
 from smalti.serve.state import Server
-from smalti.serve.talker import Talker
+from smalti.serve.talker import Listener, Talker
 from smalti.serve.uploads import brought
 from smalti.text.prompts import read_part
 
 T = TypeVar("T")
 LOG = logging.getLogger("smalti.serve")
+WORDS = 1 << 20
+"""Bytes of a request that brings no picture."""
 KEEP_ALIVE = 10.0
 """Seconds between comments of a stream on which nothing happens."""
 
@@ -37,22 +41,23 @@ KEEP_ALIVE = 10.0
 def add_images(app: FastAPI, server: Server) -> None:
     @app.post("/v1/images/generations", **schemas.GENERATIONS)
     async def generations(request: Request) -> Response:
-        fields = await body_of(request)
+        maps = any(one.pipeline.map is not None for one in server.shared)
+        fields = await body_of(request, None if maps else WORDS)
         one = server.find(fields.pop("model", None))
         map = None
         if "map" in fields:
-            map = await asyncio.to_thread(brought, fields, {}, "map", server.options.pixels)
-        order = order_of(fields, one.pipeline, server.options.most, map=map)
+            map = await server.read(brought, fields, {}, "map", server.options.pixels)
+        order = order_of(fields, one.pipeline, server.options.most, map=map, fit=server.options.fit)
         order = await coded(one, order, "map", whole=True)
         return await _answer(request, server, one, order, None, "image_generation")
 
     @app.post("/v1/images/edits", **schemas.EDITS)
     async def edits(request: Request) -> Response:
-        return await _edited(request, server, edit_of)
+        return await _edited(request, server, edit_of, ("image", "mask", "map"))
 
     @app.post("/v1/images/variations", **schemas.VARIATIONS)
     async def variations(request: Request) -> Response:
-        return await _edited(request, server, variation_of)
+        return await _edited(request, server, variation_of, ("image", "map"))
 
     @app.get("/v1/images/{name}", **schemas.FILE)
     async def stored(name: str) -> Response:
@@ -62,13 +67,19 @@ def add_images(app: FastAPI, server: Server) -> None:
         return Response(found[1], media_type=found[0])
 
 
-async def body_of(request: Request) -> dict[str, Any]:
-    """The object that a body holds."""
+async def body_of(request: Request, most: int | None = None) -> dict[str, Any]:
+    """The object that a body of so many bytes at most holds."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip()
     if kind.lower() != "application/json":
         raise Refused(415, "unsupported_media_type", f"send application/json, got {kind[:80]!r}")
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if most is not None and len(data) > most:
+            message = f"a request that brings no picture may have {most:,} bytes"
+            raise Refused(413, "body_too_large", message)
     try:
-        found = await request.json()
+        found = json.loads(data)
     except (ValueError, RecursionError):
         raise Refused(400, "invalid_json", "the body must be one object of JSON") from None
     if not isinstance(found, dict):
@@ -76,8 +87,8 @@ async def body_of(request: Request) -> dict[str, Any]:
     return found
 
 
-async def _edited(request: Request, server: Server, read: Any) -> Response:
-    """Pictures of a picture."""
+async def _edited(request: Request, server: Server, read: Any, parts: Sequence[str]) -> Response:
+    """Pictures of a picture; `parts` of the request may be files."""
     kind = request.headers.get("content-type", "")
     if kind.startswith("multipart/form-data"):
         async with request.form(max_files=4, max_fields=64, max_part_size=1 << 20) as form:
@@ -92,15 +103,25 @@ async def _edited(request: Request, server: Server, read: Any) -> Response:
                     files[name] = await value.read()
     else:
         fields, files = await body_of(request), {}
+    _refuse_others(files, parts)
     one = server.find(fields.pop("model", None))
-    what = await asyncio.to_thread(read, fields, files, server.options.pixels, one.pipeline)
-    order = order_of(fields, one.pipeline, server.options.most, what.fields, what.map)
+    what = await server.read(read, fields, files, server.options.pixels, one.pipeline)
+    most, fit = server.options.most, server.options.fit
+    order = order_of(fields, one.pipeline, most, what.fields, what.map, fit)
     if isinstance(what, Told) and order.wanted.get("negative"):
         message = "an instruction takes no negative text: it goes with a mask, or extend"
         raise Refused(400, "unsupported_parameter", message, "negative")
     whole = isinstance(what, Mapped)
     order = await coded(one, order, "image" if whole else "map", whole)
     return await _answer(request, server, one, order, None if whole else what, "image_edit")
+
+
+def _refuse_others(files: Iterable[str], parts: Sequence[str]) -> None:
+    """Raise Refused for a file by another name than these: it would be left out."""
+    for name in files:
+        if name not in parts:
+            message = f"files may be {', '.join(parts)}, got one that is called {name!r}"
+            raise Refused(400, "unsupported_parameter", message, name)
 
 
 async def coded(one: Shared | Talker, order: Order, param: str, whole: bool) -> Order:
@@ -133,7 +154,9 @@ class Stage:
         self.server, self.one, self.order, self.client = server, one, order, client
         self.loop, self.told = asyncio.get_running_loop(), asyncio.Queue[Any]()
         self.jobs, self.guest = list[Job](), None
-        self.began = time.monotonic()
+        self.began, self.left = time.monotonic(), order.n
+        """When it came, until a first picture on the way has; and how many pictures have not."""
+        self.drawn = list[Drawn]()
 
     def tell(self, *what: Any) -> None:
         """From any thread."""
@@ -144,54 +167,75 @@ class Stage:
         """Ask for the pictures. Raises what `Batching.submit` does."""
         if isinstance(self.one, Talker):
             return self.edit(Told())
-        wanted = dict(self.order.wanted)
-        asked = self.one.pipeline.asked(
+        wanted, order, pipeline = dict(self.order.wanted), self.order, self.one.pipeline
+        asked = pipeline.asked(
             classes=wanted.pop("classes", None),
             text=wanted.pop("text", None),
             negative=wanted.pop("negative", None),
             map=wanted.pop("map", None),
             size=wanted.get("size"),
         )
-        drawing = self.one.pipeline.drawing(asked, **wanted)
-        drawing.sampling.check(self.one.pipeline.model, drawing.spec)
-        order = self.order
-        self.jobs = self.one.jobs(
-            drawing, order.n, self._drawn, self.client, order.first, order.previews
-        )
+        drawing = pipeline.drawing(asked, **wanted)
+        drawing.sampling.check(pipeline.model, drawing.spec)
+        parts = drawing.parts(order.n, order.first, 1)
+        if order.others:  # each picture is the same one of its own seed
+            seeds = (order.seed, *order.others)
+            parts = [
+                part._replace(seed=seed, first=order.first)
+                for part, seed in zip(parts, seeds, strict=True)
+            ]
+        self.jobs = self.one.jobs(parts, self._drawn, self.client, order.previews)
         self.one.batching.submit(self.jobs)
 
     def _drawn(self, number: int, part: Part, event: Event) -> None:
         """In the thread that draws."""
         if isinstance(event, Drawn):
             self.server.metrics.drawn(self.one.name, event)
+            self.drawn.append(event)
             (image,) = self.one.pipeline.tagged(event.result[None], part)
             self.tell(number, image, True)
         elif isinstance(event, Shown):
             self.tell(number, event.picture, False)
         else:
-            self.server.metrics.pictures.labels(self.one.name, "failed").inc()
+            self.count("failed", 1)
             self.tell(number, event.error, True)
 
     def edit(self, what: Task) -> None:
         """Have a picture edited, in a thread of its own: those of the loop are few, and are for
-        what is done soon. Raises ValueError for settings that cannot be."""
+        what is done soon. Raises ValueError for settings that cannot be, and what
+        `Batching.submit` does."""
         what.drawing(self.one.pipeline, self.order)
-        show = lambda number, picture: self.tell(number, picture, False)  # noqa: E731
-        guest = self.guest = self.one.guest(self.client, self.order.previews, show)
+        guest = self._guest()
 
         def work() -> None:
             try:
                 with guest.place():
                     for number, image in enumerate(what.run(guest, self.order)):
-                        self.server.metrics.pictures.labels(self.one.name, "done").inc()
+                        self.count("done", 1)
                         self.tell(number, image, True)
             except Gone:
                 return
             except Exception as error:
-                self.server.metrics.pictures.labels(self.one.name, "failed").inc()
+                self.count("failed", 1)
                 self.tell(0, error, True)
+            finally:
+                if guest.encoding:
+                    self.server.metrics.encoding.labels(self.one.name).observe(guest.encoding)
 
         threading.Thread(target=work, name="smalti-edit", daemon=True).start()
+
+    def _guest(self) -> Guest | Listener:
+        """Who edits, with places in the queue for its pictures. Raises what `Batching.submit`
+        does."""
+        show = lambda number, picture: self.tell(number, picture, False)  # noqa: E731
+        guest = self.one.guest(self.client, self.order.previews, show)
+        guest.enter(self.order.n)
+        self.guest = guest
+        return guest
+
+    def count(self, outcome: str, pictures: int) -> None:
+        """Count what became of so many pictures."""
+        self.server.metrics.pictures.labels(self.one.name, outcome).inc(pictures)
 
     @property
     def share(self) -> float:
@@ -199,7 +243,9 @@ class Stage:
         return share(self.jobs) if self.guest is None else self.guest.share
 
     def leave(self) -> None:
-        """The client has gone."""
+        """Nobody waits for what has not come."""
+        self.count("cancelled", self.left)
+        self.left = 0
         if isinstance(self.one, Shared):
             for job in self.jobs:
                 self.one.batching.cancel(job)
@@ -209,13 +255,13 @@ class Stage:
     async def pictures(self) -> AsyncIterator[tuple[int, Image.Image, bool] | None]:
         """The number of a picture, it, and whether it is done; None where nothing came for a
         while. Raises what failed."""
-        left = self.order.n
-        while left:
+        while self.left:
             try:
                 number, what, done = await asyncio.wait_for(self.told.get(), KEEP_ALIVE)
             except TimeoutError:
                 yield None
                 continue
+            self.left -= done
             if isinstance(what, Exception):
                 raise what
             if not done and self.began:
@@ -223,7 +269,6 @@ class Stage:
                     time.monotonic() - self.began
                 )
                 self.began = 0.0
-            left -= done
             yield number, what, done
 
 
@@ -234,11 +279,28 @@ def begun(
     `Batching.submit` does."""
     server.require_open()
     stage = Stage(server, one, order, request.state.client)
-    if edit is None:
-        stage.draw()
-    else:
-        stage.edit(edit)
+    try:
+        _require_time(request, one, order.n)
+        if edit is None:
+            stage.draw()
+        else:
+            stage.edit(edit)
+    except (Full, Refused):
+        stage.count("rejected", order.n)
+        raise
     return stage
+
+
+def _require_time(request: Request, one: Shared | Talker, n: int) -> None:
+    """Raise Refused where a client says that it waits for so many seconds, and pictures that it
+    asks for now would be done later."""
+    try:
+        given = float(request.headers.get("x-request-timeout", "inf"))
+    except ValueError:
+        given = math.inf
+    if (eta := one.batching.eta(n)) > given:
+        message = f"it would take {eta:.1f} seconds, x-request-timeout is {given:g}"
+        raise Refused(429, "queue_full", message, retry=eta - given)
 
 
 async def waited(
@@ -276,15 +338,27 @@ async def _answer(
     images = await waited(stage, _collected(stage), gone(request))
     if images is None:
         return Response(status_code=499)
+    images = [answers.fitted(image, order.fit) for image in images]
     files = await asyncio.to_thread(lambda: [answers.file_of(i, order.output) for i in images])
     data = [
         answers.datum(image, file, order.output, _address(request, server, file, order.output))
         | _revised(stage)
         for image, file in zip(images, files, strict=True)
     ]
+    headers |= _timing(stage.drawn)
     headers["openai-processing-ms"] = str(round(1000 * (time.monotonic() - began)))
     body = {"created": int(time.time()), "data": data, "usage": _usage(stage)}
     return JSONResponse(body | answers.shape(images[0], order.output), headers=headers)
+
+
+def _timing(drawn: Sequence[Drawn]) -> dict[str, str]:
+    """How long the slowest picture waited, was drawn and was decoded, as browsers show it."""
+    if not drawn:
+        return {}
+    names = ("waited", "drawing", "decoding")
+    longest = (1000 * max(getattr(one, name) for one in drawn) for name in names)
+    parts = zip(("queue", "draw", "decode"), longest, strict=True)
+    return {"server-timing": ", ".join(f"{name};dur={value:.1f}" for name, value in parts)}
 
 
 def _usage(stage: Stage) -> dict[str, Any]:
@@ -334,6 +408,7 @@ async def _events(stage: Stage, kind: str, identity: str) -> AsyncIterator[bytes
                 yield b": keep-alive\n\n"
                 continue
             number, image, last = what
+            image = answers.fitted(image, stage.order.fit)
             file = await asyncio.to_thread(answers.file_of, image, output)
             body = answers.datum(image, file, output, None) | answers.shape(image, output)
             body["index"] = number

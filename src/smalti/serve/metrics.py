@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from smalti.engine.waiting import Drawn
 from smalti.pipeline.coded import short
@@ -18,6 +20,26 @@ VERSION = version("smalti")
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
+class Counted(Collector):
+    """What batches count themselves, read when it is asked for."""
+
+    def __init__(self, shared: Sequence[Shared | Talker]) -> None:
+        self.shared = shared
+
+    def collect(self) -> Iterable[Metric]:
+        steps = CounterMetricFamily("smalti_steps", "Passes of the model", labels=["pipeline"])
+        rows = CounterMetricFamily("smalti_rows", "Pictures of all passes", labels=["pipeline"])
+        labels = ["pipeline", "outcome"]
+        previews = CounterMetricFamily("smalti_previews", "Pictures on the way", labels=labels)
+        for one in self.shared:
+            counts = one.batching.counts
+            steps.add_metric([one.name], counts.passes)
+            rows.add_metric([one.name], counts.rows)
+            previews.add_metric([one.name, "shown"], counts.shown)
+            previews.add_metric([one.name, "dropped"], counts.dropped)
+        return [steps, rows, previews]
+
+
 class Metrics:
     """The numbers of one server; all begin with `smalti_`."""
 
@@ -25,18 +47,20 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests answered", "route", "status")
         self.pictures = self._counter("pictures", "Pictures asked for", "pipeline", "outcome")
+        self.answered = self._seconds("request", "From a request to the end of its answer", "route")
         self.queued = self._seconds("queue", "From asking to the first step")
         self.drawing = self._seconds("draw", "From the first step to the last")
         self.decoding = self._seconds("decode", "From the last step to the picture")
+        self.encoding = self._seconds("encode", "In which the picture of an edit was encoded")
         self.first = self._seconds("first_partial", "From asking to the first picture on the way")
         self._about(shared)
 
     def _counter(self, name: str, what: str, *labels: str) -> Counter:
         return Counter(f"smalti_{name}_total", what, labels, registry=self.registry)
 
-    def _seconds(self, name: str, what: str) -> Histogram:
+    def _seconds(self, name: str, what: str, label: str = "pipeline") -> Histogram:
         return Histogram(
-            f"smalti_{name}_seconds", what, ["pipeline"], registry=self.registry, buckets=SECONDS
+            f"smalti_{name}_seconds", what, [label], registry=self.registry, buckets=SECONDS
         )
 
     def _about(self, shared: Sequence[Shared | Talker]) -> None:
@@ -50,10 +74,7 @@ class Metrics:
         gauge("queue_pictures", "Pictures that wait", lambda s: s.batching.waiting)
         gauge("slots_busy", "Pictures that are being drawn", lambda s: s.batching.drawing)
         gauge("slots", "Pictures that can be drawn at once", lambda s: s.batching.slots)
-        gauge("steps", "Passes of the model so far", lambda s: s.batching.counts.passes)
-        gauge("rows", "Pictures of all passes so far", lambda s: s.batching.counts.rows)
-        gauge("previews_shown", "Pictures on the way", lambda s: s.batching.counts.shown)
-        gauge("previews_dropped", "Those without time", lambda s: s.batching.counts.dropped)
+        self.registry.register(Counted(shared))
         build = Gauge(
             "smalti_build_info",
             "What runs",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,6 +44,8 @@ SHAPE = ("output_format", "output_compression")
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 LARGEST = 4
 """Times the pixels of a model's own size, of models that draw others."""
+SIDE = 2048
+"""Pixels of a side of a picture that is resampled, at most."""
 PROMPT = 32_000
 """Letters of a prompt at most."""
 
@@ -71,6 +73,10 @@ class Order:
     stream: bool
     previews: int
     seed: int
+    others: tuple[int, ...] = ()
+    """Seeds of the second picture and those behind it; (): all have the same."""
+    fit: tuple[int, int] | None = None
+    """Width and height to which pictures are resampled; None: they stay as they are."""
 
 
 def order_of(
@@ -79,9 +85,10 @@ def order_of(
     most: int = 10,
     others: tuple[str, ...] = (),
     map: Image.Image | None = None,
+    fit: bool = False,
 ) -> Order:
     """Read the fields of a request; `others` are those that its route reads for itself, `map` is
-    the map that it brings.
+    the map that it brings. With `fit`, sizes that are not drawn are those of what is resampled.
 
     Raises Refused, naming the field, for what is unknown, missing or cannot be, and ValueError for
     a pipeline that draws nothing.
@@ -95,18 +102,45 @@ def order_of(
         raise Refused(400, "unsupported_parameter", str(error)) from None
     _refuse_what_is_not_made(fields)
     pipeline.require_drawing()
-    n = number_of(fields, "n", 1, 1, most)
+    n = _count(fields, most)
     stream = truth_of(fields, "stream")
     previews = number_of(fields, "partial_images", 0, 0, 3) if stream else 0
-    seed = number_of(fields, "seed", secrets.randbits(31), -(2**63), 2**63 - 1)
+    seeds = _seeds(fields, not others and isinstance(pipeline, Pipeline))
     wanted = {name: plain(fields[name]) for name in settings if name in fields}
     if map is None and pipeline.map is None:
         wanted |= _conditions(fields, pipeline, not others)
     else:
         wanted |= _mapped(fields, pipeline, map, not others)
-    wanted |= _size(fields, pipeline) | {"seed": seed}
+    size, resampled = _size(fields, pipeline, fit, bool(others))
+    wanted |= size | {"seed": seeds[0]}
     first = number_of(fields, "first", 0, 0, 2**32 - 1 - most)
-    return Order(n, wanted, first, _output(fields), stream, previews, seed)
+    output = _output(fields)
+    return Order(n, wanted, first, output, stream, previews, seeds[0], seeds[1:], resampled)
+
+
+def listed(fields: Mapping[str, Any], name: str) -> Sequence[Any] | None:
+    """A field that is a list, one for each picture; None if it is none."""
+    value = plain(fields.get(name))
+    return value if isinstance(value, list | tuple) else None
+
+
+def _count(fields: Mapping[str, Any], most: int) -> int:
+    """How many pictures: `n`, or as many as lists say. Raises Refused for lists of others."""
+    lists = {name: listed(fields, name) for name in ("seed", "class")}
+    counts = {name: len(values) for name, values in lists.items() if values is not None}
+    n = number_of(fields, "n", next(iter(counts.values()), 1), 1, most)
+    for name, count in counts.items():
+        if count != n:
+            raise invalid(f"{name} is one, or a list of n, {n} here, got {count}", name)
+    return n
+
+
+def _seeds(fields: Mapping[str, Any], several: bool) -> tuple[int, ...]:
+    """The seed of all pictures, or of each, where there may be `several`."""
+    given = listed(fields, "seed") if several else None
+    each = [fields] if given is None else [{"seed": seed} for seed in given]
+    usual = secrets.randbits(31)
+    return tuple(number_of(one, "seed", usual, -(2**63), 2**63 - 1) for one in each)
 
 
 def _refuse_what_is_not_made(fields: Mapping[str, Any]) -> None:
@@ -131,12 +165,17 @@ def _conditions(fields: Mapping[str, Any], pipeline: Drawer, needed: bool) -> di
     if named is None:
         raise missing("prompt")
     where = "class" if "class" in fields else "prompt"
+    return {"classes": [_class(o, pipeline, where) for o in listed(fields, "class") or [named]]}
+
+
+def _class(named: Any, pipeline: Pipeline, where: str) -> int:
+    """The number of a class that a field names."""
     if isinstance(named, str):
         named = re.sub(r"^\s*class:", "", named).strip()
     if not isinstance(named, int | str) or isinstance(named, bool):
         raise invalid(f"class must be a name or a number, got {named!r}", where)
     try:
-        return {"classes": [pipeline.class_id(named)]}
+        return pipeline.class_id(named)
     except ValueError as error:
         raise invalid(str(error), where) from None
 
@@ -196,27 +235,36 @@ def text_of(fields: Mapping[str, Any], name: str) -> str | None:
     return text
 
 
-def _size(fields: Mapping[str, Any], pipeline: Drawer) -> dict[str, Any]:
-    """Height and width that are asked for, which stand the other way round in the field."""
+def _size(
+    fields: Mapping[str, Any], pipeline: Drawer, fit: bool, edited: bool
+) -> tuple[dict[str, Any], tuple[int, int] | None]:
+    """Height and width that are drawn, where that is not the pipeline's own size; and width and
+    height to which it is resampled, as the field has them, where that may be: of what the model
+    does not draw, and of edits, which have the size of their picture."""
     size = fields.get("size", "auto")
     if size in ("auto", ""):
-        return {}
+        return {}, None
     found = SIZE.fullmatch(size) if isinstance(size, str) else None
     if found is None:
         raise invalid(f"size is auto or like 256x256, got {size!r}", "size")
     pixels, (height, width) = (int(found[2]), int(found[1])), pipeline.tokenizer.size
+    resampled = (pixels[1], pixels[0]) if fit and max(pixels) <= SIDE else None
+    if edited and resampled is not None:
+        return {}, resampled
     if pixels == (height, width):
-        return {}
+        return {}, None
     others = pipeline.model.any_grid
     try:
         if pixels[0] * pixels[1] > LARGEST * height * width:
             raise ValueError("another size")
         pipeline.spec_of(pixels)
     except ValueError:
+        if resampled is not None:
+            return {}, resampled
         also = f", or another of up to {LARGEST} times its pixels" * others
         message = f"size is auto or {width}x{height}{also}, got {size}"
         raise Refused(400, "unsupported_size", message, "size") from None
-    return {"size": pixels}
+    return {"size": pixels}, None
 
 
 def _output(fields: Mapping[str, Any]) -> Output:

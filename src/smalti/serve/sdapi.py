@@ -81,7 +81,7 @@ class Desk:
         """Answer a request for pictures: those that there are when it is finished or ended."""
         body = await body_of(request)
         one, options = self.model(request, body), self.server.options
-        init = await asyncio.to_thread(sdbody.init_of, body, options.pixels) if edited else None
+        init = await self.server.read(sdbody.init_of, body, options.pixels) if edited else None
         size = sdbody.size_of(body) if init is None else init.base.size
         fields, left = sdbody.fields_of(body, one.pipeline)
         edit = None if init is None else init.edit

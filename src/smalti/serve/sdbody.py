@@ -10,18 +10,16 @@ from typing import Any
 from PIL import Image, ImageFilter, ImageOps
 
 from smalti.data.decode import to_rgb
-from smalti.serve.answers import Output, file_of
+from smalti.serve.answers import Output, file_of, fitted
 from smalti.serve.edits import Edit, Variation
 from smalti.serve.errors import invalid, missing
-from smalti.serve.orders import Drawer
+from smalti.serve.orders import SIDE, Drawer
 from smalti.serve.shared import Shared
 from smalti.serve.talker import Talker
 from smalti.serve.uploads import from_text, picture
 
 Size = tuple[int, int]
 """Width and height in pixels."""
-SIDE = 2048
-"""Pixels of a side of a picture that is asked for, at most."""
 OURS = ("temperature", "top_k", "top_p", "schedule", "order", "first", "class")
 """Fields of our own that are taken too."""
 IDLE = ("enable_hr", "restore_faces", "tiling", "styles")
@@ -132,10 +130,8 @@ def pictures_of(drawn: Sequence[Image.Image], size: Size | None, init: Init | No
 def _resampled(image: Image.Image, size: Size, init: Init | None) -> Image.Image:
     """A picture of a size: of one that was brought, in the middle of it, as that is what was seen;
     of any other, cut."""
-    if image.size == size and init is None:
-        return image
     if init is None:
-        return ImageOps.fit(image, size)
+        return fitted(image, size)
     whole, part = init.base.copy(), ImageOps.contain(image, size)
     whole.info["smalti"] = image.info.get("smalti")
     left, top = ((a - b) // 2 for a, b in zip(size, part.size, strict=True))

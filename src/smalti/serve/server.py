@@ -22,15 +22,24 @@ from smalti.text.prompts import Cut
 
 HEAD = 5.0
 """Seconds in which the head of a request must have come."""
+BROKEN = 70
+"""Exit code of a server that can draw no more: EX_SOFTWARE of sysexits.h."""
 QUIET = 5
 """Seconds that a connection stays open between requests."""
 
 
+UNREAD = 60.0
+"""Seconds in which a client that lets its answer wait must take some of it."""
+TAKEN = 64 << 10
+"""How many bytes that is."""
+
+
 class Timed(H11Protocol):
-    """Closes a connection on which no whole head of a request came in time: uvicorn waits for
-    one for ever."""
+    """Closes a connection on which no whole head of a request came in time, or whose answer is not
+    read: uvicorn waits for both for ever."""
 
     _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -57,9 +66,30 @@ class Timed(H11Protocol):
             self._timer.cancel()
             self._timer = None
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch(self.transport.get_write_buffer_size())
+
+    def _watch(self, left: int) -> None:
+        """Look later whether the client has taken some of the bytes that are left."""
+        self._unread = self.loop.call_later(UNREAD, self._look, left)
+
+    def _look(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if before - left < TAKEN:
+            self.transport.abort()  # not closed, which waits until all is read
+        else:
+            self._watch(left)
+
+    def resume_writing(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._unread):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
 
@@ -122,14 +152,18 @@ class Draining(uvicorn.Server):
     again.
 
     Its manager is told when it is ready and when it stops, and, as long as it is `well`, at each
-    third of the time after which a watchdog would end it.
+    third of the time after which a watchdog would end it. One that is `broken` stops by itself.
     """
 
     def __init__(
-        self, config: uvicorn.Config, drain: Callable[[], None], well: Callable[[], bool]
+        self,
+        config: uvicorn.Config,
+        drain: Callable[[], None],
+        well: Callable[[], bool],
+        broken: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(config)
-        self._drain, self._well = drain, well
+        self._drain, self._well, self._broken = drain, well, broken
         self._every, self._told = int(os.environ.get("WATCHDOG_USEC") or 0) / 3e6, 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -142,6 +176,9 @@ class Draining(uvicorn.Server):
         if self._every and now - self._told >= self._every and self._well():
             notify("WATCHDOG=1")
             self._told = now
+        if self._broken():
+            self._drain()
+            self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -170,10 +207,12 @@ def run(
     drain: Callable[[], None],
     seconds: float,
     well: Callable[[], bool] = lambda: True,
+    broken: Callable[[], bool] = lambda: False,
 ) -> None:
     """Answer until a signal comes, and then for some seconds at most, in which `drain` has said
     that nothing new is taken. A server that is no longer `well` is ended by the watchdog of
-    systemd, where there is one."""
+    systemd, where there is one; one that is `broken` ends with SystemExit(70), so that whatever
+    began it begins it anew."""
     config = uvicorn.Config(
         app,
         http=Timed,
@@ -184,4 +223,6 @@ def run(
         server_header=False,
         lifespan="on",
     )
-    asyncio.run(Draining(config, drain, well).serve([place]))
+    asyncio.run(Draining(config, drain, well, broken).serve([place]))
+    if broken():
+        raise SystemExit(BROKEN)

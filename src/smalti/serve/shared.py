@@ -8,8 +8,9 @@ does with any other.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from queue import SimpleQueue
@@ -85,18 +86,17 @@ class Shared:
 
     def jobs(
         self,
-        drawing: Drawing,
-        n: int,
+        parts: Sequence[Part],
         tell: Callable[[int, Part, Event], None],
         client: str = "",
-        first: int = 0,
         previews: int = 0,
     ) -> list[Job]:
-        """A job for each of n pictures of a request; `tell` is called with the number of the
-        picture among them, its part and what became of it, by the thread that draws."""
+        """A job for each picture of a request, which are parts of one; `tell` is called with the
+        number of the picture among them, its part and what became of it, by the thread that
+        draws."""
         return [
             self._job(part, None, lambda e, i=i, p=part: tell(i, p, e), client, previews)
-            for i, part in enumerate(drawing.parts(n, first, batch=1))
+            for i, part in enumerate(parts)
         ]
 
     def _job(
@@ -111,8 +111,16 @@ class Shared:
         tokenizer = self.pipeline.tokenizer
         if tokenizer.told and not codes:
             tell, codes = self._showing(part, tell), True
-        on_the_way = previews if tokenizer.placed else 0
-        return Job(lambda: self._request(part, known), tell, client, on_the_way, codes)
+        on_the_way, total = previews if tokenizer.placed else 0, self._steps(part)
+        return Job(lambda: self._request(part, known), tell, client, on_the_way, codes, total=total)
+
+    def _steps(self, part: Part) -> int:
+        """How many steps a part takes, if it knows no codes."""
+        model, sampling = self.pipeline.model, part.sampling
+        spec = model.draws(part.spec)
+        if model.loop == "masked":
+            return sampling.revealed(model).count(spec.positions * model.parts)
+        return len(model.blocks(spec)) if model.loop == "causal" else 0
 
     def _showing(self, part: Part, tell: Callable[[Event], None]) -> Callable[[Event], None]:
         """What is told of codes, where a picture is wanted whose decoder reads its text."""
@@ -162,6 +170,8 @@ class Visitor(CodedPipeline):
         self.pipeline, self.tokenizer, self.model = pipeline, pipeline.tokenizer, pipeline.model
         self.text, self.eye = pipeline.text, pipeline.eye
         self.decoder_dtype, self.weights = pipeline.decoder_dtype, pipeline.weights
+        self.encoding = 0.0
+        """Seconds in which pictures were encoded, with the wait for the step before."""
 
     @property
     def fingerprint(self) -> str:
@@ -171,7 +181,10 @@ class Visitor(CodedPipeline):
         return self.pipeline.edits(wanted)
 
     def encode(self, images: Tensor | np.ndarray | Picture) -> Tensor:
-        return self.between(lambda: self.pipeline.encode(images))
+        began = time.monotonic()
+        codes = self.between(lambda: self.pipeline.encode(images))
+        self.encoding += time.monotonic() - began
+        return codes
 
     def decode(
         self,
@@ -200,15 +213,29 @@ class Guest(Visitor):
         super().__init__(shared.pipeline)
         self.shared, self.client, self.previews, self.show = shared, client, previews, show
         self.jobs, self._gone = list[Job](), threading.Event()
+        self._held: int | None = None
+        """Places in the queue; None: it has not asked for any."""
 
     @property
     def share(self) -> float:
         """Of the steps of what is being drawn, how many are done, 0 to 1."""
         return share(self.jobs)
 
-    def place(self) -> AbstractContextManager[None]:
-        """Nothing is held for who edits: its pictures wait, each for itself."""
-        return nullcontext()
+    def enter(self, count: int) -> None:
+        """Hold places in the queue for so many pictures, which are asked for inside `place`. Raises
+        what `Batching.submit` does."""
+        self.shared.batching.hold(count)
+        self._held = count
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Where pictures are asked for, each of which waits for itself; places that are held are
+        let go behind it."""
+        try:
+            yield
+        finally:
+            self.shared.batching.hold(-(self._held or 0))
+            self._held = 0
 
     def leave(self) -> None:
         """Give up what is being drawn: whoever waits for it is told that the client has gone."""
@@ -226,8 +253,9 @@ class Guest(Visitor):
             given = known and Known(known.codes[i : i + 1], known.mask[i : i + 1])
             tell = lambda event, i=i: told.put((i, event))  # noqa: E731
             jobs.append(self.shared._job(one, given, tell, self.client, self.previews, codes=True))
-        self.jobs = jobs
-        batching.submit(jobs)
+        self.jobs, held = jobs, self._held and min(self._held, count)
+        batching.submit(jobs, held)
+        self._held = self._held and self._held - (held or 0)
         codes = dict[int, Tensor]()
         while len(codes) < count:
             if self._gone.is_set():

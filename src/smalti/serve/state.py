@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -15,6 +16,9 @@ from smalti.serve.metrics import Metrics
 from smalti.serve.shared import Shared
 from smalti.serve.talker import Talker
 
+P, T = ParamSpec("P"), TypeVar("T")
+READERS = 2
+"""Requests whose pictures are decoded at once."""
 STALLED = 30.0
 """Seconds without a step, while there is something to draw, after which a server is not well."""
 THEIRS = ("gpt-image", "chatgpt-image", "dall-e")
@@ -33,6 +37,8 @@ class Options:
     """Other names of pipelines."""
     strict: bool = False
     """Whether names of OpenAI's own models are refused; if not, they are the first pipeline."""
+    fit: bool = False
+    """Whether sizes that a model does not draw are resampled; if not, they are refused."""
     page: bool = True
     """Whether a page to draw with is at `/`."""
     sdapi: bool = False
@@ -50,6 +56,12 @@ class Server:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.shared)
+        self._reading = asyncio.Semaphore(READERS)
+
+    async def read(self, function: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
+        """Have pictures of a request decoded, in a thread and while few others are."""
+        async with self._reading:
+            return await asyncio.to_thread(function, *given, **more)
 
     def find(self, name: Any) -> Shared | Talker:
         """The pipeline of this name. Raises Refused if there is none."""
@@ -74,16 +86,23 @@ class Server:
     @property
     def ready(self) -> bool:
         """Whether a picture that is asked for now would be taken."""
-        return not self.draining and all(s.batching.waiting < s.batching.queue for s in self.shared)
+        return not self.draining and all(
+            s.batching.room > 0 and not s.batching.broken for s in self.shared
+        )
 
     @property
     def well(self) -> bool:
-        """Whether steps are done where there are any to do."""
+        """Whether steps are done where there are any to do, by devices that still compute."""
         now = time.monotonic()
-        return all(
+        return not self.broken and all(
             not (s.batching.drawing or s.batching.waiting) or now - s.batching.last_turn < STALLED
             for s in self.shared
         )
+
+    @property
+    def broken(self) -> bool:
+        """Whether a device computes no more: the server must begin anew."""
+        return any(s.batching.broken for s in self.shared)
 
     @property
     def load(self) -> float:

@@ -17,7 +17,7 @@ from smalti.pipeline.conversation import Piece, Turn, said
 from smalti.pipeline.request import Part
 from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
 from smalti.serve.shared import Gone, Limits, Show, Visitor, unseen
-from smalti.serve.turnstile import Turnstile
+from smalti.serve.turnstile import Ticket, Turnstile
 
 EVERY = 16
 """Steps between pictures on the way of a conversation."""
@@ -28,12 +28,14 @@ class Talker:
 
     def __init__(self, name: str, pipeline: UnifiedPipeline, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         self.name, self.pipeline, self.limits = name, pipeline, limits
-        self.batching = Turnstile(limits.slots, limits.queue, limits.deadline, limits.threads)
+        self.batching = Turnstile(
+            limits.slots, limits.queue, limits.deadline, limits.threads, pipeline.device
+        )
         _ = pipeline.fingerprint
 
     def guest(self, client: str = "", previews: int = 0, show: Show = unseen) -> Listener:
         """The pipeline as one client draws with it."""
-        return Listener(self, previews, show)
+        return Listener(self, client, previews, show)
 
     def chat(
         self,
@@ -42,33 +44,45 @@ class Talker:
         seed: int,
         settings: dict[str, Any],
         gone: threading.Event,
+        ticket: Ticket | None = None,
     ) -> Iterator[Said | Shown]:
-        """What `UnifiedPipeline.chat` gives, in turn with all others. Raises what
-        `Turnstile.stream` does."""
+        """What `UnifiedPipeline.chat` gives, in turn with all others; with the place of a ticket.
+        Raises what `Turnstile.stream` does."""
         pipe, wish = self.pipeline, Wish(pictures=pictures, seed=seed, every=EVERY)
 
         def make() -> Iterator[Said | Shown | None]:
             return pipe.paced(pipe.documents([said(turns, pipe.phrases)]), wish, **settings)
 
-        return (event for event in self.batching.stream(make, gone) if event is not None)
+        events = self.batching.stream(make, gone, ticket)
+        return (event for event in events if event is not None)
 
 
 class Listener(Visitor):
     """A pipeline of text and pictures as one client draws and edits with it, in a thread of its own
     and inside `place`.
 
-    Args: how many pictures on the way it wants; what is told of them, by the number of the picture.
+    Args: whose client; how many pictures on the way it wants; what is told of them, by the number
+    of the picture.
     """
 
-    def __init__(self, talker: Talker, previews: int = 0, show: Show = unseen) -> None:
+    def __init__(
+        self, talker: Talker, client: str = "", previews: int = 0, show: Show = unseen
+    ) -> None:
         super().__init__(talker.pipeline)
-        self.talker, self.show = talker, show
+        self.talker, self.client, self.show = talker, client, show
+        self._ticket: Ticket | None = None
         self.previews = previews if self.tokenizer.placed else 0
         self.share, self.gone = 0.0, threading.Event()
 
+    def enter(self, count: int) -> None:
+        """Wait from now on for a place, which must be taken; one is enough for any number of
+        pictures. Raises what `Turnstile.enter` does."""
+        self._ticket = self.talker.batching.enter(self.client)
+
     def place(self) -> Any:
         """A place among those who draw. Raises what `Turnstile.place` does."""
-        return self.talker.batching.place(self.gone)
+        ticket, self._ticket = self._ticket, None
+        return self.talker.batching.place(self.gone, ticket)
 
     def leave(self) -> None:
         """Give up what is being drawn: whoever waits for it is told that the client has gone."""

@@ -55,18 +55,18 @@ def brought(
     fields: Mapping[str, Any], files: Mapping[str, bytes], name: str, most: int
 ) -> Image.Image | None:
     """A picture of a form, or of an object as base64; None if there is none. Raises Refused as
-    `picture` does, and for several."""
+    `picture` does, and for what is none, or several."""
     if name in files:
         return picture(files[name], name, most)
     given = fields.get(name)
+    if given is None:
+        return None
     if isinstance(given, list) and len(given) == 1:
         given = given[0]
     if isinstance(given, Mapping):
         given = given.get("image_url")
-    if given is None:
-        return None
     if not isinstance(given, str):
-        raise invalid(f"{name} must be one picture", name)
+        raise invalid(f"{name} must be one picture: a file, base64 or an image_url", name)
     return picture(from_text(given, name), name, most)
 
 
