@@ -1,6 +1,7 @@
 """Which pictures `smalti reconstruct` shows, and what `smalti encode` keeps."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from builders import build
 from small_systems import mistake
 from smalti.cli import main as cli
 from smalti.cli.coding import Contents, chosen_part, coder_of
+from smalti.data import styles
 from smalti.data.open import open_source
 from smalti.data.source import split
 from smalti.data.token_cache import TokenCache
@@ -76,6 +78,12 @@ def test_a_pipeline_says_what_it_was_trained_on(folder):
 def test_the_pipeline_that_comes_with_smalti_says_so_too():
     _, chosen, words = chosen_part("styles", Path("smalti/emoji64"))
     assert words == f" of the {len(chosen)} held out in training"
+
+
+def test_other_emoji_in_styles_were_not_held_out(tmp_path):
+    shutil.copy(styles.PACK, tmp_path / "mine.parquet")
+    source, chosen, words = chosen_part(f"styles:{tmp_path / 'mine.parquet'}", "smalti/emoji64")
+    assert len(chosen) == len(source) and words == ""
 
 
 def test_where_none_is_held_out_it_is_said(folder):

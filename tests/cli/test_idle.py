@@ -106,6 +106,7 @@ def folder(pipes, tmp_path_factory):
         ("emoji_llamagen", {"codes": "CODES", "data.crop": "center"}, ""),  # as the file has it
         ("emoji_llamagen", {"codes": "nowhere", "data.crop": "ten"}, ""),
         ("emoji_llamagen", {"lora.alpha": 2.0}, "lora.alpha does nothing without lora.rank"),
+        ("emoji_llamagen", {"data.shift": 2}, "data.shift does nothing but for tokenizers"),
         ("rar_b", {"data.flip": False}, "data.flip does nothing with data.crop ten"),
         ("emoji_vqgan", {"init": "PIPE", "model.vocab": 9}, "model.vocab does nothing with --init"),
         ("emoji_vqgan", {"objective.gan_weight": 8}, ""),

@@ -193,6 +193,12 @@ def test_codes_of_before_that_do_not_tell_the_share_are_complete(
     assert encoded(tmp_path / "a.arrow", tokenizer, photos) == 0
 
 
+def test_codes_are_of_the_views_that_files_of_before_name(photos, tokenizer):
+    transform = Transform(tokenizer.config.size[0], flip=True)
+    coder = Coder(Folder(str(photos)), tokenizer, transform, holdout=0.1)
+    assert coder.encoding.transform == {"size": transform.size, "crop": "center", "flip": True}
+
+
 def without_holdout(metadata):
     """What an earlier smalti wrote."""
     return lambda encoding: metadata(replace(encoding, holdout=None))

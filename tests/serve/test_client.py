@@ -1,13 +1,16 @@
 """OpenAI's own client, unmodified, against a server."""
 
+import asyncio
 import base64
 import hashlib
 import importlib.util
 import io
 import json
+import re
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import openai
@@ -15,8 +18,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from servers import opened, png
+from smalti.engine.batching import Batching
+from smalti.serve import images
 from smalti.serve.guard import Keys, Rules
+from smalti.serve.orders import order_of
 from smalti.serve.state import Options
+from smalti.serve.turnstile import Turnstile
 
 
 @pytest.fixture(scope="module")
@@ -272,20 +279,56 @@ def test_a_full_queue_is_asked_again(serve):
     assert server.state.ready
 
 
-def test_what_takes_longer_than_a_client_waits_is_not_begun(serve):
+def test_what_takes_longer_than_a_client_waits_is_not_begun(serve, monkeypatch):
+    """Where pictures are drawn; of the first one nobody knows how long it takes."""
     server = serve("llamagen")
     server.state.shared[0].batching._seconds = 2.0
     draw = lambda seconds: server.ask(  # noqa: E731
         "POST", "/v1/images/generations", {"prompt": "0"}, x_request_timeout=seconds
     )
-    status, headers, text = draw("0.5")
+    with monkeypatch.context() as patch:
+        patch.setattr(Batching, "drawing", property(lambda batching: 1))
+        status, headers, text = draw("0.5")
     assert status == 429 and b"x-request-timeout is 0.5" in text and headers["retry-after"]
-    for seconds in ("600", "soon"):
+    for seconds in ("0.5", "600", "soon"):
         status, headers, _ = draw(seconds)
         assert status == 200
         assert [one.split(";dur=")[0] for one in headers["server-timing"].split(", ")] == [
             "queue", "draw", "decode",
         ]  # fmt: skip
+
+
+def test_places_are_given_back_where_no_thread_begins(serve, picture, monkeypatch):
+    def thread(**given):
+        raise RuntimeError("can't start new thread")
+
+    server, image = serve("llamagen"), base64.b64encode(png(picture)).decode()
+    room = server.state.shared[0].batching.room
+    with monkeypatch.context() as patch:
+        lock = threading.Lock
+        patch.setattr(images, "threading", SimpleNamespace(Thread=thread, Lock=lock))
+        body = {"image": image, "prompt": "0", "extend": "left=8"}
+        assert server.ask("POST", "/v1/images/edits", body)[0] == 500
+    assert server.state.shared[0].batching.room == room
+    turnstile = Turnstile(1, 1, 5.0)
+    turnstile.drop(turnstile.enter())
+    with turnstile.place(threading.Event()):
+        assert turnstile.waiting == 0
+
+
+def test_each_picture_has_one_outcome(serve):
+    server = serve("llamagen").state
+    order = order_of({"prompt": "0", "n": 3}, server.shared[0].pipeline)
+
+    async def stage():
+        return images.Stage(server, server.shared[0], order, "")
+
+    one = asyncio.run(stage())
+    one.count("done", 1)
+    one.count("failed", 2)  # of which a client read one
+    one.leave()
+    found = re.findall(r'pictures_total{outcome="(.*)",.*} (.*)', server.metrics.text().decode())
+    assert {name: float(count) for name, count in found if float(count)} == {"done": 1, "failed": 2}
 
 
 def test_what_is_counted(serve, picture):

@@ -53,6 +53,8 @@ def test_what_is_refused(pipe, fields, param, words):
 
 def test_classes_are_one_or_one_for_each_picture(pipe):
     order = order_of({"class": [1, "smileys"]}, pipe)
+    turned = order_of({"class": [1, "smileys"], "first": 1}, pipe)  # picture 1 has the second one
+    assert turned.wanted["text"] == [*reversed(order.wanted["text"])]
     assert order.n == 2 and order.wanted["text"] == ["Food & Drink", "Smileys"]
     for n in (1, 3):
         with pytest.raises(Refused, match=f"a list of n, {n} here, got 2") as refused:

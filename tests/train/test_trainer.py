@@ -26,7 +26,7 @@ from smalti.train.objectives import (
     ReconstructionObjective,
 )
 from smalti.train.optim import OptimConfig, weight_decay_at
-from smalti.train.parallel import World, sent
+from smalti.train.parallel import World, sent, shard
 from smalti.train.product_share import ProductShare
 from smalti.train.recomputing import kept
 from smalti.train.settings import TrainConfig
@@ -520,7 +520,8 @@ def test_sharding_asks_for_blocks(tmp_path):
         fit(tokenizer(), Pixels(), tmp_path, replace(CONFIG, parallel="fsdp"))
     learned = tokenizer(model=vit_vqgan.ViTVQGAN(vit_vqgan.tiny()))  # it has blocks
     with pytest.raises(ValueError, match="fsdp shards a generator's layers; take ddp"):
-        fit(learned, Pixels(), tmp_path, replace(CONFIG, parallel="fsdp"))
+        shard(learned, World(0, 2, torch.device("cpu")), "fp32")
+    assert shard(learned, World(0, 1, torch.device("cpu")), "fp32") is learned  # nothing is spread
 
 
 def test_one_process_with_fsdp_equals_ddp(tmp_path):

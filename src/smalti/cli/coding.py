@@ -321,10 +321,11 @@ def chosen_part(images: str, tokenizer: Path) -> tuple[Source, Sequence[int], st
 
 
 def _place(source: str) -> str:
-    """The name of a source, whose path may be spelled in several ways; all files of emoji in styles
-    have one, as the same emoji are held out of each."""
+    """The name of a source, whose path may be spelled in several ways."""
+    from smalti.data.styles import WHOLE
+
     kind, colon, path = source.partition(":")
-    if kind == "styles":
+    if kind == "styles" and Path(path).name == WHOLE:
         return kind
     return f"{kind}:{Path(path).resolve()}" if colon and Path(path).exists() else source
 

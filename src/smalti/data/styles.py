@@ -28,6 +28,9 @@ CREDIT = (
 )
 PACK = Path(__file__).parent / "packs" / "styles-32.parquet"
 """The file that comes with smalti; `benchmarks/styles_pack.py` makes it."""
+WHOLE = "emoji3-64.parquet"
+"""What that file was made of, of 64 pixels, which `smalti/emoji64` learned: the same emoji are held
+out of both."""
 KINDS = {
     "image": pa.types.is_binary,
     "caption": pa.types.is_string,

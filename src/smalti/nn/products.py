@@ -91,8 +91,8 @@ class Halved:
 class Rounded:
     """Weights of few bits: few rows by a product of their own, which reads and gives bfloat16. More
     rows are rounded alike, and multiplied by a copy of the same numbers, so that what is drawn does
-    not depend on how much is drawn at once, but for the order of sums and, in a half-precision
-    copy of int4, the rounding of weights."""
+    not depend on how much is drawn at once, but for the order of sums, one rounding more and, in a
+    half-precision copy of int4, that of weights."""
 
     def __init__(
         self,

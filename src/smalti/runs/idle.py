@@ -54,6 +54,8 @@ def idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
         for name, of in recipe.objective.idle.items():
             off = "which is off; only a table of codes can be cared for"
             yield f"objective.{name}", f"without objective.{of}, {off}"
+    if isinstance(recipe, GeneratorRecipe | LanguageRecipe):
+        yield "data.shift", "but for tokenizers and towers"
     for given in ("words", "language"):
         if folder := getattr(recipe, given, ""):
             yield "vocab", f"with --{given} {folder}, which has its own"

@@ -68,7 +68,7 @@ class Coder(Encodes):
             self.tokenizer.spec,
             self.transform.view_count,
             fingerprint(self.tokenizer.coder),
-            asdict(self.transform),
+            self._views,
             self.source.name,
             self.source.fingerprint(),
             self.source.classes,
@@ -79,6 +79,11 @@ class Coder(Encodes):
             self.wordings,
             self.holdout,
         )
+
+    @property
+    def _views(self) -> dict[str, Any]:
+        """How views are cut. Shifts have none to encode, and files of before do not name them."""
+        return {name: how for name, how in asdict(self.transform).items() if name != "shift"}
 
     def settings(self) -> dict[str, object]:
         """What the bytes of the result depend on, as JSON values."""

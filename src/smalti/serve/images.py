@@ -107,11 +107,11 @@ async def _edited(request: Request, server: Server, read: Any, parts: Sequence[s
     one = server.find(fields.pop("model", None))
     what = await server.read(read, fields, files, server.options.pixels, one.pipeline)
     most, fit = server.options.most, server.options.fit
-    order = order_of(fields, one.pipeline, most, what.fields, what.map, fit)
+    whole = isinstance(what, Mapped)
+    order = order_of(fields, one.pipeline, most, what.fields, what.map, fit and not whole)
     if isinstance(what, Told) and order.wanted.get("negative"):
         message = "an instruction takes no negative text: it goes with a mask, or extend"
         raise Refused(400, "unsupported_parameter", message, "negative")
-    whole = isinstance(what, Mapped)
     order = await coded(one, order, "image" if whole else "map", whole)
     return await _answer(request, server, one, order, None if whole else what, "image_edit")
 
@@ -157,6 +157,7 @@ class Stage:
         self.began, self.left = time.monotonic(), order.n
         """When it came, until a first picture on the way has; and how many pictures have not."""
         self.drawn = list[Drawn]()
+        self._uncounted, self._counting = order.n, threading.Lock()
 
     def tell(self, *what: Any) -> None:
         """From any thread."""
@@ -190,6 +191,7 @@ class Stage:
     def _drawn(self, number: int, part: Part, event: Event) -> None:
         """In the thread that draws."""
         if isinstance(event, Drawn):
+            self.count("done", 1)
             self.server.metrics.drawn(self.one.name, event)
             self.drawn.append(event)
             (image,) = self.one.pipeline.tagged(event.result[None], part)
@@ -222,7 +224,11 @@ class Stage:
                 if guest.encoding:
                     self.server.metrics.encoding.labels(self.one.name).observe(guest.encoding)
 
-        threading.Thread(target=work, name="smalti-edit", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="smalti-edit", daemon=True).start()
+        except RuntimeError:  # the system has no more of them
+            guest.let_go()
+            raise
 
     def _guest(self) -> Guest | Listener:
         """Who edits, with places in the queue for its pictures. Raises what `Batching.submit`
@@ -234,7 +240,10 @@ class Stage:
         return guest
 
     def count(self, outcome: str, pictures: int) -> None:
-        """Count what became of so many pictures."""
+        """Count what became of so many pictures, or of all that are left, each once."""
+        with self._counting:
+            pictures = min(pictures, self._uncounted)
+            self._uncounted -= pictures
         self.server.metrics.pictures.labels(self.one.name, outcome).inc(pictures)
 
     @property
@@ -298,7 +307,8 @@ def _require_time(request: Request, one: Shared | Talker, n: int) -> None:
         given = float(request.headers.get("x-request-timeout", "inf"))
     except ValueError:
         given = math.inf
-    if (eta := one.batching.eta(n)) > given:
+    waits = one.batching.drawing or one.batching.waiting  # else nothing says how long it takes
+    if waits and (eta := one.batching.eta(n)) > given:
         message = f"it would take {eta:.1f} seconds, x-request-timeout is {given:g}"
         raise Refused(429, "queue_full", message, retry=eta - given)
 
@@ -365,7 +375,7 @@ def _usage(stage: Stage) -> dict[str, Any]:
     pipeline, wanted = stage.one.pipeline, stage.order.wanted
     texts, spec, tokens = wanted.get("text"), pipeline.spec_of(wanted.get("size")), 1
     if texts and pipeline.text is not None:
-        tokens = min(pipeline.text.count(texts[0]), pipeline.text.capacity)
+        tokens = sum(min(pipeline.text.count(t), pipeline.text.capacity) for t in texts)
     return answers.usage(tokens, spec.positions, stage.order.n)
 
 

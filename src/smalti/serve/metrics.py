@@ -86,8 +86,7 @@ class Metrics:
             build.labels(VERSION, torch.__version__, one.name, *about).set(1)
 
     def drawn(self, pipeline: str, event: Drawn) -> None:
-        """Count a picture that is done."""
-        self.pictures.labels(pipeline, "done").inc()
+        """Note how long a picture that is done took."""
         self.queued.labels(pipeline).observe(event.waited)
         self.drawing.labels(pipeline).observe(event.drawing)
         self.decoding.labels(pipeline).observe(event.decoding)

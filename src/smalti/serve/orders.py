@@ -114,6 +114,9 @@ def order_of(
     size, resampled = _size(fields, pipeline, fit, bool(others))
     wanted |= size | {"seed": seeds[0]}
     first = number_of(fields, "first", 0, 0, 2**32 - 1 - most)
+    for name in ("classes", "text"):  # picture i of a pipeline has condition i modulo their number
+        if len(each := wanted.get(name) or ()) > 1:
+            wanted[name] = [each[(i - first) % n] for i in range(n)]
     output = _output(fields)
     return Order(n, wanted, first, output, stream, previews, seeds[0], seeds[1:], resampled)
 

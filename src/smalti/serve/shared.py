@@ -234,8 +234,12 @@ class Guest(Visitor):
         try:
             yield
         finally:
-            self.shared.batching.hold(-(self._held or 0))
-            self._held = 0
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Give up the places that are held."""
+        self.shared.batching.hold(-(self._held or 0))
+        self._held = 0
 
     def leave(self) -> None:
         """Give up what is being drawn: whoever waits for it is told that the client has gone."""

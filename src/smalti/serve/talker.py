@@ -79,6 +79,11 @@ class Listener(Visitor):
         pictures. Raises what `Turnstile.enter` does."""
         self._ticket = self.talker.batching.enter(self.client)
 
+    def let_go(self) -> None:
+        """Give up the place that is waited for."""
+        if self._ticket is not None:
+            self.talker.batching.drop(self._ticket)
+
     def place(self) -> Any:
         """A place among those who draw. Raises what `Turnstile.place` does."""
         ticket, self._ticket = self._ticket, None

@@ -237,7 +237,12 @@ def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> N
         length = await asyncio.to_thread(_read, one, turns)
         ticket = one.batching.enter(request.state.client)
         make = lambda gone: one.chat(turns, pictures, seed, settings, gone, ticket)  # noqa: E731
-        reply = Reply(make, length, one.pipeline.model.spec.positions if one.pipeline.draws else 0)
+        codes = one.pipeline.model.spec.positions if one.pipeline.draws else 0
+        try:
+            reply = Reply(make, length, codes)
+        except RuntimeError:  # the system has no more threads
+            one.batching.drop(ticket)
+            raise
         about, options = _about(one), fields.get("stream_options")
         if stream:
             told = isinstance(options, Mapping) and options.get("include_usage") is True

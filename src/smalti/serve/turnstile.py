@@ -140,6 +140,13 @@ class Turnstile:
             self._places.append(ticket)
             return ticket
 
+    def drop(self, ticket: Ticket) -> None:
+        """Wait no longer for a place that nobody has come for."""
+        with self._changed:
+            if ticket in self._places:
+                self._places.remove(ticket)
+            self._changed.notify_all()
+
     @contextmanager
     def place(self, gone: threading.Event, ticket: Ticket | None = None) -> Iterator[None]:
         """A place, for who waits for it until `gone` is set; the one of a ticket, or any. Raises

@@ -141,14 +141,14 @@ def shard(objective: Any, world: World, precision: Precision) -> Any:
     bf16 the blocks compute in bfloat16, activations between them included. A block has its weights
     while its `forward` runs, and methods that it names in `CALLED`.
 
-    Raises ValueError if the objective's model has no blocks, and for tokenizers: a codebook's rows
-    are written between steps, when no process has all of them.
+    Raises ValueError if the objective's model has no blocks, and for tokenizers among several
+    processes: a codebook's rows are written between steps, when none of them has all.
     """
     from torch.distributed.device_mesh import init_device_mesh  # slow to import
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     from torch.distributed.fsdp import register_fsdp_forward_method as register
 
-    if not blocks(objective.model) or of_tokenizer(objective):
+    if not blocks(objective.model) or (world.size > 1 and of_tokenizer(objective)):
         raise ValueError("train.parallel fsdp shards a generator's layers; take ddp for tokenizers")
     if world.size == 1:
         return objective.to(world.device)

@@ -345,7 +345,7 @@ class Trainer:
         size = self.config.batch // self.world.size // parts
         common = dict[str, Tensor]()
         if self.world.size * parts > 1 and (counts := self.trained.counts(batch)) is not None:
-            common["counts"] = mean_over(counts.to(device), self.world) / parts
+            common["counts"] = mean_over(sent(counts, device), self.world) / parts
         for i in range(parts):
             part = {k: v[i * size : (i + 1) * size] for k, v in batch.items()}
             yield common | {k: sent(v, device) for k, v in part.items()}
