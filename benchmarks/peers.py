@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-import official
+import upstream
 from common import report
 from smalti.devices import rates
 from smalti.devices.named import cast
@@ -159,7 +159,7 @@ def autocast_steps(setting: Setting, theirs: Iterator[Any]) -> Iterator[Any]:
 
 
 def llamagen(setting: Setting) -> Iterator[Case]:
-    them, of = official.llamagen(setting.options.llamagen), ours("llamagen_b", setting.dtype)
+    them, of = upstream.llamagen(setting.options.llamagen), ours("llamagen_b", setting.dtype)
     them.model.to(setting.dtype)
     for batch in (1, 8):
         theirs = them.steps(torch.arange(batch), 2.0)
@@ -182,15 +182,15 @@ def llamagen(setting: Setting) -> Iterator[Case]:
 
 
 def rar(setting: Setting) -> Iterator[Case]:
-    them, of = official.rar(setting.options.rar), ours("rar_b", setting.dtype)
+    them, of = upstream.rar(setting.options.rar), ours("rar_b", setting.dtype)
     with torch.autocast("cpu", enabled=False):  # around those of steps, it keeps what they cast
         for batch in (1, 8):
-            theirs = autocast_steps(setting, official.rar_steps(them, torch.arange(batch), 4.0))
+            theirs = autocast_steps(setting, upstream.rar_steps(them, torch.arange(batch), 4.0))
             yield steps("RAR-B", setting, of, batch, theirs)
 
 
 def var(setting: Setting) -> Iterator[Case]:
-    them, of = official.var(setting.options.var), ours("var_d16", setting.dtype)
+    them, of = upstream.var(setting.options.var), ours("var_d16", setting.dtype)
     tokenizer, label = tokenizer_of("var_vqvae", True, CPU), torch.arange(1)
     of.model.learn_from(tokenizer)
 
@@ -206,7 +206,7 @@ def var(setting: Setting) -> Iterator[Case]:
 
 def mar(setting: Setting) -> Iterator[Case]:
     count, heads = setting.options.mar_steps, setting.options.mar_head_steps
-    them, of = official.mar(setting.options.mar, heads), ours("mar_b", setting.dtype)
+    them, of = upstream.mar(setting.options.mar, heads), ours("mar_b", setting.dtype)
     label, settings = torch.arange(1), {"steps": count, "head_steps": str(heads)}
 
     def codes() -> Tensor:
@@ -224,7 +224,7 @@ def mar(setting: Setting) -> Iterator[Case]:
 def llama(setting: Setting) -> Iterator[Case]:
     of = ours("llamagen_b", setting.dtype)
     for rows in (2, 16):
-        theirs = official.llama(rows, 257, setting.dtype)
+        theirs = upstream.llama(rows, 257, setting.dtype)
         case = steps("Llama", setting, of, rows // 2, theirs, guidance=2.0)
         yield case._replace(name=f"transformers' Llama, {rows} rows")
 
@@ -232,8 +232,8 @@ def llama(setting: Setting) -> Iterator[Case]:
 def training(setting: Setting) -> Iterator[Case]:
     """Steps of LlamaGen-B and VAR-d16: forward, loss, backward, clipping, AdamW."""
     options = setting.options
-    cases = (("llamagen_b", options.llamagen, official.llamagen, 16384),)
-    cases += (("var_d16", options.var, official.var, 4096),)
+    cases = (("llamagen_b", options.llamagen, upstream.llamagen, 16384),)
+    cases += (("var_d16", options.var, upstream.var, 4096),)
     for name, folder, build, vocab in cases:
         if folder is None:
             continue

@@ -66,7 +66,7 @@ def busy(server: Process) -> bool:
 OPTIONS = (
     "--hosts a.example b.example --cors https://c.example --rate 7 --no-page --sdapi --slots 3 "
     "--queue 5 --deadline 9.5 --max-n 2 --max-body 1 --max-pixels 77 --drain 4.5 --alias y=x "
-    "--strict-model --deterministic --log json"
+    "--strict-model --deterministic --fit --log json"
 )
 
 
@@ -77,15 +77,15 @@ def test_every_option_arrives_where_it_is_meant(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("smalti.serve.server.set_log", logs.append)
     monkeypatch.setattr("smalti.serve.app.make_app", lambda *given: made.append(given))
     main(["serve", f"x={folder}", "--port", "0", "--keys", str(keys), *OPTIONS.split()])
-    ((_, socket, drain, seconds, well),) = ran
+    ((_, socket, drain, seconds, well, broken),) = ran
     socket.close()
     ((state, rules),) = made
     assert rules.keys.names == {"0" * 64: "anna"} and rules.hosts == ("a.example", "b.example")
     assert (rules.origins, rules.rate, rules.body) == (("https://c.example",), 7, 1 << 20)
-    assert state.options == Options(2, 77, {"y": "x"}, True, page=False, sdapi=True)
+    assert state.options == Options(2, 77, {"y": "x"}, True, fit=True, page=False, sdapi=True)
     (one,), threads = state.shared, state.shared[0].limits.threads
     assert one.name == "x" and one.limits == Limits(3, 5, 9.5, True, threads) and threads
-    assert (seconds, logs, well(), state.draining) == (4.5, ["json"], True, False)
+    assert (seconds, logs, well(), broken(), state.draining) == (4.5, ["json"], True, False, False)
     drain()
     assert state.draining
 

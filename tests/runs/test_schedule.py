@@ -74,6 +74,7 @@ REPRS = {
 def test_recipes_are_what_they_were(name):
     text = re.sub(r"eval_every=\d+", "eval_every=0", repr(RECIPES[name]()))
     for later in (
+        ", shift=0",
         ", on_changed='stop'",
         ", joint=1.0",
         ", known_weight=0.0",
