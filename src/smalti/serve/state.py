@@ -16,7 +16,8 @@ from smalti.serve.metrics import Metrics
 from smalti.serve.shared import Shared
 from smalti.serve.talker import Talker
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 READERS = 2
 """Requests whose pictures are decoded at once."""
 STALLED = 30.0

@@ -19,7 +19,8 @@ from smalti.engine.running import computes
 from smalti.engine.waiting import Full, Late
 from smalti.serve.shared import Gone
 
-E, P = TypeVar("E"), ParamSpec("P")
+E = TypeVar("E")
+P = ParamSpec("P")
 LOOK = 0.5
 """Seconds after which who waits for a place looks whether its client has gone."""
 
