@@ -5,14 +5,18 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+
+from smalti.data import styles
 
 ROOT = Path(__file__).parents[2]
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(ROOT / "benchmarks"))
     import starter
+    import styles_make
     import styles_pack
 
 
@@ -42,6 +46,26 @@ def test_packed_pictures_are_off_by_one_at_most():
     wanted = np.asarray(image.resize((16, 16), Image.Resampling.BOX), int)
     assert packed.shape == (16, 16, 3) and np.abs(packed - wanted).max() == 1
     assert len(np.unique(packed)) <= 128
+
+
+def test_pictures_are_made_of_packages(tmp_path):
+    """As they are where they have 64 pixels, with their transparency; the rows stay otherwise."""
+    rows = pq.read_table(styles.PACK).slice(0, 3)
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 4), np.uint8)
+    for style, code in zip(rows["style"].to_pylist(), rows["codepoints"].to_pylist(), strict=True):
+        file = tmp_path / styles_make.FILES[style].format(code)
+        file.parent.mkdir(parents=True)
+        some = image if style == "fluent3d" else image[:64, :64]
+        Image.fromarray(some).save(file, lossless=True, exact=True)
+    found = styles_make.made(tmp_path, rows)
+    assert found.drop_columns("image") == rows.drop_columns("image")
+    assert set(rows["style"].to_pylist()) == set(styles_make.FILES)
+    for style, data in zip(found["style"].to_pylist(), found["image"].to_pylist(), strict=True):
+        pixels = np.asarray(Image.open(io.BytesIO(data)))
+        assert pixels.shape == (64, 64, 4)
+        assert style == "fluent3d" or np.array_equal(pixels, image[:64, :64])
+    with pytest.raises(ValueError, match=r"1f468.*does not exist: see the npm packages"):
+        styles_make.picture(tmp_path, "noto", "1f468")
 
 
 def test_captions_are_spread():
