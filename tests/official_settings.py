@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from smalti.heads.depth import DepthConfig
 from smalti.heads.diffusion import DiffusionConfig
+from smalti.interop.projects.rq import GELUS
 from smalti.models.dnd import DnDConfig
 from smalti.models.hart import HARTConfig
 from smalti.models.infinity import InfinityConfig
@@ -611,3 +614,36 @@ def infinity_gpt_config(
         drop_path=args["drop_path_rate"],
         **ours,
     )
+
+
+# -- VILA-U
+def vila_u_depth(told: Mapping[str, Any]) -> DepthConfig:
+    """The head of a folder's `rqtransformer`."""
+    block, dim = told["head"]["block"], told["embed_dim"]
+    return DepthConfig(
+        layers=told["head"]["n_layer"],
+        heads=block["n_head"],
+        dim=dim,
+        block="gpt",
+        gelu=GELUS[block.get("gelu", "v1")],
+        positions=True,
+        bias=True,
+        sums=True,
+        projected=dim in (told["input_embed_dim_1"], told["input_embed_dim_2"]),
+    )
+
+
+def vila_u_scale(config: Mapping[str, Any]) -> float:
+    """The scale of guidance of a folder, which says it in words: "..., cfg=3"; 3 where it does not,
+    as in the official `generate`."""
+    words = config.get("tensors", {}).get("gen_cfg_logits_d", "")
+    said = re.search(r"cfg ?= ?([\d.]*\d)", words)
+    return float(config.get("cfg", said[1] if said else 3.0))
+
+
+# -- convolutions of taming's kind
+def attended(shape: Mapping[str, Any]) -> tuple[int, ...]:
+    """At which divisors of the resolution that settings name levels attend."""
+    factors = [2**level for level in range(len(shape["ch_mult"]))]
+    named = shape["attn_resolutions"] or ()
+    return tuple(f for f in factors if shape["resolution"] // f in named)

@@ -54,6 +54,15 @@ def sizes_of(head: DepthHead) -> list[int]:
     return [part.proj.out_features for part in head.each()]
 
 
+@pytest.mark.parametrize("projected", [False, True])
+def test_products_between_equal_widths_are_there_if_that_is_asked_for(projected):
+    config = replace(GPT, projected=projected)
+    names = {
+        n.split(".")[0] for n in DepthHead(SIZES, config, CodeVectors(3, 5, 8), 8).state_dict()
+    }
+    assert {"read", "into"} & names == ({"read", "into"} if projected else set())
+
+
 @torch.no_grad()
 def test_the_probabilities_of_all_stacks_add_up_to_one(head):
     codes = torch.tensor(list(product(*map(range, sizes_of(head)))))  # (V ** G, G)

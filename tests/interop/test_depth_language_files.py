@@ -151,7 +151,7 @@ def released(folder: Path, settings: dict[str, Any] = SETTINGS) -> tuple[Any, An
     codes = shaken(build(VILAU, replace(vila_u.tiny(), understands=True)))
     config = depth_language.tiny(
         language=tiny_language(dim=WIDE), grid=(4, 4), codes=CODES, code_dim=16,
-        head=replace(depth_language.tiny().head, layers=2),
+        head=replace(depth_language.tiny().head, layers=2, projected=True),
     )  # fmt: skip
     model = shaken(build(DepthLanguage, config))
     conv = {n: t for n, t in codes.state_dict().items() if n.startswith(("decoder", "post_"))}

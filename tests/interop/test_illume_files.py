@@ -36,7 +36,7 @@ CONFIG = DualConfig(
         patch=8, merge=2, features=20, vision=TowerConfig(1, HEADS, 64, 96, "sigmoid")
     ),
     width=64, layers=1, decoder_layers=2, heads=HEADS, semantic_vocab=6, semantic_dim=4,
-    pixel_vocab=10, pixel_dim=4, encoder=PIXELS,
+    pixel_vocab=10, pixel_dim=4, encoder=replace(PIXELS, channels=4, multipliers=(2, 4, 4, 4)),
     decoder=replace(PIXELS, attends=(1, 3), latent=8),
 )  # fmt: skip
 """Of 4 x 8 and 8 x 16 codes."""

@@ -50,7 +50,9 @@ def test_files_that_do_not_fit_are_refused(model, colours, options, message, tmp
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"n_head": 2, "activation_function": "relu"}, "one of quick_gelu, gelu, gelu_new, got"),
+        ({"n_head": 2, "activation_function": "relu"}, "gelu_fast, got 'relu'"),
+        ({"n_head": 2, "scale_attn_weights": False}, "scale_attn_weights must be True, got False"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx must be False, got True"),
         ({"n_head": "2"}, "option n_head must be int, got '2'"),
     ],
 )

@@ -85,9 +85,9 @@ def test_step_by_step_equals_the_whole(case):
     torch.testing.assert_close(torch.cat(parts, 1)[mask], whole[mask], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("swin", [False, True])
+@pytest.mark.parametrize(("swin", "biased"), [(False, False), (True, True)])
 @torch.no_grad()
-def test_layers_of_chameleon(swin, tmp_path):
+def test_layers_of_chameleon(swin, biased, tmp_path):
     """Of the larger model the norms stand behind attention and feed-forward."""
     torch.manual_seed(0)
     codec = {"embed_dim": 8, "num_embeddings": 4, "latent_channels": 8, "resolution": 8}
@@ -97,6 +97,7 @@ def test_layers_of_chameleon(swin, tmp_path):
         **SIZES,
         num_key_value_heads=2,
         swin_norm=swin,
+        attention_bias=biased,
         vq_config=codec,
         vocabulary_map=names,
     )

@@ -8,6 +8,7 @@ import torch
 from golden import Vectors, float32, folders, load, size_of
 
 from official import write
+from official_settings import attended
 from smalti import modules
 from smalti.cli.main import main
 from smalti.interop.projects.var import vae_state
@@ -29,7 +30,7 @@ def config_of(told: dict[str, Any], size: tuple[int, int]) -> VQGANConfig:
         dim=told["embed_dim"],
         l2_norm=False,
         deep_attention=False,
-        attention_at=tuple(shape["resolution"] // side for side in shape["attn_resolutions"]),
+        attention_at=attended(shape),
     )
 
 

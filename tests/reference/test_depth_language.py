@@ -1,8 +1,6 @@
 """The language models of VILA-U and UniTok against outputs of the official codes of their parts:
 how a stack of codes is read, learned, and drawn with guidance."""
 
-import json
-import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +8,8 @@ import torch
 from golden import Vectors, float32, folders, load
 from torch import Tensor
 
+from official_settings import vila_u_depth, vila_u_scale
 from smalti.codes import Span
-from smalti.heads.depth import DepthConfig
 from smalti.interop.over_depth import vila_u_head
 from smalti.interop.projects.rq import tables
 from smalti.interop.projects.unitok import projection_state, table
@@ -26,8 +24,6 @@ from smalti.text.sequence import Part, rows_of
 from smalti.tokenizers.quantize.multicode import MulticodeQuantizer
 
 HEAD = "rqtransformer."
-SCALE = 3.0
-"""Guidance of the official `generate`, where a folder says no other."""
 
 
 def vila_u(folder: Path) -> tuple[DepthLanguage, Vectors]:
@@ -35,15 +31,11 @@ def vila_u(folder: Path) -> tuple[DepthLanguage, Vectors]:
     config, weights, io = load(folder)
     told, whole = config["rqtransformer"], float32(weights)
     (height, width, depth), vocab = told["block_size"], told["vocab_size"]
-    shared, block = config["quantizer"]["shared_codebook"], told["head"]["block"]
-    head = DepthConfig(
-        told["head"]["n_layer"], block["n_head"], told["embed_dim"], "gpt", positions=True,
-        bias=True, sums=True,
-    )  # fmt: skip
+    shared = config["quantizer"].get("shared_codebook", False)
     language = tiny_language(dim=told["input_embed_dim_2"], heads=1)
     model = DepthLanguage(tiny(
         language=language, grid=(height, width), codes=vocab, depth=depth, shared=shared,
-        code_dim=told["input_embed_dim_1"], head=head,
+        code_dim=told["input_embed_dim_1"], head=vila_u_depth(told),
     )).eval()  # fmt: skip
     books = tables(
         {n: t for n, t in whole.items() if n.startswith("quantizer.")}, depth, vocab, shared
@@ -52,14 +44,6 @@ def vila_u(folder: Path) -> tuple[DepthLanguage, Vectors]:
     model.head.load_state_dict(vila_u_head(mine) | {"seen.vectors": torch.cat(books)})
     kept = ("depth_", "gen_", "body_", "codes", "embed_code")
     return model, Vectors({n: t for n, t in io.items() if n.startswith(kept)})
-
-
-def model_scale(folder: Path) -> float:
-    """The scale of guidance of a folder, which says it in words: "..., cfg=3"."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    words = config.get("tensors", {}).get("gen_cfg_logits_d", "")
-    said = re.search(r"cfg ?= ?([\d.]*\d)", words)
-    return float(config.get("cfg", said[1] if said else SCALE))
 
 
 def drawn(model: DepthLanguage, states: Tensor, guide: ClassifierFree) -> Tensor:
@@ -84,7 +68,7 @@ def test_vila_u(folder):
     io.check("depth_logits", torch.stack(model.head.logits(h, codes), 2))
     losses = model.losses(h.flatten(0, 1), codes.flatten(0, 1))
     io.check("depth_ce", losses.mean())
-    guide = ClassifierFree(model_scale(folder))
+    guide = ClassifierFree(vila_u_scale(load(folder)[0]))
     found = torch.stack(model.head.logits(io["gen_hidden"], io["gen_codes"]), 2)
     for d in map(int, io.runs("gen_cfg_logits_(.+)")):
         io.check(f"gen_cfg_logits_{d}", guide.merge(found[:, :, d]))

@@ -9,6 +9,7 @@ import torch
 from golden import Vectors, float32, folders, load, size_of
 
 from official import other, write
+from official_settings import attended
 from smalti import modules
 from smalti.cli.main import main
 from smalti.interop.projects.var import vae_state
@@ -30,7 +31,7 @@ def tokenizer_config(told: dict[str, Any], size: tuple[int, int]) -> IBQTokenize
         vocab=told["n_embed"],
         dim=told["embed_dim"],
         temperature=told.get("entropy_temperature", 0.01),
-        attention_at=tuple(shape["resolution"] // side for side in shape["attn_resolutions"]),
+        attention_at=attended(shape),
         dropout=shape.get("dropout", 0.0),
     )
 

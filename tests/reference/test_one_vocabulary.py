@@ -14,6 +14,7 @@ from golden import Vectors, close, float32, folders, load, size_of
 from torch import Tensor
 from torch.nn import functional as F
 
+from official_settings import attended
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import causal, mixed
 from smalti.engine.step import Request, Step
@@ -111,7 +112,13 @@ def encoder(told: dict[str, Any], weights: dict[str, Tensor], size: tuple[int, i
         dim=told["embed_dim"],
         l2_norm=False,
         deep_attention=False,
-        attention_at=tuple(side // at for at in told["attn_resolutions"] or ()),
+        attention_at=attended(
+            {
+                "resolution": side,
+                "ch_mult": told["channel_multiplier"],
+                "attn_resolutions": told["attn_resolutions"],
+            }
+        ),
     )
     tokenizer, begin = VQGAN(config).eval(), "model.vqmodel."
     state = {n.removeprefix(begin): t for n, t in weights.items() if n.startswith(begin)}

@@ -9,9 +9,10 @@ from golden import SHARES, Vectors, float32, folders, load
 from torch import Tensor
 
 from builders import generate
+from official_settings import vila_u_depth, vila_u_scale
 from smalti.codes import Cond, Span
 from smalti.engine.step import Known
-from smalti.heads.depth import DepthConfig, DepthHead
+from smalti.heads.depth import DepthHead
 from smalti.interop.over_depth import vila_u_head
 from smalti.interop.projects.rq import tables, transformer_sizes, transformer_state
 from smalti.models.rq_transformer import RQTransformer
@@ -104,43 +105,35 @@ def test_rq_transformer(folder):
     io.done()
 
 
-def depth_head(folder: Path) -> tuple[DepthHead, Vectors]:
-    """VILA-U's, with the vectors of its quantizer, and the folder's tensors of them."""
+def depth_head(folder: Path) -> tuple[DepthHead, float, Vectors]:
+    """VILA-U's, with the vectors of its quantizer, the scale of guidance, and the folder's tensors
+    of them."""
     config, weights, io = load(folder)
     told, whole = config["rqtransformer"], float32(weights)
     (*_, depth), vocab, shared = (
         told["block_size"],
         told["vocab_size"],
-        config["quantizer"]["shared_codebook"],
+        config["quantizer"].get("shared_codebook", False),
     )
     books = tables({n: t for n, t in whole.items() if n.startswith("quantizer.")},
                    depth, vocab, shared)  # fmt: skip
-    settings = DepthConfig(
-        layers=told["head"]["n_layer"],
-        heads=told["head"]["block"]["n_head"],
-        dim=told["embed_dim"],
-        block="gpt",
-        positions=True,
-        bias=True,
-        sums=True,
-    )
     seen = CodeVectors(depth, vocab, told["input_embed_dim_1"], shared)
-    head = DepthHead((vocab,) * depth, settings, seen, told["input_embed_dim_2"]).eval()
+    head = DepthHead((vocab,) * depth, vila_u_depth(told), seen, told["input_embed_dim_2"]).eval()
     prefix = "rqtransformer."
     mine = {n.removeprefix(prefix): t for n, t in whole.items() if n.startswith(prefix)}
     head.load_state_dict(vila_u_head(mine) | {"seen.vectors": torch.cat(books)})
     kept = {n: t for n, t in io.items() if n.startswith(("depth_", "gen_", "body_"))}
-    return head, Vectors(kept | {"codes": io["codes"]})
+    return head, vila_u_scale(config), Vectors(kept | {"codes": io["codes"]})
 
 
 @pytest.mark.parametrize("folder", folders("vilau_rq"))
 @torch.no_grad()
 def test_the_depth_head_of_vila_u(folder):
-    head, io = depth_head(folder)
+    head, scale, io = depth_head(folder)
     h, codes = io["body_hidden"], flat(io["codes"])
     io.check("depth_logits", torch.stack(head.logits(h, codes), 2))
     io.check("depth_ce", head.losses(h, codes).mean())
-    h, codes, guide = io["gen_hidden"], io["gen_codes"], ClassifierFree(3.0)
+    h, codes, guide = io["gen_hidden"], io["gen_codes"], ClassifierFree(scale)
     for d, logits in enumerate(head.logits(h, codes)):
         io.check(f"gen_cfg_logits_{d}", guide.merge(logits))
     io.check("gen_features", head.seen(codes))

@@ -56,9 +56,9 @@ def vqgan_of(config: dict[str, Any], weights: dict[str, Tensor], image: Tensor) 
     told = config["constructor"]["ddconfig"]
     checkpoint = Checkpoint(Path("golden"), float32(weights), {})
     ours = replace(vqgan_sizes(checkpoint), size=size_of(image), dropout=told.get("dropout", 0.0))
-    at = [told["resolution"] // cells for cells in told["attn_resolutions"]]
     levels = range(len(told["ch_mult"]))
-    assert set(ours.attention_at) == {2**i for i in levels if 2**i in at}
+    at = {2**i for i in levels if told["resolution"] // 2**i in told["attn_resolutions"]}
+    assert set(ours.attention_at) == at
     assert ours.planes == image.shape[1] == told["in_channels"]
     model = VQGAN(ours).eval()
     model.load_state_dict(vqgan_state(float32(weights)))

@@ -197,8 +197,17 @@ def check_generator(model: TiTokGenerator, config: dict[str, Any], io: Vectors) 
     io.done()
 
 
+RUN = {
+    **{"guidance_scale": 3.0, "guidance_decay": "constant", "guidance_scale_pow": 3.0},
+    **{"randomize_temperature": 4.5, "softmax_temperature_annealing": False},
+    "num_sample_steps": 8,
+}
+"""Of the official `generate`, where a run leaves them out."""
+
+
 def check_run(model: TiTokGenerator, told: dict[str, Any], run: str, io: Vectors) -> None:
     """Replay a recorded run."""
+    told = RUN | told
     steps, scale = told["num_sample_steps"], told["guidance_scale"]
     numbers = io[f"gen_{run}_u_sample"], io[f"gen_{run}_u_conf"]
     count = model.spec.positions
@@ -208,7 +217,9 @@ def check_run(model: TiTokGenerator, told: dict[str, Any], run: str, io: Vectors
     cond = Cond(labels=io["class_ids"])
     replay(model, numbers[0])
     noise = Doubts(numbers[1])
-    *_, last = stream(model, cond, noise, guided(told, steps, scale), reveal=reveal)
+    filters = Filters(1.3, final_temperature=0.5)  # as the published evaluation has it
+    falls = {"filters": filters} if told["softmax_temperature_annealing"] else {}
+    *_, last = stream(model, cond, noise, guided(told, steps, scale), reveal=reveal, **falls)
     io.check(f"gen_{run}_ids", last.drawn)
 
 
@@ -216,7 +227,7 @@ def guided(told: dict[str, Any], steps: int, scale: float) -> Guidance:
     """Our guidance of upstream's."""
     decay = told["guidance_decay"]
     if decay == "power-cosine":
-        return Guidance(scale, decay, power=told.get("guidance_scale_pow", 3.0))
+        return Guidance(scale, decay, power=told["guidance_scale_pow"])
     scales = ramp(scale, steps) if decay == "linear" else (1 + scale,) * steps
     return Guidance(1 + scale, "list", scales=scales)
 

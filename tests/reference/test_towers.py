@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden import folders, load
+from golden import float32, folders, load
 from torch import Tensor
 
 from smalti.interop.towers import config_of, towers_state
@@ -21,7 +21,7 @@ def towers_of(config: dict[str, Any], weights: dict[str, Tensor]) -> Towers:
     settings = {k: v for k, v in told.items() if k not in ("text", "vision", "layer_norm_eps")}
     parts = {f"{name}_config": eps | told[name] for name in ("text", "vision")}
     settings |= parts | {"model_type": family}
-    return assemble(Towers, config_of(settings), towers_state(weights), family)
+    return assemble(Towers, config_of(settings), towers_state(float32(weights)), family)
 
 
 @pytest.mark.parametrize("folder", [*folders("clip"), *folders("siglip")])

@@ -64,7 +64,8 @@ class DepthConfig:
     kv_heads: int = 0
     """As many heads of keys and values as `heads`."""
     projected: bool = False
-    """Whether a product reads tokens that are as wide as the head; it reads all others."""
+    """Whether products read tokens and hidden states that are as wide as the head; they read all
+    others."""
 
     def __post_init__(self) -> None:
         check(
@@ -118,7 +119,8 @@ class DepthHead(HeadInTurn):
         self.reads = config.projected or seen.dim != config.dim
         if self.reads:
             self.read = Linear(seen.dim, config.dim)
-        if width not in (0, config.dim):
+        self.wide = bool(width) and (config.projected or width != config.dim)
+        if self.wide:
             self.into = Linear(width, config.dim)
         if config.positions:
             self.positions = nn.Parameter(torch.zeros(len(sizes), config.dim))
@@ -129,7 +131,6 @@ class DepthHead(HeadInTurn):
         self.parts = nn.ModuleList(
             [CategoricalHead(config.dim, n, config.bias) for n in (sizes[:1] if alike else sizes)]
         )
-        self.wide = width not in (0, config.dim)
 
     def init_weights(self) -> None:
         """Normal(0, 0.02) for positions, zeros for the logits: any code is as likely as any

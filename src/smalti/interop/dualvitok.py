@@ -91,7 +91,8 @@ def convolutions(checkpoint: Checkpoint, begin: str, levels: str) -> PixelConfig
     number = count(checkpoint, f"{begin}{levels}.")
     widths = [width(f"{levels}.{i}.block.0.conv1") for i in range(number)]
     down = levels == "down"
-    channels, blocks = widths[0], count(checkpoint, f"{begin}{levels}.0.block.") - (not down)
+    channels = width("conv_in") if down else math.gcd(*widths)
+    blocks = count(checkpoint, f"{begin}{levels}.0.block.") - (not down)
     resampled = f"{levels}.{0 if down else number - 1}.{levels}sample.conv"
     attends = [i for i in range(number) if count(checkpoint, f"{begin}{levels}.{i}.attn.")]
     return PixelConfig(

@@ -53,8 +53,9 @@ def _phi(told: Settings) -> dict[str, Any]:
 
 
 def _chameleon(told: Settings) -> dict[str, Any]:
-    swin = "swin" if told.get("swin_norm") else "pre"
-    return {"feed_forward": "silu", "qk_norm": "heads", "order": swin}
+    swin, biased = "swin" if told.get("swin_norm") else "pre", bool(told.get("attention_bias"))
+    normed = {"qk_norm": "heads", "order": swin}
+    return {"feed_forward": "silu", "qkv_bias": biased, "out_bias": biased, **normed}
 
 
 DECODER = (

@@ -46,10 +46,20 @@ def fused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
+def with_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same, with zeros where the products of layers have no bias (`attn_bias`, `mlp_bias`)."""
+    found = dict(state)
+    for name, tensor in state.items():
+        bias = name.removesuffix("weight") + "bias"
+        if "_transformer.blocks." in name and name.endswith(".weight") and bias not in state:
+            found[bias] = tensor.new_zeros(len(tensor))
+    return found
+
+
 def vila_u_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of our head of those of VILA-U's, without the vectors that it reads."""
     found = dict[str, Tensor]()
-    for name, tensor in fused(state).items():
+    for name, tensor in fused(with_biases(state)).items():
         if name == "pos_emb_d":
             found["positions"] = tensor[0]
             continue

@@ -79,7 +79,9 @@ def vae_sizes(checkpoint: Checkpoint, options: HARTFiles) -> HARTVAEConfig:
     """The config of a tokenizer's checkpoint. Raises ValueError if the tensors are not those of
     HART's tokenizer."""
     scales = var.squares(options.scales) if options.scales else HART1024
-    plain = replace(var.vae_sizes(checkpoint, scales), phi_ratio=abs(options.quant_resi))
+    found = var.vae_sizes(checkpoint, scales)
+    normed = option(checkpoint, "using_znorm", found.l2_norm)
+    plain = replace(found, l2_norm=normed, phi_ratio=abs(options.quant_resi))
     return HARTVAEConfig(**{f.name: getattr(plain, f.name) for f in fields(plain)})
 
 

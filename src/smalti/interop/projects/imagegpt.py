@@ -97,6 +97,9 @@ def model_sizes(checkpoint: Checkpoint, options: ImageGPTFiles, codes: Any) -> I
         raise ValueError(
             f"{path} has {positions} positions, not {grid[0]} x {grid[1]}; give --size"
         )
+    for name, wanted in SCALED.items():
+        if option(checkpoint, name, wanted) != wanted:
+            raise ValueError(f"{path}: {name} must be {wanted}, got {not wanted}")
     layers = count(checkpoint, "transformer.h.")
     known = {(s["layers"], s["dim"]): s["heads"] for s in SIZES.values()}
     heads = options.heads or option(checkpoint, "n_head", known.get((layers, dim), 0))
@@ -125,7 +128,12 @@ def gelu_of(name: str) -> Gelu:
     return GELUS[name]
 
 
-GELUS: dict[str, Gelu] = {"quick_gelu": "sigmoid", "gelu": "none", "gelu_new": "tanh"}
+GELUS: dict[str, Gelu] = {
+    **{"quick_gelu": "sigmoid", "gelu": "none", "gelu_new": "tanh"},
+    **{"gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"},
+}
+SCALED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+"""How products of queries and keys are scaled, by transformers' options: as in other models."""
 PARTS = {
     "ln_1": "attention_norm",
     "ln_2": "ffn_norm",

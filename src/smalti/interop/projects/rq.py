@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from smalti.interop.bundles import CONFIG, read_bundle, told
-from smalti.interop.over_depth import BLOCK, fused
+from smalti.interop.over_depth import BLOCK, fused, with_biases
 from smalti.interop.pickles import Checkpoint
 from smalti.interop.project import Part, Project
 from smalti.interop.projects.var import vae_state
@@ -105,9 +105,15 @@ def sizes(hparams: Mapping[str, Any], shape: Mapping[str, Any]) -> RQVAEConfig:
         depth=depth,
         shared=bool(hparams.get("shared_codebook", False)),
         cells=cells,
-        attention_at=tuple(side // at for at in shape["attn_resolutions"]),
+        attention_at=attended(side, shape),
         dropout=shape.get("dropout", 0.0),
     )
+
+
+def attended(side: int, shape: Mapping[str, Any]) -> tuple[int, ...]:
+    """At which divisors of a side its levels attend: those whose cells are named."""
+    factors = [2**level for level in range(len(shape["ch_mult"]))]
+    return tuple(f for f in factors if side // f in shape["attn_resolutions"])
 
 
 # -- names
@@ -278,16 +284,6 @@ def transformer_state(
     if config.head_vectors or config.body_vectors:
         ours[("head.seen." if config.head_vectors else "book.") + "vectors"] = vectors
     return ours
-
-
-def with_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same, with zeros where the products of layers have no bias (`attn_bias`, `mlp_bias`)."""
-    found = dict(state)
-    for name, tensor in state.items():
-        bias = name.removesuffix("weight") + "bias"
-        if "_transformer.blocks." in name and name.endswith(".weight") and bias not in state:
-            found[bias] = tensor.new_zeros(len(tensor))
-    return found
 
 
 POSITIONS = {

@@ -23,7 +23,7 @@ from smalti.interop.language import DECODER, config_of, fill, stored
 from smalti.interop.over_depth import VICUNA, fill_beside, vila_u_head
 from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.project import Part, Project, words_of
-from smalti.interop.projects.rq import tables
+from smalti.interop.projects.rq import layer_sizes, tables
 from smalti.interop.projects.var import vae_state
 from smalti.interop.saved import Dtype
 from smalti.interop.tensor_shapes import count, shape
@@ -162,17 +162,13 @@ def model_sizes(
     words, folder = words_of(options), checkpoint.path
     told, vision = read_json(folder / "config.json"), folder.parent / PARTS[1]
     language = config_of(told, str(folder / "config.json"))
-    _, depth, dim = shape(checkpoint, "rqtransformer.pos_emb_d", 3, NAME)
+    _, depth, _ = shape(checkpoint, "rqtransformer.pos_emb_d", 3, NAME)
     vocab = shape(checkpoint, "rqtransformer.classifier_mlp.linear.weight", 2, NAME)[0]
     if (depth, vocab) != (codes.depth, codes.vocab):
         raise ValueError(
             f"{vision} draws {depth} codes out of {vocab} at each position; the tokenizer has "
             f"{codes.depth} out of {codes.vocab}"
         )
-    block = settings(vision, "rqtransformer", "head")["head"].get("block") or {}
-    if "n_head" not in block:
-        raise ValueError(f"{vision}: n_head of the rqtransformer of {NAME} is missing")
-    layers = count(checkpoint, "rqtransformer.head_transformer.blocks.")
     return DepthLanguageConfig(
         language,
         codes.grid,
@@ -180,12 +176,32 @@ def model_sizes(
         codes.depth,
         codes.vision.dim,
         codes.shared,
-        head=DepthConfig(layers, block["n_head"], dim, "gpt", positions=True, bias=True, sums=True),
+        head=head_sizes(checkpoint, vision, (codes.vision.dim, language.dim)),
         begin=words.id("<im_start>"),
         end=words.id("<im_end>"),
         nothing=tuple(words.read(DRAW.format(""))),
         marks=Marks(words.start, tuple(i for i in [words.stop] if i is not None), words.pad),
         length=told.get("max_position_embeddings", DepthLanguageConfig.length),
+    )
+
+
+def head_sizes(checkpoint: Checkpoint, vision: Path, widths: tuple[int, int]) -> DepthConfig:
+    """The settings of the head, which reads vectors of codes and hidden states of such widths."""
+    block = settings(vision, "rqtransformer", "head")["head"].get("block") or {}
+    if "n_head" not in block:
+        raise ValueError(f"{vision}: n_head of the rqtransformer of {NAME} is missing")
+    dim = shape(checkpoint, "rqtransformer.pos_emb_d", 3, NAME)[2]
+    equal = [f"in_mlp_{i}.weight" for i, width in enumerate(widths, 1) if width == dim]
+    return DepthConfig(
+        layers=count(checkpoint, "rqtransformer.head_transformer.blocks."),
+        heads=block["n_head"],
+        dim=dim,
+        block="gpt",
+        gelu=layer_sizes([block, block])["gelu"],
+        positions=True,
+        bias=True,
+        sums=True,
+        projected=any(f"rqtransformer.{name}" in checkpoint.state for name in equal),
     )
 
 
