@@ -639,11 +639,3 @@ def vila_u_scale(config: Mapping[str, Any]) -> float:
     words = config.get("tensors", {}).get("gen_cfg_logits_d", "")
     said = re.search(r"cfg ?= ?([\d.]*\d)", words)
     return float(config.get("cfg", said[1] if said else 3.0))
-
-
-# -- convolutions of taming's kind
-def attended(shape: Mapping[str, Any]) -> tuple[int, ...]:
-    """At which divisors of the resolution that settings name levels attend."""
-    factors = [2**level for level in range(len(shape["ch_mult"]))]
-    named = shape["attn_resolutions"] or ()
-    return tuple(f for f in factors if shape["resolution"] // f in named)

@@ -8,9 +8,9 @@ import torch
 from golden import Vectors, float32, folders, load, size_of
 
 from official import write
-from official_settings import attended
 from smalti import modules
 from smalti.cli.main import main
+from smalti.interop.projects.rq import attended
 from smalti.interop.projects.var import vae_state
 from smalti.modules import load_module
 from smalti.tokenizers.vqgan import VQGAN, VQGANConfig
@@ -30,7 +30,7 @@ def config_of(told: dict[str, Any], size: tuple[int, int]) -> VQGANConfig:
         dim=told["embed_dim"],
         l2_norm=False,
         deep_attention=False,
-        attention_at=attended(shape),
+        attention_at=attended(shape["resolution"], shape),
     )
 
 

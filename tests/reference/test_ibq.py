@@ -9,9 +9,9 @@ import torch
 from golden import Vectors, float32, folders, load, size_of
 
 from official import other, write
-from official_settings import attended
 from smalti import modules
 from smalti.cli.main import main
+from smalti.interop.projects.rq import attended
 from smalti.interop.projects.var import vae_state
 from smalti.modules import load_module
 from smalti.tokenizers.ibq import IBQTokenizer, IBQTokenizerConfig
@@ -31,7 +31,7 @@ def tokenizer_config(told: dict[str, Any], size: tuple[int, int]) -> IBQTokenize
         vocab=told["n_embed"],
         dim=told["embed_dim"],
         temperature=told.get("entropy_temperature", 0.01),
-        attention_at=attended(shape),
+        attention_at=attended(shape["resolution"], shape),
         dropout=shape.get("dropout", 0.0),
     )
 

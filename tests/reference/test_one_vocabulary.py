@@ -14,11 +14,11 @@ from golden import Vectors, close, float32, folders, load, size_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from official_settings import attended
 from smalti.codes import Cond, TokenSpec
 from smalti.engine import causal, mixed
 from smalti.engine.step import Request, Step
 from smalti.interop.language import config_of, fill
+from smalti.interop.projects.rq import attended
 from smalti.interop.projects.var import vae_state
 from smalti.models.one_vocabulary import OneVocabulary, OneVocabularyConfig
 from smalti.models.unified import Marks
@@ -112,13 +112,7 @@ def encoder(told: dict[str, Any], weights: dict[str, Tensor], size: tuple[int, i
         dim=told["embed_dim"],
         l2_norm=False,
         deep_attention=False,
-        attention_at=attended(
-            {
-                "resolution": side,
-                "ch_mult": told["channel_multiplier"],
-                "attn_resolutions": told["attn_resolutions"],
-            }
-        ),
+        attention_at=attended(side, told | {"ch_mult": told["channel_multiplier"]}),
     )
     tokenizer, begin = VQGAN(config).eval(), "model.vqmodel."
     state = {n.removeprefix(begin): t for n, t in weights.items() if n.startswith(begin)}

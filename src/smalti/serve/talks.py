@@ -236,7 +236,10 @@ def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> N
         turns = await server.read(seen, turns_of(messages), server.options.pixels)
         length = await asyncio.to_thread(_read, one, turns)
         ticket = one.batching.enter(request.state.client)
-        make = lambda gone: one.chat(turns, pictures, seed, settings, gone, ticket)  # noqa: E731
+
+        def make(gone: threading.Event) -> Iterator[Event]:
+            return one.chat(turns, pictures, seed, settings, gone, ticket)
+
         codes = one.pipeline.model.spec.positions if one.pipeline.draws else 0
         try:
             reply = Reply(make, length, codes)

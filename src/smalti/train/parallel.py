@@ -61,6 +61,26 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def unasked() -> bool:
+    """What `asked_later` says before anything is asked."""
+    return False
+
+
+def asked_later(number: Tensor) -> Callable[[], bool]:
+    """Whether a number is above 0: who asks waits for it alone, not for what a GPU has been given
+    to do since."""
+    if not number.is_cuda:
+        return lambda: bool(number > 0)
+    copy, done = number.to("cpu", non_blocking=True), torch.cuda.Event()
+    done.record(torch.cuda.current_stream(number.device))
+
+    def ask() -> bool:
+        done.synchronize()
+        return bool(copy > 0)
+
+    return ask
+
+
 def start(device: str = "auto") -> World:
     """Join the processes that `torchrun` started, or be the only one."""
     chosen = named_device(device)

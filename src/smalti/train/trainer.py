@@ -33,6 +33,7 @@ from smalti.train.log import Log
 from smalti.train.optim import adamw, fill_state, load_state, lr_at, numbered, weight_decay_at
 from smalti.train.parallel import (
     World,
+    asked_later,
     autocast,
     blocks,
     gather,
@@ -40,6 +41,7 @@ from smalti.train.parallel import (
     replicate,
     sent,
     shard,
+    unasked,
     whole,
 )
 from smalti.train.product_share import ProductShare, functional
@@ -105,7 +107,7 @@ class Trainer:
         self.products = ProductShare(world, config.precision)
         self.writer = checkpoint.Writer(run / "checkpoints", config.keep)
         self.interrupt = Interrupt()
-        self._wish = self._wishes = _nothing
+        self._wish = self._wishes = unasked
         self.step = 0
         self.owed: list[str] = []
         """Looks of this step that a run which was ended had no time for."""
@@ -456,26 +458,6 @@ def check_parts(objective: Objective, config: TrainConfig, world: World) -> None
             f"which those of several parts are not, got {config.accumulate}: take train.recompute, "
             "or more processes"
         )
-
-
-def _nothing() -> bool:
-    """What nobody wished."""
-    return False
-
-
-def asked_later(number: Tensor) -> Callable[[], bool]:
-    """Whether a number is above 0: who asks waits for it alone, not for what a GPU has been given
-    to do since."""
-    if not number.is_cuda:
-        return lambda: bool(number > 0)
-    copy, done = number.to("cpu", non_blocking=True), torch.cuda.Event()
-    done.record(torch.cuda.current_stream(number.device))
-
-    def ask() -> bool:
-        done.synchronize()
-        return bool(copy > 0)
-
-    return ask
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -113,7 +113,7 @@ def sizes(hparams: Mapping[str, Any], shape: Mapping[str, Any]) -> RQVAEConfig:
 def attended(side: int, shape: Mapping[str, Any]) -> tuple[int, ...]:
     """At which divisors of a side its levels attend: those whose cells are named."""
     factors = [2**level for level in range(len(shape["ch_mult"]))]
-    return tuple(f for f in factors if side // f in shape["attn_resolutions"])
+    return tuple(f for f in factors if side // f in (shape["attn_resolutions"] or ()))
 
 
 # -- names
@@ -199,18 +199,23 @@ def transformer_sizes(arch: Mapping[str, Any]) -> RQTransformerConfig:
 
 
 def layer_sizes(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Our settings of the layers of body and head. Raises ValueError if they have another gelu than
-    each other or than ours."""
-    gelus = {block.get("gelu", "v1") for block in blocks}
+    """Our settings of the layers of body and head. Raises ValueError as `gelu_of` does."""
     body, head = (block["n_head"] for block in blocks)
-    if gelus not in ({"v1"}, {"v2"}):
-        raise ValueError(f"body and head must have one gelu v1 or v2, got {sorted(gelus)}")
     return {
         "heads": body,
         "head_heads": head if head != body else 0,
-        "gelu": GELUS[gelus.pop()],
+        "gelu": gelu_of(blocks),
         "dropout": blocks[0].get("resid_pdrop", 0.1),
     }
+
+
+def gelu_of(blocks: Sequence[Mapping[str, Any]]) -> Gelu:
+    """The nonlinearity of layers. Raises ValueError if they have another one than each other or
+    than ours."""
+    gelus = {block.get("gelu", "v1") for block in blocks}
+    if gelus not in ({"v1"}, {"v2"}):
+        raise ValueError(f"body and head must have one gelu v1 or v2, got {sorted(gelus)}")
+    return GELUS[gelus.pop()]
 
 
 def architecture(config: Mapping[str, Any]) -> dict[str, Any]:

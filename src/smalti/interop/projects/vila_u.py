@@ -23,7 +23,7 @@ from smalti.interop.language import DECODER, config_of, fill, stored
 from smalti.interop.over_depth import VICUNA, fill_beside, vila_u_head
 from smalti.interop.pickles import Checkpoint, read_checkpoint
 from smalti.interop.project import Part, Project, words_of
-from smalti.interop.projects.rq import layer_sizes, tables
+from smalti.interop.projects.rq import gelu_of, tables
 from smalti.interop.projects.var import vae_state
 from smalti.interop.saved import Dtype
 from smalti.interop.tensor_shapes import count, shape
@@ -197,7 +197,7 @@ def head_sizes(checkpoint: Checkpoint, vision: Path, widths: tuple[int, int]) ->
         heads=block["n_head"],
         dim=dim,
         block="gpt",
-        gelu=layer_sizes([block, block])["gelu"],
+        gelu=gelu_of([block]),
         positions=True,
         bias=True,
         sums=True,
