@@ -7,6 +7,12 @@ from rich.progress import Progress
 from smalti import progress
 
 
+@pytest.fixture(autouse=True)
+def nothing_chosen(monkeypatch):
+    """What commands that other tests called without `main` left to be said is not said here."""
+    monkeypatch.setattr(progress, "_CHOSEN", [])
+
+
 def test_lines_say_how_far_it_is_where_there_is_no_terminal(monkeypatch, capsys):
     clock = iter(range(0, 1000, 20))  # an item takes 20 s
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
