@@ -1,13 +1,15 @@
 """How well does a pipeline of text and pictures do what it is asked for? Shapes, judged exactly.
 
     python benchmarks/unified.py PIPELINE [--only TASK ...] [--count 200] [--out DIR]
-        [setting=value ...]
+        [--recaption PHRASE] [setting=value ...]
 
 Prints a JSON line with the share of right answers of each task and its 95 % interval; of questions
 how many of each kind are right and how many there are, and so of riddles of each fact; and how
 often the reply in a conversation, of COUNT / 4 of each task, is a picture where one is asked for
-and words where an answer is. With --out a sheet of pictures that were drawn and changed, and a list
-of questions and answers. Further words are settings of drawing and writing, such as guidance=2.
+and words where an answer is. With --recaption, such as "{} is {}.", riddles are said in other words
+by the pipeline first, which are then drawn. With --out a sheet of pictures that were drawn and
+changed, and a list of questions and answers. Further words are settings of drawing and writing,
+such as guidance=2.
 """
 
 from __future__ import annotations
@@ -33,15 +35,20 @@ from smalti.pipeline.unified import UnifiedPipeline
 
 TALKED = ("draw", "riddle", "edit", "ask", "describe")
 """What a conversation is begun with."""
+RIDDLES = ("riddle", "withheld riddle")
 
 
 class With:
-    """A pipeline with some settings."""
+    """A pipeline with some settings, which may say what it draws in other words first."""
 
-    def __init__(self, pipe: Any, settings: dict[str, Any]) -> None:
-        self.pipe, self.settings = pipe, settings
+    def __init__(self, pipe: Any, settings: dict[str, Any], phrase: str | None) -> None:
+        self.pipe, self.settings, self.phrase = pipe, settings, phrase
 
     def follow(self, documents: Any, picture: bool, seed: int = 0) -> Any:
+        if picture and self.phrase is not None:
+            asked = [text.strip().removeprefix("draw ") for (text,) in documents]
+            words = self.pipe.recaption(asked, self.phrase, seed=seed, **self.settings)
+            return self.pipe(words, seed=seed, **self.settings)
         return self.pipe.follow(documents, picture, seed=seed, **self.settings)
 
 
@@ -99,21 +106,24 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ASKED, default=ASKED, metavar="TASK")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--recaption", metavar="PHRASE")
     parser.add_argument("settings", nargs="*")
     options = parser.parse_intermixed_args()
     named = dict(word.split("=", 1) for word in options.settings)
     settings = {name: ast.literal_eval(value) for name, value in named.items()}
+    if options.recaption is not None and set(options.only) - set(RIDDLES):
+        parser.error(f"--recaption goes with --only and {' or '.join(RIDDLES)}")
     pipe = load_unified(options.pipeline)
     found, seconds, kinds = dict[str, Any](), dict[str, float](), dict[str, list[int]]()
     facts = dict[str, dict[str, list[int]]]()
     for task in options.only:
         began = time.monotonic()
-        made = judged(With(pipe, settings), task, options.count)
+        made = judged(With(pipe, settings, options.recaption), task, options.count)
         seconds[task] = round(time.monotonic() - began, 1)
         right = sum(one.right for one in made)
         found[task] = [right / len(made), *interval(right, len(made))]
         kinds = by_kind(made) if task == "ask" else kinds
-        if "riddle" in task:
+        if task in RIDDLES:
             facts[task] = by_fact(made)
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
@@ -130,6 +140,7 @@ def main() -> None:
     talked = [task for task in TALKED if task in options.only]
     replies = {task: replied(pipe, task, max(1, options.count // 4)) for task in talked}
     about = {"pipeline": pipe.fingerprint, "count": options.count, "settings": settings}
+    about |= {} if options.recaption is None else {"recaption": options.recaption}
     about |= {"right": found, "questions": kinds, "facts": facts, "replied": replies}
     report(about | {"seconds": seconds})
 

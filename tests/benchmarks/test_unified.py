@@ -9,7 +9,7 @@ from smalti.eval.shape_answers import Judged
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    from unified import by_kind
+    from unified import With, by_kind
 
 
 def test_questions_are_counted_by_how_they_begin_and_by_shapes():
@@ -24,3 +24,25 @@ def test_questions_are_counted_by_how_they_begin_and_by_shapes():
     assert not any(right for right, _ in counts.values())
     assert sum(asked for _, asked in shapes.values()) == 200
     assert sum(right for right, _ in shapes.values()) == sum(starts)
+
+
+class Pipe:
+    """Says and draws what it is told to be asked."""
+
+    def recaption(self, texts, phrase, *, seed, **settings):
+        return [phrase.format(text, seed) for text in texts]
+
+    def __call__(self, texts, *, seed, guidance):
+        return [(text, seed, guidance) for text in texts]
+
+    def follow(self, documents, picture, *, seed, guidance):
+        return [(document, picture) for document in documents]
+
+
+def test_a_riddle_is_drawn_as_the_pipeline_says_it():
+    documents, settings = [["draw a heart\n"], ["draw a star\n"]], {"guidance": 2}
+    drawn = With(Pipe(), settings, "{} is {}.").follow(documents, True, seed=5)
+    assert drawn == [("a heart is 5.", 5, 2), ("a star is 5.", 5, 2)]
+    for phrase, picture in ((None, True), ("{} is {}.", False)):
+        plain = With(Pipe(), settings, phrase).follow(documents, picture, seed=5)
+        assert plain == [(document, picture) for document in documents]

@@ -69,6 +69,11 @@ def test_a_run_leaves_a_pipeline_that_draws(work, tmp_path, capsys):
     ))  # fmt: skip
     assert [i["text"] for i in told["images"]] == ["a red heart"] * 2
     assert Image.open(tmp_path / "s.png").size[0] > 16
+    main(["sample", str(work / "g" / "pipeline"), "--text", "the sea", "--recaption", "{} is {}",
+          "--out", str(tmp_path / "r.png"), "--json"])  # fmt: skip
+    printed = capsys.readouterr()
+    (drawn,) = json.loads(printed.out)["images"]
+    assert f"'the sea' is drawn as {drawn['text']!r}" in printed.err
     again = said(
         capsys, "train", "shapes_chameleon", "--tokenizer", work / "t" / "tokenizer", "--out",
         work / "g", *MODEL, *SMALL["shapes_chameleon"].split(), "--json",
@@ -303,6 +308,8 @@ def test_mistakes_are_one_line(work, tmp_path, capsys):
          "--text-temperature", "-1"),
         ("--n and --batch must be at least 1", "edit", pipe, "--image", picture, "--instruct", "a",
          "--n", 0),
+        ("must hold {} twice", "sample", pipe, "--text", "a", "--recaption", "{} is"),
+        ("--recaption needs prompts", "sample", pipe, "--recaption", "{} is {}."),
         ("takes no map, got", "sample", pipe, "--text", "a", "--map", picture),
         ("--negative and --map do not go", "edit", pipe, "--image", picture, "--instruct", "a",
          "--map", picture),

@@ -275,6 +275,33 @@ def test_how_much_may_be_written_behind_a_document_is_known_before(pipe, both, p
                 assert said and not refused
 
 
+def test_other_words_are_what_completes_a_phrase(one):
+    texts, settings = ["the sea", "a fox at night"], {"words": 40, "text_temperature": 1.0}
+    whole = one.answers([[f"so {t} is"] for t in texts], seed=3, **settings)
+    assert one.recaption(texts, "so {} is {}", seed=3, **settings) == whole
+    end = next(
+        c for c in whole[0] if all(c in text and text.partition(c)[0].strip() for text in whole)
+    )
+    short = [text.partition(end)[0].strip() for text in whole]
+    assert one.recaption(texts, f"so {{}} is {{}}{end}", seed=3, **settings) == short
+    alone = one.recaption(texts[1], f"so {{}} is {{}}{end}", seed=3, first=1, **settings)
+    assert alone == short[1:] != whole[1:]
+
+
+def test_nothing_is_written_behind_the_end_of_other_words(one, monkeypatch):
+    events = [Said(0, " a h", False), Said(1, " b.", False), Said(0, " a. n", False)]
+    more = iter([*events, Said(0, " a. no more", True)])
+    monkeypatch.setattr(one, "go_on", lambda documents, wish: more)
+    assert one.recaption(["x", "y"], "{} is {}.") == ["a", "b"]
+    assert next(more).text == " a. no more"  # it was not asked for
+    more = iter([Said(0, " a", True), Said(1, ".", False)])
+    with pytest.raises(ValueError, match="no other words of 'y'"):
+        one.recaption(["x", "y"], "{} is {}.")
+    for phrase in ("{} is", "{} {} {}", ""):
+        with pytest.raises(ValueError, match="twice"):
+            one.recaption("x", phrase)
+
+
 def test_captions_have_the_numbers_of_their_pictures(one, photo):
     settings = {"words": 5, "text_temperature": 1.0, "seed": 3}
     whole = one.caption([photo] * 4, **settings)

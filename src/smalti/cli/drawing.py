@@ -127,6 +127,9 @@ class Pictures:
     --towers."""
     towers: str | None = None
     """With --best-of: towers that see and read, a folder or a hub id."""
+    recaption: str | None = None
+    """A pipeline of text and pictures says each prompt in other words first, which are then drawn:
+    it completes this phrase, such as "{} is {}.", where the prompt stands in the first {}."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,8 @@ def sample(
     if tag:
         wanted, n, first, each = again | changes, 1, tag["index"], 1
     else:
+        if pictures.recaption is not None:
+            named["text"] = in_other_words(pipe, named, pictures.recaption, numbers.seed)
         given = named["text"] or named["classes"] or named["map"]
         each = max(1, len(given or pipe.classes or pipe.wording.classes))
         wanted, first = {"seed": numbers.seed, **named, **changes}, numbers.first
@@ -216,13 +221,29 @@ def sample(
     finish(images, pictures.out, time.monotonic() - began, run.json)
 
 
+def in_other_words(pipe: Any, named: dict[str, Any], phrase: str, seed: int) -> list[str]:
+    """The texts of a request as the pipeline says them in other words; each is told. Raises
+    ValueError for a pipeline that writes no text, and if there are none."""
+    from smalti.pipeline.unified import UnifiedPipeline
+
+    if not isinstance(pipe, UnifiedPipeline) or not named["text"]:
+        raise ValueError(
+            "--recaption needs prompts, by --text or --prompts, and a pipeline of text and pictures"
+        )
+    words = pipe.recaption(named["text"], phrase, seed=seed)
+    for asked, word in zip(named["text"], words, strict=True):
+        say(f"{asked!r} is drawn as {word!r}")
+    return words
+
+
 def check_archive(archive: Archive, pictures: Pictures, numbers: Numbers) -> None:
     """Raise ValueError for options of pictures and of one file together, or half of the latter."""
     if (archive.count is None) != (archive.npz is None) or (archive.balanced and not archive.npz):
         raise ValueError("--count N and --npz FILE go together, and --balanced with them")
     if archive.npz is not None and (pictures != Pictures() or numbers.like is not None):
         raise ValueError(
-            "--n, --out and --like are for pictures, as --best-of and --towers are, not for --npz"
+            "--n, --out and --like are for pictures, as --best-of, --towers and --recaption are, "
+            "not for --npz"
         )
 
 
@@ -262,6 +283,7 @@ def check_again(conditions: Conditions, pictures: Pictures, numbers: Numbers) ->
     left out."""
     given = {**asdict(conditions), "n": pictures.n, "seed": numbers.seed or None}
     given |= {"first": numbers.first or None, "best-of": pictures.best_of > 1}
+    given |= {"recaption": pictures.recaption}
     others = [f"--{name}" for name, value in given.items() if value]
     if numbers.like is not None and others:
         raise ValueError(

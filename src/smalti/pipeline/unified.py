@@ -5,6 +5,7 @@
     pipe.ask("photo.png", "what colour is it?")
     pipe.caption(["a.png", "b.png"])
     pipe.instruct("photo.png", "make the circle blue")
+    pipe.recaption("a heart in the colour of the sea", "{} is {}.")
     for event in pipe.chat([Turn("user", ["draw a red heart"])]): ...
 
 The folder holds `pipeline.json`, `tokenizer/` of pictures, `words/` of text, `eye/` where the model
@@ -65,6 +66,7 @@ from smalti.pipeline.request import (
 )
 from smalti.pipeline.sampling import Sampling
 from smalti.progress import within
+from smalti.text.prompts import checked
 from smalti.text.words import Words
 from smalti.tokenizers.base import ImageTokenizer
 
@@ -255,6 +257,35 @@ class UnifiedPipeline(GoingOn):
         asked = self._about(self.phrases.edit, instruction, [as_picture(image)])
         edit: Json = {"instruct": instruction}
         return self._pictures([asked] * n, [instruction] * n, seed, first, settings, edit=edit)
+
+    def recaption(
+        self, texts: Texts, phrase: str, *, seed: int = 0, first: int = 0, **settings: Any
+    ) -> list[str]:
+        """Texts to draw in other words, as the model completes a phrase such as "{} is {}.": each
+        text stands in the first {}, the model writes the second, up to what stands behind it.
+
+        Text i is number first + i of the request `seed`. Raises ValueError for a phrase without
+        two {}, and if the model writes nothing.
+        """
+        if phrase.count("{}") != 2:
+            raise ValueError(
+                "recaption must hold {} twice, for the text and for other words of it, such as "
+                f'"{{}} is {{}}.", got {phrase!r}'
+            )
+        asked = checked(texts)
+        before, between, end = phrase.split("{}")
+        documents = [[f"{before}{text}{between}".rstrip(" ")] for text in asked]
+        found, done = [""] * len(asked), [False] * len(asked)
+        for event in self.go_on(documents, Wish(seed=seed, number=first), **settings):
+            if isinstance(event, Said):
+                text, ended, _ = event.text.partition(end) if end else (event.text, "", "")
+                found[event.row], done[event.row] = text, event.whole or bool(ended)
+                if all(done):  # what a model writes behind the end is of no use
+                    break
+        found = [text.strip() for text in found]
+        if "" in found:
+            raise ValueError(f"the model wrote no other words of {asked[found.index('')]!r}")
+        return found
 
     def chat(
         self, turns: Sequence[Turn], *, seed: int = 0, pictures: int = 1, **settings: Any
