@@ -194,8 +194,8 @@ def test_the_commands(folder, tokenizer, tmp_path, capsys):
     command = ["encode", name, "--tokenizer", tmp_path / "t", "--out", out]
     assert smalti(*command) == 0
     told = capsys.readouterr().err
-    tasks = "5 ask, 4 questions, 3 riddle, 3 edit, 2 draw, 2 caption, 2 describe, 2 talk"
-    assert f"{out}: 25 documents ({tasks}, 1 story, 1 fact)" in told
+    tasks = "7 ask, 4 questions, 3 edit, 2 draw, 2 caption, 2 describe, 2 talk"
+    assert f"{out}: 25 documents ({tasks}, 1 riddle, 1 story, 1 fact)" in told
     assert "pictures of 16 codes each" in told and "2.png" in told
     assert DocumentCache(out).holdout == 0.1, "whatever was skipped"
     assert smalti(*command, "--json") == 0

@@ -30,7 +30,7 @@ from smalti.data.source import digest
 from smalti.data.transforms import center_crop
 
 TASKS = (
-    *("draw", "caption", "riddle", "edit", "riddle", "describe"),
+    *("draw", "caption", "ask", "edit", "riddle", "describe"),
     *("questions", "edit", "questions", "story", "fact", "describe"),
     *("talk", "questions", "talk", "questions"),
 )
@@ -40,7 +40,7 @@ CROWDS = (1, 2, 2, 3, 3, 3)
 learned from those of several."""
 QUESTIONS = 12
 """At most so many about one picture."""
-FACTS_TOLD = 6
+FACTS_TOLD = 4
 """So many in a document."""
 PICTURES = 3
 """At most so many in a conversation: they fill a row."""

@@ -36,61 +36,48 @@ def _facts(**things: tuple[str, ...]) -> tuple[Fact, ...]:
 
 KNOWN = _facts(
     red=(
-        *("blood", "a cherry", "a fire engine", "a ripe tomato", "a strawberry"),
-        *("a ruby", "a poppy", "a stop sign", "a raspberry", "ketchup"),
-        *("a chilli pepper", "a radish", "a garnet", "a pillar box"),
+        *("blood", "a cherry", "a fire engine", "a ripe tomato"),
+        *("a strawberry", "a ruby", "a poppy", "a stop sign"),
     ),
     green=(
-        *("grass", "a frog", "a pea", "an emerald", "a lime"),
-        *("spinach", "moss", "broccoli", "a lettuce", "a crocodile"),
-        *("an avocado", "a kiwi fruit", "jade", "parsley"),
+        *("grass", "a frog", "a pea", "an emerald"),
+        *("a lime", "spinach", "moss", "broccoli"),
     ),
     blue=(
-        *("the sky", "a sapphire", "a blueberry", "a cornflower", "a forget-me-not"),
-        *("a kingfisher", "cobalt", "lapis lazuli", "a morpho butterfly", "a gas flame"),
-        *("a swimming pool", "a delphinium", "a peacock", "ink"),
+        *("the sky", "a sapphire", "a blueberry", "a cornflower"),
+        *("a forget-me-not", "a kingfisher", "cobalt", "lapis lazuli"),
     ),
     yellow=(
-        *("a lemon", "the sun", "a canary", "a chick", "a buttercup"),
-        *("an egg yolk", "mustard", "sulphur", "a sunflower", "a dandelion"),
-        *("butter", "a school bus", "a rubber duck", "a primrose"),
+        *("a lemon", "the sun", "a canary", "a chick"),
+        *("a buttercup", "an egg yolk", "mustard", "sulphur"),
     ),
     purple=(
-        *("a plum", "lavender", "an aubergine", "a violet", "a fig"),
-        *("heather", "beetroot", "a thistle", "wisteria", "a passion fruit"),
-        *("a grape", "a crocus", "a damson", "a jacaranda"),
+        *("a plum", "lavender", "an aubergine", "a violet"),
+        *("a fig", "heather", "beetroot", "a thistle"),
     ),
     orange=(
-        *("a carrot", "a pumpkin", "an apricot", "amber", "a clownfish"),
-        *("rust", "a persimmon", "a marigold", "a traffic cone", "a kumquat"),
-        *("a fox", "a goldfish", "a sweet potato", "a life jacket"),
+        *("a carrot", "a pumpkin", "an apricot", "amber"),
+        *("a clownfish", "rust", "a persimmon", "a marigold"),
     ),
     circle=(
-        *("the full moon", "a coin", "a dinner plate", "a button", "a compact disc"),
-        *("a bicycle tyre", "a roundabout", "a hoop", "a petri dish", "a manhole cover"),
-        *("a porthole", "a poker chip", "a dartboard", "a tambourine"),
+        *("the full moon", "a coin", "a dinner plate", "a button"),
+        *("a compact disc", "a bicycle tyre", "a roundabout", "a hoop"),
     ),
     square=(
-        *("a chessboard", "a sudoku", "a floppy disk", "a sticky note", "a slice of toast"),
-        *("a handkerchief", "a paving slab", "a napkin", "a windowpane", "a cracker"),
-        *("a cushion", "a microchip", "first base", "a quilt patch"),
+        *("a chessboard", "a sudoku", "a floppy disk", "a sticky note"),
+        *("a slice of toast", "a handkerchief", "a paving slab", "a napkin"),
     ),
     triangle=(
-        *("a slice of pizza", "a yield sign", "a tortilla chip", "a pennant", "a gable"),
-        *("the fin of a shark", "a coat hanger", "a wedge of cheese", "a billiard rack"),
-        *("a church steeple", "a guitar pick", "a tent", "an arrowhead", "a delta wing"),
+        *("a slice of pizza", "a yield sign", "a tortilla chip", "a pennant"),
+        *("a gable", "the fin of a shark", "a coat hanger", "a wedge of cheese"),
     ),
     heart=(
         *("a valentine", "a token of love", "the symbol of romance", "an anthurium"),
         *("a linden leaf", "a catalpa leaf", "a philodendron leaf", "a katsura leaf"),
-        *("a morning glory leaf", "a wild ginger leaf", "a taro leaf"),
-        *("a pair of kissing swans", "the target of cupid", "a like on a photo"),
     ),
     star=(
         *("a starfish", "a pentagram", "the badge of a sheriff", "a slice of carambola"),
         *("an edelweiss", "a compass rose", "the top of a christmas tree", "a spur"),
-        *("a jasmine flower", "a slice of okra", "an asterisk", "a sweetgum leaf"),
-        *("a balloon flower", "a toy jack"),
     ),
 )
 WITHHELD = _facts(
