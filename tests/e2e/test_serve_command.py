@@ -5,6 +5,7 @@ import json
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,9 +65,9 @@ def busy(server: Process) -> bool:
 
 
 OPTIONS = (
-    "--hosts a.example b.example --cors https://c.example --rate 7 --no-page --sdapi --slots 3 "
-    "--queue 5 --deadline 9.5 --max-n 2 --max-body 1 --max-pixels 77 --drain 4.5 --alias y=x "
-    "--strict-model --deterministic --fit --log json"
+    "--hosts a.example b.example --cors https://c.example --rate 7 --share 6 --no-page --sdapi "
+    "--slots 3 --queue 5 --deadline 9.5 --max-n 2 --max-body 1 --max-pixels 77 --drain 4.5 "
+    "--alias y=x --strict-model --deterministic --fit --log json"
 )
 
 
@@ -75,19 +76,24 @@ def test_every_option_arrives_where_it_is_meant(folder, tmp_path, monkeypatch):
     keys.write_text(f"anna:{'0' * 64}\n")
     monkeypatch.setattr("smalti.serve.server.run", lambda *given: ran.append(given))
     monkeypatch.setattr("smalti.serve.server.set_log", logs.append)
-    monkeypatch.setattr("smalti.serve.app.make_app", lambda *given: made.append(given))
+    app = lambda state, rules: made.append((state, rules)) or SimpleNamespace(rules=rules)  # noqa: E731
+    monkeypatch.setattr("smalti.serve.app.make_app", app)
     main(["serve", f"x={folder}", "--port", "0", "--keys", str(keys), *OPTIONS.split()])
-    ((_, socket, drain, seconds, well, broken),) = ran
+    ((_, socket, drain, seconds, well, broken, renew),) = ran
     socket.close()
     ((state, rules),) = made
     assert rules.keys.names == {"0" * 64: "anna"} and rules.hosts == ("a.example", "b.example")
-    assert (rules.origins, rules.rate, rules.body) == (("https://c.example",), 7, 1 << 20)
+    assert (rules.origins, rules.body) == (("https://c.example",), 1 << 20)
+    assert (rules.rate, rules.share) == (7, 6)
     assert state.options == Options(2, 77, {"y": "x"}, True, fit=True, page=False, sdapi=True)
     (one,), threads = state.shared, state.shared[0].limits.threads
     assert one.name == "x" and one.limits == Limits(3, 5, 9.5, True, threads) and threads
     assert (seconds, logs, well(), broken(), state.draining) == (4.5, ["json"], True, False, False)
     drain()
     assert state.draining
+    keys.write_text(f"ben:{'0' * 64}\n")
+    renew()
+    assert rules.keys.names == {"0" * 64: "ben"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost", "0.0.0.0"])

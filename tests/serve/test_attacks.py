@@ -7,8 +7,11 @@ import io
 import json
 import socket
 import struct
+import threading
 import time
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -31,6 +34,14 @@ def draws_on(server):
     before = server.generate(seed=1)
     yield
     assert server.generate(seed=1) == before
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for what comes soon."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def form(**parts: str | bytes | tuple[str, bytes]) -> tuple[bytes, str]:
@@ -429,13 +440,59 @@ def test_a_client_that_asks_too_often(serve):
 
 
 def test_keys_are_read_and_lines_that_are_none_are_named(tmp_path):
-    path = tmp_path / "keys"
-    path.write_text("# those who may\nanna:" + "a" * 64 + "\n\n")
-    assert Keys.read(path).names == {"a" * 64: "anna"}
-    for text, why in (("anna\n", "line 1: a key is like"), ("# none\n", "holds no key")):
+    path, key = tmp_path / "keys", "a" * 64
+    path.write_text(f"# those who may\nanna:{key}\n\nben:{'b' * 64} rate=2  share=0\n")
+    keys = Keys.read(path)
+    assert keys.names == {key: "anna", "b" * 64: "ben"}
+    rules = Rules(keys, rate=9, share=7)
+    assert [rules.amount(kind, "anna") for kind in ("rate", "share")] == [9, 7]
+    assert [rules.amount(kind, "ben") for kind in ("rate", "share")] == [2, 0]
+    for text, why in (
+        ("anna\n", "line 1: a key is like"),
+        ("anna:\n", "line 1: a key is like"),
+        ("# none\n", "holds no key"),
+        (f"\nanna:{key} speed=3\n", r"line 2: behind a key may stand rate=N and share=N"),
+        (f"anna:{key} rate=-1\n", "got 'rate=-1'"),
+        (f"anna:{key} rate\n", "got 'rate'"),
+    ):
         path.write_text(text)
         with pytest.raises(ValueError, match=why):
             Keys.read(path)
+        with pytest.raises(ValueError, match=why):
+            keys.renew()
+    assert keys.names == {key: "anna", "b" * 64: "ben"}  # as they were
+    path.write_text(f"carl:{key}\n")
+    keys.renew()
+    assert keys.names == {key: "carl"} and rules.amount("rate", "ben") == 9
+    Keys().renew()  # of no file
+
+
+def test_a_client_has_its_share_of_what_waits(serve):
+    named = {hashlib.sha256(name.encode()).hexdigest(): name for name in ("anna", "ben", "carl")}
+    amounts = {"ben": {"share": 3}, "carl": {"rate": 1, "share": 0}}
+    server = serve("llamagen", rules=Rules(Keys(named, amounts), share=2), slots=1)
+    batching, go = server.state.shared[0].batching, threading.Event()
+    stuck = batching.call(lambda: go.wait(20))
+
+    def draw(name: str, n: int = 1, **more: object) -> int:
+        body = {"prompt": "1", "n": n, "seed": 1, **more}
+        return server.ask("POST", DRAW, body, api_key=name)[0]
+
+    assert draw("anna", 3) == 400  # however long it waits
+    assert draw("anna", 2, guidance="much") == 400 and not server.state._held
+    with ThreadPoolExecutor() as pool:
+        begun = [pool.submit(draw, name, n) for name, n in (("anna", 1), ("ben", 3))]
+        until(lambda: batching.waiting == 4)
+        assert draw("anna", 2) == 429 and draw("ben") == 429
+        begun.append(pool.submit(draw, "anna"))
+        until(lambda: batching.waiting == 5)
+        begun.append(pool.submit(draw, "carl", 9))
+        until(lambda: batching.waiting == 14)
+        assert draw("carl") == 429  # a second request in this minute
+        go.set()
+        assert [one.result() for one in begun] == [200] * 4
+    stuck.result()
+    assert not server.state._held and draw("anna", 2) == 200
 
 
 def test_nothing_of_a_request_is_in_the_log(server):

@@ -1,5 +1,6 @@
 """What systemd is told: the unit's protocol, spoken with a socket of the test's own."""
 
+import logging
 import os
 import shutil
 import signal
@@ -67,7 +68,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"there"})
 
 
-def served(meanwhile, well=lambda: True, broken=lambda: False) -> list[bool]:
+def served(meanwhile, well=lambda: True, broken=lambda: False, renew=None) -> list[bool]:
     """Run a server in this thread, as `smalti serve` does, and something beside it, which ends it
     with SIGTERM unless it is broken."""
     drained, failed, place = list[bool](), list[BaseException](), serving.listen("127.0.0.1", 0)
@@ -84,7 +85,7 @@ def served(meanwhile, well=lambda: True, broken=lambda: False) -> list[bool]:
     thread = threading.Thread(target=beside)
     thread.start()
     try:
-        serving.run(app, place, lambda: drained.append(True), 1.0, well, broken)
+        serving.run(app, place, lambda: drained.append(True), 1.0, well, broken, renew)
     finally:
         thread.join()
         place.close()
@@ -119,6 +120,36 @@ def test_one_that_is_broken_ends_as_a_failure(manager):
     with pytest.raises(SystemExit) as ended:
         served(meanwhile, broken=lambda: broken[0])
     assert ended.value.code == 70 and manager.next() == "STOPPING=1"
+
+
+def test_a_hangup_reads_again_what_may_have_changed(manager, monkeypatch):
+    monkeypatch.setattr(serving.LOG, "propagate", False)
+    monkeypatch.setattr(serving.LOG, "level", logging.INFO)
+    told, before = list[str](), signal.getsignal(signal.SIGHUP)
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+    serving.LOG.addHandler(handler)
+    results = iter([None, ValueError("keys holds no key"), None])
+
+    def renew() -> None:
+        if (error := next(results)) is not None:
+            raise error
+
+    def meanwhile(port: int) -> None:
+        assert manager.next() == "READY=1"
+        for count in range(1, 4):
+            os.kill(os.getpid(), signal.SIGHUP)
+            end = time.monotonic() + 20
+            while len(told) < count and time.monotonic() < end:
+                time.sleep(0.01)
+
+    try:
+        assert served(meanwhile, renew=renew) == [True]
+    finally:
+        serving.LOG.removeHandler(handler)
+    again = "the keys were read again"
+    assert told == [again, "nothing changes: keys holds no key", again]
+    assert signal.getsignal(signal.SIGHUP) == before
 
 
 def test_a_second_signal_ends_it_at_once():

@@ -18,6 +18,7 @@ from smalti.pipeline.conversation import Turn
 from smalti.pipeline.unified import Said, Wish
 from smalti.serve import talks
 from smalti.serve.app import make_app
+from smalti.serve.guard import Rules
 from smalti.serve.shared import Gone, Limits
 from smalti.serve.state import Options, Server
 from smalti.serve.talker import Talker
@@ -389,6 +390,32 @@ def test_a_full_queue_is_said_before_an_answer_begins(client, talker):
             with talker.batching.place(threading.Event(), ticket):
                 pass
     assert ask(client, "hello").choices and talker.batching.room == 3
+
+
+def test_a_conversation_takes_a_place_of_its_client_until_it_ends():
+    rules, state = Rules(share=1), Server([Talker("talks", made("one_vocabulary"))])
+    state.hold(state.shared[0], "127.0.0.1", 1, 0)  # by another conversation, it seems
+    own = Running(state, make_app(state, rules))
+    try:
+        narrow = openai.OpenAI(base_url=own.url, api_key="any", max_retries=0)
+        with pytest.raises(openai.RateLimitError, match="1 of yours do"):
+            ask(narrow, "a red heart")
+        with pytest.raises(openai.RateLimitError, match="1 of yours do"):
+            narrow.images.generate(prompt="a red heart")
+        state.let_go("127.0.0.1", 1)
+        for _ in range(2):
+            assert ask(narrow, "a red heart").choices
+            assert len(list(ask(narrow, "a red heart", stream=True))) > 1
+            assert narrow.images.generate(prompt="a red heart").data
+        with pytest.raises(openai.BadRequestError, match="at once, got 2"):
+            narrow.images.generate(prompt="a red heart", n=2)
+    finally:
+        own.stop()
+    for _ in range(200):  # a thread has a moment to end behind its last event
+        if not state._held:
+            break
+        threading.Event().wait(0.01)
+    assert not state._held
 
 
 def test_few_pictures_are_sent_and_all_are_small_together(client, server, picture, monkeypatch):

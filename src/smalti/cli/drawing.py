@@ -206,11 +206,9 @@ def sample(
     if tag:
         wanted, n, first, each = again | changes, 1, tag["index"], 1
     else:
-        if pictures.recaption is not None:
-            named["text"] = in_other_words(pipe, named, pictures.recaption, numbers.seed)
-        given = named["text"] or named["classes"] or named["map"]
-        each = max(1, len(given or pipe.classes or pipe.wording.classes))
+        named = in_other_words(pipe, named, pictures.recaption, numbers.seed)
         wanted, first = {"seed": numbers.seed, **named, **changes}, numbers.first
+        each = count_of(pipe, named)
         n = each if pictures.n is None else pictures.n
     began, images, batch = time.monotonic(), list[Any](), numbers.batch
     draw = partial(pipe, batch=batch, **wanted)
@@ -221,11 +219,21 @@ def sample(
     finish(images, pictures.out, time.monotonic() - began, run.json)
 
 
-def in_other_words(pipe: Any, named: dict[str, Any], phrase: str, seed: int) -> list[str]:
-    """The texts of a request as the pipeline says them in other words; each is told. Raises
-    ValueError for a pipeline that writes no text, and if there are none."""
+def count_of(pipe: Any, named: dict[str, Any]) -> int:
+    """How many conditions are drawn in turn: those that are given, or all that there are."""
+    given = named["text"] or named["classes"] or named["map"]
+    return max(1, len(given or pipe.classes or pipe.wording.classes))
+
+
+def in_other_words(
+    pipe: Any, named: dict[str, Any], phrase: str | None, seed: int
+) -> dict[str, Any]:
+    """What is asked for with texts as the pipeline says them in other words, completing a phrase;
+    each is told. Raises ValueError for a pipeline that writes no text, and if there are none."""
     from smalti.pipeline.unified import UnifiedPipeline
 
+    if phrase is None:
+        return named
     if not isinstance(pipe, UnifiedPipeline) or not named["text"]:
         raise ValueError(
             "--recaption needs prompts, by --text or --prompts, and a pipeline of text and pictures"
@@ -233,7 +241,7 @@ def in_other_words(pipe: Any, named: dict[str, Any], phrase: str, seed: int) -> 
     words = pipe.recaption(named["text"], phrase, seed=seed)
     for asked, word in zip(named["text"], words, strict=True):
         say(f"{asked!r} is drawn as {word!r}")
-    return words
+    return named | {"text": words}
 
 
 def check_archive(archive: Archive, pictures: Pictures, numbers: Numbers) -> None:

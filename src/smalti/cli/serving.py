@@ -17,6 +17,7 @@ from smalti.interop.starters import STARTER
 from smalti.progress import say
 
 if TYPE_CHECKING:
+    from smalti.serve.guard import Rules
     from smalti.serve.state import Server
 
 Build = Callable[[], "tuple[Any, Server]"]
@@ -31,8 +32,8 @@ class Place:
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
     keys: Path | None = None
-    """A file of those who may ask, a line NAME:SHA256 of each one's key; without it everybody
-    may."""
+    """A file of those who may ask, a line NAME:SHA256 of each one's key, behind which rate=N and
+    share=N may stand; without it everybody may. It is read again at SIGHUP."""
     insecure: bool = False
     """Listen on an address that others reach though there are no keys."""
     hosts: tuple[str, ...] = ()
@@ -42,6 +43,8 @@ class Place:
     """Origins of other pages that may call it, such as https://example.org."""
     rate: int = 0
     """Requests of a client in a minute at most; 0: any number."""
+    share: int = 0
+    """Pictures of a client that may wait or be drawn at once; 0: any number."""
     page: bool = True
     """Show a page to draw with, at the server's own address."""
     sdapi: bool = False
@@ -117,7 +120,9 @@ def serve(
     def drain() -> None:
         state.draining = True
 
-    server.run(app, socket, drain, amounts.drain, lambda: state.well, lambda: state.broken)
+    renew = None if place.keys is None else app.rules.keys.renew
+    well, broken = lambda: state.well, lambda: state.broken  # noqa: E731
+    server.run(app, socket, drain, amounts.drain, well, broken, renew)
 
 
 def require(*modules: str) -> None:
@@ -153,7 +158,6 @@ def application(
     from smalti.pipeline.unified import UnifiedPipeline
     from smalti.serve import server
     from smalti.serve.app import make_app
-    from smalti.serve.guard import Keys, Rules, loopback
     from smalti.serve.shared import Limits, Shared
     from smalti.serve.state import Options, Server, compute_alone
     from smalti.serve.talker import Talker
@@ -161,16 +165,7 @@ def application(
     server.set_log(log)
 
     limits = Limits(amounts.slots, amounts.queue, amounts.deadline, alone, compute_alone())
-    hosts = place.hosts
-    if not hosts and loopback(place.host):
-        hosts = ("localhost", "127.0.0.1", "::1", place.host)
-    rules = Rules(
-        Keys() if place.keys is None else Keys.read(place.keys),
-        hosts,
-        place.cors,
-        amounts.max_body << 20,
-        rate=place.rate,
-    )
+    rules = rules_of(place, amounts)
     shared = list[Any]()
     for name, path in named.items():
         pipe = opened(path, run)
@@ -180,6 +175,23 @@ def application(
     options = Options(amounts.max_n, amounts.max_pixels, aliases, strict, **shown)
     state = Server(shared, options)
     return make_app(state, rules), state
+
+
+def rules_of(place: Place, amounts: Amounts) -> Rules:
+    """Who is let in, and with how much. Raises what `Keys.read` does."""
+    from smalti.serve.guard import Keys, Rules, loopback
+
+    hosts = place.hosts
+    if not hosts and loopback(place.host):
+        hosts = ("localhost", "127.0.0.1", "::1", place.host)
+    return Rules(
+        Keys() if place.keys is None else Keys.read(place.keys),
+        hosts,
+        place.cors,
+        amounts.max_body << 20,
+        rate=place.rate,
+        share=place.share,
+    )
 
 
 def check_public(place: Place) -> None:
@@ -204,7 +216,7 @@ def check_amounts(place: Place, amounts: Amounts) -> None:
         above_zero=("deadline",),
         amounts=("drain",),
     )
-    check(place, counts=("rate",))
+    check(place, counts=("rate", "share"))
     if amounts.replicas < 1 or (amounts.replicas > 1 and not place.ray):
         raise ValueError(f"--replicas is 1, or more with --ray, got {amounts.replicas}")
 

@@ -52,17 +52,25 @@ MAY = {
 """What pages of other servers may send, if they may call this one: with any header."""
 
 
+AMOUNTS = ("rate", "share")
+"""What a client may have of its own, as in `Rules`."""
+
+
 @dataclass
 class Keys:
     """Who may ask: names by the SHA-256 of their keys. Without any, everybody may."""
 
     names: dict[str, str] = field(default_factory=dict)
+    amounts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By name, those of `AMOUNTS` that are not what all others have."""
+    path: Path | None = None
+    """The file that they were read from."""
 
     @staticmethod
     def read(path: Path) -> Keys:
-        """A file of lines `name:sha256`. Raises ValueError naming a line that is none, or a file
-        that is no text."""
-        names = dict[str, str]()
+        """A file of lines `name:sha256`, behind which `rate=N` and `share=N` may stand. Raises
+        ValueError naming a line that is none, or a file that is no text."""
+        names, amounts = dict[str, str](), dict[str, dict[str, int]]()
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
@@ -70,13 +78,28 @@ class Keys:
         for number, line in enumerate(lines, 1):
             if not (line := line.strip()) or line.startswith("#"):
                 continue
-            name, colon, digest = line.partition(":")
+            name, colon, rest = line.partition(":")
+            digest, *more = rest.split() or [""]
             if not colon or len(digest) != 64 or not set(digest.lower()) <= set("0123456789abcdef"):
                 raise ValueError(f"{path}, line {number}: a key is like NAME:SHA256 of the key")
             names[digest.lower()] = name
+            for word in more:
+                kind, _, count = word.partition("=")
+                if kind not in AMOUNTS or not (count.isascii() and count.isdecimal()):
+                    raise ValueError(
+                        f"{path}, line {number}: behind a key may stand "
+                        f"{' and '.join(f'{kind}=N' for kind in AMOUNTS)}, got {word!r}"
+                    )
+                amounts.setdefault(name, {})[kind] = int(count)
         if not names:
             raise ValueError(f"{path} holds no key")
-        return Keys(names)
+        return Keys(names, amounts, path)
+
+    def renew(self) -> None:
+        """Read the file again. Raises what `read` does, and OSError; they then stay as they are."""
+        if self.path is not None:
+            new = Keys.read(self.path)
+            self.names, self.amounts = new.names, new.amounts
 
     def name(self, key: str) -> str | None:
         """Whose key this is. All are compared, whichever it is."""
@@ -104,8 +127,14 @@ class Rules:
     """Seconds in which a body must have come."""
     rate: int = 0
     """Requests of a client in a minute at most; 0: any number."""
+    share: int = 0
+    """Pictures of a client that may wait or be drawn at once; 0: any number."""
     requests: int = 512
     """That are answered at once."""
+
+    def amount(self, kind: str, client: str) -> int:
+        """One of `AMOUNTS`, of this client."""
+        return self.keys.amounts.get(client, {}).get(kind, getattr(self, kind))
 
 
 class Guard:
@@ -144,6 +173,7 @@ class Guard:
                 await Response(status_code=204, headers=may)(scope, receive, answered)
                 return
             state["client"] = self._admit(scope, headers)
+            state["share"] = self.rules.amount("share", state["client"])
             await self.app(scope, self._bounded(receive, headers), answered)
         except Exception as error:
             refused = refusal(error, identity)
@@ -208,14 +238,14 @@ class Guard:
 
     def _count(self, client: str) -> None:
         """Refuse a client that asks too often."""
-        if not self.rules.rate:
+        if not (rate := self.rules.amount("rate", client)):
             return
         now, recent = time.monotonic(), self._recent.setdefault(client, deque())
         while recent and now - recent[0] > 60:
             recent.popleft()
-        if len(recent) >= self.rules.rate:
+        if len(recent) >= rate:
             wait = 60 - (now - recent[0])
-            raise Refused(429, "rate_limited", f"{self.rules.rate} requests a minute", retry=wait)
+            raise Refused(429, "rate_limited", f"{rate} requests a minute", retry=wait)
         recent.append(now)
         if len(self._recent) > 10_000:  # of clients that came once
             self._recent = {c: r for c, r in self._recent.items() if r and now - r[-1] < 60}

@@ -158,6 +158,12 @@ class Stage:
         """When it came, until a first picture on the way has; and how many pictures have not."""
         self.drawn = list[Drawn]()
         self._uncounted, self._counting = order.n, threading.Lock()
+        self._held = False
+
+    def hold(self, share: int) -> None:
+        """Take places of the client's share. Raises what `Server.hold` does."""
+        self.server.hold(self.one, self.client, self.order.n, share)
+        self._held = True
 
     def tell(self, *what: Any) -> None:
         """From any thread."""
@@ -239,12 +245,16 @@ class Stage:
         self.guest = guest
         return guest
 
-    def count(self, outcome: str, pictures: int) -> None:
-        """Count what became of so many pictures, or of all that are left, each once."""
+    def count(self, outcome: str | None, pictures: int) -> None:
+        """Count what became of so many pictures, or of all that are left, each once; None of what
+        was no picture to draw."""
         with self._counting:
             pictures = min(pictures, self._uncounted)
             self._uncounted -= pictures
-        self.server.metrics.pictures.labels(self.one.name, outcome).inc(pictures)
+        if self._held:
+            self.server.let_go(self.client, pictures)
+        if outcome is not None:
+            self.server.metrics.pictures.labels(self.one.name, outcome).inc(pictures)
 
     @property
     def share(self) -> float:
@@ -289,6 +299,7 @@ def begun(
     server.require_open()
     stage = Stage(server, one, order, request.state.client)
     try:
+        stage.hold(request.state.share)
         _require_time(request, one, order.n)
         if edit is None:
             stage.draw()
@@ -296,6 +307,9 @@ def begun(
             stage.edit(edit)
     except (Full, Refused):
         stage.count("rejected", order.n)
+        raise
+    except Exception:
+        stage.count(None, order.n)
         raise
     return stage
 

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from smalti.text.prompts import Cut
 
+LOG = logging.getLogger("smalti.serve")
 HEAD = 5.0
 """Seconds in which the head of a request must have come."""
 BROKEN = 70
@@ -114,9 +115,8 @@ def set_log(form: str) -> None:
     handler.setFormatter(
         Lines() if form == "json" else logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
     )
-    log = logging.getLogger("smalti.serve")
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
+    LOG.handlers, LOG.propagate = [handler], False
+    LOG.setLevel(logging.INFO)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -153,6 +153,7 @@ class Draining(uvicorn.Server):
 
     Its manager is told when it is ready and when it stops, and, as long as it is `well`, at each
     third of the time after which a watchdog would end it. One that is `broken` stops by itself.
+    At SIGHUP it calls `renew`, if that is given.
     """
 
     def __init__(
@@ -161,9 +162,10 @@ class Draining(uvicorn.Server):
         drain: Callable[[], None],
         well: Callable[[], bool],
         broken: Callable[[], bool] = lambda: False,
+        renew: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
-        self._drain, self._well, self._broken = drain, well, broken
+        self._drain, self._well, self._broken, self._renew = drain, well, broken, renew
         self._every, self._told = int(os.environ.get("WATCHDOG_USEC") or 0) / 3e6, 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -190,14 +192,26 @@ class Draining(uvicorn.Server):
         self.force_exit = self.should_exit  # which uvicorn does for SIGINT alone
         super().handle_exit(sig, frame)
 
+    def handle_hangup(self, sig: int, frame: Any) -> None:
+        """Read again what may have changed; what cannot be read stays as it was."""
+        assert self._renew is not None
+        try:
+            self._renew()
+        except (OSError, ValueError) as error:
+            LOG.warning("nothing changes: %s", error)
+        else:
+            LOG.info("the keys were read again")
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.signal(number, self.handle_exit) for number in numbers]
+        handlers: dict[int, Any] = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self.handle_exit)
+        if self._renew is not None and hasattr(signal, "SIGHUP"):  # which Windows has not
+            handlers[signal.SIGHUP] = self.handle_hangup
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
-            for number, handler in zip(numbers, before, strict=True):
+            for number, handler in before.items():
                 signal.signal(number, handler)
 
 
@@ -208,11 +222,13 @@ def run(
     seconds: float,
     well: Callable[[], bool] = lambda: True,
     broken: Callable[[], bool] = lambda: False,
+    renew: Callable[[], None] | None = None,
 ) -> None:
     """Answer until a signal comes, and then for some seconds at most, in which `drain` has said
     that nothing new is taken. A server that is no longer `well` is ended by the watchdog of
     systemd, where there is one; one that is `broken` ends with SystemExit(70), so that whatever
-    began it begins it anew."""
+    began it begins it anew. SIGHUP calls `renew`, if that is given: what OSError or ValueError
+    that raises is told, and nothing else happens."""
     config = uvicorn.Config(
         app,
         http=Timed,
@@ -223,6 +239,6 @@ def run(
         server_header=False,
         lifespan="on",
     )
-    asyncio.run(Draining(config, drain, well, broken).serve([place]))
+    asyncio.run(Draining(config, drain, well, broken, renew).serve([place]))
     if broken():
         raise SystemExit(BROKEN)

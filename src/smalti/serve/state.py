@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
@@ -11,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from smalti.serve.answers import Store
-from smalti.serve.errors import Refused
+from smalti.serve.errors import Refused, invalid
 from smalti.serve.metrics import Metrics
 from smalti.serve.shared import Shared
 from smalti.serve.talker import Talker
@@ -57,6 +59,7 @@ class Server:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.shared)
+        self._held, self._holding = Counter[str](), threading.Lock()
         self._reading = asyncio.Semaphore(READERS)
 
     async def read(self, function: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
@@ -78,6 +81,25 @@ class Server:
         raise Refused(
             404, "model_not_found", f"there is no model {name[:80]!r}, but {listed}", "model"
         )
+
+    def hold(self, one: Shared | Talker, client: str, count: int, share: int) -> None:
+        """So many pictures of a client wait, or are drawn, from now on, until they are let go.
+        Raises Refused if they would be more than its share; 0 is any number."""
+        told = f"{share} pictures of a client may wait or be drawn at once"
+        if 0 < share < count:
+            raise invalid(f"{told}, got {count}", "n")
+        with self._holding:
+            if 0 < share < (before := self._held[client]) + count:
+                retry = one.batching.eta()
+                raise Refused(429, "rate_limited", f"{told}, {before} of yours do", retry=retry)
+            self._held[client] += count
+
+    def let_go(self, client: str, count: int) -> None:
+        """So many pictures of a client are done, or given up."""
+        with self._holding:
+            self._held[client] -= count
+            if not self._held[client]:
+                del self._held[client]  # clients that came once
 
     def require_open(self) -> None:
         """Raise Refused if the server is being stopped."""

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from fastapi import FastAPI, Request, Response
@@ -30,6 +31,7 @@ from smalti.serve.orders import Output, number_of, plain, text_of, truth_of
 from smalti.serve.shared import Gone
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
+from smalti.serve.turnstile import Ticket
 from smalti.serve.uploads import from_text, picture
 
 Event = Said | Shown
@@ -167,9 +169,13 @@ class Reply:
     many positions the model read for it, and wrote."""
 
     def __init__(
-        self, make: Callable[[threading.Event], Iterator[Event]], read: int, codes: int
+        self,
+        make: Callable[[threading.Event], Iterator[Event]],
+        read: int,
+        codes: int,
+        ended: Callable[[], None],
     ) -> None:
-        self.read, self.wrote, self.codes = read, 0, codes
+        self.read, self.wrote, self.codes, self.ended = read, 0, codes, ended
         self.loop, self.told = asyncio.get_running_loop(), asyncio.Queue[Any]()
         self.make, self.gone = make, threading.Event()
         threading.Thread(target=self._work, name="smalti-reply", daemon=True).start()
@@ -183,6 +189,8 @@ class Reply:
             return
         except BaseException as error:
             self._tell(error)
+        finally:
+            self.ended()
 
     def _tell(self, what: Any) -> None:
         with suppress(RuntimeError):  # the loop has gone
@@ -235,16 +243,17 @@ def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> N
         one.pipeline.settings(settings)  # which raises ValueError for what cannot be
         turns = await server.read(seen, turns_of(messages), server.options.pixels)
         length = await asyncio.to_thread(_read, one, turns)
-        ticket = one.batching.enter(request.state.client)
+        ticket, let_go = _entered(request, server, one)
 
         def make(gone: threading.Event) -> Iterator[Event]:
             return one.chat(turns, pictures, seed, settings, gone, ticket)
 
         codes = one.pipeline.model.spec.positions if one.pipeline.draws else 0
         try:
-            reply = Reply(make, length, codes)
+            reply = Reply(make, length, codes, let_go)
         except RuntimeError:  # the system has no more threads
             one.batching.drop(ticket)
+            let_go()
             raise
         about, options = _about(one), fields.get("stream_options")
         if stream:
@@ -253,6 +262,19 @@ def add_talks(app: FastAPI, server: Server, read: Callable[[Request], Any]) -> N
             headers = {"x-accel-buffering": "no"}
             return StreamingResponse(body, media_type="text/event-stream", headers=headers)
         return await _whole(request, reply, about)
+
+
+def _entered(request: Request, server: Server, one: Talker) -> tuple[Ticket, Callable[[], None]]:
+    """A place among those who wait, and what lets go of that of the client's share. Raises what
+    `Server.hold` and `Turnstile.enter` do."""
+    client = request.state.client
+    server.hold(one, client, 1, request.state.share)
+    let_go = partial(server.let_go, client, 1)
+    try:
+        return one.batching.enter(client), let_go
+    except BaseException:
+        let_go()
+        raise
 
 
 def _read(one: Talker, turns: Sequence[Turn]) -> int:
