@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from servers import opened, png
 from smalti.engine.batching import Batching
-from smalti.serve import images
+from smalti.serve import stage
 from smalti.serve.guard import Keys, Rules
 from smalti.serve.orders import order_of
 from smalti.serve.state import Options
@@ -306,7 +306,7 @@ def test_places_are_given_back_where_no_thread_begins(serve, picture, monkeypatc
     room = server.state.shared[0].batching.room
     with monkeypatch.context() as patch:
         lock = threading.Lock
-        patch.setattr(images, "threading", SimpleNamespace(Thread=thread, Lock=lock))
+        patch.setattr(stage, "threading", SimpleNamespace(Thread=thread, Lock=lock))
         body = {"image": image, "prompt": "0", "extend": "left=8"}
         assert server.ask("POST", "/v1/images/edits", body)[0] == 500
     assert server.state.shared[0].batching.room == room
@@ -320,10 +320,10 @@ def test_each_picture_has_one_outcome(serve):
     server = serve("llamagen").state
     order = order_of({"prompt": "0", "n": 3}, server.shared[0].pipeline)
 
-    async def stage():
-        return images.Stage(server, server.shared[0], order, "")
+    async def begun():
+        return stage.Stage(server, server.shared[0], order, "")
 
-    one = asyncio.run(stage())
+    one = asyncio.run(begun())
     one.count("done", 1)
     one.count("failed", 2)  # of which a client read one
     one.leave()

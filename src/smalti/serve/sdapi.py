@@ -19,9 +19,10 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 
 from smalti.serve import schemas, sdbody
-from smalti.serve.images import Stage, begun, body_of, waited
+from smalti.serve.images import body_of
 from smalti.serve.orders import order_of
 from smalti.serve.shared import Shared
+from smalti.serve.stage import Stage, begun, waited
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
 

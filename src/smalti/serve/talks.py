@@ -26,9 +26,9 @@ from smalti.pipeline.sampling import Sampling
 from smalti.pipeline.unified import Said, Shown
 from smalti.serve import answers, schemas
 from smalti.serve.errors import Refused, invalid, missing, refusal
-from smalti.serve.images import KEEP_ALIVE, gone
 from smalti.serve.orders import Output, number_of, plain, text_of, truth_of
 from smalti.serve.shared import Gone
+from smalti.serve.stage import KEEP_ALIVE, gone
 from smalti.serve.state import Server
 from smalti.serve.talker import Talker
 from smalti.serve.turnstile import Ticket
