@@ -134,7 +134,8 @@ class Rules:
 
     def amount(self, kind: str, client: str) -> int:
         """One of `AMOUNTS`, of this client."""
-        return self.keys.amounts.get(client, {}).get(kind, getattr(self, kind))
+        own = self.keys.amounts.get(client, {})
+        return own[kind] if kind in own else getattr(self, kind)
 
 
 class Guard:
