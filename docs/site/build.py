@@ -52,6 +52,7 @@ NAV: dict[str, tuple[str, ...]] = {
     ),
 }
 """The tabs and their pages; a page that is in none of them is an error."""
+DESCRIPTION = "Train, run, measure and serve autoregressive image generators"
 STYLE = "site.css"
 """What is told to look otherwise than in the theme."""
 PALETTE = [
@@ -121,6 +122,34 @@ def navigation(pages: list[str]) -> list[dict[str, list[str]]]:
     return nav
 
 
+def listing(folder: Path, nav: list[dict[str, list[str]]]) -> str:
+    """What programs that read the site are told of it, as https://llmstxt.org has it: each page, by
+    tabs, with its address in the site and its first sentence."""
+    lines = ["# smalti", "", f"> {DESCRIPTION}", ""]
+    for tab in nav:
+        for name, pages in tab.items():
+            lines += [f"## {name}", ""]
+            for page in pages:
+                text = (folder / page).read_text(encoding="utf-8")
+                title = next((x.lstrip("# ") for x in text.splitlines() if x[:2] == "# "), page)
+                address = re.sub(r"((README|index)\.md|\.md)$", lambda m: "/"[bool(m[2]) :], page)
+                about = _first_sentence(text)
+                lines.append(f"- [{title}]({address or './'})" + (f": {about}" if about else ""))
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _first_sentence(page: str) -> str:
+    """That of the text right behind the title, without marks; '' if there is something else."""
+    _, _, behind = page.partition("# ")
+    blocks = behind.split("\n\n")[1:2]
+    if not blocks or not re.match(r"[A-Za-z*`\[]", blocks[0]):
+        return ""
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(blocks[0].split())).replace("**", "")
+    found = re.match(r".*?\.(?= |$)", plain)
+    return found[0] if found else ""
+
+
 def _inside(page: str, name: str) -> bool:
     return name.endswith("/*") and page.startswith(name[:-1])
 
@@ -141,7 +170,7 @@ def configuration(pages: list[str]) -> dict[str, Any]:
     theme = {"name": "material", "font": False, "features": features, "palette": PALETTE}
     return {
         "site_name": "smalti",
-        "site_description": "Train, run, measure and serve autoregressive image generators",
+        "site_description": DESCRIPTION,
         "docs_dir": "pages",
         "site_dir": "site",
         "extra": {"generator": False},
@@ -159,6 +188,9 @@ def build(out: Path) -> Path:
     for name in ("pages", "site"):
         shutil.rmtree(out / name, ignore_errors=True)
     pages = write_pages(out / "pages")
+    (out / "pages" / "llms.txt").write_text(
+        listing(out / "pages", navigation(pages)), encoding="utf-8"
+    )
     settings = out / "mkdocs.yml"
     settings.write_text(yaml.safe_dump(configuration(pages), sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", settings]

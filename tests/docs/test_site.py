@@ -151,6 +151,30 @@ def test_what_is_broken_or_from_elsewhere_is_found(tmp_path):
     ]
 
 
+def test_programs_are_told_of_every_page(tmp_path):
+    pages = {
+        "README.md": "# smalti\n\n**It draws** well: a\npicture. More.",
+        "docs/a.md": "# A\n\nSee [that](b.md) first.",
+        "systems/index.md": "# Systems\n\n| a |\n|---|",
+    }
+    for name, text in pages.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    nav = [{"Start": ["README.md", "docs/a.md"]}, {"Systems": ["systems/index.md"]}]
+    assert build.listing(tmp_path, nav).splitlines()[2:] == [
+        "> Train, run, measure and serve autoregressive image generators",
+        "",
+        "## Start",
+        "",
+        "- [smalti](./): It draws well: a picture.",
+        "- [A](docs/a/): See that first.",
+        "",
+        "## Systems",
+        "",
+        "- [Systems](systems/)",
+    ]
+
+
 @pytest.mark.slow
 def test_the_site_is_built(tmp_path, written):
     pytest.importorskip("zensical")
@@ -160,6 +184,10 @@ def test_the_site_is_built(tmp_path, written):
         path = Path(page)
         index = path.stem in ("index", "README")
         assert (site / path.parent / ("" if index else path.stem) / "index.html").is_file(), page
+    told = (site / "llms.txt").read_text(encoding="utf-8")
+    addresses = re.findall(r"^- \[.*\]\((\S*)\)", told, re.MULTILINE)
+    assert len(addresses) == len(written)
+    assert all((site / address / "index.html").is_file() for address in addresses)
     api = (site / "api" / "index.html").read_text(encoding="utf-8")
     for name in ("loading.load", "pipeline.pipeline.Pipeline.__call__"):
         assert f'id="smalti.{name}"' in api, name
