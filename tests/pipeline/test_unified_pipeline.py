@@ -286,6 +286,7 @@ def test_other_words_are_what_completes_a_phrase(one):
     assert one.recaption(texts, f"so {{}} is {{}}{end}", seed=3, **settings) == short
     alone = one.recaption(texts[1], f"so {{}} is {{}}{end}", seed=3, first=1, **settings)
     assert alone == short[1:] != whole[1:]
+    assert one.recaption(texts, "so {} is {}", seed=3, batch=1, **settings) == whole
 
 
 def test_nothing_is_written_behind_the_end_of_other_words(one, monkeypatch):

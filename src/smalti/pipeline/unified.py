@@ -259,10 +259,17 @@ class UnifiedPipeline(GoingOn):
         return self._pictures([asked] * n, [instruction] * n, seed, first, settings, edit=edit)
 
     def recaption(
-        self, texts: Texts, phrase: str, *, seed: int = 0, first: int = 0, **settings: Any
+        self,
+        texts: Texts,
+        phrase: str,
+        *,
+        first: int = 0,
+        batch: int = 16,
+        seed: int = 0,
+        **settings: Any,
     ) -> list[str]:
-        """Texts to draw in other words, as the model completes a phrase such as "{} is {}.": each
-        text stands in the first {}, the model writes the second, up to what stands behind it.
+        """Say texts to draw in other words, as the model completes a phrase such as "{} is {}.":
+        each text stands in the first {}, the model writes the second, up to what stands behind it.
 
         Text i is number first + i of the request `seed`. Raises ValueError for a phrase without
         two {}, and if the model writes nothing.
@@ -272,17 +279,12 @@ class UnifiedPipeline(GoingOn):
                 "recaption must hold {} twice, for the text and for other words of it, such as "
                 f'"{{}} is {{}}.", got {phrase!r}'
             )
-        asked = checked(texts)
+        asked, found = checked(texts), list[str]()
         before, between, end = phrase.split("{}")
         documents = [[f"{before}{text}{between}".rstrip(" ")] for text in asked]
-        found, done = [""] * len(asked), [False] * len(asked)
-        for event in self.go_on(documents, Wish(seed=seed, number=first), **settings):
-            if isinstance(event, Said):
-                text, ended, _ = event.text.partition(end) if end else (event.text, "", "")
-                found[event.row], done[event.row] = text, event.whole or bool(ended)
-                if all(done):  # what a model writes behind the end is of no use
-                    break
-        found = [text.strip() for text in found]
+        for at in range(0, len(asked), whole(batch, "batch", 1)):
+            some = documents[at : at + batch]
+            found += self.answers(some, seed=seed, first=first + at, end=end, **settings)
         if "" in found:
             raise ValueError(f"the model wrote no other words of {asked[found.index('')]!r}")
         return found
@@ -302,13 +304,18 @@ class UnifiedPipeline(GoingOn):
         *,
         seed: int = 0,
         first: int = 0,
+        end: str = "",
         **settings: Any,
     ) -> list[str]:
-        """The text that follows on each document of pieces, without blanks around it."""
-        found = [""] * len(documents)
+        """The text that follows on each document of pieces, up to `end` if that is given, without
+        blanks around it."""
+        found, done = [""] * len(documents), [False] * len(documents)
         for event in self.go_on(documents, Wish(seed=seed, number=first), **settings):
-            if isinstance(event, Said) and event.whole:
-                found[event.row] = event.text.strip()
+            if isinstance(event, Said):
+                text, ended, _ = event.text.partition(end) if end else (event.text, "", "")
+                found[event.row], done[event.row] = text.strip(), event.whole or bool(ended)
+                if all(done):  # what a model writes behind the end is of no use
+                    break
         return found
 
     def follow(
