@@ -20,6 +20,12 @@ from smalti.serve.shared import Limits
 from smalti.serve.state import Options
 
 
+@pytest.fixture(autouse=True)
+def no_log(monkeypatch):
+    """A log would go on writing to a test's output when that is closed."""
+    monkeypatch.setattr("smalti.serve.server.set_log", lambda form: None)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("served") / "shapes" / "pipeline"

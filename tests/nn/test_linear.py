@@ -12,7 +12,7 @@ from torch import nn
 from builders import build, models
 from smalti.devices.named import cast
 from smalti.nn.linear import Linear, copied_bytes, fused, linear, packed
-from smalti.nn.products import Halved, Ordered, copied
+from smalti.nn.products import Halved, Halves, Ordered, copied
 from smalti.train.lora import LoraLinear
 
 ROWS = (0, 1, 2, 3, 4, 5, 8, 16, 33, 128)
@@ -115,15 +115,16 @@ def test_gradient_reaches_input_of_frozen_weights() -> None:
 
 
 def kept(m: Linear) -> bool:
-    return copied_bytes(m) > 0
+    return m._copy is not None
 
 
 def test_copies_are_kept_from_one_block_to_the_next() -> None:
     m = layer()
     with packed(m):
         first = m._copy
-    with packed(m):
+    with packed(m), torch.no_grad():
         assert m._copy is first is not None
+        m(torch.randn(16, 96))
     assert copied_bytes(m) == m.weight.nbytes
 
 
@@ -225,6 +226,45 @@ def test_every_processors_copy_gives_the_product(
     assert kept(m) and got.dtype == dtype
     rounding = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
     torch.testing.assert_close(got.float(), want, atol=rounding, rtol=rounding)
+
+
+def test_few_float32_rows_have_the_copy_that_is_fast_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    weight, size = torch.randn(64, 4096) / 64, 4 * 64 * 4096
+    few, many = torch.randn(2, 4096), torch.randn(16, 4096)
+    for processor, bytes_of_few in (("AVX2", size), ("Intel with AVX-512", 0)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda p=processor: PROCESSORS[p])
+        product = copied(weight)
+        assert product.nbytes == 0, "none is made before it is needed"
+        close(product(few, None), F.linear(few, weight))
+        assert product.nbytes == bytes_of_few
+        close(product(many, None), F.linear(many, weight))
+        assert product.nbytes == bytes_of_few + size
+
+
+@pytest.mark.parametrize("scale", (1e-30, 1e-6, 1e-3, 0.02, 1.0, 6e4))
+def test_two_halves_are_as_exact_as_float32(scale: float) -> None:
+    torch.manual_seed(0)
+    weight = scale * (2 * torch.rand(64, 1024) - 1)
+    x = torch.randn(4, 1024)
+    want = x.double() @ weight.double().t()
+    sizes = x.abs().double() @ weight.abs().double().t()  # of what is summed up
+    errors = {make: (make(weight)(x, None) - want).abs() for make in (Halves, Ordered)}
+    smallest = 1024 * x.abs().max() * 2.0**-36  # half of the last digit of 2,048 times a remainder
+    assert (errors[Halves] <= 4e-7 * sizes + smallest).all()
+    assert (errors[Ordered] <= 4e-7 * sizes).all(), "what it is compared with"
+
+
+@pytest.mark.parametrize("number", (7e4, -7e4, float("nan"), float("inf")))
+def test_a_weight_beyond_float16_is_kept_as_it_is(
+    number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: PROCESSORS["AVX2"])
+    weight = torch.ones(8, 32)
+    weight[0, 0] = number
+    assert isinstance(copied(weight), Ordered)
 
 
 def test_half_precision_without_instructions_is_multiplied_in_float32(

@@ -94,11 +94,16 @@ def test_a_machine_without_the_product_says_so(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_weights_are_multiplied_by_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smalti.nn.products.fast_two_rows", lambda device: True)
+    monkeypatch.setattr("smalti.nn.products.fast_halves", lambda device: False)
     for native, fbgemm, word in ((True, True, "order"), (False, True, "16"), (False, False, "32")):
         monkeypatch.setattr("smalti.nn.products._native", lambda dtype, n=native: n)
         monkeypatch.setattr("smalti.nn.products._fbgemm", lambda f=fbgemm: f)
         found = layouts()
         assert found["float32_weights"].endswith("order, but one or two rows by the weights")
         assert word in found["bfloat16_weights"]
+    monkeypatch.setattr("smalti.nn.products.fast_halves", lambda device: True)
+    assert "two float16 copies" not in layouts()["float32_weights"], "FBGEMM is missing"
+    monkeypatch.setattr("smalti.nn.products._fbgemm", lambda: True)
+    assert "two float16 copies" in layouts()["float32_weights"]
     monkeypatch.setattr("smalti.nn.products._onednn", lambda: False)
     assert layouts()["bfloat16_weights"] == "as they are"

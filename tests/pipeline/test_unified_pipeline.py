@@ -295,6 +295,10 @@ def test_nothing_is_written_behind_the_end_of_other_words(one, monkeypatch):
     monkeypatch.setattr(one, "go_on", lambda documents, wish: more)
     assert one.recaption(["x", "y"], "{} is {}.") == ["a", "b"]
     assert next(more).text == " a. no more"  # it was not asked for
+    more = iter([Said(0, " a h", False), Said(0, " a high", True)])
+    assert one.recaption("x", "{} is {} ") == ["a"], "the blank before it ends nothing"
+    with pytest.raises(ValueError, match="<image>"):
+        one.recaption("<image> of a cat", "{} is {}.")
     more = iter([Said(0, " a", True), Said(1, ".", False)])
     with pytest.raises(ValueError, match="no other words of 'y'"):
         one.recaption(["x", "y"], "{} is {}.")

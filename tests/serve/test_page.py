@@ -22,6 +22,12 @@ SVG = "http://www.w3.org/2000/svg"
 """The name of a language, which nothing fetches."""
 
 
+@pytest.fixture(autouse=True)
+def no_log(monkeypatch):
+    """A log would go on writing to a test's output when that is closed."""
+    monkeypatch.setattr("smalti.serve.server.set_log", lambda form: None)
+
+
 def outside(text: str) -> list[str]:
     """Addresses of other servers."""
     return re.findall(r"(?:\w+:)?//[\w.]+|@import|url\(", text.replace(SVG, ""))

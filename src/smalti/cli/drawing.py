@@ -206,10 +206,10 @@ def sample(
     if tag:
         wanted, n, first, each = again | changes, 1, tag["index"], 1
     else:
-        named = in_other_words(pipe, named, pictures.recaption, numbers.seed)
-        wanted, first = {"seed": numbers.seed, **named, **changes}, numbers.first
-        each = count_of(pipe, named)
+        first, each = numbers.first, count_of(pipe, named)
         n = each if pictures.n is None else pictures.n
+        named = in_other_words(pipe, named, pictures.recaption, numbers)
+        wanted = {"seed": numbers.seed, **named, **changes}
     began, images, batch = time.monotonic(), list[Any](), numbers.batch
     draw = partial(pipe, batch=batch, **wanted)
     for start in rounds(n, first, each, pictures.best_of):
@@ -226,7 +226,7 @@ def count_of(pipe: Any, named: dict[str, Any]) -> int:
 
 
 def in_other_words(
-    pipe: Any, named: dict[str, Any], phrase: str | None, seed: int
+    pipe: Any, named: dict[str, Any], phrase: str | None, numbers: Numbers
 ) -> dict[str, Any]:
     """What is asked for with texts as the pipeline says them in other words, completing a phrase;
     each is told. Raises ValueError for a pipeline that writes no text, and if there are none."""
@@ -238,7 +238,7 @@ def in_other_words(
         raise ValueError(
             "--recaption needs prompts, by --text or --prompts, and a pipeline of text and pictures"
         )
-    words = pipe.recaption(named["text"], phrase, seed=seed)
+    words = pipe.recaption(named["text"], phrase, seed=numbers.seed, batch=numbers.batch)
     for asked, word in zip(named["text"], words, strict=True):
         say(f"{asked!r} is drawn as {word!r}")
     return named | {"text": words}

@@ -68,9 +68,9 @@ class Linear(nn.Linear):
     def copied(self, x: Tensor, bias: Tensor | None) -> Copy | None:
         """The copy by which x and a bias are multiplied; None where the weight itself is taken."""
         w, copy = self.weight, self._copy
-        if not self._blocks or copy is None or x.dtype != w.dtype or _needs_grad(x, w, bias):
+        if not self._blocks or copy is None or torch.compiler.is_compiling():
             return None
-        return copy if torch.compiler.is_compiling() or copy.of(w) else None
+        return copy if x.dtype == w.dtype and not _needs_grad(x, w, bias) and copy.of(w) else None
 
     def train(self, mode: bool = True) -> Self:
         if mode:
@@ -130,8 +130,9 @@ def packed(model: nn.Module) -> Iterator[None]:
     fast on this processor (`nn/products.py`), for any number of rows.
 
     Copies are made where there are none, or where weights have changed; they are kept after the
-    block, for the next one, and need about as much memory as these weights. A weight that changes
-    within the block is multiplied as it is from then on.
+    block, for the next one, and need about as much memory as these weights, twice that where few
+    rows and many are multiplied by different ones (`nn/products.py`). A weight that changes within
+    the block is multiplied as it is from then on.
     """
     layers = [m for m in model.modules() if isinstance(m, Linear)]
     try:

@@ -269,10 +269,11 @@ class UnifiedPipeline(GoingOn):
         **settings: Any,
     ) -> list[str]:
         """Say texts to draw in other words, as the model completes a phrase such as "{} is {}.":
-        each text stands in the first {}, the model writes the second, up to what stands behind it.
+        each text stands in the first {}, the model writes the second, up to what stands behind it
+        or as far as it writes.
 
         Text i is number first + i of the request `seed`. Raises ValueError for a phrase without
-        two {}, and if the model writes nothing.
+        two {}, for a text that `pipe` would refuse, and if the model writes nothing.
         """
         if phrase.count("{}") != 2:
             raise ValueError(
@@ -280,6 +281,8 @@ class UnifiedPipeline(GoingOn):
                 f'"{{}} is {{}}.", got {phrase!r}'
             )
         asked, found = checked(texts), list[str]()
+        for text in asked:
+            placed([text])
         before, between, end = phrase.split("{}")
         documents = [[f"{before}{text}{between}".rstrip(" ")] for text in asked]
         for at in range(0, len(asked), whole(batch, "batch", 1)):
@@ -312,7 +315,7 @@ class UnifiedPipeline(GoingOn):
         found, done = [""] * len(documents), [False] * len(documents)
         for event in self.go_on(documents, Wish(seed=seed, number=first), **settings):
             if isinstance(event, Said):
-                text, ended, _ = event.text.partition(end) if end else (event.text, "", "")
+                text, ended, _ = event.text.lstrip().partition(end) if end else (event.text, "", "")
                 found[event.row], done[event.row] = text.strip(), event.whole or bool(ended)
                 if all(done):  # what a model writes behind the end is of no use
                     break

@@ -97,9 +97,9 @@ class Keys:
 
     def renew(self) -> None:
         """Read the file again. Raises what `read` does, and OSError; they then stay as they are."""
-        if self.path is not None:
-            new = Keys.read(self.path)
-            self.names, self.amounts = new.names, new.amounts
+        assert self.path is not None, "these keys were read from no file"
+        new = Keys.read(self.path)
+        self.names, self.amounts = new.names, new.amounts
 
     def name(self, key: str) -> str | None:
         """Whose key this is. All are compared, whichever it is."""
@@ -245,7 +245,7 @@ class Guard:
         while recent and now - recent[0] > 60:
             recent.popleft()
         if len(recent) >= rate:
-            wait = 60 - (now - recent[0])
+            wait = 60 - (now - recent[-rate])
             raise Refused(429, "rate_limited", f"{rate} requests a minute", retry=wait)
         recent.append(now)
         if len(self._recent) > 10_000:  # of clients that came once

@@ -78,7 +78,8 @@ REASONS = {
     408: "A body that did not come in time.",
     413: "A body that is too large.",
     415: "A body of another type.",
-    429: "A queue that is full; `retry-after` says when there is a place.",
+    429: "A queue that is full, or a client that asks for more than its share; `retry-after` says "
+    "when there is a place.",
     500: "Drawing failed.",
     503: "The server is being stopped, or there was no time.",
 }

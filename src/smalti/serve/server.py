@@ -167,6 +167,7 @@ class Draining(uvicorn.Server):
         super().__init__(config)
         self._drain, self._well, self._broken, self._renew = drain, well, broken, renew
         self._every, self._told = int(os.environ.get("WATCHDOG_USEC") or 0) / 3e6, 0.0
+        self._hung_up = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -178,6 +179,9 @@ class Draining(uvicorn.Server):
         if self._every and now - self._told >= self._every and self._well():
             notify("WATCHDOG=1")
             self._told = now
+        if self._hung_up:
+            self._hung_up = False
+            self._read_again()
         if self._broken():
             self._drain()
             self.should_exit = True
@@ -193,7 +197,10 @@ class Draining(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     def handle_hangup(self, sig: int, frame: Any) -> None:
-        """Read again what may have changed; what cannot be read stays as it was."""
+        self._hung_up = True  # files are not read, and nothing is said, within a signal
+
+    def _read_again(self) -> None:
+        """What may have changed; what cannot be read stays as it was."""
         assert self._renew is not None
         try:
             self._renew()

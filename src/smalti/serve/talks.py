@@ -181,16 +181,15 @@ class Reply:
         threading.Thread(target=self._work, name="smalti-reply", daemon=True).start()
 
     def _work(self) -> None:
+        last: BaseException | None = None
         try:
             for event in self.make(self.gone):
                 self._tell(event)
-            self._tell(None)
-        except Gone:
-            return
         except BaseException as error:
-            self._tell(error)
-        finally:
-            self.ended()
+            last = error
+        self.ended()  # before the client hears that it may ask again
+        if not isinstance(last, Gone):
+            self._tell(last)
 
     def _tell(self, what: Any) -> None:
         with suppress(RuntimeError):  # the loop has gone
