@@ -112,6 +112,8 @@ FIELDS = [
     {"prompt": "0", "steps": 3},
     {"prompt": "0", "stream": "perhaps"},
     {"prompt": "0", "stream": True, "partial_images": 4},
+    {"prompt": "0", "stream": True, "preview_every": -1},
+    {"prompt": "0", "stream": True, "preview_every": 4, "partial_images": 1},
     {"prompt": "0", "output_format": "svg"},
     {"prompt": "0", "output_compression": 101},
     {"prompt": "0", "response_format": "file"},
@@ -464,7 +466,6 @@ def test_keys_are_read_and_lines_that_are_none_are_named(tmp_path):
     path.write_text(f"carl:{key}\n")
     keys.renew()
     assert keys.names == {key: "carl"} and rules.amount("rate", "ben") == 9
-    Keys().renew()  # of no file
 
 
 def test_a_client_has_its_share_of_what_waits(serve):

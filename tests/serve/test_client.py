@@ -133,6 +133,13 @@ def test_a_stream_shows_the_picture_on_its_way(client, partials):
         assert event.size == "16x16" and event.output_format == "png" and event.created_at
 
 
+@pytest.mark.parametrize(("every", "count"), [(1, 15), (4, 3), (5, 3), (8, 1), (16, 0), (99, 0)])
+def test_pictures_on_the_way_may_be_asked_for_by_steps(client, every, count):
+    more = {"seed": 5, "preview_every": every}
+    *shown, last = client.images.generate(prompt="1", stream=True, extra_body=more)
+    assert last.type == "image_generation.completed" and len(shown) == count
+
+
 def test_a_stream_of_several_says_which_is_which(client):
     events = list(client.images.generate(prompt="1", n=3, stream=True, extra_body={"seed": 5}))
     assert sorted(e.index for e in events) == [0, 1, 2]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from smalti.devices.named import fast_bf16, fast_halves, fast_two_rows
+from smalti.devices.named import fast_bf16, fast_fused_gelu, fast_halves, fast_two_rows
 
 Weights = Literal["exact", "float16", "int8", "int4"]
 """What a model draws with: its weights, or its weights with fewer bits."""
@@ -46,9 +46,9 @@ class Product(Protocol):
 
 
 def _after(out: Tensor, bias: Tensor | None, gelu: Gelu) -> Tensor:
-    """A product with its bias, and the GELU of it if one is named."""
+    """A new product with its bias, and the GELU of it, in place, if one is named."""
     out = out if bias is None else out + bias
-    return F.gelu(out, approximate=gelu) if gelu else out
+    return torch.ops.aten.gelu_(out, approximate=gelu) if gelu else out
 
 
 # -- copies
@@ -69,15 +69,17 @@ class Plain:
 class Ordered:
     """The weight in oneDNN's own order. Its product is computed in the weight's dtype."""
 
+    fuses = fast_fused_gelu(torch.device("cpu"))
+
     def __init__(self, weight: Tensor) -> None:
         self.dtype, self.nbytes = weight.dtype, weight.nbytes
         self.copy = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
 
     def __call__(self, x: Tensor, bias: Tensor | None, gelu: Gelu = "") -> Tensor:
         given, add = x.to(self.dtype), bias if bias is None else bias.to(self.dtype)
-        after = ("gelu", [], gelu) if gelu else ("none", [], "")
-        out = torch.ops.mkldnn._linear_pointwise(given, self.copy, add, *after)
-        return out.to(x.dtype)
+        after = ("gelu", [], gelu) if gelu and self.fuses else ("none", [], "")
+        out = torch.ops.mkldnn._linear_pointwise(given, self.copy, add, *after).to(x.dtype)
+        return out if self.fuses else _after(out, None, gelu)
 
 
 class Halved:
@@ -99,12 +101,12 @@ class Halves:
 
     def __init__(self, weight: Tensor) -> None:
         leading = weight.half().float()
-        self.leading, self.rest = Halved(leading), Halved((weight - leading) * 2048)
-        self.nbytes = self.leading.nbytes + self.rest.nbytes
+        self.both = Halved(torch.cat((leading, (weight - leading) * 2048)))  # (2 O, I)
+        self.nbytes = self.both.nbytes
 
     def __call__(self, x: Tensor, bias: Tensor | None, gelu: Gelu = "") -> Tensor:
-        both = self.leading(x, None).add_(self.rest(x, None), alpha=1 / 2048)
-        return _after(both, bias, gelu)
+        leading, rest = self.both(x, None).chunk(2, -1)
+        return _after(torch.add(leading, rest, alpha=1 / 2048), bias, gelu)
 
 
 class ByRows:
@@ -196,13 +198,13 @@ def exact(weight: Tensor, dtype: torch.dtype) -> Product:
 
 def _float32(weight: Tensor) -> Product:
     """Half of LlamaGen-B by two rows, ms: one thread of an Intel Xeon, plain 18.2, ordered 22.0;
-    two of an AMD EPYC with AVX2, ordered 21.4, halves 17.5 (by 4 rows 22.7 and 19.2, by 8 28.3 and
-    29.4)."""
+    two of an AMD EPYC with AVX2, ordered 18.4, halves 15.4 (by 6 rows 23.7 and 18.0, by 8 26.2 and
+    27.4)."""
     ordered = partial(Ordered, weight)
     if fast_two_rows(weight.device):
         return ByRows(2, partial(Plain, weight), ordered)
     if _halves(weight.device) and weight.abs().max() <= LARGEST_HALF:
-        return ByRows(4, partial(Halves, weight), ordered)
+        return ByRows(6, partial(Halves, weight), ordered)
     return ordered()
 
 
@@ -214,7 +216,7 @@ def layouts() -> dict[str, str]:
     halved = "float16 copies by FBGEMM, in float32" if _fbgemm() else "float32 copies by oneDNN"
     few = ", but one or two rows by the weights" * fast_two_rows(torch.device("cpu"))
     if _halves(torch.device("cpu")):
-        few = ", but up to four rows by two float16 copies that add up to the weights"
+        few = ", but up to six rows by two float16 copies that add up to the weights"
     return {
         "float32_weights": ordered + few,
         "bfloat16_weights": ordered if _native(torch.bfloat16) else halved,

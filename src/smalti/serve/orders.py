@@ -22,6 +22,7 @@ from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
 from smalti.pipeline.unified import UnifiedPipeline
 from smalti.serve.errors import Refused, invalid, missing
+from smalti.serve.shared import NO_PREVIEWS, Previews
 
 Drawer = Pipeline | UnifiedPipeline
 Format = Literal["png", "jpeg", "webp"]
@@ -39,7 +40,7 @@ SYNONYMS = {
 OWN = ("class", "style", "seed", "first", "negative")
 THEIR_STYLES = ("vivid", "natural")
 """Styles of OpenAI's, which change nothing here."""
-PLAIN = ("model", "prompt", "map", "n", "size", "stream", "partial_images")
+PLAIN = ("model", "prompt", "map", "n", "size", "stream", "partial_images", "preview_every")
 SHAPE = ("output_format", "output_compression")
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 LARGEST = 4
@@ -71,7 +72,7 @@ class Order:
     first: int
     output: Output
     stream: bool
-    previews: int
+    previews: Previews
     seed: int
     others: tuple[int, ...] = ()
     """Seeds of the second picture and those behind it; (): all have the same."""
@@ -104,7 +105,7 @@ def order_of(
     pipeline.require_drawing()
     n = _count(fields, most)
     stream = truth_of(fields, "stream")
-    previews = number_of(fields, "partial_images", 0, 0, 3) if stream else 0
+    previews = _previews(fields) if stream else NO_PREVIEWS
     seeds = _seeds(fields, not others and isinstance(pipeline, Pipeline))
     wanted = {name: plain(fields[name]) for name in settings if name in fields}
     if map is None and pipeline.map is None:
@@ -119,6 +120,15 @@ def order_of(
             wanted[name] = [each[(i - first) % n] for i in range(n)]
     output = _output(fields)
     return Order(n, wanted, first, output, stream, previews, seeds[0], seeds[1:], resampled)
+
+
+def _previews(fields: Mapping[str, Any]) -> Previews:
+    """Pictures on the way, by one of the two fields that say how many."""
+    count = number_of(fields, "partial_images", 0, 0, 3)
+    every = number_of(fields, "preview_every", 0, 0, 1 << 20)
+    if count and every:
+        raise invalid("give partial_images or preview_every, not both", "preview_every")
+    return Previews(count, every)
 
 
 def listed(fields: Mapping[str, Any], name: str) -> Sequence[Any] | None:

@@ -25,7 +25,11 @@ COMMON: dict[str, Any] = {
     "top_k": {**WHOLE, "minimum": 0},
     "top_p": AMOUNT,
 }
-STREAMED = {"stream": TRUTH, "partial_images": {**WHOLE, "minimum": 0, "maximum": 3}}
+STREAMED = {
+    "stream": TRUTH,
+    "partial_images": {**WHOLE, "minimum": 0, "maximum": 3},
+    "preview_every": {**WHOLE, "minimum": 0, "description": "One partial image in so many steps."},
+}
 MASKED = {
     "image": {**FILE_PART, "description": "A PNG, JPEG or WEBP."},
     "mask": {**FILE_PART, "description": "Transparent pixels, or white ones, are painted anew."},

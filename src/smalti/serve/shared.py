@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,8 +38,26 @@ Show = Callable[[int, Image.Image], None]
 """What is told of a picture on the way: its number and how it looks."""
 
 
+MOST = 16
+"""Pictures on the way to one, if they are asked for by steps: each is decoded as a picture is."""
+
+
 def unseen(number: int, picture: Image.Image) -> None:
     """Nobody looks."""
+
+
+class Previews(NamedTuple):
+    """How many pictures on the way are wanted: so many, or one in about so many steps."""
+
+    count: int = 0
+    every: int = 0
+
+    def of(self, steps: int) -> int:
+        """Pictures on the way to a picture of so many steps."""
+        return min((steps - 1) // self.every, MOST) if self.every else self.count
+
+
+NO_PREVIEWS = Previews()
 
 
 class Gone(Exception):
@@ -80,7 +98,9 @@ class Shared:
         self._conditions = lru_cache(READ)(self._read)
         _ = pipeline.fingerprint  # before anybody waits for it
 
-    def guest(self, client: str = "", previews: int = 0, show: Show = unseen) -> Guest:
+    def guest(
+        self, client: str = "", previews: Previews = NO_PREVIEWS, show: Show = unseen
+    ) -> Guest:
         """The pipeline as one client edits with it."""
         return Guest(self, client, previews, show)
 
@@ -89,7 +109,7 @@ class Shared:
         parts: Sequence[Part],
         tell: Callable[[int, Part, Event], None],
         client: str = "",
-        previews: int = 0,
+        previews: Previews = NO_PREVIEWS,
     ) -> list[Job]:
         """A job for each picture of a request, which are parts of one; `tell` is called with the
         number of the picture among them, its part and what became of it, by the thread that
@@ -105,13 +125,14 @@ class Shared:
         known: Known | None,
         tell: Callable[[Event], None],
         client: str,
-        previews: int = 0,
+        previews: Previews = NO_PREVIEWS,
         codes: bool = False,
     ) -> Job:
         tokenizer = self.pipeline.tokenizer
         if tokenizer.told and not codes:
             tell, codes = self._showing(part, tell), True
-        on_the_way, total = previews if tokenizer.placed else 0, self._steps(part)
+        total = self._steps(part)
+        on_the_way = previews.of(total) if tokenizer.placed else 0
         return Job(lambda: self._request(part, known), tell, client, on_the_way, codes, total=total)
 
     def _steps(self, part: Part) -> int:
@@ -208,7 +229,11 @@ class Guest(Visitor):
     """
 
     def __init__(
-        self, shared: Shared, client: str = "", previews: int = 0, show: Show = unseen
+        self,
+        shared: Shared,
+        client: str = "",
+        previews: Previews = NO_PREVIEWS,
+        show: Show = unseen,
     ) -> None:
         super().__init__(shared.pipeline)
         self.shared, self.client, self.previews, self.show = shared, client, previews, show

@@ -16,7 +16,7 @@ from smalti.pipeline.coded import preview
 from smalti.pipeline.conversation import Piece, Turn, said
 from smalti.pipeline.request import Part
 from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
-from smalti.serve.shared import Gone, Limits, Show, Visitor, unseen
+from smalti.serve.shared import NO_PREVIEWS, Gone, Limits, Previews, Show, Visitor, unseen
 from smalti.serve.turnstile import Ticket, Turnstile
 
 EVERY = 16
@@ -33,7 +33,9 @@ class Talker:
         )
         _ = pipeline.fingerprint
 
-    def guest(self, client: str = "", previews: int = 0, show: Show = unseen) -> Listener:
+    def guest(
+        self, client: str = "", previews: Previews = NO_PREVIEWS, show: Show = unseen
+    ) -> Listener:
         """The pipeline as one client draws with it."""
         return Listener(self, client, previews, show)
 
@@ -66,12 +68,16 @@ class Listener(Visitor):
     """
 
     def __init__(
-        self, talker: Talker, client: str = "", previews: int = 0, show: Show = unseen
+        self,
+        talker: Talker,
+        client: str = "",
+        previews: Previews = NO_PREVIEWS,
+        show: Show = unseen,
     ) -> None:
         super().__init__(talker.pipeline)
         self.talker, self.client, self.show = talker, client, show
         self._ticket: Ticket | None = None
-        self.previews = previews if self.tokenizer.placed else 0
+        self.previews = previews if self.tokenizer.placed else NO_PREVIEWS
         self.share, self.gone = 0.0, threading.Event()
 
     def enter(self, count: int) -> None:
@@ -120,7 +126,7 @@ class Listener(Visitor):
             if isinstance(event, mixed.Drawing):
                 step = event.step
                 self.share = step.done / step.total
-                due = step.done * (self.previews + 1) // step.total
+                due = step.done * (self.previews.of(step.total) + 1) // step.total
                 if due > shown and step.done < step.total:
                     shown = due
                     see = lambda step=step: preview(self.tokenizer, step, part.spec)  # noqa: E731
