@@ -36,8 +36,10 @@ multiples of."""
 class Product(Protocol):
     """A copy of a weight (O, I)."""
 
-    nbytes: int
-    """Memory of the copy."""
+    @property
+    def nbytes(self) -> int:
+        """Memory of the copy."""
+        ...
 
     def __call__(self, x: Tensor, bias: Tensor | None, gelu: Gelu = "") -> Tensor:
         """x (..., I) to (..., O) of the same dtype; the GELU of it, if an approximation is

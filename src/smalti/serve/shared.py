@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +46,8 @@ def unseen(number: int, picture: Image.Image) -> None:
     """Nobody looks."""
 
 
-class Previews(NamedTuple):
+@dataclass(frozen=True)
+class Previews:
     """How many pictures on the way are wanted: so many, or one in about so many steps."""
 
     count: int = 0
@@ -54,7 +55,7 @@ class Previews(NamedTuple):
 
     def of(self, steps: int) -> int:
         """Pictures on the way to a picture of so many steps."""
-        return min((steps - 1) // self.every, MOST) if self.every else self.count
+        return min(max(steps - 1, 0) // self.every, MOST) if self.every else self.count
 
 
 NO_PREVIEWS = Previews()
