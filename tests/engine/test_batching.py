@@ -11,7 +11,7 @@ from smalti.engine import stream
 from smalti.engine.batching import Batching, Decoder, Stopped
 from smalti.engine.running import Running
 from smalti.engine.step import Request
-from smalti.engine.waiting import Drawn, Failed, Full, Job, Late, Shown
+from smalti.engine.waiting import Drawn, Failed, Full, Job, Late, Previews, Shown
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 
@@ -154,7 +154,7 @@ def test_a_cancelled_picture_leaves_at_the_next_step(model):
 
 def test_pictures_on_the_way_are_told_in_turn_and_the_last_is_whole(model):
     batching = Batching(Running(model), PLAIN)
-    job, events = job_of(model, 1, previews=3)
+    job, events = job_of(model, 1, previews=Previews(3))
     batching.submit([job])
     finish(batching)
     *shown, done = events
@@ -167,7 +167,7 @@ def test_pictures_on_the_way_are_told_in_turn_and_the_last_is_whole(model):
 def test_pictures_on_the_way_wait_for_finished_ones(model):
     """Where ever more finished pictures are to be decoded, nobody has time for others."""
     batching = Batching(Running(model), PLAIN, slots=4, together=1)
-    jobs = [job_of(model, seed, previews=15) for seed in range(4)]
+    jobs = [job_of(model, seed, previews=Previews(15)) for seed in range(4)]
     batching.submit([job for job, _ in jobs])
     finish(batching)
     shown = sum(isinstance(event, Shown) for _, events in jobs for event in events)

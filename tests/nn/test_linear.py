@@ -244,6 +244,11 @@ def test_few_float32_rows_have_the_copy_that_is_fast_for_them(
         assert product.nbytes == bytes_of_few + size
 
 
+def test_no_rows_are_multiplied_by_any_copy() -> None:
+    for make in (Ordered, Halved, Halves):
+        assert make(torch.randn(64, 96))(torch.empty(0, 96), None).shape == (0, 64)
+
+
 @pytest.mark.parametrize("scale", (1e-30, 1e-6, 1e-3, 0.02, 1.0, 6e4))
 def test_two_halves_are_as_exact_as_float32(scale: float) -> None:
     torch.manual_seed(0)

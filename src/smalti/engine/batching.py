@@ -325,7 +325,7 @@ class Batching:
                 job.pending = moved
                 self._finished.append(job)
             return
-        parts = job.previews + 1
+        parts = job.previews.of(moved.total) + 1
         if moved.done * parts // moved.total > before * parts // moved.total:
             self._drop(job)
             copies = (t if t is None else t.clone() for t in (moved.codes, moved.vectors))

@@ -54,6 +54,26 @@ class Failed(NamedTuple):
 Event = Shown | Drawn | Failed
 
 
+MOST = 16
+"""Pictures on the way to one, if they are asked for by steps: each is decoded as a picture is."""
+
+
+@dataclass(frozen=True)
+class Previews:
+    """How many pictures on the way are wanted, at equal parts of the steps; there may be fewer."""
+
+    count: int = 0
+    every: int = 0
+    """One in about so many steps, in place of a number."""
+
+    def of(self, steps: int) -> int:
+        """Pictures on the way to a picture of so many steps."""
+        return min(max(steps - 1, 0) // self.every, MOST) if self.every else self.count
+
+
+NO_PREVIEWS = Previews()
+
+
 @dataclass(eq=False)
 class Job:
     """A picture that is asked for."""
@@ -65,8 +85,7 @@ class Job:
     nothing is told of a job that was cancelled."""
     client: str = ""
     """Whose it is; clients take turns."""
-    previews: int = 0
-    """How many pictures on the way are wanted, at equal parts of its steps; there may be fewer."""
+    previews: Previews = NO_PREVIEWS
     codes: bool = False
     """Whether codes are wanted, not a picture."""
     cancelled: bool = False

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.devices.named import fast_two_rows
-from smalti.nn.products import Gelu, Product, Weights, copied, require
+from smalti.nn.products import ByRows, Gelu, Product, Weights, copied, require
 
 FEW_ROWS = 8
 PLAIN = fast_two_rows(torch.device("cpu"))
@@ -68,9 +68,11 @@ class Linear(nn.Linear):
     def copied(self, x: Tensor, bias: Tensor | None) -> Copy | None:
         """The copy by which x and a bias are multiplied; None where the weight itself is taken."""
         w, copy = self.weight, self._copy
-        if not self._blocks or copy is None or torch.compiler.is_compiling():
+        if not self._blocks or copy is None or x.dtype != w.dtype or _needs_grad(x, w, bias):
             return None
-        return copy if x.dtype == w.dtype and not _needs_grad(x, w, bias) and copy.of(w) else None
+        if torch.compiler.is_compiling():  # which no copy can be made in
+            return None if isinstance(copy.product, ByRows) else copy
+        return copy if copy.of(w) else None
 
     def train(self, mode: bool = True) -> Self:
         if mode:

@@ -71,17 +71,16 @@ class Plain:
 class Ordered:
     """The weight in oneDNN's own order. Its product is computed in the weight's dtype."""
 
-    fuses = fast_fused_gelu(torch.device("cpu"))
-
     def __init__(self, weight: Tensor) -> None:
         self.dtype, self.nbytes = weight.dtype, weight.nbytes
+        self.fuses = fast_fused_gelu(weight.device)
         self.copy = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
 
     def __call__(self, x: Tensor, bias: Tensor | None, gelu: Gelu = "") -> Tensor:
         given, add = x.to(self.dtype), bias if bias is None else bias.to(self.dtype)
         after = ("gelu", [], gelu) if gelu and self.fuses else ("none", [], "")
-        out = torch.ops.mkldnn._linear_pointwise(given, self.copy, add, *after).to(x.dtype)
-        return out if self.fuses else _after(out, None, gelu)
+        out = torch.ops.mkldnn._linear_pointwise(given, self.copy, add, *after)
+        return (out if self.fuses else _after(out, None, gelu)).to(x.dtype)
 
 
 class Halved:
@@ -100,7 +99,8 @@ class Halved:
 class Halves:
     """A float32 weight as two of float16 side by side, its leading digits and 2,048 times what
     these leave, of which a product adds up 1 and 1 / 2,048 parts. They hold 22 digits of 24 and
-    the rest's sign, so that it is as exact as one of float32 weights."""
+    the rest's sign, and of weights below 6e-5 what is above 2^-36: it is as exact as a product of
+    float32 weights, whose sums are rounded."""
 
     def __init__(self, weight: Tensor) -> None:
         leading = weight.half().float()
@@ -211,7 +211,7 @@ def _float32(weight: Tensor) -> Product:
 
 
 def layouts() -> dict[str, str]:
-    """By what `exact` multiplies weights of each dtype on this processor, in words."""
+    """By what this processor multiplies exact weights of each dtype, in words."""
     if not _onednn():
         return dict.fromkeys(("float32_weights", "bfloat16_weights"), "as they are")
     ordered = "copies in oneDNN's order"

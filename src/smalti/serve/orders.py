@@ -18,11 +18,11 @@ from PIL import Image
 
 from smalti.arguments import refuse_unknown, several
 from smalti.config import settings_of
+from smalti.engine.waiting import NO_PREVIEWS, Previews
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.sampling import Sampling
 from smalti.pipeline.unified import UnifiedPipeline
 from smalti.serve.errors import Refused, invalid, missing
-from smalti.serve.shared import NO_PREVIEWS, Previews
 
 Drawer = Pipeline | UnifiedPipeline
 Format = Literal["png", "jpeg", "webp"]

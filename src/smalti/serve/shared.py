@@ -26,7 +26,7 @@ from smalti.data.decode import Picture
 from smalti.engine.batching import Batching, Decoder
 from smalti.engine.running import Running
 from smalti.engine.step import Known, Request, Step
-from smalti.engine.waiting import Drawn, Event, Failed, Job, Shown
+from smalti.engine.waiting import NO_PREVIEWS, Drawn, Event, Failed, Job, Previews, Shown
 from smalti.pipeline.coded import CodedPipeline, preview
 from smalti.pipeline.pipeline import Pipeline
 from smalti.pipeline.request import Asked, Drawing, Part, Wanted, read_conditions
@@ -38,27 +38,8 @@ Show = Callable[[int, Image.Image], None]
 """What is told of a picture on the way: its number and how it looks."""
 
 
-MOST = 16
-"""Pictures on the way to one, if they are asked for by steps: each is decoded as a picture is."""
-
-
 def unseen(number: int, picture: Image.Image) -> None:
     """Nobody looks."""
-
-
-@dataclass(frozen=True)
-class Previews:
-    """How many pictures on the way are wanted: so many, or one in about so many steps."""
-
-    count: int = 0
-    every: int = 0
-
-    def of(self, steps: int) -> int:
-        """Pictures on the way to a picture of so many steps."""
-        return min(max(steps - 1, 0) // self.every, MOST) if self.every else self.count
-
-
-NO_PREVIEWS = Previews()
 
 
 class Gone(Exception):
@@ -132,8 +113,7 @@ class Shared:
         tokenizer = self.pipeline.tokenizer
         if tokenizer.told and not codes:
             tell, codes = self._showing(part, tell), True
-        total = self._steps(part)
-        on_the_way = previews.of(total) if tokenizer.placed else 0
+        on_the_way, total = previews if tokenizer.placed else NO_PREVIEWS, self._steps(part)
         return Job(lambda: self._request(part, known), tell, client, on_the_way, codes, total=total)
 
     def _steps(self, part: Part) -> int:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from smalti.codes import Known
 from smalti.engine import mixed
+from smalti.engine.waiting import NO_PREVIEWS, Previews
 from smalti.pipeline.coded import preview
 from smalti.pipeline.conversation import Piece, Turn, said
 from smalti.pipeline.request import Part
 from smalti.pipeline.unified import Said, Shown, UnifiedPipeline, Wish
-from smalti.serve.shared import NO_PREVIEWS, Gone, Limits, Previews, Show, Visitor, unseen
+from smalti.serve.shared import Gone, Limits, Show, Visitor, unseen
 from smalti.serve.turnstile import Ticket, Turnstile
 
 EVERY = 16
