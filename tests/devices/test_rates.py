@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from smalti.devices import rates
 from smalti.nn.linear import Linear, packed
+from smalti.nn.products import Halved, Halves
 
 CPU = torch.device("cpu")
 
@@ -39,12 +40,15 @@ def test_the_shortest_call_counts(monkeypatch):
 
 
 def test_operations_of_products_attention_and_convolutions():
-    x, layer = torch.randn(2, 3, 16), Linear(16, 24)
+    x, layer = torch.randn(2, 5, 16), Linear(16, 24)
     conv, picture = nn.Conv2d(4, 5, 3, padding=1), torch.randn(2, 4, 6, 7)
     with torch.no_grad():
-        assert rates.counted(lambda: layer(x)) == 2 * 6 * 16 * 24
+        assert rates.counted(lambda: layer(x)) == 2 * 10 * 16 * 24
         with packed(layer):
-            assert rates.counted(lambda: layer(x)) == 2 * 6 * 16 * 24
+            assert rates.counted(lambda: layer(x)) == 2 * 10 * 16 * 24
+        halved, halves = Halved(layer.weight), Halves(layer.weight)
+        assert rates.counted(lambda: halved(x, None)) == 2 * 10 * 16 * 24
+        assert rates.counted(lambda: halves(x, None)) == 2 * 2 * 10 * 16 * 24
         assert rates.counted(lambda: conv(picture)) == 2 * 2 * 5 * 4 * 9 * 42
     q, k = torch.randn(2, 3, 5, 8, requires_grad=True), torch.randn(2, 3, 9, 8)
     attend = 2 * 2 * 2 * 3 * 5 * 9 * 8  # two products

@@ -71,7 +71,8 @@ def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> fl
 def counted(run: Callable[[], object]) -> float:
     """Operations of a call in products, convolutions and attention, a multiplication and an
     addition as two: `torch.utils.flop_counter`, and what it does not know, attention on a CPU,
-    weights that are packed, and that channels in groups do not meet in the backward pass either."""
+    weights that are packed, and that channels in groups do not meet in the backward pass either. A
+    weight that is multiplied as two halves counts twice."""
     from torch.utils import flop_counter as torch_counts  # slow to import
 
     def attention(q: Any, k: Any, v: Any, *_: object, **__: object) -> int:
@@ -84,7 +85,7 @@ def counted(run: Callable[[], object]) -> float:
         *_, transposed, _, _, wanted = rest  # gradients of the input and of the weight
         return sum(wanted[:2]) * torch_counts.conv_flop_count(x, w, grad, transposed)
 
-    aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
+    aten, mkldnn, quantized = torch.ops.aten, torch.ops.mkldnn, torch.ops.quantized
     known: dict[Any, Any] = {
         aten._scaled_dot_product_flash_attention_for_cpu: attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
@@ -92,6 +93,8 @@ def counted(run: Callable[[], object]) -> float:
     }
     if hasattr(mkldnn, "_linear_pointwise"):
         known[mkldnn._linear_pointwise] = _of_packed
+    if hasattr(quantized, "linear_dynamic_fp16"):
+        known[quantized.linear_dynamic_fp16] = _of_packed
     with torch_counts.FlopCounterMode(display=False, custom_mapping=known) as counter:
         run()
     return float(counter.get_total_flops())
