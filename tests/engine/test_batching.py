@@ -11,7 +11,7 @@ from smalti.engine import stream
 from smalti.engine.batching import Batching, Decoder, Stopped
 from smalti.engine.running import Running
 from smalti.engine.step import Request
-from smalti.engine.waiting import Drawn, Failed, Full, Job, Late, Previews, Shown
+from smalti.engine.waiting import NO_PREVIEWS, Drawn, Failed, Full, Job, Late, Previews, Shown
 from smalti.sampling.guidance import Guidance
 from smalti.sampling.noise import Noise
 
@@ -36,6 +36,21 @@ def job_of(model, seed: int, **more) -> tuple[Job, list]:
 def finish(batching: Batching) -> None:
     while batching.turn():
         pass
+
+
+@pytest.mark.parametrize(
+    ("previews", "steps", "count"),
+    [
+        (Previews(3), 256, 3),
+        (Previews(every=16), 256, 15),
+        (Previews(every=16), 22, 1),  # of fewer passes fewer
+        (Previews(every=1), 256, 16),
+        (Previews(every=16), 0, 0),
+        (NO_PREVIEWS, 256, 0),
+    ],
+)
+def test_how_many_pictures_on_the_way_there_are(previews, steps, count):
+    assert previews.of(steps) == count
 
 
 def test_what_is_drawn_is_what_is_drawn_alone(model):

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +21,7 @@ from PIL import Image
 from servers import opened, png
 from smalti.data.decode import to_rgb
 from smalti.serve.errors import Refused
-from smalti.serve.guard import Keys, Rules
+from smalti.serve.guard import Guard, Keys, Rules
 from smalti.serve.state import Options
 from smalti.serve.uploads import picture as uploaded
 
@@ -439,6 +440,16 @@ def test_a_client_that_asks_too_often(serve):
     found = [server.ask("GET", "/v1/models")[0] for _ in range(5)]
     assert found == [200, 200, 200, 429, 429]
     assert server.ask("GET", "/health")[0] == 200
+
+
+def test_a_client_waits_until_as_many_requests_as_it_may_make_are_a_minute_old(monkeypatch):
+    """Also if its rate was lowered since."""
+    monkeypatch.setattr("smalti.serve.guard.time.monotonic", lambda: 1000.0)
+    guard = Guard(None, Rules(rate=2), print)
+    guard._recent["anna"] = deque([950.0, 960.0, 970.0, 995.0])
+    with pytest.raises(Refused) as refused:
+        guard._count("anna")
+    assert refused.value.retry == 60 - (1000 - 970)
 
 
 def test_keys_are_read_and_lines_that_are_none_are_named(tmp_path):

@@ -1,5 +1,6 @@
 """Conversations over HTTP by OpenAI's own client, and pictures of a model that talks."""
 
+import asyncio
 import base64
 import io
 import threading
@@ -22,7 +23,7 @@ from smalti.serve.guard import Rules
 from smalti.serve.shared import Gone, Limits
 from smalti.serve.state import Options, Server
 from smalti.serve.talker import Talker
-from smalti.serve.talks import turns_of
+from smalti.serve.talks import Reply, turns_of
 from smalti.serve.turnstile import Turnstile
 from unified_pipelines import made
 
@@ -58,6 +59,23 @@ def ask(client, content, **more):
     return client.chat.completions.create(
         messages=[{"role": "user", "content": content}], **given | more
     )
+
+
+@pytest.mark.parametrize("failed", [None, ValueError("broken")])
+def test_a_client_hears_of_the_end_when_its_place_is_free(monkeypatch, failed):
+    order, done = list[object](), threading.Event()
+    monkeypatch.setattr(Reply, "_tell", lambda self, what: (order.append(what), done.set()))
+
+    def make(gone):
+        if failed is not None:
+            raise failed
+        yield from ()
+
+    async def ask() -> None:
+        Reply(make, 0, 0, lambda: order.append("free"))
+
+    asyncio.run(ask())
+    assert done.wait(20) and order == ["free", failed]
 
 
 def test_a_reply_is_that_of_the_pipeline(client, talker, picture):
