@@ -12,7 +12,7 @@ from torch import nn
 from builders import build, models
 from smalti.devices.named import cast
 from smalti.nn.linear import Linear, copied_bytes, fused, linear, packed
-from smalti.nn.products import Halved, Halves, Ordered, copied
+from smalti.nn.products import FEW, LARGE, SMALL, ByRows, Halved, Halves, Ordered, copied
 from smalti.train.lora import LoraLinear
 
 ROWS = (0, 1, 2, 3, 4, 5, 8, 16, 33, 128)
@@ -124,7 +124,7 @@ def test_copies_are_kept_from_one_block_to_the_next() -> None:
         first = m._copy
     with packed(m), torch.no_grad():
         assert m._copy is first is not None
-        m(torch.randn(16, 96))
+        m(torch.randn(FEW + 1, 96))
     assert copied_bytes(m) == m.weight.nbytes
 
 
@@ -232,8 +232,8 @@ def test_few_float32_rows_have_the_copy_that_is_fast_for_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
-    weight, size = torch.randn(64, 4096) / 64, 4 * 64 * 4096
-    few, many = torch.randn(2, 4096), torch.randn(16, 4096)
+    weight, size = torch.randn(LARGE // 4096, 4096) / 64, 4 * LARGE
+    few, many = torch.randn(2, 4096), torch.randn(FEW, 4096)
     for processor, bytes_of_few in (("AVX2", size), ("Intel with AVX-512", 0)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda p=processor: PROCESSORS[p])
         product = copied(weight)
@@ -242,6 +242,24 @@ def test_few_float32_rows_have_the_copy_that_is_fast_for_them(
         assert product.nbytes == bytes_of_few
         close(product(many, None), F.linear(many, weight))
         assert product.nbytes == bytes_of_few + size
+
+
+@pytest.mark.parametrize("processor", ("AVX2", "Intel with AVX-512"))
+def test_a_small_weight_is_copied_for_many_rows_alone(
+    processor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: PROCESSORS[processor])
+    weight = torch.randn(SMALL // 256, 256) / 16
+    product = copied(weight)
+    for rows, nbytes in ((FEW, 0), (FEW + 1, weight.nbytes)):
+        x = torch.randn(rows, 256)
+        close(product(x, None), F.linear(x, weight))
+        assert product.nbytes == nbytes
+
+
+def test_a_weight_between_small_and_large_has_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: PROCESSORS["AVX2"])
+    assert isinstance(copied(torch.randn(SMALL // 256 + 1, 256)), Ordered)
 
 
 def test_no_rows_are_multiplied_by_any_copy() -> None:
@@ -267,7 +285,8 @@ def test_a_weight_beyond_float16_is_kept_as_it_is(
     number: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: PROCESSORS["AVX2"])
-    weight = torch.ones(8, 32)
+    weight = torch.ones(LARGE // 1024, 1024)
+    assert isinstance(copied(weight), ByRows)
     weight[0, 0] = number
     assert isinstance(copied(weight), Ordered)
 

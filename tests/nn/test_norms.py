@@ -12,12 +12,23 @@ def norm(dim: int = 12, eps: float = 1e-5) -> RMSNorm:
 
 
 @pytest.mark.parametrize("eps", [1e-5, 0.1])
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_formula(eps, scale):
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_formula(eps, scale, drawn):
     x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0)) * scale
     y = x.double()
     expected = y / (y.square().mean(-1, keepdim=True) + eps).sqrt() * torch.linspace(0.5, 2, 12)
-    torch.testing.assert_close(norm(eps=eps)(x), expected.float(), rtol=1e-5, atol=1e-7)
+    kept = x.clone()
+    with torch.inference_mode(drawn):
+        torch.testing.assert_close(norm(eps=eps)(x), expected.float(), rtol=1e-5, atol=1e-7)
+    assert torch.equal(x, kept)
+
+
+def test_what_is_drawn_is_normed_in_fewer_operations_to_the_same_numbers():
+    torch.manual_seed(0)
+    module, x = norm(768), torch.randn(64, 768)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(x), module(x.double()).float(), rtol=1e-6, atol=1e-7)
 
 
 def test_a_fresh_norm_gives_rows_of_length_sqrt_dim():

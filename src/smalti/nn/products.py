@@ -28,6 +28,11 @@ Gelu = Literal["", "none", "tanh"]
 """An approximation of GELU, as torch names it; "" is no GELU at all."""
 LARGEST_HALF = 65504.0
 """The largest float16 number."""
+SMALL = 1 << 17
+"""Of so many numbers, and up to `FEW` rows, torch's own product is the fastest: it begins soonest."""
+FEW = 16
+LARGE = 1 << 19
+"""From so many numbers on a weight is worth two copies of half precision."""
 GROUP = 32
 """Weights of 4 bits that share a scale and an offset, and what the widths of a layer must be
 multiples of."""
@@ -201,11 +206,15 @@ def exact(weight: Tensor, dtype: torch.dtype) -> Product:
 def _float32(weight: Tensor) -> Product:
     """Half of LlamaGen-B by two rows, ms: one thread of an Intel Xeon, plain 18.2, ordered 22.0;
     two of an AMD EPYC with AVX2, ordered 14.7 to 21.4, halves 13.7 to 17.5, as the memory
-    was busy; by 6 rows 18.7 to 23.7 and 15.5 to 18.0, by 8 19.0 and 22.6."""
-    ordered = partial(Ordered, weight)
+    was busy; by 6 rows 18.7 to 23.7 and 15.5 to 18.0, by 8 19.0 and 22.6. A weight of 600 x 200 by
+    two rows on the latter, us: plain 34 to 38, ordered 48 to 55, halves 65 to 70."""
+    ordered, plain = partial(Ordered, weight), partial(Plain, weight)
+    if weight.numel() <= SMALL:
+        return ByRows(FEW, plain, ordered)
     if fast_two_rows(weight.device):
-        return ByRows(2, partial(Plain, weight), ordered)
-    if _halves(weight.device) and weight.abs().max() <= LARGEST_HALF:
+        return ByRows(2, plain, ordered)
+    halves = _halves(weight.device) and weight.numel() >= LARGE
+    if halves and weight.abs().max() <= LARGEST_HALF:
         return ByRows(6, partial(Halves, weight), ordered)
     return ordered()
 
@@ -220,7 +229,7 @@ def layouts() -> dict[str, str]:
     if _halves(torch.device("cpu")):
         few = ", but up to six rows by two float16 copies that add up to the weights"
     return {
-        "float32_weights": ordered + few,
+        "float32_weights": ordered + few + "; small ones as they are",
         "bfloat16_weights": ordered if _native(torch.bfloat16) else halved,
     }
 
