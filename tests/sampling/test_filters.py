@@ -84,8 +84,12 @@ def test_equal_to_a_sort_with_indices_to_the_bit(logits, k, p):
     assert torch.equal(keep(logits, k, p), sorted_with_indices(logits, k, p))
 
 
-@given(tied, st.lists(st.tuples(ks, ps), min_size=3, max_size=3))
-def test_rows_with_filters_of_their_own_equal_a_sort_with_indices(logits, values):
+@given(
+    tied, st.lists(st.tuples(ks, ps), min_size=3, max_size=3), st.sampled_from(("", "k", "p", "kp"))
+)
+def test_rows_with_filters_of_their_own_equal_a_sort_with_indices(logits, values, shared):
+    (first_k, first_p), *_ = values
+    values = [(first_k if "k" in shared else k, first_p if "p" in shared else p) for k, p in values]
     filters = [Filters(0.7, k, p) for k, p in values[: len(logits)]]
     found = RowFilters.of(filters)(logits)
     for row, one, mine in zip(logits / 0.7, filters, found, strict=True):

@@ -281,6 +281,8 @@ class Batching:
                 made.append((job, job.request()))
             except Exception as error:
                 self._fail(job, error)
+        if not made:
+            return
         try:
             self._begin(made)
         except Exception:  # one of them cannot be drawn: each by itself
@@ -301,7 +303,9 @@ class Batching:
         """Whose turn it is: as many as there are free slots, a client after another."""
         with self._changed:
             count, free = len(self._waiting), self.slots - len(self._live)
-            alone = self.running.cohorts and not self._live and 0 < count < free
+            if not count or not free:
+                return []
+            alone = self.running.cohorts and not self._live and count < free
             if alone and now - self._waiting.first() < self.window:
                 return []
             return self._waiting.take(free)

@@ -24,6 +24,7 @@ from smalti.engine.lanes import (
 )
 from smalti.engine.step import Request, Step
 from smalti.sampling.chance import Chance
+from smalti.sampling.filters import Filters, RowFilters
 from smalti.sampling.noise import Ahead, SlotNoise, racing
 from smalti.sampling.orders import arrange
 
@@ -47,6 +48,7 @@ class Batch:
     prepared: Any
     cache: Any
     branches: int
+    filters: Filters | RowFilters
 
     @staticmethod
     def of(model: CausalModel[Any, Any], requests: list[Request], spec: TokenSpec) -> Batch:
@@ -63,6 +65,7 @@ class Batch:
             begun.prepared,
             begun.cache,
             1 if requests[0].guidance.off else 2,
+            _filters(requests, begun.codes.device),
         )
 
     def add(self, other: Batch) -> None:
@@ -80,6 +83,7 @@ class Batch:
         self.ahead = Ahead(noise_of(requests), codes.shape[1])
         self.prepared, self.cache, self.known, self.back = prepared, cache, known, back
         self.codes, self.requests, self.done = codes, requests, self.done + other.done
+        self.filters = _filters(requests, codes.device)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Take all other rows away."""
@@ -95,6 +99,12 @@ class Batch:
         self.requests = [self.requests[row] for row in rows]
         self.done = [self.done[row] for row in rows]
         self.ahead = Ahead(noise_of(self.requests), self.codes.shape[1])
+        self.filters = _filters(self.requests, device)
+
+
+def _filters(requests: list[Request], device: torch.device) -> Filters | RowFilters:
+    """Those of all rows, which no step changes."""
+    return filters_of([request.filters for request in requests], device)
 
 
 def _known(requests: list[Request], begun: Begun[Any, Any]) -> Known | None:
@@ -212,7 +222,7 @@ class CausalLane:
         chance = Chance(
             guide_of(requests, scales, self.device),
             noise,
-            filters_of([r.filters for r in requests], self.device),
+            batch.filters,
             requests[0].solver,
             given,
         )

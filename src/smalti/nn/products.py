@@ -29,7 +29,8 @@ Gelu = Literal["", "none", "tanh"]
 LARGEST_HALF = 65504.0
 """The largest float16 number."""
 SMALL = 1 << 17
-"""Of so many numbers, and up to `FEW` rows, torch's own product is the fastest: it begins soonest."""
+"""Up to so many numbers of a weight, and `FEW` rows, torch's own product is the fastest: it begins
+soonest."""
 FEW = 16
 LARGE = 1 << 19
 """From so many numbers on a weight is worth two copies of half precision."""

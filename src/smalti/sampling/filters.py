@@ -125,10 +125,10 @@ class RowFilters(NamedTuple):
 
     temperature: Tensor
     """(B,)."""
-    top_k: Tensor
-    """(B,) int64; 0 keeps all."""
-    top_p: Tensor
-    """(B,)."""
+    top_k: Tensor | int
+    """(B,) int64, or that of all rows; 0 keeps all."""
+    top_p: Tensor | float
+    """(B,), or that of all rows; 1 keeps all."""
     smooth: bool
     """The same for all rows."""
 
@@ -141,14 +141,17 @@ class RowFilters(NamedTuple):
         counts = {len(values) for f in filters for values in f.several.values()}
         if len(counts) > 1:
             raise ValueError("rows that are drawn together have as many codes at a position")
-        depths = range(max(counts, default=1))
-        table = [[f.one(d).numbers for d in depths] for f in filters]  # (B, G) of three numbers
-        columns = [
-            torch.tensor([[numbers[i] for numbers in row] for row in table], device=device)
-            for i in range(len(EACH))
-        ]
-        temperature, top_k, top_p = columns if counts else (c.squeeze(1) for c in columns)
-        return RowFilters(temperature, top_k, top_p, smooth.pop())
+        if counts:
+            depths = range(counts.pop())
+            table = [[f.one(d).numbers for d in depths] for f in filters]  # (B, G) of three numbers
+            warmth, top_k, top_p = (
+                torch.tensor([[numbers[i] for numbers in row] for row in table], device=device)
+                for i in range(len(EACH))
+            )
+            return RowFilters(warmth, top_k, top_p, smooth.pop())
+        temperature, top_k, top_p = zip(*(f.numbers for f in filters), strict=True)
+        warmth = torch.tensor(temperature, device=device)
+        return RowFilters(warmth, _of_rows(top_k, device), _of_rows(top_p, device), smooth.pop())
 
     @property
     def warmth(self) -> Tensor:
@@ -158,19 +161,30 @@ class RowFilters(NamedTuple):
     def at(self, depth: int, depths: int) -> RowFilters:
         """Those of one of so many codes of a position. Raises ValueError if they are for another
         number."""
-        if self.top_k.dim() == 1:
+        if self.temperature.dim() == 1:
             return self
-        if self.top_k.shape[1] != depths:
-            raise ValueError(f"filters are for {self.top_k.shape[1]} codes, not for {depths}")
+        if self.temperature.shape[1] != depths:
+            raise ValueError(f"filters are for {self.temperature.shape[1]} codes, not for {depths}")
+        k, p = self.top_k, self.top_p
         return RowFilters(
-            self.temperature[:, depth], self.top_k[:, depth], self.top_p[:, depth], self.smooth
+            self.temperature[:, depth],
+            k[:, depth] if isinstance(k, Tensor) else k,
+            p[:, depth] if isinstance(p, Tensor) else p,
+            self.smooth,
         )
 
     def __call__(self, logits: Tensor) -> Tensor:
         """What `Filters` does, row by row: logits (B, ..., V) to filtered logits, float32."""
         shape = (-1, *[1] * (logits.dim() - 1))
         logits = logits.float() / self.temperature.clamp(min=MIN_TEMPERATURE).view(shape)
-        return keep(logits, self.top_k.view(shape), self.top_p.view(shape))
+        k, p = self.top_k, self.top_p
+        k = k.view(shape) if isinstance(k, Tensor) else k
+        return keep(logits, k, p.view(shape) if isinstance(p, Tensor) else p)
+
+
+def _of_rows(values: Sequence[Any], device: torch.device | str | None) -> Any:
+    """A value of each row, as a tensor; one that all have stays a number, which costs less."""
+    return values[0] if len(set(values)) == 1 else torch.tensor(values, device=device)
 
 
 def keep(logits: Tensor, k: int | Tensor, p: float | Tensor) -> Tensor:
