@@ -4,14 +4,16 @@
 
 Generators (taming's GPT, DALL-E, Parti, ImageGPT, TiTok's) are timed beside a LlamaGen of the same
 width, depth and number of positions, as `bit_steps.py` has it, and tokenizers (DALL-E's dVAE,
-ViT-VQGAN, DC-AE, TiTok) beside the small VQGAN, all as their small recipes train them. `ratio` is
-measured / paper; the target is at most 1.1.
+ViT-VQGAN, DC-AE, TiTok) beside the small VQGAN, all as their small recipes train them, and those of
+published widths (`_large`) on pictures of 128 pixels, with the small recipes' losses, beside VQ-16.
+`ratio` is measured / paper; the target is at most 1.1.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,11 +27,12 @@ from smalti.models.parti import PartiConfig
 from smalti.models.taming import TamingConfig
 from smalti.models.titok import TiTokGeneratorConfig
 from smalti.recipes.base import TokenizerRecipe
-from smalti.recipes.dalle import emoji_dvae
+from smalti.recipes.dalle import dalle_dvae, emoji_dvae
 from smalti.recipes.dcae import emoji_dcae
-from smalti.recipes.llamagen import emoji_vqgan
-from smalti.recipes.parti import emoji_vit_vqgan
-from smalti.recipes.titok import emoji_titok
+from smalti.recipes.llamagen import emoji_vqgan, llamagen_vq16
+from smalti.recipes.parti import emoji_vit_vqgan, vit_vqgan_small
+from smalti.recipes.titok import emoji_titok, titok_bl128_tokenizer
+from smalti.tokenizers import dcae
 from smalti.train.masked_loss import MaskedConfig
 from smalti.train.optim import adamw
 from smalti.train.parallel import keep_freed_memory
@@ -59,11 +62,24 @@ GENERATORS: dict[str, Callable[[], Case]] = {
     "titok_large": lambda: Case(
         TiTokGeneratorConfig(grid=(1, 128), network="uvit", **LARGE), MASKED, 4),
 }  # fmt: skip
+
+
+def wide(small: Callable[[], TokenizerRecipe], model: Any) -> TokenizerRecipe:
+    """A model of published widths, with the losses of a small one: others look through LPIPS."""
+    recipe = small()
+    model = replace(model, size=(128, 128))
+    return replace(recipe, model=model, train=replace(recipe.train, batch=2))
+
+
 TOKENIZERS: dict[str, Callable[[], TokenizerRecipe]] = {
     "dvae": emoji_dvae,
     "vit_vqgan": emoji_vit_vqgan,
     "dcae": emoji_dcae,
     "titok_tokenizer": emoji_titok,
+    "dvae_large": lambda: wide(emoji_dvae, dalle_dvae().model),
+    "vit_vqgan_large": lambda: wide(emoji_vit_vqgan, vit_vqgan_small().model),
+    "dcae_large": lambda: wide(emoji_dcae, dcae.f32c32(128)),
+    "titok_tokenizer_large": lambda: wide(emoji_titok, titok_bl128_tokenizer().model),
 }
 
 
@@ -85,10 +101,11 @@ class Coding(Steps):
 
 
 def coded(name: str, rounds: int, count: int) -> dict[str, Any]:
-    """A tokenizer beside the small VQGAN."""
-    found: dict[str, Any] = compare(
-        [Coding(TOKENIZERS[name]()), Coding(emoji_vqgan())], rounds, count
-    )
+    """A tokenizer beside a VQGAN."""
+    large = name.endswith("_large")
+    beside = wide(emoji_vqgan, llamagen_vq16().model) if large else emoji_vqgan()
+    two: list[Steps] = [Coding(TOKENIZERS[name]()), Coding(beside)]
+    found: dict[str, Any] = compare(two, rounds, 1 if large else count)
     return {"case": name, "vqgan_ms": found.pop("beside_ms")} | found
 
 

@@ -1,5 +1,5 @@
-"""Parts of a step beside what they were: filters, GELU, bias, attention of one query and
-of training.
+"""Parts of a step beside what they were: filters, GELU, bias, norms, products of small weights,
+attention of one query and of training.
 
     python benchmarks/step_parts.py [--rounds 15] [--only NAME]
 
@@ -14,14 +14,17 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from common import report
+from smalti.nn import products
 from smalti.nn.attention import _explicit
 from smalti.nn.linear import Linear, fused, packed
+from smalti.nn.norms import RMSNorm
 from smalti.sampling.filters import keep
 
 Run = Callable[[], Tensor]
@@ -66,6 +69,23 @@ def bias(rows: int, dim: int) -> tuple[Run, Run]:
     return (lambda: layer(x) + more), (lambda: fused(layer, x, more))
 
 
+def small(rows: int, dim: int, out: int) -> tuple[Run, Run]:
+    """A product of a weight that was copied as large ones are."""
+    weight, x = torch.randn(out, dim), torch.randn(rows, 1, dim)
+    with patch.multiple(products, SMALL=0, LARGE=0):
+        old = products.copied(weight)
+    new = products.copied(weight)
+    assert old is not None and new is not None
+    return (lambda: old(x, None)), (lambda: new(x, None))
+
+
+def norm(rows: int, dim: int) -> tuple[Run, Run]:
+    """A norm by torch's own operation, and as it is drawn."""
+    module, x = RMSNorm(dim), torch.randn(rows, 1, dim)
+    old = lambda: F.rms_norm(x, (dim,), eps=module.eps) * module.weight  # noqa: E731
+    return old, (lambda: module(x))
+
+
 def training(*shape: int) -> tuple[Run, Run]:
     """Attention forward and backward, of (B, H, n, head_dim): two products and a softmax, fused."""
     with torch.inference_mode(False):
@@ -94,6 +114,12 @@ CASES: dict[str, Callable[[], tuple[Run, Run]]] = {
     "product and tanh GELU, 512 x 1024 x 4096": lambda: gelu(512, 1024, "tanh"),
     "product and GELU, 128 x 768 x 3072": lambda: gelu(128, 768, "none"),
     "product and bias, 512 x 1024 x 3072": lambda: bias(512, 1024),
+    "product of 2 x 200 x 600": lambda: small(2, 200, 600),
+    "product of 16 x 200 x 600": lambda: small(16, 200, 600),
+    "product of 2 x 256 x 256": lambda: small(2, 256, 256),
+    "norm of 2 x 200": lambda: norm(2, 200),
+    "norm of 2 x 768": lambda: norm(2, 768),
+    "norm of 16 x 768": lambda: norm(16, 768),
     "training's attention, 16 x 8 x 65 x 64": lambda: training(16, 8, 65, 64),
     "training's attention, 16 x 4 x 130 x 40": lambda: training(16, 4, 130, 40),
     "training's attention, 8 x 6 x 300 x 32": lambda: training(8, 6, 300, 32),

@@ -189,13 +189,14 @@ class CausalLane:
     def _pass(self, batch: Batch) -> list[Moved]:
         """Go on by one step in each row of a batch."""
         span = self._span(batch.done)
-        rows = torch.arange(len(batch.done), device=self.device).unsqueeze(1)
-        at = (rows, span.slots)
+        rows = len(batch.done)
+        every = torch.arange(rows, device=self.device).unsqueeze(1)
+        at = (slice(None) if span.slots.dim() == 1 else every, span.slots)
         draw, given = self._draw(batch, span, at)
         batch.codes[at] = kept(draw.codes, given)
         if draw.vectors is not None:
             if batch.vectors is None:
-                shape = (len(rows), self.spec.positions, draw.vectors.shape[-1])
+                shape = (rows, self.spec.positions, draw.vectors.shape[-1])
                 batch.vectors = draw.vectors.new_zeros(shape)
             batch.vectors[at] = kept(draw.vectors, given, self.model)
         batch.done = [done + 1 for done in batch.done]
@@ -210,7 +211,7 @@ class CausalLane:
         return Span.rows(torch.tensor(done, device=self.device).unsqueeze(1), max(done) + 1)
 
     def _draw(
-        self, batch: Batch, span: Span, at: tuple[Tensor, Tensor]
+        self, batch: Batch, span: Span, at: tuple[Tensor | slice, Tensor]
     ) -> tuple[Draw, Known | None]:
         """Draw the codes of a span, which stand `at` these places; and which of them are given."""
         requests, total = batch.requests, len(self.steps)
@@ -234,14 +235,16 @@ class CausalLane:
         codes, vectors = arrange(batch.codes, batch.back), batch.vectors
         order = self.positions if batch.back is None else batch.back
         ready = (order < span.slots[..., -1:] + 1).expand(len(codes), -1)
-        return [
-            Step(
-                done,
-                len(self.steps),
-                codes[row : row + 1],
-                draw.logp[row : row + 1],
-                ready[row],
-                None if vectors is None else vectors[row : row + 1],
-            )
-            for row, done in enumerate(batch.done)
-        ]
+        mixed: Sequence[Tensor | None] = [None] * len(codes)
+        if vectors is not None:
+            mixed = vectors.unsqueeze(1).unbind()
+        each = zip(
+            batch.done,
+            codes.unsqueeze(1).unbind(),
+            draw.logp.unsqueeze(1).unbind(),
+            ready.unbind(),
+            mixed,
+            strict=True,
+        )
+        total = len(self.steps)
+        return [Step(done, total, code, logp, there, v) for done, code, logp, there, v in each]

@@ -107,10 +107,10 @@ def seen(steps: Sequence[Step], drawn: Tensor, discrete: bool) -> list[Moved]:
     """The steps of R rows, or what is wrong with those that drew what is no number. `drawn` (R,
     ...) holds the codes, or where they are discrete their log-probabilities; a device is waited for
     once."""
-    sums = drawn.flatten(1).sum(1).cpu()  # of few numbers this is the fastest
+    sums = drawn.flatten(1).sum(1).float().cpu().numpy()  # of few numbers this is the fastest
     return [
-        step if math.isfinite(float(total)) else _checked(step, row, discrete)
-        for step, row, total in zip(steps, drawn, sums, strict=True)
+        step if math.isfinite(total) else _checked(step, drawn[row], discrete)
+        for row, (step, total) in enumerate(zip(steps, sums, strict=True))
     ]
 
 
