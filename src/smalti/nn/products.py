@@ -31,7 +31,7 @@ LARGEST_HALF = 65504.0
 SMALL = 1 << 17
 """Up to so many numbers of a weight, and `FEW` rows, torch's own product is the fastest: it begins
 soonest."""
-FEW = 16
+FEW = 32
 LARGE = 1 << 19
 """From so many numbers on a weight is worth two copies of half precision."""
 GROUP = 32
