@@ -233,7 +233,7 @@ def test_few_float32_rows_have_the_copy_that_is_fast_for_them(
 ) -> None:
     torch.manual_seed(0)
     weight, size = torch.randn(LARGE // 4096, 4096) / 64, 4 * LARGE
-    few, many = torch.randn(2, 4096), torch.randn(FEW, 4096)
+    few, many = torch.randn(2, 4096), torch.randn(FEW + 1, 4096)
     for processor, bytes_of_few in (("AVX2", size), ("Intel with AVX-512", 0)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda p=processor: PROCESSORS[p])
         product = copied(weight)
