@@ -257,6 +257,16 @@ def test_a_small_weight_is_copied_for_many_rows_alone(
         assert product.nbytes == nbytes
 
 
+def test_where_a_small_weight_lies_in_memory_changes_no_digit() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(50, 96), torch.randn(FEW, 96)
+    want = copied(weight)(x, None)
+    for numbers in (1, 2, 4, 8):
+        elsewhere = torch.empty(numbers + weight.numel())[numbers:].view_as(weight).copy_(weight)
+        product = copied(elsewhere)
+        assert torch.equal(product(x, None), want) and product.nbytes == weight.nbytes
+
+
 def test_a_weight_between_small_and_large_has_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: PROCESSORS["AVX2"])
     assert isinstance(copied(torch.randn(SMALL // 256 + 1, 256)), Ordered)
