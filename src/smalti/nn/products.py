@@ -79,8 +79,8 @@ class Plain:
 
 
 class Aligned(Plain):
-    """The weight as it is, or a copy of one that lies anywhere in memory, as a file's do: how torch's
-    own product adds up depends on that, and weights that were saved and loaded draw the same."""
+    """The weight as it is, or a copy of one that lies anywhere in memory, as those of files do: how
+    torch's own product adds up depends on that, and a pipeline draws the same when it is loaded."""
 
     def __init__(self, weight: Tensor) -> None:
         if weight.data_ptr() % ALIGNMENT:
