@@ -190,8 +190,10 @@ class CausalLane:
         """Go on by one step in each row of a batch."""
         span = self._span(batch.done)
         rows = len(batch.done)
-        every = torch.arange(rows, device=self.device).unsqueeze(1)
-        at = (slice(None) if span.slots.dim() == 1 else every, span.slots)
+        every = slice(None)
+        if span.slots.dim() == 2:  # of each row its own
+            every = torch.arange(rows, device=self.device).unsqueeze(1)
+        at = (every, span.slots)
         draw, given = self._draw(batch, span, at)
         batch.codes[at] = kept(draw.codes, given)
         if draw.vectors is not None:
